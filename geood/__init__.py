@@ -1,0 +1,57 @@
+"""geood finds what a model was never taught, in aerial and satellite scenes and in road-driving images.
+
+The public names live here and are resolved on first use, so `import geood` costs nothing. Inside, imports only go
+down: cli > demo > training, prediction, evaluation, report > datasets, bundle > vector, losses > raster, qgis | flow,
+segmenter, negatives, scores | metrics > config, grid, progress, operators > errors.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from geood.version import __version__
+
+if TYPE_CHECKING:
+    from geood.bundle import ModelBundle
+    from geood.config import Config, load_config
+    from geood.evaluation import evaluate_scenes
+    from geood.prediction import polygonize, predict
+    from geood.raster import open_scores
+    from geood.scores import anomaly_score
+    from geood.training import train
+
+_HOMES = {
+    "Config": "config",
+    "ModelBundle": "bundle",
+    "anomaly_score": "scores",
+    "evaluate_scenes": "evaluation",
+    "load_config": "config",
+    "open_scores": "raster",
+    "polygonize": "prediction",
+    "predict": "prediction",
+    "train": "training",
+}
+
+__all__ = [
+    "Config",
+    "ModelBundle",
+    "__version__",
+    "anomaly_score",
+    "evaluate_scenes",
+    "load_config",
+    "open_scores",
+    "polygonize",
+    "predict",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'geood' has no attribute {name!r}")
+    value = getattr(import_module(f"geood.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

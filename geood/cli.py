@@ -1,0 +1,254 @@
+"""The verbs of the command line: parse, call one function, say what was written.
+
+Nothing heavy is imported before a verb runs. Errors that geood foresees are one message on stderr and an exit code
+(0 done, 1 a bug of ours, 2 usage or config, 3 input data, 4 some tiles failed, 130 interrupted); `--debug`, anywhere on
+the line, adds the traceback. A knob belongs in a config section, not here.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from geood.errors import ConfigError, DataError, GeoodError
+from geood.version import __version__
+
+app = typer.Typer(
+    name="geood",
+    help="Find what a model was never taught, in aerial and satellite scenes and in road-driving images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+Model = Annotated[
+    Path | None,
+    typer.Option("--model", help="The model.safetensors of a training; without it, the newest below runs/."),
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one config value; repeatable.")
+]
+Threshold = Annotated[float | None, typer.Option(help="Score above which a pixel is anomalous; default: the model's.")]
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and stop.", is_eager=True)] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    if version:
+        print(f"geood {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the made-up scenes and all results.")] = Path("demo"),
+    overwrite: Overwrite = False,
+) -> None:
+    """The whole tool in minutes: make aerial scenes, train, predict, evaluate, draw. Needs no data and no network."""
+    from geood.demo import run_demo
+
+    result = run_demo(out, overwrite=overwrite)
+    print(result.table)
+    print(f"\nWhat lies where, in {out}:")
+    for path, meaning in result.files:
+        print(f"  {path!s:<34} {meaning}")
+    print("\nOpen the GeoPackage and the rasters in QGIS: each carries its style. Then try your own scene:")
+    print(f"  geood predict YOUR_SCENE.tif --out anomalies.gpkg --model {result.bundle}")
+    print("or train on your own classes: copy configs/aerial.yaml, fill in its data section, and run")
+    print("  geood train aerial.yaml")
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file such as configs/aerial.yaml.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/NAME-OF-CONFIG.")] = None,
+    settings: Settings = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+) -> None:
+    """Train a model on labelled scenes, to one file: OUT/model.safetensors."""
+    from geood.config import load_config
+
+    checked = load_config(config, settings or ())
+    from geood.training import train as run
+
+    bundle = run(checked, out or Path("runs") / config.stem, resume=resume)
+    print(f"model      {bundle}")
+    print(f"run        {bundle.parent} (config.yaml, split.gpkg, metrics.csv, samples/, tensorboard/)")
+    print(f"next       geood predict SCENE.tif --out anomalies.gpkg --model {bundle}")
+
+
+@app.command()
+def predict(
+    scenes: Annotated[list[Path], typer.Argument(metavar="SCENE...", help="Rasters to search for anomalies.")],
+    out: Annotated[
+        Path, typer.Option(help="x.gpkg (.geojson, .parquet, .fgb): polygons and scores; x.tif: scores; or a folder.")
+    ],
+    model: Model = None,
+    threshold: Threshold = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes on this machine; 0: threads in one process.")] = 0,
+    scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help="A running Dask scheduler.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Map the anomalies of scenes: a score raster, and polygons that open styled in QGIS."""
+    from geood.prediction import predict as run
+
+    made = run(
+        scenes,
+        out,
+        bundle=_bundle(model),
+        threshold=threshold,
+        workers=workers,
+        scheduler=scheduler,
+        overwrite=overwrite,
+    )
+    for one in made:
+        print(f"scene      {one.scene}: {one.valid_pixels:,} pixels scored")
+        print(f"scores     {one.scores}")
+        if one.classes:
+            print(f"classes    {one.classes}")
+        if one.polygons:
+            print(f"polygons   {one.polygons}: {one.anomalies} above {one.threshold:.4g}")
+
+
+@app.command()
+def polygonize(
+    scores: Annotated[Path, typer.Argument(metavar="SCORES", help="A score raster that `geood predict` wrote.")],
+    out: Annotated[Path, typer.Option(help="x.gpkg, x.geojson, x.parquet or x.fgb.")],
+    threshold: Threshold = None,
+    min_area: Annotated[float | None, typer.Option(metavar="M2", min=0, help="Leave out smaller polygons.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Cut polygons again from a score raster, without the model."""
+    from geood.prediction import polygonize as run
+
+    count = run(scores, out, threshold=threshold, min_area_m2=min_area, overwrite=overwrite)
+    print(f"polygons   {out}: {count}")
+
+
+@app.command()
+def evaluate(
+    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="What is evaluated: scenes.")],
+    root: Annotated[
+        Path,
+        typer.Argument(metavar="ROOT", help="A config with data.test_images, or a folder of X.tif and X_labels.tif."),
+    ],
+    model: Model = None,
+    out: Annotated[Path | None, typer.Option(metavar="JSON", help="Write all figures there.")] = None,
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Measure a model on labelled scenes: AP, FPR95, AUROC, mIoU, beside four baselines from the same logits."""
+    if benchmark != "scenes":
+        raise ConfigError(f"{benchmark}: no such benchmark; known: scenes")
+    from geood.raster import check_output
+
+    if out:
+        check_output(out, overwrite=overwrite)
+    from geood.bundle import ModelBundle
+    from geood.evaluation import evaluate_scenes, write_metrics
+
+    result = evaluate_scenes(root, ModelBundle.load(_bundle(model)), overrides=settings or ())
+    print(result.table())
+    if out:
+        write_metrics(result, out, overwrite=overwrite)
+        print(f"\nfigures    {out}")
+
+
+@app.command()
+def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle, a config or a score raster.")]) -> None:
+    """Say what a bundle, a config or a score raster holds."""
+    if file.suffix in (".yaml", ".yml"):
+        from geood.config import load_config, to_yaml
+
+        print(to_yaml(load_config(file)), end="")
+    elif file.suffix in (".tif", ".tiff"):
+        from geood.raster import read_tags
+
+        _print_pairs(read_tags(file))
+    elif file.suffix == ".safetensors" or file.is_file():
+        from geood.bundle import read_header
+
+        _print_bundle(read_header(file))
+    else:
+        raise DataError(f"{file}: no such file; give a model.safetensors, a config or a score raster")
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its code."""
+    debug = "--debug" in sys.argv
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("geood").setLevel(logging.INFO)
+    sys.exit(_run(arguments, debug=debug))
+
+
+def _run(arguments: list[str], *, debug: bool) -> int:
+    import click
+
+    try:
+        result = app(arguments, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except GeoodError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"geood: {error}", file=sys.stderr)
+        return error.exit_code
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        print("geood: interrupted", file=sys.stderr)
+        return 130
+    except click.exceptions.ClickException as error:
+        error.show()
+        return error.exit_code
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        print(
+            f"geood: {type(error).__name__}: {error}\n"
+            "This is a bug in geood. Run again with --debug and report what it shows.",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _bundle(given: Path | None) -> Path:
+    """The bundle to use: the given one, or the newest of the runs in this folder (which is said)."""
+    if given is not None:
+        return given / "model.safetensors" if given.is_dir() else given
+    found = sorted(Path("runs").glob("*/model.safetensors"), key=lambda p: p.stat().st_mtime)
+    if not found:
+        raise ConfigError("no model: give --model BUNDLE, or train one here first (`geood train CONFIG`)")
+    print(f"model      {found[-1]} (the newest below runs/)")
+    return found[-1]
+
+
+def _print_pairs(pairs: dict[str, Any]) -> None:
+    for key, value in pairs.items():
+        print(f"{key.removeprefix('GEOOD_').lower():<22} {value}")
+
+
+def _print_bundle(header: dict[str, Any]) -> None:
+    config, bands = header["config"], header["bands"]
+    _print_pairs(
+        {
+            "written by": f"geood {header['geood']}, format {header['format']}",
+            "classes": ", ".join(f"{i} {config['data']['classes'][str(i)]}" for i in header["class_ids"]),
+            "anomaly ids": config["data"]["anomaly"],
+            "bands": ", ".join(
+                f"{n} [{lo:g}, {hi:g}]" for n, lo, hi in zip(bands["names"], bands["low"], bands["high"], strict=True)
+            ),
+            "resolution": f"{header['resolution']} m per pixel",
+            "encoder": config["segmenter"]["encoder"],
+            "score": f"{config['score']['kind']}, temperature {config['score']['temperature']}",
+            **{f"threshold at {rate}": f"{value:.6g}" for rate, value in header["thresholds"].items()},
+            **{k: f"{v:.4g}" for k, v in header["metrics"].items()},
+        }
+    )

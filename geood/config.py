@@ -1,0 +1,350 @@
+"""The config: nine frozen sections, read once from YAML, checked strictly, passed on section by section.
+
+A config file is the only place for a knob; `--set section.key=value` changes one for a run. Nothing is coerced and no
+key is ignored: what is wrong is refused with the file, the line, the dotted path, what came, what is allowed and the
+nearest name that exists. Each section goes whole to the one room that it concerns. `configs/aerial.yaml` lists every
+key with its unit and meaning; the descriptions below end up in the JSON schema that editors complete from.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from geood.errors import ConfigError
+
+SCORE_KINDS = ("jsd", "max_softmax", "max_logit", "entropy", "energy")
+ScoreKind = Literal["jsd", "max_softmax", "max_logit", "entropy", "energy"]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """What all sections have in common: frozen, strict types, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Scenes and labels, what the ids mean, and how crops are cut from them."""
+
+    root: str = Field(".", description="folder that the paths below start from; relative to this file")
+    images: list[str] = Field(description="images to train on: files, globs or folders of GeoTIFFs")
+    labels: list[str] = Field(description="their labels: rasters of class ids, or one vector file")
+    label_attribute: str | None = Field(None, description="vector labels only: the attribute with the class id")
+    test_images: list[str] = Field([], description="images that `geood evaluate scenes` takes")
+    test_labels: list[str] = Field([], description="labels of the test images")
+    classes: dict[int, str] = Field(min_length=2, description="id and name of each class to learn")
+    anomaly: list[int] = Field([], description="ids that are anomalies: kept out of training, sought in evaluation")
+    resolution: Positive | None = Field(None, description="CRS units per pixel; null: that of the first image")
+    crop_px: Annotated[int, Field(ge=64, multiple_of=32)] = Field(256, description="side of a training crop, pixels")
+    crops: Annotated[int, Field(ge=1)] = Field(1500, description="crops drawn and screened for training")
+    min_valid: Share = Field(0.5, description="share of a crop that must hold data")
+    block_m: Positive = Field(150.0, description="side of the blocks that separate training from validation, metres")
+    validation: Annotated[float, Field(gt=0, lt=1)] = Field(0.15, description="share of blocks kept for validation")
+    validation_crops: Annotated[int, Field(ge=1)] = Field(48, description="most crops used in one validation")
+    scale_min: Annotated[float, Field(gt=0, le=1)] = Field(0.75, description="smallest scale in augmentation")
+    scale_max: Annotated[float, Field(ge=1)] = Field(1.33, description="largest scale in augmentation")
+    flips: bool = Field(True, description="mirror crops at random")
+    quarter_turns: bool = Field(True, description="turn crops by multiples of 90 degrees at random")
+    brightness: Share = Field(0.1, description="largest random shift of all bands together, share of their range")
+    contrast: Share = Field(0.1, description="largest random stretch of the bands, share")
+    workers: Annotated[int, Field(ge=0)] = Field(0, description="processes that read crops; 0: the training process")
+
+    @model_validator(mode="after")
+    def _ids_make_sense(self) -> DataConfig:
+        both = sorted(set(self.classes) & set(self.anomaly))
+        if both:
+            raise ValueError(f"ids {both} stand under both classes and anomaly; an id is one or the other")
+        outside = [i for i in [*self.classes, *self.anomaly] if not 0 <= i <= 254]
+        if outside:
+            raise ValueError(f"ids {outside} are not in 0 to 254 (255 means ignore)")
+        if bool(self.test_images) != bool(self.test_labels):
+            raise ValueError("test_images and test_labels come together: give both or neither")
+        return self
+
+
+class BandsConfig(Section):
+    """Which bands are used and how their digital numbers become [0, 1]."""
+
+    names: list[str] | None = Field(None, description="band names, in order; null: from the files")
+    indexes: list[Annotated[int, Field(ge=1)]] | None = Field(None, description="bands used, from 1; null: all")
+    nodata: float | None = Field(None, description="digital number that means no data; null: as the files say")
+    low_percentile: Annotated[float, Field(ge=0, lt=50)] = Field(0.5, description="percentile that becomes 0")
+    high_percentile: Annotated[float, Field(gt=50, le=100)] = Field(99.5, description="percentile that becomes 1")
+
+    @model_validator(mode="after")
+    def _names_match_indexes(self) -> BandsConfig:
+        if self.names and self.indexes and len(self.names) != len(self.indexes):
+            raise ValueError(f"{len(self.names)} names for {len(self.indexes)} indexes; they must be as many")
+        return self
+
+
+class SegmenterConfig(Section):
+    """The network that knows the classes."""
+
+    encoder: str = Field("densenet121", description="name of a timm encoder with features at strides 4 to 32")
+    weights: str | None = Field(None, description="local .safetensors file with encoder weights; null: random")
+    decoder_channels: Annotated[int, Field(ge=8)] = Field(128, description="width of the ladder decoder")
+
+
+class FlowConfig(Section):
+    """The normalizing flow that makes the synthetic negatives."""
+
+    levels: Annotated[int, Field(ge=1, le=4)] = Field(
+        3, description="number of squeezes; sizes are multiples of 2^levels"
+    )
+    steps: Annotated[int, Field(ge=1)] = Field(4, description="coupling steps on each level")
+    layers: Annotated[int, Field(ge=1)] = Field(3, description="densely connected layers in a coupling net")
+    growth: Annotated[int, Field(ge=1)] = Field(32, description="channels that each of those layers adds")
+
+
+class NegativesConfig(Section):
+    """The synthetic negatives pasted into training crops."""
+
+    patch_min_px: Annotated[int, Field(ge=8, multiple_of=8)] = Field(16, description="shortest side of a patch, pixels")
+    patch_max_px: Annotated[int, Field(ge=8, multiple_of=8)] = Field(72, description="longest side of a patch, pixels")
+    temperature: Positive = Field(1.0, description="spread of the latent samples; 1: as learned")
+
+    @model_validator(mode="after")
+    def _range_is_one(self) -> NegativesConfig:
+        if self.patch_min_px > self.patch_max_px:
+            raise ValueError(f"patch_min_px {self.patch_min_px} is above patch_max_px {self.patch_max_px}")
+        return self
+
+
+class LossConfig(Section):
+    """Weights of the terms of the joint loss; the class term has weight 1."""
+
+    jsd_weight: Annotated[float, Field(ge=0)] = Field(0.03, description="weight of the Jensen-Shannon term on patches")
+    flow_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="weight of the flow's bits per dimension")
+
+
+class TrainConfig(Section):
+    """The three stages: segmenter alone, flow alone, both together."""
+
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of everything random")
+    batch: Annotated[int, Field(ge=2)] = Field(8, description="crops in a batch, on each device")
+    segmenter_steps: Annotated[int, Field(ge=0)] = Field(8000, description="steps of the first stage")
+    segmenter_lr: Positive = Field(4e-4, description="its learning rate")
+    flow_steps: Annotated[int, Field(ge=0)] = Field(8000, description="steps of the second stage")
+    flow_lr: Positive = Field(1e-3, description="its learning rate")
+    joint_steps: Annotated[int, Field(ge=0)] = Field(4000, description="steps of the third stage")
+    joint_segmenter_lr: Positive = Field(1e-4, description="the segmenter's learning rate there")
+    joint_flow_lr: Positive = Field(1e-5, description="the flow's learning rate there")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(1e-4, description="decoupled weight decay of the segmenter")
+    validate_every: Annotated[int, Field(ge=1)] = Field(500, description="steps between validations and checkpoints")
+    accelerator: Literal["auto", "cpu", "gpu"] = Field("auto", description="what to train on")
+    devices: Annotated[int, Field(ge=1)] = Field(1, description="how many of them")
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = Field("32-true", description="arithmetic of training")
+
+
+class ScoreConfig(Section):
+    """How logits become an anomaly score, and where it is cut by default."""
+
+    kind: ScoreKind = Field("jsd", description="the score written by predict")
+    temperature: Positive = Field(2.0, description="logits are divided by this before the softmax")
+    fpr: Literal[0.001, 0.01, 0.05] = Field(0.01, description="share of inlier pixels above the default threshold")
+
+
+class PredictConfig(Section):
+    """How a scene is tiled and its score map cut into polygons."""
+
+    tile_px: Annotated[int, Field(ge=32, multiple_of=32)] = Field(
+        1024, description="side of a tile's kept part, pixels"
+    )
+    halo_px: Annotated[int, Field(ge=0, multiple_of=32)] = Field(64, description="context read around it, pixels")
+    batch: Annotated[int, Field(ge=1)] = Field(4, description="tiles scored at once on a GPU; a CPU takes one by one")
+    min_area_m2: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="polygons smaller than this are left out, square metres"
+    )
+    connectivity: Literal[4, 8] = Field(8, description="8: pixels that touch at corners make one polygon")
+
+
+class Config(Section):
+    """A whole config; each section is documented on its own class."""
+
+    data: DataConfig
+    bands: BandsConfig = BandsConfig()
+    segmenter: SegmenterConfig = SegmenterConfig()
+    flow: FlowConfig = FlowConfig()
+    negatives: NegativesConfig = NegativesConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    score: ScoreConfig = ScoreConfig()
+    predict: PredictConfig = PredictConfig()
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Config:
+        multiple = 2**self.flow.levels
+        for key in ("patch_min_px", "patch_max_px"):
+            if getattr(self.negatives, key) % multiple:
+                raise ValueError(f"negatives.{key} must be a multiple of 2^flow.levels = {multiple}")
+        if self.negatives.patch_max_px > self.data.crop_px // 2:
+            raise ValueError(
+                f"negatives.patch_max_px {self.negatives.patch_max_px} is over half of data.crop_px "
+                f"{self.data.crop_px}; make the patch smaller or the crop larger"
+            )
+        return self
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a config file, apply `section.key=value` overrides, check everything.
+
+    `data.root` comes back absolute: a path in the file starts from the file's folder, one in an override from the
+    current folder.
+
+    Raises:
+        ConfigError: with one line for each fault.
+    """
+    path = Path(path)
+    tree, lines = _read_yaml(path)
+    rooted = Path(str(_get(tree, ("data", "root"), ".")))
+    root = rooted if rooted.is_absolute() else path.resolve().parent / rooted
+    for override in overrides:
+        dotted = _apply(tree, override)
+        lines[dotted] = f"--set {override}"
+        if dotted == ("data", "root"):
+            root = Path(str(tree["data"]["root"])).resolve()
+    if isinstance(tree.get("data"), dict) and isinstance(_get(tree, ("data", "root"), "."), str):
+        tree["data"]["root"] = str(root)
+    return _validate(tree, source=str(path), lines=lines)
+
+
+def config_from_json(text: str, *, source: str) -> Config:
+    """A config from JSON text, as `Config.model_dump_json` wrote it; `source` names the file in errors.
+
+    Raises:
+        ConfigError: if it does not fit this version of geood.
+    """
+    tree = json.loads(text)
+    classes = _get(tree, ("data", "classes"), {})
+    tree["data"]["classes"] = {int(k): v for k, v in classes.items()}
+    return _validate(tree, source=source, lines={})
+
+
+def config_schema() -> dict[str, Any]:
+    """The JSON schema of a config file, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
+
+
+def to_yaml(config: Config) -> str:
+    """The whole config as YAML text that `load_config` reads back to the same value."""
+    return yaml.safe_dump(config.model_dump(mode="python"), sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers: `1e-4` is a float here, as people write it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"),
+    list("-+.0123456789"),
+)
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
+    """The mapping in a YAML file, and for each dotted path the place it stands at."""
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else "; give the path of a YAML config"
+        raise ConfigError(f"{path}: no such config file{hint}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=_Loader)
+        tree = yaml.load(text, Loader=_Loader)
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a text file; a config is YAML, such as configs/aerial.yaml") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "cannot be parsed"
+        raise ConfigError(f"{path}{line}: not valid YAML ({problem}); check indentation and quotes there") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{path}: a config is a mapping with sections such as data and train, got {type(tree).__name__}"
+        )
+    lines: dict[tuple[str, ...], str] = {}
+    _note_lines(node, (), lines, path)
+    return tree, lines
+
+
+def _note_lines(node: yaml.Node | None, at: tuple[str, ...], lines: dict[tuple[str, ...], str], path: Path) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*at, str(key.value))
+            if here in lines:
+                raise ConfigError(f"{path}, line {key.start_mark.line + 1}: {'.'.join(here)} stands here a second time")
+            lines[here] = f"line {key.start_mark.line + 1}"
+            _note_lines(value, here, lines, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            lines[(*at, str(i))] = f"line {value.start_mark.line + 1}"
+
+
+def _get(tree: Any, keys: Iterable[str], default: Any) -> Any:
+    for key in keys:
+        if not isinstance(tree, dict) or key not in tree:
+            return default
+        tree = tree[key]
+    return tree
+
+
+def _apply(tree: dict[str, Any], override: str) -> tuple[str, ...]:
+    """Put one `section.key=value` into the tree; return its path."""
+    dotted, equals, text = override.partition("=")
+    keys = tuple(dotted.strip().split("."))
+    if not equals or len(keys) != 2:
+        raise ConfigError(f"--set {override}: the form is section.key=value, for example --set train.seed=1")
+    section = tree.setdefault(keys[0], {})
+    if not isinstance(section, dict):
+        raise ConfigError(f"--set {override}: {keys[0]} is not a section in this config")
+    try:
+        section[keys[1]] = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: the value is not valid YAML; put it in quotes") from None
+    return keys
+
+
+def _validate(tree: dict[str, Any], *, source: str, lines: dict[tuple[str, ...], str]) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        faults = [_explain(fault, lines) for fault in error.errors()]
+        raise ConfigError("\n".join(f"{source}, {fault}" for fault in faults)) from None
+
+
+def _explain(fault: Any, lines: dict[tuple[str, ...], str]) -> str:
+    """One fault as `line N: path: what came; what is allowed`."""
+    at = tuple(str(part) for part in fault["loc"] if part != "[key]")
+    where = next((lines[at[:n]] for n in range(len(at), 0, -1) if at[:n] in lines), "top")
+    path, kind = ".".join(at) or "config", fault["type"]
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(at[-1], _keys(at[:-1]), n=1, cutoff=0.5)
+        hint = f"did you mean {'.'.join((*at[:-1], near[0]))}?" if near else f"allowed: {', '.join(_keys(at[:-1]))}"
+        return f"{where}: {path} is not a key; {hint}"
+    if kind == "missing":
+        return f"{where}: {path} is missing; it has no default, see configs/aerial.yaml"
+    message = fault["msg"].removeprefix("Value error, ")
+    if kind == "value_error":
+        return f"{where}: {path}: {message}"
+    return f"{where}: {path}: got {fault['input']!r}; {message[0].lower()}{message[1:]}"
+
+
+def _keys(at: tuple[str, ...]) -> list[str]:
+    """Names that may stand at a path: the sections, or the keys of one section."""
+    if not at:
+        return list(Config.model_fields)
+    field = Config.model_fields.get(at[0])
+    if field is None or len(at) > 1:
+        return []
+    section = field.annotation if isinstance(field.annotation, type) else get_args(field.annotation)[0]
+    return list(section.model_fields)

@@ -1,0 +1,1 @@
+"""Data sets: what trains and evaluates a model, under one sample format."""

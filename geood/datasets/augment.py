@@ -1,0 +1,88 @@
+"""Random changes to a training crop that leave its meaning as it is: scale, place, mirror, turn, light.
+
+Image, mask and validity go through the same geometry; only the image, and only where it holds data, through the change
+of light. Plain tensor operations, any number of bands. All chance comes from the generator that is passed in.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from geood.config import DataConfig
+
+Sample = dict[str, Any]
+
+
+def augment(sample: Sample, config: DataConfig, *, generator: Generator) -> Sample:
+    """A changed copy of a sample, cut to `config.crop_px` pixels a side.
+
+    Args:
+        sample: `image` (C, H, W) float in [0, 1], `mask` (H, W) int64, `valid` (H, W) bool; H and W at least
+            `crop_px / scale_min`, so that the smallest scale still finds enough ground. Other keys are passed on.
+        config: what may change, and how much.
+        generator: where all chance comes from.
+
+    Raises:
+        ValueError: the sample is too small for the drawn scale.
+    """
+    scale = math.exp(_between(math.log(config.scale_min), math.log(config.scale_max), generator))
+    out = _cut(sample, round(config.crop_px / scale), generator)
+    out = _resized(out, config.crop_px)
+    if config.flips:
+        out = _each(out, lambda t: t.flip(-1)) if _coin(generator) else out
+        out = _each(out, lambda t: t.flip(-2)) if _coin(generator) else out
+    if config.quarter_turns:
+        turns = int(torch.randint(4, (1,), generator=generator))
+        out = _each(out, lambda t: torch.rot90(t, turns, (-2, -1)))
+    shift = _between(-config.brightness, config.brightness, generator)
+    stretch = 1 + _between(-config.contrast, config.contrast, generator)
+    out["image"] = _lit(out["image"], out["valid"], shift, stretch)
+    return _each(out, lambda t: t.contiguous())
+
+
+def _cut(sample: Sample, side: int, generator: Generator) -> Sample:
+    """A random square window of `side` pixels."""
+    height, width = sample["mask"].shape
+    if side > min(height, width):
+        raise ValueError(f"a window of {side} px does not fit in a sample of {height} x {width} px")
+    row = int(torch.randint(height - side + 1, (1,), generator=generator))
+    col = int(torch.randint(width - side + 1, (1,), generator=generator))
+    return _each(sample, lambda t: t[..., row : row + side, col : col + side])
+
+
+def _resized(sample: Sample, side: int) -> Sample:
+    """The sample at `side` pixels: the image bilinear without aliasing, mask and validity from the nearest pixel."""
+    if sample["mask"].shape == (side, side):
+        return dict(sample)
+
+    def nearest(t: Tensor) -> Tensor:
+        return F.interpolate(t[None, None].float(), size=(side, side), mode="nearest-exact")[0, 0].to(t.dtype)
+
+    image = F.interpolate(sample["image"][None], size=(side, side), mode="bilinear", antialias=True)[0]
+    return {**sample, "image": image, "mask": nearest(sample["mask"]), "valid": nearest(sample["valid"])}
+
+
+def _lit(image: Tensor, valid: Tensor, shift: float, stretch: float) -> Tensor:
+    """The image stretched about its mean and shifted, all bands alike, in [0, 1]; untouched where it is not valid."""
+    if (shift == 0 and stretch == 1) or not valid.any():
+        return image
+    mean = (image * valid).sum() / (image.shape[0] * valid.sum())
+    return torch.where(valid, ((image - mean) * stretch + mean + shift).clamp(0, 1), image)
+
+
+def _each(sample: Sample, change: Any) -> Sample:
+    """The sample with one change of geometry on everything that has pixels."""
+    return {key: change(value) if isinstance(value, Tensor) else value for key, value in sample.items()}
+
+
+def _between(low: float, high: float, generator: Generator) -> float:
+    return low + (high - low) * float(torch.rand(1, generator=generator))
+
+
+def _coin(generator: Generator) -> bool:
+    return bool(torch.rand(1, generator=generator) < 0.5)

@@ -1,0 +1,408 @@
+"""Images and labels as two TorchGeo datasets that can be joined with `&`, with TorchGeo's reading mended.
+
+TorchGeo keeps the index of files, brings all of them to one CRS and resolution, joins images with labels and draws
+crops. What it does not do, and what the classes here add: an unreadable file is an error and not a hole in the data; a
+validity mask travels with the pixels (outside the files, nodata, mask band, alpha, NaN); labels are 255 where nobody
+labelled; where files overlap, the first valid pixel counts; a crop on a file's own pixel grid is read as it is, never
+resampled; few files stay open, and none crosses to another process. A place is always the query that was asked for,
+never the bounds in an answer, which TorchGeo 0.9 rounds to float32.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import geopandas as gpd
+import numpy as np
+import rasterio
+import rasterio.features
+import torch
+from affine import Affine
+from numpy.typing import NDArray
+from pyproj.exceptions import ProjError
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.warp import reproject, transform_bounds
+from shapely.geometry import box as box_polygon
+
+from geood.errors import DataError
+from geood.gdal import GDAL_FAILURES, open_raster, rasterio_window, reading, reason
+from geood.grid import Grid, Window
+from geood.operators import declare_missing_operators
+from geood.raster import Scene
+
+declare_missing_operators()
+
+from torchgeo.datasets import DatasetNotFoundError, RasterDataset, VectorDataset  # noqa: E402
+
+IGNORE = 255
+OPEN_FILES = 16  # a GDAL handle holds buffers; TorchGeo's 128 for each worker can eat gigabytes (its thread 1694)
+FINEST = 16  # a source may be this many times finer than the crops; beyond it one crop reads a huge window
+TOLERANCE_PX = 0.01  # grids that agree to this share of a pixel are the same grid
+
+
+class Pixels(NamedTuple):
+    """One crop as read: digital numbers (C, H, W) float32, valid (H, W) bool, class ids (H, W) int64, 255 unlabelled."""
+
+    image: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    ids: NDArray[np.int64]
+
+
+class Box(NamedTuple):
+    """A rectangle in CRS units, float64."""
+
+    xmin: float
+    ymin: float
+    xmax: float
+    ymax: float
+
+
+class LabelledImages:
+    """Images joined with their labels; `read` takes a box on the ground and gives its pixels."""
+
+    def __init__(self, images: ImageLayer, labels: LabelLayer | VectorLabels) -> None:
+        self.images = images
+        try:
+            self.joint = images & labels
+        except RuntimeError:
+            raise DataError(
+                f"the labels ({_first(labels)}) do not overlap the images ({_first(images)}): images cover "
+                f"{_extent(images)}, labels {_extent(labels)} in {images.target_crs}; check the CRS of both"
+            ) from None
+
+    @property
+    def res(self) -> tuple[float, float]:
+        """Size of a crop's pixel (x, y) in CRS units."""
+        x, y = self.images.res
+        return float(x), float(y)
+
+    def read(self, box: Box) -> Pixels:
+        """The pixels of a box whose sides are whole numbers of pixels.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        sample = self.joint[slice(box.xmin, box.xmax), slice(box.ymin, box.ymax)]
+        image, valid = sample["image"].numpy(), sample["valid"].numpy()
+        return Pixels(image, valid, np.where(valid, sample["mask"].numpy(), IGNORE))
+
+
+class _Mosaic(RasterDataset):
+    """What image and label rasters have in common: a query is put together from the files that meet it, by us."""
+
+    def __init__(self, paths: Sequence[Path], *, crs: CRS, res: Any, opener: Callable[[str], Any]) -> None:
+        self.target_crs, self._open = crs, OpenFiles(opener)
+        _index(super().__init__, [str(p) for p in paths], crs=crs, res=res)
+        self._boxes = self.index.geometry.bounds.to_numpy()
+
+    def files_at(self, box: Box) -> list[str]:
+        """The files whose rectangle meets a box, in order."""
+        xmin, ymin, xmax, ymax = self._boxes.T
+        hits = (xmin < box.xmax) & (xmax > box.xmin) & (ymin < box.ymax) & (ymax > box.ymin)
+        return [self.index.filepath.iloc[i] for i in np.flatnonzero(hits)]
+
+    def _source(self, path: str) -> Source:
+        """An open file of this layer."""
+        raise NotImplementedError
+
+    def _mosaic(self, query: Any) -> Part:
+        """The query's pixels from the files that meet it; where several do, the first valid pixel counts."""
+        target = _grid(self, query)
+        found: Part | None = None
+        for path in self.files_at(Box(*target.bounds)):
+            part = self._source(path).onto(target)
+            if found is None or not found.valid.any():
+                found = part
+            else:
+                new = part.valid & ~found.valid
+                found.data[:, new] = part.data[:, new]
+                found = Part(found.data, found.valid | part.valid)
+            if found.valid.all():
+                break
+        if found is None:
+            raise IndexError(f"{query} lies outside all files")
+        return found
+
+
+class ImageLayer(_Mosaic):
+    """Scenes of one band set. A sample holds `image` float32 (C, H, W) in digital numbers and `valid` bool (H, W)."""
+
+    is_image = True
+
+    def __init__(self, paths: Sequence[Path], *, indexes: Sequence[int], nodata: float | None, res: Any) -> None:
+        self._indexes = tuple(indexes)
+        with Scene.open(paths[0], nodata=nodata) as first:
+            grid = first.grid
+        opener = functools.partial(Scene.open, nodata=nodata)
+        super().__init__(paths, crs=grid.crs, res=res or grid.pixel_size, opener=opener)
+
+    def __getitem__(self, query: Any) -> dict[str, Any]:
+        image, valid = self._mosaic(query)
+        return {"image": torch.from_numpy(image), "valid": torch.from_numpy(valid)}
+
+    def _source(self, path: str) -> Source:
+        scene: Scene = self._open(path)
+
+        def read(window: Window) -> Part:
+            array, valid = scene.read(window, self._indexes)
+            image = array.astype(np.float32)
+            image[:, ~valid] = 0
+            return Part(image, valid)
+
+        return Source(path, scene.grid, read, len(self._indexes), 0.0)
+
+
+class LabelLayer(_Mosaic):
+    """Rasters of class ids, on any grid or CRS. A sample holds `mask` int64 (H, W), 255 where there is no label."""
+
+    is_image = False
+
+    def __init__(self, paths: Sequence[Path], *, crs: CRS, res: tuple[float, float]) -> None:
+        super().__init__(paths, crs=crs, res=res, opener=open_label_raster)
+
+    def __getitem__(self, query: Any) -> dict[str, Any]:
+        return {"mask": torch.from_numpy(self._mosaic(query).data[0]).long()}
+
+    def _source(self, path: str) -> Source:
+        file = self._open(path)
+        band = _bands(file)[0]
+
+        def read(window: Window) -> Part:
+            with reading(Path(path)):
+                ids = file.read(band, window=rasterio_window(window))
+                valid = file.read_masks(band, window=rasterio_window(window)) > 0
+            if ids.dtype.kind == "f":
+                valid &= np.isfinite(ids)
+                if np.any(ids[valid] % 1):
+                    odd = ids[valid][ids[valid] % 1 > 0][0]
+                    raise DataError(f"{path}: holds fractions such as {odd}, not class ids")
+            return Part(np.where(valid, ids, IGNORE).astype(np.int32)[None], valid)
+
+        return Source(path, Grid(file.height, file.width, file.transform, file.crs), read, 1, IGNORE)
+
+
+class VectorLabels(VectorDataset):
+    """Polygons of one vector file with the class id in an attribute; where polygons overlap, the later one counts."""
+
+    def __init__(self, path: Path, *, attribute: str | None, crs: CRS, res: tuple[float, float]) -> None:
+        frame = _read_vector(path, attribute)
+        self.target_crs = crs
+        _index(super().__init__, [str(path)], crs=crs, res=res, label_name=attribute)
+        self._shapes = frame.geometry.to_crs(self.crs)
+        self._ids = frame[attribute].to_numpy().astype(np.int32)
+
+    def __getitem__(self, query: Any) -> dict[str, Any]:
+        target = _grid(self, query)
+        hits = np.sort(self._shapes.sindex.query(box_polygon(*target.bounds), predicate="intersects"))
+        mask = np.full((target.height, target.width), IGNORE, np.int32)
+        if hits.size:
+            shapes = zip(self._shapes.iloc[hits], self._ids[hits].tolist(), strict=True)
+            rasterio.features.rasterize(shapes, out=mask, transform=target.transform)
+        return {"mask": torch.from_numpy(mask).long()}
+
+
+class OpenFiles:
+    """The few files used last, kept open; a copy in another process starts with none."""
+
+    def __init__(self, opener: Callable[[str], AbstractContextManager[Any]]) -> None:
+        self._opener = opener
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._files: OrderedDict[str, tuple[Any, ExitStack]] = OrderedDict()
+
+    def __call__(self, path: str) -> Any:
+        if self._process != os.getpid():
+            self._begin()
+        if path not in self._files:
+            stack = ExitStack()
+            self._files[path] = stack.enter_context(self._opener(path)), stack
+            if len(self._files) > OPEN_FILES:
+                self._files.popitem(last=False)[1][1].close()
+        self._files.move_to_end(path)
+        return self._files[path][0]
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_opener": self._opener}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._opener = state["_opener"]
+        self._begin()
+
+
+class Part(NamedTuple):
+    """What one file knows of a grid: data (channels, h, w), valid (h, w)."""
+
+    data: NDArray[Any]
+    valid: NDArray[np.bool_]
+
+
+class Source(NamedTuple):
+    """One open raster: its grid, how a window inside it is read, and what stands where it knows nothing.
+
+    A `fill` that is a float marks measurements, which are resampled bilinearly; an int marks ids, taken from the nearest pixel.
+    """
+
+    path: str
+    grid: Grid
+    read: Callable[[Window], Part]
+    channels: int
+    fill: float
+
+    def onto(self, target: Grid) -> Part:
+        """This raster on the pixels of `target`: as it is where the grids agree, else resampled; else `fill`, invalid."""
+        window = aligned_window(self.grid, target)
+        return self._warped(target) if window is None else self._placed(window)
+
+    def _empty(self, height: int, width: int) -> Part:
+        kind = np.float32 if isinstance(self.fill, float) else np.int32
+        return Part(np.full((self.channels, height, width), self.fill, kind), np.zeros((height, width), np.bool_))
+
+    def _placed(self, window: Window) -> Part:
+        part = window.within(self.grid.window)
+        if part == window:
+            return self.read(window)
+        out = self._empty(window.height, window.width)
+        if part.height and part.width:
+            rows, cols = Window(part.row - window.row, part.col - window.col, part.height, part.width).slices
+            out.data[:, rows, cols], out.valid[rows, cols] = self.read(part)
+        return out
+
+    def _warped(self, target: Grid) -> Part:
+        out = self._empty(target.height, target.width)
+        part = self._window_under(target)
+        if not part.height or not part.width:
+            return out
+        if max(part.height, part.width) > FINEST * max(target.height, target.width) + 8:
+            raise DataError(
+                f"{self.path}: its pixels are over {FINEST} times finer than those of the training crops; bring it to "
+                "their size first (gdalwarp -tr), or set data.resolution nearer to its own"
+            )
+        array, valid = self.read(part)
+        measured = isinstance(self.fill, float)
+        nothing = np.nan if measured else self.fill
+        here, known = self.grid[part], np.zeros(out.valid.shape, np.uint8)
+        place = {"src_transform": here.transform, "src_crs": here.crs}
+        place |= {"dst_transform": target.transform, "dst_crs": target.crs}
+        data = np.where(valid, array, nothing).astype(array.dtype)
+        fills = {"src_nodata": nothing, "dst_nodata": nothing, "init_dest_nodata": True}
+        with reading(Path(self.path)):
+            reproject(valid.astype(np.uint8), known, **place, resampling=Resampling.nearest)
+            reproject(
+                data, out.data, **place, **fills, resampling=Resampling.bilinear if measured else Resampling.nearest
+            )
+        valid = (known > 0) & np.isfinite(out.data).all(0)
+        return Part(np.where(valid, out.data, self.fill).astype(array.dtype), valid)
+
+    def _window_under(self, target: Grid) -> Window:
+        """The window of this raster that a target grid lies on, with two pixels to spare for resampling."""
+        try:
+            xmin, ymin, xmax, ymax = transform_bounds(target.crs, self.grid.crs, *target.bounds)
+        except GDAL_FAILURES as error:
+            raise DataError(
+                f"{self.path}: cannot be brought to {target.crs} ({reason(error)}); check its CRS"
+            ) from None
+        corners = [~self.grid.transform * (x, y) for x in (xmin, xmax) for y in (ymin, ymax)]
+        col, row = (math.floor(min(v)) - 2 for v in zip(*corners, strict=True))
+        right, bottom = (math.ceil(max(v)) + 2 for v in zip(*corners, strict=True))
+        return Window(row, col, bottom - row, right - col).within(self.grid.window)
+
+
+def aligned_window(source: Grid, target: Grid) -> Window | None:
+    """The window of `source` that is `target`, if both have the same pixels on the ground; None if they differ."""
+    a, b = source.transform, target.transform
+    drift = TOLERANCE_PX * b.a / max(target.height, target.width)
+    same = all(abs(p - q) <= drift for p, q in zip((a.a, a.b, a.d, a.e), (b.a, b.b, b.d, b.e), strict=True))
+    if not same or source.crs != target.crs:
+        return None
+    col, row = ~a * (b.c, b.f)
+    if abs(col - round(col)) > TOLERANCE_PX or abs(row - round(row)) > TOLERANCE_PX:
+        return None
+    return Window(round(row), round(col), target.height, target.width)
+
+
+def open_label_raster(path: str) -> Any:
+    """An open raster with a CRS and one band of class ids (alpha aside).
+
+    Raises:
+        DataError: it is anything else.
+    """
+    file = open_raster(Path(path))
+    if len(_bands(file)) != 1 or "complex" in file.dtypes[0]:
+        raise DataError(f"{path}: labels are one band of class ids; this file has {file.count} of {file.dtypes[0]}")
+    if file.crs is None:
+        raise DataError(f"{path}: these labels have no CRS; give them that of their image (gdal_edit.py -a_srs)")
+    return file
+
+
+def _bands(file: Any) -> list[int]:
+    return [i for i in file.indexes if file.colorinterp[i - 1] != ColorInterp.alpha]
+
+
+def _read_vector(path: Path, attribute: str | None) -> gpd.GeoDataFrame:
+    """The shapes of a vector file that have a class id, which is a whole number."""
+    try:
+        frame = gpd.read_parquet(path) if path.suffix.lower() == ".parquet" else gpd.read_file(path)
+    except Exception as error:  # pyogrio, pyarrow and geopandas each have their own
+        raise DataError(f"{path}: labels cannot be read ({error}); a vector file with polygons is needed") from None
+    columns = [str(c) for c in frame.columns if c != frame.geometry.name]
+    if attribute not in columns:
+        came = "data.label_attribute is not set" if attribute is None else f"it has no attribute {attribute}"
+        raise DataError(f"{path}: {came}; set data.label_attribute to one of: {', '.join(columns) or '(it has none)'}")
+    if frame.crs is None:
+        raise DataError(f"{path}: these labels have no CRS; give them one (ogr2ogr -a_srs)")
+    frame = frame[frame[attribute].notna() & frame.geometry.notna() & ~frame.geometry.is_empty]
+    if frame.empty:
+        raise DataError(f"{path}: no shape has both a geometry and a value of {attribute}")
+    try:
+        values = frame[attribute].to_numpy().astype(np.float64)
+    except (TypeError, ValueError):
+        values = np.array([np.nan])
+    if not np.all(values % 1 == 0):
+        raise DataError(
+            f"{path}: attribute {attribute} must hold class ids, whole numbers; got {frame[attribute].iloc[0]!r}"
+        )
+    return frame
+
+
+def _index(init: Callable[..., None], paths: list[str], **options: Any) -> None:
+    """Let TorchGeo build its index; all files must be in it, for it skips in silence what it cannot read."""
+    try:
+        init(paths=paths, **options)
+        missing = sorted(set(paths) - set(init.__self__.index.filepath))  # type: ignore[attr-defined]
+    except DatasetNotFoundError:
+        missing = paths
+    except (*GDAL_FAILURES, ProjError) as error:
+        raise DataError(f"{paths[0]} and the rest cannot be brought to one CRS ({reason(error)}); check each") from None
+    if missing:
+        raise DataError(f"{missing[0]}: cannot be read, or brought to {options['crs']}; repair or remove it")
+
+
+def _grid(layer: Any, query: Any) -> Grid:
+    """The pixel grid that a query asks for, in the layer's CRS and resolution."""
+    x, y = query[0], query[1]
+    (xres, yres), crs = layer.res, layer.target_crs
+    height, width = round((y.stop - y.start) / yres), round((x.stop - x.start) / xres)
+    return Grid(height, width, Affine(xres, 0.0, x.start, 0.0, -yres, y.stop), crs)
+
+
+def _first(layer: Any) -> str:
+    more = len(layer.index) - 1
+    return f"{layer.index.filepath.iloc[0]}{f' and {more} more' if more else ''}"
+
+
+def _extent(layer: Any) -> str:
+    xmin, ymin, xmax, ymax = layer.index.total_bounds
+    return f"x {xmin:.6g} to {xmax:.6g}, y {ymin:.6g} to {ymax:.6g}"

@@ -1,0 +1,343 @@
+"""A bundle measured on labelled scenes: our score and four baselines from the same logits, and the closed-set IoU.
+
+Scenes are read tile by tile exactly as in prediction, the network runs once a tile, and all scores are read off those
+logits, so their figures differ by the score alone. Pixels are pooled over all scenes; every anomaly id is a positive,
+every learned class a negative, anything else and every invalid pixel is left out. The score of the bundle takes the
+bundle's temperature; the other baselines take 1, as in their papers.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from geood.bundle import ModelBundle
+from geood.config import SCORE_KINDS, load_config
+from geood.datasets.scenes import find_files
+from geood.errors import ConfigError, DataError, OutputError
+from geood.grid import Tile, tile_grid
+from geood.metrics import ANOMALY, IGNORE, INLIER, Confusion, PixelCurve
+from geood.progress import Progress
+from geood.raster import Scene, check_output, open_labels
+from geood.scores import anomaly_score
+
+log = logging.getLogger("geood")
+RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".png")
+SCORE_NAMES = {
+    "jsd": "Jensen-Shannon",
+    "max_softmax": "max softmax",
+    "max_logit": "max logit",
+    "entropy": "entropy",
+    "energy": "energy",
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of one bundle on one set of scenes.
+
+    `rows` has one dict for each score: `score`, `temperature`, `average_precision`, `fpr95`, `auroc`, all shares.
+    `at_threshold` tells what the bundle's default threshold does: recall, precision and false-positive rate. `scenes`
+    has a dict for each scene with the figures of the bundle's own score there. Undefined figures are NaN.
+    """
+
+    model: str
+    score: str
+    rows: list[dict[str, Any]]
+    at_threshold: dict[str, float]
+    pixels: int
+    anomaly_pixels: int
+    base_rate: float
+    miou: float
+    class_iou: dict[str, float]
+    unknown_ids: dict[int, int]
+    scenes: list[dict[str, Any]]
+
+    def headline(self) -> dict[str, float]:
+        """The figures that are quoted: those of the bundle's own score, the base rate, and mIoU."""
+        [own] = [row for row in self.rows if row["score"] == self.score]
+        return {
+            "AP": own["average_precision"],
+            "FPR95": own["fpr95"],
+            "AUROC": own["auroc"],
+            "base rate": self.base_rate,
+            "mIoU": self.miou,
+        }
+
+    def to_json(self) -> str:
+        """All figures as JSON text; what is undefined is null."""
+        return json.dumps(_without_nan(asdict(self)), indent=2) + "\n"
+
+    def table(self) -> str:
+        """The figures as a table for people, in per cent."""
+        lines = [f"{'score':<20}{'AP':>8}{'FPR95':>8}{'AUROC':>8}"]
+        for row in self.rows:
+            name = SCORE_NAMES[row["score"]] + (" *" if row["score"] == self.score else "")
+            figures = (row["average_precision"], row["fpr95"], row["auroc"])
+            lines.append(f"{name:<20}" + "".join(_percent(x) for x in figures))
+        lines += [
+            "* the score of this model; all figures in per cent",
+            "",
+            f"{'anomaly pixels':<20}{_percent(self.base_rate)} of {self.pixels:,} (the AP of a blind guess)",
+            f"{'closed-set mIoU':<20}{_percent(self.miou)} "
+            f"({', '.join(f'{name} {100 * iou:.0f}' for name, iou in self.class_iou.items() if not math.isnan(iou))})",
+        ]
+        if self.at_threshold:
+            at = self.at_threshold
+            lines.append(
+                f"{'above ' + format(at['threshold'], '.3f'):<20}{_percent(at['recall'])} of the anomaly pixels and "
+                f"{100 * at['fpr']:.2f} of the others; precision {100 * at['precision']:.1f}"
+            )
+        if self.unknown_ids:
+            ids = ", ".join(f"{i} ({n:,} pixels)" for i, n in self.unknown_ids.items())
+            lines.append(f"left out: label ids that are neither a class nor an anomaly: {ids}")
+        return "\n".join(lines)
+
+
+class _Case(NamedTuple):
+    """One scene and the files that label it."""
+
+    image: Path
+    labels: list[Path]
+    attribute: str | None = None
+
+
+class _Ids(NamedTuple):
+    """What label ids mean; both tables take an id of 0 to 255, and 256 for any other."""
+
+    truth: NDArray[np.uint8]
+    channel: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, class_ids: Sequence[int], anomaly: Sequence[int]) -> _Ids:
+        truth, channel = np.full(257, IGNORE, np.uint8), np.full(257, IGNORE, np.int64)
+        truth[list(anomaly)], truth[list(class_ids)] = ANOMALY, INLIER
+        channel[list(class_ids)] = np.arange(len(class_ids))
+        return cls(truth, channel)
+
+    def unknown(self, ids: NDArray[np.int64]) -> dict[int, int]:
+        """How many pixels hold an id that is neither a class nor an anomaly nor 255."""
+        values, counts = np.unique(ids, return_counts=True)
+        meant = self.truth[_bounded(values)] != IGNORE
+        return {int(v): int(n) for v, n, m in zip(values, counts, meant, strict=True) if not m and v != IGNORE}
+
+
+def evaluate_scenes(config_or_root: str | Path, bundle: ModelBundle, *, overrides: Sequence[str] = ()) -> Evaluation:
+    """Measure a bundle on the test scenes of a config, or on a folder of scenes with labels.
+
+    A config names `data.test_images`, `data.test_labels` and `data.anomaly`. In a folder the labels of `X.tif` are
+    `X_labels.tif`, `labels/X.tif`, or for `images/X.tif` `labels/X.tif`; which ids are anomalies the bundle knows.
+
+    Raises:
+        ConfigError: if the config does not fit the bundle or names no test scenes.
+        DataError: if scenes or labels are missing, unreadable, or do not fit the bundle.
+    """
+    path = Path(config_or_root)
+    if path.is_dir():
+        if overrides:
+            raise ConfigError(f"{path}: --set changes a config, and this is a folder; give a config or leave --set out")
+        cases, anomaly = _pair_folder(path), bundle.config.data.anomaly
+    else:
+        cases, anomaly = _read_cases(path, bundle, overrides)
+    ids = _Ids.of(bundle.class_ids, anomaly)
+    own = bundle.config.score
+    curves, confusion = {kind: PixelCurve() for kind in SCORE_KINDS}, Confusion(len(bundle.class_ids))
+    unknown, scenes = Counter[int](), []
+    with _on_best_device(bundle) as device, Progress("evaluating", _count_tiles(cases, bundle)) as progress:
+        for case in cases:
+            here = {kind: PixelCurve() for kind in SCORE_KINDS}
+            _measure(case, bundle, ids, curves=here, confusion=confusion, tally=(unknown, progress), device=device)
+            for kind, curve in here.items():
+                curves[kind] += curve
+            scenes.append({"scene": str(case.image), **_figures(here[own.kind])})
+    pooled = curves[own.kind]
+    if not pooled.positives:
+        log.warning("no anomaly pixel (ids %s) in the labels: AP, AUROC and FPR95 are undefined", list(anomaly))
+    return Evaluation(
+        model=bundle.identity,
+        score=own.kind,
+        rows=[
+            {"score": kind, "temperature": _temperature(kind, bundle), **_figures(curve, brief=True)}
+            for kind, curve in curves.items()
+        ],
+        at_threshold={"threshold": bundle.threshold, **pooled.rates(bundle.threshold)} if bundle.thresholds else {},
+        pixels=pooled.positives + pooled.negatives,
+        anomaly_pixels=pooled.positives,
+        base_rate=pooled.base_rate,
+        miou=confusion.miou,
+        class_iou={bundle.class_names[i]: float(iou) for i, iou in enumerate(confusion.iou)},
+        unknown_ids=dict(sorted(unknown.items())),
+        scenes=scenes,
+    )
+
+
+def write_metrics(evaluation: Evaluation, out: Path, *, overwrite: bool = False) -> None:
+    """Write all figures of an evaluation as JSON, whole or not at all.
+
+    Raises:
+        OutputError: if the file exists and is not to be replaced, or cannot be written.
+    """
+    check_output(out, overwrite=overwrite)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(evaluation.to_json(), encoding="utf-8")
+        os.replace(partial, out)
+    except OSError as error:
+        raise OutputError(f"{out}: the figures cannot be written ({error}); choose another --out") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _measure(
+    case: _Case,
+    bundle: ModelBundle,
+    ids: _Ids,
+    *,
+    curves: dict[str, PixelCurve],
+    confusion: Confusion,
+    tally: tuple[Counter[int], Progress],
+    device: torch.device,
+) -> None:
+    """Score one scene tile by tile and count its pixels."""
+    unknown, progress = tally
+    with Scene.open(case.image, nodata=bundle.bands.nodata) as scene:
+        labels = open_labels(case.labels, scene.grid, attribute=case.attribute)
+        for tile in _tiles(scene, bundle):
+            pixels, valid = scene.read(tile.read, bundle.bands.indexes)
+            valid_core = valid[tile.core]
+            label = np.where(valid_core, labels.read(tile.write), IGNORE)
+            unknown.update(ids.unknown(label))
+            truth, channel = ids.truth[_bounded(label)], ids.channel[_bounded(label)]
+            progress.advance()
+            if (truth == IGNORE).all():
+                continue
+            image = torch.from_numpy(bundle.bands.scale(pixels, valid)[None]).to(device)
+            logits = bundle.logits(image)[:, :, tile.core[0], tile.core[1]]
+            confusion.update(logits[0].argmax(0).cpu().numpy(), channel)
+            for kind, curve in curves.items():
+                score = anomaly_score(logits, kind, _temperature(kind, bundle))[0].cpu().numpy()
+                _count(curve, score, truth, source=case.image)
+
+
+def _count(curve: PixelCurve, score: NDArray[np.float32], truth: NDArray[np.uint8], *, source: Path) -> None:
+    try:
+        curve.update(score, truth)
+    except ValueError as error:
+        raise DataError(
+            f"{source}: the model cannot score it ({error}); the bundle is damaged, train it again"
+        ) from None
+
+
+def _temperature(kind: str, bundle: ModelBundle) -> float:
+    """The bundle's temperature for the divergence and for the bundle's own score, 1 for the other baselines."""
+    return bundle.config.score.temperature if kind in ("jsd", bundle.config.score.kind) else 1.0
+
+
+def _figures(curve: PixelCurve, *, brief: bool = False) -> dict[str, Any]:
+    figures = {"average_precision": curve.average_precision, "fpr95": curve.fpr95, "auroc": curve.auroc}
+    if brief:
+        return figures
+    return {"pixels": curve.positives + curve.negatives, "anomaly_pixels": curve.positives, **figures}
+
+
+def _tiles(scene: Scene, bundle: ModelBundle) -> Iterator[Tile]:
+    settings = bundle.config.predict
+    return tile_grid(scene.grid.height, scene.grid.width, tile_px=settings.tile_px, halo_px=settings.halo_px)
+
+
+def _count_tiles(cases: list[_Case], bundle: ModelBundle) -> int:
+    """Open every scene once, so that one that does not fit is found before the work begins."""
+    total = 0
+    for case in cases:
+        with Scene.open(case.image, nodata=bundle.bands.nodata) as scene:
+            scene.check_bands(bundle.bands)
+            total += sum(1 for _ in _tiles(scene, bundle))
+    return total
+
+
+@contextmanager
+def _on_best_device(bundle: ModelBundle) -> Iterator[torch.device]:
+    """A GPU if there is one; the bundle is back on the CPU afterwards."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        bundle.to(device)
+    try:
+        yield device
+    finally:
+        if device.type == "cuda":
+            bundle.to("cpu")
+
+
+def _read_cases(path: Path, bundle: ModelBundle, overrides: Sequence[str]) -> tuple[list[_Case], list[int]]:
+    """The test scenes of a config, with their labels: by name where names match, else all labels for each."""
+    data = load_config(path, overrides).data
+    if not data.test_images:
+        raise ConfigError(f"{path}: data.test_images is empty; name the scenes to evaluate, and data.test_labels")
+    strange = sorted(set(data.classes) - set(bundle.class_ids))
+    if strange:
+        raise ConfigError(f"{path}: this model never learned the classes {strange}; drop them, or list them as anomaly")
+    learned = sorted(set(data.anomaly) & set(bundle.class_ids))
+    if learned:
+        raise ConfigError(f"{path}: ids {learned} are under anomaly, but this model learned them as classes; drop them")
+    root = Path(data.root)
+    images = find_files(root, data.test_images, what="data.test_images")
+    labels = find_files(root, data.test_labels, what="data.test_labels")
+    by_name = [[p for p in labels if p.stem in _label_stems(image)] for image in images]
+    paired = len(labels) == len(images) and all(len(found) == 1 for found in by_name)
+    chosen = by_name if paired else [labels] * len(images)
+    cases = [_Case(i, files, data.label_attribute) for i, files in zip(images, chosen, strict=True)]
+    return cases, list(data.anomaly)
+
+
+def _label_stems(image: Path) -> set[str]:
+    return {image.stem, f"{image.stem}_labels", f"{image.stem}_label", f"{image.stem}_mask"}
+
+
+def _pair_folder(root: Path) -> list[_Case]:
+    """Scenes of a folder that have labels; those without are named in the log."""
+    images = root / "images" if (root / "images").is_dir() else root
+    scenes = [p for p in _rasters(images) if not p.stem.endswith("_labels")]
+    labels = {p.stem: p for p in _rasters(root / "labels")}
+    labels |= {p.stem.removesuffix("_labels"): p for p in _rasters(images) if p.stem.endswith("_labels")}
+    cases = [_Case(p, [labels[p.stem]]) for p in scenes if p.stem in labels]
+    if not cases:
+        raise DataError(
+            f"{root}: {len(scenes)} scenes and {len(labels)} label files, but no pair; name the labels of X.tif "
+            "X_labels.tif or labels/X.tif, or give a config with data.test_images and data.test_labels"
+        )
+    bare = [p.name for p in scenes if p.stem not in labels]
+    if bare:
+        log.warning("%s: %d scenes have no labels and are left out: %s", root, len(bare), ", ".join(bare[:5]))
+    return cases
+
+
+def _rasters(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("*") if p.suffix.lower() in RASTER_SUFFIXES)
+
+
+def _bounded(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.where((ids >= 0) & (ids <= 255), ids, 256)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:8.1f}" if not math.isnan(share) else f"{'-':>8}"
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

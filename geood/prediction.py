@@ -1,0 +1,282 @@
+"""A scene in, an anomaly map out: what `predict` and `polygonize` do from checking to publishing.
+
+All outputs are named and checked before any work. Everything is made in a hidden folder beside the target and gets its
+name only when all of it is whole; whatever goes wrong before, nothing is left behind and nothing was replaced. How
+tiles are scored is the matter of `scoring`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from geopandas import GeoDataFrame
+
+from geood import qgis
+from geood.bundle import ModelBundle
+from geood.config import PredictConfig
+from geood.errors import ConfigError, OutputError
+from geood.raster import Scene, ScoreWriter, check_output, finish_cog, read_tags
+from geood.scoring import NO_CLASS, dask_client, forget_scene, score_scene
+from geood.vector import OUTPUT_SUFFIXES, anomalies, write_anomalies
+from geood.version import __version__
+
+log = logging.getLogger("geood")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The outputs of one scene and what is in them; `polygons` is None where only scores were asked for."""
+
+    scene: Path
+    scores: Path
+    polygons: Path | None
+    classes: Path | None
+    threshold: float
+    valid_pixels: int
+    anomalies: int | None
+
+
+class _Target(NamedTuple):
+    """Final names of one scene's outputs; `layer` tells whether the scene has polygons of its own."""
+
+    scene: Path
+    scores: Path
+    classes: Path | None
+    polygons: Path | None
+
+    @property
+    def files(self) -> list[Path]:
+        rasters = [p for p in (self.scores, self.classes) if p]
+        return [*rasters, *(p.with_suffix(".qml") for p in rasters), *([self.polygons] if self.polygons else [])]
+
+
+def predict(
+    scenes: Sequence[str | Path],
+    out: str | Path,
+    *,
+    bundle: str | Path,
+    threshold: float | None = None,
+    workers: int = 0,
+    scheduler: str | None = None,
+    overwrite: bool = False,
+) -> list[Prediction]:
+    """Score scenes with a bundle; write score rasters, class rasters and polygons.
+
+    Args:
+        scenes: rasters that GDAL reads, with the bands of the bundle.
+        out: `x.gpkg`, `.geojson`, `.parquet` or `.fgb` for polygons, with the scores beside them as `x.tif` and the
+            classes as `x.classes.tif`; `x.tif` for the scores alone; a folder for a GeoPackage and rasters per scene.
+            Several scenes with one polygon file share it, told apart by a column `scene`.
+        bundle: the `model.safetensors` of a training.
+        threshold: score above which a pixel belongs to a polygon; None: the bundle's default.
+        workers: 0: threads in this process; N: that many processes on this machine.
+        scheduler: address of a running Dask scheduler (tcp://host:8786) whose workers see the same paths.
+        overwrite: replace outputs that exist.
+
+    Raises:
+        BundleError: the bundle cannot be read.
+        DataError: a scene cannot be read or does not fit the bundle.
+        OutputError: an output exists or cannot be written.
+        TilesFailedError: a valid pixel came back without a score.
+    """
+    sources, out = [Path(s) for s in scenes], Path(out)
+    targets, together = _targets(sources, out)
+    for path in [p for t in targets for p in t.files] + ([together] if together else []):
+        if any(path.resolve() == source.resolve() for source in sources):
+            raise OutputError(f"{path}: this output would replace the scene itself; choose another name for --out")
+        check_output(path, overwrite=overwrite)
+    model = ModelBundle.load(bundle)
+    for source in sources:
+        _check_scene(source, model)
+    cut = model.threshold if threshold is None else threshold
+    with _staging(out.parent if together or len(targets) == 1 else targets[0].scores.parent) as staging:
+        frames: list[GeoDataFrame] = []
+        made: list[Prediction] = []
+        with dask_client(workers, scheduler) as client:
+            for target in targets:
+                valid = _score_to_staging(target, staging, model, bundle=Path(bundle), threshold=cut, client=client)
+                frame = _cut(target, staging, model, threshold=cut) if target.classes else None
+                if frame is not None and target.polygons:
+                    write_anomalies(frame, staging / target.polygons.name, threshold=cut, overwrite=False)
+                elif frame is not None:
+                    frames.append(frame.assign(scene=target.scene.name))
+                count = None if frame is None else len(frame)
+                polygons = target.polygons or together
+                made.append(Prediction(target.scene, target.scores, polygons, target.classes, cut, valid, count))
+        if together:
+            write_anomalies(_one_frame(frames), staging / together.name, threshold=cut, overwrite=False)
+        _publish(staging, [p for t in targets for p in t.files] + ([together] if together else []))
+    return made
+
+
+def polygonize(
+    scores: str | Path,
+    out: str | Path,
+    *,
+    threshold: float | None = None,
+    min_area_m2: float | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Cut polygons again from a score raster of `predict`, without the model; returns how many there are.
+
+    Class names come from the class raster that `predict` wrote beside the scores, where it still lies there.
+
+    Raises:
+        ConfigError: if the ending of `out` is none that polygons are written in.
+        DataError: if `scores` is not a score raster of geood.
+        OutputError: if `out` exists or cannot be written.
+    """
+    scores, out = Path(scores), Path(out)
+    if out.suffix not in OUTPUT_SUFFIXES:
+        raise ConfigError(f"{out}: polygons are written as {', '.join(OUTPUT_SUFFIXES)}; choose one of these endings")
+    check_output(out, overwrite=overwrite)
+    tags = read_tags(scores)
+    cut = float(tags["GEOOD_THRESHOLD"]) if threshold is None else threshold
+    settings = PredictConfig.model_validate_json(tags["GEOOD_PREDICT"])
+    if min_area_m2 is not None:
+        settings = settings.model_copy(update={"min_area_m2": min_area_m2})
+    classes = scores.with_suffix(".classes.tif")
+    frame = anomalies(
+        scores,
+        threshold=cut,
+        classes=classes if classes.exists() else None,
+        class_names={int(k): v for k, v in json.loads(tags["GEOOD_CLASSES"]).items()},
+        predict=settings,
+        model=tags["GEOOD_MODEL"],
+    )
+    write_anomalies(frame, out, threshold=cut, overwrite=overwrite)
+    return len(frame)
+
+
+def _targets(scenes: list[Path], out: Path) -> tuple[list[_Target], Path | None]:
+    """Names of all outputs, and the polygon file that several scenes share (None if they do not)."""
+    if not scenes:
+        raise ConfigError("no scene to predict; give at least one raster")
+    stems = [s.stem for s in scenes]
+    if len(set(stems)) < len(stems):
+        raise ConfigError("two scenes have the same name, so their outputs would too; predict them one by one")
+    folder = out.is_dir() or (len(scenes) > 1 and out.suffix == "")
+    if folder:
+        if not out.exists() and out.parent.is_dir():
+            out.mkdir()
+        return [_beside(s, out / f"{s.stem}.gpkg") for s in scenes], None
+    if out.suffix == ".tif" and len(scenes) == 1:
+        return [_Target(scenes[0], out, None, None)], None
+    if out.suffix not in OUTPUT_SUFFIXES:
+        kinds = ", ".join(OUTPUT_SUFFIXES)
+        raise ConfigError(
+            f"{out}: cannot tell what to write; end the name in {kinds}, .tif (one scene), or name a folder"
+        )
+    if len(scenes) == 1:
+        return [_beside(scenes[0], out)], None
+    shared = [_beside(s, out.with_name(f"{out.stem}_{s.stem}.gpkg")) for s in scenes]
+    return [t._replace(polygons=None) for t in shared], out
+
+
+def _beside(scene: Path, polygons: Path) -> _Target:
+    return _Target(scene, polygons.with_suffix(".tif"), polygons.with_suffix(".classes.tif"), polygons)
+
+
+def _check_scene(scene: Path, model: ModelBundle) -> None:
+    with Scene.open(scene, nodata=model.bands.nodata) as opened:
+        opened.check_bands(model.bands)
+        if opened.grid.crs is None:
+            log.warning("%s has no CRS: its outputs are in pixels (x to the right, y downward as minus)", scene)
+
+
+def _score_to_staging(
+    target: _Target, staging: Path, model: ModelBundle, *, bundle: Path, threshold: float, client: Any
+) -> int:
+    """Score one scene into finished rasters with their styles, all in the staging folder."""
+    with Scene.open(target.scene, nodata=model.bands.nodata) as opened:
+        grid = opened.grid
+    work, work_classes = staging / "scores.partial.tif", staging / "classes.partial.tif"
+    with (
+        ScoreWriter(work, grid, dtype="float32", nodata=float("nan")) as score_writer,
+        ScoreWriter(work_classes, grid, dtype="uint8", nodata=NO_CLASS) as class_writer,
+    ):
+        writers = (score_writer, class_writer)
+        try:
+            valid = score_scene(target.scene, bundle, model=model, writers=writers, client=client)
+        finally:
+            client.run(forget_scene) if client.status == "running" else None
+    tags = _tags(target.scene, model, threshold)
+    finish_cog(work, staging / target.scores.name, description="anomaly score", tags=tags, overview="average")
+    style = qgis.score_style(threshold)
+    (staging / target.scores.with_suffix(".qml").name).write_text(style, encoding="utf-8")
+    if target.classes:
+        finish_cog(work_classes, staging / target.classes.name, description="class", tags=tags, overview="mode")
+        style = qgis.class_style(model.class_names)
+        (staging / target.classes.with_suffix(".qml").name).write_text(style, encoding="utf-8")
+    work.unlink(missing_ok=True)
+    work_classes.unlink(missing_ok=True)
+    return valid
+
+
+def _cut(target: _Target, staging: Path, model: ModelBundle, *, threshold: float) -> GeoDataFrame:
+    """The polygons of one scene, from its finished rasters."""
+    assert target.classes is not None
+    return anomalies(
+        staging / target.scores.name,
+        threshold=threshold,
+        classes=staging / target.classes.name,
+        class_names=model.class_names,
+        predict=model.config.predict,
+        model=model.identity,
+    )
+
+
+def _one_frame(frames: list[GeoDataFrame]) -> GeoDataFrame:
+    """Polygons of several scenes in the CRS of the first."""
+    crs = frames[0].crs
+    moved = [f if f.crs == crs or crs is None or f.crs is None else f.to_crs(crs) for f in frames]
+    if any(f.crs != crs for f in moved):
+        raise ConfigError("some scenes have a CRS and some have none: they cannot share one file, predict them apart")
+    if any(m is not f for m, f in zip(moved, frames, strict=True)):
+        log.warning("the scenes have different CRSs: all polygons are written in that of the first, %s", crs)
+    filled = [f for f in moved if len(f)] or moved[:1]
+    return GeoDataFrame(pd.concat(filled, ignore_index=True), crs=crs)
+
+
+def _tags(scene: Path, model: ModelBundle, threshold: float) -> dict[str, str]:
+    return {
+        "GEOOD_VERSION": __version__,
+        "GEOOD_MODEL": model.identity,
+        "GEOOD_SCENE": scene.name,
+        "GEOOD_SCORE": model.config.score.kind,
+        "GEOOD_TEMPERATURE": str(model.config.score.temperature),
+        "GEOOD_THRESHOLD": repr(threshold),
+        "GEOOD_CLASSES": json.dumps(model.class_names),
+        "GEOOD_PREDICT": model.config.predict.model_dump_json(),
+    }
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside the outputs that is gone afterwards, whatever happened."""
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=".geood-", dir=folder))
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written to ({error.strerror}); choose another --out") from None
+    try:
+        yield staging
+    except OSError as error:
+        raise OutputError(f"{folder}: writing failed ({error.strerror or error}); free space and run again") from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _publish(staging: Path, finals: list[Path]) -> None:
+    """Give every finished file its name."""
+    for final in finals:
+        os.replace(staging / final.name, final)

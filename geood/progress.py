@@ -1,0 +1,72 @@
+"""Progress as a person reads it: a live bar on a terminal, a plain line now and then everywhere else.
+
+One class, used by every long job, so that logs of different jobs read alike. It knows nothing of what is counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+log = logging.getLogger("geood")
+
+
+class Progress:
+    """Counts `total` steps of a job under a `title`; use as a context manager and call `advance`.
+
+    On a terminal this is a bar with elapsed and remaining time; elsewhere a log line every `every_s` seconds with the
+    same content. Figures given to `advance` (losses, rates) are shown behind the count.
+    """
+
+    def __init__(self, title: str, total: int, *, start: int = 0, every_s: float = 10.0) -> None:
+        self.title, self.total, self.done, self.start = title, total, start, start
+        self.every_s = every_s
+        self._began = self._said = time.monotonic()
+        self._bar: RichProgress | None = None
+        if sys.stderr.isatty():
+            self._bar = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[figures]}"),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(title, total=total, completed=start, figures="")
+
+    def __enter__(self) -> Progress:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._bar:
+            self._bar.stop()
+        elif kind is None and self.done != self._last_said:
+            self._say("")
+
+    _last_said = -1
+
+    def advance(self, steps: int = 1, **figures: Any) -> None:
+        """Count `steps` more and show the figures (floats are shortened)."""
+        self.done += steps
+        text = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items())
+        if self._bar:
+            self._bar.update(self._task, completed=self.done, figures=text)
+        elif time.monotonic() - self._said >= self.every_s or self.done >= self.total:
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        now = time.monotonic()
+        self._said, self._last_said = now, self.done
+        rate = (self.done - self.start) / max(now - self._began, 1e-9)
+        left = (self.total - self.done) / rate if rate > 0 else float("nan")
+        log.info("%s %d/%d, %.0f s, %.0f s left  %s", self.title, self.done, self.total, now - self._began, left, text)

@@ -1,0 +1,360 @@
+"""Rasters: windows with validity in, score rasters out.
+
+A scene is read by integer windows, which may overhang it (the scene is mirrored there), always together with what is
+valid, in the scene's own digital numbers (`Bands`, handed on from its room, brings those to [0, 1]). Scores are
+written by one writer into a sparse tiled GeoTIFF, then copied to a COG with overviews and statistics, because GDAL's
+COG driver opened for writing would hold the whole raster in memory. A full disk can pass GDAL in silence (a lost tile
+of a sparse file reads as no data), so every file is checked block by block after it is closed. This room knows nothing
+of tensors, models or polygons.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp, MaskFlags
+
+from geood.bands import Bands, bands_from_samples
+from geood.errors import DataError, OutputError
+from geood.gdal import compression, open_raster, pieces, rasterio_window, reading, writing
+from geood.grid import Grid, Window
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = [
+    "Bands",
+    "Scene",
+    "ScoreWriter",
+    "bands_from_samples",
+    "check_output",
+    "finish_cog",
+    "open_scores",
+    "read_tags",
+]
+WORK_BLOCK = 256  # divides the default tile, so that no block of the working file is compressed twice
+COG_BLOCK = 512
+
+
+class Scene:
+    """A georeferenced raster, open for reading; a context manager, made with `Scene.open`.
+
+    `grid` carries transform and CRS as stored (identity and None for a photo); `count`, `band_names` and `band_indexes`
+    (from 1) leave out alpha bands. A scene belongs to the thread that opened it.
+    """
+
+    def __init__(self, path: Path, dataset: Any, nodata: float | None) -> None:
+        self.path, self.nodata, self._dataset = path, nodata, dataset
+        self.grid = Grid(dataset.height, dataset.width, dataset.transform, dataset.crs)
+        self.dtype = np.dtype(dataset.dtypes[0])
+        roles = dataset.colorinterp
+        self._alpha = [i for i, role in enumerate(roles, 1) if role == ColorInterp.alpha]
+        self.band_indexes = tuple(i for i in dataset.indexes if i not in self._alpha)
+        self.band_names = tuple(
+            dataset.descriptions[i - 1] or (roles[i - 1].name if roles[i - 1] in _COLOURS else f"band_{i}")
+            for i in self.band_indexes
+        )
+        flags = {flag for i in self.band_indexes for flag in dataset.mask_flag_enums[i - 1]}
+        self._has_nodata = nodata is None and MaskFlags.nodata in flags
+        overruled = nodata is not None and MaskFlags.nodata in flags
+        self._masked = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags and not overruled
+
+    @classmethod
+    def open(cls, path: str | Path, nodata: float | None = None) -> Self:
+        """Open a raster; `nodata` stands for the file's own nodata value where it is given.
+
+        Raises:
+            DataError: if the file is missing, is no raster, or holds pixels that are no measurements per band
+                (palette, complex numbers, mixed types) or no place (ground control points alone).
+        """
+        path = Path(path)
+        dataset = open_raster(path)
+        try:
+            with reading(path):
+                _refuse_odd(path, dataset)
+                return cls(path, dataset, nodata)
+        except BaseException:
+            dataset.close()
+            raise
+
+    @property
+    def count(self) -> int:
+        """How many bands there are, alpha aside."""
+        return len(self.band_indexes)
+
+    def check_bands(self, bands: Bands) -> None:
+        """See that the scene has the bands a model wants.
+
+        Raises:
+            DataError: naming the bands of both, if it has not.
+        """
+        fits = set(bands.indexes) <= set(self.band_indexes)
+        if bands.scene_count is not None:
+            fits = fits and self.count == bands.scene_count
+        if not fits:
+            wanted = bands.count if bands.scene_count is None else bands.scene_count
+            used = ", ".join(f"{i}: {name}" for i, name in zip(bands.indexes, bands.names, strict=True))
+            raise DataError(
+                f"{self.path}: has {self.count} bands ({', '.join(self.band_names)}), but the model was trained on "
+                f"scenes with {wanted} ({used}); give a scene with these bands in this order"
+            )
+
+    def read(self, window: Window, indexes: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Pixels (C, h, w) of a window in the scene's own dtype, and which of them are valid (h, w).
+
+        Where the window overhangs the scene, the scene is mirrored about its border pixels (as by `numpy.pad` with
+        "reflect"), as often as it takes. A pixel is valid where the mask band and alpha are above 0, not all bands
+        equal nodata, and every band that is read is finite; with a nodata override, not all read bands equal that.
+
+        Raises:
+            DataError: if the pixels cannot be read.
+        """
+        rows = _mirrored(window.row, window.height, self.grid.height)
+        cols = _mirrored(window.col, window.width, self.grid.width)
+        top, left = int(rows.min()), int(cols.min())
+        inner = Window(top, left, int(rows.max()) + 1 - top, int(cols.max()) + 1 - left)
+        with reading(self.path):
+            array = self._dataset.read(list(indexes), window=rasterio_window(inner))
+            valid = self._valid(inner, array)
+        if (inner.height, inner.width) != (window.height, window.width) or inner[:2] != window[:2]:
+            place = np.ix_(rows - top, cols - left)
+            return np.ascontiguousarray(array[:, place[0], place[1]]), valid[place]
+        return array, valid
+
+    def _valid(self, window: Window, array: NDArray[Any]) -> NDArray[np.bool_]:
+        place = rasterio_window(window)
+        valid = np.ones(array.shape[1:], np.bool_)
+        if self._masked:
+            valid &= self._dataset.read_masks(self.band_indexes[0], window=place) > 0
+        for index in self._alpha:
+            valid &= self._dataset.read(index, window=place) > 0
+        if self._has_nodata:
+            valid &= self._dataset.read_masks(list(self.band_indexes), window=place).any(axis=0)
+        if self.nodata is not None:
+            valid &= ~(array == self.nodata).all(axis=0)
+        if array.dtype.kind == "f":
+            valid &= np.isfinite(array).all(axis=0)
+        return valid
+
+    def close(self) -> None:
+        """Close the file."""
+        self._dataset.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+_COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.gray)
+
+
+def _refuse_odd(path: Path, dataset: Any) -> None:
+    """Refuse rasters whose numbers or place would be misread."""
+    types = sorted(set(dataset.dtypes))
+    if any("complex" in t for t in types):
+        raise DataError(f"{path}: holds complex numbers; save their amplitude as float32 first")
+    if len(types) > 1:
+        raise DataError(f"{path}: its bands are of different types ({', '.join(types)}); save them all as one type")
+    if ColorInterp.palette in dataset.colorinterp:
+        raise DataError(f"{path}: a palette image; turn it into colours first: gdal_translate -expand rgb IN OUT")
+    if all(role == ColorInterp.alpha for role in dataset.colorinterp):
+        raise DataError(f"{path}: its only band is an alpha band; give a scene with bands of measurements")
+    if dataset.crs is None and dataset.transform.is_identity and dataset.gcps[0]:
+        raise DataError(f"{path}: placed by ground control points alone; rectify it first: gdalwarp -tps IN OUT")
+    if not dataset.transform.is_identity and abs(dataset.transform.determinant) == 0:
+        raise DataError(f"{path}: its transform {tuple(dataset.transform)[:6]} has no area; georeference it again")
+
+
+def _mirrored(start: int, length: int, size: int) -> NDArray[np.intp]:
+    """Indexes into an axis of `size` for `length` places from `start`, mirrored outside it without repeating edges."""
+    period = max(1, 2 * (size - 1))
+    places = np.arange(start, start + length) % period
+    return np.minimum(places, period - places) if size > 1 else np.zeros(length, np.intp)
+
+
+class ScoreWriter:
+    """The one writer of a sparse, tiled, compressed single-band GeoTIFF; a context manager.
+
+    Blocks that are never written, or hold no data only, take no space and read as `nodata`. Leaving the context closes
+    the file and checks that every block that was written lies on the disk; after an error the file is removed.
+
+    Raises:
+        OutputError: if the file cannot be made or written, or the disk is full (also on leaving).
+    """
+
+    def __init__(self, path: Path, grid: Grid, *, dtype: str = "float32", nodata: float = float("nan")) -> None:
+        self.path, self.grid, self.nodata = path, grid, nodata
+        self._written = np.zeros((-(-grid.height // WORK_BLOCK), -(-grid.width // WORK_BLOCK)), np.bool_)
+        shape = {"height": grid.height, "width": grid.width, "count": 1, "dtype": dtype, "nodata": nodata}
+        place = {"crs": grid.crs, "transform": None if grid.transform.is_identity else grid.transform}
+        blocks = {"tiled": True, "blockxsize": WORK_BLOCK, "blockysize": WORK_BLOCK, "SPARSE_OK": True}
+        packing = {"BIGTIFF": "IF_SAFER", "compress": compression(), "predictor": 3 if dtype == "float32" else 1}
+        with writing(path):
+            self._dataset = rasterio.open(path, "w", driver="GTiff", **shape, **place, **blocks, **packing)
+
+    def write(self, window: Window, array: NDArray[Any]) -> None:
+        """Write the pixels (h, w) of a window that lies in the grid.
+
+        Raises:
+            OutputError: if that fails.
+            ValueError: if array and window differ in shape or the window overhangs the grid.
+        """
+        if array.shape != (window.height, window.width) or window.within(self.grid.window) != window:
+            raise ValueError(f"an array of {array.shape} does not fit {window} of {self.grid.height, self.grid.width}")
+        with writing(self.path):
+            self._dataset.write(array, 1, window=rasterio_window(window))
+        data = np.isfinite(array) if np.isnan(self.nodata) else array != self.nodata
+        rows = [0, *range(-window.row % WORK_BLOCK or WORK_BLOCK, window.height, WORK_BLOCK)]
+        cols = [0, *range(-window.col % WORK_BLOCK or WORK_BLOCK, window.width, WORK_BLOCK)]
+        touched = np.logical_or.reduceat(np.logical_or.reduceat(data, rows, axis=0), cols, axis=1)
+        row, col = window.row // WORK_BLOCK, window.col // WORK_BLOCK
+        self._written[row : row + len(rows), col : col + len(cols)] |= touched
+
+    def close(self) -> None:
+        """Close the file and check it."""
+        with writing(self.path):
+            self._dataset.close()
+            _check_blocks(self.path, self._written)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            self.close()
+        except OutputError:
+            self.path.unlink(missing_ok=True)
+            if kind is None:
+                raise
+        if kind is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def finish_cog(working: Path, out: Path, *, description: str, tags: dict[str, str], overview: str) -> None:
+    """Copy a working raster to a cloud-optimized GeoTIFF with overviews, statistics, a band description and tags.
+
+    `overview` is GDAL's resampling, "average" or "mode". `out` appears whole or not at all, and is replaced if it
+    exists; `working` gets the same statistics and tags and stays. Memory is bounded for any size.
+
+    Raises:
+        OutputError: if the copy cannot be written; nothing is left behind then.
+    """
+    with writing(out):
+        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        try:
+            with rasterio.open(working, "r+") as dataset:
+                dataset.set_band_description(1, description)
+                dataset.update_tags(1, **_statistics(dataset))
+                dataset.update_tags(**tags)
+                predictor = "YES" if dataset.dtypes[0] == "float32" else "NO"
+            options = {"COMPRESS": compression(), "PREDICTOR": predictor, "BLOCKSIZE": COG_BLOCK}
+            options |= {"BIGTIFF": "IF_SAFER", "OVERVIEW_RESAMPLING": overview.upper(), "NUM_THREADS": "ALL_CPUS"}
+            rasterio.shutil.copy(working, staging / out.name, driver="COG", **options)
+            _check_blocks(staging / out.name)
+            os.replace(staging / out.name, out)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_output(path: str | Path, *, overwrite: bool) -> None:
+    """See that a file can be written, before work is spent on it.
+
+    Raises:
+        OutputError: if it exists and `overwrite` is not set, is a folder, or its folder is missing or not writable.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; give the name of a file")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: exists already; add --overwrite to replace it, or choose another name")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {path.parent}; make it first, or choose another place")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise OutputError(f"{path}: its folder cannot be written to ({error.strerror}); choose another place") from None
+
+
+def read_tags(path: str | Path) -> dict[str, str]:
+    """The GEOOD_* tags of a score raster.
+
+    Raises:
+        DataError: if the file is missing, cannot be read, or is no score raster of geood.
+    """
+    path = Path(path)
+    with open_raster(path) as dataset:
+        tags = {k: v for k, v in dataset.tags().items() if k.startswith("GEOOD_")}
+        if not tags or dataset.count != 1 or dataset.dtypes[0] != "float32":
+            raise DataError(
+                f"{path}: not a score raster of geood ({dataset.count} bands of {dataset.dtypes[0]}, "
+                f"{len(tags)} GEOOD_ tags); give the .tif that `geood predict` wrote"
+            )
+    return tags
+
+
+def open_scores(path: str | Path, chunks: int = 1024) -> xarray.DataArray:
+    """A score raster as an array (y, x) with coordinates and CRS, read lazily in dask chunks; NaN is no data.
+
+    Raises:
+        DataError: if the file cannot be read or is no score raster of geood.
+    """
+    import rioxarray
+
+    path = Path(path)
+    tags = read_tags(path)
+    array: Any = rioxarray.open_rasterio(path, chunks={"y": chunks, "x": chunks}, masked=True)
+    array = array.squeeze("band", drop=True).rename("score")
+    array.attrs = {**tags, "long_name": "anomaly score"}
+    scores: xarray.DataArray = array
+    return scores
+
+
+def _check_blocks(path: Path, written: NDArray[np.bool_] | None = None) -> None:
+    """See that blocks lie whole in a closed TIFF: those marked in `written`, or all of them at every overview."""
+    size = path.stat().st_size
+    with rasterio.open(path) as dataset:
+        levels = len(dataset.overviews(1)) if written is None else 0
+    for level in range(-1, levels):
+        with rasterio.open(path, **({"OVERVIEW_LEVEL": level} if level >= 0 else {})) as dataset:
+            block_height, block_width = dataset.block_shapes[0]
+            shape = (-(-dataset.height // block_height), -(-dataset.width // block_width))
+            for row, col in np.argwhere(np.ones(shape, np.bool_) if written is None else written):
+                offset, length = (
+                    int(dataset.get_tag_item(f"BLOCK_{item}_{col}_{row}", "TIFF", bidx=1) or -1)
+                    for item in ("OFFSET", "SIZE")
+                )
+                if not 0 < offset < offset + length <= size:
+                    raise OSError("the disk took only part of it")
+
+
+def _statistics(dataset: Any) -> dict[str, str]:
+    """Band statistics as GDAL and QGIS keep them, over all valid pixels, one window at a time (Chan et al. 1979)."""
+    count, mean, squares, low, high = 0, 0.0, 0.0, np.inf, -np.inf
+    grid = Grid(dataset.height, dataset.width, Affine.identity())
+    for window in pieces(grid):
+        array = dataset.read(1, window=rasterio_window(window))
+        values = array[np.isfinite(array)] if np.isnan(dataset.nodata) else array[array != dataset.nodata]
+        if values.size:
+            here, spread = float(values.mean(dtype=np.float64)), float(values.var(dtype=np.float64)) * values.size
+            gap, total = here - mean, count + values.size
+            squares += spread + gap**2 * count * values.size / total
+            mean += gap * values.size / total
+            count, low, high = total, min(low, float(values.min())), max(high, float(values.max()))
+    share = {"STATISTICS_VALID_PERCENT": f"{100 * count / (dataset.height * dataset.width):.4g}"}
+    if not count:
+        return share
+    figures = {"MINIMUM": low, "MAXIMUM": high, "MEAN": mean, "STDDEV": (squares / count) ** 0.5}
+    return share | {f"STATISTICS_{name}": repr(value) for name, value in figures.items()}

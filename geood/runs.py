@@ -1,0 +1,79 @@
+"""The run folder of a training: what lies in it, and whether it can be continued.
+
+`config.yaml` (resolved), `split.gpkg`, `metrics.csv` (one row a figure), `samples/`, `tensorboard/`,
+`checkpoints/STAGE.ckpt` and, when all is done, `model.safetensors`. Checkpoints are read as tensors and plain values
+only. This room keeps the books; what is trained is the training's matter.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import torch
+
+from geood.config import Config, load_config, to_yaml
+from geood.errors import OutputError
+
+FIELDS = ("stage", "step", "figure", "value")
+
+
+def open_run(run: Path, config: Config, *, resume: bool) -> None:
+    """Make the run folder, or check that the one there can be continued."""
+    saved = run / "config.yaml"
+    if saved.exists() and not resume:
+        raise OutputError(f"{run}: holds a run already; add --resume to go on with it, or give another --out")
+    if saved.exists():
+        before, now = load_config(saved).model_dump(), config.model_dump()
+        changed = [f"{s}.{k}" for s in now for k in now[s] if now[s][k] != before[s][k]]
+        if changed:
+            raise OutputError(
+                f"{run}: was begun with other values of {', '.join(changed)}; give those, or another --out"
+            )
+        return
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise OutputError(f"{run}: exists and is not a run of geood; give another --out")
+    try:
+        (run / "checkpoints").mkdir(parents=True)
+        saved.write_text(to_yaml(config), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{run}: cannot be made ({error.strerror}); give another --out") from None
+
+
+def steps_done(checkpoint: Path) -> int:
+    """Steps that a checkpoint has behind it; 0 without one."""
+    if not checkpoint.exists():
+        return 0
+    return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+
+
+def append_metrics(path: Path, stage: str, step: int, figures: dict[str, float]) -> None:
+    """Add a row for each figure to metrics.csv."""
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(FIELDS)
+        writer.writerows((stage, step, name, f"{value:.6g}") for name, value in figures.items())
+
+
+def trim_metrics(path: Path, stage: str, step: int) -> None:
+    """Drop rows of a stage that lie after `step`: they came from work that is about to be done again."""
+    if path.exists():
+        rows = _metric_rows(path)
+        kept = [r for r in rows if r["stage"] != stage or int(r["step"]) <= step]
+        if len(kept) < len(rows):
+            path.unlink()
+            for row in kept:
+                append_metrics(path, row["stage"], int(row["step"]), {row["figure"]: float(row["value"])})
+
+
+def last_metrics(path: Path, stage: str) -> dict[str, float]:
+    """The last validation figures of a stage, named `stage/figure`."""
+    rows = [r for r in _metric_rows(path) if r["stage"] == stage and r["figure"].startswith("val/")]
+    return {f"{stage}/{r['figure'].removeprefix('val/')}": float(r["value"]) for r in rows}
+
+
+def _metric_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

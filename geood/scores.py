@@ -1,0 +1,93 @@
+"""From logits to one anomaly score for each pixel; higher is always more anomalous.
+
+The score of the method is the Jensen-Shannon divergence between the uniform distribution and the softmax, turned round
+and divided by its largest value, so that 1 says "no class at all" and 0 "one class for sure" whatever the number of
+classes. The usual baselines stand beside it and are read off the same logits. This room holds pure functions of
+tensors; thresholds, tiles and class names are other rooms' matter.
+
+With r = K p, the divergence is the sum over classes of r ln r - (1 + r) ln((1 + r) / 2), divided by 2K. Each summand is
+non-negative and vanishes at r = 1, so nothing large cancels near the uniform distribution, and one exponential and one
+logarithm for each logit are all it costs.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def score_max(classes: int) -> float:
+    """The largest Jensen-Shannon divergence to uniform over `classes` classes, in nats: that of a one-hot softmax.
+
+    It grows from 0.216 for two classes towards ln 2 (arXiv 2112.12833; closed form in nats).
+
+    Raises:
+        ValueError: if there are fewer than two classes.
+    """
+    if classes < 2:
+        raise ValueError(f"a divergence between class distributions needs two classes or more, got {classes}")
+    k = float(classes)
+    to_uniform = math.log(2 / (k + 1)) / k + (k - 1) / k * math.log(2)
+    return 0.5 * to_uniform + 0.5 * math.log(2 * k / (k + 1))
+
+
+def jensen_shannon_to_uniform(logits: Tensor, dim: int = 1) -> Tensor:
+    """Jensen-Shannon divergence between uniform and softmax(logits) along `dim`, in nats, in [0, score_max(K)].
+
+    Differentiable; `dim` is removed from the shape. Half precision comes back as float32. (arXiv 2112.12833, the term
+    L_neg and the score.)
+    """
+    log_ratio, ratio = _ratios(logits, dim)
+    terms = ratio * log_ratio - (1 + ratio) * torch.log1p((ratio - 1) / 2)
+    return terms.sum(dim) / (2 * logits.shape[dim])
+
+
+def anomaly_score(logits: Tensor, kind: str, temperature: float = 1.0) -> Tensor:
+    """The score `kind` of each pixel: logits (B, K, H, W) to (B, H, W) float32, higher is more anomalous, no gradient.
+
+    With z = logits / temperature and p = softmax(z): `jsd` is 1 - JSD(uniform, p) / score_max(K), `max_softmax`
+    1 - max p and `entropy` H(p) / ln K, all in [0, 1]; `max_logit` is -max z and `energy` -temperature * logsumexp(z),
+    without bounds (Hendrycks et al. 2017 and 2022, Liu et al. 2020).
+
+    Raises:
+        ValueError: if `kind` is none of these.
+    """
+    with torch.no_grad():
+        scaled = logits.float() / temperature if temperature != 1 else logits.float()
+        if kind == "jsd":
+            return _jsd_score(scaled)
+        if kind == "max_softmax":
+            return 1 - torch.exp(scaled.amax(1) - scaled.logsumexp(1))
+        if kind == "max_logit":
+            return -scaled.amax(1)
+        if kind == "entropy":
+            return _entropy(scaled) / math.log(scaled.shape[1])
+        if kind == "energy":
+            return -temperature * scaled.logsumexp(1)
+    raise ValueError(f"no score is called {kind!r}; there are jsd, max_softmax, max_logit, entropy and energy")
+
+
+def _ratios(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """ln(K p) and K p."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    log_ratio = wide.log_softmax(dim) + math.log(logits.shape[dim])
+    return log_ratio, log_ratio.exp()
+
+
+def _jsd_score(scaled: Tensor) -> Tensor:
+    """1 - JSD / score_max with two buffers of the logits' size; same formula as above, in place."""
+    classes = scaled.shape[1]
+    log_ratio, ratio = _ratios(scaled, 1)
+    first = log_ratio.mul_(ratio).sum(1)
+    half = torch.sub(ratio, 1, out=log_ratio).mul_(0.5).log1p_()
+    second = half.mul_(ratio.add_(1)).sum(1)
+    divergence = first.sub_(second)
+    return divergence.mul_(-1 / (2 * classes * score_max(classes))).add_(1).clamp_(0, 1)  # clamp: rounding only
+
+
+def _entropy(scaled: Tensor) -> Tensor:
+    """Entropy of the softmax over dimension 1, in nats."""
+    log_p = scaled.log_softmax(1)
+    return log_p.exp().mul_(log_p).sum(1).neg_()

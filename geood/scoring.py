@@ -1,0 +1,195 @@
+"""The tile engine: paths and windows out to Dask workers, scores back, each written once.
+
+`score_scene` cuts a scene into tiles, hands paths and windows (never pixels, never open files) to the workers of a
+Dask client, and writes each result with the one pair of writers of this process; only a bounded number of tiles is
+under way, so memory does not grow with the scene. There is no blending and no accumulator.
+
+On a CPU every tile is scored alone on one thread, and as many tiles at a time as there are threads. That is as fast as
+sharing one tile between threads (no barriers) and makes the answer independent of how many workers there are, byte for
+byte: the arithmetic of a tile never depends on what else runs. On a GPU tiles of one shape go in batches, and answers
+agree within the rounding of its kernels.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from geood.bundle import ModelBundle
+from geood.config import PredictConfig
+from geood.errors import ConfigError, TilesFailedError
+from geood.grid import Grid, Tile, Window, tile_grid
+from geood.progress import Progress
+from geood.raster import Scene, ScoreWriter
+
+NO_CLASS = 255
+
+
+class ScoredTile(NamedTuple):
+    """What a worker sends back: score (h, w) float32, NaN where invalid, and class index (h, w) uint8."""
+
+    window: Window
+    score: NDArray[np.float32]
+    classes: NDArray[np.uint8]
+    valid_pixels: int
+
+
+@contextmanager
+def dask_client(workers: int, scheduler: str | None) -> Iterator[Any]:
+    """A Dask client: a running scheduler, `workers` processes here, or threads in this process."""
+    import dask
+    from distributed import Client
+
+    if workers and scheduler:
+        raise ConfigError("--workers and --scheduler exclude each other: a running scheduler has its own workers")
+    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    quiet = {"dashboard_address": None, "silence_logs": logging.CRITICAL, "memory_limit": 0}
+    with dask.config.set({"distributed.admin.tick.limit": "1h", "distributed.worker.daemon": True}):
+        try:
+            if scheduler:
+                client = Client(scheduler, timeout=10)
+            elif workers:
+                client = Client(n_workers=workers, threads_per_worker=max(1, cores // workers), **quiet)
+            else:
+                client = Client(processes=False, n_workers=1, threads_per_worker=cores, **quiet)
+        except OSError as error:
+            raise ConfigError(f"--scheduler {scheduler}: no Dask scheduler answers there ({error})") from None
+        try:
+            yield client
+        finally:
+            client.close()
+            torch.set_num_threads(threads)
+
+
+def score_scene(
+    scene: Path, bundle: Path, *, model: ModelBundle, writers: tuple[ScoreWriter, ScoreWriter], client: Any
+) -> int:
+    """Score every valid pixel of a scene once and write it; returns how many valid pixels there are.
+
+    `client` is a `distributed.Client`. At most two tiles (on a GPU: batches) for each of its threads are under way.
+
+    Raises:
+        TilesFailedError: if a valid pixel came back without a finite score.
+    """
+    from distributed import as_completed
+
+    score_writer, class_writer = writers
+    with Scene.open(scene, nodata=model.bands.nodata) as opened:
+        grid = opened.grid
+    settings = model.config.predict
+    batches = list(_batches(grid, settings))
+    slots = 2 * max(1, sum(client.nthreads().values()))
+    waiting = iter(batches)
+    job = (str(scene.resolve()), str(bundle.resolve()), model.identity)
+
+    def submit(batch: tuple[Tile, ...]) -> Any:
+        return client.submit(score_tiles, *job, batch, pure=False)
+
+    valid_pixels, holes = 0, []
+    with Progress(scene.name, len(batches)) as progress:
+        running = as_completed([submit(b) for b in itertools.islice(waiting, slots)], with_results=True)
+        for future, results in running:
+            future.release()
+            for batch in itertools.islice(waiting, 1):
+                running.add(submit(batch))
+            for scored in results:
+                if np.isfinite(scored.score).sum() != scored.valid_pixels:
+                    holes.append(scored.window)
+                score_writer.write(scored.window, scored.score)
+                class_writer.write(scored.window, scored.classes)
+                valid_pixels += scored.valid_pixels
+            progress.advance()
+    if holes:
+        raise TilesFailedError(
+            f"{scene}: {len(holes)} tiles hold valid pixels without a finite score, the first at row {holes[0].row}, "
+            f"column {holes[0].col}; the model may be damaged, train or copy it again"
+        )
+    return valid_pixels
+
+
+def score_tiles(scene: str, bundle: str, identity: str, tiles: tuple[Tile, ...]) -> list[ScoredTile]:
+    """What a Dask worker does: read tiles of one shape, score them together, cut off the halo.
+
+    Takes paths and windows only. The bundle is loaded once per process, the scene opened once per thread. Tiles
+    without a valid pixel in their write window give no result.
+    """
+    model, device = _worker_model(bundle, identity)
+    opened = _worker_scene(scene, model.bands.nodata)
+    images, valids, kept = [], [], []
+    for tile in tiles:
+        pixels, valid = opened.read(tile.read, model.bands.indexes)
+        if valid[tile.core].any():
+            images.append(model.bands.scale(pixels, valid))
+            valids.append(valid[tile.core])
+            kept.append(tile)
+    if not kept:
+        return []
+    with torch.inference_mode():
+        logits = model.logits(torch.from_numpy(np.stack(images)).to(device))
+        scores = model.score_of(logits).float().cpu().numpy()
+        classes = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
+    results = []
+    for tile, valid, score, label in zip(kept, valids, scores, classes, strict=True):
+        results.append(
+            ScoredTile(
+                tile.write,
+                np.where(valid, score[tile.core], np.float32(np.nan)),
+                np.where(valid, label[tile.core], np.uint8(NO_CLASS)),
+                int(valid.sum()),
+            )
+        )
+    return results
+
+
+_models: dict[tuple[str, str], tuple[ModelBundle, torch.device]] = {}
+_models_lock = threading.Lock()
+_thread = threading.local()
+
+
+def _worker_model(bundle: str, identity: str) -> tuple[ModelBundle, torch.device]:
+    """The bundle, loaded once per process; on a CPU this thread then computes alone."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with _models_lock:
+        if (bundle, identity) not in _models:
+            _models.clear()
+            _models[bundle, identity] = (ModelBundle.load(bundle).to(device), device)
+    if device.type == "cpu" and not getattr(_thread, "alone", False):
+        torch.set_num_threads(1)
+        _thread.alone = True
+    return _models[bundle, identity]
+
+
+def _worker_scene(scene: str, nodata: float | None) -> Scene:
+    """The scene, opened once per thread (GDAL's handles must not be shared between threads)."""
+    if getattr(_thread, "scene_path", None) != scene:
+        if getattr(_thread, "scene", None) is not None:
+            _thread.scene.close()
+        _thread.scene, _thread.scene_path = Scene.open(scene, nodata=nodata), scene
+    opened: Scene = _thread.scene
+    return opened
+
+
+def forget_scene() -> None:
+    """Close this thread's scene, so that its file can be moved or deleted."""
+    if getattr(_thread, "scene", None) is not None:
+        _thread.scene.close()
+        _thread.scene, _thread.scene_path = None, None
+
+
+def _batches(grid: Grid, settings: PredictConfig) -> Iterator[tuple[Tile, ...]]:
+    """Tiles in reading order, alone on a CPU, in runs of one shape on a GPU."""
+    tiles = tile_grid(grid.height, grid.width, tile_px=settings.tile_px, halo_px=settings.halo_px)
+    size = settings.batch if torch.cuda.is_available() else 1
+    for _, alike in itertools.groupby(tiles, key=lambda t: (t.read.height, t.read.width)):
+        while batch := tuple(itertools.islice(alike, size)):
+            yield batch

@@ -1,0 +1,125 @@
+"""Laws of the config: strict, every fault located, files and schema in step with the code."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic_core import PydanticUndefined
+
+from geood.config import Config, DataConfig, config_from_json, config_schema, load_config, to_yaml
+from geood.errors import ConfigError
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+SMALL = """\
+data:
+  images: [a.tif]
+  labels: [b.tif]
+  classes: {0: land, 1: road}
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="my.yaml"):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
+def test_every_shipped_config_loads(path):
+    assert isinstance(load_config(path), Config)
+
+
+def test_the_reference_names_every_key_once_with_its_default():
+    tree = yaml.safe_load((CONFIGS / "aerial.yaml").read_text(encoding="utf-8"))
+    assert list(tree) == list(Config.model_fields)
+    reference = load_config(CONFIGS / "aerial.yaml").model_dump()
+    for section, field in Config.model_fields.items():
+        kind = DataConfig if section == "data" else field.annotation
+        assert list(tree[section]) == list(kind.model_fields), section
+        for key, one in kind.model_fields.items():
+            if one.default is not PydanticUndefined and (section, key) != ("data", "root"):
+                assert reference[section][key] == one.default, f"{section}.{key}"
+
+
+def test_the_reference_explains_every_key():
+    lines = (CONFIGS / "aerial.yaml").read_text(encoding="utf-8").splitlines()
+    for line in lines:
+        if line.startswith("  ") and ":" in line and not line.startswith("    "):
+            assert "#" in line, line
+
+
+def test_the_shipped_schema_is_that_of_the_code():
+    assert json.loads((CONFIGS / "geood.schema.json").read_text(encoding="utf-8")) == config_schema()
+
+
+def test_yaml_and_json_round_trips(write):
+    config = load_config(write(SMALL), ["train.batch=3", "data.anomaly=[7, 9]"])
+    assert load_config(write(to_yaml(config), "again.yaml")) == config
+    assert config_from_json(config.model_dump_json(), source="here") == config
+
+
+def test_exponents_without_a_dot_are_numbers(write):
+    assert load_config(write(SMALL), ["train.flow_lr=1e-4"]).train.flow_lr == 1e-4
+
+
+def test_root_starts_from_the_file_and_an_override_from_the_current_folder(write, tmp_path, monkeypatch):
+    path = write(SMALL)
+    assert load_config(path).data.root == str(tmp_path.resolve())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load_config(path, ["data.root=x"]).data.root == str(tmp_path / "elsewhere" / "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (SMALL + "train:\n  sed: 1\n", ["line 6", "train.sed", "did you mean train.seed"]),
+        (SMALL + "trian: {}\n", ["line 5", "trian", "did you mean train"]),
+        (SMALL + "train:\n  batch: '8'\n", ["line 6", "train.batch", "'8'", "valid integer"]),
+        (SMALL + "train:\n  batch: 8.0\n", ["train.batch", "8.0", "integer"]),
+        (SMALL + "train:\n  precision: half\n", ["line 6", "'half'", "'32-true', '16-mixed' or 'bf16-mixed'"]),
+        (SMALL + "data:\n  images: [c.tif]\n", ["line 5", "data stands here a second time"]),
+        (SMALL + "train: 3\n", ["line 5", "train"]),
+        (SMALL.replace("  labels: [b.tif]\n", ""), ["line 1", "data.labels is missing"]),
+        (SMALL + "  anomaly: [1]\n", ["both classes and anomaly", "1"]),
+        (SMALL + "  anomaly: [255]\n", ["255", "0 to 254"]),
+        (SMALL + "  crop_px: 250\n", ["line 5", "data.crop_px", "250", "multiple of 32"]),
+        (SMALL + "negatives: {patch_max_px: 200}\n", ["patch_max_px 200", "crop_px"]),
+        (
+            SMALL + "flow: {levels: 4}\nnegatives: {patch_min_px: 24}\n",
+            ["patch_min_px", "multiple of 2^flow.levels = 16"],
+        ),
+        (SMALL + "  images: [\n", ["not valid YAML"]),
+        ("- 1\n", ["mapping"]),
+    ],
+)
+def test_a_fault_is_refused_with_place_value_and_remedy(write, text, wanted):
+    path = write(text)
+    with pytest.raises(ConfigError) as error:
+        load_config(path)
+    for part in [str(path), *wanted]:
+        assert part in str(error.value)
+
+
+def test_a_missing_file_names_its_neighbour(write, tmp_path):
+    write(SMALL, "aerial.yaml")
+    with pytest.raises(ConfigError, match=r"aerail\.yaml: no such config file; did you mean .*aerial\.yaml"):
+        load_config(tmp_path / "aerail.yaml")
+
+
+@pytest.mark.parametrize("override", ["train.seed", "seed=1", "a.b.c=1", "train.seed=[", "train.sede=1"])
+def test_a_bad_override_is_refused_and_named(write, override):
+    with pytest.raises(ConfigError) as error:
+        load_config(write(SMALL), [override])
+    assert override in str(error.value)
+
+
+def test_sections_are_frozen(write):
+    config = load_config(write(SMALL))
+    with pytest.raises(ValueError, match="frozen"):
+        config.train.seed = 3

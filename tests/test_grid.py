@@ -1,0 +1,65 @@
+"""Laws of pixel geometry: tiles partition the scene, read windows cover them, sub-grids agree."""
+
+import numpy as np
+import pytest
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+
+from geood.grid import Grid, Window, tile_grid
+
+sizes = st.integers(1, 300)
+
+
+@given(height=sizes, width=sizes, tile=st.sampled_from([32, 64, 96]), halo=st.sampled_from([0, 32, 64]))
+def test_write_windows_partition_the_scene(height, width, tile, halo):
+    seen = np.zeros((height, width), np.int32)
+    for one in tile_grid(height, width, tile_px=tile, halo_px=halo):
+        seen[one.write.slices] += 1
+    assert (seen == 1).all()
+
+
+@given(height=sizes, width=sizes, tile=st.sampled_from([32, 64]), halo=st.sampled_from([0, 32]))
+def test_read_windows_hold_write_windows_with_their_halo_in_phase(height, width, tile, halo):
+    for one in tile_grid(height, width, tile_px=tile, halo_px=halo):
+        assert one.read.row == one.write.row - halo and one.read.col == one.write.col - halo
+        assert one.read.row + one.read.height >= one.write.row + one.write.height + halo
+        assert one.read.col + one.read.width >= one.write.col + one.write.width + halo
+        assert one.read.row % 32 == one.read.col % 32 == one.read.height % 32 == one.read.width % 32 == 0
+        assert one.read.height <= tile + 2 * halo and one.read.width <= tile + 2 * halo
+        rows, cols = one.core
+        assert rows.stop - rows.start == one.write.height and cols.stop - cols.start == one.write.width
+
+
+@pytest.mark.parametrize(("height", "tile", "halo"), [(0, 32, 0), (10, 33, 0), (10, 0, 0), (10, 32, 5), (10, 32, -32)])
+def test_impossible_tilings_are_refused(height, tile, halo):
+    with pytest.raises(ValueError):
+        list(tile_grid(height, 10, tile_px=tile, halo_px=halo))
+
+
+@given(row=st.integers(-50, 50), col=st.integers(-50, 50), height=sizes, width=sizes)
+def test_within_is_the_intersection(row, col, height, width):
+    outer = Window(0, 0, 40, 60)
+    canvas = np.zeros((500, 500), bool)
+    canvas[100:140, 100:160] = True
+    mine = np.zeros_like(canvas)
+    mine[100 + row : 100 + row + height, 100 + col : 100 + col + width] = True
+    cut = Window(row, col, height, width).within(outer)
+    assert cut.height * cut.width == (canvas & mine).sum()
+
+
+def test_a_window_of_a_grid_lies_where_its_pixels_lie():
+    transform = Affine(0.5, 0.1, 1000.25, -0.1, -0.5, 2000.75)
+    grid = Grid(100, 200, transform, None)
+    part = grid[Window(30, 40, 10, 20)]
+    assert part.transform @ (0, 0) == transform @ (40, 30)
+    assert part.transform @ (20, 10) == pytest.approx(transform @ (60, 40))
+    assert (part.height, part.width) == (10, 20)
+
+
+def test_pixel_size_and_bounds_of_a_rotated_grid():
+    grid = Grid(10, 20, Affine.rotation(30) @ Affine.scale(2, -3), None)
+    assert grid.pixel_size == pytest.approx((2, 3))
+    xmin, ymin, xmax, ymax = grid.bounds
+    corners = [grid.transform @ (x, y) for x in (0, 20) for y in (0, 10)]
+    assert all(xmin <= x <= xmax and ymin <= y <= ymax for x, y in corners)

@@ -1,0 +1,165 @@
+"""Laws of the joint loss: the paper's table, its parts, and which network each term moves."""
+
+import math
+
+import pytest
+import torch
+
+from geood.config import FlowConfig, LossConfig, SegmenterConfig
+from geood.flow import Flow
+from geood.losses import Losses, bits_per_dimension, class_nll, joint_loss, jsd_to_uniform_on
+from geood.negatives import PastedBatch, paste
+from geood.scores import jensen_shannon_to_uniform
+from geood.segmenter import Segmenter
+
+# margin, p_max, JSD, L1 norms of the gradients of JSD, KL(U||p), KL(p||U), and KL(U||p), for 19 classes
+TABLE = [
+    (1, 0.131, 0.010, 0.046, 0.157, 0.228, 0.034),
+    (2, 0.291, 0.054, 0.141, 0.477, 0.825, 0.185),
+    (4, 0.752, 0.291, 0.281, 1.399, 1.492, 1.130),
+    (6, 0.957, 0.502, 0.126, 1.809, 0.491, 2.783),
+    (8, 0.994, 0.571, 0.030, 1.883, 0.096, 4.641),
+    (10, 0.999, 0.585, 0.006, 1.893, 0.016, 6.530),
+]
+
+
+def _value_and_gradient(divergence, margin):
+    logits = torch.zeros(1, 19, 1, 1, dtype=torch.float64)
+    logits[0, 0] = margin
+    value = divergence(logits.requires_grad_())
+    value.backward()
+    return float(value), logits.grad
+
+
+def _jsd(logits):
+    return jsd_to_uniform_on(logits, torch.ones(1, 1, 1, dtype=torch.bool))
+
+
+def _uniform_to_p(logits):
+    return -math.log(19) - logits.log_softmax(1).mean()
+
+
+def _p_to_uniform(logits):
+    return (logits.softmax(1) * logits.log_softmax(1)).sum() + math.log(19)
+
+
+@pytest.mark.parametrize(("margin", "p_max", "jsd", "jsd_l1", "up_l1", "pu_l1", "up"), TABLE)
+def test_paper_table(margin, p_max, jsd, jsd_l1, up_l1, pu_l1, up):
+    value, gradient = _value_and_gradient(_jsd, margin)
+    up_value, up_gradient = _value_and_gradient(_uniform_to_p, margin)
+    _, pu_gradient = _value_and_gradient(_p_to_uniform, margin)
+    rounded = [value, float(gradient.abs().sum()), float(up_gradient.abs().sum()), float(pu_gradient.abs().sum())]
+    assert [*rounded, up_value] == pytest.approx([jsd, jsd_l1, up_l1, pu_l1, up], abs=6e-4)
+    # the closed forms behind the table, to 1e-6
+    rest = math.exp(-margin)
+    p = torch.tensor([1.0] + [rest] * 18, dtype=torch.float64) / (1 + 18 * rest)
+    u, m = 1 / 19, (p + 1 / 19) / 2
+    log_ratio = (p / m).log()
+    assert float(p[0]) == pytest.approx(p_max, abs=6e-4)
+    assert value == pytest.approx(0.5 * float((u * (u / m).log()).sum() + (p * log_ratio).sum()), abs=1e-6)
+    closed = 0.5 * p * (log_ratio - (p * log_ratio).sum())
+    torch.testing.assert_close(gradient.flatten(), closed, rtol=0, atol=1e-6)
+    torch.testing.assert_close(up_gradient.flatten(), p - u, rtol=0, atol=1e-6)
+
+
+def test_class_nll_is_the_mean_over_labelled_pixels():
+    logits = torch.randn(2, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+    mask = torch.randint(4, (2, 5, 6), generator=torch.Generator().manual_seed(1))
+    mask[0, :3] = 255
+    p = logits.log_softmax(1)
+    picked = [-p[b, mask[b, y, x], y, x] for b in range(2) for y in range(5) for x in range(6) if mask[b, y, x] != 255]
+    assert float(class_nll(logits, mask)) == pytest.approx(float(torch.stack(picked).mean()), abs=1e-6)
+
+
+def test_jsd_term_is_the_mean_over_negative_pixels():
+    logits = torch.randn(2, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+    negative = torch.rand(2, 5, 6, generator=torch.Generator().manual_seed(1)) < 0.3
+    expected = jensen_shannon_to_uniform(logits)[negative].mean()
+    torch.testing.assert_close(jsd_to_uniform_on(logits, negative), expected)
+
+
+def test_a_term_with_nothing_to_say_is_a_differentiable_zero():
+    logits = torch.randn(1, 3, 4, 4).requires_grad_()
+    image, mask = torch.zeros(1, 3, 4, 4), torch.full((1, 4, 4), 255)
+    batch = PastedBatch(image, mask, torch.zeros(1, 4, 4, dtype=torch.bool), image[:0])
+    for log_prob in (None, torch.zeros(0)):
+        losses = joint_loss(logits, batch, log_prob, config=LossConfig(), step=torch.full((3,), 1 / 255))
+        assert [float(x) for x in losses] == [0, 0, 0, 0]
+        losses.total.backward()
+        assert float(logits.grad.abs().sum()) == 0
+
+
+def test_bits_per_dimension_of_a_uniform_density_is_the_number_of_bits():
+    # a density of 1 over [0, 1]^D spends log2(256) = 8 bits on each of 256 levels
+    bits = bits_per_dimension(torch.zeros(5), 3 * 16, torch.full((3,), 1 / 256))
+    torch.testing.assert_close(bits, torch.full((5,), 8.0))
+    assert float(bits_per_dimension(torch.zeros(1), 10, torch.zeros(3))) == 0
+    mixed = bits_per_dimension(torch.full((1,), -20 * math.log(2)), 20, torch.tensor([1 / 256, 0.0]))
+    assert float(mixed) == pytest.approx(1 + 4)
+
+
+def test_total_is_the_weighted_sum():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, 8, 8, generator=generator)
+    mask = torch.randint(4, (2, 8, 8), generator=generator)
+    patches = torch.rand(2, 3, 4, 4, generator=generator)
+    batch = paste(image, mask, torch.ones(2, 8, 8, dtype=torch.bool), patches, [(0, 0), (2, 4)])
+    config = LossConfig(jsd_weight=0.5, flow_weight=0.25)
+    logits, log_prob = torch.randn(2, 4, 8, 8, generator=generator), torch.tensor([3.0, 5.0])
+    losses = joint_loss(logits, batch, log_prob, config=config, step=torch.full((3,), 1 / 255))
+    assert isinstance(losses, Losses)
+    torch.testing.assert_close(losses.total, losses.classification + 0.5 * losses.jsd + 0.25 * losses.flow)
+    torch.testing.assert_close(losses.flow, torch.tensor(math.log2(255) - 4 / (48 * math.log(2))))
+
+
+def _joint(config):
+    """One joint step of tiny networks; returns (flow, segmenter, losses)."""
+    torch.manual_seed(0)
+    flow = Flow(3, FlowConfig(levels=2, steps=1, layers=1, growth=4), (1 / 255,) * 3)
+    segmenter = Segmenter(3, 4, SegmenterConfig(encoder="mobilenetv3_small_050", decoder_channels=8))
+    image, mask = torch.rand(2, 3, 64, 64), torch.randint(4, (2, 64, 64))
+    flow.initialize(image)
+    patches = flow.sample(2, 16, 24, generator=torch.Generator().manual_seed(0))
+    batch = paste(image, mask, torch.ones(2, 64, 64, dtype=torch.bool), patches, [(8, 8), (20, 30)])
+    log_prob = flow.log_prob(flow.dequantize(batch.crops, torch.Generator().manual_seed(1)))
+    return flow, segmenter, joint_loss(segmenter(batch.image), batch, log_prob, config=config, step=flow.step)
+
+
+def _moved(network):
+    return sum(float(p.grad.abs().sum()) for p in network.parameters() if p.grad is not None)
+
+
+def test_jsd_term_moves_the_flow_through_the_pasted_pixels():
+    flow, segmenter, losses = _joint(LossConfig())
+    losses.jsd.backward()
+    assert _moved(segmenter) > 0
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in flow.parameters())
+    assert all(float(step.shift.grad.abs().sum()) > 0 for steps in flow.levels for step in steps)
+
+
+def test_flow_term_does_not_move_the_segmenter():
+    flow, segmenter, losses = _joint(LossConfig())
+    losses.flow.backward()
+    assert _moved(flow) > 0
+    assert _moved(segmenter) == 0
+
+
+def test_uniform_answers_are_learned_by_both_networks():
+    """Descending the JSD term alone lowers it whichever network is moved: the game is cooperative."""
+    for moved in (0, 1):
+        flow, segmenter, losses = _joint(LossConfig())
+        segmenter.eval()
+        network = (flow, segmenter)[moved]
+        optimizer = torch.optim.SGD(network.parameters(), lr=1e-3 if moved == 0 else 1e-1)
+
+        def term():
+            patches = flow.sample(2, 16, 24, generator=torch.Generator().manual_seed(0))  # noqa: B023
+            image, mask = torch.full((2, 3, 64, 64), 0.5), torch.zeros(2, 64, 64, dtype=torch.int64)
+            batch = paste(image, mask, torch.ones(2, 64, 64, dtype=torch.bool), patches, [(8, 8), (20, 30)])
+            return jsd_to_uniform_on(100 * segmenter(batch.image), batch.negative)  # noqa: B023
+
+        first = term()
+        optimizer.zero_grad()
+        first.backward()
+        optimizer.step()
+        assert float(term()) < float(first)

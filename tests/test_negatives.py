@@ -1,0 +1,96 @@
+"""Laws of pasting: where boxes may lie, how they are drawn, what is exchanged with what."""
+
+import pytest
+import torch
+
+from geood.config import NegativesConfig
+from geood.negatives import draw_boxes, draw_size, paste
+
+
+def _seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_sizes_are_all_multiples_in_the_range_and_independent():
+    config, generator = NegativesConfig(patch_min_px=16, patch_max_px=40), _seeded()
+    drawn = {draw_size(config, multiple=8, generator=generator) for _ in range(400)}
+    assert drawn == {(h, w) for h in (16, 24, 32, 40) for w in (16, 24, 32, 40)}
+    assert {draw_size(config, multiple=16, generator=generator)[0] for _ in range(50)} == {16, 32}
+    with pytest.raises(ValueError, match="no multiple of 64"):
+        draw_size(config, multiple=64, generator=generator)
+
+
+def test_boxes_lie_on_data_and_reach_every_such_place_equally():
+    valid = torch.ones(1, 7, 9, dtype=torch.bool)
+    valid[0, 3, 4] = False
+    size = (3, 2)
+    places = {(r, c) for r in range(7 - 3 + 1) for c in range(9 - 2 + 1) if valid[0, r : r + 3, c : c + 2].all()}
+    boxes = draw_boxes(valid.expand(6000, 7, 9), size, _seeded())
+    counts = {place: boxes.count(place) for place in set(boxes)}
+    assert set(counts) == places
+    expected = 6000 / len(places)
+    assert sum((n - expected) ** 2 / expected for n in counts.values()) < 2 * len(places)  # chi-square, far out
+
+
+def test_no_box_where_nothing_fits():
+    valid = torch.ones(3, 8, 8, dtype=torch.bool)
+    valid[1, ::4] = False
+    assert draw_boxes(valid, (8, 8), _seeded()) == [(0, 0), None, (0, 0)]
+    assert draw_boxes(valid, (9, 8), _seeded()) == [None, None, None]
+
+
+def test_same_seed_same_boxes():
+    valid = torch.rand(4, 32, 32, generator=_seeded(3)) < 0.98
+    assert draw_boxes(valid, (4, 4), _seeded(1)) == draw_boxes(valid, (4, 4), _seeded(1))
+    assert draw_boxes(valid, (4, 4), _seeded(1)) != draw_boxes(valid, (4, 4), _seeded(2))
+
+
+def _scene():
+    image = torch.rand(3, 2, 10, 12, generator=_seeded())
+    mask = torch.randint(3, (3, 10, 12), generator=_seeded())
+    return image, mask, torch.ones(3, 10, 12, dtype=torch.bool), torch.rand(3, 2, 4, 6, generator=_seeded(1)) + 2
+
+
+def test_pasting_exchanges_box_and_crop_and_nothing_else():
+    image, mask, valid, patches = _scene()
+    boxes = [(0, 0), None, (6, 6)]
+    before = image.clone(), mask.clone()
+    batch = paste(image, mask, valid, patches, boxes)
+    assert torch.equal(image, before[0]) and torch.equal(mask, before[1])
+    assert batch.negative.sum((1, 2)).tolist() == [24, 0, 24]
+    assert (batch.mask[batch.negative] == 255).all()
+    assert torch.equal(batch.mask[~batch.negative], mask[~batch.negative])
+    assert torch.equal(batch.image[0, :, 0:4, 0:6], patches[0])
+    assert torch.equal(batch.image[2, :, 6:10, 6:12], patches[2])
+    # putting the crops back restores the images
+    restored = paste(batch.image, batch.mask, valid, batch.crops[[0, 0, 1]], boxes)
+    assert torch.equal(restored.image, image)
+
+
+def test_gradient_reaches_the_patches_and_not_the_crops():
+    image, mask, valid, patches = _scene()
+    image.requires_grad_()
+    patches.requires_grad_()
+    batch = paste(image, mask, valid, patches, [(1, 2), None, (0, 0)])
+    assert not batch.crops.requires_grad
+    (2 * batch.image).sum().backward()
+    assert torch.equal(patches.grad, torch.tensor([2.0, 0.0, 2.0]).reshape(3, 1, 1, 1).expand_as(patches))
+    assert torch.equal(image.grad, 2.0 * (~batch.negative)[:, None].expand_as(image))
+
+
+def test_a_batch_without_a_place_stays_as_it_is():
+    image, mask, valid, patches = _scene()
+    batch = paste(image, mask, valid, patches, [None, None, None])
+    assert torch.equal(batch.image, image) and torch.equal(batch.mask, mask)
+    assert batch.crops.shape == (0, 2, 4, 6) and not batch.negative.any()
+
+
+def test_a_box_off_the_data_is_refused():
+    image, mask, valid, patches = _scene()
+    valid[0, 5, 5] = False
+    with pytest.raises(ValueError, match="without data"):
+        paste(image, mask, valid, patches, [(3, 3), None, None])
+    with pytest.raises(ValueError, match="overhangs"):
+        paste(image, mask, valid, patches, [(7, 0), None, None])
+    with pytest.raises(ValueError, match="overhangs"):
+        paste(image, mask, valid, patches, [(-1, 0), None, None])

@@ -1,0 +1,304 @@
+"""The promises of prediction: same answer, same grid, no holes, whole or absent; and every bad input refused."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+import torch
+from affine import Affine
+from conftest import HALF_METRE, make_bundle, picture, write_raster
+from distributed import LocalCluster
+from rasterio.crs import CRS
+
+import geood
+from geood.bundle import ModelBundle
+from geood.errors import BundleError, ConfigError, DataError, OutputError
+from geood.prediction import polygonize, predict
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """A scene of 150 x 210 pixels with a hole of nodata."""
+    array = picture(150, 210)
+    array[:, 40:90, 100:170] = 0
+    return write_raster(tmp_path / "in" / "scene.tif", array, nodata=0)
+
+
+def digest(*paths):
+    return [hashlib.sha256(p.read_bytes()).hexdigest() for p in paths]
+
+
+def read(path):
+    with rasterio.open(path) as file:
+        return file.read(1)
+
+
+def test_scores_are_those_of_the_whole_image_where_tiles_see_enough(tmp_path, bundle_path, bundle):
+    array = picture(64, 64)
+    path = write_raster(tmp_path / "scene.tif", array)
+    predict([path], tmp_path / "out.tif", bundle=bundle_path)
+    padded = np.pad(array, ((0, 0), (32, 32), (32, 32)), mode="reflect")
+    image = bundle.bands.scale(padded, np.ones(padded.shape[1:], bool))
+    whole = bundle.score(torch.from_numpy(image)[None])[0, 32:-32, 32:-32].numpy()
+    np.testing.assert_allclose(read(tmp_path / "out.tif"), whole, atol=1e-5)
+
+
+def test_every_valid_pixel_is_scored_and_no_other(tmp_path, bundle_path, scene):
+    [made] = predict([scene], tmp_path / "out.gpkg", bundle=bundle_path)
+    valid = read(scene) > 0
+    assert (np.isfinite(read(made.scores)) == valid).all()
+    assert ((read(made.classes) != 255) == valid).all()
+    assert made.valid_pixels == valid.sum()
+
+
+def test_the_answer_is_the_same_for_threads_processes_and_a_scheduler(tmp_path, bundle_path, scene):
+    def outputs(name, **how):
+        [made] = predict([scene], tmp_path / name / "out.gpkg", bundle=bundle_path, **how)
+        frame = gpd.read_file(made.polygons)
+        return digest(made.scores, made.classes), frame.to_json()
+
+    for name in ("threads", "processes", "scheduler"):
+        (tmp_path / name).mkdir()
+    threads = outputs("threads")
+    assert outputs("processes", workers=2) == threads
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        assert outputs("scheduler", scheduler=cluster.scheduler_address) == threads
+
+
+ROTATED = Affine.translation(500_000, 4_649_000) @ Affine.rotation(25) @ Affine.scale(0.5, -0.5)
+CUSTOM = CRS.from_proj4("+proj=laea +lat_0=10 +lon_0=20 +x_0=1234.5 +y_0=0 +ellps=bessel +units=m")
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        ("EPSG:32633", HALF_METRE),
+        ("EPSG:32633", ROTATED),
+        ("EPSG:32633", Affine(0.5, 0, 500_000, 0, 0.5, 4_649_000)),
+        ("EPSG:4326", Affine(1e-6, 0, 15.1, 0, -1e-6, 42.1)),
+        ("EPSG:2263", Affine(1.5, 0, 980_000, 0, -1.5, 190_000)),
+        (CUSTOM, HALF_METRE),
+        (None, Affine.identity()),
+    ],
+    ids=["north-up", "rotated", "south-up", "degrees", "feet", "custom", "no CRS"],
+)
+def test_the_score_raster_has_the_grid_of_the_scene(tmp_path, bundle_path, crs, transform):
+    path = write_raster(tmp_path / "scene.tif", picture(70, 45), crs=crs, transform=transform)
+    [made] = predict([path], tmp_path / "out.gpkg", bundle=bundle_path, threshold=0.3)
+    with rasterio.open(path) as a, rasterio.open(made.scores) as b:
+        assert (a.width, a.height, a.transform, a.crs) == (b.width, b.height, b.transform, b.crs)
+        bounds = a.bounds
+    frame = gpd.read_file(made.polygons)
+    assert len(frame) == made.anomalies > 0
+    if crs is not None and transform is not ROTATED:
+        low, high = sorted((bounds.bottom, bounds.top))
+        xmin, ymin, xmax, ymax = frame.total_bounds
+        assert bounds.left - 1e-9 <= xmin < xmax <= bounds.right + 1e-9 and low - 1e-9 <= ymin < ymax <= high + 1e-9
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 200), (33, 2), (65, 64)])
+def test_any_size_is_covered(tmp_path, bundle_path, height, width):
+    path = write_raster(tmp_path / "scene.tif", picture(height, width))
+    predict([path], tmp_path / "out.tif", bundle=bundle_path)
+    scores = read(tmp_path / "out.tif")
+    assert scores.shape == (height, width) and np.isfinite(scores).all()
+
+
+def test_a_scene_of_nothing_gives_a_valid_empty_map(tmp_path, bundle_path):
+    path = write_raster(tmp_path / "scene.tif", np.zeros((3, 80, 80), "uint8"), nodata=0)
+    [made] = predict([path], tmp_path / "out.gpkg", bundle=bundle_path)
+    assert np.isnan(read(made.scores)).all() and made.anomalies == made.valid_pixels == 0
+    frame = gpd.read_file(made.polygons)
+    assert len(frame) == 0 and {"score_max", "area_m2", "class_name"} <= set(frame.columns)
+
+
+def test_invalid_pixels_hardly_touch_their_neighbours(tmp_path, bundle_path):
+    array = picture(96, 96).astype("float32")
+    holed = array.copy()
+    holed[:, 10, 10] = np.nan
+    paths = [write_raster(tmp_path / f"{n}.tif", a) for n, a in (("full", array), ("holed", holed))]
+    for path in paths:
+        predict([path], tmp_path / f"{path.stem}_out.tif", bundle=bundle_path)
+    full, with_hole = (read(tmp_path / f"{p.stem}_out.tif") for p in paths)
+    assert np.isnan(with_hole[10, 10]) and np.isfinite(with_hole).sum() == 96 * 96 - 1
+    assert np.abs(full - with_hole)[48:, 48:].max() < np.abs(full - full.mean()).max()
+
+
+@pytest.mark.parametrize(
+    ("bands", "dtype", "high"), [(1, "uint8", 255), (4, "uint16", 60_000), (2, "int16", 9000), (5, "float32", 3)]
+)
+def test_bands_and_types(tmp_path, bands, dtype, high):
+    make_bundle(tmp_path / "m.safetensors", bands=bands, high=float(high))
+    options = {"photometric": "minisblack"} if bands == 4 else {}
+    path = write_raster(tmp_path / "s.tif", picture(64, 64, bands=bands, dtype=dtype, high=high), **options)
+    predict([path], tmp_path / "out.tif", bundle=tmp_path / "m.safetensors")
+    assert read(tmp_path / "out.tif").std() > 0
+
+
+def test_several_scenes_share_a_file_or_have_one_each(tmp_path, bundle_path):
+    scenes = [write_raster(tmp_path / "in" / f"{n}.tif", picture(64, 64, seed=i)) for i, n in enumerate("ab")]
+    shared = predict(scenes, tmp_path / "all.gpkg", bundle=bundle_path, threshold=0.3)
+    frame = gpd.read_file(tmp_path / "all.gpkg")
+    assert set(frame["scene"]) == {"a.tif", "b.tif"} and len(frame) == sum(p.anomalies for p in shared)
+    assert (tmp_path / "all_a.tif").exists() and (tmp_path / "all_b.tif").exists()
+    apart = predict(scenes, tmp_path / "each", bundle=bundle_path, threshold=0.3)
+    assert [p.polygons.name for p in apart] == ["a.gpkg", "b.gpkg"]
+    assert sum(len(gpd.read_file(p.polygons)) for p in apart) == len(frame)
+    assert digest(apart[0].scores) == digest(shared[0].scores)
+
+
+def test_polygons_can_be_cut_again_without_the_model(tmp_path, bundle_path, scene):
+    [made] = predict([scene], tmp_path / "out.gpkg", bundle=bundle_path, threshold=0.4)
+    again = polygonize(made.scores, tmp_path / "again.gpkg")
+    assert again == made.anomalies
+    first, second = gpd.read_file(made.polygons), gpd.read_file(tmp_path / "again.gpkg")
+    assert first.equals(second)
+    assert polygonize(made.scores, tmp_path / "none.geojson", threshold=1.1) == 0
+    assert polygonize(made.scores, tmp_path / "large.fgb", min_area_m2=1e9) == 0
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".parquet", ".fgb"])
+def test_polygon_formats_agree(tmp_path, bundle_path, scene, suffix):
+    [made] = predict([scene], tmp_path / f"out{suffix}", bundle=bundle_path, threshold=0.5)
+    frame = gpd.read_parquet(made.polygons) if suffix == ".parquet" else gpd.read_file(made.polygons)
+    assert len(frame) == made.anomalies
+    assert frame.crs.to_epsg() == (4326 if suffix == ".geojson" else 32633)
+
+
+def test_scores_open_as_an_array(tmp_path, bundle_path, scene):
+    predict([scene], tmp_path / "out.tif", bundle=bundle_path)
+    array = geood.open_scores(tmp_path / "out.tif")
+    assert array.dims == ("y", "x") and array.shape == (150, 210) and array.chunks is not None
+    assert array.rio.crs.to_epsg() == 32633
+    assert float(array.x[0]) == pytest.approx(500_000.5) and float(array.y[0]) == pytest.approx(4_649_776.5)
+    np.testing.assert_array_equal(array.values, read(tmp_path / "out.tif"))
+
+
+# Bad input: one clear error, nothing left behind, nothing replaced.
+
+
+def refused(kind, match, scenes, out, **options):
+    """`predict` raises, and the folder of `out` is as it was."""
+    folder = out.parent
+    before = {p: p.read_bytes() for p in folder.iterdir() if p.is_file()} if folder.is_dir() else None
+    with pytest.raises(kind, match=match):
+        predict(scenes, out, **options)
+    if before is not None:
+        assert {p: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
+        assert not [p for p in folder.iterdir() if p.name.startswith(".geood")]
+
+
+@pytest.fixture
+def out(tmp_path):
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out" / "x.gpkg"
+
+
+def test_a_missing_scene(tmp_path, bundle_path, scene, out):
+    refused(DataError, "no such file; did you mean scene.tif", [scene.with_name("scen.tif")], out, bundle=bundle_path)
+
+
+def test_a_file_that_is_no_raster(tmp_path, bundle_path, out):
+    path = tmp_path / "notes.tif"
+    path.write_text("not a raster")
+    refused(DataError, "notes.tif.*cannot be read as a raster", [path], out, bundle=bundle_path)
+
+
+def test_a_truncated_scene(tmp_path, bundle_path, out):
+    path = write_raster(tmp_path / "s.tif", picture(300, 300), tiled=True, blockxsize=64, blockysize=64)
+    path.write_bytes(path.read_bytes()[:150_000])
+    refused(DataError, "s.tif", [path], out, bundle=bundle_path)
+
+
+def test_a_scene_with_other_bands(tmp_path, bundle_path, out):
+    path = write_raster(tmp_path / "s.tif", picture(64, 64, bands=5))
+    refused(DataError, "has 5 bands .* trained on scenes with 3", [path], out, bundle=bundle_path)
+
+
+def test_a_bundle_that_is_none(tmp_path, scene, out):
+    refused(BundleError, "not a readable safetensors", [scene], out, bundle=scene)
+
+
+def test_an_output_that_exists_is_kept_until_overwritten(tmp_path, bundle_path, scene, out):
+    out.write_text("precious")
+    refused(OutputError, "exists", [scene], out, bundle=bundle_path)
+    predict([scene], out, bundle=bundle_path, overwrite=True)
+    assert gpd.read_file(out) is not None
+
+
+def test_a_raster_beside_the_polygons_is_not_replaced_either(bundle_path, scene, out):
+    out.with_suffix(".tif").write_text("precious")
+    refused(OutputError, r"x\.tif.*exists", [scene], out, bundle=bundle_path)
+
+
+def test_the_scene_itself_is_never_replaced(bundle_path, scene):
+    before = scene.read_bytes()
+    for name in ("scene.gpkg", "scene.tif"):
+        with pytest.raises(OutputError, match="replace the scene itself"):
+            predict([scene], scene.with_name(name), bundle=bundle_path, overwrite=True)
+    assert scene.read_bytes() == before and [p.name for p in scene.parent.iterdir()] == ["scene.tif"]
+
+
+def test_a_missing_output_folder(tmp_path, bundle_path, scene):
+    refused(OutputError, "folder", [scene], tmp_path / "nowhere" / "x.gpkg", bundle=bundle_path)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_folder_that_cannot_be_written(bundle_path, scene):
+    refused(OutputError, "writ", [scene], type(scene)("/proc/x.gpkg"), bundle=bundle_path)
+
+
+@pytest.mark.parametrize("name", ["x.shp", "x.png", "x"])
+def test_an_unknown_ending(bundle_path, scene, out, name):
+    refused(ConfigError, r"\.gpkg", [scene], out.with_name(name), bundle=bundle_path)
+
+
+def test_a_scheduler_that_does_not_answer(bundle_path, scene, out):
+    refused(ConfigError, "no Dask scheduler", [scene], out, bundle=bundle_path, scheduler="tcp://127.0.0.1:9")
+
+
+@pytest.mark.skipif(os.name != "posix" or not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounts a tmpfs")
+def test_a_full_disk(tmp_path, bundle_path):
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "none", folder], check=False).returncode:
+        pytest.skip("no tmpfs may be mounted here")
+    try:
+        path = write_raster(tmp_path / "s.tif", np.random.default_rng(0).integers(1, 255, (3, 500, 500), "uint8"))
+        refused(OutputError, "", [path], folder / "x.gpkg", bundle=bundle_path)
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_ctrl_c_leaves_nothing_and_exits_130(tmp_path, bundle_path, out):
+    path = write_raster(tmp_path / "s.tif", picture(4000, 4000))
+    command = [sys.executable, "-m", "geood", "predict", str(path), "--out", str(out), "--model", str(bundle_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if any(p.name.startswith(".geood") for p in out.parent.iterdir()):
+            break
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "interrupted" in said and "Traceback" not in said
+    assert not list(out.parent.iterdir())
+
+
+def test_the_model_is_loaded_once_for_each_process(tmp_path, bundle_path, scene, monkeypatch):
+    loads = []
+    load = ModelBundle.load.__func__
+    monkeypatch.setattr(ModelBundle, "load", classmethod(lambda cls, path: loads.append(path) or load(cls, path)))
+    from geood import scoring
+
+    scoring._models.clear()
+    predict([scene], tmp_path / "a.tif", bundle=bundle_path)
+    assert len(loads) <= 2  # once here, once in the workers of this process

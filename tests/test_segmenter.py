@@ -1,0 +1,126 @@
+"""Laws of the segmenter: sizes, bands, standardizing, locality; encoders and weights that do not fit are explained."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from geood.config import SegmenterConfig
+from geood.errors import ConfigError
+from geood.operators import declare_missing_operators
+from geood.segmenter import Segmenter
+
+declare_missing_operators()
+import timm  # noqa: E402
+
+
+def _segmenter(encoder="mobilenetv3_small_050", *, bands=3, classes=4, weights=None):
+    torch.manual_seed(0)
+    return Segmenter(bands, classes, SegmenterConfig(encoder=encoder, decoder_channels=8, weights=weights)).eval()
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 96), (160, 32)])
+def test_logits_have_the_size_of_the_image(size):
+    with torch.no_grad():
+        assert _segmenter()(torch.rand(2, 3, *size)).shape == (2, 4, *size)
+
+
+@pytest.mark.parametrize("encoder", ["densenet121", "resnet10t", "regnety_002", "convnext_atto"])
+@pytest.mark.parametrize("bands", [1, 5])
+def test_any_encoder_family_and_band_count(encoder, bands):
+    with torch.no_grad():
+        logits = _segmenter(encoder, bands=bands)(torch.rand(1, bands, 64, 64))
+    assert logits.shape == (1, 4, 64, 64) and torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 33, 32), (1, 3, 16, 32), (1, 4, 32, 32), (3, 32, 32), (1, 3, 0, 32)])
+def test_images_that_do_not_fit_are_refused(shape):
+    with pytest.raises(ValueError, match=r"multiples of 32|takes images"):
+        _segmenter()(torch.zeros(shape))
+
+
+def test_standardizing_is_inside_and_travels_with_the_weights():
+    segmenter, image = _segmenter(), torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        before = segmenter(image)
+        segmenter.set_statistics([0.2, 0.3, 0.4], [0.1, 0.2, 0.3])
+        mean, std = torch.tensor([0.2, 0.3, 0.4]), torch.tensor([0.1, 0.2, 0.3])
+        same = (image - 0.5) / 0.25 * std[:, None, None] + mean[:, None, None]
+        torch.testing.assert_close(segmenter(same), before, rtol=1e-4, atol=1e-4)
+        other = _segmenter()
+        other.load_state_dict(segmenter.state_dict())
+        assert torch.equal(other(image), segmenter(image))
+    for mean_, std_ in (([0.5] * 2, [0.2] * 3), ([0.5] * 3, [0.2, 0.0, 0.2])):
+        with pytest.raises(ValueError, match="positive deviations"):
+            segmenter.set_statistics(mean_, std_)
+
+
+def test_images_of_a_batch_do_not_see_each_other():
+    segmenter, image = _segmenter("resnet10t"), torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        alone = torch.cat([segmenter(one[None]) for one in image])
+        torch.testing.assert_close(segmenter(image), alone, rtol=1e-4, atol=1e-4)
+
+
+def test_a_convolutional_encoder_gives_local_logits_in_step_with_its_stride():
+    """Away from the edges the logits of a crop at a multiple of 32 are those of the whole: tiles rely on this."""
+    segmenter = _segmenter("resnet10t")
+    image = torch.rand(1, 3, 64, 608, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole, part = segmenter(image), segmenter(image[..., 32:608])
+    torch.testing.assert_close(part[..., 288:320], whole[..., 320:352], rtol=0, atol=2e-3)
+
+
+def test_gradient_reaches_pixels_and_all_weights():
+    segmenter, image = _segmenter().train(), torch.rand(2, 3, 64, 64).requires_grad_()
+    segmenter(image).square().mean().backward()
+    assert float(image.grad.abs().sum()) > 0
+    assert all(p.grad is not None for p in segmenter.parameters())
+
+
+@pytest.mark.parametrize(
+    ("encoder", "said"),
+    [
+        ("resnet81", "resnet18|resnet101"),
+        ("zzzz", "no model 'zzzz'"),
+        ("mit_b2", "commercial"),
+        ("vit_tiny_patch16_224", "strides 4, 8, 16 and 32"),
+        ("swin_tiny_patch4_window7_224", "strides 4, 8, 16 and 32"),
+    ],
+)
+def test_unfit_encoders_are_explained(encoder, said):
+    with pytest.raises(ConfigError, match=said):
+        _segmenter(encoder)
+
+
+@pytest.mark.parametrize("encoder", ["resnet10t", "densenet121", "convnext_atto"])
+@pytest.mark.parametrize("bands", [3, 1, 4])
+def test_local_weights_give_timms_own_features(tmp_path, encoder, bands):
+    torch.manual_seed(1)
+    model = timm.create_model(encoder, pretrained=False)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    segmenter = _segmenter(encoder, bands=bands, weights=str(tmp_path / "w.safetensors"))
+    reference = timm.create_model(
+        encoder, pretrained=True, pretrained_cfg_overlay={"file": str(tmp_path / "w.safetensors")},
+        features_only=True, in_chans=bands,
+    ).eval()  # fmt: skip
+    image = torch.rand(1, bands, 64, 64)
+    with torch.no_grad():
+        for found, wanted in zip(segmenter.encoder(image), reference(image)[-4:], strict=True):
+            assert torch.equal(found, wanted)
+
+
+def test_weights_that_do_not_fit_are_explained(tmp_path):
+    with pytest.raises(ConfigError, match="does not exist"):
+        _segmenter(weights=str(tmp_path / "none.safetensors"))
+    (tmp_path / "w.pth").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="only that format"):
+        _segmenter(weights=str(tmp_path / "w.pth"))
+    (tmp_path / "bad.safetensors").write_bytes(b"not a safetensors file")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        _segmenter(weights=str(tmp_path / "bad.safetensors"))
+    save_file(timm.create_model("resnet10t").state_dict(), tmp_path / "r.safetensors")
+    with pytest.raises(ConfigError, match="lacks"):
+        _segmenter(weights=str(tmp_path / "r.safetensors"))
+    save_file(timm.create_model("mobilenetv3_small_100").state_dict(), tmp_path / "m.safetensors")
+    with pytest.raises(ConfigError, match="of shape"):
+        _segmenter(weights=str(tmp_path / "m.safetensors"))
