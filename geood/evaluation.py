@@ -28,9 +28,10 @@ from geood.config import SCORE_KINDS, load_config
 from geood.datasets.scenes import find_files
 from geood.errors import ConfigError, DataError, OutputError
 from geood.grid import Tile, tile_grid
+from geood.labels import open_labels
 from geood.metrics import ANOMALY, IGNORE, INLIER, Confusion, PixelCurve
 from geood.progress import Progress
-from geood.raster import Scene, check_output, open_labels
+from geood.raster import Scene, check_output
 from geood.scores import anomaly_score
 
 log = logging.getLogger("geood")
@@ -212,8 +213,10 @@ def _measure(
 ) -> None:
     """Score one scene tile by tile and count its pixels."""
     unknown, progress = tally
-    with Scene.open(case.image, nodata=bundle.bands.nodata) as scene:
-        labels = open_labels(case.labels, scene.grid, attribute=case.attribute)
+    with (
+        Scene.open(case.image, nodata=bundle.bands.nodata) as scene,
+        open_labels(case.labels, scene.grid, attribute=case.attribute) as labels,
+    ):
         for tile in _tiles(scene, bundle):
             pixels, valid = scene.read(tile.read, bundle.bands.indexes)
             valid_core = valid[tile.core]

@@ -26,7 +26,9 @@ from torch.nn import functional
 
 from geood.config import FlowConfig
 
-LOG_SCALE_BOUND = 1.0  # tanh; DenseFlow's 2 gave the same likelihood here and samples four times further off [0, 1]
+# Of tanh. DenseFlow's 2 gave the same bits (3.78 against 3.77 after 300 steps on one aerial scene, one seed) and wilder
+# samples (-4.8 to 3.9 against -0.8 to 2.4).
+LOG_SCALE_BOUND = 1.0
 LEAST_SPREAD = 1e-4  # of a channel at the start, in units of the scaled image; a constant band would have 0
 
 

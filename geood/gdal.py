@@ -18,7 +18,7 @@ from typing import Any
 
 import rasterio
 from rasterio._err import CPLE_BaseError
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 
 from geood.errors import DataError, OutputError
@@ -30,6 +30,8 @@ CHUNK = 2048  # side of the windows in which whole rasters are gone through
 
 # A photo without georeferencing is a proper input; whoever cares sees `Grid.crs` None.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+# Alpha is read apart from nodata, so neither hides the other.
+warnings.filterwarnings("ignore", category=NodataShadowWarning)
 # GDAL's messages reach the user inside geood's errors; the raw lines would only repeat them.
 logging.getLogger("rasterio._env").setLevel(logging.CRITICAL)
 

@@ -117,7 +117,8 @@ class _Raster:
                 )
         elif own != grid:
             self.overlaps = _overlap(own, grid)
-            dataset = opened.enter_context(_warped(dataset, grid)) if self.overlaps else dataset
+            with reading(path):
+                dataset = opened.enter_context(_warped(dataset, grid)) if self.overlaps else dataset
         self._dataset = dataset
 
     def read(self, window: Window) -> NDArray[np.int64]:
@@ -185,7 +186,7 @@ def _warped(dataset: Any, grid: Grid) -> WarpedVRT:
         height=grid.height,
         width=grid.width,
         resampling=Resampling.nearest,
-        tolerance=0,
+        tolerance=1e-3,  # pixels; GDAL takes no 0
         add_alpha=bare,
     )
 

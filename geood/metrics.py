@@ -149,7 +149,9 @@ class Confusion:
         """Intersection over union of each class, in [0, 1]; NaN for one that is neither there nor predicted."""
         hits = np.diag(self.counts).astype(np.float64)
         union = self.counts.sum(0) + self.counts.sum(1) - hits
-        return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
+        iou = np.full(len(hits), np.nan)
+        np.divide(hits, union, out=iou, where=union > 0)
+        return iou
 
     @property
     def miou(self) -> float:

@@ -202,6 +202,7 @@ class ScoreWriter:
         place = {"crs": grid.crs, "transform": None if grid.transform.is_identity else grid.transform}
         blocks = {"tiled": True, "blockxsize": WORK_BLOCK, "blockysize": WORK_BLOCK, "SPARSE_OK": True}
         packing = {"BIGTIFF": "IF_SAFER", "compress": compression(), "predictor": 3 if dtype == "float32" else 1}
+        packing |= {"ZSTD_LEVEL": 1, "ZLEVEL": 1}  # this file is short-lived: fast rather than small
         with writing(path):
             self._dataset = rasterio.open(path, "w", driver="GTiff", **shape, **place, **blocks, **packing)
 
@@ -260,7 +261,7 @@ def finish_cog(working: Path, out: Path, *, description: str, tags: dict[str, st
                 dataset.update_tags(1, **_statistics(dataset))
                 dataset.update_tags(**tags)
                 predictor = "YES" if dataset.dtypes[0] == "float32" else "NO"
-            options = {"COMPRESS": compression(), "PREDICTOR": predictor, "BLOCKSIZE": COG_BLOCK}
+            options = {"COMPRESS": compression(), "PREDICTOR": predictor, "LEVEL": 3, "BLOCKSIZE": COG_BLOCK}
             options |= {"BIGTIFF": "IF_SAFER", "OVERVIEW_RESAMPLING": overview.upper(), "NUM_THREADS": "ALL_CPUS"}
             rasterio.shutil.copy(working, staging / out.name, driver="COG", **options)
             _check_blocks(staging / out.name)

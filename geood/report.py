@@ -66,7 +66,7 @@ def draw_overview(  # noqa: PLR0913 - the panels of one page, each given by name
     photo = _read_photo(scene)
     score = _read_band(scores, photo.shape[:2])
     truth = _read_truth(labels, scene, shape=photo.shape[:2], anomaly=anomaly) if labels else None
-    panels = [("scene", lambda ax: _show(ax, photo))]
+    panels: list[tuple[str, Callable[[Axes], None]]] = [("scene", lambda ax: _show(ax, photo))]
     if classes:
         index = _read_band(classes, photo.shape[:2])
         panels.append(("classes", lambda ax: _show_classes(ax, index, class_names)))
@@ -76,7 +76,7 @@ def draw_overview(  # noqa: PLR0913 - the panels of one page, each given by name
     panels.append((f"above {threshold:.3g}", lambda ax: _show_found(ax, photo, score > threshold, truth)))
     if negatives is not None and len(negatives):
         panels.append(("synthetic negatives", lambda ax: _show(ax, _mosaic(negatives))))
-    figure = Figure(figsize=(15, 5.4 * -(-len(panels) // 3)), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(15, 5.4 * -(-len(panels) // 3)), dpi=110, layout="constrained")
     for position, (title, draw) in enumerate(panels):
         ax = figure.add_subplot(-(-len(panels) // 3), min(3, len(panels)), position + 1)
         ax.set_title(title, loc="left", fontsize=12)
@@ -84,11 +84,7 @@ def draw_overview(  # noqa: PLR0913 - the panels of one page, each given by name
         draw(ax)
     said = "   ".join(f"{name} {100 * value:.1f} %" for name, value in metrics.items() if np.isfinite(value))
     figure.suptitle(f"{scene.name}    {said}", x=0.01, ha="left", fontsize=13)
-
-    def write(partial: Path) -> None:
-        figure.savefig(partial, dpi=110, format="png")
-
-    _save(out, write)
+    _save(out, lambda partial: figure.savefig(partial, format="png"))
 
 
 def sample_grid(samples: NDArray[np.floating], out: Path) -> None:
@@ -140,7 +136,7 @@ def _read_truth(labels: Path, scene: Path, *, shape: tuple[int, int], anomaly: S
         else:
             scale = Affine.scale(source.width / shape[1], source.height / shape[0])
             place = {"crs": source.crs, "transform": source.transform * scale, "height": shape[0], "width": shape[1]}
-            with WarpedVRT(target, **place, resampling=Resampling.nearest) as warped:
+            with WarpedVRT(target, **place, add_alpha=target.nodata is None) as warped:  # nearest pixels
                 ids, known = warped.read(1), warped.dataset_mask() > 0
     return np.where(known & (ids != IGNORE), np.isin(ids, list(anomaly)), IGNORE).astype(np.uint8)
 

@@ -18,8 +18,12 @@ from geood.errors import OutputError
 FIELDS = ("stage", "step", "figure", "value")
 
 
-def open_run(run: Path, config: Config, *, resume: bool) -> None:
-    """Make the run folder, or check that the one there can be continued."""
+def check_run(run: Path, config: Config, *, resume: bool) -> None:
+    """See that a run folder can be begun, or that the one there can be continued; nothing is made yet.
+
+    Raises:
+        OutputError: if it holds a run and `resume` is not asked for, a run with another config, or something else.
+    """
     saved = run / "config.yaml"
     if saved.exists() and not resume:
         raise OutputError(f"{run}: holds a run already; add --resume to go on with it, or give another --out")
@@ -30,9 +34,19 @@ def open_run(run: Path, config: Config, *, resume: bool) -> None:
             raise OutputError(
                 f"{run}: was begun with other values of {', '.join(changed)}; give those, or another --out"
             )
-        return
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise OutputError(f"{run}: exists and is not a run of geood; give another --out")
+
+
+def make_run(run: Path, config: Config) -> None:
+    """Make the run folder with its config, unless it is there already.
+
+    Raises:
+        OutputError: if it cannot be made.
+    """
+    saved = run / "config.yaml"
+    if saved.exists():
+        return
     try:
         (run / "checkpoints").mkdir(parents=True)
         saved.write_text(to_yaml(config), encoding="utf-8")

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from geood.bundle import ModelBundle
 from geood.config import PredictConfig
-from geood.errors import ConfigError, TilesFailedError
+from geood.errors import ConfigError, GeoodError, TilesFailedError
 from geood.grid import Grid, Tile, Window, tile_grid
 from geood.progress import Progress
 from geood.raster import Scene, ScoreWriter
@@ -123,6 +123,15 @@ def score_tiles(scene: str, bundle: str, identity: str, tiles: tuple[Tile, ...])
     Takes paths and windows only. The bundle is loaded once per process, the scene opened once per thread. Tiles
     without a valid pixel in their write window give no result.
     """
+    try:
+        return _score_tiles(scene, bundle, identity, tiles)
+    except GeoodError as error:
+        failure = error
+    failure.__context__ = failure.__cause__ = None  # GDAL's exceptions do not travel between processes
+    raise failure
+
+
+def _score_tiles(scene: str, bundle: str, identity: str, tiles: tuple[Tile, ...]) -> list[ScoredTile]:
     model, device = _worker_model(bundle, identity)
     opened = _worker_scene(scene, model.bands.nodata)
     images, valids, kept = [], [], []

@@ -53,6 +53,7 @@ class Segmenter(nn.Module):
         self.head = _layer(config.decoder_channels, classes, kernel=1, bias=True)
         self.register_buffer("mean", torch.full((bands,), 0.5))
         self.register_buffer("std", torch.full((bands,), 0.25))
+        self.to(memory_format=torch.channels_last)  # the faster layout: a tenth to a third on CPUs
 
     def set_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Standardize by these means and standard deviations of the scaled bands instead of 0.5 and 0.25.
@@ -77,6 +78,7 @@ class Segmenter(nn.Module):
         if min(height, width) < self.stride or height % self.stride or width % self.stride:
             raise ValueError(f"height and width must be multiples of {self.stride}, got {height} x {width}")
         standard = (image - self.mean[:, None, None]) / self.std[:, None, None]
+        standard = standard.contiguous(memory_format=torch.channels_last)
         logits = self.head(self.decoder(self.encoder(standard)))
         return functional.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
 

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, default_collate
 
 from geood.operators import declare_missing_operators
 
@@ -46,7 +46,7 @@ from geood.losses import class_nll, joint_loss  # noqa: E402
 from geood.metrics import Confusion, PixelCurve  # noqa: E402
 from geood.negatives import PastedBatch, draw_boxes, draw_size, paste  # noqa: E402
 from geood.progress import Progress  # noqa: E402
-from geood.runs import append_metrics, last_metrics, open_run, steps_done, trim_metrics  # noqa: E402
+from geood.runs import append_metrics, check_run, last_metrics, make_run, steps_done, trim_metrics  # noqa: E402
 from geood.segmenter import Segmenter  # noqa: E402
 
 log = logging.getLogger("geood")
@@ -54,6 +54,7 @@ STAGES = ("segmenter", "flow", "joint")
 RATES = (0.001, 0.01, 0.05)
 IGNORE = 255
 WARM_UP = 100  # steps over which each stage's learning rate rises
+FIRST_CROPS = 32  # training crops that the flow takes its starting point from
 SAMPLES = 16  # synthetic negatives drawn in the picture of a validation
 
 
@@ -109,7 +110,7 @@ class Stage(pl.LightningModule):
         loss: Tensor = figures["loss"]
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"the loss of stage {self.plan.stage} is {float(loss)} at step {self.global_step}, on crops "
+                f"the loss of stage {self.plan.stage} is {loss.item()} at step {self.global_step}, on crops "
                 f"{', '.join(batch['name'])}; lower train.*_lr, or look at these crops"
             )
         self.figures = {k: v.detach() for k, v in figures.items()}
@@ -124,8 +125,8 @@ class Stage(pl.LightningModule):
         assert self.flow is not None
         generator = self.generator()
         pasted = self._paste(batch, generator, patches=None)
-        if not len(pasted.crops):
-            return {"loss": sum(p.sum() for p in self.flow.parameters()) * 0.0}
+        if not len(pasted.crops):  # nowhere enough data in this batch: a step of nothing
+            return {"loss": torch.stack([p.sum() for p in self.flow.parameters()]).sum() * 0.0}
         return {"loss": self.flow.bits_per_dimension(pasted.crops, generator).mean()}
 
     def _joint_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -162,16 +163,10 @@ class Stage(pl.LightningModule):
             self._nll.append(float(class_nll(logits, batch["mask"])))
             self._confusion.update(logits.argmax(1).cpu().numpy(), batch["mask"].cpu().numpy())
         if self.flow is not None:
-            side = self.config.negatives.patch_max_px
             generator = torch.Generator(device=self.device).manual_seed(index)
-            boxes = draw_boxes(batch["valid"], (side, side), generator)
-            crops = [
-                image[:, box[0] : box[0] + side, box[1] : box[1] + side]
-                for image, box in zip(batch["image"], boxes, strict=True)
-                if box is not None
-            ]
-            if crops:
-                self._bpd += self.flow.bits_per_dimension(torch.stack(crops), generator).tolist()
+            crops = _cut_crops(batch, self.config.negatives.patch_max_px, generator)
+            if crops is not None:
+                self._bpd += self.flow.bits_per_dimension(crops, generator).tolist()
 
     def on_validation_end(self) -> None:
         found: dict[str, float] = {}
@@ -297,7 +292,7 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
     run = Path(out)
     leader = os.environ.get("LOCAL_RANK", "0") == "0"
     if leader:
-        open_run(run, config, resume=resume)
+        check_run(run, config, resume=resume)
     bundle_path = run / "model.safetensors"
     if bundle_path.exists() and resume:
         log.info("%s is finished already", run)
@@ -305,11 +300,14 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
     torch.manual_seed(config.train.seed)
     scenes = open_scenes(config)
     if leader:
+        make_run(run, config)
         scenes.write_split(run / "split.gpkg")
     segmenter = Segmenter(scenes.bands.count, len(config.data.classes), config.segmenter)
     flow = Flow(scenes.bands.count, config.flow, scenes.bands.step)
     figures: dict[str, float] = {}
     for plan in plans(config):
+        if plan.stage != "segmenter" and not flow.initialized:
+            flow.initialize(_first_crops(scenes, config))
         stage = Stage(plan, config, segmenter=segmenter, flow=flow, step=scenes.bands.step)
         figures |= _run_stage(stage, run, scenes)
     bundle = ModelBundle(
@@ -364,6 +362,29 @@ def _run_stage(stage: Stage, run: Path, scenes: Scenes) -> dict[str, float]:
         except SystemExit:  # how Lightning ends after Ctrl-C
             raise KeyboardInterrupt from None
     return last_metrics(run / "metrics.csv", plan.stage)
+
+
+def _first_crops(scenes: Scenes, config: Config) -> Tensor:
+    """Crops (N, C, h, w) for the flow's starting point: the largest square patch's place in the first training crops."""
+    side = config.negatives.patch_max_px
+    samples = scenes.training(config.train.seed, FIRST_CROPS)
+    batch = default_collate([samples[i] for i in range(FIRST_CROPS)])
+    generator = torch.Generator().manual_seed(config.train.seed)
+    crops = _cut_crops(batch, side, generator)
+    if crops is None:
+        raise TrainingError(
+            f"no {side} x {side} pixels without a gap in {FIRST_CROPS} training crops, so no patch of that size fits; "
+            "lower negatives.patch_max_px, or raise data.min_valid"
+        )
+    return crops
+
+
+def _cut_crops(batch: dict[str, Any], side: int, generator: torch.Generator) -> Tensor | None:
+    """Squares (N, C, side, side) from places with data, one from each image that has one; None if none has."""
+    boxes = draw_boxes(batch["valid"], (side, side), generator)
+    places = [(image, *box) for image, box in zip(batch["image"], boxes, strict=True) if box is not None]
+    cut = [image[:, row : row + side, col : col + side] for image, row, col in places]
+    return torch.stack(cut) if cut else None
 
 
 def _training_loader(stage: Stage, scenes: Scenes, trainer: pl.Trainer) -> DataLoader[Any]:

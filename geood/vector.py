@@ -1,9 +1,7 @@
 """From a score raster to polygons with figures, and polygons to files.
 
-GDAL polygonizes a mask that lies on disk, so a component is whole however the scene was tiled. The figures of each
-polygon are then gathered in one pass of windows over the scores: the polygons are painted back onto the pixels they
-came from (their edges are pixel edges, so this is exact), and only what a window holds is in memory. Areas are
-geodesic, on the ellipsoid of the scene's CRS, so square metres mean square metres in degrees and in feet too.
+Components come in pixels; here they get their place. Areas are geodesic, on the ellipsoid of the scene's CRS, so square
+metres mean square metres in degrees and in feet too. Files are made under another name, read back, then renamed.
 """
 
 from __future__ import annotations
@@ -11,6 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ import geopandas
 import numpy as np
 import pyogrio
 import pyproj
-import rasterio.features
 import shapely
 from affine import Affine
 from geopandas import GeoDataFrame
@@ -27,11 +26,12 @@ from pandas import Series
 from pyproj.exceptions import ProjError
 
 from geood import qgis
+from geood.components import Figures, find_components, measure
 from geood.config import PredictConfig
 from geood.errors import DataError, OutputError
-from geood.gdal import open_raster, pieces, rasterio_window, reading, reason
-from geood.grid import Grid, Window
-from geood.raster import ScoreWriter, check_output, read_tags
+from geood.gdal import open_raster, reason
+from geood.grid import Grid
+from geood.raster import check_output, read_tags
 
 OUTPUT_SUFFIXES = (".gpkg", ".geojson", ".parquet", ".fgb")
 LAYER = "anomalies"
@@ -45,9 +45,6 @@ COLUMNS = {
     "valid_fraction": "float64",
     "model": "object",
 }
-NO_CLASS = 255
-LARGE_PX = 2**20  # from this size on the 95th percentile comes from a histogram, to bound memory
-BINS = 4096
 _DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf"}
 _EDGE_PX = 32  # longest edge taken as straight both on the map and on the ellipsoid
 
@@ -64,9 +61,10 @@ def anomalies(
     """Polygons of the pixels that score above `threshold`, the highest score first.
 
     One MultiPolygon per component, in the scene's CRS; `score_max`, `score_mean` and `score_p95` over its pixels (p95
-    of components over a megapixel within 1/4096 of their range); `class_name`, the most frequent value of the raster
-    `classes` in it (None without one); `area_m2`, geodesic (NaN without CRS); `area_px`; `valid_fraction`, the share of
-    its bounding window, grown by one pixel, that holds data; `model`. Polygons under `predict.min_area_m2` are left out.
+    of components over a megapixel within 1/4096 of the range); `class_name`, the most frequent value of the raster
+    `classes` in it (None without one); `area_m2`, geodesic (NaN without CRS); `area_px`; `valid_fraction`, the share
+    of its bounding window, grown by one pixel, that holds data; `model`. Polygons under `predict.min_area_m2` are left
+    out, where their area is known.
     Without georeferencing x is the column and y minus the row, which is how QGIS places such a raster.
 
     Raises:
@@ -75,20 +73,22 @@ def anomalies(
     read_tags(scores)
     with open_raster(scores) as dataset:
         grid = Grid(dataset.height, dataset.width, dataset.transform, dataset.crs)
-        shapes = _components(dataset, grid, threshold=threshold, connectivity=predict.connectivity)
+        shapes, top = find_components(dataset, grid, threshold=threshold, connectivity=predict.connectivity)
         geometry = _on_the_map(shapes, grid)
         area = _areas_m2(geometry, shapes, grid)
         with np.errstate(invalid="ignore"):
             kept = ~(area < predict.min_area_m2)
         shapes, geometry, area = shapes[kept], geometry[kept], area[kept]
-        figures = _Figures(shapes, threshold)
+        figures = Figures(shapes, grid, (threshold, top), max(class_names, default=-1) + 1 if class_names else 0)
         if classes is None:
-            _gather(dataset, None, grid, figures)
+            measure(dataset, None, grid, figures)
         else:
             with open_raster(classes) as class_dataset:
                 if class_dataset.shape != dataset.shape:
-                    raise DataError(f"{classes}: its size differs from that of {scores}; give the classes of that scene")
-                _gather(dataset, class_dataset, grid, figures)
+                    raise DataError(
+                        f"{classes}: its size differs from that of {scores}; give the classes of that scene"
+                    )
+                measure(dataset, class_dataset, grid, figures)
     columns = figures.columns(class_names if classes is not None else None)
     columns |= {"area_m2": area, "model": [model] * len(area)}
     typed = {name: Series(columns[name], dtype=kind) for name, kind in COLUMNS.items()}
@@ -143,50 +143,32 @@ def _write(frame: GeoDataFrame, path: Path, threshold: float) -> None:
             raise ValueError("the file came out short")
         return
     options: dict[str, Any] = {"RFC7946": "YES"} if path.suffix == ".geojson" and frame.crs is not None else {}
-    pyogrio.write_dataframe(
-        frame,
-        path,
-        layer=LAYER,
-        driver=_DRIVERS[path.suffix],
-        geometry_type="MultiPolygon",
-        promote_to_multi=True,
-        layer_options=options,
-    )
+    version = {"VERSION": "1.2"} if path.suffix == ".gpkg" else {}  # the newest that QGIS 3.22 reads in full
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="'crs' was not provided")  # said when the scene was read
+        pyogrio.write_dataframe(
+            frame,
+            path,
+            layer=LAYER,
+            driver=_DRIVERS[path.suffix],
+            geometry_type="MultiPolygon",
+            promote_to_multi=True,
+            dataset_options=version,
+            layer_options=options,
+        )
     if path.suffix == ".gpkg":
         qgis.embed_style(path, LAYER, geometry_column="geom", qml=qgis.polygon_style(threshold), name=LAYER)
-    if pyogrio.read_info(path, force_feature_count=True)["features"] != len(frame):
+    layer = None if path.suffix == ".geojson" else LAYER
+    if pyogrio.read_info(path, layer=layer, force_feature_count=True)["features"] != len(frame):
         raise ValueError("the file came out short")
 
 
-def _components(dataset: Any, grid: Grid, *, threshold: float, connectivity: int) -> NDArray[Any]:
-    """Components of pixels above the threshold as shapely polygons in pixel coordinates (column, row)."""
-    with tempfile.TemporaryDirectory(prefix="geood-") as folder:
-        mask_path = Path(folder) / "mask.tif"
-        plain = Grid(grid.height, grid.width, Affine.identity())
-        with ScoreWriter(mask_path, plain, dtype="uint8", nodata=0) as writer:
-            for window in pieces(grid):
-                with reading(Path(dataset.name)), np.errstate(invalid="ignore"):
-                    above = dataset.read(1, window=rasterio_window(window)) > threshold
-                if above.any():
-                    writer.write(window, above.astype(np.uint8))
-        with open_raster(mask_path) as mask, reading(mask_path):
-            band = rasterio.band(mask, 1)
-            found = rasterio.features.shapes(band, mask=band, connectivity=connectivity, transform=Affine.identity())
-            rings = [shape["coordinates"] for shape, _ in found]
-    return np.array([shapely.Polygon(r[0], r[1:]) for r in rings], dtype=object)
-
-
 def _on_the_map(shapes: NDArray[Any], grid: Grid) -> NDArray[Any]:
-    """Polygons in pixel coordinates as valid MultiPolygons in CRS units."""
+    """Polygons in pixel coordinates brought to CRS units."""
     t = Affine.scale(1, -1) if grid.transform.is_identity else grid.transform
     matrix, shift = np.array([[t.a, t.b], [t.d, t.e]]), np.array([t.c, t.f])
-    placed = shapely.transform(shapes, lambda xy: xy @ matrix.T + shift)
-    faulty = ~shapely.is_valid(placed)  # rings that touch themselves where pixels meet at corners
-    placed[faulty] = shapely.make_valid(placed[faulty], method="structure", keep_collapsed=False)
-    polygons, index = shapely.get_parts(shapely.orient_polygons(placed), return_index=True)
-    out = np.empty(len(shapes), dtype=object)
-    shapely.multipolygons(polygons, indices=index, out=out)
-    return out
+    placed: NDArray[Any] = shapely.transform(shapes, lambda xy: xy @ matrix.T + shift)
+    return placed
 
 
 def _pyproj(grid: Grid) -> pyproj.CRS | None:
@@ -205,27 +187,13 @@ def _areas_m2(geometry: NDArray[Any], shapes: NDArray[Any], grid: Grid) -> NDArr
         return np.asarray(shapely.area(shapes) * abs(grid.transform.determinant) * unit**2, np.float64)
     to_degrees = pyproj.Transformer.from_crs(crs, globe, always_xy=True)
     area[:] = 0
-    rings, index = shapely.get_rings(shapely.segmentize(geometry, _EDGE_PX * max(grid.pixel_size)), return_index=True)
+    parts, polygon = shapely.get_parts(geometry, return_index=True)
+    rings, part = shapely.get_rings(shapely.segmentize(parts, _EDGE_PX * max(grid.pixel_size)), return_index=True)
+    shell = np.diff(part, prepend=-1) > 0  # of the rings of a part the first is its shell, the others are holes
     coordinates, starts = shapely.get_coordinates(rings), np.cumsum([0, *shapely.get_num_coordinates(rings)])
     x, y = to_degrees.transform(coordinates[:, 0], coordinates[:, 1])
-    for ring, (start, end) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
-        # orient_polygons made shells and holes run in opposite senses, so signed areas add up
-        signed = geod.polygon_area_perimeter(x[start : end - 1], y[start : end - 1])[0]
-        area[index[ring]] += signed if np.isfinite(x[start:end]).all() else np.nan
-    return np.abs(area)
-
-
-class _Figures:
-    """Running figures of n polygons; index 0 of every array is the background."""
-
-    def __init__(self, shapes: NDArray[Any], threshold: float) -> None:
-        n = len(shapes)
-        bounds = shapely.bounds(shapes).reshape(n, 4).astype(np.int64)
-        self.boxes = bounds[:, [1, 0, 3, 2]]  # first row, first column, end row, end column
-        self.pixels = np.rint(shapely.area(shapes)).astype(np.int64)
-        self.sum, self.high, self.p95 = np.zeros(n), np.full(n, -np.inf), np.full(n, np.nan)
-        self.valid, self.class_counts = np.zeros(n, np.int64), np.zeros((n, 0), np.int64)
-        self.edges = _vertical_edges(shapes)
-        self.threshold = threshold
-        self.large = np.flatnonzero(self.pixels >= LARGE_PX)
-        self.pending: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
+    for ring, (start, end) in enumerate(pairwise(starts)):
+        size = abs(geod.polygon_area_perimeter(x[start : end - 1], y[start : end - 1])[0])
+        size = size if np.isfinite(x[start:end]).all() else np.nan
+        area[polygon[part[ring]]] += size if shell[ring] else -size
+    return area

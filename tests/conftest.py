@@ -69,7 +69,7 @@ def make_bundle(path, *, bands=3, high=255.0, **sections):
     classes = len(config.data.classes)
     segmenter, flow = Segmenter(bands, classes, config.segmenter), Flow(bands, config.flow, (1 / high,) * bands)
     with torch.no_grad():
-        segmenter.head[-1].weight.mul_(12)  # strong opinions, so that classes and scores vary from pixel to pixel
+        segmenter.head[-1].weight.mul_(60)  # strong opinions, so that classes and scores vary from pixel to pixel
     bundle = ModelBundle(
         segmenter=segmenter.eval(),
         flow=flow.eval(),

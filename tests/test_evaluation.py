@@ -2,17 +2,20 @@ import dataclasses
 import json
 import math
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
+import rasterio.features
 import torch
 from affine import Affine
+from shapely.geometry import shape
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from geood.bands import Bands
 from geood.config import SCORE_KINDS, Config
 from geood.errors import ConfigError, DataError, OutputError
 from geood.evaluation import evaluate_scenes, write_metrics
-from geood.raster import Bands
 from geood.scores import anomaly_score
 
 CLASSES, ANOMALY, STRANGE, NONE = {2: "land", 5: "road"}, 9, 77, 255
@@ -265,6 +268,37 @@ def test_a_scene_with_other_bands_is_refused_before_the_work(tmp_path, model):
     write(tmp_path / "zebra_labels.tif", np.ones((1, 40, 40), np.uint8))
     with pytest.raises(DataError, match="zebra"):
         evaluate_scenes(tmp_path, model)
+
+
+def test_labels_that_lie_elsewhere_are_refused(tmp_path, model):
+    write(tmp_path / "x.tif", np.ones((2, 40, 40), np.uint8))
+    write(tmp_path / "x_labels.tif", np.ones((1, 40, 40), np.uint8), west=600_000.0)
+    with pytest.raises(DataError, match=r"x_labels.*do not overlap"):
+        evaluate_scenes(tmp_path, model)
+
+
+def test_vector_labels_of_a_config_equal_the_same_labels_as_raster(tmp_path, model):
+    image, ids = draw_scene(np.random.default_rng(2), 64, 96)
+    ids[:] = 2
+    ids[30:, 50:], ids[40:60, 10:30] = 5, ANOMALY
+    write(tmp_path / "x.tif", image, nodata=0)
+    write(tmp_path / "x_labels.tif", ids[None])
+    with rasterio.open(tmp_path / "x_labels.tif") as source:
+        shapes = list(rasterio.features.shapes(source.read(1), transform=source.transform))
+    frame = geopandas.GeoDataFrame(
+        {"kind": [int(v) for _, v in shapes]}, geometry=[shape(s) for s, _ in shapes], crs=UTM
+    )
+    frame.to_file(tmp_path / "truth.gpkg")
+    config = tmp_path / "test.yaml"
+    config.write_text(
+        "data:\n  images: [x.tif]\n  labels: [truth.gpkg]\n  label_attribute: kind\n  classes: {2: land, 5: road}\n"
+        f"  test_images: [x.tif]\n  test_labels: [truth.gpkg]\n  anomaly: [{ANOMALY}]\n"
+    )
+    (tmp_path / "raster").mkdir()
+    for name in ("x.tif", "x_labels.tif"):
+        (tmp_path / name).rename(tmp_path / "raster" / name)
+    config.write_text(config.read_text().replace("[x.tif]", "[raster/x.tif]"))
+    assert evaluate_scenes(config, model).headline() == evaluate_scenes(tmp_path / "raster", model).headline()
 
 
 def test_scores_that_are_not_finite_name_scene_and_cause(tmp_path, model):

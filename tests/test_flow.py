@@ -22,7 +22,7 @@ def _flow(bands=3, config=SMALL, *, spread=0.05):
     flow = Flow(bands, config, (1 / 255,) * bands).double().eval()
     with torch.no_grad():
         for parameter in flow.parameters():
-            parameter += spread * torch.randn_like(parameter)
+            parameter.add_(spread * torch.randn_like(parameter))
     return flow
 
 
@@ -184,7 +184,7 @@ def test_bits_fall_in_a_few_steps_and_end_the_same_for_the_same_seed():
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            bits.append(float(loss))
+            bits.append(float(loss.detach()))
         return bits, flow
 
     bits, flow = train(40)

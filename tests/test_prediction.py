@@ -252,7 +252,8 @@ def test_a_missing_output_folder(tmp_path, bundle_path, scene):
 
 
 def test_a_folder_that_cannot_be_written(bundle_path, scene):
-    refused(OutputError, "writ", [scene], type(scene)("/proc/x.gpkg"), bundle=bundle_path)
+    with pytest.raises(OutputError, match="writ"):
+        predict([scene], "/proc/x.gpkg", bundle=bundle_path)
 
 
 @pytest.mark.parametrize("name", ["x.shp", "x.png", "x"])

@@ -26,7 +26,7 @@ from pyproj import CRS, Geod, Transformer
 from pyproj.exceptions import ProjError
 from shapely.geometry import box as polygon
 
-from geood.datasets.layers import Box, LabelledImages
+from geood.datasets.layers import IGNORE, Box, LabelledImages, Pixels
 from geood.errors import DataError
 
 Cell = tuple[int, int]  # column and row on the lattice, counted east and south from its origin
@@ -87,7 +87,7 @@ def split_blocks(layers: LabelledImages, *, block_m: float, share: float, seed: 
     if len(area) < 2:
         wide, high = (bounds.xmax - bounds.xmin) * per_x, (bounds.ymax - bounds.ymin) * per_y
         raise DataError(
-            f"all labelled imagery ({wide:.0f} x {high:.0f} m) lies in one block of {block_m:g} m, so that nothing is left "
+            f"all labelled imagery ({wide:.0f} x {high:.0f} m) lies in one block of {block_m:g} m, and nothing is left "
             f"to validate on; set data.block_m to {min(wide, high) / 4:.3g} or less"
         )
     cells = sorted(area)
@@ -128,7 +128,7 @@ def draw_crops(
 
 
 def grid_crops(layers: LabelledImages, blocks: Blocks, pieces: list[Piece], *, size_px: int) -> list[Box]:
-    """Crops of `size_px` pixels side by side over the validation blocks; one belongs to the block that holds its centre."""
+    """Crops of `size_px` pixels side by side over the validation blocks; the block is where a crop's centre is."""
     from torchgeo.samplers import GridGeoSampler
 
     crops: list[Box] = []
@@ -141,6 +141,17 @@ def grid_crops(layers: LabelledImages, blocks: Blocks, pieces: list[Piece], *, s
                 if (crop.xmin + crop.xmax) / 2 < box.xmax and (crop.ymin + crop.ymax) / 2 < box.ymax:
                     crops.append(crop)
     return crops
+
+
+def own_pixels(layers: LabelledImages, blocks: Blocks, box: Box, *, validation: bool) -> Pixels:
+    """The pixels of a box, those in blocks of the other side invalid and unlabelled.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    pixels = layers.read(box)
+    valid = pixels.valid & blocks.owned(box, pixels.valid.shape, validation=validation)
+    return pixels._replace(valid=valid, ids=np.where(valid, pixels.ids, IGNORE))
 
 
 def metres_per_unit(crs: CRS, x: float, y: float) -> tuple[float, float]:
@@ -176,7 +187,7 @@ def _pieces(layers: LabelledImages, lattice: Blocks) -> list[Piece]:
 
 
 def _cut(box: Box, lattice: Blocks, *, smallest: tuple[float, float]) -> Iterator[tuple[Cell, Box]]:
-    """The parts of a box in the lattice's cells; slivers below one pixel hold no pixel's centre for sure and are left out."""
+    """The parts of a box in the lattice's cells; slivers below one pixel may hold no pixel and are left out."""
     cols = range(*_span(box.xmin - lattice.west, box.xmax - lattice.west, lattice.width))
     rows = range(*_span(lattice.north - box.ymax, lattice.north - box.ymin, lattice.height))
     for col, row in itertools.product(cols, rows):

@@ -11,27 +11,22 @@ never the bounds in an answer, which TorchGeo 0.9 rounds to float32.
 from __future__ import annotations
 
 import functools
-import math
-import os
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import geopandas as gpd
 import numpy as np
-import rasterio
 import rasterio.features
 import torch
 from affine import Affine
 from numpy.typing import NDArray
 from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, Resampling
-from rasterio.warp import reproject, transform_bounds
+from rasterio.enums import ColorInterp
 from shapely.geometry import box as box_polygon
 
+from geood.datasets.sources import OpenFiles, Part, Source
 from geood.errors import DataError
 from geood.gdal import GDAL_FAILURES, open_raster, rasterio_window, reading, reason
 from geood.grid import Grid, Window
@@ -43,13 +38,10 @@ declare_missing_operators()
 from torchgeo.datasets import DatasetNotFoundError, RasterDataset, VectorDataset  # noqa: E402
 
 IGNORE = 255
-OPEN_FILES = 16  # a GDAL handle holds buffers; TorchGeo's 128 for each worker can eat gigabytes (its thread 1694)
-FINEST = 16  # a source may be this many times finer than the crops; beyond it one crop reads a huge window
-TOLERANCE_PX = 0.01  # grids that agree to this share of a pixel are the same grid
 
 
 class Pixels(NamedTuple):
-    """One crop as read: digital numbers (C, H, W) float32, valid (H, W) bool, class ids (H, W) int64, 255 unlabelled."""
+    """One crop as read: digital numbers (C, H, W) float32, valid (H, W) bool, ids (H, W) int64, 255 unlabelled."""
 
     image: NDArray[np.float32]
     valid: NDArray[np.bool_]
@@ -95,19 +87,19 @@ class LabelledImages:
         return Pixels(image, valid, np.where(valid, sample["mask"].numpy(), IGNORE))
 
 
-class _Mosaic(RasterDataset):
+class _Mosaic(RasterDataset):  # type: ignore[misc]
     """What image and label rasters have in common: a query is put together from the files that meet it, by us."""
 
     def __init__(self, paths: Sequence[Path], *, crs: CRS, res: Any, opener: Callable[[str], Any]) -> None:
         self.target_crs, self._open = crs, OpenFiles(opener)
         _index(super().__init__, [str(p) for p in paths], crs=crs, res=res)
-        self._boxes = self.index.geometry.bounds.to_numpy()
+        self._paths, self._boxes = list(self.index.filepath), self.index.geometry.bounds.to_numpy()
 
     def files_at(self, box: Box) -> list[str]:
         """The files whose rectangle meets a box, in order."""
         xmin, ymin, xmax, ymax = self._boxes.T
         hits = (xmin < box.xmax) & (xmax > box.xmin) & (ymin < box.ymax) & (ymax > box.ymin)
-        return [self.index.filepath.iloc[i] for i in np.flatnonzero(hits)]
+        return [self._paths[i] for i in np.flatnonzero(hits)]
 
     def _source(self, path: str) -> Source:
         """An open file of this layer."""
@@ -189,7 +181,7 @@ class LabelLayer(_Mosaic):
         return Source(path, Grid(file.height, file.width, file.transform, file.crs), read, 1, IGNORE)
 
 
-class VectorLabels(VectorDataset):
+class VectorLabels(VectorDataset):  # type: ignore[misc]
     """Polygons of one vector file with the class id in an attribute; where polygons overlap, the later one counts."""
 
     def __init__(self, path: Path, *, attribute: str | None, crs: CRS, res: tuple[float, float]) -> None:
@@ -209,130 +201,6 @@ class VectorLabels(VectorDataset):
         return {"mask": torch.from_numpy(mask).long()}
 
 
-class OpenFiles:
-    """The few files used last, kept open; a copy in another process starts with none."""
-
-    def __init__(self, opener: Callable[[str], AbstractContextManager[Any]]) -> None:
-        self._opener = opener
-        self._begin()
-
-    def _begin(self) -> None:
-        self._process = os.getpid()
-        self._files: OrderedDict[str, tuple[Any, ExitStack]] = OrderedDict()
-
-    def __call__(self, path: str) -> Any:
-        if self._process != os.getpid():
-            self._begin()
-        if path not in self._files:
-            stack = ExitStack()
-            self._files[path] = stack.enter_context(self._opener(path)), stack
-            if len(self._files) > OPEN_FILES:
-                self._files.popitem(last=False)[1][1].close()
-        self._files.move_to_end(path)
-        return self._files[path][0]
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_opener": self._opener}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._opener = state["_opener"]
-        self._begin()
-
-
-class Part(NamedTuple):
-    """What one file knows of a grid: data (channels, h, w), valid (h, w)."""
-
-    data: NDArray[Any]
-    valid: NDArray[np.bool_]
-
-
-class Source(NamedTuple):
-    """One open raster: its grid, how a window inside it is read, and what stands where it knows nothing.
-
-    A `fill` that is a float marks measurements, which are resampled bilinearly; an int marks ids, taken from the nearest pixel.
-    """
-
-    path: str
-    grid: Grid
-    read: Callable[[Window], Part]
-    channels: int
-    fill: float
-
-    def onto(self, target: Grid) -> Part:
-        """This raster on the pixels of `target`: as it is where the grids agree, else resampled; else `fill`, invalid."""
-        window = aligned_window(self.grid, target)
-        return self._warped(target) if window is None else self._placed(window)
-
-    def _empty(self, height: int, width: int) -> Part:
-        kind = np.float32 if isinstance(self.fill, float) else np.int32
-        return Part(np.full((self.channels, height, width), self.fill, kind), np.zeros((height, width), np.bool_))
-
-    def _placed(self, window: Window) -> Part:
-        part = window.within(self.grid.window)
-        if part == window:
-            return self.read(window)
-        out = self._empty(window.height, window.width)
-        if part.height and part.width:
-            rows, cols = Window(part.row - window.row, part.col - window.col, part.height, part.width).slices
-            out.data[:, rows, cols], out.valid[rows, cols] = self.read(part)
-        return out
-
-    def _warped(self, target: Grid) -> Part:
-        out = self._empty(target.height, target.width)
-        part = self._window_under(target)
-        if not part.height or not part.width:
-            return out
-        if max(part.height, part.width) > FINEST * max(target.height, target.width) + 8:
-            raise DataError(
-                f"{self.path}: its pixels are over {FINEST} times finer than those of the training crops; bring it to "
-                "their size first (gdalwarp -tr), or set data.resolution nearer to its own"
-            )
-        array, valid = self.read(part)
-        measured = isinstance(self.fill, float)
-        nothing = np.nan if measured else self.fill
-        here, known = self.grid[part], np.zeros(out.valid.shape, np.uint8)
-        place = {"src_transform": here.transform, "src_crs": here.crs}
-        place |= {"dst_transform": target.transform, "dst_crs": target.crs}
-        data = np.where(valid, array, nothing).astype(array.dtype)
-        fills = {"src_nodata": nothing, "dst_nodata": nothing, "init_dest_nodata": True}
-        with reading(Path(self.path)):
-            reproject(valid.astype(np.uint8), known, **place, resampling=Resampling.nearest)
-            reproject(
-                data, out.data, **place, **fills, resampling=Resampling.bilinear if measured else Resampling.nearest
-            )
-        valid = (known > 0) & np.isfinite(out.data).all(0)
-        return Part(np.where(valid, out.data, self.fill).astype(array.dtype), valid)
-
-    def _window_under(self, target: Grid) -> Window:
-        """The window of this raster that a target grid lies on, with two pixels to spare for resampling."""
-        try:
-            xmin, ymin, xmax, ymax = transform_bounds(target.crs, self.grid.crs, *target.bounds)
-        except GDAL_FAILURES as error:
-            raise DataError(
-                f"{self.path}: cannot be brought to {target.crs} ({reason(error)}); check its CRS"
-            ) from None
-        corners = [~self.grid.transform * (x, y) for x in (xmin, xmax) for y in (ymin, ymax)]
-        col, row = (math.floor(min(v)) - 2 for v in zip(*corners, strict=True))
-        right, bottom = (math.ceil(max(v)) + 2 for v in zip(*corners, strict=True))
-        return Window(row, col, bottom - row, right - col).within(self.grid.window)
-
-
-def aligned_window(source: Grid, target: Grid) -> Window | None:
-    """The window of `source` that is `target`, if both have the same pixels on the ground; None if they differ."""
-    a, b = source.transform, target.transform
-    drift = TOLERANCE_PX * b.a / max(target.height, target.width)
-    same = all(abs(p - q) <= drift for p, q in zip((a.a, a.b, a.d, a.e), (b.a, b.b, b.d, b.e), strict=True))
-    if not same or source.crs != target.crs:
-        return None
-    col, row = ~a * (b.c, b.f)
-    if abs(col - round(col)) > TOLERANCE_PX or abs(row - round(row)) > TOLERANCE_PX:
-        return None
-    return Window(round(row), round(col), target.height, target.width)
-
-
 def open_label_raster(path: str) -> Any:
     """An open raster with a CRS and one band of class ids (alpha aside).
 
@@ -340,11 +208,13 @@ def open_label_raster(path: str) -> Any:
         DataError: it is anything else.
     """
     file = open_raster(Path(path))
-    if len(_bands(file)) != 1 or "complex" in file.dtypes[0]:
-        raise DataError(f"{path}: labels are one band of class ids; this file has {file.count} of {file.dtypes[0]}")
-    if file.crs is None:
-        raise DataError(f"{path}: these labels have no CRS; give them that of their image (gdal_edit.py -a_srs)")
-    return file
+    bands, kind, crs = _bands(file), file.dtypes[0], file.crs
+    if len(bands) == 1 and "complex" not in kind and crs is not None:
+        return file
+    file.close()
+    if len(bands) != 1 or "complex" in kind:
+        raise DataError(f"{path}: labels are one band of class ids; this file has {len(bands)} of {kind}")
+    raise DataError(f"{path}: these labels have no CRS; give them that of their image (gdal_edit.py -a_srs)")
 
 
 def _bands(file: Any) -> list[int]:

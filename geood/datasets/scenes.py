@@ -14,25 +14,23 @@ import glob
 import logging
 import math
 import os
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from geood.config import Config
 from geood.datasets.augment import Sample, augment
 from geood.errors import ConfigError, DataError
-from geood.progress import Progress
 from geood.raster import Bands, Scene, bands_from_samples
 
 if TYPE_CHECKING:
     from geood.datasets.blocks import Blocks
-    from geood.datasets.layers import Box, LabelledImages, Pixels
+    from geood.datasets.layers import Box, LabelledImages
+    from geood.datasets.screening import Screening
 
 log = logging.getLogger("geood")
 
@@ -40,28 +38,6 @@ IGNORE = 255
 RASTERS = (".tif", ".tiff")  # what is taken from a folder
 VECTORS = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet")
 DRAWS = 4  # a crop without enough data is drawn again, this many times the number of crops in all
-STATISTICS_VALUES = 2_000_000  # most band values kept for percentiles; at 0.5 % that is 3,000 values a band beyond
-
-
-@dataclass
-class Screening:
-    """What became of the crops that were drawn, and what their labels hold (pixels of overlapping crops count twice)."""
-
-    drawn: int = 0
-    kept: int = 0
-    dropped_anomaly: int = 0
-    dropped_invalid: int = 0
-    dropped_unlabelled: int = 0
-    validation_crops: int = 0
-    unknown_ids: dict[int, int] = field(default_factory=dict)
-    class_pixels: dict[int, int] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return (
-            f"{self.drawn} training crops drawn: {self.kept} kept, {self.dropped_anomaly} with an anomaly pixel left out, "
-            f"{self.dropped_invalid} with too little data, {self.dropped_unlabelled} without a label; "
-            f"{self.validation_crops} validation crops"
-        )
 
 
 @dataclass(frozen=True)
@@ -101,7 +77,9 @@ class Scenes:
         Raises:
             DataError: a file cannot be read.
         """
-        pixels = _own_pixels(self.layers, self.blocks, box, validation=validation)
+        from geood.datasets.blocks import own_pixels
+
+        pixels = own_pixels(self.layers, self.blocks, box, validation=validation)
         mask = np.full(pixels.ids.shape, IGNORE, np.int64)
         for channel, class_id in enumerate(self.class_ids):
             mask[pixels.ids == class_id] = channel
@@ -118,7 +96,7 @@ class Scenes:
         return f"{Path(files[0]).name} at x {(box.xmin + box.xmax) / 2:.9g}, y {(box.ymin + box.ymax) / 2:.9g}"
 
     def write_split(self, path: Path) -> None:
-        """Write blocks and crops with their side (train, validation) as layers of a GeoPackage, for a look at the split."""
+        """Write blocks and crops with their side (train, validation) as layers of a GeoPackage."""
         import geopandas as gpd
         from shapely.geometry import box as polygon
 
@@ -183,7 +161,7 @@ def open_scenes(config: Config) -> Scenes:
         DataError: a file is missing or cannot be used, labels and images do not fit, or no crop is left to train on.
     """
     from geood.datasets.blocks import draw_crops, grid_crops, metres_per_unit, split_blocks
-    from geood.datasets.layers import LabelledImages
+    from geood.datasets.screening import Screening, labelled, report_screening, screen, why_nothing
 
     data, seed = config.data, config.train.seed
     layers, names, indexes, dtype, count = _open_layers(config)
@@ -191,15 +169,15 @@ def open_scenes(config: Config) -> Scenes:
     size = math.ceil(data.crop_px / data.scale_min)
     drawn = draw_crops(layers, blocks, pieces, size_px=size, number=DRAWS * data.crops, seed=_seed(seed, 2))
     report = Screening()
-    training, values = _screen(drawn, layers, blocks, config=config, report=report)
+    training, values = screen(drawn, layers, blocks, config=config, report=report)
     if not training:
-        raise DataError(_why_nothing(report, config))
+        raise DataError(why_nothing(report, config))
     grid = grid_crops(layers, blocks, pieces, size_px=data.crop_px)
-    validation = _labelled(grid, layers, blocks, config=config)
+    validation = labelled(grid, layers, blocks, config=config)
     report.validation_crops = len(validation)
     box = training[0]
     per_x, per_y = metres_per_unit(layers.images.crs, box.xmin, box.ymin)
-    _say(report, config)
+    report_screening(report, config)
     return Scenes(
         config=config,
         bands=bands_from_samples(config.bands, names, indexes=indexes, values=values, dtype=dtype, scene_count=count),
@@ -258,7 +236,8 @@ def _open_layers(config: Config) -> tuple[LabelledImages, tuple[str, ...], tuple
     both = sorted(set(images) & set(labels))
     if both:
         raise DataError(
-            f"{both[0]}: named by data.images and by data.labels; make the patterns narrower (tile?.tif instead of tile*.tif)"
+            f"{both[0]}: named by data.images and by data.labels; make the patterns narrower, for example tile?.tif "
+            "instead of tile*.tif"
         )
     names, indexes, dtype, count = _check_images(images, config)
     layer = ImageLayer(images, indexes=indexes, nodata=config.bands.nodata, res=data.resolution)
@@ -297,8 +276,8 @@ def _check_images(
                 first = path, scene
             if (scene.count, np.dtype(scene.dtype)) != (first[1].count, np.dtype(first[1].dtype)):
                 raise DataError(
-                    f"{path} has {scene.count} bands of {scene.dtype}, {first[0]} has {first[1].count} of {first[1].dtype}; "
-                    "all training images need the same bands and the same type"
+                    f"{path} has {scene.count} bands of {scene.dtype}, {first[0]} has {first[1].count} of "
+                    f"{first[1].dtype}; all training images need the same bands and the same type"
                 )
     assert first is not None
     scene = first[1]
@@ -317,107 +296,6 @@ def _check_images(
 def _band_name(scene: Scene, index: int) -> str:
     known = dict(zip(scene.band_indexes, scene.band_names, strict=False))
     return str(known.get(index, f"band_{index}"))
-
-
-def _own_pixels(layers: LabelledImages, blocks: Blocks, box: Box, *, validation: bool) -> Pixels:
-    """The pixels of a box, those in blocks of the other side invalid and unlabelled."""
-    pixels = layers.read(box)
-    valid = pixels.valid & blocks.owned(box, pixels.valid.shape, validation=validation)
-    return pixels._replace(valid=valid, ids=np.where(valid, pixels.ids, IGNORE))
-
-
-def _screen(
-    drawn: list[Box], layers: LabelledImages, blocks: Blocks, *, config: Config, report: Screening
-) -> tuple[list[Box], NDArray[np.float32]]:
-    """The crops to train on, and a sample of their valid band values (C, N)."""
-    data = config.data
-    kept: list[Box] = []
-    values: list[NDArray[np.float32]] = []
-    counts: Counter[int] = Counter()
-    unknown: Counter[int] = Counter()
-    rng = np.random.default_rng([config.train.seed, 3])
-    with Progress("screening crops", data.crops) as progress:
-        for box in drawn:
-            if report.drawn - report.dropped_invalid == data.crops:
-                break
-            report.drawn += 1
-            pixels = _own_pixels(layers, blocks, box, validation=False)
-            if not pixels.valid.any() or pixels.valid.mean() < data.min_valid:
-                report.dropped_invalid += 1
-                continue
-            progress.advance(kept=len(kept))
-            ids = _count(pixels.ids)
-            unknown.update({i: n for i, n in ids.items() if i not in data.classes and i not in data.anomaly})
-            if any(i in ids for i in data.anomaly):
-                report.dropped_anomaly += 1
-            elif not any(i in ids for i in data.classes):
-                report.dropped_unlabelled += 1
-            else:
-                kept.append(box)
-                counts.update({i: n for i, n in ids.items() if i in data.classes})
-                inside = pixels.image[:, pixels.valid]
-                take = max(1, STATISTICS_VALUES // (inside.shape[0] * data.crops))
-                values.append(inside[:, rng.integers(0, inside.shape[1], min(take, inside.shape[1]))])
-    report.kept = len(kept)
-    report.unknown_ids = dict(sorted(unknown.items()))
-    report.class_pixels = {i: counts[i] for i in sorted(data.classes)}
-    return kept, np.concatenate(values, axis=1) if values else np.empty((0, 0), np.float32)
-
-
-def _labelled(grid: list[Box], layers: LabelledImages, blocks: Blocks, *, config: Config) -> list[Box]:
-    """At most `validation_crops` of the validation grid that hold enough data and a label, evenly spread."""
-    data = config.data
-    full, some = [], []
-    for box in _thinned(grid, 4 * data.validation_crops):
-        pixels = _own_pixels(layers, blocks, box, validation=True)
-        if np.isin(pixels.ids, list(data.classes)).any():
-            (full if pixels.valid.mean() >= data.min_valid else some).append(box)
-    if not full and not some:
-        raise DataError(
-            f"none of the {len(grid)} validation crops holds a labelled pixel of a class; make data.block_m smaller or "
-            "data.validation larger, or try another train.seed"
-        )
-    return _thinned(full or some, data.validation_crops)
-
-
-def _thinned(boxes: list[Box], most: int) -> list[Box]:
-    if len(boxes) <= most:
-        return boxes
-    return [boxes[i] for i in np.linspace(0, len(boxes) - 1, most).round().astype(int)]
-
-
-def _count(ids: NDArray[np.int64]) -> dict[int, int]:
-    """Number of pixels of each id but 255."""
-    if ids.min() >= 0 and ids.max() < 65536:
-        counts = np.bincount(ids.ravel())
-        return {int(i): int(counts[i]) for i in np.flatnonzero(counts) if i != IGNORE}
-    found, counts = np.unique(ids, return_counts=True)
-    return {int(i): int(n) for i, n in zip(found, counts, strict=True) if i != IGNORE}
-
-
-def _why_nothing(report: Screening, config: Config) -> str:
-    """What a user can change when no crop is left."""
-    data = config.data
-    reasons = {
-        f"hold an anomaly pixel (ids {data.anomaly}): make data.crop_px smaller, or label more ground without "
-        "anomalies": report.dropped_anomaly,
-        f"hold data in less than {data.min_valid:.0%} of their pixels: make data.crop_px or data.min_valid smaller, or "
-        "data.block_m larger": report.dropped_invalid,
-        f"hold no pixel of the classes {sorted(data.classes)}; their labels hold {report.unknown_ids or 'nothing'}: check "
-        "data.classes and the labels": report.dropped_unlabelled,
-    }
-    lines = [f"{count} {reason}" for reason, count in reasons.items() if count]
-    return f"none of the {report.drawn} crops drawn can be trained on: {'; '.join(lines)}"
-
-
-def _say(report: Screening, config: Config) -> None:
-    log.info("%s", report)
-    if report.unknown_ids:
-        found = ", ".join(f"{i} ({n} pixels)" for i, n in report.unknown_ids.items())
-        log.warning("label ids %s stand neither in data.classes nor in data.anomaly and are ignored", found)
-    for class_id, pixels in report.class_pixels.items():
-        if not pixels:
-            log.warning("class %d (%s) occurs in no training crop", class_id, config.data.classes[class_id])
 
 
 def _seed(*parts: int) -> int:

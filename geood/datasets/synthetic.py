@@ -69,8 +69,8 @@ def make_world(folder: Path, *, seed: int, size_px: int = 1024, scenes: int = 3)
     """Write `scenes` training scenes and one test scene, `size_px` square, with their labels, into `folder`.
 
     Images are uint8, three bands, 0.25 m pixels, UTM zone 33N, nodata 0; labels are uint8 class ids on the same grid,
-    255 where there is no data. Files: `train_1.tif`, ..., `test.tif`, and labels of the same names in `labels/`. The same
-    seed gives the same pixels. Existing files of these names are replaced.
+    255 where there is no data. Files: `train_1.tif`, ..., `test.tif`, and labels of the same names in `labels/`. The
+    same seed gives the same pixels. Existing files of these names are replaced.
 
     Raises:
         OutputError: if the folder cannot be made or written.

@@ -1,0 +1,142 @@
+"""Every drawn crop is looked at once before training: is it fit, is it clean, what does it hold?
+
+A crop that holds a single anomaly pixel is left out whole (masking only the pixels would still show the network the
+object's surroundings and rim); so is one with too little data, or without a label, for nobody has said what is on it.
+What is kept gives the values that band statistics are made from. Nothing is dropped unseen: all of it is counted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geood.config import Config
+from geood.datasets.blocks import Blocks, own_pixels
+from geood.datasets.layers import IGNORE, Box, LabelledImages
+from geood.errors import DataError
+from geood.progress import Progress
+
+log = logging.getLogger("geood")
+
+STATISTICS_VALUES = 2_000_000  # most band values kept; beyond a percentile of 0.5 % there are still thousands a band
+
+
+@dataclass
+class Screening:
+    """What became of the crops that were drawn, and what their labels hold (crops overlap; pixels count each time)."""
+
+    drawn: int = 0
+    kept: int = 0
+    dropped_anomaly: int = 0
+    dropped_invalid: int = 0
+    dropped_unlabelled: int = 0
+    validation_crops: int = 0
+    unknown_ids: dict[int, int] = field(default_factory=dict)
+    class_pixels: dict[int, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.drawn} training crops drawn: {self.kept} kept; left out: {self.dropped_anomaly} with an anomaly "
+            f"pixel, {self.dropped_invalid} with too little data, {self.dropped_unlabelled} without a label; "
+            f"{self.validation_crops} validation crops"
+        )
+
+
+def screen(
+    drawn: list[Box], layers: LabelledImages, blocks: Blocks, *, config: Config, report: Screening
+) -> tuple[list[Box], NDArray[np.float32]]:
+    """The crops to train on, and a sample of their valid band values (C, N)."""
+    data = config.data
+    kept: list[Box] = []
+    values: list[NDArray[np.float32]] = []
+    counts: Counter[int] = Counter()
+    unknown: Counter[int] = Counter()
+    rng = np.random.default_rng([config.train.seed, 3])
+    with Progress("screening crops", data.crops) as progress:
+        for box in drawn:
+            if report.drawn - report.dropped_invalid == data.crops:
+                break
+            report.drawn += 1
+            pixels = own_pixels(layers, blocks, box, validation=False)
+            if not pixels.valid.any() or pixels.valid.mean() < data.min_valid:
+                report.dropped_invalid += 1
+                continue
+            progress.advance(kept=len(kept))
+            ids = _count(pixels.ids)
+            unknown.update({i: n for i, n in ids.items() if i not in data.classes and i not in data.anomaly})
+            if any(i in ids for i in data.anomaly):
+                report.dropped_anomaly += 1
+            elif not any(i in ids for i in data.classes):
+                report.dropped_unlabelled += 1
+            else:
+                kept.append(box)
+                counts.update({i: n for i, n in ids.items() if i in data.classes})
+                inside = pixels.image[:, pixels.valid]
+                take = max(1, STATISTICS_VALUES // (inside.shape[0] * data.crops))
+                values.append(inside[:, rng.integers(0, inside.shape[1], min(take, inside.shape[1]))])
+    report.kept = len(kept)
+    report.unknown_ids = dict(sorted(unknown.items()))
+    report.class_pixels = {i: counts[i] for i in sorted(data.classes)}
+    return kept, np.concatenate(values, axis=1) if values else np.empty((0, 0), np.float32)
+
+
+def labelled(grid: list[Box], layers: LabelledImages, blocks: Blocks, *, config: Config) -> list[Box]:
+    """At most `validation_crops` of the validation grid that hold enough data and a label, evenly spread."""
+    data = config.data
+    full: list[Box] = []
+    some: list[Box] = []
+    for box in _thinned(grid, 4 * data.validation_crops):
+        pixels = own_pixels(layers, blocks, box, validation=True)
+        if np.isin(pixels.ids, list(data.classes)).any():
+            (full if pixels.valid.mean() >= data.min_valid else some).append(box)
+    if not full and not some:
+        raise DataError(
+            f"none of the {len(grid)} validation crops holds a labelled pixel of a class; make data.block_m smaller or "
+            "data.validation larger, or try another train.seed"
+        )
+    return _thinned(full or some, data.validation_crops)
+
+
+def _thinned(boxes: list[Box], most: int) -> list[Box]:
+    if len(boxes) <= most:
+        return boxes
+    return [boxes[i] for i in np.linspace(0, len(boxes) - 1, most).round().astype(int)]
+
+
+def _count(ids: NDArray[np.int64]) -> dict[int, int]:
+    """Number of pixels of each id but 255."""
+    if ids.min() >= 0 and ids.max() < 65536:
+        counts = np.bincount(ids.ravel())
+        return {int(i): int(counts[i]) for i in np.flatnonzero(counts) if i != IGNORE}
+    found, counts = np.unique(ids, return_counts=True)
+    return {int(i): int(n) for i, n in zip(found, counts, strict=True) if i != IGNORE}
+
+
+def why_nothing(report: Screening, config: Config) -> str:
+    """What a user can change when no crop is left."""
+    data = config.data
+    reasons = {
+        f"hold an anomaly pixel (ids {data.anomaly}): make data.crop_px smaller, or label more ground without "
+        "anomalies": report.dropped_anomaly,
+        f"hold data in less than {data.min_valid:.0%} of their pixels: make data.crop_px or data.min_valid smaller, or "
+        "data.block_m larger": report.dropped_invalid,
+        f"hold no pixel of the classes {sorted(data.classes)}; their labels hold {report.unknown_ids or 'nothing'}: "
+        "check data.classes and the labels": report.dropped_unlabelled,
+    }
+    lines = [f"{count} {reason}" for reason, count in reasons.items() if count]
+    return f"none of the {report.drawn} crops drawn can be trained on: {'; '.join(lines)}"
+
+
+def report_screening(report: Screening, config: Config) -> None:
+    """Log what was kept and left out, and warn of ids nobody named and classes nobody will learn."""
+    log.info("%s", report)
+    if report.unknown_ids:
+        found = ", ".join(f"{i} ({n} pixels)" for i, n in report.unknown_ids.items())
+        log.warning("label ids %s stand neither in data.classes nor in data.anomaly and are ignored", found)
+    for class_id, pixels in report.class_pixels.items():
+        if not pixels:
+            log.warning("class %d (%s) occurs in no training crop", class_id, config.data.classes[class_id])

@@ -1,0 +1,166 @@
+"""The styles that travel with the data, so that a result opens in QGIS as it is meant to be seen.
+
+QML text for the three things geood writes (polygons, scores, classes), and the one way to put a style inside a
+GeoPackage. QGIS takes a raster's style from a `.qml` of the same name beside it, and a layer's from the row of
+`layer_styles` with `useAsDefault` set, of which it reads the QML alone. Written for QGIS 3.22 and later.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from xml.sax.saxutils import quoteattr
+
+FAILURES = (sqlite3.Error,)
+_DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
+# Yellow to purple along the score, cased in black: seen on vegetation, soil, roofs and water alike.
+_RAMP = ("#ffe08a", "#ff9a3c", "#ff3d6e", "#c400c4")
+# Colours people expect for common names; others get one of the list below (Okabe and Ito 2008).
+_KNOWN = {
+    "water": "#3f8fd2",
+    "tree": "#1f7a3a",
+    "forest": "#1f7a3a",
+    "vegetation": "#4caf50",
+    "grass": "#8bc34a",
+    "field": "#c9b458",
+    "land": "#d8b98a",
+    "soil": "#b98d5c",
+    "road": "#7d7d7d",
+    "building": "#b5493b",
+    "roof": "#b5493b",
+}
+_OTHERS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#999999")
+
+
+def polygon_style(threshold: float) -> str:
+    """QML of anomaly polygons: a bright outline with a dark casing, coloured by `score_max` above the threshold."""
+    threshold = float(threshold)  # numpy spells its numbers in another way
+    colour = (
+        f"ramp_color(create_ramp(map(0,'{_RAMP[0]}',0.33,'{_RAMP[1]}',0.66,'{_RAMP[2]}',1,'{_RAMP[3]}')),"
+        f'scale_linear("score_max",{threshold!r},max(maximum("score_max"),{threshold!r}+1e-6),0,1))'
+    )
+    casing = _line("0,0,0,200", 1.1, None)
+    line = _line("255,61,110,255", 0.6, colour)
+    symbol = f'<symbol alpha="1" type="fill" name="0" clip_to_extent="1" force_rhr="0">{casing}{line}</symbol>'
+    return (
+        f'{_DOCTYPE}<qgis version="3.22.0" styleCategories="Symbology|MapTips">'
+        f'<renderer-v2 type="singleSymbol" forceraster="0" symbollevels="0" enableorderby="0">'
+        f"<symbols>{symbol}</symbols></renderer-v2>"
+        "<mapTip>&lt;b>[% round(score_max, 3) %]&lt;/b> taken for [% coalesce(class_name, '?') %], "
+        "[% round(area_m2, 1) %] m²</mapTip>"
+        "<blendMode>0</blendMode><featureBlendMode>0</featureBlendMode><layerGeometryType>2</layerGeometryType></qgis>"
+    )
+
+
+def score_style(threshold: float, low: float | None = None, high: float | None = None) -> str:
+    """QML of a score raster: clear below the threshold, then from yellow to purple up to `high`.
+
+    `low` and `high` are the ends of the score's range; left out, those of the Jensen-Shannon score, 0 and 1.
+    """
+    threshold, high = float(threshold), 1.0 if high is None else float(high)
+    high = high if high > threshold else threshold + max(1e-6, abs(threshold) * 1e-3)
+    low = min(0.0, threshold) if low is None else min(float(low), threshold)
+    stops = [threshold + (high - threshold) * share for share in (0, 1 / 3, 2 / 3, 1)]
+    items = [_stop(low, _RAMP[0], 0, "below the threshold"), _stop(threshold, _RAMP[0], 0, "threshold")]
+    items += [
+        _stop(stop + (1e-9 * max(1.0, abs(stop)) if i == 0 else 0), colour, 200 + 15 * i, f"{stop:.3g}")
+        for i, (stop, colour) in enumerate(zip(stops, _RAMP, strict=True))
+    ]
+    return _raster_style(
+        f'<rasterrenderer type="singlebandpseudocolor" band="1" opacity="1" alphaBand="-1" nodataColor="" '
+        f'classificationMin="{low!r}" classificationMax="{high!r}">{_MIN_MAX}<rastershader>'
+        f'<colorrampshader colorRampType="INTERPOLATED" classificationMode="1" clip="0" minimumValue="{low!r}" '
+        f'maximumValue="{high!r}" labelPrecision="4">{"".join(items)}</colorrampshader></rastershader></rasterrenderer>'
+    )
+
+
+def class_style(names: dict[int, str]) -> str:
+    """QML of a class raster: one colour and name for each value."""
+    colours = class_colours(names)
+    entries = "".join(
+        f'<paletteEntry value="{value}" color="{colours[value]}" alpha="255" label={quoteattr(name)}/>'
+        for value, name in sorted(names.items())
+    )
+    return _raster_style(
+        f'<rasterrenderer type="paletted" band="1" opacity="1" alphaBand="-1" nodataColor="">{_MIN_MAX}'
+        f"<colorPalette>{entries}</colorPalette></rasterrenderer>"
+    )
+
+
+def class_colours(names: dict[int, str]) -> dict[int, str]:
+    """A hex colour for each class value: the one people expect for its name, else the next of a distinct set."""
+    colours: dict[int, str] = {}
+    others = 0
+    for value, name in sorted(names.items()):
+        known = next((c for word, c in _KNOWN.items() if word in name.lower() and c not in colours.values()), None)
+        colours[value] = known or _OTHERS[others % len(_OTHERS)]
+        others += known is None
+    return colours
+
+
+def embed_style(gpkg: Path, layer: str, *, geometry_column: str, qml: str, name: str) -> None:
+    """Put a style into a GeoPackage as the default of one of its layers.
+
+    Raises:
+        sqlite3.Error: if the file cannot be written.
+    """
+    with closing(sqlite3.connect(gpkg)) as database, database:
+        database.execute("PRAGMA journal_mode=delete")
+        database.execute(_TABLE)
+        database.execute(
+            "INSERT OR REPLACE INTO gpkg_contents (table_name, data_type, identifier, description, last_change) VALUES "
+            "('layer_styles', 'attributes', 'layer_styles', 'styles of QGIS', strftime('%Y-%m-%dT%H:%M:%fZ','now'))"
+        )
+        database.execute("DELETE FROM layer_styles WHERE f_table_name = ?", (layer,))
+        database.execute(
+            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName, "
+            "styleQML, styleSLD, useAsDefault, description, owner, ui) "
+            "VALUES ('', '', ?, ?, ?, ?, '', 1, '', '', NULL)",
+            (layer, geometry_column, name, qml),
+        )
+
+
+_TABLE = """CREATE TABLE IF NOT EXISTS layer_styles (
+    id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, f_table_catalog TEXT(256), f_table_schema TEXT(256),
+    f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT,
+    useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),
+    update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"""
+_MIN_MAX = (
+    "<rasterTransparency/><minMaxOrigin><limits>None</limits><extent>WholeRaster</extent>"
+    "<statAccuracy>Estimated</statAccuracy></minMaxOrigin>"
+)
+
+
+def _line(colour: str, width_mm: float, expression: str | None) -> str:
+    """An outline as a symbol layer, its colour fixed or from an expression."""
+    rule = ""
+    if expression:
+        rule = (
+            '<data_defined_properties><Option type="Map"><Option type="QString" name="name" value=""/>'
+            '<Option type="Map" name="properties"><Option type="Map" name="outlineColor">'
+            '<Option type="bool" name="active" value="true"/>'
+            f'<Option type="QString" name="expression" value={quoteattr(expression)}/>'
+            '<Option type="int" name="type" value="3"/></Option></Option>'
+            '<Option type="QString" name="type" value="collection"/></Option></data_defined_properties>'
+        )
+    options = {"joinstyle": "miter", "line_color": colour, "line_style": "solid", "line_width": str(width_mm)}
+    options |= {"line_width_unit": "MM", "capstyle": "square"}
+    listed = "".join(f'<Option type="QString" name="{k}" value="{v}"/>' for k, v in options.items())
+    return (
+        f'<layer class="SimpleLine" enabled="1" locked="0" pass="0"><Option type="Map">{listed}</Option>{rule}</layer>'
+    )
+
+
+def _stop(value: float, colour: str, alpha: int, label: str) -> str:
+    return f'<item value="{value!r}" color="{colour}" alpha="{alpha}" label={quoteattr(label)}/>'
+
+
+def _raster_style(renderer: str) -> str:
+    return (
+        f'{_DOCTYPE}<qgis version="3.22.0" styleCategories="Symbology"><pipe><provider>'
+        '<resampling enabled="false" maxOversampling="2" zoomedInResamplingMethod="nearestNeighbour" '
+        f'zoomedOutResamplingMethod="nearestNeighbour"/></provider>{renderer}'
+        '<brightnesscontrast brightness="0" contrast="0" gamma="1"/><huesaturation saturation="0" colorizeOn="0"/>'
+        '<rasterresampler maxOversampling="2"/></pipe><blendMode>0</blendMode></qgis>'
+    )

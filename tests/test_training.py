@@ -1,0 +1,228 @@
+"""Laws of training: same seed same weights, a killed run ends as an unbroken one, and gradients go where they should."""
+
+import csv
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import torch
+from conftest import picture, small_config, write_raster
+
+from geood.bundle import ModelBundle
+from geood.config import to_yaml
+from geood.datasets.scenes import open_scenes
+from geood.errors import DataError, OutputError, TrainingError
+from geood.flow import Flow
+from geood.runs import append_metrics, last_metrics, trim_metrics
+from geood.segmenter import Segmenter
+from geood.training import Plan, Stage, plans, sample_picture, train
+
+LENGTHS = {"segmenter_steps": 4, "flow_steps": 2, "joint_steps": 4, "validate_every": 2, "batch": 2}
+
+
+@pytest.fixture(scope="module")
+def scenes_folder(tmp_path_factory) -> Path:
+    """Two scenes of 160 x 160 pixels with labels: classes are what the first band says."""
+    folder = tmp_path_factory.mktemp("scenes")
+    for i in range(2):
+        image = picture(160, 160, seed=i)
+        labels = np.digitize(image[0], [90, 160]).astype("uint8")
+        write_raster(folder / f"im_{i}.tif", image)
+        write_raster(folder / f"lab_{i}.tif", labels)
+    return folder
+
+
+def config(folder, **train):
+    data = {
+        "root": str(folder),
+        "images": ["im_*.tif"],
+        "labels": ["lab_*.tif"],
+        "crop_px": 64,
+        "crops": 12,
+        "block_m": 40.0,
+        "validation_crops": 2,
+    }
+    return small_config(data=data, train={**LENGTHS, "accelerator": "cpu", **train})
+
+
+@pytest.fixture(scope="module")
+def unbroken(scenes_folder, tmp_path_factory) -> Path:
+    """The bundle of a run from beginning to end."""
+    return train(config(scenes_folder), tmp_path_factory.mktemp("runs") / "unbroken")
+
+
+def test_a_run_leaves_all_that_it_promises(unbroken, scenes_folder):
+    run = unbroken.parent
+    assert {"config.yaml", "split.gpkg", "metrics.csv", "samples", "tensorboard", "model.safetensors"} <= {
+        p.name for p in run.iterdir()
+    }
+    assert set(gpd.read_file(run / "split.gpkg", layer="blocks")["split"]) == {"train", "validation"}
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    figures = {(r["stage"], r["figure"]) for r in rows}
+    assert {("segmenter", "val/miou"), ("flow", "val/bpd"), ("joint", "train/jsd"), ("joint", "val/outside")} <= figures
+    assert len(list((run / "samples").glob("joint_*.png"))) == 2
+    assert list((run / "tensorboard").rglob("events*"))
+
+
+def test_the_bundle_of_a_run_is_usable(unbroken, scenes_folder):
+    bundle = ModelBundle.load(unbroken)
+    assert bundle.class_ids == (0, 1, 2) and bundle.config == config(scenes_folder)
+    assert bundle.resolution == pytest.approx(0.5, rel=1e-2)
+    low, middle, high = (bundle.thresholds[rate] for rate in ("0.05", "0.01", "0.001"))
+    assert 0 <= low <= middle <= high <= 1
+    assert bundle.flow.initialized and {"joint/miou", "flow/bpd"} <= set(bundle.metrics)
+
+
+def test_thresholds_leave_their_share_of_inlier_pixels_above(unbroken, scenes_folder):
+    bundle = ModelBundle.load(unbroken)
+    validation = open_scenes(config(scenes_folder)).validation()
+    scores = []
+    for i in range(len(validation)):
+        sample = validation[i]
+        score = bundle.score(sample["image"][None])[0].numpy()
+        scores.append(score[(sample["mask"] != 255).numpy()])
+    above = np.concatenate(scores).astype(np.float16)
+    for rate, threshold in bundle.thresholds.items():
+        assert (above > np.float16(threshold)).mean() <= float(rate)
+
+
+def test_the_same_seed_gives_the_same_bundle_with_any_number_of_workers(unbroken, scenes_folder, tmp_path):
+    again = config(scenes_folder)
+    again = again.model_copy(update={"data": again.data.model_copy(update={"workers": 1})})
+    first, second = ModelBundle.load(unbroken), ModelBundle.load(train(again, tmp_path / "run"))
+    assert first.thresholds == second.thresholds and first.metrics == second.metrics
+    for name in ("segmenter", "flow"):
+        a, b = getattr(first, name).state_dict(), getattr(second, name).state_dict()
+        assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize(("stage", "step"), [("segmenter", 3), ("flow", 1), ("joint", 3)])
+def test_a_killed_run_goes_on_and_ends_as_the_unbroken_one(unbroken, scenes_folder, tmp_path, stage, step):
+    run, script = tmp_path / "run", tmp_path / "killed.py"
+    (tmp_path / "c.yaml").write_text(to_yaml(config(scenes_folder)), encoding="utf-8")
+    script.write_text(
+        f"""
+import os, sys
+from geood.config import load_config
+from geood.training import Stage, train
+step = Stage.training_step
+def deadly(self, batch, index):
+    if self.plan.stage == "{stage}" and self.global_step == {step}:
+        os._exit(9)
+    return step(self, batch, index)
+Stage.training_step = deadly
+train(load_config("{tmp_path / "c.yaml"}"), "{run}")
+"""
+    )
+    assert subprocess.run([sys.executable, script], check=False).returncode == 9
+    assert not (run / "model.safetensors").exists()
+    resumed = train(config(scenes_folder), run, resume=True)
+    assert resumed.read_bytes() == unbroken.read_bytes()
+    assert (run / "metrics.csv").read_text() == (unbroken.parent / "metrics.csv").read_text()
+
+
+def test_a_run_is_neither_replaced_nor_continued_with_another_config(unbroken, scenes_folder):
+    before = unbroken.read_bytes()
+    with pytest.raises(OutputError, match="holds a run already; add --resume"):
+        train(config(scenes_folder), unbroken.parent)
+    with pytest.raises(OutputError, match=r"other values of train\.seed"):
+        train(config(scenes_folder, seed=5), unbroken.parent, resume=True)
+    assert train(config(scenes_folder), unbroken.parent, resume=True) == unbroken
+    assert unbroken.read_bytes() == before
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path, scenes_folder):
+    (tmp_path / "photo.jpg").write_text("mine")
+    with pytest.raises(OutputError, match="not a run"):
+        train(config(scenes_folder), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+def test_data_that_cannot_be_used_leaves_no_run(tmp_path, scenes_folder):
+    broken = config(scenes_folder)
+    broken = broken.model_copy(update={"data": broken.data.model_copy(update={"images": ["nothing_*.tif"]})})
+    with pytest.raises(DataError, match="nothing_"):
+        train(broken, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_and_says_where(scenes_folder, tmp_path, monkeypatch):
+    step = Stage._segmenter_step
+
+    def poisoned(self, batch):
+        figures = step(self, batch)
+        return {"loss": figures["loss"] * float("nan")} if self.global_step == 3 else figures
+
+    monkeypatch.setattr(Stage, "_segmenter_step", poisoned)
+    with pytest.raises(TrainingError) as error:
+        train(config(scenes_folder), tmp_path / "run")
+    for part in ("stage segmenter", "step 3", "im_", "segmenter.ckpt (step 2)"):
+        assert part in str(error.value)
+    monkeypatch.setattr(Stage, "_segmenter_step", step)
+    assert train(config(scenes_folder), tmp_path / "run", resume=True).exists()
+
+
+def test_the_joint_step_moves_both_networks_and_the_flow_term_only_the_flow(scenes_folder):
+    settings = config(scenes_folder)
+    sample = open_scenes(settings).training(0, 2)
+    batch = torch.utils.data.default_collate([sample[0], sample[1]])
+
+    def gradients(**weights):
+        torch.manual_seed(0)
+        loss = settings.loss.model_copy(update=weights)
+        chosen = settings.model_copy(update={"loss": loss})
+        segmenter, flow = Segmenter(3, 3, chosen.segmenter), Flow(3, chosen.flow, (1 / 255,) * 3)
+        flow.initialize(batch["image"])
+        stage = Stage(Plan("joint", 1, 2), chosen, segmenter=segmenter, flow=flow, step=(1 / 255,) * 3)
+        stage._joint_step(batch)["loss"].backward()
+        return [
+            {k: p.grad.clone() for k, p in network.named_parameters() if p.grad is not None}
+            for network in (segmenter, flow)
+        ]
+
+    plain, flow_plain = gradients(jsd_weight=0.0, flow_weight=0.0)
+    with_flow, flow_term = gradients(jsd_weight=0.0, flow_weight=1.0)
+    _, jsd_term = gradients(jsd_weight=1.0, flow_weight=0.0)
+    assert all(torch.equal(plain[k], with_flow[k]) for k in plain)
+    assert any(not torch.allclose(flow_plain[k], flow_term[k]) for k in flow_term)
+    assert any(not torch.allclose(flow_plain[k], jsd_term[k]) for k in jsd_term)
+
+
+def test_stages_are_whole_epochs_at_least_as_long_as_asked(scenes_folder):
+    made = plans(config(scenes_folder, segmenter_steps=1000, validate_every=300, flow_steps=0, joint_steps=10))
+    assert [(p.stage, p.epochs) for p in made] == [("segmenter", 3), ("joint", 1)]
+    assert [p.steps for p in made] == [1002, 10]
+
+
+def test_two_processes_train_one_model(scenes_folder, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(to_yaml(config(scenes_folder, devices=2)), encoding="utf-8")
+    command = [sys.executable, "-m", "geood", "train", str(path), "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert ModelBundle.load(tmp_path / "run" / "model.safetensors").flow.initialized
+
+
+def test_metrics_rows_of_undone_work_are_dropped(tmp_path):
+    path = tmp_path / "metrics.csv"
+    append_metrics(path, "flow", 10, {"val/bpd": 4.0, "train/loss": 3.0})
+    append_metrics(path, "flow", 20, {"val/bpd": 3.5})
+    append_metrics(path, "joint", 5, {"val/miou": 0.5})
+    trim_metrics(path, "flow", 10)
+    assert last_metrics(path, "flow") == {"flow/bpd": 4.0}
+    assert last_metrics(path, "joint") == {"joint/miou": 0.5}
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 5])
+def test_samples_of_any_band_count_can_be_shown(bands):
+    shown = sample_picture(torch.rand(5, bands, 16, 24))
+    assert shown.mode == "RGB" and shown.size == (4 * 26 + 2, 2 * 18 + 2)
+
+
+def test_plans_are_values():
+    assert dataclasses.is_dataclass(Plan) and Plan("flow", 2, 3) == Plan("flow", 2, 3)
