@@ -44,9 +44,11 @@ def make_scene(path: Path, side: int) -> None:
     """A scene with detail on several scales, so that it compresses about as a photograph does; written by blocks."""
     rng = np.random.default_rng(0)
     coarse = rng.random((3, 64, 64))
-    profile = dict(driver="GTiff", width=side, height=side, count=3, dtype="uint8", tiled=True, compress="deflate")
+    profile = {"driver": "GTiff", "width": side, "height": side, "count": 3, "dtype": "uint8", "tiled": True}
     transform = Affine(0.25, 0, 500_000, 0, -0.25, 4_650_000)
-    with rasterio.open(path, "w", crs="EPSG:32633", transform=transform, BIGTIFF="IF_SAFER", **profile) as file:
+    with rasterio.open(
+        path, "w", crs="EPSG:32633", transform=transform, compress="deflate", BIGTIFF="IF_SAFER", **profile
+    ) as file:
         for row in range(0, side, 1024):
             for col in range(0, side, 1024):
                 height, width = min(1024, side - row), min(1024, side - col)
@@ -77,8 +79,7 @@ def bare_network(bundle: Path, side: int) -> float:
     model = ModelBundle.load(bundle)
     settings = model.config.predict
     shapes = [
-        (t.read.height, t.read.width)
-        for t in tile_grid(side, side, tile_px=settings.tile_px, halo_px=settings.halo_px)
+        (t.read.height, t.read.width) for t in tile_grid(side, side, tile_px=settings.tile_px, halo_px=settings.halo_px)
     ]
     ready = {shape: torch.rand(1, model.bands.count, *shape) for shape in set(shapes)}
 
@@ -104,7 +105,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=6000, help="pixels")
     parser.add_argument("--model", type=Path, help="a bundle for three bands")
-    parser.add_argument("--encoder", default="densenet121", help="without --model: the encoder of the untrained network")
+    parser.add_argument(
+        "--encoder", default="densenet121", help="without --model: the encoder of the untrained network"
+    )
     parser.add_argument("--keep", type=Path, help="folder for scene and outputs; else a temporary one")
     parser.add_argument("--row", choices=["bare", "tif", "gpkg"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -121,11 +124,23 @@ def main() -> None:
         scene = folder / f"scene_{options.side}.tif"
         if not scene.exists():
             make_scene(scene, options.side)
-        print(f"{options.side} x {options.side} px, {os.cpu_count()} cores, torch {torch.__version__}, bundle {bundle.name}")
+        side, cores = options.side, os.cpu_count()
+        print(f"{side} x {side} px, {cores} cores, torch {torch.__version__}, bundle {bundle.name}")
         print(f"{'':<16}{'seconds':>9}{'Mpx/s':>9}{'of bare':>9}{'peak MB':>9}")
         bare = 0.0
         for row in ("bare", "tif", "gpkg"):
-            base = [sys.executable, __file__, "--row", row, "--folder", folder, "--model", bundle, "--side", options.side]
+            base = [
+                sys.executable,
+                __file__,
+                "--row",
+                row,
+                "--folder",
+                folder,
+                "--model",
+                bundle,
+                "--side",
+                options.side,
+            ]
             done = subprocess.run([str(x) for x in base], check=True, stdout=subprocess.PIPE, text=True)
             seconds, peak = (float(x) for x in done.stdout.split()[-2:])
             bare = bare or seconds

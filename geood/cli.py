@@ -18,6 +18,8 @@ import typer
 from geood.errors import ConfigError, DataError, GeoodError
 from geood.version import __version__
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="geood",
     help="Find what a model was never taught, in aerial and satellite scenes and in road-driving images.",
@@ -38,14 +40,20 @@ Settings = Annotated[
 Threshold = Annotated[float | None, typer.Option(help="Score above which a pixel is anomalous; default: the model's.")]
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and stop.", is_eager=True)] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-) -> None:
-    if version:
+def _show_version(asked: bool) -> None:
+    if asked:
         print(f"geood {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and stop.", callback=_show_version, is_eager=True)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """What stands before the verb; `--debug` is taken out of the line by `main`, wherever it stands."""
 
 
 @app.command()
@@ -192,23 +200,22 @@ def main() -> NoReturn:
 
 
 def _run(arguments: list[str], *, debug: bool) -> int:
-    import click
-
+    """Run one command line; returns its exit code, with whatever went wrong said on stderr."""
     try:
-        result = app(arguments, standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        result = app(arguments, prog_name="geood", standalone_mode=False)
+        if result != INTERRUPTED:  # which is typer's own way of ending after Ctrl-C
+            return result if isinstance(result, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        pass
     except GeoodError as error:
         if debug:
             traceback.print_exc()
         print(f"geood: {error}", file=sys.stderr)
         return error.exit_code
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        print("geood: interrupted", file=sys.stderr)
-        return 130
-    except click.exceptions.ClickException as error:
-        error.show()
-        return error.exit_code
     except Exception as error:
+        if hasattr(error, "show") and hasattr(error, "exit_code"):  # a usage error of click, by whatever path
+            error.show()
+            return int(error.exit_code)
         if debug:
             traceback.print_exc()
         print(
@@ -217,6 +224,8 @@ def _run(arguments: list[str], *, debug: bool) -> int:
             file=sys.stderr,
         )
         return 1
+    print("geood: interrupted", file=sys.stderr)
+    return INTERRUPTED
 
 
 def _bundle(given: Path | None) -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from geood.errors import ConfigError
 
@@ -146,12 +146,23 @@ class TrainConfig(Section):
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = Field("32-true", description="arithmetic of training")
 
 
+FALSE_POSITIVE_RATES = (0.001, 0.01, 0.05)  # those a bundle has thresholds for
+
+
+def _a_known_rate(rate: float) -> float:
+    if rate not in FALSE_POSITIVE_RATES:
+        raise ValueError(f"got {rate}; a bundle has thresholds for the rates {FALSE_POSITIVE_RATES}")
+    return rate
+
+
 class ScoreConfig(Section):
     """How logits become an anomaly score, and where it is cut by default."""
 
     kind: ScoreKind = Field("jsd", description="the score written by predict")
     temperature: Positive = Field(2.0, description="logits are divided by this before the softmax")
-    fpr: Literal[0.001, 0.01, 0.05] = Field(0.01, description="share of inlier pixels above the default threshold")
+    fpr: Annotated[float, AfterValidator(_a_known_rate)] = Field(
+        0.01, description="share of inlier pixels above the default threshold"
+    )
 
 
 class PredictConfig(Section):

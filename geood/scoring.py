@@ -48,7 +48,12 @@ class ScoredTile(NamedTuple):
 def dask_client(workers: int, scheduler: str | None) -> Iterator[Any]:
     """A Dask client: a running scheduler, `workers` processes here, or threads in this process."""
     import dask
+
+    dask.config.set({"logging": {"distributed": "critical", "tornado": "critical"}})
     from distributed import Client
+
+    for name in [n for n in logging.root.manager.loggerDict if n.startswith("distributed")]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
     if workers and scheduler:
         raise ConfigError("--workers and --scheduler exclude each other: a running scheduler has its own workers")

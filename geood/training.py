@@ -38,7 +38,7 @@ import lightning.pytorch as pl  # noqa: E402
 from lightning.pytorch.loggers import TensorBoardLogger  # noqa: E402
 
 from geood.bundle import ModelBundle  # noqa: E402
-from geood.config import Config  # noqa: E402
+from geood.config import FALSE_POSITIVE_RATES, Config  # noqa: E402
 from geood.datasets.scenes import Scenes, open_scenes  # noqa: E402
 from geood.errors import TrainingError  # noqa: E402
 from geood.flow import Flow  # noqa: E402
@@ -51,7 +51,6 @@ from geood.segmenter import Segmenter  # noqa: E402
 
 log = logging.getLogger("geood")
 STAGES = ("segmenter", "flow", "joint")
-RATES = (0.001, 0.01, 0.05)
 IGNORE = 255
 WARM_UP = 100  # steps over which each stage's learning rate rises
 FIRST_CROPS = 32  # training crops that the flow takes its starting point from
@@ -365,7 +364,7 @@ def _run_stage(stage: Stage, run: Path, scenes: Scenes) -> dict[str, float]:
 
 
 def _first_crops(scenes: Scenes, config: Config) -> Tensor:
-    """Crops (N, C, h, w) for the flow's starting point: the largest square patch's place in the first training crops."""
+    """Crops (N, C, h, w) for the flow's starting point: where the largest patch fits in the first training crops."""
     side = config.negatives.patch_max_px
     samples = scenes.training(config.train.seed, FIRST_CROPS)
     batch = default_collate([samples[i] for i in range(FIRST_CROPS)])
@@ -420,7 +419,7 @@ def _calibrated(bundle: ModelBundle, scenes: Scenes) -> ModelBundle:
         score = bundle.score(batch["image"].to(device)).float().cpu().numpy()
         curve.update(score, np.where(batch["mask"].numpy() == IGNORE, 255, 0).astype(np.uint8))
     bundle.to("cpu")
-    thresholds = {str(rate): float(curve.fpr_threshold(rate)) for rate in RATES}
+    thresholds = {str(rate): float(curve.fpr_threshold(rate)) for rate in FALSE_POSITIVE_RATES}
     return dataclasses.replace(bundle, thresholds=thresholds)
 
 

@@ -51,7 +51,12 @@ def picture(height, width, *, bands=3, seed=0, dtype="uint8", high=255):
 def small_config(**sections):
     """A config with tiny networks and lengths; sections override keys."""
     tree = {
-        "data": {"images": ["*.tif"], "labels": ["*.tif"], "classes": {0: "land", 1: "road", 2: "roof"}, "anomaly": [7]},
+        "data": {
+            "images": ["*.tif"],
+            "labels": ["*.tif"],
+            "classes": {0: "land", 1: "road", 2: "roof"},
+            "anomaly": [7],
+        },
         "segmenter": {"encoder": "resnet10t", "decoder_channels": 16},
         "flow": {"steps": 1, "layers": 1, "growth": 8},
         "negatives": {"patch_max_px": 32},

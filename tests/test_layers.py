@@ -23,7 +23,20 @@ FLOORS = [
     {"__init__", "__main__"},
 ]
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
-WORLD = {"bands", "gdal", "components", "errors", "version", "config", "grid", "progress", "raster", "labels", "vector", "qgis"}
+WORLD = {
+    "bands",
+    "gdal",
+    "components",
+    "errors",
+    "version",
+    "config",
+    "grid",
+    "progress",
+    "raster",
+    "labels",
+    "vector",
+    "qgis",
+}
 MATHS = {"flow", "segmenter", "negatives", "losses", "scores", "metrics"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -1,4 +1,4 @@
-"""Laws of training: same seed same weights, a killed run ends as an unbroken one, and gradients go where they should."""
+"""Laws of training: same seed same weights, a killed run ends as an unbroken one, gradients go where they should."""
 
 import csv
 import dataclasses
