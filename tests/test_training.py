@@ -19,7 +19,8 @@ from geood.errors import DataError, OutputError, TrainingError
 from geood.flow import Flow
 from geood.runs import append_metrics, last_metrics, trim_metrics
 from geood.segmenter import Segmenter
-from geood.training import Plan, Stage, plans, sample_picture, train
+from geood.stages import Plan, Stage, plans, sample_picture
+from geood.training import train
 
 LENGTHS = {"segmenter_steps": 4, "flow_steps": 2, "joint_steps": 4, "validate_every": 2, "batch": 2}
 
@@ -109,7 +110,8 @@ def test_a_killed_run_goes_on_and_ends_as_the_unbroken_one(unbroken, scenes_fold
         f"""
 import os, sys
 from geood.config import load_config
-from geood.training import Stage, train
+from geood.stages import Stage
+from geood.training import train
 step = Stage.training_step
 def deadly(self, batch, index):
     if self.plan.stage == "{stage}" and self.global_step == {step}:
