@@ -17,7 +17,6 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
-from PIL import Image
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 
@@ -85,16 +84,6 @@ def draw_overview(  # noqa: PLR0913 - the panels of one page, each given by name
     said = "   ".join(f"{name} {100 * value:.1f} %" for name, value in metrics.items() if np.isfinite(value))
     figure.suptitle(f"{scene.name}    {said}", x=0.01, ha="left", fontsize=13)
     _save(out, lambda partial: figure.savefig(partial, format="png"))
-
-
-def sample_grid(samples: NDArray[np.floating], out: Path) -> None:
-    """Write samples (N, C, h, w) of the flow, clipped to [0, 1], as one PNG grid; an existing file is replaced.
-
-    Raises:
-        OutputError: if the picture cannot be written.
-    """
-    pixels = np.rint(_mosaic(samples) * 255).astype(np.uint8)
-    _save(out, lambda partial: Image.fromarray(pixels).save(partial, format="png"))
 
 
 def _save(out: Path, write: Callable[[Path], object]) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
@@ -19,8 +20,9 @@ from rasterio.crs import CRS
 
 import geood
 from geood.bundle import ModelBundle
-from geood.errors import BundleError, ConfigError, DataError, OutputError
+from geood.errors import BundleError, ConfigError, DataError, GeoodError, OutputError
 from geood.prediction import polygonize, predict
+from geood.raster import Scene
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def test_every_valid_pixel_is_scored_and_no_other(tmp_path, bundle_path, scene):
 def test_the_answer_is_the_same_for_threads_processes_and_a_scheduler(tmp_path, bundle_path, scene):
     def outputs(name, **how):
         [made] = predict([scene], tmp_path / name / "out.gpkg", bundle=bundle_path, **how)
-        frame = gpd.read_file(made.polygons)
+        frame = gpd.read_file(made.polygons, layer="anomalies")
         return digest(made.scores, made.classes), frame.to_json()
 
     for name in ("threads", "processes", "scheduler"):
@@ -95,7 +97,7 @@ def test_the_score_raster_has_the_grid_of_the_scene(tmp_path, bundle_path, crs, 
     with rasterio.open(path) as a, rasterio.open(made.scores) as b:
         assert (a.width, a.height, a.transform, a.crs) == (b.width, b.height, b.transform, b.crs)
         bounds = a.bounds
-    frame = gpd.read_file(made.polygons)
+    frame = gpd.read_file(made.polygons, layer="anomalies")
     assert len(frame) == made.anomalies > 0
     if crs is not None and transform is not ROTATED:
         low, high = sorted((bounds.bottom, bounds.top))
@@ -115,7 +117,7 @@ def test_a_scene_of_nothing_gives_a_valid_empty_map(tmp_path, bundle_path):
     path = write_raster(tmp_path / "scene.tif", np.zeros((3, 80, 80), "uint8"), nodata=0)
     [made] = predict([path], tmp_path / "out.gpkg", bundle=bundle_path)
     assert np.isnan(read(made.scores)).all() and made.anomalies == made.valid_pixels == 0
-    frame = gpd.read_file(made.polygons)
+    frame = gpd.read_file(made.polygons, layer="anomalies")
     assert len(frame) == 0 and {"score_max", "area_m2", "class_name"} <= set(frame.columns)
 
 
@@ -145,12 +147,12 @@ def test_bands_and_types(tmp_path, bands, dtype, high):
 def test_several_scenes_share_a_file_or_have_one_each(tmp_path, bundle_path):
     scenes = [write_raster(tmp_path / "in" / f"{n}.tif", picture(64, 64, seed=i)) for i, n in enumerate("ab")]
     shared = predict(scenes, tmp_path / "all.gpkg", bundle=bundle_path, threshold=0.3)
-    frame = gpd.read_file(tmp_path / "all.gpkg")
+    frame = gpd.read_file(tmp_path / "all.gpkg", layer="anomalies")
     assert set(frame["scene"]) == {"a.tif", "b.tif"} and len(frame) == sum(p.anomalies for p in shared)
     assert (tmp_path / "all_a.tif").exists() and (tmp_path / "all_b.tif").exists()
     apart = predict(scenes, tmp_path / "each", bundle=bundle_path, threshold=0.3)
     assert [p.polygons.name for p in apart] == ["a.gpkg", "b.gpkg"]
-    assert sum(len(gpd.read_file(p.polygons)) for p in apart) == len(frame)
+    assert sum(len(gpd.read_file(p.polygons, layer="anomalies")) for p in apart) == len(frame)
     assert digest(apart[0].scores) == digest(shared[0].scores)
 
 
@@ -158,7 +160,10 @@ def test_polygons_can_be_cut_again_without_the_model(tmp_path, bundle_path, scen
     [made] = predict([scene], tmp_path / "out.gpkg", bundle=bundle_path, threshold=0.4)
     again = polygonize(made.scores, tmp_path / "again.gpkg")
     assert again == made.anomalies
-    first, second = gpd.read_file(made.polygons), gpd.read_file(tmp_path / "again.gpkg")
+    first, second = (
+        gpd.read_file(made.polygons, layer="anomalies"),
+        gpd.read_file(tmp_path / "again.gpkg", layer="anomalies"),
+    )
     assert first.equals(second)
     assert polygonize(made.scores, tmp_path / "none.geojson", threshold=1.1) == 0
     assert polygonize(made.scores, tmp_path / "large.fgb", min_area_m2=1e9) == 0
@@ -167,7 +172,7 @@ def test_polygons_can_be_cut_again_without_the_model(tmp_path, bundle_path, scen
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".parquet", ".fgb"])
 def test_polygon_formats_agree(tmp_path, bundle_path, scene, suffix):
     [made] = predict([scene], tmp_path / f"out{suffix}", bundle=bundle_path, threshold=0.5)
-    frame = gpd.read_parquet(made.polygons) if suffix == ".parquet" else gpd.read_file(made.polygons)
+    frame = gpd.read_parquet(made.polygons) if suffix == ".parquet" else gpd.read_file(made.polygons, layer="anomalies")
     assert len(frame) == made.anomalies
     assert frame.crs.to_epsg() == (4326 if suffix == ".geojson" else 32633)
 
@@ -230,7 +235,7 @@ def test_an_output_that_exists_is_kept_until_overwritten(tmp_path, bundle_path, 
     out.write_text("precious")
     refused(OutputError, "exists", [scene], out, bundle=bundle_path)
     predict([scene], out, bundle=bundle_path, overwrite=True)
-    assert gpd.read_file(out) is not None
+    assert gpd.read_file(out, layer="anomalies") is not None
 
 
 def test_a_raster_beside_the_polygons_is_not_replaced_either(bundle_path, scene, out):
@@ -303,3 +308,28 @@ def test_the_model_is_loaded_once_for_each_process(tmp_path, bundle_path, scene,
     scoring._models.clear()
     predict([scene], tmp_path / "a.tif", bundle=bundle_path)
     assert len(loads) <= 2  # once here, once in the workers of this process
+
+
+@pytest.mark.skipif("GEOOD_DATA" not in os.environ, reason="GEOOD_DATA does not name a folder of odd rasters")
+def test_a_folder_of_odd_rasters_gives_maps_or_clear_errors(tmp_path):
+    files = [p for p in sorted((Path(os.environ["GEOOD_DATA"]) / "rasters").iterdir()) if p.suffix in (".tif", ".tiff")]
+    bundles, mapped = {}, 0
+    for i, path in enumerate(files):
+        out = tmp_path / f"{i}" / "x.gpkg"
+        out.parent.mkdir()
+        try:
+            with Scene.open(path) as scene:
+                count = scene.count
+            if count not in bundles:
+                bundles[count] = tmp_path / f"{count}.safetensors"
+                make_bundle(bundles[count], bands=count, predict={"tile_px": 512, "halo_px": 32})
+            [made] = predict([path], out, bundle=bundles[count])
+        except GeoodError as error:
+            assert str(path) in str(error) and not list(out.parent.iterdir())
+            continue
+        with rasterio.open(path) as a, rasterio.open(made.scores) as b:
+            assert (a.shape, a.transform, a.crs) == (b.shape, b.transform, b.crs), path
+        assert np.isfinite(read(made.scores)).sum() == made.valid_pixels, path
+        assert len(gpd.read_file(made.polygons, layer="anomalies")) == made.anomalies, path
+        mapped += 1
+    assert mapped > len(files) / 2

@@ -5,7 +5,7 @@ from affine import Affine
 from PIL import Image
 
 from geood.errors import DataError, OutputError
-from geood.report import _mosaic, _read_photo, _read_truth, draw_overview, sample_grid
+from geood.report import _mosaic, _read_photo, _read_truth, draw_overview
 
 UTM = "EPSG:32633"
 
@@ -107,12 +107,6 @@ def test_mosaic_holds_every_sample_clipped():
     for i, value in enumerate((0, 0.25, 0.5, 0.75, 1)):
         top, left = 2 + (i // 3) * 6, 2 + (i % 3) * 8
         assert (picture[top : top + 4, left : left + 6] == value).all()
-
-
-@pytest.mark.parametrize("bands", [1, 2, 3, 5])
-def test_samples_of_any_band_count_become_a_picture(tmp_path, bands):
-    sample_grid(np.random.default_rng(3).random((7, bands, 8, 8)), tmp_path / "samples.png")
-    assert pixels(tmp_path / "samples.png").shape == (32, 32, 3)
 
 
 def test_what_cannot_be_read_or_written_is_explained(tmp_path, rasters):
