@@ -8,9 +8,10 @@ is whatever object the reader found (rasterio's), so that no projection is ever 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from affine import Affine
 
@@ -71,6 +72,16 @@ class Grid:
         xs, ys = [x for x, _ in corners], [y for _, y in corners]
         return min(xs), min(ys), max(xs), max(ys)
 
+    @property
+    def resolution_m(self) -> float | None:
+        """Metres on the ground per pixel at the middle of the grid, the mean of both sides; None without a CRS."""
+        if self.crs is None:
+            return None
+        x, y = self.transform @ (self.width / 2, self.height / 2)
+        along_x, along_y = metres_per_unit(self.crs, x, y)
+        width, height = self.pixel_size
+        return math.sqrt(width * along_x * height * along_y)
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -111,3 +122,26 @@ def tile_grid(height: int, width: int, *, tile_px: int, halo_px: int, multiple: 
             inner_width = -(-write.width // multiple) * multiple
             read = Window(row - halo_px, col - halo_px, inner_height + 2 * halo_px, inner_width + 2 * halo_px)
             yield Tile(read, write)
+
+
+def metres_per_unit(crs: Any, x: float, y: float) -> tuple[float, float]:
+    """How many metres on the ground one CRS unit is at a point, along x and along y; right for degrees, feet, Mercator.
+
+    A CRS without a place on the earth (a local engineering grid) is measured by its unit alone.
+    """
+    from pyproj import CRS, Geod, Transformer
+    from pyproj.exceptions import ProjError
+
+    crs = CRS.from_user_input(crs)
+    try:
+        to_earth = Transformer.from_crs(crs, CRS.from_epsg(4326), always_xy=True)
+        unit = 1e-4 if crs.is_geographic else 10.0
+        lon, lat = to_earth.transform([x - unit, x + unit, x, x], [y, y, y - unit, y + unit], errcheck=True)
+        _, _, metres = Geod(ellps="WGS84").inv([lon[0], lon[2]], [lat[0], lat[2]], [lon[1], lon[3]], [lat[1], lat[3]])
+        across, along = metres[0] / (2 * unit), metres[1] / (2 * unit)
+        if math.isfinite(across) and math.isfinite(along) and across > 0 and along > 0:
+            return across, along
+    except ProjError:
+        pass
+    factor = float(crs.axis_info[0].unit_conversion_factor) if crs.axis_info else 1.0
+    return factor, factor

@@ -31,6 +31,7 @@ from geood.vector import OUTPUT_SUFFIXES, anomalies, write_anomalies
 from geood.version import __version__
 
 log = logging.getLogger("geood")
+OTHER_SCALE = 1.5  # beyond this ratio of pixel sizes to those of training, the user is warned
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,19 @@ def _check_scene(scene: Path, model: ModelBundle) -> None:
     with Scene.open(scene, nodata=model.bands.nodata) as opened:
         opened.check_bands(model.bands)
         if opened.grid.crs is None:
-            log.warning("%s has no CRS: its outputs are in pixels (x to the right, y downward as minus)", scene)
+            log.warning(
+                "%s has no CRS, nor have its outputs: coordinates are as stored, or pixels (y as minus row)", scene
+            )
+        found, known = opened.grid.resolution_m, model.resolution
+    if found and known and not 1 / OTHER_SCALE < found / known < OTHER_SCALE:
+        log.warning(
+            "%s has pixels of %.3g m, the model was trained at %.3g m: things look %.2g times as large to it and its "
+            "scores mean little; resample the scene first (gdalwarp -tr)",
+            scene,
+            found,
+            known,
+            known / found,
+        )
 
 
 def _score_to_staging(

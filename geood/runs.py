@@ -84,7 +84,11 @@ def trim_metrics(path: Path, stage: str, step: int) -> None:
 
 def last_metrics(path: Path, stage: str) -> dict[str, float]:
     """The last validation figures of a stage, named `stage/figure`."""
-    rows = [r for r in _metric_rows(path) if r["stage"] == stage and r["figure"].startswith("val/")]
+    rows = [
+        r
+        for r in (_metric_rows(path) if path.exists() else [])
+        if r["stage"] == stage and r["figure"].startswith("val/")
+    ]
     return {f"{stage}/{r['figure'].removeprefix('val/')}": float(r["value"]) for r in rows}
 
 

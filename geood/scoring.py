@@ -57,16 +57,17 @@ def dask_client(workers: int, scheduler: str | None) -> Iterator[Any]:
 
     if workers and scheduler:
         raise ConfigError("--workers and --scheduler exclude each other: a running scheduler has its own workers")
-    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    threads = torch.get_num_threads()
+    at_once = 2 if torch.cuda.is_available() else os.cpu_count() or 1  # on a GPU: one reads while the other scores
     quiet = {"dashboard_address": None, "silence_logs": logging.CRITICAL, "memory_limit": 0}
     with dask.config.set({"distributed.admin.tick.limit": "1h", "distributed.worker.daemon": True}):
         try:
             if scheduler:
                 client = Client(scheduler, timeout=10)
             elif workers:
-                client = Client(n_workers=workers, threads_per_worker=max(1, cores // workers), **quiet)
+                client = Client(n_workers=workers, threads_per_worker=max(1, at_once // workers), **quiet)
             else:
-                client = Client(processes=False, n_workers=1, threads_per_worker=cores, **quiet)
+                client = Client(processes=False, n_workers=1, threads_per_worker=at_once, **quiet)
         except OSError as error:
             raise ConfigError(f"--scheduler {scheduler}: no Dask scheduler answers there ({error})") from None
         try:

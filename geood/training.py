@@ -101,7 +101,9 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
         TrainingError: a loss became infinite or NaN, or the run cannot be continued.
     """
     run = Path(out)
-    leader = os.environ.get("LOCAL_RANK", "0") == "0"
+    leader = _is_leader()
+    if not leader:
+        log.setLevel(logging.WARNING)  # one process speaks for all
     if leader:
         check_run(run, config, resume=resume)
     bundle_path = run / "model.safetensors"
@@ -141,7 +143,8 @@ def _run_stage(stage: Stage, run: Path, scenes: Scenes) -> dict[str, float]:
     plan, config = stage.plan, stage.config
     checkpoint = run / "checkpoints" / f"{plan.stage}.ckpt"
     begun = steps_done(checkpoint)
-    trim_metrics(run / "metrics.csv", plan.stage, begun)
+    if _is_leader():
+        trim_metrics(run / "metrics.csv", plan.stage, begun)
     from lightning.pytorch.loggers import TensorBoardLogger
 
     with Progress(plan.stage, plan.steps, start=begun) as progress, _quiet_lightning():
@@ -175,6 +178,11 @@ def _run_stage(stage: Stage, run: Path, scenes: Scenes) -> dict[str, float]:
         except SystemExit:  # how Lightning ends after Ctrl-C
             raise KeyboardInterrupt from None
     return last_metrics(run / "metrics.csv", plan.stage)
+
+
+def _is_leader() -> bool:
+    """Whether this is the process that writes, the only one unless several devices train."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _first_crops(scenes: Scenes, config: Config) -> Tensor:

@@ -11,7 +11,7 @@ from pyproj import CRS
 from scenery import SIZE, config, make_scene, moved
 from shapely.geometry import box
 
-from geood.datasets.blocks import draw_crops, grid_crops, metres_per_unit, own_pixels, split_blocks
+from geood.datasets.blocks import draw_crops, grid_crops, own_pixels, split_blocks
 from geood.datasets.layers import Box
 from geood.datasets.scenes import open_scenes
 from geood.errors import DataError
@@ -77,15 +77,6 @@ def test_crops_lie_where_they_should(folder):
     corners = {crop.xmin for crop in draw_crops(layers, everywhere, pieces, size_px=64, number=2000, seed=1)}
     assert (min(corners), max(corners)) == pytest.approx((image.xmin, image.xmax - 32), abs=0.01)
     assert len(corners) == SIZE - 64 + 1
-
-
-def test_metres_per_unit():
-    assert metres_per_unit(CRS.from_epsg(32633), 500_000, 4_600_000) == pytest.approx((1, 1), abs=1e-3)
-    assert metres_per_unit(CRS.from_epsg(4326), 15.0, 60.0) == pytest.approx((55_800, 111_412), rel=1e-3)
-    assert metres_per_unit(CRS.from_epsg(3857), 0.0, 8_399_738.0) == pytest.approx((0.5, 0.5), rel=1e-2)
-    assert metres_per_unit(CRS.from_epsg(2263), 1e6, 2e5) == pytest.approx((0.3048, 0.3048), rel=1e-3)
-    local = CRS.from_wkt('LOCAL_CS["yard",UNIT["foot",0.3048],AXIS["x",EAST],AXIS["y",NORTH]]')
-    assert metres_per_unit(local, 0, 0) == pytest.approx((0.3048, 0.3048))
 
 
 def test_the_split_is_written(folder):

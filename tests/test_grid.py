@@ -5,8 +5,9 @@ import pytest
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
+from pyproj import CRS
 
-from geood.grid import Grid, Window, tile_grid
+from geood.grid import Grid, Window, metres_per_unit, tile_grid
 
 sizes = st.integers(1, 300)
 
@@ -63,3 +64,18 @@ def test_pixel_size_and_bounds_of_a_rotated_grid():
     xmin, ymin, xmax, ymax = grid.bounds
     corners = [grid.transform @ (x, y) for x in (0, 20) for y in (0, 10)]
     assert all(xmin <= x <= xmax and ymin <= y <= ymax for x, y in corners)
+
+
+def test_metres_per_unit():
+    assert metres_per_unit(CRS.from_epsg(32633), 500_000, 4_600_000) == pytest.approx((1, 1), abs=1e-3)
+    assert metres_per_unit(CRS.from_epsg(4326), 15.0, 60.0) == pytest.approx((55_800, 111_412), rel=1e-3)
+    assert metres_per_unit(CRS.from_epsg(3857), 0.0, 8_399_738.0) == pytest.approx((0.5, 0.5), rel=1e-2)
+    assert metres_per_unit(CRS.from_epsg(2263), 1e6, 2e5) == pytest.approx((0.3048, 0.3048), rel=1e-3)
+    local = CRS.from_wkt('LOCAL_CS["yard",UNIT["foot",0.3048],AXIS["x",EAST],AXIS["y",NORTH]]')
+    assert metres_per_unit(local, 0, 0) == pytest.approx((0.3048, 0.3048))
+
+
+def test_resolution_is_that_on_the_ground():
+    mercator = Grid(100, 100, Affine(2, 0, 0, 0, -2, 8_399_738.0), CRS.from_epsg(3857))
+    assert mercator.resolution_m == pytest.approx(1.0, rel=1e-2)
+    assert Grid(100, 100, Affine.identity(), None).resolution_m is None

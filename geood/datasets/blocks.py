@@ -22,12 +22,11 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from pyproj import CRS, Geod, Transformer
-from pyproj.exceptions import ProjError
 from shapely.geometry import box as polygon
 
 from geood.datasets.layers import IGNORE, Box, LabelledImages, Pixels
 from geood.errors import DataError
+from geood.grid import metres_per_unit
 
 Cell = tuple[int, int]  # column and row on the lattice, counted east and south from its origin
 
@@ -152,25 +151,6 @@ def own_pixels(layers: LabelledImages, blocks: Blocks, box: Box, *, validation: 
     pixels = layers.read(box)
     valid = pixels.valid & blocks.owned(box, pixels.valid.shape, validation=validation)
     return pixels._replace(valid=valid, ids=np.where(valid, pixels.ids, IGNORE))
-
-
-def metres_per_unit(crs: CRS, x: float, y: float) -> tuple[float, float]:
-    """How many metres on the ground one CRS unit is at a point, along x and along y; right for degrees, feet, Mercator.
-
-    A CRS without a place on the earth (a local engineering grid) is measured by its unit alone.
-    """
-    try:
-        to_earth = Transformer.from_crs(crs, CRS.from_epsg(4326), always_xy=True)
-        unit = 1e-4 if crs.is_geographic else 10.0
-        lon, lat = to_earth.transform([x - unit, x + unit, x, x], [y, y, y - unit, y + unit], errcheck=True)
-        _, _, metres = Geod(ellps="WGS84").inv([lon[0], lon[2]], [lat[0], lat[2]], [lon[1], lon[3]], [lat[1], lat[3]])
-        across, along = metres[0] / (2 * unit), metres[1] / (2 * unit)
-        if math.isfinite(across) and math.isfinite(along) and across > 0 and along > 0:
-            return across, along
-    except ProjError:
-        pass
-    factor = float(crs.axis_info[0].unit_conversion_factor) if crs.axis_info else 1.0
-    return factor, factor
 
 
 def _pieces(layers: LabelledImages, lattice: Blocks) -> list[Piece]:

@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from geood.config import Config
 from geood.datasets.augment import Sample, augment
 from geood.errors import ConfigError, DataError
+from geood.grid import metres_per_unit
 from geood.raster import Bands, Scene, bands_from_samples
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def open_scenes(config: Config) -> Scenes:
     Raises:
         DataError: a file is missing or cannot be used, labels and images do not fit, or no crop is left to train on.
     """
-    from geood.datasets.blocks import draw_crops, grid_crops, metres_per_unit, split_blocks
+    from geood.datasets.blocks import draw_crops, grid_crops, split_blocks
     from geood.datasets.screening import Screening, labelled, report_screening, screen, why_nothing
 
     data, seed = config.data, config.train.seed
