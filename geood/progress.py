@@ -50,7 +50,7 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._bar:
             self._bar.stop()
-        elif kind is None and self.done != self._last_said:
+        elif kind is None and self.done not in (self._last_said, self.start):
             self._say("")
 
     _last_said = -1

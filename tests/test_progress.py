@@ -1,0 +1,34 @@
+"""Progress counts to its end, says so in plain lines where no terminal is, and repeats nothing."""
+
+import logging
+
+from geood.progress import Progress
+
+
+def lines(caplog):
+    return [r.getMessage() for r in caplog.records]
+
+
+def test_the_end_is_said_once_with_its_figures(caplog):
+    with caplog.at_level(logging.INFO, "geood"), Progress("work", 3) as progress:
+        for i in range(3):
+            progress.advance(loss=0.123456, crops=i)
+    [line] = lines(caplog)
+    assert line.startswith("work 3/3") and "loss 0.1235" in line and "crops 2" in line
+
+
+def test_work_that_stops_early_is_said_too_and_work_done_before_is_not(caplog):
+    with caplog.at_level(logging.INFO, "geood"):
+        with Progress("early", 9) as progress:
+            progress.advance(4)
+        with Progress("finished before", 5, start=5):
+            pass
+    [line] = lines(caplog)
+    assert line.startswith("early 4/9") and "nan" not in line
+
+
+def test_time_left_counts_this_run_only(caplog):
+    with caplog.at_level(logging.INFO, "geood"), Progress("resumed", 100, start=90, every_s=0) as progress:
+        progress.advance(5)
+        progress.advance(5)
+    assert lines(caplog)[-1].startswith("resumed 100/100") and " 0 s left" in lines(caplog)[-1]
