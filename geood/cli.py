@@ -8,6 +8,7 @@ the line, adds the traceback. A knob belongs in a config section, not here.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -196,6 +197,7 @@ def main() -> NoReturn:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("geood").setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # tidy up as after Ctrl-C
     sys.exit(_run(arguments, debug=debug))
 
 

@@ -274,10 +274,10 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
         tree = yaml.load(text, Loader=_Loader)
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a text file; a config is YAML, such as configs/aerial.yaml") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "cannot be parsed"
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise ConfigError(f"{path}{line}: not valid YAML ({problem}); check indentation and quotes there") from None
     if not isinstance(tree, dict):
         raise ConfigError(
@@ -320,7 +320,7 @@ def _apply(tree: dict[str, Any], override: str) -> tuple[str, ...]:
         raise ConfigError(f"--set {override}: {keys[0]} is not a section in this config")
     try:
         section[keys[1]] = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise ConfigError(f"--set {override}: the value is not valid YAML; put it in quotes") from None
     return keys
 

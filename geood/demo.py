@@ -85,13 +85,11 @@ def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
         raise OutputError(f"{out}: exists already; {hint}")
     if not out.absolute().parent.is_dir():
         raise OutputError(f"{out}: its parent folder does not exist; make it or give another --out")
-    if out.exists():
-        shutil.rmtree(out)
-    out.mkdir()
-    log.info("making aerial scenes of a made-up landscape")
-    world = make_world(out / "world", seed=SEED)
+    _clear(out)
     config_path = out / "demo.yaml"
     config_path.write_text(CONFIG, encoding="utf-8")
+    log.info("making aerial scenes of a made-up landscape")
+    world = make_world(out / "world", seed=SEED)
     config = load_config(config_path)
     bundle_path = train(config, out / "run")
     [made] = predict([world.test_image], out / "anomalies.gpkg", bundle=bundle_path)
@@ -123,3 +121,13 @@ def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
         (out / "demo.yaml", "the config that was trained"),
     ]
     return DemoResult(bundle_path, files, evaluation.table())
+
+
+def _clear(out: Path) -> None:
+    """Make the folder, or take away what an earlier demo left in it and nothing else."""
+    out.mkdir(exist_ok=True)
+    for folder in ("run", "world"):
+        shutil.rmtree(out / folder, ignore_errors=True)
+    for made in ("overview.png", "metrics.json", "anomalies.*"):
+        for path in out.glob(made):
+            path.unlink()

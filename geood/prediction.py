@@ -7,8 +7,10 @@ tiles are scored is the matter of `scoring`.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -24,13 +26,14 @@ from geopandas import GeoDataFrame
 from geood import qgis
 from geood.bundle import ModelBundle
 from geood.config import PredictConfig
-from geood.errors import ConfigError, OutputError
+from geood.errors import ConfigError, DataError, OutputError
 from geood.raster import Scene, ScoreWriter, check_output, finish_cog, read_tags
-from geood.scoring import NO_CLASS, dask_client, forget_scene, score_scene
+from geood.scoring import NO_CLASS, dask_client, score_scene
 from geood.vector import OUTPUT_SUFFIXES, anomalies, write_anomalies
 from geood.version import __version__
 
 log = logging.getLogger("geood")
+SAME_RUN = ("GEOOD_MODEL", "GEOOD_SCENE")  # tags that score raster and class raster of one prediction share
 OTHER_SCALE = 1.5  # beyond this ratio of pixel sizes to those of training, the user is warned
 
 
@@ -92,15 +95,22 @@ def predict(
     """
     sources, out = [Path(s) for s in scenes], Path(out)
     targets, together = _targets(sources, out)
-    for path in [p for t in targets for p in t.files] + ([together] if together else []):
+    finals = [p for t in targets for p in t.files] + ([together] if together else [])
+    if len(set(finals)) < len(finals):
+        raise ConfigError("two of the scenes would have outputs of the same name; predict them one by one")
+    for path in finals:
         if any(path.resolve() == source.resolve() for source in sources):
             raise OutputError(f"{path}: this output would replace the scene itself; choose another name for --out")
-        check_output(path, overwrite=overwrite)
+        if path.parent == out and not out.exists():
+            check_output(out, overwrite=overwrite)
+        else:
+            check_output(path, overwrite=overwrite)
     model = ModelBundle.load(bundle)
-    for source in sources:
-        _check_scene(source, model)
-    cut = model.threshold if threshold is None else threshold
-    with _staging(out.parent if together or len(targets) == 1 else targets[0].scores.parent) as staging:
+    placed = [_check_scene(source, model) for source in sources]
+    if together and len(set(placed)) > 1:
+        raise ConfigError("some scenes have a CRS and some have none: they cannot share one file, predict them apart")
+    cut = model.threshold if threshold is None else _finite(threshold)
+    with _new_folder(finals[0].parent), _staging(finals[0].parent) as staging:
         frames: list[GeoDataFrame] = []
         made: list[Prediction] = []
         with dask_client(workers, scheduler) as client:
@@ -116,7 +126,7 @@ def predict(
                 made.append(Prediction(target.scene, target.scores, polygons, target.classes, cut, valid, count))
         if together:
             write_anomalies(_one_frame(frames), staging / together.name, threshold=cut, overwrite=False)
-        _publish(staging, [p for t in targets for p in t.files] + ([together] if together else []))
+        _publish(staging, finals)
     return made
 
 
@@ -142,11 +152,13 @@ def polygonize(
         raise ConfigError(f"{out}: polygons are written as {', '.join(OUTPUT_SUFFIXES)}; choose one of these endings")
     check_output(out, overwrite=overwrite)
     tags = read_tags(scores)
-    cut = float(tags["GEOOD_THRESHOLD"]) if threshold is None else threshold
+    cut = float(tags["GEOOD_THRESHOLD"]) if threshold is None else _finite(threshold)
     settings = PredictConfig.model_validate_json(tags["GEOOD_PREDICT"])
     if min_area_m2 is not None:
         settings = settings.model_copy(update={"min_area_m2": min_area_m2})
     classes = scores.with_suffix(".classes.tif")
+    if classes.exists() and any(read_tags(classes, dtype="uint8").get(k) != tags[k] for k in SAME_RUN):
+        raise DataError(f"{classes}: is not of the same prediction as {scores.name}; move it away, or predict again")
     frame = anomalies(
         scores,
         threshold=cut,
@@ -168,8 +180,6 @@ def _targets(scenes: list[Path], out: Path) -> tuple[list[_Target], Path | None]
         raise ConfigError("two scenes have the same name, so their outputs would too; predict them one by one")
     folder = out.is_dir() or (len(scenes) > 1 and out.suffix == "")
     if folder:
-        if not out.exists() and out.parent.is_dir():
-            out.mkdir()
         return [_beside(s, out / f"{s.stem}.gpkg") for s in scenes], None
     if out.suffix == ".tif" and len(scenes) == 1:
         return [_Target(scenes[0], out, None, None)], None
@@ -188,7 +198,8 @@ def _beside(scene: Path, polygons: Path) -> _Target:
     return _Target(scene, polygons.with_suffix(".tif"), polygons.with_suffix(".classes.tif"), polygons)
 
 
-def _check_scene(scene: Path, model: ModelBundle) -> None:
+def _check_scene(scene: Path, model: ModelBundle) -> bool:
+    """See that a scene fits the model, say what is odd about it; returns whether it has a CRS."""
     with Scene.open(scene, nodata=model.bands.nodata) as opened:
         opened.check_bands(model.bands)
         if opened.grid.crs is None:
@@ -205,6 +216,7 @@ def _check_scene(scene: Path, model: ModelBundle) -> None:
             known,
             known / found,
         )
+    return opened.grid.crs is not None
 
 
 def _score_to_staging(
@@ -219,10 +231,7 @@ def _score_to_staging(
         ScoreWriter(work_classes, grid, dtype="uint8", nodata=NO_CLASS) as class_writer,
     ):
         writers = (score_writer, class_writer)
-        try:
-            valid = score_scene(target.scene, bundle, model=model, writers=writers, client=client)
-        finally:
-            client.run(forget_scene) if client.status == "running" else None
+        valid = score_scene(target.scene, bundle, model=model, writers=writers, client=client)
     tags = _tags(target.scene, model, threshold)
     finish_cog(work, staging / target.scores.name, description="anomaly score", tags=tags, overview="average")
     style = qgis.score_style(threshold)
@@ -252,9 +261,7 @@ def _cut(target: _Target, staging: Path, model: ModelBundle, *, threshold: float
 def _one_frame(frames: list[GeoDataFrame]) -> GeoDataFrame:
     """Polygons of several scenes in the CRS of the first."""
     crs = frames[0].crs
-    moved = [f if f.crs == crs or crs is None or f.crs is None else f.to_crs(crs) for f in frames]
-    if any(f.crs != crs for f in moved):
-        raise ConfigError("some scenes have a CRS and some have none: they cannot share one file, predict them apart")
+    moved = [f if f.crs == crs else f.to_crs(crs) for f in frames]
     if any(m is not f for m, f in zip(moved, frames, strict=True)):
         log.warning("the scenes have different CRSs: all polygons are written in that of the first, %s", crs)
     filled = [f for f in moved if len(f)] or moved[:1]
@@ -274,6 +281,27 @@ def _tags(scene: Path, model: ModelBundle, threshold: float) -> dict[str, str]:
     }
 
 
+def _finite(threshold: float) -> float:
+    if not math.isfinite(threshold):
+        raise ConfigError(
+            f"--threshold {threshold}: a number is needed; scores lie in [0, 1] unless score.kind is a logit"
+        )
+    return threshold
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[None]:
+    """Make the folder of the outputs if only that is missing; take it away again if nothing came of it."""
+    made = not folder.exists()
+    if made:
+        folder.mkdir()
+    try:
+        yield
+    finally:
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
+
+
 @contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
     """A hidden folder beside the outputs that is gone afterwards, whatever happened."""
@@ -284,7 +312,9 @@ def _staging(folder: Path) -> Iterator[Path]:
     try:
         yield staging
     except OSError as error:
-        raise OutputError(f"{folder}: writing failed ({error.strerror or error}); free space and run again") from None
+        full = error.errno == errno.ENOSPC
+        remedy = "free space and run again" if full else "see that the folder stays there and can be written"
+        raise OutputError(f"{folder}: writing failed ({error.strerror or error}); {remedy}") from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

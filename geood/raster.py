@@ -289,8 +289,8 @@ def check_output(path: str | Path, *, overwrite: bool) -> None:
         raise OutputError(f"{path}: its folder cannot be written to ({error.strerror}); choose another place") from None
 
 
-def read_tags(path: str | Path) -> dict[str, str]:
-    """The GEOOD_* tags of a score raster.
+def read_tags(path: str | Path, *, dtype: str = "float32") -> dict[str, str]:
+    """The GEOOD_* tags of a score raster (with dtype "uint8": of a class raster).
 
     Raises:
         DataError: if the file is missing, cannot be read, or is no score raster of geood.
@@ -298,7 +298,7 @@ def read_tags(path: str | Path) -> dict[str, str]:
     path = Path(path)
     with open_raster(path) as dataset:
         tags = {k: v for k, v in dataset.tags().items() if k.startswith("GEOOD_")}
-        if not tags or dataset.count != 1 or dataset.dtypes[0] != "float32":
+        if not tags or dataset.count != 1 or dataset.dtypes[0] != dtype:
             raise DataError(
                 f"{path}: not a score raster of geood ({dataset.count} bands of {dataset.dtypes[0]}, "
                 f"{len(tags)} GEOOD_ tags); give the .tif that `geood predict` wrote"

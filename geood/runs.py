@@ -15,6 +15,7 @@ import torch
 from geood.config import Config, load_config, to_yaml
 from geood.errors import OutputError
 
+FREE = ("data.workers", "data.test_images", "data.test_labels", "score", "predict")  # do not change what is trained
 FIELDS = ("stage", "step", "figure", "value")
 
 
@@ -30,6 +31,8 @@ def check_run(run: Path, config: Config, *, resume: bool) -> None:
     if saved.exists():
         before, now = load_config(saved).model_dump(), config.model_dump()
         changed = [f"{s}.{k}" for s in now for k in now[s] if now[s][k] != before[s][k]]
+        if not (run / "model.safetensors").exists():
+            changed = [key for key in changed if key not in FREE and key.partition(".")[0] not in FREE]
         if changed:
             raise OutputError(
                 f"{run}: was begun with other values of {', '.join(changed)}; give those, or another --out"
@@ -39,17 +42,14 @@ def check_run(run: Path, config: Config, *, resume: bool) -> None:
 
 
 def make_run(run: Path, config: Config) -> None:
-    """Make the run folder with its config, unless it is there already.
+    """Make the run folder, if it is not there already, and put the config in it.
 
     Raises:
         OutputError: if it cannot be made.
     """
-    saved = run / "config.yaml"
-    if saved.exists():
-        return
     try:
-        (run / "checkpoints").mkdir(parents=True)
-        saved.write_text(to_yaml(config), encoding="utf-8")
+        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (run / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{run}: cannot be made ({error.strerror}); give another --out") from None
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from geood.bundle import ModelBundle
 from geood.config import PredictConfig
-from geood.errors import ConfigError, GeoodError, TilesFailedError
+from geood.errors import BundleError, ConfigError, GeoodError, OutputError, TilesFailedError
 from geood.grid import Grid, Tile, Window, tile_grid
 from geood.progress import Progress
 from geood.raster import Scene, ScoreWriter
@@ -50,7 +50,8 @@ def dask_client(workers: int, scheduler: str | None) -> Iterator[Any]:
     import dask
 
     dask.config.set({"logging": {"distributed": "critical", "tornado": "critical"}})
-    from distributed import Client
+    from distributed import CancelledError, Client, KilledWorker
+    from distributed.comm import CommClosedError
 
     for name in [n for n in logging.root.manager.loggerDict if n.startswith("distributed")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -58,7 +59,7 @@ def dask_client(workers: int, scheduler: str | None) -> Iterator[Any]:
     if workers and scheduler:
         raise ConfigError("--workers and --scheduler exclude each other: a running scheduler has its own workers")
     threads = torch.get_num_threads()
-    at_once = 2 if torch.cuda.is_available() else os.cpu_count() or 1  # on a GPU: one reads while the other scores
+    at_once = 2 if torch.cuda.is_available() else _cores()  # on a GPU: one reads while the other scores
     quiet = {"dashboard_address": None, "silence_logs": logging.CRITICAL, "memory_limit": 0}
     with dask.config.set({"distributed.admin.tick.limit": "1h", "distributed.worker.daemon": True}):
         try:
@@ -68,10 +69,20 @@ def dask_client(workers: int, scheduler: str | None) -> Iterator[Any]:
                 client = Client(n_workers=workers, threads_per_worker=max(1, at_once // workers), **quiet)
             else:
                 client = Client(processes=False, n_workers=1, threads_per_worker=at_once, **quiet)
-        except OSError as error:
-            raise ConfigError(f"--scheduler {scheduler}: no Dask scheduler answers there ({error})") from None
+        except (OSError, ValueError) as error:
+            if scheduler is None:
+                raise OutputError(f"no Dask workers could be started on this machine ({error})") from None
+            raise ConfigError(
+                f"--scheduler {scheduler}: no Dask scheduler answers there ({error}); give an address such as "
+                "tcp://host:8786"
+            ) from None
         try:
             yield client
+        except (KilledWorker, CommClosedError, CancelledError) as error:
+            raise TilesFailedError(
+                f"the workers died while they scored ({type(error).__name__}), most likely for lack of memory; "
+                "use fewer --workers or a smaller predict.tile_px"
+            ) from None
         finally:
             client.close()
             torch.set_num_threads(threads)
@@ -96,7 +107,8 @@ def score_scene(
     batches = list(_batches(grid, settings))
     slots = 2 * max(1, sum(client.nthreads().values()))
     waiting = iter(batches)
-    job = (str(scene.resolve()), str(bundle.resolve()), model.identity)
+    state = scene.stat()
+    job = (str(scene.resolve()), f"{state.st_mtime_ns} {state.st_size}", str(bundle.resolve()), model.identity)
 
     def submit(batch: tuple[Tile, ...]) -> Any:
         return client.submit(score_tiles, *job, batch, pure=False)
@@ -123,23 +135,27 @@ def score_scene(
     return valid_pixels
 
 
-def score_tiles(scene: str, bundle: str, identity: str, tiles: tuple[Tile, ...]) -> list[ScoredTile]:
+def score_tiles(  # noqa: PLR0917 - Dask passes them on by position
+    scene: str, state: str, bundle: str, identity: str, tiles: tuple[Tile, ...]
+) -> list[ScoredTile]:
     """What a Dask worker does: read tiles of one shape, score them together, cut off the halo.
 
-    Takes paths and windows only. The bundle is loaded once per process, the scene opened once per thread. Tiles
-    without a valid pixel in their write window give no result.
+    Takes paths and windows only, with the `state` (time and size) of the scene and the `identity` of the bundle, so
+    that a worker that outlives a command never answers from an older file. The bundle is loaded once per process, the
+    scene opened once per thread. Tiles without a valid pixel in their write window give no result.
     """
     try:
-        return _score_tiles(scene, bundle, identity, tiles)
+        model, device = _worker_model(bundle, identity)
+        return _score_tiles(_worker_scene(scene, state, model.bands.nodata), model, device=device, tiles=tiles)
     except GeoodError as error:
         failure = error
     failure.__context__ = failure.__cause__ = None  # GDAL's exceptions do not travel between processes
     raise failure
 
 
-def _score_tiles(scene: str, bundle: str, identity: str, tiles: tuple[Tile, ...]) -> list[ScoredTile]:
-    model, device = _worker_model(bundle, identity)
-    opened = _worker_scene(scene, model.bands.nodata)
+def _score_tiles(
+    opened: Scene, model: ModelBundle, *, device: torch.device, tiles: tuple[Tile, ...]
+) -> list[ScoredTile]:
     images, valids, kept = [], [], []
     for tile in tiles:
         pixels, valid = opened.read(tile.read, model.bands.indexes)
@@ -176,29 +192,34 @@ def _worker_model(bundle: str, identity: str) -> tuple[ModelBundle, torch.device
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with _models_lock:
         if (bundle, identity) not in _models:
+            loaded = ModelBundle.load(bundle)
+            if loaded.identity != identity:
+                raise BundleError(f"{bundle}: was replaced while it was in use; run again")
             _models.clear()
-            _models[bundle, identity] = (ModelBundle.load(bundle).to(device), device)
+            _models[bundle, identity] = (loaded.to(device), device)
+        found = _models[bundle, identity]
     if device.type == "cpu" and not getattr(_thread, "alone", False):
         torch.set_num_threads(1)
         _thread.alone = True
-    return _models[bundle, identity]
+    return found
 
 
-def _worker_scene(scene: str, nodata: float | None) -> Scene:
+def _worker_scene(scene: str, state: str, nodata: float | None) -> Scene:
     """The scene, opened once per thread (GDAL's handles must not be shared between threads)."""
-    if getattr(_thread, "scene_path", None) != scene:
+    key = (scene, state, nodata)
+    if getattr(_thread, "scene_key", None) != key:
         if getattr(_thread, "scene", None) is not None:
             _thread.scene.close()
-        _thread.scene, _thread.scene_path = Scene.open(scene, nodata=nodata), scene
+        _thread.scene_key = None
+        _thread.scene = Scene.open(scene, nodata=nodata)
+        _thread.scene_key = key
     opened: Scene = _thread.scene
     return opened
 
 
-def forget_scene() -> None:
-    """Close this thread's scene, so that its file can be moved or deleted."""
-    if getattr(_thread, "scene", None) is not None:
-        _thread.scene.close()
-        _thread.scene, _thread.scene_path = None, None
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _batches(grid: Grid, settings: PredictConfig) -> Iterator[tuple[Tile, ...]]:

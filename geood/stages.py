@@ -106,8 +106,8 @@ class Stage(pl.LightningModule):
         assert self.flow is not None
         generator = self.generator()
         pasted = self._paste(batch, generator, patches=None)
-        if not len(pasted.crops):  # nowhere enough data in this batch: a step of nothing
-            return {"loss": torch.stack([p.sum() for p in self.flow.parameters()]).sum() * 0.0}
+        if not len(pasted.crops):
+            return {"loss": self._no_flow()}
         return {"loss": self.flow.bits_per_dimension(pasted.crops, generator).mean()}
 
     def _joint_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -118,7 +118,16 @@ class Stage(pl.LightningModule):
         losses = joint_loss(
             self.segmenter(pasted.image), pasted, log_prob, config=self.config.loss, step=self.step_size
         )
-        return {"loss": losses.total, "class": losses.classification, "jsd": losses.jsd, "bpd": losses.flow}
+        total = losses.total if log_prob is not None else losses.total + self._no_flow()
+        return {"loss": total, "class": losses.classification, "jsd": losses.jsd, "bpd": losses.flow}
+
+    def _no_flow(self) -> Tensor:
+        """A zero that touches every parameter of the flow: nowhere in this batch was enough data for a patch.
+
+        Where several devices train together each step must reach all parameters on all of them.
+        """
+        assert self.flow is not None
+        return torch.stack([p.sum() for p in self.flow.parameters()]).sum() * 0.0
 
     def _paste(self, batch: dict[str, Any], generator: torch.Generator, *, patches: Flow | None) -> PastedBatch:
         """Paste samples of the flow (None: leave the images, only take the crops) in one box of each image."""

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 from geood.bundle import ModelBundle
 from geood.config import FALSE_POSITIVE_RATES, Config
 from geood.datasets.scenes import Scenes, open_scenes
-from geood.errors import TrainingError
+from geood.errors import ConfigError, GeoodError, OutputError, TrainingError
 from geood.flow import Flow
 from geood.metrics import PixelCurve
 from geood.progress import Progress
@@ -74,14 +74,19 @@ class Keeper(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, Stage)
-        partial = self.checkpoint.with_suffix(".partial")
-        trainer.save_checkpoint(partial)
-        if trainer.is_global_zero:
-            os.replace(partial, self.checkpoint)
+        if trainer.is_global_zero:  # before the checkpoint: rows beyond it are dropped when a run is continued
             rows = {f"train/{k}": float(v) for k, v in module.figures.items()} | module.validated
             append_metrics(self.run / "metrics.csv", self.plan.stage, trainer.global_step, rows)
             if trainer.logger is not None:
                 trainer.logger.log_metrics(module.validated, step=trainer.global_step)
+        partial = self.checkpoint.with_suffix(".partial")
+        try:
+            trainer.save_checkpoint(partial)
+            if trainer.is_global_zero:
+                os.replace(partial, self.checkpoint)
+        finally:
+            if trainer.is_global_zero:
+                partial.unlink(missing_ok=True)
 
 
 def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
@@ -92,7 +97,7 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
 
     Args:
         config: what to train on and how.
-        out: the run folder; made if its parent exists.
+        out: the run folder; made, with its parents, when all is checked.
         resume: go on with the run in `out`, which must have the same config.
 
     Raises:
@@ -106,17 +111,18 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
         log.setLevel(logging.WARNING)  # one process speaks for all
     if leader:
         check_run(run, config, resume=resume)
+    _check_devices(config)
     bundle_path = run / "model.safetensors"
     if bundle_path.exists() and resume:
         log.info("%s is finished already", run)
         return bundle_path
     torch.manual_seed(config.train.seed)
     scenes = open_scenes(config)
+    segmenter = Segmenter(scenes.bands.count, len(config.data.classes), config.segmenter)
+    flow = Flow(scenes.bands.count, config.flow, scenes.bands.step)
     if leader:
         make_run(run, config)
         scenes.write_split(run / "split.gpkg")
-    segmenter = Segmenter(scenes.bands.count, len(config.data.classes), config.segmenter)
-    flow = Flow(scenes.bands.count, config.flow, scenes.bands.step)
     figures: dict[str, float] = {}
     for plan in plans(config):
         if plan.stage != "segmenter" and not flow.initialized:
@@ -175,9 +181,35 @@ def _run_stage(stage: Stage, run: Path, scenes: Scenes) -> dict[str, float]:
             done = steps_done(checkpoint)
             last = f"{checkpoint} (step {done})" if done else "none in this stage yet"
             raise TrainingError(f"{error}; last good checkpoint: {last}") from None
+        except GeoodError as error:
+            raise _of_worker(error) from None
+        except OSError as error:
+            raise OutputError(
+                f"{run}: cannot be written to ({error.strerror or error}); free space and --resume"
+            ) from None
         except SystemExit:  # how Lightning ends after Ctrl-C
             raise KeyboardInterrupt from None
     return last_metrics(run / "metrics.csv", plan.stage)
+
+
+def _check_devices(config: Config) -> None:
+    """See that the devices asked for are there."""
+    train, found = config.train, torch.cuda.device_count()
+    if train.accelerator == "gpu" and not found:
+        raise ConfigError("train.accelerator is gpu, but torch sees no GPU here; set it to auto or cpu")
+    on_gpu = train.accelerator == "gpu" or (train.accelerator == "auto" and found)
+    if on_gpu and train.devices > found:
+        raise ConfigError(
+            f"train.devices is {train.devices}, but there are {found} GPUs here; set it to {found} or less"
+        )
+
+
+def _of_worker(error: GeoodError) -> GeoodError:
+    """The error itself, without the traceback that a reading process puts around its message."""
+    text = str(error)
+    if text.startswith("Caught "):
+        return type(error)(text.strip().splitlines()[-1].partition(": ")[2])
+    return error
 
 
 def _is_leader() -> bool:

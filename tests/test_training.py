@@ -2,6 +2,8 @@
 
 import csv
 import dataclasses
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +17,9 @@ from conftest import picture, small_config, write_raster
 from geood.bundle import ModelBundle
 from geood.config import to_yaml
 from geood.datasets.scenes import open_scenes
-from geood.errors import DataError, OutputError, TrainingError
+from geood.errors import ConfigError, DataError, OutputError, TrainingError
 from geood.flow import Flow
-from geood.runs import append_metrics, last_metrics, trim_metrics
+from geood.runs import append_metrics, check_run, last_metrics, make_run, trim_metrics
 from geood.segmenter import Segmenter
 from geood.stages import Plan, Stage, plans, sample_picture
 from geood.training import train
@@ -90,6 +92,8 @@ def test_thresholds_leave_their_share_of_inlier_pixels_above(unbroken, scenes_fo
     above = np.concatenate(scores).astype(np.float16)
     for rate, threshold in bundle.thresholds.items():
         assert (above > np.float16(threshold)).mean() <= float(rate)
+        below = np.nextafter(np.float16(threshold), np.float16(-1))
+        assert (above > below).mean() > float(rate)  # and no lower threshold would do
 
 
 def test_the_same_seed_gives_the_same_bundle_with_any_number_of_workers(unbroken, scenes_folder, tmp_path):
@@ -201,13 +205,77 @@ def test_stages_are_whole_epochs_at_least_as_long_as_asked(scenes_folder):
     assert [p.steps for p in made] == [1002, 10]
 
 
-def test_two_processes_train_one_model(scenes_folder, tmp_path):
-    path = tmp_path / "c.yaml"
+def test_two_processes_train_one_model_on_different_crops(scenes_folder, tmp_path):
+    """One process without a place for a patch in the joint stage must not make the other wait."""
+    path, script = tmp_path / "c.yaml", tmp_path / "pair.py"
     path.write_text(to_yaml(config(scenes_folder, devices=2)), encoding="utf-8")
-    command = [sys.executable, "-m", "geood", "train", str(path), "--out", str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    script.write_text(
+        f"""
+import hashlib, json, os, torch
+from geood.config import load_config
+from geood.stages import Stage
+from geood.training import train
+rank, seen, nets = os.environ.get("LOCAL_RANK", "0"), [], {{}}
+step, end = Stage.training_step, Stage.on_train_end
+def spying(self, batch, index):
+    seen.append(hashlib.sha256(batch["image"].numpy().tobytes()).hexdigest())
+    if self.plan.stage == "joint" and rank == "1" and index == 0:
+        batch["valid"] = torch.zeros_like(batch["valid"])
+    return step(self, batch, index)
+def note(self):
+    weights = torch.cat([p.detach().flatten() for p in self.parameters()])
+    nets[self.plan.stage] = hashlib.sha256(weights.numpy().tobytes()).hexdigest()
+Stage.training_step, Stage.on_train_end = spying, note
+train(load_config("{path}"), "{tmp_path / "run"}")
+with open("{tmp_path}/" + rank + ".json", "w") as file:
+    json.dump({{"seen": seen, "nets": nets}}, file)
+"""
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first["nets"] == second["nets"] and set(first["nets"]) == {"segmenter", "flow", "joint"}
+    assert not set(first["seen"]) & set(second["seen"]) and len(set(first["seen"])) == len(first["seen"])
     assert ModelBundle.load(tmp_path / "run" / "model.safetensors").flow.initialized
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "match"),
+    [("segmenter", "encoder", "resnt18", "resnet18"), ("train", "accelerator", "gpu", "no GPU")],
+)
+def test_a_config_that_cannot_run_leaves_no_run(scenes_folder, tmp_path, section, key, value, match):
+    if value == "gpu" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    chosen = config(scenes_folder)
+    chosen = chosen.model_copy(update={section: getattr(chosen, section).model_copy(update={key: value})})
+    with pytest.raises(ConfigError, match=match):
+        train(chosen, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_does_not_change_the_training_may_change_on_resume(unbroken, scenes_folder, tmp_path):
+    run, first = tmp_path / "run", config(scenes_folder)
+    make_run(run, first)
+    eased = first.model_copy(update={"data": first.data.model_copy(update={"workers": 1})})
+    check_run(run, eased, resume=True)
+    with pytest.raises(OutputError, match=r"loss\.jsd_weight"):
+        check_run(
+            run, first.model_copy(update={"loss": first.loss.model_copy(update={"jsd_weight": 1.0})}), resume=True
+        )
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounts a tmpfs")
+def test_a_full_disk_stops_the_training_and_keeps_what_is_whole(scenes_folder, tmp_path):
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], check=False).returncode:
+        pytest.skip("no tmpfs may be mounted here")
+    try:
+        with pytest.raises(OutputError, match="free space"):
+            train(config(scenes_folder), folder / "run")
+        assert not list(folder.rglob("*.partial")) and not (folder / "run" / "model.safetensors").exists()
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
 
 def test_metrics_rows_of_undone_work_are_dropped(tmp_path):
