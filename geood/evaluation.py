@@ -28,7 +28,7 @@ from geood.config import SCORE_KINDS, load_config
 from geood.datasets.scenes import find_files
 from geood.errors import ConfigError, DataError, OutputError
 from geood.grid import Tile, tile_grid
-from geood.labels import open_labels
+from geood.labels import VECTOR_SUFFIXES, open_labels, why_not_shared
 from geood.metrics import ANOMALY, IGNORE, INLIER, Confusion, PixelCurve
 from geood.progress import Progress
 from geood.raster import Scene, check_output
@@ -138,8 +138,10 @@ class _Ids(NamedTuple):
 def evaluate_scenes(config_or_root: str | Path, bundle: ModelBundle, *, overrides: Sequence[str] = ()) -> Evaluation:
     """Measure a bundle on the test scenes of a config, or on a folder of scenes with labels.
 
-    A config names `data.test_images`, `data.test_labels` and `data.anomaly`. In a folder the labels of `X.tif` are
-    `X_labels.tif`, `labels/X.tif`, or for `images/X.tif` `labels/X.tif`; which ids are anomalies the bundle knows.
+    A config names `data.test_images`, `data.test_labels` and `data.anomaly`. Labels go with the image whose name theirs
+    begins with (`X.tif`, `X_gt.tif`); otherwise one file, or rasters side by side, serve all images. In a folder the
+    labels of `X.tif` are `X_labels.tif`, `labels/X.tif`, or for `images/X.tif` `labels/X.tif`; which ids are anomalies
+    the bundle knows.
 
     Raises:
         ConfigError: if the config does not fit the bundle or names no test scenes.
@@ -261,11 +263,15 @@ def _tiles(scene: Scene, bundle: ModelBundle) -> Iterator[Tile]:
 
 
 def _count_tiles(cases: list[_Case], bundle: ModelBundle) -> int:
-    """Open every scene once, so that one that does not fit is found before the work begins."""
+    """Open every scene and its labels once, so that one that does not fit is found before the work begins."""
     total = 0
     for case in cases:
         with Scene.open(case.image, nodata=bundle.bands.nodata) as scene:
             scene.check_bands(bundle.bands)
+            try:
+                open_labels(case.labels, scene.grid, attribute=case.attribute).close()
+            except DataError as error:
+                raise DataError(f"{case.image.name}: its labels do not fit; {error}") from None
             total += sum(1 for _ in _tiles(scene, bundle))
     return total
 
@@ -284,7 +290,11 @@ def _on_best_device(bundle: ModelBundle) -> Iterator[torch.device]:
 
 
 def _read_cases(path: Path, bundle: ModelBundle, overrides: Sequence[str]) -> tuple[list[_Case], list[int]]:
-    """The test scenes of a config, with their labels: by name where names match, else all labels for each."""
+    """The test scenes of a config, with their labels: by name where names match, else all labels for each.
+
+    Raises:
+        ConfigError: if that would be a guess.
+    """
     data = load_config(path, overrides).data
     if not data.test_images:
         raise ConfigError(f"{path}: data.test_images is empty; name the scenes to evaluate, and data.test_labels")
@@ -297,15 +307,55 @@ def _read_cases(path: Path, bundle: ModelBundle, overrides: Sequence[str]) -> tu
     root = Path(data.root)
     images = find_files(root, data.test_images, what="data.test_images")
     labels = find_files(root, data.test_labels, what="data.test_labels")
-    by_name = [[p for p in labels if p.stem in _label_stems(image)] for image in images]
-    paired = len(labels) == len(images) and all(len(found) == 1 for found in by_name)
-    chosen = by_name if paired else [labels] * len(images)
+    chosen = _pair_by_name(images, labels)
+    if chosen is None:
+        why = _why_not_all(images, labels)
+        if why:
+            name = images[0].stem
+            raise ConfigError(
+                f"{path}: {len(images)} test images ({_listed(images)}) and {len(labels)} label files "
+                f"({_listed(labels)}) are no pairs by name, and not all labels can serve every image: {why}; name the "
+                f"labels of {images[0].name} {name}_labels.tif or {name}_*, or give one georeferenced file for all"
+            )
+        chosen = [labels] * len(images)
     cases = [_Case(i, files, data.label_attribute) for i, files in zip(images, chosen, strict=True)]
     return cases, list(data.anomaly)
 
 
-def _label_stems(image: Path) -> set[str]:
-    return {image.stem, f"{image.stem}_labels", f"{image.stem}_label", f"{image.stem}_mask"}
+def _pair_by_name(images: list[Path], labels: list[Path]) -> list[list[Path]] | None:
+    """The label file of each image, where each has just one: of the same stem, or of that and more after `_`, `-`, `.`.
+
+    A label that begins with the stems of several images belongs to the longest: `a_2_gt` is of `a_2`, not of `a`.
+    """
+    found: list[list[Path]] = [[] for _ in images]
+    for label in labels:
+        fits = [i for i, p in enumerate(images) if label.stem == p.stem or label.stem.startswith(_longer(p.stem))]
+        if not fits:
+            return None
+        longest = max(len(images[i].stem) for i in fits)
+        for i in fits:
+            if len(images[i].stem) == longest:
+                found[i].append(label)
+    return found if len(labels) == len(images) and all(len(files) == 1 for files in found) else None
+
+
+def _longer(stem: str) -> tuple[str, ...]:
+    return tuple(stem + mark for mark in "_-.")
+
+
+def _why_not_all(images: list[Path], labels: list[Path]) -> str | None:
+    """Why labels that are not paired by name cannot be laid under every image; None if they can."""
+    if len(labels) == 1 and (len(images) == 1 or labels[0].suffix.lower() in VECTOR_SUFFIXES):
+        return None
+    for image in images:
+        with Scene.open(image) as scene:
+            if scene.grid.crs is None:
+                return f"{image.name} has no CRS"
+    return why_not_shared(labels)
+
+
+def _listed(paths: list[Path]) -> str:
+    return ", ".join(p.name for p in paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
 
 
 def _pair_folder(root: Path) -> list[_Case]:

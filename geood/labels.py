@@ -2,7 +2,8 @@
 
 Rasters of ids may have any grid and CRS: they are warped onto the scene, nearest neighbour, window by window. One
 vector file is rasterized, window by window, from a class attribute; where its shapes overlap the later one counts. A
-pixel that no label reaches is 255. A class has no meaning here: ids are handed on as they stand in the file.
+pixel that no label reaches is 255. A class has no meaning here: ids are handed on as they stand in the file. What a
+label file must be is said here once, for training and evaluation: `open_id_raster`, `read_ids` and `read_shapes`.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from geood.errors import DataError
 from geood.gdal import GDAL_FAILURES, open_raster, rasterio_window, reading, reason
 from geood.grid import Grid, Window
 
-NO_LABEL = 255
+IGNORE = 255  # nobody said what is there
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet")
+SEAM = 0.01  # neighbouring rasters may share this much of the smaller one: a seam, or a slip of reprojection
 
 
 class _Source(Protocol):
@@ -51,7 +53,7 @@ class LabelReader:
         """
         ids = self._sources[0].read(window)
         for source in self._sources[1:]:
-            ids = np.where(ids == NO_LABEL, source.read(window), ids)
+            ids = np.where(ids == IGNORE, source.read(window), ids)
         return ids
 
     def close(self) -> None:
@@ -93,18 +95,92 @@ def open_labels(paths: Sequence[str | Path], grid: Grid, *, attribute: str | Non
         return LabelReader(near, opened.pop_all())
 
 
+def open_id_raster(path: Path) -> Any:
+    """An open raster with one band of class ids (alpha aside).
+
+    Raises:
+        DataError: if it is anything else, or cannot be read.
+    """
+    dataset = open_raster(path)
+    bands, complex_numbers = _id_bands(dataset), "complex" in dataset.dtypes[0]
+    if len(bands) == 1 and not complex_numbers:
+        return dataset
+    dataset.close()
+    if complex_numbers:
+        raise DataError(f"{path}: holds complex numbers, but labels are whole class ids")
+    raise DataError(f"{path}: has {len(bands)} bands, but labels are one band of class ids; save the ids alone")
+
+
+def read_ids(path: Path, dataset: Any, window: Window) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Ids (h, w) of a window inside a raster of `open_id_raster`, 255 where it holds none, and where it holds some.
+
+    Raises:
+        DataError: if it cannot be read, or holds numbers that are not whole.
+    """
+    band = _id_bands(dataset)[0]
+    with reading(path):
+        ids = dataset.read(band, window=rasterio_window(window))
+        known: NDArray[np.bool_] = dataset.read_masks(band, window=rasterio_window(window)) > 0
+    if ids.dtype.kind == "f":
+        known &= np.isfinite(ids)
+        odd = ids[known][ids[known] % 1 != 0]
+        if odd.size:
+            raise DataError(f"{path}: holds fractions such as {odd[0]}, not class ids")
+    return np.where(known, ids, IGNORE).astype(np.int64), known
+
+
+def read_shapes(path: Path, attribute: str | None) -> geopandas.GeoDataFrame:
+    """The shapes of a vector file that have a class id, in its own CRS: columns `id` (0 to 255, int32) and `geometry`.
+
+    Raises:
+        DataError: if the file is missing or unreadable, lacks the attribute, or its values are no class ids.
+    """
+    frame = _read_frame(path, attribute)
+    frame = frame[frame[attribute].notna() & frame.geometry.notna() & ~frame.geometry.is_empty]
+    if frame.empty:
+        raise DataError(
+            f"{path}: no shape has both a geometry and a value of {attribute}; draw some, or choose another"
+        )
+    try:
+        ids = frame[attribute].to_numpy().astype(np.float64)
+        wrong = ~((ids % 1 == 0) & (ids >= 0) & (ids <= IGNORE))
+    except (TypeError, ValueError):
+        wrong = np.ones(len(frame), np.bool_)
+    if wrong.any():
+        got = frame[attribute].to_numpy()[wrong][0]
+        raise DataError(
+            f"{path}: attribute {attribute} must hold class ids, whole numbers from 0 to 254 (255: not labelled); got "
+            + (f"{got:g}" if isinstance(got, (int, float, np.number)) else repr(got))
+        )
+    return geopandas.GeoDataFrame({"id": ids.astype(np.int32)}, geometry=frame.geometry.to_numpy(), crs=frame.crs)
+
+
+def why_not_shared(labels: Sequence[Path]) -> str | None:
+    """Why rasters cannot be laid side by side, each pixel of a scene having one label at most; None if they can.
+
+    Raises:
+        DataError: if a file cannot be read as a raster of ids.
+    """
+    grids: list[Grid] = []
+    for path in labels:
+        if path.suffix.lower() in VECTOR_SUFFIXES:
+            return f"{path.name} is a vector file among several files"
+        with open_id_raster(path) as dataset:
+            grids.append(Grid(dataset.height, dataset.width, dataset.transform, dataset.crs))
+        if grids[-1].crs is None:
+            return f"{path.name} has no CRS"
+        for other, grid in zip(labels, grids[:-1], strict=False):
+            if _shared_area(grid, grids[-1]) > SEAM * min(_area(grid.bounds), _area(_bounds_in(grids[-1], grid))):
+                return f"{other.name} and {path.name} cover the same ground"
+    return None
+
+
 class _Raster:
     """One raster of ids, seen on the scene's grid."""
 
     def __init__(self, path: Path, grid: Grid, opened: ExitStack) -> None:
         self.path, self._grid = path, grid
-        dataset: Any = opened.enter_context(open_raster(path))
-        bands = [i for i in dataset.indexes if dataset.colorinterp[i - 1] != ColorInterp.alpha]
-        if len(bands) != 1:
-            raise DataError(f"{path}: has {len(bands)} bands, but labels are one band of class ids; save the ids alone")
-        if "complex" in dataset.dtypes[0]:
-            raise DataError(f"{path}: holds complex numbers, but labels are whole class ids")
-        self._band = bands[0]
+        dataset: Any = opened.enter_context(open_id_raster(path))
         own = Grid(dataset.height, dataset.width, dataset.transform, dataset.crs)
         same_size = (own.height, own.width) == (grid.height, grid.width)
         self.overlaps = True
@@ -116,26 +192,17 @@ class _Raster:
                     "of that size"
                 )
         elif own != grid:
-            self.overlaps = _overlap(own, grid)
+            self.overlaps = _shared_area(own, grid) > 0
             with reading(path):
                 dataset = opened.enter_context(_warped(dataset, grid)) if self.overlaps else dataset
         self._dataset = dataset
 
     def read(self, window: Window) -> NDArray[np.int64]:
         inner = window.within(self._grid.window)
-        out = np.full((window.height, window.width), NO_LABEL, np.int64)
+        out = np.full((window.height, window.width), IGNORE, np.int64)
         if not inner.height or not inner.width:
             return out
-        with reading(self.path):
-            ids = self._dataset.read(self._band, window=rasterio_window(inner))
-            known = self._dataset.dataset_mask(window=rasterio_window(inner)) > 0
-        if ids.dtype.kind == "f":
-            known &= np.isfinite(ids)
-            if (ids[known] % 1).any():
-                raise DataError(
-                    f"{self.path}: holds fractions such as {ids[known][ids[known] % 1 > 0][0]}, not class ids"
-                )
-        ids = np.where(known, ids, NO_LABEL).astype(np.int64)
+        ids, _ = read_ids(self.path, self._dataset, inner)
         out[inner.row - window.row :, inner.col - window.col :][: inner.height, : inner.width] = ids
         return out
 
@@ -145,23 +212,13 @@ class _Shapes:
 
     def __init__(self, path: Path, grid: Grid, attribute: str | None) -> None:
         self.path, self._grid = path, grid
-        frame = _read_shapes(path, grid, _attribute(path, attribute))
-        column = frame.columns[0]
-        frame = frame[frame[column].notna() & frame.geometry.notna() & ~frame.geometry.is_empty]
+        frame = _on_scene(read_shapes(path, attribute), grid, path)
         if not len(frame):
             raise DataError(
-                f"{path}: no shape with a {column} overlaps the scene, which spans {_span(grid.bounds)} in "
+                f"{path}: no shape with a {attribute} overlaps the scene, which spans {_span(grid.bounds)} in "
                 f"{_name(grid.crs)}; give the labels of this scene, or check their CRS"
             )
-        try:
-            ids = frame[column].to_numpy(np.float64)
-        except (TypeError, ValueError):
-            raise DataError(
-                f"{path}: {column} is text ({frame[column].iloc[0]!r}), but a class id is a number"
-            ) from None
-        if (ids % 1).any() or ids.min() < 0 or ids.max() > NO_LABEL:
-            raise DataError(f"{path}: {column} has values from {ids.min():g} to {ids.max():g}; ids are whole, 0 to 254")
-        self._ids, self._shapes = ids.astype(np.int32), frame.geometry.to_numpy()
+        self._ids, self._shapes = frame["id"].to_numpy(), frame.geometry.to_numpy()
         self._index = shapely.STRtree(self._shapes)
 
     def read(self, window: Window) -> NDArray[np.int64]:
@@ -169,10 +226,10 @@ class _Shapes:
         near = np.sort(self._index.query(shapely.box(*place.bounds)))
         shape = (window.height, window.width)
         if not near.size:
-            return np.full(shape, NO_LABEL, np.int64)
+            return np.full(shape, IGNORE, np.int64)
         burnt = [(self._shapes[i], int(self._ids[i])) for i in near]
         with reading(self.path):
-            ids = rasterize(burnt, shape, fill=NO_LABEL, transform=place.transform, dtype="int32")
+            ids = rasterize(burnt, shape, fill=IGNORE, transform=place.transform, dtype="int32")
         return np.asarray(ids, np.int64)
 
 
@@ -191,46 +248,58 @@ def _warped(dataset: Any, grid: Grid) -> WarpedVRT:
     )
 
 
-def _overlap(own: Grid, grid: Grid) -> bool:
+def _id_bands(dataset: Any) -> list[int]:
+    return [i for i in dataset.indexes if dataset.colorinterp[i - 1] != ColorInterp.alpha]
+
+
+def _bounds_in(grid: Grid, other: Grid) -> tuple[float, float, float, float]:
+    """The bounds of a grid in the CRS of another; nowhere if it has no place there."""
     try:
-        there = transform_bounds(grid.crs, own.crs, *grid.bounds)
+        xmin, ymin, xmax, ymax = transform_bounds(grid.crs, other.crs, *grid.bounds)
     except GDAL_FAILURES:
-        return False
-    return bool(shapely.box(*there).intersection(shapely.box(*own.bounds)).area > 0)
+        return (0.0, 0.0, 0.0, 0.0)
+    return xmin, ymin, xmax, ymax
 
 
-def _attribute(path: Path, attribute: str | None) -> str:
-    """The class attribute's name, seen to be in the file."""
+def _shared_area(own: Grid, grid: Grid) -> float:
+    """The area, in CRS units of `own`, of what the bounds of two grids share."""
+    return float(shapely.box(*_bounds_in(grid, own)).intersection(shapely.box(*own.bounds)).area)
+
+
+def _area(bounds: tuple[float, float, float, float]) -> float:
+    return (bounds[2] - bounds[0]) * (bounds[3] - bounds[1])
+
+
+def _read_frame(path: Path, attribute: str | None) -> geopandas.GeoDataFrame:
+    """A vector file as it is, with the class attribute, which is seen to be there."""
     if not path.exists():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
         raise DataError(f"{path}: no such file; " + (f"did you mean {near[0]}?" if near else "give an existing file"))
+    frame: geopandas.GeoDataFrame | None = None
     try:
         if path.suffix.lower() == ".parquet":
-            import pyarrow.parquet
-
-            names = [n for n in pyarrow.parquet.read_schema(path).names if n != "geometry"]
+            frame = geopandas.read_parquet(path)
+            names = [str(c) for c in frame.columns if c != frame.geometry.name]
         else:
             names = list(pyogrio.read_info(path)["fields"])
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, OSError, ValueError) as error:
+            if attribute in names:
+                frame = geopandas.read_file(path, columns=[attribute])
+    except Exception as error:  # pyogrio, pyarrow, shapely and geopandas each have their own
         raise DataError(f"{path}: cannot be read as a vector file ({reason(error)}); copy it again") from None
-    if attribute in names:
-        return str(attribute)
-    listed = f"it has {', '.join(names)}" if names else "it has none"
-    if attribute is None:
-        raise DataError(f"{path}: which attribute holds the class id? set data.label_attribute; {listed}")
-    near = difflib.get_close_matches(attribute, names, n=1)
-    raise DataError(f"{path}: has no attribute {attribute}; " + (f"did you mean {near[0]}? " if near else "") + listed)
+    if attribute not in names:
+        near = difflib.get_close_matches(attribute or "", names, n=1)
+        came = "which attribute holds the class id?" if attribute is None else f"has no attribute {attribute};"
+        raise DataError(
+            f"{path}: {came} {f'did you mean {near[0]}? ' if near else ''}set data.label_attribute to one of: "
+            f"{', '.join(names) or '(it has none)'}"
+        )
+    if not isinstance(frame, geopandas.GeoDataFrame):
+        raise DataError(f"{path}: holds a table without geometry; give a layer of polygons")
+    return frame
 
 
-def _read_shapes(path: Path, grid: Grid, attribute: str) -> geopandas.GeoDataFrame:
-    """Shapes with the attribute, in the scene's CRS, those near the scene."""
-    try:
-        if path.suffix.lower() == ".parquet":
-            frame = geopandas.read_parquet(path, columns=[attribute, "geometry"])
-        else:
-            frame = geopandas.read_file(path, columns=[attribute])
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as a vector file ({reason(error)}); copy it again") from None
+def _on_scene(frame: geopandas.GeoDataFrame, grid: Grid, path: Path) -> geopandas.GeoDataFrame:
+    """The shapes near the scene, in its CRS."""
     if (frame.crs is None) != (grid.crs is None):
         bare, other = (
             ("the labels have", "the scene has") if frame.crs is None else ("the scene has", "the labels have")

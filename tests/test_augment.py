@@ -98,6 +98,36 @@ def test_a_sample_without_valid_pixels_passes():
     assert torch.isfinite(out["image"]).all()
 
 
+def test_a_window_without_enough_data_or_label_is_drawn_again():
+    given = sample(side=160)
+    given["valid"] = torch.zeros(160, 160).bool()
+    given["valid"][:, :80] = True  # the window may start in columns 0 to 96; up to 48 half of it holds data
+    outs = [augment(given, config(min_valid=0.5), generator=seeded(s)) for s in range(60)]
+    again = [augment(given, config(min_valid=0.5), generator=seeded(s)) for s in range(60)]
+    plain = [augment(given, config(min_valid=0.0), generator=seeded(s)) for s in range(60)]
+    short = [sum(float(o["valid"].float().mean()) < 0.5 for o in found) for found in (outs, plain)]
+    assert short[0] <= 3
+    assert short[1] > 15
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(outs, again, strict=True))
+    enough = [float(p["valid"].float().mean()) >= 0.5 for p in plain]
+    assert all(torch.equal(o["image"], p["image"]) for o, p, e in zip(outs, plain, enough, strict=True) if e)
+    given = sample(side=160)
+    given["mask"] = torch.full((160, 160), 255)
+    given["mask"][:40] = 1
+    outs = [augment(given, config(min_valid=0.0), generator=seeded(s)) for s in range(60)]
+    assert sum(bool((o["mask"] == 1).any()) for o in outs) >= 58
+
+
+def test_the_best_window_is_kept_where_none_has_enough():
+    given = sample(side=160)
+    given["valid"] = torch.zeros(160, 160).bool()
+    given["valid"][:10, :10] = True
+    found = [float(augment(given, config(min_valid=0.9), generator=seeded(s))["valid"].sum()) for s in range(60)]
+    plain = [float(augment(given, config(min_valid=0.0), generator=seeded(s))["valid"].sum()) for s in range(60)]
+    assert all(f >= p for f, p in zip(found, plain, strict=True))
+    assert sum(found) > 2 * sum(plain)
+
+
 def test_too_small_a_sample_is_refused():
     with pytest.raises(ValueError, match="does not fit"):
         augment(sample(side=60), config(), generator=seeded(0))

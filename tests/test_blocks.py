@@ -6,7 +6,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
-from conftest import UTM, write_raster
+from conftest import UTM, picture, write_raster
 from pyproj import CRS
 from scenery import SIZE, config, make_scene, moved
 from shapely.geometry import box
@@ -77,6 +77,14 @@ def test_crops_lie_where_they_should(folder):
     corners = {crop.xmin for crop in draw_crops(layers, everywhere, pieces, size_px=64, number=2000, seed=1)}
     assert (min(corners), max(corners)) == pytest.approx((image.xmin, image.xmax - 32), abs=0.01)
     assert len(corners) == SIZE - 64 + 1
+
+
+def test_ground_that_several_images_cover_is_validated_once(folder):
+    alone = open_scenes(config(folder))
+    write_raster(folder / "a2.tif", picture(SIZE, SIZE, seed=1))
+    both = open_scenes(config(folder))
+    assert both.validation_boxes == alone.validation_boxes
+    assert len(set(both.validation_boxes)) == len(both.validation_boxes)
 
 
 def test_the_split_is_written(folder):

@@ -301,6 +301,64 @@ def test_vector_labels_of_a_config_equal_the_same_labels_as_raster(tmp_path, mod
     assert evaluate_scenes(config, model).headline() == evaluate_scenes(tmp_path / "raster", model).headline()
 
 
+def a_config(folder, images, labels):
+    """Write a config that evaluates images with labels, and return its path."""
+    path = folder / "test.yaml"
+    path.write_text(
+        f"data:\n  root: {folder}\n  images: [none.tif]\n  labels: [none.tif]\n  test_images: [{images}]\n"
+        f"  test_labels: [{labels}]\n  classes: {{2: land, 5: road}}\n  anomaly: [{ANOMALY}]\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize("crs", [UTM, None])
+@pytest.mark.parametrize("ending", ["_gt", "-truth", ".ids", ""])
+def test_labels_go_with_the_image_whose_name_theirs_begins_with(tmp_path, model, crs, ending):
+    """Two images of one ground and size: any other label fits as well, but is wrong."""
+    rng = np.random.default_rng(3)
+    for name in ("a", "a_2"):
+        image, ids = draw_scene(rng, 64, 64)
+        for folder, label in (("folder", f"{name}_labels"), ("config/gt", f"{name}{ending}")):
+            write(tmp_path / folder / f"{label}.tif", ids[None], crs=crs)
+        for folder in ("folder", "config"):
+            write(tmp_path / folder / f"{name}.tif", image, crs=crs, nodata=0)
+    expected = evaluate_scenes(tmp_path / "folder", model)
+    assert evaluate_scenes(a_config(tmp_path / "config", "a*.tif", "gt"), model).headline() == expected.headline()
+
+
+def test_labels_that_could_go_with_any_image_are_refused(tmp_path, model):
+    image, ids = draw_scene(np.random.default_rng(3), 64, 64)
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.tif", image, nodata=0)
+        write(tmp_path / f"gt_{name}.tif", ids[None])
+        write(tmp_path / f"bare_{name}.tif", image, crs=None)
+    both = a_config(tmp_path, "a.tif, b.tif", "gt_a.tif, gt_b.tif")
+    wanted = r"2 test images \(a.tif, b.tif\) and 2 label files \(gt_a.tif, gt_b.tif\).*cover the same ground"
+    with pytest.raises(ConfigError, match=wanted + r"; name the labels of a.tif a_labels.tif"):
+        evaluate_scenes(both, model)
+    for labels in ("gt_a.tif, gt_b.tif", "gt_a.tif"):
+        with pytest.raises(ConfigError, match=r"bare_a.tif has no CRS"):
+            evaluate_scenes(a_config(tmp_path, "bare_a.tif, bare_b.tif", labels), model)
+    assert evaluate_scenes(a_config(tmp_path, "a.tif, b.tif", "gt_a.tif"), model).pixels
+    assert evaluate_scenes(a_config(tmp_path, "bare_a.tif", "gt_a.tif"), model).pixels
+
+
+def test_rasters_side_by_side_label_every_image(tmp_path, model):
+    scenes = make_scenes(tmp_path)
+    for new, old in (("one", "east_labels"), ("two", "west_labels")):
+        (tmp_path / f"{old}.tif").rename(tmp_path / f"{new}.tif")
+    result = evaluate_scenes(a_config(tmp_path, "east.tif, west.tif", "one.tif, two.tif"), model)
+    assert result.anomaly_pixels == sum(((ids == ANOMALY) & (image > 0).any(0)).sum() for image, ids in scenes)
+
+
+def test_labels_that_miss_a_later_scene_are_found_before_the_work(tmp_path, model, monkeypatch):
+    make_scenes(tmp_path)
+    write(tmp_path / "zebra.tif", np.ones((2, 40, 40), np.uint8), west=900_000.0)
+    monkeypatch.setattr(model, "logits", None)
+    with pytest.raises(DataError, match=r"zebra.tif: its labels do not fit; .*do not overlap the scene"):
+        evaluate_scenes(a_config(tmp_path, "east.tif, zebra.tif", "east_labels.tif"), model)
+
+
 def test_scores_that_are_not_finite_name_scene_and_cause(tmp_path, model):
     make_scenes(tmp_path)
     with pytest.raises(DataError, match=r"east.tif.*not finite.*damaged"):

@@ -2,6 +2,8 @@
 
 import geopandas
 import numpy as np
+import pandas
+import pyogrio
 import pytest
 import rasterio
 import shapely
@@ -11,7 +13,7 @@ from rasterio.warp import transform as move
 
 from geood.errors import DataError
 from geood.grid import Grid, Window
-from geood.labels import open_labels
+from geood.labels import IGNORE, open_labels, read_shapes, why_not_shared
 
 UTM = CRS.from_epsg(32633)
 GRID = Grid(60, 80, Affine(0.5, 0, 500000, 0, -0.5, 5000000), UTM)
@@ -136,6 +138,43 @@ def test_a_shape_without_id_is_no_label(tmp_path):
     assert sorted(np.unique(seen)) == [5, 6, 255]
 
 
+@pytest.mark.parametrize("wrong", [-1, 256, 300, 1.5, float("inf")])
+def test_a_class_id_is_a_whole_number_of_a_byte(tmp_path, wrong):
+    path = squares(tmp_path / "l.gpkg", GRID, [1, wrong])
+    with pytest.raises(
+        DataError, match=rf"l\.gpkg: attribute kind must hold class ids, .* 0 to 254 .*; got {wrong:g}$"
+    ):
+        read_shapes(path, "kind")
+    with pytest.raises(DataError, match="kind must hold class ids"):
+        open_labels([path], GRID, attribute="kind")
+
+
+def test_255_is_no_label_in_shapes_too(tmp_path):
+    path = squares(tmp_path / "l.gpkg", GRID, [0, 254, IGNORE])
+    assert read_shapes(path, "kind")["id"].tolist() == [0, 254, 255]
+    with open_labels([path], GRID, attribute="kind") as labels:
+        assert sorted(np.unique(labels.read(GRID.window))) == [0, 254, 255]
+
+
+def test_rasters_side_by_side_can_be_shared_and_others_cannot(tmp_path):
+    ids = some_ids(60, 80)
+
+    def at(name, right, crs=UTM):
+        return write_ids(tmp_path / name, ids, Grid(60, 80, Affine(0.5, 0, 500000 + right, 0, -0.5, 5000000), crs))
+
+    first, next_to, over = at("a.tif", 0), at("b.tif", 40), at("c.tif", 50)
+    assert why_not_shared([first, next_to]) is None
+    assert why_not_shared([first, over]) is None
+    assert why_not_shared([first, over, next_to]) == "c.tif and b.tif cover the same ground"
+    assert why_not_shared([first, at("bare.tif", 0, None)]) == "bare.tif has no CRS"
+    assert why_not_shared([squares(tmp_path / "l.gpkg", GRID, [1]), first]).startswith("l.gpkg is a vector file")
+    degrees = tmp_path / "degrees.tif"
+    lon, lat = move(UTM, "EPSG:4326", [500000], [5000000])
+    write_ids(degrees, ids, Grid(60, 80, Affine(5e-6, 0, lon[0], 0, -5e-6, lat[0]), CRS.from_epsg(4326)))
+    assert why_not_shared([first, degrees]) == "a.tif and degrees.tif cover the same ground"
+    assert why_not_shared([next_to, degrees]) is None
+
+
 def test_labels_that_cannot_be_used_are_refused(tmp_path):
     far = Grid(60, 80, Affine(0.5, 0, 900000, 0, -0.5, 5000000), UTM)
     ids = some_ids(60, 80)
@@ -158,12 +197,15 @@ def test_labels_that_cannot_be_used_are_refused(tmp_path):
         dataset.write(np.zeros((3, 60, 80), np.uint8))
     refused("has 3 bands, but labels are one band", [tmp_path / "rgb.tif"])
     path = squares(tmp_path / "l.gpkg", GRID, [1, 2])
-    refused(r"no attribute knd; did you mean kind\?.*it has kind, note", [path], "knd")
-    refused(r"set data\.label_attribute; it has kind, note", [path])
-    refused("note is text", [path], "note")
+    refused(r"no attribute knd; did you mean kind\? set data\.label_attribute to one of: kind, note", [path], "knd")
+    refused(r"which attribute holds the class id\? set data\.label_attribute to one of: kind, note", [path])
+    refused("note must hold class ids.*got 'x'", [path], "note")
     refused("come as one file, got 2", [path, tmp_path / "rgb.tif"], "kind")
     refused("no shape with a kind overlaps", [squares(tmp_path / "far.gpkg", far, [1])], "kind")
-    refused("ids are whole, 0 to 254", [squares(tmp_path / "neg.gpkg", GRID, [-1])], "kind")
+    table = tmp_path / "table.gpkg"
+    pyogrio.write_dataframe(pandas.DataFrame({"kind": [1]}), table)
+    refused("a table without geometry", [table], "kind")
+    refused("no shape has both", [squares(tmp_path / "none.gpkg", GRID, [None, None])], "kind")
     refused("the labels have no CRS", [squares(tmp_path / "bare.gpkg", Grid(9, 9, GRID.transform), [1])], "kind")
     (tmp_path / "bad.gpkg").write_text("x")
     refused(r"bad\.gpkg: cannot be read as a vector file", [tmp_path / "bad.gpkg"], "kind")

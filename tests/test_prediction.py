@@ -368,8 +368,8 @@ def test_a_new_folder_goes_again_when_nothing_came_of_it(tmp_path, bundle_path, 
     refused(
         BundleError, "no such bundle", [scene, scene.with_name("b.tif")], out.parent / "new", bundle=tmp_path / "no"
     )
-    other = write_raster(tmp_path / "in" / "b.tif", picture(64, 64, bands=4))
-    refused(DataError, "4 bands", [scene, other], out.parent / "new", bundle=bundle_path)
+    other = write_raster(tmp_path / "in" / "b.tif", picture(64, 64, bands=5))
+    refused(DataError, "5 bands", [scene, other], out.parent / "new", bundle=bundle_path)
 
 
 @pytest.mark.parametrize("threshold", [float("nan"), float("inf")])

@@ -243,6 +243,22 @@ def test_an_image_without_labels_is_left_out_and_said(folder, caplog):
     assert all(crop.xmax < 510_000 for crop in scenes.training_boxes)
 
 
+def test_an_image_under_earlier_ones_is_said(folder, caplog):
+    image = picture(SIZE, SIZE)
+    write_raster(folder / "a2.tif", image, transform=moved(SIZE))
+    with caplog.at_level(logging.WARNING, "geood"):
+        open_scenes(config(folder))
+    assert "under earlier ones" not in caplog.text
+    write_raster(folder / "a3.tif", image, transform=moved(SIZE // 2))  # half under the first, half under the second
+    write_raster(folder / "a4.tif", image)
+    with caplog.at_level(logging.WARNING, "geood"):
+        open_scenes(config(folder))
+    [said] = [r.getMessage() for r in caplog.records if "under earlier ones" in r.getMessage()]
+    assert said.startswith("2 of 4 images lie wholly under earlier ones, ")
+    assert "a3.tif first" in said
+    assert "\n" not in said
+
+
 def test_images_that_do_not_match(folder):
     write_raster(folder / "a2.tif", picture(SIZE, SIZE, bands=5), transform=moved(SIZE))
     with pytest.raises(DataError, match=r"a2.tif has 5 bands of uint8, .*a.tif has 3 of uint8"):
@@ -256,7 +272,7 @@ def test_images_that_do_not_match(folder):
 
 def test_labels_that_are_none(folder):
     write_raster(folder / "truth.tif", picture(SIZE, SIZE))
-    with pytest.raises(DataError, match="labels are one band of class ids; this file has 3"):
+    with pytest.raises(DataError, match="has 3 bands, but labels are one band of class ids"):
         open_scenes(config(folder))
     write_raster(folder / "truth.tif", np.full((SIZE, SIZE), 0.5, "float32"))
     with pytest.raises(DataError, match=r"holds fractions such as 0.5"):
@@ -268,14 +284,23 @@ def test_vector_labels_that_cannot_be_used(folder):
     frame = gpd.GeoDataFrame({"kind": ["road"], "code": [1]}, geometry=[place], crs=UTM)
     frame.to_file(folder / "truth.gpkg")
     vector = {"labels": ["truth.gpkg"]}
-    with pytest.raises(DataError, match=r"label_attribute is not set; set data.label_attribute to one of: kind, code"):
+    with pytest.raises(DataError, match=r"which attribute .* set data.label_attribute to one of: kind, code"):
         open_scenes(config(folder, **vector))
-    with pytest.raises(DataError, match=r"no attribute knd; set data.label_attribute to one of: kind, code"):
+    with pytest.raises(
+        DataError, match=r"no attribute knd; did you mean kind\? set data.label_attribute to one of: kind"
+    ):
         open_scenes(config(folder, **vector, label_attribute="knd"))
-    with pytest.raises(DataError, match="kind must hold class ids, whole numbers; got 'road'"):
+    with pytest.raises(DataError, match=r"kind must hold class ids, whole numbers .*; got 'road'"):
         open_scenes(config(folder, **vector, label_attribute="kind"))
     with pytest.raises(DataError, match="one vector file or rasters"):
         open_scenes(config(folder, labels=["truth.gpkg", "truth.tif"], label_attribute="code"))
+    for wrong in (-1, 300):
+        frame.assign(code=wrong).to_file(folder / "truth.gpkg")
+        with pytest.raises(DataError, match=rf"truth.gpkg: attribute code must hold class ids, .*; got {wrong}$"):
+            open_scenes(config(folder, **vector, label_attribute="code"))
+    frame.to_crs("EPSG:32633").set_crs(None, allow_override=True).to_file(folder / "truth.gpkg")
+    with pytest.raises(DataError, match="labels have no CRS"):
+        open_scenes(config(folder, **vector, label_attribute="code"))
     (folder / "truth.gpkg").write_text("no GeoPackage")
     with pytest.raises(DataError, match=r"truth.gpkg"):
         open_scenes(config(folder, **vector, label_attribute="code"))

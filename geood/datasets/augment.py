@@ -14,12 +14,14 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from geood.config import DataConfig
+from geood.labels import IGNORE
 
 Sample = dict[str, Any]
+DRAWS = 8  # a window without enough data or without a label is drawn again, up to this many in all
 
 
 def augment(sample: Sample, config: DataConfig, *, generator: Generator) -> Sample:
-    """A changed copy of a sample, cut to `config.crop_px` pixels a side.
+    """A changed copy of a sample, cut to `config.crop_px` pixels a side, `config.min_valid` of them valid if possible.
 
     Args:
         sample: `image` (C, H, W) float in [0, 1], `mask` (H, W) int64, `valid` (H, W) bool; H and W at least
@@ -31,7 +33,7 @@ def augment(sample: Sample, config: DataConfig, *, generator: Generator) -> Samp
         ValueError: the sample is too small for the drawn scale.
     """
     scale = math.exp(_between(math.log(config.scale_min), math.log(config.scale_max), generator))
-    out = _cut(sample, round(config.crop_px / scale), generator)
+    out = _cut(sample, round(config.crop_px / scale), config.min_valid, generator)
     out = _resized(out, config.crop_px)
     if config.flips:
         out = _each(out, lambda t: t.flip(-1)) if _coin(generator) else out
@@ -45,14 +47,22 @@ def augment(sample: Sample, config: DataConfig, *, generator: Generator) -> Samp
     return _each(out, lambda t: t.contiguous())
 
 
-def _cut(sample: Sample, side: int, generator: Generator) -> Sample:
-    """A random square window of `side` pixels."""
+def _cut(sample: Sample, side: int, min_valid: float, generator: Generator) -> Sample:
+    """A random square window of `side` pixels that holds a label and enough data, or the best of `DRAWS`."""
     height, width = sample["mask"].shape
     if side > min(height, width):
         raise ValueError(f"a window of {side} px does not fit in a sample of {height} x {width} px")
-    row = int(torch.randint(height - side + 1, (1,), generator=generator))
-    col = int(torch.randint(width - side + 1, (1,), generator=generator))
-    return _each(sample, lambda t: t[..., row : row + side, col : col + side])
+    best, window = (False, -1.0), (..., slice(0), slice(0))
+    for _ in range(DRAWS):
+        row = int(torch.randint(height - side + 1, (1,), generator=generator))
+        col = int(torch.randint(width - side + 1, (1,), generator=generator))
+        here = (..., slice(row, row + side), slice(col, col + side))
+        fitness = bool((sample["mask"][here] != IGNORE).any()), float(sample["valid"][here].float().mean())
+        if fitness > best:
+            best, window = fitness, here
+        if fitness[0] and fitness[1] >= min_valid:
+            break
+    return _each(sample, lambda t: t[window])
 
 
 def _resized(sample: Sample, side: int) -> Sample:

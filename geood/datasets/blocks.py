@@ -24,9 +24,10 @@ import torch
 from numpy.typing import NDArray
 from shapely.geometry import box as polygon
 
-from geood.datasets.layers import IGNORE, Box, LabelledImages, Pixels
+from geood.datasets.layers import Box, LabelledImages, Pixels
 from geood.errors import DataError
 from geood.grid import metres_per_unit
+from geood.labels import IGNORE
 
 Cell = tuple[int, int]  # column and row on the lattice, counted east and south from its origin
 
@@ -127,10 +128,13 @@ def draw_crops(
 
 
 def grid_crops(layers: LabelledImages, blocks: Blocks, pieces: list[Piece], *, size_px: int) -> list[Box]:
-    """Crops of `size_px` pixels side by side over the validation blocks; the block is where a crop's centre is."""
+    """Crops of `size_px` pixels side by side over the validation blocks; the block is where a crop's centre is.
+
+    Where images cover the same ground on the same pixels, a crop comes once.
+    """
     from torchgeo.samplers import GridGeoSampler
 
-    crops: list[Box] = []
+    crops: dict[tuple[float, float], Box] = {}
     for piece in pieces:
         if piece.cell in blocks.validation:
             box = _on_pixels(piece.box, piece.image, layers.res, size_px)
@@ -138,8 +142,8 @@ def grid_crops(layers: LabelledImages, blocks: Blocks, pieces: list[Piece], *, s
             for query in sampler:
                 crop = _whole(query, layers.res, size_px)
                 if (crop.xmin + crop.xmax) / 2 < box.xmax and (crop.ymin + crop.ymax) / 2 < box.ymax:
-                    crops.append(crop)
-    return crops
+                    crops.setdefault((round(crop.xmin / layers.res[0], 1), round(crop.ymin / layers.res[1], 1)), crop)
+    return list(crops.values())
 
 
 def own_pixels(layers: LabelledImages, blocks: Blocks, box: Box, *, validation: bool) -> Pixels:

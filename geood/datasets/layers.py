@@ -11,25 +11,26 @@ never the bounds in an answer, which TorchGeo 0.9 rounds to float32.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import geopandas as gpd
 import numpy as np
 import rasterio.features
+import shapely
 import torch
 from affine import Affine
 from numpy.typing import NDArray
 from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp
 from shapely.geometry import box as box_polygon
 
 from geood.datasets.sources import OpenFiles, Part, Source
 from geood.errors import DataError
-from geood.gdal import GDAL_FAILURES, open_raster, rasterio_window, reading, reason
+from geood.gdal import GDAL_FAILURES, reason
 from geood.grid import Grid, Window
+from geood.labels import IGNORE, open_id_raster, read_ids, read_shapes
 from geood.operators import declare_missing_operators
 from geood.raster import Scene
 
@@ -37,7 +38,7 @@ declare_missing_operators()
 
 from torchgeo.datasets import DatasetNotFoundError, RasterDataset, VectorDataset  # noqa: E402
 
-IGNORE = 255
+log = logging.getLogger("geood")
 
 
 class Pixels(NamedTuple):
@@ -135,6 +136,26 @@ class ImageLayer(_Mosaic):
             grid = first.grid
         opener = functools.partial(Scene.open, nodata=nodata)
         super().__init__(paths, crs=grid.crs, res=res or grid.pixel_size, opener=opener)
+        self._warn_of_covered()
+
+    def _warn_of_covered(self) -> None:
+        """Say so when the footprint of an image lies wholly under those of earlier ones, as other dates do."""
+        shapes = self.index.geometry.to_numpy()
+        grown = shapely.buffer(shapes, max(self.res), join_style="mitre")
+        near = shapely.STRtree(shapes)
+        covered = []
+        for i, shape in enumerate(shapes):
+            earlier = [j for j in near.query(shape) if j < i]
+            if earlier and shapely.union_all(grown[earlier]).covers(shape):
+                covered.append(self._paths[i])
+        if covered:
+            log.warning(
+                "%d of %d images lie wholly under earlier ones, %s first, and are read only where those hold no data; "
+                "leave them out of data.images, or train on one date at a time",
+                len(covered),
+                len(shapes),
+                covered[0],
+            )
 
     def __getitem__(self, query: Any) -> dict[str, Any]:
         image, valid = self._mosaic(query)
@@ -165,18 +186,10 @@ class LabelLayer(_Mosaic):
 
     def _source(self, path: str) -> Source:
         file = self._open(path)
-        band = _bands(file)[0]
 
         def read(window: Window) -> Part:
-            with reading(Path(path)):
-                ids = file.read(band, window=rasterio_window(window))
-                valid = file.read_masks(band, window=rasterio_window(window)) > 0
-            if ids.dtype.kind == "f":
-                valid &= np.isfinite(ids)
-                if np.any(ids[valid] % 1):
-                    odd = ids[valid][ids[valid] % 1 > 0][0]
-                    raise DataError(f"{path}: holds fractions such as {odd}, not class ids")
-            return Part(np.where(valid, ids, IGNORE).astype(np.int32)[None], valid)
+            ids, known = read_ids(Path(path), file, window)
+            return Part(ids.astype(np.int32)[None], known)
 
         return Source(path, Grid(file.height, file.width, file.transform, file.crs), read, 1, IGNORE)
 
@@ -185,11 +198,13 @@ class VectorLabels(VectorDataset):  # type: ignore[misc]
     """Polygons of one vector file with the class id in an attribute; where polygons overlap, the later one counts."""
 
     def __init__(self, path: Path, *, attribute: str | None, crs: CRS, res: tuple[float, float]) -> None:
-        frame = _read_vector(path, attribute)
+        frame = read_shapes(path, attribute)
+        if frame.crs is None:
+            raise DataError(f"{path}: these labels have no CRS; give them one (ogr2ogr -a_srs)")
         self.target_crs = crs
         _index(super().__init__, [str(path)], crs=crs, res=res, label_name=attribute)
         self._shapes = frame.geometry.to_crs(self.crs)
-        self._ids = frame[attribute].to_numpy().astype(np.int32)
+        self._ids = frame["id"].to_numpy()
 
     def __getitem__(self, query: Any) -> dict[str, Any]:
         target = _grid(self, query)
@@ -207,44 +222,11 @@ def open_label_raster(path: str) -> Any:
     Raises:
         DataError: it is anything else.
     """
-    file = open_raster(Path(path))
-    bands, kind, crs = _bands(file), file.dtypes[0], file.crs
-    if len(bands) == 1 and "complex" not in kind and crs is not None:
+    file = open_id_raster(Path(path))
+    if file.crs is not None:
         return file
     file.close()
-    if len(bands) != 1 or "complex" in kind:
-        raise DataError(f"{path}: labels are one band of class ids; this file has {len(bands)} of {kind}")
     raise DataError(f"{path}: these labels have no CRS; give them that of their image (gdal_edit.py -a_srs)")
-
-
-def _bands(file: Any) -> list[int]:
-    return [i for i in file.indexes if file.colorinterp[i - 1] != ColorInterp.alpha]
-
-
-def _read_vector(path: Path, attribute: str | None) -> gpd.GeoDataFrame:
-    """The shapes of a vector file that have a class id, which is a whole number."""
-    try:
-        frame = gpd.read_parquet(path) if path.suffix.lower() == ".parquet" else gpd.read_file(path)
-    except Exception as error:  # pyogrio, pyarrow and geopandas each have their own
-        raise DataError(f"{path}: labels cannot be read ({error}); a vector file with polygons is needed") from None
-    columns = [str(c) for c in frame.columns if c != frame.geometry.name]
-    if attribute not in columns:
-        came = "data.label_attribute is not set" if attribute is None else f"it has no attribute {attribute}"
-        raise DataError(f"{path}: {came}; set data.label_attribute to one of: {', '.join(columns) or '(it has none)'}")
-    if frame.crs is None:
-        raise DataError(f"{path}: these labels have no CRS; give them one (ogr2ogr -a_srs)")
-    frame = frame[frame[attribute].notna() & frame.geometry.notna() & ~frame.geometry.is_empty]
-    if frame.empty:
-        raise DataError(f"{path}: no shape has both a geometry and a value of {attribute}")
-    try:
-        values = frame[attribute].to_numpy().astype(np.float64)
-    except (TypeError, ValueError):
-        values = np.array([np.nan])
-    if not np.all(values % 1 == 0):
-        raise DataError(
-            f"{path}: attribute {attribute} must hold class ids, whole numbers; got {frame[attribute].iloc[0]!r}"
-        )
-    return frame
 
 
 def _index(init: Callable[..., None], paths: list[str], **options: Any) -> None:

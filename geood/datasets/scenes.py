@@ -26,6 +26,7 @@ from geood.config import Config
 from geood.datasets.augment import Sample, augment
 from geood.errors import ConfigError, DataError
 from geood.grid import metres_per_unit
+from geood.labels import IGNORE, VECTOR_SUFFIXES
 from geood.raster import Bands, Scene, bands_from_samples
 
 if TYPE_CHECKING:
@@ -35,9 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("geood")
 
-IGNORE = 255
 RASTERS = (".tif", ".tiff")  # what is taken from a folder
-VECTORS = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet")
 DRAWS = 4  # a crop without enough data is drawn again, this many times the number of crops in all
 
 
@@ -242,7 +241,7 @@ def _open_layers(config: Config) -> tuple[LabelledImages, tuple[str, ...], tuple
         )
     names, indexes, dtype, count = _check_images(images, config)
     layer = ImageLayer(images, indexes=indexes, nodata=config.bands.nodata, res=data.resolution)
-    vectors = [p for p in labels if p.suffix.lower() in VECTORS]
+    vectors = [p for p in labels if p.suffix.lower() in VECTOR_SUFFIXES]
     res = (float(layer.res[0]), float(layer.res[1]))
     truth: LabelLayer | VectorLabels
     if vectors:

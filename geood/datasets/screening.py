@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from geood.config import Config
 from geood.datasets.blocks import Blocks, own_pixels
-from geood.datasets.layers import IGNORE, Box, LabelledImages
+from geood.datasets.layers import Box, LabelledImages
 from geood.errors import DataError
+from geood.labels import IGNORE
 from geood.progress import Progress
 
 log = logging.getLogger("geood")
