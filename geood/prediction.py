@@ -27,6 +27,7 @@ from geood import qgis
 from geood.bundle import ModelBundle
 from geood.config import PredictConfig
 from geood.errors import ConfigError, DataError, OutputError
+from geood.gdal import open_raster
 from geood.raster import Scene, ScoreWriter, check_output, finish_cog, read_tags
 from geood.scoring import NO_CLASS, dask_client, score_scene
 from geood.vector import OUTPUT_SUFFIXES, anomalies, write_anomalies
@@ -234,7 +235,7 @@ def _score_to_staging(
         valid = score_scene(target.scene, bundle, model=model, writers=writers, client=client)
     tags = _tags(target.scene, model, threshold)
     finish_cog(work, staging / target.scores.name, description="anomaly score", tags=tags, overview="average")
-    style = qgis.score_style(threshold)
+    style = _style(staging / target.scores.name, model, threshold)
     (staging / target.scores.with_suffix(".qml").name).write_text(style, encoding="utf-8")
     if target.classes:
         finish_cog(work_classes, staging / target.classes.name, description="class", tags=tags, overview="mode")
@@ -243,6 +244,17 @@ def _score_to_staging(
     work.unlink(missing_ok=True)
     work_classes.unlink(missing_ok=True)
     return valid
+
+
+def _style(scores: Path, model: ModelBundle, threshold: float) -> str:
+    """The style of a finished score raster; scores without bounds are coloured over the range they have there."""
+    if model.config.score.kind not in ("max_logit", "energy"):
+        return qgis.score_style(threshold)
+    with open_raster(scores) as raster:
+        found = raster.tags(1)
+    if "STATISTICS_MINIMUM" not in found:
+        return qgis.score_style(threshold)
+    return qgis.score_style(threshold, float(found["STATISTICS_MINIMUM"]), float(found["STATISTICS_MAXIMUM"]))
 
 
 def _cut(target: _Target, staging: Path, model: ModelBundle, *, threshold: float) -> GeoDataFrame:

@@ -19,6 +19,7 @@ from distributed import LocalCluster
 from rasterio.crs import CRS
 
 import geood
+from geood import qgis
 from geood.bundle import ModelBundle
 from geood.errors import BundleError, ConfigError, DataError, GeoodError, OutputError
 from geood.prediction import polygonize, predict
@@ -392,3 +393,13 @@ def test_a_scene_at_another_resolution_is_warned_of(tmp_path, bundle_path, caplo
         path = write_raster(tmp_path / f"{size}.tif", picture(64, 64), transform=transform)
         predict([path], tmp_path / f"out_{size}.tif", bundle=bundle_path)
         assert ("was trained at 0.5 m" in caplog.text) == warned
+
+
+@pytest.mark.parametrize("kind", ["max_softmax", "max_logit", "entropy", "energy"])
+def test_every_score_can_be_written_with_its_style(tmp_path, scene, kind):
+    make_bundle(tmp_path / "m.safetensors", score={"kind": kind})
+    [made] = predict([scene], tmp_path / "out.gpkg", bundle=tmp_path / "m.safetensors", threshold=-1e6)
+    scores = read(made.scores)
+    assert np.nanstd(scores) > 0 and made.anomalies >= 1
+    own_range = made.scores.with_suffix(".qml").read_text() != qgis.score_style(-1e6)
+    assert own_range == (kind in ("max_logit", "energy"))
