@@ -106,7 +106,7 @@ def test_local_weights_give_timms_own_features(tmp_path, encoder, bands):
     image = torch.rand(1, bands, 64, 64)
     with torch.no_grad():
         for found, wanted in zip(segmenter.encoder(image), reference(image)[-4:], strict=True):
-            assert torch.equal(found, wanted)
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)  # other memory layout, other rounding
 
 
 def test_weights_that_do_not_fit_are_explained(tmp_path):
