@@ -21,6 +21,7 @@ SHORT = [
     "data.crops=40",
     "data.validation_crops=4",
     "data.crop_px=96",
+    "negatives.patch_max_px=48",
     "train.batch=4",
 ]
 
