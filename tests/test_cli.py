@@ -1,16 +1,14 @@
-"""The command line: help without torch, exit codes, errors on one screen, every README command known."""
+"""The command line: help without torch, exit codes, errors on one screen."""
 
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import picture, write_raster
-from typer.testing import CliRunner
 
-from geood.cli import _run, app
+from geood.cli import _run
 from geood.version import __version__
 
 ROOT = Path(__file__).parent.parent
@@ -89,24 +87,3 @@ def test_the_newest_bundle_is_taken_and_said(tmp_path, bundle_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     assert _run(["predict", str(scene), "--out", "o.tif"], debug=False) == 0
     assert "runs/mine/model.safetensors (the newest" in capsys.readouterr().out
-
-
-def commands(text):
-    """Every `geood ...` line of the code blocks of a Markdown text."""
-    for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            if line.strip().startswith("geood "):
-                yield line.strip().split("#")[0].strip()
-
-
-@pytest.mark.parametrize("command", sorted(set(commands((ROOT / "README.md").read_text(encoding="utf-8")))))
-def test_commands_of_the_readme_parse(command):
-    """Each has verbs, arguments and options that exist (what they do is tested end to end)."""
-    import typer
-
-    group = typer.main.get_command(app)
-    verb, *arguments = shlex.split(command)[1:]
-    if verb.startswith("-"):
-        assert CliRunner().invoke(app, [verb]).exit_code == 0
-        return
-    group.commands[verb].make_context(verb, arguments)

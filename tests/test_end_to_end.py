@@ -1,6 +1,9 @@
-"""The day of an analyst, through the command line: train, predict, look, cut again, evaluate."""
+"""The day of an analyst: every command of the README, in its order, and its Python; then the demo."""
 
 import json
+import re
+import shlex
+import shutil
 from pathlib import Path
 
 import geopandas as gpd
@@ -8,17 +11,18 @@ import pytest
 import rasterio
 
 from geood.cli import _run
-from geood.config import load_config
+from geood.config import load_config, to_yaml
 from geood.datasets.synthetic import make_world
 from geood.demo import CONFIG, run_demo
 from geood.errors import OutputError
 
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 SHORT = [
-    "train.segmenter_steps=30",
+    "train.segmenter_steps=10",
     "train.flow_steps=4",
     "train.joint_steps=4",
-    "train.validate_every=30",
-    "data.crops=40",
+    "train.validate_every=10",
+    "data.crops=20",
     "data.validation_crops=4",
     "data.crop_px=96",
     "negatives.patch_max_px=48",
@@ -26,37 +30,49 @@ SHORT = [
 ]
 
 
-def short(monkeypatch=None):
-    return [part for one in SHORT for part in ("--set", one)]
-
-
 @pytest.fixture(scope="module")
 def area(tmp_path_factory) -> Path:
-    """A folder with a small world and the demo's config."""
+    """A folder as the README has it in mind: a config, scenes, and a folder of scenes with labels."""
     folder = tmp_path_factory.mktemp("area")
     make_world(folder / "world", seed=1, size_px=256, scenes=2)
-    (folder / "area.yaml").write_text(CONFIG, encoding="utf-8")
+    (folder / "demo.yaml").write_text(CONFIG, encoding="utf-8")
+    (folder / "aerial.yaml").write_text(to_yaml(load_config(folder / "demo.yaml", SHORT)), encoding="utf-8")
+    (folder / "FOLDER").mkdir()
+    for there, here in (("test", "FOLDER/X"), ("labels/test", "FOLDER/X_labels"), ("test", "scene"), ("test", "north")):
+        shutil.copy(folder / "world" / f"{there}.tif", folder / f"{here}.tif")
+    shutil.copy(folder / "world" / "train_1.tif", folder / "south.tif")
     return folder
 
 
-def test_train_predict_polygonize_evaluate(area, monkeypatch, capsys):
+def test_the_commands_of_the_readme(area, monkeypatch, capsys):
     monkeypatch.chdir(area)
-    assert _run(["train", "area.yaml", *short()], debug=True) == 0
-    assert (area / "runs" / "area" / "model.safetensors").exists()
-    assert _run(["predict", "world/test.tif", "--out", "anomalies.gpkg"], debug=True) == 0
-    with rasterio.open("world/test.tif") as scene, rasterio.open("anomalies.tif") as scores:
-        assert (scene.transform, scene.crs, scene.shape) == (scores.transform, scores.crs, scores.shape)
-    columns = "score_max score_mean score_p95 class_name area_m2 area_px valid_fraction model geometry"
-    assert set(gpd.read_file("anomalies.gpkg", layer="anomalies").columns) == set(columns.split())
-    assert _run(["polygonize", "anomalies.tif", "--out", "again.gpkg", "--min-area", "4"], debug=True) == 0
-    evaluate = ["evaluate", "scenes", "area.yaml", "--out", "metrics.json"]
-    assert _run(evaluate, debug=True) == 0
+    for command in commands(README):
+        assert _run(shlex.split(command)[1:], debug=True) == 0, command
     said = capsys.readouterr().out
-    assert "AUROC" in said and "closed-set mIoU" in said
+    assert "AUROC" in said and "closed-set mIoU" in said and "runs/aerial" in said
+    with rasterio.open("scene.tif") as scene, rasterio.open("anomalies.tif") as scores:
+        assert (scene.transform, scene.crs, scene.shape) == (scores.transform, scores.crs, scores.shape)
+    columns = {
+        name for row in re.findall(r"^\| (`.*?) \|", README, re.MULTILINE) for name in re.findall("`(.*?)`", row)
+    }
+    assert set(gpd.read_file("anomalies.gpkg", layer="anomalies").columns) == columns | {"geometry"}
+    assert set(gpd.read_file("all.gpkg", layer="anomalies")["scene"]) <= {"north.tif", "south.tif"}
+    assert not Path("scores.gpkg").exists() and (gpd.read_file("fewer.gpkg", layer="anomalies").area_m2 >= 10).all()
     figures = json.loads(Path("metrics.json").read_text())
     assert len(figures["rows"]) == 5 and 0 < figures["base_rate"] < 0.2
-    assert _run(evaluate, debug=False) == 2  # metrics.json exists
     capsys.readouterr()
+    assert _run(["evaluate", "scenes", "aerial.yaml", "--out", "metrics.json"], debug=False) == 2
+    assert "metrics.json: exists already" in capsys.readouterr().err
+
+
+def test_the_python_of_the_readme(area, tmp_path, monkeypatch):
+    for name in ("aerial.yaml", "scene.tif"):
+        shutil.copy(area / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    place: dict = {}
+    exec(code, place)
+    assert place["scores"].dims == ("y", "x") and place["scores"].notnull().any().compute()
 
 
 def test_the_demo_draws_and_lists_its_files(tmp_path, monkeypatch):
@@ -76,6 +92,14 @@ def test_the_demo_draws_and_lists_its_files(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     with pytest.raises(OutputError, match="give another --out"):
         run_demo(tmp_path / "mine", overwrite=True)
+
+
+def commands(text):
+    """Every `geood ...` line of the code blocks of a Markdown text."""
+    for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.strip().startswith("geood "):
+                yield line.strip().split("#")[0].strip()
 
 
 def test_the_demo_config_is_valid(tmp_path):
