@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from geood.errors import ConfigError
 
+IGNORE = 255  # in masks: nobody said what is there
 SCORE_KINDS = ("jsd", "max_softmax", "max_logit", "entropy", "energy")
 ScoreKind = Literal["jsd", "max_softmax", "max_logit", "entropy", "energy"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -63,7 +64,7 @@ class DataConfig(Section):
         both = sorted(set(self.classes) & set(self.anomaly))
         if both:
             raise ValueError(f"ids {both} stand under both classes and anomaly; an id is one or the other")
-        outside = [i for i in [*self.classes, *self.anomaly] if not 0 <= i <= 254]
+        outside = [i for i in [*self.classes, *self.anomaly] if not 0 <= i < IGNORE]
         if outside:
             raise ValueError(f"ids {outside} are not in 0 to 254 (255 means ignore)")
         if bool(self.test_images) != bool(self.test_labels):
@@ -161,7 +162,9 @@ class ScoreConfig(Section):
     kind: ScoreKind = Field("jsd", description="the score written by predict")
     temperature: Positive = Field(2.0, description="logits are divided by this before the softmax")
     fpr: Annotated[float, AfterValidator(_a_known_rate)] = Field(
-        0.01, description="share of inlier pixels above the default threshold"
+        0.01,
+        description="share of inlier pixels above the default threshold",
+        json_schema_extra={"enum": list(FALSE_POSITIVE_RATES)},
     )
 
 
@@ -347,7 +350,11 @@ def _explain(fault: Any, lines: dict[tuple[str, ...], str]) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return f"{where}: {path}: {message}"
-    return f"{where}: {path}: got {fault['input']!r}; {message[0].lower()}{message[1:]}"
+    near = []
+    if kind == "literal_error":
+        near = difflib.get_close_matches(str(fault["input"]), re.findall(r"'([^']+)'", fault["ctx"]["expected"]), n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{where}: {path}: got {fault['input']!r}; {message[0].lower()}{message[1:]}{hint}"
 
 
 def _keys(at: tuple[str, ...]) -> list[str]:

@@ -24,12 +24,12 @@ import torch
 from numpy.typing import NDArray
 
 from geood.bundle import ModelBundle
-from geood.config import SCORE_KINDS, load_config
+from geood.config import IGNORE, SCORE_KINDS, load_config
 from geood.datasets.scenes import find_files
 from geood.errors import ConfigError, DataError, OutputError
 from geood.grid import Tile, tile_grid
 from geood.labels import VECTOR_SUFFIXES, open_labels, why_not_shared
-from geood.metrics import ANOMALY, IGNORE, INLIER, Confusion, PixelCurve
+from geood.metrics import ANOMALY, INLIER, Confusion, PixelCurve
 from geood.progress import Progress
 from geood.raster import Scene, check_output
 from geood.scores import anomaly_score

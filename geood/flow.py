@@ -132,11 +132,10 @@ class Flow(nn.Module):
     def bits_per_dimension(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Bits for each value of `image` (B, C, H, W) at the resolution of its digital numbers, (B,).
 
-        An upper bound (uniform dequantization). Bands of floats (step 0) count without correction for their scale.
+        An upper bound (uniform dequantization).
         """
-        nats = self.log_prob(self.dequantize(image, generator)) / math.prod(image.shape[1:])
-        log_step = torch.where(self.step > 0, self.step, torch.ones_like(self.step)).log().mean()
-        return -(nats + log_step) / math.log(2)
+        log_prob = self.log_prob(self.dequantize(image, generator))
+        return bits_per_dimension(log_prob, math.prod(image.shape[1:]), self.step)
 
     @torch.no_grad()
     def initialize(self, image: Tensor) -> None:
@@ -161,6 +160,16 @@ class Flow(nn.Module):
             raise ValueError(f"this flow takes images (B, {self.bands}, H, W), got {shape}")
         if min(shape[2:]) < self.multiple or shape[2] % self.multiple or shape[3] % self.multiple:
             raise ValueError(f"height and width must be multiples of {self.multiple}, got {shape[2]} x {shape[3]}")
+
+
+def bits_per_dimension(log_prob: Tensor, dims: int, step: Tensor) -> Tensor:
+    """Bits for each of `dims` values of an image at the resolution of its digital numbers; (B,) to (B,).
+
+    `log_prob` is in nats, of the image scaled to [0, 1]; `step` (C,) is one digital number after scaling. A band of
+    floats has step 0 and is counted without correction, so its bits depend on its scale.
+    """
+    log_step = torch.log(torch.where(step > 0, step, torch.ones_like(step))).mean()
+    return -(log_prob / dims + log_step) / math.log(2)
 
 
 class Step(nn.Module):

@@ -26,11 +26,11 @@ from rasterio.features import rasterize
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
+from geood.config import IGNORE
 from geood.errors import DataError
 from geood.gdal import GDAL_FAILURES, open_raster, rasterio_window, reading, reason
 from geood.grid import Grid, Window
 
-IGNORE = 255  # nobody said what is there
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet")
 SEAM = 0.01  # neighbouring rasters may share this much of the smaller one: a seam, or a slip of reprojection
 

@@ -15,15 +15,13 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
-from geood.config import LossConfig
+from geood.config import IGNORE, LossConfig
+from geood.flow import bits_per_dimension
 from geood.negatives import PastedBatch
 from geood.scores import jensen_shannon_to_uniform
-
-IGNORE = 255
 
 
 class Losses(NamedTuple):
@@ -73,13 +71,3 @@ def jsd_to_uniform_on(logits: Tensor, negative: Tensor) -> Tensor:
     """
     pasted = logits.movedim(1, -1)[negative]
     return jensen_shannon_to_uniform(pasted, dim=1).sum() / max(1, pasted.shape[0])
-
-
-def bits_per_dimension(log_prob: Tensor, dims: int, step: Tensor) -> Tensor:
-    """Bits for each of `dims` values of an image at the resolution of its digital numbers; (B,) to (B,).
-
-    `log_prob` is in nats, of the image scaled to [0, 1]; `step` (C,) is one digital number after scaling. A band of
-    floats has step 0 and is counted without correction, so its bits depend on its scale.
-    """
-    log_step = torch.log(torch.where(step > 0, step, torch.ones_like(step))).mean()
-    return -(log_prob / dims + log_step) / math.log(2)

@@ -11,7 +11,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-INLIER, ANOMALY, IGNORE = 0, 1, 255
+from geood.config import IGNORE
+
+INLIER, ANOMALY = 0, 1
 _CODES = 1 << 16
 _LARGEST = np.float32(65504.0)  # of float16; raw logits stay far below, but a clip must not become inf
 

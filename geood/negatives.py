@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from geood.config import NegativesConfig
-
-IGNORE = 255
+from geood.config import IGNORE, NegativesConfig
 
 
 class PastedBatch(NamedTuple):

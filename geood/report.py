@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 
+from geood.config import IGNORE
 from geood.errors import OutputError
 from geood.gdal import open_raster, reading
 from geood.qgis import class_colours
 
 LONGEST_PX = 1000  # side at which rasters are read for a picture
 HIT, MISSED, FALSE = "#00c853", "#ff00c8", "#ffb300"
-IGNORE = 255
 
 Picture = NDArray[np.float32]
 

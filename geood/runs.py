@@ -84,12 +84,12 @@ def trim_metrics(path: Path, stage: str, step: int) -> None:
 
 def last_metrics(path: Path, stage: str) -> dict[str, float]:
     """The last validation figures of a stage, named `stage/figure`."""
-    rows = [
-        r
-        for r in (_metric_rows(path) if path.exists() else [])
-        if r["stage"] == stage and r["figure"].startswith("val/")
-    ]
-    return {f"{stage}/{r['figure'].removeprefix('val/')}": float(r["value"]) for r in rows}
+    found = {}
+    for row in _metric_rows(path) if path.exists() else []:
+        kind, _, figure = row["figure"].partition("/")
+        if row["stage"] == stage and kind == "val":
+            found[f"{stage}/{figure}"] = float(row["value"])
+    return found
 
 
 def _metric_rows(path: Path) -> list[dict[str, str]]:

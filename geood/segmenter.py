@@ -55,17 +55,6 @@ class Segmenter(nn.Module):
         self.register_buffer("std", torch.full((bands,), 0.25))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the faster layout: a tenth to a third on CPUs
 
-    def set_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Standardize by these means and standard deviations of the scaled bands instead of 0.5 and 0.25.
-
-        Raises:
-            ValueError: if there is not one of each for each band, or a deviation is not positive.
-        """
-        if len(mean) != self.bands or len(std) != self.bands or min(std) <= 0:
-            raise ValueError(f"{self.bands} means and positive deviations are needed, got {list(mean)} and {list(std)}")
-        self.mean.copy_(torch.tensor(list(mean)))
-        self.std.copy_(torch.tensor(list(std)))
-
     def forward(self, image: Tensor) -> Tensor:
         """Logits of `image`.
 

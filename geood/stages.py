@@ -28,7 +28,7 @@ from geood.config import Config  # noqa: E402
 from geood.errors import TrainingError  # noqa: E402
 from geood.flow import Flow  # noqa: E402
 from geood.losses import class_nll, joint_loss  # noqa: E402
-from geood.metrics import Confusion, PixelCurve  # noqa: E402
+from geood.metrics import Confusion  # noqa: E402
 from geood.negatives import PastedBatch, draw_boxes, draw_size, paste  # noqa: E402
 from geood.segmenter import Segmenter  # noqa: E402
 
@@ -78,11 +78,12 @@ class Stage(pl.LightningModule):
         self.segmenter = segmenter if plan.stage != "flow" else None
         self.flow = flow if plan.stage != "segmenter" else None
         self.register_buffer("step_size", torch.tensor(step, dtype=torch.float32), persistent=False)
-        self.figures: dict[str, float] = {}
+        self.figures: dict[str, Tensor] = {}  # of the last step
+        self.validated: dict[str, float] = {}  # of the last validation
 
-    def generator(self, salt: int = 0) -> torch.Generator:
+    def generator(self) -> torch.Generator:
         """The generator of this step: a function of seed, stage and step alone."""
-        key = (self.config.train.seed, STAGES.index(self.plan.stage), self.global_step, self.global_rank, salt)
+        key = (self.config.train.seed, STAGES.index(self.plan.stage), self.global_step, self.global_rank)
         seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
         return torch.Generator(device=self.device).manual_seed(seed)
 
@@ -143,7 +144,7 @@ class Stage(pl.LightningModule):
 
     def on_validation_start(self) -> None:
         classes = len(self.config.data.classes)
-        self._confusion, self._curve = Confusion(classes), PixelCurve()
+        self._confusion = Confusion(classes)
         self._nll: list[float] = []
         self._bpd: list[float] = []
 
@@ -165,7 +166,7 @@ class Stage(pl.LightningModule):
         if self.flow is not None:
             found["bpd"] = float(np.mean(self._bpd)) if self._bpd else float("nan")
             found |= self._draw_samples()
-        self.validated = {f"val/{k}": v for k, v in found.items()}
+        self.validated = found
 
     @torch.no_grad()
     def _draw_samples(self) -> dict[str, float]:

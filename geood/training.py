@@ -25,18 +25,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from geood.bundle import ModelBundle
-from geood.config import FALSE_POSITIVE_RATES, Config
+from geood.config import FALSE_POSITIVE_RATES, IGNORE, Config
 from geood.datasets.scenes import Scenes, open_scenes
 from geood.errors import ConfigError, GeoodError, OutputError, TrainingError
 from geood.flow import Flow
-from geood.metrics import PixelCurve
+from geood.metrics import INLIER, PixelCurve
 from geood.progress import Progress
 from geood.runs import append_metrics, check_run, last_metrics, make_run, steps_done, trim_metrics
 from geood.segmenter import Segmenter
 from geood.stages import STAGES, Plan, Stage, cut_crops, pl, plans
 
 log = logging.getLogger("geood")
-IGNORE = 255
 FIRST_CROPS = 32  # training crops that the flow takes its starting point from
 
 
@@ -66,19 +65,18 @@ class Keeper(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         assert isinstance(module, Stage)
         if trainer.global_step % 10 == 0 or self.progress.done + 1 >= self.progress.total:
-            validated = {k.removeprefix("val/"): v for k, v in getattr(module, "validated", {}).items()}
-            shown = {k: float(v) for k, v in module.figures.items()} | {
-                f"val {k}": v for k, v in validated.items() if k in ("miou", "bpd")
-            }
+            shown = {k: float(v) for k, v in module.figures.items()}
+            shown |= {f"val {k}": module.validated[k] for k in ("miou", "bpd") if k in module.validated}
             self.progress.advance(trainer.global_step - self.progress.done, **shown)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, Stage)
         if trainer.is_global_zero:  # before the checkpoint: rows beyond it are dropped when a run is continued
-            rows = {f"train/{k}": float(v) for k, v in module.figures.items()} | module.validated
-            append_metrics(self.run / "metrics.csv", self.plan.stage, trainer.global_step, rows)
+            trained = {f"train/{k}": float(v) for k, v in module.figures.items()}
+            validated = {f"val/{k}": v for k, v in module.validated.items()}
+            append_metrics(self.run / "metrics.csv", self.plan.stage, trainer.global_step, trained | validated)
             if trainer.logger is not None:
-                trainer.logger.log_metrics(module.validated, step=trainer.global_step)
+                trainer.logger.log_metrics(validated, step=trainer.global_step)
         partial = self.checkpoint.with_suffix(".partial")
         try:
             trainer.save_checkpoint(partial)
@@ -263,7 +261,7 @@ def _calibrated(bundle: ModelBundle, scenes: Scenes) -> ModelBundle:
     bundle.to(device)
     for batch in DataLoader(scenes.validation(), batch_size=bundle.config.train.batch):
         score = bundle.score(batch["image"].to(device)).float().cpu().numpy()
-        curve.update(score, np.where(batch["mask"].numpy() == IGNORE, 255, 0).astype(np.uint8))
+        curve.update(score, np.where(batch["mask"].numpy() == IGNORE, IGNORE, INLIER).astype(np.uint8))
     bundle.to("cpu")
     thresholds = {str(rate): float(curve.fpr_threshold(rate)) for rate in FALSE_POSITIVE_RATES}
     return dataclasses.replace(bundle, thresholds=thresholds)

@@ -83,6 +83,10 @@ def test_root_starts_from_the_file_and_an_override_from_the_current_folder(write
         (SMALL + "train:\n  batch: '8'\n", ["line 6", "train.batch", "'8'", "valid integer"]),
         (SMALL + "train:\n  batch: 8.0\n", ["train.batch", "8.0", "integer"]),
         (SMALL + "train:\n  precision: half\n", ["line 6", "'half'", "'32-true', '16-mixed' or 'bf16-mixed'"]),
+        (
+            SMALL + "score: {kind: max_softmx}\n",
+            ["score.kind", "'max_softmx'", "'entropy'", "did you mean max_softmax?"],
+        ),
         (SMALL + "data:\n  images: [c.tif]\n", ["line 5", "data stands here a second time"]),
         (SMALL + "train: 3\n", ["line 5", "train"]),
         (SMALL.replace("  labels: [b.tif]\n", ""), ["line 1", "data.labels is missing"]),

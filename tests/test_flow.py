@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from geood.config import FlowConfig
-from geood.flow import Flow
+from geood.flow import Flow, bits_per_dimension
 
 TINY = FlowConfig(levels=1, steps=2, layers=1, growth=4)
 SMALL = FlowConfig(levels=3, steps=2, layers=2, growth=6)
@@ -203,3 +203,12 @@ def test_autocast_does_not_touch_the_likelihood():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(flow.log_prob(image), expected)
         assert torch.equal(flow.sample(1, 16, 16, generator=_seeded()), sample)
+
+
+def test_bits_per_dimension_of_a_uniform_density_is_the_number_of_bits():
+    # a density of 1 over [0, 1]^D spends log2(256) = 8 bits on each of 256 levels
+    bits = bits_per_dimension(torch.zeros(5), 3 * 16, torch.full((3,), 1 / 256))
+    torch.testing.assert_close(bits, torch.full((5,), 8.0))
+    assert float(bits_per_dimension(torch.zeros(1), 10, torch.zeros(3))) == 0
+    mixed = bits_per_dimension(torch.full((1,), -20 * math.log(2)), 20, torch.tensor([1 / 256, 0.0]))
+    assert float(mixed) == pytest.approx(1 + 4)

@@ -11,9 +11,10 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.warp import transform as move
 
+from geood.config import IGNORE
 from geood.errors import DataError
 from geood.grid import Grid, Window
-from geood.labels import IGNORE, open_labels, read_shapes, why_not_shared
+from geood.labels import open_labels, read_shapes, why_not_shared
 
 UTM = CRS.from_epsg(32633)
 GRID = Grid(60, 80, Affine(0.5, 0, 500000, 0, -0.5, 5000000), UTM)

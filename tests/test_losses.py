@@ -7,7 +7,7 @@ import torch
 
 from geood.config import FlowConfig, LossConfig, SegmenterConfig
 from geood.flow import Flow
-from geood.losses import Losses, bits_per_dimension, class_nll, joint_loss, jsd_to_uniform_on
+from geood.losses import Losses, class_nll, joint_loss, jsd_to_uniform_on
 from geood.negatives import PastedBatch, paste
 from geood.scores import jensen_shannon_to_uniform
 from geood.segmenter import Segmenter
@@ -88,15 +88,6 @@ def test_a_term_with_nothing_to_say_is_a_differentiable_zero():
         assert [float(x.detach()) for x in losses] == [0, 0, 0, 0]
         losses.total.backward()
         assert float(logits.grad.abs().sum()) == 0
-
-
-def test_bits_per_dimension_of_a_uniform_density_is_the_number_of_bits():
-    # a density of 1 over [0, 1]^D spends log2(256) = 8 bits on each of 256 levels
-    bits = bits_per_dimension(torch.zeros(5), 3 * 16, torch.full((3,), 1 / 256))
-    torch.testing.assert_close(bits, torch.full((5,), 8.0))
-    assert float(bits_per_dimension(torch.zeros(1), 10, torch.zeros(3))) == 0
-    mixed = bits_per_dimension(torch.full((1,), -20 * math.log(2)), 20, torch.tensor([1 / 256, 0.0]))
-    assert float(mixed) == pytest.approx(1 + 4)
 
 
 def test_total_is_the_weighted_sum():

@@ -42,16 +42,14 @@ def test_standardizing_is_inside_and_travels_with_the_weights():
     segmenter, image = _segmenter(), torch.rand(1, 3, 32, 32)
     with torch.no_grad():
         before = segmenter(image)
-        segmenter.set_statistics([0.2, 0.3, 0.4], [0.1, 0.2, 0.3])
         mean, std = torch.tensor([0.2, 0.3, 0.4]), torch.tensor([0.1, 0.2, 0.3])
+        segmenter.mean.copy_(mean)
+        segmenter.std.copy_(std)
         same = (image - 0.5) / 0.25 * std[:, None, None] + mean[:, None, None]
         torch.testing.assert_close(segmenter(same), before, rtol=1e-4, atol=1e-4)
         other = _segmenter()
         other.load_state_dict(segmenter.state_dict())
         assert torch.equal(other(image), segmenter(image))
-    for mean_, std_ in (([0.5] * 2, [0.2] * 3), ([0.5] * 3, [0.2, 0.0, 0.2])):
-        with pytest.raises(ValueError, match="positive deviations"):
-            segmenter.set_statistics(mean_, std_)
 
 
 def test_images_of_a_batch_do_not_see_each_other():

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import rasterio
 
-from geood.datasets.landscape import IGNORE, UNKNOWN
+from geood.config import IGNORE
+from geood.datasets.landscape import UNKNOWN
 from geood.datasets.objects import OBJECTS, VEHICLES
 from geood.datasets.synthetic import CRS, make_world
 from geood.errors import OutputError

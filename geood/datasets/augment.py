@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from geood.config import DataConfig
-from geood.labels import IGNORE
+from geood.config import IGNORE, DataConfig
 
 Sample = dict[str, Any]
 DRAWS = 8  # a window without enough data or without a label is drawn again, up to this many in all

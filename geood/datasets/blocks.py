@@ -24,10 +24,10 @@ import torch
 from numpy.typing import NDArray
 from shapely.geometry import box as polygon
 
+from geood.config import IGNORE
 from geood.datasets.layers import Box, LabelledImages, Pixels
 from geood.errors import DataError
 from geood.grid import metres_per_unit
-from geood.labels import IGNORE
 
 Cell = tuple[int, int]  # column and row on the lattice, counted east and south from its origin
 

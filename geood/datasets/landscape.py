@@ -23,7 +23,7 @@ Point = tuple[float, float]
 
 CLASSES = {0: "land", 1: "road", 2: "building", 3: "tree", 4: "water"}
 LAND, ROAD, BUILDING, TREE, WATER = CLASSES
-UNKNOWN, IGNORE = 9, 255
+UNKNOWN = 9
 PIXEL_M = 0.25
 
 CROPS = (  # colour of a field, and depth of its furrows (0: meadow)

@@ -26,11 +26,12 @@ from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
 from shapely.geometry import box as box_polygon
 
+from geood.config import IGNORE
 from geood.datasets.sources import OpenFiles, Part, Source
 from geood.errors import DataError
 from geood.gdal import GDAL_FAILURES, reason
 from geood.grid import Grid, Window
-from geood.labels import IGNORE, open_id_raster, read_ids, read_shapes
+from geood.labels import open_id_raster, read_ids, read_shapes
 from geood.operators import declare_missing_operators
 from geood.raster import Scene
 

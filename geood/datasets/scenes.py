@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from geood.config import Config
+from geood.config import IGNORE, Config
 from geood.datasets.augment import Sample, augment
 from geood.errors import ConfigError, DataError
 from geood.grid import metres_per_unit
-from geood.labels import IGNORE, VECTOR_SUFFIXES
+from geood.labels import VECTOR_SUFFIXES
 from geood.raster import Bands, Scene, bands_from_samples
 
 if TYPE_CHECKING:

@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from geood.config import Config
+from geood.config import IGNORE, Config
 from geood.datasets.blocks import Blocks, own_pixels
 from geood.datasets.layers import Box, LabelledImages
 from geood.errors import DataError
-from geood.labels import IGNORE
 from geood.progress import Progress
 
 log = logging.getLogger("geood")

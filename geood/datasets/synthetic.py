@@ -17,9 +17,9 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 
+from geood.config import IGNORE
 from geood.datasets.landscape import (
     CLASSES,
-    IGNORE,
     LAND,
     PIXEL_M,
     ROAD,
