@@ -1,5 +1,6 @@
 """Fixtures that several rooms' tests share: scenes written on the spot, and a small bundle."""
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,22 @@ def make_bundle(path, *, bands=3, high=255.0, **sections):
         metrics={"joint/miou": 0.5},
     )
     return bundle.save(path)
+
+
+@pytest.fixture
+def small_disk(tmp_path, request):
+    """A disk of 2 MB, or of the size that the test gives as parameter."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={getattr(request, 'param', '2M')}", "tmpfs", place]
+    try:
+        mounted = not subprocess.run(command, capture_output=True, check=False).returncode
+    except OSError:
+        mounted = False
+    if not mounted:
+        pytest.skip("mounting a small disk needs Linux and root")
+    yield place
+    subprocess.run(["umount", place], check=True)
 
 
 @pytest.fixture(scope="session")

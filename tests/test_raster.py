@@ -1,7 +1,6 @@
 """Laws of reading scenes by windows with validity, of scaling bands, and of score rasters on disk."""
 
 import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -415,18 +414,6 @@ def test_an_interrupted_copy_leaves_the_old_output(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         finish_cog(tmp_path / "w.tif", path, description="d", tags={}, overview="average")
     assert path.read_bytes() == before and sorted(os.listdir(tmp_path)) == ["s.tif", "w.tif"]
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 2 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2M", "tmpfs", place]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield place
-    subprocess.run(["umount", place], check=True)
 
 
 @pytest.mark.parametrize("side", [256, 800, 1024, 3000])

@@ -16,7 +16,7 @@ from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
-from test_raster import CUSTOM, NORTH_UP, PLACES, UTM, scores_on, small_disk  # noqa: F401
+from test_raster import CUSTOM, NORTH_UP, PLACES, UTM, scores_on
 
 from geood.config import PredictConfig
 from geood.errors import DataError, OutputError
@@ -266,7 +266,7 @@ def test_an_existing_file_is_replaced_only_when_asked(tmp_path, frame):
 
 
 @pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
-def test_a_full_disk_leaves_nothing(small_disk, frame, suffix):  # noqa: F811
+def test_a_full_disk_leaves_nothing(small_disk, frame, suffix):
     many = frame.loc[np.arange(60000) % len(frame)].reset_index(drop=True)
     many["model"] = [f"{i:0200x}" for i in np.random.default_rng(0).integers(0, 2**62, len(many))]
     many[["score_mean", "score_p95", "area_m2"]] = np.random.default_rng(1).random((len(many), 3))
