@@ -7,6 +7,7 @@ edges are pixel edges, so this is exact), and only what a window holds is in mem
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ from numpy.typing import NDArray
 
 from geood.gdal import open_raster, pieces, rasterio_window, reading
 from geood.grid import Grid, Window
-from geood.raster import ScoreWriter
+from geood.raster import NO_CLASS, ScoreWriter
 
-NO_CLASS = 255
 LARGE_PX = 2**20  # from this size on the 95th percentile comes from a histogram, to bound memory
 BINS = 4096
+AT_ONCE = 10_000  # polygons made of plain coordinates at a time
+
+Ring = list[tuple[float, float]]  # column and row of each corner, the first one again at the end
 
 
 def find_components(dataset: Any, grid: Grid, *, threshold: float, connectivity: int) -> tuple[NDArray[Any], float]:
@@ -46,7 +49,10 @@ def find_components(dataset: Any, grid: Grid, *, threshold: float, connectivity:
         with open_raster(mask_path) as mask, reading(mask_path):
             band = rasterio.band(mask, 1)
             found = rasterio.features.shapes(band, mask=band, connectivity=4, transform=Affine.identity())
-            patches = np.array([_polygon(shape["coordinates"]) for shape, _ in found], dtype=object)
+            traced, made = (shape["coordinates"] for shape, _ in found), [np.empty(0, object)]
+            while batch := list(itertools.islice(traced, AT_ONCE)):
+                made.append(_polygons(batch))
+    patches = np.concatenate(made)
     owner = np.arange(len(patches)) if connectivity == 4 else _joined_at_corners(patches)
     order = np.argsort(owner, kind="stable")
     _, component = np.unique(owner[order], return_inverse=True)
@@ -55,19 +61,28 @@ def find_components(dataset: Any, grid: Grid, *, threshold: float, connectivity:
     return shapes, top
 
 
-def _polygon(rings: list[list[tuple[float, float]]]) -> Any:
-    """A valid polygon from GDAL's rings, which pass a corner twice where two empty pixels meet there."""
-    polygon = shapely.Polygon(rings[0], rings[1:])
-    if shapely.is_valid(polygon):
-        return polygon
+def _polygons(traced: list[list[Ring]]) -> NDArray[Any]:
+    """Valid polygons from what GDAL traced: for each its rings, the outer one first."""
+    rings = [ring for polygon in traced for ring in polygon]
+    owner = np.repeat(np.arange(len(traced)), [len(polygon) for polygon in traced])
+    corners = np.concatenate([np.empty((0, 2)), *rings])
+    closed = shapely.linearrings(corners, indices=np.repeat(np.arange(len(rings)), [len(ring) for ring in rings]))
+    polygons: NDArray[Any] = shapely.polygons(closed, indices=owner)
+    for i in np.flatnonzero(~shapely.is_valid(polygons)):
+        polygons[i] = _untangled(traced[i])
+    return polygons
+
+
+def _untangled(rings: list[Ring]) -> Any:
+    """A valid polygon from rings that pass a corner twice, as GDAL's do where two empty pixels meet there."""
     loops = sorted((loop for ring in rings[:1] for loop in _loops(ring)), key=lambda r: -shapely.Polygon(r).area)
     return shapely.Polygon(loops[0], loops[1:] + [loop for ring in rings[1:] for loop in _loops(ring)])
 
 
-def _loops(ring: list[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+def _loops(ring: Ring) -> list[Ring]:
     """A closed ring cut wherever it passes a point again, into loops that do not."""
-    loops: list[list[tuple[float, float]]] = []
-    way: list[tuple[float, float]] = []
+    loops: list[Ring] = []
+    way: Ring = []
     seen: dict[tuple[float, float], int] = {}
     for point in ring:
         if point in seen:
@@ -196,9 +211,12 @@ class Figures:
         origin, size = np.array([window.row, window.col] * 2), np.array([window.height, window.width] * 2)
         box = np.clip(self._around - origin, 0, size)
         near = np.flatnonzero((box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1]))
-        sums = np.zeros((window.height + 1, window.width + 1), np.int64)
-        sums[1:, 1:] = valid.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
         r0, c0, r1, c1 = box[near].T
+        if valid.all():
+            self.valid[near] += (r1 - r0) * (c1 - c0)
+            return
+        sums = np.zeros((window.height + 1, window.width + 1), np.int32)
+        sums[1:, 1:] = valid.cumsum(axis=0, dtype=np.int32).cumsum(axis=1)
         self.valid[near] += sums[r1, c1] - sums[r0, c1] - sums[r1, c0] + sums[r0, c0]
 
 
