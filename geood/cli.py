@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from geood.errors import ConfigError, DataError, GeoodError
+from geood.memory import keep_freed_memory
 from geood.version import __version__
 
 INTERRUPTED = 130
@@ -193,6 +194,7 @@ def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle, a 
 
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
+    keep_freed_memory()
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)

@@ -28,8 +28,8 @@ from geood.bundle import ModelBundle
 from geood.config import PredictConfig
 from geood.errors import ConfigError, DataError, OutputError
 from geood.gdal import open_raster
-from geood.raster import Scene, ScoreWriter, check_output, finish_cog, read_tags
-from geood.scoring import NO_CLASS, dask_client, score_scene
+from geood.raster import NO_CLASS, Scene, ScoreWriter, check_output, finish_cog, read_tags
+from geood.scoring import dask_client, score_scene
 from geood.vector import OUTPUT_SUFFIXES, anomalies, write_anomalies
 from geood.version import __version__
 

@@ -43,6 +43,7 @@ __all__ = [
     "open_scores",
     "read_tags",
 ]
+NO_CLASS = 255  # in class rasters: no data
 WORK_BLOCK = 256  # divides the default tile, so that no block of the working file is compressed twice
 COG_BLOCK = 512
 

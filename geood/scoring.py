@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,10 +30,9 @@ from geood.bundle import ModelBundle
 from geood.config import PredictConfig
 from geood.errors import BundleError, ConfigError, GeoodError, OutputError, TilesFailedError
 from geood.grid import Grid, Tile, Window, tile_grid
+from geood.memory import KEEP_FREED_MEMORY
 from geood.progress import Progress
-from geood.raster import Scene, ScoreWriter
-
-NO_CLASS = 255
+from geood.raster import NO_CLASS, Scene, ScoreWriter
 
 
 class ScoredTile(NamedTuple):
@@ -46,36 +46,28 @@ class ScoredTile(NamedTuple):
 
 @contextmanager
 def dask_client(workers: int, scheduler: str | None) -> Iterator[Any]:
-    """A Dask client: a running scheduler, `workers` processes here, or threads in this process."""
-    import dask
+    """A Dask client: a running scheduler, `workers` processes here, or threads in this process.
 
-    dask.config.set({"logging": {"distributed": "critical", "tornado": "critical"}})
-    from distributed import CancelledError, Client, KilledWorker
+    What is started here listens on this machine's loopback address only.
+    """
+    if workers and scheduler:
+        raise ConfigError("--workers and --scheduler exclude each other: a running scheduler has its own workers")
+    import dask
+    from distributed import CancelledError, KilledWorker
     from distributed.comm import CommClosedError
 
     for name in [n for n in logging.root.manager.loggerDict if n.startswith("distributed")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-
-    if workers and scheduler:
-        raise ConfigError("--workers and --scheduler exclude each other: a running scheduler has its own workers")
+    settings = {
+        "logging": {"distributed": "critical", "tornado": "critical"},  # of worker processes
+        "distributed.admin.tick.limit": "1h",
+        "distributed.worker.daemon": True,
+        "distributed.nanny.pre-spawn-environ": dask.config.get("distributed.nanny.pre-spawn-environ")
+        | KEEP_FREED_MEMORY,
+    }
     threads = torch.get_num_threads()
-    at_once = 2 if torch.cuda.is_available() else _cores()  # on a GPU: one reads while the other scores
-    quiet = {"dashboard_address": None, "silence_logs": logging.CRITICAL, "memory_limit": 0}
-    with dask.config.set({"distributed.admin.tick.limit": "1h", "distributed.worker.daemon": True}):
-        try:
-            if scheduler:
-                client = Client(scheduler, timeout=10)
-            elif workers:
-                client = Client(n_workers=workers, threads_per_worker=max(1, at_once // workers), **quiet)
-            else:
-                client = Client(processes=False, n_workers=1, threads_per_worker=at_once, **quiet)
-        except (OSError, ValueError) as error:
-            if scheduler is None:
-                raise OutputError(f"no Dask workers could be started on this machine ({error})") from None
-            raise ConfigError(
-                f"--scheduler {scheduler}: no Dask scheduler answers there ({error}); give an address such as "
-                "tcp://host:8786"
-            ) from None
+    with dask.config.set(settings):
+        client = _connect(workers, scheduler)
         try:
             yield client
         except (KilledWorker, CommClosedError, CancelledError) as error:
@@ -86,6 +78,39 @@ def dask_client(workers: int, scheduler: str | None) -> Iterator[Any]:
         finally:
             client.close()
             torch.set_num_threads(threads)
+
+
+def _connect(workers: int, scheduler: str | None) -> Any:
+    """The client of `dask_client`, connected."""
+    from distributed import Client
+
+    if scheduler:
+        try:
+            return Client(scheduler, timeout=10)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"--scheduler {scheduler}: no Dask scheduler answers there ({error}); give an address such as "
+                "tcp://host:8786"
+            ) from None
+    at_once = 2 if torch.cuda.is_available() else _cores()  # on a GPU: one reads while the other scores
+    cluster: dict[str, Any] = {"processes": False, "n_workers": 1, "threads_per_worker": at_once}
+    if workers:
+        cluster = {"n_workers": workers, "threads_per_worker": max(1, at_once // workers), "preload": [__name__]}
+        cluster |= {"host": "127.0.0.1"}
+    cluster |= {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
+    cluster |= {"scheduler_kwargs": {"dashboard": False}, "silence_logs": logging.CRITICAL, "memory_limit": 0}
+    try:
+        return Client(**cluster)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"no Dask workers could be started on this machine ({error})") from None
+
+
+def dask_setup(_: Any) -> None:
+    """Leave Ctrl-C, which reaches all processes of a terminal, to the one that started this worker process.
+
+    Dask calls this by its name in every worker process of `dask_client`.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def score_scene(
@@ -100,6 +125,7 @@ def score_scene(
     """
     from distributed import as_completed
 
+    _offer_model(bundle, model)
     score_writer, class_writer = writers
     with Scene.open(scene, nodata=model.bands.nodata) as opened:
         grid = opened.grid
@@ -167,24 +193,31 @@ def _score_tiles(
         return []
     with torch.inference_mode():
         logits = model.logits(torch.from_numpy(np.stack(images)).to(device))
-        scores = model.score_of(logits).float().cpu().numpy()
-        classes = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
-    results = []
-    for tile, valid, score, label in zip(kept, valids, scores, classes, strict=True):
-        results.append(
-            ScoredTile(
-                tile.write,
-                np.where(valid, score[tile.core], np.float32(np.nan)),
-                np.where(valid, label[tile.core], np.uint8(NO_CLASS)),
-                int(valid.sum()),
-            )
-        )
-    return results
+        return [
+            _scored(tile, logits[i : i + 1, :, *tile.core], model, valid=valid)
+            for i, (tile, valid) in enumerate(zip(kept, valids, strict=True))
+        ]
+
+
+def _scored(tile: Tile, logits: torch.Tensor, model: ModelBundle, *, valid: NDArray[np.bool_]) -> ScoredTile:
+    """What one tile's logits (1, K, h, w), halo cut off, say about its valid pixels (h, w)."""
+    score = model.score_of(logits)[0].cpu().numpy()
+    classes = logits.argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
+    score[~valid], classes[~valid] = np.nan, NO_CLASS
+    return ScoredTile(tile.write, score, classes, int(np.count_nonzero(valid)))
 
 
 _models: dict[tuple[str, str], tuple[ModelBundle, torch.device]] = {}
 _models_lock = threading.Lock()
 _thread = threading.local()
+
+
+def _offer_model(bundle: Path, model: ModelBundle) -> None:
+    """Spare the threads of this process to load the bundle once more; a GPU gets it only where it is used."""
+    if not torch.cuda.is_available():
+        with _models_lock:
+            _models.clear()
+            _models[str(bundle.resolve()), model.identity] = (model, torch.device("cpu"))
 
 
 def _worker_model(bundle: str, identity: str) -> tuple[ModelBundle, torch.device]:

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "geood"
 FLOORS = [
-    {"errors", "version"},
+    {"errors", "memory", "version"},
     {"config", "grid", "progress", "operators"},
     {"bands", "gdal"},
     {"raster", "qgis", "flow", "segmenter", "negatives", "scores", "metrics"},

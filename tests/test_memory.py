@@ -1,0 +1,55 @@
+"""Freed memory stays with a process that asked for it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from geood.memory import KEEP_FREED_MEMORY
+
+GLIBC = "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", {})
+WORK = """
+import json, resource, sys
+from geood.memory import keep_freed_memory
+
+asked = sys.argv[1] == "ask"
+said = keep_freed_memory() if asked else None
+import numpy as np
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+np.ones(2**23)
+before = faults()
+for _ in range(20):
+    np.ones(2**23)
+print(json.dumps([said, faults() - before]))
+"""
+
+
+def faults(how, **environment):
+    """What `keep_freed_memory` said, and page faults of twenty arrays of 64 MB, one after the other."""
+    done = subprocess.run(
+        [sys.executable, "-c", WORK, how],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.skipif(not GLIBC, reason="another C library")
+def test_freed_memory_is_used_again():
+    untold, told, started = faults("no"), faults("ask"), faults("no", **KEEP_FREED_MEMORY)
+    assert told[0] is True
+    assert untold[1] > 1000  # else this C library keeps memory by itself, and the room is not needed
+    assert told[1] < untold[1] / 10 and started[1] < untold[1] / 10
+
+
+def test_the_command_line_asks_for_it():
+    code = "import sys, geood.cli as c; c.keep_freed_memory = lambda: print('asked'); sys.argv = ['geood', '--version']"
+    done = subprocess.run([sys.executable, "-c", f"{code}; c.main()"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("asked")
