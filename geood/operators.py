@@ -1,11 +1,16 @@
-"""Makes `import torchvision` work beside a torch that has no CUDA.
+"""Two things about torch that have to be put right before it is used.
 
-The public torchvision wheel is built against a CUDA torch; next to a CPU-only torch its compiled operators do not load,
+The import of torchvision beside a torch that has no CUDA. The public torchvision wheel is built against a CUDA torch; next to a CPU-only torch its compiled operators do not load,
 and `import torchvision` then stops at `operator torchvision::nms does not exist`, because it describes shapes for two
 operators nobody declared. TorchGeo and timm import torchvision although geood uses none of its operators. Declaring the
 two schemas first is enough for the import. Where the real operators load, this room does nothing.
 
 Call `declare_missing_operators` before the first import of torchvision, timm or torchgeo.
+
+The first exponential of a process. MKL's vector functions (exp, log, tanh ...) get ready in their first call, and where
+two threads make it together one of them may be served by a variant of low accuracy: in one process of five half of the
+first scores were off by 1e-4 (torch 2.13 on two cores). `start_vector_functions` makes that call alone; rooms that use
+these functions run it when they are imported.
 """
 
 from __future__ import annotations
@@ -42,6 +47,13 @@ def declare_missing_operators() -> bool:
         if not hasattr(torch.ops.torchvision, name):
             _declared.define(schema)
     return True
+
+
+def start_vector_functions() -> None:
+    """Make the first call of a vector function in this process, on one thread."""
+    import torch
+
+    torch.exp(torch.zeros(1))
 
 
 def _operators_load() -> bool:

@@ -17,6 +17,10 @@ import math
 import torch
 from torch import Tensor
 
+from geood.operators import start_vector_functions
+
+start_vector_functions()
+
 
 def score_max(classes: int) -> float:
     """The largest Jensen-Shannon divergence to uniform over `classes` classes, in nats: that of a one-hot softmax.

@@ -1,4 +1,4 @@
-"""torchvision imports beside a torch without CUDA, and where its operators load nothing is touched."""
+"""torchvision imports beside a torch without CUDA and stays as it is beside one with; first scores are exact."""
 
 import subprocess
 import sys
@@ -50,3 +50,21 @@ print(int(torch.ops.torchvision.nms(torch.rand(1, 4), torch.rand(1), 0.5)))
 
 def test_nothing_is_declared_after_torchvision_was_imported():
     assert run("declare(); import torchvision, geood.operators as r; r._declared = None; print(declare())") == ["False"]
+
+
+def test_the_first_scores_of_a_process_are_as_good_as_the_second():
+    """Without `start_vector_functions` one process of three fails on two cores."""
+    code = """
+import torch
+from geood.config import SegmenterConfig
+from geood.scores import anomaly_score
+from geood.segmenter import Segmenter
+
+network = Segmenter(3, 3, SegmenterConfig(encoder="resnet10t", decoder_channels=16)).eval()
+with torch.inference_mode():
+    logits = [network(torch.rand(2, 3, 64, 96)) for _ in range(2)][0]
+    print(torch.equal(anomaly_score(logits, "jsd"), anomaly_score(logits, "jsd")))
+"""
+    command = [sys.executable, "-c", code]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [process.communicate()[0].strip() for process in processes] == ["True"] * 4
