@@ -1,9 +1,10 @@
 """Two things about torch that have to be put right before it is used.
 
-The import of torchvision beside a torch that has no CUDA. The public torchvision wheel is built against a CUDA torch; next to a CPU-only torch its compiled operators do not load,
-and `import torchvision` then stops at `operator torchvision::nms does not exist`, because it describes shapes for two
-operators nobody declared. TorchGeo and timm import torchvision although geood uses none of its operators. Declaring the
-two schemas first is enough for the import. Where the real operators load, this room does nothing.
+The import of torchvision beside a torch that has no CUDA. The public torchvision wheel is built against a CUDA torch;
+next to a CPU-only torch its compiled operators do not load, and `import torchvision` then stops at `operator
+torchvision::nms does not exist`, because it describes shapes for two operators nobody declared. TorchGeo and timm
+import torchvision although geood uses none of its operators. Declaring the two schemas first is enough for the import.
+Where the real operators load, this room does nothing.
 
 Call `declare_missing_operators` before the first import of torchvision, timm or torchgeo.
 
