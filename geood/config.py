@@ -91,9 +91,19 @@ class BandsConfig(Section):
 class SegmenterConfig(Section):
     """The network that knows the classes."""
 
+    network: Literal["ladder", "ldn121"] = Field("ladder", description="ldn121: the paper's, on densenet121")
     encoder: str = Field("densenet121", description="name of a timm encoder with features at strides 4 to 32")
-    weights: str | None = Field(None, description="local .safetensors file with encoder weights; null: random")
-    decoder_channels: Annotated[int, Field(ge=8)] = Field(128, description="width of the ladder decoder")
+    weights: str | None = Field(
+        None, description="encoder weights: a local .safetensors file, imagenet (fetched by timm), or null: random"
+    )
+    decoder_channels: Annotated[int, Field(ge=8)] = Field(128, description="width of the decoder of network ladder")
+    checkpointing: bool = Field(False, description="compute activations twice instead of keeping them: slower, smaller")
+
+    @model_validator(mode="after")
+    def _network_is_whole(self) -> SegmenterConfig:
+        if self.network == "ldn121" and (self.encoder, self.decoder_channels) != ("densenet121", 128):
+            raise ValueError("network ldn121 has its own encoder, densenet121, and decoder; leave out both keys")
+        return self
 
 
 class FlowConfig(Section):

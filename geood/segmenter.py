@@ -1,19 +1,18 @@
 """The network that knows the classes: a timm encoder and a ladder decoder, logits at input size.
 
-The encoder gives features at strides 4, 8, 16 and 32; the decoder climbs from the coarsest to stride 4, at each rung
-adding the projected features of that stride, as Ladder-DenseNet does (arXiv 1905.05661, 2112.12833); logits are taken
-there and enlarged. The pyramid pooling of that model is left out: its global context would make a score depend on the
-tile. Standardizing happens inside, so a flow's sample in [0, 1] can be pasted into an input as it is.
+There are two. `ladder` takes any convolutional encoder and has no global context: with a wide enough halo its scores do
+not depend on the tile. `ldn121` is the paper's Ladder-DenseNet-121 (arXiv 2112.12833): DenseNet-121 with pooling of its
+own, spatial pyramid pooling on top, rungs of 256, 256 and 128 channels, 11.1 million parameters. It takes images as
+they are; the other standardizes them inside. So a flow's sample in [0, 1] can be pasted into an input of both.
 
-The encoder is never downloaded: its weights are random or come from a local safetensors file. This room knows neither
-files of scenes nor class names.
+Encoder weights are random, come from a local safetensors file, or, where the config asks for "imagenet", are fetched by
+timm when a training starts; a bundle never fetches any. This room knows neither files of scenes nor class names.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional
 
 from geood.config import SegmenterConfig
 from geood.errors import ConfigError
+from geood.ladder import Ladder, PyramidPooling, enlarge, unit
 from geood.operators import declare_missing_operators
 
 STRIDES = (4, 8, 16, 32)
+IMAGENET = "imagenet"
 NON_COMMERCIAL = re.compile(r"^(mit_b\d|segformer)")  # NVIDIA's SegFormer encoders
 
 
@@ -46,13 +46,19 @@ class Segmenter(nn.Module):
     def __init__(self, bands: int, classes: int, config: SegmenterConfig) -> None:
         super().__init__()
         self.bands = bands
-        self.encoder, widths = _encoder(bands, config.encoder)
-        if config.weights is not None:
-            _load_weights(self.encoder, bands, name=config.encoder, path=Path(config.weights))
-        self.decoder = Ladder(widths, config.decoder_channels)
-        self.head = _layer(config.decoder_channels, classes, kernel=1, bias=True)
-        self.register_buffer("mean", torch.full((bands,), 0.5))
-        self.register_buffer("std", torch.full((bands,), 0.25))
+        of_the_paper = config.network == "ldn121"
+        self.encoder, widths = _encoder(bands, config)
+        if of_the_paper:
+            _pool_as_ldn(self.encoder)
+            top: nn.Module = PyramidPooling(widths[-1], width=512, level=128)
+            channels = [512, 256, 256, 128]
+        else:
+            top = unit(widths[-1], config.decoder_channels, kernel=1)
+            channels = [config.decoder_channels] * len(widths)
+        self.decoder = Ladder(widths, top=top, channels=channels)
+        self.head = unit(channels[-1], classes, kernel=1, bias=True)
+        self.register_buffer("mean", torch.full((bands,), 0.0 if of_the_paper else 0.5))
+        self.register_buffer("std", torch.full((bands,), 1.0 if of_the_paper else 0.25))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the faster layout: a tenth to a third on CPUs
 
     def forward(self, image: Tensor) -> Tensor:
@@ -69,39 +75,12 @@ class Segmenter(nn.Module):
         standard = (image - self.mean[:, None, None]) / self.std[:, None, None]
         standard = standard.contiguous(memory_format=torch.channels_last)
         logits = self.head(self.decoder(self.encoder(standard)))
-        return functional.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
+        return enlarge(logits, (height, width))
 
 
-class Ladder(nn.Module):
-    """From features of `widths` channels, finest first, to `channels` channels at the finest stride."""
-
-    def __init__(self, widths: Sequence[int], channels: int) -> None:
-        super().__init__()
-        self.skips = nn.ModuleList(_layer(width, channels, kernel=1) for width in widths)
-        self.rungs = nn.ModuleList(_layer(channels, channels, kernel=3) for _ in widths[:-1])
-
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Features, each half the size of the one before, to one tensor of the first one's size."""
-        hidden: Tensor = self.skips[-1](features[-1])
-        for i in reversed(range(len(self.rungs))):
-            skip = self.skips[i](features[i])
-            hidden = functional.interpolate(hidden, size=skip.shape[-2:], mode="bilinear", align_corners=False)
-            hidden = self.rungs[i](hidden + skip)
-        return hidden
-
-
-def _layer(inputs: int, outputs: int, *, kernel: int, bias: bool = False) -> nn.Sequential:
-    """Batch norm, ReLU, convolution: the paper's order, which also takes encoder features of any range."""
-    return nn.Sequential(
-        nn.BatchNorm2d(inputs),
-        nn.ReLU(inplace=False),
-        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias),
-    )
-
-
-def _encoder(bands: int, name: str) -> tuple[nn.Module, list[int]]:
-    """The timm encoder `name` for `bands` bands, and the widths of its features at strides 4, 8, 16 and 32."""
-    timm = _timm()
+def _encoder(bands: int, config: SegmenterConfig) -> tuple[nn.Module, list[int]]:
+    """The config's timm encoder with its weights, and the widths of its features at strides 4, 8, 16 and 32."""
+    timm, name = _timm(), config.encoder
     if NON_COMMERCIAL.match(name):
         raise ConfigError(f"segmenter.encoder: {name} is not for commercial use; take another, such as resnet18")
     if not timm.is_model(name):
@@ -113,15 +92,69 @@ def _encoder(bands: int, name: str) -> tuple[nn.Module, list[int]]:
     try:
         reductions = timm.create_model(name, pretrained=False, features_only=True).feature_info.reduction()
         last = {reduction: i for i, reduction in enumerate(reductions)}
-        encoder = timm.create_model(
-            name, pretrained=False, features_only=True, in_chans=bands, out_indices=[last[s] for s in STRIDES]
-        )
+        shape = {"features_only": True, "in_chans": bands, "out_indices": [last[s] for s in STRIDES]}
+        encoder = timm.create_model(name, pretrained=False, **shape)
         widths = _widths(encoder, bands)
     except Exception as error:  # timm asserts, raises and looks up in many ways; all mean that this encoder is unfit
         raise ConfigError(f"{unfit} ({type(error).__name__}: {error}); {remedy}") from error
     if widths is None:
         raise ConfigError(f"{unfit}; {remedy}")
+    if config.weights == IMAGENET:
+        encoder = _fetched(name, shape)
+    elif config.weights is not None:
+        _load_weights(encoder, bands, name=name, path=Path(config.weights))
+    if config.checkpointing:
+        _checkpoint(encoder, name)
     return encoder, widths
+
+
+def _fetched(name: str, shape: dict[str, Any]) -> nn.Module:
+    """The encoder with the ImageNet weights that timm knows for it, from the network or timm's cache."""
+    timm = _timm()
+    weights = timm.models.get_pretrained_cfg(name)
+    local = "give the path of a local .safetensors file instead, or null"
+    if weights is None or not weights.has_weights:
+        raise ConfigError(f"segmenter.weights: timm has no ImageNet weights for {name}; {local}")
+    if "-nc" in (weights.license or "").lower():
+        raise ConfigError(
+            f"segmenter.weights: the weights of {name} are not for commercial use ({weights.license}); {local}"
+        )
+    try:
+        encoder: nn.Module = timm.create_model(name, pretrained=True, **shape)
+    except Exception as error:  # whatever the hub's client raises where there is no network
+        said = (str(error).split("\n")[0] or type(error).__name__)[:200]
+        raise ConfigError(
+            f"segmenter.weights: no ImageNet weights of {name} could be fetched ({said}); {local}"
+        ) from None
+    return encoder
+
+
+def _checkpoint(encoder: Any, name: str) -> None:
+    """Let the encoder compute activations again in the backward pass instead of keeping them."""
+    layers: list[Any] = [m for m in encoder.modules() if hasattr(m, "memory_efficient")]  # DenseNet's way
+    for layer in layers:
+        layer.memory_efficient = True
+    if layers:
+        return
+    try:
+        encoder.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError, RuntimeError):
+        raise ConfigError(
+            f"segmenter.checkpointing: {name} cannot do that; take densenet121 or set it to false"
+        ) from None
+
+
+def _pool_as_ldn(encoder: nn.Module) -> None:
+    """Give timm's DenseNet-121 the pooling and the batch norm of LDN-121; weights are those of any DenseNet-121."""
+    for name, module in list(encoder.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.01
+        parent, _, last = name.rpartition(".")
+        if isinstance(module, nn.MaxPool2d):
+            setattr(encoder.get_submodule(parent), last, nn.MaxPool2d(2, stride=2))
+        elif isinstance(module, nn.AvgPool2d):
+            pool = nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)
+            setattr(encoder.get_submodule(parent), last, pool)
 
 
 @torch.no_grad()

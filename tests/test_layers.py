@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "geood"
 FLOORS = [
     {"errors", "memory", "version"},
     {"config", "grid", "progress", "operators"},
-    {"bands", "gdal"},
+    {"bands", "gdal", "ladder"},
     {"raster", "qgis", "flow", "segmenter", "negatives", "scores", "metrics"},
     {"components", "labels", "losses"},
     {"vector"},
@@ -37,7 +37,7 @@ WORLD = {
     "vector",
     "qgis",
 }
-MATHS = {"flow", "segmenter", "negatives", "losses", "scores", "metrics"}
+MATHS = {"flow", "ladder", "segmenter", "negatives", "losses", "scores", "metrics"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

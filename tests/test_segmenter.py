@@ -13,9 +13,14 @@ declare_missing_operators()
 import timm  # noqa: E402
 
 
-def _segmenter(encoder="mobilenetv3_small_050", *, bands=3, classes=4, weights=None):
+def _segmenter(encoder="mobilenetv3_small_050", *, bands=3, classes=4, **keys):
     torch.manual_seed(0)
-    return Segmenter(bands, classes, SegmenterConfig(encoder=encoder, decoder_channels=8, weights=weights)).eval()
+    return Segmenter(bands, classes, SegmenterConfig(encoder=encoder, decoder_channels=8, **keys)).eval()
+
+
+def _ldn(*, bands=3, classes=19, **keys):
+    torch.manual_seed(0)
+    return Segmenter(bands, classes, SegmenterConfig(network="ldn121", **keys)).eval()
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 96), (160, 32)])
@@ -122,3 +127,85 @@ def test_weights_that_do_not_fit_are_explained(tmp_path):
     save_file(timm.create_model("mobilenetv3_small_100").state_dict(), tmp_path / "m.safetensors")
     with pytest.raises(ConfigError, match="of shape"):
         _segmenter(weights=str(tmp_path / "m.safetensors"))
+
+
+def test_ldn_is_the_network_of_the_paper():
+    network = _ldn()
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == 11.1
+    assert {m.momentum for m in network.encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {0.01}
+    assert float(network.mean.abs().sum()) == 0 and float((network.std - 1).abs().sum()) == 0  # images as they are
+    plain = timm.create_model("densenet121", features_only=True, out_indices=(1, 2, 3, 4)).eval()
+    plain.load_state_dict(network.encoder.state_dict())  # weights of any DenseNet-121 fit
+    image = torch.rand(1, 3, 96, 160, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert network(image).shape == (1, 19, 96, 160)
+        found, wanted = network.encoder(image), plain(image)
+    assert [f.shape for f in found] == [w.shape for w in wanted]
+    assert not torch.allclose(found[-1], wanted[-1], rtol=0.01, atol=0.01)  # its pooling differs
+
+
+def test_ldn_sees_the_whole_image_and_the_plain_ladder_does_not():
+    image = torch.rand(1, 3, 64, 512, generator=torch.Generator().manual_seed(0))
+    other = image.clone()
+    other[..., -32:] = 0
+    with torch.no_grad():
+        ladder, ldn = _segmenter("resnet10t"), _ldn()
+        assert torch.equal(ladder(image)[..., :64], ladder(other)[..., :64])
+        assert not torch.equal(ldn(image)[..., :64], ldn(other)[..., :64])
+
+
+@pytest.mark.parametrize("build", [_ldn, lambda **keys: _segmenter("resnet10t", **keys)])
+def test_checkpointing_changes_no_gradient(build):
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for checkpointing in (False, True):
+        network = build(checkpointing=checkpointing)
+        network(image).square().mean().backward()
+        gradients.append([p.grad for p in network.parameters()])
+    for plain, twice in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, twice, rtol=1e-4, atol=1e-6)
+
+
+def test_checkpointing_keeps_less():
+    def kept(checkpointing):
+        total = 0
+
+        def count(tensor):
+            nonlocal total
+            total += tensor.numel()
+            return tensor
+
+        network = _ldn(checkpointing=checkpointing)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            network(torch.rand(1, 3, 64, 64))
+        return total
+
+    assert kept(True) < 0.7 * kept(False)
+
+
+def test_imagenet_weights_are_fetched_or_the_failure_is_explained(monkeypatch):
+    with pytest.raises(ConfigError, match="no ImageNet weights for mobilenetv2_035; give the path"):
+        _segmenter("mobilenetv2_035", weights="imagenet")
+    make = timm.create_model
+    asked = []
+
+    def create_model(name, *, pretrained=False, **keys):
+        if pretrained:
+            asked.append(name)
+            if name == "resnet10t":
+                raise OSError("no route to host")
+        return make(name, pretrained=False, **keys)
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    with pytest.raises(ConfigError, match=r"of resnet10t could be fetched \(no route to host\); give the path"):
+        _segmenter("resnet10t", weights="imagenet")
+    _segmenter("resnet18", weights="imagenet")
+    assert asked == ["resnet10t", "resnet18"]
+    with pytest.raises(ConfigError, match="not for commercial use"):
+        _segmenter("convnextv2_atto", weights="imagenet")
+
+
+def test_ldn_has_its_own_encoder_and_decoder():
+    for keys in ({"encoder": "resnet18"}, {"decoder_channels": 64}):
+        with pytest.raises(ValueError, match="leave out both"):
+            SegmenterConfig(network="ldn121", **keys)
