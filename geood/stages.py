@@ -84,7 +84,7 @@ class Stage(pl.LightningModule):
     def generator(self) -> torch.Generator:
         """The generator of this step: a function of seed, stage and step alone."""
         key = (self.config.train.seed, STAGES.index(self.plan.stage), self.global_step, self.global_rank)
-        seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+        seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1
         return torch.Generator(device=self.device).manual_seed(seed)
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:

@@ -6,6 +6,7 @@ metres mean square metres in degrees and in feet too. Files are made under anoth
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -33,6 +34,7 @@ from geood.gdal import open_raster, reason
 from geood.grid import Grid
 from geood.raster import check_output, read_tags
 
+log = logging.getLogger("geood")
 OUTPUT_SUFFIXES = (".gpkg", ".geojson", ".parquet", ".fgb")
 LAYER = "anomalies"
 COLUMNS = {
@@ -78,6 +80,8 @@ def anomalies(
         area = _areas_m2(geometry, shapes, grid)
         with np.errstate(invalid="ignore"):
             kept = ~(area < predict.min_area_m2)
+        if predict.min_area_m2 and np.isnan(area).any():
+            log.warning("%s: areas in square metres are not known, so no small polygons are left out", scores.name)
         shapes, geometry, area = shapes[kept], geometry[kept], area[kept]
         figures = Figures(shapes, grid, (threshold, top), max(class_names, default=-1) + 1 if class_names else 0)
         if classes is None:

@@ -45,7 +45,7 @@ def faults(how, **environment):
 def test_freed_memory_is_used_again():
     untold, told, started = faults("no"), faults("ask"), faults("no", **KEEP_FREED_MEMORY)
     assert told[0] is True
-    assert untold[1] > 1000  # else this C library keeps memory by itself, and the room is not needed
+    assert untold[1] > 300  # else this C library keeps memory by itself, and the room is not needed
     assert told[1] < untold[1] / 10 and started[1] < untold[1] / 10
 
 

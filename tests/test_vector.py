@@ -143,14 +143,15 @@ def test_areas_are_square_metres_whatever_the_crs(tmp_path, crs, transform, metr
     assert frame.area_m2[0] == pytest.approx(60 * metres, rel=2e-3)
 
 
-def test_small_polygons_are_left_out_where_areas_are_known(tmp_path):
+def test_small_polygons_are_left_out_where_areas_are_known(tmp_path, caplog):
     array = np.zeros((20, 20), np.float32)
     array[1:3, 1:3] = 0.8
     array[8:18, 8:18] = 0.9
     known = scores_on(tmp_path / "s.tif", Grid(20, 20, NORTH_UP, UTM), array)
-    assert cut(known, min_area_m2=1.0).area_px.tolist() == [100]
+    assert cut(known, min_area_m2=1.0).area_px.tolist() == [100] and not caplog.text
     photo = cut(scores_on(tmp_path / "p.tif", Grid(20, 20, Affine.identity(), None), array), min_area_m2=1.0)
     assert photo.area_px.tolist() == [100, 4] and photo.area_m2.isna().all()
+    assert "p.tif: areas in square metres are not known" in caplog.text
 
 
 def test_the_threshold_itself_is_not_above_it(tmp_path):

@@ -299,4 +299,4 @@ def _band_name(scene: Scene, index: int) -> str:
 
 
 def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
