@@ -109,12 +109,21 @@ class SegmenterConfig(Section):
 class FlowConfig(Section):
     """The normalizing flow that makes the synthetic negatives."""
 
+    network: Literal["plain", "denseflow-small", "denseflow-25-6", "denseflow-45-6", "denseflow-74-10"] = Field(
+        "plain", description="plain: as the keys below say; denseflow-25-6: the paper's line of flows"
+    )
     levels: Annotated[int, Field(ge=1, le=4)] = Field(
         3, description="number of squeezes; sizes are multiples of 2^levels"
     )
     steps: Annotated[int, Field(ge=1)] = Field(4, description="coupling steps on each level")
     layers: Annotated[int, Field(ge=1)] = Field(3, description="densely connected layers in a coupling net")
     growth: Annotated[int, Field(ge=1)] = Field(32, description="channels that each of those layers adds")
+
+    @model_validator(mode="after")
+    def _network_is_whole(self) -> FlowConfig:
+        if self.network != "plain" and (self.levels, self.steps, self.layers, self.growth) != (3, 4, 3, 32):
+            raise ValueError(f"network {self.network} has its own levels, steps, layers and growth; leave them out")
+        return self
 
 
 class NegativesConfig(Section):

@@ -115,7 +115,9 @@ class Stage(pl.LightningModule):
         assert self.segmenter is not None and self.flow is not None
         generator = self.generator()
         pasted = self._paste(batch, generator, patches=self.flow)
-        log_prob = self.flow.log_prob(self.flow.dequantize(pasted.crops, generator)) if len(pasted.crops) else None
+        log_prob = (
+            self.flow.log_prob(self.flow.dequantize(pasted.crops, generator), generator) if len(pasted.crops) else None
+        )
         losses = joint_loss(
             self.segmenter(pasted.image), pasted, log_prob, config=self.config.loss, step=self.step_size
         )

@@ -145,9 +145,9 @@ def test_first_training_batch_sets_the_start_once():
     for z in latents:
         assert float(z.mean()) == pytest.approx(0, abs=0.05) and float(z.std()) == pytest.approx(1, abs=0.1)
     assert float(flow.log_prob(image).mean()) > before + 1000
-    weight = flow.levels[0][0].weight.clone()
+    weight = flow.levels[0].body.steps[0].weight.clone()
     flow.log_prob(torch.rand(2, 3, 16, 16))
-    assert torch.equal(weight, flow.levels[0][0].weight)
+    assert torch.equal(weight, flow.levels[0].body.steps[0].weight)
     again = Flow(3, SMALL, (1 / 255,) * 3)
     again.load_state_dict(flow.state_dict())
     assert again.initialized

@@ -10,8 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "geood"
 FLOORS = [
     {"errors", "memory", "version"},
-    {"config", "grid", "progress", "operators"},
-    {"bands", "gdal", "ladder"},
+    {"config", "coupling", "grid", "ladder", "operators", "progress"},
+    {"bands", "denseflow", "gdal"},
     {"raster", "qgis", "flow", "segmenter", "negatives", "scores", "metrics"},
     {"components", "labels", "losses"},
     {"vector"},
@@ -37,7 +37,7 @@ WORLD = {
     "vector",
     "qgis",
 }
-MATHS = {"flow", "ladder", "segmenter", "negatives", "losses", "scores", "metrics"}
+MATHS = {"coupling", "denseflow", "flow", "ladder", "segmenter", "negatives", "losses", "scores", "metrics"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

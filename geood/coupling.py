@@ -1,0 +1,146 @@
+"""The parts that flows are made of: invertible steps, the nets that steer them, the normal they end in.
+
+A step is an invertible 1x1 convolution with activation norm and an affine coupling (arXiv 1807.03039). The convolution
+stands before the norm, so that on the first batch a flow's first step can be set to the principal axes and spreads of
+its input; later steps start by turning the channels round, so that each half is transformed in turn. Tensors only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+LEAST_SPREAD = 1e-4  # of a channel at the start, in units of the scaled image; a constant band would have 0
+
+
+class Steps(nn.Module):
+    """Steps one after the other."""
+
+    steps: Sequence[Step]
+
+    def __init__(self, steps: Iterable[Step]) -> None:
+        super().__init__()
+        self.steps = cast("Sequence[Step]", nn.ModuleList(steps))
+
+    def encode(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Outputs (B, C, H, W) and ln |det|, (B,); nothing is drawn from the generator."""
+        log_det = x.new_zeros(len(x))
+        for step in self.steps:
+            x, change = step.encode(x)
+            log_det = log_det + change
+        return x, log_det
+
+    def decode(self, y: Tensor) -> Tensor:
+        """The input that `encode` maps to `y`."""
+        for step in reversed(self.steps):
+            y = step.decode(y)
+        return y
+
+    def align(self, x: Tensor) -> None:
+        """Set the first step to its input `x`, so that after all turns the leading axes come first."""
+        self.steps[0].align(x, leading_first=len(self.steps) % 2 == 1)
+
+
+class Step(nn.Module):
+    """One step on `channels` channels: 1x1 convolution, activation norm, affine coupling.
+
+    `net` makes shift and log-scale of the second half, one after the other, from the first; `bound` is the largest
+    log-scale.
+    """
+
+    def __init__(self, channels: int, net: nn.Module, *, bound: float) -> None:
+        super().__init__()
+        self.bound = bound
+        self.weight = nn.Parameter(torch.eye(channels).flip(0))
+        self.log_scale = nn.Parameter(torch.zeros(channels))
+        self.shift = nn.Parameter(torch.zeros(channels))
+        self.net = net
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs (B, C, H, W) and ln |det|, (B,)."""
+        mixing = self.log_scale.exp()[:, None] * self.weight
+        x = functional.conv2d(x, mixing[:, :, None, None], self.shift)
+        log_det = (self.log_scale.sum() + torch.linalg.slogdet(self.weight)[1]) * math.prod(x.shape[2:])
+        first, second = x.chunk(2, dim=1)
+        shift, log_scale = self._coupling(first)
+        return torch.cat([first, second * log_scale.exp() + shift], dim=1), log_det + log_scale.sum((1, 2, 3))
+
+    def decode(self, y: Tensor) -> Tensor:
+        """The input that `encode` maps to `y`."""
+        first, second = y.chunk(2, dim=1)
+        shift, log_scale = self._coupling(first)
+        y = torch.cat([first, (second - shift) * (-log_scale).exp()], dim=1)
+        unmixing = torch.linalg.inv(self.weight) * (-self.log_scale).exp()
+        return functional.conv2d(y, unmixing[:, :, None, None], -(unmixing @ self.shift))
+
+    @torch.no_grad()
+    def align(self, x: Tensor, *, leading_first: bool) -> None:
+        """Start on the principal axes of `x` (B, C, H, W), each axis centred and of spread 1.
+
+        Few places for many channels leave small spreads undetermined; the covariance is then drawn towards a sphere.
+        """
+        values = x.movedim(1, 0).flatten(1)
+        channels, places = values.shape
+        mean = values.mean(1, keepdim=True)
+        covariance = (values - mean) @ (values - mean).T / places
+        doubt = (channels / (channels + places)) ** 2
+        sphere = torch.eye(channels, dtype=x.dtype, device=x.device) * covariance.diagonal().mean()
+        variances, axes = torch.linalg.eigh((1 - doubt) * covariance + doubt * sphere)
+        if leading_first:
+            variances, axes = variances.flip(0), axes.flip(1)
+        scale = variances.clamp_min(LEAST_SPREAD**2).rsqrt()
+        self.weight.copy_(axes.T)
+        self.log_scale.copy_(scale.log())
+        self.shift.copy_(-(scale[:, None] * (axes.T @ mean)).flatten())
+
+    def _coupling(self, first: Tensor) -> tuple[Tensor, Tensor]:
+        shift, raw = self.net(first).chunk(2, dim=1)
+        return shift, self.bound * torch.tanh(raw / self.bound)
+
+
+class DenseNet(nn.Module):
+    """Densely connected 3x3 layers from `inputs` to `outputs` channels; the last layer starts at zero."""
+
+    def __init__(self, inputs: int, outputs: int, *, layers: int, growth: int) -> None:
+        super().__init__()
+        widths = [inputs + i * growth for i in range(layers)]
+        self.layers = nn.ModuleList(nn.Conv2d(width, growth, 3, padding=1) for width in widths)
+        self.last = nn.Conv2d(inputs + layers * growth, outputs, 1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, H, W)."""
+        for layer in self.layers:
+            x = torch.cat([x, functional.relu(layer(x))], dim=1)
+        out: Tensor = self.last(x)
+        return out
+
+
+class ChannelNormal(nn.Module):
+    """A normal distribution with a learned mean and log-scale for each channel, the same at all places."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(channels))
+        self.log_scale = nn.Parameter(torch.zeros(channels))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """ln density of each of (B, C, H, W), in nats, (B,)."""
+        standard = (z - self.mean[:, None, None]) * (-self.log_scale).exp()[:, None, None]
+        places = math.prod(z.shape[2:])
+        constant = (self.log_scale.sum() + 0.5 * z.shape[1] * math.log(2 * math.pi)) * places
+        return -0.5 * standard.square().sum((1, 2, 3)) - constant
+
+    def sample(
+        self, shape: tuple[int, int, int, int], *, temperature: float, generator: torch.Generator | None
+    ) -> Tensor:
+        """Reparametrized draws of `shape` (B, C, H, W)."""
+        device = generator.device if generator is not None else self.mean.device
+        noise = torch.randn(shape, generator=generator, device=device, dtype=self.mean.dtype).to(self.mean.device)
+        return self.mean[:, None, None] + (self.log_scale.exp() * temperature)[:, None, None] * noise
