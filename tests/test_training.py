@@ -15,7 +15,7 @@ import torch
 from conftest import picture, small_config, write_raster
 
 from geood.bundle import ModelBundle
-from geood.config import to_yaml
+from geood.config import Config, to_yaml
 from geood.datasets.scenes import open_scenes
 from geood.errors import ConfigError, DataError, OutputError, TrainingError
 from geood.flow import Flow
@@ -92,6 +92,26 @@ def test_a_run_leaves_all_that_it_promises(unbroken, scenes_folder):
     assert {("segmenter", "val/miou"), ("flow", "val/bpd"), ("joint", "train/jsd"), ("joint", "val/outside")} <= figures
     assert len(list((run / "samples").glob("joint_*.png"))) == 2
     assert list((run / "tensorboard").rglob("events*"))
+
+
+OTHERS = {
+    "bfloat16": {"train": {**LENGTHS, "accelerator": "cpu", "precision": "bf16-mixed"}},
+    "the paper's networks": {
+        "segmenter": {"network": "ldn121", "checkpointing": True},
+        "flow": {"network": "denseflow-small"},
+    },
+}
+
+
+@pytest.mark.parametrize("sections", OTHERS.values(), ids=OTHERS)
+def test_other_arithmetic_and_other_networks_train(scenes_folder, tmp_path, sections):
+    settings = config(scenes_folder).model_dump() | sections
+    bundle = ModelBundle.load(train(Config.model_validate(settings), tmp_path / "run"))
+    assert all(torch.isfinite(tensor).all() for tensor in bundle.flow.state_dict().values())
+    assert all(tensor.dtype == torch.float32 for tensor in bundle.segmenter.parameters())
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        bits = [float(row["value"]) for row in csv.DictReader(file) if row["figure"].endswith("bpd")]
+    assert len(bits) >= 4 and all(0 < value < 12 for value in bits)
 
 
 def test_the_bundle_of_a_run_is_usable(unbroken, scenes_folder):
