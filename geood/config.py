@@ -97,7 +97,6 @@ class SegmenterConfig(Section):
         None, description="encoder weights: a local .safetensors file, imagenet (fetched by timm), or null: random"
     )
     decoder_channels: Annotated[int, Field(ge=8)] = Field(128, description="width of the decoder of network ladder")
-    checkpointing: bool = Field(False, description="compute activations twice instead of keeping them: slower, smaller")
 
     @model_validator(mode="after")
     def _network_is_whole(self) -> SegmenterConfig:

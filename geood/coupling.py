@@ -41,9 +41,9 @@ class Steps(nn.Module):
             y = step.decode(y)
         return y
 
-    def align(self, x: Tensor) -> None:
-        """Set the first step to its input `x`, so that after all turns the leading axes come first."""
-        self.steps[0].align(x, leading_first=len(self.steps) % 2 == 1)
+    def align(self, x: Tensor, *, later: int = 0) -> None:
+        """Set the first step to its input `x`, so that the leading axes come first after all turns and `later` more."""
+        self.steps[0].align(x, leading_first=(len(self.steps) + later) % 2 == 1)
 
 
 class Step(nn.Module):

@@ -63,11 +63,13 @@ class DenseBlock(nn.Module):
         seen: list[Tensor] = []
         log_det = x.new_zeros(len(x))
         for i, unit in enumerate(self.units):
+            before = x
             if i:
                 extra, change = self.noises[i - 1].draw(torch.cat(seen, dim=1), generator)
                 log_det = log_det + change
-            seen.append(x)
-            x, change = unit.encode(torch.cat([x, extra], dim=1) if i else x)
+                x = torch.cat([x, extra] if self._behind(i) else [extra, x], dim=1)
+            seen.append(before)
+            x, change = unit.encode(x)
             log_det = log_det + change
         return x, log_det
 
@@ -76,12 +78,16 @@ class DenseBlock(nn.Module):
         for i in reversed(range(len(self.units))):
             y = self.units[i].decode(y)
             if i:
-                y = y[:, : -self.noise]
+                y = y[:, : -self.noise] if self._behind(i) else y[:, self.noise :]
         return y
 
     def align(self, x: Tensor) -> None:
         """Set the first step of the first unit to its input `x`."""
-        self.units[0].align(x)
+        self.units[0].align(x, later=sum(len(unit.steps) for unit in self.units[1:]))
+
+    def _behind(self, unit: int) -> bool:
+        """Whether the noise before a unit goes behind the rest, so that after all turns it lies behind at the start."""
+        return sum(len(later.steps) for later in self.units[unit:]) % 2 == 0
 
 
 class NoiseNet(nn.Module):

@@ -7,8 +7,8 @@ continuous image and keeps the graph: the joint training moves the flow through 
 2112.12833). What stands in a level is either some plain steps or a block of DenseFlow.
 
 On the first batch each level's first step is set to the principal axes and spreads of its input, for the sake of short
-training: smooth parts come first, contrasts between pixels and bands later, and even an untrained flow is the best
-Gaussian of its pixels rather than a checkerboard.
+training: smooth parts come first, contrasts between pixels and bands later, and even an untrained plain flow is the
+best Gaussian of its pixels rather than a checkerboard.
 
 This room knows tensors only. Arithmetic is float32 or wider also under autocast: log-determinants do not bear less.
 """
@@ -140,10 +140,7 @@ class Flow(nn.Module):
 
     @torch.no_grad()
     def initialize(self, image: Tensor) -> None:
-        """Set each level's starting point from a batch of (B, C, H, W); training calls this once on its first batch.
-
-        With several processes each starts from what the first one found.
-        """
+        """Set each level's starting point from a batch of (B, C, H, W); training calls this once on its first batch."""
         with torch.autocast(image.device.type, enabled=False):
             hidden = image.to(self.step.dtype) - 0.5
             generator = torch.Generator().manual_seed(0)
@@ -151,9 +148,6 @@ class Flow(nn.Module):
                 level.align(hidden)
                 hidden, _, _ = level.encode(hidden, generator)
         self.initialized.fill_(True)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            for parameter in self.parameters():
-                torch.distributed.broadcast(parameter.data, src=0)
 
     def _check(self, shape: tuple[int, ...]) -> None:
         if len(shape) != 4 or shape[1] != self.bands:

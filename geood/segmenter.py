@@ -103,13 +103,11 @@ def _encoder(bands: int, config: SegmenterConfig) -> tuple[nn.Module, list[int]]
         encoder = _fetched(name, shape)
     elif config.weights is not None:
         _load_weights(encoder, bands, name=name, path=Path(config.weights))
-    if config.checkpointing:
-        _checkpoint(encoder, name)
     return encoder, widths
 
 
 def _fetched(name: str, shape: dict[str, Any]) -> nn.Module:
-    """The encoder with the ImageNet weights that timm knows for it, from the network or timm's cache."""
+    """The encoder with the pretrained weights that timm takes by default for it, from the network or timm's cache."""
     timm = _timm()
     weights = timm.models.get_pretrained_cfg(name)
     local = "give the path of a local .safetensors file instead, or null"
@@ -127,21 +125,6 @@ def _fetched(name: str, shape: dict[str, Any]) -> nn.Module:
             f"segmenter.weights: no ImageNet weights of {name} could be fetched ({said}); {local}"
         ) from None
     return encoder
-
-
-def _checkpoint(encoder: Any, name: str) -> None:
-    """Let the encoder compute activations again in the backward pass instead of keeping them."""
-    layers: list[Any] = [m for m in encoder.modules() if hasattr(m, "memory_efficient")]  # DenseNet's way
-    for layer in layers:
-        layer.memory_efficient = True
-    if layers:
-        return
-    try:
-        encoder.set_grad_checkpointing(True)
-    except (AttributeError, AssertionError, RuntimeError):
-        raise ConfigError(
-            f"segmenter.checkpointing: {name} cannot do that; take densenet121 or set it to false"
-        ) from None
 
 
 def _pool_as_ldn(encoder: nn.Module) -> None:

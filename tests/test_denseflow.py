@@ -78,7 +78,7 @@ def test_the_volume_is_that_of_the_jacobian(build, monkeypatch):
 
 def test_density_integrates_to_one(build):
     """All of a 4-dimensional density, on a grid with one draw of noise at each point."""
-    flow = build(TINY, 1, spread=0.2)
+    flow = build(TINY, 1, spread=0.05)
     samples = flow.sample(20000, 2, 2, generator=seeded()).detach().reshape(-1, 4)
     low, high = samples.amin(0), samples.amax(0)
     low, high = low - 0.3 * (high - low), high + 0.3 * (high - low)
@@ -87,21 +87,25 @@ def test_density_integrates_to_one(build):
     cell = math.prod(float(axis[1] - axis[0]) for axis in axes)
     generator = seeded(1)
     with torch.no_grad():
-        total = sum(float(flow.log_prob(part, generator).exp().sum()) for part in grid.split(100_000)) * cell
-    assert total == pytest.approx(1, abs=0.02)
+        density = torch.cat([flow.log_prob(part, generator).exp() for part in grid.split(100_000)])
+    error = float(density.std()) * len(density) ** 0.5 * cell  # of the noise: each point has one draw
+    assert error < 0.05 and float(density.sum()) * cell == pytest.approx(1, abs=4 * error)
 
 
-@pytest.mark.parametrize("size", [(24, 24), (16, 72), (40, 24)])
-def test_samples_at_any_multiple_reach_every_parameter_that_makes_them(build, size):
+@pytest.mark.parametrize("size", [(8, 8), (16, 72), (40, 24)])
+def test_samples_at_any_multiple(build, size):
     flow = build(SMALL)
     sample = flow.sample(2, *size, generator=seeded(4))
     assert sample.shape == (2, 3, *size)
     assert torch.equal(sample, flow.sample(2, *size, generator=seeded(4)))
-    sample.square().sum().backward()
+
+
+def test_samples_reach_every_parameter_but_those_of_the_noise(build):
+    flow = build(SMALL)
+    flow.sample(2, 24, 24, generator=seeded(4)).square().sum().backward()
     idle = {name for name, p in flow.named_parameters() if p.grad is None or float(p.grad.abs().sum()) == 0}
-    assert all(".noises." in name for name in idle)  # decoding drops the noise
-    flow.zero_grad()
-    flow.log_prob(torch.rand(2, 3, *size, dtype=torch.float64), seeded()).sum().backward()
+    assert idle == {name for name, _ in flow.named_parameters() if ".noises." in name}  # decoding drops the noise
+    flow.log_prob(torch.rand(2, 3, 24, 24, dtype=torch.float64), seeded()).sum().backward()
     assert all(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in flow.parameters())
 
 
@@ -125,6 +129,19 @@ def test_training_lowers_the_bits():
         optimizer.step()
         bits.append(float(loss.detach()))
     assert all(map(math.isfinite, bits)) and sum(bits[-5:]) / 5 < sum(bits[:5]) / 5 - 0.2
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_smooth_parts_go_on_at_the_start(name, monkeypatch):
+    monkeypatch.setitem(SHAPES, name, SHAPES[name]._replace(width=4, depth=1, growth=4))
+    flow = Flow(3, FlowConfig(network=name), (1 / 255,) * 3)
+    image = torch.nn.functional.interpolate(torch.rand(8, 3, 6, 6, generator=seeded()), size=(48, 48), mode="bicubic")
+    flow.initialize(image)
+    assert flow.multiple == 8  # what the config takes patch sizes to be multiples of
+    with torch.no_grad():
+        latents, _ = flow.eval().encode(image, seeded())
+        without = flow.decode([torch.zeros_like(latents[0]), *latents[1:]])
+    assert float((without - image).var() / image.var()) < 0.1  # what went out first was detail
 
 
 def test_a_named_network_has_its_own_shape():

@@ -20,7 +20,7 @@ from distributed import LocalCluster
 from rasterio.crs import CRS
 
 import geood
-from geood import qgis
+from geood import qgis, scoring
 from geood.bundle import ModelBundle
 from geood.errors import BundleError, ConfigError, DataError, GeoodError, OutputError
 from geood.prediction import polygonize, predict
@@ -316,6 +316,7 @@ def test_the_model_is_loaded_once_for_each_process(tmp_path, bundle_path, scene,
     loads = []
     load = ModelBundle.load.__func__
     monkeypatch.setattr(ModelBundle, "load", classmethod(lambda cls, path: loads.append(path) or load(cls, path)))
+    scoring._models.clear()
     predict([scene], tmp_path / "a.tif", bundle=bundle_path)
     assert len(loads) == 1 or torch.cuda.is_available()
 

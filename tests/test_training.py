@@ -97,7 +97,7 @@ def test_a_run_leaves_all_that_it_promises(unbroken, scenes_folder):
 OTHERS = {
     "bfloat16": {"train": {**LENGTHS, "accelerator": "cpu", "precision": "bf16-mixed"}},
     "the paper's networks": {
-        "segmenter": {"network": "ldn121", "checkpointing": True},
+        "segmenter": {"network": "ldn121"},
         "flow": {"network": "denseflow-small"},
     },
 }
