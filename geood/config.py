@@ -32,6 +32,10 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    def differs(self, *keys: str) -> bool:
+        """Whether one of these keys has another value than its default."""
+        return any(getattr(self, key) != type(self).model_fields[key].default for key in keys)
+
 
 class DataConfig(Section):
     """Scenes and labels, what the ids mean, and how crops are cut from them."""
@@ -100,7 +104,7 @@ class SegmenterConfig(Section):
 
     @model_validator(mode="after")
     def _network_is_whole(self) -> SegmenterConfig:
-        if self.network == "ldn121" and (self.encoder, self.decoder_channels) != ("densenet121", 128):
+        if self.network == "ldn121" and self.differs("encoder", "decoder_channels"):
             raise ValueError("network ldn121 has its own encoder, densenet121, and decoder; leave out both keys")
         return self
 
@@ -120,7 +124,7 @@ class FlowConfig(Section):
 
     @model_validator(mode="after")
     def _network_is_whole(self) -> FlowConfig:
-        if self.network != "plain" and (self.levels, self.steps, self.layers, self.growth) != (3, 4, 3, 32):
+        if self.network != "plain" and self.differs("levels", "steps", "layers", "growth"):
             raise ValueError(f"network {self.network} has its own levels, steps, layers and growth; leave them out")
         return self
 

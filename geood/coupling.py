@@ -110,9 +110,7 @@ class DenseNet(nn.Module):
         super().__init__()
         widths = [inputs + i * growth for i in range(layers)]
         self.layers = nn.ModuleList(nn.Conv2d(width, growth, 3, padding=1) for width in widths)
-        self.last = nn.Conv2d(inputs + layers * growth, outputs, 1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+        self.last = zero_conv(inputs + layers * growth, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H, W)."""
@@ -141,6 +139,19 @@ class ChannelNormal(nn.Module):
         self, shape: tuple[int, int, int, int], *, temperature: float, generator: torch.Generator | None
     ) -> Tensor:
         """Reparametrized draws of `shape` (B, C, H, W)."""
-        device = generator.device if generator is not None else self.mean.device
-        noise = torch.randn(shape, generator=generator, device=device, dtype=self.mean.dtype).to(self.mean.device)
+        noise = standard_normal(shape, generator, like=self.mean)
         return self.mean[:, None, None] + (self.log_scale.exp() * temperature)[:, None, None] * noise
+
+
+def standard_normal(shape: Sequence[int], generator: torch.Generator | None, *, like: Tensor) -> Tensor:
+    """Draws of `shape` where `like` is and of its dtype, made on the generator's device."""
+    device = generator.device if generator is not None else like.device
+    return torch.randn(shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
+
+
+def zero_conv(inputs: int, outputs: int) -> nn.Conv2d:
+    """A 1x1 convolution that starts at zero, so that what it steers starts as the identity."""
+    layer = nn.Conv2d(inputs, outputs, 1)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geood.coupling import Step, Steps
+from geood.coupling import Step, Steps, standard_normal, zero_conv
 
 BOUND = 2.0  # of log-scales, as in the authors' code
 
@@ -50,7 +50,7 @@ class DenseBlock(nn.Module):
 
     def __init__(self, inputs: int, shape: Shape, level: int) -> None:
         super().__init__()
-        count, self.inputs, self.noise = shape.units[level], inputs, shape.noise
+        count, self.noise = shape.units[level], shape.noise
         self.outputs = inputs + shape.noise * (count - 1)
         widths = range(inputs, self.outputs + 1, shape.noise)
         units = (Steps(_step(width, shape) for _ in range(shape.steps[level])) for width in widths)
@@ -63,13 +63,13 @@ class DenseBlock(nn.Module):
         seen: list[Tensor] = []
         log_det = x.new_zeros(len(x))
         for i, unit in enumerate(self.units):
-            before = x
+            wider = x
             if i:
-                extra, change = self.noises[i - 1].draw(torch.cat(seen, dim=1), generator)
+                noise, change = self.noises[i - 1].draw(torch.cat(seen, dim=1), generator)
                 log_det = log_det + change
-                x = torch.cat([x, extra] if self._behind(i) else [extra, x], dim=1)
-            seen.append(before)
-            x, change = unit.encode(x)
+                wider = torch.cat([x, noise] if self._behind(i) else [noise, x], dim=1)
+            seen.append(x)
+            x, change = unit.encode(wider)
             log_det = log_det + change
         return x, log_det
 
@@ -83,11 +83,15 @@ class DenseBlock(nn.Module):
 
     def align(self, x: Tensor) -> None:
         """Set the first step of the first unit to its input `x`."""
-        self.units[0].align(x, later=sum(len(unit.steps) for unit in self.units[1:]))
+        self.units[0].align(x, later=self._turns(1))
 
     def _behind(self, unit: int) -> bool:
         """Whether the noise before a unit goes behind the rest, so that after all turns it lies behind at the start."""
-        return sum(len(later.steps) for later in self.units[unit:]) % 2 == 0
+        return self._turns(unit) % 2 == 0
+
+    def _turns(self, unit: int) -> int:
+        """How often the channels are turned round from a unit on, each step of which starts by doing so."""
+        return sum(len(later.steps) for later in self.units[unit:])
 
 
 class NoiseNet(nn.Module):
@@ -96,14 +100,13 @@ class NoiseNet(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.hidden = nn.Conv2d(inputs, 4 * inputs, 3, padding=1)
-        self.last = _zero(nn.Conv2d(4 * inputs, 2 * outputs, 1))
+        self.last = zero_conv(4 * inputs, 2 * outputs)
 
     def draw(self, seen: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Noise (B, outputs, H, W) and minus its ln density, (B,); differentiable in the net."""
         mean, raw = self.last(functional.relu(self.hidden(seen))).chunk(2, dim=1)
         log_scale = BOUND * torch.tanh(raw / BOUND)
-        device = generator.device if generator is not None else seen.device
-        normal = torch.randn(mean.shape, generator=generator, device=device, dtype=seen.dtype).to(seen.device)
+        normal = standard_normal(mean.shape, generator, like=seen)
         density = -0.5 * (normal.square() + math.log(2 * math.pi)) - log_scale
         return mean + log_scale.exp() * normal, -density.sum((1, 2, 3))
 
@@ -118,7 +121,7 @@ class GatedDenseNet(nn.Module):
         self.mixes = nn.ModuleList(nn.Conv2d(width, width, 1) for width in widths)
         self.grows = nn.ModuleList(nn.Conv2d(width, shape.growth, 3, padding=1) for width in widths)
         self.gate = nn.Conv2d(shape.width + shape.depth * shape.growth, 3 * shape.width, 1)
-        self.last = _zero(nn.Conv2d(shape.width, outputs, 1))
+        self.last = zero_conv(shape.width, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H, W)."""
@@ -133,9 +136,3 @@ class GatedDenseNet(nn.Module):
 
 def _step(channels: int, shape: Shape) -> Step:
     return Step(channels, GatedDenseNet(channels // 2, channels, shape), bound=BOUND)
-
-
-def _zero(layer: nn.Conv2d) -> nn.Conv2d:
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return layer

@@ -9,9 +9,9 @@ Where the real operators load, this room does nothing.
 Call `declare_missing_operators` before the first import of torchvision, timm or torchgeo.
 
 The first exponential of a process. MKL's vector functions (exp, log, tanh ...) get ready in their first call, and where
-two threads make it together one of them may be served by a variant of low accuracy: in one process of five half of the
-first scores were off by 1e-4 (torch 2.13 on two cores). `start_vector_functions` makes that call alone; rooms that use
-these functions run it when they are imported.
+two threads make it together one of them may be served by a variant of low accuracy: in one process of three to five
+half of the first scores were off by 1e-4 (torch 2.13 on two cores). `start_vector_functions` makes that call alone;
+rooms that use these functions run it when they are imported.
 """
 
 from __future__ import annotations

@@ -93,14 +93,14 @@ def _connect(workers: int, scheduler: str | None) -> Any:
                 "tcp://host:8786"
             ) from None
     at_once = 2 if torch.cuda.is_available() else _cores()  # on a GPU: one reads while the other scores
-    cluster: dict[str, Any] = {"processes": False, "n_workers": 1, "threads_per_worker": at_once}
-    if workers:
-        cluster = {"n_workers": workers, "threads_per_worker": max(1, at_once // workers), "preload": [__name__]}
-        cluster |= {"host": "127.0.0.1"}
-    cluster |= {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
-    cluster |= {"scheduler_kwargs": {"dashboard": False}, "silence_logs": logging.CRITICAL, "memory_limit": 0}
+    here = "127.0.0.1"
+    private = {"dashboard_address": f"{here}:0", "worker_dashboard_address": f"{here}:0"}
+    quiet = {"scheduler_kwargs": {"dashboard": False}, "silence_logs": logging.CRITICAL, "memory_limit": 0}
     try:
-        return Client(**cluster)
+        if not workers:
+            return Client(processes=False, n_workers=1, threads_per_worker=at_once, **private, **quiet)
+        threads = max(1, at_once // workers)
+        return Client(n_workers=workers, threads_per_worker=threads, host=here, preload=[__name__], **private, **quiet)
     except (OSError, ValueError) as error:
         raise OutputError(f"no Dask workers could be started on this machine ({error})") from None
 

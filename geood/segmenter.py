@@ -46,19 +46,18 @@ class Segmenter(nn.Module):
     def __init__(self, bands: int, classes: int, config: SegmenterConfig) -> None:
         super().__init__()
         self.bands = bands
-        of_the_paper = config.network == "ldn121"
         self.encoder, widths = _encoder(bands, config)
-        if of_the_paper:
+        if config.network == "ldn121":
             _pool_as_ldn(self.encoder)
             top: nn.Module = PyramidPooling(widths[-1], width=512, level=128)
-            channels = [512, 256, 256, 128]
+            channels, mean, std = [512, 256, 256, 128], 0.0, 1.0
         else:
             top = unit(widths[-1], config.decoder_channels, kernel=1)
-            channels = [config.decoder_channels] * len(widths)
+            channels, mean, std = [config.decoder_channels] * len(widths), 0.5, 0.25
         self.decoder = Ladder(widths, top=top, channels=channels)
         self.head = unit(channels[-1], classes, kernel=1, bias=True)
-        self.register_buffer("mean", torch.full((bands,), 0.0 if of_the_paper else 0.5))
-        self.register_buffer("std", torch.full((bands,), 1.0 if of_the_paper else 0.25))
+        self.register_buffer("mean", torch.full((bands,), mean))
+        self.register_buffer("std", torch.full((bands,), std))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the faster layout: a tenth to a third on CPUs
 
     def forward(self, image: Tensor) -> Tensor:

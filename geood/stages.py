@@ -25,6 +25,7 @@ declare_missing_operators()
 import lightning.pytorch as pl  # noqa: E402
 
 from geood.config import Config  # noqa: E402
+from geood.datasets.scenes import seed_of  # noqa: E402
 from geood.errors import TrainingError  # noqa: E402
 from geood.flow import Flow  # noqa: E402
 from geood.losses import class_nll, joint_loss  # noqa: E402
@@ -84,8 +85,7 @@ class Stage(pl.LightningModule):
     def generator(self) -> torch.Generator:
         """The generator of this step: a function of seed, stage and step alone."""
         key = (self.config.train.seed, STAGES.index(self.plan.stage), self.global_step, self.global_rank)
-        seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1
-        return torch.Generator(device=self.device).manual_seed(seed)
+        return torch.Generator(device=self.device).manual_seed(seed_of(*key))
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
         figures = getattr(self, f"_{self.plan.stage}_step")(batch)
@@ -134,8 +134,9 @@ class Stage(pl.LightningModule):
 
     def _paste(self, batch: dict[str, Any], generator: torch.Generator, *, patches: Flow | None) -> PastedBatch:
         """Paste samples of the flow (None: leave the images, only take the crops) in one box of each image."""
+        assert self.flow is not None
         settings = self.config.negatives
-        size = draw_size(settings, multiple=max(8, 2**self.config.flow.levels), generator=generator)
+        size = draw_size(settings, multiple=max(8, self.flow.multiple), generator=generator)
         boxes = draw_boxes(batch["valid"], size, generator)
         image = batch["image"]
         if patches is None:

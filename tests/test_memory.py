@@ -33,7 +33,7 @@ def faults(how, **environment):
     """What `keep_freed_memory` said, and page faults of twenty arrays of 64 MB, one after the other."""
     done = subprocess.run(
         [sys.executable, "-c", WORK, how],
-        env=os.environ | environment,
+        env={name: value for name, value in os.environ.items() if name not in KEEP_FREED_MEMORY} | environment,
         stdout=subprocess.PIPE,
         check=True,
         text=True,

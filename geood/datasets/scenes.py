@@ -128,7 +128,7 @@ class TrainingCrops(Dataset[Sample]):
         if not 0 <= i < self.length:
             raise IndexError(i)
         position = i * self.world + self.rank
-        generator = torch.Generator().manual_seed(_seed(self.seed, 1, position))
+        generator = torch.Generator().manual_seed(seed_of(self.seed, 1, position))
         box = self.scenes.training_boxes[self._crop(position)]
         return augment(self.scenes.sample(box, validation=False), self.scenes.config.data, generator=generator)
 
@@ -167,7 +167,7 @@ def open_scenes(config: Config) -> Scenes:
     layers, names, indexes, dtype, count = _open_layers(config)
     blocks, pieces = split_blocks(layers, block_m=data.block_m, share=data.validation, seed=seed)
     size = math.ceil(data.crop_px / data.scale_min)
-    drawn = draw_crops(layers, blocks, pieces, size_px=size, number=DRAWS * data.crops, seed=_seed(seed, 2))
+    drawn = draw_crops(layers, blocks, pieces, size_px=size, number=DRAWS * data.crops, seed=seed_of(seed, 2))
     report = Screening()
     training, values = screen(drawn, layers, blocks, config=config, report=report)
     if not training:
@@ -298,5 +298,6 @@ def _band_name(scene: Scene, index: int) -> str:
     return str(known.get(index, f"band_{index}"))
 
 
-def _seed(*parts: int) -> int:
+def seed_of(*parts: int) -> int:
+    """One seed of 63 bits for several numbers: what is drawn for one combination says nothing about another."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
