@@ -69,11 +69,13 @@ def untrained_bundle(path: Path, config: Config) -> None:
     ModelBundle(
         segmenter=segmenter.eval(),
         flow=Flow(3, config.flow, bands.step).eval(),
+        inliers=None,
         bands=bands,
         config=config,
         class_ids=tuple(config.data.classes),
         resolution=0.25,
-        thresholds={"0.001": 0.9999, "0.01": 0.9999, "0.05": 0.9999},
+        calibration={config.score.kind: {"0.001": 0.9999, "0.01": 0.9999, "0.05": 0.9999}},
+        calibrated=config.score,
         metrics={},
     ).save(path)
 
@@ -88,7 +90,7 @@ def bare_network(bundle: Path, side: int) -> float:
     ready = {shape: torch.rand(1, model.bands.count, *shape) for shape in set(shapes)}
 
     def run(shape: tuple[int, int]) -> None:
-        model.logits(ready[shape])
+        model.answer(ready[shape])
 
     cores = os.cpu_count() or 1
     with concurrent.futures.ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:

@@ -1,8 +1,10 @@
 """The trained thing: one safetensors file that says by itself what it is.
 
-Weights of segmenter and flow are tensors; everything else (config, bands, classes, resolution, thresholds, figures) is
-one JSON text in the file's header. Loading needs no config, no network and no pickle. The file's identity is a digest
-of its bytes, so two score rasters with the same identity in their tags came from the same model.
+Weights of segmenter and flow and the statistics of inliers are tensors; everything else (config, bands, classes,
+resolution, thresholds, figures) is one JSON text in the file's header. Loading needs no config, no network and no
+pickle. The file's identity is a digest of its bytes, so two score rasters with the same identity in their tags came
+from the same model. A bundle gives every score that its networks and statistics serve, all from one forward pass; its
+config names the one that is taken.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,33 +22,42 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from geood.config import Config, config_from_json
-from geood.errors import BundleError, OutputError
+from geood.config import Config, ScoreConfig, change_config, config_from_json
+from geood.errors import BundleError, ConfigError, OutputError
 from geood.flow import Flow
+from geood.inliers import CLASS_SCORES, FEATURE_SCORES, Inliers
+from geood.ladder import enlarge
 from geood.raster import Bands
-from geood.scores import anomaly_score
-from geood.segmenter import Segmenter
+from geood.scores import LOGIT_SCORES, OUTLIER_SCORES, anomaly_score, outlier_score
+from geood.segmenter import Answer, Segmenter
+from geood.smoothing import guided, reach
 from geood.version import __version__
 
-FORMAT = 1  # raised when older geood could no longer read the file
+FORMAT = 2  # raised when older geood could no longer read the file
+USES = ("score", "predict")  # sections that may change after training
+WHOLE = (slice(None), slice(None))
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelBundle:
-    """A trained segmenter with its flow and all that is needed to use them on a new scene.
+    """A trained segmenter with all that is needed to use it on a new scene.
 
-    Channel i of the logits is the class with id `class_ids[i]`. `resolution` is metres per pixel of the training crops
-    (None: not known). `thresholds` maps an inlier false-positive rate, written as a decimal, to the score above which
-    that share of inlier pixels of the validation blocks lies. `metrics` are the last validation figures.
+    Channel i of the logits is the class with id `class_ids[i]`. `flow` made the synthetic negatives; None where other
+    negatives, or none, were used. `inliers` serves the scores that need statistics. `resolution` is metres per pixel of
+    the training crops (None: not known). `calibration` maps each score and an inlier false-positive rate, written as a
+    decimal, to the score above which that share of inlier pixels of the validation side lies, for the temperature and
+    smoothing of `calibrated`. `metrics` are the last validation figures.
     """
 
     segmenter: Segmenter
-    flow: Flow
+    flow: Flow | None
+    inliers: Inliers | None
     bands: Bands
     config: Config
     class_ids: tuple[int, ...]
     resolution: float | None
-    thresholds: dict[str, float]
+    calibration: dict[str, dict[str, float]]
+    calibrated: ScoreConfig
     metrics: dict[str, float]
     identity: str = ""
 
@@ -55,29 +67,127 @@ class ModelBundle:
         return {i: self.config.data.classes[class_id] for i, class_id in enumerate(self.class_ids)}
 
     @property
+    def scores(self) -> tuple[str, ...]:
+        """The kinds of score that this bundle can give."""
+        known = () if self.inliers is None else self.inliers.scores
+        return LOGIT_SCORES + known + OUTLIER_SCORES[self.config.segmenter.outlier]
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Thresholds of the config's score by false-positive rate; none where it was not calibrated like this."""
+        score = self.config.score
+        same = ("smooth_px", "smooth_contrast", *(("temperature",) if score.kind in LOGIT_SCORES else ()))
+        if any(getattr(score, key) != getattr(self.calibrated, key) for key in same):
+            return {}
+        return self.calibration.get(score.kind, {})
+
+    @property
     def threshold(self) -> float:
-        """The default threshold: the score at the false-positive rate that `score.fpr` names."""
-        return self.thresholds[str(self.config.score.fpr)]
+        """The default threshold: the score at the false-positive rate that `score.fpr` names.
+
+        Raises:
+            ConfigError: if the score was not calibrated with the config's temperature and smoothing.
+        """
+        found = self.thresholds.get(str(self.config.score.fpr))
+        if found is None:
+            raise ConfigError(
+                "this model has no threshold for another temperature or smoothing than it was trained with; give one "
+                "with --threshold, or leave score.temperature and score.smooth_* as they are"
+            )
+        return found
+
+    @property
+    def halo_px(self) -> int:
+        """Context that a tile needs about it: that of the network and of the smoothing, a multiple of 32 pixels."""
+        return self.config.predict.halo_px + -(-reach(self.config.score.smooth_px) // 32) * 32
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.segmenter.mean.device
 
     @torch.inference_mode()
-    def logits(self, image: Tensor) -> Tensor:
-        """Logits (B, K, H, W) of images (B, C, H, W) that `bands.scale` brought to [0, 1]."""
-        logits: Tensor = self.segmenter(image)
-        return logits
+    def answer(self, image: Tensor) -> Answer:
+        """What the segmenter says of images (B, C, H, W) that `bands.scale` brought to [0, 1]."""
+        answer: Answer = self.segmenter(image)
+        return answer
 
     @torch.inference_mode()
-    def score(self, image: Tensor) -> Tensor:
-        """Anomaly score (B, H, W) of the kind and temperature in the config; higher is more anomalous."""
-        return self.score_of(self.logits(image))
+    def score(self, image: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Anomaly score (B, H, W) as the config says; higher is more anomalous.
 
-    def score_of(self, logits: Tensor) -> Tensor:
-        """The configured anomaly score (B, H, W) of logits (B, K, H, W)."""
-        return anomaly_score(logits, self.config.score.kind, self.config.score.temperature)
+        `valid` (B, H, W) is where the images hold data (None: everywhere); only smoothing asks for it.
+        """
+        return self.score_of(self.answer(image), image, valid)
+
+    @torch.inference_mode()
+    def score_of(
+        self,
+        answer: Answer,
+        image: Tensor,
+        valid: Tensor | None = None,
+        *,
+        kind: str | None = None,
+        core: tuple[slice, slice] = WHOLE,
+    ) -> Tensor:
+        """The score of an answer to `image`, cut to rows and columns `core`, of `kind` or else of the config's.
+
+        Raises:
+            ValueError: if the bundle cannot give that score.
+        """
+        kind, settings = kind or self.config.score.kind, self.config.score
+        if not settings.smooth_px:
+            return self._raw(answer, kind, core)
+        raw = self._raw(answer, kind, WHOLE)
+        known = torch.ones_like(raw, dtype=torch.bool) if valid is None else valid
+        smooth = guided(raw, image, known, radius=settings.smooth_px, evenness=settings.smooth_contrast)
+        return smooth[:, core[0], core[1]]
+
+    def _raw(self, answer: Answer, kind: str, core: tuple[slice, slice]) -> Tensor:
+        """A score before any smoothing. Those of logits are made of the core alone."""
+        rows, cols = core
+        logits = answer.logits[:, :, rows, cols]
+        if kind in LOGIT_SCORES:
+            return anomaly_score(logits, kind, self.temperature_of(kind))
+        if kind in OUTLIER_SCORES[self.config.segmenter.outlier]:
+            assert answer.outlier is not None
+            return outlier_score(logits, answer.outlier[:, rows, cols], kind)
+        if self.inliers is None or kind not in self.inliers.scores:
+            raise ValueError(f"this bundle cannot give the score {kind}")
+        if kind in CLASS_SCORES:
+            return self.inliers.score(kind, logits, answer.features)
+        coarse = self.inliers.score(kind, answer.logits, answer.features)
+        return enlarge(coarse[:, None], answer.logits.shape[-2:])[:, 0, rows, cols]
+
+    def temperature_of(self, kind: str) -> float:
+        """The config's temperature for the divergence and for the config's own score, 1 for the other scores."""
+        return self.config.score.temperature if kind in ("jsd", self.config.score.kind) else 1.0
+
+    def with_settings(self, settings: Sequence[str]) -> ModelBundle:
+        """The same bundle used otherwise: `score.KEY=value` and `predict.KEY=value` in place of its config's.
+
+        Raises:
+            ConfigError: if that is no setting, of another section, or asks for a score that it cannot give.
+        """
+        for setting in settings:
+            if setting.partition(".")[0] not in USES:
+                raise ConfigError(
+                    f"--set {setting}: of a trained model only the sections {' and '.join(USES)} can be changed, for "
+                    "example --set score.kind=energy"
+                )
+        config = change_config(self.config, settings)
+        check_score(config.score.kind, self.scores, self.config.segmenter.outlier)
+        return dataclasses.replace(self, config=config)
+
+    def with_score(self, score: ScoreConfig) -> ModelBundle:
+        """The same bundle taking another score."""
+        return dataclasses.replace(self, config=self.config.model_copy(update={"score": score}))
 
     def to(self, device: torch.device | str) -> ModelBundle:
         """The same bundle with its networks on another device."""
-        self.segmenter.to(device)
-        self.flow.to(device)
+        for part in (self.segmenter, self.flow, self.inliers):
+            if part is not None:
+                part.to(device)
         return self
 
     def header(self) -> dict[str, Any]:
@@ -89,7 +199,8 @@ class ModelBundle:
             "bands": self.bands.to_dict(),
             "class_ids": list(self.class_ids),
             "resolution": self.resolution,
-            "thresholds": self.thresholds,
+            "calibration": self.calibration,
+            "calibrated": self.calibrated.model_dump(mode="json"),
             "metrics": self.metrics,
         }
 
@@ -100,8 +211,8 @@ class ModelBundle:
             OutputError: if the file cannot be written.
         """
         path = Path(path)
-        tensors = {f"segmenter.{k}": v for k, v in self.segmenter.state_dict().items()}
-        tensors |= {f"flow.{k}": v for k, v in self.flow.state_dict().items()}
+        parts = {"segmenter": self.segmenter, "flow": self.flow, "inliers": self.inliers}
+        tensors = {f"{p}.{k}": v for p, net in parts.items() if net is not None for k, v in net.state_dict().items()}
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
@@ -128,24 +239,48 @@ class ModelBundle:
             class_ids = tuple(header["class_ids"])
             local = config.segmenter.model_copy(update={"weights": None})
             segmenter = Segmenter(bands.count, len(class_ids), local)
-            flow = Flow(bands.count, config.flow, bands.step)
-            with safe_open(path, framework="pt") as file:
-                for name, network in (("segmenter.", segmenter), ("flow.", flow)):
-                    state = {k.removeprefix(name): file.get_tensor(k) for k in file.keys() if k.startswith(name)}  # noqa: SIM118
-                    network.load_state_dict(state)
+            stored = _tensors(path)
+            flow = Flow(bands.count, config.flow, bands.step) if "flow" in stored else None
+            for name, network in (("segmenter", segmenter), ("flow", flow)):
+                if network is not None:
+                    network.load_state_dict(stored[name])
+            inliers = Inliers(stored["inliers"]) if "inliers" in stored else None
+            calibrated = ScoreConfig.model_validate(header["calibrated"])
         except (KeyError, RuntimeError, SafetensorError, TypeError) as error:
             raise BundleError(f"{path}: the bundle is damaged ({str(error)[:200]}); copy or train it again") from None
         return cls(
             segmenter=segmenter.eval(),
-            flow=flow.eval(),
+            flow=None if flow is None else flow.eval(),
+            inliers=inliers,
             bands=bands,
             config=config,
             class_ids=class_ids,
             resolution=header["resolution"],
-            thresholds=header["thresholds"],
+            calibration=header["calibration"],
+            calibrated=calibrated,
             metrics=header["metrics"],
             identity=_identity(path),
         )
+
+
+def check_score(kind: str, can: tuple[str, ...], outlier: str) -> None:
+    """See that a score is among those that a bundle, or a config that is to be trained, can give.
+
+    Raises:
+        ConfigError: naming what is missing, and the remedy.
+    """
+    if kind in can:
+        return
+    if kind in FEATURE_SCORES:
+        lacks = "no bank of features; train with score.feature_bank: 4096, or"
+    elif kind in CLASS_SCORES:
+        lacks = "no statistics of its classes; train it again with this geood, or"
+    else:
+        wanted = next(output for output, kinds in OUTLIER_SCORES.items() if kind in kinds)
+        lacks = (
+            f"segmenter.outlier {outlier}, and that score needs {wanted}; train with segmenter.outlier: {wanted}, or"
+        )
+    raise ConfigError(f"score.kind {kind}: this model has {lacks} take one of {', '.join(can)}")
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -168,12 +303,27 @@ def read_header(path: str | Path) -> dict[str, Any]:
     if "geood" not in metadata:
         raise BundleError(f"{path}: safetensors, but no geood bundle; give the model.safetensors of `geood train`")
     header: dict[str, Any] = json.loads(metadata["geood"])
-    if header.get("format", 0) > FORMAT:
+    if header.get("format", 0) < FORMAT:
+        raise BundleError(
+            f"{path}: written by geood {header.get('geood')} in format {header.get('format')}, which this geood no "
+            "longer reads; train it again"
+        )
+    if header["format"] > FORMAT:
         raise BundleError(
             f"{path}: written by geood {header.get('geood')} in format {header['format']}, this geood "
             f"{__version__} reads up to {FORMAT}; upgrade geood"
         )
     return header
+
+
+def _tensors(path: Path) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a bundle, by part and name."""
+    stored: dict[str, dict[str, Tensor]] = {}
+    with safe_open(path, framework="pt") as file:
+        for key in file.keys():  # noqa: SIM118
+            part, _, name = key.partition(".")
+            stored.setdefault(part, {})[name] = file.get_tensor(key)
+    return stored
 
 
 def _identity(path: Path) -> str:

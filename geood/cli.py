@@ -39,6 +39,12 @@ Model = Annotated[
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one config value; repeatable.")
 ]
+Uses = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", help="Use the model otherwise: a key of score or predict; repeatable."
+    ),
+]
 Threshold = Annotated[float | None, typer.Option(help="Score above which a pixel is anomalous; default: the model's.")]
 
 
@@ -106,6 +112,7 @@ def predict(
     threshold: Threshold = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes on this machine; 0: threads in one process.")] = 0,
     scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help="A running Dask scheduler.")] = None,
+    settings: Uses = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Map the anomalies of scenes: a score raster, and polygons that open styled in QGIS."""
@@ -118,6 +125,7 @@ def predict(
         threshold=threshold,
         workers=workers,
         scheduler=scheduler,
+        settings=settings or (),
         overwrite=overwrite,
     )
     for one in made:
@@ -156,7 +164,7 @@ def evaluate(
     settings: Settings = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Measure a model on labelled scenes: AP, FPR95, AUROC, mIoU, beside four baselines from the same logits."""
+    """Measure a model on labelled scenes: AP, FPR95, AUROC, mIoU, beside all other scores it can give."""
     if benchmark != "scenes":
         raise ConfigError(f"{benchmark}: no such benchmark; known: scenes")
     from geood.raster import check_output
@@ -250,6 +258,7 @@ def _print_pairs(pairs: dict[str, Any]) -> None:
 
 def _print_bundle(header: dict[str, Any]) -> None:
     config, bands = header["config"], header["bands"]
+    thresholds = header["calibration"].get(config["score"]["kind"], {})
     _print_pairs(
         {
             "written by": f"geood {header['geood']}, format {header['format']}",
@@ -260,8 +269,10 @@ def _print_bundle(header: dict[str, Any]) -> None:
             ),
             "resolution": f"{header['resolution']} m per pixel",
             "encoder": config["segmenter"]["encoder"],
+            "negatives": config["negatives"]["source"],
             "score": f"{config['score']['kind']}, temperature {config['score']['temperature']}",
-            **{f"threshold at {rate}": f"{value:.6g}" for rate, value in header["thresholds"].items()},
+            "other scores": ", ".join(kind for kind in header["calibration"] if kind != config["score"]["kind"]),
+            **{f"threshold at {rate}": f"{value:.6g}" for rate, value in thresholds.items()},
             **{k: f"{v:.4g}" for k, v in header["metrics"].items()},
         }
     )

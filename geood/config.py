@@ -21,8 +21,20 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from geood.errors import ConfigError
 
 IGNORE = 255  # in masks: nobody said what is there
-SCORE_KINDS = ("jsd", "max_softmax", "max_logit", "entropy", "energy")
-ScoreKind = Literal["jsd", "max_softmax", "max_logit", "entropy", "energy"]
+ScoreKind = Literal[
+    "jsd",
+    "max_softmax",
+    "max_logit",
+    "entropy",
+    "energy",
+    "standardized_max_logit",
+    "kl_matching",
+    "knn",
+    "gmm",
+    "hybrid",
+    "uno",
+]
+SCORE_KINDS: tuple[ScoreKind, ...] = get_args(ScoreKind)
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -40,10 +52,17 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Scenes and labels, what the ids mean, and how crops are cut from them."""
 
+    kind: Literal["scenes", "photos"] = Field(
+        "scenes", description="scenes: GeoTIFFs with a CRS; photos: images without one, paired with labels by name"
+    )
     root: str = Field(".", description="folder that the paths below start from; relative to this file")
     images: list[str] = Field(description="images to train on: files, globs or folders of GeoTIFFs")
     labels: list[str] = Field(description="their labels: rasters of class ids, or one vector file")
     label_attribute: str | None = Field(None, description="vector labels only: the attribute with the class id")
+    validation_images: list[str] = Field(
+        [], description="photos only: images to validate on; none: runs of neighbours are drawn from images"
+    )
+    validation_labels: list[str] = Field([], description="labels of the validation images")
     test_images: list[str] = Field([], description="images that `geood evaluate scenes` takes")
     test_labels: list[str] = Field([], description="labels of the test images")
     classes: dict[int, str] = Field(min_length=2, description="id and name of each class to learn")
@@ -57,7 +76,9 @@ class DataConfig(Section):
     validation_crops: Annotated[int, Field(ge=1)] = Field(48, description="most crops used in one validation")
     scale_min: Annotated[float, Field(gt=0, le=1)] = Field(0.75, description="smallest scale in augmentation")
     scale_max: Annotated[float, Field(ge=1)] = Field(1.33, description="largest scale in augmentation")
-    flips: bool = Field(True, description="mirror crops at random")
+    flips: Literal["none", "sideways", "both"] = Field(
+        "both", description="how crops are mirrored at random; sideways: where up is up, as in photos of roads"
+    )
     quarter_turns: bool = Field(True, description="turn crops by multiples of 90 degrees at random")
     brightness: Share = Field(0.1, description="largest random shift of all bands together, share of their range")
     contrast: Share = Field(0.1, description="largest random stretch of the bands, share")
@@ -71,8 +92,11 @@ class DataConfig(Section):
         outside = [i for i in [*self.classes, *self.anomaly] if not 0 <= i < IGNORE]
         if outside:
             raise ValueError(f"ids {outside} are not in 0 to 254 (255 means ignore)")
-        if bool(self.test_images) != bool(self.test_labels):
-            raise ValueError("test_images and test_labels come together: give both or neither")
+        for side in ("test", "validation"):
+            if bool(getattr(self, f"{side}_images")) != bool(getattr(self, f"{side}_labels")):
+                raise ValueError(f"{side}_images and {side}_labels come together: give both or neither")
+        if self.validation_images and self.kind == "scenes":
+            raise ValueError("validation_images are for kind photos; scenes are split by blocks of ground")
         return self
 
 
@@ -101,6 +125,12 @@ class SegmenterConfig(Section):
         None, description="encoder weights: a local .safetensors file, imagenet (fetched by timm), or null: random"
     )
     decoder_channels: Annotated[int, Field(ge=8)] = Field(128, description="width of the decoder of network ladder")
+    outlier: Literal["none", "head", "class"] = Field(
+        "none", description="what else tells outliers: a two-channel head, one class more, or none"
+    )
+    checkpointing: bool = Field(
+        False, description="less memory in training for a quarter more time: encoder blocks twice"
+    )
 
     @model_validator(mode="after")
     def _network_is_whole(self) -> SegmenterConfig:
@@ -121,6 +151,9 @@ class FlowConfig(Section):
     steps: Annotated[int, Field(ge=1)] = Field(4, description="coupling steps on each level")
     layers: Annotated[int, Field(ge=1)] = Field(3, description="densely connected layers in a coupling net")
     growth: Annotated[int, Field(ge=1)] = Field(32, description="channels that each of those layers adds")
+    checkpointing: bool = Field(
+        False, description="less memory in training for more time: coupling nets computed twice"
+    )
 
     @model_validator(mode="after")
     def _network_is_whole(self) -> FlowConfig:
@@ -132,28 +165,54 @@ class FlowConfig(Section):
 class NegativesConfig(Section):
     """The synthetic negatives pasted into training crops."""
 
+    source: Literal["flow", "noise", "colour", "shuffled", "folder", "none"] = Field(
+        "flow", description="what is pasted; flow: the method, the others: what it is compared with"
+    )
+    folder: str | None = Field(None, description="source folder only: a folder of photographs, relative to data.root")
+    patches: Annotated[int, Field(ge=1)] = Field(1, description="patches in each crop, of one size in a batch")
     patch_min_px: Annotated[int, Field(ge=8, multiple_of=8)] = Field(16, description="shortest side of a patch, pixels")
     patch_max_px: Annotated[int, Field(ge=8, multiple_of=8)] = Field(72, description="longest side of a patch, pixels")
-    temperature: Positive = Field(1.0, description="spread of the latent samples; 1: as learned")
+    feather_px: Annotated[int, Field(ge=0)] = Field(
+        0, description="width of the rim over which a patch fades into the image, pixels; 0: a hard edge"
+    )
+    temperature: Positive = Field(1.0, description="spread of the flow's latent samples; 1: as learned")
 
     @model_validator(mode="after")
-    def _range_is_one(self) -> NegativesConfig:
+    def _keys_fit(self) -> NegativesConfig:
         if self.patch_min_px > self.patch_max_px:
             raise ValueError(f"patch_min_px {self.patch_min_px} is above patch_max_px {self.patch_max_px}")
+        if 2 * self.feather_px >= self.patch_min_px:
+            raise ValueError(
+                f"feather_px {self.feather_px} leaves nothing of a patch of {self.patch_min_px} px; make it less than "
+                "half of patch_min_px"
+            )
+        if (self.source == "folder") != (self.folder is not None):
+            raise ValueError("source folder and the key folder come together: name the folder of photographs")
         return self
 
 
 class LossConfig(Section):
-    """Weights of the terms of the joint loss; the class term has weight 1."""
+    """The terms of the joint loss, their weights, and which network each one moves; the class term has weight 1."""
 
-    jsd_weight: Annotated[float, Field(ge=0)] = Field(0.03, description="weight of the Jensen-Shannon term on patches")
+    negative: Literal["jsd", "kl_uniform", "kl_softmax"] = Field(
+        "jsd", description="divergence on negatives: Jensen-Shannon, KL(uniform | softmax) or KL(softmax | uniform)"
+    )
+    negative_weight: Annotated[float, Field(ge=0)] = Field(0.03, description="weight of that term, the paper's lambda")
+    negative_to_flow: bool = Field(True, description="whether that term also moves the flow, through its samples")
+    class_to_flow: bool = Field(False, description="whether the class term does, through the pixels around a patch")
     flow_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="weight of the flow's bits per dimension")
+    outlier_weight: Annotated[float, Field(ge=0)] = Field(
+        0.3, description="weight of the cross-entropy of the outlier output, see segmenter.outlier"
+    )
 
 
 class TrainConfig(Section):
     """The three stages: segmenter alone, flow alone, both together."""
 
     seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of everything random")
+    stages_from: str | None = Field(
+        None, description="a finished run with the same data and networks whose first two stages are taken over"
+    )
     batch: Annotated[int, Field(ge=2)] = Field(8, description="crops in a batch, on each device")
     segmenter_steps: Annotated[int, Field(ge=0)] = Field(8000, description="steps of the first stage")
     segmenter_lr: Positive = Field(4e-4, description="its learning rate")
@@ -161,8 +220,24 @@ class TrainConfig(Section):
     flow_lr: Positive = Field(1e-3, description="its learning rate")
     joint_steps: Annotated[int, Field(ge=0)] = Field(4000, description="steps of the third stage")
     joint_segmenter_lr: Positive = Field(1e-4, description="the segmenter's learning rate there")
-    joint_flow_lr: Positive = Field(1e-5, description="the flow's learning rate there")
+    joint_flow_lr: Annotated[float, Field(ge=0)] = Field(
+        1e-5, description="the flow's learning rate there; 0: the flow stays as it is"
+    )
+    encoder_lr_factor: Positive = Field(1.0, description="the encoder's learning rates, as a factor of the segmenter's")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        100, description="steps over which each stage's rates rise, at most a tenth of the stage"
+    )
+    segmenter_last_lr: Positive = Field(1e-6, description="where the segmenter's rates end, along a cosine")
+    flow_last_lr: Positive = Field(1e-5, description="where the flow's rates end; not below it: constant")
+    flow_schedule: Literal["cosine", "exponential"] = Field("cosine", description="how the flow's rates fall")
+    flow_optimizer: Literal["adam", "adamax"] = Field("adam", description="adamax: the paper's")
+    adam_epsilon: Positive = Field(
+        1e-8, description="term that keeps the optimizers' steps finite; the paper's is 1e-7"
+    )
     weight_decay: Annotated[float, Field(ge=0)] = Field(1e-4, description="decoupled weight decay of the segmenter")
+    average_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="decay of a moving average of all weights, which is what is kept; 0: none"
+    )
     validate_every: Annotated[int, Field(ge=1)] = Field(500, description="steps between validations and checkpoints")
     accelerator: Literal["auto", "cpu", "gpu"] = Field("auto", description="what to train on")
     devices: Annotated[int, Field(ge=1)] = Field(1, description="how many of them")
@@ -183,6 +258,15 @@ class ScoreConfig(Section):
 
     kind: ScoreKind = Field("jsd", description="the score written by predict")
     temperature: Positive = Field(2.0, description="logits are divided by this before the softmax")
+    feature_bank: Annotated[int, Field(ge=0)] = Field(
+        0, description="inlier features kept for the scores knn and gmm; 0: none, a few thousand where they are wanted"
+    )
+    smooth_px: Annotated[int, Field(ge=0)] = Field(
+        0, description="half the window of a guided filter that smooths scores along the image, pixels; 0: none"
+    )
+    smooth_contrast: Positive = Field(
+        0.1, description="contrast of the image that counts as an edge to that filter, share of the bands' range"
+    )
     fpr: Annotated[float, AfterValidator(_a_known_rate)] = Field(
         0.01,
         description="share of inlier pixels above the default threshold",
@@ -264,6 +348,19 @@ def config_from_json(text: str, *, source: str) -> Config:
     classes = _get(tree, ("data", "classes"), {})
     tree["data"]["classes"] = {int(k): v for k, v in classes.items()}
     return _validate(tree, source=source, lines={})
+
+
+def change_config(config: Config, overrides: Sequence[str]) -> Config:
+    """A config with some values changed by `section.key=value`.
+
+    Raises:
+        ConfigError: with one line for each fault.
+    """
+    tree = config.model_dump(mode="python")
+    lines: dict[tuple[str, ...], str] = {}
+    for override in overrides:
+        lines[_apply(tree, override)] = f"--set {override}"
+    return _validate(tree, source="the model's config", lines=lines)
 
 
 def config_schema() -> dict[str, Any]:

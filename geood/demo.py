@@ -50,7 +50,7 @@ negatives:
   patch_min_px: 16
   patch_max_px: 56
 loss:
-  jsd_weight: 1.0  # far above the reference, because the joint stage is so short
+  negative_weight: 1.0  # far above the reference, because the joint stage is so short
 train:
   seed: 7
   batch: 8
@@ -98,6 +98,7 @@ def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
     bundle = ModelBundle.load(bundle_path)
     evaluation = evaluate_scenes(config_path, bundle)
     write_metrics(evaluation, out / "metrics.json", overwrite=False)
+    assert bundle.flow is not None
     with torch.no_grad():
         negatives = bundle.flow.sample(8, 56, 56, generator=torch.Generator().manual_seed(SEED)).numpy()
     draw_overview(

@@ -1,9 +1,9 @@
-"""A bundle measured on labelled scenes: our score and four baselines from the same logits, and the closed-set IoU.
+"""A bundle measured on labelled scenes: every score that it can give, and the closed-set IoU.
 
-Scenes are read tile by tile exactly as in prediction, the network runs once a tile, and all scores are read off those
-logits, so their figures differ by the score alone. Pixels are pooled over all scenes; every anomaly id is a positive,
-every learned class a negative, anything else and every invalid pixel is left out. The score of the bundle takes the
-bundle's temperature; the other baselines take 1, as in their papers.
+Scenes are read tile by tile exactly as in prediction, the network runs once a tile, and all scores are read off that
+one answer, so their figures differ by the score alone. Pixels are pooled over all scenes; every anomaly id is a
+positive, every learned class a negative, anything else and every invalid pixel is left out. The score of the bundle
+takes the bundle's temperature; the other baselines take 1, as in their papers.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ import torch
 from numpy.typing import NDArray
 
 from geood.bundle import ModelBundle
-from geood.config import IGNORE, SCORE_KINDS, load_config
+from geood.config import IGNORE, load_config
 from geood.datasets.scenes import find_files
 from geood.errors import ConfigError, DataError, OutputError
 from geood.grid import Tile, tile_grid
-from geood.labels import VECTOR_SUFFIXES, open_labels, why_not_shared
+from geood.labels import VECTOR_SUFFIXES, open_labels, pair_by_name, why_not_shared
 from geood.metrics import ANOMALY, INLIER, Confusion, PixelCurve
 from geood.progress import Progress
 from geood.raster import Scene, check_output
-from geood.scores import anomaly_score
 
 log = logging.getLogger("geood")
 RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".png")
@@ -42,6 +41,12 @@ SCORE_NAMES = {
     "max_logit": "max logit",
     "entropy": "entropy",
     "energy": "energy",
+    "standardized_max_logit": "standardized max logit",
+    "kl_matching": "KL matching",
+    "knn": "nearest neighbours",
+    "gmm": "Gaussian mixture",
+    "hybrid": "hybrid",
+    "uno": "UNO",
 }
 
 
@@ -83,22 +88,22 @@ class Evaluation:
 
     def table(self) -> str:
         """The figures as a table for people, in per cent."""
-        lines = [f"{'score':<20}{'AP':>8}{'FPR95':>8}{'AUROC':>8}"]
+        lines = [f"{'score':<24}{'AP':>8}{'FPR95':>8}{'AUROC':>8}"]
         for row in self.rows:
             name = SCORE_NAMES[row["score"]] + (" *" if row["score"] == self.score else "")
             figures = (row["average_precision"], row["fpr95"], row["auroc"])
-            lines.append(f"{name:<20}" + "".join(_percent(x) for x in figures))
+            lines.append(f"{name:<24}" + "".join(_percent(x) for x in figures))
         lines += [
             "* the score of this model; all figures in per cent",
             "",
-            f"{'anomaly pixels':<20}{_percent(self.base_rate)} of {self.pixels:,} (the AP of a blind guess)",
-            f"{'closed-set mIoU':<20}{_percent(self.miou)} "
+            f"{'anomaly pixels':<24}{_percent(self.base_rate)} of {self.pixels:,} (the AP of a blind guess)",
+            f"{'closed-set mIoU':<24}{_percent(self.miou)} "
             f"({', '.join(f'{name} {100 * iou:.0f}' for name, iou in self.class_iou.items() if not math.isnan(iou))})",
         ]
         if self.at_threshold:
             at = self.at_threshold
             lines.append(
-                f"{'above ' + format(at['threshold'], '.3f'):<20}{_percent(at['recall'])} of the anomaly pixels and "
+                f"{'above ' + format(at['threshold'], '.3f'):<24}{_percent(at['recall'])} of the anomaly pixels and "
                 f"{100 * at['fpr']:.2f} of the others; precision {100 * at['precision']:.1f}"
             )
         if self.unknown_ids:
@@ -156,11 +161,11 @@ def evaluate_scenes(config_or_root: str | Path, bundle: ModelBundle, *, override
         cases, anomaly = _read_cases(path, bundle, overrides)
     ids = _Ids.of(bundle.class_ids, anomaly)
     own = bundle.config.score
-    curves, confusion = {kind: PixelCurve() for kind in SCORE_KINDS}, Confusion(len(bundle.class_ids))
+    curves, confusion = {kind: PixelCurve() for kind in bundle.scores}, Confusion(len(bundle.class_ids))
     unknown, scenes = Counter[int](), []
     with _on_best_device(bundle) as device, Progress("evaluating", _count_tiles(cases, bundle)) as progress:
         for case in cases:
-            here = {kind: PixelCurve() for kind in SCORE_KINDS}
+            here = {kind: PixelCurve() for kind in bundle.scores}
             _measure(case, bundle, ids, curves=here, confusion=confusion, tally=(unknown, progress), device=device)
             for kind, curve in here.items():
                 curves[kind] += curve
@@ -172,7 +177,7 @@ def evaluate_scenes(config_or_root: str | Path, bundle: ModelBundle, *, override
         model=bundle.identity,
         score=own.kind,
         rows=[
-            {"score": kind, "temperature": _temperature(kind, bundle), **_figures(curve, brief=True)}
+            {"score": kind, "temperature": bundle.temperature_of(kind), **_figures(curve, brief=True)}
             for kind, curve in curves.items()
         ],
         at_threshold={"threshold": bundle.threshold, **pooled.rates(bundle.threshold)} if bundle.thresholds else {},
@@ -229,10 +234,11 @@ def _measure(
             if (truth == IGNORE).all():
                 continue
             image = torch.from_numpy(bundle.bands.scale(pixels, valid)[None]).to(device)
-            logits = bundle.logits(image)[:, :, tile.core[0], tile.core[1]]
-            confusion.update(logits[0].argmax(0).cpu().numpy(), channel)
+            answer, known = bundle.answer(image), torch.from_numpy(valid[None]).to(device)
+            taken = answer.logits[0, :, tile.core[0], tile.core[1]].argmax(0)
+            confusion.update(taken.cpu().numpy(), channel)
             for kind, curve in curves.items():
-                score = anomaly_score(logits, kind, _temperature(kind, bundle))[0].cpu().numpy()
+                score = bundle.score_of(answer, image, known, kind=kind, core=tile.core)[0].cpu().numpy()
                 _count(curve, score, truth, source=case.image)
 
 
@@ -245,11 +251,6 @@ def _count(curve: PixelCurve, score: NDArray[np.float32], truth: NDArray[np.uint
         ) from None
 
 
-def _temperature(kind: str, bundle: ModelBundle) -> float:
-    """The bundle's temperature for the divergence and for the bundle's own score, 1 for the other baselines."""
-    return bundle.config.score.temperature if kind in ("jsd", bundle.config.score.kind) else 1.0
-
-
 def _figures(curve: PixelCurve, *, brief: bool = False) -> dict[str, Any]:
     figures = {"average_precision": curve.average_precision, "fpr95": curve.fpr95, "auroc": curve.auroc}
     if brief:
@@ -258,8 +259,8 @@ def _figures(curve: PixelCurve, *, brief: bool = False) -> dict[str, Any]:
 
 
 def _tiles(scene: Scene, bundle: ModelBundle) -> Iterator[Tile]:
-    settings = bundle.config.predict
-    return tile_grid(scene.grid.height, scene.grid.width, tile_px=settings.tile_px, halo_px=settings.halo_px)
+    tile_px = bundle.config.predict.tile_px
+    return tile_grid(scene.grid.height, scene.grid.width, tile_px=tile_px, halo_px=bundle.halo_px)
 
 
 def _count_tiles(cases: list[_Case], bundle: ModelBundle) -> int:
@@ -307,7 +308,7 @@ def _read_cases(path: Path, bundle: ModelBundle, overrides: Sequence[str]) -> tu
     root = Path(data.root)
     images = find_files(root, data.test_images, what="data.test_images")
     labels = find_files(root, data.test_labels, what="data.test_labels")
-    chosen = _pair_by_name(images, labels)
+    chosen = pair_by_name(images, labels)
     if chosen is None:
         why = _why_not_all(images, labels)
         if why:
@@ -320,27 +321,6 @@ def _read_cases(path: Path, bundle: ModelBundle, overrides: Sequence[str]) -> tu
         chosen = [labels] * len(images)
     cases = [_Case(i, files, data.label_attribute) for i, files in zip(images, chosen, strict=True)]
     return cases, list(data.anomaly)
-
-
-def _pair_by_name(images: list[Path], labels: list[Path]) -> list[list[Path]] | None:
-    """The label file of each image, where each has just one: of the same stem, or of that and more after `_`, `-`, `.`.
-
-    A label that begins with the stems of several images belongs to the longest: `a_2_gt` is of `a_2`, not of `a`.
-    """
-    found: list[list[Path]] = [[] for _ in images]
-    for label in labels:
-        fits = [i for i, p in enumerate(images) if label.stem == p.stem or label.stem.startswith(_longer(p.stem))]
-        if not fits:
-            return None
-        longest = max(len(images[i].stem) for i in fits)
-        for i in fits:
-            if len(images[i].stem) == longest:
-                found[i].append(label)
-    return found if len(labels) == len(images) and all(len(files) == 1 for files in found) else None
-
-
-def _longer(stem: str) -> tuple[str, ...]:
-    return tuple(stem + mark for mark in "_-.")
 
 
 def _why_not_all(images: list[Path], labels: list[Path]) -> str | None:

@@ -175,6 +175,27 @@ def why_not_shared(labels: Sequence[Path]) -> str | None:
     return None
 
 
+def pair_by_name(images: list[Path], labels: list[Path]) -> list[list[Path]] | None:
+    """The label file of each image, where each has just one: of the same stem, or of that and more after `_`, `-`, `.`.
+
+    A label that begins with the stems of several images belongs to the longest: `a_2_gt` is of `a_2`, not of `a`.
+    """
+    found: list[list[Path]] = [[] for _ in images]
+    for label in labels:
+        fits = [i for i, p in enumerate(images) if label.stem == p.stem or label.stem.startswith(_longer(p.stem))]
+        if not fits:
+            return None
+        longest = max(len(images[i].stem) for i in fits)
+        for i in fits:
+            if len(images[i].stem) == longest:
+                found[i].append(label)
+    return found if len(labels) == len(images) and all(len(files) == 1 for files in found) else None
+
+
+def _longer(stem: str) -> tuple[str, ...]:
+    return tuple(stem + mark for mark in "_-.")
+
+
 class _Raster:
     """One raster of ids, seen on the scene's grid."""
 

@@ -1,13 +1,18 @@
 """The equation that is trained: class likelihood, uniform answers on synthetic negatives, flow likelihood.
 
-    L = mean over labelled pixels of -ln p_y  +  jsd_weight * mean over pasted pixels of JSD(uniform, p)
-        + flow_weight * mean over replaced crops of -log2 q(crop) / dimensions
+    L = mean over labelled pixels of -ln p_y  +  negative_weight * mean over pasted pixels of JSD(uniform, p)
+        + flow_weight * mean over replaced crops of -log2 q(crop) / dimensions  +  outlier_weight * L_outlier
 
-This is arXiv 2112.12833 (the joint objective), with the flow's term in bits for each dimension of the digital numbers,
-so that its size does not depend on patch size or scaling. The first two terms reach the segmenter and, through the
-pasted pixels, the flow; the last one reaches the flow only, because crops are cut from data. This room sees tensors
-and weights; who steps which network is the training's matter. All sums are taken in float32 or wider, and a term with
-nothing to say (no labelled pixel, no pasted patch) is a zero that can still be differentiated.
+The first three terms are arXiv 2112.12833 (the joint objective), with the flow's term in bits for each dimension of
+the digital numbers, so that its size does not depend on patch size or scaling. KL divergences may take the place of the
+Jensen-Shannon divergence, for comparison: they are not bounded, and push hardest where the segmenter is surest.
+L_outlier teaches the segmenter's outlier output, where it has one, on the same negatives: for a head the mean of its
+binary cross-entropy on pasted and on labelled pixels, one half each (after arXiv 2207.02606); for a class, its
+likelihood on pasted pixels (after arXiv 2402.15374), while the class term then is over all classes and that one.
+
+This room sees tensors and weights; which network a term moves and who steps it is the training's matter. All sums are
+taken in float32 or wider, and a term with nothing to say (no labelled pixel, no pasted patch) is a zero that can still
+be differentiated.
 """
 
 from __future__ import annotations
@@ -15,44 +20,46 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from geood.config import IGNORE, LossConfig
-from geood.flow import bits_per_dimension
 from geood.negatives import PastedBatch
 from geood.scores import jensen_shannon_to_uniform
+from geood.segmenter import Answer
 
 
 class Losses(NamedTuple):
-    """Scalars: the weighted sum, and its terms without weights (nats, nats, bits per dimension)."""
+    """Scalars: the weighted sum, and its terms without weights (nats, nats, bits per dimension, nats)."""
 
     total: Tensor
     classification: Tensor
-    jsd: Tensor
+    negative: Tensor
     flow: Tensor
+    outlier: Tensor
 
 
-def joint_loss(
-    logits: Tensor, batch: PastedBatch, log_prob: Tensor | None, *, config: LossConfig, step: Tensor
-) -> Losses:
+def joint_loss(answer: Answer, batch: PastedBatch, bits: Tensor | None, *, kind: str, config: LossConfig) -> Losses:
     """The objective of the joint stage.
 
     Args:
-        logits: (B, K, H, W), the segmenter's answer to `batch.image`.
+        answer: the segmenter's, to `batch.image`.
         batch: crops with patches in them.
-        log_prob: (N,) the flow's log-density of the dequantized `batch.crops`, in nats; None if there are no crops.
-        config: weights of the terms.
-        step: (C,) one digital number in scaled units, 0 for float bands.
+        bits: (N,) the flow's bits per dimension of the dequantized `batch.crops`; None if there are none, or the flow
+            does not learn.
+        kind: what the outlier output is, as `segmenter.outlier` says.
+        config: the terms and their weights.
     """
-    classification = class_nll(logits, batch.mask)
-    jsd = jsd_to_uniform_on(logits, batch.negative)
-    if log_prob is None or log_prob.numel() == 0:
-        flow = classification.new_zeros(())
-    else:
-        flow = bits_per_dimension(log_prob, math.prod(batch.crops.shape[1:]), step).mean()
-    total = classification + config.jsd_weight * jsd + config.flow_weight * flow
-    return Losses(total, classification, jsd, flow)
+    logits = answer.logits
+    classification = class_nll(_with_outlier(answer) if kind == "class" else logits, batch.mask)
+    negative = divergence_on(logits, batch.negative, config.negative)
+    nothing = classification.new_zeros(())
+    flow = bits.mean() if bits is not None and bits.numel() else nothing
+    outlier = {"none": lambda *_: nothing, "head": _head_loss, "class": _class_loss}[kind](answer, batch)
+    total = classification + config.negative_weight * negative
+    total = total + config.flow_weight * flow + config.outlier_weight * outlier
+    return Losses(total, classification, negative, flow, outlier)
 
 
 def class_nll(logits: Tensor, mask: Tensor) -> Tensor:
@@ -64,10 +71,42 @@ def class_nll(logits: Tensor, mask: Tensor) -> Tensor:
     return functional.cross_entropy(logits.float(), mask, ignore_index=IGNORE, reduction="sum") / labelled
 
 
-def jsd_to_uniform_on(logits: Tensor, negative: Tensor) -> Tensor:
-    """Mean Jensen-Shannon divergence to uniform over the pixels where `negative` (B, H, W) holds, in nats.
+def divergence_on(logits: Tensor, negative: Tensor, kind: str = "jsd") -> Tensor:
+    """Mean divergence between uniform and softmax over the pixels where `negative` (B, H, W) holds, in nats.
 
-    0 where none does; score_max(K) is its largest value and means that the segmenter is sure of its negatives.
+    `kind` is jsd, kl_uniform (KL of uniform from the softmax) or kl_softmax (the reverse). 0 where no pixel is
+    negative; of the Jensen-Shannon divergence score_max(K) is the largest value and says that the segmenter is sure.
     """
     pasted = logits.movedim(1, -1)[negative]
-    return jensen_shannon_to_uniform(pasted, dim=1).sum() / max(1, pasted.shape[0])
+    if kind == "jsd":
+        each = jensen_shannon_to_uniform(pasted, dim=1)
+    else:
+        log_p = pasted.float().log_softmax(1)
+        away = -log_p.mean(1) if kind == "kl_uniform" else (log_p.exp() * log_p).sum(1)
+        each = away + math.log(pasted.shape[1]) * (1 if kind == "kl_softmax" else -1)
+    return each.sum() / max(1, pasted.shape[0])
+
+
+def _head_loss(answer: Answer, batch: PastedBatch) -> Tensor:
+    """Binary cross-entropy of the outlier logit: the means over negatives and over labelled pixels, one half each."""
+    assert answer.outlier is not None
+    outlier = answer.outlier.float()
+    return 0.5 * (
+        _mean(functional.softplus(-outlier), batch.negative) + _mean(functional.softplus(outlier), batch.mask != IGNORE)
+    )
+
+
+def _class_loss(answer: Answer, batch: PastedBatch) -> Tensor:
+    """Mean of -ln p of the outlier class over negatives."""
+    logits = _with_outlier(answer).float()
+    return _mean(logits.logsumexp(1) - logits[:, -1], batch.negative)
+
+
+def _with_outlier(answer: Answer) -> Tensor:
+    assert answer.outlier is not None
+    return torch.cat([answer.logits, answer.outlier[:, None]], dim=1)
+
+
+def _mean(values: Tensor, where: Tensor) -> Tensor:
+    """Mean of the values (B, H, W) where a condition holds; 0 where it nowhere does."""
+    return values[where].sum() / where.sum().clamp_min(1)

@@ -1,9 +1,10 @@
-"""Mixed-content images: where synthetic patches go, what lay under them, and the pasting.
+"""Mixed-content images: where patches go, what lay under them, and the pasting.
 
-Each batch has one patch size and each image one box, drawn uniformly from the places where every pixel holds data
-(arXiv 2112.12833; the sizes as in the authors' code, multiples of the flow's stride). The pixels that a patch replaces
-are the crop that the flow then learns from. Pasting is differentiable in the patches: that is how the segmenter's
-answer reaches the flow. This room makes no patches and knows no losses.
+Patches of one size go into a batch, and each image has one box for its patch, drawn uniformly from the places where
+every pixel holds data (arXiv 2112.12833; the sizes as in the authors' code, multiples of the flow's stride). The pixels
+that a patch replaces are the crop that the flow then learns from. Pasting is differentiable in the patches: that is how
+the segmenter's answer reaches the flow. A patch may fade into the image over a rim, which then is neither negative nor
+inlier. This room makes no patches and knows no losses.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ class PastedBatch(NamedTuple):
     """A batch with patches in it.
 
     `image` (B, C, H, W) float in [0, 1] outside the patches; `mask` (B, H, W) int64 with 255 under them; `negative`
-    (B, H, W) bool, True on them; `crops` (N, C, h, w) the pixels they replaced, cut from the graph, one for each image
-    that took a patch, in order.
+    (B, H, W) bool, True on them but for a faded rim; `crops`, for each time that patches were pasted (N, C, h, w), the
+    pixels they replaced, cut from the graph, one for each image that took a patch, in order.
     """
 
     image: Tensor
     mask: Tensor
     negative: Tensor
-    crops: Tensor
+    covered: Tensor
+    crops: tuple[Tensor, ...]
 
 
 def draw_size(config: NegativesConfig, *, multiple: int, generator: torch.Generator) -> tuple[int, int]:
@@ -65,37 +67,68 @@ def draw_boxes(valid: Tensor, size: tuple[int, int], generator: torch.Generator)
     return boxes
 
 
-def paste(  # noqa: PLR0917
-    image: Tensor, mask: Tensor, valid: Tensor, patches: Tensor, boxes: Sequence[tuple[int, int] | None]
-) -> PastedBatch:
-    """Put `patches` (B, C, h, w) into `image` (B, C, H, W) at `boxes`; an image whose box is None stays as it is.
+def unpasted(image: Tensor, mask: Tensor) -> PastedBatch:
+    """A batch without patches: `image` (B, C, H, W) and `mask` (B, H, W) as they are."""
+    none = torch.zeros_like(mask, dtype=torch.bool)
+    return PastedBatch(image, mask, none, none, ())
 
-    `mask` and `valid` are (B, H, W). Gradients flow to the patches; the replaced crops are detached. Nothing is
-    clipped: a patch value outside [0, 1] stays where the loss can see it.
+
+def paste(  # noqa: PLR0917
+    batch: PastedBatch, valid: Tensor, patches: Tensor, strength: Tensor, boxes: Sequence[tuple[int, int] | None]
+) -> PastedBatch:
+    """`batch` with `patches` (B, C, h, w) put in at `boxes` as well; an image whose box is None stays as it is.
+
+    `strength` (B, h, w) in [0, 1] says how much of the patch shows: 0 leaves the image as it was, 1 makes a negative,
+    between them lies a rim that is neither negative nor inlier. `valid` (B, H, W) is where the images hold data.
+    Gradients flow to the patches; the replaced crops are detached. Nothing is clipped: a patch value outside [0, 1]
+    stays where the loss can see it.
 
     Raises:
-        ValueError: if a box overhangs its image or covers a pixel without data.
+        ValueError: if a box overhangs its image, or covers a pixel without data or of an earlier patch.
     """
-    negative = torch.zeros_like(valid, dtype=torch.bool)
+    image, mask, negative, covered, before = batch
     crops, spread = [], []
-    height, width = patches.shape[-2:]
     for i, box in enumerate(boxes):
         if box is None:
-            spread.append(torch.zeros_like(image[i]))
+            spread.append(image.new_zeros((image.shape[1] + 1, *image.shape[2:])))
             continue
+        crops.append(_under(batch, valid, i, (*box, *patches.shape[-2:])))
         row, col = box
-        rows, cols = slice(row, row + height), slice(col, col + width)
-        if row < 0 or col < 0 or row + height > image.shape[-2] or col + width > image.shape[-1]:
-            raise ValueError(f"patch {i} of {height} x {width} at {box} overhangs its {tuple(image.shape[-2:])} image")
-        if not bool(valid[i, rows, cols].all()):
-            raise ValueError(f"patch {i} of {height} x {width} at {box} covers pixels without data")
-        negative[i, rows, cols] = True
-        crops.append(image[i, :, rows, cols].detach())
-        right, below = image.shape[-1] - col - width, image.shape[-2] - row - height
-        spread.append(functional.pad(patches[i].to(image.dtype), (col, right, row, below)))
-    mixed = torch.where(negative[:, None], torch.stack(spread), image)
-    replaced = torch.stack(crops) if crops else image.new_zeros((0, *patches.shape[1:]))
-    return PastedBatch(mixed, mask.masked_fill(negative, IGNORE), negative, replaced)
+        right, below = image.shape[-1] - col - patches.shape[-1], image.shape[-2] - row - patches.shape[-2]
+        whole = torch.cat([patches[i].to(image.dtype), strength[i][None].to(image.dtype)])
+        spread.append(functional.pad(whole, (col, right, row, below)))
+    placed = torch.stack(spread)
+    share = placed[:, -1:]
+    mixed = torch.where(share == 1, placed[:, :-1], placed[:, :-1] * share + image * (1 - share))
+    fresh = share[:, 0] > 0
+    return PastedBatch(
+        torch.where(fresh[:, None], mixed, image),
+        mask.masked_fill(fresh, IGNORE),
+        negative | (share[:, 0] == 1),
+        covered | fresh,
+        (*before, torch.stack(crops)) if crops else before,
+    )
+
+
+def draw_strength(config: NegativesConfig, count: int, size: tuple[int, int], like: Tensor) -> Tensor:
+    """How much of each of `count` patches of `size` shows, (count, h, w) in [0, 1]: all, but for a faded rim."""
+    ramps = []
+    for side in size:
+        at = torch.arange(1, side + 1, device=like.device, dtype=like.dtype)
+        ramps.append(torch.minimum(at, at.flip(0)) / (config.feather_px + 1))
+    return torch.minimum(ramps[0][:, None], ramps[1]).clamp_max(1).expand(count, *size)
+
+
+def _under(batch: PastedBatch, valid: Tensor, i: int, window: tuple[int, int, int, int]) -> Tensor:
+    """The pixels (C, h, w) of image `i` in a window that a patch may take."""
+    row, col, height, width = window
+    rows, cols = slice(row, row + height), slice(col, col + width)
+    sides = tuple(batch.image.shape[-2:])
+    if row < 0 or col < 0 or row + height > sides[0] or col + width > sides[1]:
+        raise ValueError(f"patch {i} of {height} x {width} at ({row}, {col}) overhangs its {sides} image")
+    if not bool((valid[i, rows, cols] & ~batch.covered[i, rows, cols]).all()):
+        raise ValueError(f"patch {i} of {height} x {width} at ({row}, {col}) covers pixels without data or of another")
+    return batch.image[i, :, rows, cols].detach()
 
 
 def _places(valid: Tensor, size: tuple[int, int]) -> Tensor:

@@ -65,7 +65,7 @@ class _Target(NamedTuple):
         return [*rasters, *(p.with_suffix(".qml") for p in rasters), *([self.polygons] if self.polygons else [])]
 
 
-def predict(
+def predict(  # noqa: PLR0913 - the options of a verb
     scenes: Sequence[str | Path],
     out: str | Path,
     *,
@@ -73,6 +73,7 @@ def predict(
     threshold: float | None = None,
     workers: int = 0,
     scheduler: str | None = None,
+    settings: Sequence[str] = (),
     overwrite: bool = False,
 ) -> list[Prediction]:
     """Score scenes with a bundle; write score rasters, class rasters and polygons.
@@ -86,10 +87,12 @@ def predict(
         threshold: score above which a pixel belongs to a polygon; None: the bundle's default.
         workers: 0: threads in this process; N: that many processes on this machine.
         scheduler: address of a running Dask scheduler (tcp://host:8786) whose workers see the same paths.
+        settings: other values than the bundle's in its sections score and predict, as `score.kind=energy`.
         overwrite: replace outputs that exist.
 
     Raises:
         BundleError: the bundle cannot be read.
+        ConfigError: a setting is none, or asks for a score that the bundle cannot give.
         DataError: a scene cannot be read or does not fit the bundle.
         OutputError: an output exists or cannot be written.
         TilesFailedError: a valid pixel came back without a score.
@@ -106,7 +109,7 @@ def predict(
             check_output(out, overwrite=overwrite)
         else:
             check_output(path, overwrite=overwrite)
-    model = ModelBundle.load(bundle)
+    model = ModelBundle.load(bundle).with_settings(settings)
     placed = [_check_scene(source, model) for source in sources]
     if together and len(set(placed)) > 1:
         raise ConfigError("some scenes have a CRS and some have none: they cannot share one file, predict them apart")
@@ -248,7 +251,7 @@ def _score_to_staging(
 
 def _style(scores: Path, model: ModelBundle, threshold: float) -> str:
     """The style of a finished score raster; scores without bounds are coloured over the range they have there."""
-    if model.config.score.kind not in ("max_logit", "energy"):
+    if model.config.score.kind in ("jsd", "max_softmax", "entropy"):
         return qgis.score_style(threshold)
     with open_raster(scores) as raster:
         found = raster.tags(1)

@@ -13,9 +13,18 @@ from pathlib import Path
 import torch
 
 from geood.config import Config, load_config, to_yaml
-from geood.errors import OutputError
+from geood.errors import ConfigError, OutputError
+from geood.flow import Flow
+from geood.segmenter import Segmenter
 
 FREE = ("data.workers", "data.test_images", "data.test_labels", "score", "predict")  # do not change what is trained
+# What a run must share with one whose first stages it takes over, and what may differ within that.
+SHARED = ("data", "bands", "segmenter", "flow", "train.seed")
+APART = (
+    *(f"data.{key}" for key in ("workers", "test_images", "test_labels")),
+    *(f"segmenter.{key}" for key in ("outlier", "weights", "checkpointing")),
+    "flow.checkpointing",
+)
 FIELDS = ("stage", "step", "figure", "value")
 
 
@@ -29,10 +38,9 @@ def check_run(run: Path, config: Config, *, resume: bool) -> None:
     if saved.exists() and not resume:
         raise OutputError(f"{run}: holds a run already; add --resume to go on with it, or give another --out")
     if saved.exists():
-        before, now = load_config(saved).model_dump(), config.model_dump()
-        changed = [f"{s}.{k}" for s in now for k in now[s] if now[s][k] != before[s][k]]
+        changed = _changed(load_config(saved), config)
         if not (run / "model.safetensors").exists():
-            changed = [key for key in changed if key not in FREE and key.partition(".")[0] not in FREE]
+            changed = [key for key in changed if not _among(key, FREE)]
         if changed:
             raise OutputError(
                 f"{run}: was begun with other values of {', '.join(changed)}; give those, or another --out"
@@ -52,6 +60,44 @@ def make_run(run: Path, config: Config) -> None:
         (run / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{run}: cannot be made ({error.strerror}); give another --out") from None
+
+
+def take_stages(source: Path, config: Config, *, segmenter: Segmenter, flow: Flow | None) -> dict[str, float]:
+    """Fill the networks with what the first two stages of another run ended with; returns their last figures.
+
+    Raises:
+        ConfigError: if that run has other data or networks, or did not finish those stages.
+    """
+    saved, key = source / "config.yaml", f"train.stages_from: {source}"
+    if not saved.exists():
+        raise ConfigError(f"{key} is not the folder of a run; name one that `geood train` made")
+    changed = [k for k in _changed(load_config(saved), config) if _among(k, SHARED) and not _among(k, APART)]
+    if flow is None:
+        changed = [k for k in changed if not k.startswith("flow.")]
+    if changed:
+        raise ConfigError(f"{key} was trained with other values of {', '.join(changed)}; give those, or train anew")
+    figures: dict[str, float] = {}
+    for stage, network in (("segmenter", segmenter), ("flow", flow)):
+        checkpoint = source / "checkpoints" / f"{stage}.ckpt"
+        if network is None:
+            continue
+        if not checkpoint.exists():
+            raise ConfigError(f"{key} has no stage {stage}; give train.{stage}_steps there and train it with --resume")
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        state = {k.removeprefix(f"{stage}."): v for k, v in state.items() if k.startswith(f"{stage}.")}
+        network.take_classes(state) if isinstance(network, Segmenter) else network.load_state_dict(state)
+        figures |= last_metrics(source / "metrics.csv", stage)
+    return figures
+
+
+def _changed(before: Config, now: Config) -> list[str]:
+    """The keys, as section.key, whose values differ."""
+    old, new = before.model_dump(), now.model_dump()
+    return [f"{section}.{key}" for section in new for key in new[section] if new[section][key] != old[section][key]]
+
+
+def _among(key: str, names: tuple[str, ...]) -> bool:
+    return key in names or key.partition(".")[0] in names
 
 
 def steps_done(checkpoint: Path) -> int:

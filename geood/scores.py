@@ -2,8 +2,8 @@
 
 The score of the method is the Jensen-Shannon divergence between the uniform distribution and the softmax, turned round
 and divided by its largest value, so that 1 says "no class at all" and 0 "one class for sure" whatever the number of
-classes. The usual baselines stand beside it and are read off the same logits. This room holds pure functions of
-tensors; thresholds, tiles and class names are other rooms' matter.
+classes. The usual baselines stand beside it and are read off the same logits; two more take a segmenter's outlier
+output. This room holds pure functions of tensors; what needs statistics of inliers is in `inliers`.
 
 With r = K p, the divergence is the sum over classes of r ln r - (1 + r) ln((1 + r) / 2), divided by 2K. Each summand is
 non-negative and vanishes at r = 1, so nothing large cancels near the uniform distribution, and one exponential and one
@@ -16,10 +16,14 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from geood.operators import start_vector_functions
 
 start_vector_functions()
+
+LOGIT_SCORES = ("jsd", "max_softmax", "max_logit", "entropy", "energy")
+OUTLIER_SCORES = {"head": ("hybrid",), "class": ("uno",), "none": ()}  # by what the outlier output is
 
 
 def score_max(classes: int) -> float:
@@ -70,7 +74,27 @@ def anomaly_score(logits: Tensor, kind: str, temperature: float = 1.0) -> Tensor
             return _entropy(scaled) / math.log(scaled.shape[1])
         if kind == "energy":
             return -temperature * scaled.logsumexp(1)
-    raise ValueError(f"no score is called {kind!r}; there are jsd, max_softmax, max_logit, entropy and energy")
+    raise ValueError(f"no score of logits is called {kind!r}; there are {', '.join(LOGIT_SCORES)}")
+
+
+def outlier_score(logits: Tensor, outlier: Tensor, kind: str) -> Tensor:
+    """The score `kind` from logits (B, K, H, W) and the outlier logit (B, H, W), to (B, H, W) float32, no gradient.
+
+    `hybrid` is ln P(outlier) - logsumexp(logits): both say how unlikely the pixel is, one learned from negatives, one
+    from inliers (arXiv 2207.02606). `uno` is the probability of the outlier class less that of the likeliest other, in
+    [-1, 1]: negative objectness and uncertainty together (arXiv 2402.15374).
+
+    Raises:
+        ValueError: if `kind` is neither.
+    """
+    with torch.no_grad():
+        wide, beside = logits.float(), outlier.float()
+        if kind == "hybrid":
+            return functional.logsigmoid(beside) - wide.logsumexp(1)
+        if kind == "uno":
+            whole = torch.logaddexp(wide.logsumexp(1), beside)
+            return (beside - whole).exp() - (wide.amax(1) - whole).exp()
+    raise ValueError(f"no score of an outlier output is called {kind!r}; there are hybrid and uno")
 
 
 def _ratios(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:

@@ -27,12 +27,13 @@ import torch
 from numpy.typing import NDArray
 
 from geood.bundle import ModelBundle
-from geood.config import PredictConfig
+from geood.config import PredictConfig, ScoreConfig
 from geood.errors import BundleError, ConfigError, GeoodError, OutputError, TilesFailedError
 from geood.grid import Grid, Tile, Window, tile_grid
 from geood.memory import KEEP_FREED_MEMORY
 from geood.progress import Progress
 from geood.raster import NO_CLASS, Scene, ScoreWriter
+from geood.segmenter import Answer
 
 
 class ScoredTile(NamedTuple):
@@ -130,14 +131,15 @@ def score_scene(
     with Scene.open(scene, nodata=model.bands.nodata) as opened:
         grid = opened.grid
     settings = model.config.predict
-    batches = list(_batches(grid, settings))
+    batches = list(_batches(grid, settings, model.halo_px))
     slots = 2 * max(1, sum(client.nthreads().values()))
     waiting = iter(batches)
     state = scene.stat()
     job = (str(scene.resolve()), f"{state.st_mtime_ns} {state.st_size}", str(bundle.resolve()), model.identity)
+    score = model.config.score
 
     def submit(batch: tuple[Tile, ...]) -> Any:
-        return client.submit(score_tiles, *job, batch, pure=False)
+        return client.submit(score_tiles, *job, score, batch, pure=False)
 
     valid_pixels, holes = 0, []
     with Progress(scene.name, len(batches)) as progress:
@@ -162,17 +164,19 @@ def score_scene(
 
 
 def score_tiles(  # noqa: PLR0917 - Dask passes them on by position
-    scene: str, state: str, bundle: str, identity: str, tiles: tuple[Tile, ...]
+    scene: str, state: str, bundle: str, identity: str, score: ScoreConfig, tiles: tuple[Tile, ...]
 ) -> list[ScoredTile]:
     """What a Dask worker does: read tiles of one shape, score them together, cut off the halo.
 
     Takes paths and windows only, with the `state` (time and size) of the scene and the `identity` of the bundle, so
-    that a worker that outlives a command never answers from an older file. The bundle is loaded once per process, the
-    scene opened once per thread. Tiles without a valid pixel in their write window give no result.
+    that a worker that outlives a command never answers from an older file; `score` says what is asked. The bundle is
+    loaded once per process, the scene opened once per thread. Tiles without a valid pixel in their write window give no
+    result.
     """
     try:
         model, device = _worker_model(bundle, identity)
-        return _score_tiles(_worker_scene(scene, state, model.bands.nodata), model, device=device, tiles=tiles)
+        opened = _worker_scene(scene, state, model.bands.nodata)
+        return _score_tiles(opened, model.with_score(score), device=device, tiles=tiles)
     except GeoodError as error:
         failure = error
     failure.__context__ = failure.__cause__ = None  # GDAL's exceptions do not travel between processes
@@ -187,24 +191,28 @@ def _score_tiles(
         pixels, valid = opened.read(tile.read, model.bands.indexes)
         if valid[tile.core].any():
             images.append(model.bands.scale(pixels, valid))
-            valids.append(valid[tile.core])
+            valids.append(valid)
             kept.append(tile)
     if not kept:
         return []
+    image, known = (torch.from_numpy(np.stack(arrays)).to(device) for arrays in (images, valids))
     with torch.inference_mode():
-        logits = model.logits(torch.from_numpy(np.stack(images)).to(device))
-        return [
-            _scored(tile, logits[i : i + 1, :, *tile.core], model, valid=valid)
-            for i, (tile, valid) in enumerate(zip(kept, valids, strict=True))
-        ]
+        answer = model.answer(image)
+        return [_scored(tile, i, model, answer=answer, image=image, valid=known) for i, tile in enumerate(kept)]
 
 
-def _scored(tile: Tile, logits: torch.Tensor, model: ModelBundle, *, valid: NDArray[np.bool_]) -> ScoredTile:
-    """What one tile's logits (1, K, h, w), halo cut off, say about its valid pixels (h, w)."""
-    score = model.score_of(logits)[0].cpu().numpy()
-    classes = logits.argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
-    score[~valid], classes[~valid] = np.nan, NO_CLASS
-    return ScoredTile(tile.write, score, classes, int(np.count_nonzero(valid)))
+def _scored(
+    tile: Tile, i: int, model: ModelBundle, *, answer: Answer, image: torch.Tensor, valid: torch.Tensor
+) -> ScoredTile:
+    """What the answer to image `i` of a batch says about the valid pixels of its tile, halo cut off."""
+    rows, cols = tile.core
+    here = slice(i, i + 1)
+    one = Answer(answer.logits[here], None if answer.outlier is None else answer.outlier[here], answer.features[here])
+    score = model.score_of(one, image[here], valid[here], core=tile.core)[0].cpu().numpy()
+    classes = one.logits[0, :, rows, cols].argmax(dim=0).to(torch.uint8).cpu().numpy()
+    known = valid[i, rows, cols].cpu().numpy()
+    score[~known], classes[~known] = np.nan, NO_CLASS
+    return ScoredTile(tile.write, score, classes, int(np.count_nonzero(known)))
 
 
 _models: dict[tuple[str, str], tuple[ModelBundle, torch.device]] = {}
@@ -255,9 +263,9 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _batches(grid: Grid, settings: PredictConfig) -> Iterator[tuple[Tile, ...]]:
+def _batches(grid: Grid, settings: PredictConfig, halo_px: int) -> Iterator[tuple[Tile, ...]]:
     """Tiles in reading order, alone on a CPU, in runs of one shape on a GPU."""
-    tiles = tile_grid(grid.height, grid.width, tile_px=settings.tile_px, halo_px=settings.halo_px)
+    tiles = tile_grid(grid.height, grid.width, tile_px=settings.tile_px, halo_px=halo_px)
     size = settings.batch if torch.cuda.is_available() else 1
     for _, alike in itertools.groupby(tiles, key=lambda t: (t.read.height, t.read.width)):
         while batch := tuple(itertools.islice(alike, size)):

@@ -5,6 +5,9 @@ not depend on the tile. `ldn121` is the paper's Ladder-DenseNet-121 (arXiv 2112.
 own, spatial pyramid pooling on top, rungs of 256, 256 and 128 channels, 11.1 million parameters. It takes images as
 they are; the other standardizes them inside. So a flow's sample in [0, 1] can be pasted into an input of both.
 
+Beside the classes a segmenter may say of each pixel how much it is an outlier: by a head of two channels on the
+decoder's features (the binary head of DenseHybrid, arXiv 2207.02606), or by one class more (UNO, arXiv 2402.15374).
+
 Encoder weights are random, come from a local safetensors file, or, where the config asks for "imagenet", are fetched by
 timm when a training starts; a bundle never fetches any. This room knows neither files of scenes nor class names.
 """
@@ -13,13 +16,17 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from geood.config import SegmenterConfig
 from geood.errors import ConfigError
@@ -31,8 +38,20 @@ IMAGENET = "imagenet"
 NON_COMMERCIAL = re.compile(r"^(mit_b\d|segformer)")  # NVIDIA's SegFormer encoders
 
 
+class Answer(NamedTuple):
+    """What a segmenter says of images (B, C, H, W).
+
+    `logits` (B, K, H, W) of the classes; `outlier` (B, H, W), the logit of being none of them, None where the network
+    has no output for that; `features` (B, D, H / 4, W / 4), what the decoder made of the image.
+    """
+
+    logits: Tensor
+    outlier: Tensor | None
+    features: Tensor
+
+
 class Segmenter(nn.Module):
-    """Logits (B, `classes`, H, W) of images (B, `bands`, H, W) in [0, 1]; H and W are multiples of `stride`.
+    """An `Answer` to images (B, `bands`, H, W) in [0, 1] about `classes` classes; H and W are multiples of `stride`.
 
     Raises:
         ConfigError: if the encoder is unknown, refused or without features at strides 4 to 32, or if its weights file
@@ -45,7 +64,8 @@ class Segmenter(nn.Module):
 
     def __init__(self, bands: int, classes: int, config: SegmenterConfig) -> None:
         super().__init__()
-        self.bands = bands
+        self.bands, self.outlier = bands, config.outlier
+        self.checkpointing = config.checkpointing
         self.encoder, widths = _encoder(bands, config)
         if config.network == "ldn121":
             _pool_as_ldn(self.encoder)
@@ -56,12 +76,14 @@ class Segmenter(nn.Module):
             channels, mean, std = [config.decoder_channels] * len(widths), 0.5, 0.25
         self.decoder = Ladder(widths, top=top, channels=channels)
         self.head = unit(channels[-1], classes, kernel=1, bias=True)
+        beside = {"none": 0, "head": 2, "class": 1}[config.outlier]
+        self.outlier_head = unit(channels[-1], beside, kernel=1, bias=True) if beside else None
         self.register_buffer("mean", torch.full((bands,), mean))
         self.register_buffer("std", torch.full((bands,), std))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the faster layout: a tenth to a third on CPUs
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits of `image`.
+    def forward(self, image: Tensor) -> Answer:
+        """What the network says of `image`.
 
         Raises:
             ValueError: if bands or size do not fit.
@@ -73,8 +95,70 @@ class Segmenter(nn.Module):
             raise ValueError(f"height and width must be multiples of {self.stride}, got {height} x {width}")
         standard = (image - self.mean[:, None, None]) / self.std[:, None, None]
         standard = standard.contiguous(memory_format=torch.channels_last)
-        logits = self.head(self.decoder(self.encoder(standard)))
-        return enlarge(logits, (height, width))
+        with _checkpointed(self.encoder) if self.checkpointing and torch.is_grad_enabled() else ExitStack():
+            encoded = self.encoder(standard)
+        features = self.decoder(encoded)
+        logits = enlarge(self.head(features), (height, width))
+        if self.outlier_head is None:
+            return Answer(logits, None, features)
+        beside = self.outlier_head(features)
+        outlier = beside if self.outlier == "class" else beside[:, 1:] - beside[:, :1]
+        return Answer(logits, enlarge(outlier, (height, width))[:, 0], features)
+
+    def take_classes(self, state: Mapping[str, Tensor]) -> None:
+        """Take the weights of a segmenter of the same classes; an outlier output that it lacks stays as it was.
+
+        Raises:
+            RuntimeError: if they are those of another network.
+        """
+        own = {name: tensor for name, tensor in self.state_dict().items() if name.startswith("outlier_head.")}
+        self.load_state_dict({**own, **{k: v for k, v in state.items() if not k.startswith("outlier_head.")}})
+
+
+@contextmanager
+def _checkpointed(network: nn.Module) -> Iterator[None]:
+    """While this lasts, blocks of `network` keep their inputs only and compute the rest again in the backward pass.
+
+    A block is a smallest module of two convolutions or more (a dense layer, a residual block). Its batch norms learn
+    from the first pass alone.
+    """
+    blocks = [module for module in network.modules() if _is_block(module)]
+    for block in blocks:
+        block.forward = partial(_twice, block, block.forward)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+def _twice(block: nn.Module, forward: Any, features: Any) -> Any:
+    """A block's output, to be computed again for the backward pass from what the features are now."""
+    kept = list(features) if isinstance(features, list) else features  # dense blocks go on to lengthen their list
+    contexts = lambda: (ExitStack(), _without_statistics(block))  # noqa: E731
+    return checkpoint(forward, kept, use_reentrant=False, context_fn=contexts)
+
+
+def _is_block(module: nn.Module) -> bool:
+    return _convolutions(module) > 1 and all(_convolutions(child) < 2 for child in module.children())
+
+
+def _convolutions(module: nn.Module) -> int:
+    return sum(isinstance(part, nn.Conv2d) for part in module.modules())
+
+
+@contextmanager
+def _without_statistics(network: nn.Module) -> Iterator[None]:
+    """What batch norms learn of their batches while this lasts is forgotten."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    kept = [dict(norm.named_buffers()) for norm in norms]
+    for norm, buffers in zip(norms, kept, strict=True):
+        norm._buffers.update({name: buffer.clone() for name, buffer in buffers.items()})
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, kept, strict=True):
+            norm._buffers.update(buffers)
 
 
 def _encoder(bands: int, config: SegmenterConfig) -> tuple[nn.Module, list[int]]:

@@ -1,14 +1,18 @@
 """One step of each stage of training: the segmenter alone, the flow alone, both with pasted negatives.
 
 `Stage` is the mathematics of a step and of a validation, in the form that Lightning's Trainer runs; the order of
-stages, files and checkpoints are the matter of `training`. Every random number of a step comes from a generator seeded
-by (seed, stage, step). Each stage has its own optimizer state; in the joint stage one Adam holds both networks as
-groups with their own learning rates, which is the same as two Adams stepped together.
+stages, files and checkpoints are the matter of `training`, rates and optimizers of `optimizers`. Every random number of
+a step comes from a generator seeded by (seed, stage, step).
+
+The two terms on pixels share one forward pass. Where only the negatives' term is to move the flow, its gradient at the
+pasted pixels is taken by itself (one more backward pass as far as the image) and handed on to the flow alone.
 """
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,19 +28,24 @@ declare_missing_operators()
 
 import lightning.pytorch as pl  # noqa: E402
 
-from geood.config import Config  # noqa: E402
-from geood.datasets.scenes import seed_of  # noqa: E402
+from geood.config import IGNORE, Config  # noqa: E402
+from geood.datasets.crops import seed_of  # noqa: E402
 from geood.errors import TrainingError  # noqa: E402
 from geood.flow import Flow  # noqa: E402
-from geood.losses import class_nll, joint_loss  # noqa: E402
+from geood.losses import Losses, class_nll, joint_loss  # noqa: E402
 from geood.metrics import Confusion  # noqa: E402
-from geood.negatives import PastedBatch, draw_boxes, draw_size, paste  # noqa: E402
+from geood.negatives import PastedBatch, draw_boxes, draw_size, draw_strength, paste, unpasted  # noqa: E402
+from geood.optimizers import make_optimizer, schedules  # noqa: E402
+from geood.patches import Photographs, draw_patches  # noqa: E402
+from geood.scores import anomaly_score  # noqa: E402
 from geood.segmenter import Segmenter  # noqa: E402
 
 __all__ = ["STAGES", "Plan", "Stage", "cut_crops", "pl", "plans", "sample_picture"]
 
+log = logging.getLogger("geood")
 STAGES = ("segmenter", "flow", "joint")
-WARM_UP = 100  # steps over which each stage's learning rate rises
+PULL = 2.0**16  # the gradient handed to the flow is taken this many times as large, so that half precision holds it
+OUTSIDE, SPREAD, FORGOTTEN, DROWNED = 0.1, 0.02, 0.3, 0.03  # limits that `troubles` warns beyond
 SAMPLES = 16  # synthetic negatives drawn in the picture of a validation
 
 
@@ -55,11 +64,14 @@ class Plan:
 
 
 def plans(config: Config) -> list[Plan]:
-    """The stages that the config asks for, in order; a stage of 0 steps is left out."""
+    """The stages that the config asks for, in order; without those of 0 steps, taken over, or of a flow not needed."""
     made = []
+    wanted = {"joint"} if config.train.stages_from else set(STAGES)
+    if config.negatives.source != "flow":
+        wanted.discard("flow")
     for stage in STAGES:
         steps: int = getattr(config.train, f"{stage}_steps")
-        if steps:
+        if steps and stage in wanted:
             epochs = max(1, round(steps / config.train.validate_every))
             made.append(Plan(stage, epochs, math.ceil(steps / epochs)))
     return made
@@ -68,19 +80,34 @@ def plans(config: Config) -> list[Plan]:
 class Stage(pl.LightningModule):
     """One training step and one validation of a stage, as the paper's equations say.
 
-    Holds the networks that the stage moves: both in "joint", one in "segmenter" and "flow".
+    Holds the networks that the stage moves, and in "joint" the flow even where it stays as it is. `photographs` cuts
+    negatives from photographs, where the config wants those; `before` are the last validation figures of the stages
+    before, named `stage/figure`.
     """
 
     def __init__(
-        self, plan: Plan, config: Config, *, segmenter: Segmenter, flow: Flow, step: tuple[float, ...]
+        self,
+        plan: Plan,
+        config: Config,
+        *,
+        segmenter: Segmenter,
+        flow: Flow | None,
+        photographs: Photographs | None = None,
+        before: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
-        self.plan, self.config = plan, config
+        self.plan, self.config, self.photographs = plan, config, photographs
+        self.before = dict(before or {})
         self.segmenter = segmenter if plan.stage != "flow" else None
         self.flow = flow if plan.stage != "segmenter" else None
-        self.register_buffer("step_size", torch.tensor(step, dtype=torch.float32), persistent=False)
         self.figures: dict[str, Tensor] = {}  # of the last step
         self.validated: dict[str, float] = {}  # of the last validation
+        self._warned: set[str] = set()
+
+    @property
+    def flow_learns(self) -> bool:
+        """Whether this stage moves the flow."""
+        return self.flow is not None and (self.plan.stage == "flow" or self.config.train.joint_flow_lr > 0)
 
     def generator(self) -> torch.Generator:
         """The generator of this step: a function of seed, stage and step alone."""
@@ -101,28 +128,63 @@ class Stage(pl.LightningModule):
 
     def _segmenter_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         assert self.segmenter is not None
-        return {"loss": class_nll(self.segmenter(batch["image"]), batch["mask"])}
+        answer = self.segmenter(batch["image"])
+        loss = class_nll(answer.logits, batch["mask"])
+        if answer.outlier is not None:  # learns nothing yet, but where several devices train all must be reached
+            loss = loss + 0.0 * answer.outlier.sum()
+        return {"loss": loss}
 
     def _flow_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Likelihood of crops of the sizes that patches will have."""
         assert self.flow is not None
         generator = self.generator()
-        pasted = self._paste(batch, generator, patches=None)
-        if not len(pasted.crops):
+        crops = cut_crops(batch, self._draw_size(generator), generator)
+        if crops is None:
             return {"loss": self._no_flow()}
-        return {"loss": self.flow.bits_per_dimension(pasted.crops, generator).mean()}
+        return {"loss": self.flow.bits_per_dimension(crops, generator).mean()}
 
     def _joint_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        assert self.segmenter is not None and self.flow is not None
-        generator = self.generator()
-        pasted = self._paste(batch, generator, patches=self.flow)
-        log_prob = (
-            self.flow.log_prob(self.flow.dequantize(pasted.crops, generator), generator) if len(pasted.crops) else None
-        )
-        losses = joint_loss(
-            self.segmenter(pasted.image), pasted, log_prob, config=self.config.loss, step=self.step_size
-        )
-        total = losses.total if log_prob is not None else losses.total + self._no_flow()
-        return {"loss": total, "class": losses.classification, "jsd": losses.jsd, "bpd": losses.flow}
+        assert self.segmenter is not None
+        generator, settings = self.generator(), self.config.loss
+        pasted = self._paste(batch, generator)
+        bits = None
+        if self.flow is not None and self.flow_learns and pasted.crops:
+            bits = torch.cat([self.flow.bits_per_dimension(crops, generator) for crops in pasted.crops])
+        all_terms = settings.class_to_flow and settings.negative_to_flow and self.segmenter.outlier == "none"
+        apart = pasted.image.requires_grad and not all_terms
+        seen = pasted._replace(image=pasted.image.detach().requires_grad_()) if apart else pasted
+        answer = self.segmenter(seen.image)
+        losses = joint_loss(answer, seen, bits, kind=self.config.segmenter.outlier, config=settings)
+        total = losses.total
+        if apart:
+            total = total + self._pull(losses, seen.image, pasted.image)
+        if self.flow_learns and not pasted.crops:
+            total = total + self._no_flow()
+        figures = {"loss": total, "class": losses.classification, "negative": losses.negative}
+        figures |= {"bpd": losses.flow} if bits is not None else {}
+        figures |= {"outlier": losses.outlier} if answer.outlier is not None else {}
+        return figures | self._gap(answer.logits.detach(), pasted)
+
+    def _pull(self, losses: Losses, seen: Tensor, pasted: Tensor) -> Tensor:
+        """A zero whose gradient in the flow is that of the terms which are to move it, through the pasted pixels.
+
+        `seen` is what the segmenter saw, cut from the graph that `pasted` still belongs to.
+        """
+        settings = self.config.loss
+        moving = losses.negative * (settings.negative_to_flow * settings.negative_weight)
+        moving = moving + losses.classification * float(settings.class_to_flow)
+        [pull] = torch.autograd.grad(PULL * moving, seen, retain_graph=True)
+        along = (pasted * (pull / PULL)).sum()
+        return along - along.detach()
+
+    @torch.no_grad()
+    def _gap(self, logits: Tensor, pasted: PastedBatch) -> dict[str, Tensor]:
+        """How much higher negatives score than labelled pixels on average: what the joint stage is to widen."""
+        inlier = pasted.mask != IGNORE
+        if not pasted.negative.any() or not inlier.any():
+            return {}
+        score = anomaly_score(logits, "jsd")
+        return {"gap": score[pasted.negative].mean() - score[inlier].mean()}
 
     def _no_flow(self) -> Tensor:
         """A zero that touches every parameter of the flow: nowhere in this batch was enough data for a patch.
@@ -132,33 +194,47 @@ class Stage(pl.LightningModule):
         assert self.flow is not None
         return torch.stack([p.sum() for p in self.flow.parameters()]).sum() * 0.0
 
-    def _paste(self, batch: dict[str, Any], generator: torch.Generator, *, patches: Flow | None) -> PastedBatch:
-        """Paste samples of the flow (None: leave the images, only take the crops) in one box of each image."""
-        assert self.flow is not None
-        settings = self.config.negatives
-        size = draw_size(settings, multiple=max(8, self.flow.multiple), generator=generator)
-        boxes = draw_boxes(batch["valid"], size, generator)
-        image = batch["image"]
-        if patches is None:
-            samples = image.new_zeros(len(image), image.shape[1], *size)
-        else:
-            samples = patches.sample(len(image), *size, temperature=settings.temperature, generator=generator)
-        return paste(image, batch["mask"], batch["valid"], samples.to(image.dtype), boxes)
+    def _draw_size(self, generator: torch.Generator) -> tuple[int, int]:
+        multiple = max(8, self.flow.multiple if self.flow is not None else 8)
+        return draw_size(self.config.negatives, multiple=multiple, generator=generator)
 
-    def on_validation_start(self) -> None:
-        classes = len(self.config.data.classes)
-        self._confusion = Confusion(classes)
+    def _paste(self, batch: dict[str, Any], generator: torch.Generator) -> PastedBatch:
+        """Paste the config's number of patches into each image; where none fits any more, fewer."""
+        settings = self.config.negatives
+        pasted = unpasted(batch["image"], batch["mask"])
+        for _ in range(settings.patches if settings.source != "none" else 0):
+            size = self._draw_size(generator)
+            boxes = draw_boxes(batch["valid"] & ~pasted.covered, size, generator)
+            moved = self.flow_learns and (self.config.loss.negative_to_flow or self.config.loss.class_to_flow)
+            with torch.set_grad_enabled(moved):
+                patches = draw_patches(
+                    settings,
+                    size,
+                    image=batch["image"],
+                    valid=batch["valid"],
+                    flow=self.flow,
+                    photographs=self.photographs,
+                    generator=generator,
+                )
+            strength = draw_strength(settings, len(patches), size, patches)
+            pasted = paste(pasted, batch["valid"], patches.to(pasted.image.dtype), strength, boxes)
+        return pasted
+
+    def on_validation_epoch_start(self) -> None:
+        self._confusion = Confusion(len(self.config.data.classes))
         self._nll: list[float] = []
         self._bpd: list[float] = []
+        self._drawn = {} if self.flow is None else self._draw_samples()
 
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
         if self.segmenter is not None:
-            logits = self.segmenter(batch["image"]).float()
+            logits = self.segmenter(batch["image"]).logits.float()
             self._nll.append(float(class_nll(logits, batch["mask"])))
             self._confusion.update(logits.argmax(1).cpu().numpy(), batch["mask"].cpu().numpy())
         if self.flow is not None:
             generator = torch.Generator(device=self.device).manual_seed(index)
-            crops = cut_crops(batch, self.config.negatives.patch_max_px, generator)
+            side = self.config.negatives.patch_max_px
+            crops = cut_crops(batch, (side, side), generator)
             if crops is not None:
                 self._bpd += self.flow.bits_per_dimension(crops, generator).tolist()
 
@@ -168,15 +244,19 @@ class Stage(pl.LightningModule):
             found |= {"class": float(np.mean(self._nll)), "miou": float(self._confusion.miou)}
         if self.flow is not None:
             found["bpd"] = float(np.mean(self._bpd)) if self._bpd else float("nan")
-            found |= self._draw_samples()
-        self.validated = found
+        self.validated = found | self._drawn
+        if self.plan.stage == "joint" and self.trainer.is_global_zero:
+            for trouble in troubles(self.validated, self.before):
+                if trouble not in self._warned:
+                    log.warning("step %d of the joint stage: %s", self.global_step, trouble)
+                    self._warned.add(trouble)
 
     @torch.no_grad()
     def _draw_samples(self) -> dict[str, float]:
-        """Write a picture of flow samples; return the share of their values outside [0, 1].
+        """Write a picture of flow samples; return the share of their values outside [0, 1] and their spread.
 
-        A flow that was driven off the images shows here first, as saturated checkerboard, while its likelihood still
-        looks fine.
+        A flow that was driven off the images shows here first, as saturated checkerboard or as one even colour, while
+        its likelihood still looks fine.
         """
         assert self.flow is not None
         side = self.config.negatives.patch_max_px
@@ -193,29 +273,15 @@ class Stage(pl.LightningModule):
             board = self.logger.experiment if self.logger else None
             if board is not None:
                 board.add_image("samples", np.asarray(picture), self.global_step, dataformats="HWC")
-        return {"outside": outside}
+        return {"outside": outside, "spread": float(samples.std(0).mean())}
 
     def configure_optimizers(self) -> Any:
-        train = self.config.train
-        joint = self.plan.stage == "joint"
-        groups: list[dict[str, Any]] = []
-        if self.segmenter is not None:
-            lr = train.joint_segmenter_lr if joint else train.segmenter_lr
-            groups.append({"params": list(self.segmenter.parameters()), "lr": lr, "weight_decay": train.weight_decay})
-        if self.flow is not None:
-            lr = train.joint_flow_lr if joint else train.flow_lr
-            groups.append({"params": list(self.flow.parameters()), "lr": lr, "weight_decay": 0.0})
-        optimizer = torch.optim.AdamW(groups)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        optimizer = make_optimizer(
+            self.config.train, self.plan.stage, segmenter=self.segmenter, flow=self.flow if self.flow_learns else None
+        )
+        rates = schedules(optimizer, self.config.train, steps=self.plan.steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _rate(self, step: int) -> float:
-        """Learning rate at a step as a share of the config's: a linear rise, then a cosine to a hundredth."""
-        rise = min(WARM_UP, max(1, self.plan.steps // 10))
-        if step < rise:
-            return (step + 1) / rise
-        done = (step - rise) / max(1, self.plan.steps - rise)
-        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
         for network, norm in ((self.segmenter, 10.0), (self.flow, 10.0)):
@@ -223,11 +289,32 @@ class Stage(pl.LightningModule):
                 nn.utils.clip_grad_norm_(network.parameters(), norm)
 
 
-def cut_crops(batch: dict[str, Any], side: int, generator: torch.Generator) -> Tensor | None:
-    """Squares (N, C, side, side) from places with data, one from each image that has one; None if none has."""
-    boxes = draw_boxes(batch["valid"], (side, side), generator)
+def troubles(now: Mapping[str, float], before: Mapping[str, float]) -> list[str]:
+    """What validation figures of the joint stage say is going wrong, compared with those before it, and what helps."""
+    found = []
+    if now.get("outside", 0.0) > OUTSIDE:
+        found.append(
+            "negatives leave the range of the images (see samples/): the flow is being driven off; lower "
+            "train.joint_flow_lr or raise loss.flow_weight"
+        )
+    if now.get("spread", 1.0) < SPREAD:
+        found.append(
+            "negatives have become all alike (see samples/); lower train.joint_flow_lr or raise loss.flow_weight"
+        )
+    if now.get("bpd", 0.0) - before.get("flow/bpd", math.inf) > FORGOTTEN:
+        found.append("the flow forgets the images (bits per dimension rise); lower train.joint_flow_lr")
+    if before.get("segmenter/miou", 0.0) - now.get("miou", math.inf) > DROWNED:
+        found.append(
+            "negatives drown inlier classes (mIoU falls); lower loss.negative_weight or negatives.patch_max_px"
+        )
+    return found
+
+
+def cut_crops(batch: dict[str, Any], size: tuple[int, int], generator: torch.Generator) -> Tensor | None:
+    """Crops (N, C, h, w) of a size from places with data, one from each image that has one; None if none has."""
+    boxes = draw_boxes(batch["valid"], size, generator)
     places = [(image, *box) for image, box in zip(batch["image"], boxes, strict=True) if box is not None]
-    cut = [image[:, row : row + side, col : col + side] for image, row, col in places]
+    cut = [image[:, row : row + size[0], col : col + size[1]] for image, row, col in places]
     return torch.stack(cut) if cut else None
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,22 +22,29 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, default_collate
 
-from geood.bundle import ModelBundle
+from geood.bundle import ModelBundle, check_score
 from geood.config import FALSE_POSITIVE_RATES, IGNORE, Config
-from geood.datasets.scenes import Scenes, open_scenes
+from geood.datasets import open_crops
+from geood.datasets.crops import Crops
+from geood.datasets.photographs import PhotographFolder
 from geood.errors import ConfigError, GeoodError, OutputError, TrainingError
 from geood.flow import Flow
+from geood.inliers import CLASS_SCORES, FEATURE_SCORES, InlierFit, Inliers
 from geood.metrics import INLIER, PixelCurve
+from geood.patches import Photographs
 from geood.progress import Progress
-from geood.runs import append_metrics, check_run, last_metrics, make_run, steps_done, trim_metrics
+from geood.runs import append_metrics, check_run, last_metrics, make_run, steps_done, take_stages, trim_metrics
+from geood.scores import LOGIT_SCORES, OUTLIER_SCORES
 from geood.segmenter import Segmenter
 from geood.stages import STAGES, Plan, Stage, cut_crops, pl, plans
 
 log = logging.getLogger("geood")
 FIRST_CROPS = 32  # training crops that the flow takes its starting point from
+FIT_CROPS = 256  # training crops that statistics of inliers are made from
 
 
 class EpochSlice(Sampler[int]):
@@ -56,17 +64,31 @@ class EpochSlice(Sampler[int]):
 
 
 class Keeper(pl.Callback):
-    """After each epoch: one row for every figure in metrics.csv and one checkpoint, both whole or not at all."""
+    """After each epoch: one row for every figure in metrics.csv and one checkpoint, both whole or not at all.
+
+    Also keeps the time: crops a second, and the share of it that went by waiting for data.
+    """
 
     def __init__(self, run: Path, plan: Plan, progress: Progress) -> None:
         self.run, self.plan, self.progress = run, plan, progress
         self.checkpoint = run / "checkpoints" / f"{plan.stage}.ckpt"
+        self.crops, self.busy, self.waited = 0, 0.0, 0.0  # seconds
+        self._mark = 0.0
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self._mark = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, *_: Any) -> None:
+        self.waited += self._passed()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, _: Any, batch: Any, *__: Any) -> None:
         assert isinstance(module, Stage)
+        self.busy += self._passed()
+        self.crops += len(batch["image"]) * trainer.world_size
         if trainer.global_step % 10 == 0 or self.progress.done + 1 >= self.progress.total:
             shown = {k: float(v) for k, v in module.figures.items()}
             shown |= {f"val {k}": module.validated[k] for k in ("miou", "bpd") if k in module.validated}
+            shown |= {"crops/s": self.crops / (self.busy + self.waited)}
             self.progress.advance(trainer.global_step - self.progress.done, **shown)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -85,6 +107,21 @@ class Keeper(pl.Callback):
         finally:
             if trainer.is_global_zero:
                 partial.unlink(missing_ok=True)
+
+    def on_train_end(self, *_: Any) -> None:
+        if self.crops:
+            total = self.busy + self.waited
+            log.info(
+                "%s: %.1f crops/s, %.0f %% of the time waiting for data",
+                self.plan.stage,
+                self.crops / total,
+                100 * self.waited / total,
+            )
+
+    def _passed(self) -> float:
+        """Seconds since the last call, on a GPU of what was handed to it."""
+        before, self._mark = self._mark, time.perf_counter()
+        return self._mark - before
 
 
 def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
@@ -110,39 +147,55 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
     if leader:
         check_run(run, config, resume=resume)
     _check_devices(config)
+    _check_sense(config)
     bundle_path = run / "model.safetensors"
     if bundle_path.exists() and resume:
         log.info("%s is finished already", run)
         return bundle_path
     torch.manual_seed(config.train.seed)
-    scenes = open_scenes(config)
-    segmenter = Segmenter(scenes.bands.count, len(config.data.classes), config.segmenter)
-    flow = Flow(scenes.bands.count, config.flow, scenes.bands.step)
+    crops = open_crops(config)
+    segmenter = Segmenter(crops.bands.count, len(config.data.classes), config.segmenter)
+    flow, photographs = _negatives(config, crops)
+    figures: dict[str, float] = {}
+    if config.train.stages_from:
+        figures |= take_stages(Path(config.train.stages_from), config, segmenter=segmenter, flow=flow)
     if leader:
         make_run(run, config)
-        scenes.write_split(run / "split.gpkg")
-    figures: dict[str, float] = {}
+        crops.write_split(run)
     for plan in plans(config):
-        if plan.stage != "segmenter" and not flow.initialized:
-            flow.initialize(_first_crops(scenes, config))
-        stage = Stage(plan, config, segmenter=segmenter, flow=flow, step=scenes.bands.step)
-        figures |= _run_stage(stage, run, scenes)
-    bundle = ModelBundle(
-        segmenter=segmenter.cpu().eval(),
-        flow=flow.cpu().eval(),
-        bands=scenes.bands,
-        config=config,
-        class_ids=scenes.class_ids,
-        resolution=scenes.resolution_m,
-        thresholds={},
-        metrics=figures,
-    )
+        if plan.stage != "segmenter" and flow is not None and not flow.initialized:
+            flow.initialize(_first_crops(crops, config))
+        stage = Stage(plan, config, segmenter=segmenter, flow=flow, photographs=photographs, before=figures)
+        figures |= _run_stage(stage, run, crops)
     if leader:
-        _calibrated(bundle, scenes).save(bundle_path)
+        _finished(segmenter, flow, crops, figures).save(bundle_path)
     return bundle_path
 
 
-def _run_stage(stage: Stage, run: Path, scenes: Scenes) -> dict[str, float]:
+def _check_sense(config: Config) -> None:
+    """See that the config can give the score that it asks for."""
+    kinds = LOGIT_SCORES + CLASS_SCORES + OUTLIER_SCORES[config.segmenter.outlier]
+    check_score(
+        config.score.kind, kinds + (FEATURE_SCORES if config.score.feature_bank else ()), config.segmenter.outlier
+    )
+    if config.segmenter.outlier != "none" and (config.negatives.source == "none" or not config.train.joint_steps):
+        raise ConfigError(
+            f"segmenter.outlier {config.segmenter.outlier} learns from negatives in the joint stage, and there are "
+            "none; give negatives.source and train.joint_steps, or set segmenter.outlier to none"
+        )
+
+
+def _negatives(config: Config, crops: Crops) -> tuple[Flow | None, Photographs | None]:
+    """What makes the negatives, as far as the config's source needs something made."""
+    settings, bands = config.negatives, crops.bands
+    if settings.source == "flow":
+        return Flow(bands.count, config.flow, bands.step), None
+    if settings.folder is not None:
+        return None, PhotographFolder(Path(config.data.root) / settings.folder, bands=bands.count)
+    return None, None
+
+
+def _run_stage(stage: Stage, run: Path, crops: Crops) -> dict[str, float]:
     """Run one stage to its end (from its last checkpoint, if there is one); return its last validation figures."""
     plan, config = stage.plan, stage.config
     checkpoint = run / "checkpoints" / f"{plan.stage}.ckpt"
@@ -151,6 +204,7 @@ def _run_stage(stage: Stage, run: Path, scenes: Scenes) -> dict[str, float]:
         trim_metrics(run / "metrics.csv", plan.stage, begun)
     from lightning.pytorch.loggers import TensorBoardLogger
 
+    average = [EMAWeightAveraging(decay=config.train.average_decay)] if config.train.average_decay else []
     with Progress(plan.stage, plan.steps, start=begun) as progress, _quiet_lightning():
         trainer = pl.Trainer(
             accelerator=config.train.accelerator,
@@ -158,7 +212,7 @@ def _run_stage(stage: Stage, run: Path, scenes: Scenes) -> dict[str, float]:
             precision=config.train.precision,
             max_epochs=plan.epochs,
             logger=TensorBoardLogger(run, name="tensorboard", version=plan.stage),
-            callbacks=[Keeper(run, plan, progress)],
+            callbacks=[Keeper(run, plan, progress), *average],
             default_root_dir=run,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -170,11 +224,13 @@ def _run_stage(stage: Stage, run: Path, scenes: Scenes) -> dict[str, float]:
         try:
             trainer.fit(
                 stage,
-                train_dataloaders=_training_loader(stage, scenes, trainer),
-                val_dataloaders=DataLoader(scenes.validation(), batch_size=config.train.batch),
+                train_dataloaders=_training_loader(stage, crops, trainer),
+                val_dataloaders=DataLoader(crops.validation(), batch_size=config.train.batch),
                 ckpt_path=checkpoint if checkpoint.exists() else None,
                 weights_only=True,
             )
+            for callback in average:  # does nothing of itself in a stage that was finished before
+                callback.on_train_end(trainer, stage)
         except TrainingError as error:
             done = steps_done(checkpoint)
             last = f"{checkpoint} (step {done})" if done else "none in this stage yet"
@@ -215,27 +271,27 @@ def _is_leader() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
-def _first_crops(scenes: Scenes, config: Config) -> Tensor:
+def _first_crops(crops: Crops, config: Config) -> Tensor:
     """Crops (N, C, h, w) for the flow's starting point: where the largest patch fits in the first training crops."""
     side = config.negatives.patch_max_px
-    samples = scenes.training(config.train.seed, FIRST_CROPS)
+    samples = crops.training(config.train.seed, FIRST_CROPS)
     batch = default_collate([samples[i] for i in range(FIRST_CROPS)])
     generator = torch.Generator().manual_seed(config.train.seed)
-    crops = cut_crops(batch, side, generator)
-    if crops is None:
+    cut = cut_crops(batch, (side, side), generator)
+    if cut is None:
         raise TrainingError(
             f"no {side} x {side} pixels without a gap in {FIRST_CROPS} training crops, so no patch of that size fits; "
             "lower negatives.patch_max_px, or raise data.min_valid"
         )
-    return crops
+    return cut
 
 
-def _training_loader(stage: Stage, scenes: Scenes, trainer: pl.Trainer) -> DataLoader[Any]:
+def _training_loader(stage: Stage, crops: Crops, trainer: pl.Trainer) -> DataLoader[Any]:
     """Batches of a whole stage; each epoch takes the next slice of its positions."""
     plan, config = stage.plan, stage.config
     per_epoch = plan.epoch_steps * config.train.batch
     key = (config.train.seed, STAGES.index(plan.stage))
-    dataset = scenes.training(
+    dataset = crops.training(
         int(np.random.SeedSequence(key).generate_state(1)[0]),
         per_epoch * plan.epochs,
         rank=trainer.global_rank,
@@ -253,18 +309,52 @@ def _training_loader(stage: Stage, scenes: Scenes, trainer: pl.Trainer) -> DataL
     )
 
 
-def _calibrated(bundle: ModelBundle, scenes: Scenes) -> ModelBundle:
-    """The bundle with the thresholds that its scores on inlier pixels of the validation blocks give."""
-    curve = PixelCurve()
-    on_gpu = bundle.config.train.accelerator != "cpu" and torch.cuda.is_available()
-    device = torch.device("cuda" if on_gpu else "cpu")
-    bundle.to(device)
-    for batch in DataLoader(scenes.validation(), batch_size=bundle.config.train.batch):
-        score = bundle.score(batch["image"].to(device)).float().cpu().numpy()
-        curve.update(score, np.where(batch["mask"].numpy() == IGNORE, IGNORE, INLIER).astype(np.uint8))
-    bundle.to("cpu")
-    thresholds = {str(rate): float(curve.fpr_threshold(rate)) for rate in FALSE_POSITIVE_RATES}
-    return dataclasses.replace(bundle, thresholds=thresholds)
+def _finished(segmenter: Segmenter, flow: Flow | None, crops: Crops, figures: dict[str, float]) -> ModelBundle:
+    """The bundle, with what its scores need to know of inliers and the thresholds they have on the validation side."""
+    config = crops.config
+    on_gpu = config.train.accelerator != "cpu" and torch.cuda.is_available()
+    bundle = ModelBundle(
+        segmenter=segmenter.eval(),
+        flow=None if flow is None else flow.eval(),
+        inliers=None,
+        bands=crops.bands,
+        config=config,
+        class_ids=crops.class_ids,
+        resolution=crops.resolution_m,
+        calibration={},
+        calibrated=config.score,
+        metrics=figures,
+    ).to("cuda" if on_gpu else "cpu")
+    bundle = dataclasses.replace(bundle, inliers=_fitted(bundle, crops))
+    return _calibrated(bundle, crops).to("cpu")
+
+
+def _fitted(bundle: ModelBundle, crops: Crops) -> Inliers:
+    """Statistics of the answers to training crops."""
+    config, bank = crops.config, crops.config.score.feature_bank
+    each = -(-bank * config.train.batch // FIT_CROPS)
+    fit = InlierFit(len(crops.class_ids), samples=bank, each=each, seed=config.train.seed)
+    samples = crops.training(config.train.seed, FIT_CROPS)
+    for batch in DataLoader(samples, batch_size=config.train.batch):
+        answer = bundle.answer(batch["image"].to(bundle.device))
+        fit.update(answer.logits, answer.features, batch["mask"].to(bundle.device))
+    return fit.finish().to(bundle.device)
+
+
+def _calibrated(bundle: ModelBundle, crops: Crops) -> ModelBundle:
+    """The bundle with the thresholds of all its scores on inlier pixels of the validation side."""
+    curves = {kind: PixelCurve() for kind in bundle.scores}
+    for batch in DataLoader(crops.validation(), batch_size=bundle.config.train.batch):
+        image, valid = batch["image"].to(bundle.device), batch["valid"].to(bundle.device)
+        truth = np.where(batch["mask"].numpy() == IGNORE, IGNORE, INLIER).astype(np.uint8)
+        answer = bundle.answer(image)
+        for kind, curve in curves.items():
+            curve.update(bundle.score_of(answer, image, valid, kind=kind).float().cpu().numpy(), truth)
+    calibration = {
+        kind: {str(rate): float(curve.fpr_threshold(rate)) for rate in FALSE_POSITIVE_RATES}
+        for kind, curve in curves.items()
+    }
+    return dataclasses.replace(bundle, calibration=calibration)
 
 
 @contextmanager

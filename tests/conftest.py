@@ -79,6 +79,7 @@ def make_bundle(path, *, bands=3, high=255.0, **sections):
     bundle = ModelBundle(
         segmenter=segmenter.eval(),
         flow=flow.eval(),
+        inliers=None,
         bands=Bands(
             names=tuple(f"band_{i + 1}" for i in range(bands)),
             indexes=tuple(range(1, bands + 1)),
@@ -91,7 +92,8 @@ def make_bundle(path, *, bands=3, high=255.0, **sections):
         config=config,
         class_ids=tuple(sorted(config.data.classes)),
         resolution=0.5,
-        thresholds={"0.001": 0.9, "0.01": 0.7, "0.05": 0.5},
+        calibration={config.score.kind: {"0.001": 0.9, "0.01": 0.7, "0.05": 0.5}},
+        calibrated=config.score,
         metrics={"joint/miou": 0.5},
     )
     return bundle.save(path)

@@ -43,7 +43,7 @@ def digital(scenes, image):
 def read_all(scenes, height=SIZE, width=SIZE, transform=HALF_METRE):
     """The pixels of a whole image through the layers."""
     west, north, side = transform.c, transform.f, transform.a
-    return scenes.layers.read(Box(west, north - height * side, west + width * side, north))
+    return scenes.ground.layers.read(Box(west, north - height * side, west + width * side, north))
 
 
 def assert_mask_is_on_image(scenes, samples):

@@ -6,7 +6,14 @@ from conftest import small_config
 
 from geood.datasets.augment import augment
 
-STILL = {"flips": False, "quarter_turns": False, "brightness": 0.0, "contrast": 0.0, "scale_min": 1.0, "scale_max": 1.0}
+STILL = {
+    "flips": "none",
+    "quarter_turns": False,
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "scale_min": 1.0,
+    "scale_max": 1.0,
+}
 
 
 def seeded(seed):
@@ -25,7 +32,7 @@ def sample(side=96, bands=3, seed=0):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_geometry_moves_everything_together(seed):
-    out = augment(sample(), config(flips=True, quarter_turns=True), generator=seeded(seed))
+    out = augment(sample(), config(flips="both", quarter_turns=True), generator=seeded(seed))
     assert out["image"].shape == (3, 64, 64)
     assert torch.equal(out["mask"], (out["image"][0] * 4).long())
     assert torch.equal(out["valid"], out["image"][1] > 0.2)
@@ -37,7 +44,7 @@ def test_scaling_keeps_mask_over_image():
     for seed in range(8):
         flat = {"image": ramp[None], "mask": (ramp > 0.5).long(), "valid": ramp < 0.7}
         out = augment(
-            flat, config(scale_min=0.7, scale_max=1.6, flips=True, quarter_turns=True), generator=seeded(seed)
+            flat, config(scale_min=0.7, scale_max=1.6, flips="both", quarter_turns=True), generator=seeded(seed)
         )
         clear = (out["image"][0] - 0.5).abs() > 0.02
         assert torch.equal(out["mask"][clear], (out["image"][0] > 0.5).long()[clear])
@@ -59,7 +66,7 @@ def test_same_generator_same_sample_and_input_untouched():
     given = sample()
     before = {key: value.clone() for key, value in given.items() if key != "name"}
     keys = {
-        "flips": True,
+        "flips": "both",
         "quarter_turns": True,
         "brightness": 0.2,
         "contrast": 0.2,
@@ -87,7 +94,7 @@ def test_every_orientation_comes_up():
     image = torch.zeros(1, 64, 64)
     image[0, 0, 1] = 1.0  # off the diagonal: eight places for eight orientations
     given = {"image": image, "mask": torch.zeros(64, 64).long(), "valid": torch.ones(64, 64).bool()}
-    turned = config(flips=True, quarter_turns=True)
+    turned = config(flips="both", quarter_turns=True)
     places = {int(augment(given, turned, generator=seeded(s))["image"].argmax()) for s in range(80)}
     assert len(places) == 8
 

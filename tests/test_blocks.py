@@ -30,20 +30,20 @@ def test_training_and_validation_never_share_a_pixel(tmp_path):
     scenes = open_scenes(config(tmp_path, crops=40, classes={0: "land", 1: "road"}))
     seen = {}
     for side, crops in ((False, scenes.training_boxes), (True, scenes.validation_boxes)):
-        found = [own_pixels(scenes.layers, scenes.blocks, crop, validation=side) for crop in crops]
+        found = [own_pixels(scenes.ground.layers, scenes.ground.blocks, crop, validation=side) for crop in crops]
         seen[side] = {int(v) for pixels in found for v in pixels.image[0][pixels.valid]}
         assert all((pixels.ids[~pixels.valid] == 255).all() for pixels in found)
         sample = scenes.sample(crops[0], validation=side)
         assert np.array_equal(sample["valid"].numpy(), found[0].valid)
     assert not seen[False] & seen[True]
     whole = Box(500_000.25, 4_649_776.75 - SIZE / 2, 500_000.25 + SIZE / 2, 4_649_776.75)
-    training, validation = (scenes.blocks.owned(whole, (SIZE, SIZE), validation=side) for side in (False, True))
+    training, validation = (scenes.ground.blocks.owned(whole, (SIZE, SIZE), validation=side) for side in (False, True))
     assert np.array_equal(training, ~validation)
     assert seen[True] <= set(ground[0][validation].astype(int).tolist())
 
 
 def test_blocks_hold_their_share_and_one_each_at_least(folder):
-    layers = open_scenes(config(folder)).layers
+    layers = open_scenes(config(folder)).ground.layers
     blocks, pieces = split_blocks(layers, block_m=20.0, share=0.25, seed=3)
     area = {p.cell: (p.box.xmax - p.box.xmin) * (p.box.ymax - p.box.ymin) for p in pieces}
     assert set(area) == blocks.training | blocks.validation
@@ -60,7 +60,7 @@ def test_blocks_hold_their_share_and_one_each_at_least(folder):
 
 
 def test_crops_lie_where_they_should(folder):
-    layers = open_scenes(config(folder)).layers
+    layers = open_scenes(config(folder)).ground.layers
     blocks, pieces = split_blocks(layers, block_m=40.0, share=0.3, seed=0)
     image = Box(*layers.images.index.total_bounds)
     drawn = draw_crops(layers, blocks, pieces, size_px=64, number=200, seed=1)
@@ -89,11 +89,11 @@ def test_ground_that_several_images_cover_is_validated_once(folder):
 
 def test_the_split_is_written(folder):
     scenes = open_scenes(config(folder))
-    scenes.write_split(folder / "split.gpkg")
-    scenes.write_split(folder / "split.gpkg")
+    scenes.write_split(folder)
+    scenes.write_split(folder)
     blocks, crops = (gpd.read_file(folder / "split.gpkg", layer=layer) for layer in ("blocks", "crops"))
-    assert (blocks.split == "train").sum() == len(scenes.blocks.training)
-    assert (blocks.split == "validation").sum() == len(scenes.blocks.validation)
+    assert (blocks.split == "train").sum() == len(scenes.ground.blocks.training)
+    assert (blocks.split == "validation").sum() == len(scenes.ground.blocks.validation)
     assert len(crops) == len(scenes.training_boxes) + len(scenes.validation_boxes)
     assert blocks.crs == CRS.from_user_input(UTM)
     assert blocks.union_all().contains(box(*rasterio.open(folder / "a.tif").bounds).buffer(-1))

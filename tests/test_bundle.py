@@ -19,7 +19,7 @@ def test_a_bundle_comes_back_as_it_was_saved(tmp_path):
     assert loaded.header() == saved.header()
     assert loaded.identity == saved.identity and len(loaded.identity) == 12
     image = torch.rand(2, 3, 64, 96)
-    assert torch.equal(loaded.logits(image), saved.logits(image))
+    assert torch.equal(loaded.answer(image).logits, saved.answer(image).logits)
     assert torch.equal(loaded.score(image), saved.score(image))
     noise = [torch.Generator().manual_seed(1) for _ in range(2)]
     assert torch.equal(
@@ -36,7 +36,7 @@ def test_the_header_says_what_the_model_is(bundle_path, bundle):
     header = read_header(bundle_path)
     assert header["class_ids"] == [0, 1, 2]
     assert bundle.class_names == {0: "land", 1: "road", 2: "roof"}
-    assert bundle.threshold == header["thresholds"]["0.01"] == 0.7
+    assert bundle.threshold == header["calibration"]["jsd"]["0.01"] == 0.7
     assert header["config"]["segmenter"]["encoder"] == "resnet10t"
 
 

@@ -49,7 +49,7 @@ def test_the_reference_names_every_key_once_with_its_default():
 def test_the_reference_explains_every_key():
     lines = (CONFIGS / "aerial.yaml").read_text(encoding="utf-8").splitlines()
     for line in lines:
-        if line.startswith("  ") and ":" in line and not line.startswith("    "):
+        if line.startswith("  ") and ":" in line and not line.startswith("   "):
             assert "#" in line, line
 
 

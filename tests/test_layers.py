@@ -12,8 +12,8 @@ FLOORS = [
     {"errors", "memory", "version"},
     {"config", "coupling", "grid", "ladder", "operators", "progress"},
     {"bands", "denseflow", "gdal"},
-    {"raster", "qgis", "flow", "segmenter", "negatives", "scores", "metrics"},
-    {"components", "labels", "losses"},
+    {"raster", "qgis", "flow", "segmenter", "negatives", "scores", "smoothing", "inliers", "metrics"},
+    {"components", "labels", "losses", "optimizers", "patches"},
     {"vector"},
     {"datasets", "bundle", "runs"},
     {"scoring", "stages"},
@@ -37,7 +37,20 @@ WORLD = {
     "vector",
     "qgis",
 }
-MATHS = {"coupling", "denseflow", "flow", "ladder", "segmenter", "negatives", "losses", "scores", "metrics"}
+MATHS = {
+    "coupling",
+    "denseflow",
+    "flow",
+    "inliers",
+    "ladder",
+    "segmenter",
+    "negatives",
+    "losses",
+    "optimizers",
+    "patches",
+    "scores",
+}
+MATHS |= {"metrics", "smoothing"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

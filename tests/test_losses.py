@@ -7,10 +7,10 @@ import torch
 
 from geood.config import FlowConfig, LossConfig, SegmenterConfig
 from geood.flow import Flow
-from geood.losses import Losses, class_nll, joint_loss, jsd_to_uniform_on
-from geood.negatives import PastedBatch, paste
+from geood.losses import Losses, class_nll, divergence_on, joint_loss
+from geood.negatives import paste, unpasted
 from geood.scores import jensen_shannon_to_uniform
-from geood.segmenter import Segmenter
+from geood.segmenter import Answer, Segmenter
 
 # margin, p_max, JSD, L1 norms of the gradients of JSD, KL(U||p), KL(p||U), and KL(U||p), for 19 classes
 TABLE = [
@@ -32,7 +32,7 @@ def _value_and_gradient(divergence, margin):
 
 
 def _jsd(logits):
-    return jsd_to_uniform_on(logits, torch.ones(1, 1, 1, dtype=torch.bool))
+    return divergence_on(logits, torch.ones(1, 1, 1, dtype=torch.bool))
 
 
 def _uniform_to_p(logits):
@@ -76,32 +76,72 @@ def test_jsd_term_is_the_mean_over_negative_pixels():
     logits = torch.randn(2, 4, 5, 6, generator=torch.Generator().manual_seed(0))
     negative = torch.rand(2, 5, 6, generator=torch.Generator().manual_seed(1)) < 0.3
     expected = jensen_shannon_to_uniform(logits)[negative].mean()
-    torch.testing.assert_close(jsd_to_uniform_on(logits, negative), expected)
+    torch.testing.assert_close(divergence_on(logits, negative), expected)
 
 
 def test_a_term_with_nothing_to_say_is_a_differentiable_zero():
     logits = torch.randn(1, 3, 4, 4).requires_grad_()
     image, mask = torch.zeros(1, 3, 4, 4), torch.full((1, 4, 4), 255)
-    batch = PastedBatch(image, mask, torch.zeros(1, 4, 4, dtype=torch.bool), image[:0])
-    for log_prob in (None, torch.zeros(0)):
-        losses = joint_loss(logits, batch, log_prob, config=LossConfig(), step=torch.full((3,), 1 / 255))
-        assert [float(x.detach()) for x in losses] == [0, 0, 0, 0]
-        losses.total.backward()
-        assert float(logits.grad.abs().sum()) == 0
+    outlier = torch.randn(1, 4, 4).requires_grad_()
+    batch = unpasted(image, mask)
+    for bits in (None, torch.zeros(0)):
+        for kind in ("none", "head", "class"):
+            losses = joint_loss(Answer(logits, outlier, logits), batch, bits, kind=kind, config=LossConfig())
+            assert [float(x.detach()) for x in losses] == [0, 0, 0, 0, 0]
+            losses.total.backward()
+            assert float(logits.grad.abs().sum()) == 0
 
 
 def test_total_is_the_weighted_sum():
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(2, 3, 8, 8, generator=generator)
     mask = torch.randint(4, (2, 8, 8), generator=generator)
-    patches = torch.rand(2, 3, 4, 4, generator=generator)
-    batch = paste(image, mask, torch.ones(2, 8, 8, dtype=torch.bool), patches, [(0, 0), (2, 4)])
-    config = LossConfig(jsd_weight=0.5, flow_weight=0.25)
-    logits, log_prob = torch.randn(2, 4, 8, 8, generator=generator), torch.tensor([3.0, 5.0])
-    losses = joint_loss(logits, batch, log_prob, config=config, step=torch.full((3,), 1 / 255))
+    patches, valid = torch.rand(2, 3, 4, 4, generator=generator), torch.ones(2, 8, 8, dtype=torch.bool)
+    batch = paste(unpasted(image, mask), valid, patches, torch.ones(2, 4, 4), [(0, 0), (2, 4)])
+    config = LossConfig(negative_weight=0.5, flow_weight=0.25, outlier_weight=0.125)
+    logits, outlier = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 8, 8, generator=generator)
+    bits = torch.tensor([3.0, 5.0])
+    losses = joint_loss(Answer(logits, outlier, logits), batch, bits, kind="head", config=config)
     assert isinstance(losses, Losses)
-    torch.testing.assert_close(losses.total, losses.classification + 0.5 * losses.jsd + 0.25 * losses.flow)
-    torch.testing.assert_close(losses.flow, torch.tensor(math.log2(255) - 4 / (48 * math.log(2))))
+    pixels = losses.classification + 0.5 * losses.negative + 0.125 * losses.outlier
+    torch.testing.assert_close(losses.total, pixels + 0.25 * 4.0)
+    assert losses.flow == 4.0
+
+
+def test_the_outlier_head_learns_from_negatives_and_labelled_pixels_in_equal_shares():
+    generator = torch.Generator().manual_seed(0)
+    outlier, mask = torch.randn(2, 8, 8, generator=generator), torch.randint(4, (2, 8, 8), generator=generator)
+    mask[:, 0] = 255
+    negative = torch.zeros(2, 8, 8, dtype=torch.bool)
+    negative[:, 0, :3] = True
+    batch = unpasted(torch.zeros(2, 3, 8, 8), mask)._replace(negative=negative)
+    logits = torch.zeros(2, 4, 8, 8)
+    losses = joint_loss(Answer(logits, outlier, logits), batch, None, kind="head", config=LossConfig())
+    p = outlier.sigmoid()
+    expected = -(p[negative].log().mean() + (1 - p[mask != 255]).log().mean()) / 2
+    torch.testing.assert_close(losses.outlier, expected)
+
+
+def test_the_outlier_class_is_one_more_class():
+    generator = torch.Generator().manual_seed(0)
+    logits, outlier = torch.randn(1, 4, 8, 8, generator=generator), torch.randn(1, 8, 8, generator=generator)
+    mask = torch.randint(4, (1, 8, 8), generator=generator)
+    mask[:, :2] = 255
+    batch = unpasted(torch.zeros(1, 3, 8, 8), mask)._replace(negative=mask == 255)
+    losses = joint_loss(Answer(logits, outlier, logits), batch, None, kind="class", config=LossConfig())
+    p = torch.cat([logits, outlier[:, None]], 1).log_softmax(1)
+    torch.testing.assert_close(losses.outlier, -p[:, 4][mask == 255].mean())
+    torch.testing.assert_close(losses.classification, class_nll(p, mask))
+
+
+@pytest.mark.parametrize("kind", ["kl_uniform", "kl_softmax"])
+def test_the_other_divergences_equal_their_definition(kind):
+    logits = torch.randn(2, 4, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    negative = torch.rand(2, 5, 6, generator=torch.Generator().manual_seed(1)) < 0.3
+    p = logits.movedim(1, -1)[negative].softmax(1)
+    u = torch.full_like(p, 1 / 4)
+    expected = (u * (u / p).log() if kind == "kl_uniform" else p * (p / u).log()).sum(1).mean()
+    torch.testing.assert_close(divergence_on(logits, negative, kind).double(), expected, rtol=0, atol=1e-6)
 
 
 def _joint(config):
@@ -112,9 +152,10 @@ def _joint(config):
     image, mask = torch.rand(2, 3, 64, 64), torch.randint(4, (2, 64, 64))
     flow.initialize(image)
     patches = flow.sample(2, 16, 24, generator=torch.Generator().manual_seed(0))
-    batch = paste(image, mask, torch.ones(2, 64, 64, dtype=torch.bool), patches, [(8, 8), (20, 30)])
-    log_prob = flow.log_prob(flow.dequantize(batch.crops, torch.Generator().manual_seed(1)))
-    return flow, segmenter, joint_loss(segmenter(batch.image), batch, log_prob, config=config, step=flow.step)
+    valid = torch.ones(2, 64, 64, dtype=torch.bool)
+    batch = paste(unpasted(image, mask), valid, patches, torch.ones(2, 16, 24), [(8, 8), (20, 30)])
+    bits = flow.bits_per_dimension(*batch.crops, torch.Generator().manual_seed(1))
+    return flow, segmenter, joint_loss(segmenter(batch.image), batch, bits, kind="none", config=config)
 
 
 def _moved(network):
@@ -123,7 +164,7 @@ def _moved(network):
 
 def test_jsd_term_moves_the_flow_through_the_pasted_pixels():
     flow, segmenter, losses = _joint(LossConfig())
-    losses.jsd.backward()
+    losses.negative.backward()
     assert _moved(segmenter) > 0
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in flow.parameters())
     assert all(float(step.shift.grad.abs().sum()) > 0 for level in flow.levels for step in level.body.steps)
@@ -145,8 +186,8 @@ def test_uniform_answers_are_learned_by_both_networks(moved):
 
     def term():
         patches = flow.sample(2, 16, 24, generator=torch.Generator().manual_seed(0))
-        batch = paste(image, valid.long(), valid, patches, [(8, 8), (20, 30)])
-        return jsd_to_uniform_on(segmenter(batch.image), batch.negative)
+        batch = paste(unpasted(image, valid.long()), valid, patches, torch.ones(2, 16, 24), [(8, 8), (20, 30)])
+        return divergence_on(segmenter(batch.image).logits, batch.negative)
 
     first = term()
     parameters = list((flow, segmenter)[moved].parameters())

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from geood.config import NegativesConfig
-from geood.negatives import draw_boxes, draw_size, paste
+from geood.negatives import draw_boxes, draw_size, draw_strength, paste, unpasted
 
 
 def _seeded(seed=0):
@@ -45,6 +45,9 @@ def test_same_seed_same_boxes():
     assert draw_boxes(valid, (4, 4), _seeded(1)) != draw_boxes(valid, (4, 4), _seeded(2))
 
 
+FULL = torch.ones(3, 4, 6)
+
+
 def _scene():
     image = torch.rand(3, 2, 10, 12, generator=_seeded())
     mask = torch.randint(3, (3, 10, 12), generator=_seeded())
@@ -55,7 +58,7 @@ def test_pasting_exchanges_box_and_crop_and_nothing_else():
     image, mask, valid, patches = _scene()
     boxes = [(0, 0), None, (6, 6)]
     before = image.clone(), mask.clone()
-    batch = paste(image, mask, valid, patches, boxes)
+    batch = paste(unpasted(image, mask), valid, patches, FULL, boxes)
     assert torch.equal(image, before[0]) and torch.equal(mask, before[1])
     assert batch.negative.sum((1, 2)).tolist() == [24, 0, 24]
     assert (batch.mask[batch.negative] == 255).all()
@@ -63,7 +66,8 @@ def test_pasting_exchanges_box_and_crop_and_nothing_else():
     assert torch.equal(batch.image[0, :, 0:4, 0:6], patches[0])
     assert torch.equal(batch.image[2, :, 6:10, 6:12], patches[2])
     # putting the crops back restores the images
-    restored = paste(batch.image, batch.mask, valid, batch.crops[[0, 0, 1]], boxes)
+    [crops] = batch.crops
+    restored = paste(unpasted(batch.image, batch.mask), valid, crops[[0, 0, 1]], FULL, boxes)
     assert torch.equal(restored.image, image)
 
 
@@ -71,8 +75,8 @@ def test_gradient_reaches_the_patches_and_not_the_crops():
     image, mask, valid, patches = _scene()
     image.requires_grad_()
     patches.requires_grad_()
-    batch = paste(image, mask, valid, patches, [(1, 2), None, (0, 0)])
-    assert not batch.crops.requires_grad
+    batch = paste(unpasted(image, mask), valid, patches, FULL, [(1, 2), None, (0, 0)])
+    assert not batch.crops[0].requires_grad
     (2 * batch.image).sum().backward()
     assert torch.equal(patches.grad, torch.tensor([2.0, 0.0, 2.0]).reshape(3, 1, 1, 1).expand_as(patches))
     assert torch.equal(image.grad, 2.0 * (~batch.negative)[:, None].expand_as(image))
@@ -80,17 +84,46 @@ def test_gradient_reaches_the_patches_and_not_the_crops():
 
 def test_a_batch_without_a_place_stays_as_it_is():
     image, mask, valid, patches = _scene()
-    batch = paste(image, mask, valid, patches, [None, None, None])
+    batch = paste(unpasted(image, mask), valid, patches, FULL, [None, None, None])
     assert torch.equal(batch.image, image) and torch.equal(batch.mask, mask)
-    assert batch.crops.shape == (0, 2, 4, 6) and not batch.negative.any()
+    assert batch.crops == () and not batch.negative.any()
 
 
 def test_a_box_off_the_data_is_refused():
     image, mask, valid, patches = _scene()
     valid[0, 5, 5] = False
     with pytest.raises(ValueError, match="without data"):
-        paste(image, mask, valid, patches, [(3, 3), None, None])
+        paste(unpasted(image, mask), valid, patches, FULL, [(3, 3), None, None])
     with pytest.raises(ValueError, match="overhangs"):
-        paste(image, mask, valid, patches, [(7, 0), None, None])
+        paste(unpasted(image, mask), valid, patches, FULL, [(7, 0), None, None])
     with pytest.raises(ValueError, match="overhangs"):
-        paste(image, mask, valid, patches, [(-1, 0), None, None])
+        paste(unpasted(image, mask), valid, patches, FULL, [(-1, 0), None, None])
+
+
+def test_more_patches_lie_beside_the_first_and_all_crops_are_kept():
+    image, mask, valid, patches = _scene()
+    one = paste(unpasted(image, mask), valid, patches, FULL, [(0, 0), None, (6, 6)])
+    with pytest.raises(ValueError, match="or of another"):
+        paste(one, valid, patches, FULL, [(3, 5), None, None])
+    small, boxes = patches[..., :2, :3] - 1, [(4, 6), (0, 0), None]
+    two = paste(one, valid, small, FULL[:, :2, :3], boxes)
+    assert [c.shape for c in two.crops] == [(2, 2, 4, 6), (2, 2, 2, 3)]
+    assert torch.equal(two.crops[1][0], image[0, :, 4:6, 6:9])
+    assert two.negative.sum((1, 2)).tolist() == [30, 6, 24] and (two.mask[two.negative] == 255).all()
+    assert torch.equal(two.image[0, :, 0:4, 0:6], patches[0]) and torch.equal(two.image[1, :, 0:2, 0:3], small[1])
+
+
+@pytest.mark.parametrize("feather", [0, 1, 2])
+def test_a_faded_rim_is_neither_negative_nor_inlier(feather):
+    config = NegativesConfig(patch_min_px=8, patch_max_px=8, feather_px=feather)
+    image, mask = torch.zeros(1, 1, 20, 20), torch.zeros(1, 20, 20, dtype=torch.int64)
+    patches = torch.ones(1, 1, 8, 8)
+    strength = draw_strength(config, 1, (8, 8), patches)
+    batch = paste(unpasted(image, mask), mask == 0, patches, strength, [(4, 4)])
+    assert (batch.covered.sum(), batch.negative.sum()) == (64, (8 - 2 * feather) ** 2)
+    assert torch.equal(batch.mask == 255, batch.covered) and not (batch.negative & ~batch.covered).any()
+    line = batch.image[0, 0, 8, 4:12]
+    assert torch.equal(line, line.flip(0)) and (line[: feather + 1].diff() > 0).all()
+    assert torch.equal(batch.image[0, 0] == 1, batch.negative[0]) and torch.equal(
+        batch.image[0, 0] > 0, batch.covered[0]
+    )

@@ -60,7 +60,7 @@ def test_aligned_pixels_are_read_as_they_are(folder):
     for crop in scenes.training_boxes + scenes.validation_boxes:
         col, row = ~HALF_METRE @ (crop.xmin, crop.ymax)
         assert (col, row) == pytest.approx((round(col), round(row)), abs=1e-6)
-        pixels = scenes.layers.read(crop)
+        pixels = scenes.ground.layers.read(crop)
         inside = image[:, round(row) : round(row) + 64, round(col) : round(col) + 64]
         assert np.array_equal(pixels.image, inside)
 
@@ -89,7 +89,7 @@ def test_same_seed_same_samples_whatever_was_drawn_before(folder):
     assert torch.equal(torch.get_rng_state(), before), "the global generator is somebody else's"
     assert scenes.training_boxes == again.training_boxes
     assert scenes.bands == again.bands
-    assert scenes.blocks == again.blocks
+    assert scenes.ground.blocks == again.ground.blocks
     one, two, other = scenes.training(4, 10), again.training(4, 10), scenes.training(5, 10)
     assert all(torch.equal(one[i]["image"], two[i]["image"]) for i in (9, 0, 5))
     assert not all(torch.equal(one[i]["image"], other[i]["image"]) for i in range(10))
@@ -123,8 +123,8 @@ def test_a_worker_process_gives_the_same_batches(folder):
 def test_no_open_file_travels(folder):
     scenes = open_scenes(config(folder))
     copy = pickle.loads(pickle.dumps(scenes.training(0, 5)))
-    assert len(scenes.layers.images._open) == 1
-    assert len(copy.scenes.layers.images._open) == 0
+    assert len(scenes.ground.layers.images._open) == 1
+    assert len(copy.crops.ground.layers.images._open) == 0
     assert torch.equal(copy[1]["image"], scenes.training(0, 5)[1]["image"])
 
 
@@ -157,8 +157,8 @@ def test_no_crop_with_an_anomaly_pixel_is_kept(tmp_path):
     assert report.dropped_anomaly > 0
     assert report.kept == len(scenes.training_boxes) == report.drawn - report.dropped_anomaly - report.dropped_invalid
     for crop in scenes.training_boxes:
-        pixels = scenes.layers.read(crop)
-        mine = scenes.blocks.owned(crop, pixels.valid.shape, validation=False)
+        pixels = scenes.ground.layers.read(crop)
+        mine = scenes.ground.blocks.owned(crop, pixels.valid.shape, validation=False)
         assert 7 not in pixels.ids[mine]
 
 

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from geood.config import SCORE_KINDS
-from geood.scores import anomaly_score, jensen_shannon_to_uniform, score_max
+from geood.scores import LOGIT_SCORES, anomaly_score, jensen_shannon_to_uniform, score_max
 
 
 def _lead(margin, classes=19):
@@ -68,7 +67,7 @@ def test_divergence_is_stable_at_both_ends():
     assert jensen_shannon_to_uniform(sure.half()).dtype == torch.float32
 
 
-@pytest.mark.parametrize("kind", SCORE_KINDS)
+@pytest.mark.parametrize("kind", LOGIT_SCORES)
 def test_more_sure_is_less_anomalous(kind):
     margins = torch.arange(0.0, 12.0, 0.5)
     logits = torch.zeros(1, 6, 1, len(margins))
@@ -102,7 +101,7 @@ def test_scores_equal_their_definitions_and_leave_the_logits_alone(temperature):
         "entropy": -(p * p.log()).sum(1) / math.log(5),
         "energy": -temperature * z.logsumexp(1),
     }
-    for kind in SCORE_KINDS:
+    for kind in LOGIT_SCORES:
         got = anomaly_score(logits.requires_grad_(), kind, temperature)
         assert not got.requires_grad
         torch.testing.assert_close(got.double(), expected[kind], rtol=0, atol=2e-6)

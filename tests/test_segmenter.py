@@ -26,14 +26,14 @@ def _ldn(*, bands=3, classes=19, **keys):
 @pytest.mark.parametrize("size", [(32, 32), (64, 96), (160, 32)])
 def test_logits_have_the_size_of_the_image(size):
     with torch.no_grad():
-        assert _segmenter()(torch.rand(2, 3, *size)).shape == (2, 4, *size)
+        assert _segmenter()(torch.rand(2, 3, *size)).logits.shape == (2, 4, *size)
 
 
 @pytest.mark.parametrize("encoder", ["densenet121", "resnet10t", "regnety_002", "convnext_atto"])
 @pytest.mark.parametrize("bands", [1, 5])
 def test_any_encoder_family_and_band_count(encoder, bands):
     with torch.no_grad():
-        logits = _segmenter(encoder, bands=bands)(torch.rand(1, bands, 64, 64))
+        logits = _segmenter(encoder, bands=bands)(torch.rand(1, bands, 64, 64)).logits
     assert logits.shape == (1, 4, 64, 64) and torch.isfinite(logits).all()
 
 
@@ -46,22 +46,22 @@ def test_images_that_do_not_fit_are_refused(shape):
 def test_standardizing_is_inside_and_travels_with_the_weights():
     segmenter, image = _segmenter(), torch.rand(1, 3, 32, 32)
     with torch.no_grad():
-        before = segmenter(image)
+        before = segmenter(image).logits
         mean, std = torch.tensor([0.2, 0.3, 0.4]), torch.tensor([0.1, 0.2, 0.3])
         segmenter.mean.copy_(mean)
         segmenter.std.copy_(std)
         same = (image - 0.5) / 0.25 * std[:, None, None] + mean[:, None, None]
-        torch.testing.assert_close(segmenter(same), before, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(segmenter(same).logits, before, rtol=1e-4, atol=1e-4)
         other = _segmenter()
         other.load_state_dict(segmenter.state_dict())
-        assert torch.equal(other(image), segmenter(image))
+        assert torch.equal(other(image).logits, segmenter(image).logits)
 
 
 def test_images_of_a_batch_do_not_see_each_other():
     segmenter, image = _segmenter("resnet10t"), torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        alone = torch.cat([segmenter(one[None]) for one in image])
-        torch.testing.assert_close(segmenter(image), alone, rtol=1e-4, atol=1e-4)
+        alone = torch.cat([segmenter(one[None]).logits for one in image])
+        torch.testing.assert_close(segmenter(image).logits, alone, rtol=1e-4, atol=1e-4)
 
 
 def test_a_convolutional_encoder_gives_local_logits_in_step_with_its_stride():
@@ -69,13 +69,13 @@ def test_a_convolutional_encoder_gives_local_logits_in_step_with_its_stride():
     segmenter = _segmenter("resnet10t")
     image = torch.rand(1, 3, 64, 608, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        whole, part = segmenter(image), segmenter(image[..., 32:608])
+        whole, part = segmenter(image).logits, segmenter(image[..., 32:608]).logits
     torch.testing.assert_close(part[..., 288:320], whole[..., 320:352], rtol=0, atol=1e-5)
 
 
 def test_gradient_reaches_pixels_and_all_weights():
     segmenter, image = _segmenter().train(), torch.rand(2, 3, 64, 64).requires_grad_()
-    segmenter(image).square().mean().backward()
+    segmenter(image).logits.square().mean().backward()
     assert float(image.grad.abs().sum()) > 0
     assert all(p.grad is not None for p in segmenter.parameters())
 
@@ -138,7 +138,7 @@ def test_ldn_is_the_network_of_the_paper():
     plain.load_state_dict(network.encoder.state_dict())  # weights of any DenseNet-121 fit
     image = torch.rand(1, 3, 96, 160, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        assert network(image).shape == (1, 19, 96, 160)
+        assert network(image).logits.shape == (1, 19, 96, 160)
         found, wanted = network.encoder(image), plain(image)
     assert [f.shape for f in found] == [w.shape for w in wanted]
     assert not torch.allclose(found[-1], wanted[-1], rtol=0.01, atol=0.01)  # its pooling differs
@@ -150,8 +150,8 @@ def test_ldn_sees_the_whole_image_and_the_plain_ladder_does_not():
     other[..., -32:] = 0
     with torch.no_grad():
         ladder, ldn = _segmenter("resnet10t"), _ldn()
-        assert torch.equal(ladder(image)[..., :64], ladder(other)[..., :64])
-        assert not torch.equal(ldn(image)[..., :64], ldn(other)[..., :64])
+        assert torch.equal(ladder(image).logits[..., :64], ladder(other).logits[..., :64])
+        assert not torch.equal(ldn(image).logits[..., :64], ldn(other).logits[..., :64])
 
 
 def test_imagenet_weights_are_fetched_or_the_failure_is_explained(monkeypatch):

@@ -81,7 +81,7 @@ def test_an_image_smaller_than_a_crop_is_used_and_its_surroundings_are_invalid(t
     samples = [scenes.training(0, 4)[i] for i in range(4)]
     assert_mask_is_on_image(scenes, samples)
     assert all(sample["image"].shape == (3, 64, 64) for sample in samples)
-    pixels = scenes.layers.read(scenes.training_boxes[0])
+    pixels = scenes.ground.layers.read(scenes.training_boxes[0])
     assert pixels.valid.sum() == 50 * 60
     assert (pixels.ids[~pixels.valid] == 255).all()
 
@@ -177,9 +177,9 @@ def test_images_of_different_crs_train_together(tmp_path):
     write_raster(tmp_path / "a2.tif", degrees, crs="EPSG:4326", transform=there, nodata=np.nan)
     write_raster(tmp_path / "truth.tif", np.zeros((SIZE, SIZE), "uint8"))
     both = open_scenes(config(tmp_path, crops=8, classes={0: "land", 1: "road"}))
-    assert both.crs == rasterio.crs.CRS.from_string(UTM)
-    second = both.layers.images._source(str(tmp_path / "a2.tif"))
-    target = sources.Grid(100, 100, moved(100, 100), both.crs)
+    assert both.ground.layers.images.target_crs == rasterio.crs.CRS.from_string(UTM)
+    second = both.ground.layers.images._source(str(tmp_path / "a2.tif"))
+    target = sources.Grid(100, 100, moved(100, 100), both.ground.layers.images.target_crs)
     part = second.onto(target)
     assert part.valid.all()
     assert np.abs(part.data - image[:, 100:200, 100:200]).max() < 0.5
@@ -196,7 +196,7 @@ def test_turned_images_are_put_upright(tmp_path, turn):
     scenes = open_scenes(config(tmp_path, crops=8, classes={0: "land", 1: "road"}, min_valid=0.2))
     assert scenes.resolution_m == pytest.approx(0.5, rel=1e-3)
     crop = scenes.training_boxes[0]
-    pixels = scenes.layers.read(crop)
+    pixels = scenes.ground.layers.read(crop)
     at = np.stack(np.meshgrid(crop.xmin + 0.25 + 0.5 * np.arange(64), crop.ymax - 0.25 - 0.5 * np.arange(64)))
     expected = at - np.array([499_900, 4_649_500])[:, None, None]
     assert pixels.valid.any()

@@ -89,7 +89,12 @@ def test_a_run_leaves_all_that_it_promises(unbroken, scenes_folder):
     with (run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     figures = {(r["stage"], r["figure"]) for r in rows}
-    assert {("segmenter", "val/miou"), ("flow", "val/bpd"), ("joint", "train/jsd"), ("joint", "val/outside")} <= figures
+    assert {
+        ("segmenter", "val/miou"),
+        ("flow", "val/bpd"),
+        ("joint", "train/negative"),
+        ("joint", "val/outside"),
+    } <= figures
     assert len(list((run / "samples").glob("joint_*.png"))) == 2
     assert list((run / "tensorboard").rglob("events*"))
 
@@ -208,30 +213,41 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(scenes_folder, tmp_path,
     assert train(config(scenes_folder), tmp_path / "run", resume=True).exists()
 
 
-def test_the_joint_step_moves_both_networks_and_the_flow_term_only_the_flow(scenes_folder):
+def test_each_term_of_the_joint_step_moves_the_networks_that_it_is_to_move(scenes_folder):
     settings = config(scenes_folder)
     sample = open_scenes(settings).training(0, 2)
     batch = torch.utils.data.default_collate([sample[0], sample[1]])
 
-    def gradients(**weights):
+    def gradients(**keys):
+        """Gradients of segmenter and flow after one joint step."""
         torch.manual_seed(0)
-        loss = settings.loss.model_copy(update=weights)
-        chosen = settings.model_copy(update={"loss": loss})
+        chosen = settings.model_copy(update={"loss": settings.loss.model_copy(update=keys)})
         segmenter, flow = Segmenter(3, 3, chosen.segmenter), Flow(3, chosen.flow, (1 / 255,) * 3)
         flow.initialize(batch["image"])
-        stage = Stage(Plan("joint", 1, 2), chosen, segmenter=segmenter, flow=flow, step=(1 / 255,) * 3)
-        stage._joint_step(batch)["loss"].backward()
+        Stage(Plan("joint", 1, 2), chosen, segmenter=segmenter, flow=flow)._joint_step(batch)["loss"].backward()
         return [
-            {k: p.grad.clone() for k, p in network.named_parameters() if p.grad is not None}
+            {k: torch.zeros_like(p) if p.grad is None else p.grad for k, p in network.named_parameters()}
             for network in (segmenter, flow)
         ]
 
-    plain, flow_plain = gradients(jsd_weight=0.0, flow_weight=0.0)
-    with_flow, flow_term = gradients(jsd_weight=0.0, flow_weight=1.0)
-    _, jsd_term = gradients(jsd_weight=1.0, flow_weight=0.0)
-    assert all(torch.equal(plain[k], with_flow[k]) for k in plain)
-    assert any(not torch.allclose(flow_plain[k], flow_term[k]) for k in flow_term)
-    assert any(not torch.allclose(flow_plain[k], jsd_term[k]) for k in jsd_term)
+    def same(a, b):
+        return all(torch.allclose(a[k], b[k], rtol=1e-3, atol=1e-7) for k in a)
+
+    def total(*parts):
+        return {k: sum(part[k] for part in parts) for k in parts[0]}
+
+    both = {"negative_to_flow": True, "class_to_flow": True}
+    plain, flow_plain = gradients(negative_weight=0.0, flow_weight=0.0)
+    with_flow, flow_term = gradients(negative_weight=0.0, flow_weight=1.0)
+    with_negative, negative_term = gradients(negative_weight=1.0, flow_weight=0.0)
+    all_in, through_all = gradients(negative_weight=1.0, flow_weight=0.0, **both)
+    _, class_term = gradients(negative_weight=0.0, flow_weight=0.0, **both)
+    assert same(plain, with_flow) and not same(plain, with_negative) and same(with_negative, all_in)
+    assert all(not gradient.any() for gradient in flow_plain.values())  # by default the class term is kept out
+    assert any(gradient.any() for gradient in class_term.values()) and not same(negative_term, flow_term)
+    assert same(through_all, total(negative_term, class_term))  # what is kept out is just what plain autograd adds
+    _, kept_out = gradients(negative_weight=1.0, flow_weight=0.0, negative_to_flow=False)
+    assert all(not gradient.any() for gradient in kept_out.values())
 
 
 def test_stages_are_whole_epochs_at_least_as_long_as_asked(scenes_folder):
@@ -293,9 +309,9 @@ def test_what_does_not_change_the_training_may_change_on_resume(unbroken, scenes
     make_run(run, first)
     eased = first.model_copy(update={"data": first.data.model_copy(update={"workers": 1})})
     check_run(run, eased, resume=True)
-    with pytest.raises(OutputError, match=r"loss\.jsd_weight"):
+    with pytest.raises(OutputError, match=r"loss\.negative_weight"):
         check_run(
-            run, first.model_copy(update={"loss": first.loss.model_copy(update={"jsd_weight": 1.0})}), resume=True
+            run, first.model_copy(update={"loss": first.loss.model_copy(update={"negative_weight": 1.0})}), resume=True
         )
 
 

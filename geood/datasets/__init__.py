@@ -1,1 +1,24 @@
 """Data sets: what trains and evaluates a model, under one sample format."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from geood.config import Config
+    from geood.datasets.crops import Crops
+
+
+def open_crops(config: Config) -> Crops:
+    """The training and validation crops of a config, from scenes or photographs as `data.kind` says.
+
+    Raises:
+        DataError: a file is missing or cannot be used, labels and images do not fit, or no crop is left to train on.
+    """
+    if config.data.kind == "photos":
+        from geood.datasets.photos import open_photos
+
+        return open_photos(config)
+    from geood.datasets.scenes import open_scenes
+
+    return open_scenes(config)

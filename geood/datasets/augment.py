@@ -34,9 +34,8 @@ def augment(sample: Sample, config: DataConfig, *, generator: Generator) -> Samp
     scale = math.exp(_between(math.log(config.scale_min), math.log(config.scale_max), generator))
     out = _cut(sample, round(config.crop_px / scale), config.min_valid, generator)
     out = _resized(out, config.crop_px)
-    if config.flips:
-        out = _each(out, lambda t: t.flip(-1)) if _coin(generator) else out
-        out = _each(out, lambda t: t.flip(-2)) if _coin(generator) else out
+    for axis in {"none": (), "sideways": (-1,), "both": (-1, -2)}[config.flips]:
+        out = _each(out, lambda t, axis=axis: t.flip(axis)) if _coin(generator) else out
     if config.quarter_turns:
         turns = int(torch.randint(4, (1,), generator=generator))
         out = _each(out, lambda t: torch.rot90(t, turns, (-2, -1)))

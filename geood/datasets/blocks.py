@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from shapely.geometry import box as polygon
 
 from geood.config import IGNORE
-from geood.datasets.layers import Box, LabelledImages, Pixels
+from geood.datasets.crops import Pixels
+from geood.datasets.layers import Box, LabelledImages
 from geood.errors import DataError
 from geood.grid import metres_per_unit
 

@@ -21,12 +21,12 @@ import rasterio.features
 import shapely
 import torch
 from affine import Affine
-from numpy.typing import NDArray
 from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
 from shapely.geometry import box as box_polygon
 
 from geood.config import IGNORE
+from geood.datasets.crops import Pixels
 from geood.datasets.sources import OpenFiles, Part, Source
 from geood.errors import DataError
 from geood.gdal import GDAL_FAILURES, reason
@@ -40,14 +40,6 @@ declare_missing_operators()
 from torchgeo.datasets import DatasetNotFoundError, RasterDataset, VectorDataset  # noqa: E402
 
 log = logging.getLogger("geood")
-
-
-class Pixels(NamedTuple):
-    """One crop as read: digital numbers (C, H, W) float32, valid (H, W) bool, ids (H, W) int64, 255 unlabelled."""
-
-    image: NDArray[np.float32]
-    valid: NDArray[np.bool_]
-    ids: NDArray[np.int64]
 
 
 class Box(NamedTuple):

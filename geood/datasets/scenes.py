@@ -1,10 +1,9 @@
-"""Training scenes: what a config's images and labels are, as crops ready for a network.
+"""Training scenes: what a config's images and labels are, on the ground, as crops ready for a network.
 
 `open_scenes` finds and checks the files, splits the ground into blocks, draws the pool of training crops and looks at
 each once: crops that hold an anomaly pixel are left out (the clean hold-out), and the rest give the band statistics
-and the counts that are reported. After that a training item is a pure function of seed and number, whatever process
-reads it. TorchGeo does the reading and drawing, behind `layers` and `blocks`; it is imported on the first use, for it
-takes seconds and `find_files` needs none of it.
+and the counts that are reported. TorchGeo does the reading and drawing, behind `layers` and `blocks`; it is imported
+on the first use, for it takes seconds and `find_files` needs none of it.
 """
 
 from __future__ import annotations
@@ -15,24 +14,22 @@ import logging
 import math
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset
 
-from geood.config import IGNORE, Config
-from geood.datasets.augment import Sample, augment
+from geood.config import Config
+from geood.datasets.crops import Crops, Pixels, seed_of
 from geood.errors import ConfigError, DataError
 from geood.grid import metres_per_unit
 from geood.labels import VECTOR_SUFFIXES
-from geood.raster import Bands, Scene, bands_from_samples
+from geood.raster import Scene, bands_from_samples
 
 if TYPE_CHECKING:
     from geood.datasets.blocks import Blocks
     from geood.datasets.layers import Box, LabelledImages
-    from geood.datasets.screening import Screening
 
 log = logging.getLogger("geood")
 
@@ -41,70 +38,37 @@ DRAWS = 4  # a crop without enough data is drawn again, this many times the numb
 
 
 @dataclass(frozen=True)
-class Scenes:
-    """Screened training and validation crops of a config. Channel i of a network is the class `class_ids[i]`."""
+class SceneGround:
+    """Labelled scenes and the blocks that divide them; a place is a `Box` in the CRS of the first image."""
 
-    config: Config
-    bands: Bands
-    class_ids: tuple[int, ...]
-    report: Screening
-    resolution_m: float | None
     layers: LabelledImages
     blocks: Blocks
-    training_boxes: tuple[Box, ...]
-    validation_boxes: tuple[Box, ...]
 
-    @property
-    def crs(self) -> Any:
-        """The CRS that all crops are read in: that of the first image."""
-        return self.layers.images.target_crs
-
-    def training(self, seed: int, length: int, *, rank: int = 0, world: int = 1) -> Dataset[Sample]:
-        """`length` augmented training samples for one of `world` processes; sample i depends on seed, rank and i only.
-
-        Every crop of the pool comes once before any comes again. A sample holds `image` float32 (C, S, S) in [0, 1],
-        `mask` int64 (S, S) of channel numbers with 255 to ignore, `valid` bool (S, S) and `name`, S = data.crop_px.
-        """
-        return TrainingCrops(self, seed, length, rank, world)
-
-    def validation(self) -> Dataset[Sample]:
-        """The validation crops, in the form of `training`, always the same and unchanged by augmentation."""
-        return ValidationCrops(self)
-
-    def sample(self, box: Box, *, validation: bool) -> Sample:
-        """The sample of one box, with all pixels of the other side's blocks made invalid.
+    def read(self, place: Box, *, validation: bool) -> Pixels:
+        """The pixels of a box.
 
         Raises:
             DataError: a file cannot be read.
         """
         from geood.datasets.blocks import own_pixels
 
-        pixels = own_pixels(self.layers, self.blocks, box, validation=validation)
-        mask = np.full(pixels.ids.shape, IGNORE, np.int64)
-        for channel, class_id in enumerate(self.class_ids):
-            mask[pixels.ids == class_id] = channel
-        return {
-            "image": torch.from_numpy(self.bands.scale(pixels.image, pixels.valid)),
-            "mask": torch.from_numpy(mask),
-            "valid": torch.from_numpy(pixels.valid),
-            "name": self._name(box),
-        }
+        return own_pixels(self.layers, self.blocks, place, validation=validation)
 
-    def _name(self, box: Box) -> str:
+    def name(self, place: Box) -> str:
         """The image that a box lies in, and where."""
-        files = self.layers.images.files_at(box)
-        return f"{Path(files[0]).name} at x {(box.xmin + box.xmax) / 2:.9g}, y {(box.ymin + box.ymax) / 2:.9g}"
+        files = self.layers.images.files_at(place)
+        x, y = (place.xmin + place.xmax) / 2, (place.ymin + place.ymax) / 2
+        return f"{Path(files[0]).name} at x {x:.9g}, y {y:.9g}"
 
-    def write_split(self, path: Path) -> None:
-        """Write blocks and crops with their side (train, validation) as layers of a GeoPackage."""
+    def write_split(self, folder: Path, training: tuple[Box, ...], validation: tuple[Box, ...]) -> None:
+        """Write blocks and crops with their side (train, validation) as layers of `folder/split.gpkg`."""
         import geopandas as gpd
         from shapely.geometry import box as polygon
 
         sides = (("train", self.blocks.training), ("validation", self.blocks.validation))
         rows = [(side, self.blocks.polygon(cell)) for side, cells in sides for cell in sorted(cells)]
-        crops = [("train", polygon(*b)) for b in self.training_boxes]
-        crops += [("validation", polygon(*b)) for b in self.validation_boxes]
-        partial = path.with_name(f".{path.stem}.part{path.suffix}")
+        crops = [("train", polygon(*b)) for b in training] + [("validation", polygon(*b)) for b in validation]
+        path, partial = folder / "split.gpkg", folder / ".split.part.gpkg"
         partial.unlink(missing_ok=True)
         crs = self.layers.images.crs
         for layer, found in (("blocks", rows), ("crops", crops)):
@@ -113,48 +77,7 @@ class Scenes:
         os.replace(partial, path)
 
 
-class TrainingCrops(Dataset[Sample]):
-    """Item i of process `rank`: a crop of the pool, augmented; see `Scenes.training`."""
-
-    def __init__(self, scenes: Scenes, seed: int, length: int, *place: int) -> None:
-        self.scenes, self.seed, self.length = scenes, seed, length
-        self.rank, self.world = place
-        self._round = -1
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, i: int) -> Sample:
-        if not 0 <= i < self.length:
-            raise IndexError(i)
-        position = i * self.world + self.rank
-        generator = torch.Generator().manual_seed(seed_of(self.seed, 1, position))
-        box = self.scenes.training_boxes[self._crop(position)]
-        return augment(self.scenes.sample(box, validation=False), self.scenes.config.data, generator=generator)
-
-    def _crop(self, position: int) -> int:
-        """Number of the crop at a position of the endless stream of shuffled pools."""
-        pool = len(self.scenes.training_boxes)
-        if self._round != position // pool:
-            self._round = position // pool
-            self._order = np.random.default_rng([self.seed, 0, self._round]).permutation(pool)
-        return int(self._order[position % pool])
-
-
-class ValidationCrops(Dataset[Sample]):
-    """The validation crops of a `Scenes`, in order."""
-
-    def __init__(self, scenes: Scenes) -> None:
-        self.scenes = scenes
-
-    def __len__(self) -> int:
-        return len(self.scenes.validation_boxes)
-
-    def __getitem__(self, i: int) -> Sample:
-        return self.scenes.sample(self.scenes.validation_boxes[i], validation=True)
-
-
-def open_scenes(config: Config) -> Scenes:
+def open_scenes(config: Config) -> Crops:
     """Find, check, split and screen the training scenes of a config. The same config gives the same scenes.
 
     Raises:
@@ -169,35 +92,36 @@ def open_scenes(config: Config) -> Scenes:
     size = math.ceil(data.crop_px / data.scale_min)
     drawn = draw_crops(layers, blocks, pieces, size_px=size, number=DRAWS * data.crops, seed=seed_of(seed, 2))
     report = Screening()
-    training, values = screen(drawn, layers, blocks, config=config, report=report)
+    ground = SceneGround(layers, blocks)
+    training, values = screen(drawn, partial(ground.read, validation=False), config=config, report=report)
     if not training:
         raise DataError(why_nothing(report, config))
     grid = grid_crops(layers, blocks, pieces, size_px=data.crop_px)
-    validation = labelled(grid, layers, blocks, config=config)
+    validation = labelled(grid, partial(ground.read, validation=True), config=config)
     report.validation_crops = len(validation)
     box = training[0]
     per_x, per_y = metres_per_unit(layers.images.crs, box.xmin, box.ymin)
     report_screening(report, config)
-    return Scenes(
+    return Crops(
         config=config,
         bands=bands_from_samples(config.bands, names, indexes=indexes, values=values, dtype=dtype, scene_count=count),
         class_ids=tuple(sorted(data.classes)),
         report=report,
         resolution_m=math.sqrt(layers.res[0] * per_x * layers.res[1] * per_y),
-        layers=layers,
-        blocks=blocks,
+        ground=ground,
         training_boxes=tuple(training),
         validation_boxes=tuple(validation),
     )
 
 
-def find_files(root: str | Path, patterns: list[str], *, what: str) -> list[Path]:
-    """The files that patterns name (a file, a glob, or a folder of GeoTIFFs), sorted, each once.
+def find_files(root: str | Path, patterns: list[str], *, what: str, suffixes: tuple[str, ...] = RASTERS) -> list[Path]:
+    """The files that patterns name (a file, a glob, or a folder of rasters), sorted, each once.
 
     Args:
         root: folder that patterns start from.
         patterns: as they stand in a config.
         what: the config key they come from, for the error.
+        suffixes: what is taken from a folder.
 
     Raises:
         DataError: a pattern names nothing.
@@ -206,7 +130,7 @@ def find_files(root: str | Path, patterns: list[str], *, what: str) -> list[Path
     for pattern in patterns:
         path = Path(root) / pattern
         if path.is_dir():
-            hits = [p for p in path.rglob("*") if p.suffix.lower() in RASTERS]
+            hits = [p for p in path.rglob("*") if p.suffix.lower() in suffixes]
         elif path.is_file():
             hits = [path]
         else:
@@ -239,7 +163,7 @@ def _open_layers(config: Config) -> tuple[LabelledImages, tuple[str, ...], tuple
             f"{both[0]}: named by data.images and by data.labels; make the patterns narrower, for example tile?.tif "
             "instead of tile*.tif"
         )
-    names, indexes, dtype, count = _check_images(images, config)
+    names, indexes, dtype, count = check_images(images, config)
     layer = ImageLayer(images, indexes=indexes, nodata=config.bands.nodata, res=data.resolution)
     vectors = [p for p in labels if p.suffix.lower() in VECTOR_SUFFIXES]
     res = (float(layer.res[0]), float(layer.res[1]))
@@ -261,16 +185,22 @@ def _open_layers(config: Config) -> tuple[LabelledImages, tuple[str, ...], tuple
     return joined, names, indexes, dtype, count
 
 
-def _check_images(
+def check_images(
     paths: list[Path], config: Config
 ) -> tuple[tuple[str, ...], tuple[int, ...], np.dtype[Any], int | None]:
-    """Open every image once; all must have a CRS, and the same bands of the same type."""
+    """Names, indexes and type of the bands that all images share, and how many a scene must have (None: any number).
+
+    Raises:
+        ConfigError: the config names other bands.
+        DataError: an image cannot be read, lacks a CRS though it is a scene, or differs from the first.
+    """
     first: tuple[Path, Scene] | None = None
     for path in paths:
         with Scene.open(path, nodata=config.bands.nodata) as scene:
-            if scene.grid.crs is None:
+            if scene.grid.crs is None and config.data.kind == "scenes":
                 raise DataError(
-                    f"{path}: this image has no CRS, and training needs one; set it (gdal_edit.py -a_srs EPSG:...)"
+                    f"{path}: this image has no CRS, and training on scenes needs one; set it (gdal_edit.py -a_srs "
+                    "EPSG:...), or set data.kind to photos if its place does not matter"
                 )
             if first is None:
                 first = path, scene
@@ -296,8 +226,3 @@ def _check_images(
 def _band_name(scene: Scene, index: int) -> str:
     known = dict(zip(scene.band_indexes, scene.band_names, strict=False))
     return str(known.get(index, f"band_{index}"))
-
-
-def seed_of(*parts: int) -> int:
-    """One seed of 63 bits for several numbers: what is drawn for one combination says nothing about another."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1

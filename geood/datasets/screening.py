@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geood.config import IGNORE, Config
-from geood.datasets.blocks import Blocks, own_pixels
-from geood.datasets.layers import Box, LabelledImages
+from geood.datasets.crops import Pixels
 from geood.errors import DataError
 from geood.progress import Progress
 
 log = logging.getLogger("geood")
 
+Place = TypeVar("Place")
 STATISTICS_VALUES = 2_000_000  # most band values kept; beyond a percentile of 0.5 % there are still thousands a band
 
 
@@ -47,11 +49,11 @@ class Screening:
 
 
 def screen(
-    drawn: list[Box], layers: LabelledImages, blocks: Blocks, *, config: Config, report: Screening
-) -> tuple[list[Box], NDArray[np.float32]]:
-    """The crops to train on, and a sample of their valid band values (C, N)."""
+    drawn: Sequence[Place], read: Callable[[Place], Pixels], *, config: Config, report: Screening
+) -> tuple[list[Place], NDArray[np.float32]]:
+    """The crops to train on out of `drawn`, whose pixels `read` gives, and a sample of their valid values (C, N)."""
     data = config.data
-    kept: list[Box] = []
+    kept: list[Place] = []
     values: list[NDArray[np.float32]] = []
     counts: Counter[int] = Counter()
     unknown: Counter[int] = Counter()
@@ -61,7 +63,7 @@ def screen(
             if report.drawn - report.dropped_invalid == data.crops:
                 break
             report.drawn += 1
-            pixels = own_pixels(layers, blocks, box, validation=False)
+            pixels = read(box)
             if not pixels.valid.any() or pixels.valid.mean() < data.min_valid:
                 report.dropped_invalid += 1
                 continue
@@ -84,13 +86,13 @@ def screen(
     return kept, np.concatenate(values, axis=1) if values else np.empty((0, 0), np.float32)
 
 
-def labelled(grid: list[Box], layers: LabelledImages, blocks: Blocks, *, config: Config) -> list[Box]:
+def labelled(grid: Sequence[Place], read: Callable[[Place], Pixels], *, config: Config) -> list[Place]:
     """At most `validation_crops` of the validation grid that hold enough data and a label, evenly spread."""
     data = config.data
-    full: list[Box] = []
-    some: list[Box] = []
+    full: list[Place] = []
+    some: list[Place] = []
     for box in _thinned(grid, 4 * data.validation_crops):
-        pixels = own_pixels(layers, blocks, box, validation=True)
+        pixels = read(box)
         if np.isin(pixels.ids, list(data.classes)).any():
             (full if pixels.valid.mean() >= data.min_valid else some).append(box)
     if not full and not some:
@@ -101,9 +103,9 @@ def labelled(grid: list[Box], layers: LabelledImages, blocks: Blocks, *, config:
     return _thinned(full or some, data.validation_crops)
 
 
-def _thinned(boxes: list[Box], most: int) -> list[Box]:
+def _thinned(boxes: Sequence[Place], most: int) -> list[Place]:
     if len(boxes) <= most:
-        return boxes
+        return list(boxes)
     return [boxes[i] for i in np.linspace(0, len(boxes) - 1, most).round().astype(int)]
 
 

@@ -1,0 +1,74 @@
+"""Negatives from a folder of photographs, the classic outlier exposure: things from elsewhere, cut at random.
+
+All files are opened once at the start, so that an empty folder or a file that is no photograph is found before any
+training. A photograph smaller than a patch is enlarged until it is not.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from geood.errors import ConfigError, DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+class PhotographFolder:
+    """Cuts patches from the photographs below a folder; called as `patches.Photographs` says.
+
+    Raises:
+        ConfigError: if scenes have other than three bands.
+        DataError: if the folder is missing, holds no photograph, or one that cannot be read.
+    """
+
+    def __init__(self, folder: Path, *, bands: int) -> None:
+        if bands != 3:
+            raise ConfigError(
+                f"negatives.source folder: photographs have 3 bands, but {bands} are used here; take another source, "
+                "or choose three with bands.indexes"
+            )
+        if not folder.is_dir():
+            raise DataError(f"negatives.folder: {folder} is no folder; name one of photographs")
+        self.files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not self.files:
+            raise DataError(f"negatives.folder: {folder} holds no photograph ({', '.join(SUFFIXES)}); name another")
+        for path in self.files:
+            self._open(path).close()
+
+    def __call__(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+        """`count` patches (count, 3, height, width) in [0, 1], each from a photograph drawn by itself.
+
+        Raises:
+            DataError: if a photograph cannot be read.
+        """
+        return torch.stack([self._patch(height, width, generator) for _ in range(count)])
+
+    def _patch(self, height: int, width: int, generator: torch.Generator) -> Tensor:
+        path = self.files[_below(len(self.files), generator)]
+        with self._open(path) as photo:
+            scale = max(1.0, height / photo.height, width / photo.width)
+            size = (max(width, round(photo.width * scale)), max(height, round(photo.height * scale)))
+            left, top = _below(size[0] - width + 1, generator), _below(size[1] - height + 1, generator)
+            try:
+                whole = photo.convert("RGB")
+            except OSError as error:
+                raise DataError(f"{path}: cannot be read ({error}); copy it again or remove it") from None
+            whole = whole if scale == 1 else whole.resize(size, Image.Resampling.BILINEAR)
+            pixels = np.asarray(whole.crop((left, top, left + width, top + height)), np.float32)
+        return torch.from_numpy(pixels / 255).movedim(-1, 0)
+
+    @staticmethod
+    def _open(path: Path) -> Image.Image:
+        try:
+            return Image.open(path)
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise DataError(f"{path}: cannot be read as a photograph ({error}); copy it again or remove it") from None
+
+
+def _below(count: int, generator: torch.Generator) -> int:
+    return int(torch.randint(count, (1,), generator=generator, device=generator.device))

@@ -1,0 +1,69 @@
+"""What is pasted for a negative: samples of the flow, or one of the simpler things it is compared with.
+
+All sources give patches (B, C, h, w) in the scaled units of the images, out of one generator: `flow` samples, `noise`
+without any structure, `colour` (one even colour a patch), `shuffled` (crops of the batch itself, cut into tiles that
+change places: real textures, senseless layout) and `folder` (cut from photographs, the classic outlier exposure, arXiv
+1812.04606). Only the flow's patches carry a gradient. Tensors only: photographs come in as a function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from geood.config import NegativesConfig
+from geood.flow import Flow
+from geood.negatives import draw_boxes
+
+TILE = 8  # side of the tiles that change places in shuffled crops; patch sides are multiples of it
+
+Photographs = Callable[[int, int, int, torch.Generator], Tensor]  # count, height, width, generator
+
+
+def draw_patches(
+    config: NegativesConfig,
+    size: tuple[int, int],
+    *,
+    image: Tensor,
+    valid: Tensor,
+    flow: Flow | None,
+    photographs: Photographs | None,
+    generator: torch.Generator,
+) -> Tensor:
+    """A patch of `size` (height, width) for each image (B, C, H, W) of a batch, `valid` (B, H, W) where it holds data.
+
+    Raises:
+        ValueError: if the source is one that is not there.
+    """
+    count, bands = image.shape[:2]
+    height, width = size
+    if config.source == "flow" and flow is not None:
+        return flow.sample(count, height, width, temperature=config.temperature, generator=generator)
+    if config.source == "folder" and photographs is not None:
+        return photographs(count, height, width, generator).to(image)
+    if config.source == "shuffled":
+        return _shuffled(image, valid, size, generator)
+    shape = {"noise": (count, bands, height, width), "colour": (count, bands, 1, 1)}.get(config.source)
+    if shape is None:
+        raise ValueError(f"no patches of source {config.source!r} can be drawn here")
+    drawn = torch.rand(shape, generator=generator, device=generator.device, dtype=image.dtype).to(image.device)
+    return drawn.expand(count, bands, height, width)
+
+
+def _shuffled(image: Tensor, valid: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Crops of the batch, each pasted into another image than its own, their tiles in random order.
+
+    An image without a place for a crop lends none; where none has, patches are empty of content (0.5).
+    """
+    boxes = draw_boxes(valid, size, generator)
+    cut = [image[i, :, r : r + size[0], c : c + size[1]] for i, b in enumerate(boxes) if b is not None for r, c in [b]]
+    if not cut:
+        return image.new_full((len(image), image.shape[1], *size), 0.5)
+    crops = torch.stack([cut[(i + 1) % len(cut)] for i in range(len(image))])
+    tiles = functional.unfold(crops, TILE, stride=TILE)
+    order = torch.rand((len(tiles), tiles.shape[2]), generator=generator, device=generator.device).argsort(1)
+    mixed = tiles.gather(2, order.to(tiles.device)[:, None].expand_as(tiles))
+    return functional.fold(mixed, size, TILE, stride=TILE)
