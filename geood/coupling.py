@@ -14,6 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 LEAST_SPREAD = 1e-4  # of a channel at the start, in units of the scaled image; a constant band would have 0
 
@@ -50,12 +51,12 @@ class Step(nn.Module):
     """One step on `channels` channels: 1x1 convolution, activation norm, affine coupling.
 
     `net` makes shift and log-scale of the second half, one after the other, from the first; `bound` is the largest
-    log-scale.
+    log-scale. With `checkpointing` the net is computed again in the backward pass, and only its input is kept.
     """
 
     def __init__(self, channels: int, net: nn.Module, *, bound: float) -> None:
         super().__init__()
-        self.bound = bound
+        self.bound, self.checkpointing = bound, False
         self.weight = nn.Parameter(torch.eye(channels).flip(0))
         self.log_scale = nn.Parameter(torch.zeros(channels))
         self.shift = nn.Parameter(torch.zeros(channels))
@@ -99,7 +100,9 @@ class Step(nn.Module):
         self.shift.copy_(-(scale[:, None] * (axes.T @ mean)).flatten())
 
     def _coupling(self, first: Tensor) -> tuple[Tensor, Tensor]:
-        shift, raw = self.net(first).chunk(2, dim=1)
+        again = self.checkpointing and torch.is_grad_enabled()
+        out = checkpoint(self.net, first, use_reentrant=False) if again else self.net(first)
+        shift, raw = out.chunk(2, dim=1)
         return shift, self.bound * torch.tanh(raw / self.bound)
 
 

@@ -64,6 +64,9 @@ class Flow(nn.Module):
         self.scales = [scale for _, scale in normals]  # of each latent: how often its pixels were squeezed
         self.levels = cast("Sequence[Level]", nn.ModuleList(levels))
         self.normals = cast("Sequence[ChannelNormal]", nn.ModuleList(ChannelNormal(width) for width, _ in normals))
+        for module in self.modules():
+            if isinstance(module, Step):
+                module.checkpointing = config.checkpointing
 
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> tuple[list[Tensor], Tensor]:
         """Latents of `image` (B, C, H, W), finest level first, and ln |det| of the map, (B,).

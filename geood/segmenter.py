@@ -135,8 +135,7 @@ def _checkpointed(network: nn.Module) -> Iterator[None]:
 def _twice(block: nn.Module, forward: Any, features: Any) -> Any:
     """A block's output, to be computed again for the backward pass from what the features are now."""
     kept = list(features) if isinstance(features, list) else features  # dense blocks go on to lengthen their list
-    contexts = lambda: (ExitStack(), _without_statistics(block))  # noqa: E731
-    return checkpoint(forward, kept, use_reentrant=False, context_fn=contexts)
+    return checkpoint(forward, kept, use_reentrant=False, context_fn=lambda: (ExitStack(), _Forgetting(block)))
 
 
 def _is_block(module: nn.Module) -> bool:
@@ -147,17 +146,20 @@ def _convolutions(module: nn.Module) -> int:
     return sum(isinstance(part, nn.Conv2d) for part in module.modules())
 
 
-@contextmanager
-def _without_statistics(network: nn.Module) -> Iterator[None]:
-    """What batch norms learn of their batches while this lasts is forgotten."""
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    kept = [dict(norm.named_buffers()) for norm in norms]
-    for norm, buffers in zip(norms, kept, strict=True):
-        norm._buffers.update({name: buffer.clone() for name, buffer in buffers.items()})
-    try:
-        yield
-    finally:
-        for norm, buffers in zip(norms, kept, strict=True):
+class _Forgetting:
+    """A context, entered any number of times, in which what batch norms of a network learn is forgotten at its end."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+        self.kept: list[dict[str, Tensor]] = []
+
+    def __enter__(self) -> None:
+        self.kept = [dict(norm.named_buffers()) for norm in self.norms]
+        for norm, buffers in zip(self.norms, self.kept, strict=True):
+            norm._buffers.update({name: buffer.clone() for name, buffer in buffers.items()})
+
+    def __exit__(self, *_: object) -> None:
+        for norm, buffers in zip(self.norms, self.kept, strict=True):
             norm._buffers.update(buffers)
 
 

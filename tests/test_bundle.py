@@ -1,5 +1,6 @@
 """Laws of the bundle: what is saved comes back, whole or not at all, and nothing else passes for a bundle."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,7 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from geood.bundle import FORMAT, ModelBundle, read_header
-from geood.errors import BundleError, OutputError
+from geood.config import SCORE_KINDS
+from geood.errors import BundleError, ConfigError, OutputError
+from geood.inliers import InlierFit
+from geood.smoothing import guided
 
 
 def test_a_bundle_comes_back_as_it_was_saved(tmp_path):
@@ -43,6 +47,68 @@ def test_the_header_says_what_the_model_is(bundle_path, bundle):
 def test_scores_lie_in_the_unit_interval_and_vary(bundle):
     score = bundle.score(torch.rand(1, 3, 64, 64)).numpy()
     assert score.dtype == np.float32 and score.min() >= 0 and score.max() <= 1 and score.std() > 0.01
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """A bundle with an outlier head and statistics for every score."""
+    path = tmp_path_factory.mktemp("full") / "model.safetensors"
+    saved = make_bundle(path, segmenter={"encoder": "resnet10t", "decoder_channels": 16, "outlier": "head"})
+    fit = InlierFit(3, samples=200, each=200, seed=0)
+    answer = saved.answer(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    fit.update(answer.logits, answer.features, torch.zeros(2, 64, 64, dtype=torch.int64))
+    dataclasses.replace(saved, inliers=fit.finish()).save(path)
+    return ModelBundle.load(path)
+
+
+def test_every_score_comes_from_one_answer_and_may_be_cut_to_a_core(full):
+    assert set(full.scores) == set(SCORE_KINDS) - {"uno"}
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    answer, core = full.answer(image), (slice(8, 50), slice(3, 70))
+    for kind in full.scores:
+        whole = full.score_of(answer, image, kind=kind)
+        assert whole.shape == (1, 64, 96) and torch.isfinite(whole).all()
+        torch.testing.assert_close(full.score_of(answer, image, kind=kind, core=core), whole[:, core[0], core[1]])
+        asked = full.with_settings([f"score.kind={kind}"])
+        temperature = asked.temperature_of(kind)
+        assert temperature == 2.0
+        if temperature == full.temperature_of(kind):
+            assert torch.equal(asked.score(image), whole)
+
+
+def test_a_smoothed_score_follows_the_image_and_needs_a_wider_halo(full):
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    smooth = full.with_settings(["score.smooth_px=9", "score.smooth_contrast=0.5"])
+    assert (full.halo_px, smooth.halo_px) == (32, 64)
+    valid = torch.ones(1, 64, 96, dtype=torch.bool)
+    valid[:, 20:30] = False
+    plain = full.score(image, valid)
+    expected = guided(plain, image, valid, radius=9, evenness=0.5)
+    assert torch.equal(smooth.score(image, valid), expected)
+
+
+def test_a_bundle_is_used_otherwise_only_as_far_as_it_can(full, bundle):
+    assert full.with_settings(["predict.tile_px=96"]).config.predict.tile_px == 96
+    for settings, match in (
+        (["train.seed=1"], "sections score and predict can be changed"),
+        (["score.kind"], "the form is section.key=value"),
+        (["score.kind=unos"], "did you mean uno"),
+        (["score.kind=uno"], "segmenter.outlier head, and that score needs class; train with segmenter.outlier: class"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            full.with_settings(settings)
+    for kind, remedy in (("knn", "feature_bank: 4096"), ("kl_matching", "train it again"), ("hybrid", "outlier: head")):
+        with pytest.raises(ConfigError, match=rf"score.kind {kind}: .*{remedy}.*or take one of jsd, max_softmax"):
+            bundle.with_settings([f"score.kind={kind}"])
+    with pytest.raises(ValueError, match="cannot give the score knn"):
+        bundle.score_of(bundle.answer(torch.zeros(1, 3, 32, 32)), torch.zeros(1, 3, 32, 32), kind="knn")
+
+
+def test_a_threshold_counts_only_for_the_score_that_it_was_found_for(bundle):
+    assert bundle.with_settings(["score.fpr=0.05"]).threshold == 0.5
+    for setting in ("score.temperature=1.0", "score.smooth_px=4", "score.kind=energy"):
+        with pytest.raises(ConfigError, match="--threshold"):
+            bundle.with_settings([setting]).threshold  # noqa: B018
 
 
 def refuse(path, match):
@@ -87,6 +153,17 @@ def test_a_newer_format_is_refused_with_both_versions(tmp_path, bundle_path):
     path = tmp_path / "model.safetensors"
     rewrite(bundle_path, path, lambda header, _: header.update(format=FORMAT + 1, geood="9.0"))
     refuse(path, rf"geood 9\.0 in format {FORMAT + 1}.*upgrade geood")
+
+
+def test_an_older_format_is_refused_with_the_remedy(tmp_path, bundle_path):
+    path = tmp_path / "model.safetensors"
+    rewrite(bundle_path, path, lambda header, _: header.update(format=1, geood="0.1"))
+    refuse(path, r"geood 0\.1 in format 1, which this geood no longer reads; train it again")
+
+
+def test_a_bundle_without_a_flow_comes_back_without_one(tmp_path, bundle):
+    saved = dataclasses.replace(bundle, flow=None).save(tmp_path / "model.safetensors")
+    assert ModelBundle.load(tmp_path / "model.safetensors").flow is None and saved.identity != bundle.identity
 
 
 def test_a_missing_tensor_is_refused(tmp_path, bundle_path):

@@ -212,3 +212,18 @@ def test_bits_per_dimension_of_a_uniform_density_is_the_number_of_bits():
     assert float(bits_per_dimension(torch.zeros(1), 10, torch.zeros(3))) == 0
     mixed = bits_per_dimension(torch.full((1,), -20 * math.log(2)), 20, torch.tensor([1 / 256, 0.0]))
     assert float(mixed) == pytest.approx(1 + 4)
+
+
+@pytest.mark.parametrize("config", [SMALL, FlowConfig(network="denseflow-small")], ids=["plain", "dense"])
+def test_checkpointing_changes_memory_and_nothing_else(config):
+    found, held = [], []
+    for checkpointing in (False, True):
+        flow, sizes = _flow(config=config.model_copy(update={"checkpointing": checkpointing})), []
+        image = torch.rand(2, 3, 16, 16, dtype=torch.float64, generator=_seeded())
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: (s.append(t.numel()), t)[1], lambda t: t):
+            value = flow.log_prob(image, _seeded(1)).mean() + flow.sample(2, 16, 16, generator=_seeded(2)).mean()
+        value.backward()
+        held.append(sum(sizes))
+        found.append([value, *(p.grad for p in flow.parameters() if p.grad is not None)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert held[1] < 0.7 * held[0]

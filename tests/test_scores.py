@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from geood.scores import LOGIT_SCORES, anomaly_score, jensen_shannon_to_uniform, score_max
+from geood.scores import LOGIT_SCORES, anomaly_score, jensen_shannon_to_uniform, outlier_score, score_max
 
 
 def _lead(margin, classes=19):
@@ -108,7 +108,23 @@ def test_scores_equal_their_definitions_and_leave_the_logits_alone(temperature):
     assert torch.equal(logits, before)
 
 
+def test_scores_of_an_outlier_output_equal_their_definitions():
+    generator = torch.Generator().manual_seed(0)
+    logits, outlier = 3 * torch.randn(2, 5, 6, 7, generator=generator), 3 * torch.randn(2, 6, 7, generator=generator)
+    hybrid = outlier.double().sigmoid().log() - logits.double().exp().sum(1).log()
+    torch.testing.assert_close(outlier_score(logits, outlier, "hybrid").double(), hybrid, rtol=0, atol=1e-5)
+    p = torch.cat([logits, outlier[:, None]], 1).double().softmax(1)
+    uno = p[:, 5] - p[:, :5].amax(1)
+    torch.testing.assert_close(outlier_score(logits, outlier, "uno").double(), uno, rtol=0, atol=1e-6)
+    extreme = torch.tensor([[[-1e4]], [[1e4]]])
+    for kind in ("hybrid", "uno"):
+        assert torch.isfinite(outlier_score(torch.full((2, 5, 1, 1), 1e4), extreme, kind)).all()
+        assert not outlier_score(logits.requires_grad_(), outlier, kind).requires_grad
+
+
 def test_unknown_score_is_refused():
+    with pytest.raises(ValueError, match="hybrid and uno"):
+        outlier_score(torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1), "jsd")
     with pytest.raises(ValueError, match="energy"):
         anomaly_score(torch.zeros(1, 2, 1, 1), "msp", 1.0)
     with pytest.raises(ValueError, match="two classes"):

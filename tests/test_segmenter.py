@@ -73,6 +73,43 @@ def test_a_convolutional_encoder_gives_local_logits_in_step_with_its_stride():
     torch.testing.assert_close(part[..., 288:320], whole[..., 320:352], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("encoder", ["densenet121", "resnet10t", "convnext_atto"])
+def test_checkpointing_changes_memory_and_nothing_else(encoder):
+    """Same answer, same gradients, same statistics of batch norm as without."""
+    image, found, held = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)), [], []
+    for checkpointing in (False, True):
+        segmenter = _segmenter(encoder, checkpointing=checkpointing).train()
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, sizes=sizes: (sizes.append(t.numel()), t)[1], lambda t: t
+        ):
+            answer = segmenter(image)
+        held.append(sum(sizes))
+        answer.logits.square().mean().backward()
+        state = {k: v for k, v in segmenter.state_dict().items() if "running" in k or "tracked" in k}
+        found.append([answer.logits, *(p.grad for p in segmenter.parameters()), *state.values()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert held[1] < 0.7 * held[0]
+    assert not any("forward" in vars(module) for module in segmenter.modules())
+
+
+@pytest.mark.parametrize("outlier", ["head", "class"])
+def test_an_outlier_output_stands_beside_the_classes(outlier):
+    plain, more = _segmenter(), _segmenter(outlier=outlier).train()
+    more.take_classes(plain.state_dict())
+    image = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(more.eval()(image).logits, plain(image).logits)
+        assert plain(image).outlier is None and plain(image).features.shape == (2, 8, 16, 16)
+    answer = more.train()(image)
+    assert answer.outlier.shape == (2, 64, 64)
+    answer.outlier.square().mean().backward()
+    assert all(float(p.grad.abs().sum()) > 0 for p in more.outlier_head.parameters())
+    assert all(p.grad is None for p in more.head.parameters())
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        more.take_classes(_segmenter(classes=5).state_dict())
+
+
 def test_gradient_reaches_pixels_and_all_weights():
     segmenter, image = _segmenter().train(), torch.rand(2, 3, 64, 64).requires_grad_()
     segmenter(image).logits.square().mean().backward()

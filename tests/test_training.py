@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +16,13 @@ import torch
 from conftest import picture, small_config, write_raster
 
 from geood.bundle import ModelBundle
-from geood.config import Config, to_yaml
+from geood.config import Config, FlowConfig, NegativesConfig, to_yaml
 from geood.datasets.scenes import open_scenes
 from geood.errors import ConfigError, DataError, OutputError, TrainingError
 from geood.flow import Flow
 from geood.runs import append_metrics, check_run, last_metrics, make_run, trim_metrics
 from geood.segmenter import Segmenter
-from geood.stages import Plan, Stage, plans, sample_picture
+from geood.stages import Plan, Stage, plans, sample_picture, troubles
 from geood.training import train
 
 LENGTHS = {"segmenter_steps": 4, "flow_steps": 2, "joint_steps": 4, "validate_every": 2, "batch": 2}
@@ -100,23 +101,152 @@ def test_a_run_leaves_all_that_it_promises(unbroken, scenes_folder):
 
 
 OTHERS = {
-    "bfloat16": {"train": {**LENGTHS, "accelerator": "cpu", "precision": "bf16-mixed"}},
-    "the paper's networks": {
-        "segmenter": {"network": "ldn121"},
-        "flow": {"network": "denseflow-small"},
+    "bfloat16, an average of the weights, two faded patches": {
+        "train": {"precision": "bf16-mixed", "average_decay": 0.5},
+        "negatives": {"patches": 2, "feather_px": 2, "patch_max_px": 24},
+    },
+    "the paper's networks and optimizers, an outlier head": {
+        "segmenter": {"network": "ldn121", "outlier": "head", "checkpointing": True},
+        "flow": {"network": "denseflow-small", "checkpointing": True},
+        "train": {"flow_optimizer": "adamax", "encoder_lr_factor": 0.25},
+        "score": {"kind": "hybrid", "feature_bank": 100},
+    },
+    "an outlier class, a flow that stays as it is": {
+        "segmenter": {"encoder": "resnet10t", "decoder_channels": 16, "outlier": "class"},
+        "train": {"joint_flow_lr": 0.0},
+        "score": {"kind": "uno", "smooth_px": 3},
     },
 }
 
 
 @pytest.mark.parametrize("sections", OTHERS.values(), ids=OTHERS)
-def test_other_arithmetic_and_other_networks_train(scenes_folder, tmp_path, sections):
-    settings = config(scenes_folder).model_dump() | sections
+def test_other_arithmetic_networks_and_outputs_train(scenes_folder, tmp_path, sections):
+    settings = config(scenes_folder).model_dump()
+    settings = {section: keys | sections.get(section, {}) for section, keys in settings.items()}
+    if "segmenter" in sections:
+        settings["segmenter"] = sections["segmenter"]
+    if "flow" in sections:
+        settings["flow"] = sections["flow"]
     bundle = ModelBundle.load(train(Config.model_validate(settings), tmp_path / "run"))
     assert all(torch.isfinite(tensor).all() for tensor in bundle.flow.state_dict().values())
     assert all(tensor.dtype == torch.float32 for tensor in bundle.segmenter.parameters())
+    assert set(bundle.calibration) == set(bundle.scores) and bundle.config.score.kind in bundle.scores
+    low, high = bundle.thresholds["0.05"], bundle.thresholds["0.001"]
+    assert np.isfinite([low, high]).all() and low <= high
     with (tmp_path / "run" / "metrics.csv").open() as file:
-        bits = [float(row["value"]) for row in csv.DictReader(file) if row["figure"].endswith("bpd")]
-    assert len(bits) >= 4 and all(0 < value < 12 for value in bits)
+        rows = list(csv.DictReader(file))
+    bits = [float(row["value"]) for row in rows if row["figure"].endswith("bpd")]
+    assert len(bits) >= 3 and all(0 < value < 12 for value in bits)
+    assert any(row["figure"] == "train/gap" for row in rows)
+
+
+@pytest.mark.parametrize("source", ["noise", "shuffled", "folder", "none"])
+def test_other_negatives_need_no_flow(scenes_folder, unbroken, tmp_path, source, caplog):
+    keys = {"source": source, "folder": "." if source == "folder" else None, "patch_max_px": 32}
+    settings = config(scenes_folder, stages_from=str(unbroken.parent))
+    settings = settings.model_copy(update={"negatives": NegativesConfig(**keys)})
+    caplog.set_level("INFO", logger="geood")
+    bundle = ModelBundle.load(train(settings, tmp_path / "run"))
+    assert bundle.flow is None and not (tmp_path / "run" / "samples").exists()
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        figures = {row["figure"]: float(row["value"]) for row in csv.DictReader(file)}
+    assert (figures["train/negative"] > 0) == (source != "none") == ("train/gap" in figures)
+    assert re.search(r"joint: \d+\.\d crops/s, \d+ % of the time waiting for data", caplog.text)
+
+
+def test_stages_taken_over_end_in_the_same_bundle(unbroken, scenes_folder, tmp_path):
+    taken = config(scenes_folder, stages_from=str(unbroken.parent))
+    assert train_apart(taken, tmp_path / "run") == 0
+    first, second = ModelBundle.load(unbroken), ModelBundle.load(tmp_path / "run" / "model.safetensors")
+    assert first.metrics == second.metrics and first.calibration == second.calibration
+    for name in ("segmenter", "flow", "inliers"):
+        a, b = getattr(first, name).state_dict(), getattr(second, name).state_dict()
+        assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_stages_of_another_run_that_do_not_fit_are_refused(unbroken, scenes_folder, tmp_path):
+    from_it = {"stages_from": str(unbroken.parent)}
+    for settings, match in (
+        (config(scenes_folder, stages_from=str(tmp_path)), "not the folder of a run"),
+        (config(scenes_folder, **from_it, seed=1), r"other values of train\.seed"),
+        (config(scenes_folder, **from_it).model_copy(update={"flow": FlowConfig(steps=3)}), r"values of flow\.steps"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            train(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    bare = config(scenes_folder, flow_steps=0, joint_steps=0, segmenter_steps=2)
+    train(bare, tmp_path / "bare")
+    with pytest.raises(ConfigError, match=r"has no stage flow; give train\.flow_steps"):
+        train(config(scenes_folder, stages_from=str(tmp_path / "bare")), tmp_path / "run")
+
+
+def test_an_average_goes_on_after_a_kill_as_if_nothing_had_been(scenes_folder, tmp_path):
+    settings = config(scenes_folder, average_decay=0.5, flow_steps=0, joint_steps=2)
+    assert train_apart(settings, tmp_path / "whole") == 0
+    deadly = """
+step = Stage.training_step
+def deadly(self, batch, index):
+    if self.plan.stage == "joint" and self.global_step == 1:
+        os._exit(9)
+    return step(self, batch, index)
+Stage.training_step = deadly
+"""
+    assert train_apart(settings, tmp_path / "run", before=deadly) == 9
+    assert train_apart(settings, tmp_path / "run", resume=True) == 0
+    names = ("whole", "run")
+    assert len({digest(tmp_path / name / "model.safetensors") for name in names}) == 1
+    stored = torch.load(tmp_path / "run" / "checkpoints" / "joint.ckpt", weights_only=True)
+    bundle = ModelBundle.load(tmp_path / "run" / "model.safetensors")
+    weight = "head.2.weight"
+    assert torch.equal(bundle.segmenter.state_dict()[weight], stored["state_dict"][f"segmenter.{weight}"])
+    assert not torch.equal(bundle.segmenter.state_dict()[weight], stored["current_model_state"][f"segmenter.{weight}"])
+
+
+@pytest.mark.parametrize(
+    ("section", "keys", "match"),
+    [
+        ("score", {"kind": "knn"}, "score.kind knn: .*feature_bank"),
+        ("score", {"kind": "hybrid"}, "segmenter.outlier: head"),
+        ("segmenter", {"outlier": "head"}, "learns from negatives in the joint stage, and there are none"),
+    ],
+)
+def test_a_score_or_output_that_nothing_will_serve_is_refused_before_training(
+    scenes_folder, tmp_path, section, keys, match
+):
+    settings = config(scenes_folder, joint_steps=0)
+    changed = getattr(settings, section).model_copy(update=keys)
+    with pytest.raises(ConfigError, match=match):
+        train(settings.model_copy(update={section: changed}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_troubles_are_told_with_what_helps():
+    before = {"segmenter/miou": 0.6, "flow/bpd": 3.0}
+    fine = {"miou": 0.59, "bpd": 3.1, "outside": 0.02, "spread": 0.1}
+    assert troubles(fine, before) == [] == troubles({}, {}) == troubles({"miou": 0.1}, {})
+    for change, said in (
+        ({"outside": 0.5}, "leave the range"),
+        ({"spread": 0.001}, "all alike"),
+        ({"bpd": 3.9}, "forgets the images"),
+        ({"miou": 0.5}, "drown inlier classes"),
+    ):
+        [trouble] = troubles(fine | change, before)
+        assert said in trouble and "lower" in trouble
+
+
+@pytest.mark.parametrize(("bands", "dtype"), [(1, "uint8"), (4, "uint16"), (13, "uint16")])
+def test_one_to_thirteen_bands_of_8_or_16_bit_train_and_score(tmp_path, bands, dtype):
+    for i in range(2):
+        image = picture(160, 160, bands=bands, seed=i, dtype=dtype, high=255 if dtype == "uint8" else 12_000)
+        write_raster(tmp_path / f"im_{i}.tif", image)
+        write_raster(tmp_path / f"lab_{i}.tif", np.digitize(image[0] / image[0].max(), [0.35, 0.6]).astype("uint8"))
+    settings = config(tmp_path, segmenter_steps=1, flow_steps=1, joint_steps=1)
+    flow = FlowConfig(network="denseflow-small")
+    bundle = ModelBundle.load(train(settings.model_copy(update={"flow": flow}), tmp_path / "run"))
+    assert bundle.bands.count == bands and len(bundle.flow.sample(1, 16, 16)[0]) == bands
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        bits = [float(row["value"]) for row in csv.DictReader(file) if row["figure"] == "val/bpd"]
+    assert all(0 < value < (10 if dtype == "uint8" else 18) for value in bits)
 
 
 def test_the_bundle_of_a_run_is_usable(unbroken, scenes_folder):
