@@ -172,8 +172,14 @@ class NegativesConfig(Section):
     patches: Annotated[int, Field(ge=1)] = Field(1, description="patches in each crop, of one size in a batch")
     patch_min_px: Annotated[int, Field(ge=8, multiple_of=8)] = Field(16, description="shortest side of a patch, pixels")
     patch_max_px: Annotated[int, Field(ge=8, multiple_of=8)] = Field(72, description="longest side of a patch, pixels")
+    shape: Literal["rectangle", "blob"] = Field(
+        "blob", description="outline of a patch: its whole box, or an irregular blob in it"
+    )
     feather_px: Annotated[int, Field(ge=0)] = Field(
         0, description="width of the rim over which a patch fades into the image, pixels; 0: a hard edge"
+    )
+    tint: Annotated[float, Field(ge=0)] = Field(
+        0.3, description="spread of random changes of each band's contrast and level in a patch; 0: none"
     )
     temperature: Positive = Field(1.0, description="spread of the flow's latent samples; 1: as learned")
 

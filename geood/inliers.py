@@ -4,18 +4,18 @@
 travels in the bundle. Standardized max logit compares the largest logit with what the class predicted usually gets
 (arXiv 2107.11264); KL matching asks how far a softmax is from the typical one of any class (arXiv 1911.11132). The two
 scores of features work at the decoder's resolution: the distance to the nearest of a bank of inlier features (arXiv
-2211.06660), and minus their log-density under a Gaussian mixture fitted by scikit-learn. Tensors only; no files.
+2211.06660), and minus their log-density under a Gaussian mixture with one covariance for all components, fitted by
+scikit-learn. Tensors only; no files.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Self
-
 import torch
 from torch import Tensor, nn
 
 from geood.config import IGNORE
+from geood.scores import by_strips
 
 CLASS_SCORES = ("standardized_max_logit", "kl_matching")
 FEATURE_SCORES = ("knn", "gmm")
@@ -53,7 +53,7 @@ class Inliers(nn.Module):
                 largest, taken = logits.float().max(1)
                 return (self._tensor("logit_mean")[taken] - largest) / self._tensor("logit_std")[taken]
             if kind == "kl_matching":
-                return self._divergence_to_templates(logits.float())
+                return by_strips(self._divergence_to_templates, logits.float())
             flat = features.float().movedim(1, -1).flatten(0, -2)
             flat = (flat - self._tensor("feature_mean")) / self._tensor("feature_std")
             each = self._distance if kind == "knn" else self._surprise
@@ -75,11 +75,11 @@ class Inliers(nn.Module):
 
     def _surprise(self, flat: Tensor) -> Tensor:
         """Minus the mixture's ln density of (N, D), for each dimension."""
-        roots = self._tensor("mixture_roots")  # of the precisions: upper triangles (M, D, D)
-        centred = torch.einsum("nd,mde->nme", flat, roots) - self._tensor("mixture_centres")
-        log_det = roots.diagonal(dim1=1, dim2=2).log().sum(1)
-        density = -0.5 * (centred.square().sum(2) + flat.shape[1] * math.log(2 * math.pi)) + log_det
-        return -(density + self._tensor("mixture_log_weights")).logsumexp(1) / flat.shape[1]
+        root = self._tensor("mixture_root")  # of the precision that all components share: upper triangle (D, D)
+        apart = torch.cdist(flat @ root, self._tensor("mixture_centres"))
+        density = self._tensor("mixture_log_weights") - 0.5 * apart.square()
+        whole = density.logsumexp(1) + root.diagonal().log().sum() - 0.5 * flat.shape[1] * math.log(2 * math.pi)
+        return -whole / flat.shape[1]
 
     def _tensor(self, name: str) -> Tensor:
         tensor = getattr(self, name)
@@ -146,17 +146,13 @@ def _features(samples: Tensor, *, components: int) -> dict[str, Tensor]:
     mean, std = samples.mean(0), samples.std(0).clamp_min(LEAST_SPREAD)
     bank = (samples - mean) / std
     count = max(1, min(components, len(bank) // 10))
-    mixture = GaussianMixture(count, covariance_type="full", reg_covar=1e-2, random_state=0).fit(bank.double().numpy())
-    roots = torch.from_numpy(mixture.precisions_cholesky_)
-    centres = torch.einsum("md,mde->me", torch.from_numpy(mixture.means_), roots)
+    mixture = GaussianMixture(count, covariance_type="tied", reg_covar=1e-2, random_state=0).fit(bank.double().numpy())
+    root = torch.from_numpy(mixture.precisions_cholesky_)
     return {
         "feature_mean": mean,
         "feature_std": std,
         "bank": bank,
-        "mixture_roots": roots,
-        "mixture_centres": centres,
+        "mixture_root": root,
+        "mixture_centres": torch.from_numpy(mixture.means_) @ root,
         "mixture_log_weights": torch.from_numpy(mixture.weights_).log(),
     }
-
-
-__all__ = ["CLASS_SCORES", "FEATURE_SCORES", "InlierFit", "Inliers", "Self"]

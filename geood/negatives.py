@@ -3,8 +3,9 @@
 Patches of one size go into a batch, and each image has one box for its patch, drawn uniformly from the places where
 every pixel holds data (arXiv 2112.12833; the sizes as in the authors' code, multiples of the flow's stride). The pixels
 that a patch replaces are the crop that the flow then learns from. Pasting is differentiable in the patches: that is how
-the segmenter's answer reaches the flow. A patch may fade into the image over a rim, which then is neither negative nor
-inlier. This room makes no patches and knows no losses.
+the segmenter's answer reaches the flow. What shows of a patch has an irregular outline, unless its whole box is asked
+for: straight edges are easy to learn and do not occur. It may fade into the image over a rim, which then is neither
+negative nor inlier. This room makes no patches and knows no losses.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from geood.config import IGNORE, NegativesConfig
+
+WAVE_PX = 12  # length of the bends of a blob's outline
+BEND = 0.35  # and their depth, as a share of half its box
 
 
 class PastedBatch(NamedTuple):
@@ -110,13 +114,32 @@ def paste(  # noqa: PLR0917
     )
 
 
-def draw_strength(config: NegativesConfig, count: int, size: tuple[int, int], like: Tensor) -> Tensor:
-    """How much of each of `count` patches of `size` shows, (count, h, w) in [0, 1]: all, but for a faded rim."""
-    ramps = []
-    for side in size:
-        at = torch.arange(1, side + 1, device=like.device, dtype=like.dtype)
-        ramps.append(torch.minimum(at, at.flip(0)) / (config.feather_px + 1))
-    return torch.minimum(ramps[0][:, None], ramps[1]).clamp_max(1).expand(count, *size)
+def draw_strength(
+    config: NegativesConfig, count: int, size: tuple[int, int], *, like: Tensor, generator: torch.Generator
+) -> Tensor:
+    """How much of each of `count` patches of `size` (height, width) shows, (count, h, w) in [0, 1].
+
+    1 inside the outline, 0 outside, a ramp of `feather_px` pixels inside along it; of the dtype and place of `like`.
+    """
+    if config.shape == "blob":
+        inside = _blobs(count, size, generator).to(like)
+    else:
+        inside = torch.ones((count, *size), dtype=like.dtype, device=like.device)
+    strength = inside
+    for _ in range(config.feather_px):
+        inside = -functional.max_pool2d(-functional.pad(inside, (1, 1, 1, 1)), 3, stride=1)
+        strength = strength + inside
+    return strength / (config.feather_px + 1)
+
+
+def _blobs(count: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Irregular outlines (count, h, w) bool about the middle of their boxes: a round hill, bent by noise and cut."""
+    grid = [max(2, side // WAVE_PX + 2) for side in size]
+    noise = torch.randn((count, 1, *grid), generator=generator, device=generator.device)
+    bent = functional.interpolate(noise, size=size, mode="bicubic", align_corners=True)[:, 0]
+    ys, xs = (torch.linspace(-1, 1, side, device=noise.device) for side in size)
+    away = ys[:, None].square() + xs.square()
+    return (BEND * bent + 0.75 > away) | (away < 0.1)
 
 
 def _under(batch: PastedBatch, valid: Tensor, i: int, window: tuple[int, int, int, int]) -> Tensor:

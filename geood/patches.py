@@ -3,7 +3,9 @@
 All sources give patches (B, C, h, w) in the scaled units of the images, out of one generator: `flow` samples, `noise`
 without any structure, `colour` (one even colour a patch), `shuffled` (crops of the batch itself, cut into tiles that
 change places: real textures, senseless layout) and `folder` (cut from photographs, the classic outlier exposure, arXiv
-1812.04606). Only the flow's patches carry a gradient. Tensors only: photographs come in as a function.
+1812.04606). Each patch then gets a tint: contrast and level of every band change at random, so that negatives also
+differ from inliers as unknown materials do. Only the flow's patches carry a gradient. Tensors only: photographs come in
+as a function.
 """
 
 from __future__ import annotations
@@ -33,13 +35,28 @@ def draw_patches(
     photographs: Photographs | None,
     generator: torch.Generator,
 ) -> Tensor:
-    """A patch of `size` (height, width) for each image (B, C, H, W) of a batch, `valid` (B, H, W) where it holds data.
+    """A patch (B, C, h, w) in [0, 1] of `size` (h, w) for each image (B, C, H, W) of a batch.
+
+    `valid` (B, H, W) is where the images hold data.
 
     Raises:
         ValueError: if the source is one that is not there.
     """
-    count, bands = image.shape[:2]
-    height, width = size
+    patches = _drawn(config, size, image=image, valid=valid, makers=(flow, photographs), generator=generator)
+    return (_tinted(patches, config.tint, generator) if config.tint else patches).clamp(0, 1)
+
+
+def _drawn(
+    config: NegativesConfig,
+    size: tuple[int, int],
+    *,
+    image: Tensor,
+    valid: Tensor,
+    makers: tuple[Flow | None, Photographs | None],
+    generator: torch.Generator,
+) -> Tensor:
+    """The patches as their source gives them."""
+    (flow, photographs), (count, bands), (height, width) = makers, image.shape[:2], size
     if config.source == "flow" and flow is not None:
         return flow.sample(count, height, width, temperature=config.temperature, generator=generator)
     if config.source == "folder" and photographs is not None:
@@ -51,6 +68,16 @@ def draw_patches(
         raise ValueError(f"no patches of source {config.source!r} can be drawn here")
     drawn = torch.rand(shape, generator=generator, device=generator.device, dtype=image.dtype).to(image.device)
     return drawn.expand(count, bands, height, width)
+
+
+def _tinted(patches: Tensor, spread: float, generator: torch.Generator) -> Tensor:
+    """Each band of each patch (B, C, h, w) stretched about its mean by a factor e^(spread n), moved by spread n / 2."""
+    shape = (2, *patches.shape[:2], 1, 1)
+    drawn = torch.randn(shape, generator=generator, device=generator.device, dtype=patches.dtype)
+    stretch, shift = (spread * drawn).to(patches.device)
+    mean = patches.mean((2, 3), keepdim=True)
+    tinted: Tensor = (patches - mean) * stretch.exp() + mean + shift / 2
+    return tinted
 
 
 def _shuffled(image: Tensor, valid: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:

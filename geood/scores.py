@@ -13,6 +13,7 @@ logarithm for each logit are all it costs.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from geood.operators import start_vector_functions
 
 start_vector_functions()
 
+STRIP = 1 << 17  # logits in a strip: half a megabyte, with two or three times that for what is made of them
 LOGIT_SCORES = ("jsd", "max_softmax", "max_logit", "entropy", "energy")
 OUTLIER_SCORES = {"head": ("hybrid",), "class": ("uno",), "none": ()}  # by what the outlier output is
 
@@ -62,19 +64,39 @@ def anomaly_score(logits: Tensor, kind: str, temperature: float = 1.0) -> Tensor
     Raises:
         ValueError: if `kind` is none of these.
     """
+    if kind not in LOGIT_SCORES:
+        raise ValueError(f"no score of logits is called {kind!r}; there are {', '.join(LOGIT_SCORES)}")
     with torch.no_grad():
-        scaled = logits.float() / temperature if temperature != 1 else logits.float()
-        if kind == "jsd":
-            return _jsd_score(scaled)
-        if kind == "max_softmax":
-            return 1 - torch.exp(scaled.amax(1) - scaled.logsumexp(1))
-        if kind == "max_logit":
-            return -scaled.amax(1)
-        if kind == "entropy":
-            return _entropy(scaled) / math.log(scaled.shape[1])
-        if kind == "energy":
-            return -temperature * scaled.logsumexp(1)
-    raise ValueError(f"no score of logits is called {kind!r}; there are {', '.join(LOGIT_SCORES)}")
+        return by_strips(lambda strip: _score_of_strip(strip.float(), kind, temperature), logits)
+
+
+def by_strips(score: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
+    """What `score` makes of logits (B, K, H, W), (B, H, W), strip by strip of rows on a CPU.
+
+    A strip's logits and what is made of them on the way stay in the cache of a core; done at once, every step would go
+    through memory. On a GPU all is done at once.
+    """
+    row = logits.shape[0] * logits.shape[1] * logits.shape[3]
+    rows = max(1, STRIP // max(1, row))
+    if logits.device.type != "cpu" or rows >= logits.shape[2]:
+        return score(logits)
+    out = logits.new_empty((logits.shape[0], *logits.shape[2:]), dtype=torch.float32)
+    for top in range(0, logits.shape[2], rows):
+        out[:, top : top + rows] = score(logits[:, :, top : top + rows].contiguous())
+    return out
+
+
+def _score_of_strip(logits: Tensor, kind: str, temperature: float) -> Tensor:
+    scaled = logits / temperature if temperature != 1 else logits
+    if kind == "jsd":
+        return _jsd_score(scaled)
+    if kind == "max_softmax":
+        return 1 - torch.exp(scaled.amax(1) - scaled.logsumexp(1))
+    if kind == "max_logit":
+        return -scaled.amax(1)
+    if kind == "entropy":
+        return _entropy(scaled) / math.log(scaled.shape[1])
+    return -temperature * scaled.logsumexp(1)
 
 
 def outlier_score(logits: Tensor, outlier: Tensor, kind: str) -> Tensor:
@@ -88,12 +110,12 @@ def outlier_score(logits: Tensor, outlier: Tensor, kind: str) -> Tensor:
         ValueError: if `kind` is neither.
     """
     with torch.no_grad():
-        wide, beside = logits.float(), outlier.float()
+        beside, energy = outlier.float(), anomaly_score(logits, "energy")
         if kind == "hybrid":
-            return functional.logsigmoid(beside) - wide.logsumexp(1)
+            return energy.add_(functional.logsigmoid(beside))
         if kind == "uno":
-            whole = torch.logaddexp(wide.logsumexp(1), beside)
-            return (beside - whole).exp() - (wide.amax(1) - whole).exp()
+            whole, likeliest = torch.logaddexp(-energy, beside), -anomaly_score(logits, "max_logit")
+            return (beside - whole).exp() - (likeliest - whole).exp()
     raise ValueError(f"no score of an outlier output is called {kind!r}; there are hybrid and uno")
 
 

@@ -216,7 +216,7 @@ class Stage(pl.LightningModule):
                     photographs=self.photographs,
                     generator=generator,
                 )
-            strength = draw_strength(settings, len(patches), size, patches)
+            strength = draw_strength(settings, len(patches), size, like=batch["image"], generator=generator)
             pasted = paste(pasted, batch["valid"], patches.to(pasted.image.dtype), strength, boxes)
         return pasted
 

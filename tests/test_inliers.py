@@ -84,12 +84,10 @@ def test_feature_scores_equal_their_definitions():
     near = (flat[:, None] - inliers.bank).norm(dim=2).sort(1).values[:, :NEIGHBOURS].mean(1)
     torch.testing.assert_close(inliers.score("knn", logits, features), near.reshape(2, 8, 8), rtol=1e-4, atol=1e-4)
     density = 0
-    for weight, root, centre in zip(
-        inliers.mixture_log_weights, inliers.mixture_roots, inliers.mixture_centres, strict=True
-    ):
-        wide = root.double()
-        covariance = torch.linalg.inv(wide @ wide.T).numpy()
-        mean = (centre.double() @ torch.linalg.inv(wide)).numpy()
+    root = inliers.mixture_root.double()
+    covariance = torch.linalg.inv(root @ root.T).numpy()
+    means = (inliers.mixture_centres.double() @ torch.linalg.inv(root)).numpy()
+    for weight, mean in zip(inliers.mixture_log_weights, means, strict=True):
         density += math.exp(weight) * multivariate_normal(mean, covariance).pdf(flat.double().numpy())
     expected = -np.log(density).reshape(2, 8, 8) / DEPTH
     np.testing.assert_allclose(inliers.score("gmm", logits, features).numpy(), expected, rtol=1e-3, atol=1e-3)

@@ -115,10 +115,10 @@ def test_more_patches_lie_beside_the_first_and_all_crops_are_kept():
 
 @pytest.mark.parametrize("feather", [0, 1, 2])
 def test_a_faded_rim_is_neither_negative_nor_inlier(feather):
-    config = NegativesConfig(patch_min_px=8, patch_max_px=8, feather_px=feather)
+    config = NegativesConfig(patch_min_px=8, patch_max_px=8, feather_px=feather, shape="rectangle")
     image, mask = torch.zeros(1, 1, 20, 20), torch.zeros(1, 20, 20, dtype=torch.int64)
     patches = torch.ones(1, 1, 8, 8)
-    strength = draw_strength(config, 1, (8, 8), patches)
+    strength = draw_strength(config, 1, (8, 8), like=patches, generator=_seeded())
     batch = paste(unpasted(image, mask), mask == 0, patches, strength, [(4, 4)])
     assert (batch.covered.sum(), batch.negative.sum()) == (64, (8 - 2 * feather) ** 2)
     assert torch.equal(batch.mask == 255, batch.covered) and not (batch.negative & ~batch.covered).any()
@@ -127,3 +127,35 @@ def test_a_faded_rim_is_neither_negative_nor_inlier(feather):
     assert torch.equal(batch.image[0, 0] == 1, batch.negative[0]) and torch.equal(
         batch.image[0, 0] > 0, batch.covered[0]
     )
+
+
+def test_blobs_are_irregular_whole_in_their_middle_and_never_the_whole_box():
+    config = NegativesConfig(shape="blob", patch_min_px=16)
+    for size in ((16, 16), (24, 72), (216, 40)):
+        strength = draw_strength(config, 200, size, like=torch.zeros(1), generator=_seeded())
+        assert strength.shape == (200, *size) and set(strength.unique().tolist()) == {0.0, 1.0}
+        share = strength.mean((1, 2))
+        assert 0.3 < float(share.mean()) < 0.75 and float(share.std()) > 0.03 and float(share.min()) > 0.05
+        assert (strength[:, size[0] // 2, size[1] // 2] == 1).all()
+        assert len({tuple(blob.flatten().tolist()) for blob in strength}) == 200
+
+
+def test_a_blob_leaves_the_rest_of_its_box_as_it_was():
+    image, mask, valid, patches = _scene()
+    strength = torch.zeros(3, 4, 6)
+    strength[:, 1:3, 2:5] = 1
+    batch = paste(unpasted(image, mask), valid, patches, strength, [(0, 0), None, (6, 6)])
+    assert batch.negative.sum((1, 2)).tolist() == [6, 0, 6] and batch.crops[0].shape == (2, 2, 4, 6)
+    assert torch.equal(batch.image[0, :, 1:3, 2:5], patches[0, :, 1:3, 2:5])
+    untouched = ~batch.negative
+    assert torch.equal(batch.image.movedim(1, -1)[untouched], image.movedim(1, -1)[untouched])
+    assert torch.equal(batch.mask[untouched], mask[untouched])
+
+
+def test_a_feather_fades_along_the_outline_of_a_blob():
+    plain = NegativesConfig(shape="blob", patch_min_px=16)
+    soft = plain.model_copy(update={"feather_px": 2})
+    hard, faded = (draw_strength(c, 20, (40, 32), like=torch.zeros(1), generator=_seeded()) for c in (plain, soft))
+    assert torch.equal(faded > 0, hard > 0) and torch.equal(faded.unique(), torch.tensor([0, 1 / 3, 2 / 3, 1]))
+    inner = -torch.nn.functional.max_pool2d(-torch.nn.functional.pad(hard, (2, 2, 2, 2)), 5, stride=1)
+    assert torch.equal(faded == 1, inner == 1)

@@ -18,12 +18,12 @@ def _image():
     return torch.rand(3, 3, 40, 48, generator=torch.Generator().manual_seed(0))
 
 
-def _draw(source, *, seed=0, image=None, valid=None, flow=None, photographs=None):
+def _draw(source, *, seed=0, image=None, valid=None, flow=None, photographs=None, tint=0.0):
     image = _image() if image is None else image
     valid = torch.ones(len(image), *image.shape[2:], dtype=torch.bool) if valid is None else valid
     folder = "photos" if source == "folder" else None
     generator = torch.Generator().manual_seed(seed)
-    settings = NegativesConfig(source=source, folder=folder)
+    settings = NegativesConfig(source=source, folder=folder, tint=tint)
     return draw_patches(
         settings, SIZE, image=image, valid=valid, flow=flow, photographs=photographs, generator=generator
     )

@@ -129,3 +129,13 @@ def test_unknown_score_is_refused():
         anomaly_score(torch.zeros(1, 2, 1, 1), "msp", 1.0)
     with pytest.raises(ValueError, match="two classes"):
         score_max(1)
+
+
+@pytest.mark.parametrize("kind", LOGIT_SCORES)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_strips_give_what_the_whole_gives(kind, layout, monkeypatch):
+    logits = 3 * torch.randn(2, 5, 37, 20, generator=torch.Generator().manual_seed(0))
+    whole = anomaly_score(logits, kind, 2.0)
+    monkeypatch.setattr("geood.scores.STRIP", 3 * 2 * 5 * 20)
+    strips = anomaly_score(logits.to(memory_format=layout), kind, 2.0)
+    torch.testing.assert_close(strips, whole, rtol=0, atol=2e-6)
