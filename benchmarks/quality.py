@@ -55,7 +55,7 @@ LENGTHS = {
     "score.feature_bank": 4096,
     "predict.halo_px": 0,
 }
-CLOSED = {"train.joint_steps": 0}
+CLOSED = {"train.joint_steps": 0, "segmenter.outlier": "none"}
 CONTROL = {"negatives.source": "none"}
 HEAD = {"segmenter.outlier": "head"}
 METHODS: dict[str, dict[str, Any]] = {

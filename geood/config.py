@@ -220,6 +220,9 @@ class TrainConfig(Section):
         None, description="a finished run with the same data and networks whose first two stages are taken over"
     )
     batch: Annotated[int, Field(ge=2)] = Field(8, description="crops in a batch, on each device")
+    joint_batch: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="crops in one of the third stage, if others"
+    )
     segmenter_steps: Annotated[int, Field(ge=0)] = Field(8000, description="steps of the first stage")
     segmenter_lr: Positive = Field(4e-4, description="its learning rate")
     flow_steps: Annotated[int, Field(ge=0)] = Field(8000, description="steps of the second stage")
@@ -231,8 +234,9 @@ class TrainConfig(Section):
     )
     encoder_lr_factor: Positive = Field(1.0, description="the encoder's learning rates, as a factor of the segmenter's")
     warmup_steps: Annotated[int, Field(ge=0)] = Field(
-        100, description="steps over which each stage's rates rise, at most a tenth of the stage"
+        100, description="steps over which rates rise in the segmenter's stages, at most a tenth of each"
     )
+    flow_warmup_steps: Annotated[int, Field(ge=0)] = Field(100, description="the same for the flow in its own stage")
     segmenter_last_lr: Positive = Field(1e-6, description="where the segmenter's rates end, along a cosine")
     flow_last_lr: Positive = Field(1e-5, description="where the flow's rates end; not below it: constant")
     flow_schedule: Literal["cosine", "exponential"] = Field("cosine", description="how the flow's rates fall")

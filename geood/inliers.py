@@ -11,6 +11,7 @@ scikit-learn. Tensors only; no files.
 from __future__ import annotations
 
 import math
+
 import torch
 from torch import Tensor, nn
 

@@ -73,14 +73,15 @@ def make_optimizer(config: TrainConfig, stage: str, *, segmenter: Segmenter | No
     return parts[0] if len(parts) == 1 else Together(parts)
 
 
-def schedules(optimizer: Optimizer, config: TrainConfig, *, steps: int) -> list[Callable[[int], float]]:
+def schedules(optimizer: Optimizer, config: TrainConfig, stage: str, *, steps: int) -> list[Callable[[int], float]]:
     """For each group its rate at a step, as a factor of its first rate, in a stage of `steps` steps."""
-    return [_schedule(group, config, steps) for group in optimizer.param_groups]
+    warm_up = config.flow_warmup_steps if stage == "flow" else config.warmup_steps
+    rise = min(warm_up, steps // 10)
+    return [_schedule(group, config, steps=steps, rise=rise) for group in optimizer.param_groups]
 
 
-def _schedule(group: dict[str, Any], config: TrainConfig, steps: int) -> Callable[[int], float]:
+def _schedule(group: dict[str, Any], config: TrainConfig, *, steps: int, rise: int) -> Callable[[int], float]:
     last: float = min(1.0, group["last_lr"] / group["first_lr"])
-    rise = min(config.warmup_steps, steps // 10)
     exponential = group["flow"] and config.flow_schedule == "exponential"
 
     def factor(step: int) -> float:

@@ -51,11 +51,12 @@ SAMPLES = 16  # synthetic negatives drawn in the picture of a validation
 
 @dataclass(frozen=True)
 class Plan:
-    """One stage cut into equal epochs: `epochs` times `epoch_steps` steps."""
+    """One stage cut into equal epochs: `epochs` times `epoch_steps` steps of `batch` crops."""
 
     stage: str
     epochs: int
     epoch_steps: int
+    batch: int = 8
 
     @property
     def steps(self) -> int:
@@ -73,7 +74,8 @@ def plans(config: Config) -> list[Plan]:
         steps: int = getattr(config.train, f"{stage}_steps")
         if steps and stage in wanted:
             epochs = max(1, round(steps / config.train.validate_every))
-            made.append(Plan(stage, epochs, math.ceil(steps / epochs)))
+            batch = config.train.joint_batch if stage == "joint" else None
+            made.append(Plan(stage, epochs, math.ceil(steps / epochs), batch or config.train.batch))
     return made
 
 
@@ -279,7 +281,7 @@ class Stage(pl.LightningModule):
         optimizer = make_optimizer(
             self.config.train, self.plan.stage, segmenter=self.segmenter, flow=self.flow if self.flow_learns else None
         )
-        rates = schedules(optimizer, self.config.train, steps=self.plan.steps)
+        rates = schedules(optimizer, self.config.train, self.plan.stage, steps=self.plan.steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

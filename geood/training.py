@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, default_collate
 
@@ -204,7 +203,7 @@ def _run_stage(stage: Stage, run: Path, crops: Crops) -> dict[str, float]:
         trim_metrics(run / "metrics.csv", plan.stage, begun)
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    average = [EMAWeightAveraging(decay=config.train.average_decay)] if config.train.average_decay else []
+    average = [pl.callbacks.EMAWeightAveraging(decay=config.train.average_decay)] if config.train.average_decay else []
     with Progress(plan.stage, plan.steps, start=begun) as progress, _quiet_lightning():
         trainer = pl.Trainer(
             accelerator=config.train.accelerator,
@@ -289,7 +288,7 @@ def _first_crops(crops: Crops, config: Config) -> Tensor:
 def _training_loader(stage: Stage, crops: Crops, trainer: pl.Trainer) -> DataLoader[Any]:
     """Batches of a whole stage; each epoch takes the next slice of its positions."""
     plan, config = stage.plan, stage.config
-    per_epoch = plan.epoch_steps * config.train.batch
+    per_epoch = plan.epoch_steps * plan.batch
     key = (config.train.seed, STAGES.index(plan.stage))
     dataset = crops.training(
         int(np.random.SeedSequence(key).generate_state(1)[0]),
@@ -300,7 +299,7 @@ def _training_loader(stage: Stage, crops: Crops, trainer: pl.Trainer) -> DataLoa
     workers = config.data.workers
     return DataLoader(
         dataset,
-        batch_size=config.train.batch,
+        batch_size=plan.batch,
         sampler=EpochSlice(per_epoch),
         num_workers=workers,
         persistent_workers=workers > 0,

@@ -109,3 +109,9 @@ def test_help_and_import_load_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["training", "evaluation"])
+def test_a_procedure_can_be_imported_first(name):
+    """Nothing that needs torchvision may be imported before its missing operators are declared."""
+    subprocess.run([sys.executable, "-c", f"import geood.{name}"], check=True)

@@ -49,17 +49,21 @@ def test_the_flow_is_stepped_by_the_optimizer_that_the_config_names(kind, wanted
 def test_a_schedule_rises_then_falls_to_its_last_rate():
     segmenter, flow = _networks()
     config = TrainConfig(
-        segmenter_lr=1e-3, segmenter_last_lr=1e-5, warmup_steps=10, flow_lr=1e-3, flow_last_lr=2e-4,
-        flow_schedule="exponential",
+        segmenter_lr=1e-3, segmenter_last_lr=1e-5, warmup_steps=10, flow_warmup_steps=10, flow_lr=1e-3,
+        flow_last_lr=2e-4, flow_schedule="exponential",
     )  # fmt: skip
-    first, *_ = schedules(make_optimizer(config, "segmenter", segmenter=segmenter, flow=None), config, steps=1000)
+    first, *_ = schedules(
+        make_optimizer(config, "segmenter", segmenter=segmenter, flow=None), config, "segmenter", steps=1000
+    )
     assert [first(step) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
     assert first(10) == 1 and first(505) == pytest.approx(0.01 + 0.99 / 2) and first(1000) == pytest.approx(0.01)
-    [flows] = schedules(make_optimizer(config, "flow", segmenter=None, flow=flow), config, steps=1000)
+    [flows] = schedules(make_optimizer(config, "flow", segmenter=None, flow=flow), config, "flow", steps=1000)
     assert flows(1000) == pytest.approx(0.2) and flows(505) == pytest.approx(0.2**0.5)
-    joint = schedules(make_optimizer(config, "joint", segmenter=segmenter, flow=flow), config, steps=1000)
+    joint = schedules(make_optimizer(config, "joint", segmenter=segmenter, flow=flow), config, "joint", steps=1000)
     assert {joint[2](step) for step in (10, 500, 1000)} == {1.0}  # its rate there lies below the last one: constant
-    short, *_ = schedules(make_optimizer(config, "segmenter", segmenter=segmenter, flow=None), config, steps=4)
+    short, *_ = schedules(
+        make_optimizer(config, "segmenter", segmenter=segmenter, flow=None), config, "segmenter", steps=4
+    )
     assert short(0) == 1
 
 

@@ -381,8 +381,9 @@ def test_each_term_of_the_joint_step_moves_the_networks_that_it_is_to_move(scene
 
 
 def test_stages_are_whole_epochs_at_least_as_long_as_asked(scenes_folder):
-    made = plans(config(scenes_folder, segmenter_steps=1000, validate_every=300, flow_steps=0, joint_steps=10))
-    assert [(p.stage, p.epochs) for p in made] == [("segmenter", 3), ("joint", 1)]
+    lengths = {"segmenter_steps": 1000, "validate_every": 300, "flow_steps": 0, "joint_steps": 10}
+    made = plans(config(scenes_folder, **lengths, joint_batch=3))
+    assert [(p.stage, p.epochs, p.batch) for p in made] == [("segmenter", 3, 2), ("joint", 1, 3)]
     assert [p.steps for p in made] == [1002, 10]
 
 
