@@ -25,7 +25,12 @@ from geood.runs import last_metrics
 from geood.training import train
 
 SETTINGS = ("camvid-9-10", "dubai-unlabelled")
-STAGE = {"train.segmenter_steps": 0, "train.joint_steps": 0, "train.precision": "32-true", "score.feature_bank": 0}
+STAGE = {
+    "train.segmenter_steps": 0,
+    "train.joint_steps": 0,
+    "train.precision": "32-true",
+    "segmenter.outlier": "none",
+}
 
 
 def parameters(config: FlowConfig) -> int:

@@ -15,8 +15,8 @@ frames with an obstacle are left out of training, those without one out of the t
 
 Every method starts from the same two first stages, which are trained once for each seed and kept in the work folder, as
 is each result: what is there already is not done again. A method is the reference config (configs/aerial.yaml) with the
-keys of its line in METHODS. The last columns are the cost: seconds of one core for the joint stage and all that belongs
-to it (screening, statistics, thresholds).
+keys of its line in METHODS. The last column is the cost: seconds of one core for the joint stage and all that belongs
+to it (screening, statistics, thresholds); for the closed set, of the first two stages.
 """
 
 from __future__ import annotations
@@ -52,18 +52,31 @@ LENGTHS = {
     "train.joint_steps": 400,
     "train.joint_segmenter_lr": 2e-4,
     "train.validate_every": 400,
-    "score.feature_bank": 4096,
     "predict.halo_px": 0,
 }
-CLOSED = {"train.joint_steps": 0, "segmenter.outlier": "none"}
-CONTROL = {"negatives.source": "none"}
-HEAD = {"segmenter.outlier": "head"}
+CLOSED = {"train.joint_steps": 0, "segmenter.outlier": "none", "score.feature_bank": 4096}
+PLAIN = {"segmenter.outlier": "none"}
 METHODS: dict[str, dict[str, Any]] = {
     "closed set": CLOSED,
-    "control": CONTROL,
-    "flow": {},
+    "control": PLAIN | {"negatives.source": "none", "score.feature_bank": 4096},
+    "flow": {},  # the defaults of geood
+    "no head": PLAIN,
+    "outlier class": {"segmenter.outlier": "class", "score.kind": "uno"},
+    "the paper's": PLAIN | {"negatives.shape": "rectangle", "negatives.tint": 0, "loss.negative_weight": 0.03},
+    "no divergence": {"loss.negative_weight": 0},
+    "only pasted": PLAIN | {"loss.negative_weight": 0},
+    "flow frozen": {"train.joint_flow_lr": 0},
+    "flow untrained": {"train.flow_steps": 0},
+    "noise": {"negatives.source": "noise"},
+    "colour": {"negatives.source": "colour"},
+    "shuffled crops": {"negatives.source": "shuffled"},
+    "photographs": {"negatives.source": "folder", "negatives.folder": "../OTHER/train/images"},
+    "KL(U|p)": {"loss.negative": "kl_uniform"},
+    "KL(p|U)": {"loss.negative": "kl_softmax"},
+    "no tint": {"negatives.tint": 0},
+    "rectangles": {"negatives.shape": "rectangle"},
 }
-OURS = "flow"
+SMOOTHED = ["score.smooth_px=4"]
 
 
 def prepare(name: str, data: Path, work: Path) -> Path:
@@ -147,6 +160,10 @@ def _halved(image: np.ndarray) -> np.ndarray:
 def configured(setting: str, root: Path, seed: int, keys: dict[str, Any]) -> Config:
     """The config of one run."""
     changed = {"data.root": str(root), "train.seed": seed} | LENGTHS | keys
+    if "negatives.folder" in keys:  # photographs of another data set
+        changed["negatives.folder"] = keys["negatives.folder"].replace(
+            "OTHER", "dubai" if root.name != "dubai" else "camvid"
+        )
     return load_config(HERE / f"{setting}.yaml", [f"{key}={json.dumps(value)}" for key, value in changed.items()])
 
 
@@ -157,12 +174,12 @@ def run(setting: str, method: str, seed: int, *, root: Path, work: Path) -> dict
     if result.exists():
         found: dict[str, Any] = json.loads(result.read_text())
         return found
-    base = folder / "first_stages"
-    train(configured(setting, root, seed, CLOSED), base, resume=(base / "config.yaml").exists())
-    began = time.process_time()
-    if method == "closed set":
-        bundle = base / "model.safetensors"
-    else:
+    base, began = folder / "first_stages", time.process_time()
+    bundle = base / "model.safetensors"
+    if not bundle.exists():
+        train(configured(setting, root, seed, CLOSED), base, resume=(base / "config.yaml").exists())
+    if method != "closed set":
+        began = time.process_time()
         config = configured(setting, root, seed, METHODS[method] | {"train.stages_from": str(base)})
         bundle = train(config, result.with_suffix(".run"), resume=result.with_suffix(".run").exists())
     cost = time.process_time() - began
@@ -179,6 +196,9 @@ def measured(setting: str, bundle: ModelBundle, root: Path) -> dict[str, Any]:
     whole = evaluate_scenes(path, bundle, overrides=settings)
     rows = {row["score"]: row for row in whole.rows}
     figures: dict[str, Any] = {"miou": whole.miou, "base_rate": whole.base_rate, "scores": rows}
+    if bundle.config.segmenter.outlier != "none":
+        smooth = evaluate_scenes(path, bundle.with_settings(SMOOTHED), overrides=settings)
+        rows |= {f"{row['score']}, smoothed": row for row in smooth.rows}
     if setting == "lums":
         inside = evaluate_scenes(path, bundle, overrides=[*settings, "data.test_labels=[test/labels_inside/*.png]"])
         figures["inside"] = {row["score"]: row for row in inside.rows}
@@ -218,7 +238,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     work = options.work.resolve()
-    root = prepare(options.setting.partition("-")[0], options.data.resolve(), work)
+    name = options.setting.partition("-")[0]
+    for other in {name, "dubai", "camvid"}:
+        prepare(other, options.data.resolve(), work)
+    root = work / "data" / name
     results = []
     for seed in options.seeds:
         for method in options.methods:

@@ -126,7 +126,7 @@ class SegmenterConfig(Section):
     )
     decoder_channels: Annotated[int, Field(ge=8)] = Field(128, description="width of the decoder of network ladder")
     outlier: Literal["none", "head", "class"] = Field(
-        "none", description="what else tells outliers: a two-channel head, one class more, or none"
+        "head", description="what else tells outliers: a two-channel head, one class more, or none"
     )
     checkpointing: bool = Field(
         False, description="less memory in training for a quarter more time: encoder blocks twice"
@@ -203,12 +203,12 @@ class LossConfig(Section):
     negative: Literal["jsd", "kl_uniform", "kl_softmax"] = Field(
         "jsd", description="divergence on negatives: Jensen-Shannon, KL(uniform | softmax) or KL(softmax | uniform)"
     )
-    negative_weight: Annotated[float, Field(ge=0)] = Field(0.03, description="weight of that term, the paper's lambda")
+    negative_weight: Annotated[float, Field(ge=0)] = Field(0.3, description="weight of that term; the paper's is 0.03")
     negative_to_flow: bool = Field(True, description="whether that term also moves the flow, through its samples")
     class_to_flow: bool = Field(False, description="whether the class term does, through the pixels around a patch")
     flow_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="weight of the flow's bits per dimension")
     outlier_weight: Annotated[float, Field(ge=0)] = Field(
-        0.3, description="weight of the cross-entropy of the outlier output, see segmenter.outlier"
+        1.0, description="weight of the cross-entropy of the outlier output, see segmenter.outlier"
     )
 
 

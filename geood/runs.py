@@ -65,6 +65,8 @@ def make_run(run: Path, config: Config) -> None:
 def take_stages(source: Path, config: Config, *, segmenter: Segmenter, flow: Flow | None) -> dict[str, float]:
     """Fill the networks with what the first two stages of another run ended with; returns their last figures.
 
+    A stage that has 0 steps in this config is not taken: its network starts afresh.
+
     Raises:
         ConfigError: if that run has other data or networks, or did not finish those stages.
     """
@@ -79,7 +81,7 @@ def take_stages(source: Path, config: Config, *, segmenter: Segmenter, flow: Flo
     figures: dict[str, float] = {}
     for stage, network in (("segmenter", segmenter), ("flow", flow)):
         checkpoint = source / "checkpoints" / f"{stage}.ckpt"
-        if network is None:
+        if network is None or not getattr(config.train, f"{stage}_steps"):
             continue
         if not checkpoint.exists():
             raise ConfigError(f"{key} has no stage {stage}; give train.{stage}_steps there and train it with --resume")

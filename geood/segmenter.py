@@ -112,7 +112,8 @@ class Segmenter(nn.Module):
             RuntimeError: if they are those of another network.
         """
         own = {name: tensor for name, tensor in self.state_dict().items() if name.startswith("outlier_head.")}
-        self.load_state_dict({**own, **{k: v for k, v in state.items() if not k.startswith("outlier_head.")}})
+        taken = {k: v for k, v in state.items() if k not in own or v.shape == own[k].shape}
+        self.load_state_dict(own | {k: v for k, v in taken.items() if k in own or not k.startswith("outlier_head.")})
 
 
 @contextmanager

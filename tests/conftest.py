@@ -58,7 +58,7 @@ def small_config(**sections):
             "classes": {0: "land", 1: "road", 2: "roof"},
             "anomaly": [7],
         },
-        "segmenter": {"encoder": "resnet10t", "decoder_channels": 16},
+        "segmenter": {"encoder": "resnet10t", "decoder_channels": 16, "outlier": "none"},
         "flow": {"steps": 1, "layers": 1, "growth": 8},
         "negatives": {"patch_max_px": 32},
         "predict": {"tile_px": 64, "halo_px": 32},

@@ -62,7 +62,7 @@ from geood.segmenter import Segmenter
 
 network = Segmenter(3, 3, SegmenterConfig(encoder="resnet10t", decoder_channels=16)).eval()
 with torch.inference_mode():
-    logits = [network(torch.rand(2, 3, 64, 96)) for _ in range(2)][0]
+    logits = [network(torch.rand(2, 3, 64, 96)).logits for _ in range(2)][0]
     print(torch.equal(anomaly_score(logits, "jsd"), anomaly_score(logits, "jsd")))
 """
     command = [sys.executable, "-c", code]

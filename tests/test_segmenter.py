@@ -15,12 +15,14 @@ import timm  # noqa: E402
 
 def _segmenter(encoder="mobilenetv3_small_050", *, bands=3, classes=4, **keys):
     torch.manual_seed(0)
-    return Segmenter(bands, classes, SegmenterConfig(encoder=encoder, decoder_channels=8, **keys)).eval()
+    return Segmenter(
+        bands, classes, SegmenterConfig(encoder=encoder, decoder_channels=8, **{"outlier": "none", **keys})
+    ).eval()
 
 
 def _ldn(*, bands=3, classes=19, **keys):
     torch.manual_seed(0)
-    return Segmenter(bands, classes, SegmenterConfig(network="ldn121", **keys)).eval()
+    return Segmenter(bands, classes, SegmenterConfig(network="ldn121", **{"outlier": "none", **keys})).eval()
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 96), (160, 32)])

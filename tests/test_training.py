@@ -20,7 +20,7 @@ from geood.config import Config, FlowConfig, NegativesConfig, to_yaml
 from geood.datasets.scenes import open_scenes
 from geood.errors import ConfigError, DataError, OutputError, TrainingError
 from geood.flow import Flow
-from geood.runs import append_metrics, check_run, last_metrics, make_run, trim_metrics
+from geood.runs import append_metrics, check_run, last_metrics, make_run, take_stages, trim_metrics
 from geood.segmenter import Segmenter
 from geood.stages import Plan, Stage, plans, sample_picture, troubles
 from geood.training import train
@@ -40,7 +40,7 @@ def scenes_folder(tmp_path_factory) -> Path:
     return folder
 
 
-def config(folder, **train):
+def config(folder, *, outlier="head", **train):
     data = {
         "root": str(folder),
         "images": ["im_*.tif"],
@@ -50,7 +50,8 @@ def config(folder, **train):
         "block_m": 40.0,
         "validation_crops": 2,
     }
-    return small_config(data=data, train={**LENGTHS, "accelerator": "cpu", **train})
+    lengths = {**LENGTHS, "accelerator": "cpu", "average_decay": 0.5}
+    return small_config(data=data, segmenter={"outlier": outlier}, train=lengths | train)
 
 
 def train_apart(settings, run, *, before="", resume=False):
@@ -101,8 +102,8 @@ def test_a_run_leaves_all_that_it_promises(unbroken, scenes_folder):
 
 
 OTHERS = {
-    "bfloat16, an average of the weights, two faded patches": {
-        "train": {"precision": "bf16-mixed", "average_decay": 0.5},
+    "bfloat16, no average of the weights, two faded patches": {
+        "train": {"precision": "bf16-mixed", "average_decay": 0.0},
         "negatives": {"patches": 2, "feather_px": 2, "patch_max_px": 24},
     },
     "the paper's networks and optimizers, an outlier head": {
@@ -143,7 +144,8 @@ def test_other_arithmetic_networks_and_outputs_train(scenes_folder, tmp_path, se
 @pytest.mark.parametrize("source", ["noise", "shuffled", "folder", "none"])
 def test_other_negatives_need_no_flow(scenes_folder, unbroken, tmp_path, source, caplog):
     keys = {"source": source, "folder": "." if source == "folder" else None, "patch_max_px": 32}
-    settings = config(scenes_folder, stages_from=str(unbroken.parent))
+    outlier = "none" if source == "none" else "head"
+    settings = config(scenes_folder, outlier=outlier, stages_from=str(unbroken.parent))
     settings = settings.model_copy(update={"negatives": NegativesConfig(**keys)})
     caplog.set_level("INFO", logger="geood")
     bundle = ModelBundle.load(train(settings, tmp_path / "run"))
@@ -154,8 +156,9 @@ def test_other_negatives_need_no_flow(scenes_folder, unbroken, tmp_path, source,
     assert re.search(r"joint: \d+\.\d crops/s, \d+ % of the time waiting for data", caplog.text)
 
 
-def test_stages_taken_over_end_in_the_same_bundle(unbroken, scenes_folder, tmp_path):
+def test_stages_taken_over_end_in_the_same_bundle_with_any_number_of_workers(unbroken, scenes_folder, tmp_path):
     taken = config(scenes_folder, stages_from=str(unbroken.parent))
+    taken = taken.model_copy(update={"data": taken.data.model_copy(update={"workers": 1})})
     assert train_apart(taken, tmp_path / "run") == 0
     first, second = ModelBundle.load(unbroken), ModelBundle.load(tmp_path / "run" / "model.safetensors")
     assert first.metrics == second.metrics and first.calibration == second.calibration
@@ -174,30 +177,20 @@ def test_stages_of_another_run_that_do_not_fit_are_refused(unbroken, scenes_fold
         with pytest.raises(ConfigError, match=match):
             train(settings, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    bare = config(scenes_folder, flow_steps=0, joint_steps=0, segmenter_steps=2)
+    bare = config(scenes_folder, outlier="none", flow_steps=0, joint_steps=0, segmenter_steps=2)
     train(bare, tmp_path / "bare")
+    taking = config(scenes_folder, stages_from=str(tmp_path / "bare"))
     with pytest.raises(ConfigError, match=r"has no stage flow; give train\.flow_steps"):
-        train(config(scenes_folder, stages_from=str(tmp_path / "bare")), tmp_path / "run")
+        train(taking, tmp_path / "run")
+    afresh = config(scenes_folder, stages_from=str(tmp_path / "bare"), flow_steps=0)
+    flow = Flow(3, afresh.flow, (1 / 255,) * 3)
+    figures = take_stages(tmp_path / "bare", afresh, segmenter=Segmenter(3, 3, afresh.segmenter), flow=flow)
+    assert "segmenter/miou" in figures and not flow.initialized
 
 
-def test_an_average_goes_on_after_a_kill_as_if_nothing_had_been(scenes_folder, tmp_path):
-    settings = config(scenes_folder, average_decay=0.5, flow_steps=0, joint_steps=2)
-    assert train_apart(settings, tmp_path / "whole") == 0
-    deadly = """
-step = Stage.training_step
-def deadly(self, batch, index):
-    if self.plan.stage == "joint" and self.global_step == 1:
-        os._exit(9)
-    return step(self, batch, index)
-Stage.training_step = deadly
-"""
-    assert train_apart(settings, tmp_path / "run", before=deadly) == 9
-    assert train_apart(settings, tmp_path / "run", resume=True) == 0
-    names = ("whole", "run")
-    assert len({digest(tmp_path / name / "model.safetensors") for name in names}) == 1
-    stored = torch.load(tmp_path / "run" / "checkpoints" / "joint.ckpt", weights_only=True)
-    bundle = ModelBundle.load(tmp_path / "run" / "model.safetensors")
-    weight = "head.2.weight"
+def test_an_average_is_what_the_bundle_keeps(unbroken):
+    stored = torch.load(unbroken.parent / "checkpoints" / "joint.ckpt", weights_only=True)
+    bundle, weight = ModelBundle.load(unbroken), "head.2.weight"
     assert torch.equal(bundle.segmenter.state_dict()[weight], stored["state_dict"][f"segmenter.{weight}"])
     assert not torch.equal(bundle.segmenter.state_dict()[weight], stored["current_model_state"][f"segmenter.{weight}"])
 
@@ -213,7 +206,7 @@ Stage.training_step = deadly
 def test_a_score_or_output_that_nothing_will_serve_is_refused_before_training(
     scenes_folder, tmp_path, section, keys, match
 ):
-    settings = config(scenes_folder, joint_steps=0)
+    settings = config(scenes_folder, outlier="none", joint_steps=0)
     changed = getattr(settings, section).model_copy(update=keys)
     with pytest.raises(ConfigError, match=match):
         train(settings.model_copy(update={section: changed}), tmp_path / "run")
@@ -273,30 +266,20 @@ def test_thresholds_leave_their_share_of_inlier_pixels_above(unbroken, scenes_fo
         assert (above > below).mean() > float(rate)  # and no lower threshold would do
 
 
-def test_the_same_seed_gives_the_same_bundle_with_any_number_of_workers(unbroken, scenes_folder, tmp_path):
-    again = config(scenes_folder)
-    again = again.model_copy(update={"data": again.data.model_copy(update={"workers": 1})})
-    assert train_apart(again, tmp_path / "run") == 0
-    first, second = ModelBundle.load(unbroken), ModelBundle.load(tmp_path / "run" / "model.safetensors")
-    assert first.thresholds == second.thresholds and first.metrics == second.metrics
-    for name in ("segmenter", "flow"):
-        a, b = getattr(first, name).state_dict(), getattr(second, name).state_dict()
-        assert all(torch.equal(a[k], b[k]) for k in a)
-
-
-@pytest.mark.parametrize(("stage", "step"), [("segmenter", 3), ("flow", 1), ("joint", 3)])
-def test_a_killed_run_goes_on_and_ends_as_the_unbroken_one(unbroken, scenes_folder, tmp_path, stage, step):
+def test_a_run_killed_in_each_stage_goes_on_and_ends_as_the_unbroken_one(unbroken, scenes_folder, tmp_path):
     run = tmp_path / "run"
-    deadly = f"""
+    deadly = """
 step = Stage.training_step
 def deadly(self, batch, index):
-    if self.plan.stage == "{stage}" and self.global_step == {step}:
+    if (self.plan.stage, self.global_step) == ({!r}, {}):
         os._exit(9)
     return step(self, batch, index)
 Stage.training_step = deadly
 """
-    assert train_apart(config(scenes_folder), run, before=deadly) == 9
-    assert not (run / "model.safetensors").exists()
+    for stage, step in (("segmenter", 3), ("flow", 1), ("joint", 3)):
+        before = deadly.format(stage, step)
+        assert train_apart(config(scenes_folder), run, before=before, resume=run.exists()) == 9
+        assert not (run / "model.safetensors").exists()
     assert train_apart(config(scenes_folder), run, resume=True) == 0
     assert digest(run / "model.safetensors") == digest(unbroken)
     assert (run / "metrics.csv").read_text() == (unbroken.parent / "metrics.csv").read_text()
