@@ -1,8 +1,7 @@
 """geood finds what a model was never taught, in aerial and satellite scenes and in road-driving images.
 
 The public names live here and are resolved on first use, so `import geood` costs nothing. Inside, imports only go
-down: cli > demo > training, prediction, evaluation, report > datasets, bundle > vector, losses > raster, qgis | flow,
-segmenter, negatives, scores | metrics > config, grid, progress, operators > errors.
+down; CONTRIBUTING.md draws the floors.
 """
 
 from importlib import import_module

@@ -69,7 +69,7 @@ class DataConfig(Section):
     anomaly: list[int] = Field([], description="ids that are anomalies: kept out of training, sought in evaluation")
     resolution: Positive | None = Field(None, description="CRS units per pixel; null: that of the first image")
     crop_px: Annotated[int, Field(ge=64, multiple_of=32)] = Field(256, description="side of a training crop, pixels")
-    crops: Annotated[int, Field(ge=1)] = Field(1500, description="crops drawn and screened for training")
+    crops: Annotated[int, Field(ge=1)] = Field(10_000, description="crops drawn and screened for training")
     min_valid: Share = Field(0.5, description="share of a crop that must hold data")
     block_m: Positive = Field(150.0, description="side of the blocks that separate training from validation, metres")
     validation: Annotated[float, Field(gt=0, lt=1)] = Field(0.15, description="share of blocks kept for validation")
