@@ -1,6 +1,7 @@
 """What synthetic negatives bring: methods x seeds on one setting, as a table of means and standard deviations.
 
     python benchmarks/quality.py SETTING --data FOLDER [--work FOLDER] [--seeds 0 1 2] [--methods NAME ...]
+    python benchmarks/quality.py summary [--work FOLDER]
 
 SETTING is one of `benchmarks/quality/*.yaml`. FOLDER holds the data sets as published, each in a folder of its name:
 
@@ -16,7 +17,8 @@ frames with an obstacle are left out of training, those without one out of the t
 Every method starts from the same two first stages, which are trained once for each seed and kept in the work folder, as
 is each result: what is there already is not done again. A method is the reference config (configs/aerial.yaml) with the
 keys of its line in METHODS. The last column is the cost: seconds of one core for the joint stage and all that belongs
-to it (screening, statistics, thresholds); for the closed set, of the first two stages.
+to it (screening, statistics, thresholds); for the closed set, of the first two stages. `summary` shows all results of a
+work folder side by side.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ LENGTHS = {
     "train.segmenter_last_lr": 1e-5,
     "train.flow_steps": 2000,
     "train.joint_steps": 400,
-    "train.joint_segmenter_lr": 2e-4,
+    "train.joint_segmenter_lr": 5e-5,
     "train.validate_every": 400,
     "predict.halo_px": 0,
 }
@@ -76,7 +78,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "no tint": {"negatives.tint": 0},
     "rectangles": {"negatives.shape": "rectangle"},
 }
-SMOOTHED = ["score.smooth_px=4"]
+SMOOTHED = ("jsd", "energy", "hybrid", "uno")  # scores that are measured smoothed along the image as well
 
 
 def prepare(name: str, data: Path, work: Path) -> Path:
@@ -174,15 +176,18 @@ def run(setting: str, method: str, seed: int, *, root: Path, work: Path) -> dict
     if result.exists():
         found: dict[str, Any] = json.loads(result.read_text())
         return found
-    base, began = folder / "first_stages", time.process_time()
+    base, spent, began = folder / "first_stages", folder / "first_stages.seconds", time.process_time()
     bundle = base / "model.safetensors"
     if not bundle.exists():
         train(configured(setting, root, seed, CLOSED), base, resume=(base / "config.yaml").exists())
+        spent.write_text(str(time.process_time() - began))
     if method != "closed set":
         began = time.process_time()
         config = configured(setting, root, seed, METHODS[method] | {"train.stages_from": str(base)})
         bundle = train(config, result.with_suffix(".run"), resume=result.with_suffix(".run").exists())
-    cost = time.process_time() - began
+        cost = time.process_time() - began
+    else:
+        cost = float(spent.read_text())
     figures = measured(setting, ModelBundle.load(bundle), root) | {"core_seconds": cost, "setting": setting}
     partial = result.with_suffix(".partial")
     partial.write_text(json.dumps(figures | {"method": method, "seed": seed}, indent=1))
@@ -197,8 +202,8 @@ def measured(setting: str, bundle: ModelBundle, root: Path) -> dict[str, Any]:
     rows = {row["score"]: row for row in whole.rows}
     figures: dict[str, Any] = {"miou": whole.miou, "base_rate": whole.base_rate, "scores": rows}
     if bundle.config.segmenter.outlier != "none":
-        smooth = evaluate_scenes(path, bundle.with_settings(SMOOTHED), overrides=settings)
-        rows |= {f"{row['score']}, smoothed": row for row in smooth.rows}
+        smooth = evaluate_scenes(path, bundle.with_settings(["score.smooth_px=4"]), overrides=settings)
+        rows |= {f"{row['score']}, smoothed": row for row in smooth.rows if row["score"] in SMOOTHED}
     if setting == "lums":
         inside = evaluate_scenes(path, bundle, overrides=[*settings, "data.test_labels=[test/labels_inside/*.png]"])
         figures["inside"] = {row["score"]: row for row in inside.rows}
@@ -222,6 +227,31 @@ def table(results: list[dict[str, Any]], *, key: str = "scores") -> Iterator[str
             yield f"| {method} | {kind} | {shown} | {np.mean([r['core_seconds'] for r in runs]):.0f} |"
 
 
+def summary(work: Path) -> Iterator[str]:
+    """Lines of a Markdown table of all results: AP / FPR95 for each method and score, a column for each setting."""
+    results = [json.loads(path.read_text()) for path in sorted(work.glob("*/seed*/*.json"))]
+    settings = sorted({r["setting"] for r in results})
+    yield f"| method | score | {' | '.join(settings)} |"
+    yield "|---|---|" + "---|" * len(settings)
+    for method in [name for name in METHODS if any(r["method"] == name for r in results)]:
+        runs = {s: [r for r in results if (r["method"], r["setting"]) == (method, s)] for s in settings}
+        for kind in dict.fromkeys(kind for r in results if r["method"] == method for kind in r["scores"]):
+            cells = [_pair([r["scores"][kind] for r in runs[s] if kind in r["scores"]]) for s in settings]
+            yield f"| {method} | {kind} | {' | '.join(cells)} |"
+        cells = []
+        for found in runs.values():
+            cells.append(f"{100 * np.mean([r['miou'] for r in found]):.1f} ({len(found)})" if found else "")
+        yield f"| {method} | *mIoU (seeds)* | {' | '.join(cells)} |"
+
+
+def _pair(rows: list[dict[str, Any]]) -> str:
+    """Mean AP and FPR95 over the seeds."""
+    if not rows:
+        return ""
+    ap, fpr = (100 * np.mean([row[figure] for row in rows]) for figure in ("average_precision", "fpr95"))
+    return f"{ap:.1f} / {fpr:.0f}"
+
+
 def _spread(values: np.ndarray) -> str:
     """Mean and standard deviation over the seeds."""
     return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
@@ -229,8 +259,8 @@ def _spread(values: np.ndarray) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("setting", choices=sorted(path.stem for path in HERE.glob("*.yaml")))
-    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("setting", choices=[*sorted(path.stem for path in HERE.glob("*.yaml")), "summary"])
+    parser.add_argument("--data", type=Path, default=Path(), help="folder of the data sets")
     parser.add_argument("--work", type=Path, default=Path("runs/quality"), help="where runs and results are kept")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
@@ -238,6 +268,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     work = options.work.resolve()
+    if options.setting == "summary":
+        print("\n".join(summary(work)))
+        return
     name = options.setting.partition("-")[0]
     for other in {name, "dubai", "camvid"}:
         prepare(other, options.data.resolve(), work)

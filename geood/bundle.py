@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -75,11 +76,11 @@ class ModelBundle:
     @property
     def thresholds(self) -> dict[str, float]:
         """Thresholds of the config's score by false-positive rate; none where it was not calibrated like this."""
-        score = self.config.score
-        same = ("smooth_px", "smooth_contrast", *(("temperature",) if score.kind in LOGIT_SCORES else ()))
-        if any(getattr(score, key) != getattr(self.calibrated, key) for key in same):
-            return {}
-        return self.calibration.get(score.kind, {})
+        now, then = self.config.score, self.calibrated
+        same = now.smooth_px == then.smooth_px and (not now.smooth_px or now.smooth_contrast == then.smooth_contrast)
+        if now.kind in LOGIT_SCORES:
+            same = same and temperature_of(now.kind, now) == temperature_of(now.kind, then)
+        return self.calibration.get(now.kind, {}) if same else {}
 
     @property
     def threshold(self) -> float:
@@ -148,7 +149,7 @@ class ModelBundle:
         rows, cols = core
         logits = answer.logits[:, :, rows, cols]
         if kind in LOGIT_SCORES:
-            return anomaly_score(logits, kind, self.temperature_of(kind))
+            return anomaly_score(logits, kind, temperature_of(kind, self.config.score))
         if kind in OUTLIER_SCORES[self.config.segmenter.outlier]:
             assert answer.outlier is not None
             return outlier_score(logits, answer.outlier[:, rows, cols], kind)
@@ -159,12 +160,10 @@ class ModelBundle:
         coarse = self.inliers.score(kind, answer.logits, answer.features)
         return enlarge(coarse[:, None], answer.logits.shape[-2:])[:, 0, rows, cols]
 
-    def temperature_of(self, kind: str) -> float:
-        """The config's temperature for the divergence and for the config's own score, 1 for the other scores."""
-        return self.config.score.temperature if kind in ("jsd", self.config.score.kind) else 1.0
-
     def with_settings(self, settings: Sequence[str]) -> ModelBundle:
         """The same bundle used otherwise: `score.KEY=value` and `predict.KEY=value` in place of its config's.
+
+        Another kind of score takes the temperature at which this bundle would give it anyway, unless one is set.
 
         Raises:
             ConfigError: if that is no setting, of another section, or asks for a score that it cannot give.
@@ -176,6 +175,12 @@ class ModelBundle:
                     "example --set score.kind=energy"
                 )
         config = change_config(self.config, settings)
+        before, score = self.config.score, config.score
+        if score.feature_bank != before.feature_bank:
+            raise ConfigError("--set score.feature_bank: the bank is filled in training; train with that value")
+        if score.kind != before.kind and not any(s.startswith("score.temperature=") for s in settings):
+            score = score.model_copy(update={"temperature": temperature_of(score.kind, before)})
+            config = config.model_copy(update={"score": score})
         check_score(config.score.kind, self.scores, self.config.segmenter.outlier)
         return dataclasses.replace(self, config=config)
 
@@ -246,7 +251,8 @@ class ModelBundle:
                     network.load_state_dict(stored[name])
             inliers = Inliers(stored["inliers"]) if "inliers" in stored else None
             calibrated = ScoreConfig.model_validate(header["calibrated"])
-        except (KeyError, RuntimeError, SafetensorError, TypeError) as error:
+            resolution, calibration, metrics = (header[key] for key in ("resolution", "calibration", "metrics"))
+        except (KeyError, RuntimeError, SafetensorError, TypeError, ValidationError) as error:
             raise BundleError(f"{path}: the bundle is damaged ({str(error)[:200]}); copy or train it again") from None
         return cls(
             segmenter=segmenter.eval(),
@@ -255,12 +261,17 @@ class ModelBundle:
             bands=bands,
             config=config,
             class_ids=class_ids,
-            resolution=header["resolution"],
-            calibration=header["calibration"],
+            resolution=resolution,
+            calibration=calibration,
             calibrated=calibrated,
-            metrics=header["metrics"],
+            metrics=metrics,
             identity=_identity(path),
         )
+
+
+def temperature_of(kind: str, score: ScoreConfig) -> float:
+    """The temperature of a kind of score: the config's for the divergence and for the config's own kind, else 1."""
+    return score.temperature if kind in ("jsd", score.kind) else 1.0
 
 
 def check_score(kind: str, can: tuple[str, ...], outlier: str) -> None:

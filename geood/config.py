@@ -169,7 +169,7 @@ class NegativesConfig(Section):
         "flow", description="what is pasted; flow: the method, the others: what it is compared with"
     )
     folder: str | None = Field(None, description="source folder only: a folder of photographs, relative to data.root")
-    patches: Annotated[int, Field(ge=1)] = Field(1, description="patches in each crop, of one size in a batch")
+    patches: Annotated[int, Field(ge=1)] = Field(1, description="patches in each crop")
     patch_min_px: Annotated[int, Field(ge=8, multiple_of=8)] = Field(16, description="shortest side of a patch, pixels")
     patch_max_px: Annotated[int, Field(ge=8, multiple_of=8)] = Field(72, description="longest side of a patch, pixels")
     shape: Literal["rectangle", "blob"] = Field(
@@ -187,10 +187,11 @@ class NegativesConfig(Section):
     def _keys_fit(self) -> NegativesConfig:
         if self.patch_min_px > self.patch_max_px:
             raise ValueError(f"patch_min_px {self.patch_min_px} is above patch_max_px {self.patch_max_px}")
-        if 2 * self.feather_px >= self.patch_min_px:
+        share, said = (8, "an eighth") if self.shape == "blob" else (2.01, "less than half")
+        if self.feather_px > self.patch_min_px / share:
             raise ValueError(
-                f"feather_px {self.feather_px} leaves nothing of a patch of {self.patch_min_px} px; make it less than "
-                "half of patch_min_px"
+                f"feather_px {self.feather_px} leaves nothing of a {self.shape} of {self.patch_min_px} px; make it at "
+                f"most {said} of patch_min_px"
             )
         if (self.source == "folder") != (self.folder is not None):
             raise ValueError("source folder and the key folder come together: name the folder of photographs")
@@ -254,6 +255,7 @@ class TrainConfig(Section):
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = Field("32-true", description="arithmetic of training")
 
 
+LEAST_FEATURES = 100  # in a bank that a mixture is fitted to
 FALSE_POSITIVE_RATES = (0.001, 0.01, 0.05)  # those a bundle has thresholds for
 
 
@@ -263,18 +265,24 @@ def _a_known_rate(rate: float) -> float:
     return rate
 
 
+def _enough_features(count: int) -> int:
+    if 0 < count < LEAST_FEATURES:
+        raise ValueError(f"got {count}; statistics need {LEAST_FEATURES} features at least, or 0 for none")
+    return count
+
+
 class ScoreConfig(Section):
     """How logits become an anomaly score, and where it is cut by default."""
 
     kind: ScoreKind = Field("jsd", description="the score written by predict")
     temperature: Positive = Field(2.0, description="logits are divided by this before the softmax")
-    feature_bank: Annotated[int, Field(ge=0)] = Field(
+    feature_bank: Annotated[int, Field(ge=0, le=100_000), AfterValidator(_enough_features)] = Field(
         0, description="inlier features kept for the scores knn and gmm; 0: none, a few thousand where they are wanted"
     )
-    smooth_px: Annotated[int, Field(ge=0)] = Field(
+    smooth_px: Annotated[int, Field(ge=0, le=256)] = Field(
         0, description="half the window of a guided filter that smooths scores along the image, pixels; 0: none"
     )
-    smooth_contrast: Positive = Field(
+    smooth_contrast: Annotated[float, Field(ge=1e-3)] = Field(
         0.1, description="contrast of the image that counts as an edge to that filter, share of the bands' range"
     )
     fpr: Annotated[float, AfterValidator(_a_known_rate)] = Field(
@@ -314,8 +322,10 @@ class Config(Section):
     @model_validator(mode="after")
     def _sections_fit(self) -> Config:
         multiple = 2**self.flow.levels
+        if self.negatives.source == "none":
+            return self
         for key in ("patch_min_px", "patch_max_px"):
-            if getattr(self.negatives, key) % multiple:
+            if self.negatives.source == "flow" and getattr(self.negatives, key) % multiple:
                 raise ValueError(f"negatives.{key} must be a multiple of 2^flow.levels = {multiple}")
         if self.negatives.patch_max_px > self.data.crop_px // 2:
             raise ValueError(

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geood.bundle import ModelBundle
+from geood.bundle import ModelBundle, temperature_of
 from geood.config import IGNORE, load_config
 from geood.datasets.scenes import find_files
 from geood.errors import ConfigError, DataError, OutputError
@@ -146,7 +146,7 @@ def evaluate_scenes(config_or_root: str | Path, bundle: ModelBundle, *, override
     A config names `data.test_images`, `data.test_labels` and `data.anomaly`. Labels go with the image whose name theirs
     begins with (`X.tif`, `X_gt.tif`); otherwise one file, or rasters side by side, serve all images. In a folder the
     labels of `X.tif` are `X_labels.tif`, `labels/X.tif`, or for `images/X.tif` `labels/X.tif`; which ids are anomalies
-    the bundle knows.
+    the bundle knows. `overrides` change keys of the config's section data, or the bundle's score and predict.
 
     Raises:
         ConfigError: if the config does not fit the bundle or names no test scenes.
@@ -158,7 +158,8 @@ def evaluate_scenes(config_or_root: str | Path, bundle: ModelBundle, *, override
             raise ConfigError(f"{path}: --set changes a config, and this is a folder; give a config or leave --set out")
         cases, anomaly = _pair_folder(path), bundle.config.data.anomaly
     else:
-        cases, anomaly = _read_cases(path, bundle, overrides)
+        bundle = bundle.with_settings([s for s in overrides if not s.startswith("data.")])
+        cases, anomaly = _read_cases(path, bundle, [s for s in overrides if s.startswith("data.")])
     ids = _Ids.of(bundle.class_ids, anomaly)
     own = bundle.config.score
     curves, confusion = {kind: PixelCurve() for kind in bundle.scores}, Confusion(len(bundle.class_ids))
@@ -177,7 +178,7 @@ def evaluate_scenes(config_or_root: str | Path, bundle: ModelBundle, *, override
         model=bundle.identity,
         score=own.kind,
         rows=[
-            {"score": kind, "temperature": bundle.temperature_of(kind), **_figures(curve, brief=True)}
+            {"score": kind, "temperature": temperature_of(kind, bundle.config.score), **_figures(curve, brief=True)}
             for kind, curve in curves.items()
         ],
         at_threshold={"threshold": bundle.threshold, **pooled.rates(bundle.threshold)} if bundle.thresholds else {},

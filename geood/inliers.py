@@ -121,7 +121,7 @@ class InlierFit:
             self._features.append(flat[order[: min(self.each, self.samples - have)]])
 
     def finish(self) -> Inliers:
-        """What was found. A class that was never predicted takes the statistics of all."""
+        """What was found. A class that was never predicted takes the logits of all, and has no template."""
         tensors = self._classes()
         if self._features:
             tensors |= _features(torch.cat(self._features), components=COMPONENTS * self.classes)
@@ -132,7 +132,9 @@ class InlierFit:
         count = self._count.clamp_min(1)
         mean = torch.where(seen, self._sum / count, self._sum.sum() / total)
         square = torch.where(seen, self._squares / count, self._squares.sum() / total)
-        templates = torch.where(seen[:, None], self._softmax / count[:, None], 1 / self.classes)
+        templates = self._softmax[seen] / count[seen, None]
+        if not len(templates):  # nothing was labelled
+            templates = torch.full((1, self.classes), 1 / self.classes)
         return {
             "logit_mean": mean,
             "logit_std": (square - mean.square()).clamp_min(0).sqrt().clamp_min(LEAST_SPREAD),

@@ -84,8 +84,7 @@ def paste(  # noqa: PLR0917
 
     `strength` (B, h, w) in [0, 1] says how much of the patch shows: 0 leaves the image as it was, 1 makes a negative,
     between them lies a rim that is neither negative nor inlier. `valid` (B, H, W) is where the images hold data.
-    Gradients flow to the patches; the replaced crops are detached. Nothing is clipped: a patch value outside [0, 1]
-    stays where the loss can see it.
+    Gradients flow to the patches; the replaced crops are detached. Nothing is clipped here.
 
     Raises:
         ValueError: if a box overhangs its image, or covers a pixel without data or of an earlier patch.

@@ -35,15 +35,16 @@ def draw_patches(
     photographs: Photographs | None,
     generator: torch.Generator,
 ) -> Tensor:
-    """A patch (B, C, h, w) in [0, 1] of `size` (h, w) for each image (B, C, H, W) of a batch.
+    """A patch (B, C, h, w) of `size` (h, w) for each image (B, C, H, W) of a batch.
 
-    `valid` (B, H, W) is where the images hold data.
+    In [0, 1], but for samples of the flow without a tint: what those have outside, the loss is to see. `valid`
+    (B, H, W) is where the images hold data.
 
     Raises:
         ValueError: if the source is one that is not there.
     """
     patches = _drawn(config, size, image=image, valid=valid, makers=(flow, photographs), generator=generator)
-    return (_tinted(patches, config.tint, generator) if config.tint else patches).clamp(0, 1)
+    return _tinted(patches, config.tint, generator).clamp(0, 1) if config.tint else patches
 
 
 def _drawn(
@@ -81,15 +82,16 @@ def _tinted(patches: Tensor, spread: float, generator: torch.Generator) -> Tenso
 
 
 def _shuffled(image: Tensor, valid: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Crops of the batch, each pasted into another image than its own, their tiles in random order.
+    """Crops of the batch, each for another image than its own (where two have one), their tiles in random order.
 
     An image without a place for a crop lends none; where none has, patches are empty of content (0.5).
     """
     boxes = draw_boxes(valid, size, generator)
-    cut = [image[i, :, r : r + size[0], c : c + size[1]] for i, b in enumerate(boxes) if b is not None for r, c in [b]]
+    cut = {i: image[i, :, b[0] : b[0] + size[0], b[1] : b[1] + size[1]] for i, b in enumerate(boxes) if b is not None}
     if not cut:
         return image.new_full((len(image), image.shape[1], *size), 0.5)
-    crops = torch.stack([cut[(i + 1) % len(cut)] for i in range(len(image))])
+    lenders = [next((j for j in sorted(cut) if j > i), min(cut)) for i in range(len(image))]
+    crops = torch.stack([cut[j] for j in lenders])
     tiles = functional.unfold(crops, TILE, stride=TILE)
     order = torch.rand((len(tiles), tiles.shape[2]), generator=generator, device=generator.device).argsort(1)
     mixed = tiles.gather(2, order.to(tiles.device)[:, None].expand_as(tiles))

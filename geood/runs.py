@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 
@@ -73,7 +74,8 @@ def take_stages(source: Path, config: Config, *, segmenter: Segmenter, flow: Flo
     saved, key = source / "config.yaml", f"train.stages_from: {source}"
     if not saved.exists():
         raise ConfigError(f"{key} is not the folder of a run; name one that `geood train` made")
-    changed = [k for k in _changed(load_config(saved), config) if _among(k, SHARED) and not _among(k, APART)]
+    before = load_config(saved)
+    changed = [k for k in _changed(before, config) if _among(k, SHARED) and not _among(k, APART)]
     if flow is None:
         changed = [k for k in changed if not k.startswith("flow.")]
     if changed:
@@ -83,9 +85,20 @@ def take_stages(source: Path, config: Config, *, segmenter: Segmenter, flow: Flo
         checkpoint = source / "checkpoints" / f"{stage}.ckpt"
         if network is None or not getattr(config.train, f"{stage}_steps"):
             continue
+        anew = f"train such a run first, or start the {stage} afresh here with train.{stage}_steps: 0"
         if not checkpoint.exists():
-            raise ConfigError(f"{key} has no stage {stage}; give train.{stage}_steps there and train it with --resume")
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+            raise ConfigError(f"{key} has no stage {stage}; {anew}")
+        try:
+            stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        except (RuntimeError, UnpicklingError, EOFError, OSError) as error:
+            raise ConfigError(f"{key}: {checkpoint.name} cannot be read ({str(error)[:100]}); {anew}") from None
+        asked = getattr(before.train, f"{stage}_steps")
+        if stored["global_step"] < asked:
+            raise ConfigError(
+                f"{key} has done {stored['global_step']} of {asked} steps of its stage {stage}; go on with "
+                "it (geood train --resume)"
+            )
+        state = stored["state_dict"]
         state = {k.removeprefix(f"{stage}."): v for k, v in state.items() if k.startswith(f"{stage}.")}
         network.take_classes(state) if isinstance(network, Segmenter) else network.load_state_dict(state)
         figures |= last_metrics(source / "metrics.csv", stage)

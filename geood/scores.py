@@ -103,8 +103,8 @@ def outlier_score(logits: Tensor, outlier: Tensor, kind: str) -> Tensor:
     """The score `kind` from logits (B, K, H, W) and the outlier logit (B, H, W), to (B, H, W) float32, no gradient.
 
     `hybrid` is ln P(outlier) - logsumexp(logits): both say how unlikely the pixel is, one learned from negatives, one
-    from inliers (arXiv 2207.02606). `uno` is the probability of the outlier class less that of the likeliest other, in
-    [-1, 1]: negative objectness and uncertainty together (arXiv 2402.15374).
+    from inliers (arXiv 2207.02606). `uno` is P(outlier class) + 1 - P(likeliest class), in [0, 2]: negative objectness
+    and uncertainty together (arXiv 2402.15374), with sure inliers at 0, where floating-point numbers are dense.
 
     Raises:
         ValueError: if `kind` is neither.
@@ -115,7 +115,7 @@ def outlier_score(logits: Tensor, outlier: Tensor, kind: str) -> Tensor:
             return energy.add_(functional.logsigmoid(beside))
         if kind == "uno":
             whole, likeliest = torch.logaddexp(-energy, beside), -anomaly_score(logits, "max_logit")
-            return (beside - whole).exp() - (likeliest - whole).exp()
+            return (beside - whole).exp() - torch.expm1(likeliest - whole)
     raise ValueError(f"no score of an outlier output is called {kind!r}; there are hybrid and uno")
 
 

@@ -255,6 +255,13 @@ def _load_weights(encoder: nn.Module, bands: int, *, name: str, path: Path) -> N
         raise ConfigError(
             f"segmenter.weights: {path} cannot be read as safetensors ({error}); fetch it again"
         ) from None
+    with torch.device("meta"):
+        whole = {_plain(key) for key in _timm().create_model(name).state_dict()}
+    strange = sorted(set(stored) - whole)
+    if strange:
+        raise ConfigError(
+            f"segmenter.weights: {path} holds {strange[0]}, which {name} lacks; take the file of that model"
+        )
     filled = {}
     for key, wanted in encoder.state_dict().items():
         tensor = stored.get(_plain(key))

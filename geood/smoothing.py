@@ -34,7 +34,9 @@ def guided(score: Tensor, image: Tensor, valid: Tensor, *, radius: int, evenness
         return _means(of * weight, radius) / share
 
     centre, level = mean(guide), mean(known)
-    slope = (mean(guide * known) - centre * level) / (mean(guide.square()) - centre.square() + evenness**2)
+    slope = (mean(guide * known) - centre * level) / (
+        (mean(guide.square()) - centre.square()).clamp_min(0) + evenness**2
+    )
     offset = level - slope * centre
     smooth = mean(slope) * guide + mean(offset)
     return torch.where(valid, smooth[:, 0], score)

@@ -102,6 +102,8 @@ class Stage(pl.LightningModule):
         self.before = dict(before or {})
         self.segmenter = segmenter if plan.stage != "flow" else None
         self.flow = flow if plan.stage != "segmenter" else None
+        if self.flow is not None:  # where several devices train, all that may move must
+            self.flow.requires_grad_(self.flow_learns)
         self.figures: dict[str, Tensor] = {}  # of the last step
         self.validated: dict[str, float] = {}  # of the last validation
         self._warned: set[str] = set()

@@ -177,10 +177,12 @@ def _check_sense(config: Config) -> None:
     check_score(
         config.score.kind, kinds + (FEATURE_SCORES if config.score.feature_bank else ()), config.segmenter.outlier
     )
-    if config.segmenter.outlier != "none" and (config.negatives.source == "none" or not config.train.joint_steps):
+    without = config.negatives.source == "none" or not config.train.joint_steps or not config.loss.outlier_weight
+    if config.segmenter.outlier != "none" and without:
         raise ConfigError(
             f"segmenter.outlier {config.segmenter.outlier} learns from negatives in the joint stage, and there are "
-            "none; give negatives.source and train.joint_steps, or set segmenter.outlier to none"
+            "none, or they weigh nothing; give negatives.source, train.joint_steps and loss.outlier_weight, or set "
+            "segmenter.outlier to none"
         )
 
 

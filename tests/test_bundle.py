@@ -70,10 +70,7 @@ def test_every_score_comes_from_one_answer_and_may_be_cut_to_a_core(full):
         assert whole.shape == (1, 64, 96) and torch.isfinite(whole).all()
         torch.testing.assert_close(full.score_of(answer, image, kind=kind, core=core), whole[:, core[0], core[1]])
         asked = full.with_settings([f"score.kind={kind}"])
-        temperature = asked.temperature_of(kind)
-        assert temperature == 2.0
-        if temperature == full.temperature_of(kind):
-            assert torch.equal(asked.score(image), whole)
+        assert torch.equal(asked.score(image), whole)
 
 
 def test_a_smoothed_score_follows_the_image_and_needs_a_wider_halo(full):
@@ -102,6 +99,22 @@ def test_a_bundle_is_used_otherwise_only_as_far_as_it_can(full, bundle):
             bundle.with_settings([f"score.kind={kind}"])
     with pytest.raises(ValueError, match="cannot give the score knn"):
         bundle.score_of(bundle.answer(torch.zeros(1, 3, 32, 32)), torch.zeros(1, 3, 32, 32), kind="knn")
+
+
+def test_thresholds_of_every_score_are_those_of_the_scores_that_predict_would_write(full):
+    """Each is calibrated on one image as training does it, and asked for there."""
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    answer = full.answer(image)
+    found = {kind: {"0.01": float(full.score_of(answer, image, kind=kind).quantile(0.99))} for kind in full.scores}
+    whole = dataclasses.replace(full, calibration=found)
+    for kind in full.scores:
+        asked = whole.with_settings([f"score.kind={kind}", "score.smooth_contrast=0.2"])
+        above = (asked.score(image) > asked.threshold).float().mean()
+        assert float(above) == pytest.approx(0.01, abs=2e-3), kind
+    with pytest.raises(ConfigError, match="--threshold"):
+        whole.with_settings(["score.kind=energy", "score.temperature=2"]).threshold  # noqa: B018
+    with pytest.raises(ConfigError, match=r"feature_bank.*train with that value"):
+        whole.with_settings(["score.feature_bank=500"])
 
 
 def test_a_threshold_counts_only_for_the_score_that_it_was_found_for(bundle):

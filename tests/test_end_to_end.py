@@ -52,14 +52,15 @@ def test_the_commands_of_the_readme(area, monkeypatch, capsys):
     assert "AUROC" in said and "closed-set mIoU" in said and "runs/aerial" in said
     with rasterio.open("scene.tif") as scene, rasterio.open("anomalies.tif") as scores:
         assert (scene.transform, scene.crs, scene.shape) == (scores.transform, scores.crs, scores.shape)
+    layout = README[README.index("## Layout of the outputs") :]
     columns = {
-        name for row in re.findall(r"^\| (`.*?) \|", README, re.MULTILINE) for name in re.findall("`(.*?)`", row)
+        name for row in re.findall(r"^\| (`.*?) \|", layout, re.MULTILINE) for name in re.findall("`(.*?)`", row)
     }
     assert set(gpd.read_file("anomalies.gpkg", layer="anomalies").columns) == columns | {"geometry"}
     assert set(gpd.read_file("all.gpkg", layer="anomalies")["scene"]) <= {"north.tif", "south.tif"}
     assert not Path("scores.gpkg").exists() and (gpd.read_file("fewer.gpkg", layer="anomalies").area_m2 >= 10).all()
     figures = json.loads(Path("metrics.json").read_text())
-    assert len(figures["rows"]) == 7 and 0 < figures["base_rate"] < 0.2
+    assert len(figures["rows"]) == 8 and 0 < figures["base_rate"] < 0.2
     capsys.readouterr()
     assert _run(["evaluate", "scenes", "aerial.yaml", "--out", "metrics.json"], debug=False) == 2
     assert "metrics.json: exists already" in capsys.readouterr().err

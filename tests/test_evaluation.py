@@ -37,7 +37,8 @@ class PixelNet(torch.nn.Module):
 def model():
     data = {"images": ["x"], "labels": ["y"], "classes": CLASSES, "anomaly": [ANOMALY], "crop_px": 64}
     predict = {"tile_px": 64, "halo_px": 32}
-    config = Config.model_validate({"data": data, "negatives": {"patch_max_px": 32}, "predict": predict})
+    sections = {"data": data, "negatives": {"patch_max_px": 32}, "predict": predict, "segmenter": {"outlier": "none"}}
+    config = Config.model_validate(sections)
     return ModelBundle(
         segmenter=PixelNet(),
         flow=None,
@@ -147,6 +148,9 @@ def test_each_folder_layout_and_a_config_give_the_same_figures(tmp_path, model, 
         f"  test_labels: ['{labels}']\n  classes: {{2: land, 5: road}}\n  anomaly: [{ANOMALY}]\n"
     )
     assert evaluate_scenes(config, model).headline() == expected
+    assert evaluate_scenes(config, model, overrides=["score.kind=energy"]).score == "energy"
+    with pytest.raises(ConfigError, match=r"--set train\.seed=1: of a trained model only"):
+        evaluate_scenes(config, model, overrides=["train.seed=1"])
     other = evaluate_scenes(config, model, overrides=[f"data.anomaly=[{STRANGE}]"])
     assert set(other.unknown_ids) == {ANOMALY}
 

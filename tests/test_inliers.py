@@ -67,14 +67,14 @@ def test_standardized_max_logits_of_inliers_have_mean_0_and_spread_1():
     assert float(scores.mean()) == pytest.approx(0, abs=1e-4) and float(scores.std()) == pytest.approx(1, abs=1e-3)
 
 
-def test_a_class_that_is_never_predicted_takes_the_statistics_of_all():
+def test_a_class_that_is_never_predicted_takes_the_logits_of_all_and_has_no_template():
     fit = InlierFit(3, samples=0, each=0, seed=0)
     logits = torch.stack([torch.ones(1, 8, 8), torch.zeros(1, 8, 8), torch.zeros(1, 8, 8)], 1)
     fit.update(logits, torch.zeros(1, 2, 2, 2), torch.zeros(1, 8, 8, dtype=torch.int64))
     inliers = fit.finish()
-    assert (
-        inliers.logit_mean.tolist() == [1, 1, 1] and torch.isfinite(inliers.score("kl_matching", logits, logits)).all()
-    )
+    assert inliers.logit_mean.tolist() == [1, 1, 1] and inliers.log_templates.shape == (1, 3)
+    sure, unsure = inliers.score("kl_matching", logits, logits), inliers.score("kl_matching", 0 * logits, logits)
+    assert sure.abs().max() < 1e-5 and (unsure > 0.01).all()
 
 
 def test_feature_scores_equal_their_definitions():

@@ -76,6 +76,13 @@ def test_shuffled_crops_are_tiles_of_another_image():
     assert not torch.allclose(joints, torch.tensor(1 / (40 * 48)), atol=1e-6)  # not from one to the next
 
 
+def test_shuffled_crops_are_of_another_image_also_where_one_has_no_data():
+    image = torch.arange(3.0)[:, None, None, None].expand(3, 3, 40, 48) / 4
+    valid = torch.ones(3, 40, 48, dtype=torch.bool)
+    valid[0] = False
+    assert [float(p.unique()) for p in _draw("shuffled", image=image, valid=valid)] == [0.25, 0.5, 0.25]
+
+
 def test_shuffled_crops_come_from_places_with_data():
     image = torch.zeros(2, 1, 40, 48)
     valid = torch.zeros(2, 40, 48, dtype=torch.bool)
@@ -111,7 +118,11 @@ def test_a_folder_that_gives_no_negatives_is_explained(tmp_path):
     for name in "012":
         (tmp_path / f"{name}.png").unlink()
     with pytest.raises(DataError, match=r"cut\.png: cannot be read"):
-        PhotographFolder(tmp_path, bands=3)(1, 16, 16, torch.Generator().manual_seed(0))
+        PhotographFolder(tmp_path, bands=3)
+    Image.fromarray(np.full((9, 9), 0.5, np.float32)).save(tmp_path / "cut.tif")
+    (tmp_path / "cut.png").unlink()
+    with pytest.raises(DataError, match=r"cut\.tif: has more than 8 bits"):
+        PhotographFolder(tmp_path, bands=3)
 
 
 def test_a_source_that_is_not_there_is_refused():

@@ -114,7 +114,7 @@ def test_scores_of_an_outlier_output_equal_their_definitions():
     hybrid = outlier.double().sigmoid().log() - logits.double().exp().sum(1).log()
     torch.testing.assert_close(outlier_score(logits, outlier, "hybrid").double(), hybrid, rtol=0, atol=1e-5)
     p = torch.cat([logits, outlier[:, None]], 1).double().softmax(1)
-    uno = p[:, 5] - p[:, :5].amax(1)
+    uno = p[:, 5] + 1 - p[:, :5].amax(1)
     torch.testing.assert_close(outlier_score(logits, outlier, "uno").double(), uno, rtol=0, atol=1e-6)
     extreme = torch.tensor([[[-1e4]], [[1e4]]])
     for kind in ("hybrid", "uno"):

@@ -180,8 +180,13 @@ def test_stages_of_another_run_that_do_not_fit_are_refused(unbroken, scenes_fold
     bare = config(scenes_folder, outlier="none", flow_steps=0, joint_steps=0, segmenter_steps=2)
     train(bare, tmp_path / "bare")
     taking = config(scenes_folder, stages_from=str(tmp_path / "bare"))
-    with pytest.raises(ConfigError, match=r"has no stage flow; give train\.flow_steps"):
+    with pytest.raises(ConfigError, match=r"has no stage flow; .* afresh here with train\.flow_steps: 0"):
         train(taking, tmp_path / "run")
+    longer = tmp_path / "bare" / "config.yaml"
+    longer.write_text(longer.read_text().replace("segmenter_steps: 2", "segmenter_steps: 9"))
+    with pytest.raises(ConfigError, match="has done 2 of 9 steps of its stage segmenter"):
+        train(taking, tmp_path / "run")
+    longer.write_text(longer.read_text().replace("segmenter_steps: 9", "segmenter_steps: 2"))
     afresh = config(scenes_folder, stages_from=str(tmp_path / "bare"), flow_steps=0)
     flow = Flow(3, afresh.flow, (1 / 255,) * 3)
     figures = take_stages(tmp_path / "bare", afresh, segmenter=Segmenter(3, 3, afresh.segmenter), flow=flow)

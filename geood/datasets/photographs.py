@@ -38,7 +38,12 @@ class PhotographFolder:
         if not self.files:
             raise DataError(f"negatives.folder: {folder} holds no photograph ({', '.join(SUFFIXES)}); name another")
         for path in self.files:
-            self._open(path).close()
+            with self._open(path) as photo:
+                if photo.mode.startswith(("I", "F")):
+                    raise DataError(
+                        f"{path}: has more than 8 bits a band (mode {photo.mode}); save it as 8 bit or remove it"
+                    )
+                _rgb(photo, path)
 
     def __call__(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
         """`count` patches (count, 3, height, width) in [0, 1], each from a photograph drawn by itself.
@@ -54,10 +59,7 @@ class PhotographFolder:
             scale = max(1.0, height / photo.height, width / photo.width)
             size = (max(width, round(photo.width * scale)), max(height, round(photo.height * scale)))
             left, top = _below(size[0] - width + 1, generator), _below(size[1] - height + 1, generator)
-            try:
-                whole = photo.convert("RGB")
-            except OSError as error:
-                raise DataError(f"{path}: cannot be read ({error}); copy it again or remove it") from None
+            whole = _rgb(photo, path)
             whole = whole if scale == 1 else whole.resize(size, Image.Resampling.BILINEAR)
             pixels = np.asarray(whole.crop((left, top, left + width, top + height)), np.float32)
         return torch.from_numpy(pixels / 255).movedim(-1, 0)
@@ -68,6 +70,18 @@ class PhotographFolder:
             return Image.open(path)
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise DataError(f"{path}: cannot be read as a photograph ({error}); copy it again or remove it") from None
+
+
+def _rgb(photo: Image.Image, path: Path) -> Image.Image:
+    """The decoded photograph.
+
+    Raises:
+        DataError: if it is damaged.
+    """
+    try:
+        return photo.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); copy it again or remove it") from None
 
 
 def _below(count: int, generator: torch.Generator) -> int:
