@@ -229,7 +229,7 @@ class TrainConfig(Section):
     flow_steps: Annotated[int, Field(ge=0)] = Field(8000, description="steps of the second stage")
     flow_lr: Positive = Field(1e-3, description="its learning rate")
     joint_steps: Annotated[int, Field(ge=0)] = Field(4000, description="steps of the third stage")
-    joint_segmenter_lr: Positive = Field(1e-4, description="the segmenter's learning rate there")
+    joint_segmenter_lr: Positive = Field(2e-5, description="the segmenter's learning rate there")
     joint_flow_lr: Annotated[float, Field(ge=0)] = Field(
         1e-5, description="the flow's learning rate there; 0: the flow stays as it is"
     )
