@@ -109,7 +109,7 @@ OTHERS = {
     "the paper's networks and optimizers, an outlier head": {
         "segmenter": {"network": "ldn121", "outlier": "head", "checkpointing": True},
         "flow": {"network": "denseflow-small", "checkpointing": True},
-        "train": {"flow_optimizer": "adamax", "encoder_lr_factor": 0.25},
+        "train": {"flow_optimizer": "adamax", "encoder_lr_factor": 0.25, "segmenter_steps": 2, "joint_steps": 2},
         "score": {"kind": "hybrid", "feature_bank": 100},
     },
     "an outlier class, a flow that stays as it is": {
@@ -232,7 +232,7 @@ def test_troubles_are_told_with_what_helps():
         assert said in trouble and "lower" in trouble
 
 
-@pytest.mark.parametrize(("bands", "dtype"), [(1, "uint8"), (4, "uint16"), (13, "uint16")])
+@pytest.mark.parametrize(("bands", "dtype"), [(1, "uint8"), (13, "uint16")])
 def test_one_to_thirteen_bands_of_8_or_16_bit_train_and_score(tmp_path, bands, dtype):
     for i in range(2):
         image = picture(160, 160, bands=bands, seed=i, dtype=dtype, high=255 if dtype == "uint8" else 12_000)
