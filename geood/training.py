@@ -47,10 +47,13 @@ FIT_CROPS = 256  # training crops that statistics of inliers are made from
 
 
 class EpochSlice(Sampler[int]):
-    """The positions of one epoch out of all positions of a stage; Lightning sets the epoch."""
+    """The positions of one epoch out of all positions of a stage; Lightning sets the epoch.
 
-    def __init__(self, length: int) -> None:
-        self.length, self.epoch = length, 0
+    But not in time for the first: reading processes have taken positions by then, so that is given with `epoch`.
+    """
+
+    def __init__(self, length: int, epoch: int) -> None:
+        self.length, self.epoch = length, epoch
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -225,7 +228,7 @@ def _run_stage(stage: Stage, run: Path, crops: Crops) -> dict[str, float]:
         try:
             trainer.fit(
                 stage,
-                train_dataloaders=_training_loader(stage, crops, trainer),
+                train_dataloaders=_training_loader(stage, crops, trainer, epoch=begun // plan.epoch_steps),
                 val_dataloaders=DataLoader(crops.validation(), batch_size=config.train.batch),
                 ckpt_path=checkpoint if checkpoint.exists() else None,
                 weights_only=True,
@@ -287,8 +290,8 @@ def _first_crops(crops: Crops, config: Config) -> Tensor:
     return cut
 
 
-def _training_loader(stage: Stage, crops: Crops, trainer: pl.Trainer) -> DataLoader[Any]:
-    """Batches of a whole stage; each epoch takes the next slice of its positions."""
+def _training_loader(stage: Stage, crops: Crops, trainer: pl.Trainer, *, epoch: int) -> DataLoader[Any]:
+    """Batches of a whole stage, from `epoch` on; each epoch takes the next slice of its positions."""
     plan, config = stage.plan, stage.config
     per_epoch = plan.epoch_steps * plan.batch
     key = (config.train.seed, STAGES.index(plan.stage))
@@ -302,7 +305,7 @@ def _training_loader(stage: Stage, crops: Crops, trainer: pl.Trainer) -> DataLoa
     return DataLoader(
         dataset,
         batch_size=plan.batch,
-        sampler=EpochSlice(per_epoch),
+        sampler=EpochSlice(per_epoch, epoch),
         num_workers=workers,
         persistent_workers=workers > 0,
         multiprocessing_context="spawn" if workers else None,

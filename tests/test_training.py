@@ -232,7 +232,7 @@ def test_troubles_are_told_with_what_helps():
         assert said in trouble and "lower" in trouble
 
 
-@pytest.mark.parametrize(("bands", "dtype"), [(1, "uint8"), (13, "uint16")])
+@pytest.mark.parametrize(("bands", "dtype"), [(1, "uint8"), (4, "uint16"), (13, "uint16")])
 def test_one_to_thirteen_bands_of_8_or_16_bit_train_and_score(tmp_path, bands, dtype):
     for i in range(2):
         image = picture(160, 160, bands=bands, seed=i, dtype=dtype, high=255 if dtype == "uint8" else 12_000)
@@ -272,7 +272,9 @@ def test_thresholds_leave_their_share_of_inlier_pixels_above(unbroken, scenes_fo
 
 
 def test_a_run_killed_in_each_stage_goes_on_and_ends_as_the_unbroken_one(unbroken, scenes_folder, tmp_path):
-    run = tmp_path / "run"
+    """Also where another number of processes read the crops meanwhile."""
+    run, settings = tmp_path / "run", config(scenes_folder)
+    a_reader = settings.model_copy(update={"data": settings.data.model_copy(update={"workers": 1})})
     deadly = """
 step = Stage.training_step
 def deadly(self, batch, index):
@@ -281,11 +283,11 @@ def deadly(self, batch, index):
     return step(self, batch, index)
 Stage.training_step = deadly
 """
-    for stage, step in (("segmenter", 3), ("flow", 1), ("joint", 3)):
+    for stage, step, now in (("segmenter", 3, settings), ("flow", 1, a_reader), ("joint", 3, settings)):
         before = deadly.format(stage, step)
-        assert train_apart(config(scenes_folder), run, before=before, resume=run.exists()) == 9
+        assert train_apart(now, run, before=before, resume=run.exists()) == 9
         assert not (run / "model.safetensors").exists()
-    assert train_apart(config(scenes_folder), run, resume=True) == 0
+    assert train_apart(settings, run, resume=True) == 0
     assert digest(run / "model.safetensors") == digest(unbroken)
     assert (run / "metrics.csv").read_text() == (unbroken.parent / "metrics.csv").read_text()
 
