@@ -7,8 +7,8 @@ BIN := .venv/bin
 demo: install  ## the main job on made-up scenes: train, predict, evaluate, draw (into demo/)
 	$(BIN)/geood demo --out demo --overwrite
 
-test: install  ## the test suite
-	$(BIN)/python -m pytest
+test: install  ## the test suite, a process for each core; more threads in each would only wait for one another
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: install lint types test  ## format, lint, types, tests
 
