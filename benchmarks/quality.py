@@ -56,11 +56,12 @@ LENGTHS = {
     "train.validate_every": 400,
     "predict.halo_px": 0,
 }
-CLOSED = {"train.joint_steps": 0, "segmenter.outlier": "none", "score.feature_bank": 4096}
 PLAIN = {"segmenter.outlier": "none"}
+BANK = {"score.feature_bank": 4096}
+CLOSED = PLAIN | BANK | {"train.joint_steps": 0}
 METHODS: dict[str, dict[str, Any]] = {
     "closed set": CLOSED,
-    "control": PLAIN | {"negatives.source": "none", "score.feature_bank": 4096},
+    "control": PLAIN | BANK | {"negatives.source": "none"},
     "flow": {},  # the defaults of geood
     "no head": PLAIN,
     "outlier class": {"segmenter.outlier": "class", "score.kind": "uno"},
@@ -73,8 +74,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "colour": {"negatives.source": "colour"},
     "shuffled crops": {"negatives.source": "shuffled"},
     "photographs": {"negatives.source": "folder", "negatives.folder": "../OTHER/train/images"},
-    "KL(U|p)": {"loss.negative": "kl_uniform"},
-    "KL(p|U)": {"loss.negative": "kl_softmax"},
+    "KL(U, p)": {"loss.negative": "kl_uniform"},
+    "KL(p, U)": {"loss.negative": "kl_softmax"},
     "no tint": {"negatives.tint": 0},
     "rectangles": {"negatives.shape": "rectangle"},
 }
@@ -163,9 +164,8 @@ def configured(setting: str, root: Path, seed: int, keys: dict[str, Any]) -> Con
     """The config of one run."""
     changed = {"data.root": str(root), "train.seed": seed} | LENGTHS | keys
     if "negatives.folder" in keys:  # photographs of another data set
-        changed["negatives.folder"] = keys["negatives.folder"].replace(
-            "OTHER", "dubai" if root.name != "dubai" else "camvid"
-        )
+        other = "camvid" if root.name == "dubai" else "dubai"
+        changed["negatives.folder"] = keys["negatives.folder"].replace("OTHER", other)
     return load_config(HERE / f"{setting}.yaml", [f"{key}={json.dumps(value)}" for key, value in changed.items()])
 
 
@@ -176,23 +176,26 @@ def run(setting: str, method: str, seed: int, *, root: Path, work: Path) -> dict
     if result.exists():
         found: dict[str, Any] = json.loads(result.read_text())
         return found
-    base, spent, began = folder / "first_stages", folder / "first_stages.seconds", time.process_time()
-    bundle = base / "model.safetensors"
-    if not bundle.exists():
-        train(configured(setting, root, seed, CLOSED), base, resume=(base / "config.yaml").exists())
-        spent.write_text(str(time.process_time() - began))
+    base = folder / "first_stages"
+    bundle, cost = trained(configured(setting, root, seed, CLOSED), base)
     if method != "closed set":
-        began = time.process_time()
         config = configured(setting, root, seed, METHODS[method] | {"train.stages_from": str(base)})
-        bundle = train(config, result.with_suffix(".run"), resume=result.with_suffix(".run").exists())
-        cost = time.process_time() - began
-    else:
-        cost = float(spent.read_text())
+        bundle, cost = trained(config, result.with_suffix(".run"))
     figures = measured(setting, ModelBundle.load(bundle), root) | {"core_seconds": cost, "setting": setting}
     partial = result.with_suffix(".partial")
     partial.write_text(json.dumps(figures | {"method": method, "seed": seed}, indent=1))
     os.replace(partial, result)
     return figures
+
+
+def trained(config: Config, out: Path) -> tuple[Path, float]:
+    """The bundle of a run, trained if it is not there, and the core seconds it took (since it was last taken up)."""
+    bundle, spent = out / "model.safetensors", out.with_suffix(".seconds")
+    if not (bundle.exists() and spent.exists()):
+        began = time.process_time()
+        train(config, out, resume=(out / "config.yaml").exists())
+        spent.write_text(str(time.process_time() - began))
+    return bundle, float(spent.read_text())
 
 
 def measured(setting: str, bundle: ModelBundle, root: Path) -> dict[str, Any]:

@@ -187,11 +187,11 @@ class NegativesConfig(Section):
     def _keys_fit(self) -> NegativesConfig:
         if self.patch_min_px > self.patch_max_px:
             raise ValueError(f"patch_min_px {self.patch_min_px} is above patch_max_px {self.patch_max_px}")
-        share, said = (8, "an eighth") if self.shape == "blob" else (2.01, "less than half")
-        if self.feather_px > self.patch_min_px / share:
+        most = self.patch_min_px // 8 if self.shape == "blob" else (self.patch_min_px - 1) // 2
+        if self.feather_px > most:
             raise ValueError(
                 f"feather_px {self.feather_px} leaves nothing of a {self.shape} of {self.patch_min_px} px; make it at "
-                f"most {said} of patch_min_px"
+                f"most {most}, or patch_min_px larger"
             )
         if (self.source == "folder") != (self.folder is not None):
             raise ValueError("source folder and the key folder come together: name the folder of photographs")
@@ -321,13 +321,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Config:
-        multiple = 2**self.flow.levels
-        if self.negatives.source == "none":
-            return self
+        multiple, source = 2**self.flow.levels, self.negatives.source
         for key in ("patch_min_px", "patch_max_px"):
-            if self.negatives.source == "flow" and getattr(self.negatives, key) % multiple:
+            if source == "flow" and getattr(self.negatives, key) % multiple:
                 raise ValueError(f"negatives.{key} must be a multiple of 2^flow.levels = {multiple}")
-        if self.negatives.patch_max_px > self.data.crop_px // 2:
+        if source != "none" and self.negatives.patch_max_px > self.data.crop_px // 2:
             raise ValueError(
                 f"negatives.patch_max_px {self.negatives.patch_max_px} is over half of data.crop_px "
                 f"{self.data.crop_px}; make the patch smaller or the crop larger"

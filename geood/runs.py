@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 
@@ -82,27 +83,30 @@ def take_stages(source: Path, config: Config, *, segmenter: Segmenter, flow: Flo
         raise ConfigError(f"{key} was trained with other values of {', '.join(changed)}; give those, or train anew")
     figures: dict[str, float] = {}
     for stage, network in (("segmenter", segmenter), ("flow", flow)):
-        checkpoint = source / "checkpoints" / f"{stage}.ckpt"
         if network is None or not getattr(config.train, f"{stage}_steps"):
             continue
-        anew = f"train such a run first, or start the {stage} afresh here with train.{stage}_steps: 0"
-        if not checkpoint.exists():
-            raise ConfigError(f"{key} has no stage {stage}; {anew}")
-        try:
-            stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        except (RuntimeError, UnpicklingError, EOFError, OSError) as error:
-            raise ConfigError(f"{key}: {checkpoint.name} cannot be read ({str(error)[:100]}); {anew}") from None
-        asked = getattr(before.train, f"{stage}_steps")
-        if stored["global_step"] < asked:
-            raise ConfigError(
-                f"{key} has done {stored['global_step']} of {asked} steps of its stage {stage}; go on with "
-                "it (geood train --resume)"
-            )
-        state = stored["state_dict"]
+        state = _finished(source / "checkpoints" / f"{stage}.ckpt", getattr(before.train, f"{stage}_steps"), key=key)
         state = {k.removeprefix(f"{stage}."): v for k, v in state.items() if k.startswith(f"{stage}.")}
         network.take_classes(state) if isinstance(network, Segmenter) else network.load_state_dict(state)
         figures |= last_metrics(source / "metrics.csv", stage)
     return figures
+
+
+def _finished(checkpoint: Path, steps: int, *, key: str) -> dict[str, Any]:
+    """The weights in a checkpoint of a stage that is to have `steps` behind it."""
+    stage = checkpoint.stem
+    anew = f"train such a run first, or start the {stage} afresh here with train.{stage}_steps: 0"
+    if not checkpoint.exists():
+        raise ConfigError(f"{key} has no stage {stage}; {anew}")
+    try:
+        stored: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (RuntimeError, UnpicklingError, EOFError, OSError) as error:
+        raise ConfigError(f"{key}: {checkpoint.name} cannot be read ({str(error)[:100]}); {anew}") from None
+    if stored["global_step"] < steps:
+        done = f"{stored['global_step']} of {steps} steps of its stage {stage}"
+        raise ConfigError(f"{key} has done {done}; go on with it (geood train --resume)")
+    weights: dict[str, Any] = stored["state_dict"]
+    return weights
 
 
 def _changed(before: Config, now: Config) -> list[str]:

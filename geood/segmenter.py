@@ -106,14 +106,15 @@ class Segmenter(nn.Module):
         return Answer(logits, enlarge(outlier, (height, width))[:, 0], features)
 
     def take_classes(self, state: Mapping[str, Tensor]) -> None:
-        """Take the weights of a segmenter of the same classes; an outlier output that it lacks stays as it was.
+        """Take the weights of a segmenter of the same classes; an outlier output of a kind it lacks stays as it was.
 
         Raises:
             RuntimeError: if they are those of another network.
         """
         own = {name: tensor for name, tensor in self.state_dict().items() if name.startswith("outlier_head.")}
-        taken = {k: v for k, v in state.items() if k not in own or v.shape == own[k].shape}
-        self.load_state_dict(own | {k: v for k, v in taken.items() if k in own or not k.startswith("outlier_head.")})
+        same = all(name in state and state[name].shape == tensor.shape for name, tensor in own.items())
+        head = {name: state[name] for name in own} if same else own
+        self.load_state_dict({k: v for k, v in state.items() if not k.startswith("outlier_head.")} | head)
 
 
 @contextmanager
@@ -255,13 +256,6 @@ def _load_weights(encoder: nn.Module, bands: int, *, name: str, path: Path) -> N
         raise ConfigError(
             f"segmenter.weights: {path} cannot be read as safetensors ({error}); fetch it again"
         ) from None
-    with torch.device("meta"):
-        whole = {_plain(key) for key in _timm().create_model(name).state_dict()}
-    strange = sorted(set(stored) - whole)
-    if strange:
-        raise ConfigError(
-            f"segmenter.weights: {path} holds {strange[0]}, which {name} lacks; take the file of that model"
-        )
     filled = {}
     for key, wanted in encoder.state_dict().items():
         tensor = stored.get(_plain(key))
@@ -275,6 +269,13 @@ def _load_weights(encoder: nn.Module, bands: int, *, name: str, path: Path) -> N
                 f"{list(wanted.shape)}; take the file of that timm model"
             )
         filled[key] = tensor
+    with torch.device("meta"):
+        whole = {_plain(key) for key in _timm().create_model(name).state_dict()}
+    strange = sorted(set(stored) - whole)
+    if strange:
+        raise ConfigError(
+            f"segmenter.weights: {path} holds {strange[0]}, which {name} lacks; take the file of that timm model"
+        )
     encoder.load_state_dict(filled)
 
 

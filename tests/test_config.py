@@ -99,7 +99,7 @@ def test_root_starts_from_the_file_and_an_override_from_the_current_folder(write
             ["patch_min_px", "multiple of 2^flow.levels = 16"],
         ),
         (SMALL + "score: {feature_bank: 5}\n", ["score.feature_bank", "5", "100 features"]),
-        (SMALL + "negatives: {feather_px: 3}\n", ["feather_px 3", "blob of 16 px", "an eighth"]),
+        (SMALL + "negatives: {feather_px: 3}\n", ["feather_px 3", "blob of 16 px", "at most 2"]),
         (SMALL + "  images: [\n", ["not valid YAML"]),
         (SMALL + "train: {seed: 2020-13-45}\n", ["not valid YAML", "month"]),
         ("- 1\n", ["mapping"]),

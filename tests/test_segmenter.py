@@ -164,7 +164,7 @@ def test_weights_that_do_not_fit_are_explained(tmp_path):
     with pytest.raises(ConfigError, match="lacks"):
         _segmenter(weights=str(tmp_path / "r.safetensors"))
     save_file(timm.create_model("mobilenetv3_small_100").state_dict(), tmp_path / "m.safetensors")
-    with pytest.raises(ConfigError, match=r"of shape|which .* lacks"):
+    with pytest.raises(ConfigError, match="of shape"):
         _segmenter(weights=str(tmp_path / "m.safetensors"))
     save_file(timm.create_model("resnet34").state_dict(), tmp_path / "34.safetensors")
     with pytest.raises(ConfigError, match=r"layer1\.2\..*, which resnet18 lacks"):

@@ -39,10 +39,6 @@ class PhotographFolder:
             raise DataError(f"negatives.folder: {folder} holds no photograph ({', '.join(SUFFIXES)}); name another")
         for path in self.files:
             with self._open(path) as photo:
-                if photo.mode.startswith(("I", "F")):
-                    raise DataError(
-                        f"{path}: has more than 8 bits a band (mode {photo.mode}); save it as 8 bit or remove it"
-                    )
                 _rgb(photo, path)
 
     def __call__(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
@@ -76,8 +72,10 @@ def _rgb(photo: Image.Image, path: Path) -> Image.Image:
     """The decoded photograph.
 
     Raises:
-        DataError: if it is damaged.
+        DataError: if it is damaged, or of more than 8 bits.
     """
+    if photo.mode.startswith(("I", "F")):
+        raise DataError(f"{path}: has more than 8 bits a band (mode {photo.mode}); save it as 8 bit or remove it")
     try:
         return photo.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:
