@@ -284,12 +284,15 @@ def _one_frame(frames: list[GeoDataFrame]) -> GeoDataFrame:
 
 
 def _tags(scene: Path, model: ModelBundle, threshold: float) -> dict[str, str]:
+    score = model.config.score
     return {
         "GEOOD_VERSION": __version__,
         "GEOOD_MODEL": model.identity,
         "GEOOD_SCENE": scene.name,
-        "GEOOD_SCORE": model.config.score.kind,
-        "GEOOD_TEMPERATURE": str(model.config.score.temperature),
+        "GEOOD_SCORE": score.kind,
+        "GEOOD_TEMPERATURE": str(score.temperature),
+        "GEOOD_SMOOTH_PX": str(score.smooth_px),
+        "GEOOD_SMOOTH_CONTRAST": str(score.smooth_contrast),
         "GEOOD_THRESHOLD": repr(threshold),
         "GEOOD_CLASSES": json.dumps(model.class_names),
         "GEOOD_PREDICT": model.config.predict.model_dump_json(),

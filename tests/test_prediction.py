@@ -190,6 +190,15 @@ def test_scores_open_as_an_array(tmp_path, bundle_path, scene):
     np.testing.assert_array_equal(array.values, read(tmp_path / "out.tif"))
 
 
+def test_the_map_tells_how_it_was_made(tmp_path, scene):
+    bundle = make_bundle(tmp_path / "m.safetensors", score={"kind": "entropy", "smooth_px": 3, "smooth_contrast": 0.2})
+    predict([scene], tmp_path / "out.tif", bundle=tmp_path / "m.safetensors", threshold=0.25)
+    told = geood.open_scores(tmp_path / "out.tif").attrs
+    assert told["GEOOD_SCENE"] == scene.name and told["GEOOD_MODEL"] == bundle.identity
+    assert told["GEOOD_SCORE"] == "entropy" and float(told["GEOOD_THRESHOLD"]) == 0.25
+    assert (int(told["GEOOD_SMOOTH_PX"]), float(told["GEOOD_SMOOTH_CONTRAST"])) == (3, 0.2)
+
+
 # Bad input: one clear error, nothing left behind, nothing replaced.
 
 
