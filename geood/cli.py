@@ -181,6 +181,52 @@ def evaluate(
         print(f"\nfigures    {out}")
 
 
+data_app = typer.Typer(
+    help="The published data sets: which there are, and whether yours is whole.", no_args_is_help=True
+)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command("list")
+def data_list(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Say all about one data set.")] = None,
+) -> None:
+    """The data sets that geood knows by name, with their source, licence and layout."""
+    from geood.catalog import CATALOG, data_set
+
+    if name:
+        print(data_set(name).description())
+        return
+    width = max(map(len, CATALOG))
+    for entry in CATALOG.values():
+        print(f"{entry.name:<{width}}  {'train, evaluate' if entry.trains else 'evaluate':<15}  {entry.title}")
+    print("\n`geood data list NAME` says where a set comes from, under which licence, and how its folder must look.")
+
+
+@data_app.command("check")
+def data_check(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `geood data list`.")],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="The folder that holds it.")],
+) -> None:
+    """Count the files of a data set, join its pairs, read all its labels, and say what is wrong."""
+    from geood.catalog import data_set
+    from geood.datasets.check import check_set
+
+    chosen = data_set(name)
+    checks, faults = check_set(chosen, root)
+    for check in checks:
+        print(f"{check.split.name}: {check.images} images, {check.labelled} with labels")
+        labelled = sum(check.pixels.values()) + check.void + sum(check.unknown.values())
+        for class_name in chosen.taxonomy.classes.values():
+            if check.pixels[class_name]:
+                print(f"  {class_name:<20}{100 * check.pixels[class_name] / labelled:7.2f} %")
+        if labelled:
+            print(f"  {'void':<20}{100 * check.void / labelled:7.2f} %")
+    if faults:
+        raise DataError(f"{root}: {len(faults)} things to look at\n" + "\n".join(f"  {fault}" for fault in faults))
+    print("whole, as far as geood can tell")
+
+
 @app.command()
 def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle, a config or a score raster.")]) -> None:
     """Say what a bundle, a config or a score raster holds."""

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from geood.catalog.vocabulary import vocabulary
 from geood.errors import ConfigError
 
 IGNORE = 255  # in masks: nobody said what is there
@@ -49,6 +50,15 @@ class Section(BaseModel):
         return any(getattr(self, key) != type(self).model_fields[key].default for key in keys)
 
 
+class SetConfig(Section):
+    """One named data set to train on."""
+
+    name: str = Field(description="its name in `geood data list`")
+    folder: str = Field(".", description="where it lies, relative to data.root")
+    split: str = Field("train", description="the part of it to train on")
+    weight: Positive = Field(1.0, description="share of the crops that come from it, relative to the other sets")
+
+
 class DataConfig(Section):
     """Scenes and labels, what the ids mean, and how crops are cut from them."""
 
@@ -56,8 +66,19 @@ class DataConfig(Section):
         "scenes", description="scenes: GeoTIFFs with a CRS; photos: images without one, paired with labels by name"
     )
     root: str = Field(".", description="folder that the paths below start from; relative to this file")
-    images: list[str] = Field(description="images to train on: files, globs or folders of GeoTIFFs")
-    labels: list[str] = Field(description="their labels: rasters of class ids, or one vector file")
+    images: list[str] = Field([], description="images to train on: files, globs or folders of GeoTIFFs")
+    labels: list[str] = Field([], description="their labels: rasters of class ids, or one vector file")
+    sets: list[SetConfig] = Field(
+        [],
+        description="published data sets by name, instead of images, labels, classes and anomaly; see geood data list",
+    )
+    hold_out: list[str] = Field([], description="sets only: names of classes that are anomalies")
+    hold_out_by: Literal["crop", "image"] = Field(
+        "crop", description="sets only: leave out the crops that hold an anomaly, or every image that does"
+    )
+    label_ids: dict[int, int] = Field(
+        {}, description="photos only: numbers in label files that stand for other numbers, such as 2 for 255"
+    )
     label_attribute: str | None = Field(None, description="vector labels only: the attribute with the class id")
     validation_images: list[str] = Field(
         [], description="photos only: images to validate on; none: runs of neighbours are drawn from images"
@@ -83,6 +104,37 @@ class DataConfig(Section):
     brightness: Share = Field(0.1, description="largest random shift of all bands together, share of their range")
     contrast: Share = Field(0.1, description="largest random stretch of the bands, share")
     workers: Annotated[int, Field(ge=0)] = Field(0, description="processes that read crops; 0: the training process")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_sets(cls, given: Any) -> Any:
+        """Fill in what follows from the names of data sets: kind, classes, anomaly."""
+        names: list[Any] = [e.get("name") for e in _get(given, ("sets",), None) or [] if isinstance(e, dict)]
+        held = _get(given, ("hold_out",), None) or []
+        if not names or not all(isinstance(name, str) for name in (*names, *held)):
+            return given  # which the fields' own types explain
+        try:
+            classes, anomaly = vocabulary(names, held)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        filled = {"kind": "photos", "classes": classes, "anomaly": anomaly}
+        for key, value in filled.items():
+            if given.get(key, value) != value:
+                raise ValueError(f"{key} follows from sets and hold_out, and is {value}; leave it out")
+        return given | filled
+
+    @model_validator(mode="after")
+    def _images_or_sets(self) -> DataConfig:
+        if self.sets and (self.images or self.labels or self.validation_images):
+            raise ValueError("sets stand instead of images and labels; leave one of them out")
+        missing = [key for key in ("images", "labels") if not getattr(self, key)]
+        if missing and not self.sets:
+            raise ValueError(f"{' and '.join(missing)} missing; name images and labels, or data sets under sets")
+        if not self.sets and self.differs("hold_out", "hold_out_by"):
+            raise ValueError("hold_out is for sets; give the ids under anomaly instead, and not under classes")
+        if self.label_ids and self.kind == "scenes":
+            raise ValueError("label_ids are for kind photos")
+        return self
 
     @model_validator(mode="after")
     def _ids_make_sense(self) -> DataConfig:
@@ -363,8 +415,8 @@ def config_from_json(text: str, *, source: str) -> Config:
         ConfigError: if it does not fit this version of geood.
     """
     tree = json.loads(text)
-    classes = _get(tree, ("data", "classes"), {})
-    tree["data"]["classes"] = {int(k): v for k, v in classes.items()}
+    for key in ("classes", "label_ids"):
+        tree["data"][key] = {int(k): v for k, v in _get(tree, ("data", key), {}).items()}
     return _validate(tree, source=source, lines={})
 
 
@@ -378,6 +430,8 @@ def change_config(config: Config, overrides: Sequence[str]) -> Config:
     lines: dict[tuple[str, ...], str] = {}
     for override in overrides:
         lines[_apply(tree, override)] = f"--set {override}"
+    if config.data.sets:  # they follow from the sets, which may have changed
+        del tree["data"]["classes"], tree["data"]["anomaly"]
     return _validate(tree, source="the model's config", lines=lines)
 
 
@@ -498,6 +552,8 @@ def _keys(at: tuple[str, ...]) -> list[str]:
     """Names that may stand at a path: the sections, or the keys of one section."""
     if not at:
         return list(Config.model_fields)
+    if at[:2] == ("data", "sets"):
+        return list(SetConfig.model_fields)
     field = Config.model_fields.get(at[0])
     if field is None or len(at) > 1:
         return []

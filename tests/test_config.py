@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic_core import PydanticUndefined
 
-from geood.config import Config, DataConfig, config_from_json, config_schema, load_config, to_yaml
+from geood.config import Config, DataConfig, change_config, config_from_json, config_schema, load_config, to_yaml
 from geood.errors import ConfigError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -42,7 +42,8 @@ def test_the_reference_names_every_key_once_with_its_default():
         kind = DataConfig if section == "data" else field.annotation
         assert list(tree[section]) == list(kind.model_fields), section
         for key, one in kind.model_fields.items():
-            if one.default is not PydanticUndefined and (section, key) != ("data", "root"):
+            given = [("data", key) for key in ("root", "images", "labels")]
+            if one.default is not PydanticUndefined and (section, key) not in given:
                 assert reference[section][key] == one.default, f"{section}.{key}"
 
 
@@ -61,6 +62,15 @@ def test_yaml_and_json_round_trips(write):
     config = load_config(write(SMALL), ["train.batch=3", "data.anomaly=[7, 9]"])
     assert load_config(write(to_yaml(config), "again.yaml")) == config
     assert config_from_json(config.model_dump_json(), source="here") == config
+
+
+def test_named_sets_say_what_is_learned_and_what_is_held_out(write):
+    text = "data:\n  sets: [{name: camvid}]\n  hold_out: [pedestrian, bicyclist]\n"
+    config = load_config(write(text))
+    assert (config.data.kind, sorted(config.data.classes), config.data.anomaly) == ("photos", list(range(9)), [9, 10])
+    assert load_config(write(to_yaml(config), "again.yaml")) == config
+    assert config_from_json(config.model_dump_json(), source="here") == config
+    assert change_config(config, ["data.hold_out=[car]"]).data.anomaly == [8]
 
 
 def test_exponents_without_a_dot_are_numbers(write):
@@ -89,7 +99,7 @@ def test_root_starts_from_the_file_and_an_override_from_the_current_folder(write
         ),
         (SMALL + "data:\n  images: [c.tif]\n", ["line 5", "data stands here a second time"]),
         (SMALL + "train: 3\n", ["line 5", "train"]),
-        (SMALL.replace("  labels: [b.tif]\n", ""), ["line 1", "data.labels is missing"]),
+        (SMALL.replace("  labels: [b.tif]\n", ""), ["line 1", "data: labels missing"]),
         (SMALL + "  anomaly: [1]\n", ["both classes and anomaly", "1"]),
         (SMALL + "  anomaly: [255]\n", ["255", "0 to 254"]),
         (SMALL + "  crop_px: 250\n", ["line 5", "data.crop_px", "250", "multiple of 32"]),
@@ -103,6 +113,15 @@ def test_root_starts_from_the_file_and_an_override_from_the_current_folder(write
         (SMALL + "  images: [\n", ["not valid YAML"]),
         (SMALL + "train: {seed: 2020-13-45}\n", ["not valid YAML", "month"]),
         ("- 1\n", ["mapping"]),
+        ("data:\n  sets: [{name: cityscape}]\n", ["cityscape", "did you mean cityscapes?"]),
+        ("data:\n  sets: [{nam: camvid}]\n", ["line 2", "data.sets.0.nam", "did you mean data.sets.0.name?"]),
+        ("data:\n  sets: [{name: camvid}, {name: cityscapes}]\n", ["classes of camvid", "must share them"]),
+        ("data:\n  sets: [{name: smiyc-anomaly}]\n", ["nothing to train on"]),
+        ("data:\n  sets: [{name: camvid}]\n  hold_out: [pedestrain]\n", ["did you mean pedestrian?"]),
+        ("data:\n  sets: [{name: camvid}]\n  kind: scenes\n", ["kind follows from sets", "leave it out"]),
+        ("data:\n  sets: [{name: camvid}]\n  images: [a.png]\n", ["leave one of them out"]),
+        (SMALL + "  hold_out: [road]\n", ["hold_out is for sets", "under anomaly"]),
+        (SMALL + "  label_ids: {2: 255}\n", ["label_ids are for kind photos"]),
     ],
 )
 def test_a_fault_is_refused_with_place_value_and_remedy(write, text, wanted):

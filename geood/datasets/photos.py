@@ -1,41 +1,44 @@
 """Training photographs: images without a place, such as road scenes, as crops ready for a network.
 
-An image belongs wholly to training or to validation. Which is which is told by the config, or else runs of neighbours
-by name are drawn for validation, because consecutive frames of a drive are nearly the same picture. Crops are windows
-of integer pixels, drawn uniformly over all windows of the training images and screened as those of scenes are: one
-that holds an anomaly pixel is left out whole. Photographs are decoded as a whole, so the last few stay in memory.
+They are files that a config names, or data sets of the catalog. An image belongs wholly to training or to validation:
+as the config or the data set says, or else runs of neighbours by name are drawn for validation, because consecutive
+frames of a drive are nearly the same picture. Crops are windows of integer pixels, drawn uniformly over all windows of
+the training images (of each data set, in the proportion of their weights) and screened as those of scenes are: one
+that holds an anomaly pixel is left out whole. Photographs are decoded as a whole, so the last few stay in memory;
+GeoTIFFs are read by windows, for a whole one may be large.
 """
 
 from __future__ import annotations
 
 import csv
+import logging
 import math
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from geood.catalog import DataSet, Split, data_set
 from geood.config import IGNORE, Config
 from geood.datasets.crops import Crops, Pixels, seed_of
+from geood.datasets.frames import Decoded, decode, frame_size, screened
+from geood.datasets.layout import Frame, find_frames
 from geood.datasets.scenes import check_images, find_files
 from geood.datasets.screening import Screening, labelled, report_screening, screen, why_nothing
 from geood.errors import ConfigError, DataError
-from geood.labels import open_labels, pair_by_name
-from geood.raster import Scene, bands_from_samples
+from geood.grid import Window
+from geood.labels import pair_by_name
+from geood.raster import bands_from_samples
 
 RUNS = 20  # the images in order of their names are cut into this many runs; validation takes whole ones
 KEPT_BYTES = 512 << 20  # decoded photographs kept in each process that reads
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+WINDOWED = (".tif", ".tiff")
 
-
-class Frame(NamedTuple):
-    """One image file and the raster of its class ids, of the same size."""
-
-    image: Path
-    labels: Path
+log = logging.getLogger("geood")
 
 
 class Crop(NamedTuple):
@@ -55,7 +58,9 @@ class Gallery:
     validation: frozenset[int]
     indexes: tuple[int, ...]
     nodata: float | None
-    _kept: OrderedDict[int, Pixels] = field(default_factory=OrderedDict, repr=False, compare=False)
+    label_ids: dict[int, int] = field(default_factory=dict)
+    unknown: dict[int, Counter[str]] = field(default_factory=dict, repr=False, compare=False)
+    _kept: OrderedDict[int, Decoded] = field(default_factory=OrderedDict, repr=False, compare=False)
 
     def read(self, place: Crop, *, validation: bool) -> Pixels:
         """The pixels of a crop; what overhangs its frame is invalid.
@@ -65,14 +70,21 @@ class Gallery:
         """
         if (place.frame in self.validation) != validation:
             raise ValueError(f"{place} is not of this side of the split")
-        image, valid, ids = self._decoded(place.frame)
-        below, right = (max(0, at + place.side - n) for at, n in zip(place[1:3], ids.shape, strict=True))
-        window = (slice(place.row, place.row + place.side), slice(place.col, place.col + place.side))
-        beside = ((0, below), (0, right))
+        frame = self.frames[place.frame]
+        if frame.image.suffix.lower() in WINDOWED and not frame.base:
+            height, width = frame_size(frame)
+            rows, cols = min(place.side, height - place.row), min(place.side, width - place.col)
+            found = self._decode(place.frame, Window(place.row, place.col, rows, cols))
+            image, valid, ids = found[:3]
+        else:
+            window = (slice(place.row, place.row + place.side), slice(place.col, place.col + place.side))
+            whole = self._decoded(place.frame)
+            image, valid, ids = whole.image[:, *window], whole.valid[window], whole.ids[window]
+        beside = tuple((0, place.side - n) for n in ids.shape)
         return Pixels(
-            np.pad(image[:, *window], ((0, 0), *beside)).astype(np.float32),
-            np.pad(valid[window], beside),
-            np.pad(ids[window], beside, constant_values=IGNORE).astype(np.int64),
+            np.pad(image, ((0, 0), *beside)).astype(np.float32),
+            np.pad(valid, beside),
+            np.pad(ids, beside, constant_values=IGNORE).astype(np.int64),
         )
 
     def name(self, place: Crop) -> str:
@@ -90,22 +102,22 @@ class Gallery:
                 writer.writerow((frame.image, "validation" if i in self.validation else "train", crops.count(i)))
         os.replace(partial, folder / "split.csv")
 
-    def _decoded(self, number: int) -> Pixels:
-        """A whole frame, in the image's own dtype and with ids of one byte."""
+    def _decoded(self, number: int) -> Decoded:
+        """A whole frame."""
         if number not in self._kept:
-            frame = self.frames[number]
-            with Scene.open(frame.image, nodata=self.nodata) as scene, open_labels([frame.labels], scene.grid) as ids:
-                image, valid = scene.read(scene.grid.window, self.indexes)
-                found = np.where(valid, ids.read(scene.grid.window), IGNORE)
-            if found.min() < 0 or found.max() > IGNORE:
-                raise DataError(f"{frame.labels}: holds ids outside 0 to 255; save class ids as bytes")
-            self._kept[number] = Pixels(image, valid, found.astype(np.uint8))
+            self._kept[number] = self._decode(number, None)
             while (
                 len(self._kept) > 1 and sum(p.image.nbytes + 2 * p.ids.size for p in self._kept.values()) > KEPT_BYTES
             ):
                 self._kept.popitem(last=False)
         self._kept.move_to_end(number)
         return self._kept[number]
+
+    def _decode(self, number: int, window: Window | None) -> Decoded:
+        found = decode(self.frames[number], window, indexes=self.indexes, nodata=self.nodata, label_ids=self.label_ids)
+        if found.unknown:
+            self.unknown[number] = found.unknown
+        return found
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_kept": OrderedDict()}
@@ -118,23 +130,17 @@ def open_photos(config: Config) -> Crops:
         DataError: a file is missing or cannot be used, labels and images do not fit, or no crop is left to train on.
     """
     data, seed = config.data, config.train.seed
-    frames = _frames(config, "images", "labels")
-    held = _frames(config, "validation_images", "validation_labels") if data.validation_images else []
-    both = {frame.image for frame in frames} & {frame.image for frame in held}
-    if both:
-        raise ConfigError(
-            f"{min(both)}: named by data.images and by data.validation_images; make the patterns narrower"
-        )
-    names, indexes, dtype, count = check_images([f.image for f in (*frames, *held)], config)
+    frames, held, weights = _named_frames(config) if data.sets else _own_frames(config)
+    names, indexes, dtype, count = check_images([f.base or f.image for f in (*frames, *held)], config)
     validation = (
         range(len(frames), len(frames) + len(held)) if held else _drawn_runs(len(frames), data.validation, seed)
     )
-    gallery = Gallery((*frames, *held), frozenset(validation), indexes, config.bands.nodata)
-    sizes = [_size(frame.image) for frame in gallery.frames]
+    gallery = Gallery((*frames, *held), frozenset(validation), indexes, config.bands.nodata, data.label_ids)
+    sizes = [frame_size(frame) for frame in gallery.frames]
     report = Screening()
     side = math.ceil(data.crop_px / data.scale_min)
-    training = [i for i in range(len(sizes)) if i not in gallery.validation]
-    drawn = _drawn_crops(training, sizes, side, number=4 * data.crops, seed=seed_of(seed, 2))
+    training = [i for i in range(len(frames)) if i not in gallery.validation]
+    drawn = _drawn_crops(training, sizes, side, weights=weights, number=4 * data.crops, seed=seed_of(seed, 2))
     kept, values = screen(drawn, lambda place: gallery.read(place, validation=False), config=config, report=report)
     if not kept:
         raise DataError(why_nothing(report, config))
@@ -142,16 +148,89 @@ def open_photos(config: Config) -> Crops:
     shown = labelled(grid, lambda place: gallery.read(place, validation=True), config=config)
     report.validation_crops = len(shown)
     report_screening(report, config)
+    _report_unknown(gallery)
     return Crops(
         config=config,
         bands=bands_from_samples(config.bands, names, indexes=indexes, values=values, dtype=dtype, scene_count=count),
         class_ids=tuple(sorted(data.classes)),
         report=report,
-        resolution_m=None,
+        resolution_m=_resolution(config),
         ground=gallery,
         training_boxes=tuple(kept),
         validation_boxes=tuple(shown),
     )
+
+
+def _own_frames(config: Config) -> tuple[list[Frame], list[Frame], list[float]]:
+    """Training and validation frames of the files that a config names, and the weight of each training frame.
+
+    Raises:
+        ConfigError: an image is on both sides.
+        DataError: files are missing or are no pairs.
+    """
+    frames = _frames(config, "images", "labels")
+    held = _frames(config, "validation_images", "validation_labels") if config.data.validation_images else []
+    both = {frame.image for frame in frames} & {frame.image for frame in held}
+    if both:
+        raise ConfigError(
+            f"{min(both)}: named by data.images and by data.validation_images; make the patterns narrower"
+        )
+    return frames, held, [1.0] * len(frames)
+
+
+def _named_frames(config: Config) -> tuple[list[Frame], list[Frame], list[float]]:
+    """The same for the data sets that a config names: weights so that each set has its share of the crops.
+
+    Raises:
+        DataError: a set is not where the config says, or nothing of it can be trained on.
+    """
+    frames, held, weights = [], [], []
+    for entry in config.data.sets:
+        chosen, root = data_set(entry.name), Path(config.data.root) / entry.folder
+        own = _labelled_frames(chosen, root, chosen.split(entry.split), config)
+        frames += own
+        pixels = sum(math.prod(frame_size(frame)) for frame in own)
+        weights += [entry.weight / pixels] * len(own)
+        if any(split.name == "val" for split in chosen.splits) and entry.split != "val":
+            held += _labelled_frames(chosen, root, chosen.split("val"), config)
+    return frames, held, weights
+
+
+def _labelled_frames(chosen: DataSet, root: Path, split: Split, config: Config) -> list[Frame]:
+    """The frames of one split that have labels and may be used."""
+    found = find_frames(chosen, root, split)
+    bare = len(found.frames)
+    found.frames = [frame for frame in found.frames if frame.labels]
+    if not found.frames:
+        raise DataError(
+            f"{root}: no image of {chosen.name}, split {split.name}, has labels; look for {found.layout.labels}"
+        )
+    if len(found.frames) < bare:
+        log.warning(
+            "%s: %d of %d images of %s have no labels and are not used",
+            root,
+            bare - len(found.frames),
+            bare,
+            chosen.name,
+        )
+    holds = "clean" if config.data.hold_out_by == "image" else split.holds
+    return screened(found, set(config.data.anomaly), holds=holds, label_ids=config.data.label_ids)
+
+
+def _resolution(config: Config) -> float | None:
+    """Metres a pixel, where all the data sets have the same."""
+    known = {data_set(entry.name).resolution_m for entry in config.data.sets}
+    return known.pop() if len(known) == 1 else None
+
+
+def _report_unknown(gallery: Gallery) -> None:
+    """Warn of numbers or colours in label files that stand for nothing."""
+    total: Counter[str] = Counter()
+    for counted in gallery.unknown.values():
+        total.update(counted)
+    if total:
+        shown = ", ".join(f"{number} ({pixels:,} pixels)" for number, pixels in total.most_common(5))
+        log.warning("label files hold %d numbers that stand for no class, %s; they are ignored", len(total), shown)
 
 
 def _frames(config: Config, images: str, labels: str) -> list[Frame]:
@@ -166,12 +245,7 @@ def _frames(config: Config, images: str, labels: str) -> list[Frame]:
             f"data.{images} names {len(found[0])} files, data.{labels} {len(found[1])}, and they are no pairs by name; "
             f"the labels of {found[0][0].name} must be called {found[0][0].stem}.png or {found[0][0].stem}_*.png"
         )
-    return [Frame(image, chosen) for image, [chosen] in zip(found[0], pairs, strict=True)]
-
-
-def _size(image: Path) -> tuple[int, int]:
-    with Scene.open(image) as scene:
-        return scene.grid.height, scene.grid.width
+    return [Frame(image.stem, image, chosen) for image, [chosen] in zip(found[0], pairs, strict=True)]
 
 
 def _drawn_runs(count: int, share: float, seed: int) -> list[int]:
@@ -184,10 +258,13 @@ def _drawn_runs(count: int, share: float, seed: int) -> list[int]:
     return [int(i) for run in sorted(chosen) for i in runs[run]]
 
 
-def _drawn_crops(frames: list[int], sizes: list[tuple[int, int]], side: int, *, number: int, seed: int) -> list[Crop]:
-    """Random windows, uniform over all windows of the frames."""
+def _drawn_crops(
+    frames: list[int], sizes: list[tuple[int, int]], side: int, *, weights: list[float], number: int, seed: int
+) -> list[Crop]:
+    """Random windows, uniform over all windows of the frames, but for the weight of each frame's pixels."""
     rng = np.random.default_rng(seed)
-    places = np.array([max(1, sizes[i][0] - side + 1) * max(1, sizes[i][1] - side + 1) for i in frames], float)
+    windows = [max(1, sizes[i][0] - side + 1) * max(1, sizes[i][1] - side + 1) for i in frames]
+    places = np.array(windows, float) * np.array([weights[i] for i in frames])
     drawn = []
     for i in rng.choice(frames, number, p=places / places.sum()):
         row, col = (int(rng.integers(max(1, length - side + 1))) for length in sizes[i])

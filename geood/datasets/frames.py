@@ -1,0 +1,246 @@
+"""Pixels of frames: an image as its file has it, and its labels as class ids of one byte.
+
+The labels of a named data set are brought to its taxonomy by its table of ids or colours. What the table does not
+list becomes 255 and is handed on with its count, so that nothing unforeseen passes for a class. Masks in the coding of
+another tool are refused with the mapping that reads them, where their numbers show it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geood.catalog import DataSet
+from geood.config import IGNORE
+from geood.datasets.layout import Found, Frame
+from geood.errors import DataError
+from geood.gdal import open_raster, rasterio_window, reading
+from geood.grid import Window
+from geood.labels import open_id_raster, open_labels, read_ids
+from geood.progress import Progress
+from geood.raster import Scene
+
+ANYTHING = -32768  # below all numbers that a table may list
+
+
+class Decoded(NamedTuple):
+    """A frame or a window of it: image (C, H, W) in its own dtype, valid (H, W) bool, ids (H, W) uint8.
+
+    `unknown` counts the pixels of each number or colour that the set's table does not list.
+    """
+
+    image: NDArray[np.generic]
+    valid: NDArray[np.bool_]
+    ids: NDArray[np.uint8]
+    unknown: Counter[str]
+
+
+def frame_size(frame: Frame) -> tuple[int, int]:
+    """Height and width of a frame in pixels.
+
+    Raises:
+        DataError: its image cannot be read.
+    """
+    with Scene.open(frame.base or frame.image) as scene:
+        return scene.grid.height, scene.grid.width
+
+
+def decode(
+    frame: Frame,
+    window: Window | None = None,
+    *,
+    indexes: tuple[int, ...],
+    nodata: float | None = None,
+    label_ids: Mapping[int, int] | None = None,
+) -> Decoded:
+    """Image and labels of a frame, or of a window inside it; without labels all ids are 255.
+
+    Args:
+        frame: what to read.
+        window: the part to read; None: the whole frame.
+        indexes: the bands to read, from 1.
+        nodata: overrides the image's own nodata value.
+        label_ids: numbers in the label file that stand for other numbers, for files in another coding.
+
+    Raises:
+        DataError: a file cannot be read, labels and image differ in size, or the labels are in another coding.
+    """
+    with Scene.open(frame.base or frame.image, nodata=nodata) as scene:
+        window = window or scene.grid.window
+        image, valid = scene.read(window, indexes)
+        grid = scene.grid
+    if frame.base:
+        image = _overlaid(frame.image, image, window)
+    unknown: Counter[str] = Counter()
+    if frame.labels is None:
+        return Decoded(image, valid, np.full(valid.shape, IGNORE, np.uint8), unknown)
+    if frame.data_set is None:
+        with open_labels([frame.labels], grid) as reader:
+            numbers = _renumbered(reader.read(window), label_ids)
+        if numbers.min() < 0 or numbers.max() > IGNORE:
+            raise DataError(f"{frame.labels}: holds ids outside 0 to 255; save class ids as bytes")
+        ids = numbers.astype(np.uint8)
+    else:
+        ids = read_labels(frame, window, label_ids=label_ids, unknown=unknown)
+    return Decoded(image, valid, np.where(valid, ids, np.uint8(IGNORE)), unknown)
+
+
+def _overlaid(overlay: Path, image: NDArray[np.generic], window: Window) -> NDArray[np.uint8]:
+    """The base with a signed overlay (H, W, 3) added, cut to the range of bytes."""
+    try:
+        with np.load(overlay, allow_pickle=False) as archive:
+            added = archive["rgb"]
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(f"{overlay}: no overlay with an array rgb ({error}); download it again") from None
+    rows, cols = window.slices
+    part = added[rows, cols].transpose(2, 0, 1).astype(np.int16)
+    if part.shape != image.shape:
+        raise DataError(f"{overlay}: an overlay of shape {added.shape} does not fit its image; download it again")
+    out: NDArray[np.uint8] = np.clip(image.astype(np.int16) + part, 0, 255).astype(np.uint8)
+    return out
+
+
+def read_labels(
+    frame: Frame, window: Window, *, label_ids: Mapping[int, int] | None, unknown: Counter[str]
+) -> NDArray[np.uint8]:
+    """Labels (h, w) of a window as class ids of the frame's data set; what its table lacks is 255, added to `unknown`.
+
+    Raises:
+        DataError: as `decode`.
+    """
+    data_set, (height, width) = frame.data_set, frame_size(frame)
+    assert frame.labels is not None and data_set is not None
+    coloured = data_set.encoding == "colours" and data_set.colours is not None
+    with open_raster(frame.labels) as dataset:
+        if (dataset.height, dataset.width) != (height, width):
+            raise DataError(
+                f"{frame.labels}: labels of {dataset.width} x {dataset.height} px for an image of {width} x "
+                f"{height} ({frame.image.name}); labels must have the image's size, take those of this image"
+            )
+        if frame.segments or (coloured and dataset.count >= 3):
+            with reading(frame.labels):
+                rgb = dataset.read([1, 2, 3], window=rasterio_window(window)).astype(np.int64)
+            if frame.segments is None:
+                assert data_set.colours is not None
+                return _from_colours(rgb, data_set.colours, unknown)
+            numbers = _from_segments(rgb, frame)
+            return _from_table(numbers, data_set.ids, unknown)
+    with open_id_raster(frame.labels) as dataset:
+        numbers, _ = read_ids(frame.labels, dataset, window)
+    numbers = _renumbered(numbers, label_ids)
+    _refuse_other_coding(frame.labels, numbers, data_set)
+    return _from_table(numbers, data_set.ids, unknown)
+
+
+def _renumbered(numbers: NDArray[np.int64], label_ids: Mapping[int, int] | None) -> NDArray[np.int64]:
+    if not label_ids:
+        return numbers
+    out = numbers.copy()
+    for number, meant in label_ids.items():
+        out[numbers == number] = meant
+    return out
+
+
+def _refuse_other_coding(path: Path, numbers: NDArray[np.int64], data_set: DataSet) -> None:
+    """Masks of anomalies that count 2 as void, or -1 as anomalous and 1 as void."""
+    if data_set.taxonomy.name != "anomaly":
+        return
+    if numbers.min() < 0:
+        raise DataError(
+            f"{path}: holds -1: a mask in which -1 is an anomaly and 1 is void; say so with "
+            "--set 'data.label_ids={-1: 1, 1: 255}'"
+        )
+    if 2 not in data_set.ids and (numbers == 2).any() and not (numbers == IGNORE).any():
+        raise DataError(
+            f"{path}: holds 2 and no 255: a mask in which 2 is void; say so with --set 'data.label_ids={{2: 255}}'"
+        )
+
+
+def _from_table(numbers: NDArray[np.int64], table: Mapping[int, int], unknown: Counter[str]) -> NDArray[np.uint8]:
+    """Class ids of numbers by a table; what it does not list is 255 and counted."""
+    found = np.unique(numbers)
+    meant = np.array([table.get(int(number), ANYTHING) for number in found], np.int64)
+    strange = meant == ANYTHING
+    ids: NDArray[np.uint8] = np.where(strange, IGNORE, meant).astype(np.uint8)[np.searchsorted(found, numbers)]
+    for number in found[strange]:
+        unknown[str(number)] += int((numbers == number).sum())
+    return ids
+
+
+def _from_colours(
+    rgb: NDArray[np.int64], colours: Mapping[tuple[int, int, int], int], unknown: Counter[str]
+) -> NDArray[np.uint8]:
+    """Class ids of colours (3, H, W); a colour that stands for nothing is 255 and counted."""
+    packed = (rgb[0] << 16) | (rgb[1] << 8) | rgb[2]
+    counted: Counter[str] = Counter()
+    ids = _from_table(packed, {(r << 16) | (g << 8) | b: i for (r, g, b), i in colours.items()}, counted)
+    for number, pixels in counted.items():
+        unknown["{},{},{}".format(*(int(number) >> shift & 255 for shift in (16, 8, 0)))] += pixels
+    return ids
+
+
+def _from_segments(rgb: NDArray[np.int64], frame: Frame) -> NDArray[np.int64]:
+    """Category ids of a COCO panoptic image (3, H, W); pixels of no segment are 0, unlabelled."""
+    assert frame.labels is not None and frame.segments is not None
+    segments = _panoptic(frame.segments).get(frame.labels.name)
+    if segments is None:
+        raise DataError(f"{frame.segments}: says nothing of {frame.labels.name}; download the set again")
+    return _from_numbers(rgb[0] + 256 * rgb[1] + 65536 * rgb[2], segments)
+
+
+def _from_numbers(numbers: NDArray[np.int64], segments: Mapping[int, int]) -> NDArray[np.int64]:
+    found = np.unique(numbers)
+    meant = np.array([segments.get(int(number), 0) for number in found], np.int64)
+    return meant[np.searchsorted(found, numbers)]
+
+
+@cache
+def _panoptic(index: Path) -> dict[str, dict[int, int]]:
+    """What each label file of a panoptic index says of its segments: segment id to category id."""
+    try:
+        annotations = json.loads(index.read_text(encoding="utf-8"))["annotations"]
+        return {a["file_name"]: {int(s["id"]): int(s["category_id"]) for s in a["segments_info"]} for a in annotations}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{index}: no COCO panoptic index ({error}); download it again") from None
+
+
+def held_ids(frame: Frame, label_ids: Mapping[int, int] | None = None) -> tuple[set[int], Counter[str]]:
+    """The class ids that a frame's labels hold anywhere, 255 aside, and its unknown numbers.
+
+    Raises:
+        DataError: as `decode`.
+    """
+    if frame.labels is None or frame.data_set is None:
+        return set(), Counter()
+    unknown: Counter[str] = Counter()
+    window = Window(0, 0, *frame_size(frame))
+    ids = read_labels(frame, window, label_ids=label_ids, unknown=unknown)
+    return {int(i) for i in np.unique(ids)} - {IGNORE}, unknown
+
+
+def screened(found: Found, anomaly: set[int], *, holds: str, label_ids: Mapping[int, int] | None = None) -> list[Frame]:
+    """The frames whose labels hold an anomaly id anywhere (`anomalous`) or none (`clean`).
+
+    Raises:
+        DataError: none is left, or as `decode`.
+    """
+    if holds == "anything":
+        return found.frames
+    kept = []
+    with Progress("looking at labels", len(found.frames)) as progress:
+        for frame in found.frames:
+            has = bool(held_ids(frame, label_ids)[0] & anomaly)
+            if frame.labels is not None and has == (holds == "anomalous"):
+                kept.append(frame)
+            progress.advance()
+    if not kept:
+        what = "an anomaly" if holds == "anomalous" else "no anomaly"
+        raise DataError(f"{found.frames[0].image.parent}: no frame holds {what} (class ids {sorted(anomaly)})")
+    return kept

@@ -1,0 +1,175 @@
+"""Finding the frames of a named data set: its templates of paths, matched against what lies below a root.
+
+Images and labels are found each by their own template and joined on the places that both have, so that a missing half
+of a pair is seen on either side. A root that does not look right is refused with the nearest folder that does.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from geood.catalog import DataSet, Layout, Split
+from geood.errors import DataError
+
+PLACE = re.compile(r"\{(\w+)\}")
+
+
+class Frame(NamedTuple):
+    """One image of a data set, and its labels (None: it has none). `name` is its id in the set's own terms.
+
+    `base` is an image that `image` is an overlay of, `segments` the file that says what the segments of labels are.
+    Without a `data_set`, labels are rasters of the ids that the config names.
+    """
+
+    name: str
+    image: Path
+    labels: Path | None
+    data_set: DataSet | None = None
+    base: Path | None = None
+    segments: Path | None = None
+
+
+@dataclass
+class Found:
+    """The frames of a split in the order of their names, and the files that lack their other half."""
+
+    layout: Layout
+    frames: list[Frame]
+    without_labels: list[Path] = field(default_factory=list)
+    without_image: list[Path] = field(default_factory=list)
+
+
+def find_frames(data_set: DataSet, root: Path, split: Split) -> Found:
+    """The frames of one split below `root`, by the first layout of the set that has any; rules on labels not applied.
+
+    Raises:
+        DataError: nothing below the root looks like the set, with the nearest folder that does.
+    """
+    best: Found | None = None
+    for layout in data_set.layouts:
+        found = _matched(data_set, root, layout, split)
+        if found.frames and (best is None or _paired(found) > _paired(best)):
+            best = found
+        if best and _paired(best) == len(best.frames):
+            break
+    if best is None:
+        raise DataError(_nothing(data_set, root, split))
+    best.frames = _chosen(best.frames, root, split)
+    if not best.frames:
+        raise DataError(f"{root}: none of the frames of {data_set.name} belongs to its split {split.name}")
+    return best
+
+
+def _paired(found: Found) -> int:
+    return sum(frame.labels is not None for frame in found.frames)
+
+
+def _matched(data_set: DataSet, root: Path, layout: Layout, split: Split) -> Found:
+    """All that one layout finds."""
+    images = dict(_files(root, layout.images, split))
+    labels = dict(_files(root, layout.labels, split))
+    bases = dict(_files(root, layout.base, split)) if layout.base else {}
+    names = [set(PLACE.findall(_filled(t, split))) for t in (layout.images, layout.labels, layout.base)]
+    shared = tuple(sorted(names[0] & names[1]))
+    to_base = tuple(sorted(names[0] & names[2]))
+    by_key = {_key(places, shared): path for path, places in labels.items()}
+    by_base = {_key(places, to_base): path for path, places in bases.items()}
+    segments = root / layout.segments if layout.segments else None
+    if segments and not segments.is_file():
+        return Found(layout, [])
+    frames = []
+    for path, places in images.items():
+        base = by_base.get(_key(places, to_base))
+        if layout.base and base is None:
+            continue
+        name = f"{places['number']}_{places['id']}" if "number" in places else places["id"]
+        frames.append(Frame(name, path, by_key.get(_key(places, shared)), data_set, base, segments))
+    frames.sort(key=lambda frame: (frame.name, frame.image))
+    found = {_key(places, shared) for places in images.values()}
+    return Found(
+        layout,
+        frames,
+        without_labels=[frame.image for frame in frames if frame.labels is None],
+        without_image=sorted(path for path, places in labels.items() if _key(places, shared) not in found),
+    )
+
+
+def _key(places: dict[str, str], names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(places[name] for name in names)
+
+
+def _files(root: Path, template: str, split: Split) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Files that match a template, with what stands at its places."""
+    template = _filled(template, split)
+    seen: set[str] = set()
+    pattern = ""
+    for i, part in enumerate(PLACE.split(template)):
+        if i % 2 == 0:
+            pattern += re.escape(part)
+        else:  # a place that stands twice must be the same both times
+            pattern += f"(?P={part})" if part in seen else f"(?P<{part}>[^/]+)"
+            seen.add(part)
+    whole = re.compile(pattern)
+    for path in root.glob(PLACE.sub("*", template)):
+        match = whole.fullmatch(path.relative_to(root).as_posix())
+        if match:
+            yield path, match.groupdict()
+
+
+def _filled(template: str, split: Split) -> str:
+    """A template with the places that the split knows filled in."""
+    return PLACE.sub(lambda place: split.places.get(place[1], place[0]), template)
+
+
+def _chosen(frames: list[Frame], root: Path, split: Split) -> list[Frame]:
+    """The frames that a split's rules on names leave."""
+    frames = [frame for i, frame in enumerate(frames) if i not in split.drop]
+    if split.listed:
+        names = _listed(root / split.listed)
+        frames = [frame for frame in frames if frame.name in names]
+    if split.ids:
+        frames = [frame for frame in frames if re.fullmatch(split.ids, frame.name)]
+    return frames
+
+
+def _listed(path: Path) -> set[str]:
+    """The frame names of a list: the first column, as a name or a path, with or without suffix.
+
+    Raises:
+        DataError: the list is missing or no text.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            first = [row[0].strip().split()[0] for row in csv.reader(file) if row and row[0].strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path}: the list of the split's frames cannot be read ({error}); it names one a line"
+        ) from None
+    return {Path(name).name.removesuffix(Path(name).suffix) for name in first} | set(first)
+
+
+def _nothing(data_set: DataSet, root: Path, split: Split) -> str:
+    """That a root does not hold the set, and where it may be."""
+    wanted = " or ".join(_filled(layout.images, split) for layout in data_set.layouts)
+    if not root.is_dir():
+        return f"{root}: no such folder; give the folder of {data_set.title} that holds {wanted}"
+    for folder in _near(root):
+        if any(next(_files(folder, layout.images, split), None) for layout in data_set.layouts):
+            return f"{root}: holds no {wanted}, but {folder} does; give that folder"
+    inside = ", ".join(sorted(p.name for p in root.iterdir())[:6]) or "nothing"
+    return (
+        f"{root}: holds no image of {data_set.name}, split {split.name}; needed: {wanted}; found: {inside}. "
+        f"`geood data check {data_set.name} ROOT` says more"
+    )
+
+
+def _near(root: Path) -> Iterator[Path]:
+    """Folders that a user may have meant: above the root and up to two levels below it."""
+    yield from list(root.resolve().parents)[:3]
+    for depth in ("*", "*/*"):
+        yield from sorted(p for p in root.glob(depth) if p.is_dir())[:200]
