@@ -154,19 +154,33 @@ def polygonize(
 
 @app.command()
 def evaluate(
-    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="What is evaluated: scenes.")],
+    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="scenes, or a name of `geood data list`.")],
     root: Annotated[
         Path,
-        typer.Argument(metavar="ROOT", help="A config with data.test_images, or a folder of X.tif and X_labels.tif."),
+        typer.Argument(
+            metavar="ROOT",
+            help="The folder of the data set; for scenes a config with data.test_images, or X.tif with X_labels.tif.",
+        ),
     ],
     model: Model = None,
-    out: Annotated[Path | None, typer.Option(metavar="JSON", help="Write all figures there.")] = None,
+    scores: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Measure score files of any other tool instead of a model.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the data set; default: its last.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="scenes: a JSON file; else a folder for figures, images.csv, scores, pictures.")
+    ] = None,
     settings: Settings = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Measure a model on labelled scenes: AP, FPR95, AUROC, mIoU, beside all other scores it can give."""
+    """Measure a model, or score files, by a benchmark's own protocol, beside all other scores that it can give."""
     if benchmark != "scenes":
-        raise ConfigError(f"{benchmark}: no such benchmark; known: scenes")
+        _evaluate_set(
+            benchmark, root, model, scores=scores, split=split, out=out, settings=settings, overwrite=overwrite
+        )
+        return
+    if scores or split:
+        raise ConfigError("--scores and --split are for the names of `geood data list`; scenes have neither")
     from geood.raster import check_output
 
     if out:
@@ -179,6 +193,56 @@ def evaluate(
     if out:
         write_metrics(result, out, overwrite=overwrite)
         print(f"\nfigures    {out}")
+
+
+def _evaluate_set(
+    name: str,
+    root: Path,
+    model: Path | None,
+    *,
+    scores: Path | None,
+    split: str | None,
+    out: Path | None,
+    settings: list[str] | None,
+    overwrite: bool,
+) -> None:
+    """`evaluate` for a data set of the catalog."""
+    from geood.catalog import data_set
+
+    chosen = data_set(name)
+    if scores and model:
+        raise ConfigError("give --model or --scores, one of the two")
+    from geood.benchmark import evaluate_set, staged
+    from geood.bundle import ModelBundle
+
+    bundle = None if scores else ModelBundle.load(_bundle(model))
+    with staged(out, overwrite=overwrite) as folder:
+        result = evaluate_set(
+            chosen, root, bundle=bundle, scores=scores, split=split, settings=settings or (), out=folder
+        )
+    print(result.table())
+    if out:
+        print(f"\nfigures    {out} (metrics.json, images.csv, scores/, pictures/)")
+
+
+@app.command()
+def submit(
+    benchmark: Annotated[
+        str,
+        typer.Argument(metavar="BENCHMARK", help="smiyc-anomaly, smiyc-obstacle, smiyc-lost-and-found or fishyscapes."),
+    ],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="The data set's folder; fishyscapes: any images.")],
+    out: Annotated[Path, typer.Option(help="Folder to write into; the official tool's DIR_OUTPUTS.")],
+    model: Model = None,
+    method: Annotated[str, typer.Option(help="What the official tool is to call the method.")] = "geood",
+    settings: Uses = None,
+) -> None:
+    """Write scores in the files that a benchmark's server takes."""
+    from geood.bundle import ModelBundle
+    from geood.submission import submit as run
+
+    count = run(benchmark, root, ModelBundle.load(_bundle(model)), out, method=method, settings=settings or ())
+    print(f"scores     of {count} images in {out}")
 
 
 data_app = typer.Typer(

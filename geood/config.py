@@ -388,23 +388,22 @@ class Config(Section):
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a config file, apply `section.key=value` overrides, check everything.
 
-    `data.root` comes back absolute: a path in the file starts from the file's folder, one in an override from the
+    A file may name another one under `base`, relative to itself, and then holds only what differs from that, key by
+    key. `data.root` comes back absolute: a path in a file starts from that file's folder, one in an override from the
     current folder.
 
     Raises:
         ConfigError: with one line for each fault.
     """
     path = Path(path)
-    tree, lines = _read_yaml(path)
-    rooted = Path(str(_get(tree, ("data", "root"), ".")))
-    root = rooted if rooted.is_absolute() else path.resolve().parent / rooted
+    tree, lines = _read_with_base(path)
+    if isinstance(tree.get("data"), dict):
+        tree["data"].setdefault("root", str(path.resolve().parent))
     for override in overrides:
         dotted = _apply(tree, override)
         lines[dotted] = f"--set {override}"
         if dotted == ("data", "root"):
-            root = Path(str(tree["data"]["root"])).resolve()
-    if isinstance(tree.get("data"), dict) and isinstance(_get(tree, ("data", "root"), "."), str):
-        tree["data"]["root"] = str(root)
+            tree["data"]["root"] = str(Path(str(tree["data"]["root"])).resolve())
     return _validate(tree, source=str(path), lines=lines)
 
 
@@ -437,7 +436,11 @@ def change_config(config: Config, overrides: Sequence[str]) -> Config:
 
 def config_schema() -> dict[str, Any]:
     """The JSON schema of a config file, for editors."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
+    schema = Config.model_json_schema()
+    schema["$defs"]["DataConfig"]["required"].remove("classes")  # which follow from sets
+    schema["anyOf"] = [{"required": schema.pop("required")}, {"required": ["base"]}]
+    schema["properties"]["base"] = {"description": "another config, of which this file changes keys", "type": "string"}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def to_yaml(config: Config) -> str:
@@ -454,6 +457,26 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"),
     list("-+.0123456789"),
 )
+
+
+def _read_with_base(path: Path, below: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
+    """The mapping in a YAML file laid over that of its base, and the place of each dotted path."""
+    tree, lines = _read_yaml(path)
+    base = tree.pop("base", None)
+    root = _get(tree, ("data", "root"), None)
+    if isinstance(root, str):
+        tree["data"]["root"] = str(path.resolve().parent / root)
+    if base is None:
+        return tree, lines
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}, {lines[('base',)]}: base: got {base!r}; it is the path of another config")
+    if path.resolve() in below:
+        raise ConfigError(f"{path}, {lines[('base',)]}: base: {base} leads back to this file; leave it out")
+    under, under_lines = _read_with_base(path.parent / base, (*below, path.resolve()))
+    for section, keys in tree.items():
+        both = isinstance(keys, dict) and isinstance(under.get(section), dict)
+        under[section] = under[section] | keys if both else keys
+    return under, {at: f"{line} of {base}" for at, line in under_lines.items()} | lines
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:

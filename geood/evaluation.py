@@ -14,7 +14,6 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,27 +26,16 @@ from geood.bundle import ModelBundle, temperature_of
 from geood.config import IGNORE, load_config
 from geood.datasets.scenes import find_files
 from geood.errors import ConfigError, DataError, OutputError
+from geood.figures import SCORE_NAMES, percent, without_nan
 from geood.grid import Tile, tile_grid
 from geood.labels import VECTOR_SUFFIXES, open_labels, pair_by_name, why_not_shared
 from geood.metrics import ANOMALY, INLIER, Confusion, PixelCurve
 from geood.progress import Progress
 from geood.raster import Scene, check_output
+from geood.scored import on_best_device
 
 log = logging.getLogger("geood")
 RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".png")
-SCORE_NAMES = {
-    "jsd": "Jensen-Shannon",
-    "max_softmax": "max softmax",
-    "max_logit": "max logit",
-    "entropy": "entropy",
-    "energy": "energy",
-    "standardized_max_logit": "standardized max logit",
-    "kl_matching": "KL matching",
-    "knn": "nearest neighbours",
-    "gmm": "Gaussian mixture",
-    "hybrid": "hybrid",
-    "uno": "UNO",
-}
 
 
 @dataclass(frozen=True)
@@ -84,7 +72,7 @@ class Evaluation:
 
     def to_json(self) -> str:
         """All figures as JSON text; what is undefined is null."""
-        return json.dumps(_without_nan(asdict(self)), indent=2) + "\n"
+        return json.dumps(without_nan(asdict(self)), indent=2) + "\n"
 
     def table(self) -> str:
         """The figures as a table for people, in per cent."""
@@ -92,18 +80,18 @@ class Evaluation:
         for row in self.rows:
             name = SCORE_NAMES[row["score"]] + (" *" if row["score"] == self.score else "")
             figures = (row["average_precision"], row["fpr95"], row["auroc"])
-            lines.append(f"{name:<24}" + "".join(_percent(x) for x in figures))
+            lines.append(f"{name:<24}" + "".join(percent(x) for x in figures))
         lines += [
             "* the score of this model; all figures in per cent",
             "",
-            f"{'anomaly pixels':<24}{_percent(self.base_rate)} of {self.pixels:,} (the AP of a blind guess)",
-            f"{'closed-set mIoU':<24}{_percent(self.miou)} "
+            f"{'anomaly pixels':<24}{percent(self.base_rate)} of {self.pixels:,} (the AP of a blind guess)",
+            f"{'closed-set mIoU':<24}{percent(self.miou)} "
             f"({', '.join(f'{name} {100 * iou:.0f}' for name, iou in self.class_iou.items() if not math.isnan(iou))})",
         ]
         if self.at_threshold:
             at = self.at_threshold
             lines.append(
-                f"{'above ' + format(at['threshold'], '.3f'):<24}{_percent(at['recall'])} of the anomaly pixels and "
+                f"{'above ' + format(at['threshold'], '.3f'):<24}{percent(at['recall'])} of the anomaly pixels and "
                 f"{100 * at['fpr']:.2f} of the others; precision {100 * at['precision']:.1f}"
             )
         if self.unknown_ids:
@@ -164,7 +152,7 @@ def evaluate_scenes(config_or_root: str | Path, bundle: ModelBundle, *, override
     own = bundle.config.score
     curves, confusion = {kind: PixelCurve() for kind in bundle.scores}, Confusion(len(bundle.class_ids))
     unknown, scenes = Counter[int](), []
-    with _on_best_device(bundle) as device, Progress("evaluating", _count_tiles(cases, bundle)) as progress:
+    with on_best_device(bundle) as device, Progress("evaluating", _count_tiles(cases, bundle)) as progress:
         for case in cases:
             here = {kind: PixelCurve() for kind in bundle.scores}
             _measure(case, bundle, ids, curves=here, confusion=confusion, tally=(unknown, progress), device=device)
@@ -278,19 +266,6 @@ def _count_tiles(cases: list[_Case], bundle: ModelBundle) -> int:
     return total
 
 
-@contextmanager
-def _on_best_device(bundle: ModelBundle) -> Iterator[torch.device]:
-    """A GPU if there is one; the bundle is back on the CPU afterwards."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cuda":
-        bundle.to(device)
-    try:
-        yield device
-    finally:
-        if device.type == "cuda":
-            bundle.to("cpu")
-
-
 def _read_cases(path: Path, bundle: ModelBundle, overrides: Sequence[str]) -> tuple[list[_Case], list[int]]:
     """The test scenes of a config, with their labels: by name where names match, else all labels for each.
 
@@ -363,15 +338,3 @@ def _rasters(folder: Path) -> list[Path]:
 
 def _bounded(ids: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.where((ids >= 0) & (ids <= 255), ids, 256)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:8.1f}" if not math.isnan(share) else f"{'-':>8}"
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from affine import Affine
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from rasterio.crs import CRS
@@ -122,6 +124,13 @@ def tile_grid(height: int, width: int, *, tile_px: int, halo_px: int, multiple: 
             inner_width = -(-write.width // multiple) * multiple
             read = Window(row - halo_px, col - halo_px, inner_height + 2 * halo_px, inner_width + 2 * halo_px)
             yield Tile(read, write)
+
+
+def mirrored(start: int, length: int, size: int) -> NDArray[np.intp]:
+    """Indexes into an axis of `size` for `length` places from `start`, mirrored outside it without repeating edges."""
+    period = max(1, 2 * (size - 1))
+    places = np.arange(start, start + length) % period
+    return np.minimum(places, period - places) if size > 1 else np.zeros(length, np.intp)
 
 
 def metres_per_unit(crs: Any, x: float, y: float) -> tuple[float, float]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from geopandas import GeoDataFrame
 
@@ -27,7 +28,8 @@ from geood import qgis
 from geood.bundle import ModelBundle
 from geood.config import PredictConfig
 from geood.errors import ConfigError, DataError, OutputError
-from geood.gdal import open_raster
+from geood.gdal import open_raster, pieces, rasterio_window, reading
+from geood.grid import Grid
 from geood.raster import NO_CLASS, Scene, ScoreWriter, check_output, finish_cog, read_tags
 from geood.scoring import dask_client, score_scene
 from geood.vector import OUTPUT_SUFFIXES, anomalies, write_anomalies
@@ -35,6 +37,8 @@ from geood.version import __version__
 
 log = logging.getLogger("geood")
 SAME_RUN = ("GEOOD_MODEL", "GEOOD_SCENE")  # tags that score raster and class raster of one prediction share
+SUMMARY = "summary.csv"
+SCENES = (".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".jpeg", ".webp")  # what is taken from a folder
 OTHER_SCALE = 1.5  # beyond this ratio of pixel sizes to those of training, the user is warned
 
 
@@ -79,10 +83,11 @@ def predict(  # noqa: PLR0913 - the options of a verb
     """Score scenes with a bundle; write score rasters, class rasters and polygons.
 
     Args:
-        scenes: rasters that GDAL reads, with the bands of the bundle.
+        scenes: rasters that GDAL reads, with the bands of the bundle, or folders of them (not of their subfolders).
         out: `x.gpkg`, `.geojson`, `.parquet` or `.fgb` for polygons, with the scores beside them as `x.tif` and the
             classes as `x.classes.tif`; `x.tif` for the scores alone; a folder for a GeoPackage and rasters per scene.
-            Several scenes with one polygon file share it, told apart by a column `scene`.
+            Several scenes with one polygon file share it, told apart by a column `scene`. A folder of scenes has a
+            folder of outputs, with a table `summary.csv` beside them.
         bundle: the `model.safetensors` of a training.
         threshold: score above which a pixel belongs to a polygon; None: the bundle's default.
         workers: 0: threads in this process; N: that many processes on this machine.
@@ -97,9 +102,11 @@ def predict(  # noqa: PLR0913 - the options of a verb
         OutputError: an output exists or cannot be written.
         TilesFailedError: a valid pixel came back without a score.
     """
-    sources, out = [Path(s) for s in scenes], Path(out)
-    targets, together = _targets(sources, out)
-    finals = [p for t in targets for p in t.files] + ([together] if together else [])
+    out, folders = Path(out), any(Path(s).is_dir() for s in scenes)
+    sources = [source for s in scenes for source in _scenes_of(Path(s))]
+    targets, together = _targets(sources, out, folder=folders)
+    summary = out / SUMMARY if folders and together is None else None
+    finals = [p for t in targets for p in t.files] + [p for p in (together, summary) if p]
     if len(set(finals)) < len(finals):
         raise ConfigError("two of the scenes would have outputs of the same name; predict them one by one")
     for path in finals:
@@ -111,6 +118,10 @@ def predict(  # noqa: PLR0913 - the options of a verb
             check_output(path, overwrite=overwrite)
     model = ModelBundle.load(bundle).with_settings(settings)
     placed = [_check_scene(source, model) for source in sources]
+    if not all(placed):
+        bare = [str(source) for source, has_crs in zip(sources, placed, strict=True) if not has_crs]
+        others = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
+        log.warning("%s%s: no CRS, so none in the outputs: coordinates are pixels (y as minus row)", bare[0], others)
     if together and len(set(placed)) > 1:
         raise ConfigError("some scenes have a CRS and some have none: they cannot share one file, predict them apart")
     cut = model.threshold if threshold is None else _finite(threshold)
@@ -130,6 +141,8 @@ def predict(  # noqa: PLR0913 - the options of a verb
                 made.append(Prediction(target.scene, target.scores, polygons, target.classes, cut, valid, count))
         if together:
             write_anomalies(_one_frame(frames), staging / together.name, threshold=cut, overwrite=False)
+        if summary:
+            _write_summary(staging / summary.name, made, staging)
         _publish(staging, finals)
     return made
 
@@ -175,15 +188,28 @@ def polygonize(
     return len(frame)
 
 
-def _targets(scenes: list[Path], out: Path) -> tuple[list[_Target], Path | None]:
+def _scenes_of(path: Path) -> list[Path]:
+    """The scene itself, or the scenes in a folder.
+
+    Raises:
+        DataError: there is none in it.
+    """
+    if not path.is_dir():
+        return [path]
+    found = sorted(p for p in path.glob("*") if p.suffix.lower() in SCENES and p.is_file())
+    if not found:
+        raise DataError(f"{path}: no scene in this folder; needed: files ending in {', '.join(SCENES)}")
+    return found
+
+
+def _targets(scenes: list[Path], out: Path, *, folder: bool) -> tuple[list[_Target], Path | None]:
     """Names of all outputs, and the polygon file that several scenes share (None if they do not)."""
     if not scenes:
         raise ConfigError("no scene to predict; give at least one raster")
     stems = [s.stem for s in scenes]
     if len(set(stems)) < len(stems):
         raise ConfigError("two scenes have the same name, so their outputs would too; predict them one by one")
-    folder = out.is_dir() or (len(scenes) > 1 and out.suffix == "")
-    if folder:
+    if out.is_dir() or (out.suffix == "" and (folder or len(scenes) > 1)):
         return [_beside(s, out / f"{s.stem}.gpkg") for s in scenes], None
     if out.suffix == ".tif" and len(scenes) == 1:
         return [_Target(scenes[0], out, None, None)], None
@@ -206,10 +232,6 @@ def _check_scene(scene: Path, model: ModelBundle) -> bool:
     """See that a scene fits the model, say what is odd about it; returns whether it has a CRS."""
     with Scene.open(scene, nodata=model.bands.nodata) as opened:
         opened.check_bands(model.bands)
-        if opened.grid.crs is None:
-            log.warning(
-                "%s has no CRS, nor have its outputs: coordinates are as stored, or pixels (y as minus row)", scene
-            )
         found, known = opened.grid.resolution_m, model.resolution
     if found and known and not 1 / OTHER_SCALE < found / known < OTHER_SCALE:
         log.warning(
@@ -281,6 +303,35 @@ def _one_frame(frames: list[GeoDataFrame]) -> GeoDataFrame:
         log.warning("the scenes have different CRSs: all polygons are written in that of the first, %s", crs)
     filled = [f for f in moved if len(f)] or moved[:1]
     return GeoDataFrame(pd.concat(filled, ignore_index=True), crs=crs)
+
+
+def _write_summary(out: Path, made: list[Prediction], staging: Path) -> None:
+    """One row for each scene: what its scores are, and how much of it lies above the threshold."""
+    rows = []
+    for one in made:
+        counted, total, above, highest = 0, 0.0, 0, math.nan
+        with reading(one.scores), open_raster(staging / one.scores.name) as raster:
+            grid = Grid(raster.height, raster.width, raster.transform, raster.crs)
+            for window in pieces(grid):
+                scores = raster.read(1, window=rasterio_window(window))
+                scores = scores[np.isfinite(scores)]
+                counted += scores.size
+                total += float(scores.sum(dtype=np.float64))
+                above += int((scores > one.threshold).sum())
+                highest = float(np.fmax(highest, scores.max(initial=-np.inf))) if scores.size else highest
+        rows.append(
+            {
+                "scene": one.scene.name,
+                "scores": one.scores.name,
+                "valid_pixels": one.valid_pixels,
+                "score_mean": total / counted if counted else math.nan,
+                "score_max": highest,
+                "above_threshold": above / counted if counted else math.nan,
+                "threshold": one.threshold,
+                "anomalies": one.anomalies,
+            }
+        )
+    pd.DataFrame(rows).to_csv(out, index=False)
 
 
 def _tags(scene: Path, model: ModelBundle, threshold: float) -> dict[str, str]:

@@ -28,7 +28,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from geood.bands import Bands, bands_from_samples
 from geood.errors import DataError, OutputError
 from geood.gdal import compression, open_raster, pieces, rasterio_window, reading, writing
-from geood.grid import Grid, Window
+from geood.grid import Grid, Window, mirrored
 
 if TYPE_CHECKING:
     import xarray
@@ -121,8 +121,8 @@ class Scene:
         Raises:
             DataError: if the pixels cannot be read.
         """
-        rows = _mirrored(window.row, window.height, self.grid.height)
-        cols = _mirrored(window.col, window.width, self.grid.width)
+        rows = mirrored(window.row, window.height, self.grid.height)
+        cols = mirrored(window.col, window.width, self.grid.width)
         top, left = int(rows.min()), int(cols.min())
         inner = Window(top, left, int(rows.max()) + 1 - top, int(cols.max()) + 1 - left)
         with reading(self.path):
@@ -177,13 +177,6 @@ def _refuse_odd(path: Path, dataset: Any) -> None:
         raise DataError(f"{path}: placed by ground control points alone; rectify it first: gdalwarp -tps IN OUT")
     if not dataset.transform.is_identity and abs(dataset.transform.determinant) == 0:
         raise DataError(f"{path}: its transform {tuple(dataset.transform)[:6]} has no area; georeference it again")
-
-
-def _mirrored(start: int, length: int, size: int) -> NDArray[np.intp]:
-    """Indexes into an axis of `size` for `length` places from `start`, mirrored outside it without repeating edges."""
-    period = max(1, 2 * (size - 1))
-    places = np.arange(start, start + length) % period
-    return np.minimum(places, period - places) if size > 1 else np.zeros(length, np.intp)
 
 
 class ScoreWriter:

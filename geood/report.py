@@ -75,14 +75,52 @@ def draw_overview(  # noqa: PLR0913 - the panels of one page, each given by name
     panels.append((f"above {threshold:.3g}", lambda ax: _show_found(ax, photo, score > threshold, truth)))
     if negatives is not None and len(negatives):
         panels.append(("synthetic negatives", lambda ax: _show(ax, _mosaic(negatives))))
-    figure = Figure(figsize=(15, 5.4 * -(-len(panels) // 3)), dpi=110, layout="constrained")
-    for position, (title, draw) in enumerate(panels):
-        ax = figure.add_subplot(-(-len(panels) // 3), min(3, len(panels)), position + 1)
-        ax.set_title(title, loc="left", fontsize=12)
+    said = "   ".join(f"{name} {100 * value:.1f} %" for name, value in metrics.items() if np.isfinite(value))
+    _draw_page(out, panels, title=f"{scene.name}    {said}")
+
+
+def draw_frame(
+    out: Path,
+    photo: Picture,
+    *,
+    score: NDArray[np.floating],
+    truth: NDArray[np.uint8],
+    classes: tuple[NDArray[np.uint8], Mapping[int, str]] | None,
+    threshold: float,
+    title: str,
+) -> None:
+    """Draw one PNG of a photograph and its scores; an existing file is replaced.
+
+    Args:
+        out: the PNG.
+        photo: three bands (H, W, 3) in [0, 1].
+        score: its anomaly scores (H, W).
+        truth: 0 inlier, 1 anomaly, 255 void (H, W).
+        classes: class indexes (H, W) and the name of each; None: no such panel.
+        threshold: score above which a pixel counts as found.
+        title: what stands above.
+
+    Raises:
+        OutputError: if the picture cannot be written.
+    """
+    panels: list[tuple[str, Callable[[Axes], None]]] = [("image", lambda ax: _show(ax, photo))]
+    if classes:
+        panels.append(("classes", lambda ax: _show_classes(ax, classes[0].astype(np.float32), classes[1])))
+    panels.append(("anomaly score", lambda ax: _show_score(ax, score.astype(np.float32), threshold)))
+    panels.append((f"above {threshold:.3g}", lambda ax: _show_found(ax, photo, score > threshold, truth)))
+    _draw_page(out, panels, title=title, columns=2)
+
+
+def _draw_page(out: Path, panels: list[tuple[str, Callable[[Axes], None]]], *, title: str, columns: int = 3) -> None:
+    """Panels in rows, each with its title, as one PNG."""
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(5 * columns, 5.4 * rows), dpi=110, layout="constrained")
+    for position, (name, draw) in enumerate(panels):
+        ax = figure.add_subplot(rows, min(columns, len(panels)), position + 1)
+        ax.set_title(name, loc="left", fontsize=12)
         ax.set_axis_off()
         draw(ax)
-    said = "   ".join(f"{name} {100 * value:.1f} %" for name, value in metrics.items() if np.isfinite(value))
-    figure.suptitle(f"{scene.name}    {said}", x=0.01, ha="left", fontsize=13)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13)
     _save(out, lambda partial: figure.savefig(partial, format="png"))
 
 

@@ -37,7 +37,7 @@ def test_version_and_help():
         (["info", "none.tif"], 3, "none.tif"),
         (["predict", "none.tif", "--out", "x.gpkg", "--model", "none.safetensors"], 3, "none.safetensors"),
         (["predict", "none.tif", "--out", "x.gpkg"], 2, "no model"),
-        (["evaluate", "nothing", "."], 2, "known: scenes"),
+        (["evaluate", "nothing", "."], 2, "no such data set"),
         (["polygonize", "none.tif", "--out", "x.png"], 2, ".gpkg"),
     ],
 )

@@ -10,14 +10,16 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "geood"
 FLOORS = [
     {"errors", "memory", "version"},
-    {"config", "coupling", "grid", "ladder", "operators", "progress"},
-    {"bands", "denseflow", "gdal"},
+    {"catalog"},
+    {"config", "coupling", "curves", "grid", "ladder", "operators", "progress"},
+    {"bands", "denseflow", "figures", "gdal"},
     {"raster", "qgis", "flow", "segmenter", "negatives", "scores", "smoothing", "metrics"},
-    {"components", "inliers", "labels", "losses", "optimizers", "patches"},
+    {"component_metrics", "distances", "protocols"},
+    {"components", "inliers", "labels", "report", "scoreboard", "losses", "optimizers", "patches"},
     {"vector"},
     {"datasets", "bundle", "runs"},
-    {"scoring", "stages"},
-    {"training", "prediction", "evaluation", "report"},
+    {"scored", "scoring", "stages"},
+    {"training", "prediction", "evaluation", "benchmark", "submission"},
     {"demo"},
     {"cli"},
     {"__init__", "__main__"},
@@ -25,6 +27,7 @@ FLOORS = [
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 WORLD = {
     "bands",
+    "catalog",
     "gdal",
     "components",
     "errors",
@@ -50,7 +53,7 @@ MATHS = {
     "patches",
     "scores",
 }
-MATHS |= {"metrics", "smoothing"}
+MATHS |= {"component_metrics", "curves", "distances", "metrics", "protocols", "smoothing"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -41,6 +41,7 @@ potsdam = DataSet(
         for ortho, bands in (("2_Ortho_RGB", "RGB"), ("4_Ortho_RGBIR", "RGBIR"), ("3_Ortho_IRRG", "IRRG"))
         for labels in (
             "5_Labels_all_noBoundary/top_potsdam_{id}_label_noBoundary.tif",
+            "top_potsdam_{id}_label_noBoundary.tif",
             "5_Labels_all/top_potsdam_{id}_label.tif",
             "top_potsdam_{id}_label.tif",
         )
@@ -66,6 +67,7 @@ vaihingen = DataSet(
         Layout("top/top_mosaic_09cm_area{id}.tif", labels)
         for labels in (
             "{gt}/top_mosaic_09cm_area{id}_noBoundary.tif",
+            "top_mosaic_09cm_area{id}_noBoundary.tif",
             "{gt}/top_mosaic_09cm_area{id}.tif",
             "top_mosaic_09cm_area{id}.tif",
         )

@@ -20,7 +20,8 @@ class Layout:
 
     `{split}` and the like are filled in by the split; what a split does not fill in stands for any one name. Images and
     labels are a pair where all places that both templates have are equal; `{id}` is the frame's name. `base` is an
-    image that the image is added to; `segments` a COCO panoptic file that says what the labels' segments are.
+    image that the image is added to; `segments` a COCO panoptic file that says what the labels' segments are. `{number}`
+    is digits alone, all else any name.
     """
 
     images: str
@@ -34,8 +35,9 @@ class Split:
     """A part of a data set: `places` fills in the templates; the other keys choose among the frames found.
 
     `ids` is a regular expression that whole frame ids match, `drop` numbers of frames in the order of their ids,
-    `listed` a text file of frame names, `holds` a rule on what the labels of a whole image hold. `count` is how many
-    frames the complete set has (None: it may differ); of a split that is not `labelled` only some frames have labels.
+    `listed` a text file of frame names, `by_labels` takes the frames that have labels and `holds` is a rule on what the
+    labels of a whole image hold. `count` is how many frames the complete split has after all this (None: it may
+    differ); of a split that is not `labelled` only some frames have labels.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Split:
     ids: str = ""
     drop: tuple[int, ...] = ()
     listed: str = ""
+    by_labels: bool = False
     holds: Holds = "anything"
     labelled: bool = True
 

@@ -82,7 +82,7 @@ bdd_anomaly = replace(
     splits=(
         Split("train", {"part": "train"}, 6280, holds="clean"),
         Split("val", {"part": "val"}, 910, holds="clean"),
-        Split("test", {}, 810, holds="anomalous"),
+        Split("test", {}, 810, by_labels=True, holds="anomalous"),
     ),
     held_out=("train", "motorcycle", "bicycle"),
     benchmark="BDD-Anomaly",
@@ -96,7 +96,7 @@ bdd_anomaly_361 = replace(
     splits=(
         Split("train", {"part": "train"}, 6688, holds="clean"),
         Split("val", {"part": "val"}, 951, holds="clean"),
-        Split("test", {}, 361, holds="anomalous"),
+        Split("test", {}, 361, by_labels=True, holds="anomalous"),
     ),
     held_out=("train", "motorcycle"),
     note="The smaller of the two sets of this name. Void pixels are left out.",
@@ -190,11 +190,11 @@ lost_and_found = DataSet(
         ),
     ),
     splits=(
-        Split("trainval", {"split": "train"}, 1036, drop=(44, 67, 88, 109, 131, 614)),
+        Split("trainval", {"split": "train"}, 1030, drop=(44, 67, 88, 109, 131, 614)),
         Split(
             "test",
             {"split": "test"},
-            1203,
+            1186,
             drop=(17, 37, 55, 72, 91, 110, 129, 153, 174, 197, 218, 353, 490, 618, 686, 792, 793),
         ),
     ),
@@ -210,12 +210,13 @@ lost_and_found_noknown = replace(
     splits=(
         replace(
             lost_and_found.splits[1],
+            count=1043,
             ids=r"(?!15_Rechbergstr_Deckenpfronn|01_Hanns_Klemm_Str_45_00000[67]|10_Schlossberg_9_000004).*",
         ),
     ),
     protocol="smiyc",
     benchmark="LostAndFound-NoKnown",
-    note="1043 frames: children and dogs, which Cityscapes knows or nearly so, are left out by whole scenes.",
+    note="Scenes with children and bicycles, which Cityscapes knows, are left out whole.",
 )
 smiyc_anomaly = DataSet(
     name="smiyc-anomaly",
@@ -246,7 +247,7 @@ smiyc_obstacle = replace(
         Layout(f"images/{{id}}.{suffix}", "labels_masks/{id}_labels_semantic.png") for suffix in ("webp", "png", "jpg")
     ),
     splits=(
-        Split("all", {}, 442, labelled=False),
+        Split("all", {}, labelled=False),
         Split("val", {}, 30, ids=r"validation(?!_19|_2[1-9]).*"),
     ),
     components=(50, 10),
@@ -265,7 +266,7 @@ fishyscapes_laf = DataSet(
         Layout("leftImg8bit/{part}/{scene}/{id}_leftImg8bit.png", "{fs}/{number}_{id}_labels.png"),
         Layout("leftImg8bit/{part}/{scene}/{id}_leftImg8bit.png", "{number}_{id}_labels.png"),
     ),
-    splits=(Split("val", {}, 100),),
+    splits=(Split("val", {}, 100, by_labels=True),),
     ids=BINARY,
     size=CITY,
     protocol="fishyscapes",

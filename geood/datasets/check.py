@@ -10,26 +10,28 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from geood.catalog import DataSet, Split
 from geood.config import IGNORE
-from geood.datasets.frames import frame_size, read_labels
+from geood.datasets.frames import frame_size, held_ids
 from geood.datasets.layout import Found, Frame, find_frames
 from geood.errors import DataError
-from geood.grid import Window
 from geood.progress import Progress
 
 
 @dataclass
 class SplitCheck:
-    """What is there of one split. `pixels` counts labelled pixels by class name, `unknown` those of strange numbers."""
+    """What is there of one split.
+
+    Labelled pixels are counted three ways: those of each class by its name, those that are void as the set has it, and
+    those of unknown numbers. `not_found` are names on the split's list that no image has.
+    """
 
     split: Split
     images: int = 0
     labelled: int = 0
     without_labels: list[Path] = field(default_factory=list)
     without_image: list[Path] = field(default_factory=list)
+    not_found: list[str] = field(default_factory=list)
     odd_sizes: Counter[str] = field(default_factory=Counter)
     unreadable: list[str] = field(default_factory=list)
     pixels: Counter[str] = field(default_factory=Counter)
@@ -47,6 +49,9 @@ class SplitCheck:
             yield f"{name}: {len(self.without_labels)} images without labels, {first} first; fetch them"
         if self.without_image:
             yield f"{name}: {len(self.without_image)} labels without image, {self.without_image[0]} first; fetch them"
+        if self.not_found:
+            names = ", ".join(self.not_found[:3]) + (", ..." if len(self.not_found) > 3 else "")
+            yield f"{name}: {len(self.not_found)} names in {self.split.listed} that no image has: {names}; fetch them"
         if self.odd_sizes and data_set.size:
             height, width = data_set.size
             found = ", ".join(f"{size} ({n})" for size, n in self.odd_sizes.most_common(3))
@@ -86,43 +91,36 @@ def check_set(
 
 
 def _checked(data_set: DataSet, split: Split, found: Found, label_ids: Mapping[int, int] | None) -> SplitCheck:
-    check = SplitCheck(split)
-    ruled = split.holds != "anything"
-    wanted = {i for i, name in data_set.taxonomy.classes.items() if name in data_set.held_out}
-    wanted |= data_set.taxonomy.anomalies
+    check = SplitCheck(split, without_labels=found.without_labels, not_found=found.not_found)
+    if not (split.ids or split.listed):  # else labels of other splits' frames, which the rules leave out, lie there too
+        check.without_image = found.without_image
+    held = {i for i, name in data_set.taxonomy.classes.items() if name in data_set.held_out}
+    held |= data_set.taxonomy.anomalies
     with Progress(f"checking {split.name}", len(found.frames)) as progress:
         for frame in found.frames:
+            _count(frame, check, held, label_ids)
             progress.advance()
-            counts = _counted(frame, check, label_ids)
-            if ruled and counts is not None and bool(wanted & set(counts)) != (split.holds == "anomalous"):
-                continue
-            check.images += 1
-            if counts is None:
-                continue
-            check.labelled += 1
-            for class_id, pixels in counts.items():
-                if class_id == IGNORE:
-                    check.void += pixels
-                else:
-                    check.pixels[data_set.taxonomy.classes[class_id]] += pixels
-    check.without_labels = [f.image for f in found.frames if f.labels is None]
-    check.without_image = found.without_image
-    if split.ids or split.listed:  # the labels of the frames that the rules leave out are none of this split
-        check.without_image = []
     return check
 
 
-def _counted(frame: Frame, check: SplitCheck, label_ids: Mapping[int, int] | None) -> dict[int, int] | None:
-    """Pixels of each class id in the labels of a frame; None without labels that can be read."""
+def _count(frame: Frame, check: SplitCheck, held: set[int], label_ids: Mapping[int, int] | None) -> None:
+    """Count one frame and its labels, unless what they hold puts it in another split."""
+    data_set, holds = frame.data_set, check.split.holds
+    assert data_set is not None
     try:
         height, width = frame_size(frame)
-        if frame.data_set and frame.data_set.size and (height, width) != frame.data_set.size:
-            check.odd_sizes[f"{width} x {height}"] += 1
-        if frame.labels is None:
-            return None
-        ids = read_labels(frame, Window(0, 0, height, width), label_ids=label_ids, unknown=check.unknown)
+        counts, unknown = held_ids(frame, label_ids)
     except DataError as error:
+        check.images += 1
         check.unreadable.append(str(error))
-        return None
-    values, counts = np.unique(ids, return_counts=True)
-    return {int(v): int(n) for v, n in zip(values, counts, strict=True)}
+        return
+    if frame.labels and holds != "anything" and held.isdisjoint(counts) == (holds == "anomalous"):
+        return
+    check.images += 1
+    if data_set.size and (height, width) != data_set.size:
+        check.odd_sizes[f"{width} x {height}"] += 1
+    if frame.labels:
+        check.labelled += 1
+        check.void += counts.pop(IGNORE, 0) - unknown.total()
+        check.unknown += unknown
+        check.pixels.update({data_set.taxonomy.classes[i]: pixels for i, pixels in counts.items()})

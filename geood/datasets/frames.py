@@ -8,6 +8,8 @@ another tool are refused with the mapping that reads them, where their numbers s
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Mapping
 from functools import cache
@@ -28,6 +30,7 @@ from geood.progress import Progress
 from geood.raster import Scene
 
 ANYTHING = -32768  # below all numbers that a table may list
+STRIP_PX = 1 << 23  # label files are gone through in strips of about so many pixels
 
 
 class Decoded(NamedTuple):
@@ -77,7 +80,8 @@ def decode(
         image, valid = scene.read(window, indexes)
         grid = scene.grid
     if frame.base:
-        image = _overlaid(frame.image, image, window)
+        size = grid.height, grid.width
+        image = _overlaid(frame.image, image, window=window, size=size, indexes=indexes)
     unknown: Counter[str] = Counter()
     if frame.labels is None:
         return Decoded(image, valid, np.full(valid.shape, IGNORE, np.uint8), unknown)
@@ -92,17 +96,23 @@ def decode(
     return Decoded(image, valid, np.where(valid, ids, np.uint8(IGNORE)), unknown)
 
 
-def _overlaid(overlay: Path, image: NDArray[np.generic], window: Window) -> NDArray[np.uint8]:
-    """The base with a signed overlay (H, W, 3) added, cut to the range of bytes."""
+def _overlaid(
+    overlay: Path,
+    image: NDArray[np.generic],
+    *,
+    window: Window,
+    size: tuple[int, int],
+    indexes: tuple[int, ...],
+) -> NDArray[np.uint8]:
+    """A window of some bands of the base, with a signed overlay (H, W, 3) added and cut to the range of bytes."""
     try:
         with np.load(overlay, allow_pickle=False) as archive:
-            added = archive["rgb"]
-    except (OSError, KeyError, ValueError) as error:
+            added = np.asarray(archive["rgb"])
+    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{overlay}: no overlay with an array rgb ({error}); download it again") from None
-    rows, cols = window.slices
-    part = added[rows, cols].transpose(2, 0, 1).astype(np.int16)
-    if part.shape != image.shape:
+    if added.shape != (*size, 3):
         raise DataError(f"{overlay}: an overlay of shape {added.shape} does not fit its image; download it again")
+    part = added[window.slices][..., [i - 1 for i in indexes]].transpose(2, 0, 1).astype(np.int16)
     out: NDArray[np.uint8] = np.clip(image.astype(np.int16) + part, 0, 255).astype(np.uint8)
     return out
 
@@ -157,9 +167,9 @@ def _refuse_other_coding(path: Path, numbers: NDArray[np.int64], data_set: DataS
             f"{path}: holds -1: a mask in which -1 is an anomaly and 1 is void; say so with "
             "--set 'data.label_ids={-1: 1, 1: 255}'"
         )
-    if 2 not in data_set.ids and (numbers == 2).any() and not (numbers == IGNORE).any():
+    if 2 not in data_set.ids and (numbers == 2).any():
         raise DataError(
-            f"{path}: holds 2 and no 255: a mask in which 2 is void; say so with --set 'data.label_ids={{2: 255}}'"
+            f"{path}: holds 2, as masks do in which 2 is void; if so, say it with --set 'data.label_ids={{2: 255}}'"
         )
 
 
@@ -211,18 +221,22 @@ def _panoptic(index: Path) -> dict[str, dict[int, int]]:
         raise DataError(f"{index}: no COCO panoptic index ({error}); download it again") from None
 
 
-def held_ids(frame: Frame, label_ids: Mapping[int, int] | None = None) -> tuple[set[int], Counter[str]]:
-    """The class ids that a frame's labels hold anywhere, 255 aside, and its unknown numbers.
+def held_ids(frame: Frame, label_ids: Mapping[int, int] | None = None) -> tuple[dict[int, int], Counter[str]]:
+    """How many pixels of each class id a frame's labels hold, 255 included, and how many of each unknown number.
 
     Raises:
         DataError: as `decode`.
     """
-    if frame.labels is None or frame.data_set is None:
-        return set(), Counter()
     unknown: Counter[str] = Counter()
-    window = Window(0, 0, *frame_size(frame))
-    ids = read_labels(frame, window, label_ids=label_ids, unknown=unknown)
-    return {int(i) for i in np.unique(ids)} - {IGNORE}, unknown
+    if frame.labels is None or frame.data_set is None:
+        return {}, unknown
+    height, width = frame_size(frame)
+    counts, rows = np.zeros(IGNORE + 1, np.int64), max(1, STRIP_PX // width)
+    for row in range(0, height, rows):
+        strip = Window(row, 0, min(rows, height - row), width)
+        ids = read_labels(frame, strip, label_ids=label_ids, unknown=unknown)
+        counts += np.bincount(ids.ravel(), minlength=IGNORE + 1)
+    return {int(i): int(counts[i]) for i in np.flatnonzero(counts)}, unknown
 
 
 def screened(found: Found, anomaly: set[int], *, holds: str, label_ids: Mapping[int, int] | None = None) -> list[Frame]:
@@ -236,7 +250,7 @@ def screened(found: Found, anomaly: set[int], *, holds: str, label_ids: Mapping[
     kept = []
     with Progress("looking at labels", len(found.frames)) as progress:
         for frame in found.frames:
-            has = bool(held_ids(frame, label_ids)[0] & anomaly)
+            has = not anomaly.isdisjoint(held_ids(frame, label_ids)[0])
             if frame.labels is not None and has == (holds == "anomalous"):
                 kept.append(frame)
             progress.advance()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +18,13 @@ from geood.catalog import DataSet, Layout, Split
 from geood.errors import DataError
 
 PLACE = re.compile(r"\{(\w+)\}")
+WHAT = {"number": r"\d+"}  # what may stand at a place; at all others any one name
 
 
 class Frame(NamedTuple):
     """One image of a data set, and its labels (None: it has none). `name` is its id in the set's own terms.
 
+    Where ids repeat, as from one sequence to the next, the folders that tell them apart stand before them, with `/`.
     `base` is an image that `image` is an overlay of, `segments` the file that says what the segments of labels are.
     Without a `data_set`, labels are rasters of the ids that the config names.
     """
@@ -36,43 +39,59 @@ class Frame(NamedTuple):
 
 @dataclass
 class Found:
-    """The frames of a split in the order of their names, and the files that lack their other half."""
+    """The frames of a split in the order of their names, and what lacks its other half.
+
+    `not_found` are names on the split's list of frames that no image has.
+    """
 
     layout: Layout
     frames: list[Frame]
     without_labels: list[Path] = field(default_factory=list)
     without_image: list[Path] = field(default_factory=list)
+    not_found: list[str] = field(default_factory=list)
 
 
 def find_frames(data_set: DataSet, root: Path, split: Split) -> Found:
-    """The frames of one split below `root`, by the first layout of the set that has any; rules on labels not applied.
+    """The frames of one split below `root`, by the layout of the set that finds most pairs, the first of equals.
+
+    What the labels of a whole image hold is not looked at.
 
     Raises:
-        DataError: nothing below the root looks like the set, with the nearest folder that does.
+        DataError: nothing below the root looks like the set, with the nearest folder that does; or the images are
+            overlays, and one to add to is missing.
     """
     best: Found | None = None
     for layout in data_set.layouts:
         found = _matched(data_set, root, layout, split)
-        if found.frames and (best is None or _paired(found) > _paired(best)):
+        if found.frames and (best is None or _whole(found) > _whole(best)):
             best = found
-        if best and _paired(best) == len(best.frames):
+        if best and _whole(best) == len(best.frames):
             break
     if best is None:
         raise DataError(_nothing(data_set, root, split))
-    best.frames = _chosen(best.frames, root, split)
+    bare = [frame.image for frame in best.frames if frame.base is None] if best.layout.base else []
+    if bare:
+        raise DataError(
+            f"{bare[0]}: {len(bare)} overlays lack the image they are added to, this one first; needed: "
+            f"{root / _filled(best.layout.base, split)}"
+        )
+    best.frames, best.not_found = _chosen(best.frames, root, split)
     if not best.frames:
-        raise DataError(f"{root}: none of the frames of {data_set.name} belongs to its split {split.name}")
+        labels = f"; its labels would be {_filled(best.layout.labels, split)}" if split.by_labels else ""
+        raise DataError(f"{root}: none of the frames of {data_set.name} belongs to its split {split.name}{labels}")
+    best.without_labels = [frame.image for frame in best.frames if frame.labels is None]
     return best
 
 
-def _paired(found: Found) -> int:
-    return sum(frame.labels is not None for frame in found.frames)
+def _whole(found: Found) -> int:
+    """How many frames have all that belongs to them."""
+    return sum(f.labels is not None and (f.base is not None or not found.layout.base) for f in found.frames)
 
 
 def _matched(data_set: DataSet, root: Path, layout: Layout, split: Split) -> Found:
-    """All that one layout finds."""
+    """All that one layout finds, before the split's rules on names."""
     images = dict(_files(root, layout.images, split))
-    labels = dict(_files(root, layout.labels, split))
+    labels = {path: places for path, places in _files(root, layout.labels, split) if path not in images}
     bases = dict(_files(root, layout.base, split)) if layout.base else {}
     names = [set(PLACE.findall(_filled(t, split))) for t in (layout.images, layout.labels, layout.base)]
     shared = tuple(sorted(names[0] & names[1]))
@@ -80,23 +99,33 @@ def _matched(data_set: DataSet, root: Path, layout: Layout, split: Split) -> Fou
     by_key = {_key(places, shared): path for path, places in labels.items()}
     by_base = {_key(places, to_base): path for path, places in bases.items()}
     segments = root / layout.segments if layout.segments else None
-    if segments and not segments.is_file():
-        return Found(layout, [])
-    frames = []
-    for path, places in images.items():
-        base = by_base.get(_key(places, to_base))
-        if layout.base and base is None:
-            continue
-        name = f"{places['number']}_{places['id']}" if "number" in places else places["id"]
-        frames.append(Frame(name, path, by_key.get(_key(places, shared)), data_set, base, segments))
+    if segments and not segments.is_file():  # labels that nothing explains are none
+        labels, by_key = {}, {}
+    named = _names(images)
+    frames = [
+        Frame(
+            named[path],
+            path,
+            by_key.get(_key(places, shared)),
+            data_set,
+            by_base.get(_key(places, to_base)) if layout.base else None,
+            segments,
+        )
+        for path, places in images.items()
+    ]
     frames.sort(key=lambda frame: (frame.name, frame.image))
     found = {_key(places, shared) for places in images.values()}
-    return Found(
-        layout,
-        frames,
-        without_labels=[frame.image for frame in frames if frame.labels is None],
-        without_image=sorted(path for path, places in labels.items() if _key(places, shared) not in found),
-    )
+    without_image = sorted(path for path, places in labels.items() if _key(places, shared) not in found)
+    return Found(layout, frames, without_image=without_image)
+
+
+def _names(images: dict[Path, dict[str, str]]) -> dict[Path, str]:
+    """What each image is called: its id, after its number; with the folders before it if ids repeat."""
+    named = {path: "_".join(places[k] for k in ("number", "id") if k in places) for path, places in images.items()}
+    if max(Counter(named.values()).values(), default=0) > 1:
+        for path, places in images.items():
+            named[path] = "/".join([*(v for k, v in places.items() if k not in ("number", "id")), named[path]])
+    return named
 
 
 def _key(places: dict[str, str], names: tuple[str, ...]) -> tuple[str, ...]:
@@ -105,6 +134,8 @@ def _key(places: dict[str, str], names: tuple[str, ...]) -> tuple[str, ...]:
 
 def _files(root: Path, template: str, split: Split) -> Iterator[tuple[Path, dict[str, str]]]:
     """Files that match a template, with what stands at its places."""
+    if not template:
+        return
     template = _filled(template, split)
     seen: set[str] = set()
     pattern = ""
@@ -112,7 +143,7 @@ def _files(root: Path, template: str, split: Split) -> Iterator[tuple[Path, dict
         if i % 2 == 0:
             pattern += re.escape(part)
         else:  # a place that stands twice must be the same both times
-            pattern += f"(?P={part})" if part in seen else f"(?P<{part}>[^/]+)"
+            pattern += f"(?P={part})" if part in seen else f"(?P<{part}>{WHAT.get(part, '[^/]+')})"
             seen.add(part)
     whole = re.compile(pattern)
     for path in root.glob(PLACE.sub("*", template)):
@@ -126,36 +157,41 @@ def _filled(template: str, split: Split) -> str:
     return PLACE.sub(lambda place: split.places.get(place[1], place[0]), template)
 
 
-def _chosen(frames: list[Frame], root: Path, split: Split) -> list[Frame]:
-    """The frames that a split's rules on names leave."""
+def _chosen(frames: list[Frame], root: Path, split: Split) -> tuple[list[Frame], list[str]]:
+    """The frames that a split's rules on names leave, and names on its list that no frame has."""
+    not_found: list[str] = []
     frames = [frame for i, frame in enumerate(frames) if i not in split.drop]
+    if split.by_labels:
+        frames = [frame for frame in frames if frame.labels]
     if split.listed:
-        names = _listed(root / split.listed)
-        frames = [frame for frame in frames if frame.name in names]
+        there = {frame.name for frame in frames}
+        listed = {name: {name, Path(name).name, Path(name).stem} & there for name in _listed(root / split.listed)}
+        chosen = set().union(*listed.values())
+        frames = [frame for frame in frames if frame.name in chosen]
+        not_found = [name for name, names in listed.items() if not names]
     if split.ids:
         frames = [frame for frame in frames if re.fullmatch(split.ids, frame.name)]
-    return frames
+    return frames, not_found
 
 
-def _listed(path: Path) -> set[str]:
-    """The frame names of a list: the first column, as a name or a path, with or without suffix.
+def _listed(path: Path) -> list[str]:
+    """The first column of a list: names or paths, with or without suffix.
 
     Raises:
         DataError: the list is missing or no text.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            first = [row[0].strip().split()[0] for row in csv.reader(file) if row and row[0].strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return [row[0].split()[0] for row in csv.reader(file) if row and row[0].strip()]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             f"{path}: the list of the split's frames cannot be read ({error}); it names one a line"
         ) from None
-    return {Path(name).name.removesuffix(Path(name).suffix) for name in first} | set(first)
 
 
 def _nothing(data_set: DataSet, root: Path, split: Split) -> str:
     """That a root does not hold the set, and where it may be."""
-    wanted = " or ".join(_filled(layout.images, split) for layout in data_set.layouts)
+    wanted = " or ".join(dict.fromkeys(_filled(layout.images, split) for layout in data_set.layouts))
     if not root.is_dir():
         return f"{root}: no such folder; give the folder of {data_set.title} that holds {wanted}"
     for folder in _near(root):

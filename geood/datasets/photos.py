@@ -50,6 +50,13 @@ class Crop(NamedTuple):
     side: int
 
 
+class Share(NamedTuple):
+    """The data set that a training frame is of, by its number, and the weight of that whole set among the others."""
+
+    data_set: int
+    weight: float
+
+
 @dataclass
 class Gallery:
     """The photographs, and the ones decoded last; a copy in another process starts with none."""
@@ -130,7 +137,7 @@ def open_photos(config: Config) -> Crops:
         DataError: a file is missing or cannot be used, labels and images do not fit, or no crop is left to train on.
     """
     data, seed = config.data, config.train.seed
-    frames, held, weights = _named_frames(config) if data.sets else _own_frames(config)
+    frames, held, shares = _named_frames(config) if data.sets else _own_frames(config)
     names, indexes, dtype, count = check_images([f.base or f.image for f in (*frames, *held)], config)
     validation = (
         range(len(frames), len(frames) + len(held)) if held else _drawn_runs(len(frames), data.validation, seed)
@@ -140,7 +147,7 @@ def open_photos(config: Config) -> Crops:
     report = Screening()
     side = math.ceil(data.crop_px / data.scale_min)
     training = [i for i in range(len(frames)) if i not in gallery.validation]
-    drawn = _drawn_crops(training, sizes, side, weights=weights, number=4 * data.crops, seed=seed_of(seed, 2))
+    drawn = _drawn_crops(training, sizes, side, shares=shares, number=4 * data.crops, seed=seed_of(seed, 2))
     kept, values = screen(drawn, lambda place: gallery.read(place, validation=False), config=config, report=report)
     if not kept:
         raise DataError(why_nothing(report, config))
@@ -161,8 +168,8 @@ def open_photos(config: Config) -> Crops:
     )
 
 
-def _own_frames(config: Config) -> tuple[list[Frame], list[Frame], list[float]]:
-    """Training and validation frames of the files that a config names, and the weight of each training frame.
+def _own_frames(config: Config) -> tuple[list[Frame], list[Frame], list[Share]]:
+    """Training and validation frames of the files that a config names, and what share each training frame is part of.
 
     Raises:
         ConfigError: an image is on both sides.
@@ -175,25 +182,24 @@ def _own_frames(config: Config) -> tuple[list[Frame], list[Frame], list[float]]:
         raise ConfigError(
             f"{min(both)}: named by data.images and by data.validation_images; make the patterns narrower"
         )
-    return frames, held, [1.0] * len(frames)
+    return frames, held, [Share(0, 1.0)] * len(frames)
 
 
-def _named_frames(config: Config) -> tuple[list[Frame], list[Frame], list[float]]:
-    """The same for the data sets that a config names: weights so that each set has its share of the crops.
+def _named_frames(config: Config) -> tuple[list[Frame], list[Frame], list[Share]]:
+    """The same for the data sets that a config names.
 
     Raises:
         DataError: a set is not where the config says, or nothing of it can be trained on.
     """
-    frames, held, weights = [], [], []
-    for entry in config.data.sets:
+    frames, held, shares = [], [], []
+    for number, entry in enumerate(config.data.sets):
         chosen, root = data_set(entry.name), Path(config.data.root) / entry.folder
         own = _labelled_frames(chosen, root, chosen.split(entry.split), config)
         frames += own
-        pixels = sum(math.prod(frame_size(frame)) for frame in own)
-        weights += [entry.weight / pixels] * len(own)
+        shares += [Share(number, entry.weight)] * len(own)
         if any(split.name == "val" for split in chosen.splits) and entry.split != "val":
             held += _labelled_frames(chosen, root, chosen.split("val"), config)
-    return frames, held, weights
+    return frames, held, shares
 
 
 def _labelled_frames(chosen: DataSet, root: Path, split: Split, config: Config) -> list[Frame]:
@@ -203,7 +209,8 @@ def _labelled_frames(chosen: DataSet, root: Path, split: Split, config: Config) 
     found.frames = [frame for frame in found.frames if frame.labels]
     if not found.frames:
         raise DataError(
-            f"{root}: no image of {chosen.name}, split {split.name}, has labels; look for {found.layout.labels}"
+            f"{root}: no image of {chosen.name}, split {split.name}, has labels; look for "
+            f"{' and '.join(filter(None, (found.layout.labels, found.layout.segments)))}"
         )
     if len(found.frames) < bare:
         log.warning(
@@ -259,12 +266,16 @@ def _drawn_runs(count: int, share: float, seed: int) -> list[int]:
 
 
 def _drawn_crops(
-    frames: list[int], sizes: list[tuple[int, int]], side: int, *, weights: list[float], number: int, seed: int
+    frames: list[int], sizes: list[tuple[int, int]], side: int, *, shares: list[Share], number: int, seed: int
 ) -> list[Crop]:
-    """Random windows, uniform over all windows of the frames, but for the weight of each frame's pixels."""
+    """Random windows: of each data set in proportion to its weight, and uniform over all windows of its frames."""
     rng = np.random.default_rng(seed)
     windows = [max(1, sizes[i][0] - side + 1) * max(1, sizes[i][1] - side + 1) for i in frames]
-    places = np.array(windows, float) * np.array([weights[i] for i in frames])
+    of_set: Counter[int] = Counter()
+    for i, count in zip(frames, windows, strict=True):
+        of_set[shares[i].data_set] += count
+    weights = [shares[i].weight / of_set[shares[i].data_set] for i in frames]
+    places = np.array(windows, float) * np.array(weights)
     drawn = []
     for i in rng.choice(frames, number, p=places / places.sum()):
         row, col = (int(rng.integers(max(1, length - side + 1))) for length in sizes[i])

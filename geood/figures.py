@@ -1,0 +1,34 @@
+"""Figures as people and programs read them: names of scores, per cent, JSON without NaN."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+SCORE_NAMES = {
+    "jsd": "Jensen-Shannon",
+    "max_softmax": "max softmax",
+    "max_logit": "max logit",
+    "entropy": "entropy",
+    "energy": "energy",
+    "standardized_max_logit": "standardized max logit",
+    "kl_matching": "KL matching",
+    "knn": "nearest neighbours",
+    "gmm": "Gaussian mixture",
+    "hybrid": "hybrid",
+    "uno": "UNO",
+}
+
+
+def percent(share: float) -> str:
+    """A share in eight places of per cent, a dash if it is undefined."""
+    return f"{100 * share:8.1f}" if not math.isnan(share) else f"{'-':>8}"
+
+
+def without_nan(value: Any) -> Any:
+    """The same value with None for each number that is not finite, as JSON needs it."""
+    if isinstance(value, dict):
+        return {k: without_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,147 @@
+"""Scored frames: photographs of a benchmark scored by a bundle, or scores that any other tool left in files.
+
+A frame is scored in the tiles of `predict`, mirrored beyond its border as scenes are, so both give the same scores.
+Scores are kept as float16, as benchmark servers take them. Score files bear the name of their frame or of its image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from geood.bundle import ModelBundle
+from geood.datasets.frames import Decoded
+from geood.datasets.layout import Frame
+from geood.errors import ConfigError, DataError
+from geood.gdal import open_raster, reading
+from geood.grid import mirrored, tile_grid
+
+SCORE_SUFFIXES = (".npy", ".hdf5", ".h5", ".tif", ".tiff")
+LARGEST = 65504.0  # of float16
+
+Scores = NDArray[np.float16]
+
+
+class ScoredFrame(NamedTuple):
+    """Scores (H, W) by kind, higher is more anomalous, and the class channel (H, W) of each pixel (None: not known)."""
+
+    scores: dict[str, Scores]
+    classes: NDArray[np.uint8] | None
+
+
+def score_frame(
+    bundle: ModelBundle, decoded: Decoded, *, kinds: Sequence[str], device: torch.device | None = None
+) -> ScoredFrame:
+    """Score a decoded frame by each of `kinds`, in one pass of the network."""
+    height, width = decoded.valid.shape
+    scores = {kind: np.empty((height, width), np.float16) for kind in kinds}
+    classes = np.empty((height, width), np.uint8)
+    tiles = tile_grid(height, width, tile_px=bundle.config.predict.tile_px, halo_px=bundle.halo_px)
+    for tile in tiles:
+        place = np.ix_(
+            mirrored(tile.read.row, tile.read.height, height), mirrored(tile.read.col, tile.read.width, width)
+        )
+        valid = decoded.valid[place]
+        pixels = decoded.image[:, place[0], place[1]]
+        image = torch.from_numpy(bundle.bands.scale(pixels, valid)[None]).to(device)
+        answer, known = bundle.answer(image), torch.from_numpy(valid[None]).to(device)
+        out = tile.write.slices
+        classes[out] = answer.logits[0, :, tile.core[0], tile.core[1]].argmax(0).cpu().numpy()
+        for kind in kinds:
+            score = bundle.score_of(answer, image, known, kind=kind, core=tile.core)[0].cpu().numpy()
+            scores[kind][out] = np.clip(score, -LARGEST, LARGEST)
+    return ScoredFrame(scores, classes)
+
+
+@contextmanager
+def on_best_device(bundle: ModelBundle | None) -> Iterator[torch.device]:
+    """A GPU if there is one; the bundle is back on the CPU afterwards."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    moved = bundle is not None and device.type == "cuda"
+    if bundle is not None and moved:
+        bundle.to(device)
+    try:
+        yield device
+    finally:
+        if bundle is not None and moved:
+            bundle.to("cpu")
+
+
+class ScoreFiles:
+    """Scores of frames in a folder, found by name; `.npy`, GeoTIFF, or HDF5 with a data set `value`."""
+
+    def __init__(self, folder: Path, frames: Sequence[Frame]) -> None:
+        """Find the files of all frames.
+
+        Raises:
+            DataError: the folder is missing, or the scores of some frames are.
+        """
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder; give the folder of score files, one for each image")
+        files = {p.relative_to(folder).with_suffix("").as_posix(): p for p in sorted(folder.rglob("*")) if _is_score(p)}
+        files |= {p.stem: p for p in files.values()}
+        self._paths: dict[str, Path] = {}
+        for frame in frames:
+            found = files.get(frame.name) or files.get(frame.image.stem)
+            if found:
+                self._paths[frame.name] = found
+        missing = [frame.name for frame in frames if frame.name not in self._paths]
+        if missing:
+            named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+            raise DataError(
+                f"{folder}: {len(missing)} of {len(frames)} images have no score file: {named}; write each as "
+                "NAME.npy, .tif or .hdf5 (data set value)"
+            )
+
+    def read(self, frame: Frame, shape: tuple[int, int]) -> Scores:
+        """The scores (H, W) of a frame.
+
+        Raises:
+            DataError: the file cannot be read, or holds something of another shape.
+        """
+        path = self._paths[frame.name]
+        array = _read_array(path)
+        if array.shape != shape or array.dtype.kind not in "fiu":
+            raise DataError(
+                f"{path}: {array.dtype} of shape {array.shape}; scores are numbers (height, width) = {shape}, one for "
+                "each pixel of the image"
+            )
+        with np.errstate(invalid="ignore"):
+            return np.clip(array.astype(np.float32), -LARGEST, LARGEST).astype(np.float16)
+
+
+def _is_score(path: Path) -> bool:
+    return path.suffix.lower() in SCORE_SUFFIXES and path.is_file()
+
+
+def _read_array(path: Path) -> NDArray[Any]:
+    try:
+        if path.suffix.lower() == ".npy":
+            array: NDArray[Any] = np.squeeze(np.load(path, allow_pickle=False))
+            return array
+        if path.suffix.lower() in (".hdf5", ".h5"):
+            with h5py().File(path, "r") as file:
+                return np.asarray(file["value"])
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: no scores can be read from it ({error})") from None
+    with reading(path), open_raster(path) as source:
+        return np.asarray(source.read(1))
+
+
+def h5py() -> Any:
+    """The library for HDF5 files, which only some users need.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import h5py as library
+    except ImportError:
+        raise ConfigError("HDF5 files need h5py; install it with: pip install 'geood[hdf5]'") from None
+    return library

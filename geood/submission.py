@@ -1,0 +1,112 @@
+"""Scores in the files that benchmark servers take.
+
+SegmentMeIfYouCan takes HDF5 files of float16 in a tree of its own; its official command line reads the tree that is
+written here. Fishyscapes takes a container that it starts with a folder of images as /input and an empty folder
+/output, and wants an anomaly map and a segmentation for each image; the container need only run `geood submit`. No
+labels are looked at.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geood.bundle import ModelBundle
+from geood.catalog import data_set
+from geood.datasets.frames import decode
+from geood.datasets.layout import Frame, find_frames
+from geood.errors import ConfigError, DataError, OutputError
+from geood.progress import Progress
+from geood.scored import h5py, on_best_device, score_frame
+
+log = logging.getLogger("geood")
+TRACKS = {
+    "smiyc-anomaly": "AnomalyTrack-all",
+    "smiyc-obstacle": "ObstacleTrack-all",
+    "smiyc-lost-and-found": "LostAndFound-test",
+}
+FISHYSCAPES = "fishyscapes"
+IMAGES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def submit(
+    benchmark: str, root: Path, bundle: ModelBundle, out: Path, *, method: str, settings: Sequence[str] = ()
+) -> int:
+    """Score all images of a benchmark and write its files; returns how many images there were.
+
+    Args:
+        benchmark: `smiyc-anomaly`, `smiyc-obstacle`, `smiyc-lost-and-found` or `fishyscapes`.
+        root: the folder of the data set; for `fishyscapes` any folder of images.
+        bundle: the model; its own score is written.
+        out: where to write: `anomaly_p/METHOD/TRACK/NAME.hdf5` below it (the official tool's DIR_OUTPUTS), or
+            `NAME_anomaly.npy` (float32) and `NAME_segmentation.npy` (uint8) in it.
+        method: what the official tool calls the method.
+        settings: `score.KEY=value` and `predict.KEY=value`.
+
+    Raises:
+        ConfigError: no such benchmark, or h5py is not installed.
+        DataError: images are missing or cannot be read.
+        OutputError: a file cannot be written.
+    """
+    if benchmark not in (*TRACKS, FISHYSCAPES):
+        raise ConfigError(
+            f"{benchmark}: takes no submission that geood knows; known: {', '.join(TRACKS)}, {FISHYSCAPES}"
+        )
+    bundle = bundle.with_settings(settings)
+    frames = _images(root) if benchmark == FISHYSCAPES else _track(benchmark, root)
+    if benchmark != FISHYSCAPES:
+        h5py()  # before the work, not after it
+    folder = out if benchmark == FISHYSCAPES else out / "anomaly_p" / method / TRACKS[benchmark]
+    kind = bundle.config.score.kind
+    with on_best_device(bundle) as device, Progress(f"scoring for {benchmark}", len(frames)) as progress:
+        for frame in frames:
+            decoded = decode(frame._replace(labels=None), indexes=bundle.bands.indexes, nodata=bundle.bands.nodata)
+            scored = score_frame(bundle, decoded, kinds=[kind], device=device)
+            assert scored.classes is not None
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                if benchmark == FISHYSCAPES:
+                    np.save(folder / f"{frame.name}_anomaly.npy", scored.scores[kind].astype(np.float32))
+                    np.save(folder / f"{frame.name}_segmentation.npy", _class_ids(bundle)[scored.classes])
+                else:
+                    _write_hdf5(folder / f"{frame.name}.hdf5", scored.scores[kind])
+            except OSError as error:
+                raise OutputError(
+                    f"{folder}: cannot be written ({error}); free space, or choose another --out"
+                ) from None
+            progress.advance()
+    return len(frames)
+
+
+def _track(benchmark: str, root: Path) -> list[Frame]:
+    """All images of a track, labelled or not."""
+    entry = data_set(benchmark)
+    split = entry.splits[0]
+    frames = find_frames(entry, root, split).frames
+    if split.count and len(frames) < split.count and benchmark != "smiyc-lost-and-found":
+        log.warning("%s: %d images, %d in the complete track; the server wants all", root, len(frames), split.count)
+    return frames
+
+
+def _images(folder: Path) -> list[Frame]:
+    """The images of a folder, in the order of their names."""
+    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in IMAGES)
+    if not paths:
+        raise DataError(f"{folder}: no images ({', '.join(IMAGES)}); give the folder that holds them")
+    return [Frame(path.stem, path, None) for path in paths]
+
+
+def _class_ids(bundle: ModelBundle) -> NDArray[np.uint8]:
+    """The class id of each channel."""
+    return np.array(bundle.class_ids, np.uint8)
+
+
+def _write_hdf5(path: Path, score: NDArray[np.float16]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with h5py().File(partial, "w") as file:
+        file.create_dataset("value", data=score, compression=7)
+    partial.replace(path)
