@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from geood.bundle import ModelBundle, temperature_of
@@ -31,76 +28,31 @@ from geood.component_metrics import ComponentScores
 from geood.config import IGNORE
 from geood.datasets.frames import Decoded, decode, screened
 from geood.datasets.layout import Frame, find_frames
+from geood.datasets.stereo import distance_of, has_distance
+from geood.distances import DistanceCurves
 from geood.errors import ConfigError, DataError, OutputError
-from geood.metrics import ANOMALY, INLIER, Confusion, OpenSetConfusion, PixelCurve
+from geood.meaning import Meaning
+from geood.metrics import ANOMALY, Confusion, OpenSetConfusion, PixelCurve
 from geood.progress import Progress
 from geood.protocols import PixelProtocol, protocol_named
 from geood.raster import Scene
 from geood.report import draw_frame
 from geood.scoreboard import SetEvaluation, write_figures
-from geood.scored import ScoredFrame, ScoreFiles, Scores, on_best_device, score_frame
+from geood.scored import ScoredFrame, ScoreFiles, Scores, check_bands, on_best_device, score_frame
 
 log = logging.getLogger("geood")
 GIVEN = "scores"  # what scores from files are called in tables
-OUTPUTS = {"metrics.json", "images.csv", "scores", "pictures"}
 DRAWN = 3  # images drawn of the worst, and of the best
 
 
-@dataclass(frozen=True)
-class Meaning:
-    """What the class ids of a data set are to a bundle; both tables take ids of one byte.
+class _Job(NamedTuple):
+    """What both passes need to know."""
 
-    `truth` is 0, 1 or 255, `channel` the bundle's channel or 255. `left_out` are classes that the bundle never learned
-    and nobody calls anomalies.
-    """
-
-    truth: NDArray[np.uint8]
-    channel: NDArray[np.uint8]
-    left_out: tuple[str, ...]
-
-    @classmethod
-    def of(cls, data_set: DataSet, bundle: ModelBundle | None, hold_out: Sequence[str] = ()) -> Meaning:
-        """The meaning of a set's classes, matched with those of a bundle by name; without one, all are inliers.
-
-        Raises:
-            ConfigError: `hold_out` names no class of the set.
-            DataError: the bundle learned none of the set's classes.
-        """
-        classes = data_set.taxonomy.classes
-        strange = sorted(set(hold_out) - set(classes.values()))
-        if strange:
-            raise ConfigError(
-                f"data.hold_out: {strange[0]} is no class of {data_set.name}: {', '.join(classes.values())}"
-            )
-        channels = {name: i for i, name in bundle.class_names.items()} if bundle else {}
-        held = {*hold_out, *data_set.held_out, *_held_by(data_set, bundle)}
-        truth, channel = np.full(256, IGNORE, np.uint8), np.full(256, IGNORE, np.uint8)
-        left_out = []
-        for class_id, name in classes.items():
-            if class_id in data_set.taxonomy.anomalies or name in held:
-                truth[class_id] = ANOMALY
-            elif bundle is None or data_set.taxonomy.name == "anomaly":
-                truth[class_id] = INLIER
-            elif name in channels:
-                truth[class_id], channel[class_id] = INLIER, channels[name]
-            else:
-                left_out.append(name)
-        if not (truth == INLIER).any():
-            raise DataError(
-                f"{data_set.name} and this model share no class: {', '.join(classes.values())} against "
-                f"{', '.join(channels)}; classes are matched by name"
-            )
-        return cls(truth, channel, tuple(left_out))
-
-
-def _held_by(data_set: DataSet, bundle: ModelBundle | None) -> list[str]:
-    """Names of the classes that a bundle's training held out, where it numbers its classes as the set does."""
-    if bundle is None:
-        return []
-    data, classes = bundle.config.data, data_set.taxonomy.classes
-    if any(classes.get(class_id) != name for class_id, name in data.classes.items()):
-        return [name for name in data.hold_out if name in classes.values()]
-    return [classes[class_id] for class_id in data.anomaly if class_id in classes]
+    meaning: Meaning
+    bundle: ModelBundle | None
+    own: str
+    label_ids: dict[int, int]
+    folder: Path
 
 
 @dataclass
@@ -113,6 +65,8 @@ class _Pass:
     unknown: Counter[str]
     images: list[dict[str, Any]]
     skipped: list[str]
+    groups: dict[str, PixelCurve] = field(default_factory=dict)  # by folder where the set is crossed, else one
+    distances: DistanceCurves = field(default_factory=DistanceCurves)
 
 
 def evaluate_set(
@@ -152,11 +106,14 @@ def evaluate_set(
     chosen = data_set.split(split) if split else data_set.evaluated
     frames = _frames(data_set, root, split=chosen, meaning=meaning, label_ids=label_ids)
     files = ScoreFiles(scores, frames) if scores else None
+    if bundle:
+        check_bands(frames, bundle)
     kinds = bundle.scores if bundle else (GIVEN,)
     own = bundle.config.score.kind if bundle else GIVEN
     with _scratch(out) as folder, on_best_device(bundle) as device:
+        job = _Job(meaning, bundle, own, label_ids, folder)
         counted = _Pass(
-            {kind: _protocol(data_set) for kind in kinds},
+            {kind: _protocol(data_set, counted=bundle is not None) for kind in kinds},
             PixelCurve(),
             Confusion(len(bundle.class_ids)) if bundle and (meaning.channel != IGNORE).any() else None,
             Counter(),
@@ -165,29 +122,28 @@ def evaluate_set(
         )
         with Progress("evaluating", len(frames)) as progress:
             for frame in frames:
-                decoded = decode(frame, indexes=_indexes(bundle), nodata=_nodata(bundle), label_ids=label_ids)
+                decoded = _decoded(frame, job)
                 if bundle:
                     scored = score_frame(bundle, decoded, kinds=kinds, device=device)
                 else:
                     assert files is not None
                     scored = ScoredFrame({GIVEN: files.read(frame, decoded.ids.shape)}, None)
-                _count(frame, decoded, scored, meaning, own=own, counted=counted)
+                _count(frame, decoded, scored, job=job, counted=counted)
                 _save(folder / frame.name, scored, own)
                 progress.advance()
-        result = _evaluation(data_set, chosen, counted, own=own, bundle=bundle, source=str(scores or ""))
-        result.left_out = meaning.left_out
-        threshold = _second_pass(result, frames, meaning, label_ids=label_ids, pooled=counted.pooled, folder=folder)
+        result = _evaluation(data_set, chosen, counted, job=job, source=str(scores or ""))
+        threshold = _second_pass(result, frames, job=job, counted=counted)
         if out:
             write_figures(result, out)
-            extremes = _extremes(result, frames)
-            for title, frame in extremes:
-                path = out / "pictures" / f"{title}_{Path(frame.name).name}.png"
-                _draw(path, frame, meaning, bundle=bundle, folder=folder, threshold=threshold)
+            for stem, frame in _extremes(result, frames):
+                _draw(out / "pictures" / f"{stem}.png", frame, job=job, threshold=threshold, rows=result.images)
     return result
 
 
-def _protocol(data_set: DataSet) -> PixelProtocol:
-    """An empty accumulator of the set's protocol."""
+def _protocol(data_set: DataSet, *, counted: bool) -> PixelProtocol:
+    """An empty accumulator of the set's protocol; `counted`: scores are float16, so counts of them are as exact."""
+    if data_set.protocol == "fishyscapes" and counted:  # the same figures, without all pixels of all kinds in memory
+        return protocol_named("pooled")
     options = {"per_image": True} if data_set.protocol == "densehybrid" else {}  # as for StreetHazards
     return protocol_named(data_set.protocol, **options)
 
@@ -204,7 +160,10 @@ def _data_settings(settings: Sequence[str]) -> tuple[list[str], dict[int, int], 
         elif name not in found:
             raise ConfigError(f"--set {setting}: of data only hold_out and label_ids can be set for a named data set")
         else:
-            found[name] = yaml.safe_load(text)
+            try:
+                found[name] = yaml.safe_load(text)
+            except yaml.YAMLError:
+                raise ConfigError(f"--set {setting}: the value is not valid YAML; put it in quotes") from None
     try:
         hold_out = TypeAdapter(list[str]).validate_python(found["hold_out"], strict=True)
         return hold_out, TypeAdapter(dict[int, int]).validate_python(found["label_ids"], strict=True), rest
@@ -238,30 +197,34 @@ def _shown_bands(frame: Frame) -> tuple[int, ...]:
         return scene.band_indexes[:3] if scene.count >= 3 else scene.band_indexes[:1]
 
 
-def _indexes(bundle: ModelBundle | None) -> tuple[int, ...]:
-    return bundle.bands.indexes if bundle else (1,)
+def _decoded(frame: Frame, job: _Job) -> Decoded:
+    """The pixels that the bundle takes; for scores from files one band, which says where there is data."""
+    if job.bundle is None:
+        return decode(frame, indexes=(1,), label_ids=job.label_ids)
+    bands = job.bundle.bands
+    return decode(frame, indexes=bands.indexes, nodata=bands.nodata, label_ids=job.label_ids)
 
 
-def _nodata(bundle: ModelBundle | None) -> float | None:
-    return bundle.bands.nodata if bundle else None
-
-
-def _count(frame: Frame, decoded: Decoded, scored: ScoredFrame, meaning: Meaning, *, own: str, counted: _Pass) -> None:
+def _count(frame: Frame, decoded: Decoded, scored: ScoredFrame, *, job: _Job, counted: _Pass) -> None:
     """Count the pixels of one frame."""
-    truth = meaning.truth[decoded.ids]
+    truth = job.meaning.truth[decoded.ids]
     counted.unknown.update(decoded.unknown)
     if (truth == IGNORE).all():
         counted.skipped.append(frame.name)
     here = PixelCurve()
     try:
-        here.update(scored.scores[own], truth)
+        here.update(scored.scores[job.own], truth)
         for kind, score in scored.scores.items():
             counted.protocols[kind].update(score, truth)
     except ValueError as error:
         raise DataError(f"{frame.name}: its scores cannot be used ({error}); score this image again") from None
     counted.pooled += here
+    group = counted.groups.setdefault(_group(frame), PixelCurve())
+    group += here
+    if frame.data_set and frame.data_set.stereo and has_distance(frame):
+        counted.distances.update(scored.scores[job.own], truth, distance_m=distance_of(frame))
     if counted.confusion is not None and scored.classes is not None:
-        counted.confusion.update(scored.classes, meaning.channel[decoded.ids])
+        counted.confusion.update(scored.classes, job.meaning.channel[decoded.ids])
     counted.images.append(
         {
             "image": frame.name,
@@ -274,16 +237,14 @@ def _count(frame: Frame, decoded: Decoded, scored: ScoredFrame, meaning: Meaning
     )
 
 
-def _evaluation(
-    data_set: DataSet, split: Split, counted: _Pass, *, own: str, bundle: ModelBundle | None, source: str
-) -> SetEvaluation:
+def _evaluation(data_set: DataSet, split: Split, counted: _Pass, *, job: _Job, source: str) -> SetEvaluation:
     """The figures of the first pass."""
     if counted.skipped:
         first = ", ".join(counted.skipped[:3])
         log.warning("%d images are void in every pixel and count for nothing: %s", len(counted.skipped), first)
     if not counted.pooled.positives:
         log.warning("%s, split %s: no anomaly pixel: AP, AUROC and FPR95 are undefined", data_set.name, split.name)
-    rows = []
+    bundle, rows = job.bundle, []
     for kind, protocol in counted.protocols.items():
         row: dict[str, Any] = {"score": kind}
         if bundle:
@@ -295,125 +256,116 @@ def _evaluation(
         data_set=data_set,
         split=split,
         source=bundle.identity if bundle else source,
-        own=own,
+        own=job.own,
         rows=rows,
         pixels=counted.pooled.positives + counted.pooled.negatives,
         anomaly_pixels=counted.pooled.positives,
         miou=confusion.miou if confusion else math.nan,
         class_iou={names[i]: float(iou) for i, iou in enumerate(confusion.iou)} if confusion else {},
         images=counted.images,
+        left_out=job.meaning.left_out,
         skipped=counted.skipped,
         unknown=dict(counted.unknown.most_common()),
+        distances=counted.distances.figures() if counted.distances.images else [],
     )
 
 
-def _second_pass(
-    result: SetEvaluation,
-    frames: list[Frame],
-    meaning: Meaning,
-    *,
-    label_ids: dict[int, int],
-    pooled: PixelCurve,
-    folder: Path,
-) -> float:
+def _second_pass(result: SetEvaluation, frames: list[Frame], *, job: _Job, counted: _Pass) -> float:
     """Figures that need a threshold: components at that of the best F1, which is returned, open set at 95 % recall."""
-    sizes = result.data_set.components
+    sizes, pooled, groups = result.data_set.components, counted.pooled, counted.groups
     if not pooled.positives or not pooled.negatives:
         return math.nan
     [own] = [row for row in result.rows if row["score"] == result.own]
     best = float(own.get("best_f1_threshold", pooled.best_f1_threshold))
     components = ComponentScores(*sizes) if sizes else None
-    opened = OpenSetConfusion(len(result.class_iou), _recall_threshold(pooled)) if result.class_iou else None
+    opened = _open_sets(groups, len(result.class_iou)) if result.class_iou else {}
     with Progress("components and open set", len(frames)) as progress:
         for frame in frames if components or opened else ():
-            ids = decode(frame, indexes=(1,), label_ids=label_ids).ids
-            truth = meaning.truth[ids]
-            score: Scores = np.load(folder / f"{frame.name}.npy")
+            ids = _decoded(frame, job).ids
+            truth = job.meaning.truth[ids]
+            score: Scores = np.load(job.folder / f"{frame.name}.npy")
             if components is not None:
                 components.update(score, truth, threshold=best)
-            if opened is not None:
-                classes = np.load(folder / f"{frame.name}.classes.npy")
-                opened.update(classes, score, mask=meaning.channel[ids], truth=truth)
+            if opened:
+                classes = np.load(job.folder / f"{frame.name}.classes.npy")
+                opened[_group(frame)].update(classes, score, mask=job.meaning.channel[ids], truth=truth)
             progress.advance()
     if components is not None:
         result.components = components.figures() | {"threshold": best}
-    if opened is not None:
-        result.open_set = {
-            "open_miou": opened.open_miou,
-            "anomaly_iou": opened.anomaly_iou,
-            "gap": opened.gap,
-            "threshold": opened.threshold,
-        }
+    if opened:
+        result.open_set = _mean_open_set(opened, frames)
     return best
 
 
+def _group(frame: Frame) -> str:
+    """The folder of images that has a threshold of its own, in a crossed set."""
+    return frame.image.parent.name if frame.data_set and frame.data_set.crossed else ""
+
+
+def _open_sets(groups: dict[str, PixelCurve], classes: int) -> dict[str, OpenSetConfusion]:
+    """An accumulator for each group, thresholded by the curves of the others, or by its own where it is alone."""
+    opened = {}
+    for name, own in groups.items():
+        others = PixelCurve()
+        for other, curve in groups.items():
+            if other != name:
+                others += curve
+        opened[name] = OpenSetConfusion(classes, _recall_threshold(others if others.positives else own))
+    return opened
+
+
+def _mean_open_set(opened: dict[str, OpenSetConfusion], frames: list[Frame]) -> dict[str, Any]:
+    """The figures of all groups, each weighted by its number of frames."""
+    weights = [sum(_group(frame) == name for frame in frames) for name in opened]
+    each = [
+        {"open_miou": one.open_miou, "anomaly_iou": one.anomaly_iou, "gap": one.gap, "threshold": one.threshold}
+        for one in opened.values()
+    ]
+    return {key: float(np.average([row[key] for row in each], weights=weights)) for key in each[0]}
+
+
 def _recall_threshold(pooled: PixelCurve) -> float:
-    """The highest threshold with 95 % of the anomalies strictly above it, a float16 number."""
+    """The highest threshold with 95 % of the anomalies strictly above it, a float16 number; NaN without anomalies."""
+    if not pooled.positives:
+        return math.nan
     curve = pooled.curve
     first = int(np.argmax(curve.hits * 20 >= curve.positives * 19))  # in integers: 0.95 is not a binary fraction
     return float(np.nextafter(np.float16(curve.scores[first]), np.float16(-np.inf)))
 
 
 def _extremes(result: SetEvaluation, frames: list[Frame]) -> list[tuple[str, Frame]]:
-    """The images with the lowest and the highest average precision, or some if none has one, with what to call them."""
+    """The images with the lowest and the highest average precision, or some if none has one, with names for files."""
     by_name = {frame.name: frame for frame in frames}
     known = [row for row in result.images if not math.isnan(row["average_precision"])]
     if not known:
-        return [(f"image_{i}", frame) for i, frame in enumerate(frames[: 2 * DRAWN], 1)]
-    ranked = [by_name[row["image"]] for row in sorted(known, key=lambda row: row["average_precision"])]
+        return [(f"image_{i}_{Path(frame.name).name}", frame) for i, frame in enumerate(frames[: 2 * DRAWN], 1)]
+    ranked = [row["image"] for row in sorted(known, key=lambda row: row["average_precision"])]
     worst, best = ranked[:DRAWN], ranked[max(DRAWN, len(ranked) - DRAWN) :][::-1]
-    return [(f"worst_{i}", f) for i, f in enumerate(worst, 1)] + [(f"best_{i}", f) for i, f in enumerate(best, 1)]
+    named = [(f"worst_{i}", name) for i, name in enumerate(worst, 1)]
+    named += [(f"best_{i}", name) for i, name in enumerate(best, 1)]
+    return [(f"{stem}_{Path(name).name}", by_name[name]) for stem, name in named]
 
 
-def _draw(
-    out: Path, frame: Frame, meaning: Meaning, *, bundle: ModelBundle | None, folder: Path, threshold: float
-) -> None:
+def _draw(out: Path, frame: Frame, *, job: _Job, threshold: float, rows: list[dict[str, Any]]) -> None:
     """One picture of a frame: image, classes, score, what was found."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    shown = decode(frame, indexes=_shown_bands(frame))
+    shown = decode(frame, indexes=_shown_bands(frame), label_ids=job.label_ids)
     photo = shown.image.astype(np.float32).transpose(1, 2, 0)
     photo = np.repeat(photo, 3, axis=2) if photo.shape[2] == 1 else photo
-    classes = (np.load(folder / f"{frame.name}.classes.npy"), bundle.class_names) if bundle else None
-    score: Scores = np.load(folder / f"{frame.name}.npy")
-    cut = threshold if math.isfinite(threshold) else float(np.nanmax(score))
-    truth = meaning.truth[shown.ids]
+    classes = (np.load(job.folder / f"{frame.name}.classes.npy"), job.bundle.class_names) if job.bundle else None
+    score: Scores = np.load(job.folder / f"{frame.name}.npy")
+    [row] = [row for row in rows if row["image"] == frame.name]
+    figures = {"AP": row["average_precision"], "FPR95": row["fpr95"]}
+    said = "   ".join(f"{name} {100 * value:.1f} %" for name, value in figures.items() if math.isfinite(value))
     draw_frame(
         out,
         photo / np.float32(255),
         score=score,
-        truth=truth,
+        truth=job.meaning.truth[shown.ids],
         classes=classes,
-        threshold=cut,
-        title=f"{out.stem}    {frame.name}",
+        threshold=threshold if math.isfinite(threshold) else float(np.nanmax(score)),
+        title=f"{frame.name}    {said}",
     )
-
-
-@contextmanager
-def staged(out: Path | None, *, overwrite: bool = False) -> Iterator[Path | None]:
-    """A hidden folder beside `out` that takes its place once all is in it; None for None.
-
-    Raises:
-        OutputError: `out` exists, and is not to be replaced or holds other files than an evaluation's; or the folder
-            cannot be made.
-    """
-    if out is None:
-        yield None
-        return
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out}: exists already; add --overwrite to replace it, or choose another name")
-    if out.exists() and not (out.is_dir() and {p.name for p in out.iterdir()} <= OUTPUTS):
-        raise OutputError(f"{out}: holds other things than an evaluation, and is left alone; choose another --out")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        if out.is_dir():
-            shutil.rmtree(out)
-        os.replace(partial, out)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error}); free space, or choose another --out") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
@@ -435,7 +387,7 @@ def _save(stem: Path, scored: ScoredFrame, own: str) -> None:
     """
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
-        np.save(stem.with_name(stem.name + ".npy"), scored.scores[own])
+        np.save(stem.with_name(stem.name + ".npy"), scored.scores[own].astype(np.float16))
         if scored.classes is not None:
             np.save(stem.with_name(stem.name + ".classes.npy"), scored.classes)
     except OSError as error:

@@ -212,8 +212,9 @@ def _evaluate_set(
     chosen = data_set(name)
     if scores and model:
         raise ConfigError("give --model or --scores, one of the two")
-    from geood.benchmark import evaluate_set, staged
+    from geood.benchmark import evaluate_set
     from geood.bundle import ModelBundle
+    from geood.scoreboard import staged
 
     bundle = None if scores else ModelBundle.load(_bundle(model))
     with staged(out, overwrite=overwrite) as folder:

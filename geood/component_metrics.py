@@ -139,21 +139,16 @@ def components_of(
     components are told apart on the whole mask; then the too small ones, and all that is not anomaly if that is too
     small, turn void as well, which may shrink a predicted component or remove it but not split it.
     """
-    void = truth == IGNORE
-    true_labels, true_px = _labelled(truth == ANOMALY)
-    guess_labels, guess_px = _labelled(predicted & ~void)
+    true_labels, true_px, _ = _labelled(truth == ANOMALY)
+    guess_labels, guess_px, guess_at = _labelled(predicted & (truth != IGNORE))
     small_true, small_guess = true_px < minimum_true_px, guess_px < minimum_predicted_px
-    small_guess[0] = False
-    if small_true.any():
-        void |= small_true[true_labels]
-    if small_guess.any():
-        guess_labels = np.where(small_guess, 0, np.arange(len(guess_px), dtype=np.int32))[guess_labels]
-    guess_labels[void] = 0
+    guess, true = guess_labels.ravel()[guess_at], true_labels.ravel()[guess_at]
+    stays = ~(small_guess[guess] | small_true[true])
+    guess, true = guess[stays], true[stays]
     true_px[small_true] = 0
     true_px[0] = 0
-    guess_px = np.bincount(guess_labels.ravel(), minlength=len(guess_px))
-    guess_px[0] = 0
-    pairs = _pairs(true_labels, guess_labels, shape=(len(true_px), len(guess_px)))
+    guess_px = np.bincount(guess, minlength=len(guess_px)).astype(np.int64)
+    pairs = _pairs(true, guess, shape=(len(true_px), len(guess_px)))
     siou, _ = _adjusted(pairs, true_px, guess_px)
     predicted_siou, ppv = _adjusted((pairs[1], pairs[0], pairs[2]), guess_px, true_px)
     return Components(siou, predicted_siou, ppv)
@@ -183,11 +178,11 @@ def _sums(index: NDArray[np.int64], pixels: NDArray[np.int64], length: int) -> N
 
 
 def _pairs(
-    true_labels: Labels, guess_labels: Labels, *, shape: tuple[int, int]
+    true: Labels, guess: Labels, *, shape: tuple[int, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """The pairs of a true and a predicted component that share pixels, and how many: three arrays (n,)."""
-    both = np.flatnonzero((true_labels > 0) & (guess_labels > 0))
-    keys = true_labels.ravel()[both].astype(np.int64) * shape[1] + guess_labels.ravel()[both]
+    both = true > 0
+    keys = true[both].astype(np.int64) * shape[1] + guess[both]
     if math.prod(shape) <= _DENSE_PAIRS:
         table = np.bincount(keys, minlength=1)
         distinct = np.flatnonzero(table)
@@ -197,10 +192,16 @@ def _pairs(
     return distinct // shape[1], distinct % shape[1], shared
 
 
-def _labelled(mask: NDArray[np.bool_]) -> tuple[Labels, NDArray[np.int64]]:
-    """Eight-connected components numbered from 1, (H, W), and the pixels of each number, 0 being the rest."""
+def _labelled(mask: NDArray[np.bool_]) -> tuple[Labels, NDArray[np.int64], NDArray[np.int64]]:
+    """Eight-connected components numbered from 1, (H, W); the pixels of each number, 0 being the rest; where they are.
+
+    The places index the flattened image: what follows need not look at the rest of it again.
+    """
     labels, number = ndimage.label(mask, _EIGHT_NEIGHBOURS)
-    return labels, np.bincount(labels.ravel(), minlength=number + 1).astype(np.int64)
+    at = np.flatnonzero(mask)
+    sizes = np.bincount(labels.ravel()[at], minlength=number + 1).astype(np.int64)
+    sizes[0] = mask.size - len(at)
+    return labels, sizes, at
 
 
 def _mask(
@@ -210,9 +211,12 @@ def _mask(
         raise ValueError("a score needs a threshold, and a boolean mask takes none")
     if threshold is None:
         return score.astype(np.bool_)
-    refuse_not_finite(score, truth != IGNORE)
     with np.errstate(over="ignore"):  # a threshold beyond the type's range is above, or below, all of it
-        return np.asarray(score > score.dtype.type(threshold))
+        rounded = float(score.dtype.type(threshold))
+    if score.dtype == np.float16:
+        score = score.astype(np.float32)  # says the same, and is compared many times as fast
+    refuse_not_finite(score, truth != IGNORE)
+    return np.asarray(score > rounded)
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -43,7 +43,8 @@ def refuse_not_finite(score: NDArray[Any], counted: NDArray[np.bool_]) -> None:
     Raises:
         ValueError: if a counted score is NaN or infinite.
     """
-    wrong = int((counted & ~np.isfinite(score)).sum())
+    finite = np.isfinite(score)
+    wrong = 0 if finite.all() else int((counted & ~finite).sum())
     if wrong:
         raise ValueError(f"{wrong} scores of counted pixels are not finite")
 

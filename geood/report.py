@@ -108,13 +108,20 @@ def draw_frame(
         panels.append(("classes", lambda ax: _show_classes(ax, classes[0].astype(np.float32), classes[1])))
     panels.append(("anomaly score", lambda ax: _show_score(ax, score.astype(np.float32), threshold)))
     panels.append((f"above {threshold:.3g}", lambda ax: _show_found(ax, photo, score > threshold, truth)))
-    _draw_page(out, panels, title=title, columns=2)
+    _draw_page(out, panels, title=title, columns=2, ratio=score.shape[0] / score.shape[1])
 
 
-def _draw_page(out: Path, panels: list[tuple[str, Callable[[Axes], None]]], *, title: str, columns: int = 3) -> None:
-    """Panels in rows, each with its title, as one PNG."""
+def _draw_page(
+    out: Path,
+    panels: list[tuple[str, Callable[[Axes], None]]],
+    *,
+    title: str,
+    columns: int = 3,
+    ratio: float = 1.0,
+) -> None:
+    """Panels in rows, each with its title, as one PNG; `ratio` is the height of a panel over its width."""
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(5 * columns, 5.4 * rows), dpi=110, layout="constrained")
+    figure = Figure(figsize=(5 * columns, (5 * ratio + 0.4) * rows), dpi=110, layout="constrained")
     for position, (name, draw) in enumerate(panels):
         ax = figure.add_subplot(rows, min(columns, len(panels)), position + 1)
         ax.set_title(name, loc="left", fontsize=12)

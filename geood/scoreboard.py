@@ -8,6 +8,10 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from geood.catalog.published import PUBLISHED, Published
 from geood.errors import OutputError
 from geood.figures import SCORE_NAMES, percent, without_nan
 
+OUTPUTS = {"metrics.json", "images.csv", "scores", "pictures"}  # what a folder of figures may hold
 COMPONENT_COLUMNS = {"sIoU": "mean_siou", "PPV": "mean_ppv", "F1": "mean_f1"}
 
 
@@ -37,6 +42,7 @@ class SetEvaluation:
     anomaly_pixels: int
     components: dict[str, float] = field(default_factory=dict)
     open_set: dict[str, float] = field(default_factory=dict)
+    distances: list[dict[str, float]] = field(default_factory=list)
     miou: float = math.nan
     class_iou: dict[str, float] = field(default_factory=dict)
     images: list[dict[str, Any]] = field(default_factory=list)
@@ -64,6 +70,7 @@ class SetEvaluation:
                 "base_rate": self.base_rate,
                 "components": self.components,
                 "open_set": self.open_set,
+                "distances": self.distances,
                 "miou": self.miou,
                 "class_iou": self.class_iou,
                 "images": self.images,
@@ -112,6 +119,11 @@ class SetEvaluation:
             lines.append(
                 f"{'components above':<28}{self.components['threshold']:8.4g}, the threshold of the best F1 here"
             )
+        if self.distances:
+            lines += ["", f"{'distance, m':<28}{'AP':>8}{'FPR95':>8}{'AUROC':>8}"]
+        for row in self.distances:
+            cells = [row["average_precision"], row["fpr95"], row["auroc"]]
+            lines.append(_line(f"{row['from_m']:g} to {row['to_m']:g}", cells))
         if self.skipped:
             lines.append(f"{len(self.skipped)} images are void in every pixel")
         if self.left_out:
@@ -120,6 +132,34 @@ class SetEvaluation:
             found = ", ".join(f"{number} ({pixels:,} pixels)" for number, pixels in list(self.unknown.items())[:5])
             lines.append(f"left out: numbers or colours of labels that stand for nothing: {found}")
         return lines
+
+
+@contextmanager
+def staged(out: Path | None, *, overwrite: bool = False) -> Iterator[Path | None]:
+    """A hidden folder beside `out` that takes its place once all is in it; None for None.
+
+    Raises:
+        OutputError: `out` exists, and is not to be replaced or holds other files than an evaluation's; or the folder
+            cannot be made.
+    """
+    if out is None:
+        yield None
+        return
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out}: exists already; add --overwrite to replace it, or choose another name")
+    if out.exists() and not (out.is_dir() and {p.name for p in out.iterdir()} <= OUTPUTS):
+        raise OutputError(f"{out}: holds other things than an evaluation, and is left alone; choose another --out")
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if out.is_dir():
+            shutil.rmtree(out)
+        os.replace(partial, out)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error}); free space, or choose another --out") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_figures(evaluation: SetEvaluation, out: Path) -> list[Path]:

@@ -18,7 +18,7 @@ FLOORS = [
     {"components", "inliers", "labels", "report", "scoreboard", "losses", "optimizers", "patches"},
     {"vector"},
     {"datasets", "bundle", "runs"},
-    {"scored", "scoring", "stages"},
+    {"meaning", "scored", "scoring", "stages"},
     {"training", "prediction", "evaluation", "benchmark", "submission"},
     {"demo"},
     {"cli"},

@@ -20,8 +20,8 @@ class Layout:
 
     `{split}` and the like are filled in by the split; what a split does not fill in stands for any one name. Images and
     labels are a pair where all places that both templates have are equal; `{id}` is the frame's name. `base` is an
-    image that the image is added to; `segments` a COCO panoptic file that says what the labels' segments are. `{number}`
-    is digits alone, all else any name.
+    image that the image is added to; `segments` a COCO panoptic file that says what the labels' segments are. What
+    stands for `{number}` is digits alone.
     """
 
     images: str
@@ -53,7 +53,12 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A published data set. `ids` maps the numbers in its label files, or `colours` their colours, to the taxonomy."""
+    """A published data set. `ids` maps the numbers in its label files, or `colours` their colours, to the taxonomy.
+
+    `held_out` are classes that are anomalies in it, `components` the least pixels of a predicted and of a true
+    component, `benchmark` a name in the tables of published figures. A `stereo` set is also measured by distance, where
+    its disparities are there. A `crossed` set takes its open-set threshold for each folder of images from the others.
+    """
 
     name: str
     title: str
@@ -71,6 +76,8 @@ class DataSet:
     components: tuple[int, int] | None = None
     benchmark: str = ""
     resolution_m: float | None = None
+    stereo: bool = False
+    crossed: bool = False
     note: str = ""
 
     def description(self) -> str:

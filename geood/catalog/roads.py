@@ -120,6 +120,7 @@ streethazards = DataSet(
     size=HD,
     protocol="caos",
     benchmark="StreetHazards",
+    crossed=True,
     note="By the protocol of CAOS: figures are means over images, and background and other count as inliers.",
 )
 streethazards_densehybrid = replace(
@@ -201,7 +202,9 @@ lost_and_found = DataSet(
     ids=t.LOST_AND_FOUND_IDS,
     size=CITY,
     components=(50, 10),
-    note="Road and objects alone are measured; what is off the road is void. Frames without labels are left out.",
+    stereo=True,
+    note="Road and objects alone are measured; what is off the road is void. Frames without labels are left out. "
+    "Where disparity and camera lie beside the images, figures by distance are given too.",
 )
 lost_and_found_noknown = replace(
     lost_and_found,

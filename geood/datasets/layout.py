@@ -19,6 +19,7 @@ from geood.errors import DataError
 
 PLACE = re.compile(r"\{(\w+)\}")
 WHAT = {"number": r"\d+"}  # what may stand at a place; at all others any one name
+NO_FOLDER = ("number", "id", "any")  # places that do not tell one id from another
 
 
 class Frame(NamedTuple):
@@ -124,7 +125,7 @@ def _names(images: dict[Path, dict[str, str]]) -> dict[Path, str]:
     named = {path: "_".join(places[k] for k in ("number", "id") if k in places) for path, places in images.items()}
     if max(Counter(named.values()).values(), default=0) > 1:
         for path, places in images.items():
-            named[path] = "/".join([*(v for k, v in places.items() if k not in ("number", "id")), named[path]])
+            named[path] = "/".join([*(v for k, v in places.items() if k not in NO_FOLDER), named[path]])
     return named
 
 
