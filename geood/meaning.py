@@ -46,16 +46,17 @@ class Meaning:
                 f"data.hold_out: {strange[0]} is no class of {data_set.name}: {', '.join(classes.values())}"
             )
         channels = {name: i for i, name in bundle.class_names.items()} if bundle else {}
-        held = {*hold_out, *data_set.held_out, *_held_by(data_set, bundle)}
+        official = bool(data_set.taxonomy.anomalies)  # the authors say what is anomalous and what is not
+        held = {*hold_out, *data_set.held_out, *(() if official else _held_by(data_set, bundle))}
         truth, channel = np.full(256, IGNORE, np.uint8), np.full(256, IGNORE, np.uint8)
         left_out = []
         for class_id, name in classes.items():
             if class_id in data_set.taxonomy.anomalies or name in held:
                 truth[class_id] = ANOMALY
-            elif bundle is None or data_set.taxonomy.name == "anomaly":
-                truth[class_id] = INLIER
             elif name in channels:
                 truth[class_id], channel[class_id] = INLIER, channels[name]
+            elif bundle is None or official:
+                truth[class_id] = INLIER
             else:
                 left_out.append(name)
         if not (truth == INLIER).any():

@@ -1,7 +1,7 @@
 """How far the pixels of a frame are, where a data set has disparities and cameras beside its images.
 
-Disparities are 16-bit PNGs of 256ths of a pixel, 0 where none is known; cameras are JSON files with the baseline and
-the focal lengths, as Cityscapes and Lost and Found have them.
+Disparities are 16-bit PNGs of 256ths of a pixel, 0 where none is known, read as the evaluation of NFlowJS by distance
+reads them (the code of Cityscapes has them one step smaller); cameras are JSON files with baseline and focal lengths.
 """
 
 from __future__ import annotations
