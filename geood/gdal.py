@@ -37,8 +37,11 @@ logging.getLogger("rasterio._env").setLevel(logging.CRITICAL)
 
 
 def settings() -> rasterio.Env:
-    """The GDAL settings under which geood reads and writes rasters: a bounded cache."""
-    return rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES)
+    """The GDAL settings under which geood reads and writes rasters: a bounded cache, PNGs row by row.
+
+    Where GDAL 3.10 reads a whole PNG at once, it takes one that was cut short for whole and hands on stray memory.
+    """
+    return rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_PNG_WHOLE_IMAGE_OPTIM="NO")
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Fixtures that several rooms' tests share: scenes written on the spot, and a small bundle."""
 
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -127,3 +128,16 @@ def bundle_path(tmp_path_factory) -> Path:
 def bundle(bundle_path) -> ModelBundle:
     """The same, loaded."""
     return ModelBundle.load(bundle_path)
+
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory):
+    """A function of a data set's name: the root of its miniature, which is not to be changed, and its frames."""
+    from miniatures import MINIATURES
+
+    @cache
+    def written(name):
+        root = tmp_path_factory.mktemp(name)
+        return root, MINIATURES[name](root)
+
+    return written

@@ -18,7 +18,11 @@ uavid = DataSet(
     licence="CC BY-NC-SA 4.0; registration",
     taxonomy=t.UAVID,
     layouts=tuple(
-        Layout(f"{prefix}{{split}}/{{seq}}/Images/{{id}}.png", f"{prefix}{{split}}/{{seq}}/Labels/{{id}}.png")
+        Layout(
+            f"{prefix}{{split}}/{{seq}}/Images/{{id}}.png",
+            f"{prefix}{{split}}/{{seq}}/Labels/{{id}}.png",
+            name="{seq}/{id}",
+        )
         for prefix in ("", "uavid_")
     ),
     splits=(

@@ -19,15 +19,16 @@ class Layout:
     """Where images and labels lie below the root: templates of paths with places in braces.
 
     `{split}` and the like are filled in by the split; what a split does not fill in stands for any one name. Images and
-    labels are a pair where all places that both templates have are equal; `{id}` is the frame's name. `base` is an
-    image that the image is added to; `segments` a COCO panoptic file that says what the labels' segments are. What
-    stands for `{number}` is digits alone.
+    labels are a pair where all places that both templates have are equal. `base` is an image that the image is added
+    to; `segments` a COCO panoptic file that says what the labels' segments are; `name` what a frame is called, of
+    places of the images. What stands for `{number}` is digits alone.
     """
 
     images: str
     labels: str = ""
     base: str = ""
     segments: str = ""
+    name: str = "{id}"
 
 
 @dataclass(frozen=True)

@@ -108,8 +108,7 @@ streethazards = DataSet(
     licence="code MIT; none stated for the images",
     taxonomy=t.STREETHAZARDS,
     layouts=(
-        Layout("{set}/images/{part}/{town}/{id}.png", "{set}/annotations/{part}/{town}/{id}.png"),
-        Layout("{part}/images/{part}/{town}/{id}.png", "{part}/annotations/{part}/{town}/{id}.png"),
+        Layout("{set}/images/{part}/{town}/{id}.png", "{set}/annotations/{part}/{town}/{id}.png", name="{town}/{id}"),
     ),
     splits=(
         Split("train", {"set": "train", "part": "training"}, 5125),
@@ -290,6 +289,7 @@ def _fishyscapes_static(version: int) -> DataSet:
                 f"{folder}{{number}}_{{id}}_rgb.npz",
                 f"{folder}{{number}}_{{id}}_labels.png",
                 base=f"{city}leftImg8bit/{{split}}/{{city}}/{{id}}_leftImg8bit.png",
+                name="{number}_{id}",
             )
             for folder in (f"fs_val_v{version}/", "")
             for city in ("", "cityscapes/")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +18,12 @@ from geood.errors import DataError
 
 PLACE = re.compile(r"\{(\w+)\}")
 WHAT = {"number": r"\d+"}  # what may stand at a place; at all others any one name
-NO_FOLDER = ("number", "id", "any")  # places that do not tell one id from another
 
 
 class Frame(NamedTuple):
     """One image of a data set, and its labels (None: it has none). `name` is its id in the set's own terms.
 
-    Where ids repeat, as from one sequence to the next, the folders that tell them apart stand before them, with `/`.
+    Names that repeat from folder to folder have the folder before them, with `/`.
     `base` is an image that `image` is an overlay of, `segments` the file that says what the segments of labels are.
     Without a `data_set`, labels are rasters of the ids that the config names.
     """
@@ -64,7 +62,7 @@ def find_frames(data_set: DataSet, root: Path, split: Split) -> Found:
     best: Found | None = None
     for layout in data_set.layouts:
         found = _matched(data_set, root, layout, split)
-        if found.frames and (best is None or _whole(found) > _whole(best)):
+        if _usable(found, split) and (best is None or _whole(found) > _whole(best)):
             best = found
         if best and _whole(best) == len(best.frames):
             break
@@ -78,10 +76,14 @@ def find_frames(data_set: DataSet, root: Path, split: Split) -> Found:
         )
     best.frames, best.not_found = _chosen(best.frames, root, split)
     if not best.frames:
-        labels = f"; its labels would be {_filled(best.layout.labels, split)}" if split.by_labels else ""
-        raise DataError(f"{root}: none of the frames of {data_set.name} belongs to its split {split.name}{labels}")
+        raise DataError(f"{root}: none of the frames of {data_set.name} belongs to its split {split.name}")
     best.without_labels = [frame.image for frame in best.frames if frame.labels is None]
     return best
+
+
+def _usable(found: Found, split: Split) -> bool:
+    """Whether there is an image, with the one that it is added to and the labels that make it one of the split."""
+    return any((f.base or not found.layout.base) and (f.labels or not split.by_labels) for f in found.frames)
 
 
 def _whole(found: Found) -> int:
@@ -93,7 +95,7 @@ def _matched(data_set: DataSet, root: Path, layout: Layout, split: Split) -> Fou
     """All that one layout finds, before the split's rules on names."""
     images = dict(_files(root, layout.images, split))
     labels = {path: places for path, places in _files(root, layout.labels, split) if path not in images}
-    bases = dict(_files(root, layout.base, split)) if layout.base else {}
+    bases = dict(_files(root, layout.base, split))
     names = [set(PLACE.findall(_filled(t, split))) for t in (layout.images, layout.labels, layout.base)]
     shared = tuple(sorted(names[0] & names[1]))
     to_base = tuple(sorted(names[0] & names[2]))
@@ -102,10 +104,9 @@ def _matched(data_set: DataSet, root: Path, layout: Layout, split: Split) -> Fou
     segments = root / layout.segments if layout.segments else None
     if segments and not segments.is_file():  # labels that nothing explains are none
         labels, by_key = {}, {}
-    named = _names(images)
     frames = [
         Frame(
-            named[path],
+            layout.name.format_map(places),
             path,
             by_key.get(_key(places, shared)),
             data_set,
@@ -118,15 +119,6 @@ def _matched(data_set: DataSet, root: Path, layout: Layout, split: Split) -> Fou
     found = {_key(places, shared) for places in images.values()}
     without_image = sorted(path for path, places in labels.items() if _key(places, shared) not in found)
     return Found(layout, frames, without_image=without_image)
-
-
-def _names(images: dict[Path, dict[str, str]]) -> dict[Path, str]:
-    """What each image is called: its id, after its number; with the folders before it if ids repeat."""
-    named = {path: "_".join(places[k] for k in ("number", "id") if k in places) for path, places in images.items()}
-    if max(Counter(named.values()).values(), default=0) > 1:
-        for path, places in images.items():
-            named[path] = "/".join([*(v for k, v in places.items() if k not in NO_FOLDER), named[path]])
-    return named
 
 
 def _key(places: dict[str, str], names: tuple[str, ...]) -> tuple[str, ...]:
@@ -192,11 +184,12 @@ def _listed(path: Path) -> list[str]:
 
 def _nothing(data_set: DataSet, root: Path, split: Split) -> str:
     """That a root does not hold the set, and where it may be."""
-    wanted = " or ".join(dict.fromkeys(_filled(layout.images, split) for layout in data_set.layouts))
+    needed = [(layout.images, layout.base, layout.labels if split.by_labels else "") for layout in data_set.layouts]
+    wanted = " or ".join(dict.fromkeys(_filled(" with ".join(filter(None, each)), split) for each in needed))
     if not root.is_dir():
         return f"{root}: no such folder; give the folder of {data_set.title} that holds {wanted}"
     for folder in _near(root):
-        if any(next(_files(folder, layout.images, split), None) for layout in data_set.layouts):
+        if any(_usable(_matched(data_set, folder, layout, split), split) for layout in data_set.layouts):
             return f"{root}: holds no {wanted}, but {folder} does; give that folder"
     inside = ", ".join(sorted(p.name for p in root.iterdir())[:6]) or "nothing"
     return (
@@ -207,6 +200,6 @@ def _nothing(data_set: DataSet, root: Path, split: Split) -> str:
 
 def _near(root: Path) -> Iterator[Path]:
     """Folders that a user may have meant: above the root and up to two levels below it."""
-    yield from list(root.resolve().parents)[:3]
+    yield from list(root.resolve().parents)[:4]
     for depth in ("*", "*/*"):
         yield from sorted(p for p in root.glob(depth) if p.is_dir())[:200]
