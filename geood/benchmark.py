@@ -144,7 +144,7 @@ def _protocol(data_set: DataSet, *, counted: bool) -> PixelProtocol:
     """An empty accumulator of the set's protocol; `counted`: scores are float16, so counts of them are as exact."""
     if data_set.protocol == "fishyscapes" and counted:  # the same figures, without all pixels of all kinds in memory
         return protocol_named("pooled")
-    options = {"per_image": True} if data_set.protocol == "densehybrid" else {}  # as for StreetHazards
+    options = {"per_image": True} if data_set.protocol == "densehybrid" and data_set.crossed else {}
     return protocol_named(data_set.protocol, **options)
 
 
@@ -350,8 +350,9 @@ def _draw(out: Path, frame: Frame, *, job: _Job, threshold: float, rows: list[di
     """One picture of a frame: image, classes, score, what was found."""
     out.parent.mkdir(parents=True, exist_ok=True)
     shown = decode(frame, indexes=_shown_bands(frame), label_ids=job.label_ids)
-    photo = shown.image.astype(np.float32).transpose(1, 2, 0)
+    photo = np.nan_to_num(shown.image.astype(np.float32)).transpose(1, 2, 0)
     photo = np.repeat(photo, 3, axis=2) if photo.shape[2] == 1 else photo
+    white = 255 if shown.image.dtype == np.uint8 else max(float(np.percentile(photo, 99)), 1e-9)
     classes = (np.load(job.folder / f"{frame.name}.classes.npy"), job.bundle.class_names) if job.bundle else None
     score: Scores = np.load(job.folder / f"{frame.name}.npy")
     [row] = [row for row in rows if row["image"] == frame.name]
@@ -359,7 +360,7 @@ def _draw(out: Path, frame: Frame, *, job: _Job, threshold: float, rows: list[di
     said = "   ".join(f"{name} {100 * value:.1f} %" for name, value in figures.items() if math.isfinite(value))
     draw_frame(
         out,
-        photo / np.float32(255),
+        np.clip(photo / np.float32(white), 0, 1),
         score=score,
         truth=job.meaning.truth[shown.ids],
         classes=classes,

@@ -12,13 +12,16 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from geood.errors import ConfigError, DataError, GeoodError
 from geood.memory import keep_freed_memory
 from geood.version import __version__
+
+if TYPE_CHECKING:
+    from geood.catalog import DataSet
 
 INTERRUPTED = 130
 
@@ -167,6 +170,9 @@ def evaluate(
         Path | None, typer.Option(metavar="DIR", help="Measure score files of any other tool instead of a model.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of the data set; default: its last.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="pooled, fishyscapes, smiyc, caos or densehybrid; default: the data set's own.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="scenes: a JSON file; else a folder for figures, images.csv, scores, pictures.")
     ] = None,
@@ -175,12 +181,13 @@ def evaluate(
 ) -> None:
     """Measure a model, or score files, by a benchmark's own protocol, beside all other scores that it can give."""
     if benchmark != "scenes":
-        _evaluate_set(
-            benchmark, root, model, scores=scores, split=split, out=out, settings=settings, overwrite=overwrite
-        )
+        from geood.catalog import data_set
+
+        chosen = data_set(benchmark).under(protocol) if protocol else data_set(benchmark)
+        _evaluate_set(chosen, root, model, scores=scores, split=split, out=out, settings=settings, overwrite=overwrite)
         return
-    if scores or split:
-        raise ConfigError("--scores and --split are for the names of `geood data list`; scenes have neither")
+    if scores or split or protocol:
+        raise ConfigError("--scores, --split and --protocol are for the names of `geood data list`; scenes have none")
     from geood.raster import check_output
 
     if out:
@@ -196,7 +203,7 @@ def evaluate(
 
 
 def _evaluate_set(
-    name: str,
+    chosen: DataSet,
     root: Path,
     model: Path | None,
     *,
@@ -207,9 +214,6 @@ def _evaluate_set(
     overwrite: bool,
 ) -> None:
     """`evaluate` for a data set of the catalog."""
-    from geood.catalog import data_set
-
-    chosen = data_set(name)
     if scores and model:
         raise ConfigError("give --model or --scores, one of the two")
     from geood.benchmark import evaluate_set
@@ -217,7 +221,7 @@ def _evaluate_set(
     from geood.scoreboard import staged
 
     bundle = None if scores else ModelBundle.load(_bundle(model))
-    with staged(out, overwrite=overwrite) as folder:
+    with staged(out, overwrite=overwrite, inputs=[root, *([scores] if scores else [])]) as folder:
         result = evaluate_set(
             chosen, root, bundle=bundle, scores=scores, split=split, settings=settings or (), out=folder
         )
@@ -237,12 +241,14 @@ def submit(
     model: Model = None,
     method: Annotated[str, typer.Option(help="What the official tool is to call the method.")] = "geood",
     settings: Uses = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write scores in the files that a benchmark's server takes."""
     from geood.bundle import ModelBundle
     from geood.submission import submit as run
 
-    count = run(benchmark, root, ModelBundle.load(_bundle(model)), out, method=method, settings=settings or ())
+    bundle = ModelBundle.load(_bundle(model))
+    count = run(benchmark, root, bundle, out, method=method, settings=settings or (), overwrite=overwrite)
     print(f"scores     of {count} images in {out}")
 
 

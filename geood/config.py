@@ -462,12 +462,12 @@ _Loader.add_implicit_resolver(
 def _read_with_base(path: Path, below: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
     """The mapping in a YAML file laid over that of its base, and the place of each dotted path."""
     tree, lines = _read_yaml(path)
-    base = tree.pop("base", None)
     root = _get(tree, ("data", "root"), None)
     if isinstance(root, str):
         tree["data"]["root"] = str(path.resolve().parent / root)
-    if base is None:
+    if "base" not in tree:
         return tree, lines
+    base = tree.pop("base")
     if not isinstance(base, str):
         raise ConfigError(f"{path}, {lines[('base',)]}: base: got {base!r}; it is the path of another config")
     if path.resolve() in below:

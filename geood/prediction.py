@@ -105,7 +105,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
     out, folders = Path(out), any(Path(s).is_dir() for s in scenes)
     sources = [source for s in scenes for source in _scenes_of(Path(s))]
     targets, together = _targets(sources, out, folder=folders)
-    summary = out / SUMMARY if folders and together is None else None
+    summary = out / SUMMARY if folders and targets[0].scores.parent == out else None
     finals = [p for t in targets for p in t.files] + [p for p in (together, summary) if p]
     if len(set(finals)) < len(finals):
         raise ConfigError("two of the scenes would have outputs of the same name; predict them one by one")

@@ -103,9 +103,12 @@ def draw_frame(
     Raises:
         OutputError: if the picture cannot be written.
     """
+    step = -(-max(score.shape) // LONGEST_PX)  # the page shows no more, and large images fill the memory
+    photo, score, truth = photo[::step, ::step], score[::step, ::step], truth[::step, ::step]
     panels: list[tuple[str, Callable[[Axes], None]]] = [("image", lambda ax: _show(ax, photo))]
     if classes:
-        panels.append(("classes", lambda ax: _show_classes(ax, classes[0].astype(np.float32), classes[1])))
+        index, names = classes[0][::step, ::step].astype(np.float32), classes[1]
+        panels.append(("classes", lambda ax: _show_classes(ax, index, names)))
     panels.append(("anomaly score", lambda ax: _show_score(ax, score.astype(np.float32), threshold)))
     panels.append((f"above {threshold:.3g}", lambda ax: _show_found(ax, photo, score > threshold, truth)))
     _draw_page(out, panels, title=title, columns=2, ratio=score.shape[0] / score.shape[1])

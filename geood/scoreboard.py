@@ -10,7 +10,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,7 +100,7 @@ class SetEvaluation:
 
     def _below(self) -> list[str]:
         """What stands under the figures of the scores."""
-        lines = []
+        lines = ["no anomaly pixel: AP, FPR95 and AUROC are undefined", ""]
         if self.anomaly_pixels:
             lines = ["* this score; all figures in per cent", ""]
             lines.append(
@@ -135,31 +135,48 @@ class SetEvaluation:
 
 
 @contextmanager
-def staged(out: Path | None, *, overwrite: bool = False) -> Iterator[Path | None]:
+def staged(out: Path | None, *, overwrite: bool = False, inputs: Sequence[Path] = ()) -> Iterator[Path | None]:
     """A hidden folder beside `out` that takes its place once all is in it; None for None.
 
     Raises:
-        OutputError: `out` exists, and is not to be replaced or holds other files than an evaluation's; or the folder
-            cannot be made.
+        OutputError: `out` exists, and is not to be replaced or is no folder of an evaluation alone; or one of `inputs`
+            lies in it; or the folder cannot be made.
     """
     if out is None:
         yield None
         return
     if out.exists() and not overwrite:
         raise OutputError(f"{out}: exists already; add --overwrite to replace it, or choose another name")
-    if out.exists() and not (out.is_dir() and {p.name for p in out.iterdir()} <= OUTPUTS):
+    if out.exists() and not _is_evaluation(out):
         raise OutputError(f"{out}: holds other things than an evaluation, and is left alone; choose another --out")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    place = out.resolve()
+    if inputs := [path for path in inputs if path.resolve().is_relative_to(place)]:
+        raise OutputError(f"{out}: holds {inputs[0]}, which is to be read; choose another --out")
+    if not place.parent.is_dir():
+        raise OutputError(f"{out}: there is no folder {out.parent}; make it first, or choose another place")
+    partial, before = (place.with_name(f".{place.name}.{os.getpid()}.{what}") for what in ("partial", "before"))
     try:
-        partial.mkdir(parents=True)
+        partial.mkdir()
         yield partial
-        if out.is_dir():
-            shutil.rmtree(out)
-        os.replace(partial, out)
+        if place.exists():
+            os.replace(place, before)
+        os.replace(partial, place)
     except OSError as error:
         raise OutputError(f"{out}: cannot be written ({error}); free space, or choose another --out") from None
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if before.exists() and not place.exists():
+            os.replace(before, place)
+        for folder in (partial, before):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_evaluation(folder: Path) -> bool:
+    """Whether a folder is empty, or holds an evaluation and nothing else that could be missed."""
+    if not folder.is_dir():
+        return False
+    found = {p.name for p in folder.iterdir()}
+    inside = [p for name in ("scores", "pictures") for p in (folder / name).rglob("*") if not p.is_dir()]
+    return not found or ("metrics.json" in found <= OUTPUTS and all(p.suffix in (".npy", ".png") for p in inside))
 
 
 def write_figures(evaluation: SetEvaluation, out: Path) -> list[Path]:
@@ -171,7 +188,7 @@ def write_figures(evaluation: SetEvaluation, out: Path) -> list[Path]:
     figures, images = out / "metrics.json", out / "images.csv"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        figures.write_text(json.dumps(evaluation.figures(), indent=2) + "\n", encoding="utf-8")
+        figures.write_text(json.dumps(evaluation.figures(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         with images.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(evaluation.images[0]) if evaluation.images else ["image"])
             writer.writeheader()

@@ -1,12 +1,14 @@
 """Scored frames: photographs of a benchmark scored by a bundle, or scores that any other tool left in files.
 
 A frame is scored in the tiles of `predict`, mirrored beyond its border as scenes are, so both give the same scores.
-Scores are kept as float16, as benchmark servers take them. Score files bear the name of their frame or of its image.
+Those are float16, as benchmark servers take them; scores from files keep their precision, up to float32. Score files
+bear the name of their frame or of its image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +23,12 @@ from geood.datasets.layout import Frame
 from geood.errors import ConfigError, DataError
 from geood.gdal import open_raster, reading
 from geood.grid import mirrored, tile_grid
+from geood.raster import Scene
 
 SCORE_SUFFIXES = (".npy", ".hdf5", ".h5", ".tif", ".tiff")
 LARGEST = 65504.0  # of float16
 
-Scores = NDArray[np.float16]
+Scores = NDArray[np.floating]
 
 
 class ScoredFrame(NamedTuple):
@@ -59,6 +62,17 @@ def score_frame(
     return ScoredFrame(scores, classes)
 
 
+def check_bands(frames: Sequence[Frame], bundle: ModelBundle) -> None:
+    """See that all frames have the bands that a bundle takes.
+
+    Raises:
+        DataError: an image cannot be read, or has other bands.
+    """
+    for frame in frames:
+        with Scene.open(frame.base or frame.image) as scene:
+            scene.check_bands(bundle.bands)
+
+
 @contextmanager
 def on_best_device(bundle: ModelBundle | None) -> Iterator[torch.device]:
     """A GPU if there is one; the bundle is back on the CPU afterwards."""
@@ -80,17 +94,23 @@ class ScoreFiles:
         """Find the files of all frames.
 
         Raises:
-            DataError: the folder is missing, or the scores of some frames are.
+            DataError: the folder is missing, the scores of some frames are, or some have two files.
         """
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; give the folder of score files, one for each image")
-        files = {p.relative_to(folder).with_suffix("").as_posix(): p for p in sorted(folder.rglob("*")) if _is_score(p)}
-        files |= {p.stem: p for p in files.values()}
+        paths = [p for p in sorted(folder.rglob("*")) if _is_score(p)]
+        whole = _grouped((p.relative_to(folder).with_suffix("").as_posix(), p) for p in paths)
+        stems = _grouped((p.stem, p) for p in paths)
+        images = Counter(frame.image.stem for frame in frames)
         self._paths: dict[str, Path] = {}
         for frame in frames:
-            found = files.get(frame.name) or files.get(frame.image.stem)
+            found = whole.get(frame.name)
+            if not found and images[frame.image.stem] == 1:  # else the name alone does not tell which one is meant
+                found = stems.get(frame.name) or stems.get(frame.image.stem)
+            if found and len(found) > 1:
+                raise DataError(f"{found[0]}: and {found[1]} are both scores of {frame.name}; move one of them away")
             if found:
-                self._paths[frame.name] = found
+                self._paths[frame.name] = found[0]
         missing = [frame.name for frame in frames if frame.name not in self._paths]
         if missing:
             named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
@@ -112,8 +132,17 @@ class ScoreFiles:
                 f"{path}: {array.dtype} of shape {array.shape}; scores are numbers (height, width) = {shape}, one for "
                 "each pixel of the image"
             )
-        with np.errstate(invalid="ignore"):
-            return np.clip(array.astype(np.float32), -LARGEST, LARGEST).astype(np.float16)
+        if (np.isfinite(array) & (np.abs(array) > LARGEST)).any():
+            raise DataError(f"{path}: holds scores beyond {LARGEST:g}, the range of float16; rescale them")
+        scores: Scores = array if array.dtype == np.float16 else array.astype(np.float32)
+        return scores
+
+
+def _grouped(named: Iterable[tuple[str, Path]]) -> dict[str, list[Path]]:
+    groups: dict[str, list[Path]] = {}
+    for name, path in named:
+        groups.setdefault(name, []).append(path)
+    return groups
 
 
 def _is_score(path: Path) -> bool:
@@ -123,15 +152,16 @@ def _is_score(path: Path) -> bool:
 def _read_array(path: Path) -> NDArray[Any]:
     try:
         if path.suffix.lower() == ".npy":
-            array: NDArray[Any] = np.squeeze(np.load(path, allow_pickle=False))
-            return array
+            with path.open("rb") as opened:
+                array: NDArray[Any] = np.lib.format.read_array(opened, allow_pickle=False)
+            return np.squeeze(array)
         if path.suffix.lower() in (".hdf5", ".h5"):
             with h5py().File(path, "r") as file:
                 return np.asarray(file["value"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: no scores can be read from it ({error})") from None
     with reading(path), open_raster(path) as source:
-        return np.asarray(source.read(1))
+        return np.squeeze(source.read(), axis=0) if source.count == 1 else np.asarray(source.read())
 
 
 def h5py() -> Any:

@@ -6,12 +6,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from conftest import small_config
+from conftest import make_bundle, small_config
 from miniatures import CAMVID, HEIGHT, WIDTH, Sketch
 from PIL import Image
 from pydantic import ValidationError
 
 import geood.datasets.photos as room
+from geood.benchmark import evaluate_set
 from geood.catalog import CATALOG, data_set
 from geood.config import Config
 from geood.datasets import open_crops
@@ -191,3 +192,22 @@ def test_what_is_missing_or_unknown_is_said(miniature, tmp_path, caplog):
     (root / "panoptic.json").unlink()
     with pytest.raises(DataError, match=r"look for panoptic/\{id\}\.png and panoptic\.json"):
         open_crops(config(root, "wilddash2"))
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_a_set_is_evaluated_on_its_last_split(tmp_path, name, miniature):
+    root, tree = miniature(name)
+    entry = data_set(name)
+    held = {entry.taxonomy.id_of(n) for n in entry.held_out} | entry.taxonomy.anomalies
+    known = {i: n for i, n in entry.taxonomy.classes.items() if i not in held}
+    classes = {0: "land", 1: "water"} if entry.taxonomy.name == "anomaly" else known
+    bundle = make_bundle(tmp_path / "m.safetensors", data={"classes": classes, "anomaly": []})
+    result = evaluate_set(entry, root, bundle=bundle)
+    frames = [frame for frame in tree[entry.evaluated.name].values() if frame.ids is not None]
+    masks = np.concatenate([frame.ids.ravel() for frame in frames])
+    assert result.pixels == np.isin(masks, list(held | set(known))).sum() > 0
+    assert result.anomaly_pixels == np.isin(masks, list(held)).sum()
+    assert len(result.rows) == len(bundle.scores) and len(result.images) == len(frames)
+    assert np.isfinite(result.rows[0]["average_precision"]) == (result.anomaly_pixels > 0)
+    assert np.isfinite(result.miou) == (entry.taxonomy.name != "anomaly")
+    assert result.table()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from geood.catalog.taxonomies import Colour, Taxonomy
 from geood.errors import ConfigError
@@ -80,6 +80,18 @@ class DataSet:
     stereo: bool = False
     crossed: bool = False
     note: str = ""
+
+    def under(self, protocol: str) -> DataSet:
+        """The same set measured by another protocol; by `smiyc` with the components of its ObstacleTrack at least.
+
+        Raises:
+            ConfigError: there is no such protocol.
+        """
+        for known in get_args(Protocol):
+            if known == protocol:
+                components = self.components or ((50, 10) if known == "smiyc" else None)
+                return replace(self, protocol=known, components=components, benchmark="")
+        raise ConfigError(f"{protocol}: no such protocol; they are {', '.join(get_args(Protocol))}")
 
     def description(self) -> str:
         """All that a user needs to get the set and lay it out, as text."""
