@@ -85,6 +85,101 @@ def test_root_starts_from_the_file_and_an_override_from_the_current_folder(write
     assert load_config(path, ["data.root=x"]).data.root == str(tmp_path / "elsewhere" / "x")
 
 
+# A config on the base of another one
+
+
+def test_the_keys_of_the_file_win_and_all_others_are_the_base_s(write):
+    write(
+        SMALL + "  crop_px: 160\n  anomaly: [5]\ntrain: {seed: 3, batch: 2}\nscore: {temperature: 4.0}\n", "base.yaml"
+    )
+    config = load_config(
+        write("base: base.yaml\ndata: {anomaly: [7, 9], classes: {0: sea, 4: ice}}\ntrain: {seed: 8}\n")
+    )
+    assert (config.data.anomaly, config.data.classes) == ([7, 9], {0: "sea", 4: "ice"})  # a key is replaced whole
+    assert (config.train.seed, config.train.batch, config.score.temperature) == (8, 2, 4.0)
+    assert (config.data.crop_px, config.data.images) == (160, ["a.tif"])
+    assert config.flow == load_config(write(SMALL, "plain.yaml")).flow
+
+
+def test_a_file_with_a_base_equals_the_same_keys_in_one_file(write):
+    write(SMALL, "base.yaml")
+    rest = "train: {seed: 8}\nnegatives: {feather_px: 2}\n"
+    assert load_config(write("base: base.yaml\n" + rest)) == load_config(write(SMALL + rest, "whole.yaml"))
+    assert load_config(write("base: base.yaml\n")) == load_config(write(SMALL, "whole.yaml"))
+
+
+def test_a_base_may_have_a_base_each_beside_its_own_file(write, tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    write(SMALL + "train: {seed: 1, batch: 1, joint_steps: 1}\n", "a/b/last.yaml")
+    write("base: b/last.yaml\ntrain: {batch: 2, joint_steps: 2}\n", "a/middle.yaml")
+    train = load_config(write("base: a/middle.yaml\ntrain: {joint_steps: 3}\n")).train
+    assert (train.seed, train.batch, train.joint_steps) == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("above", "below", "wanted"),
+    [
+        ("", "", "."),
+        ("", "deep", "a/deep"),
+        ("mine", "deep", "mine"),
+        ("mine", "", "mine"),
+        ("/there", "deep", "/there"),
+    ],
+)
+def test_root_starts_from_the_file_that_states_it_or_else_from_the_one_that_is_loaded(
+    write, tmp_path, above, below, wanted
+):
+    (tmp_path / "a").mkdir()
+    write(SMALL + (f"  root: {below}\n" if below else ""), "a/base.yaml")
+    path = write("base: a/base.yaml\n" + (f"data: {{root: {above}}}\n" if above else ""))
+    assert load_config(path).data.root == str((tmp_path / wanted).resolve())
+
+
+def test_overrides_win_over_both(write, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    write(SMALL + "  root: deep\ntrain: {seed: 1, batch: 2}\n", "base.yaml")
+    path = write("base: base.yaml\ntrain: {seed: 5}\n")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    config = load_config(path, ["train.seed=6", "train.batch=7", "data.root=x"])
+    assert (config.train.seed, config.train.batch) == (6, 7)
+    assert config.data.root == str(tmp_path / "elsewhere" / "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("train: {seed: 1}\nbase: my.yaml\n", ["my.yaml, line 2: base: my.yaml leads back to this file; leave it out"]),
+        ("base: loop.yaml\n", ["my.yaml, line 1: base: loop.yaml leads back"]),
+        ("base: bsae.yaml\n", ["bsae.yaml: no such config file; did you mean", "base.yaml?"]),
+        ("base: .\n", ["no such config file"]),
+        ("base: 3\n", ["line 1: base: got 3; it is the path of another config"]),
+        ("base:\n", ["line 1: base: got None; it is the path"]),
+        ("base: [base.yaml]\n", ["base: got ['base.yaml']"]),
+        ("base: list.yaml\n", ["list.yaml: a config is a mapping"]),
+        ("base: broken.yaml\n", ["broken.yaml, line 3: not valid YAML"]),
+        ("base: base.yaml\n", ["line 7 of base.yaml: train.sed is not a key; did you mean train.seed?"]),
+        ("base: middle.yaml\n", ["line 7 of base.yaml", "train.sed is not a key"]),
+        (
+            "base: base.yaml\ntrain: {batch: none}\n",
+            ["line 2: train.batch: got 'none'", "line 7 of base.yaml: train.sed"],
+        ),
+        ("base: base.yaml\ntrain: 3\n", ["my.yaml, line 2: train"]),
+        ("base: sets.yaml\ndata: {images: [a.png]}\n", ["leave one of them out"]),
+    ],
+)
+def test_a_fault_in_or_on_a_base_is_refused_with_its_file_and_line(write, text, wanted):
+    write(SMALL + "train:\n  batch: 2\n  sed: 1\n", "base.yaml")
+    write("base: base.yaml\n", "middle.yaml")
+    write("base: my.yaml\n", "loop.yaml")
+    write("- 1\n", "list.yaml")
+    write("data:\n  images: [\n", "broken.yaml")
+    write("data:\n  sets: [{name: camvid}]\n", "sets.yaml")
+    with pytest.raises(ConfigError) as error:
+        load_config(write(text))
+    for part in wanted:
+        assert part in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [

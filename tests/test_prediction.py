@@ -1,7 +1,9 @@
 """The promises of prediction: same answer, same grid, no holes, whole or absent; and every bad input refused."""
 
+import csv
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import torch
 from affine import Affine
 from conftest import HALF_METRE, make_bundle, picture, write_raster
 from distributed import LocalCluster
+from PIL import Image
 from rasterio.crs import CRS
 
 import geood
@@ -417,3 +420,100 @@ def test_every_score_can_be_written_with_its_style(tmp_path, scene, kind):
     assert np.nanstd(scores) > 0 and made.anomalies >= 1
     own_range = made.scores.with_suffix(".qml").read_text() != qgis.score_style(-1e6)
     assert own_range == (kind in ("max_logit", "energy"))
+
+
+# Folders of photographs
+
+
+def photographs(folder, count=3):
+    """Photographs without a place, one of them with transparent pixels, and files that are none."""
+    folder.mkdir()
+    for i in range(count):
+        array = picture(70, 90, bands=4, seed=i).transpose(1, 2, 0)
+        array[:, :, 3] = 255
+        array[:30, :40, 3] = 0 if i == 1 else 255
+        Image.fromarray(array).save(folder / f"photo_{i}.png")
+    (folder / "notes.txt").write_text("no scene")
+    (folder / "below").mkdir()
+    return folder
+
+
+def summary(folder):
+    with (folder / "summary.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_folder_of_photographs_gives_scores_of_each_and_a_summary_of_them(tmp_path, bundle_path):
+    out = tmp_path / "out"
+    made = predict([photographs(tmp_path / "in")], out, bundle=bundle_path, threshold=0.6)
+    assert [one.scene.name for one in made] == ["photo_0.png", "photo_1.png", "photo_2.png"]
+    assert {p.name for p in out.iterdir()} == {"summary.csv"} | {
+        f"photo_{i}{end}" for i in range(3) for end in (".gpkg", ".tif", ".qml", ".classes.tif", ".classes.qml")
+    }
+    rows = summary(out)
+    assert [(row["scene"], row["scores"]) for row in rows] == [(f"photo_{i}.png", f"photo_{i}.tif") for i in range(3)]
+    for one, row in zip(made, rows, strict=True):
+        scores = read(one.scores)
+        known = scores[np.isfinite(scores)].astype(float)
+        assert int(row["valid_pixels"]) == known.size == one.valid_pixels
+        assert float(row["score_mean"]) == pytest.approx(known.mean(), rel=1e-12)
+        assert float(row["score_max"]) == pytest.approx(known.max(), rel=1e-7)
+        assert float(row["above_threshold"]) == pytest.approx((known > 0.6).mean(), rel=1e-12)
+        assert float(row["threshold"]) == 0.6
+        assert int(row["anomalies"]) == len(gpd.read_file(one.polygons, layer="anomalies")) == one.anomalies > 0
+    assert made[1].valid_pixels == 70 * 90 - 30 * 40
+
+
+def test_a_scene_without_a_valid_pixel_has_an_empty_row(tmp_path, bundle_path):
+    folder = photographs(tmp_path / "in", 1)
+    Image.fromarray(np.zeros((40, 40, 4), np.uint8)).save(folder / "nothing.png")
+    predict([folder], tmp_path / "out", bundle=bundle_path)
+    row = summary(tmp_path / "out")[0]
+    assert (row["scene"], row["valid_pixels"], row["anomalies"]) == ("nothing.png", "0", "0")
+    assert row["score_mean"] == row["score_max"] == row["above_threshold"] == ""
+
+
+def test_photographs_without_a_place_are_warned_of_once(tmp_path, bundle_path, caplog):
+    predict([photographs(tmp_path / "in")], tmp_path / "out", bundle=bundle_path)
+    said = [record.getMessage() for record in caplog.records if "no CRS" in record.getMessage()]
+    assert len(said) == 1 and "photo_0.png and 2 more: no CRS" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "polygons", "scores"),
+    [("x.gpkg", "x.gpkg", "x.tif"), ("x.tif", None, "x.tif"), ("new", "new/photo_0.gpkg", "new/photo_0.tif")],
+)
+def test_a_folder_with_one_photograph_may_have_any_output(tmp_path, bundle_path, name, polygons, scores):
+    [made] = predict([photographs(tmp_path / "in", 1)], tmp_path / name, bundle=bundle_path)
+    assert made.polygons == (polygons and tmp_path / polygons) and made.scores == tmp_path / scores
+    assert all(p.is_file() for p in (made.scores, made.polygons) if p)
+    assert (tmp_path / name / "summary.csv").is_file() == (name == "new")
+
+
+def test_photographs_may_share_a_polygon_file(tmp_path, bundle_path):
+    made = predict([photographs(tmp_path / "in")], tmp_path / "x.gpkg", bundle=bundle_path, threshold=0.6)
+    found = gpd.read_file(tmp_path / "x.gpkg", layer="anomalies")
+    assert sorted(found["scene"].unique()) == [one.scene.name for one in made]
+    assert not (tmp_path / "summary.csv").exists()
+
+
+def test_folders_that_cannot_be_predicted(tmp_path, bundle_path, out):
+    (tmp_path / "empty").mkdir()
+    refused(
+        DataError,
+        r"no scene in this folder; needed: files ending in \.tif",
+        [tmp_path / "empty"],
+        out.parent,
+        bundle=bundle_path,
+    )
+    folder = photographs(tmp_path / "in")
+    shutil.copy(folder / "photo_1.png", folder / "photo_1.webp")
+    refused(ConfigError, "same name", [folder], out.parent, bundle=bundle_path)
+    (folder / "photo_1.webp").write_text("no picture")
+    refused(ConfigError, "same name", [folder], out.parent, bundle=bundle_path)
+    (folder / "photo_1.png").unlink()
+    refused(DataError, r"photo_1\.webp: cannot be read as a raster", [folder], out.parent, bundle=bundle_path)
+    (folder / "photo_1.webp").unlink()
+    refused(ConfigError, r"cannot tell what to write", [folder], out.with_suffix(".tif"), bundle=bundle_path)
+    (out.parent / "summary.csv").write_text("mine")
+    refused(OutputError, r"summary\.csv: exists already", [folder], out.parent, bundle=bundle_path)
