@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from geood.bundle import ModelBundle, temperature_of
@@ -32,7 +33,7 @@ from geood.datasets.stereo import distance_of, has_distance
 from geood.distances import DistanceCurves
 from geood.errors import ConfigError, DataError, OutputError
 from geood.meaning import Meaning
-from geood.metrics import ANOMALY, Confusion, OpenSetConfusion, PixelCurve
+from geood.metrics import ANOMALY, Confusion, OpenSetConfusion, PixelCurve, mean_of_known
 from geood.progress import Progress
 from geood.protocols import PixelProtocol, protocol_named
 from geood.raster import Scene
@@ -113,7 +114,7 @@ def evaluate_set(
     with _scratch(out) as folder, on_best_device(bundle) as device:
         job = _Job(meaning, bundle, own, label_ids, folder)
         counted = _Pass(
-            {kind: _protocol(data_set, counted=bundle is not None) for kind in kinds},
+            {kind: _protocol(data_set) for kind in kinds},
             PixelCurve(),
             Confusion(len(bundle.class_ids)) if bundle and (meaning.channel != IGNORE).any() else None,
             Counter(),
@@ -140,10 +141,8 @@ def evaluate_set(
     return result
 
 
-def _protocol(data_set: DataSet, *, counted: bool) -> PixelProtocol:
-    """An empty accumulator of the set's protocol; `counted`: scores are float16, so counts of them are as exact."""
-    if data_set.protocol == "fishyscapes" and counted:  # the same figures, without all pixels of all kinds in memory
-        return protocol_named("pooled")
+def _protocol(data_set: DataSet) -> PixelProtocol:
+    """An empty accumulator of the set's protocol."""
     options = {"per_image": True} if data_set.protocol == "densehybrid" and data_set.crossed else {}
     return protocol_named(data_set.protocol, **options)
 
@@ -187,8 +186,17 @@ def _frames(data_set: DataSet, root: Path, *, split: Split, meaning: Meaning, la
     if found.without_image and not (split.ids or split.listed):
         first = found.without_image[0]
         log.warning("%s: %d label files have no image, %s first", root, len(found.without_image), first)
+    if meaning.taught:
+        names = ", ".join(meaning.taught)
+        log.warning("%s: this model was taught %s, which is an anomaly here", data_set.name, names)
     anomalies = {int(i) for i in np.flatnonzero(meaning.truth == ANOMALY)}
-    return screened(found, anomalies, holds=split.holds, label_ids=label_ids)
+    frames = screened(found, anomalies, holds=split.holds, label_ids=label_ids)
+    if split.count and len(frames) != split.count:
+        log.warning(
+            "%s: %d images measured, where %s, split %s, has %d: figures do not compare with published ones",
+            *(root, len(frames), data_set.name, split.name, split.count),
+        )
+    return frames
 
 
 def _shown_bands(frame: Frame) -> tuple[int, ...]:
@@ -250,8 +258,8 @@ def _evaluation(data_set: DataSet, split: Split, counted: _Pass, *, job: _Job, s
         if bundle:
             row["temperature"] = temperature_of(kind, bundle.config.score)
         rows.append(row | protocol.figures())
-    confusion = counted.confusion
-    names = bundle.class_names if bundle else {}
+    shared, names = job.meaning.shared, bundle.class_names if bundle else {}
+    iou = counted.confusion.iou if counted.confusion else np.full(len(names), np.nan)
     return SetEvaluation(
         data_set=data_set,
         split=split,
@@ -260,10 +268,11 @@ def _evaluation(data_set: DataSet, split: Split, counted: _Pass, *, job: _Job, s
         rows=rows,
         pixels=counted.pooled.positives + counted.pooled.negatives,
         anomaly_pixels=counted.pooled.positives,
-        miou=confusion.miou if confusion else math.nan,
-        class_iou={names[i]: float(iou) for i, iou in enumerate(confusion.iou)} if confusion else {},
+        miou=mean_of_known(iou[shared]),
+        class_iou={names[i]: float(iou[i]) for i in shared} if counted.confusion else {},
         images=counted.images,
         left_out=job.meaning.left_out,
+        taught=job.meaning.taught,
         skipped=counted.skipped,
         unknown=dict(counted.unknown.most_common()),
         distances=counted.distances.figures() if counted.distances.images else [],
@@ -278,7 +287,7 @@ def _second_pass(result: SetEvaluation, frames: list[Frame], *, job: _Job, count
     [own] = [row for row in result.rows if row["score"] == result.own]
     best = float(own.get("best_f1_threshold", pooled.best_f1_threshold))
     components = ComponentScores(*sizes) if sizes else None
-    opened = _open_sets(groups, len(result.class_iou)) if result.class_iou else {}
+    opened = _open_sets(groups, job.bundle) if job.bundle and counted.confusion else {}
     with Progress("components and open set", len(frames)) as progress:
         for frame in frames if components or opened else ():
             ids = _decoded(frame, job).ids
@@ -293,7 +302,7 @@ def _second_pass(result: SetEvaluation, frames: list[Frame], *, job: _Job, count
     if components is not None:
         result.components = components.figures() | {"threshold": best}
     if opened:
-        result.open_set = _mean_open_set(opened, frames)
+        result.open_set = _mean_open_set(opened, frames, job.meaning.shared)
     return best
 
 
@@ -302,7 +311,7 @@ def _group(frame: Frame) -> str:
     return frame.image.parent.name if frame.data_set and frame.data_set.crossed else ""
 
 
-def _open_sets(groups: dict[str, PixelCurve], classes: int) -> dict[str, OpenSetConfusion]:
+def _open_sets(groups: dict[str, PixelCurve], bundle: ModelBundle) -> dict[str, OpenSetConfusion]:
     """An accumulator for each group, thresholded by the curves of the others, or by its own where it is alone."""
     opened = {}
     for name, own in groups.items():
@@ -310,17 +319,20 @@ def _open_sets(groups: dict[str, PixelCurve], classes: int) -> dict[str, OpenSet
         for other, curve in groups.items():
             if other != name:
                 others += curve
-        opened[name] = OpenSetConfusion(classes, _recall_threshold(others if others.positives else own))
+        opened[name] = OpenSetConfusion(len(bundle.class_ids), _recall_threshold(others if others.positives else own))
     return opened
 
 
-def _mean_open_set(opened: dict[str, OpenSetConfusion], frames: list[Frame]) -> dict[str, Any]:
-    """The figures of all groups, each weighted by its number of frames."""
+def _mean_open_set(
+    opened: dict[str, OpenSetConfusion], frames: list[Frame], shared: NDArray[np.intp]
+) -> dict[str, float]:
+    """The figures of all groups, over the classes that the set has, each group weighted by its number of frames."""
     weights = [sum(_group(frame) == name for frame in frames) for name in opened]
-    each = [
-        {"open_miou": one.open_miou, "anomaly_iou": one.anomaly_iou, "gap": one.gap, "threshold": one.threshold}
-        for one in opened.values()
-    ]
+    each = []
+    for one in opened.values():
+        open_miou, closed = mean_of_known(one.iou[shared]), mean_of_known(one.closed.iou[shared])
+        row = {"open_miou": open_miou, "anomaly_iou": one.anomaly_iou, "gap": closed - open_miou}
+        each.append(row | {"threshold": one.threshold})
     return {key: float(np.average([row[key] for row in each], weights=weights)) for key in each[0]}
 
 

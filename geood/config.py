@@ -473,10 +473,21 @@ def _read_with_base(path: Path, below: tuple[Path, ...] = ()) -> tuple[dict[str,
     if path.resolve() in below:
         raise ConfigError(f"{path}, {lines[('base',)]}: base: {base} leads back to this file; leave it out")
     under, under_lines = _read_with_base(path.parent / base, (*below, path.resolve()))
+    if isinstance(tree.get("data"), dict) and isinstance(under.get("data"), dict):
+        for key in _other_source(tree["data"]):
+            under["data"].pop(key, None)
     for section, keys in tree.items():
         both = isinstance(keys, dict) and isinstance(under.get(section), dict)
         under[section] = under[section] | keys if both else keys
     return under, {at: f"{line} of {base}" for at, line in under_lines.items()} | lines
+
+
+def _other_source(data: dict[str, Any]) -> tuple[str, ...]:
+    """Keys of a base that say where its pixels come from, where a file says so itself in the other way."""
+    if "sets" in data:
+        named = ("images", "labels", "label_attribute", "classes", "anomaly")
+        return (*named, "validation_images", "validation_labels", "test_images", "test_labels")
+    return ("kind", "sets", "hold_out", "hold_out_by") if "images" in data else ()
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:

@@ -21,8 +21,10 @@ SCORE_NAMES = {
 
 
 def percent(share: float) -> str:
-    """A share in eight places of per cent, a dash if it is undefined."""
-    return f"{100 * share:8.1f}" if not math.isnan(share) else f"{'-':>8}"
+    """A share in eight places of per cent, a dash if it is undefined; below 1 % with one decimal more."""
+    if math.isnan(share):
+        return f"{'-':>8}"
+    return f"{100 * share:8.2f}" if 0 < share < 0.01 else f"{100 * share:8.1f}"
 
 
 def without_nan(value: Any) -> Any:

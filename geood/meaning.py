@@ -24,12 +24,19 @@ class Meaning:
     """What the class ids of a data set are to a bundle; both tables take ids of one byte.
 
     `truth` is 0, 1 or 255, `channel` the bundle's channel or 255. `left_out` are classes that the bundle never learned
-    and nobody calls anomalies.
+    and nobody calls anomalies, `taught` those that are anomalies here though the bundle learned them.
     """
 
     truth: NDArray[np.uint8]
     channel: NDArray[np.uint8]
     left_out: tuple[str, ...]
+    taught: tuple[str, ...] = ()
+
+    @property
+    def shared(self) -> NDArray[np.intp]:
+        """The channels of the bundle whose classes the set has too, ascending."""
+        found: NDArray[np.intp] = np.unique(self.channel[self.channel != IGNORE]).astype(np.intp)
+        return found
 
     @classmethod
     def of(cls, data_set: DataSet, bundle: ModelBundle | None, hold_out: Sequence[str] = ()) -> Meaning:
@@ -46,13 +53,14 @@ class Meaning:
                 f"data.hold_out: {strange[0]} is no class of {data_set.name}: {', '.join(classes.values())}"
             )
         channels = {name: i for i, name in bundle.class_names.items()} if bundle else {}
-        official = bool(data_set.taxonomy.anomalies)  # the authors say what is anomalous and what is not
-        held = {*hold_out, *data_set.held_out, *(() if official else _held_by(data_set, bundle))}
+        official = bool(data_set.taxonomy.anomalies or data_set.held_out)  # its authors say what is anomalous
+        held = {*hold_out, *data_set.held_out, *_held_by(data_set, bundle, official=official)}
         truth, channel = np.full(256, IGNORE, np.uint8), np.full(256, IGNORE, np.uint8)
-        left_out = []
+        left_out, taught = [], []
         for class_id, name in classes.items():
             if class_id in data_set.taxonomy.anomalies or name in held:
                 truth[class_id] = ANOMALY
+                taught += [name] if name in channels else []
             elif name in channels:
                 truth[class_id], channel[class_id] = INLIER, channels[name]
             elif bundle is None or official:
@@ -64,14 +72,19 @@ class Meaning:
                 f"{data_set.name} and this model share no class: {', '.join(classes.values())} against "
                 f"{', '.join(channels)}; classes are matched by name"
             )
-        return cls(truth, channel, tuple(left_out))
+        return cls(truth, channel, tuple(left_out), tuple(taught))
 
 
-def _held_by(data_set: DataSet, bundle: ModelBundle | None) -> list[str]:
-    """Names of the classes that a bundle's training held out, where it numbers its classes as the set does."""
+def _held_by(data_set: DataSet, bundle: ModelBundle | None, *, official: bool) -> list[str]:
+    """Names of the classes that a bundle's user held out of training, where the set has them too.
+
+    What was kept out because the training set's authors call it an anomaly counts as held out as well, but for sets
+    whose own authors may say otherwise.
+    """
     if bundle is None:
         return []
     data, classes = bundle.config.data, data_set.taxonomy.classes
-    if any(classes.get(class_id) != name for class_id, name in data.classes.items()):
-        return [name for name in data.hold_out if name in classes.values()]
-    return [classes[class_id] for class_id in data.anomaly if class_id in classes]
+    same_numbers = all(classes.get(class_id) == name for class_id, name in data.classes.items())
+    if same_numbers and not (official and data.sets):
+        return [classes[class_id] for class_id in data.anomaly if class_id in classes]
+    return [name for name in data.hold_out if name in classes.values()]

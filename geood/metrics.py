@@ -199,7 +199,7 @@ class Confusion:
     @property
     def miou(self) -> float:
         """Mean IoU over the classes that occur in truth or prediction; NaN if none does."""
-        return _mean_known(self.iou)
+        return mean_of_known(self.iou)
 
 
 class OpenSetConfusion:
@@ -268,7 +268,12 @@ class OpenSetConfusion:
     @property
     def open_miou(self) -> float:
         """Mean IoU over the known classes that occur in truth or prediction, in [0, 1]; NaN if none does."""
-        return _mean_known(self._open.iou[:-1])
+        return mean_of_known(self._open.iou[:-1])
+
+    @property
+    def iou(self) -> NDArray[np.float64]:
+        """Intersection over union of each class and, last, of the anomaly, in [0, 1]; NaN as in `Confusion.iou`."""
+        return self._open.iou
 
     @property
     def anomaly_iou(self) -> float:
@@ -286,7 +291,8 @@ class OpenSetConfusion:
         return self.closed_miou - self.open_miou
 
 
-def _mean_known(values: NDArray[np.float64]) -> float:
+def mean_of_known(values: NDArray[np.float64]) -> float:
+    """The mean of the values that are not NaN; NaN if there is none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")
 

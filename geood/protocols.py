@@ -76,7 +76,7 @@ class Pooled:
 
 
 class Fishyscapes:
-    """All pixels in one exact curve of float32 scores (Blum et al. 2021): 4 bytes a pixel held, 12 for the figures.
+    """All pixels in one exact curve of float32 scores (Blum et al. 2021); float16 scores are counted, not held.
 
     Without any anomaly FPR95 is 0.0, as the official code has it.
     """
@@ -87,7 +87,8 @@ class Fishyscapes:
 
     def update(self, score: Scores, truth: NDArray[np.uint8]) -> None:
         """Take one image; see `PixelProtocol.update`. Scores are cast to float32 and must be finite there too."""
-        _count_image(self, counted=self._pool.take(*_split(_cast(score, truth, np.float32), truth)))
+        exact = score if score.dtype == np.float16 else _cast(score, truth, np.float32)
+        _count_image(self, counted=self._pool.take(*_split(exact, truth)))
 
     def __iadd__(self, other: Fishyscapes) -> Fishyscapes:
         """Add the images of another accumulator to this one."""
@@ -185,7 +186,7 @@ class DenseHybrid:
     The official code takes that point from scikit-learn's thinned ROC curve, and so does this. Per image the figures
     are means over the images in which they are defined. An image without anomalies has an FPR95 of 0.0 there, which
     counts; its average precision is left out here, as by the scikit-learn of that time (newer ones say 0.0).
-    Pooled scores are held as they came, 4 bytes a pixel if they are float32.
+    Pooled float16 scores are counted; wider ones are held, 4 bytes a pixel if they are float32.
     """
 
     def __init__(self, *, per_image: bool = False) -> None:
@@ -250,27 +251,44 @@ def protocol_named(name: str, **options: Any) -> PixelProtocol:
 
 
 class _ScorePool:
-    """The counted scores of many images, inliers and anomalies apart."""
+    """The counted scores of many images, inliers and anomalies apart: float16 as counts, wider ones as they came."""
 
     def __init__(self) -> None:
+        self._counts = PixelCurve()
         self._inliers: list[Scores] = []
         self._anomalies: list[Scores] = []
 
     def take(self, inliers: Scores, anomalies: Scores) -> bool:
         """Keep one image's scores; whether there were any."""
-        self._inliers.append(inliers)
-        self._anomalies.append(anomalies)
+        if inliers.dtype == np.float16 == anomalies.dtype:
+            self._counts.update(inliers, np.full(inliers.shape, INLIER, np.uint8))
+            self._counts.update(anomalies, np.full(anomalies.shape, ANOMALY, np.uint8))
+        else:
+            self._inliers.append(inliers)
+            self._anomalies.append(anomalies)
         return bool(inliers.size or anomalies.size)
 
     def __iadd__(self, other: _ScorePool) -> _ScorePool:
+        self._counts += other._counts
         self._inliers += other._inliers
         self._anomalies += other._anomalies
         return self
 
     @property
     def curve(self) -> Curve:
-        none = np.zeros(0, np.float16)  # the narrowest, so that it widens nothing
-        return curve_of_scores(np.concatenate([*self._inliers, none]), np.concatenate([*self._anomalies, none]))
+        scores, inliers, anomalies = self._counts.distribution()
+        if not self._inliers:
+            return curve_of_counts(scores, inliers=inliers, anomalies=anomalies)
+        wide = [np.concatenate(self._inliers), np.concatenate(self._anomalies)]
+        if not scores.size:
+            return curve_of_scores(*wide)
+        values, place = np.unique(np.concatenate([scores, *wide]), return_inverse=True)
+        counts = []
+        for kind, counted in enumerate((inliers, anomalies)):
+            weights = [counted, *(np.full(len(part), kind == i, np.int64) for i, part in enumerate(wide))]
+            summed = np.bincount(place, np.concatenate(weights), minlength=len(values))
+            counts.append(np.rint(summed).astype(np.int64))
+        return curve_of_counts(values, inliers=counts[0], anomalies=counts[1])
 
 
 def _split(score: Scores, truth: NDArray[np.uint8]) -> tuple[Scores, Scores]:

@@ -48,6 +48,7 @@ class SetEvaluation:
     images: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     left_out: tuple[str, ...] = ()
+    taught: tuple[str, ...] = ()
     unknown: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -76,6 +77,8 @@ class SetEvaluation:
                 "images": self.images,
                 "skipped": self.skipped,
                 "left_out": list(self.left_out),
+                "taught": list(self.taught),
+                "expected_images": self.split.count,
                 "unknown": self.unknown,
             }
         )
@@ -103,6 +106,9 @@ class SetEvaluation:
         lines = ["no anomaly pixel: AP, FPR95 and AUROC are undefined", ""]
         if self.anomaly_pixels:
             lines = ["* this score; all figures in per cent", ""]
+        complete = f" of {self.split.count}" if self.split.count else ""
+        lines.append(f"{'images':<28}{len(self.images):>8}{complete} of {self.data_set.name}, split {self.split.name}")
+        if self.anomaly_pixels:
             lines.append(
                 f"{'anomaly pixels':<28}{percent(self.base_rate)} of {self.pixels:,} (the AP of a blind guess)"
             )
@@ -126,6 +132,8 @@ class SetEvaluation:
             lines.append(_line(f"{row['from_m']:g} to {row['to_m']:g}", cells))
         if self.skipped:
             lines.append(f"{len(self.skipped)} images are void in every pixel")
+        if self.taught:
+            lines.append(f"anomalies that the model was taught: {', '.join(self.taught)}")
         if self.left_out:
             lines.append(f"left out: classes that the model never learned: {', '.join(self.left_out)}")
         if self.unknown:

@@ -22,6 +22,7 @@ from geood.component_metrics import ComponentScores
 from geood.datasets.frames import decode
 from geood.datasets.layout import Frame, find_frames
 from geood.errors import ConfigError, DataError, OutputError
+from geood.figures import percent
 from geood.meaning import Meaning
 from geood.metrics import Confusion, OpenSetConfusion, PixelCurve
 from geood.prediction import predict
@@ -237,6 +238,9 @@ def held(bundle, name="camvid", hold_out=()):
     return [data_set(name).taxonomy.classes[i] for i in np.flatnonzero(truth == 1)]
 
 
+BDD_ANOMALIES = ["train", "motorcycle", "bicycle"]
+
+
 def test_held_out_classes_come_from_the_training_or_the_command(tmp_path, model):
     def trained(**data):
         return make_bundle(tmp_path / "m.safetensors", data={"images": [], "labels": [], "classes": {}} | data)
@@ -251,12 +255,20 @@ def test_held_out_classes_come_from_the_training_or_the_command(tmp_path, model)
         | {"anomaly": [0, 8]},
     )
     assert held(by_set) == ["sky", "car"]
+    city, less = data_set("cityscapes").taxonomy, ("train", "motorcycle")
+    bundle_of_361 = make_bundle(
+        tmp_path / "m.safetensors",
+        data={"images": [], "labels": [], "kind": "photos", "sets": [{"name": "bdd-anomaly-361"}]}
+        | {"classes": {i: n for i, n in city.classes.items() if n not in less}, "anomaly": [16, 17]},
+    )
+    assert held(bundle_of_361, "bdd-anomaly-361") == ["train", "motorcycle"]  # whose authors say what is anomalous
     own = {"images": ["x"], "labels": ["y"]}
     assert held(trained(**own, classes={3: "road", 8: "car"}, anomaly=[10])) == ["bicyclist"]
     assert held(trained(**own, classes={3: "road", 7: "car"}, anomaly=[10])) == []  # another numbering
     assert held(model) == [] and held(model, hold_out=["car"]) == ["car"]
     assert held(by_set, hold_out=["tree"]) == ["sky", "tree", "car"]
-    assert held(by_set, "camvid-ood") == ["animal"]  # whose authors say what is anomalous
+    assert held(by_set, "camvid-ood") == ["sky", "car", "animal"]
+    assert held(model, "camvid-ood") == ["animal"] and held(bundle_of_361, "bdd-anomaly") == BDD_ANOMALIES
     assert held(model, "cityscapes", ["car"]) == ["car"] and held(by_set, "cityscapes") == ["sky", "car"]
 
 
@@ -662,3 +674,32 @@ def test_a_failure_while_the_new_takes_its_place_brings_the_old_back(tmp_path, m
     with pytest.raises(OutputError, match="cannot be written"), staged(out, overwrite=True) as folder:
         (folder / "metrics.json").write_text("new")
     assert tree_of(tmp_path) == {"out/metrics.json": b"old"} and [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_incomplete_set_is_said(miniature, model, caplog):
+    root, _ = miniature("road-anomaly")
+    result = evaluate_set(data_set("road-anomaly"), root, bundle=model)
+    assert "figures do not compare" in caplog.text and f"{len(result.images)} of 60 of road-anomaly" in result.table()
+    assert result.figures()["expected_images"] == 60
+
+
+def test_a_taught_anomaly_is_said(miniature, tmp_path, caplog):
+    root, _ = miniature("bdd-anomaly")
+    classes = data_set("cityscapes").taxonomy.classes
+    bundle = make_bundle(tmp_path / "m.safetensors", data={"kind": "photos", "classes": dict(classes), "anomaly": []})
+    result = evaluate_set(data_set("bdd-anomaly"), root, bundle=bundle)
+    assert set(result.taught) == set(BDD_ANOMALIES) and "was taught" in caplog.text
+
+
+def test_miou_is_over_the_classes_that_both_know(camvid, tmp_path):
+    names = {0: "sky", 1: "road", 2: "a class of elsewhere"}
+    bundle = make_bundle(tmp_path / "m.safetensors", data=ROADS | {"classes": names}, predict={"tile_px": 160})
+    result = evaluate_set(data_set("camvid"), camvid, bundle=bundle, settings=["data.hold_out=[car]"])
+    assert set(result.class_iou) == {"sky", "road"}
+    assert result.miou == pytest.approx(np.nanmean(list(result.class_iou.values())))
+
+
+def test_small_shares_keep_their_figures():
+    assert [percent(x).strip() for x in (0.0041, 0.0003, 0.01, 0.123, 0.0, float("nan"))] == [
+        *("0.41", "0.03", "1.0", "12.3", "0.0", "-")
+    ]

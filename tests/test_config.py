@@ -108,6 +108,22 @@ def test_a_file_with_a_base_equals_the_same_keys_in_one_file(write):
     assert load_config(write("base: base.yaml\n")) == load_config(write(SMALL, "whole.yaml"))
 
 
+def test_a_file_may_take_its_pixels_from_elsewhere_than_its_base(write):
+    named = "data: {sets: [{name: camvid}], hold_out: [car], crop_px: 128}\nnegatives: {patch_max_px: 64}\n"
+    write(named, "named.yaml")
+    write(SMALL + "  kind: photos\n  anomaly: [7]\n  crop_px: 128\nnegatives: {patch_max_px: 64}\n", "own.yaml")
+    own = load_config(write("base: named.yaml\n" + SMALL)).data
+    assert (own.kind, own.sets, own.hold_out, own.classes, own.crop_px) == (
+        "scenes",
+        [],
+        [],
+        {0: "land", 1: "road"},
+        128,
+    )
+    back = load_config(write("base: own.yaml\ndata: {sets: [{name: camvid}]}\n")).data
+    assert (back.kind, back.images, len(back.classes), back.anomaly, back.crop_px) == ("photos", [], 11, [], 128)
+
+
 def test_a_base_may_have_a_base_each_beside_its_own_file(write, tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     write(SMALL + "train: {seed: 1, batch: 1, joint_steps: 1}\n", "a/b/last.yaml")
@@ -164,7 +180,7 @@ def test_overrides_win_over_both(write, tmp_path, monkeypatch):
             ["line 2: train.batch: got 'none'", "line 7 of base.yaml: train.sed"],
         ),
         ("base: base.yaml\ntrain: 3\n", ["my.yaml, line 2: train"]),
-        ("base: sets.yaml\ndata: {images: [a.png]}\n", ["leave one of them out"]),
+        ("base: sets.yaml\ndata: {images: [a.png]}\n", ["data.classes is missing"]),
     ],
 )
 def test_a_fault_in_or_on_a_base_is_refused_with_its_file_and_line(write, text, wanted):

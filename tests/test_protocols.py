@@ -284,3 +284,16 @@ def test_distance_of_disparity():
     np.testing.assert_array_equal(distance, np.array([10, 5, np.nan, np.nan, np.nan], np.float32))
     with pytest.raises(ValueError, match="above 0"):
         distance_of_disparity(np.ones(1), baseline_m=0, focal_px=1)
+
+
+@pytest.mark.parametrize("name", ["fishyscapes", "densehybrid"])
+def test_counted_float16_scores_and_held_float32_ones_mix(name):
+    rng = np.random.default_rng(3)
+    images = [(rng.normal(size=(40, 50)).astype(np.float16), rng.integers(0, 2, (40, 50), np.uint8)) for _ in range(4)]
+    wide, mixed, narrow = (protocol_named(name) for _ in range(3))
+    for i, (score, truth) in enumerate(images):
+        wide.update(score.astype(np.float32), truth)
+        narrow.update(score, truth)
+        mixed.update(score if i % 2 else score.astype(np.float32), truth)
+    assert narrow.figures() == pytest.approx(wide.figures()) and mixed.figures() == pytest.approx(wide.figures())
+    assert not narrow._pool._inliers  # nothing grows with the pixels

@@ -90,7 +90,8 @@ class DataSet:
         for known in get_args(Protocol):
             if known == protocol:
                 components = self.components or ((50, 10) if known == "smiyc" else None)
-                return replace(self, protocol=known, components=components, benchmark="")
+                benchmark = self.benchmark if known == self.protocol else ""
+                return replace(self, protocol=known, components=components, benchmark=benchmark)
         raise ConfigError(f"{protocol}: no such protocol; they are {', '.join(get_args(Protocol))}")
 
     def description(self) -> str:

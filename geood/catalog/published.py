@@ -74,7 +74,7 @@ PUBLISHED: dict[str, Table] = {
     ),
     "Fishyscapes Lost & Found": Table(
         "Fishyscapes Lost & Found, hidden test",
-        "Grcić et al., arXiv 2112.12833, and the papers of the methods named",
+        "Grcić et al., Sensors 2024, table 1; for UNO the benchmark's pull requests 69 and 71",
         (
             Published("NFlowJS", False, 39.4, None),
             Published("NFlowJS-GF, three training sets", False, 69.4, 2.0),
@@ -87,7 +87,7 @@ PUBLISHED: dict[str, Table] = {
     ),
     "Fishyscapes Static": Table(
         "Fishyscapes Static, hidden test",
-        "Grcić et al., arXiv 2112.12833, and the papers of the methods named",
+        "Grcić et al., Sensors 2024",
         (
             Published("max softmax", False, 12.9, 39.8),
             Published("standardized max logits", False, 52.1, 20.5),
@@ -96,7 +96,7 @@ PUBLISHED: dict[str, Table] = {
     ),
     "RoadAnomaly": Table(
         "RoadAnomaly",
-        "the papers of the methods named",
+        "the authors' own tables (cDNP; model zoo of RbA; repository of UEM)",
         (
             Published("cDNP", False, 85.6, 9.8),
             Published("RbA, inliers only", False, 79.7, 15.0),
@@ -106,9 +106,7 @@ PUBLISHED: dict[str, Table] = {
     ),
     "StreetHazards": Table(
         "StreetHazards test, means over images",
-        "Grcić et al., arXiv 2112.12833, and the papers of the methods named",
-        (
-            Published("NFlowJS", False, 22.2, None),
-        ),
+        "Grcić et al., Sensors 2024",
+        (Published("NFlowJS", False, 22.2, None),),
     ),
 }
