@@ -32,7 +32,8 @@ import torch
 from affine import Affine
 
 from geood.bundle import ModelBundle
-from geood.config import Config, load_config
+from geood.config import Config
+from geood.config_file import load_config
 from geood.flow import Flow
 from geood.grid import tile_grid
 from geood.memory import KEEP_FREED_MEMORY

@@ -40,7 +40,8 @@ from PIL import Image
 from scipy import ndimage
 
 from geood.bundle import ModelBundle
-from geood.config import Config, load_config
+from geood.config import Config
+from geood.config_file import load_config
 from geood.evaluation import evaluate_scenes
 from geood.training import train
 

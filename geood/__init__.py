@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 from geood.version import __version__
 
 if TYPE_CHECKING:
+    from geood.benchmark import evaluate_set
     from geood.bundle import ModelBundle
-    from geood.config import Config, load_config
+    from geood.catalog import data_set
+    from geood.config import Config
+    from geood.config_file import load_config
     from geood.evaluation import evaluate_scenes
     from geood.prediction import polygonize, predict
     from geood.raster import open_scores
@@ -22,8 +25,10 @@ _HOMES = {
     "Config": "config",
     "ModelBundle": "bundle",
     "anomaly_score": "scores",
+    "data_set": "catalog",
     "evaluate_scenes": "evaluation",
-    "load_config": "config",
+    "evaluate_set": "benchmark",
+    "load_config": "config_file",
     "open_scores": "raster",
     "polygonize": "prediction",
     "predict": "prediction",
@@ -35,7 +40,9 @@ __all__ = [
     "ModelBundle",
     "__version__",
     "anomaly_score",
+    "data_set",
     "evaluate_scenes",
+    "evaluate_set",
     "load_config",
     "open_scores",
     "polygonize",

@@ -23,7 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from geood.config import Config, ScoreConfig, change_config, config_from_json
+from geood.config import Config, ScoreConfig
+from geood.config_file import change_config, config_from_json
 from geood.errors import BundleError, ConfigError, OutputError
 from geood.flow import Flow
 from geood.inliers import CLASS_SCORES, FEATURE_SCORES, Inliers

@@ -94,7 +94,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
 ) -> None:
     """Train a model on labelled scenes, to one file: OUT/model.safetensors."""
-    from geood.config import load_config
+    from geood.config_file import load_config
 
     checked = load_config(config, settings or ())
     from geood.training import train as run
@@ -302,7 +302,7 @@ def data_check(
 def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle, a config or a score raster.")]) -> None:
     """Say what a bundle, a config or a score raster holds."""
     if file.suffix in (".yaml", ".yml"):
-        from geood.config import load_config, to_yaml
+        from geood.config_file import load_config, to_yaml
 
         print(to_yaml(load_config(file)), end="")
     elif file.suffix in (".tif", ".tiff"):

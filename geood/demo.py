@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from geood.bundle import ModelBundle
-from geood.config import load_config
+from geood.config_file import load_config
 from geood.datasets.synthetic import make_world
 from geood.errors import OutputError
 from geood.evaluation import evaluate_scenes, write_metrics

@@ -23,7 +23,8 @@ import torch
 from numpy.typing import NDArray
 
 from geood.bundle import ModelBundle, temperature_of
-from geood.config import IGNORE, load_config
+from geood.config import IGNORE
+from geood.config_file import load_config
 from geood.datasets.scenes import find_files
 from geood.errors import ConfigError, DataError, OutputError
 from geood.figures import SCORE_NAMES, percent, without_nan

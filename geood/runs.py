@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from geood.config import Config, load_config, to_yaml
+from geood.config import Config
+from geood.config_file import load_config, to_yaml
 from geood.errors import ConfigError, OutputError
 from geood.flow import Flow
 from geood.segmenter import Segmenter

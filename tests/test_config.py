@@ -7,7 +7,8 @@ import pytest
 import yaml
 from pydantic_core import PydanticUndefined
 
-from geood.config import Config, DataConfig, change_config, config_from_json, config_schema, load_config, to_yaml
+from geood.config import Config, DataConfig
+from geood.config_file import change_config, config_from_json, config_schema, load_config, to_yaml
 from geood.errors import ConfigError
 
 CONFIGS = Path(__file__).parent.parent / "configs"

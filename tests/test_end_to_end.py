@@ -13,7 +13,7 @@ from conftest import picture
 from PIL import Image
 
 from geood.cli import _run
-from geood.config import load_config, to_yaml
+from geood.config_file import load_config, to_yaml
 from geood.datasets.synthetic import make_world
 from geood.demo import CONFIG, run_demo
 from geood.errors import OutputError

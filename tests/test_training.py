@@ -16,7 +16,8 @@ import torch
 from conftest import picture, small_config, write_raster
 
 from geood.bundle import ModelBundle
-from geood.config import Config, FlowConfig, NegativesConfig, to_yaml
+from geood.config import Config, FlowConfig, NegativesConfig
+from geood.config_file import to_yaml
 from geood.datasets.scenes import open_scenes
 from geood.errors import ConfigError, DataError, OutputError, TrainingError
 from geood.flow import Flow
@@ -61,7 +62,7 @@ def train_apart(settings, run, *, before="", resume=False):
     path.write_text(to_yaml(settings), encoding="utf-8")
     script = f"""
 import os
-from geood.config import load_config
+from geood.config_file import load_config
 from geood.stages import Stage
 from geood.training import train
 {before}
@@ -384,7 +385,7 @@ def test_two_processes_train_one_model_on_different_crops(scenes_folder, tmp_pat
     script.write_text(
         f"""
 import hashlib, json, os, torch
-from geood.config import load_config
+from geood.config_file import load_config
 from geood.stages import Stage
 from geood.training import train
 rank, seen, nets = os.environ.get("LOCAL_RANK", "0"), [], {{}}
