@@ -8,6 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import yaml
 from conftest import write_raster
 from miniatures import BINARY, CAMVID, HEIGHT, VISTAS_NP, WIDTH, Sketch
 from PIL import Image
@@ -15,7 +16,7 @@ from PIL import Image
 from geood.catalog import CATALOG, data_set
 from geood.datasets import frames
 from geood.datasets.frames import decode, frame_size, held_ids, screened
-from geood.datasets.layout import Frame, find_frames
+from geood.datasets.layout import Found, Frame, find_frames
 from geood.errors import DataError
 from geood.grid import Window
 
@@ -276,3 +277,45 @@ def test_frames_are_kept_by_what_their_labels_hold(tmp_path):
         screened(found, {12}, holds="anomalous")
     with pytest.raises(DataError, match=r"no frame holds no anomaly \(class ids \[1\]\)"):
         screened(dataclasses.replace(found), {1}, holds="clean")
+
+
+def labelled(tmp_path, name, ids, kind=np.uint8):
+    """A frame of a named set with these raw labels."""
+    Image.fromarray(np.full((*ids.shape, 3), 90, np.uint8)).save(tmp_path / "a.png")
+    write_raster(tmp_path / "a_labels.tif", ids.astype(kind), crs=None)
+    return Frame("a", tmp_path / "a.png", tmp_path / "a_labels.tif", data_set(name))
+
+
+def test_wide_labels_of_other_numbers_are_refused_and_right_ones_are_not(tmp_path):
+    ids = np.arange(48).reshape(6, 8) % 5
+    assert np.array_equal(decode(labelled(tmp_path, "lums", ids, np.uint16), indexes=(1,)).ids, ids)
+    with pytest.raises(DataError, match=r"uint16 that holds 257, 514, .*are bytes"):
+        decode(labelled(tmp_path, "lums", ids * 257, np.uint16), indexes=(1,))
+
+
+def test_masks_with_both_kinds_of_anomaly_and_shifted_labels_are_refused(tmp_path):
+    both = np.arange(48).reshape(6, 8) % 3
+    with pytest.raises(DataError, match=r"label_ids=\{2: 255\}"):
+        decode(labelled(tmp_path, "road-anomaly", both), indexes=(1,))
+    read = decode(labelled(tmp_path, "road-anomaly", both), indexes=(1,), label_ids={2: 255})
+    assert np.array_equal(read.ids, np.where(both == 2, 255, both))
+    shifted = np.arange(48).reshape(6, 8) % 14
+    with pytest.raises(DataError, match=r"begin with 1.*label_ids=\{0: 1, 1: 2") as error:
+        decode(labelled(tmp_path, "streethazards", shifted), indexes=(1,))
+    mapping = yaml.safe_load(str(error.value).split("data.label_ids=")[1].rstrip("'"))
+    assert np.array_equal(
+        decode(labelled(tmp_path, "streethazards", shifted), indexes=(1,), label_ids=mapping).ids, shifted
+    )
+
+
+def test_a_frame_that_nobody_can_read_is_neither_clean_nor_anomalous(tmp_path, caplog):
+    frame = labelled(tmp_path, "lums", np.full((6, 8), 99))
+    found = Found(frame.data_set.layouts[0], [frame])
+    for holds in ("clean", "anomalous"):
+        with pytest.raises(DataError, match="holds 99, which stand for nothing"):
+            screened(found, {1}, holds=holds)
+    ids = np.zeros((6, 8))
+    ids[0, 0] = 99
+    frame = labelled(tmp_path, "lums", ids)
+    assert screened(Found(frame.data_set.layouts[0], [frame]), {1}, holds="clean") == [frame]
+    assert "numbers that stand for nothing: 99" in caplog.text

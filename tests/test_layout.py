@@ -54,7 +54,7 @@ def test_a_set_laid_out_as_published_is_found_whole(name, miniature):
 def test_a_missing_half_is_listed_on_its_side(name, miniature, tmp_path):
     root, entry = copied(miniature, name, tmp_path), data_set(name)
     shutil.rmtree(root / "5_Labels_all", ignore_errors=True)  # which would stand in
-    split = dataclasses.replace(entry.splits[-1], holds="anything", ids="", listed="")
+    split = dataclasses.replace(entry.splits[-1], holds="anything", ids="", listed="", hashed=None)
     before = find_frames(entry, root, split)
     one, two = [frame for frame in before.frames if frame.labels][:2]
     one.labels.unlink()
@@ -240,3 +240,12 @@ def test_links_to_the_files_are_as_good(miniature, tmp_path):
 
 def test_every_set_has_a_miniature():
     assert set(MINIATURES) == set(CATALOG)
+
+
+def test_two_images_of_one_name_are_refused(miniature, tmp_path):
+    root, entry = copied(miniature, "bdd-anomaly", tmp_path), data_set("bdd-anomaly")
+    frame = find_frames(entry, root, entry.split("train")).frames[0]
+    for path in (frame.image, frame.labels):
+        shutil.copy(path, path.parent.parent / "val" / path.name)
+    with pytest.raises(DataError, match="have one name"):
+        find_frames(entry, root, entry.evaluated)

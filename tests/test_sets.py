@@ -17,7 +17,7 @@ from geood.catalog import CATALOG, data_set
 from geood.config import Config
 from geood.datasets import open_crops
 from geood.datasets.frames import decode
-from geood.errors import DataError
+from geood.errors import ConfigError, DataError
 
 TRAINED = [name for name, entry in CATALOG.items() if entry.trains]
 CAR = 8
@@ -211,3 +211,21 @@ def test_a_set_is_evaluated_on_its_last_split(tmp_path, name, miniature):
     assert np.isfinite(result.rows[0]["average_precision"]) == (result.anomaly_pixels > 0)
     assert np.isfinite(result.miou) == (entry.taxonomy.name != "anomaly")
     assert result.table()
+
+
+def test_an_image_is_never_on_both_sides_nor_twice_on_one(miniature):
+    root, _ = miniature("camvid")
+    with pytest.raises(ConfigError, match="trains on it, and one validates"):
+        open_crops(config(root, "camvid", {"name": "camvid", "split": "val"}))
+    with pytest.raises(ConfigError, match=r"two of data\.sets train on it"):
+        open_crops(config(root, "camvid", "camvid"))
+
+
+def test_small_images_are_drawn_as_their_area_says():
+    sizes = [(60, 80), (90, 120), (300, 400)]
+    drawn = room._drawn_crops([0, 1, 2], sizes, 80, shares=[room.Share(0, 1.0)] * 3, number=20_000, seed=0)
+    counts, areas = Counter(crop.frame for crop in drawn), np.array([4_800, 10_800, 120_000])
+    assert np.allclose([counts[i] / 20_000 for i in range(3)], areas / areas.sum(), atol=0.01)
+    for crop in drawn:
+        height, width = sizes[crop.frame]
+        assert 0 <= crop.row <= max(0, height - 80) and 0 <= crop.col <= max(0, width - 80)

@@ -8,6 +8,7 @@ another tool are refused with the mapping that reads them, where their numbers s
 from __future__ import annotations
 
 import json
+import logging
 import zipfile
 import zlib
 from collections import Counter
@@ -29,6 +30,7 @@ from geood.labels import open_id_raster, open_labels, read_ids
 from geood.progress import Progress
 from geood.raster import Scene
 
+log = logging.getLogger("geood")
 ANYTHING = -32768  # below all numbers that a table may list
 STRIP_PX = 1 << 23  # label files are gone through in strips of about so many pixels
 
@@ -135,6 +137,8 @@ def read_labels(
                 f"{height} ({frame.image.name}); labels must have the image's size, take those of this image"
             )
         if frame.segments or (coloured and dataset.count >= 3):
+            if label_ids:
+                raise DataError(f"{frame.labels}: holds colours, not ids; data.label_ids is not for {data_set.name}")
             with reading(frame.labels):
                 rgb = dataset.read([1, 2, 3], window=rasterio_window(window)).astype(np.int64)
             if frame.segments is None:
@@ -144,8 +148,9 @@ def read_labels(
             return _from_table(numbers, data_set.ids, unknown)
     with open_id_raster(frame.labels) as dataset:
         numbers, _ = read_ids(frame.labels, dataset, window)
+        kind = dataset.dtypes[0]
     numbers = _renumbered(numbers, label_ids)
-    _refuse_other_coding(frame.labels, numbers, data_set)
+    _refuse_other_coding(frame.labels, numbers, data_set, kind=kind)
     return _from_table(numbers, data_set.ids, unknown)
 
 
@@ -158,16 +163,29 @@ def _renumbered(numbers: NDArray[np.int64], label_ids: Mapping[int, int] | None)
     return out
 
 
-def _refuse_other_coding(path: Path, numbers: NDArray[np.int64], data_set: DataSet) -> None:
-    """Masks of anomalies that count 2 as void, or -1 as anomalous and 1 as void."""
+def _refuse_other_coding(path: Path, numbers: NDArray[np.int64], data_set: DataSet, *, kind: str) -> None:
+    """Label files whose numbers show that they mean something else than the set's own."""
+    found, table = {int(n) for n in np.unique(numbers)}, data_set.ids
+    strange = found - set(table)
+    if kind not in ("uint8", "int8") and strange and not (found & set(table)) - {0, IGNORE}:
+        shown = ", ".join(str(n) for n in sorted(strange)[:5])
+        raise DataError(
+            f"{path}: {kind} that holds {shown}, but the ids of {data_set.name} are bytes; save them as such"
+        )
+    if data_set.taxonomy.name == "streethazards" and 0 in found:
+        shifted = ", ".join(f"{i}: {i + 1}" for i in data_set.taxonomy.classes)
+        raise DataError(
+            f"{path}: holds 0, but the published labels begin with 1: these were counted from 0 already; say so with "
+            f"--set 'data.label_ids={{{shifted}}}'"
+        )
     if data_set.taxonomy.name != "anomaly":
         return
-    if numbers.min() < 0:
+    if min(found) < 0:
         raise DataError(
             f"{path}: holds -1: a mask in which -1 is an anomaly and 1 is void; say so with "
             "--set 'data.label_ids={-1: 1, 1: 255}'"
         )
-    if 2 not in data_set.ids and (numbers == 2).any():
+    if 2 in found and (2 not in table or (1 in found and len(table) == 4)):
         raise DataError(
             f"{path}: holds 2, as masks do in which 2 is void; if so, say it with --set 'data.label_ids={{2: 255}}'"
         )
@@ -247,13 +265,23 @@ def screened(found: Found, anomaly: set[int], *, holds: str, label_ids: Mapping[
     """
     if holds == "anything":
         return found.frames
-    kept = []
+    kept, total = [], Counter[str]()
     with Progress("looking at labels", len(found.frames)) as progress:
         for frame in found.frames:
-            has = not anomaly.isdisjoint(held_ids(frame, label_ids)[0])
+            counts, unknown = held_ids(frame, label_ids)
+            if sum(unknown.values()) > sum(n for i, n in counts.items() if i != IGNORE):
+                shown = ", ".join(number for number, _ in unknown.most_common(5))
+                raise DataError(
+                    f"{frame.labels}: holds {shown}, which stand for nothing, so nobody can tell whether it shows an "
+                    "anomaly; take the label files as published, or say what they mean with data.label_ids"
+                )
+            total += unknown
+            has = not anomaly.isdisjoint(counts)
             if frame.labels is not None and has == (holds == "anomalous"):
                 kept.append(frame)
             progress.advance()
+    if total:
+        log.warning("label files hold numbers that stand for nothing: %s", ", ".join(sorted(total)[:5]))
     if not kept:
         what = "an anomaly" if holds == "anomalous" else "no anomaly"
         raise DataError(f"{found.frames[0].image.parent}: no frame holds {what} (class ids {sorted(anomaly)})")

@@ -7,7 +7,9 @@ of a pair is seen on either side. A root that does not look right is refused wit
 from __future__ import annotations
 
 import csv
+import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,6 +79,10 @@ def find_frames(data_set: DataSet, root: Path, split: Split) -> Found:
     best.frames, best.not_found = _chosen(best.frames, root, split)
     if not best.frames:
         raise DataError(f"{root}: none of the frames of {data_set.name} belongs to its split {split.name}")
+    names = Counter(frame.name for frame in best.frames)
+    twice = [frame.image for frame in best.frames if names[frame.name] > 1]
+    if twice:
+        raise DataError(f"{twice[0]}, {twice[1]}: two images of {data_set.name} have one name; keep one of them")
     best.without_labels = [frame.image for frame in best.frames if frame.labels is None]
     return best
 
@@ -164,7 +170,15 @@ def _chosen(frames: list[Frame], root: Path, split: Split) -> tuple[list[Frame],
         not_found = [name for name, names in listed.items() if not names]
     if split.ids:
         frames = [frame for frame in frames if re.fullmatch(split.ids, frame.name)]
+    if split.hashed:
+        low, high = split.hashed
+        frames = [frame for frame in frames if low <= _hashed(frame.name) < high]
     return frames, not_found
+
+
+def _hashed(name: str) -> float:
+    """A number in [0, 1) that a name has everywhere and always."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) / 2**32
 
 
 def _listed(path: Path) -> list[str]:
@@ -188,9 +202,13 @@ def _nothing(data_set: DataSet, root: Path, split: Split) -> str:
     wanted = " or ".join(dict.fromkeys(_filled(" with ".join(filter(None, each)), split) for each in needed))
     if not root.is_dir():
         return f"{root}: no such folder; give the folder of {data_set.title} that holds {wanted}"
-    for folder in _near(root):
-        if any(_usable(_matched(data_set, folder, layout, split), split) for layout in data_set.layouts):
-            return f"{root}: holds no {wanted}, but {folder} does; give that folder"
+    near = [
+        (folder, _matched(data_set, folder, layout, split)) for folder in _near(root) for layout in data_set.layouts
+    ]
+    usable = [(_whole(found) > 0, folder) for folder, found in near if _usable(found, split)]
+    if usable:  # one with labels rather than one that merely has images
+        best = max(usable, key=lambda pair: pair[0])[1]
+        return f"{root}: holds no {wanted}, but {best} does; give that folder"
     inside = ", ".join(sorted(p.name for p in root.iterdir())[:6]) or "nothing"
     return (
         f"{root}: holds no image of {data_set.name}, split {split.name}; needed: {wanted}; found: {inside}. "
@@ -199,7 +217,7 @@ def _nothing(data_set: DataSet, root: Path, split: Split) -> str:
 
 
 def _near(root: Path) -> Iterator[Path]:
-    """Folders that a user may have meant: above the root and up to two levels below it."""
-    yield from list(root.resolve().parents)[:4]
+    """Folders that a user may have meant: up to two levels below the root, and above it."""
     for depth in ("*", "*/*"):
         yield from sorted(p for p in root.glob(depth) if p.is_dir())[:200]
+    yield from list(root.resolve().parents)[:4]

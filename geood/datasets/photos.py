@@ -2,8 +2,8 @@
 
 They are files that a config names, or data sets of the catalog. An image belongs wholly to training or to validation:
 as the config or the data set says, or else runs of neighbours by name are drawn for validation, because consecutive
-frames of a drive are nearly the same picture. Crops are windows of integer pixels, drawn uniformly over all windows of
-the training images (of each data set, in the proportion of their weights) and screened as those of scenes are: one
+frames of a drive are nearly the same picture. Crops are windows of integer pixels, drawn from the training images in
+proportion to their area (of each data set, in the proportion of their weights) and screened as those of scenes are: one
 that holds an anomaly pixel is left out whole. Photographs are decoded as a whole, so the last few stay in memory;
 GeoTIFFs are read by windows, for a whole one may be large.
 """
@@ -189,6 +189,7 @@ def _named_frames(config: Config) -> tuple[list[Frame], list[Frame], list[Share]
     """The same for the data sets that a config names.
 
     Raises:
+        ConfigError: an image comes twice, or is on both sides.
         DataError: a set is not where the config says, or nothing of it can be trained on.
     """
     frames, held, shares = [], [], []
@@ -199,6 +200,13 @@ def _named_frames(config: Config) -> tuple[list[Frame], list[Frame], list[Share]
         shares += [Share(number, entry.weight)] * len(own)
         if any(split.name == "val" for split in chosen.splits) and entry.split != "val":
             held += _labelled_frames(chosen, root, chosen.split("val"), config)
+    trained = Counter(frame.image.resolve() for frame in frames)
+    [(image, times)] = trained.most_common(1)
+    if times > 1:
+        raise ConfigError(f"{image}: two of data.sets train on it; name each set and split once")
+    both = trained.keys() & {frame.image.resolve() for frame in held}
+    if both:
+        raise ConfigError(f"{min(both)}: one of data.sets trains on it, and one validates; leave the split val out")
     return frames, held, shares
 
 
@@ -268,14 +276,16 @@ def _drawn_runs(count: int, share: float, seed: int) -> list[int]:
 def _drawn_crops(
     frames: list[int], sizes: list[tuple[int, int]], side: int, *, shares: list[Share], number: int, seed: int
 ) -> list[Crop]:
-    """Random windows: of each data set in proportion to its weight, and uniform over all windows of its frames."""
+    """Random windows: of each data set in proportion to its weight, of its frames to their area, anywhere in them.
+
+    (Uniform over all windows would seldom take images that are little larger than one.)
+    """
     rng = np.random.default_rng(seed)
-    windows = [max(1, sizes[i][0] - side + 1) * max(1, sizes[i][1] - side + 1) for i in frames]
+    areas = [math.prod(sizes[i]) for i in frames]
     of_set: Counter[int] = Counter()
-    for i, count in zip(frames, windows, strict=True):
-        of_set[shares[i].data_set] += count
-    weights = [shares[i].weight / of_set[shares[i].data_set] for i in frames]
-    places = np.array(windows, float) * np.array(weights)
+    for i, area in zip(frames, areas, strict=True):
+        of_set[shares[i].data_set] += area
+    places = np.array([shares[i].weight * a / of_set[shares[i].data_set] for i, a in zip(frames, areas, strict=True)])
     drawn = []
     for i in rng.choice(frames, number, p=places / places.sum()):
         row, col = (int(rng.integers(max(1, length - side + 1))) for length in sizes[i])
