@@ -68,7 +68,7 @@ def find_frames(data_set: DataSet, root: Path, split: Split) -> Found:
             best = found
         if best and _whole(best) == len(best.frames):
             break
-    if best is None:
+    if best is None or (split.labelled and not _whole(best) and _nearest(data_set, root, split, whole=True)):
         raise DataError(_nothing(data_set, root, split))
     bare = [frame.image for frame in best.frames if frame.base is None] if best.layout.base else []
     if bare:
@@ -202,18 +202,23 @@ def _nothing(data_set: DataSet, root: Path, split: Split) -> str:
     wanted = " or ".join(dict.fromkeys(_filled(" with ".join(filter(None, each)), split) for each in needed))
     if not root.is_dir():
         return f"{root}: no such folder; give the folder of {data_set.title} that holds {wanted}"
-    near = [
-        (folder, _matched(data_set, folder, layout, split)) for folder in _near(root) for layout in data_set.layouts
-    ]
-    usable = [(_whole(found) > 0, folder) for folder, found in near if _usable(found, split)]
-    if usable:  # one with labels rather than one that merely has images
-        best = max(usable, key=lambda pair: pair[0])[1]
-        return f"{root}: holds no {wanted}, but {best} does; give that folder"
+    near = _nearest(data_set, root, split, whole=True) or _nearest(data_set, root, split, whole=False)
+    if near:
+        return f"{root}: holds no {wanted}, but {near} does; give that folder"
     inside = ", ".join(sorted(p.name for p in root.iterdir())[:6]) or "nothing"
     return (
         f"{root}: holds no image of {data_set.name}, split {split.name}; needed: {wanted}; found: {inside}. "
         f"`geood data check {data_set.name} ROOT` says more"
     )
+
+
+def _nearest(data_set: DataSet, root: Path, split: Split, *, whole: bool) -> Path | None:
+    """The nearest folder that holds an image of the set; `whole`: with all that belongs to it."""
+    for folder in _near(root):
+        found = [_matched(data_set, folder, layout, split) for layout in data_set.layouts]
+        if any(_usable(each, split) and (_whole(each) or not whole) for each in found):
+            return folder
+    return None
 
 
 def _near(root: Path) -> Iterator[Path]:
