@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 
 from geood.bundle import ModelBundle, temperature_of
 from geood.catalog import DataSet, Split
@@ -32,7 +30,7 @@ from geood.datasets.layout import Frame, find_frames
 from geood.datasets.stereo import distance_of, has_distance
 from geood.distances import DistanceCurves
 from geood.errors import ConfigError, DataError, OutputError
-from geood.meaning import Meaning
+from geood.meaning import Meaning, data_settings
 from geood.metrics import ANOMALY, Confusion, OpenSetConfusion, PixelCurve, mean_of_known
 from geood.progress import Progress
 from geood.protocols import PixelProtocol, protocol_named
@@ -98,7 +96,7 @@ def evaluate_set(
     """
     if (bundle is None) == (scores is None):
         raise ConfigError("give a model or --scores with a folder of score files, one of the two")
-    hold_out, label_ids, rest = _data_settings(settings)
+    hold_out, label_ids, rest = data_settings(settings)
     if bundle:
         bundle = bundle.with_settings(rest)
     elif rest:
@@ -145,33 +143,6 @@ def _protocol(data_set: DataSet) -> PixelProtocol:
     """An empty accumulator of the set's protocol."""
     options = {"per_image": True} if data_set.protocol == "densehybrid" and data_set.crossed else {}
     return protocol_named(data_set.protocol, **options)
-
-
-def _data_settings(settings: Sequence[str]) -> tuple[list[str], dict[int, int], list[str]]:
-    """`data.hold_out` and `data.label_ids` of settings, and the settings of other sections."""
-    found: dict[str, Any] = {"hold_out": [], "label_ids": {}}
-    rest = []
-    for setting in settings:
-        key, _, text = setting.partition("=")
-        section, _, name = key.partition(".")
-        if section != "data":
-            rest.append(setting)
-        elif name not in found:
-            raise ConfigError(f"--set {setting}: of data only hold_out and label_ids can be set for a named data set")
-        else:
-            try:
-                found[name] = yaml.safe_load(text)
-            except yaml.YAMLError:
-                raise ConfigError(f"--set {setting}: the value is not valid YAML; put it in quotes") from None
-    try:
-        hold_out = TypeAdapter(list[str]).validate_python(found["hold_out"], strict=True)
-        return hold_out, TypeAdapter(dict[int, int]).validate_python(found["label_ids"], strict=True), rest
-    except ValidationError as error:
-        fault = error.errors()[0]
-        raise ConfigError(
-            f"--set data: got {fault['input']!r}; {fault['msg'].lower()}; for example data.hold_out=[car] or "
-            "'data.label_ids={2: 255}'"
-        ) from None
 
 
 def _frames(data_set: DataSet, root: Path, *, split: Split, meaning: Meaning, label_ids: dict[int, int]) -> list[Frame]:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from geood.bundle import ModelBundle
 from geood.catalog import DataSet
@@ -88,3 +91,34 @@ def _held_by(data_set: DataSet, bundle: ModelBundle | None, *, official: bool) -
     if same_numbers and not (official and data.sets):
         return [classes[class_id] for class_id in data.anomaly if class_id in classes]
     return [name for name in data.hold_out if name in classes.values()]
+
+
+def data_settings(settings: Sequence[str]) -> tuple[list[str], dict[int, int], list[str]]:
+    """`data.hold_out` and `data.label_ids` of `section.key=value` settings, and the settings of other sections.
+
+    Raises:
+        ConfigError: another key of data, or a value of the wrong kind.
+    """
+    found: dict[str, Any] = {"hold_out": [], "label_ids": {}}
+    rest = []
+    for setting in settings:
+        key, _, text = setting.partition("=")
+        section, _, name = key.partition(".")
+        if section != "data":
+            rest.append(setting)
+        elif name not in found:
+            raise ConfigError(f"--set {setting}: of data only hold_out and label_ids can be set for a named data set")
+        else:
+            try:
+                found[name] = yaml.safe_load(text)
+            except yaml.YAMLError:
+                raise ConfigError(f"--set {setting}: the value is not valid YAML; put it in quotes") from None
+    try:
+        hold_out = TypeAdapter(list[str]).validate_python(found["hold_out"], strict=True)
+        return hold_out, TypeAdapter(dict[int, int]).validate_python(found["label_ids"], strict=True), rest
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise ConfigError(
+            f"--set data: got {fault['input']!r}; {fault['msg'].lower()}; for example data.hold_out=[car] or "
+            "'data.label_ids={2: 255}'"
+        ) from None
