@@ -165,7 +165,7 @@ class Caos:
         """Take one image; see `PixelProtocol.update`."""
         inliers, anomalies = _split(score, truth)
         if counted := bool(inliers.size and anomalies.size):
-            curve = curve_of_scores(inliers, anomalies)
+            curve = _curve(inliers, anomalies)
             self._each.append(_areas(curve) | {"fpr95": curve.fpr_at(0.95, "closest")})
         _count_image(self, counted=counted)
 
@@ -200,7 +200,7 @@ class DenseHybrid:
         inliers, anomalies = _split(score, truth)
         counted = bool(inliers.size or anomalies.size)
         if counted and self.per_image:
-            self._each.append(self._read(curve_of_scores(inliers, anomalies)))
+            self._each.append(self._read(_curve(inliers, anomalies)))
         elif counted:
             self._pool.take(inliers, anomalies)
         _count_image(self, counted=counted)
@@ -289,6 +289,13 @@ class _ScorePool:
             summed = np.bincount(place, np.concatenate(weights), minlength=len(values))
             counts.append(np.rint(summed).astype(np.int64))
         return curve_of_counts(values, inliers=counts[0], anomalies=counts[1])
+
+
+def _curve(inliers: Scores, anomalies: Scores) -> Curve:
+    """The exact curve of one image: float16 scores are counted, which is faster than to sort them."""
+    pool = _ScorePool()
+    pool.take(inliers, anomalies)
+    return pool.curve
 
 
 def _split(score: Scores, truth: NDArray[np.uint8]) -> tuple[Scores, Scores]:
