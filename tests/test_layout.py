@@ -221,6 +221,9 @@ def test_frames_are_dropped_by_their_number_among_all(tmp_path):
         sketch.frame(f"images/f{i}.png", f"labels/f{i}.png")
     split = Split("some", {}, drop=(1, 2), ids="f[0-3]")
     assert [frame.name for frame in find_frames(entry, tmp_path, split).frames] == ["f0", "f3"]
+    whole, part = (dataclasses.replace(split, undropped=n) for n in (4, 5))
+    assert [frame.name for frame in find_frames(entry, tmp_path, whole).frames] == ["f0", "f3"]
+    assert len(find_frames(entry, tmp_path, part).frames) == 4  # one is missing: nobody knows which numbers are meant
 
 
 def test_a_place_that_stands_twice_is_the_same_both_times(tmp_path):

@@ -35,11 +35,11 @@ class Layout:
 class Split:
     """A part of a data set: `places` fills in the templates; the other keys choose among the frames found.
 
-    `ids` is a regular expression that whole frame ids match, `drop` numbers of frames in the order of their ids,
-    `hashed` a part of [0, 1) in which a hash of their names lies, for sets that come without a split, `listed` a text
-    file of frame names, `by_labels` takes the frames that have labels and `holds` is a rule on what the labels of a
-    whole image hold. `count` is how many frames the complete split has after all this (None: it may differ); of a split
-    that is not `labelled` only some frames have labels.
+    `ids` is a regular expression that whole frame ids match, `drop` numbers of frames (out of `undropped` in all) in
+    the order of their ids, `hashed` a part of [0, 1) in which a hash of their names lies, for sets that come without a
+    split, `listed` a text file of frame names, `by_labels` takes the frames that have labels and `holds` is a rule on
+    what the labels of a whole image hold. `count` is how many frames the complete split has after all this (None: it
+    may differ); of a split that is not `labelled` only some frames have labels.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Split:
     count: int | None = None
     ids: str = ""
     drop: tuple[int, ...] = ()
+    undropped: int | None = None
     hashed: tuple[float, float] | None = None
     listed: str = ""
     by_labels: bool = False

@@ -190,12 +190,13 @@ lost_and_found = DataSet(
         ),
     ),
     splits=(
-        Split("trainval", {"split": "train"}, 1030, drop=(44, 67, 88, 109, 131, 614)),
+        Split("trainval", {"split": "train"}, 1030, drop=(44, 67, 88, 109, 131, 614), undropped=1036),
         Split(
             "test",
             {"split": "test"},
             1186,
             drop=(17, 37, 55, 72, 91, 110, 129, 153, 174, 197, 218, 353, 490, 618, 686, 792, 793),
+            undropped=1203,
         ),
     ),
     ids=t.LOST_AND_FOUND_IDS,

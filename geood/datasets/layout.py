@@ -159,7 +159,8 @@ def _filled(template: str, split: Split) -> str:
 def _chosen(frames: list[Frame], root: Path, split: Split) -> tuple[list[Frame], list[str]]:
     """The frames that a split's rules on names leave, and names on its list that no frame has."""
     not_found: list[str] = []
-    frames = [frame for i, frame in enumerate(frames) if i not in split.drop]
+    if split.undropped in (None, len(frames)):  # else the set is not whole, and its numbers are others
+        frames = [frame for i, frame in enumerate(frames) if i not in split.drop]
     if split.by_labels:
         frames = [frame for frame in frames if frame.labels]
     if split.listed:
