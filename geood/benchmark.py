@@ -258,7 +258,7 @@ def _second_pass(result: SetEvaluation, frames: list[Frame], *, job: _Job, count
     [own] = [row for row in result.rows if row["score"] == result.own]
     best = float(own.get("best_f1_threshold", pooled.best_f1_threshold))
     components = ComponentScores(*sizes) if sizes else None
-    opened = _open_sets(groups, job.bundle) if job.bundle and counted.confusion else {}
+    opened = _open_sets(groups, job.bundle, result.data_set.protocol) if job.bundle and counted.confusion else {}
     with Progress("components and open set", len(frames)) as progress:
         for frame in frames if components or opened else ():
             ids = _decoded(frame, job).ids
@@ -282,7 +282,7 @@ def _group(frame: Frame) -> str:
     return frame.image.parent.name if frame.data_set and frame.data_set.crossed else ""
 
 
-def _open_sets(groups: dict[str, PixelCurve], bundle: ModelBundle) -> dict[str, OpenSetConfusion]:
+def _open_sets(groups: dict[str, PixelCurve], bundle: ModelBundle, protocol: str) -> dict[str, OpenSetConfusion]:
     """An accumulator for each group, thresholded by the curves of the others, or by its own where it is alone."""
     opened = {}
     for name, own in groups.items():
@@ -290,7 +290,8 @@ def _open_sets(groups: dict[str, PixelCurve], bundle: ModelBundle) -> dict[str, 
         for other, curve in groups.items():
             if other != name:
                 others += curve
-        opened[name] = OpenSetConfusion(len(bundle.class_ids), _recall_threshold(others if others.positives else own))
+        cut = _recall_threshold(others if others.positives else own, protocol)
+        opened[name] = OpenSetConfusion(len(bundle.class_ids), cut)
     return opened
 
 
@@ -307,11 +308,16 @@ def _mean_open_set(
     return {key: float(np.average([row[key] for row in each], weights=weights)) for key in each[0]}
 
 
-def _recall_threshold(pooled: PixelCurve) -> float:
-    """The highest threshold with 95 % of the anomalies strictly above it, a float16 number; NaN without anomalies."""
+def _recall_threshold(pooled: PixelCurve, protocol: str) -> float:
+    """The highest threshold with 95 % of the anomalies strictly above it, a float16 number; NaN without anomalies.
+
+    DenseHybrid takes the score of the first point with more than 95 % at or above it, and calls what is strictly above.
+    """
     if not pooled.positives:
         return math.nan
     curve = pooled.curve
+    if protocol == "densehybrid":
+        return float(curve.scores[int(np.argmax(curve.hits * 20 > curve.positives * 19))])
     first = int(np.argmax(curve.hits * 20 >= curve.positives * 19))  # in integers: 0.95 is not a binary fraction
     return float(np.nextafter(np.float16(curve.scores[first]), np.float16(-np.inf)))
 

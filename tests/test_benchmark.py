@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+from collections import Counter
 
 import h5py
 import numpy as np
@@ -703,3 +704,23 @@ def test_small_shares_keep_their_figures():
     assert [percent(x).strip() for x in (0.0041, 0.0003, 0.01, 0.123, 0.0, float("nan"))] == [
         *("0.41", "0.03", "1.0", "12.3", "0.0", "-")
     ]
+
+
+def test_towns_take_their_open_set_threshold_from_each_other(miniature, tmp_path):
+    root, _ = miniature("streethazards-densehybrid")
+    entry = data_set("streethazards-densehybrid")
+    known = {i: n for i, n in entry.taxonomy.classes.items() if i not in (3, 13)}
+    bundle = make_bundle(tmp_path / "m.safetensors", data=ROADS | {"classes": known}, predict={"tile_px": 64})
+    truth = Meaning.of(entry, bundle).truth
+    towns: dict = {}
+    for frame, decoded, scored in scored_frames(entry.name, root, bundle):
+        curve = towns.setdefault(frame.image.parent.name, PixelCurve())
+        curve.update(scored.scores["jsd"], truth[decoded.ids])
+    assert len(towns) == 2
+    result, cuts = evaluate_set(entry, root, bundle=bundle), {}
+    frames = Counter(row["image"].split("/")[0] for row in result.images)
+    for town, other in zip(towns, reversed(towns), strict=True):
+        points = towns[other].curve
+        cuts[town] = points.scores[np.argmax(points.hits / points.positives > 0.95)]  # as DenseHybrid picks it
+    wanted = sum(float(cut) * frames[town] for town, cut in cuts.items()) / sum(frames.values())
+    assert result.open_set["threshold"] == pytest.approx(wanted)
