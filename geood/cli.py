@@ -278,21 +278,26 @@ def data_list(
 def data_check(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `geood data list`.")],
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="The folder that holds it.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="data.label_ids={2: 255}", help="Numbers in label files that stand for others."),
+    ] = None,
 ) -> None:
     """Count the files of a data set, join its pairs, read all its labels, and say what is wrong."""
     from geood.catalog import data_set
     from geood.datasets.check import check_set
 
     chosen = data_set(name)
-    checks, faults = check_set(chosen, root)
+    label_ids: dict[int, int] = {}
+    if settings:
+        from geood.meaning import data_settings
+
+        hold_out, label_ids, rest = data_settings(settings)
+        if hold_out or rest:
+            raise ConfigError(f"--set {settings[0]}: the check takes data.label_ids alone")
+    checks, faults = check_set(chosen, root, label_ids=label_ids)
     for check in checks:
-        print(f"{check.split.name}: {check.images} images, {check.labelled} with labels")
-        labelled = sum(check.pixels.values()) + check.void + sum(check.unknown.values())
-        for class_name in chosen.taxonomy.classes.values():
-            if check.pixels[class_name]:
-                print(f"  {class_name:<20}{100 * check.pixels[class_name] / labelled:7.2f} %")
-        if labelled:
-            print(f"  {'void':<20}{100 * check.void / labelled:7.2f} %")
+        print("\n".join(check.lines(chosen)))
     if faults:
         raise DataError(f"{root}: {len(faults)} things to look at\n" + "\n".join(f"  {fault}" for fault in faults))
     print("whole, as far as geood can tell")

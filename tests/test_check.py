@@ -169,3 +169,16 @@ def test_the_check_on_the_command_line(miniature, monkeypatch, capsys, damaged):
     (damaged[0] / "testannot/0001TP_008550.png").unlink()
     assert run("check", "camvid", damaged[0]) == 3
     assert "1 things to look at\n  test: 1 images without labels" in capsys.readouterr().err
+
+
+def test_the_check_reads_labels_in_another_coding(miniature, tmp_path, capsys):
+    root = shutil.copytree(miniature("road-anomaly")[0], tmp_path / "root")
+    for path in root.rglob("labels_semantic.png"):
+        ids = np.array(Image.open(path))
+        ids[0, 0], ids[0, 1] = 1, 2
+        Image.fromarray(ids).save(path)
+    assert _run(["data", "check", "road-anomaly", str(root)], debug=False) == 3
+    assert "data.label_ids={2: 255}" in capsys.readouterr().err
+    _run(["data", "check", "road-anomaly", str(root), "--set", "data.label_ids={2: 255}"], debug=False)
+    assert "label_ids" not in capsys.readouterr().err
+    assert _run(["data", "check", "road-anomaly", str(root), "--set", "score.kind=jsd"], debug=False) == 2

@@ -38,6 +38,16 @@ class SplitCheck:
     void: int = 0
     unknown: Counter[str] = field(default_factory=Counter)
 
+    def lines(self, data_set: DataSet) -> Iterator[str]:
+        """What is there, for people: images, and the share of each class in their labels."""
+        yield f"{self.split.name}: {self.images} images, {self.labelled} with labels"
+        labelled = sum(self.pixels.values()) + self.void + sum(self.unknown.values())
+        for name, pixels in [(name, self.pixels[name]) for name in data_set.taxonomy.classes.values()]:
+            if pixels:
+                yield f"  {name:<20}{100 * pixels / labelled:7.2f} %"
+        if labelled:
+            yield f"  {'void':<20}{100 * self.void / labelled:7.2f} %"
+
     def faults(self, data_set: DataSet) -> Iterator[str]:
         """What is wrong, and what to do about it, a sentence each."""
         name, expected = self.split.name, self.split.count
