@@ -289,8 +289,29 @@ def labelled(tmp_path, name, ids, kind=np.uint8):
 def test_wide_labels_of_other_numbers_are_refused_and_right_ones_are_not(tmp_path):
     ids = np.arange(48).reshape(6, 8) % 5
     assert np.array_equal(decode(labelled(tmp_path, "lums", ids, np.uint16), indexes=(1,)).ids, ids)
-    with pytest.raises(DataError, match=r"uint16 that holds 257, 514, .*are bytes"):
+    with pytest.raises(DataError, match=r"uint16 that holds 257, 514, .*are bytes; save them .* data\.label_ids"):
         decode(labelled(tmp_path, "lums", ids * 257, np.uint16), indexes=(1,))
+    stretched = {i * 257: i for i in range(5)}
+    assert np.array_equal(
+        decode(labelled(tmp_path, "lums", ids * 257, np.uint16), indexes=(1,), label_ids=stretched).ids, ids
+    )
+
+
+def test_a_window_of_strange_numbers_does_not_condemn_a_wide_file(tmp_path, monkeypatch):
+    ids = np.arange(48).reshape(6, 8) % 5
+    ids[:2] = 26_001
+    frame = labelled(tmp_path, "lums", ids, np.uint16)
+    got = decode(frame, Window(0, 0, 2, 8), indexes=(1,))
+    assert (got.ids == 255).all() and got.unknown == {"26001": 16}
+    monkeypatch.setattr(frames, "STRIP_PX", 8)
+    assert held_ids(frame)[1] == {"26001": 16}
+
+
+@pytest.mark.parametrize("name", ["uavid", "wilddash2"])
+def test_label_ids_are_refused_where_labels_hold_no_ids(name, miniature):
+    frame = next(iter(of(miniature, name)[0].values()))
+    with pytest.raises(DataError, match=r"\.png: holds (colours|segments), not ids, .*leave data\.label_ids out"):
+        decode(frame, indexes=RGB, label_ids={2: 255})
 
 
 def test_masks_with_both_kinds_of_anomaly_and_shifted_labels_are_refused(tmp_path):
@@ -318,4 +339,4 @@ def test_a_frame_that_nobody_can_read_is_neither_clean_nor_anomalous(tmp_path, c
     ids[0, 0] = 99
     frame = labelled(tmp_path, "lums", ids)
     assert screened(Found(frame.data_set.layouts[0], [frame]), {1}, holds="clean") == [frame]
-    assert "numbers that stand for nothing: 99" in caplog.text
+    assert caplog.text.count("stand for nothing") == 1 and "99 (1 pixels)" in caplog.text

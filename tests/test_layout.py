@@ -252,3 +252,41 @@ def test_two_images_of_one_name_are_refused(miniature, tmp_path):
         shutil.copy(path, path.parent.parent / "val" / path.name)
     with pytest.raises(DataError, match="have one name"):
         find_frames(entry, root, entry.evaluated)
+
+
+def test_a_wrong_root_names_the_folder_with_labels_below_it(miniature, tmp_path):
+    root = copied(miniature, "lums", tmp_path / "X")
+    for beside in (tmp_path / "X" / "a", tmp_path / "X" / "b" / "images", tmp_path / "beside"):
+        beside.mkdir(parents=True)
+        shutil.copy(next((root / "images").iterdir()), beside / "photo.jpg")  # images alone do not make it the set
+    with pytest.raises(
+        DataError, match=r"X: holds no images/\{id\}\.jpg with labels/\{id\}\.png or .*; give that"
+    ) as raised:
+        found("lums", tmp_path / "X")
+    assert f"but {root} does" in str(raised.value)
+    shutil.rmtree(root / "labels")  # and where there are no labels anywhere, the images are what is found
+    assert len(found("lums", root).without_labels) == 6
+
+
+def test_a_header_of_a_list_is_no_missing_frame(miniature, tmp_path):
+    root = copied(miniature, "wd-pascal", tmp_path)
+    path = root / "manifest.csv"
+    names, listed = [frame.name for frame in found("wd-pascal", root).frames], path.read_text()
+    path.write_text("image,row,column,scale\n" + listed)
+    here = found("wd-pascal", root)
+    assert [frame.name for frame in here.frames] == names and not here.not_found
+    path.write_text(listed + "image,1,2,0.5\nwd_cow_99,1,2,0.5\n")
+    assert found("wd-pascal", root).not_found == ["image", "wd_cow_99"]
+
+
+def test_a_set_without_a_split_is_split_by_the_names_alone(miniature, tmp_path):
+    entry, sketch = data_set("wilddash2"), Sketch(tmp_path, BINARY)
+    names = [f"frame_{i:04d}" for i in range(300)]
+    picture = sketch.frame("images/frame_0000.jpg") and tmp_path / "images/frame_0000.jpg"
+    for name in names[1:]:
+        (tmp_path / f"images/{name}.jpg").symlink_to(picture)
+    train, val = ([f.name for f in find_frames(entry, tmp_path, split).frames] for split in entry.splits)
+    assert sorted(train + val) == names and 0.09 < len(val) / 300 < 0.21
+    (tmp_path / f"images/{train[0]}.jpg").rename(tmp_path / "images/other.jpg")
+    assert [f.name for f in find_frames(entry, tmp_path, entry.split("val")).frames if f.name != "other"] == val
+    assert [s.name for e in CATALOG.values() for s in e.splits if s is e.splits[-1]].count("train") == 0

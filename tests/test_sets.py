@@ -219,6 +219,18 @@ def test_an_image_is_never_on_both_sides_nor_twice_on_one(miniature):
         open_crops(config(root, "camvid", {"name": "camvid", "split": "val"}))
     with pytest.raises(ConfigError, match=r"two of data\.sets train on it"):
         open_crops(config(root, "camvid", "camvid"))
+    roads, _ = miniature("vistas")
+    with pytest.raises(ConfigError, match=r"training/images/.*\.jpg: two of data\.sets train on it"):
+        open_crops(config(roads, "vistas", "vistas-wilddash"))
+    with pytest.raises(ConfigError, match=r"validation/images/.*\.jpg: one of data\.sets trains on it"):
+        open_crops(config(roads, "vistas", {"name": "vistas-wilddash", "split": "val"}))
+
+
+def test_two_splits_of_one_set_share_its_validation(miniature):
+    root, tree = miniature("camvid")
+    crops = open_crops(config(root, "camvid", {"name": "camvid", "split": "test"}))
+    assert names(crops.ground, validation=False) == sorted(tree["train"]) + sorted(tree["test"])
+    assert names(crops.ground, validation=True) == sorted(tree["val"])
 
 
 def test_small_images_are_drawn_as_their_area_says():

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,7 +138,10 @@ def read_labels(
             )
         if frame.segments or (coloured and dataset.count >= 3):
             if label_ids:
-                raise DataError(f"{frame.labels}: holds colours, not ids; data.label_ids is not for {data_set.name}")
+                what = "segments" if frame.segments else "colours"
+                raise DataError(
+                    f"{frame.labels}: holds {what}, not ids, and data.label_ids renumbers ids; leave data.label_ids out"
+                )
             with reading(frame.labels):
                 rgb = dataset.read([1, 2, 3], window=rasterio_window(window)).astype(np.int64)
             if frame.segments is None:
@@ -147,10 +150,10 @@ def read_labels(
             numbers = _from_segments(rgb, frame)
             return _from_table(numbers, data_set.ids, unknown)
     with open_id_raster(frame.labels) as dataset:
-        numbers, _ = read_ids(frame.labels, dataset, window)
-        kind = dataset.dtypes[0]
-    numbers = _renumbered(numbers, label_ids)
-    _refuse_other_coding(frame.labels, numbers, data_set, kind=kind)
+        numbers = _renumbered(read_ids(frame.labels, dataset, window)[0], label_ids)
+        if np.dtype(dataset.dtypes[0]).itemsize > 1:
+            _refuse_wide_numbers(frame, dataset, numbers, label_ids)
+    _refuse_other_coding(frame.labels, numbers, data_set)
     return _from_table(numbers, data_set.ids, unknown)
 
 
@@ -163,15 +166,38 @@ def _renumbered(numbers: NDArray[np.int64], label_ids: Mapping[int, int] | None)
     return out
 
 
-def _refuse_other_coding(path: Path, numbers: NDArray[np.int64], data_set: DataSet, *, kind: str) -> None:
+def _refuse_wide_numbers(
+    frame: Frame, dataset: Any, numbers: NDArray[np.int64], label_ids: Mapping[int, int] | None
+) -> None:
+    """A file of more than bytes in which no number but 0 and 255 is the set's; `numbers` are those of a window of it.
+
+    A window alone may hold nothing but the few strange numbers of a good file, so the whole is looked at before.
+    """
+    data_set, path = frame.data_set, frame.labels
+    assert data_set is not None and path is not None
+    known = set(data_set.ids)
+
+    def strange(found: set[int]) -> bool:
+        return bool(found - known) and not found & known - {0, IGNORE}
+
+    if not strange(set(np.unique(numbers).tolist())):
+        return
+    everything: set[int] = set()
+    rows = max(1, STRIP_PX // dataset.width)
+    for row in range(0, dataset.height, rows):
+        strip = Window(row, 0, min(rows, dataset.height - row), dataset.width)
+        everything |= set(np.unique(_renumbered(read_ids(path, dataset, strip)[0], label_ids)).tolist())
+    if strange(everything):
+        shown = ", ".join(str(number) for number in sorted(everything - known)[:5])
+        raise DataError(
+            f"{path}: {dataset.dtypes[0]} that holds {shown}, but the ids of {data_set.name} are bytes; save them as "
+            "such, or say what they mean with data.label_ids"
+        )
+
+
+def _refuse_other_coding(path: Path, numbers: NDArray[np.int64], data_set: DataSet) -> None:
     """Label files whose numbers show that they mean something else than the set's own."""
     found, table = {int(n) for n in np.unique(numbers)}, data_set.ids
-    strange = found - set(table)
-    if kind not in ("uint8", "int8") and strange and not (found & set(table)) - {0, IGNORE}:
-        shown = ", ".join(str(n) for n in sorted(strange)[:5])
-        raise DataError(
-            f"{path}: {kind} that holds {shown}, but the ids of {data_set.name} are bytes; save them as such"
-        )
     if data_set.taxonomy.name == "streethazards" and 0 in found:
         shifted = ", ".join(f"{i}: {i + 1}" for i in data_set.taxonomy.classes)
         raise DataError(
@@ -281,7 +307,8 @@ def screened(found: Found, anomaly: set[int], *, holds: str, label_ids: Mapping[
                 kept.append(frame)
             progress.advance()
     if total:
-        log.warning("label files hold numbers that stand for nothing: %s", ", ".join(sorted(total)[:5]))
+        shown = ", ".join(f"{number} ({pixels:,} pixels)" for number, pixels in total.most_common(5))
+        log.warning("label files hold numbers that stand for nothing, and so not for an anomaly: %s", shown)
     if not kept:
         what = "an anomaly" if holds == "anomalous" else "no anomaly"
         raise DataError(f"{found.frames[0].image.parent}: no frame holds {what} (class ids {sorted(anomaly)})")

@@ -20,6 +20,7 @@ from geood.errors import DataError
 
 PLACE = re.compile(r"\{(\w+)\}")
 WHAT = {"number": r"\d+"}  # what may stand at a place; at all others any one name
+HEADERS = {"image", "images", "name", "names", "file", "filename", "file_name", "frame", "id"}  # of a list's column
 
 
 class Frame(NamedTuple):
@@ -69,7 +70,7 @@ def find_frames(data_set: DataSet, root: Path, split: Split) -> Found:
         if best and _whole(best) == len(best.frames):
             break
     if best is None or (split.labelled and not _whole(best) and _nearest(data_set, root, split, whole=True)):
-        raise DataError(_nothing(data_set, root, split))
+        raise DataError(_nothing(data_set, root, split, pairs=best is not None))
     bare = [frame.image for frame in best.frames if frame.base is None] if best.layout.base else []
     if bare:
         raise DataError(
@@ -168,7 +169,9 @@ def _chosen(frames: list[Frame], root: Path, split: Split) -> tuple[list[Frame],
         listed = {name: {name, Path(name).name, Path(name).stem} & there for name in _listed(root / split.listed)}
         chosen = set().union(*listed.values())
         frames = [frame for frame in frames if frame.name in chosen]
-        not_found = [name for name, names in listed.items() if not names]
+        not_found = [
+            name for i, (name, names) in enumerate(listed.items()) if not names and (i or name.lower() not in HEADERS)
+        ]
     if split.ids:
         frames = [frame for frame in frames if re.fullmatch(split.ids, frame.name)]
     if split.hashed:
@@ -197,9 +200,10 @@ def _listed(path: Path) -> list[str]:
         ) from None
 
 
-def _nothing(data_set: DataSet, root: Path, split: Split) -> str:
-    """That a root does not hold the set, and where it may be."""
-    needed = [(layout.images, layout.base, layout.labels if split.by_labels else "") for layout in data_set.layouts]
+def _nothing(data_set: DataSet, root: Path, split: Split, *, pairs: bool) -> str:
+    """That a root does not hold the set, and where it may be; `pairs`: there are images, but none has labels."""
+    pairs = pairs or split.by_labels
+    needed = [(layout.images, layout.base, layout.labels if pairs else "") for layout in data_set.layouts]
     wanted = " or ".join(dict.fromkeys(_filled(" with ".join(filter(None, each)), split) for each in needed))
     if not root.is_dir():
         return f"{root}: no such folder; give the folder of {data_set.title} that holds {wanted}"

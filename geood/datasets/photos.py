@@ -207,7 +207,8 @@ def _named_frames(config: Config) -> tuple[list[Frame], list[Frame], list[Share]
     both = trained.keys() & {frame.image.resolve() for frame in held}
     if both:
         raise ConfigError(f"{min(both)}: one of data.sets trains on it, and one validates; leave the split val out")
-    return frames, held, shares
+    once = {frame.image.resolve(): frame for frame in reversed(held)}  # two splits of one set have one validation
+    return frames, list(reversed(once.values())), shares
 
 
 def _labelled_frames(chosen: DataSet, root: Path, split: Split, config: Config) -> list[Frame]:
