@@ -26,7 +26,7 @@ from geood.catalog import DataSet, Split
 from geood.component_metrics import ComponentScores
 from geood.config import IGNORE
 from geood.datasets.frames import Decoded, decode, screened
-from geood.datasets.layout import Frame, find_frames
+from geood.datasets.layout import Frame, drop_unlabelled, find_frames
 from geood.datasets.stereo import distance_of, has_distance
 from geood.distances import DistanceCurves
 from geood.errors import ConfigError, DataError, OutputError
@@ -148,12 +148,9 @@ def _protocol(data_set: DataSet) -> PixelProtocol:
 def _frames(data_set: DataSet, root: Path, *, split: Split, meaning: Meaning, label_ids: dict[int, int]) -> list[Frame]:
     """The labelled frames of a split, those without labels named in the log."""
     found = find_frames(data_set, root, split)
-    bare = [frame.name for frame in found.frames if frame.labels is None]
-    found.frames = [frame for frame in found.frames if frame.labels]
-    if not found.frames:
-        raise DataError(f"{root}: no image of {data_set.name}, split {split.name}, has labels ({found.layout.labels})")
+    bare = drop_unlabelled(found, data_set, root, split=split)
     if bare:
-        log.warning("%s: %d images have no labels and are left out, %s first", root, len(bare), bare[0])
+        log.warning("%s: %d images have no labels and are left out, %s first", root, len(bare), bare[0].name)
     if found.without_image and not (split.ids or split.listed):
         first = found.without_image[0]
         log.warning("%s: %d label files have no image, %s first", root, len(found.without_image), first)
@@ -204,14 +201,15 @@ def _count(frame: Frame, decoded: Decoded, scored: ScoredFrame, *, job: _Job, co
         counted.distances.update(scored.scores[job.own], truth, distance_m=distance_of(frame))
     if counted.confusion is not None and scored.classes is not None:
         counted.confusion.update(scored.classes, job.meaning.channel[decoded.ids])
+    curve = here.curve
     counted.images.append(
         {
             "image": frame.name,
             "pixels": here.positives + here.negatives,
             "anomaly_pixels": here.positives,
-            "average_precision": here.average_precision,
-            "fpr95": here.fpr95,
-            "auroc": here.auroc,
+            "average_precision": curve.average_precision,
+            "fpr95": curve.fpr_at(),
+            "auroc": curve.auroc,
         }
     )
 

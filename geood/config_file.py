@@ -36,7 +36,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if isinstance(tree.get("data"), dict):
         tree["data"].setdefault("root", str(path.resolve().parent))
     for override in overrides:
-        dotted = _apply(tree, override)
+        dotted = apply_override(tree, override)
         lines[dotted] = f"--set {override}"
         if dotted == ("data", "root"):
             tree["data"]["root"] = str(Path(str(tree["data"]["root"])).resolve())
@@ -64,7 +64,7 @@ def change_config(config: Config, overrides: Sequence[str]) -> Config:
     tree = config.model_dump(mode="python")
     lines: dict[tuple[str, ...], str] = {}
     for override in overrides:
-        lines[_apply(tree, override)] = f"--set {override}"
+        lines[apply_override(tree, override)] = f"--set {override}"
     if config.data.sets:  # they follow from the sets, which may have changed
         del tree["data"]["classes"], tree["data"]["anomaly"]
     return _validate(tree, source="the model's config", lines=lines)
@@ -173,8 +173,12 @@ def _get(tree: Any, keys: Iterable[str], default: Any) -> Any:
     return tree
 
 
-def _apply(tree: dict[str, Any], override: str) -> tuple[str, ...]:
-    """Put one `section.key=value` into the tree; return its path."""
+def apply_override(tree: dict[str, Any], override: str) -> tuple[str, ...]:
+    """Put one `section.key=value` into the tree; return its path.
+
+    Raises:
+        ConfigError: it has another form, or its value is no YAML.
+    """
     dotted, equals, text = override.partition("=")
     keys = tuple(dotted.strip().split("."))
     if not equals or len(keys) != 2:

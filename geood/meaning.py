@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from geood.bundle import ModelBundle
 from geood.catalog import DataSet
 from geood.config import IGNORE
+from geood.config_file import apply_override
 from geood.errors import ConfigError, DataError
 from geood.metrics import ANOMALY, INLIER
 
@@ -100,19 +100,15 @@ def data_settings(settings: Sequence[str]) -> tuple[list[str], dict[int, int], l
         ConfigError: another key of data, or a value of the wrong kind.
     """
     found: dict[str, Any] = {"hold_out": [], "label_ids": {}}
-    rest = []
+    tree, rest = {"data": found}, []
     for setting in settings:
-        key, _, text = setting.partition("=")
-        section, _, name = key.partition(".")
-        if section != "data":
+        key = setting.partition("=")[0]
+        if not key.startswith("data.") and key != "data":
             rest.append(setting)
-        elif name not in found:
+        elif key.removeprefix("data.") not in found:
             raise ConfigError(f"--set {setting}: of data only hold_out and label_ids can be set for a named data set")
         else:
-            try:
-                found[name] = yaml.safe_load(text)
-            except yaml.YAMLError:
-                raise ConfigError(f"--set {setting}: the value is not valid YAML; put it in quotes") from None
+            apply_override(tree, setting)
     try:
         hold_out = TypeAdapter(list[str]).validate_python(found["hold_out"], strict=True)
         return hold_out, TypeAdapter(dict[int, int]).validate_python(found["label_ids"], strict=True), rest

@@ -282,13 +282,9 @@ class _ScorePool:
         wide = [np.concatenate(self._inliers), np.concatenate(self._anomalies)]
         if not scores.size:
             return curve_of_scores(*wide)
-        values, place = np.unique(np.concatenate([scores, *wide]), return_inverse=True)
-        counts = []
-        for kind, counted in enumerate((inliers, anomalies)):
-            weights = [counted, *(np.full(len(part), kind == i, np.int64) for i, part in enumerate(wide))]
-            summed = np.bincount(place, np.concatenate(weights), minlength=len(values))
-            counts.append(np.rint(summed).astype(np.int64))
-        return curve_of_counts(values, inliers=counts[0], anomalies=counts[1])
+        ones = [np.ones(len(part), np.int64) for part in wide]
+        counts = [np.concatenate([inliers, ones[0], 0 * ones[1]]), np.concatenate([anomalies, 0 * ones[0], ones[1]])]
+        return curve_of_counts(np.concatenate([scores, *wide]), inliers=counts[0], anomalies=counts[1])
 
 
 def _curve(inliers: Scores, anomalies: Scores) -> Curve:

@@ -148,13 +148,14 @@ def read_labels(
                 assert data_set.colours is not None
                 return _from_colours(rgb, data_set.colours, unknown)
             numbers = _from_segments(rgb, frame)
-            return _from_table(numbers, data_set.ids, unknown)
+            return _from_table(numbers, np.unique(numbers), data_set.ids, unknown)
     with open_id_raster(frame.labels) as dataset:
         numbers = _renumbered(read_ids(frame.labels, dataset, window)[0], label_ids)
+        found = np.unique(numbers)
         if np.dtype(dataset.dtypes[0]).itemsize > 1:
-            _refuse_wide_numbers(frame, dataset, numbers, label_ids)
-    _refuse_other_coding(frame.labels, numbers, data_set)
-    return _from_table(numbers, data_set.ids, unknown)
+            _refuse_wide_numbers(frame, dataset, found, label_ids)
+    _refuse_other_coding(frame.labels, found, data_set)
+    return _from_table(numbers, found, data_set.ids, unknown)
 
 
 def _renumbered(numbers: NDArray[np.int64], label_ids: Mapping[int, int] | None) -> NDArray[np.int64]:
@@ -167,9 +168,9 @@ def _renumbered(numbers: NDArray[np.int64], label_ids: Mapping[int, int] | None)
 
 
 def _refuse_wide_numbers(
-    frame: Frame, dataset: Any, numbers: NDArray[np.int64], label_ids: Mapping[int, int] | None
+    frame: Frame, dataset: Any, found: NDArray[np.int64], label_ids: Mapping[int, int] | None
 ) -> None:
-    """A file of more than bytes in which no number but 0 and 255 is the set's; `numbers` are those of a window of it.
+    """A file of more than bytes in which no number but 0 and 255 is the set's; those in a window of it are `found`.
 
     A window alone may hold nothing but the few strange numbers of a good file, so the whole is looked at before.
     """
@@ -177,10 +178,10 @@ def _refuse_wide_numbers(
     assert data_set is not None and path is not None
     known = set(data_set.ids)
 
-    def strange(found: set[int]) -> bool:
-        return bool(found - known) and not found & known - {0, IGNORE}
+    def strange(numbers: set[int]) -> bool:
+        return bool(numbers - known) and not numbers & known - {0, IGNORE}
 
-    if not strange(set(np.unique(numbers).tolist())):
+    if not strange(set(found.tolist())):
         return
     everything: set[int] = set()
     rows = max(1, STRIP_PX // dataset.width)
@@ -196,8 +197,8 @@ def _refuse_wide_numbers(
 
 
 def _refuse_other_coding(path: Path, numbers: NDArray[np.int64], data_set: DataSet) -> None:
-    """Label files whose numbers show that they mean something else than the set's own."""
-    found, table = {int(n) for n in np.unique(numbers)}, data_set.ids
+    """Label files whose distinct `numbers` show that they mean something else than the set's own."""
+    found, table = set(numbers.tolist()), data_set.ids
     if data_set.taxonomy.name == "streethazards" and 0 in found:
         shifted = ", ".join(f"{i}: {i + 1}" for i in data_set.taxonomy.classes)
         raise DataError(
@@ -217,15 +218,24 @@ def _refuse_other_coding(path: Path, numbers: NDArray[np.int64], data_set: DataS
         )
 
 
-def _from_table(numbers: NDArray[np.int64], table: Mapping[int, int], unknown: Counter[str]) -> NDArray[np.uint8]:
-    """Class ids of numbers by a table; what it does not list is 255 and counted."""
-    found = np.unique(numbers)
-    meant = np.array([table.get(int(number), ANYTHING) for number in found], np.int64)
+def _from_table(
+    numbers: NDArray[np.int64], found: NDArray[np.int64], table: Mapping[int, int], unknown: Counter[str]
+) -> NDArray[np.uint8]:
+    """Class ids of numbers, the distinct ones being `found`, by a table; what it does not list is 255 and counted."""
+    meant = _looked_up(numbers, found, table, missing=ANYTHING)
     strange = meant == ANYTHING
-    ids: NDArray[np.uint8] = np.where(strange, IGNORE, meant).astype(np.uint8)[np.searchsorted(found, numbers)]
-    for number in found[strange]:
-        unknown[str(number)] += int((numbers == number).sum())
+    for number, pixels in zip(*np.unique(numbers[strange], return_counts=True), strict=True):
+        unknown[str(number)] += int(pixels)
+    ids: NDArray[np.uint8] = np.where(strange, IGNORE, meant).astype(np.uint8)
     return ids
+
+
+def _looked_up(
+    numbers: NDArray[np.int64], found: NDArray[np.int64], table: Mapping[int, int], *, missing: int
+) -> NDArray[np.int64]:
+    """What a table has for each number, of which the distinct ones are `found`, ascending."""
+    meant = np.array([table.get(number, missing) for number in found.tolist()], np.int64)
+    return meant[np.searchsorted(found, numbers)]
 
 
 def _from_colours(
@@ -234,7 +244,8 @@ def _from_colours(
     """Class ids of colours (3, H, W); a colour that stands for nothing is 255 and counted."""
     packed = (rgb[0] << 16) | (rgb[1] << 8) | rgb[2]
     counted: Counter[str] = Counter()
-    ids = _from_table(packed, {(r << 16) | (g << 8) | b: i for (r, g, b), i in colours.items()}, counted)
+    table = {(r << 16) | (g << 8) | b: i for (r, g, b), i in colours.items()}
+    ids = _from_table(packed, np.unique(packed), table, counted)
     for number, pixels in counted.items():
         unknown["{},{},{}".format(*(int(number) >> shift & 255 for shift in (16, 8, 0)))] += pixels
     return ids
@@ -246,13 +257,8 @@ def _from_segments(rgb: NDArray[np.int64], frame: Frame) -> NDArray[np.int64]:
     segments = _panoptic(frame.segments).get(frame.labels.name)
     if segments is None:
         raise DataError(f"{frame.segments}: says nothing of {frame.labels.name}; download the set again")
-    return _from_numbers(rgb[0] + 256 * rgb[1] + 65536 * rgb[2], segments)
-
-
-def _from_numbers(numbers: NDArray[np.int64], segments: Mapping[int, int]) -> NDArray[np.int64]:
-    found = np.unique(numbers)
-    meant = np.array([segments.get(int(number), 0) for number in found], np.int64)
-    return meant[np.searchsorted(found, numbers)]
+    numbers = rgb[0] + 256 * rgb[1] + 65536 * rgb[2]
+    return _looked_up(numbers, np.unique(numbers), segments, missing=0)
 
 
 @cache

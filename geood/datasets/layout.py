@@ -88,6 +88,22 @@ def find_frames(data_set: DataSet, root: Path, split: Split) -> Found:
     return best
 
 
+def drop_unlabelled(found: Found, data_set: DataSet, root: Path, *, split: Split) -> list[Frame]:
+    """Leave only the frames that have labels in `found`; returns the others.
+
+    Raises:
+        DataError: no frame has labels.
+    """
+    bare = [frame for frame in found.frames if frame.labels is None]
+    found.frames = [frame for frame in found.frames if frame.labels is not None]
+    if not found.frames:
+        raise DataError(
+            f"{root}: no image of {data_set.name}, split {split.name}, has labels; look for "
+            f"{' and '.join(filter(None, (found.layout.labels, found.layout.segments)))}"
+        )
+    return bare
+
+
 def _usable(found: Found, split: Split) -> bool:
     """Whether there is an image, with the one that it is added to and the labels that make it one of the split."""
     return any((f.base or not found.layout.base) and (f.labels or not split.by_labels) for f in found.frames)

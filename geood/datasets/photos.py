@@ -25,7 +25,7 @@ from geood.catalog import DataSet, Split, data_set
 from geood.config import IGNORE, Config
 from geood.datasets.crops import Crops, Pixels, seed_of
 from geood.datasets.frames import Decoded, decode, frame_size, screened
-from geood.datasets.layout import Frame, find_frames
+from geood.datasets.layout import Frame, drop_unlabelled, find_frames
 from geood.datasets.scenes import check_images, find_files
 from geood.datasets.screening import Screening, labelled, report_screening, screen, why_nothing
 from geood.errors import ConfigError, DataError
@@ -214,21 +214,10 @@ def _named_frames(config: Config) -> tuple[list[Frame], list[Frame], list[Share]
 def _labelled_frames(chosen: DataSet, root: Path, split: Split, config: Config) -> list[Frame]:
     """The frames of one split that have labels and may be used."""
     found = find_frames(chosen, root, split)
-    bare = len(found.frames)
-    found.frames = [frame for frame in found.frames if frame.labels]
-    if not found.frames:
-        raise DataError(
-            f"{root}: no image of {chosen.name}, split {split.name}, has labels; look for "
-            f"{' and '.join(filter(None, (found.layout.labels, found.layout.segments)))}"
-        )
-    if len(found.frames) < bare:
-        log.warning(
-            "%s: %d of %d images of %s have no labels and are not used",
-            root,
-            bare - len(found.frames),
-            bare,
-            chosen.name,
-        )
+    count = len(found.frames)
+    bare = drop_unlabelled(found, chosen, root, split=split)
+    if bare:
+        log.warning("%s: %d of %d images of %s have no labels and are not used", *(root, len(bare), count, chosen.name))
     holds = "clean" if config.data.hold_out_by == "image" else split.holds
     return screened(found, set(config.data.anomaly), holds=holds, label_ids=config.data.label_ids)
 
