@@ -31,6 +31,7 @@ import rasterio
 import torch
 from affine import Affine
 
+from geood.bands import Bands
 from geood.bundle import ModelBundle
 from geood.config import Config
 from geood.config_file import load_config
@@ -38,7 +39,6 @@ from geood.flow import Flow
 from geood.grid import tile_grid
 from geood.memory import KEEP_FREED_MEMORY
 from geood.prediction import predict
-from geood.raster import Bands
 from geood.segmenter import Segmenter
 
 ROWS = {"bare": "bare network", "bare-kept": "memory kept", "tif": "predict .tif", "gpkg": "predict .gpkg"}

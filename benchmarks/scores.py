@@ -17,10 +17,10 @@ from collections.abc import Callable
 
 import torch
 
+from geood.bands import Bands
 from geood.bundle import ModelBundle
 from geood.config import Config, SegmenterConfig
 from geood.inliers import InlierFit
-from geood.raster import Bands
 from geood.segmenter import Segmenter
 
 BANK = 4096

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from geood.bundle import ModelBundle
 from geood.grid import Window, tile_grid
-from geood.raster import Scene
+from geood.scene import Scene
 
 MARGIN = 128
 

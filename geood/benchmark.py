@@ -34,8 +34,8 @@ from geood.meaning import Meaning, data_settings
 from geood.metrics import ANOMALY, Confusion, OpenSetConfusion, PixelCurve, mean_of_known
 from geood.progress import Progress
 from geood.protocols import PixelProtocol, protocol_named
-from geood.raster import Scene
 from geood.report import draw_frame
+from geood.scene import Scene
 from geood.scoreboard import SetEvaluation, write_figures
 from geood.scored import ScoredFrame, ScoreFiles, Scores, check_bands, on_best_device, score_frame
 

@@ -23,13 +23,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from geood.bands import Bands
 from geood.config import Config, ScoreConfig
 from geood.config_file import change_config, config_from_json
 from geood.errors import BundleError, ConfigError, OutputError
 from geood.flow import Flow
 from geood.inliers import CLASS_SCORES, FEATURE_SCORES, Inliers
 from geood.ladder import enlarge
-from geood.raster import Bands
 from geood.scores import LOGIT_SCORES, OUTLIER_SCORES, anomaly_score, outlier_score
 from geood.segmenter import Answer, Segmenter
 from geood.smoothing import guided, reach

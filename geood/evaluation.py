@@ -32,7 +32,8 @@ from geood.grid import Tile, tile_grid
 from geood.labels import VECTOR_SUFFIXES, open_labels, pair_by_name, why_not_shared
 from geood.metrics import ANOMALY, INLIER, Confusion, PixelCurve
 from geood.progress import Progress
-from geood.raster import Scene, check_output
+from geood.raster import check_output
+from geood.scene import Scene
 from geood.scored import on_best_device
 
 log = logging.getLogger("geood")

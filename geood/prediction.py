@@ -30,7 +30,8 @@ from geood.config import PredictConfig
 from geood.errors import ConfigError, DataError, OutputError
 from geood.gdal import open_raster, pieces, rasterio_window, reading
 from geood.grid import Grid
-from geood.raster import NO_CLASS, Scene, ScoreWriter, check_output, finish_cog, read_tags
+from geood.raster import NO_CLASS, ScoreWriter, check_output, finish_cog, read_tags
+from geood.scene import Scene
 from geood.scoring import dask_client, score_scene
 from geood.vector import OUTPUT_SUFFIXES, anomalies, write_anomalies
 from geood.version import __version__

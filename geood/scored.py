@@ -23,7 +23,7 @@ from geood.datasets.layout import Frame
 from geood.errors import ConfigError, DataError
 from geood.gdal import open_raster, reading
 from geood.grid import mirrored, tile_grid
-from geood.raster import Scene
+from geood.scene import Scene
 
 SCORE_SUFFIXES = (".npy", ".hdf5", ".h5", ".tif", ".tiff")
 LARGEST = 65504.0  # of float16

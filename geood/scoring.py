@@ -32,7 +32,8 @@ from geood.errors import BundleError, ConfigError, GeoodError, OutputError, Tile
 from geood.grid import Grid, Tile, Window, tile_grid
 from geood.memory import KEEP_FREED_MEMORY
 from geood.progress import Progress
-from geood.raster import NO_CLASS, Scene, ScoreWriter
+from geood.raster import NO_CLASS, ScoreWriter
+from geood.scene import Scene
 from geood.segmenter import Answer
 
 

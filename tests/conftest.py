@@ -10,10 +10,10 @@ import rasterio
 import torch
 from affine import Affine
 
+from geood.bands import Bands
 from geood.bundle import ModelBundle
 from geood.config import Config
 from geood.flow import Flow
-from geood.raster import Bands
 from geood.segmenter import Segmenter
 
 UTM = "EPSG:32633"

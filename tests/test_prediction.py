@@ -27,7 +27,7 @@ from geood import qgis, scoring
 from geood.bundle import ModelBundle
 from geood.errors import BundleError, ConfigError, DataError, GeoodError, OutputError
 from geood.prediction import polygonize, predict
-from geood.raster import Scene
+from geood.scene import Scene
 from geood.scoring import dask_client
 
 

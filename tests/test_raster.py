@@ -14,7 +14,8 @@ from geood.bands import Bands, bands_from_samples
 from geood.config import BandsConfig
 from geood.errors import ConfigError, DataError, OutputError
 from geood.grid import Grid, Window, tile_grid
-from geood.raster import Scene, ScoreWriter, check_output, finish_cog, open_scores, read_tags
+from geood.raster import ScoreWriter, check_output, finish_cog, open_scores, read_tags
+from geood.scene import Scene
 
 UTM = CRS.from_epsg(32633)
 NORTH_UP = Affine(0.25, 0, 500000, 0, -0.25, 4500000)

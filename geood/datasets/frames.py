@@ -28,7 +28,7 @@ from geood.gdal import open_raster, rasterio_window, reading
 from geood.grid import Window
 from geood.labels import open_id_raster, open_labels, read_ids
 from geood.progress import Progress
-from geood.raster import Scene
+from geood.scene import Scene
 
 log = logging.getLogger("geood")
 ANYTHING = -32768  # below all numbers that a table may list

@@ -33,7 +33,7 @@ from geood.gdal import GDAL_FAILURES, reason
 from geood.grid import Grid, Window
 from geood.labels import open_id_raster, read_ids, read_shapes
 from geood.operators import declare_missing_operators
-from geood.raster import Scene
+from geood.scene import Scene
 
 declare_missing_operators()
 

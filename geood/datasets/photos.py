@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from geood.bands import bands_from_samples
 from geood.catalog import DataSet, Split, data_set
 from geood.config import IGNORE, Config
 from geood.datasets.crops import Crops, Pixels, seed_of
@@ -31,7 +32,6 @@ from geood.datasets.screening import Screening, labelled, report_screening, scre
 from geood.errors import ConfigError, DataError
 from geood.grid import Window
 from geood.labels import pair_by_name
-from geood.raster import bands_from_samples
 
 RUNS = 20  # the images in order of their names are cut into this many runs; validation takes whole ones
 KEPT_BYTES = 512 << 20  # decoded photographs kept in each process that reads

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geood.bands import bands_from_samples
 from geood.config import Config
 from geood.datasets.crops import Crops, Pixels, seed_of
 from geood.errors import ConfigError, DataError
 from geood.grid import metres_per_unit
 from geood.labels import VECTOR_SUFFIXES
-from geood.raster import Scene, bands_from_samples
+from geood.scene import Scene
 
 if TYPE_CHECKING:
     from geood.datasets.blocks import Blocks
