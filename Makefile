@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check install format lint types clean
+.PHONY: demo test slow check install format lint types clean
 
 demo: install  ## the main job on made-up scenes: train, predict, evaluate, draw (into demo/)
 	$(BIN)/geood demo --out demo --overwrite
 
 test: install  ## the test suite, a process for each core; more threads in each would only wait for one another
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+slow: install  ## the tests that take minutes: prediction killed again and again
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m slow
 
 check: install lint types test  ## format, lint, types, tests
 

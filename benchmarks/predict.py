@@ -1,30 +1,38 @@
-"""Speed and memory of `predict`, beside the bare network on the same tiles in the same run.
+"""Speed and memory of `predict`, beside the bare network and beside what else people run, on the same scene.
 
-    python benchmarks/predict.py [--side 6000] [--model BUNDLE] [--keep FOLDER]
+    python benchmarks/predict.py [--side 6000] [--model BUNDLE] [--network ldn121] [--rows bare,tif] [--keep FOLDER]
 
-Makes a scene of `side` x `side` pixels (three bands, uint8, deflate), then times in turn, tile for tile the same work:
+Makes a scene of `side` x `side` pixels (three bands, uint8, deflate), then times in turn, each in a process of its own,
+the same network on the same tiles with the same halo:
 
-  bare network   segmenter alone on ready tensors of the tiles' read windows, one tile a core, no files
-  memory kept    the same in a process that keeps freed memory, as the command line does (`geood.memory`)
-  predict .tif   the whole command: read, scale, score, write, COG with overviews and statistics
-  predict .gpkg  the same with class raster and polygons
+  bare           the segmenter alone on ready tensors, one tile a core (on a GPU: batches, bfloat16), no files
+  tif            `predict --out x.tif`: read, scale, score, write, COG with overviews and statistics
+  gpkg           `predict --out x.gpkg`: the same with class raster and polygons
+  torchgeo       the loop one writes with TorchGeo: GridGeoSampler, DataLoader, each tile's middle into a GeoTIFF
+  xarray         rioxarray and dask: the scene in chunks, `map_overlap`, `to_raster`
+  monai          MONAI's sliding_window_inference over the scene in memory (constant weights), written at the end
 
-and prints Mpx/s of kept pixels, the ratio to the bare network, and the peak of resident memory (of a process of its
-own for each row). The rows of predict keep freed memory too. Without --model an untrained network of the default config
-is taken; its speed is that of a trained one, and its scores cut about a polygon for each 1000 pixels.
+and prints Mpx/s of kept pixels, the ratio to the bare network, and the peak of resident memory. All rows run in
+processes that keep freed memory, as the command line does (`geood.memory`); all but the first include loading the
+model. Rows whose library is not installed are left out. Without --model an untrained network of the default config is
+taken; its speed is that of a trained one, and its scores cut about a polygon for each 1000 pixels.
 """
 
 from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import importlib.util
 import os
 import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -36,12 +44,21 @@ from geood.bundle import ModelBundle
 from geood.config import Config
 from geood.config_file import load_config
 from geood.flow import Flow
-from geood.grid import tile_grid
+from geood.gdal import rasterio_window
+from geood.grid import Tile, Window, tile_grid
 from geood.memory import KEEP_FREED_MEMORY
-from geood.prediction import predict
+from geood.operators import declare_missing_operators
 from geood.segmenter import Segmenter
 
-ROWS = {"bare": "bare network", "bare-kept": "memory kept", "tif": "predict .tif", "gpkg": "predict .gpkg"}
+NEEDS = {
+    "bare": "torch",
+    "tif": "torch",
+    "gpkg": "torch",
+    "torchgeo": "torchgeo",
+    "xarray": "rioxarray",
+    "monai": "monai",
+}
+GPU_BATCH = 8
 AERIAL = Path(__file__).parent.parent / "configs" / "aerial.yaml"
 
 
@@ -81,13 +98,28 @@ def untrained_bundle(path: Path, config: Config) -> None:
     ).save(path)
 
 
-def bare_network(bundle: Path, side: int) -> float:
-    """Seconds for the segmenter alone on tensors of all tiles' read windows, one tile a core at a time."""
-    model = ModelBundle.load(bundle)
-    settings = model.config.predict
-    shapes = [
-        (t.read.height, t.read.width) for t in tile_grid(side, side, tile_px=settings.tile_px, halo_px=settings.halo_px)
-    ]
+def device() -> torch.device:
+    """Where networks are timed."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def low_precision() -> Any:
+    """bfloat16 on a GPU, as `predict` takes it; nothing on a CPU."""
+    return torch.autocast("cuda", torch.bfloat16) if device().type == "cuda" else nullcontext()
+
+
+def tiles_of(bundle: ModelBundle, side: int) -> list[Tile]:
+    """The tiles that `predict` makes of the scene."""
+    return list(tile_grid(side, side, tile_px=bundle.config.predict.tile_px, halo_px=bundle.halo_px))
+
+
+@torch.inference_mode()
+def bare(scene: Path, out: Path, bundle: Path, side: int) -> float:
+    """Seconds for the segmenter alone on tensors of all tiles' read windows."""
+    model = ModelBundle.load(bundle).to(device())
+    shapes = [(t.read.height, t.read.width) for t in tiles_of(model, side)]
+    if device().type == "cuda":
+        return bare_on_gpu(model, shapes)
     ready = {shape: torch.rand(1, model.bands.count, *shape) for shape in set(shapes)}
 
     def run(shape: tuple[int, int]) -> None:
@@ -101,11 +133,120 @@ def bare_network(bundle: Path, side: int) -> float:
         return time.perf_counter() - began
 
 
-def timed_predict(scene: Path, out: Path, bundle: Path) -> float:
+def bare_on_gpu(model: ModelBundle, shapes: list[tuple[int, int]]) -> float:
+    """The same in batches of one shape on a GPU."""
+    batches = [(shape, min(GPU_BATCH, shapes.count(shape) - i)) for shape in sorted(set(shapes))
+               for i in range(0, shapes.count(shape), GPU_BATCH)]  # fmt: skip
+    ready = {shape: torch.rand(GPU_BATCH, model.bands.count, *shape, device=device()) for shape in set(shapes)}
+    with low_precision():
+        for shape, count in batches[:2] + batches[-2:]:
+            model.answer(ready[shape][:count])
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for shape, count in batches:
+            model.answer(ready[shape][:count])
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def geood(scene: Path, out: Path, bundle: Path, side: int) -> float:
     """Seconds for the whole of `predict`."""
+    from geood.prediction import predict
+
     began = time.perf_counter()
     predict([scene], out, bundle=bundle)
     return time.perf_counter() - began
+
+
+def torchgeo(scene: Path, out: Path, bundle: Path, side: int) -> float:
+    """Seconds for a loop over TorchGeo's grid sampler."""
+    declare_missing_operators()
+    from torch.utils.data import DataLoader
+    from torchgeo.datasets import RasterDataset, stack_samples
+    from torchgeo.samplers import GridGeoSampler
+
+    class Scenes(RasterDataset):
+        filename_glob = scene.name
+
+    began = time.perf_counter()
+    model = ModelBundle.load(bundle).to(device())
+    tile_px, halo = model.config.predict.tile_px, model.halo_px
+    with rasterio.open(scene) as file:
+        profile = file.profile | {"count": 1, "dtype": "float32", "nodata": float("nan"), "compress": "zstd"}
+        transform = file.transform
+    data = Scenes(scene.parent)
+    sampler = GridGeoSampler(data, size=tile_px + 2 * halo, stride=tile_px)
+    loader = DataLoader(data, batch_size=1, sampler=sampler, num_workers=1, collate_fn=stack_samples)
+    with rasterio.open(out, "w", **profile) as file:
+        for batch, (x, y, _) in zip(loader, sampler, strict=True):
+            image = batch["image"] / 255
+            with torch.inference_mode(), low_precision():
+                score = model.score(image.to(device()))[0].float().cpu().numpy()
+            col, row = (round(v) for v in ~transform @ (x.start, y.stop))
+            place = Window(row + halo, col + halo, tile_px, tile_px).within(Window(0, 0, side, side))
+            if place.height and place.width:
+                kept = score[Window(place.row - row, place.col - col, place.height, place.width).slices]
+                file.write(kept, 1, window=rasterio_window(place))
+    return time.perf_counter() - began
+
+
+def xarray(scene: Path, out: Path, bundle: Path, side: int) -> float:
+    """Seconds for rioxarray and dask: chunks of a tile with overlap of the halo."""
+    import dask
+    import rioxarray
+
+    began = time.perf_counter()
+    model = ModelBundle.load(bundle).to(device())
+    tile_px, halo = model.config.predict.tile_px, model.halo_px
+    torch.set_num_threads(1)
+
+    def score(block: np.ndarray) -> np.ndarray:
+        torch.set_num_threads(1)
+        height, width = (-(-n // 32) * 32 for n in block.shape[1:])
+        padded = np.pad(block, ((0, 0), (0, height - block.shape[1]), (0, width - block.shape[2])), mode="edge")
+        image = torch.from_numpy(padded.astype(np.float32) / 255)[None].to(device())
+        with torch.inference_mode(), low_precision():
+            return model.score(image).float().cpu().numpy()[:, : block.shape[1], : block.shape[2]]
+
+    chunks = {"band": 3, "y": tile_px, "x": tile_px}
+    opened = rioxarray.open_rasterio(scene, chunks=chunks, lock=False)
+    grown = (tuple(size + 2 * halo for size in axis) for axis in opened.data.chunks[1:])
+    scores = opened.data.map_overlap(
+        score, depth={1: halo, 2: halo}, boundary="reflect", dtype=np.float32, chunks=((1,), *grown)
+    )
+    result = opened.isel(band=[0]).copy(data=scores).rio.write_nodata(float("nan"))
+    with dask.config.set(scheduler="threads", num_workers=os.cpu_count()):
+        result.rio.to_raster(out, driver="GTiff", dtype="float32", tiled=True, compress="zstd", lock=threading.Lock())
+    return time.perf_counter() - began
+
+
+def monai(scene: Path, out: Path, bundle: Path, side: int) -> float:
+    """Seconds for MONAI's sliding window over the whole scene in memory."""
+    from monai.inferers import sliding_window_inference
+
+    began = time.perf_counter()
+    model = ModelBundle.load(bundle).to(device())
+    tile_px, halo = model.config.predict.tile_px, model.halo_px
+    with rasterio.open(scene) as file:
+        image = torch.from_numpy(file.read().astype(np.float32) / 255)[None]
+        profile = file.profile | {"count": 1, "dtype": "float32", "nodata": float("nan"), "compress": "zstd"}
+    read = tile_px + 2 * halo
+    with torch.inference_mode(), low_precision():
+        scores = sliding_window_inference(
+            image,
+            read,
+            1,
+            lambda x: model.score(x)[:, None].float(),
+            overlap=2 * halo / read,
+            sw_device=device(),
+            device="cpu",
+        )
+    with rasterio.open(out, "w", **profile) as file:
+        file.write(scores[0].numpy())
+    return time.perf_counter() - began
+
+
+ROWS = {"bare": bare, "tif": geood, "gpkg": geood, "torchgeo": torchgeo, "xarray": xarray, "monai": monai}
 
 
 def main() -> None:
@@ -115,8 +256,10 @@ def main() -> None:
     parser.add_argument(
         "--encoder", default="densenet121", help="without --model: the encoder of the untrained network"
     )
+    parser.add_argument("--network", choices=["ladder", "ldn121"], default="ladder", help="without --model, likewise")
+    parser.add_argument("--rows", default=",".join(ROWS), help="which rows, by name")
     parser.add_argument("--keep", type=Path, help="folder for scene and outputs; else a temporary one")
-    parser.add_argument("--row", choices=["bare", "tif", "gpkg"], help=argparse.SUPPRESS)
+    parser.add_argument("--row", choices=list(ROWS), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row:
@@ -125,35 +268,42 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(exist_ok=True)
-        bundle = options.model or folder / "untrained.safetensors"
+        bundle = options.model or folder / f"{options.network}-{options.encoder}.safetensors"
         if options.model is None:
-            untrained_bundle(bundle, load_config(AERIAL, [f"segmenter.encoder={options.encoder}"]))
+            how = [f"segmenter.encoder={options.encoder}", f"segmenter.network={options.network}"]
+            untrained_bundle(bundle, load_config(AERIAL, how))
         scene = folder / f"scene_{options.side}.tif"
         if not scene.exists():
             make_scene(scene, options.side)
-        side, cores = options.side, os.cpu_count()
-        print(f"{side} x {side} px, {cores} cores, torch {torch.__version__}, bundle {bundle.name}")
-        print(f"{'':<16}{'seconds':>9}{'Mpx/s':>9}{'of bare':>9}{'peak MB':>9}")
-        bare = 0.0
-        for row, name in ROWS.items():
-            what = {"row": row.removesuffix("-kept"), "folder": folder, "model": bundle, "side": side}
+        where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} cores"
+        print(f"{options.side} x {options.side} px, {where}, torch {torch.__version__}, {bundle.name}")
+        print(f"{'':<10}{'seconds':>9}{'Mpx/s':>9}{'of bare':>9}{'peak MB':>9}")
+        alone = float("nan")
+        for row in options.rows.split(","):
+            if importlib.util.find_spec(NEEDS[row]) is None:
+                print(f"{row:<10} {NEEDS[row]} is not installed")
+                continue
+            what = {"row": row, "folder": folder, "model": bundle, "side": options.side}
             command = [sys.executable, __file__, *(f"--{option}={value}" for option, value in what.items())]
-            environment = os.environ | ({} if row == "bare" else KEEP_FREED_MEMORY)
-            done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+            done = subprocess.run(
+                command, env=os.environ | KEEP_FREED_MEMORY, stdout=subprocess.PIPE, text=True, check=False
+            )
+            if done.returncode:
+                print(f"{row:<10} failed")
+                continue
             seconds, peak = (float(x) for x in done.stdout.split()[-2:])
-            bare = bare or seconds
+            alone = seconds if row == "bare" else alone
             rate = options.side**2 / 1e6 / seconds
-            print(f"{name:<16}{seconds:>9.1f}{rate:>9.2f}{bare / seconds:>9.3f}{peak:>9.0f}", flush=True)
+            print(f"{row:<10}{seconds:>9.1f}{rate:>9.2f}{alone / seconds:>9.3f}{peak:>9.0f}", flush=True)
 
 
 def one_row(row: str, folder: Path, bundle: Path, side: int) -> None:
     """Time one row in this process and print seconds and peak memory."""
-    if row == "bare":
-        seconds = bare_network(bundle, side)
-    else:
-        for old in folder.glob("out*"):
-            old.unlink()
-        seconds = timed_predict(folder / f"scene_{side}.tif", folder / f"out.{row}", bundle)
+    for old in folder.glob("out*"):
+        old.unlink()
+    seconds = ROWS[row](
+        folder / f"scene_{side}.tif", folder / f"out.{'gpkg' if row == 'gpkg' else 'tif'}", bundle, side
+    )
     print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 

@@ -8,15 +8,18 @@ the line, adds the traceback. A knob belongs in a config section, not here.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from geood.errors import ConfigError, DataError, GeoodError
+from geood.cli_data import data_app
+from geood.errors import ConfigError, DataError, GeoodError, TilesFailedError
 from geood.memory import keep_freed_memory
 from geood.version import __version__
 
@@ -33,6 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(data_app, name="data")
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 Model = Annotated[
@@ -48,6 +52,24 @@ Uses = Annotated[
         "--set", metavar="SECTION.KEY=VALUE", help="Use the model otherwise: a key of score or predict; repeatable."
     ),
 ]
+Workers = Annotated[int, typer.Option(min=0, help="Processes on this machine; 0: threads in one process.")]
+MaxRam = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Memory for all processes together, as 2GB; smaller tiles, if need be."),
+]
+BandsOption = Annotated[
+    str | None,
+    typer.Option("--bands", metavar="NAMES", help="Bands that serve the model's: red=3,green=2,blue=1; or 3,2,1."),
+]
+NoData = Annotated[float | None, typer.Option(metavar="VALUE", help="Digital number that means no data.")]
+NoResample = Annotated[
+    bool, typer.Option("--no-resample", help="Read the scene as it is, whatever resolution the model was trained at.")
+]
+Aoi = Annotated[Path | None, typer.Option(metavar="FILE", help="Score within the polygons of a vector file alone.")]
+Bbox = Annotated[
+    str | None, typer.Option(metavar="W,S,E,N", help="Score within a box alone, in the scene's CRS (or ...,EPSG:4326).")
+]
+Mosaic = Annotated[bool, typer.Option("--mosaic", help="Take the rasters, or a folder of them, as tiles of one scene.")]
 Threshold = Annotated[float | None, typer.Option(help="Score above which a pixel is anomalous; default: the model's.")]
 
 
@@ -107,30 +129,53 @@ def train(
 
 @app.command()
 def predict(
-    scenes: Annotated[list[Path], typer.Argument(metavar="SCENE...", help="Rasters to search for anomalies.")],
+    scenes: Annotated[
+        list[str], typer.Argument(metavar="SCENE...", help="Rasters to search: files, folders, https://, s3://, zip.")
+    ],
     out: Annotated[
         Path, typer.Option(help="x.gpkg (.geojson, .parquet, .fgb): polygons and scores; x.tif: scores; or a folder.")
     ],
     model: Model = None,
     threshold: Threshold = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes on this machine; 0: threads in one process.")] = 0,
+    bands: BandsOption = None,
+    nodata: NoData = None,
+    no_resample: NoResample = False,
+    aoi: Aoi = None,
+    bbox: Bbox = None,
+    mosaic: Mosaic = False,
+    workers: Workers = 0,
     scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help="A running Dask scheduler.")] = None,
+    max_ram: MaxRam = None,
     settings: Uses = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Map the anomalies of scenes: a score raster, and polygons that open styled in QGIS."""
+    from geood.planning import SceneOptions
     from geood.prediction import predict as run
 
-    made = run(
-        scenes,
-        out,
-        bundle=_bundle(model),
-        threshold=threshold,
-        workers=workers,
-        scheduler=scheduler,
-        settings=settings or (),
-        overwrite=overwrite,
-    )
+    try:
+        made = run(
+            scenes,
+            out,
+            bundle=_bundle(model),
+            threshold=threshold,
+            options=SceneOptions(bands, nodata, not no_resample, aoi, bbox),
+            mosaic=mosaic,
+            workers=workers,
+            scheduler=scheduler,
+            max_ram=max_ram,
+            settings=settings or (),
+            resume=resume,
+            overwrite=overwrite,
+        )
+    except TilesFailedError as error:
+        _print_predictions(error.made)
+        raise
+    _print_predictions(made)
+
+
+def _print_predictions(made: Sequence[Any]) -> None:
     for one in made:
         print(f"scene      {one.scene}: {one.valid_pixels:,} pixels scored")
         print(f"scores     {one.scores}")
@@ -138,6 +183,36 @@ def predict(
             print(f"classes    {one.classes}")
         if one.polygons:
             print(f"polygons   {one.polygons}: {one.anomalies} above {one.threshold:.4g}")
+
+
+@app.command()
+def plan(
+    scene: Annotated[str, typer.Argument(metavar="SCENE", help="The raster that is to be searched.")],
+    model: Model = None,
+    out: Annotated[Path, typer.Option(help="Folder that the outputs would go to, for its free space.")] = Path(),
+    bands: BandsOption = None,
+    nodata: NoData = None,
+    no_resample: NoResample = False,
+    aoi: Aoi = None,
+    bbox: Bbox = None,
+    workers: Workers = 0,
+    max_ram: MaxRam = None,
+    settings: Uses = None,
+) -> None:
+    """Say what `predict` would do with a scene, and what it would take: tiles, memory, disk, time."""
+    from geood.planning import SceneOptions, plan_run
+
+    options = SceneOptions(bands, nodata, not no_resample, aoi, bbox)
+    for label, text in plan_run(
+        scene,
+        bundle=_bundle(model),
+        options=options,
+        workers=workers,
+        max_ram=max_ram,
+        settings=settings or (),
+        folder=out,
+    ):
+        print(f"{label:<11}{text}")
 
 
 @app.command()
@@ -252,57 +327,6 @@ def submit(
     print(f"scores     of {count} images in {out}")
 
 
-data_app = typer.Typer(
-    help="The published data sets: which there are, and whether yours is whole.", no_args_is_help=True
-)
-app.add_typer(data_app, name="data")
-
-
-@data_app.command("list")
-def data_list(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Say all about one data set.")] = None,
-) -> None:
-    """The data sets that geood knows by name, with their source, licence and layout."""
-    from geood.catalog import CATALOG, data_set
-
-    if name:
-        print(data_set(name).description())
-        return
-    width = max(map(len, CATALOG))
-    for entry in CATALOG.values():
-        print(f"{entry.name:<{width}}  {'train, evaluate' if entry.trains else 'evaluate':<15}  {entry.title}")
-    print("\n`geood data list NAME` says where a set comes from, under which licence, and how its folder must look.")
-
-
-@data_app.command("check")
-def data_check(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `geood data list`.")],
-    root: Annotated[Path, typer.Argument(metavar="ROOT", help="The folder that holds it.")],
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="data.label_ids={2: 255}", help="Numbers in label files that stand for others."),
-    ] = None,
-) -> None:
-    """Count the files of a data set, join its pairs, read all its labels, and say what is wrong."""
-    from geood.catalog import data_set
-    from geood.datasets.check import check_set
-
-    chosen = data_set(name)
-    label_ids: dict[int, int] = {}
-    if settings:
-        from geood.meaning import data_settings
-
-        hold_out, label_ids, rest = data_settings(settings)
-        if hold_out or rest:
-            raise ConfigError(f"--set {settings[0]}: the check takes data.label_ids alone")
-    checks, faults = check_set(chosen, root, label_ids=label_ids)
-    for check in checks:
-        print("\n".join(check.lines(chosen)))
-    if faults:
-        raise DataError(f"{root}: {len(faults)} things to look at\n" + "\n".join(f"  {fault}" for fault in faults))
-    print("whole, as far as geood can tell")
-
-
 @app.command()
 def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle, a config or a score raster.")]) -> None:
     """Say what a bundle, a config or a score raster holds."""
@@ -329,8 +353,16 @@ def main() -> NoReturn:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("geood").setLevel(logging.INFO)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # tidy up as after Ctrl-C
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(_run(arguments, debug=debug))
+
+
+def _interrupt(*_: object) -> NoReturn:
+    """Tidy up at the first Ctrl-C (or SIGTERM), end at once at the second: what lies on disk is whole at any moment."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(INTERRUPTED))
+    raise KeyboardInterrupt
 
 
 def _run(arguments: list[str], *, debug: bool) -> int:

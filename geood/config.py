@@ -346,11 +346,23 @@ class PredictConfig(Section):
         1024, description="side of a tile's kept part, pixels"
     )
     halo_px: Annotated[int, Field(ge=0, multiple_of=32)] = Field(64, description="context read around it, pixels")
-    batch: Annotated[int, Field(ge=1)] = Field(4, description="tiles scored at once on a GPU; a CPU takes one by one")
+    batch: Annotated[int, Field(ge=0)] = Field(
+        0, description="tiles scored at once on a GPU, 0: as many as fit; a CPU takes one by one"
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="what networks compute in; auto: bfloat16 on a GPU, float32 on a CPU"
+    )
+    compile: bool = Field(False, description="let torch.compile work on the network first: minutes, then faster")
     min_area_m2: Annotated[float, Field(ge=0)] = Field(
         0.0, description="polygons smaller than this are left out, square metres"
     )
     connectivity: Literal[4, 8] = Field(8, description="8: pixels that touch at corners make one polygon")
+    simplify_m: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="details of outlines about this large are smoothed away, metres; 0: outlines follow pixels"
+    )
+    max_polygons: Annotated[int, Field(ge=1)] = Field(
+        1_000_000, description="more polygons than this are an error: the threshold is too low to be of use"
+    )
 
 
 class Config(Section):

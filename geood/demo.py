@@ -103,7 +103,7 @@ def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
         negatives = bundle.flow.sample(8, 56, 56, generator=torch.Generator().manual_seed(SEED)).numpy()
     draw_overview(
         out / "overview.png",
-        scene=made.scene,
+        scene=Path(made.scene),
         scores=made.scores,
         classes=made.classes,
         labels=world.test_labels,

@@ -4,6 +4,9 @@ Every message names the file, says what came and what was needed, and ends with 
 the message alone; `--debug` adds the traceback. Anything that is not a `GeoodError` is a bug of ours and exits with 1.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 
 class GeoodError(Exception):
     """Root of all errors that geood explains to its user."""
@@ -40,6 +43,10 @@ class TrainingError(GeoodError):
 
 
 class TilesFailedError(GeoodError):
-    """Prediction finished, but some tiles could not be scored; they are listed."""
+    """Prediction finished, but some tiles could not be scored; `made` are the predictions with the tiles listed."""
 
     exit_code = 4
+
+    def __init__(self, message: str, made: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.made = made

@@ -103,12 +103,15 @@ class Tile:
         ).slices
 
 
-def tile_grid(height: int, width: int, *, tile_px: int, halo_px: int, multiple: int = 32) -> Iterator[Tile]:
+def tile_grid(
+    height: int, width: int, *, tile_px: int, halo_px: int, multiple: int = 32, scale: float = 1.0
+) -> Iterator[Tile]:
     """Cut a scene of `height` x `width` pixels into tiles, row by row.
 
     Write windows are `tile_px` square (smaller at the right and lower edge) and partition the scene. Read windows start
     on multiples of `multiple` and have sides that are multiples of it, so that a network of that stride sees each pixel
-    at the same phase in every tile; hence `tile_px` and `halo_px` must be multiples too.
+    at the same phase in every tile; hence `tile_px` and `halo_px` must be multiples too. With a `scale` other than 1
+    they are windows of the scene resampled to that many of its pixels, and hold all that `resampled` asks for.
 
     Raises:
         ValueError: if the scene is empty or a size is not a multiple of `multiple`.
@@ -117,13 +120,33 @@ def tile_grid(height: int, width: int, *, tile_px: int, halo_px: int, multiple: 
         raise ValueError(f"a scene has at least one pixel, got {height} x {width}")
     if tile_px < multiple or tile_px % multiple or halo_px < 0 or halo_px % multiple:
         raise ValueError(f"tile_px and halo_px must be multiples of {multiple}, got {tile_px} and {halo_px}")
+
+    def span(start: int, length: int) -> tuple[int, int]:
+        """Where reading starts along one axis, and how far it goes."""
+        beside = 0 if scale == 1 else 1
+        first = math.floor(start * scale) - beside
+        first -= first % multiple
+        inner = math.ceil((start + length) * scale) + beside - first
+        return first - halo_px, -(-inner // multiple) * multiple + 2 * halo_px
+
     for row in range(0, height, tile_px):
         for col in range(0, width, tile_px):
             write = Window(row, col, min(tile_px, height - row), min(tile_px, width - col))
-            inner_height = -(-write.height // multiple) * multiple
-            inner_width = -(-write.width // multiple) * multiple
-            read = Window(row - halo_px, col - halo_px, inner_height + 2 * halo_px, inner_width + 2 * halo_px)
-            yield Tile(read, write)
+            (top, rows), (left, cols) = span(row, write.height), span(col, write.width)
+            yield Tile(Window(top, left, rows, cols), write)
+
+
+def resampled(
+    start: int, length: int, scale: float, *, origin: int, size: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
+    """Where the pixels from `start` on lie among `size` resampled ones that begin at `origin`, along one axis.
+
+    For each of `length` pixels the two resampled ones about its centre, and the share of the second.
+    """
+    place = (np.arange(start, start + length) + 0.5) * scale - 0.5 - origin
+    below = np.floor(place)
+    first = below.astype(np.intp)
+    return first.clip(0, size - 1), (first + 1).clip(0, size - 1), place - below
 
 
 def mirrored(start: int, length: int, size: int) -> NDArray[np.intp]:

@@ -1,73 +1,54 @@
 """A scene in, an anomaly map out: what `predict` and `polygonize` do from checking to publishing.
 
 All outputs are named and checked before any work. Everything is made in a hidden folder beside the target and gets its
-name only when all of it is whole; whatever goes wrong before, nothing is left behind and nothing was replaced. How
-tiles are scored is the matter of `scoring`.
+name only when all of it is whole; nothing is replaced before. What ends a run early leaves the finished tiles in that
+folder, for `--resume`, and nothing else. What is decided about a scene is the matter of `planning`, how its tiles are
+scored that of `scoring`.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import math
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import pandas as pd
-from geopandas import GeoDataFrame
-
 from geood import qgis
+from geood.budget import Budget, budget, check_disk, parse_bytes
 from geood.bundle import ModelBundle
+from geood.cluster import dask_client
+from geood.cog import assemble
 from geood.config import PredictConfig
-from geood.errors import ConfigError, DataError, OutputError
-from geood.gdal import open_raster, pieces, rasterio_window, reading
-from geood.grid import Grid
-from geood.raster import NO_CLASS, ScoreWriter, check_output, finish_cog, read_tags
-from geood.scene import Scene
-from geood.scoring import dask_client, score_scene
-from geood.vector import OUTPUT_SUFFIXES, anomalies, write_anomalies
+from geood.errors import ConfigError, DataError, TilesFailedError
+from geood.gdal import open_raster
+from geood.grid import Grid, Window
+from geood.journal import TileFigures, Workplace, workplace
+from geood.mosaic import write_mosaic
+from geood.outputs import Prediction, Target, check_outputs, new_folder, publish, sources_of, targets_of, write_summary
+from geood.planning import SceneOptions, ScenePlan, plan_scene
+from geood.raster import NO_CLASS, check_output, read_tags
+from geood.scoring import score_scene
+from geood.vector import OUTPUT_SUFFIXES, Part, write_anomalies, write_together
 from geood.version import __version__
+from geood.workers import offer_model
 
 log = logging.getLogger("geood")
 SAME_RUN = ("GEOOD_MODEL", "GEOOD_SCENE")  # tags that score raster and class raster of one prediction share
+FAILED_TAG = "GEOOD_FAILED_TILES"  # windows [row, col, height, width] that hold no scores because they failed
 SUMMARY = "summary.csv"
-SCENES = (".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".jpeg", ".webp")  # what is taken from a folder
-OTHER_SCALE = 1.5  # beyond this ratio of pixel sizes to those of training, the user is warned
+MOSAIC = "mosaic.vrt"
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The outputs of one scene and what is in them; `polygons` is None where only scores were asked for."""
+class _Scored(NamedTuple):
+    """What came of one scene's tiles."""
 
-    scene: Path
-    scores: Path
-    polygons: Path | None
-    classes: Path | None
-    threshold: float
-    valid_pixels: int
-    anomalies: int | None
-
-
-class _Target(NamedTuple):
-    """Final names of one scene's outputs; `layer` tells whether the scene has polygons of its own."""
-
-    scene: Path
-    scores: Path
-    classes: Path | None
-    polygons: Path | None
-
-    @property
-    def files(self) -> list[Path]:
-        rasters = [p for p in (self.scores, self.classes) if p]
-        return [*rasters, *(p.with_suffix(".qml") for p in rasters), *([self.polygons] if self.polygons else [])]
+    valid: int
+    failed: tuple[Window, ...]
+    reason: str
 
 
 def predict(  # noqa: PLR0913 - the options of a verb
@@ -76,75 +57,75 @@ def predict(  # noqa: PLR0913 - the options of a verb
     *,
     bundle: str | Path,
     threshold: float | None = None,
+    options: SceneOptions | None = None,
+    mosaic: bool = False,
     workers: int = 0,
     scheduler: str | None = None,
+    max_ram: str | None = None,
     settings: Sequence[str] = (),
+    resume: bool = False,
     overwrite: bool = False,
 ) -> list[Prediction]:
     """Score scenes with a bundle; write score rasters, class rasters and polygons.
 
     Args:
-        scenes: rasters that GDAL reads, with the bands of the bundle, or folders of them (not of their subfolders).
+        scenes: rasters that GDAL reads (files, http(s)://, s3:// and other addresses, members of zip files), or folders
+            of them (not of their subfolders).
         out: `x.gpkg`, `.geojson`, `.parquet` or `.fgb` for polygons, with the scores beside them as `x.tif` and the
             classes as `x.classes.tif`; `x.tif` for the scores alone; a folder for a GeoPackage and rasters per scene.
             Several scenes with one polygon file share it, told apart by a column `scene`. A folder of scenes has a
             folder of outputs, with a table `summary.csv` beside them.
         bundle: the `model.safetensors` of a training.
         threshold: score above which a pixel belongs to a polygon; None: the bundle's default.
-        workers: 0: threads in this process; N: that many processes on this machine.
-        scheduler: address of a running Dask scheduler (tcp://host:8786) whose workers see the same paths.
+        options: how the scenes are read.
+        mosaic: take all scenes together, or a folder, as the tiles of one.
+        workers: 0: threads in this process (several GPUs: a process for each); N: that many processes on this machine.
+        scheduler: address of a running Dask scheduler (tcp://host:8786) whose workers see the scenes by the same names.
+        max_ram: memory that all processes on this machine may take together, as "2GB"; None: as the config's tiles ask.
         settings: other values than the bundle's in its sections score and predict, as `score.kind=energy`.
+        resume: go on with what an interrupted run of the same outputs has finished.
         overwrite: replace outputs that exist.
 
     Raises:
         BundleError: the bundle cannot be read.
         ConfigError: a setting is none, or asks for a score that the bundle cannot give.
         DataError: a scene cannot be read or does not fit the bundle.
-        OutputError: an output exists or cannot be written.
-        TilesFailedError: a valid pixel came back without a score.
+        OutputError: an output exists or cannot be written, or what is to be resumed was another run.
+        TilesFailedError: some tiles have no scores; all outputs are written, and in its `made`.
     """
-    out, folders = Path(out), any(Path(s).is_dir() for s in scenes)
-    sources = [source for s in scenes for source in _scenes_of(Path(s))]
-    targets, together = _targets(sources, out, folder=folders)
+    out, folders = Path(out), any(Path(s).is_dir() for s in scenes) and not mosaic
+    sources = sources_of(scenes, mosaic=mosaic)
+    targets, together = targets_of(sources, out, folder=folders)
     summary = out / SUMMARY if folders and targets[0].scores.parent == out else None
     finals = [p for t in targets for p in t.files] + [p for p in (together, summary) if p]
-    if len(set(finals)) < len(finals):
-        raise ConfigError("two of the scenes would have outputs of the same name; predict them one by one")
-    for path in finals:
-        if any(path.resolve() == source.resolve() for source in sources):
-            raise OutputError(f"{path}: this output would replace the scene itself; choose another name for --out")
-        if path.parent == out and not out.exists():
-            check_output(out, overwrite=overwrite)
-        else:
-            check_output(path, overwrite=overwrite)
+    check_outputs(finals, [*sources, *map(str, scenes)], out, overwrite=overwrite)
     model = ModelBundle.load(bundle).with_settings(settings)
-    placed = [_check_scene(source, model) for source in sources]
-    if not all(placed):
-        bare = [str(source) for source, has_crs in zip(sources, placed, strict=True) if not has_crs]
-        others = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
-        log.warning("%s%s: no CRS, so none in the outputs: coordinates are pixels (y as minus row)", bare[0], others)
-    if together and len(set(placed)) > 1:
-        raise ConfigError("some scenes have a CRS and some have none: they cannot share one file, predict them apart")
     cut = model.threshold if threshold is None else _finite(threshold)
-    with _new_folder(finals[0].parent), _staging(finals[0].parent) as staging:
-        frames: list[GeoDataFrame] = []
-        made: list[Prediction] = []
-        with dask_client(workers, scheduler) as client:
-            for target in targets:
-                valid = _score_to_staging(target, staging, model, bundle=Path(bundle), threshold=cut, client=client)
-                frame = _cut(target, staging, model, threshold=cut) if target.classes else None
-                if frame is not None and target.polygons:
-                    write_anomalies(frame, staging / target.polygons.name, threshold=cut, overwrite=False)
-                elif frame is not None:
-                    frames.append(frame.assign(scene=target.scene.name))
-                count = None if frame is None else len(frame)
-                polygons = target.polygons or together
-                made.append(Prediction(target.scene, target.scores, polygons, target.classes, cut, valid, count))
-        if together:
-            write_anomalies(_one_frame(frames), staging / together.name, threshold=cut, overwrite=False)
+    options = options or SceneOptions()
+    limits = budget(model, workers=workers, max_ram=parse_bytes(max_ram) if max_ram else None)
+    with (
+        new_folder(finals[0].parent),
+        workplace(_work_folder(out, finals), resume=resume, overwrite=overwrite) as place,
+    ):
+        reads = [str(_mosaic(scenes, place.folder, options.nodata))] if mosaic else sources
+        settle = partial(plan_scene, model=model, options=options, bundle=Path(bundle), limits=limits)
+        plans = [settle(t.scene, read=r, classes=bool(t.classes)) for t, r in zip(targets, reads, strict=True)]
+        _say_odd(plans, together=bool(together))
+        check_disk(place.folder, sum(plan.disk_bytes for plan in plans) - _held(place.folder))
+        offer_model(Path(bundle), model)
+        scored: list[_Scored] = []
+        with dask_client(workers, scheduler, computing=limits.computing) as client:
+            for target, plan in zip(targets, plans, strict=True):
+                scored.append(_rasters(target, plan, model, place=place, threshold=cut, client=client))
+        counts = _polygons(targets, scored, model, folder=place.folder, together=together, threshold=cut)
+        made = [
+            Prediction(t.scene, t.scores, t.polygons or together, t.classes, cut, s.valid, count, s.failed)
+            for t, s, count in zip(targets, scored, counts, strict=True)
+        ]
         if summary:
-            _write_summary(staging / summary.name, made, staging)
-        _publish(staging, finals)
+            write_summary(place.folder / summary.name, made, place.folder)
+        publish(place.folder, finals)
+    _raise_failed(made, scored)
     return made
 
 
@@ -177,99 +158,98 @@ def polygonize(
     classes = scores.with_suffix(".classes.tif")
     if classes.exists() and any(read_tags(classes, dtype="uint8").get(k) != tags[k] for k in SAME_RUN):
         raise DataError(f"{classes}: is not of the same prediction as {scores.name}; move it away, or predict again")
-    frame = anomalies(
+    return write_anomalies(
         scores,
+        out,
         threshold=cut,
         classes=classes if classes.exists() else None,
         class_names={int(k): v for k, v in json.loads(tags["GEOOD_CLASSES"]).items()},
         predict=settings,
         model=tags["GEOOD_MODEL"],
+        overwrite=overwrite,
+        failed=[Window(*window) for window in json.loads(tags.get(FAILED_TAG, "[]"))],
     )
-    write_anomalies(frame, out, threshold=cut, overwrite=overwrite)
-    return len(frame)
 
 
-def _scenes_of(path: Path) -> list[Path]:
-    """The scene itself, or the scenes in a folder.
+def _mosaic(scenes: Sequence[str | Path], folder: Path, nodata: float | None) -> Path:
+    """The tiles as one scene; the file of an earlier run stays if it says the same."""
+    path, fresh = folder / MOSAIC, folder / f"new.{MOSAIC}"
+    write_mosaic([str(s) for s in scenes], fresh, nodata=nodata)
+    if path.exists() and path.read_bytes() == fresh.read_bytes():
+        fresh.unlink()
+    else:
+        os.replace(fresh, path)
+    return path
+
+
+def _say_odd(plans: list[ScenePlan], *, together: bool) -> None:
+    """Say what is odd about the scenes.
 
     Raises:
-        DataError: there is none in it.
+        ConfigError: if they are to share a file but cannot.
     """
-    if not path.is_dir():
-        return [path]
-    found = sorted(p for p in path.glob("*") if p.suffix.lower() in SCENES and p.is_file())
-    if not found:
-        raise DataError(f"{path}: no scene in this folder; needed: files ending in {', '.join(SCENES)}")
-    return found
+    for plan in plans:
+        for warning in plan.warnings:
+            log.warning("%s: %s", plan.scene, warning)
+    bare = [plan.scene for plan in plans if plan.grid.crs is None]
+    if bare:
+        others = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
+        log.warning("%s%s: no CRS, so none in the outputs: coordinates are pixels (y as minus row)", bare[0], others)
+    if together and 0 < len(bare) < len(plans):
+        raise ConfigError("some scenes have a CRS and some have none: they cannot share one file, predict them apart")
 
 
-def _targets(scenes: list[Path], out: Path, *, folder: bool) -> tuple[list[_Target], Path | None]:
-    """Names of all outputs, and the polygon file that several scenes share (None if they do not)."""
-    if not scenes:
-        raise ConfigError("no scene to predict; give at least one raster")
-    stems = [s.stem for s in scenes]
-    if len(set(stems)) < len(stems):
-        raise ConfigError("two scenes have the same name, so their outputs would too; predict them one by one")
-    if out.is_dir() or (out.suffix == "" and (folder or len(scenes) > 1)):
-        return [_beside(s, out / f"{s.stem}.gpkg") for s in scenes], None
-    if out.suffix == ".tif" and len(scenes) == 1:
-        return [_Target(scenes[0], out, None, None)], None
-    if out.suffix not in OUTPUT_SUFFIXES:
-        kinds = ", ".join(OUTPUT_SUFFIXES)
-        raise ConfigError(
-            f"{out}: cannot tell what to write; end the name in {kinds}, .tif (one scene), or name a folder"
+def _rasters(
+    target: Target, plan: ScenePlan, model: ModelBundle, *, place: Workplace, threshold: float, client: Any
+) -> _Scored:
+    """Score one scene and put its rasters together with their styles, all in the work folder."""
+    name = target.scores.stem
+    if (stored := place.finished(name, plan.key)) is not None:
+        return _Scored(stored["valid"], tuple(Window(*w) for w in stored["failed"]), stored["reason"])
+    with place.journal(name, plan.key) as journal:
+        title = Path(target.scene).name
+        failed = score_scene(plan.job, plan.grid, halo_px=plan.halo_px, journal=journal, client=client, title=title)
+        figures = journal.total()
+        windows = tuple(one.window for one in failed)
+        tags = _tags(target.scene, model, threshold) | ({FAILED_TAG: json.dumps(windows)} if failed else {})
+        put = partial(assemble, grid=plan.grid, journal=journal.path, tile_px=plan.job.tile_px, tags=tags)
+        scores = place.folder / target.scores.name
+        put(
+            scores,
+            places=journal.places[0],
+            dtype="float32",
+            nodata=float("nan"),
+            overview="average",
+            description="anomaly score",
+            statistics=_statistics(figures, plan.grid),
         )
-    if len(scenes) == 1:
-        return [_beside(scenes[0], out)], None
-    shared = [_beside(s, out.with_name(f"{out.stem}_{s.stem}.gpkg")) for s in scenes]
-    return [t._replace(polygons=None) for t in shared], out
-
-
-def _beside(scene: Path, polygons: Path) -> _Target:
-    return _Target(scene, polygons.with_suffix(".tif"), polygons.with_suffix(".classes.tif"), polygons)
-
-
-def _check_scene(scene: Path, model: ModelBundle) -> bool:
-    """See that a scene fits the model, say what is odd about it; returns whether it has a CRS."""
-    with Scene.open(scene, nodata=model.bands.nodata) as opened:
-        opened.check_bands(model.bands)
-        found, known = opened.grid.resolution_m, model.resolution
-    if found and known and not 1 / OTHER_SCALE < found / known < OTHER_SCALE:
-        log.warning(
-            "%s has pixels of %.3g m, the model was trained at %.3g m: things look %.2g times as large to it and its "
-            "scores mean little; resample the scene first (gdalwarp -tr)",
-            scene,
-            found,
-            known,
-            known / found,
-        )
-    return opened.grid.crs is not None
-
-
-def _score_to_staging(
-    target: _Target, staging: Path, model: ModelBundle, *, bundle: Path, threshold: float, client: Any
-) -> int:
-    """Score one scene into finished rasters with their styles, all in the staging folder."""
-    with Scene.open(target.scene, nodata=model.bands.nodata) as opened:
-        grid = opened.grid
-    work, work_classes = staging / "scores.partial.tif", staging / "classes.partial.tif"
-    with (
-        ScoreWriter(work, grid, dtype="float32", nodata=float("nan")) as score_writer,
-        ScoreWriter(work_classes, grid, dtype="uint8", nodata=NO_CLASS) as class_writer,
-    ):
-        writers = (score_writer, class_writer)
-        valid = score_scene(target.scene, bundle, model=model, writers=writers, client=client)
-    tags = _tags(target.scene, model, threshold)
-    finish_cog(work, staging / target.scores.name, description="anomaly score", tags=tags, overview="average")
-    style = _style(staging / target.scores.name, model, threshold)
-    (staging / target.scores.with_suffix(".qml").name).write_text(style, encoding="utf-8")
+        if target.classes:
+            put(
+                place.folder / target.classes.name,
+                places=journal.places[1],
+                dtype="uint8",
+                nodata=NO_CLASS,
+                overview="mode",
+                description="class",
+                statistics={},
+            )
+    (place.folder / target.scores.with_suffix(".qml").name).write_text(_style(scores, model, threshold), "utf-8")
     if target.classes:
-        finish_cog(work_classes, staging / target.classes.name, description="class", tags=tags, overview="mode")
         style = qgis.class_style(model.class_names)
-        (staging / target.classes.with_suffix(".qml").name).write_text(style, encoding="utf-8")
-    work.unlink(missing_ok=True)
-    work_classes.unlink(missing_ok=True)
-    return valid
+        (place.folder / target.classes.with_suffix(".qml").name).write_text(style, encoding="utf-8")
+    reason = failed[0].reason if failed else ""
+    place.finish(name, plan.key, {"valid": figures.valid, "failed": windows, "reason": reason})
+    return _Scored(figures.valid, windows, reason)
+
+
+def _statistics(figures: TileFigures, grid: Grid) -> dict[str, str]:
+    """Band statistics as GDAL and QGIS keep them, over all valid pixels."""
+    share = {"STATISTICS_VALID_PERCENT": f"{100 * figures.scored / (grid.height * grid.width):.4g}"}
+    if not figures.scored:
+        return share
+    deviation = (figures.squares / figures.scored) ** 0.5
+    found = {"MINIMUM": figures.low, "MAXIMUM": figures.high, "MEAN": figures.mean, "STDDEV": deviation}
+    return share | {f"STATISTICS_{name}": repr(value) for name, value in found.items()}
 
 
 def _style(scores: Path, model: ModelBundle, threshold: float) -> str:
@@ -283,64 +263,68 @@ def _style(scores: Path, model: ModelBundle, threshold: float) -> str:
     return qgis.score_style(threshold, float(found["STATISTICS_MINIMUM"]), float(found["STATISTICS_MAXIMUM"]))
 
 
-def _cut(target: _Target, staging: Path, model: ModelBundle, *, threshold: float) -> GeoDataFrame:
-    """The polygons of one scene, from its finished rasters."""
-    assert target.classes is not None
-    return anomalies(
-        staging / target.scores.name,
-        threshold=threshold,
-        classes=staging / target.classes.name,
-        class_names=model.class_names,
-        predict=model.config.predict,
-        model=model.identity,
+def _polygons(
+    targets: list[Target],
+    scored: list[_Scored],
+    model: ModelBundle,
+    *,
+    folder: Path,
+    together: Path | None,
+    threshold: float,
+) -> list[int | None]:
+    """Cut the polygons of all scenes from their finished rasters; how many there are of each."""
+    names, settings = model.class_names, model.config.predict
+    if together:
+        parts = [
+            Part(folder / t.scores.name, folder / t.classes.name, names, Path(t.scene).name, s.failed)
+            for t, s in zip(targets, scored, strict=True)
+            if t.classes
+        ]
+        shared = folder / together.name
+        return [
+            *write_together(parts, shared, threshold=threshold, predict=settings, model=model.identity, overwrite=True)
+        ]
+    counts: list[int | None] = []
+    for target, one in zip(targets, scored, strict=True):
+        if not (target.polygons and target.classes):
+            counts.append(None)
+            continue
+        count = write_anomalies(
+            folder / target.scores.name,
+            folder / target.polygons.name,
+            threshold=threshold,
+            classes=folder / target.classes.name,
+            class_names=names,
+            predict=settings,
+            model=model.identity,
+            overwrite=True,
+            failed=one.failed,
+        )
+        counts.append(count)
+    return counts
+
+
+def _raise_failed(made: list[Prediction], scored: list[_Scored]) -> None:
+    """Say which tiles have no scores, after all outputs are written."""
+    bad = [(m, s) for m, s in zip(made, scored, strict=True) if s.failed]
+    if not bad:
+        return
+    first, one = bad[0]
+    tiles, window = sum(len(s.failed) for _, s in bad), one.failed[0]
+    raise TilesFailedError(
+        f"{first.scene}: {tiles} tiles could not be scored, the first at row {window.row}, column {window.col}: "
+        f"{one.reason}. They are no data in the map, and listed in its tag {FAILED_TAG} and in failed_tiles; mend the "
+        "scene and predict it again",
+        made,
     )
 
 
-def _one_frame(frames: list[GeoDataFrame]) -> GeoDataFrame:
-    """Polygons of several scenes in the CRS of the first."""
-    crs = frames[0].crs
-    moved = [f if f.crs == crs else f.to_crs(crs) for f in frames]
-    if any(m is not f for m, f in zip(moved, frames, strict=True)):
-        log.warning("the scenes have different CRSs: all polygons are written in that of the first, %s", crs)
-    filled = [f for f in moved if len(f)] or moved[:1]
-    return GeoDataFrame(pd.concat(filled, ignore_index=True), crs=crs)
-
-
-def _write_summary(out: Path, made: list[Prediction], staging: Path) -> None:
-    """One row for each scene: what its scores are, and how much of it lies above the threshold."""
-    rows = []
-    for one in made:
-        counted, total, above, highest = 0, 0.0, 0, math.nan
-        with reading(one.scores), open_raster(staging / one.scores.name) as raster:
-            grid = Grid(raster.height, raster.width, raster.transform, raster.crs)
-            for window in pieces(grid):
-                scores = raster.read(1, window=rasterio_window(window))
-                scores = scores[np.isfinite(scores)]
-                counted += scores.size
-                total += float(scores.sum(dtype=np.float64))
-                above += int((scores > one.threshold).sum())
-                highest = float(np.fmax(highest, scores.max(initial=-np.inf))) if scores.size else highest
-        rows.append(
-            {
-                "scene": one.scene.name,
-                "scores": one.scores.name,
-                "valid_pixels": one.valid_pixels,
-                "score_mean": total / counted if counted else math.nan,
-                "score_max": highest,
-                "above_threshold": above / counted if counted else math.nan,
-                "threshold": one.threshold,
-                "anomalies": one.anomalies,
-            }
-        )
-    pd.DataFrame(rows).to_csv(out, index=False)
-
-
-def _tags(scene: Path, model: ModelBundle, threshold: float) -> dict[str, str]:
+def _tags(scene: str, model: ModelBundle, threshold: float) -> dict[str, str]:
     score = model.config.score
     return {
         "GEOOD_VERSION": __version__,
         "GEOOD_MODEL": model.identity,
-        "GEOOD_SCENE": scene.name,
+        "GEOOD_SCENE": Path(scene).name,
         "GEOOD_SCORE": score.kind,
         "GEOOD_TEMPERATURE": str(score.temperature),
         "GEOOD_SMOOTH_PX": str(score.smooth_px),
@@ -359,37 +343,11 @@ def _finite(threshold: float) -> float:
     return threshold
 
 
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[None]:
-    """Make the folder of the outputs if only that is missing; take it away again if nothing came of it."""
-    made = not folder.exists()
-    if made:
-        folder.mkdir()
-    try:
-        yield
-    finally:
-        if made and not any(folder.iterdir()):
-            folder.rmdir()
+def _work_folder(out: Path, finals: list[Path]) -> Path:
+    """Where everything is made, on the disk of the outputs and known by their name."""
+    return finals[0].parent / f".{out.name}.geood"
 
 
-@contextmanager
-def _staging(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside the outputs that is gone afterwards, whatever happened."""
-    try:
-        staging = Path(tempfile.mkdtemp(prefix=".geood-", dir=folder))
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written to ({error.strerror}); choose another --out") from None
-    try:
-        yield staging
-    except OSError as error:
-        full = error.errno == errno.ENOSPC
-        remedy = "free space and run again" if full else "see that the folder stays there and can be written"
-        raise OutputError(f"{folder}: writing failed ({error.strerror or error}); {remedy}") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _publish(staging: Path, finals: list[Path]) -> None:
-    """Give every finished file its name."""
-    for final in finals:
-        os.replace(staging / final.name, final)
+def _held(folder: Path) -> int:
+    """Bytes that earlier work in a folder takes already."""
+    return sum(p.stat().st_size for p in folder.iterdir() if p.is_file())

@@ -1,273 +1,146 @@
-"""The tile engine: paths and windows out to Dask workers, scores back, each written once.
+"""The tile engine: a scene's tiles out to Dask workers, packed scores back into its journal, each once.
 
-`score_scene` cuts a scene into tiles, hands paths and windows (never pixels, never open files) to the workers of a
-Dask client, and writes each result with the one pair of writers of this process; only a bounded number of tiles is
-under way, so memory does not grow with the scene. There is no blending and no accumulator.
-
-On a CPU every tile is scored alone on one thread, and as many tiles at a time as there are threads. That is as fast as
-sharing one tile between threads (no barriers) and makes the answer independent of how many workers there are, byte for
-byte: the arithmetic of a tile never depends on what else runs. On a GPU tiles of one shape go in batches, and answers
-agree within the rounding of its kernels.
+Workers get paths and windows (never pixels, never open files). Only a bounded number of tiles is under way, so memory
+does not grow with the scene; there is no blending and no accumulator. A worker that is lost has its tiles done again by
+the others; a tile that keeps failing is set down with its reason and the others go on. What a worker does with a tile
+is the matter of `workers`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
-import os
-import signal
-import threading
+from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from geood.bundle import ModelBundle
-from geood.config import PredictConfig, ScoreConfig
-from geood.errors import BundleError, ConfigError, GeoodError, OutputError, TilesFailedError
-from geood.grid import Grid, Tile, Window, tile_grid
-from geood.memory import KEEP_FREED_MEMORY
+from geood.engine import MOST_AT_ONCE
+from geood.errors import BundleError, DataError, GeoodError
+from geood.grid import Grid, tile_grid
+from geood.journal import Journal
 from geood.progress import Progress
-from geood.raster import NO_CLASS, ScoreWriter
-from geood.scene import Scene
-from geood.segmenter import Answer
+from geood.workers import FailedTile, Job, NumberedTile, ScoredTile, score_tiles
+
+log = logging.getLogger("geood")
+TRIES = 2  # of a tile whose workers die
+HOPELESS = 16  # failed tiles without one that went well, after which a run is given up
 
 
-class ScoredTile(NamedTuple):
-    """What a worker sends back: score (h, w) float32, NaN where invalid, and class index (h, w) uint8."""
-
-    window: Window
-    score: NDArray[np.float32]
-    classes: NDArray[np.uint8]
-    valid_pixels: int
-
-
-@contextmanager
-def dask_client(workers: int, scheduler: str | None) -> Iterator[Any]:
-    """A Dask client: a running scheduler, `workers` processes here, or threads in this process.
-
-    What is started here listens on this machine's loopback address only.
-    """
-    if workers and scheduler:
-        raise ConfigError("--workers and --scheduler exclude each other: a running scheduler has its own workers")
-    import dask
-    from distributed import CancelledError, KilledWorker
-    from distributed.comm import CommClosedError
-
-    for name in [n for n in logging.root.manager.loggerDict if n.startswith("distributed")]:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    settings = {
-        "logging": {"distributed": "critical", "tornado": "critical"},  # of worker processes
-        "distributed.admin.tick.limit": "1h",
-        "distributed.worker.daemon": True,
-        "distributed.nanny.pre-spawn-environ": dask.config.get("distributed.nanny.pre-spawn-environ")
-        | KEEP_FREED_MEMORY,
-    }
-    threads = torch.get_num_threads()
-    with dask.config.set(settings):
-        client = _connect(workers, scheduler)
-        try:
-            yield client
-        except (KilledWorker, CommClosedError, CancelledError) as error:
-            raise TilesFailedError(
-                f"the workers died while they scored ({type(error).__name__}), most likely for lack of memory; "
-                "use fewer --workers or a smaller predict.tile_px"
-            ) from None
-        finally:
-            client.close()
-            torch.set_num_threads(threads)
+def tiles_of(grid: Grid, job: Job, *, halo_px: int) -> Iterator[NumberedTile]:
+    """The tiles of a scene that a run is about, in reading order."""
+    tiles = tile_grid(grid.height, grid.width, tile_px=job.tile_px, halo_px=halo_px, scale=job.source.scale)
+    for number, tile in enumerate(tiles):
+        if job.area is None or job.area.touches(tile.write):
+            yield NumberedTile(number, tile)
 
 
-def _connect(workers: int, scheduler: str | None) -> Any:
-    """The client of `dask_client`, connected."""
-    from distributed import Client
+def score_scene(job: Job, grid: Grid, *, halo_px: int, journal: Journal, client: Any, title: str) -> list[FailedTile]:
+    """Score all tiles of a scene that its journal does not hold yet; returns those that failed.
 
-    if scheduler:
-        try:
-            return Client(scheduler, timeout=10)
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"--scheduler {scheduler}: no Dask scheduler answers there ({error}); give an address such as "
-                "tcp://host:8786"
-            ) from None
-    at_once = 2 if torch.cuda.is_available() else _cores()  # on a GPU: one reads while the other scores
-    here = "127.0.0.1"
-    private = {"dashboard_address": f"{here}:0", "worker_dashboard_address": f"{here}:0"}
-    quiet = {"scheduler_kwargs": {"dashboard": False}, "silence_logs": logging.CRITICAL, "memory_limit": 0}
-    try:
-        if not workers:
-            return Client(processes=False, n_workers=1, threads_per_worker=at_once, **private, **quiet)
-        threads = max(1, at_once // workers)
-        return Client(n_workers=workers, threads_per_worker=threads, host=here, preload=[__name__], **private, **quiet)
-    except (OSError, ValueError) as error:
-        raise OutputError(f"no Dask workers could be started on this machine ({error})") from None
-
-
-def dask_setup(_: Any) -> None:
-    """Leave Ctrl-C, which reaches all processes of a terminal, to the one that started this worker process.
-
-    Dask calls this by its name in every worker process of `dask_client`.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def score_scene(
-    scene: Path, bundle: Path, *, model: ModelBundle, writers: tuple[ScoreWriter, ScoreWriter], client: Any
-) -> int:
-    """Score every valid pixel of a scene once and write it; returns how many valid pixels there are.
-
-    `client` is a `distributed.Client`. At most two tiles (on a GPU: batches) for each of its threads are under way.
+    `client` is a `distributed.Client`. At most two tasks for each of its threads are under way.
 
     Raises:
-        TilesFailedError: if a valid pixel came back without a finite score.
+        BundleError: if workers cannot load the bundle.
+        DataError: if no tile at all can be scored.
+        OutputError: if the journal cannot be written.
     """
-    from distributed import as_completed
-
-    _offer_model(bundle, model)
-    score_writer, class_writer = writers
-    with Scene.open(scene, nodata=model.bands.nodata) as opened:
-        grid = opened.grid
-    settings = model.config.predict
-    batches = list(_batches(grid, settings, model.halo_px))
-    slots = 2 * max(1, sum(client.nthreads().values()))
-    waiting = iter(batches)
-    state = scene.stat()
-    job = (str(scene.resolve()), f"{state.st_mtime_ns} {state.st_size}", str(bundle.resolve()), model.identity)
-    score = model.config.score
-
-    def submit(batch: tuple[Tile, ...]) -> Any:
-        return client.submit(score_tiles, *job, score, batch, pure=False)
-
-    valid_pixels, holes = 0, []
-    with Progress(scene.name, len(batches)) as progress:
-        running = as_completed([submit(b) for b in itertools.islice(waiting, slots)], with_results=True)
-        for future, results in running:
-            future.release()
-            for batch in itertools.islice(waiting, 1):
-                running.add(submit(batch))
-            for scored in results:
-                if np.isfinite(scored.score).sum() != scored.valid_pixels:
-                    holes.append(scored.window)
-                score_writer.write(scored.window, scored.score)
-                class_writer.write(scored.window, scored.classes)
-                valid_pixels += scored.valid_pixels
+    total = sum(1 for _ in tiles_of(grid, job, halo_px=halo_px))
+    todo = (one for one in tiles_of(grid, job, halo_px=halo_px) if one.number not in journal.figures)
+    run = _Run(job, client)
+    failed: list[FailedTile] = []
+    with Progress(title, total, start=len(journal.figures)) as progress:
+        for result in run.results(todo):
+            if isinstance(result, ScoredTile):
+                journal.append(result.number, result.figures, result.chunks)
+            else:
+                failed.append(result)
+                if len(failed) >= HOPELESS and not journal.figures:
+                    raise DataError(f"{title}: none of the first {len(failed)} tiles could be scored ({result.reason})")
             progress.advance()
-    if holes:
-        raise TilesFailedError(
-            f"{scene}: {len(holes)} tiles hold valid pixels without a finite score, the first at row {holes[0].row}, "
-            f"column {holes[0].col}; the model may be damaged, train or copy it again"
-        )
-    return valid_pixels
+    if failed and len(failed) == total:
+        raise DataError(f"{title}: no tile could be scored ({failed[0].reason})")
+    return sorted(failed)
 
 
-def score_tiles(  # noqa: PLR0917 - Dask passes them on by position
-    scene: str, state: str, bundle: str, identity: str, score: ScoreConfig, tiles: tuple[Tile, ...]
-) -> list[ScoredTile]:
-    """What a Dask worker does: read tiles of one shape, score them together, cut off the halo.
+class _Run:
+    """The tasks of one scene, given out to the workers of a client."""
 
-    Takes paths and windows only, with the `state` (time and size) of the scene and the `identity` of the bundle, so
-    that a worker that outlives a command never answers from an older file; `score` says what is asked. The bundle is
-    loaded once per process, the scene opened once per thread. Tiles without a valid pixel in their write window give no
-    result.
-    """
-    try:
-        model, device = _worker_model(bundle, identity)
-        opened = _worker_scene(scene, state, model.bands.nodata)
-        return _score_tiles(opened, model.with_score(score), device=device, tiles=tiles)
-    except GeoodError as error:
-        failure = error
-    failure.__context__ = failure.__cause__ = None  # GDAL's exceptions do not travel between processes
-    raise failure
+    def __init__(self, job: Job, client: Any) -> None:
+        self._client = client
+        self._job = self._sent(job)
+        self._plain = job
+        on_gpu = any(client.run(_sees_gpu).values())
+        self._size = MOST_AT_ONCE if on_gpu else 1
+        threads = max(1, sum(client.nthreads().values()))
+        self._slots = threads + 2 if on_gpu else 2 * threads
+        self._again: deque[tuple[NumberedTile, ...]] = deque()
+        self._tries: Counter[int] = Counter()
 
+    def results(self, tiles: Iterator[NumberedTile]) -> Iterator[ScoredTile | FailedTile]:
+        """What comes back of each tile, in whatever order."""
+        from distributed import as_completed
 
-def _score_tiles(
-    opened: Scene, model: ModelBundle, *, device: torch.device, tiles: tuple[Tile, ...]
-) -> list[ScoredTile]:
-    images, valids, kept = [], [], []
-    for tile in tiles:
-        pixels, valid = opened.read(tile.read, model.bands.indexes)
-        if valid[tile.core].any():
-            images.append(model.bands.scale(pixels, valid))
-            valids.append(valid)
-            kept.append(tile)
-    if not kept:
-        return []
-    image, known = (torch.from_numpy(np.stack(arrays)).to(device) for arrays in (images, valids))
-    with torch.inference_mode():
-        answer = model.answer(image)
-        return [_scored(tile, i, model, answer=answer, image=image, valid=known) for i, tile in enumerate(kept)]
+        tasks = self._tasks(tiles)
+        under_way: dict[Any, tuple[NumberedTile, ...]] = {}
+        running = as_completed(with_results=True, raise_errors=False)
+        while True:
+            while len(under_way) < self._slots and (task := self._next(tasks)):
+                future = self._client.submit(score_tiles, self._job, task, pure=False)
+                under_way[future] = task
+                running.add(future)
+            if not under_way:
+                return
+            future, result = next(running)
+            task = under_way.pop(future)
+            if future.status == "error":
+                yield from self._failed(task, result[1])
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                yield from result
+            future.release()
 
+    def _next(self, tasks: Iterator[tuple[NumberedTile, ...]]) -> tuple[NumberedTile, ...] | None:
+        return self._again.popleft() if self._again else next(tasks, None)
 
-def _scored(
-    tile: Tile, i: int, model: ModelBundle, *, answer: Answer, image: torch.Tensor, valid: torch.Tensor
-) -> ScoredTile:
-    """What the answer to image `i` of a batch says about the valid pixels of its tile, halo cut off."""
-    rows, cols = tile.core
-    here = slice(i, i + 1)
-    one = Answer(answer.logits[here], None if answer.outlier is None else answer.outlier[here], answer.features[here])
-    score = model.score_of(one, image[here], valid[here], core=tile.core)[0].cpu().numpy()
-    classes = one.logits[0, :, rows, cols].argmax(dim=0).to(torch.uint8).cpu().numpy()
-    known = valid[i, rows, cols].cpu().numpy()
-    score[~known], classes[~known] = np.nan, NO_CLASS
-    return ScoredTile(tile.write, score, classes, int(np.count_nonzero(known)))
+    def _tasks(self, tiles: Iterator[NumberedTile]) -> Iterator[tuple[NumberedTile, ...]]:
+        while task := tuple(itertools.islice(tiles, self._size)):
+            yield task
 
+    def _failed(self, task: tuple[NumberedTile, ...], error: BaseException) -> Iterator[FailedTile]:
+        """What is to be done where a task brought an error instead of results."""
+        from distributed import KilledWorker
 
-_models: dict[tuple[str, str], tuple[ModelBundle, torch.device]] = {}
-_models_lock = threading.Lock()
-_thread = threading.local()
+        if isinstance(error, BundleError) and self._plain.weights is None and "no such bundle" in str(error):
+            log.info("a worker does not see %s: it is sent to the workers", self._plain.bundle)
+            self._plain = dataclasses.replace(self._plain, weights=Path(self._plain.bundle).read_bytes())
+            self._job = self._sent(self._plain)
+            self._again.append(task)
+        elif isinstance(error, BundleError) and "no such bundle" in str(error):
+            self._again.append(task)  # given out before the bundle was sent
+        elif isinstance(error, GeoodError) or not isinstance(error, (KilledWorker, MemoryError)):
+            raise error
+        else:
+            for one in task:
+                self._tries[one.number] += 1
+                if self._tries[one.number] < TRIES:
+                    self._again.append((one,))
+                else:
+                    reason = f"the workers died while they scored it ({type(error).__name__})"
+                    yield FailedTile(one.number, one.tile.write, reason)
 
-
-def _offer_model(bundle: Path, model: ModelBundle) -> None:
-    """Spare the threads of this process to load the bundle once more; a GPU gets it only where it is used."""
-    if not torch.cuda.is_available():
-        with _models_lock:
-            _models.clear()
-            _models[str(bundle.resolve()), model.identity] = (model, torch.device("cpu"))
-
-
-def _worker_model(bundle: str, identity: str) -> tuple[ModelBundle, torch.device]:
-    """The bundle, loaded once per process; on a CPU this thread then computes alone."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with _models_lock:
-        if (bundle, identity) not in _models:
-            loaded = ModelBundle.load(bundle)
-            if loaded.identity != identity:
-                raise BundleError(f"{bundle}: was replaced while it was in use; run again")
-            _models.clear()
-            _models[bundle, identity] = (loaded.to(device), device)
-        found = _models[bundle, identity]
-    if device.type == "cpu" and not getattr(_thread, "alone", False):
-        torch.set_num_threads(1)
-        _thread.alone = True
-    return found
+    def _sent(self, job: Job) -> Any:
+        """The job as a future, so that it goes to each worker once, and again to one that comes later."""
+        return self._client.submit(_same, job, pure=False)
 
 
-def _worker_scene(scene: str, state: str, nodata: float | None) -> Scene:
-    """The scene, opened once per thread (GDAL's handles must not be shared between threads)."""
-    key = (scene, state, nodata)
-    if getattr(_thread, "scene_key", None) != key:
-        if getattr(_thread, "scene", None) is not None:
-            _thread.scene.close()
-        _thread.scene_key = None
-        _thread.scene = Scene.open(scene, nodata=nodata)
-        _thread.scene_key = key
-    opened: Scene = _thread.scene
-    return opened
+def _same(job: Job) -> Job:
+    return job
 
 
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _sees_gpu() -> bool:
+    import torch
 
-
-def _batches(grid: Grid, settings: PredictConfig, halo_px: int) -> Iterator[tuple[Tile, ...]]:
-    """Tiles in reading order, alone on a CPU, in runs of one shape on a GPU."""
-    tiles = tile_grid(grid.height, grid.width, tile_px=settings.tile_px, halo_px=halo_px)
-    size = settings.batch if torch.cuda.is_available() else 1
-    for _, alike in itertools.groupby(tiles, key=lambda t: (t.read.height, t.read.width)):
-        while batch := tuple(itertools.islice(alike, size)):
-            yield batch
+    return torch.cuda.is_available()

@@ -1,42 +1,49 @@
-"""From a score raster to polygons with figures, and polygons to files.
+"""Score rasters to polygons: in memory as a frame, or straight to a file of any size.
 
-Components come in pixels; here they get their place. Areas are geodesic, on the ellipsoid of the scene's CRS, so square
-metres mean square metres in degrees and in feet too. Files are made under another name, read back, then renamed.
+Rows go to a spool that sorts them on the disk, and from there to the file, so that neither a large scene nor many
+polygons fill the memory. How polygons are found is the matter of `cutting`, how formats are written of `polygon_files`.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import tempfile
-import warnings
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import geopandas
 import numpy as np
-import pyogrio
+import pyarrow as pa
 import pyproj
 import shapely
-from affine import Affine
 from geopandas import GeoDataFrame
 from numpy.typing import NDArray
 from pandas import Series
-from pyproj.exceptions import ProjError
 
 from geood import qgis
-from geood.components import Figures, find_components, measure
+from geood.areas import Areas
 from geood.config import PredictConfig
-from geood.errors import DataError, OutputError
-from geood.gdal import open_raster, reason
-from geood.grid import Grid
-from geood.raster import check_output, read_tags
+from geood.cutting import EXTRA, ORDER, Late, Part, Rows, cut, grid_of, placed
+from geood.grid import Window
+from geood.polygon_files import (
+    GEOMETRY_FIELD,
+    OUTPUT_SUFFIXES,
+    Layer,
+    beside,
+    crs_of,
+    extent,
+    moved,
+    publishing,
+    table_of,
+    write_layer,
+)
+from geood.spool import Spool
+
+__all__ = ["COLUMNS", "OUTPUT_SUFFIXES", "Part", "anomalies", "write_anomalies", "write_frame", "write_together"]
 
 log = logging.getLogger("geood")
-OUTPUT_SUFFIXES = (".gpkg", ".geojson", ".parquet", ".fgb")
-LAYER = "anomalies"
+LAYER, FAILED_LAYER = "anomalies", "failed_tiles"
 COLUMNS = {
     "score_max": "float64",
     "score_mean": "float64",
@@ -47,8 +54,7 @@ COLUMNS = {
     "valid_fraction": "float64",
     "model": "object",
 }
-_DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf"}
-_EDGE_PX = 32  # longest edge taken as straight both on the map and on the ellipsoid
+_ARROW = {"float64": pa.float64(), "int64": pa.int64(), "object": pa.string()}
 
 
 def anomalies(
@@ -66,138 +72,175 @@ def anomalies(
     of components over a megapixel within 1/4096 of the range); `class_name`, the most frequent value of the raster
     `classes` in it (None without one); `area_m2`, geodesic (NaN without CRS); `area_px`; `valid_fraction`, the share
     of its bounding window, grown by one pixel, that holds data; `model`. Polygons under `predict.min_area_m2` are left
-    out, where their area is known.
+    out, where their area is known. All figures are those of the pixels, also where outlines are simplified.
     Without georeferencing x is the column and y minus the row, which is how QGIS places such a raster.
 
     Raises:
+        ConfigError: if there are more than `predict.max_polygons`.
         DataError: if `scores` or `classes` cannot be read or do not fit each other.
     """
-    read_tags(scores)
-    with open_raster(scores) as dataset:
-        grid = Grid(dataset.height, dataset.width, dataset.transform, dataset.crs)
-        shapes, top = find_components(dataset, grid, threshold=threshold, connectivity=predict.connectivity)
-        geometry = _on_the_map(shapes, grid)
-        area = _areas_m2(geometry, shapes, grid)
-        with np.errstate(invalid="ignore"):
-            kept = ~(area < predict.min_area_m2)
-        if predict.min_area_m2 and np.isnan(area).any():
-            log.warning("%s: areas in square metres are not known, so no small polygons are left out", scores.name)
-        shapes, geometry, area = shapes[kept], geometry[kept], area[kept]
-        figures = Figures(shapes, grid, (threshold, top), max(class_names, default=-1) + 1 if class_names else 0)
-        if classes is None:
-            measure(dataset, None, grid, figures)
-        else:
-            with open_raster(classes) as class_dataset:
-                if class_dataset.shape != dataset.shape:
-                    raise DataError(
-                        f"{classes}: its size differs from that of {scores}; give the classes of that scene"
-                    )
-                measure(dataset, class_dataset, grid, figures)
-    columns = figures.columns(class_names if classes is not None else None)
-    columns |= {"area_m2": area, "model": [model] * len(area)}
+    batches: list[Rows] = []
+    part = Part(scores, classes, class_names, None)
+    late = cut(part, batches.append, threshold=threshold, predict=predict, model=model)
+    crs = Areas(grid_of(scores)).crs
+    names = [name for name in (*COLUMNS, *EXTRA) if name != "valid_fraction"] if batches else []
+    columns: dict[str, Any] = {name: np.concatenate([rows.columns[name] for rows in batches]) for name in names}
+    if not batches:
+        return GeoDataFrame({name: Series([], dtype=kind) for name, kind in COLUMNS.items()}, geometry=[], crs=crs)
+    columns["valid_fraction"] = late.valid_fraction(columns["number"], columns["valid"], columns["around"])
     typed = {name: Series(columns[name], dtype=kind) for name, kind in COLUMNS.items()}
-    frame = GeoDataFrame(typed, geometry=geometry, crs=_pyproj(grid))
-    order = np.lexsort((figures.boxes[:, 1], figures.boxes[:, 0], -figures.high))
-    return frame.iloc[order].reset_index(drop=True)
+    frame = GeoDataFrame(typed, geometry=np.concatenate([rows.shapes for rows in batches]), crs=crs)
+    return frame.iloc[ORDER.order(columns)].reset_index(drop=True)
 
 
-def write_anomalies(frame: GeoDataFrame, out: Path, *, threshold: float, overwrite: bool) -> None:
-    """Write polygons to .gpkg (styled), .geojson (in WGS84), .parquet or .fgb, whole or not at all.
+def write_anomalies(  # noqa: PLR0913 - what `anomalies` takes, and where to
+    scores: Path | GeoDataFrame,
+    out: Path,
+    *,
+    threshold: float,
+    overwrite: bool,
+    classes: Path | None = None,
+    class_names: dict[int, str] | None = None,
+    predict: PredictConfig | None = None,
+    model: str = "",
+    scene: str | None = None,
+    failed: Sequence[Window] = (),
+) -> int:
+    """Write what `anomalies` finds straight to .gpkg (styled), .geojson (in WGS84), .parquet or .fgb; how many it is.
 
-    A frame without rows gives a valid empty layer with all columns. Columns beyond those of `anomalies` are kept.
+    Memory does not grow with the scene nor with the number of polygons. The file appears whole or not at all, and is a
+    valid empty layer with all columns if nothing is found. `scene` is the value of one column more, of that name.
+    `failed`, windows of tiles without scores, become a layer `failed_tiles` (columns row, col, height and width) of a
+    GeoPackage; with other formats a file of its own, `x.failed_tiles.geojson` beside `x.geojson`.
+
+    Raises:
+        ConfigError: if there are more than `predict.max_polygons`.
+        DataError: if `scores` or `classes` cannot be read or do not fit each other.
+        OutputError: if the ending is another, the file exists, or it cannot be written.
+    """
+    if isinstance(scores, GeoDataFrame):  # until prediction calls the streaming form
+        write_frame(scores, out, threshold=threshold, overwrite=overwrite)
+        return len(scores)
+    parts, settings = [Part(scores, classes, class_names, scene, failed)], predict or PredictConfig()
+    [count] = write_together(parts, out, threshold=threshold, predict=settings, model=model, overwrite=overwrite)
+    return count
+
+
+def write_together(
+    parts: Sequence[Part], out: Path, *, threshold: float, predict: PredictConfig, model: str, overwrite: bool
+) -> list[int]:
+    """The same for several scenes in one file, one after the other, in the CRS of the first; how many of each.
+
+    Raises:
+        ConfigError, DataError, OutputError: as `write_anomalies`; `predict.max_polygons` holds for all together.
+    """
+    counts: list[int] = []
+    with publishing(out, overwrite=overwrite) as staging, ExitStack() as stack:
+        found = [Areas(grid_of(part.scores)).crs for part in parts]
+        if any(crs != found[0] for crs in found):
+            log.warning("the scenes have different CRSs: all polygons are written in that of the first, %s", found[0])
+        crs, intakes, sources = crs_of(out, found[0]), list[_Intake](), list[Iterator[pa.Table]]()
+        for i, (part, own) in enumerate(zip(parts, found, strict=True)):
+            spool = stack.enter_context(Spool(staging / f"rows{i}.arrow", ORDER))
+            intakes.append(_Intake(spool, own, crs))
+            late = cut(part, intakes[-1].take, threshold=threshold, predict=predict, model=model, before=sum(counts))
+            counts.append(intakes[-1].count)
+            sources.append(_finished(spool, late, part.scene))
+        bounds = np.concatenate([f([x.bounds for x in intakes], axis=0)[at] for f, at in _EXTREMES])
+        rows = (table for source in sources for table in source)
+        layer = Layer(LAYER, crs, _schema(with_scene=parts[0].scene is not None), rows, sum(counts), bounds)
+        _write_styled(staging / out.name, layer, threshold)
+        _write_failed(staging, out, parts, found)
+    return counts
+
+
+def write_frame(frame: GeoDataFrame, out: Path, *, threshold: float, overwrite: bool) -> None:
+    """Write polygons that are in memory, in the same formats; columns beyond those of `anomalies` are kept.
 
     Raises:
         OutputError: if the ending is another, the file exists, or it cannot be written.
     """
-    if out.suffix not in OUTPUT_SUFFIXES:
-        raise OutputError(f"{out}: polygons are written as {', '.join(OUTPUT_SUFFIXES)}; choose one of these endings")
-    check_output(out, overwrite=overwrite)
-    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        _write(frame, staging / out.name, threshold)
-        os.replace(staging / out.name, out)
-    except (OSError, RuntimeError, ValueError, *qgis.FAILURES, *_PYOGRIO_FAILURES) as error:
-        raise OutputError(
-            f"{out}: cannot be written ({reason(error)}); free space on that disk, or choose another place"
-        ) from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    shapes = _all_multi(np.asarray(frame.geometry.array))
+    with publishing(out, overwrite=overwrite) as staging:
+        crs = crs_of(out, frame.crs)
+        shapes = moved(shapes, frame.crs, crs)
+        columns = {name: frame[name] for name in frame.columns if name != frame.geometry.name}
+        kinds = {name: _ARROW.get(str(COLUMNS.get(name))) for name in columns}
+        table = table_of(columns, shapes, kinds)
+        layer = Layer(LAYER, crs, table.schema, iter([table]), len(frame), extent(shapes))
+        _write_styled(staging / out.name, layer, threshold)
 
 
-_PYOGRIO_FAILURES = (
-    pyogrio.errors.DataSourceError,
-    pyogrio.errors.DataLayerError,
-    pyogrio.errors.FeatureError,
-    pyogrio.errors.GeometryError,
-    pyogrio.errors.FieldError,
-)
+_EXTREMES = ((np.min, slice(0, 2)), (np.max, slice(2, 4)))
 
 
-def _write(frame: GeoDataFrame, path: Path, threshold: float) -> None:
-    if path.suffix == ".geojson" and frame.crs is not None:
-        try:
-            frame = frame.to_crs("OGC:CRS84")
-        except ProjError as error:
-            raise ValueError(f"not all of it lies on the globe, {error}; use .gpkg") from None
-        if not np.isfinite(frame.total_bounds).all() and len(frame):
-            raise ValueError("not all of it lies on the globe; use .gpkg, which keeps the scene's CRS")
-    if path.suffix == ".parquet":
-        frame.to_parquet(path, index=False)
-        if len(geopandas.read_parquet(path, columns=["geometry"])) != len(frame):
-            raise ValueError("the file came out short")
-        return
-    options: dict[str, Any] = {"RFC7946": "YES"} if path.suffix == ".geojson" and frame.crs is not None else {}
-    version = {"VERSION": "1.2"} if path.suffix == ".gpkg" else {}  # the newest that QGIS 3.22 reads in full
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="'crs' was not provided")  # said when the scene was read
-        pyogrio.write_dataframe(
-            frame,
-            path,
-            layer=LAYER,
-            driver=_DRIVERS[path.suffix],
-            geometry_type="MultiPolygon",
-            promote_to_multi=True,
-            dataset_options=version,
-            layer_options=options,
-        )
+class _Intake:
+    """Brings the polygons of one scene to the CRS of the file and into its spool; counts and measures them."""
+
+    def __init__(self, spool: Spool, own: pyproj.CRS | None, crs: pyproj.CRS | None) -> None:
+        self.spool, self._own, self._crs = spool, own, crs
+        self.count, self.bounds = 0, np.array([np.inf, np.inf, -np.inf, -np.inf])
+
+    def take(self, rows: Rows) -> None:
+        """Take in some.
+
+        Raises:
+            OSError: the disk is full.
+            ProjError: not all of it lies on the globe.
+        """
+        if not len(rows.shapes):
+            return
+        shapes = moved(rows.shapes, self._own, self._crs)
+        self.count += len(shapes)
+        found = np.stack([self.bounds, extent(shapes)])
+        self.bounds = np.concatenate([f(found, axis=0)[at] for f, at in _EXTREMES])
+        kinds = {name: _ARROW[COLUMNS[name]] if name in COLUMNS else pa.int64() for name in rows.columns}
+        self.spool.add(table_of(rows.columns, shapes, kinds))
+
+
+def _all_multi(shapes: NDArray[Any]) -> NDArray[Any]:
+    """Polygons and MultiPolygons as MultiPolygons alone."""
+    parts, whole = shapely.get_parts(shapes, return_index=True)
+    return shapely.multipolygons(parts, indices=whole) if len(shapes) else shapes
+
+
+def _schema(*, with_scene: bool) -> pa.Schema:
+    columns = COLUMNS | ({"scene": "object"} if with_scene else {})
+    return pa.schema([*(pa.field(name, _ARROW[kind]) for name, kind in columns.items()), GEOMETRY_FIELD])
+
+
+def _finished(spool: Spool, late: Late, scene: str | None) -> Iterator[pa.Table]:
+    """The rows of one scene in order, with the columns that the file has."""
+    schema = _schema(with_scene=scene is not None)
+    for rows in spool.rows():
+        valid = (np.asarray(rows[name]) for name in ("number", "valid", "around"))
+        table = rows.append_column("valid_fraction", pa.array(late.valid_fraction(*valid)))
+        if scene is not None:
+            table = table.append_column("scene", pa.array([scene] * len(rows), pa.string()))
+        yield table.select(schema.names).cast(schema)
+
+
+def _write_styled(path: Path, layer: Layer, threshold: float) -> None:
+    write_layer(path, layer)
     if path.suffix == ".gpkg":
-        qgis.embed_style(path, LAYER, geometry_column="geom", qml=qgis.polygon_style(threshold), name=LAYER)
-    layer = None if path.suffix == ".geojson" else LAYER
-    if pyogrio.read_info(path, layer=layer, force_feature_count=True)["features"] != len(frame):
-        raise ValueError("the file came out short")
+        qgis.embed_style(path, layer.name, geometry_column="geom", qml=qgis.polygon_style(threshold), name=layer.name)
 
 
-def _on_the_map(shapes: NDArray[Any], grid: Grid) -> NDArray[Any]:
-    """Polygons in pixel coordinates brought to CRS units."""
-    t = Affine.scale(1, -1) if grid.transform.is_identity else grid.transform
-    matrix, shift = np.array([[t.a, t.b], [t.d, t.e]]), np.array([t.c, t.f])
-    placed: NDArray[Any] = shapely.transform(shapes, lambda xy: xy @ matrix.T + shift)
-    return placed
-
-
-def _pyproj(grid: Grid) -> pyproj.CRS | None:
-    return None if grid.crs is None else pyproj.CRS.from_wkt(grid.crs.to_wkt())
-
-
-def _areas_m2(geometry: NDArray[Any], shapes: NDArray[Any], grid: Grid) -> NDArray[np.float64]:
-    """Area of each polygon in square metres, on the ellipsoid; NaN without CRS or off the globe."""
-    area = np.full(len(geometry), np.nan)
-    crs = _pyproj(grid)
-    if crs is None or not len(geometry):
-        return area
-    globe, geod = crs.geodetic_crs, crs.get_geod()
-    if globe is None or geod is None:  # a local CRS is flat by definition
-        unit = crs.axis_info[0].unit_conversion_factor if crs.axis_info else np.nan
-        return np.asarray(shapely.area(shapes) * abs(grid.transform.determinant) * unit**2, np.float64)
-    to_degrees = pyproj.Transformer.from_crs(crs, globe, always_xy=True)
-    area[:] = 0
-    parts, polygon = shapely.get_parts(geometry, return_index=True)
-    rings, part = shapely.get_rings(shapely.segmentize(parts, _EDGE_PX * max(grid.pixel_size)), return_index=True)
-    shell = np.diff(part, prepend=-1) > 0  # of the rings of a part the first is its shell, the others are holes
-    coordinates, starts = shapely.get_coordinates(rings), np.cumsum([0, *shapely.get_num_coordinates(rings)])
-    x, y = to_degrees.transform(coordinates[:, 0], coordinates[:, 1])
-    for ring, (start, end) in enumerate(pairwise(starts)):
-        size = abs(geod.polygon_area_perimeter(x[start : end - 1], y[start : end - 1])[0])
-        size = size if np.isfinite(x[start:end]).all() else np.nan
-        area[polygon[part[ring]]] += size if shell[ring] else -size
-    return area
+def _write_failed(staging: Path, out: Path, parts: Sequence[Part], found: Sequence[pyproj.CRS | None]) -> None:
+    """Write the windows of failed tiles, if there are any."""
+    crs, tables, shapes = crs_of(out, found[0]), [], []
+    for part, own in zip(parts, found, strict=True):
+        windows = np.array(part.failed, np.int64).reshape(-1, 4)
+        row, col, height, width = windows.T
+        boxes = _all_multi(shapely.box(col, row, col + width, row + height))
+        at_place = shapely.transform(boxes, partial(placed, grid=grid_of(part.scores)))
+        shapes.append(moved(at_place, own, crs))
+        columns = {name: windows[:, i] for i, name in enumerate(Window._fields)}
+        scene = {} if part.scene is None else {"scene": [part.scene] * len(windows)}
+        tables.append(table_of(columns | scene, shapes[-1], {"scene": pa.string()}))
+    table = pa.concat_tables(tables)
+    if len(table):
+        path = staging / (out if out.suffix == ".gpkg" else beside(out)).name
+        write_layer(
+            path, Layer(FAILED_LAYER, crs, table.schema, iter([table]), len(table), extent(np.concatenate(shapes)))
+        )

@@ -11,6 +11,8 @@ import pytest
 import rasterio
 from conftest import picture
 from PIL import Image
+from rasterio.windows import Window
+from shapely.geometry import box
 
 from geood.cli import _run
 from geood.config_file import load_config, to_yaml
@@ -43,6 +45,14 @@ def area(tmp_path_factory) -> Path:
     for there, here in (("test", "FOLDER/X"), ("labels/test", "FOLDER/X_labels"), ("test", "scene"), ("test", "north")):
         shutil.copy(folder / "world" / f"{there}.tif", folder / f"{here}.tif")
     shutil.copy(folder / "world" / "train_1.tif", folder / "south.tif")
+    (folder / "TILES").mkdir()
+    with rasterio.open(folder / "scene.tif") as scene:
+        for i, window in enumerate((Window(0, 0, 128, 256), Window(128, 0, 128, 256))):
+            profile = scene.profile | {"width": 128, "transform": scene.window_transform(window)}
+            with rasterio.open(folder / "TILES" / f"{i}.tif", "w", **profile) as tile:
+                tile.write(scene.read(window=window))
+        middle = box(*scene.bounds).centroid.buffer(30)
+        gpd.GeoSeries([middle], crs=scene.crs).to_crs(4326).to_file(folder / "area.geojson")
     make_road_set(folder / "CAMVID")
     [text] = [block for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL) if "camvid" in block]
     (folder / "roads.yaml").write_text(text, encoding="utf-8")

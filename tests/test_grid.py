@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 from affine import Affine
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import CRS
 
-from geood.grid import Grid, Window, metres_per_unit, tile_grid
+from geood.grid import Grid, Window, metres_per_unit, resampled, tile_grid
 
 sizes = st.integers(1, 300)
 
@@ -79,3 +79,33 @@ def test_resolution_is_that_on_the_ground():
     mercator = Grid(100, 100, Affine(2, 0, 0, 0, -2, 8_399_738.0), CRS.from_epsg(3857))
     assert mercator.resolution_m == pytest.approx(1.0, rel=1e-2)
     assert Grid(100, 100, Affine.identity(), None).resolution_m is None
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(1, 700),
+    st.integers(1, 700),
+    st.sampled_from([64, 128, 320]),
+    st.sampled_from([0.125, 0.4, 0.83, 1.7, 4]),
+)
+def test_tiles_read_at_another_scale_hold_all_that_their_pixels_ask_for(height, width, tile_px, scale):
+    seen = np.zeros((height, width), int)
+    for tile in tile_grid(height, width, tile_px=tile_px, halo_px=32, scale=scale):
+        seen[tile.write.slices] += 1
+        for start, length, origin, size in (
+            (tile.write.row, tile.write.height, tile.read.row, tile.read.height),
+            (tile.write.col, tile.write.width, tile.read.col, tile.read.width),
+        ):
+            assert size % 32 == 0 and origin % 32 == 0
+            first, second, share = resampled(start, length, scale, origin=origin, size=size)
+            assert (first >= 32).all() and (second < size - 32).all()
+            centres = (np.arange(start, start + length) + 0.5) * scale - 0.5
+            np.testing.assert_allclose(origin + first + share * (second - first), centres, atol=1e-9)
+    assert (seen == 1).all()
+
+
+def test_resampling_is_the_same_in_whatever_tile():
+    whole = resampled(0, 500, 0.4, origin=0, size=600)
+    part = resampled(200, 100, 0.4, origin=64, size=128)
+    np.testing.assert_array_equal(part[0] + 64, whole[0][200:300])
+    np.testing.assert_array_equal(part[2], whole[2][200:300])

@@ -2,12 +2,9 @@
 
 import csv
 import hashlib
+import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import geopandas as gpd
@@ -21,14 +18,16 @@ from conftest import HALF_METRE, make_bundle, picture, write_raster
 from distributed import LocalCluster
 from PIL import Image
 from rasterio.crs import CRS
+from rasterio.windows import Window as RasterioWindow
 
 import geood
-from geood import qgis, scoring
+from geood import qgis, workers
 from geood.bundle import ModelBundle
-from geood.errors import BundleError, ConfigError, DataError, GeoodError, OutputError
+from geood.cluster import dask_client
+from geood.errors import BundleError, ConfigError, DataError, GeoodError, OutputError, TilesFailedError
+from geood.planning import SceneOptions, plan_run
 from geood.prediction import polygonize, predict
 from geood.scene import Scene
-from geood.scoring import dask_client
 
 
 @pytest.fixture
@@ -236,9 +235,31 @@ def test_a_file_that_is_no_raster(tmp_path, bundle_path, out):
     refused(DataError, "notes.tif.*cannot be read as a raster", [path], out, bundle=bundle_path)
 
 
-def test_a_truncated_scene(tmp_path, bundle_path, out):
+def test_a_truncated_scene_is_mapped_where_it_is_whole_and_the_rest_is_listed(tmp_path, bundle_path, out):
     path = write_raster(tmp_path / "s.tif", picture(300, 300), tiled=True, blockxsize=64, blockysize=64)
+    predict([path], tmp_path / "whole.tif", bundle=bundle_path)
     path.write_bytes(path.read_bytes()[:150_000])
+    with pytest.raises(TilesFailedError, match=r"s\.tif: \d+ tiles could not be scored, the first at row") as error:
+        predict([path], out, bundle=bundle_path)
+    [made] = error.value.made
+    got, wanted, failed = read(made.scores), read(tmp_path / "whole.tif"), np.zeros((300, 300), bool)
+    for window in made.failed_tiles:
+        failed[window.slices] = True
+    assert 0 < failed.mean() < 1
+    assert np.isnan(got[failed]).all()
+    np.testing.assert_array_equal(got[~failed], wanted[~failed])
+    layer = gpd.read_file(made.polygons, layer="failed_tiles")
+    assert len(layer) == len(made.failed_tiles)
+    assert layer.area.sum() == pytest.approx(failed.sum() * 0.25)
+    with rasterio.open(made.scores) as file:
+        assert len(json.loads(file.tags()["GEOOD_FAILED_TILES"])) == len(layer)
+    polygonize(made.scores, tmp_path / "again.gpkg")
+    assert len(gpd.read_file(tmp_path / "again.gpkg", layer="failed_tiles")) == len(layer)
+
+
+def test_a_scene_of_which_nothing_can_be_read(tmp_path, bundle_path, out):
+    path = write_raster(tmp_path / "s.tif", picture(300, 300), tiled=True, blockxsize=64, blockysize=64)
+    path.write_bytes(path.read_bytes()[:1200])
     refused(DataError, "s.tif", [path], out, bundle=bundle_path)
 
 
@@ -305,30 +326,11 @@ def test_a_full_disk(tmp_path, bundle_path, small_disk):
     refused(OutputError, "disk.*free|free.*disk", [path], small_disk / "x.gpkg", bundle=bundle_path)
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
-def test_ctrl_c_leaves_nothing_and_exits_130(tmp_path, bundle_path, out, workers):
-    path = write_raster(tmp_path / "s.tif", picture(4000, 4000))
-    command = [sys.executable, "-m", "geood", "predict", str(path), "--out", str(out), "--model", str(bundle_path)]
-    process = subprocess.Popen(
-        [*command, "--workers", workers], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    for _ in range(600):
-        if any(p.name.startswith("scores.partial") for p in out.parent.glob(".geood*/*")):
-            break
-        time.sleep(0.1)
-    time.sleep(1)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the command
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 130, said
-    assert "interrupted" in said and "Traceback" not in said
-    assert not list(out.parent.iterdir())
-
-
 def test_the_model_is_loaded_once_for_each_process(tmp_path, bundle_path, scene, monkeypatch):
     loads = []
     load = ModelBundle.load.__func__
     monkeypatch.setattr(ModelBundle, "load", classmethod(lambda cls, path: loads.append(path) or load(cls, path)))
-    scoring._models.clear()
+    workers._engines.clear()
     predict([scene], tmp_path / "a.tif", bundle=bundle_path)
     assert len(loads) == 1 or torch.cuda.is_available()
 
@@ -404,12 +406,103 @@ def test_a_class_raster_of_another_scene_is_not_used(tmp_path, bundle_path, scen
         polygonize(tmp_path / "out.tif", tmp_path / "again.gpkg")
 
 
-def test_a_scene_at_another_resolution_is_warned_of(tmp_path, bundle_path, caplog):
-    for size, warned in ((0.5, False), (0.1, True)):
-        transform = Affine(size, 0, 500_000, 0, -size, 4_649_000)
-        path = write_raster(tmp_path / f"{size}.tif", picture(64, 64), transform=transform)
-        predict([path], tmp_path / f"out_{size}.tif", bundle=bundle_path)
-        assert ("was trained at 0.5 m" in caplog.text) == warned
+def at(path, array, metres, **options):
+    return write_raster(path, array, transform=Affine(metres, 0, 500_000, 0, -metres, 4_649_000), **options)
+
+
+def between(scores, times):
+    """Scores on a grid that many times as fine, linearly between pixels."""
+    places = ((np.arange(len(scores) * times) + 0.5) / times - 0.5).clip(0, len(scores) - 1)
+    low = np.minimum(places.astype(int), len(scores) - 2)
+    rows = scores[low] + (scores[low + 1] - scores[low]) * (places - low)[:, None]
+    return rows[:, low] + (rows[:, low + 1] - rows[:, low]) * (places - low)
+
+
+def test_a_finer_scene_is_read_at_the_models_resolution_and_answered_on_its_own_grid(tmp_path):
+    make_bundle(tmp_path / "m.safetensors", predict={"tile_px": 128, "halo_px": 160})  # wide enough to see no seams
+    array = picture(150, 150)
+    predict([at(tmp_path / "own.tif", array, 0.5)], tmp_path / "a.tif", bundle=tmp_path / "m.safetensors")
+    fine = np.kron(array, np.ones((1, 2, 2), np.uint8))
+    predict([at(tmp_path / "fine.tif", fine, 0.25)], tmp_path / "b.tif", bundle=tmp_path / "m.safetensors")
+    found, wanted = read(tmp_path / "b.tif"), between(read(tmp_path / "a.tif"), 2)
+    inner = (slice(1, -1),) * 2  # the outermost pixels lie beyond the centres of the model's
+    np.testing.assert_allclose(found[inner], wanted[inner], atol=1e-4)
+
+
+def test_every_pixel_of_a_resampled_scene_has_a_score_where_it_is_valid_and_nowhere_else(tmp_path, bundle_path):
+    for metres in (0.1, 0.37, 1.3):
+        array = picture(211, 160)
+        array[:, 31:77, 60:95] = array[:, 100, 3] = 0
+        path = at(tmp_path / f"{metres}.tif", array, metres, nodata=0)
+        [made] = predict([path], tmp_path / f"out_{metres}.gpkg", bundle=bundle_path)
+        valid = (array != 0).any(axis=0)
+        np.testing.assert_array_equal(np.isfinite(read(made.scores)), valid)
+        np.testing.assert_array_equal(read(made.classes) != 255, valid)
+
+
+def test_a_scene_may_be_read_as_it_is(tmp_path, bundle_path, caplog):
+    path = at(tmp_path / "s.tif", picture(64, 64), 0.1)
+    predict([path], tmp_path / "out.tif", bundle=bundle_path, options=SceneOptions(resample=False))
+    assert "--no-resample" in caplog.text
+    same = at(tmp_path / "same.tif", picture(64, 64), 0.5)
+    predict([same], tmp_path / "same_out.tif", bundle=bundle_path)
+    np.testing.assert_array_equal(read(tmp_path / "out.tif"), read(tmp_path / "same_out.tif"))
+
+
+def test_a_scene_of_quite_another_resolution_is_refused(tmp_path, bundle_path, out):
+    refused(DataError, "gdalwarp", [at(tmp_path / "s.tif", picture(64, 64), 0.01)], out, bundle=bundle_path)
+
+
+def test_bands_are_taken_by_name(tmp_path, bundle_path):
+    array = picture(64, 64, bands=4)
+    path = write_raster(tmp_path / "s.tif", array[[3, 2, 1, 0]])
+    plain = write_raster(tmp_path / "plain.tif", array[:3])
+    predict([plain], tmp_path / "a.tif", bundle=bundle_path)
+    options = SceneOptions(bands="band_1=4,band_2=3,band_3=2")
+    predict([path], tmp_path / "b.tif", bundle=bundle_path, options=options)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif"), read(tmp_path / "b.tif"))
+
+
+def test_a_part_of_a_scene_has_the_scores_of_the_whole(tmp_path, bundle_path, scene):
+    predict([scene], tmp_path / "whole.tif", bundle=bundle_path)
+    with rasterio.open(scene) as file:
+        west, north = file.transform @ (30, 20)
+        east, south = file.transform @ (190, 140)
+    options = SceneOptions(box=f"{west},{south},{east},{north}")
+    predict([scene], tmp_path / "part.tif", bundle=bundle_path, options=options)
+    whole, part = read(tmp_path / "whole.tif"), read(tmp_path / "part.tif")
+    inside = np.zeros(whole.shape, bool)
+    inside[20:140, 30:190] = True
+    np.testing.assert_array_equal(part, np.where(inside, whole, np.nan))
+
+
+def test_tiles_are_taken_as_one_scene(tmp_path, bundle_path, scene):
+    with rasterio.open(scene) as file:
+        for i, window in enumerate((RasterioWindow(0, 0, 100, 150), RasterioWindow(100, 0, 110, 150))):
+            profile = {"crs": file.crs, "transform": file.window_transform(window), "nodata": 0}
+            write_raster(tmp_path / "tiles" / f"{i}.tif", file.read(window=window), **profile)
+    predict([scene], tmp_path / "whole.tif", bundle=bundle_path)
+    [made] = predict([tmp_path / "tiles"], tmp_path / "city.gpkg", bundle=bundle_path, mosaic=True)
+    np.testing.assert_array_equal(read(made.scores), read(tmp_path / "whole.tif"))
+    with rasterio.open(made.scores) as file:
+        assert file.tags()["GEOOD_SCENE"] == "tiles"
+
+
+def test_the_numbers_of_a_scene_are_compared_with_those_of_training(tmp_path, bundle_path, caplog):
+    path = write_raster(tmp_path / "s.tif", picture(100, 100, dtype="uint16", high=4000))
+    predict([path], tmp_path / "out.tif", bundle=bundle_path)
+    assert "the model knows numbers of 8 bit, the scene is uint16" in caplog.text
+
+
+def test_a_plan_says_what_would_be_done_and_is_kept_to(tmp_path, bundle_path, scene):
+    said = dict(plan_run(str(scene), bundle=bundle_path, options=SceneOptions(), max_ram="8GB", folder=tmp_path))
+    assert "210 x 150 px" in said["scene"] and "12 of 64 px" in said["tiles"]
+    assert said["valid"].startswith("about 89 %")
+    assert list(tmp_path.iterdir()) == [scene.parent]
+    with pytest.raises(ConfigError, match="--max-ram"):
+        plan_run(str(scene), bundle=bundle_path, options=SceneOptions(), max_ram="10MB", folder=tmp_path)
+    with pytest.raises(ConfigError, match="--max-ram"):
+        predict([scene], tmp_path / "x.tif", bundle=bundle_path, max_ram="10MB")
 
 
 @pytest.mark.parametrize("kind", ["max_softmax", "max_logit", "entropy", "energy"])
@@ -446,7 +539,7 @@ def summary(folder):
 def test_a_folder_of_photographs_gives_scores_of_each_and_a_summary_of_them(tmp_path, bundle_path):
     out = tmp_path / "out"
     made = predict([photographs(tmp_path / "in")], out, bundle=bundle_path, threshold=0.6)
-    assert [one.scene.name for one in made] == ["photo_0.png", "photo_1.png", "photo_2.png"]
+    assert [Path(one.scene).name for one in made] == ["photo_0.png", "photo_1.png", "photo_2.png"]
     assert {p.name for p in out.iterdir()} == {"summary.csv"} | {
         f"photo_{i}{end}" for i in range(3) for end in (".gpkg", ".tif", ".qml", ".classes.tif", ".classes.qml")
     }
@@ -493,7 +586,7 @@ def test_a_folder_with_one_photograph_may_have_any_output(tmp_path, bundle_path,
 def test_photographs_may_share_a_polygon_file(tmp_path, bundle_path):
     made = predict([photographs(tmp_path / "in")], tmp_path / "x.gpkg", bundle=bundle_path, threshold=0.6)
     found = gpd.read_file(tmp_path / "x.gpkg", layer="anomalies")
-    assert sorted(found["scene"].unique()) == [one.scene.name for one in made]
+    assert sorted(found["scene"].unique()) == [Path(one.scene).name for one in made]
     assert not (tmp_path / "summary.csv").exists()
 
 

@@ -1,0 +1,326 @@
+"""What a prediction has finished so far, on disk: the file that makes a run resumable, and the folder it works in.
+
+A journal is one append-only file: a header that says which run it is of, then a record for each finished tile with its
+compressed blocks. A record counts only with its checksum, so whatever ends a run (a signal, a full disk, a power cut),
+the records before the first broken one are good and the rest is written again; nothing depends on clocks. Records lie
+in the order tiles were finished, the maps made from them do not show it.
+
+A workplace is the hidden folder beside the outputs in which everything is made. One run at a time holds it by a lock of
+the operating system, which goes with the process however that ends. It knows nothing of rasters or models.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any, NamedTuple, Self
+
+from geood.errors import OutputError
+
+log = logging.getLogger("geood")
+MAGIC = b"geood journal 1\n"
+LAYERS = 2  # chunks of a record: scores and classes
+SYNC_S = 5.0  # what a power cut may cost, seconds of work
+_HEADER = struct.Struct("<II")  # length and checksum of the key
+_RECORD = struct.Struct("<4sIqqdddd2QI")  # mark, tile, figures, lengths of the chunks, checksum of all that
+_MARK = b"tile"
+
+
+class TileFigures(NamedTuple):
+    """How many pixels of a tile are valid and how many scored; mean, squared deviations, least and highest of scores."""
+
+    valid: int = 0
+    scored: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+    low: float = float("inf")
+    high: float = float("-inf")
+
+    def __add__(self, other: object) -> TileFigures:
+        """The figures of both together (Chan et al. 1979)."""
+        if not isinstance(other, TileFigures):
+            return NotImplemented
+        scored = self.scored + other.scored
+        if not other.scored or not self.scored:
+            kept = self if self.scored else other
+            return kept._replace(valid=self.valid + other.valid)
+        gap = other.mean - self.mean
+        return TileFigures(
+            self.valid + other.valid,
+            scored,
+            self.mean + gap * other.scored / scored,
+            self.squares + other.squares + gap**2 * self.scored * other.scored / scored,
+            min(self.low, other.low),
+            max(self.high, other.high),
+        )
+
+
+class Journal:
+    """The finished tiles of one scene; a context manager.
+
+    `places[layer][tile]` is the (offset, length) of a chunk in the file; `figures[tile]` what was counted in it.
+
+    Raises:
+        OutputError: if the file cannot be written, or is of another run than `key` says (naming what differs).
+    """
+
+    def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
+        self.path = path
+        self.places: tuple[dict[int, tuple[int, int]], ...] = tuple({} for _ in range(LAYERS))
+        self.figures: dict[int, TileFigures] = {}
+        self._synced = monotonic()
+        with _failing(path):
+            self._file = path.open("r+b" if path.exists() else "w+b")
+            try:
+                self._end = self._read(key) or self._begin(key)
+                self._file.truncate(self._end)
+            except BaseException:
+                self._file.close()
+                raise
+
+    def append(self, tile: int, figures: TileFigures, chunks: Sequence[Any]) -> None:
+        """Record a finished tile; it counts from the moment this returns, against a power cut some seconds later."""
+        lengths = [memoryview(chunk).nbytes for chunk in chunks]
+        numbers = (_MARK, tile, *figures, *lengths)
+        check = _checksum(_RECORD.pack(*numbers, 0), *chunks)
+        with _failing(self.path):
+            self._file.seek(self._end)
+            self._file.writelines([_RECORD.pack(*numbers, check), *chunks])
+            self._file.flush()
+            if monotonic() - self._synced > SYNC_S:
+                self.sync()
+        self._take(tile, figures, lengths)
+
+    def sync(self) -> None:
+        """See that the disk has it all."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._synced = monotonic()
+
+    def total(self) -> TileFigures:
+        """The figures of all tiles together, in the order of their numbers."""
+        return sum((self.figures[tile] for tile in sorted(self.figures)), TileFigures())
+
+    def close(self) -> None:
+        """Close the file."""
+        with _failing(self.path):
+            self.sync()
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            self.close()
+        except OutputError:
+            self._file.close()
+            if kind is None:
+                raise
+
+    def _begin(self, key: Mapping[str, Any]) -> int:
+        text = json.dumps(key, sort_keys=True).encode()
+        self._file.seek(0)
+        self._file.write(MAGIC + _HEADER.pack(len(text), zlib.crc32(text)) + text)
+        self._file.flush()
+        return self._file.tell()
+
+    def _read(self, key: Mapping[str, Any]) -> int:
+        """Take in what the file holds; returns where its last good record ends, 0 where not even the header is good."""
+        stored, start = _read_key(self._file)
+        if stored is None:
+            return 0
+        _refuse_other(self.path, stored, key)
+        self._end, size = start, os.fstat(self._file.fileno()).st_size
+        while (head := self._file.read(_RECORD.size)) and len(head) == _RECORD.size:
+            mark, tile, *rest = _RECORD.unpack(head)
+            numbers, lengths, check = rest[:6], rest[6:8], rest[8]
+            if mark != _MARK or self._end + _RECORD.size + sum(lengths) > size:
+                break
+            chunks = [self._file.read(length) for length in lengths]
+            if [len(chunk) for chunk in chunks] != lengths or _checksum(head[:-4] + bytes(4), *chunks) != check:
+                break
+            self._take(tile, TileFigures(*numbers), lengths)
+        return self._end
+
+    def _take(self, tile: int, figures: TileFigures, lengths: list[int]) -> None:
+        offset = self._end + _RECORD.size
+        for layer, length in enumerate(lengths):
+            if length:
+                self.places[layer][tile] = (offset, length)
+            offset += length
+        self.figures[tile] = figures
+        self._end = offset
+
+
+class Workplace:
+    """The folder in which the outputs of one run are made; got from `workplace`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def journal(self, name: str, key: Mapping[str, Any]) -> Journal:
+        """The journal of one scene."""
+        return Journal(self.folder / f"{name}.journal", key)
+
+    def finished(self, name: str, key: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What `finish` noted of a scene under the same key; None where it is not finished.
+
+        Raises:
+            OutputError: it was finished under another key.
+        """
+        note = self.folder / f"{name}.done"
+        if not note.exists():
+            return None
+        with _failing(note):
+            stored = json.loads(note.read_text(encoding="utf-8"))
+        _refuse_other(note, stored["key"], key)
+        result: dict[str, Any] = stored["result"]
+        return result
+
+    def finish(self, name: str, key: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        """Note that the rasters of a scene are whole, and let its journal go."""
+        note = self.folder / f"{name}.done"
+        with _failing(note):
+            partial = note.with_suffix(".partial")
+            partial.write_text(json.dumps({"key": key, "result": result}), encoding="utf-8")
+            os.replace(partial, note)
+            (self.folder / f"{name}.journal").unlink(missing_ok=True)
+
+
+@contextmanager
+def workplace(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[Workplace]:
+    """Hold the work folder; afterwards it is gone, unless the run failed or was interrupted with tiles to keep.
+
+    Raises:
+        OutputError: another run holds it; an earlier one left work there and neither `resume` nor `overwrite` says what
+            to do with that; it cannot be made.
+    """
+    left = folder.is_dir()
+    with _failing(folder):
+        folder.mkdir(exist_ok=True)
+    try:
+        lock = _locked(folder / "lock")
+    except BaseException:
+        if not left:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    asked = left and not resume and not overwrite and _work_in(folder)
+    done = False
+    try:
+        if asked:
+            raise OutputError(
+                f"{folder}: an unfinished run lies there; add --resume to go on with it, or --overwrite to begin anew"
+            )
+        if not resume:
+            _empty(folder)
+        yield Workplace(folder)
+        done = True
+    finally:
+        if done or not _work_in(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        elif not asked:
+            log.warning("what is finished is kept in %s: add --resume to go on with it", folder)
+        os.close(lock)
+
+
+def _work_in(folder: Path) -> bool:
+    """Whether there is a finished tile or scene in the folder."""
+    if any(folder.glob("*.done")):
+        return True
+    for path in folder.glob("*.journal"):
+        with path.open("rb") as file:
+            _, start = _read_key(file)
+            if start and path.stat().st_size >= start + _RECORD.size:
+                return True
+    return False
+
+
+def _empty(folder: Path) -> None:
+    with _failing(folder):
+        for path in folder.iterdir():
+            if path.name != "lock":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _locked(path: Path) -> int:
+    """A file descriptor that holds the lock until it is closed or the process ends.
+
+    Raises:
+        OutputError: another process holds it.
+    """
+    with _failing(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        os.close(descriptor)
+        raise OutputError(
+            f"{path.parent}: another run is writing this output now; wait for it, or choose another --out"
+        ) from None
+    except OSError as error:  # a file system without locks
+        log.warning("%s: cannot be locked (%s); see that no other run writes this output", path, error.strerror)
+    return descriptor
+
+
+def _read_key(file: Any) -> tuple[dict[str, Any] | None, int]:
+    """The key in the header of a journal and where the records begin; (None, 0) where the header is not whole."""
+    file.seek(0)
+    start = len(MAGIC) + _HEADER.size
+    head = file.read(start)
+    if len(head) < start or not head.startswith(MAGIC):
+        return None, 0
+    length, check = _HEADER.unpack(head[len(MAGIC) :])
+    text = file.read(min(length, os.fstat(file.fileno()).st_size))
+    if len(text) != length or zlib.crc32(text) != check:
+        return None, 0
+    key: dict[str, Any] = json.loads(text)
+    return key, start + length
+
+
+def _refuse_other(path: Path, stored: Mapping[str, Any], key: Mapping[str, Any]) -> None:
+    now = json.loads(json.dumps(key))
+    changed = [name for name in sorted({*stored, *now}) if stored.get(name) != now.get(name)]
+    if changed:
+        was = "; ".join(f"{name}: was {_short(stored.get(name))}, is {_short(now.get(name))}" for name in changed)
+        raise OutputError(
+            f"{path.parent}: the run that lies there was of something else ({was}); put it back as it was to --resume, "
+            "or begin anew with --overwrite"
+        )
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _checksum(*parts: Any) -> int:
+    total = 0
+    for part in parts:
+        total = zlib.crc32(part, total)
+    return total
+
+
+@contextmanager
+def _failing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error}); free space on that disk, or choose another --out"
+        ) from None

@@ -1,0 +1,265 @@
+"""What will be done with a scene, settled before any work: its bands, resolution, area, tiles, and what that takes.
+
+`predict` follows the same `ScenePlan` that `geood plan` prints. Everything here is found in bounded time for a scene of
+any size: from its header, from a small sample of its pixels, and (for `geood plan` alone) from a few tiles scored on
+trial.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+import logging
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geood.area import Area
+from geood.band_match import far_from_training, match_bands, parse_bands
+from geood.bands import Bands
+from geood.budget import Budget, budget, check_disk, disk_needed, parse_bytes
+from geood.bundle import ModelBundle
+from geood.errors import ConfigError, DataError
+from geood.grid import Grid
+from geood.location import gdal_name, identity
+from geood.scene import Scene, SceneSource, resampling_of, undeclared_nodata, valid_share
+from geood.scoring import tiles_of
+from geood.version import __version__
+from geood.workers import FailedTile, Job, offer_model, score_tiles
+
+log = logging.getLogger("geood")
+WIDEST = 2  # times the config's tile, the side of tiles on the grid of a scene that is read at a lower resolution
+STEP_PX = 128  # of which such sides are multiples, for whole blocks
+PROBE_TILES = 4  # scored on trial for each thread
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """How scenes are to be read.
+
+    `bands` as on the command line (red=3,green=2,blue=1 or 3,2,1; None: by name, else by place), `nodata` in place of
+    the file's own, `resample` to the model's resolution or not, and the part to be scored: within the polygons of the
+    vector file `area`, within `box` (west,south,east,north in the scene's CRS), or all.
+    """
+
+    bands: str | None = None
+    nodata: float | None = None
+    resample: bool = True
+    area: Path | None = None
+    box: str | None = None
+
+
+@dataclass(frozen=True)
+class ScenePlan:
+    """One scene as it will be scored; `notes` and `warnings` say in words what was decided and what is odd."""
+
+    scene: str
+    grid: Grid
+    job: Job
+    state: dict[str, str]
+    halo_px: int
+    valid_share: float
+    notes: dict[str, str]
+    warnings: tuple[str, ...]
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """All that the finished tiles depend on: equal keys, equal tiles."""
+        source, crs = self.job.source, self.grid.crs
+        return {
+            "scene": self.state,
+            "grid": [self.grid.height, self.grid.width, *self.grid.transform[:6], crs.to_wkt() if crs else None],
+            "bands": list(source.indexes),
+            "nodata": None if source.nodata is None else repr(source.nodata),
+            "scale": source.scale,
+            "area": self.job.area.digest() if self.job.area else None,
+            "model": self.job.identity,
+            "score": self.job.score.model_dump(mode="json"),
+            "tile_px": self.job.tile_px,
+            "halo_px": self.halo_px,
+            "precision": self.job.predict.precision,
+            "gpu": torch.cuda.is_available(),
+            "classes": self.job.classes,
+            "geood": __version__,
+        }
+
+    @property
+    def tiles(self) -> int:
+        """How many tiles there are."""
+        return sum(1 for _ in tiles_of(self.grid, self.job, halo_px=self.halo_px))
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels lie in the part to be scored, valid or not."""
+        window = self.job.area.window if self.job.area else self.grid.window
+        return window.height * window.width
+
+    @property
+    def disk_bytes(self) -> int:
+        """The most that journal and rasters take."""
+        return disk_needed(min(1.0, self.valid_share * 1.1 + 0.01) * self.pixels, classes=self.job.classes)
+
+
+def plan_scene(
+    scene: str,
+    model: ModelBundle,
+    options: SceneOptions,
+    *,
+    bundle: Path,
+    limits: Budget,
+    classes: bool,
+    read: str | None = None,
+) -> ScenePlan:
+    """Settle how a scene is scored; `read` is what is opened in its place (the tiles of a mosaic put together).
+
+    Raises:
+        ConfigError: if an option does not fit the scene.
+        DataError: if the scene cannot be read or does not fit the bundle.
+    """
+    name = gdal_name(read or scene)
+    nodata = model.bands.nodata if options.nodata is None else options.nodata
+    with Scene.open(name, nodata) as opened:
+        grid = opened.grid
+        given = parse_bands(options.bands, model.bands) if options.bands else None
+        indexes, bands_note = match_bands(opened, model.bands, given)
+        scale, resolution_note = resampling_of(grid, model.resolution, resample=options.resample)
+        warnings, share = _looked_at(opened, model.bands, indexes)
+        layout = opened.layout
+        dtype, names = opened.dtype, ", ".join(opened.band_names)
+        cache = max(limits.cache_bytes, opened.rows_cache_bytes(limits.tile_px + 2 * model.halo_px))
+    source = SceneSource(name, indexes, nodata, scale)
+    job = Job(
+        source=source,
+        state="",
+        bundle=str(bundle.resolve()),
+        identity=model.identity,
+        score=model.config.score,
+        predict=model.config.predict,
+        tile_px=_tile_px(limits.tile_px, scale),
+        area=_area(options, grid),
+        classes=classes,
+        computing=limits.computing,
+        cache_bytes=cache,
+    )
+    state = identity(name)
+    job = _with_state(job, state)
+    size = f"{grid.width:,} x {grid.height:,} px"
+    metres = f", {grid.resolution_m:.3g} m a pixel" if grid.resolution_m else ""
+    notes = {
+        "scene": f"{scene}: {size}{metres}, {dtype}, {names}, {layout}",
+        "bands": bands_note,
+        "resolution": resolution_note,
+    }
+    return ScenePlan(scene, grid, job, state, model.halo_px, share, notes, tuple(warnings))
+
+
+def _looked_at(opened: Scene, bands: Bands, indexes: tuple[int, ...]) -> tuple[list[str], float]:
+    """What is odd about the numbers of a scene by a sample of them, and the share of them that is valid."""
+    try:
+        warnings = far_from_training(opened, bands, indexes)
+        if (looks := undeclared_nodata(opened)) is not None:
+            warnings.append(f"much of its border is {looks:g} in all bands: if that is no data, add --nodata {looks:g}")
+        return warnings, valid_share(opened)
+    except DataError as error:
+        return [f"its numbers were not compared with those of training: {error}"], 1.0
+
+
+def trial_seconds(plan: ScenePlan, model: ModelBundle, *, bundle: Path) -> float | None:
+    """Expected seconds for the whole scene in this process, from a few tiles scored on trial; None if none has data.
+
+    Raises:
+        DataError: if the first tiles cannot be read.
+    """
+    offer_model(bundle, model)
+    numbered = list(tiles_of(plan.grid, plan.job, halo_px=plan.halo_px))
+    middle = itertools.chain(numbered[len(numbered) // 2 :], numbered[: len(numbered) // 2])
+    wanted = plan.job.computing
+    with concurrent.futures.ThreadPoolExecutor(wanted) as pool:
+        found = []
+        for one in itertools.islice(middle, PROBE_TILES * wanted * 4):  # the first with data; they also warm up
+            (result,) = score_tiles(plan.job, [one])
+            if isinstance(result, FailedTile):
+                raise DataError(result.reason)
+            if result.figures.valid:
+                found.append(one)
+            if len(found) == wanted:
+                break
+        if not found:
+            return None
+        began = time.perf_counter()
+        list(pool.map(lambda one: score_tiles(plan.job, [one]), found))
+        each = (time.perf_counter() - began) / len(found)
+    return each * max(1.0, len(numbered) * plan.valid_share)
+
+
+def _tile_px(budgeted: int, scale: float) -> int:
+    """Side of the tiles on the scene's grid, so that about the budgeted side is read."""
+    if scale == 1:
+        return budgeted
+    side = min(budgeted / scale, WIDEST * budgeted)
+    step = STEP_PX if side >= STEP_PX else 32
+    return max(32, int(side) // step * step)
+
+
+def _area(options: SceneOptions, grid: Grid) -> Area | None:
+    if options.area and options.box:
+        raise ConfigError("--aoi and --bbox exclude each other; give one of them")
+    if options.area:
+        return Area.from_file(options.area, grid)
+    return Area.from_bbox(options.box, grid) if options.box else None
+
+
+def _with_state(job: Job, state: Mapping[str, str]) -> Job:
+    return replace(job, state=" ".join(f"{name} {value}" for name, value in sorted(state.items())))
+
+
+def plan_run(
+    scene: str,
+    *,
+    bundle: Path,
+    options: SceneOptions,
+    workers: int = 0,
+    max_ram: str | None = None,
+    settings: Sequence[str] = (),
+    folder: Path = Path(),
+) -> list[tuple[str, str]]:
+    """What `predict` would do with a scene and what it would take, a label and a text for each line.
+
+    Raises:
+        BundleError, ConfigError, DataError, OutputError: as `predict` would, before any work.
+    """
+    model = ModelBundle.load(bundle).with_settings(settings)
+    limits = budget(model, workers=workers, max_ram=parse_bytes(max_ram) if max_ram else None)
+    plan = plan_scene(scene, model, options, bundle=bundle, limits=limits, classes=True)
+    lines = describe(plan, limits, folder=folder, seconds=trial_seconds(plan, model, bundle=bundle))
+    check_disk(folder, plan.disk_bytes)
+    return lines
+
+
+def describe(plan: ScenePlan, limits: Budget, *, folder: Path, seconds: float | None) -> list[tuple[str, str]]:
+    """The plan in words, a label and a text for each line."""
+    free = shutil.disk_usage(folder).free
+    kept = f"{plan.job.tile_px} px, read with {plan.halo_px} px about them"
+    at_once = f"{plan.job.computing} at a time" if not torch.cuda.is_available() else torch.cuda.get_device_name()
+    lines = [
+        *plan.notes.items(),
+        ("valid", f"about {100 * plan.valid_share:.0f} % of {plan.pixels:,} pixels"),
+        ("tiles", f"{plan.tiles:,} of {kept}; {at_once}"),
+        ("memory", f"up to {limits.bytes / 1e9:.2f} GB"),
+        ("disk", f"up to {plan.disk_bytes / 1e9:.2f} GB in {folder} ({free / 1e9:.1f} GB free)"),
+        ("time", "nothing to score" if seconds is None else f"about {_duration(seconds)}, by tiles scored on trial"),
+    ]
+    if limits.gpu_bytes is not None:
+        lines.insert(-2, ("GPU", f"about {limits.gpu_bytes / 1e9:.2f} GB for each tile of a batch"))
+    return lines + [("warning", warning) for warning in plan.warnings]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
