@@ -33,8 +33,8 @@ from affine import Affine
 from geood.config import PredictConfig
 from geood.gdal import rasterio_window
 from geood.grid import Grid
+from geood.polygons.windows import ahead, is_absent, open_for_windows, read, window_size, windows
 from geood.vector import write_anomalies
-from geood.windows import ahead, is_absent, open_for_windows, read, window_size, windows
 
 FIELD = 2048  # side of the periodic field that rasters are made of
 

@@ -136,11 +136,16 @@ def reason(error: BaseException) -> str:
 def _words(error: BaseException) -> str:
     while isinstance(error, RasterioError) and (cause := error.__cause__ or error.__context__):
         error = cause
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return _public(" ".join(str(error).split()).rstrip(".")) or type(error).__name__
+
+
+def _public(text: str) -> str:
+    """A text without what follows a "?" in addresses: that may be a secret."""
+    return re.sub(r"\?[^\s'\"}]+", "", text)
 
 
 def spoken(name: str | Path) -> str:
-    """A name for GDAL as its user would write it, without what follows a "?" in an address: that may be a secret."""
+    """A name for GDAL as its user would write it, and fit to be told."""
     text = str(name)
     if found := re.fullmatch(r"/vsizip/\{(.*)\}/?(.*)", text):
         archive, inner = found.groups()
@@ -150,7 +155,7 @@ def spoken(name: str | Path) -> str:
     for scheme, prefix in SCHEMES.items():
         if text.startswith(prefix):
             text = f"{scheme}://{text[len(prefix) :]}"
-    return text.partition("?")[0]
+    return _public(text)
 
 
 def open_raster(path: str | Path) -> Any:
@@ -191,24 +196,19 @@ def _check_local(path: Path) -> None:
 
 def _explained(path: str | Path, error: BaseException, advice: str) -> tuple[str, str]:
     """Why a raster could not be read, and what to do; a server is asked once more where GDAL did not say."""
-    name, said = str(path), _words(error)
-    if not NETWORK.search(name):
-        return said.replace(name, spoken(name))[:LONGEST], advice
-    if not _remedy(said, name):
+    said, name = _words(error), str(path)
+    if NETWORK.search(name) and not _remedy(said, name):
         answer = _answer(name)
         if _remedy(answer, name):
             said = answer
         elif not answer:
             advice = "the server answers, but did not send all of it: try again, or copy the file here first"
-    remedy = _remedy(said, name) or advice
-    said = said.replace(name, spoken(name)).partition(" - Failure writing")[0]
-    for query in re.findall(r"\?[^}]+", name):
-        said = said.replace(query, "")
-    return said[:LONGEST], remedy
+    remedy = _remedy(said, name) if NETWORK.search(name) else None
+    return said.replace(_public(name), spoken(name)).partition(" - Failure writing")[0][:LONGEST], remedy or advice
 
 
 def _remedy(said: str, name: str) -> str | None:
-    words = said.replace(name, "")
+    words = said.replace(_public(name), "")
     return next((remedy for pattern, remedy in _REMEDIES.items() if re.search(pattern, words)), None)
 
 

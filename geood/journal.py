@@ -35,7 +35,7 @@ _MARK = b"tile"
 
 
 class TileFigures(NamedTuple):
-    """How many pixels of a tile are valid and how many scored; mean, squared deviations, least and highest of scores."""
+    """How many pixels of a tile are valid and how many scored; mean, squared deviations and extremes of scores."""
 
     valid: int = 0
     scored: int = 0

@@ -147,7 +147,8 @@ def _common(tiles: Sequence[_Tile]) -> tuple[Grid, list[tuple[int, int]]]:
     height = max(row + tile.grid.height for (_, row), tile in zip(places, tiles, strict=True)) - top
     if max(width, height) >= 2**31:
         raise DataError(
-            f"{spoken(first.name)}: with the other tiles it spans {width} x {height} pixels; are all theirs?"
+            f"{spoken(first.name)}: with the other tiles it spans {width} x {height} pixels, more than a raster can "
+            "have; take out those of other places"
         )
     transform = first.grid.transform @ Affine.translation(left, top)
     return Grid(height, width, transform, first.grid.crs), [(col - left, row - top) for col, row in places]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from geood import qgis
-from geood.budget import Budget, budget, check_disk, parse_bytes
+from geood.budget import budget, check_disk, parse_bytes
 from geood.bundle import ModelBundle
 from geood.cluster import dask_client
 from geood.cog import assemble

@@ -71,9 +71,8 @@ class Scene:
         self.working = self.grid if source.scale == 1 else _scaled(self.grid, source.scale)
         self.dtype = np.dtype(dataset.dtypes[0])
         roles, described = dataset.colorinterp, opened.file.descriptions
-        self.alpha = tuple(
-            i for i, role in enumerate(roles, 1) if role == ColorInterp.alpha and i not in source.indexes
-        )
+        asked_for = () if self.layout.points else source.indexes  # a footprint is told by its alpha alone
+        self.alpha = tuple(i for i, role in enumerate(roles, 1) if role == ColorInterp.alpha and i not in asked_for)
         self.band_indexes = tuple(i for i in dataset.indexes if i not in self.alpha)
         self.band_names = tuple(
             described[i - 1] or (roles[i - 1].name if roles[i - 1] in _COLOURS else f"band_{i}")

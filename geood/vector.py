@@ -1,7 +1,7 @@
 """Score rasters to polygons: in memory as a frame, or straight to a file of any size.
 
 Rows go to a spool that sorts them on the disk, and from there to the file, so that neither a large scene nor many
-polygons fill the memory. How polygons are found is the matter of `cutting`, how formats are written of `polygon_files`.
+polygons fill the memory. How polygons are found is the matter of `cutting`, how formats are written of `files`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from pandas import Series
 
 from geood import qgis
-from geood.areas import Areas
 from geood.config import PredictConfig
-from geood.cutting import EXTRA, ORDER, Late, Part, Rows, cut, grid_of, placed
 from geood.grid import Window
-from geood.polygon_files import (
+from geood.polygons.cutting import EXTRA, ORDER, Late, Part, Rows, cut, grid_of, placed
+from geood.polygons.ellipsoid import Areas
+from geood.polygons.files import (
     GEOMETRY_FIELD,
     OUTPUT_SUFFIXES,
     Layer,
@@ -38,7 +38,7 @@ from geood.polygon_files import (
     table_of,
     write_layer,
 )
-from geood.spool import Spool
+from geood.polygons.spool import Spool
 
 __all__ = ["COLUMNS", "OUTPUT_SUFFIXES", "Part", "anomalies", "write_anomalies", "write_frame", "write_together"]
 
@@ -94,15 +94,15 @@ def anomalies(
 
 
 def write_anomalies(  # noqa: PLR0913 - what `anomalies` takes, and where to
-    scores: Path | GeoDataFrame,
+    scores: Path,
     out: Path,
     *,
     threshold: float,
+    classes: Path | None,
+    class_names: dict[int, str] | None,
+    predict: PredictConfig,
+    model: str,
     overwrite: bool,
-    classes: Path | None = None,
-    class_names: dict[int, str] | None = None,
-    predict: PredictConfig | None = None,
-    model: str = "",
     scene: str | None = None,
     failed: Sequence[Window] = (),
 ) -> int:
@@ -118,11 +118,8 @@ def write_anomalies(  # noqa: PLR0913 - what `anomalies` takes, and where to
         DataError: if `scores` or `classes` cannot be read or do not fit each other.
         OutputError: if the ending is another, the file exists, or it cannot be written.
     """
-    if isinstance(scores, GeoDataFrame):  # until prediction calls the streaming form
-        write_frame(scores, out, threshold=threshold, overwrite=overwrite)
-        return len(scores)
-    parts, settings = [Part(scores, classes, class_names, scene, failed)], predict or PredictConfig()
-    [count] = write_together(parts, out, threshold=threshold, predict=settings, model=model, overwrite=overwrite)
+    parts = [Part(scores, classes, class_names, scene, failed)]
+    [count] = write_together(parts, out, threshold=threshold, predict=predict, model=model, overwrite=overwrite)
     return count
 
 

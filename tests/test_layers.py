@@ -11,28 +11,16 @@ PACKAGE = Path(__file__).parent.parent / "geood"
 FLOORS = [
     {"errors", "memory", "version"},
     {"catalog"},
-    {"config", "coupling", "curves", "grid", "ladder", "operators", "progress"},
+    {"config", "coupling", "curves", "grid", "journal", "ladder", "operators", "progress", "resampling"},
     {"bands", "config_file", "denseflow", "figures", "gdal"},
-    {
-        "area",
-        "cog",
-        "journal",
-        "location",
-        "raster",
-        "scene",
-        "qgis",
-        "flow",
-        "segmenter",
-        "negatives",
-        "scores",
-        "smoothing",
-        "metrics",
-    },
-    {"component_metrics", "distances", "mosaic", "protocols"},
-    {"components", "inliers", "labels", "report", "scoreboard", "losses", "optimizers", "patches"},
+    {"area", "intake", "location", "raster", "qgis", "tiff"},
+    {"cog", "mosaic", "polygons", "scene"},
+    {"band_match", "flow", "segmenter", "negatives", "scores", "smoothing", "metrics"},
+    {"component_metrics", "distances", "protocols"},
+    {"inliers", "labels", "report", "scoreboard", "losses", "optimizers", "patches"},
     {"vector"},
-    {"cluster", "datasets", "bundle", "runs"},
-    {"budget", "engine", "meaning", "outputs", "scored", "stages"},
+    {"datasets", "bundle", "cluster", "outputs", "runs"},
+    {"budget", "engine", "meaning", "scored", "stages"},
     {"workers"},
     {"scoring"},
     {"planning"},
@@ -47,26 +35,28 @@ WORLD = {
     "area",
     "band_match",
     "bands",
+    "catalog",
     "cog",
-    "tiff",
+    "config",
+    "config_file",
+    "errors",
+    "gdal",
+    "grid",
+    "intake",
     "journal",
+    "labels",
     "location",
     "mosaic",
     "outputs",
-    "catalog",
-    "gdal",
-    "components",
-    "errors",
-    "version",
-    "config",
-    "config_file",
-    "grid",
+    "polygons",
     "progress",
-    "raster",
-    "scene",
-    "labels",
-    "vector",
     "qgis",
+    "raster",
+    "resampling",
+    "scene",
+    "tiff",
+    "vector",
+    "version",
 }
 MATHS = {
     "coupling",
@@ -146,3 +136,13 @@ def test_help_and_import_load_nothing_heavy():
 def test_a_procedure_can_be_imported_first(name):
     """Nothing that needs torchvision may be imported before its missing operators are declared."""
     subprocess.run([sys.executable, "-c", f"import geood.{name}"], check=True)
+
+
+def test_polygons_are_cut_from_below():
+    """Within the package imports go down too."""
+    order = ["spool", "quantiles", "stretches", "outlines", "simplification", "windows", "ellipsoid", "validity"]
+    order += ["tally", "files", "seams", "components", "cutting"]
+    for path in (PACKAGE / "polygons").glob("*.py"):
+        for name in imports(path):
+            if name.startswith("geood.polygons."):
+                assert order.index(name.split(".")[2]) < order.index(path.stem), (path.stem, name)

@@ -495,11 +495,22 @@ def test_messages_hide_no_local_names_and_tell_no_secrets():
     assert spoken("/vsicurl/https://host/a.tif?sig=secret") == "https://host/a.tif"
     assert spoken("/vsizip/{/vsis3/bucket/a.zip}/b.tif") == "s3://bucket/a.zip!b.tif"
     assert spoken("/what?/a.tif") == "/what?/a.tif"
+    assert spoken("https://host/a.zip?sig=secret!b.tif") == "https://host/a.zip"
     with (
         pytest.raises(DataError, match=r"^https://host/a\.tif: cannot be read \(x code: 404\)"),
         reading("/vsicurl/https://host/a.tif?s=1"),
     ):
         raise OSError("x code: 404")
+
+
+def test_a_vrt_does_not_give_its_sources_away(server, tmp_path):
+    source = f"<SourceFilename>/vsicurl/{server.url('a.tif')}?sig=secret</SourceFilename><SourceBand>1</SourceBand>"
+    band = f'<VRTRasterBand dataType="Byte" band="1"><SimpleSource>{source}</SimpleSource></VRTRasterBand>'
+    (tmp_path / "a.vrt").write_text(f'<VRTDataset rasterXSize="64" rasterYSize="64">{band}</VRTDataset>')
+    for plan in ({}, {"after": 2}, {"after": 4}):
+        server.fail(CUT, **plan)
+        text = refusal(str(tmp_path / "a.vrt"))
+        assert "secret" not in text and text.startswith(str(tmp_path / "a.vrt"))
 
 
 def test_a_long_signed_address_is_not_told_in_part(server):

@@ -18,7 +18,7 @@ from geood import qgis
 from geood.config import PredictConfig
 from geood.grid import Grid
 from geood.raster import ScoreWriter, finish_cog
-from geood.vector import anomalies, write_anomalies
+from geood.vector import anomalies, write_frame
 
 PYTHON = "/usr/bin/python3"  # QGIS comes with the system's Python, not with ours
 NAMES = {0: "water", 1: "road", 2: 'roofs "old" & <new>'}
@@ -103,8 +103,8 @@ def make_outputs(folder, place, threshold):
     (folder / "a.qml").write_text(qgis.score_style(threshold), encoding="utf-8")
     (folder / "a.classes.qml").write_text(qgis.class_style(NAMES), encoding="utf-8")
     frame = anomalies(path, threshold=threshold, classes=None, class_names=None, predict=PredictConfig(), model="abc")
-    write_anomalies(frame, folder / "a.gpkg", threshold=threshold, overwrite=False)
-    write_anomalies(frame.iloc[:0], folder / "empty.gpkg", threshold=threshold, overwrite=False)
+    write_frame(frame, folder / "a.gpkg", threshold=threshold, overwrite=False)
+    write_frame(frame.iloc[:0], folder / "empty.gpkg", threshold=threshold, overwrite=False)
 
 
 def look(folder, threshold):

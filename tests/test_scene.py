@@ -285,7 +285,18 @@ def test_the_valid_share_is_estimated(tmp_path, share):
 
 # Odd places
 
+SHEARED = Affine(0.2, 0.15, 500_000, 0.0, -0.25, 4_500_000)
 TILTED = Affine.translation(500_000, 4_649_000) @ Affine.rotation(20) @ Affine.scale(0.5, -0.5)
+
+
+@pytest.mark.parametrize("transform", [SHEARED, TILTED, Affine(0.25, 0, 500_000, 0, 0.25, 4_500_000)])
+def test_tilted_sheared_and_south_up_scenes_are_read_as_stored(tmp_path, transform):
+    pixels = noise(2, 40, 50).astype(np.uint8)
+    with Scene.open(write_raster(tmp_path / "a.tif", pixels, place=(transform, UTM))) as scene:
+        array, valid = scene.read(scene.grid.window)
+        assert scene.grid == scene.working and scene.grid.transform.almost_equals(transform, 1e-9)
+    np.testing.assert_array_equal(array, pixels)
+    assert valid.all()
 
 
 def by_points(path, pixels, bend=0.0, crs=UTM, **options):
@@ -373,6 +384,8 @@ def test_what_is_no_data_in_a_scene_by_points(tmp_path):
     np.testing.assert_array_equal(scene_validity(path), inside)
     with Scene.open(path) as scene:
         assert scene.band_names == ("red", "green", "blue")
+    with pytest.raises(DataError, match=r"has no bands \[4\]"):
+        Scene.open(SceneSource(str(path), indexes=(1, 2, 4)))
     floats = np.where(hole, np.nan, pixels).astype(np.float32)
     np.testing.assert_array_equal(scene_validity(by_points(tmp_path / "nan.tif", floats)), inside)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geood.grid import Grid, Window
-from geood.windows import windows
+from geood.polygons.windows import windows
 
 NONE, SOME, ALL = 0, 1, 2
 UNKNOWN = -1  # a count that only `later` can tell

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from geood.errors import ConfigError
 from geood.grid import Grid, Window
-from geood.quantiles import Tail
-from geood.stretches import Corners, Frame, Pieces, Stretches, end_to_end, joined
-from geood.tally import Share, Tally, empty_boxes, shares
+from geood.polygons.quantiles import Tail
+from geood.polygons.stretches import Corners, Frame, Pieces, Stretches, end_to_end, joined
+from geood.polygons.tally import Share, Tally, empty_boxes, shares
 
 MOST_CORNERS = 2**24  # of one component: a polygon of a quarter of a gigabyte, which few programs open
 
@@ -79,8 +79,8 @@ class Growing:
             )
 
     def outline(self) -> Corners:
-        """All its corners, under one number for the pieces that are one polygon."""
-        x, y, piece = end_to_end(self.corners)
+        """All its corners, under one number for the pieces that are one polygon; it forgets them."""
+        (x, y, piece), self.corners = end_to_end(self.corners), []
         if not self.joins:
             return Corners(x, y, piece)
         joins = np.concatenate(self.joins)
@@ -105,6 +105,11 @@ class Seams:
         self._names, self._pieces = 0, 0
         self._above, self._below = (np.full((2, grid.width + 1), -1, np.int64) for _ in range(2))
         self._left = np.full((2, 0), -1, np.int64)
+
+    @property
+    def open_components(self) -> int:
+        """How many components may still grow."""
+        return len({id(component) for component in self._open.values()})
 
     def before(self, window: Window) -> Cells:
         """The cells at a window: those above it from one column before on, then those to the left of it."""

@@ -43,17 +43,16 @@ class Spool:
         self._waiting: list[pa.Table] = []
         self._bytes = 0
         self._runs: list[tuple[int, int]] = []  # first and end batch in the file
+        self._file: Any = None
         self._writer: Any = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        try:
-            if self._writer is not None:
-                self._writer.close()
-        finally:
-            self._path.unlink(missing_ok=True)
+        if self._file is not None:
+            self._file.close()
+        self._path.unlink(missing_ok=True)
 
     def add(self, table: pa.Table) -> None:
         """Take in rows.
@@ -61,6 +60,8 @@ class Spool:
         Raises:
             OSError: the disk is full.
         """
+        if not len(table):
+            return
         self._waiting.append(table)
         self._bytes += table.nbytes
         if self._bytes >= RUN_BYTES:
@@ -75,7 +76,7 @@ class Spool:
         if self._waiting:
             self._write_run()
         self._writer.close()
-        self._writer = None
+        self._file.close()
         with pa.OSFile(str(self._path)) as file:
             reader = pa.ipc.open_file(file)
             yield from self._merged([iter([*range(first, end)]) for first, end in self._runs], reader)
@@ -117,7 +118,8 @@ class Spool:
         self._waiting, self._bytes = [], 0
         if self._writer is None:
             options = pa.ipc.IpcWriteOptions(compression="lz4")
-            self._writer = pa.ipc.new_file(str(self._path), table.schema, options=options)
+            self._file = pa.OSFile(str(self._path), "wb")
+            self._writer = pa.ipc.new_file(self._file, table.schema, options=options)
         batches = table.to_batches(max_chunksize=max(1, BATCH_BYTES * len(table) // table.nbytes))
         first = self._runs[-1][1] if self._runs else 0
         for batch in batches:

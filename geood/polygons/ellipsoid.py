@@ -15,9 +15,10 @@ import pyproj
 from numpy.typing import NDArray
 
 from geood.grid import Grid
-from geood.outlines import Outlines
+from geood.polygons.outlines import Outlines
 
 _EDGE_PX = 32  # longest edge taken as straight on the scene's map and on the one that keeps areas
+_POINTS = 2**18  # worked on together, unless one ring has more
 _POLAR = np.deg2rad(80)  # from here on the disk is taken; any latitude would do that both maps distort little
 
 
@@ -45,20 +46,14 @@ class Areas:
         """The area of each component."""
         if len(outline.components) < 2:
             return np.zeros(0)
-        edges = np.ones(len(outline.points) - 1, np.bool_)
-        edges[outline.rings[1:-1] - 1] = False  # from the end of a ring to the beginning of the next one
-        first, last = (part[edges].astype(np.float64) for part in (outline.points[:-1], outline.points[1:]))
-        rings = outline.rings - np.arange(len(outline.rings))  # where the edges of each begin
-        if self._to_globe is None:
-            shares = (first[:, 0] * last[:, 1] - last[:, 0] * first[:, 1]) / 2 * self._flat
-        else:
-            cuts = np.maximum(np.ceil(np.abs(last - first).max(axis=1) / _EDGE_PX), 1).astype(np.int64)
-            bounds = np.concatenate([[0], np.cumsum(cuts)])
-            step = (np.arange(bounds[-1]) - np.repeat(bounds[:-1], cuts))[:, None]
-            points = np.repeat(first, cuts, axis=0) + np.repeat((last - first) / cuts[:, None], cuts, axis=0) * step
-            rings = bounds[rings]
-            shares = self._on_the_globe(points, rings, rings[outline.polygons[outline.components]])
-        area: NDArray[np.float64] = np.abs(np.add.reduceat(shares, rings[outline.polygons[outline.components[:-1]]]))
+        signed, begin = np.empty(len(outline.rings) - 1), 0
+        while begin < len(signed):
+            last = int(np.searchsorted(outline.rings, outline.rings[begin] + _POINTS, "right")) - 1
+            end = max(begin + 1, last)
+            rings = outline.rings[begin : end + 1]
+            signed[begin:end] = self._of_rings(outline.points[rings[0] : rings[-1]], rings - rings[0])
+            begin = end
+        area: NDArray[np.float64] = np.abs(np.add.reduceat(signed, outline.polygons[outline.components[:-1]]))
         area[~np.isfinite(area)] = np.nan
         return area
 
@@ -70,27 +65,39 @@ class Areas:
         area = self.of(Outlines((corner + square).astype(np.int32), count * 5, count, count))
         return float(np.nan_to_num(area, nan=np.inf).max())
 
-    def _on_the_globe(
-        self, points: NDArray[np.float64], rings: NDArray[np.int64], components: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        """What the edge from each point to the next of its ring adds to the area of its component.
+    def _of_rings(self, points: NDArray[np.int32], rings: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The area in each ring, whose sign is that of its direction; `rings` as in Outlines."""
+        edges = np.ones(len(points) - 1, np.bool_)
+        edges[rings[1:-1] - 1] = False  # from the end of a ring to the beginning of the next one
+        first, last = (part[edges].astype(np.float64) for part in (points[:-1], points[1:]))
+        starts = rings - np.arange(len(rings))  # where the edges of each ring begin
+        if self._to_globe is None:
+            shares = (first[:, 0] * last[:, 1] - last[:, 0] * first[:, 1]) / 2 * self._flat
+            return np.add.reduceat(shares, starts[:-1])
+        cuts = np.maximum(np.ceil(np.abs(last - first).max(axis=1) / _EDGE_PX), 1).astype(np.int64)
+        bounds = np.concatenate([[0], np.cumsum(cuts)])
+        step = (np.arange(bounds[-1]) - np.repeat(bounds[:-1], cuts))[:, None]
+        corners = np.repeat(first, cuts, axis=0) + np.repeat((last - first) / cuts[:, None], cuts, axis=0) * step
+        return self._on_the_globe(corners, bounds[starts])
 
-        `rings` and `components` are where those begin among the points, each with the end of the last one.
-        """
+    def _on_the_globe(self, points: NDArray[np.float64], rings: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The same where rings are not closed and no edge is long."""
         following = np.arange(1, len(points) + 1)
         following[rings[1:] - 1] = rings[:-1]
         with np.errstate(invalid="ignore"):
             lon, q = self._lon_and_q(points)
             turn = lon[following] - lon
             turn -= 2 * np.pi * np.round(turn / (2 * np.pi))
-            shares = ((q + q[following]) / 2 - np.repeat(q[components[:-1]], np.diff(components))) * turn
-            polar = np.abs(q[components[:-1]]) > self._q(np.sin(_POLAR))
-            polar |= np.abs(np.add.reduceat(turn, components[:-1])) > np.pi
+            at_first = q[rings[:-1]]
+            area = np.add.reduceat(((q + q[following]) / 2 - np.repeat(at_first, np.diff(rings))) * turn, rings[:-1])
+            polar = np.abs(at_first) > self._q(np.sin(_POLAR))
+            polar |= np.abs(np.add.reduceat(turn, rings[:-1])) > np.pi
             if polar.any() and not self._degrees:  # in degrees the cylinder is exact
-                side = np.repeat(np.where(polar, np.copysign(1, q[components[:-1]]), 0), np.diff(components))
-                radius = np.sqrt(np.maximum(self._q(1.0) - q * side, 0))
-                shares = np.where(side, radius * radius[following] * np.sin(turn), shares)
-        found: NDArray[np.float64] = shares * self._radius**2 / 2
+                side = np.copysign(1, at_first)
+                radius = np.sqrt(np.maximum(self._q(1.0) - q * np.repeat(side, np.diff(rings)), 0))
+                disk = np.add.reduceat(radius * radius[following] * np.sin(turn), rings[:-1])
+                area = np.where(polar, -side * disk, area)
+        found: NDArray[np.float64] = area * self._radius**2 / 2
         return found
 
     def _lon_and_q(self, points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -104,8 +104,10 @@ class Tail:
 
     def _bin(self, values: NDArray[np.float32]) -> None:
         assert self._bins is not None
+        if not len(values):
+            return
         above = np.minimum(values, np.finfo(np.float32).max).astype(np.float64) - self.low
-        self._widen(math.frexp(float(above.max(initial=0)))[1] - int(math.log2(BINS)))
+        self._widen(math.frexp(float(above.max()))[1] - int(math.log2(BINS)))
         self._bins += np.bincount(np.ldexp(above, -self._exponent).astype(np.int64), minlength=BINS)
 
     def _widen(self, exponent: int) -> None:

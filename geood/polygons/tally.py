@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geood.grid import Window
+from geood.polygons.stretches import Corners, Pieces, joined
 from geood.raster import NO_CLASS
-from geood.stretches import Corners, Pieces, joined
 
 
 class Pixels(NamedTuple):

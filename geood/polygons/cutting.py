@@ -19,18 +19,18 @@ import shapely
 from affine import Affine
 from numpy.typing import NDArray
 
-from geood.areas import Areas
-from geood.components import Components, Cut, Found
 from geood.config import PredictConfig
 from geood.errors import ConfigError, DataError
 from geood.gdal import open_raster
 from geood.grid import Grid, Window
-from geood.outlines import Outlines, outlines, to_shapes
+from geood.polygons.components import Components, Cut, Found
+from geood.polygons.ellipsoid import Areas
+from geood.polygons.outlines import Outlines, outlines, to_shapes
+from geood.polygons.simplification import simplified
+from geood.polygons.spool import Key
+from geood.polygons.validity import UNKNOWN, grown, sizes
+from geood.polygons.windows import open_for_windows
 from geood.raster import read_tags
-from geood.simplification import simplified
-from geood.spool import Key
-from geood.validity import UNKNOWN, grown, sizes
-from geood.windows import open_for_windows
 
 log = logging.getLogger("geood")
 ORDER = Key("score_max", ("row", "col", "first"))  # the highest score first, then in reading order
@@ -105,38 +105,48 @@ def cut(
     """
     names = part.class_names if part.classes is not None and part.class_names else {}
     with ExitStack() as stack:
-        grid, dataset = grid_of(part.scores), stack.enter_context(open_for_windows(part.scores))
-        classes = None if part.classes is None else stack.enter_context(open_for_windows(part.classes))
-        if classes is not None and classes.shape != dataset.shape:
-            raise DataError(
-                f"{part.classes}: its size differs from that of {part.scores}; give the classes of that scene"
-            )
+        grid, (scores, classes) = grid_of(part.scores), _opened(part, stack)
         areas, detail_px = Areas(grid), _detail_px(part.scores, grid, predict.simplify_m)
         least_px = partial(_least_px, areas, predict.min_area_m2)
-        components = Components(
-            dataset, classes, grid, Cut(threshold, predict.connectivity, max(names, default=-1) + 1, least_px)
-        )
-        count, unknown = before, False
+        how = Cut(threshold, predict.connectivity, max(names, default=-1) + 1, least_px)
+        components, count, unknown = Components(scores, classes, grid, how), before, False
         for found in components:
             outline = outlines(found.corners, found.owner, len(found.number))
             area = areas.of(outline)
             with np.errstate(invalid="ignore"):
                 kept = np.flatnonzero(~(area < predict.min_area_m2))
             count, unknown = count + len(kept), unknown or bool(np.isnan(area).any())
-            if count > predict.max_polygons:
-                row = int(found.box[:, 2].max())
-                raise ConfigError(
-                    f"{part.scores}: {count:,} polygons in the first {row:,} of {grid.height:,} rows, more than "
-                    f"predict.max_polygons {predict.max_polygons:,}; give a higher --threshold or a larger "
-                    f"predict.min_area_m2 (now {predict.min_area_m2:g}), or raise predict.max_polygons"
-                )
+            _check_count(count, predict, part.scores, found=found, rows=grid.height)
             figures = _columns(found, outline, grid, names) | {"area_m2": area}
             columns = {name: values[kept] for name, values in figures.items()}
             columns["model"] = np.full(len(kept), model, object)
-            take(Rows(columns, _shapes(found, outline, grid, detail_px)[kept]))
+            rows = Rows(columns, _shapes(found, outline, grid, detail_px)[kept])
+            del found, outline, figures  # with one large component in it each is as large as its polygon
+            take(rows)
         if predict.min_area_m2 and unknown:
             log.warning("%s: areas in square metres are not known, so no small polygons are left out", part.scores.name)
         return Late(*components.late())
+
+
+def _opened(part: Part, stack: ExitStack) -> tuple[Any, Any | None]:
+    """The rasters of a scene, which the stack closes."""
+    scores = stack.enter_context(open_for_windows(part.scores))
+    if part.classes is None:
+        return scores, None
+    classes = stack.enter_context(open_for_windows(part.classes))
+    if classes.shape != scores.shape:
+        raise DataError(f"{part.classes}: its size differs from that of {part.scores}; give the classes of that scene")
+    return scores, classes
+
+
+def _check_count(count: int, predict: PredictConfig, scores: Path, *, found: Found, rows: int) -> None:
+    """See that there are not too many polygons, before they are made."""
+    if count > predict.max_polygons:
+        raise ConfigError(
+            f"{scores}: {count:,} polygons in the first {found.box[:, 2].max():,} of {rows:,} rows, more than "
+            f"predict.max_polygons {predict.max_polygons:,}; give a higher --threshold or a larger "
+            f"predict.min_area_m2 (now {predict.min_area_m2:g}), or raise predict.max_polygons"
+        )
 
 
 def _columns(found: Found, outline: Outlines, grid: Grid, names: dict[int, str]) -> dict[str, NDArray[Any]]:

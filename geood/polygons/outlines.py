@@ -4,7 +4,9 @@ A horizontal line between two rows of pixels is, along all outlines at once, a s
 order, every second corner begins one and the next ends it, and the same holds for vertical lines. So sorting corners
 twice links each one to both its neighbours, and the rings are the cycles of these links: no tracing, no joining, no
 points that are not corners, however the scene was cut into windows. Where the pixels of one piece meet at a corner, two
-rings touch in that point rather than one passing it twice, which is what makes polygons valid.
+rings touch in that point rather than one passing it twice, which is what makes polygons valid. It is also the faster
+way: the 8353 polygons of a window of 2048 x 2048 pixels take 0.03 s from its mask on, where labelling it and tracing
+the labels with GDAL takes 0.27 s (one core of an EPYC; the raster "crowded" of benchmarks/polygonize.py).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
-from geood.stretches import CONTACT, DOWN, FIRST, Corners
+from geood.polygons.stretches import CONTACT, DOWN, FIRST, Corners
 
 
 class Outlines(NamedTuple):
@@ -43,10 +45,10 @@ def outlines(corners: Corners, component: NDArray[Any], count: int) -> Outlines:
     x, y, order = _in_reading_order(corners)
     across = _vertical_partners(x, y, corners.piece[order])
     # A horizontal edge lies between corners 2k and 2k + 1; the rings walk with the mask on the left hand.
-    begin = np.arange(0, len(x), 2) + (x[0::2] & FIRST)
+    begin = np.arange(0, len(x), 2, dtype=np.int32) + (x[0::2] & FIRST)
     following = across[begin ^ 1] >> 1
     n = len(begin)
-    graph = csr_array((np.ones(n, np.int8), following, np.arange(n + 1)), shape=(n, n))
+    graph = csr_array((np.ones(n, np.int8), following, np.arange(n + 1, dtype=np.int32)), shape=(n, n))
     count_rings, ring = connected_components(graph, directed=True, connection="strong")
     leader = np.empty(count_rings, np.int64)
     leader[ring[::-1]] = np.arange(n - 1, -1, -1)
@@ -72,14 +74,14 @@ def to_shapes(outline: Outlines, points: NDArray[np.float64]) -> NDArray[Any]:
     return shapes
 
 
-def _in_reading_order(corners: Corners) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.intp]]:
+def _in_reading_order(corners: Corners) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
     """Corners row by row, from left to right; of two at one point first the one whose edge comes from the left."""
     key = (corners.y >> 2).astype(np.int64) << 32 | corners.x
-    order = np.argsort(key, kind="stable")  # the corners of a window come sorted, which this sort makes use of
+    order = np.argsort(key, kind="stable").astype(np.int32)  # corners of a window come sorted, which helps this sort
     return corners.x[order], corners.y[order], order
 
 
-def _vertical_partners(x: NDArray[np.int32], y: NDArray[np.int32], piece: NDArray[np.int64]) -> NDArray[np.intp]:
+def _vertical_partners(x: NDArray[np.int32], y: NDArray[np.int32], piece: NDArray[np.int64]) -> NDArray[np.int32]:
     """For each corner the one at the other end of its vertical edge.
 
     Of two corners at one point the edge upwards belongs to one and that downwards to the other. Two pieces keep their
@@ -91,7 +93,7 @@ def _vertical_partners(x: NDArray[np.int32], y: NDArray[np.int32], piece: NDArra
     one, other = order[double], order[double + 1]
     turned = (piece[one] == piece[other]) ^ (y[one] & DOWN > 0)
     order[double[turned]], order[double[turned] + 1] = other[turned], one[turned]
-    partner = np.empty(len(x), np.intp)
+    partner = np.empty(len(x), np.int32)
     partner[order[0::2]], partner[order[1::2]] = order[1::2], order[0::2]
     return partner
 
@@ -121,9 +123,10 @@ def _nested_order(
 def _walk(following: NDArray[np.intp], leaders: NDArray[np.int64]) -> NDArray[Any]:
     """All elements of the cycles of `following`, cycle by cycle, each from its leader on."""
     before = np.empty_like(following)
-    before[following] = np.arange(len(following))
+    before[following] = np.arange(len(following), dtype=np.int32)
     path = following.copy()
     path[before[leaders[:-1]]] = leaders[1:]  # each cycle is opened before its leader and goes on into the next one
-    graph = csr_array((np.ones(len(path), np.int8), path, np.arange(len(path) + 1)), shape=(len(path),) * 2)
+    offsets = np.arange(len(path) + 1, dtype=np.int32)
+    graph = csr_array((np.ones(len(path), np.int8), path, offsets), shape=(len(path),) * 2)
     walked: NDArray[Any] = breadth_first_order(graph, leaders[0], return_predecessors=False)
     return walked

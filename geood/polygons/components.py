@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geood.grid import Grid, Window
-from geood.quantiles import LARGE, Tail, percentiles
+from geood.polygons.quantiles import LARGE, Tail, percentiles
+from geood.polygons.seams import Growing, Seams
+from geood.polygons.stretches import Corners, Frame, Pieces, end_to_end
+from geood.polygons.tally import Pixels, Tally, most_frequent, tally
+from geood.polygons.validity import ALL, NONE, SOME, UNKNOWN, Boxes, Validity, counted, grown, sizes
+from geood.polygons.windows import ahead, is_absent, read, window_size, windows
 from geood.raster import NO_CLASS
-from geood.seams import Growing, Seams
-from geood.stretches import Corners, Frame, Pieces, end_to_end
-from geood.tally import Pixels, Tally, most_frequent, tally
-from geood.validity import ALL, NONE, SOME, UNKNOWN, Boxes, Validity, counted, grown, sizes
-from geood.windows import ahead, is_absent, read, window_size, windows
 
 AT_ONCE = 200_000  # corners that are handed over together, about
 
@@ -76,7 +76,12 @@ class Components:
     def __iter__(self) -> Iterator[Found]:
         waiting: list[Found] = []
         for pixels, state in ahead(windows(self._grid, self._size), self._look):
-            waiting += self._take(pixels, state)
+            taken = self._take(pixels, state)
+            waiting += [found for found in taken if len(found.owner) < AT_ONCE]
+            large = [found for found in taken if len(found.owner) >= AT_ONCE]
+            del taken
+            while large:
+                yield large.pop()  # nothing here holds on to it
             if sum(len(found.owner) for found in waiting) >= AT_ONCE:
                 yield _as_one(waiting)
                 waiting = []
@@ -200,6 +205,8 @@ class Components:
 
 def _as_one(batches: list[Found]) -> Found:
     """One batch of several."""
+    if len(batches) == 1:
+        return batches[0]
     shifts = np.cumsum([0, *(len(found.number) for found in batches)])
     owner = np.concatenate([found.owner + shift for found, shift in zip(batches, shifts, strict=False)])
     figures = {name: np.concatenate([getattr(found, name) for found in batches]) for name in Found._fields[:-2]}
