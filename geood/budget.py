@@ -11,7 +11,7 @@ import copy
 import itertools
 import shutil
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ _UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 class Budget:
     """How a run uses a machine: side of the tiles, tiles computed at a time in a process, and what that takes.
 
-    `bytes` is the resident memory of all processes together at their peak, `gpu_bytes` that of one tile on a GPU.
+    `bytes` is the resident memory of all processes together at their peak, of which `limit` allows so many (None: any);
+    `gpu_bytes` is the memory of one tile on a GPU.
     """
 
     tile_px: int
@@ -47,6 +48,7 @@ class Budget:
     cache_bytes: int
     bytes: int
     gpu_bytes: int | None
+    limit: int | None = None
 
 
 def parse_bytes(text: str) -> int:
@@ -79,7 +81,7 @@ def budget(model: ModelBundle, *, workers: int = 0, max_ram: int | None = None) 
     cache = CACHE_BYTES if max_ram is None else max(LEAST_CACHE, min(CACHE_BYTES, max_ram // 16))
     as_told = _budget(model, predict.tile_px, computing, cache, workers=workers)
     if max_ram is None or as_told.bytes <= max_ram:
-        return as_told
+        return replace(as_told, limit=max_ram)
     sizes = [px for px in TILES_PX if px < predict.tile_px] or [predict.tile_px]
     choices = itertools.product([predict.tile_px, *sizes], range(computing, 0, -1))
     made = [_budget(model, px, at_once, cache, workers=workers) for px, at_once in choices]
@@ -91,7 +93,8 @@ def budget(model: ModelBundle, *, workers: int = 0, max_ram: int | None = None) 
             + (f" with {workers} workers; take fewer, or" if workers else ";")
             + " allow that much, or train a smaller segmenter.encoder"
         )
-    return max(fitting, key=lambda one: one.computing * _useful(one.tile_px, model.halo_px))
+    fastest = max(fitting, key=lambda one: one.computing * _useful(one.tile_px, model.halo_px))
+    return replace(fastest, limit=max_ram)
 
 
 def disk_needed(pixels: float, *, classes: bool) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from geood.errors import ConfigError, DataError, OutputError
-from geood.gdal import open_raster, pieces, rasterio_window, reading
+from geood.gdal import open_raster, pieces, rasterio_window, reading, spoken
 from geood.grid import Grid, Window
 from geood.location import gdal_name, stem
 from geood.raster import check_output
@@ -72,11 +72,16 @@ def _scenes_of(folder: Path) -> list[str]:
     return [str(path) for path in found]
 
 
+def label(scene: str) -> str:
+    """What a scene is called in outputs: its file name, without what follows a "?" in an address."""
+    return Path(spoken(gdal_name(scene))).name
+
+
 def check_outputs(finals: list[Path], sources: list[str], out: Path, *, overwrite: bool) -> None:
     """See that all outputs can be written, and that none is a scene or another output."""
     if len(set(finals)) < len(finals):
         raise ConfigError("two of the scenes would have outputs of the same name; predict them one by one")
-    read = {gdal_name(source) for source in sources}
+    read = {str(Path(gdal_name(source)).resolve()) for source in sources}
     for path in finals:
         if str(path.resolve()) in read:
             raise OutputError(f"{path}: this output would replace the scene itself; choose another name for --out")
@@ -125,7 +130,7 @@ def write_summary(out: Path, made: list[Prediction], staging: Path) -> None:
                 highest = float(np.fmax(highest, scores.max(initial=-np.inf))) if scores.size else highest
         rows.append(
             {
-                "scene": Path(one.scene).name,
+                "scene": label(one.scene),
                 "scores": one.scores.name,
                 "valid_pixels": one.valid_pixels,
                 "score_mean": total / counted if counted else math.nan,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import itertools
 import logging
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from geood.bands import Bands
 from geood.budget import Budget, budget, check_disk, disk_needed, parse_bytes
 from geood.bundle import ModelBundle
 from geood.errors import ConfigError, DataError
+from geood.gdal import spoken
 from geood.grid import Grid
 from geood.location import gdal_name, identity
 from geood.scene import Scene, SceneSource, resampling_of, undeclared_nodata, valid_share
@@ -127,11 +129,14 @@ def plan_scene(
         grid = opened.grid
         given = parse_bands(options.bands, model.bands) if options.bands else None
         indexes, bands_note = match_bands(opened, model.bands, given)
-        scale, resolution_note = resampling_of(grid, model.resolution, resample=options.resample)
+        try:
+            scale, resolution_note = resampling_of(grid, model.resolution, resample=options.resample)
+        except DataError as error:
+            raise DataError(f"{spoken(name)}: {error}") from None
         warnings, share = _looked_at(opened, model.bands, indexes)
         layout = opened.layout
         dtype, names = opened.dtype, ", ".join(opened.band_names)
-        cache = max(limits.cache_bytes, opened.rows_cache_bytes(limits.tile_px + 2 * model.halo_px))
+        cache = _cache(opened, limits, rows=math.ceil((limits.tile_px + 2 * model.halo_px) / scale))
     source = SceneSource(name, indexes, nodata, scale)
     job = Job(
         source=source,
@@ -156,6 +161,22 @@ def plan_scene(
         "resolution": resolution_note,
     }
     return ScenePlan(scene, grid, job, state, model.halo_px, share, notes, tuple(warnings))
+
+
+def _cache(opened: Scene, limits: Budget, *, rows: int) -> int:
+    """GDAL's block cache, large enough to decode a scene of strips once.
+
+    Raises:
+        ConfigError: if the memory that is allowed has no room for it.
+    """
+    more = max(0, opened.rows_cache_bytes(rows) - limits.cache_bytes)
+    if limits.limit is not None and limits.bytes + more > limits.limit:
+        raise ConfigError(
+            f"{spoken(opened.source.name)}: can only be decoded by whole rows, which takes "
+            f"{(limits.bytes + more) / 1e9:.2f} GB with these tiles; allow as much with --max-ram, or bring it into "
+            "tiles first: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE IN OUT"
+        )
+    return limits.cache_bytes + more
 
 
 def _looked_at(opened: Scene, bands: Bands, indexes: tuple[int, ...]) -> tuple[list[str], float]:

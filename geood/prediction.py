@@ -28,7 +28,17 @@ from geood.gdal import open_raster
 from geood.grid import Grid, Window
 from geood.journal import TileFigures, Workplace, workplace
 from geood.mosaic import write_mosaic
-from geood.outputs import Prediction, Target, check_outputs, new_folder, publish, sources_of, targets_of, write_summary
+from geood.outputs import (
+    Prediction,
+    Target,
+    check_outputs,
+    label,
+    new_folder,
+    publish,
+    sources_of,
+    targets_of,
+    write_summary,
+)
 from geood.planning import SceneOptions, ScenePlan, plan_scene
 from geood.raster import NO_CLASS, check_output, read_tags
 from geood.scoring import score_scene
@@ -190,8 +200,8 @@ def _say_odd(plans: list[ScenePlan], *, together: bool) -> None:
     """
     for plan in plans:
         for warning in plan.warnings:
-            log.warning("%s: %s", plan.scene, warning)
-    bare = [plan.scene for plan in plans if plan.grid.crs is None]
+            log.warning("%s: %s", label(plan.scene), warning)
+    bare = [label(plan.scene) for plan in plans if plan.grid.crs is None]
     if bare:
         others = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
         log.warning("%s%s: no CRS, so none in the outputs: coordinates are pixels (y as minus row)", bare[0], others)
@@ -207,7 +217,7 @@ def _rasters(
     if (stored := place.finished(name, plan.key)) is not None:
         return _Scored(stored["valid"], tuple(Window(*w) for w in stored["failed"]), stored["reason"])
     with place.journal(name, plan.key) as journal:
-        title = Path(target.scene).name
+        title = label(target.scene)
         failed = score_scene(plan.job, plan.grid, halo_px=plan.halo_px, journal=journal, client=client, title=title)
         figures = journal.total()
         windows = tuple(one.window for one in failed)
@@ -233,6 +243,9 @@ def _rasters(
                 description="class",
                 statistics={},
             )
+    with open_raster(scores) as written:
+        if written.crs is None and plan.grid.crs is not None:
+            log.warning("%s: a GeoTIFF has no words for its CRS: the maps have none, give them the scene's", title)
     (place.folder / target.scores.with_suffix(".qml").name).write_text(_style(scores, model, threshold), "utf-8")
     if target.classes:
         style = qgis.class_style(model.class_names)
@@ -276,7 +289,7 @@ def _polygons(
     names, settings = model.class_names, model.config.predict
     if together:
         parts = [
-            Part(folder / t.scores.name, folder / t.classes.name, names, Path(t.scene).name, s.failed)
+            Part(folder / t.scores.name, folder / t.classes.name, names, label(t.scene), s.failed)
             for t, s in zip(targets, scored, strict=True)
             if t.classes
         ]
@@ -312,7 +325,7 @@ def _raise_failed(made: list[Prediction], scored: list[_Scored]) -> None:
     first, one = bad[0]
     tiles, window = sum(len(s.failed) for _, s in bad), one.failed[0]
     raise TilesFailedError(
-        f"{first.scene}: {tiles} tiles could not be scored, the first at row {window.row}, column {window.col}: "
+        f"{label(first.scene)}: {tiles} tiles could not be scored, the first at row {window.row}, column {window.col}: "
         f"{one.reason}. They are no data in the map, and listed in its tag {FAILED_TAG} and in failed_tiles; mend the "
         "scene and predict it again",
         made,
@@ -324,7 +337,7 @@ def _tags(scene: str, model: ModelBundle, threshold: float) -> dict[str, str]:
     return {
         "GEOOD_VERSION": __version__,
         "GEOOD_MODEL": model.identity,
-        "GEOOD_SCENE": Path(scene).name,
+        "GEOOD_SCENE": label(scene),
         "GEOOD_SCORE": score.kind,
         "GEOOD_TEMPERATURE": str(score.temperature),
         "GEOOD_SMOOTH_PX": str(score.smooth_px),

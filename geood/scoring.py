@@ -20,12 +20,14 @@ from geood.engine import MOST_AT_ONCE
 from geood.errors import BundleError, DataError, GeoodError
 from geood.grid import Grid, tile_grid
 from geood.journal import Journal
+from geood.location import is_remote
 from geood.progress import Progress
 from geood.workers import FailedTile, Job, NumberedTile, ScoredTile, score_tiles
 
 log = logging.getLogger("geood")
 TRIES = 2  # of a tile whose workers die
 HOPELESS = 16  # failed tiles without one that went well, after which a run is given up
+HOPELESS_AFAR = 2  # the same for a scene on a server, where each of them was tried for minutes
 
 
 def tiles_of(grid: Grid, job: Job, *, halo_px: int) -> Iterator[NumberedTile]:
@@ -50,13 +52,14 @@ def score_scene(job: Job, grid: Grid, *, halo_px: int, journal: Journal, client:
     todo = (one for one in tiles_of(grid, job, halo_px=halo_px) if one.number not in journal.figures)
     run = _Run(job, client)
     failed: list[FailedTile] = []
+    hopeless = HOPELESS_AFAR if is_remote(job.source.name) else HOPELESS
     with Progress(title, total, start=len(journal.figures)) as progress:
         for result in run.results(todo):
             if isinstance(result, ScoredTile):
                 journal.append(result.number, result.figures, result.chunks)
             else:
                 failed.append(result)
-                if len(failed) >= HOPELESS and not journal.figures:
+                if len(failed) >= hopeless and not journal.figures:
                     raise DataError(f"{title}: none of the first {len(failed)} tiles could be scored ({result.reason})")
             progress.advance()
     if failed and len(failed) == total:

@@ -12,8 +12,10 @@ from affine import Affine
 
 from geood.bands import Bands
 from geood.bundle import ModelBundle
+from geood.cog import assemble, encode_tile
 from geood.config import Config
 from geood.flow import Flow
+from geood.grid import tile_grid
 from geood.segmenter import Segmenter
 
 UTM = "EPSG:32633"
@@ -39,6 +41,32 @@ def write_raster(path, array, *, crs=UTM, transform=HALF_METRE, nodata=None, **p
         **profile,
     ) as file:
         file.write(array)
+    return path
+
+
+def write_scores(path, grid, array, **tags):
+    """A score raster (float32) or class raster (uint8) of an array, put together as `predict` does it."""
+    kinds = array.dtype == np.uint8
+    pixels = {"nodata": 255.0 if kinds else float("nan"), "overview": "mode" if kinds else "average"}
+    journal, places = path.with_name(f"{path.name}.journal"), {}
+    with journal.open("wb") as file:
+        for number, tile in enumerate(tile_grid(grid.height, grid.width, tile_px=1024, halo_px=0)):
+            chunk = encode_tile(np.ascontiguousarray(array[tile.write.slices]), tile_px=1024, **pixels)
+            places[number] = file.tell(), len(chunk)
+            file.write(chunk)
+    assemble(
+        path,
+        grid,
+        journal=journal,
+        places=places,
+        tile_px=1024,
+        dtype=array.dtype.name,
+        description="class" if kinds else "anomaly score",
+        tags={"GEOOD_MODEL": "abc", **tags},
+        statistics={},
+        **pixels,
+    )
+    journal.unlink()
     return path
 
 

@@ -47,7 +47,9 @@ def test_a_limit_makes_tiles_smaller_or_fewer_until_they_fit(tmp_path):
     large = make_bundle(tmp_path / "m.safetensors", predict={"tile_px": 2048, "halo_px": 32})
     free = budget(large)
     fitting = [budget(large, max_ram=free.bytes - step) for step in (0, 2**27, 2**28)]
-    assert fitting[0] == Budget(2048, free.computing, fitting[0].cache_bytes, fitting[0].bytes, free.gpu_bytes)
+    assert fitting[0] == Budget(
+        2048, free.computing, fitting[0].cache_bytes, fitting[0].bytes, free.gpu_bytes, free.bytes
+    )
     for limit, found in zip((0, 2**27, 2**28), fitting, strict=True):
         assert found.bytes <= free.bytes - limit
     assert fitting[2].tile_px * fitting[2].computing < free.tile_px * free.computing

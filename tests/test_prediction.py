@@ -65,6 +65,15 @@ def test_every_valid_pixel_is_scored_and_no_other(tmp_path, bundle_path, scene):
     assert made.valid_pixels == valid.sum()
 
 
+def test_the_map_knows_its_statistics_without_being_read_again(tmp_path, bundle_path, scene):
+    [made] = predict([scene], tmp_path / "out.tif", bundle=bundle_path)
+    with rasterio.open(made.scores) as file:
+        scores, said = file.read(1), {k.removeprefix("STATISTICS_"): float(v) for k, v in file.tags(1).items()}
+    known = scores[np.isfinite(scores)].astype(np.float64)
+    figures = {"MINIMUM": known.min(), "MAXIMUM": known.max(), "MEAN": known.mean(), "STDDEV": known.std()}
+    assert said == pytest.approx(figures | {"VALID_PERCENT": 100 * known.size / scores.size}, rel=1e-3)
+
+
 def test_the_answer_is_the_same_for_threads_processes_and_a_scheduler(tmp_path, bundle_path, scene):
     def outputs(name, **how):
         [made] = predict([scene], tmp_path / name / "out.gpkg", bundle=bundle_path, **how)

@@ -11,13 +11,12 @@ import pyogrio
 import pytest
 import rasterio
 from affine import Affine
+from conftest import write_scores
 from rasterio.crs import CRS
-from test_raster import scores_on
 
 from geood import qgis
 from geood.config import PredictConfig
 from geood.grid import Grid
-from geood.raster import ScoreWriter, finish_cog
 from geood.vector import anomalies, write_frame
 
 PYTHON = "/usr/bin/python3"  # QGIS comes with the system's Python, not with ours
@@ -96,10 +95,8 @@ def make_outputs(folder, place, threshold):
     scores[90:, :40] = np.nan
     labels = np.repeat(np.array([[0, 1, 2, 1]], np.uint8), 40, 1).repeat(120, 0)
     labels[90:, :40] = 255
-    path = scores_on(folder / "a.tif", grid, scores)
-    with ScoreWriter(folder / "w.tif", grid, dtype="uint8", nodata=255) as writer:
-        writer.write(grid.window, labels)
-    finish_cog(folder / "w.tif", folder / "a.classes.tif", description="class", tags={}, overview="mode")
+    path = write_scores(folder / "a.tif", grid, scores)
+    write_scores(folder / "a.classes.tif", grid, labels)
     (folder / "a.qml").write_text(qgis.score_style(threshold), encoding="utf-8")
     (folder / "a.classes.qml").write_text(qgis.class_style(NAMES), encoding="utf-8")
     frame = anomalies(path, threshold=threshold, classes=None, class_names=None, predict=PredictConfig(), model="abc")

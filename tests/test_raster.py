@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from conftest import write_scores
 from rasterio.crs import CRS
-from rasterio.windows import Window as RasterioWindow
 
 from geood.bands import Bands, bands_from_samples
 from geood.config import BandsConfig
 from geood.errors import ConfigError, DataError, OutputError
-from geood.grid import Grid, Window, tile_grid
-from geood.raster import ScoreWriter, check_output, finish_cog, open_scores, read_tags
-from geood.scene import Scene
+from geood.grid import Grid
+from geood.raster import check_output, open_scores
 
 UTM = CRS.from_epsg(32633)
 NORTH_UP = Affine(0.25, 0, 500000, 0, -0.25, 4500000)
@@ -39,16 +38,6 @@ def write_raster(path, array, *, place=(NORTH_UP, UTM), mask=None, **options):
         dataset.write(array)
         if mask is not None:
             dataset.write_mask(mask)
-    return path
-
-
-def scores_on(path, grid, array, **tags):
-    """A finished score raster with these scores."""
-    work = path.with_name("work.tif")
-    with ScoreWriter(work, grid) as writer:
-        writer.write(grid.window, array)
-    finish_cog(work, path, description="anomaly score", tags={"GEOOD_MODEL": "abc", **tags}, overview="average")
-    work.unlink()
     return path
 
 
@@ -110,150 +99,7 @@ def test_constant_and_nearly_constant_bands_still_have_a_range():
         sampled([[1.0, 2.0]], "uint8", names=["x", "y"])
 
 
-# Writing
-
-
-@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-def test_a_score_raster_has_exactly_the_scenes_grid(tmp_path, place):
-    scene_path = write_raster(tmp_path / "scene.tif", noise(1, 300, 270).astype(np.uint8), place=place)
-    with Scene.open(scene_path) as scene:
-        grid = scene.grid
-    array = noise(300, 270).astype(np.float32) / 256
-    array[:40, 200:] = np.nan
-    path = scores_on(tmp_path / "scores.tif", grid, array)
-    with rasterio.open(path) as dataset:
-        assert Grid(dataset.height, dataset.width, dataset.transform, dataset.crs) == grid
-        assert np.isnan(dataset.nodata) and dataset.dtypes == ("float32",)
-        np.testing.assert_array_equal(dataset.read(1), array)
-
-
-def test_a_score_raster_is_a_cog_with_statistics_and_tags(tmp_path):
-    array = noise(1100, 900).astype(np.float32) / 256
-    array[:400] = np.nan
-    path = scores_on(tmp_path / "s.tif", Grid(1100, 900, NORTH_UP, UTM), array, GEOOD_X="1")
-    with rasterio.open(path) as dataset:
-        assert dataset.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
-        assert dataset.overviews(1) and dataset.block_shapes == [(512, 512)]
-        assert dataset.descriptions == ("anomaly score",)
-        tags = {k: float(v) for k, v in dataset.tags(1).items() if k.startswith("STATISTICS")}
-    data = array[400:].astype(np.float64)
-    wanted = {"MINIMUM": data.min(), "MAXIMUM": data.max(), "MEAN": data.mean(), "STDDEV": data.std()}
-    for name, value in wanted.items():
-        assert tags[f"STATISTICS_{name}"] == pytest.approx(value, rel=1e-9)
-    assert tags["STATISTICS_VALID_PERCENT"] == pytest.approx(100 * 700 / 1100, rel=1e-3)
-    assert read_tags(path) == {"GEOOD_MODEL": "abc", "GEOOD_X": "1"}
-    assert os.listdir(tmp_path) == ["s.tif"]
-
-
-def test_statistics_do_not_depend_on_windows(tmp_path, monkeypatch):
-    array = noise(130, 90).astype(np.float32)
-    seen = []
-    for side in (2048, 37):
-        monkeypatch.setattr("geood.gdal.CHUNK", side)
-        with rasterio.open(scores_on(tmp_path / "s.tif", Grid(130, 90, NORTH_UP, UTM), array)) as dataset:
-            seen.append([float(v) for k, v in sorted(dataset.tags(1).items())])
-    assert seen[0] == pytest.approx(seen[1], rel=1e-12)
-
-
-def test_the_order_of_writing_does_not_show(tmp_path):
-    grid, array = Grid(500, 700, NORTH_UP, UTM), noise(500, 700).astype(np.float32)
-    tiles = [t.write for t in tile_grid(500, 700, tile_px=96, halo_px=0)]
-    files = []
-    for order in (tiles, tiles[::-1]):
-        with ScoreWriter(tmp_path / "w.tif", grid) as writer:
-            for window in order:
-                writer.write(window, array[window.slices])
-        finish_cog(tmp_path / "w.tif", tmp_path / "o.tif", description="d", tags={}, overview="average")
-        files.append((tmp_path / "o.tif").read_bytes())
-    assert files[0] == files[1]
-
-
-def test_what_is_never_written_is_no_data_and_takes_no_space(tmp_path):
-    grid = Grid(20000, 20000, NORTH_UP, UTM)
-    with ScoreWriter(tmp_path / "w.tif", grid) as writer:
-        writer.write(Window(1000, 1000, 100, 100), np.ones((100, 100), np.float32))
-        writer.write(Window(9000, 0, 300, 300), np.full((300, 300), np.nan, np.float32))
-    assert (tmp_path / "w.tif").stat().st_size < 2e6
-    with rasterio.open(tmp_path / "w.tif") as dataset:
-        corner = dataset.read(1, window=RasterioWindow(1090, 1090, 20, 20))
-    assert np.isfinite(corner).sum() == 100
-
-
-def test_all_nodata_has_no_statistics_but_is_whole(tmp_path):
-    array = np.full((20, 30), np.nan, np.float32)
-    with rasterio.open(scores_on(tmp_path / "s.tif", Grid(20, 30, NORTH_UP, UTM), array)) as dataset:
-        assert dataset.tags(1) == {"STATISTICS_VALID_PERCENT": "0"}
-        assert np.isnan(dataset.read(1)).all()
-
-
-def test_classes_keep_their_values_in_overviews(tmp_path):
-    array = np.repeat(np.repeat(noise(40, 40, high=6).astype(np.uint8), 32, 0), 32, 1)
-    with ScoreWriter(tmp_path / "w.tif", Grid(1280, 1280, NORTH_UP, UTM), dtype="uint8", nodata=255) as writer:
-        writer.write(Window(0, 0, 1280, 1280), array)
-    finish_cog(tmp_path / "w.tif", tmp_path / "c.tif", description="class", tags={}, overview="mode")
-    with rasterio.open(tmp_path / "c.tif") as dataset:
-        np.testing.assert_array_equal(dataset.read(1), array)
-        np.testing.assert_array_equal(dataset.read(1, out_shape=(320, 320)), array[::4, ::4])
-
-
-def test_a_write_outside_the_grid_is_our_bug(tmp_path):
-    with ScoreWriter(tmp_path / "w.tif", Grid(10, 10, NORTH_UP, UTM)) as writer:
-        with pytest.raises(ValueError, match="does not fit"):
-            writer.write(Window(5, 5, 10, 10), np.zeros((10, 10), np.float32))
-        with pytest.raises(ValueError, match="does not fit"):
-            writer.write(Window(0, 0, 5, 5), np.zeros((4, 5), np.float32))
-
-
-def test_an_error_inside_leaves_no_file(tmp_path):
-    with pytest.raises(KeyboardInterrupt), ScoreWriter(tmp_path / "w.tif", Grid(10, 10, NORTH_UP, UTM)):
-        raise KeyboardInterrupt
-    assert os.listdir(tmp_path) == []
-
-
-def test_an_interrupted_copy_leaves_the_old_output(tmp_path, monkeypatch):
-    grid = Grid(10, 10, NORTH_UP, UTM)
-    path = scores_on(tmp_path / "s.tif", grid, np.zeros((10, 10), np.float32))
-    before = path.read_bytes()
-
-    def stop(*_, **__):
-        raise KeyboardInterrupt
-
-    with ScoreWriter(tmp_path / "w.tif", grid) as writer:
-        writer.write(grid.window, np.ones((10, 10), np.float32))
-    monkeypatch.setattr("rasterio.shutil.copy", stop)
-    with pytest.raises(KeyboardInterrupt):
-        finish_cog(tmp_path / "w.tif", path, description="d", tags={}, overview="average")
-    assert path.read_bytes() == before and sorted(os.listdir(tmp_path)) == ["s.tif", "w.tif"]
-
-
-@pytest.mark.parametrize("side", [256, 800, 1024, 3000])
-def test_a_full_disk_is_an_error_and_leaves_nothing(small_disk, side):
-    """Small files fail on closing only, when GDAL empties its cache; large ones while writing."""
-    array = np.random.default_rng(0).random((side, side), np.float32)
-    grid = Grid(side, side, NORTH_UP, UTM)
-    if side == 256:
-        (small_disk / "other").write_bytes(b"x" * (2**21 - 2**17))
-    full = pytest.raises(OutputError, match=r"w\.tif: cannot be written .*; free space")
-    with full, ScoreWriter(small_disk / "w.tif", grid) as writer:
-        writer.write(grid.window, array)
-    assert not (small_disk / "w.tif").exists()
-
-
-@pytest.mark.parametrize("side", [300, 500, 600, 640, 680, 1200])
-def test_a_disk_that_fills_up_in_the_copy_leaves_nothing(small_disk, tmp_path, side):
-    array = np.random.default_rng(0).random((side, side), np.float32)
-    grid = Grid(side, side, NORTH_UP, UTM)
-    with ScoreWriter(tmp_path / "w.tif", grid) as writer:
-        writer.write(grid.window, array)
-    out = small_disk / "s.tif"
-    try:
-        finish_cog(tmp_path / "w.tif", out, description="d", tags={"GEOOD_X": "1"}, overview="average")
-    except OutputError:
-        assert side > 500 and os.listdir(small_disk) == []
-    else:
-        assert side < 700
-        with rasterio.open(out) as dataset:
-            np.testing.assert_array_equal(dataset.read(1), array)
+# Score rasters
 
 
 def test_outputs_are_checked_before_work(tmp_path):
@@ -277,7 +123,7 @@ def test_outputs_are_checked_before_work(tmp_path):
 def test_open_scores_gives_places_and_chunks(tmp_path):
     array = noise(300, 200).astype(np.float32)
     array[0, 0] = np.nan
-    scores = open_scores(scores_on(tmp_path / "s.tif", Grid(300, 200, NORTH_UP, UTM), array), chunks=128)
+    scores = open_scores(write_scores(tmp_path / "s.tif", Grid(300, 200, NORTH_UP, UTM), array), chunks=128)
     assert scores.name == "score" and scores.dims == ("y", "x") and scores.chunks == ((128, 128, 44), (128, 72))
     np.testing.assert_array_equal(scores.values, array)
     np.testing.assert_allclose(scores.x.values, 500000 + 0.25 * (np.arange(200) + 0.5))
