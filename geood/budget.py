@@ -1,8 +1,8 @@
 """What a prediction may take of a machine: tiles and threads for a memory, and room on a disk.
 
 What the network needs for a tile is found by sending shapes alone through it (torch's meta device: no arithmetic, a
-tenth of a second), since it differs tenfold between encoders; what Python, torch and GDAL need besides is measured in
-the running process. `predict` keeps to the numbers that `geood plan` shows.
+tenth of a second), since it differs tenfold between encoders; what Python, torch and GDAL need besides is nearly the
+same everywhere. `predict` keeps to the numbers that `geood plan` shows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped,unused-ignore]
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -29,7 +28,7 @@ from geood.gdal import CACHE_BYTES
 TILES_PX = (1024, 768, 512, 384, 256, 192, 128)  # tried where the config's does not fit the memory
 LEAST_CACHE = 32 * 2**20
 KERNELS = 130 * 2**20  # what the first pass through a network adds for code and scratch, measured with two encoders
-LATER = 100 * 2**20  # what is imported and started between the budget and the first tile
+BASE = 720 * 2**20  # this process with all that it imports and one model; a constant, for the same tiles every time
 SPARE = 1.2  # times the tensors of a tile: gaps that freed memory leaves (1.05 to 1.15 measured)
 WORKER_BYTES = 480 * 2**20  # a process with torch and GDAL loaded, before any model
 _UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -70,6 +69,11 @@ def parse_bytes(text: str) -> int:
     return int(number * (1024 ** ("KMGT".index(unit) + 1) if binary and unit else _UNITS[unit]))
 
 
+def as_told(model: ModelBundle, *, workers: int = 0) -> Budget:
+    """Tiles and threads as the config says, without finding out what they take."""
+    return Budget(model.config.predict.tile_px, threads_of(workers)[0], CACHE_BYTES, 0, None)
+
+
 def budget(model: ModelBundle, *, workers: int = 0, max_ram: int | None = None) -> Budget:
     """Tiles and threads for a machine, the fastest within `max_ram` bytes; as the config says without one.
 
@@ -79,9 +83,9 @@ def budget(model: ModelBundle, *, workers: int = 0, max_ram: int | None = None) 
     predict = model.config.predict
     computing, _ = threads_of(workers)
     cache = CACHE_BYTES if max_ram is None else max(LEAST_CACHE, min(CACHE_BYTES, max_ram // 16))
-    as_told = _budget(model, predict.tile_px, computing, cache, workers=workers)
-    if max_ram is None or as_told.bytes <= max_ram:
-        return replace(as_told, limit=max_ram)
+    largest = _budget(model, predict.tile_px, computing, cache, workers=workers)
+    if max_ram is None or largest.bytes <= max_ram:
+        return replace(largest, limit=max_ram)
     sizes = [px for px in TILES_PX if px < predict.tile_px] or [predict.tile_px]
     choices = itertools.product([predict.tile_px, *sizes], range(computing, 0, -1))
     made = [_budget(model, px, at_once, cache, workers=workers) for px, at_once in choices]
@@ -136,10 +140,9 @@ def _budget(model: ModelBundle, tile_px: int, computing: int, cache: int, *, wor
     on_gpu = torch.cuda.is_available()
     busy = 0 if on_gpu else computing * (network + answers)
     each = busy + threads * (waiting + tile_px * tile_px * 12) + cache + KERNELS
-    base = psutil.Process().memory_info().rss
-    total = base + LATER + each
+    total = BASE + each
     if workers:
-        total = base + LATER + workers * (WORKER_BYTES + each)
+        total = BASE + workers * (WORKER_BYTES + each)
     return Budget(tile_px, computing, cache, total, network // 2 if on_gpu else None)
 
 

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 
-from geood.errors import ConfigError, OutputError, TilesFailedError
+from geood.errors import ConfigError, OutputError, RunLostError
 from geood.memory import KEEP_FREED_MEMORY
 
 HERE = "127.0.0.1"
+WORKERS_S = 60  # that a scheduler without workers is given to get some
 READERS = 2  # threads beside those that compute
 GPU_THREADS = 8  # that serve one GPU: with fewer it waits for decoding and packing, more only hold memory
 
@@ -49,7 +50,7 @@ def dask_client(workers: int, scheduler: str | None, *, computing: int | None = 
     Raises:
         ConfigError: both were asked for, or no scheduler answers.
         OutputError: no workers could be started.
-        TilesFailedError: the scheduler went away meanwhile.
+        RunLostError: the scheduler went away meanwhile.
     """
     if workers and scheduler:
         raise ConfigError("--workers and --scheduler exclude each other: a running scheduler has its own workers")
@@ -72,7 +73,7 @@ def dask_client(workers: int, scheduler: str | None, *, computing: int | None = 
         try:
             yield client
         except (CommClosedError, CancelledError) as error:
-            raise TilesFailedError(
+            raise RunLostError(
                 f"the Dask scheduler went away ({type(error).__name__}); what was finished is kept: start it again and "
                 "add --resume"
             ) from None
@@ -88,12 +89,18 @@ def _connect(workers: int, scheduler: str | None, computing: int | None) -> Any:
     straight = {"direct_to_workers": True}  # packed tiles need not pass through the scheduler
     if scheduler:
         try:
-            return Client(scheduler, timeout=10, **straight)
+            client = Client(scheduler, timeout=10, **straight)
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"--scheduler {scheduler}: no Dask scheduler answers there ({error}); give an address such as "
                 "tcp://host:8786"
             ) from None
+        try:
+            client.wait_for_workers(1, timeout=WORKERS_S)
+        except TimeoutError:
+            client.close()
+            raise ConfigError(f"--scheduler {scheduler}: it has no workers; start some (dask worker ADDRESS)") from None
+        return client
     _, threads = threads_of(workers, computing)
     private = {"dashboard_address": f"{HERE}:0", "worker_dashboard_address": f"{HERE}:0"}
     quiet = {"scheduler_kwargs": {"dashboard": False}, "silence_logs": logging.CRITICAL, "memory_limit": 0}

@@ -42,6 +42,12 @@ class TrainingError(GeoodError):
     exit_code = 3
 
 
+class RunLostError(GeoodError):
+    """A run ended early through no fault of its inputs; what it finished is kept for `--resume`."""
+
+    exit_code = 130
+
+
 class TilesFailedError(GeoodError):
     """Prediction finished, but some tiles could not be scored; `made` are the predictions with the tiles listed."""
 

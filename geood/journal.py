@@ -27,6 +27,8 @@ from geood.errors import OutputError
 
 log = logging.getLogger("geood")
 MAGIC = b"geood journal 1\n"
+SUFFIX = ".journal"
+PUBLISHING = "publishing.json"  # in a work folder: all is made, and outputs are getting their names
 LAYERS = 2  # chunks of a record: scores and classes
 SYNC_S = 5.0  # what a power cut may cost, seconds of work
 _HEADER = struct.Struct("<II")  # length and checksum of the key
@@ -166,34 +168,13 @@ class Workplace:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.used: set[str] = set()
+        self.unfinished = False  # set where tiles failed that a later run may try again
 
     def journal(self, name: str, key: Mapping[str, Any]) -> Journal:
         """The journal of one scene."""
-        return Journal(self.folder / f"{name}.journal", key)
-
-    def finished(self, name: str, key: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What `finish` noted of a scene under the same key; None where it is not finished.
-
-        Raises:
-            OutputError: it was finished under another key.
-        """
-        note = self.folder / f"{name}.done"
-        if not note.exists():
-            return None
-        with _failing(note):
-            stored = json.loads(note.read_text(encoding="utf-8"))
-        _refuse_other(note, stored["key"], key)
-        result: dict[str, Any] = stored["result"]
-        return result
-
-    def finish(self, name: str, key: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-        """Note that the rasters of a scene are whole, and let its journal go."""
-        note = self.folder / f"{name}.done"
-        with _failing(note):
-            partial = note.with_suffix(".partial")
-            partial.write_text(json.dumps({"key": key, "result": result}), encoding="utf-8")
-            os.replace(partial, note)
-            (self.folder / f"{name}.journal").unlink(missing_ok=True)
+        self.used.add(name)
+        return Journal(self.folder / f"{name}{SUFFIX}", key)
 
 
 @contextmanager
@@ -214,7 +195,7 @@ def workplace(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[Workpl
             shutil.rmtree(folder, ignore_errors=True)
         raise
     asked = left and not resume and not overwrite and _work_in(folder)
-    done = False
+    place, done = Workplace(folder), False
     try:
         if asked:
             raise OutputError(
@@ -222,26 +203,38 @@ def workplace(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[Workpl
             )
         if not resume:
             _empty(folder)
-        yield Workplace(folder)
+        yield place
         done = True
     finally:
-        if done or not _work_in(folder):
+        kept = _others(folder, place.used) if done and not place.unfinished else _work_in(folder)
+        if os.name == "nt":  # where an open file cannot be removed
+            os.close(lock)
+        if not kept:
             shutil.rmtree(folder, ignore_errors=True)
-        elif not asked:
+        elif not done and not asked:
             log.warning("what is finished is kept in %s: add --resume to go on with it", folder)
-        os.close(lock)
+        if os.name != "nt":
+            os.close(lock)
 
 
 def _work_in(folder: Path) -> bool:
-    """Whether there is a finished tile or scene in the folder."""
-    if any(folder.glob("*.done")):
-        return True
-    for path in folder.glob("*.journal"):
-        with path.open("rb") as file:
-            _, start = _read_key(file)
-            if start and path.stat().st_size >= start + _RECORD.size:
-                return True
-    return False
+    """Whether there is a finished tile in the folder, or a run that only has to be put in place."""
+    return (folder / PUBLISHING).exists() or any(_has_tiles(path) for path in folder.glob(f"*{SUFFIX}"))
+
+
+def _has_tiles(path: Path) -> bool:
+    with path.open("rb") as file:
+        _, start = _read_key(file)
+        return bool(start) and path.stat().st_size >= start + _RECORD.size
+
+
+def _others(folder: Path, used: set[str]) -> bool:
+    """Whether there is work on other scenes than these; what is of these goes."""
+    for path in folder.iterdir():
+        done = path.name.removesuffix(SUFFIX) in used if path.suffix == SUFFIX else path.name != "lock"
+        if done:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    return _work_in(folder)
 
 
 def _empty(folder: Path) -> None:
@@ -300,7 +293,7 @@ def _refuse_other(path: Path, stored: Mapping[str, Any], key: Mapping[str, Any])
         was = "; ".join(f"{name}: was {_short(stored.get(name))}, is {_short(now.get(name))}" for name in changed)
         raise OutputError(
             f"{path.parent}: the run that lies there was of something else ({was}); put it back as it was to --resume, "
-            "or begin anew with --overwrite"
+            "or begin anew: --overwrite without --resume"
         )
 
 

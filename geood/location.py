@@ -138,6 +138,17 @@ def identity(name: str) -> dict[str, str]:
     return found | {"digest": hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]}
 
 
+def files_of(name: str) -> list[Path]:
+    """The files on this machine's disks that a scene is read from, those that a VRT is made of among them.
+
+    Raises:
+        DataError: if the scene cannot be opened.
+    """
+    with open_raster(name) as dataset:
+        found = [_on_disk(file) for file in _files(name, dataset.files)]
+    return [path for path in found if path is not None and path.exists()]
+
+
 def _local(path: str | Path) -> Path:
     path = Path(path)
     return path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,9 +15,11 @@ import numpy as np
 import pandas as pd
 
 from geood.errors import ConfigError, DataError, OutputError
-from geood.gdal import open_raster, pieces, rasterio_window, reading, spoken
+from geood.gdal import open_raster, pieces, rasterio_window, reading, spoken, writing
 from geood.grid import Grid, Window
-from geood.location import gdal_name, stem
+from geood.journal import PUBLISHING
+from geood.location import files_of, gdal_name, stem
+from geood.polygons.files import beside
 from geood.raster import check_output
 from geood.vector import OUTPUT_SUFFIXES
 
@@ -77,15 +80,33 @@ def label(scene: str) -> str:
     return Path(spoken(gdal_name(scene))).name
 
 
-def check_outputs(finals: list[Path], sources: list[str], out: Path, *, overwrite: bool) -> None:
-    """See that all outputs can be written, and that none is a scene or another output."""
-    if len(set(finals)) < len(finals):
+def check_outputs(
+    finals: list[Path], sources: Sequence[str], out: Path, *, others: Sequence[Path], overwrite: bool
+) -> None:
+    """See that all outputs can be written, and that none replaces a file of a scene or one of the `others` read."""
+    if len({str(path).casefold() for path in finals}) < len(finals):
         raise ConfigError("two of the scenes would have outputs of the same name; predict them one by one")
-    read = {str(Path(gdal_name(source)).resolve()) for source in sources}
+    there = [path for final in finals for path in (final, beside(final)) if path.exists()]
+    read = [file for source in sources for file in _files(source)] if there else []
+    for path in there:
+        if any(path.samefile(file) for file in (*read, *others) if file.exists()):
+            raise OutputError(
+                f"{path}: this output would replace the scene itself, or what else is read; choose another name for --out"
+            )
     for path in finals:
-        if str(path.resolve()) in read:
-            raise OutputError(f"{path}: this output would replace the scene itself; choose another name for --out")
         check_output(out if path.parent == out and not out.exists() else path, overwrite=overwrite)
+        if path.suffix in OUTPUT_SUFFIXES and beside(path).exists():
+            check_output(beside(path), overwrite=overwrite)
+
+
+def _files(source: str) -> list[Path]:
+    """The files behind a scene, or all scenes of a folder; none where it cannot be opened, which is said later."""
+    names = _scenes_of(Path(source)) if Path(source).is_dir() else [source]
+    found: list[Path] = []
+    for name in names:
+        with suppress(DataError):
+            found += files_of(gdal_name(name))
+    return found
 
 
 def targets_of(scenes: list[str], out: Path, *, folder: bool) -> tuple[list[Target], Path | None]:
@@ -141,7 +162,8 @@ def write_summary(out: Path, made: list[Prediction], staging: Path) -> None:
                 "failed_tiles": len(one.failed_tiles),
             }
         )
-    pd.DataFrame(rows).to_csv(out, index=False)
+    with writing(out):
+        pd.DataFrame(rows).to_csv(out, index=False)
 
 
 @contextmanager
@@ -157,11 +179,55 @@ def new_folder(folder: Path) -> Iterator[None]:
             folder.rmdir()
 
 
-def publish(staging: Path, finals: list[Path]) -> None:
-    """Give every finished file its name, and what lists failed tiles beside them."""
-    listed = [finals[0].parent / path.name for path in staging.glob("*.failed_tiles.*")]
-    try:
-        for final in finals + listed:
-            os.replace(staging / final.name, final)
-    except OSError as error:
-        raise OutputError(f"{error.filename}: cannot be put in place ({error.strerror}); see to its folder") from None
+def publish(folder: Path, finals: list[Path], made: Sequence[Prediction]) -> None:
+    """Give every finished file its name, and what lists failed tiles beside them.
+
+    What is to be done is written down first, so that it can be finished if it is cut short (`published`).
+
+    Raises:
+        OutputError: if a file cannot be put in place.
+    """
+    note, partial = folder / PUBLISHING, folder / f"{PUBLISHING}.partial"
+    listed = [beside(path) for path in finals if path.suffix in OUTPUT_SUFFIXES and path.suffix != ".gpkg"]
+    values = [{k: str(v) if isinstance(v, Path) else v for k, v in vars(one).items()} for one in made]
+    with writing(note):
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump({"finals": [str(p) for p in finals + listed], "made": values}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, note)
+    _put_in_place(folder, finals + listed)
+
+
+def published(folder: Path) -> list[Prediction] | None:
+    """Finish what an earlier `publish` was cut short in, and return its predictions; None where there is no such thing.
+
+    Raises:
+        OutputError: if a file cannot be put in place.
+    """
+    note = folder / PUBLISHING
+    if not note.exists():
+        return None
+    stored = json.loads(note.read_text(encoding="utf-8"))
+    _put_in_place(folder, [Path(p) for p in stored["finals"]])
+    made = []
+    for values in stored["made"]:
+        paths = {k: None if values[k] is None else Path(values[k]) for k in ("scores", "polygons", "classes")}
+        failed = tuple(Window(*window) for window in values["failed_tiles"])
+        made.append(Prediction(**(values | paths | {"failed_tiles": failed})))
+    return made
+
+
+def _put_in_place(folder: Path, finals: list[Path]) -> None:
+    """Rename what is in the folder; where nothing is listed any more, an older list goes."""
+    for final in finals:
+        try:
+            if (folder / final.name).exists():
+                os.replace(folder / final.name, final)
+            elif ".failed_tiles." in final.name:
+                final.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"{final}: cannot be put in place ({error.strerror}); close what uses it, then --resume"
+            ) from None
+    (folder / PUBLISHING).unlink()

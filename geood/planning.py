@@ -25,8 +25,8 @@ from geood.band_match import far_from_training, match_bands, parse_bands
 from geood.bands import Bands
 from geood.budget import Budget, budget, check_disk, disk_needed, parse_bytes
 from geood.bundle import ModelBundle
-from geood.errors import ConfigError, DataError
-from geood.gdal import spoken
+from geood.errors import ConfigError, DataError, OutputError
+from geood.gdal import compression, spoken
 from geood.grid import Grid
 from geood.location import gdal_name, identity
 from geood.scene import Scene, SceneSource, resampling_of, undeclared_nodata, valid_share
@@ -85,7 +85,9 @@ class ScenePlan:
             "tile_px": self.job.tile_px,
             "halo_px": self.halo_px,
             "precision": self.job.predict.precision,
-            "gpu": torch.cuda.is_available(),
+            "compile": self.job.predict.compile,
+            "torch": torch.__version__,
+            "compression": compression(),
             "classes": self.job.classes,
             "geood": __version__,
         }
@@ -156,7 +158,7 @@ def plan_scene(
     size = f"{grid.width:,} x {grid.height:,} px"
     metres = f", {grid.resolution_m:.3g} m a pixel" if grid.resolution_m else ""
     notes = {
-        "scene": f"{scene}: {size}{metres}, {dtype}, {names}, {layout}",
+        "scene": f"{spoken(name)}: {size}{metres}, {dtype}, {names}, {layout}",
         "bands": bands_note,
         "resolution": resolution_note,
     }
@@ -252,13 +254,17 @@ def plan_run(
     """What `predict` would do with a scene and what it would take, a label and a text for each line.
 
     Raises:
-        BundleError, ConfigError, DataError, OutputError: as `predict` would, before any work.
+        BundleError, ConfigError, DataError: as `predict` would, before any work.
     """
     model = ModelBundle.load(bundle).with_settings(settings)
     limits = budget(model, workers=workers, max_ram=parse_bytes(max_ram) if max_ram else None)
     plan = plan_scene(scene, model, options, bundle=bundle, limits=limits, classes=True)
-    lines = describe(plan, limits, folder=folder, seconds=trial_seconds(plan, model, bundle=bundle))
-    check_disk(folder, plan.disk_bytes)
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
+    lines = describe(plan, limits, folder=there, seconds=trial_seconds(plan, model, bundle=bundle))
+    try:
+        check_disk(there, plan.disk_bytes)
+    except OutputError as error:
+        lines.append(("warning", str(error)))
     return lines
 
 

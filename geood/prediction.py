@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from geood import qgis
-from geood.budget import budget, check_disk, parse_bytes
+from geood.budget import as_told, budget, check_disk, parse_bytes
 from geood.bundle import ModelBundle
 from geood.cluster import dask_client
 from geood.cog import assemble
@@ -26,7 +26,7 @@ from geood.config import PredictConfig
 from geood.errors import ConfigError, DataError, TilesFailedError
 from geood.gdal import open_raster
 from geood.grid import Grid, Window
-from geood.journal import TileFigures, Workplace, workplace
+from geood.journal import PUBLISHING, TileFigures, Workplace, workplace
 from geood.mosaic import write_mosaic
 from geood.outputs import (
     Prediction,
@@ -35,13 +35,14 @@ from geood.outputs import (
     label,
     new_folder,
     publish,
+    published,
     sources_of,
     targets_of,
     write_summary,
 )
 from geood.planning import SceneOptions, ScenePlan, plan_scene
 from geood.raster import NO_CLASS, check_output, read_tags
-from geood.scoring import score_scene
+from geood.scoring import score_scene, sees_gpu
 from geood.vector import OUTPUT_SUFFIXES, Part, write_anomalies, write_together
 from geood.version import __version__
 from geood.workers import offer_model
@@ -108,16 +109,25 @@ def predict(  # noqa: PLR0913 - the options of a verb
     targets, together = targets_of(sources, out, folder=folders)
     summary = out / SUMMARY if folders and targets[0].scores.parent == out else None
     finals = [p for t in targets for p in t.files] + [p for p in (together, summary) if p]
-    check_outputs(finals, [*sources, *map(str, scenes)], out, overwrite=overwrite)
+    options, folder = options or SceneOptions(), finals[0].parent / f".{out.name}.geood"
+    if resume and (folder / PUBLISHING).exists():
+        with workplace(folder, resume=True, overwrite=False) as place:
+            place.used.update(target.scores.stem for target in targets)
+            return published(folder) or []
+    others = [Path(bundle), *([options.area] if options.area else [])]
+    check_outputs(finals, [*sources, *map(str, scenes)], out, others=others, overwrite=overwrite)
     model = ModelBundle.load(bundle).with_settings(settings)
     cut = model.threshold if threshold is None else _finite(threshold)
-    options = options or SceneOptions()
-    limits = budget(model, workers=workers, max_ram=parse_bytes(max_ram) if max_ram else None)
+    if max_ram:
+        limits = budget(model, workers=workers, max_ram=parse_bytes(max_ram))
+    else:
+        limits = as_told(model, workers=workers)
     with (
         new_folder(finals[0].parent),
-        workplace(_work_folder(out, finals), resume=resume, overwrite=overwrite) as place,
+        workplace(folder, resume=resume, overwrite=overwrite) as place,
     ):
-        reads = [str(_mosaic(scenes, place.folder, options.nodata))] if mosaic else sources
+        nodata = model.bands.nodata if options.nodata is None else options.nodata
+        reads = [str(_mosaic(scenes, place.folder, nodata))] if mosaic else sources
         settle = partial(plan_scene, model=model, options=options, bundle=Path(bundle), limits=limits)
         plans = [settle(t.scene, read=r, classes=bool(t.classes)) for t, r in zip(targets, reads, strict=True)]
         _say_odd(plans, together=bool(together))
@@ -134,7 +144,8 @@ def predict(  # noqa: PLR0913 - the options of a verb
         ]
         if summary:
             write_summary(place.folder / summary.name, made, place.folder)
-        publish(place.folder, finals)
+        publish(place.folder, finals, made)
+        place.unfinished = any(one.failed for one in scored)
     _raise_failed(made, scored)
     return made
 
@@ -214,9 +225,8 @@ def _rasters(
 ) -> _Scored:
     """Score one scene and put its rasters together with their styles, all in the work folder."""
     name = target.scores.stem
-    if (stored := place.finished(name, plan.key)) is not None:
-        return _Scored(stored["valid"], tuple(Window(*w) for w in stored["failed"]), stored["reason"])
-    with place.journal(name, plan.key) as journal:
+    on_gpu = any(client.run(sees_gpu).values())
+    with place.journal(name, plan.key | {"gpu": on_gpu}) as journal:
         title = label(target.scene)
         failed = score_scene(plan.job, plan.grid, halo_px=plan.halo_px, journal=journal, client=client, title=title)
         figures = journal.total()
@@ -251,7 +261,6 @@ def _rasters(
         style = qgis.class_style(model.class_names)
         (place.folder / target.classes.with_suffix(".qml").name).write_text(style, encoding="utf-8")
     reason = failed[0].reason if failed else ""
-    place.finish(name, plan.key, {"valid": figures.valid, "failed": windows, "reason": reason})
     return _Scored(figures.valid, windows, reason)
 
 
@@ -326,8 +335,8 @@ def _raise_failed(made: list[Prediction], scored: list[_Scored]) -> None:
     tiles, window = sum(len(s.failed) for _, s in bad), one.failed[0]
     raise TilesFailedError(
         f"{label(first.scene)}: {tiles} tiles could not be scored, the first at row {window.row}, column {window.col}: "
-        f"{one.reason}. They are no data in the map, and listed in its tag {FAILED_TAG} and in failed_tiles; mend the "
-        "scene and predict it again",
+        f"{one.reason}. They are no data in the map, and listed in its tag {FAILED_TAG} and in failed_tiles. If that "
+        "was a passing trouble, --resume --overwrite tries them again; else mend the scene and predict it anew",
         made,
     )
 
@@ -354,11 +363,6 @@ def _finite(threshold: float) -> float:
             f"--threshold {threshold}: a number is needed; scores lie in [0, 1] unless score.kind is a logit"
         )
     return threshold
-
-
-def _work_folder(out: Path, finals: list[Path]) -> Path:
-    """Where everything is made, on the disk of the outputs and known by their name."""
-    return finals[0].parent / f".{out.name}.geood"
 
 
 def _held(folder: Path) -> int:

@@ -74,7 +74,7 @@ class _Run:
         self._client = client
         self._job = self._sent(job)
         self._plain = job
-        on_gpu = any(client.run(_sees_gpu).values())
+        on_gpu = any(client.run(sees_gpu).values())
         self._size = MOST_AT_ONCE if on_gpu else 1
         threads = max(1, sum(client.nthreads().values()))
         self._slots = threads + 2 if on_gpu else 2 * threads
@@ -143,7 +143,8 @@ def _same(job: Job) -> Job:
     return job
 
 
-def _sees_gpu() -> bool:
+def sees_gpu() -> bool:
+    """Whether the process this runs in has a GPU."""
     import torch
 
     return torch.cuda.is_available()

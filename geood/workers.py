@@ -168,7 +168,8 @@ def _scored(job: Job, engine: Engine, batch: list[_Pixels]) -> list[ScoredTile |
         maps = engine.maps(stacked, job.score, _core(job, engine.model, batch[0].image.shape))
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not _is_memory(error):
-            raise
+            why = f"{type(error).__name__}: {error}"
+            return [FailedTile(one.numbered.number, one.numbered.tile.write, why) for one in batch]
         failure = f"not enough memory for a tile of {job.tile_px} px; take a smaller predict.tile_px"
         if len(batch) == 1:
             return [FailedTile(batch[0].numbered.number, batch[0].numbered.tile.write, failure)]
@@ -185,7 +186,11 @@ def _core(job: Job, model: ModelBundle, shape: tuple[int, ...]) -> Core:
 
 
 def _is_memory(error: BaseException) -> bool:
-    return not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError) or "alloc" in str(error)
+    return (
+        not isinstance(error, RuntimeError)
+        or isinstance(error, torch.OutOfMemoryError)
+        or "alloc" in str(error).lower()
+    )
 
 
 def _packed(

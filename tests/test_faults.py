@@ -19,7 +19,8 @@ from distributed import LocalCluster
 from http_server import DROP, serving
 
 import geood.prediction
-from geood.errors import OutputError, TilesFailedError
+import geood.workers
+from geood.errors import DataError, OutputError, RunLostError, TilesFailedError
 from geood.journal import MAGIC, Journal
 from geood.prediction import predict
 
@@ -321,7 +322,7 @@ def test_a_scheduler_that_goes_away(tmp_path, scene, bundle_path, unbroken, monk
             threading.Thread(target=cluster.close).start()
 
     monkeypatch.setattr(Journal, "append", watched)
-    with pytest.raises(TilesFailedError, match=r"scheduler went away.*--resume"):
+    with pytest.raises(RunLostError, match=r"scheduler went away.*--resume"):
         run(scene, tmp_path / "x.tif", bundle_path, scheduler=cluster.scheduler_address)
     monkeypatch.setattr(Journal, "append", append)
     run(scene, tmp_path / "x.tif", bundle_path, resume=True)
@@ -340,3 +341,46 @@ def test_a_server_that_fails_now_and_then(tmp_path, scene, bundle_path, unbroken
     run(scene, tmp_path / "local.tif", bundle_path)
     with rasterio.open(tmp_path / "local.tif") as file:
         np.testing.assert_array_equal(found, file.read(1))
+
+
+def test_outputs_that_were_only_half_put_in_place(tmp_path, scene, bundle_path, monkeypatch):
+    real, calls = os.replace, []
+
+    def failing(source, target):
+        if str(target).endswith((".tif", ".gpkg")) and not str(target).count(".geood"):
+            calls.append(target)
+            if len(calls) == 2:
+                raise PermissionError(13, "in use")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(OutputError, match=r"cannot be put in place.*--resume"):
+        run(scene, tmp_path / "x.gpkg", bundle_path)
+    monkeypatch.setattr(os, "replace", real)
+    [made] = run(scene, tmp_path / "x.gpkg", bundle_path, resume=True)
+    assert made.polygons.exists() and made.scores.exists() and made.classes.exists() and made.anomalies > 0
+    assert not (tmp_path / ".x.gpkg.geood").exists()
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson"])
+def test_tiles_that_failed_for_a_while_are_tried_again(tmp_path, scene, bundle_path, unbroken, monkeypatch, suffix):
+    out, read, count = tmp_path / f"x{suffix}", geood.workers._read, iter(range(1000))
+
+    def broken(job, engine, numbered):
+        if 20 < next(count) < 40:
+            raise DataError("the disk was away")
+        return read(job, engine, numbered)
+
+    monkeypatch.setattr(geood.workers, "_read", broken)
+    with pytest.raises(
+        TilesFailedError, match=r"19 tiles could not be scored.*the disk was away.*--resume --overwrite"
+    ):
+        run(scene, out, bundle_path)
+    listed = tmp_path / f"x.failed_tiles{suffix}"
+    assert listed.exists() == (suffix == ".geojson")
+    monkeypatch.setattr(geood.workers, "_read", read)
+    [made] = run(scene, out, bundle_path, resume=True, overwrite=True)
+    assert not listed.exists() and not made.failed_tiles
+    assert not (tmp_path / f".{out.name}.geood").exists()
+    run(scene, tmp_path / "y.tif", bundle_path)
+    assert np.array_equal(*(rasterio.open(p).read(1) for p in (made.scores, tmp_path / "y.tif")), equal_nan=True)

@@ -111,6 +111,7 @@ def test_a_workplace_is_gone_after_success_and_after_failure_without_work(tmp_pa
     folder = tmp_path / ".out.geood"
     with workplace(folder, resume=False, overwrite=False) as place:
         filled(place.folder / "a.journal")
+        place.journal("a", KEY).close()
     assert not folder.exists()
     with pytest.raises(KeyError), workplace(folder, resume=False, overwrite=False) as place:
         Journal(place.folder / "a.journal", KEY).close()
@@ -137,15 +138,17 @@ def test_work_is_kept_when_a_run_fails_and_asked_about_when_the_next_begins(tmp_
     assert not folder.exists()
 
 
-def test_a_finished_scene_is_known_by_its_key(tmp_path):
-    with workplace(tmp_path / ".w", resume=True, overwrite=False) as place:
-        filled(place.folder / "a.journal")
-        assert place.finished("a", KEY) is None
-        place.finish("a", KEY, {"valid": 3})
-        assert not (place.folder / "a.journal").exists()
-        assert place.finished("a", KEY) == {"valid": 3}
-        with pytest.raises(OutputError, match="tile_px"):
-            place.finished("a", KEY | {"tile_px": 1})
+def test_work_on_other_scenes_is_left_alone(tmp_path):
+    folder = tmp_path / ".w"
+    with pytest.raises(KeyboardInterrupt), workplace(folder, resume=False, overwrite=False):
+        filled(folder / "a.journal")
+        raise KeyboardInterrupt
+    with workplace(folder, resume=True, overwrite=False) as place, place.journal("b", KEY) as journal:
+        journal.append(0, figures([1.0]), (b"x", b""))
+    assert sorted(p.name for p in folder.iterdir()) == ["a.journal", "lock"]
+    with workplace(folder, resume=True, overwrite=False) as place, place.journal("a", KEY) as journal:
+        assert len(journal.figures) == 5
+    assert not folder.exists()
 
 
 def hold(folder, held):

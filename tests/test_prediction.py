@@ -19,12 +19,14 @@ from distributed import LocalCluster
 from PIL import Image
 from rasterio.crs import CRS
 from rasterio.windows import Window as RasterioWindow
+from shapely.geometry import box
 
 import geood
 from geood import qgis, workers
 from geood.bundle import ModelBundle
 from geood.cluster import dask_client
 from geood.errors import BundleError, ConfigError, DataError, GeoodError, OutputError, TilesFailedError
+from geood.mosaic import write_mosaic
 from geood.planning import SceneOptions, plan_run
 from geood.prediction import polygonize, predict
 from geood.scene import Scene
@@ -299,6 +301,25 @@ def test_the_scene_itself_is_never_replaced(bundle_path, scene):
         with pytest.raises(OutputError, match="replace the scene itself"):
             predict([scene], scene.with_name(name), bundle=bundle_path, overwrite=True)
     assert scene.read_bytes() == before and [p.name for p in scene.parent.iterdir()] == ["scene.tif"]
+
+
+def test_nothing_that_is_read_is_ever_replaced(tmp_path, bundle_path, scene):
+    tiles = tmp_path / "tiles"
+    for name in ("a.tif", "b.tif"):
+        write_raster(tiles / name, picture(64, 64))
+    vrt = write_mosaic([str(scene)], tmp_path / "view.vrt")
+    gpd.GeoSeries([box(*rasterio.open(scene).bounds)], crs="EPSG:32633").to_file(tmp_path / "area.gpkg")
+    os.link(scene, tmp_path / "link.tif")
+    before = {p: p.read_bytes() for p in (*tiles.iterdir(), scene, tmp_path / "area.gpkg")}
+    for scenes, out, how in (
+        ([tiles], tiles / "a.gpkg", {"mosaic": True}),
+        ([vrt], scene, {}),
+        ([scene], tmp_path / "link.tif", {}),
+        ([scene], tmp_path / "area.gpkg", {"options": SceneOptions(area=tmp_path / "area.gpkg")}),
+    ):
+        with pytest.raises(OutputError, match="replace the scene itself"):
+            predict(scenes, out, bundle=bundle_path, overwrite=True, **how)
+    assert {p: p.read_bytes() for p in before} == before
 
 
 def test_a_missing_output_folder(tmp_path, bundle_path, scene):
