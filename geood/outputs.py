@@ -91,7 +91,7 @@ def check_outputs(
     for path in there:
         if any(path.samefile(file) for file in (*read, *others) if file.exists()):
             raise OutputError(
-                f"{path}: this output would replace the scene itself, or what else is read; choose another name for --out"
+                f"{path}: this output would replace the scene itself, or what else is read; choose another --out"
             )
     for path in finals:
         check_output(out if path.parent == out and not out.exists() else path, overwrite=overwrite)
