@@ -8,9 +8,11 @@ same everywhere. `predict` keeps to the numbers that `geood plan` shows.
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import shutil
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,12 +85,14 @@ def budget(model: ModelBundle, *, workers: int = 0, max_ram: int | None = None) 
     predict = model.config.predict
     computing, _ = threads_of(workers)
     cache = CACHE_BYTES if max_ram is None else max(LEAST_CACHE, min(CACHE_BYTES, max_ram // 16))
-    largest = _budget(model, predict.tile_px, computing, cache, workers=workers)
+    measured = functools.cache(lambda side: tile_bytes(model, side))  # one pass a size, however many threads are tried
+    made_of = functools.partial(_budget, model, measured, cache=cache, workers=workers)
+    largest = made_of(predict.tile_px, computing)
     if max_ram is None or largest.bytes <= max_ram:
         return replace(largest, limit=max_ram)
     sizes = [px for px in TILES_PX if px < predict.tile_px] or [predict.tile_px]
     choices = itertools.product([predict.tile_px, *sizes], range(computing, 0, -1))
-    made = [_budget(model, px, at_once, cache, workers=workers) for px, at_once in choices]
+    made = [made_of(px, at_once) for px, at_once in choices]
     fitting = [one for one in made if one.bytes <= max_ram]
     if not fitting:
         least = min(one.bytes for one in made)
@@ -130,9 +134,11 @@ def tile_bytes(model: ModelBundle, side: int) -> int:
     return meter.peak
 
 
-def _budget(model: ModelBundle, tile_px: int, computing: int, cache: int, *, workers: int) -> Budget:
+def _budget(
+    model: ModelBundle, measured: Callable[[int], int], tile_px: int, computing: int, *, cache: int, workers: int
+) -> Budget:
     side = tile_px + 2 * model.halo_px
-    network = int(tile_bytes(model, side) * SPARE)
+    network = int(measured(side) * SPARE)
     bands = model.bands.count
     waiting = side * side * (bands * 8 + 2)  # digital numbers, scaled pixels, validity
     answers = tile_px * tile_px * (8 + 2 * len(model.class_ids) * 4)  # scores and what they are made of

@@ -18,12 +18,10 @@ from geood.errors import ConfigError, DataError, OutputError
 from geood.gdal import open_raster, pieces, rasterio_window, reading, spoken, writing
 from geood.grid import Grid, Window
 from geood.journal import PUBLISHING
-from geood.location import files_of, gdal_name, stem
+from geood.location import RASTERS, files_of, gdal_name, stem
 from geood.polygons.files import beside
 from geood.raster import check_output
 from geood.vector import OUTPUT_SUFFIXES
-
-SCENES = (".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".jpeg", ".webp")  # what is taken from a folder
 
 
 @dataclass(frozen=True)
@@ -69,9 +67,9 @@ def sources_of(scenes: Sequence[str | Path], *, mosaic: bool) -> list[str]:
 
 
 def _scenes_of(folder: Path) -> list[str]:
-    found = sorted(p for p in folder.glob("*") if p.suffix.lower() in SCENES and p.is_file())
+    found = sorted(p for p in folder.glob("*") if p.suffix.lower() in RASTERS and p.is_file())
     if not found:
-        raise DataError(f"{folder}: no scene in this folder; needed: files ending in {', '.join(SCENES)}")
+        raise DataError(f"{folder}: no scene in this folder; needed: files ending in {', '.join(RASTERS)}")
     return [str(path) for path in found]
 
 
@@ -199,16 +197,13 @@ def publish(folder: Path, finals: list[Path], made: Sequence[Prediction]) -> Non
     _put_in_place(folder, finals + listed)
 
 
-def published(folder: Path) -> list[Prediction] | None:
-    """Finish what an earlier `publish` was cut short in, and return its predictions; None where there is no such thing.
+def published(folder: Path) -> list[Prediction]:
+    """Finish what an earlier `publish` was cut short in (it left `PUBLISHING` there), and return its predictions.
 
     Raises:
         OutputError: if a file cannot be put in place.
     """
-    note = folder / PUBLISHING
-    if not note.exists():
-        return None
-    stored = json.loads(note.read_text(encoding="utf-8"))
+    stored = json.loads((folder / PUBLISHING).read_text(encoding="utf-8"))
     _put_in_place(folder, [Path(p) for p in stored["finals"]])
     made = []
     for values in stored["made"]:

@@ -13,8 +13,8 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -140,9 +140,10 @@ def plan_scene(
         dtype, names = opened.dtype, ", ".join(opened.band_names)
         cache = _cache(opened, limits, rows=math.ceil((limits.tile_px + 2 * model.halo_px) / scale))
     source = SceneSource(name, indexes, nodata, scale)
+    state = identity(name)
     job = Job(
         source=source,
-        state="",
+        state=" ".join(f"{fact} {value}" for fact, value in sorted(state.items())),
         bundle=str(bundle.resolve()),
         identity=model.identity,
         score=model.config.score,
@@ -153,8 +154,6 @@ def plan_scene(
         computing=limits.computing,
         cache_bytes=cache,
     )
-    state = identity(name)
-    job = _with_state(job, state)
     size = f"{grid.width:,} x {grid.height:,} px"
     metres = f", {grid.resolution_m:.3g} m a pixel" if grid.resolution_m else ""
     notes = {
@@ -235,10 +234,6 @@ def _area(options: SceneOptions, grid: Grid) -> Area | None:
     if options.area:
         return Area.from_file(options.area, grid)
     return Area.from_bbox(options.box, grid) if options.box else None
-
-
-def _with_state(job: Job, state: Mapping[str, str]) -> Job:
-    return replace(job, state=" ".join(f"{name} {value}" for name, value in sorted(state.items())))
 
 
 def plan_run(

@@ -102,6 +102,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
         ConfigError: a setting is none, or asks for a score that the bundle cannot give.
         DataError: a scene cannot be read or does not fit the bundle.
         OutputError: an output exists or cannot be written, or what is to be resumed was another run.
+        RunLostError: the scheduler went away.
         TilesFailedError: some tiles have no scores; all outputs are written, and in its `made`.
     """
     out, folders = Path(out), any(Path(s).is_dir() for s in scenes) and not mosaic
@@ -113,19 +114,16 @@ def predict(  # noqa: PLR0913 - the options of a verb
     if resume and (folder / PUBLISHING).exists():
         with workplace(folder, resume=True, overwrite=False) as place:
             place.used.update(target.scores.stem for target in targets)
-            return published(folder) or []
+            return published(folder)
     others = [Path(bundle), *([options.area] if options.area else [])]
-    check_outputs(finals, [*sources, *map(str, scenes)], out, others=others, overwrite=overwrite)
+    check_outputs(finals, [str(s) for s in scenes], out, others=others, overwrite=overwrite)
     model = ModelBundle.load(bundle).with_settings(settings)
     cut = model.threshold if threshold is None else _finite(threshold)
     if max_ram:
         limits = budget(model, workers=workers, max_ram=parse_bytes(max_ram))
     else:
         limits = as_told(model, workers=workers)
-    with (
-        new_folder(finals[0].parent),
-        workplace(folder, resume=resume, overwrite=overwrite) as place,
-    ):
+    with new_folder(finals[0].parent), workplace(folder, resume=resume, overwrite=overwrite) as place:
         nodata = model.bands.nodata if options.nodata is None else options.nodata
         reads = [str(_mosaic(scenes, place.folder, nodata))] if mosaic else sources
         settle = partial(plan_scene, model=model, options=options, bundle=Path(bundle), limits=limits)
