@@ -32,10 +32,10 @@ from geood import scoring
 from geood.cog import encode_tile
 from geood.config_file import load_config
 from geood.grid import Grid
-from geood.journal import Journal, TileFigures
+from geood.journal import Chunk, Journal, TileFigures
 from geood.memory import KEEP_FREED_MEMORY
 from geood.prediction import predict
-from geood.workers import Job, NumberedTile, ScoredTile
+from geood.workers import NOTHING, Job, NumberedTile, ScoredTile
 
 TINY = ["segmenter.encoder=resnet10t", "segmenter.decoder_channels=8", "predict.halo_px=32"]
 PRETENDERS = (1, 4, 16, 64, 128)
@@ -107,14 +107,14 @@ def processes(folder: Path, side: int) -> None:
             )
 
 
-_chunks = (np.zeros(0, np.uint8),) * 2
+_chunks = (NOTHING, NOTHING)
 _wait_s = 0.0
 
 
 def pretend(_: Job, tiles: tuple[NumberedTile, ...]) -> list[ScoredTile]:
     """Wait as long as a tile takes and answer with one that was packed before."""
     time.sleep(_wait_s * len(tiles))
-    figures = TileFigures(1024**2, 1024**2, 0.5, 1.0, 0.0, 1.0)
+    figures = TileFigures(1024**2, 0.5, 1.0, 0.0, 1.0)
     return [ScoredTile(one.number, figures, _chunks) for one in tiles]
 
 
@@ -124,7 +124,7 @@ def pretenders(folder: Path, wait_s: float) -> None:
     rng = np.random.default_rng(0)
     score = (np.kron(rng.random((64, 64)), np.ones((16, 16))) + rng.random((1024, 1024)) / 20).astype(np.float32)
     packed = encode_tile(score, tile_px=1024, nodata=float("nan"), overview="average")
-    _chunks = np.frombuffer(packed, np.uint8), _chunks[1]
+    _chunks = Chunk.of(packed), NOTHING
     scoring.score_tiles = pretend
     for wait in (wait_s, 0.0):
         _wait_s = wait
@@ -149,8 +149,8 @@ def pretenders(folder: Path, wait_s: float) -> None:
                 began = time.perf_counter()
                 scoring.score_scene(_job(), grid, halo_px=64, journal=kept, client=client, title="pretended")
                 rate = side**2 / (time.perf_counter() - began)
-            ideal = workers / wait if wait else float("nan")
-            print(f"| {workers} | {wait:.2f} | {rate:.0f} | {rate / ideal:.2f} | {rate * len(_chunks[0]) / 1e6:.0f} |")
+            share, megabytes = rate * wait / workers if wait else float("nan"), rate * packed.nbytes / 1e6
+            print(f"| {workers} | {wait:.2f} | {rate:.0f} | {share:.2f} | {megabytes:.0f} |")
 
 
 def _job() -> Job:

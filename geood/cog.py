@@ -1,13 +1,14 @@
 """Score rasters put together from tiles that were packed one by one.
 
 Whoever finishes a tile packs it at once, wherever and in whatever order: compressed blocks of full resolution and of
-the first overview, and the pixels of the second. When the last tile is there, a cloud-optimized GeoTIFF is made around
-these bytes; only levels from the second up, a twelfth of the pixels, are compressed then. So the same tiles give the
-same file, whoever scored them when, and nothing is compressed twice. This room knows nothing of models or polygons.
+the first overview, and the bare pixels of the second. When the last tile is there, a cloud-optimized GeoTIFF is made
+around these bytes; only levels from the second up, a twelfth of the pixels, are compressed then. So the same tiles give
+the same file, whoever scored them when, and nothing is compressed twice. This room knows nothing of models or polygons.
 
-For 10,000 x 10,000 smooth scores with noise, on one core, packing takes 18 ms a megapixel and assembling 5 after the
-last tile, where GDAL's COG driver takes 56. The second level's pixels are packed too: 1.5 ms, for a quarter off them.
-Higher levels are made block by block, each from its four, so that memory does not grow with the scene.
+For 10,000 x 10,000 smooth scores with noise, on one core, packing takes 18 ms a megapixel, of which it holds Python's
+lock for 1, and assembling 4 after the last tile, where GDAL's COG driver takes 56. The second level's pixels would take
+1.5 ms to compress and 0.5 to open again, for a quarter off them. Higher levels are made block by block, each from its
+four, so that memory does not grow with the scene.
 """
 
 from __future__ import annotations
@@ -19,16 +20,15 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.io import MemoryFile
 
 from geood.errors import DataError
-from geood.gdal import rasterio_window, settings, writing
+from geood.gdal import writing
 from geood.grid import Grid, Window
-from geood.tiff import Level, blocks_of, frame, framed, read_at, template, to_tiff, write_cog
+from geood.tiff import Level, frame, framed, packed, read_at, template, write_cog
 
 Overview = Literal["average", "mode"]
 Places = Mapping[int, tuple[int, int]]  # tile -> offset and length of something in a file
@@ -36,7 +36,16 @@ Places = Mapping[int, tuple[int, int]]  # tile -> offset and length of something
 BLOCK_PX = 512  # most of a block's side, as far as tiles allow, and of the smallest overview's longer side
 WORST = 1.5  # bytes of all chunks, and again of their COG with its scratch file, for a byte of pixels, at most
 THREADS = 8  # more would wait for the one that shrinks
-_HEAD = struct.Struct("<HHI")  # of a chunk: rows and columns of level-1 blocks, bytes of level 2
+EMPTY = np.zeros(0, np.uint8)  # the chunk of a tile without data
+_HEAD = struct.Struct("<HH")  # of a chunk: rows and columns of level-1 blocks
+
+
+class Quarter(NamedTuple):
+    """Where the second overview's pixels of a tile lie in a file, row by row, and how many they are."""
+
+    offset: int
+    height: int
+    width: int
 
 
 def block_px(tile_px: int) -> int:
@@ -50,22 +59,24 @@ def block_px(tile_px: int) -> int:
     return side if side >= BLOCK_PX // 4 or sides[-1] <= BLOCK_PX else min(side for side in sides if side > BLOCK_PX)
 
 
-def encode_tile(array: NDArray[Any], *, tile_px: int, nodata: float, overview: Overview) -> bytes:
-    """Pack one tile's pixels (h, w), at most `tile_px` a side, into a chunk for `assemble`; b"" if all are nodata.
+def encode_tile(array: NDArray[Any], *, tile_px: int, nodata: float, overview: Overview) -> NDArray[np.uint8]:
+    """Pack one tile's pixels (h, w), at most `tile_px` a side, into the bytes of a chunk; none if all are nodata.
 
     Scores are float32 with nodata NaN and overview "average", classes uint8 with 255 and "mode". Safe in threads; the
     same pixels give the same bytes.
     """
     if _is_empty(array, nodata):
-        return b""
+        return EMPTY
     block = block_px(tile_px)
     full = _padded(array, 2 * block, nodata)
     half = SHRINK[overview](full)
-    blocks = [one for level in (full, half) for one in blocks_of(to_tiff(level, nodata=nodata, block=block))]
-    quarter = to_tiff(SHRINK[overview](half), nodata=nodata, block=None)
-    head = _HEAD.pack(half.shape[0] // block, half.shape[1] // block, len(quarter))
-    sizes = np.array([len(one) for one in blocks], "<u4").tobytes()
-    return b"".join([head, sizes, *map(frame, blocks), quarter])
+    quarter = np.ascontiguousarray(SHRINK[overview](half))
+    with packed([full, half], nodata=nodata, block=block) as levels:
+        blocks = [one for level in levels for one in level]
+        sizes = np.array([len(one) for one in blocks], "<u4")
+        head = _HEAD.pack(half.shape[0] // block, half.shape[1] // block)
+        parts = [head, sizes, *(part for one in blocks for part in frame(one)), quarter]
+        return np.concatenate([np.frombuffer(part, np.uint8) for part in parts])
 
 
 def assemble(  # noqa: PLR0913 - everything that a raster carries
@@ -100,7 +111,7 @@ def assemble(  # noqa: PLR0913 - everything that a raster carries
             staging.mkdir()
             like = template(grid, block=block, dtype=dtype, nodata=nodata, tags=tags, band=(description, statistics))
             with journal.open("rb") as chunks, (staging / "levels").open("w+b") as scratch:
-                levels, quarters = _lower_levels(chunks, places, shapes, tile_px=tile_px)
+                levels, quarters = _lower_levels(chunks, places, shapes, tile_px=tile_px, dtype=np.dtype(dtype))
                 tile_cols = -(-grid.width // tile_px)
 
                 def second(row: int, col: int) -> NDArray[Any] | None:
@@ -177,20 +188,21 @@ def _shapes(height: int, width: int) -> list[tuple[int, int]]:
 
 
 def _lower_levels(
-    chunks: BinaryIO, places: Places, shapes: list[tuple[int, int]], *, tile_px: int
-) -> tuple[list[Level], Places]:
+    chunks: BinaryIO, places: Places, shapes: list[tuple[int, int]], *, tile_px: int, dtype: np.dtype[Any]
+) -> tuple[list[Level], dict[int, Quarter]]:
     """Full resolution and the first overview as they lie in the chunks, and where each tile's level 2 lies."""
     block, tile_cols = block_px(tile_px), -(-shapes[0][1] // tile_px)
     levels, quarters = [Level.blank(chunks, shape, block) for shape in shapes[:2]], {}
     for tile, (offset, length) in places.items():
         if not length:
             continue
-        rows, cols, last = _HEAD.unpack(read_at(chunks, offset, _HEAD.size))
+        rows, cols = _HEAD.unpack(read_at(chunks, offset, _HEAD.size))
         sizes = np.frombuffer(read_at(chunks, offset + _HEAD.size, 20 * rows * cols), "<u4").astype(np.int64)
         starts = np.cumsum([offset + _HEAD.size + 4 * sizes.size, *framed(sizes)])
-        if starts[-1] + last != offset + length:
+        quarter = Quarter(int(starts[-1]), rows * block // 2, cols * block // 2)
+        if quarter.offset + quarter.height * quarter.width * dtype.itemsize != offset + length:
             raise DataError(f"{chunks.name}: damaged at byte {offset}; remove it and run again")
-        quarters[tile] = int(starts[-1]), last
+        quarters[tile] = quarter
         for n, level in enumerate(levels):
             mine = slice(n * 4 * rows * cols, (n + 4) * rows * cols)
             row, col = (place * (tile_px // block >> n) for place in divmod(tile, tile_cols))
@@ -213,14 +225,14 @@ def _make_upper(
 
     One thread shrinks, going down to four blocks for each above, the others compress.
     """
-    waiting: deque[tuple[Level, int, int, Future[bytes]]] = deque()
+    waiting: deque[tuple[Level, int, int, Future[tuple[int, bytes]]]] = deque()
 
     def keep(most: int) -> None:
         while len(waiting) > most:
             level, row, col, future = waiting.popleft()
-            (data,) = blocks_of(future.result())
-            level.sizes[row, col], level.offsets[row, col] = len(data), level.source.tell()
-            level.source.write(frame(data))
+            size, data = future.result()
+            level.sizes[row, col], level.offsets[row, col] = size, level.source.tell()
+            level.source.write(data)
 
     def make(n: int, row: int, col: int) -> NDArray[Any] | None:
         rows, cols = levels[n].sizes.shape
@@ -234,7 +246,7 @@ def _make_upper(
                 half = block // 2
                 array[i * half : (i + 1) * half, j * half : (j + 1) * half] = SHRINK[overview](below)
         if array is not None:
-            waiting.append((levels[n], row, col, pool.submit(to_tiff, array, nodata=nodata, block=block)))
+            waiting.append((levels[n], row, col, pool.submit(_framed_block, array, nodata=nodata)))
             keep(2 * THREADS)
         return array
 
@@ -246,7 +258,15 @@ def _make_upper(
         levels[0].source.flush()
 
 
-def _fill(array: NDArray[Any], window: Window, chunks: BinaryIO, quarters: Places, *, tiles: tuple[int, int]) -> None:
+def _framed_block(array: NDArray[Any], *, nodata: float) -> tuple[int, bytes]:
+    """A single block's compressed size, and its bytes in their frame."""
+    with packed([array], nodata=nodata, block=len(array)) as [[block]]:
+        return len(block), b"".join(frame(block))
+
+
+def _fill(
+    array: NDArray[Any], window: Window, chunks: BinaryIO, quarters: Mapping[int, Quarter], *, tiles: tuple[int, int]
+) -> None:
     """Put into a block at `window` of level 2 what the tiles have there; `tiles`: how many in a row, their side."""
     tile_cols, side = tiles
     for tile_row in range(window.row // side, -(-(window.row + window.height) // side)):
@@ -254,8 +274,9 @@ def _fill(array: NDArray[Any], window: Window, chunks: BinaryIO, quarters: Place
             found = quarters.get(tile_row * tile_cols + tile_col)
             if not found:
                 continue
-            with settings(), MemoryFile(read_at(chunks, *found)) as memory, memory.open() as dataset:
-                shared = Window(tile_row * side, tile_col * side, *dataset.shape).within(window)
-                within = shared._replace(row=shared.row - tile_row * side, col=shared.col - tile_col * side)
-                pixels = dataset.read(1, window=rasterio_window(within))
-            array[shared._replace(row=shared.row - window.row, col=shared.col - window.col).slices] = pixels
+            data = read_at(chunks, found.offset, found.height * found.width * array.itemsize)
+            pixels = np.frombuffer(data, array.dtype).reshape(found.height, found.width)
+            shared = Window(tile_row * side, tile_col * side, *pixels.shape).within(window)
+            within = shared._replace(row=shared.row - tile_row * side, col=shared.col - tile_col * side)
+            place = shared._replace(row=shared.row - window.row, col=shared.col - window.col)
+            array[place.slices] = pixels[within.slices]

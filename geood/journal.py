@@ -3,7 +3,8 @@
 A journal is one append-only file: a header that says which run it is of, then a record for each finished tile with its
 compressed blocks. A record counts only with its checksum, so whatever ends a run (a signal, a full disk, a power cut),
 the records before the first broken one are good and the rest is written again; nothing depends on clocks. Records lie
-in the order tiles were finished, the maps made from them do not show it.
+in the order tiles were finished, the maps made from them do not show it. Checksums of chunks are made by those who
+pack them: at 4 ms a tile they would keep the one process that writes from more than 200 tiles a second.
 
 A workplace is the hidden folder beside the outputs in which everything is made. One run at a time holds it by a lock of
 the operating system, which goes with the process however that ends. It knows nothing of rasters or models.
@@ -18,7 +19,7 @@ import shutil
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple, Self
@@ -26,20 +27,19 @@ from typing import Any, NamedTuple, Self
 from geood.errors import OutputError
 
 log = logging.getLogger("geood")
-MAGIC = b"geood journal 1\n"
+MAGIC = b"geood journal 2\n"
 SUFFIX = ".journal"
 PUBLISHING = "publishing.json"  # in a work folder: all is made, and outputs are getting their names
 LAYERS = 2  # chunks of a record: scores and classes
 SYNC_S = 5.0  # what a power cut may cost, seconds of work
 _HEADER = struct.Struct("<II")  # length and checksum of the key
-_RECORD = struct.Struct("<4sIqqdddd2QI")  # mark, tile, figures, lengths of the chunks, checksum of all that
+_RECORD = struct.Struct("<4sIqdddd2Q2II")  # mark, tile, figures, lengths and checksums of the chunks, its own checksum
 _MARK = b"tile"
 
 
 class TileFigures(NamedTuple):
-    """How many pixels of a tile are valid and how many scored; mean, squared deviations and extremes of scores."""
+    """How many pixels of a tile have a score; mean, squared deviations and extremes of the scores."""
 
-    valid: int = 0
     scored: int = 0
     mean: float = 0.0
     squares: float = 0.0
@@ -52,17 +52,27 @@ class TileFigures(NamedTuple):
             return NotImplemented
         scored = self.scored + other.scored
         if not other.scored or not self.scored:
-            kept = self if self.scored else other
-            return kept._replace(valid=self.valid + other.valid)
+            return self if self.scored else other
         gap = other.mean - self.mean
         return TileFigures(
-            self.valid + other.valid,
             scored,
             self.mean + gap * other.scored / scored,
             self.squares + other.squares + gap**2 * self.scored * other.scored / scored,
             min(self.low, other.low),
             max(self.high, other.high),
         )
+
+
+class Chunk(NamedTuple):
+    """Bytes to be kept of a tile, and their checksum: whoever makes a chunk tells it, before it travels."""
+
+    data: Any
+    check: int
+
+    @classmethod
+    def of(cls, data: Any) -> Self:
+        """The chunk of these bytes, or of an array of them."""
+        return cls(data, zlib.crc32(data))
 
 
 class Journal:
@@ -88,14 +98,14 @@ class Journal:
                 self._file.close()
                 raise
 
-    def append(self, tile: int, figures: TileFigures, chunks: Sequence[Any]) -> None:
+    def append(self, tile: int, figures: TileFigures, chunks: Sequence[Chunk]) -> None:
         """Record a finished tile; it counts from the moment this returns, against a power cut some seconds later."""
-        lengths = [memoryview(chunk).nbytes for chunk in chunks]
-        numbers = (_MARK, tile, *figures, *lengths)
-        check = _checksum(_RECORD.pack(*numbers, 0), *chunks)
+        lengths = [memoryview(chunk.data).nbytes for chunk in chunks]
+        head = _RECORD.pack(_MARK, tile, *figures, *lengths, *(chunk.check for chunk in chunks), 0)
+        head = head[:-4] + zlib.crc32(head).to_bytes(4, "little")
         with _failing(self.path):
             self._file.seek(self._end)
-            self._file.writelines([_RECORD.pack(*numbers, check), *chunks])
+            self._file.writelines([head, *(chunk.data for chunk in chunks)])
             self._file.flush()
             if monotonic() - self._synced > SYNC_S:
                 self.sync()
@@ -124,7 +134,8 @@ class Journal:
         try:
             self.close()
         except OutputError:
-            self._file.close()
+            with suppress(OSError):  # what could not be written is still to be written, says the file
+                self._file.close()
             if kind is None:
                 raise
 
@@ -144,11 +155,11 @@ class Journal:
         self._end, size = start, os.fstat(self._file.fileno()).st_size
         while (head := self._file.read(_RECORD.size)) and len(head) == _RECORD.size:
             mark, tile, *rest = _RECORD.unpack(head)
-            numbers, lengths, check = rest[:6], rest[6:8], rest[8]
-            if mark != _MARK or self._end + _RECORD.size + sum(lengths) > size:
+            numbers, lengths, checks = rest[:5], rest[5:7], rest[7:9]
+            own = zlib.crc32(head[:-4] + bytes(4))
+            if mark != _MARK or own != rest[9] or self._end + _RECORD.size + sum(lengths) > size:
                 break
-            chunks = [self._file.read(length) for length in lengths]
-            if [len(chunk) for chunk in chunks] != lengths or _checksum(head[:-4] + bytes(4), *chunks) != check:
+            if [zlib.crc32(self._file.read(length)) for length in lengths] != checks:
                 break
             self._take(tile, TileFigures(*numbers), lengths)
         return self._end
@@ -300,13 +311,6 @@ def _refuse_other(path: Path, stored: Mapping[str, Any], key: Mapping[str, Any])
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _checksum(*parts: Any) -> int:
-    total = 0
-    for part in parts:
-        total = zlib.crc32(part, total)
-    return total
 
 
 @contextmanager

@@ -207,7 +207,7 @@ def trial_seconds(plan: ScenePlan, model: ModelBundle, *, bundle: Path) -> float
             (result,) = score_tiles(plan.job, [one])
             if isinstance(result, FailedTile):
                 raise DataError(result.reason)
-            if result.figures.valid:
+            if result.figures.scored:
                 found.append(one)
             if len(found) == wanted:
                 break

@@ -259,7 +259,7 @@ def _rasters(
         style = qgis.class_style(model.class_names)
         (place.folder / target.classes.with_suffix(".qml").name).write_text(style, encoding="utf-8")
     reason = failed[0].reason if failed else ""
-    return _Scored(figures.valid, windows, reason)
+    return _Scored(figures.scored, windows, reason)
 
 
 def _statistics(figures: TileFigures, grid: Grid) -> dict[str, str]:

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,13 +27,12 @@ from numpy.typing import NDArray
 from rasterio.io import MemoryFile
 
 from geood.errors import DataError
-from geood.gdal import compression, settings
-from geood.grid import Grid
+from geood.gdal import compression, rasterio_window, settings
+from geood.grid import Grid, Window
 
 Tags = dict[int, tuple[int, int, bytes]]  # number -> field type, count, little-endian value
 
 CLASSIC_BYTES = 2**32 - 1  # a larger file is a BigTIFF: offsets of 32 bits do not reach its end
-STRIP_ROWS = 64  # of TIFFs without blocks
 PIECE = 2**23  # bytes copied at a time
 FRAME = 8  # bytes around a block: its size before it, its last four bytes once more after it
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 12: 8, 16: 8}
@@ -69,9 +70,9 @@ class Level:
         return framed(self.sizes)
 
 
-def frame(block: bytes) -> bytes:
-    """A block with leader and trailer; b"" as it is."""
-    return b"".join((len(block).to_bytes(4, "little"), block, block[-4:])) if block else b""
+def frame(block: memoryview) -> tuple[bytes | memoryview, ...]:
+    """The parts of a block with leader and trailer; none for one without data."""
+    return (len(block).to_bytes(4, "little"), block, block[-4:]) if block else ()
 
 
 def framed(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -79,26 +80,34 @@ def framed(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     return sizes + FRAME * (sizes > 0)
 
 
-def to_tiff(array: NDArray[Any], *, nodata: float, block: int | None) -> bytes:
-    """A TIFF of these pixels in compressed blocks of this side (None: in strips), blocks without data left out.
+@contextmanager
+def packed(levels: Sequence[NDArray[Any]], *, nodata: float, block: int) -> Iterator[list[list[memoryview]]]:
+    """The blocks of arrays as GDAL compresses them, row by row for each array; empty where there is no data.
 
-    Safe in threads. Sides must be multiples of `block`, else what GDAL fills up with would show in the bytes.
+    Sides must be multiples of `block`, else what GDAL fills up with would show in the bytes, and no array wider than
+    the first. The bytes are GDAL's own and gone after the context. All arrays go through one TIFF, and nothing is
+    copied, as both are done under Python's lock. Safe in threads.
     """
-    height, width = array.shape
+    height, width = sum(level.shape[0] for level in levels), levels[0].shape[1]
     with settings(), MemoryFile() as memory:
-        with memory.open(height=height, width=width, **_profile(array.dtype.name, nodata, block)) as dataset:
-            dataset.write(array, 1)
-        tiff: bytes = memory.read()
-    return tiff
+        with memory.open(height=height, width=width, **_profile(levels[0].dtype.name, nodata, block)) as dataset:
+            top = 0
+            for level in levels:
+                dataset.write(level, 1, window=rasterio_window(Window(top, 0, *level.shape)))
+                top += level.shape[0]
+        rows = _rows_of_blocks(memoryview(memory.getbuffer()), width // block)
+        yield [
+            [one for row in islice(rows, level.shape[0] // block) for one in row[: level.shape[1] // block]]
+            for level in levels
+        ]
 
 
-def blocks_of(tiff: bytes) -> Iterator[bytes]:
-    """The compressed blocks of a TIFF from GDAL, row by row; b"" for those left out."""
+def _rows_of_blocks(tiff: memoryview, columns: int) -> Iterator[list[memoryview]]:
     tags = _tags_of(tiff)
     words = {3: "<u2", 4: "<u4"}
     offsets, sizes = (np.frombuffer(tags[tag][2], words[tags[tag][0]]) for tag in (BLOCK_OFFSETS, BLOCK_SIZES))
-    for offset, size in zip(offsets.tolist(), sizes.tolist(), strict=True):
-        yield tiff[offset : offset + size]
+    blocks = [tiff[offset : offset + size] for offset, size in zip(offsets.tolist(), sizes.tolist(), strict=True)]
+    return (blocks[at : at + columns] for at in range(0, len(blocks), columns))
 
 
 def template(
@@ -153,14 +162,14 @@ def read_at(file: BinaryIO, offset: int, length: int) -> bytes:
     return data
 
 
-def _profile(dtype: str, nodata: float, block: int | None) -> dict[str, Any]:
-    blocks = {"tiled": True, "blockxsize": block, "blockysize": block} if block else {"blockysize": STRIP_ROWS}
+def _profile(dtype: str, nodata: float, block: int) -> dict[str, Any]:
+    blocks = {"tiled": True, "blockxsize": block, "blockysize": block}
     packing = {"compress": compression(), "predictor": 3 if dtype == "float32" else 1, "ZSTD_LEVEL": 1, "ZLEVEL": 1}
     kind = {"driver": "GTiff", "count": 1, "dtype": dtype, "nodata": nodata, "SPARSE_OK": True, "ENDIANNESS": "LITTLE"}
     return {**kind, **blocks, **packing}
 
 
-def _tags_of(tiff: bytes) -> Tags:
+def _tags_of(tiff: bytes | memoryview) -> Tags:
     """The tags of the first image in a little-endian classic TIFF."""
     (at,) = struct.unpack_from("<I", tiff, 4)
     (count,) = struct.unpack_from("<H", tiff, at)
@@ -169,7 +178,7 @@ def _tags_of(tiff: bytes) -> Tags:
         tag, kind, number, value = struct.unpack_from("<HHII", tiff, entry)
         size = number * TYPE_BYTES[kind]
         start = value if size > 4 else entry + 8
-        tags[tag] = (kind, number, tiff[start : start + size])
+        tags[tag] = (kind, number, bytes(tiff[start : start + size]))
     return tags
 
 

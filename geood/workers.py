@@ -25,18 +25,18 @@ from numpy.typing import NDArray
 
 from geood.area import Area
 from geood.bundle import ModelBundle
-from geood.cog import encode_tile
+from geood.cog import EMPTY, encode_tile
 from geood.config import PredictConfig, ScoreConfig
 from geood.engine import Batch, Core, Engine
 from geood.errors import BundleError, DataError, GeoodError
 from geood.gdal import limit_cache
 from geood.grid import Tile, Window, resampled
-from geood.journal import TileFigures
+from geood.journal import Chunk, TileFigures
 from geood.location import with_retries
 from geood.raster import NO_CLASS
 from geood.scene import Scene, SceneSource
 
-EMPTY = np.zeros(0, np.uint8)
+NOTHING = Chunk.of(EMPTY)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,12 +72,12 @@ class NumberedTile(NamedTuple):
 class ScoredTile(NamedTuple):
     """A finished tile: its figures, and its packed scores and classes (empty where there is nothing in them).
 
-    Chunks are arrays of bytes, which Dask sends without a copy; `bytes` it would copy thrice.
+    Chunks hold arrays of bytes, which Dask sends without a copy; `bytes` it would copy thrice.
     """
 
     number: int
     figures: TileFigures
-    chunks: tuple[NDArray[np.uint8], NDArray[np.uint8]]
+    chunks: tuple[Chunk, Chunk]
 
 
 class FailedTile(NamedTuple):
@@ -119,7 +119,7 @@ def score_tiles(job: Job, tiles: Sequence[NumberedTile]) -> list[ScoredTile | Fa
             results.append(FailedTile(numbered.number, numbered.tile.write, str(error)))
             continue
         if pixels is None:
-            results.append(ScoredTile(numbered.number, TileFigures(), (EMPTY, EMPTY)))
+            results.append(ScoredTile(numbered.number, TileFigures(), (NOTHING, NOTHING)))
         else:
             ready.append(pixels)
     for batch in _alike(ready, engine.batch):
@@ -209,12 +209,12 @@ def _packed(
     if not np.isfinite(mean):
         return FailedTile(number, tile.write, "valid pixels came back without a finite score; the model may be damaged")
     squares = float(np.square(values - np.float32(mean)).sum(dtype=np.float64))
-    figures = TileFigures(values.size, values.size, mean, squares, float(values.min()), float(values.max()))
+    figures = TileFigures(values.size, mean, squares, float(values.min()), float(values.max()))
     if not whole:
         score, classes = np.where(wanted, score, np.float32(np.nan)), np.where(wanted, classes, np.uint8(NO_CLASS))
     scores = encode_tile(score, tile_px=job.tile_px, nodata=float("nan"), overview="average")
-    kinds = encode_tile(classes, tile_px=job.tile_px, nodata=NO_CLASS, overview="mode") if job.classes else b""
-    return ScoredTile(number, figures, (np.frombuffer(scores, np.uint8), np.frombuffer(kinds, np.uint8)))
+    kinds = encode_tile(classes, tile_px=job.tile_px, nodata=NO_CLASS, overview="mode") if job.classes else EMPTY
+    return ScoredTile(number, figures, (Chunk.of(scores), Chunk.of(kinds)))
 
 
 def _on_own_grid(

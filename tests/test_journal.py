@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geood.errors import OutputError
-from geood.journal import Journal, TileFigures, workplace
+from geood.journal import Chunk, Journal, TileFigures, workplace
 
 KEY = {"scene": {"a.tif": "10 20"}, "tile_px": 64}
 
@@ -22,7 +22,11 @@ def figures(values):
     if not values.size:
         return TileFigures()
     spread = float(((values - values.mean()) ** 2).sum())
-    return TileFigures(values.size, values.size, float(values.mean()), spread, float(values.min()), float(values.max()))
+    return TileFigures(values.size, float(values.mean()), spread, float(values.min()), float(values.max()))
+
+
+def chunks(scores, classes=b""):
+    return Chunk.of(scores), Chunk.of(classes)
 
 
 def contents(journal):
@@ -34,7 +38,9 @@ def contents(journal):
 def filled(path, tiles=5):
     with Journal(path, KEY) as journal:
         for tile in range(tiles):
-            journal.append(tile * 3, figures([tile, 1.0]), (bytes([tile]) * (tile + 4), b"" if tile % 2 else b"kinds"))
+            journal.append(
+                tile * 3, figures([tile, 1.0]), chunks(bytes([tile]) * (tile + 4), b"" if tile % 2 else b"kinds")
+            )
         return contents(journal)
 
 
@@ -73,7 +79,7 @@ def test_a_journal_goes_on_after_its_last_whole_tile(tmp_path):
     with path.open("ab") as file:
         file.write(b"tile" + b"\0" * 40)  # as a power cut may leave it
     with Journal(path, KEY) as journal:
-        journal.append(100, figures([2.0]), (b"new", b""))
+        journal.append(100, figures([2.0]), chunks(b"new"))
     with Journal(path, KEY) as journal:
         assert contents(journal)[0][0][100] == b"new"
         assert len(journal.figures) == 6
@@ -99,7 +105,7 @@ def test_a_full_disk_is_said_and_what_was_written_counts(small_disk):
     path = small_disk / "a.journal"
     with pytest.raises(OutputError, match="cannot be written"), Journal(path, KEY) as journal:
         for tile in range(100):
-            journal.append(tile, figures([1.0]), (os.urandom(100_000), b""))
+            journal.append(tile, figures([1.0]), chunks(os.urandom(100_000)))
     held = len(journal.figures)
     assert 10 <= held < 25
     (small_disk.parent / "copy").write_bytes(path.read_bytes())
@@ -144,7 +150,7 @@ def test_work_on_other_scenes_is_left_alone(tmp_path):
         filled(folder / "a.journal")
         raise KeyboardInterrupt
     with workplace(folder, resume=True, overwrite=False) as place, place.journal("b", KEY) as journal:
-        journal.append(0, figures([1.0]), (b"x", b""))
+        journal.append(0, figures([1.0]), chunks(b"x"))
     assert sorted(p.name for p in folder.iterdir()) == ["a.journal", "lock"]
     with workplace(folder, resume=True, overwrite=False) as place, place.journal("a", KEY) as journal:
         assert len(journal.figures) == 5
