@@ -147,7 +147,9 @@ def pretenders(folder: Path, wait_s: float) -> None:
                 Journal(journal, {}) as kept,
             ):
                 began = time.perf_counter()
-                scoring.score_scene(_job(), grid, halo_px=64, journal=kept, client=client, title="pretended")
+                scoring.score_scene(
+                    _job(), grid, halo_px=64, journal=kept, client=client, on_gpu=False, title="pretended"
+                )
                 rate = side**2 / (time.perf_counter() - began)
             share, megabytes = rate * wait / workers if wait else float("nan"), rate * packed.nbytes / 1e6
             print(f"| {workers} | {wait:.2f} | {rate:.0f} | {share:.2f} | {megabytes:.0f} |")

@@ -41,7 +41,7 @@ class Budget:
     """How a run uses a machine: side of the tiles, tiles computed at a time in a process, and what that takes.
 
     `bytes` is the resident memory of all processes together at their peak, of which `limit` allows so many (None: any);
-    `gpu_bytes` is the memory of one tile on a GPU.
+    `gpu_bytes` is the memory of one tile on a GPU, `workers` how many processes are started, 0 for this one alone.
     """
 
     tile_px: int
@@ -50,6 +50,14 @@ class Budget:
     bytes: int
     gpu_bytes: int | None
     limit: int | None = None
+    workers: int = 0
+
+    @property
+    def process_bytes(self) -> int | None:
+        """What one process that scores may hold, None: any."""
+        if self.limit is None or not self.workers:
+            return self.limit
+        return (self.limit - BASE) // self.workers
 
 
 def parse_bytes(text: str) -> int:
@@ -89,7 +97,7 @@ def budget(model: ModelBundle, *, workers: int = 0, max_ram: int | None = None) 
     made_of = functools.partial(_budget, model, measured, cache=cache, workers=workers)
     largest = made_of(predict.tile_px, computing)
     if max_ram is None or largest.bytes <= max_ram:
-        return replace(largest, limit=max_ram)
+        return replace(largest, limit=max_ram, workers=workers)
     sizes = [px for px in TILES_PX if px < predict.tile_px] or [predict.tile_px]
     choices = itertools.product([predict.tile_px, *sizes], range(computing, 0, -1))
     made = [made_of(px, at_once) for px, at_once in choices]
@@ -102,7 +110,7 @@ def budget(model: ModelBundle, *, workers: int = 0, max_ram: int | None = None) 
             + " allow that much, or train a smaller segmenter.encoder"
         )
     fastest = max(fitting, key=lambda one: one.computing * _useful(one.tile_px, model.halo_px))
-    return replace(fastest, limit=max_ram)
+    return replace(fastest, limit=max_ram, workers=workers)
 
 
 def disk_needed(pixels: float, *, classes: bool) -> int:

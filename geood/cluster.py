@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -50,7 +52,7 @@ def dask_client(workers: int, scheduler: str | None, *, computing: int | None = 
     Raises:
         ConfigError: both were asked for, or no scheduler answers.
         OutputError: no workers could be started.
-        RunLostError: the scheduler went away meanwhile.
+        RunLostError: the scheduler went away meanwhile, or all its workers did and none came.
     """
     if workers and scheduler:
         raise ConfigError("--workers and --scheduler exclude each other: a running scheduler has its own workers")
@@ -71,15 +73,46 @@ def dask_client(workers: int, scheduler: str | None, *, computing: int | None = 
     with dask.config.set(settings):
         client = _connect(workers, scheduler, computing)
         try:
-            yield client
+            with _watched(client) as deserted:
+                yield client
         except (CommClosedError, CancelledError) as error:
+            left = "has had no workers for a minute" if deserted.is_set() else f"went away ({type(error).__name__})"
             raise RunLostError(
-                f"the Dask scheduler went away ({type(error).__name__}); what was finished is kept: start it again and "
-                "add --resume"
+                f"the Dask scheduler {left}; what was finished is kept: start it again and add --resume"
             ) from None
         finally:
             client.close()
             torch.set_num_threads(threads)
+
+
+@contextmanager
+def _watched(client: Any) -> Iterator[threading.Event]:
+    """While this lasts, a client without workers for a minute has its tasks cancelled, and the event is set.
+
+    Dask itself waits for workers without end.
+    """
+    from distributed import Future
+
+    over, deserted = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        seen = time.monotonic()
+        while not over.wait(WORKERS_S / 30):
+            with suppress(OSError):  # no scheduler: the one who waits for results is told so
+                if client.nthreads():
+                    seen = time.monotonic()
+            if time.monotonic() - seen > WORKERS_S:
+                deserted.set()
+                client.cancel([Future(key, client) for key in list(client.futures)], force=True)
+                return
+
+    watcher = threading.Thread(target=watch, name="geood-workers", daemon=True)
+    watcher.start()
+    try:
+        yield deserted
+    finally:
+        over.set()
+        watcher.join()
 
 
 def _connect(workers: int, scheduler: str | None, computing: int | None) -> Any:

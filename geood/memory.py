@@ -5,12 +5,16 @@ and gives it back at once, so that a CPU spends a tenth to a fourth of its time 
 them, the network does the same work in about four fifths of the time, for a few per cent more memory. (Smaller tiles
 would avoid it as well, at the price of more halo.) This is a matter of a whole process, so it is for processes that are
 geood's own: the command line and the workers it starts. Other C libraries are left as they are.
+
+What is kept has gaps, and with hundreds of tiles they add up to a tenth of it. Where a bound is set, `give_back`
+returns them before it is reached.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+from pathlib import Path
 
 # glibc's parameters, by their number in malloc.h and the environment variable for processes yet to be started
 _PARAMETERS = {
@@ -28,3 +32,16 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)  # musl has none
     taken = [mallopt(number, value) for number, value in _PARAMETERS.values()]
     return all(taken)
+
+
+def give_back(above: int) -> bool:
+    """Return freed memory to the system if this process holds more than so many bytes of it; whether it did.
+
+    Takes 30 microseconds where it does not. Only Linux tells what is held, and only glibc gives back.
+    """
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return False
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return trim is not None and pages * os.sysconf("SC_PAGE_SIZE") > above and bool(trim(0))

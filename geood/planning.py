@@ -153,6 +153,7 @@ def plan_scene(
         classes=classes,
         computing=limits.computing,
         cache_bytes=cache,
+        process_bytes=limits.process_bytes,
     )
     size = f"{grid.width:,} x {grid.height:,} px"
     metres = f", {grid.resolution_m:.3g} m a pixel" if grid.resolution_m else ""

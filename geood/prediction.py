@@ -42,7 +42,7 @@ from geood.outputs import (
 )
 from geood.planning import SceneOptions, ScenePlan, plan_scene
 from geood.raster import NO_CLASS, check_output, read_tags
-from geood.scoring import score_scene, sees_gpu
+from geood.scoring import have_gpu, score_scene
 from geood.vector import OUTPUT_SUFFIXES, Part, write_anomalies, write_together
 from geood.version import __version__
 from geood.workers import offer_model
@@ -223,10 +223,10 @@ def _rasters(
 ) -> _Scored:
     """Score one scene and put its rasters together with their styles, all in the work folder."""
     name = target.scores.stem
-    on_gpu = any(client.run(sees_gpu).values())
+    on_gpu, title = have_gpu(client), label(target.scene)
     with place.journal(name, plan.key | {"gpu": on_gpu}) as journal:
-        title = label(target.scene)
-        failed = score_scene(plan.job, plan.grid, halo_px=plan.halo_px, journal=journal, client=client, title=title)
+        how = {"halo_px": plan.halo_px, "client": client, "on_gpu": on_gpu, "title": title}
+        failed = score_scene(plan.job, plan.grid, journal=journal, **how)
         figures = journal.total()
         windows = tuple(one.window for one in failed)
         tags = _tags(target.scene, model, threshold) | ({FAILED_TAG: json.dumps(windows)} if failed else {})

@@ -8,13 +8,15 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+T = TypeVar("T")
 log = logging.getLogger("geood")
 
 
@@ -22,12 +24,13 @@ class Progress:
     """Counts `total` steps of a job under a `title`; use as a context manager and call `advance`.
 
     On a terminal this is a bar with elapsed and remaining time; elsewhere a log line every `every_s` seconds with the
-    same content. Figures given to `advance` (losses, rates) are shown behind the count.
+    same content. Figures given to `advance` (losses, rates) are shown behind the count. Of a `brief` job, which mostly
+    is over at once, nothing is left on a terminal, and nothing is said elsewhere unless it takes longer than that.
     """
 
-    def __init__(self, title: str, total: int, *, start: int = 0, every_s: float = 10.0) -> None:
+    def __init__(self, title: str, total: int, *, start: int = 0, every_s: float = 10.0, brief: bool = False) -> None:
         self.title, self.total, self.done, self.start = title, total, start, start
-        self.every_s = every_s
+        self.every_s, self.brief = every_s, brief
         self._began = self._said = time.monotonic()
         self._bar: RichProgress | None = None
         if sys.stderr.isatty():
@@ -39,6 +42,7 @@ class Progress:
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[figures]}"),
                 console=Console(stderr=True),
+                transient=brief,
             )
             self._task = self._bar.add_task(title, total=total, completed=start, figures="")
 
@@ -50,7 +54,7 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._bar:
             self._bar.stop()
-        elif kind is None and self.done not in (self._last_said, self.start):
+        elif kind is None and self.done not in (self._last_said, self.start) and not self._over_at_once:
             self._say("")
 
     _last_said = -1
@@ -61,8 +65,12 @@ class Progress:
         text = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items())
         if self._bar:
             self._bar.update(self._task, completed=self.done, figures=text)
-        elif time.monotonic() - self._said >= self.every_s or self.done >= self.total:
+        elif time.monotonic() - self._said >= self.every_s or (self.done >= self.total and not self._over_at_once):
             self._say(text)
+
+    @property
+    def _over_at_once(self) -> bool:
+        return self.brief and time.monotonic() - self._began < self.every_s
 
     def _say(self, text: str) -> None:
         now = time.monotonic()
@@ -70,3 +78,11 @@ class Progress:
         rate = (self.done - self.start) / max(now - self._began, 1e-9)
         left = (self.total - self.done) / rate if rate > 0 else float("nan")
         log.info("%s %d/%d, %.0f s, %.0f s left  %s", self.title, self.done, self.total, now - self._began, left, text)
+
+
+def tracked(title: str, steps: Iterable[T], total: int) -> Iterator[T]:
+    """The steps of a job that is mostly over at once, with its progress shown where it is not."""
+    with Progress(title, total, brief=True) as progress:
+        for step in steps:
+            yield step
+            progress.advance()

@@ -38,10 +38,24 @@ def tiles_of(grid: Grid, job: Job, *, halo_px: int) -> Iterator[NumberedTile]:
             yield NumberedTile(number, tile)
 
 
-def score_scene(job: Job, grid: Grid, *, halo_px: int, journal: Journal, client: Any, title: str) -> list[FailedTile]:
+def have_gpu(client: Any) -> bool:
+    """Whether a worker of a client has a GPU."""
+    return any(client.run(_sees_gpu).values())
+
+
+def _sees_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def score_scene(
+    job: Job, grid: Grid, *, halo_px: int, journal: Journal, client: Any, on_gpu: bool, title: str
+) -> list[FailedTile]:
     """Score all tiles of a scene that its journal does not hold yet; returns those that failed.
 
-    `client` is a `distributed.Client`. At most two tasks for each of its threads are under way.
+    `client` is a `distributed.Client`, whose workers have GPUs or not. At most two tasks for each of its threads are
+    under way.
 
     Raises:
         BundleError: if workers cannot load the bundle.
@@ -50,7 +64,7 @@ def score_scene(job: Job, grid: Grid, *, halo_px: int, journal: Journal, client:
     """
     total = sum(1 for _ in tiles_of(grid, job, halo_px=halo_px))
     todo = (one for one in tiles_of(grid, job, halo_px=halo_px) if one.number not in journal.figures)
-    run = _Run(job, client)
+    run = _Run(job, client, on_gpu=on_gpu)
     failed: list[FailedTile] = []
     hopeless = HOPELESS_AFAR if is_remote(job.source.name) else HOPELESS
     with Progress(title, total, start=len(journal.figures)) as progress:
@@ -70,11 +84,10 @@ def score_scene(job: Job, grid: Grid, *, halo_px: int, journal: Journal, client:
 class _Run:
     """The tasks of one scene, given out to the workers of a client."""
 
-    def __init__(self, job: Job, client: Any) -> None:
+    def __init__(self, job: Job, client: Any, *, on_gpu: bool) -> None:
         self._client = client
         self._job = self._sent(job)
         self._plain = job
-        on_gpu = any(client.run(sees_gpu).values())
         self._size = MOST_AT_ONCE if on_gpu else 1
         threads = max(1, sum(client.nthreads().values()))
         self._slots = threads + 2 if on_gpu else 2 * threads
@@ -141,10 +154,3 @@ class _Run:
 
 def _same(job: Job) -> Job:
     return job
-
-
-def sees_gpu() -> bool:
-    """Whether the process this runs in has a GPU."""
-    import torch
-
-    return torch.cuda.is_available()

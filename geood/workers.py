@@ -33,10 +33,12 @@ from geood.gdal import limit_cache
 from geood.grid import Tile, Window, resampled
 from geood.journal import Chunk, TileFigures
 from geood.location import with_retries
+from geood.memory import give_back
 from geood.raster import NO_CLASS
 from geood.scene import Scene, SceneSource
 
 NOTHING = Chunk.of(EMPTY)
+NEARLY = 0.9  # of the memory a process may hold, from where on it gives back what it does not need now
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Job:
 
     `state` tells a scene from an older file of the same name, `identity` the bundle; `weights` holds the bundle's bytes
     where workers do not see its path. `tile_px` is the side of the tiles, `computing` how many tiles a process computes
-    at a time, `classes` whether a class raster is wanted.
+    at a time, `process_bytes` what it may hold in memory, `classes` whether a class raster is wanted.
     """
 
     source: SceneSource
@@ -59,6 +61,7 @@ class Job:
     classes: bool
     computing: int
     cache_bytes: int
+    process_bytes: int | None = None
     weights: bytes | None = None
 
 
@@ -124,6 +127,8 @@ def score_tiles(job: Job, tiles: Sequence[NumberedTile]) -> list[ScoredTile | Fa
             ready.append(pixels)
     for batch in _alike(ready, engine.batch):
         results.extend(_scored(job, engine, batch))
+    if job.process_bytes is not None:
+        give_back(above=int(job.process_bytes * NEARLY))
     return results
 
 

@@ -18,6 +18,7 @@ from conftest import make_bundle, picture, write_raster
 from distributed import LocalCluster
 from http_server import DROP, serving
 
+import geood.cluster
 import geood.prediction
 import geood.workers
 from geood.errors import DataError, OutputError, RunLostError, TilesFailedError
@@ -326,6 +327,26 @@ def test_a_scheduler_that_goes_away(tmp_path, scene, bundle_path, unbroken, monk
         run(scene, tmp_path / "x.tif", bundle_path, scheduler=cluster.scheduler_address)
     monkeypatch.setattr(Journal, "append", append)
     run(scene, tmp_path / "x.tif", bundle_path, resume=True)
+    assert digest(tmp_path / "x.tif") == unbroken
+
+
+@pytest.mark.slow
+def test_a_scheduler_whose_workers_all_leave(tmp_path, scene, bundle_path, unbroken, monkeypatch):
+    monkeypatch.setattr(geood.cluster, "WORKERS_S", 2)
+    append, cluster = Journal.append, LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None)
+
+    def watched(self, *args):
+        append(self, *args)
+        if len(self.figures) == 5:
+            cluster.scale(0)
+
+    with cluster:
+        monkeypatch.setattr(Journal, "append", watched)
+        with pytest.raises(RunLostError, match=r"has had no workers.*--resume"):
+            run(scene, tmp_path / "x.tif", bundle_path, scheduler=cluster.scheduler_address)
+        monkeypatch.setattr(Journal, "append", append)
+        cluster.scale(1)
+        run(scene, tmp_path / "x.tif", bundle_path, scheduler=cluster.scheduler_address, resume=True)
     assert digest(tmp_path / "x.tif") == unbroken
 
 

@@ -41,6 +41,33 @@ def faults(how, **environment):
     return json.loads(done.stdout)
 
 
+GAPS = """
+import json
+from pathlib import Path
+from geood.memory import give_back, keep_freed_memory
+
+keep_freed_memory()
+import numpy as np
+
+def held():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+parts = [np.ones(2**16) for _ in range(400)]
+del parts[::2]
+full = held()
+below, above = give_back(full + 2**24), give_back(full - 2**24)
+print(json.dumps([below, above, full, held()]))
+"""
+
+
+@pytest.mark.skipif(not GLIBC, reason="another C library")
+def test_gaps_are_given_back_where_a_bound_is_near():
+    done = subprocess.run([sys.executable, "-c", GAPS], stdout=subprocess.PIPE, check=True, text=True)
+    below, above, before, after = json.loads(done.stdout)
+    assert not below and above
+    assert after < before - 0.8 * 200 * 2**19  # half of the arrays, each amid two that stay
+
+
 @pytest.mark.skipif(not GLIBC, reason="another C library")
 def test_freed_memory_is_used_again():
     untold, told, started = faults("no"), faults("ask"), faults("no", **KEEP_FREED_MEMORY)

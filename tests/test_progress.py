@@ -2,7 +2,7 @@
 
 import logging
 
-from geood.progress import Progress
+from geood.progress import Progress, tracked
 
 
 def lines(caplog):
@@ -32,3 +32,13 @@ def test_time_left_counts_this_run_only(caplog):
         progress.advance(5)
         progress.advance(5)
     assert lines(caplog)[-1].startswith("resumed 100/100") and " 0 s left" in lines(caplog)[-1]
+
+
+def test_what_is_over_at_once_is_not_spoken_of(caplog, monkeypatch):
+    with caplog.at_level(logging.INFO, "geood"):
+        assert list(tracked("brief", "abc", 3)) == list("abc")
+        assert not lines(caplog)
+        now = iter(range(0, 1000, 20))
+        monkeypatch.setattr("geood.progress.time.monotonic", lambda: next(now))
+        assert list(tracked("long", "abc", 3)) == list("abc")
+    assert lines(caplog)[0].startswith("long 1/3") and lines(caplog)[-1].startswith("long 3/3")

@@ -9,6 +9,7 @@ windows of any size give the same. No geography here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from geood.polygons.stretches import Corners, Frame, Pieces, end_to_end
 from geood.polygons.tally import Pixels, Tally, most_frequent, tally
 from geood.polygons.validity import ALL, NONE, SOME, UNKNOWN, Boxes, Validity, counted, grown, sizes
 from geood.polygons.windows import ahead, is_absent, read, window_size, windows
+from geood.progress import tracked
 from geood.raster import NO_CLASS
 
 AT_ONCE = 200_000  # corners that are handed over together, about
@@ -75,7 +77,8 @@ class Components:
 
     def __iter__(self) -> Iterator[Found]:
         waiting: list[Found] = []
-        for pixels, state in ahead(windows(self._grid, self._size), self._look):
+        places, title = list(windows(self._grid, self._size)), f"polygons of {Path(self._scores.name).name}"
+        for pixels, state in tracked(title, ahead(places, self._look), len(places)):
             taken = self._take(pixels, state)
             waiting += [found for found in taken if len(found.owner) < AT_ONCE]
             large = [found for found in taken if len(found.owner) >= AT_ONCE]
