@@ -3,8 +3,9 @@
     python benchmarks/scaling.py [--side 6144] [--keep FOLDER]
 
 First 1, 2 and 4 processes score a scene with the default network, where the network takes the time, and with a tiny one
-over a scene that is slow to decode, where reading does. Speed is against one process; efficiency is that divided by the
-processes, or by the cores where those are fewer.
+over a scene that is slow to decode, where reading does. Each process computes on one core, while left to itself it
+would take all that it is given. Speed is against one process; efficiency is that divided by the processes, or by the
+cores where those are fewer.
 
 Then 1 to 128 workers of a Dask cluster (threads that talk over TCP, as on a network) do tiles that take as long as one
 was measured to take, but only wait, and send back packed scores of a real tile. What they reach against workers x tiles
@@ -70,8 +71,11 @@ def one_row(scene: str, out: str, bundle: str, workers: str) -> None:
         began.append(time.perf_counter())
         return found
 
+    import geood.budget
+    import geood.cluster
     import geood.prediction
 
+    geood.budget.threads_of = geood.cluster.threads_of = lambda *_: (1, 1 + geood.cluster.READERS)
     geood.prediction.score_scene = watched
     predict([scene], out, bundle=bundle, workers=int(workers), overwrite=True)
     print(began[1] - began[0])
