@@ -180,7 +180,8 @@ def imagenet_encoder(work: Path) -> dict[str, Any]:
         found = torch.load(path, map_location="cpu", weights_only=True)  # the same layers in the same order
         network.load_state_dict(dict(zip(network.state_dict(), found.values(), strict=True)))
         weights.parent.mkdir(parents=True, exist_ok=True)
-        save_model(network, str(weights))
+        save_model(network, str(weights.with_suffix(".partial")))
+        weights.with_suffix(".partial").rename(weights)
     return {"segmenter.encoder": name, "segmenter.weights": str(weights), "train.encoder_lr_factor": 0.25}
 
 
@@ -298,10 +299,11 @@ def main() -> None:
     work = options.work.resolve()
     if options.pretrained:
         work /= "pretrained"
-        ENCODER.update(imagenet_encoder(work))
     if options.setting == "summary":
         print("\n".join(summary(work)))
         return
+    if options.pretrained:
+        ENCODER.update(imagenet_encoder(work))
     name = options.setting.partition("-")[0]
     for other in {name, "dubai", "camvid"}:
         prepare(other, options.data.resolve(), work)

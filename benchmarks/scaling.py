@@ -52,7 +52,7 @@ def slow_to_decode(scene: Path, path: Path) -> None:
 
 
 def timed(scene: Path, out: Path, bundle: Path, workers: int) -> float:
-    """Seconds for tiles alone: a whole prediction less one of a single tile."""
+    """Seconds for the tiles of a prediction alone, without what comes before and after."""
     command = [sys.executable, __file__, "--row", str(scene), str(out), str(bundle), str(workers)]
     done = subprocess.run(command, env=os.environ | KEEP_FREED_MEMORY, check=True, stdout=subprocess.PIPE, text=True)
     return float(done.stdout.split()[-1])

@@ -10,15 +10,14 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from geood.errors import ConfigError, OutputError, RunLostError
+from geood.errors import ConfigError, GeoodError, OutputError, RunLostError
 from geood.memory import KEEP_FREED_MEMORY
 
 HERE = "127.0.0.1"
@@ -52,7 +51,7 @@ def dask_client(workers: int, scheduler: str | None, *, computing: int | None = 
     Raises:
         ConfigError: both were asked for, or no scheduler answers.
         OutputError: no workers could be started.
-        RunLostError: the scheduler went away meanwhile, or all its workers did and none came.
+        RunLostError: the scheduler went away meanwhile.
     """
     if workers and scheduler:
         raise ConfigError("--workers and --scheduler exclude each other: a running scheduler has its own workers")
@@ -73,46 +72,44 @@ def dask_client(workers: int, scheduler: str | None, *, computing: int | None = 
     with dask.config.set(settings):
         client = _connect(workers, scheduler, computing)
         try:
-            with _watched(client) as deserted:
-                yield client
-        except (CommClosedError, CancelledError) as error:
-            left = "has had no workers for a minute" if deserted.is_set() else f"went away ({type(error).__name__})"
+            yield client
+        except GeoodError:
+            raise
+        except Exception as error:
+            if client.status == "running" and not isinstance(error, (CommClosedError, CancelledError)):
+                raise
             raise RunLostError(
-                f"the Dask scheduler {left}; what was finished is kept: start it again and add --resume"
+                f"the Dask scheduler went away ({type(error).__name__}); what was finished is kept: start it again and "
+                "add --resume"
             ) from None
         finally:
             client.close()
             torch.set_num_threads(threads)
 
 
-@contextmanager
-def _watched(client: Any) -> Iterator[threading.Event]:
-    """While this lasts, a client without workers for a minute has its tasks cancelled, and the event is set.
+class Patience:
+    """How long a client has been without workers; Dask itself waits for them without end."""
 
-    Dask itself waits for workers without end.
-    """
-    from distributed import Future
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._looked = self._seen = time.monotonic()
 
-    over, deserted = threading.Event(), threading.Event()
+    def look(self) -> None:
+        """Look at the workers, every few seconds at most.
 
-    def watch() -> None:
-        seen = time.monotonic()
-        while not over.wait(WORKERS_S / 30):
-            with suppress(OSError):  # no scheduler: the one who waits for results is told so
-                if client.nthreads():
-                    seen = time.monotonic()
-            if time.monotonic() - seen > WORKERS_S:
-                deserted.set()
-                client.cancel([Future(key, client) for key in list(client.futures)], force=True)
-                return
-
-    watcher = threading.Thread(target=watch, name="geood-workers", daemon=True)
-    watcher.start()
-    try:
-        yield deserted
-    finally:
-        over.set()
-        watcher.join()
+        Raises:
+            RunLostError: if there have been none for a minute.
+        """
+        now = time.monotonic()
+        if now - self._looked < WORKERS_S / 30:
+            return
+        self._looked = now
+        if self._client.status != "running" or self._client.nthreads():
+            self._seen = time.monotonic()
+        elif now - self._seen > WORKERS_S:
+            raise RunLostError(
+                "there have been no Dask workers for a minute; what was finished is kept: start some and add --resume"
+            )
 
 
 def _connect(workers: int, scheduler: str | None, computing: int | None) -> Any:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import shutil
 import struct
+import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,13 +38,17 @@ BLOCK_PX = 512  # most of a block's side, as far as tiles allow, and of the smal
 WORST = 1.5  # bytes of all chunks, and again of their COG with its scratch file, for a byte of pixels, at most
 THREADS = 8  # more would wait for the one that shrinks
 EMPTY = np.zeros(0, np.uint8)  # the chunk of a tile without data
-_HEAD = struct.Struct("<HH")  # of a chunk: rows and columns of level-1 blocks
+_HEAD = struct.Struct("<4HI")  # of a chunk: rows and columns of level-1 blocks; rows, columns and bytes of level 2
 
 
 class Quarter(NamedTuple):
-    """Where the second overview's pixels of a tile lie in a file, row by row, and how many they are."""
+    """Where the second overview's pixels of a tile lie in a file, row by row, and how many they are.
+
+    If `length` is not that of the pixels, they are compressed.
+    """
 
     offset: int
+    length: int
     height: int
     width: int
 
@@ -70,12 +75,13 @@ def encode_tile(array: NDArray[Any], *, tile_px: int, nodata: float, overview: O
     block = block_px(tile_px)
     full = _padded(array, 2 * block, nodata)
     half = SHRINK[overview](full)
-    quarter = np.ascontiguousarray(SHRINK[overview](half))
+    quarter = SHRINK[overview](half)[: -(-array.shape[0] // 4), : -(-array.shape[1] // 4)]
     with packed([full, half], nodata=nodata, block=block) as levels:
         blocks = [one for level in levels for one in level]
         sizes = np.array([len(one) for one in blocks], "<u4")
-        head = _HEAD.pack(half.shape[0] // block, half.shape[1] // block)
-        parts = [head, sizes, *(part for one in blocks for part in frame(one)), quarter]
+        rest = _bare(quarter, nodata)
+        head = _HEAD.pack(half.shape[0] // block, half.shape[1] // block, *quarter.shape, len(rest))
+        parts = [head, sizes, *(part for one in blocks for part in frame(one)), rest]
         return np.concatenate([np.frombuffer(part, np.uint8) for part in parts])
 
 
@@ -165,6 +171,14 @@ def _mode(array: NDArray[Any]) -> NDArray[Any]:
 SHRINK: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {"average": _average, "mode": _mode}
 
 
+def _bare(quarter: NDArray[Any], nodata: float) -> bytes:
+    """The pixels of level 2; compressed where there is nodata among them, of which there may be much."""
+    data = quarter.tobytes()
+    if not (np.isnan(quarter) if np.isnan(nodata) else quarter == nodata).any():
+        return data
+    return min(data, zlib.compress(data, 1), key=len)
+
+
 def _is_empty(array: NDArray[Any], nodata: float) -> bool:
     return bool((np.isnan(array) if np.isnan(nodata) else array == nodata).all())
 
@@ -196,20 +210,19 @@ def _lower_levels(
     for tile, (offset, length) in places.items():
         if not length:
             continue
-        rows, cols = _HEAD.unpack(read_at(chunks, offset, _HEAD.size))
+        rows, cols, height, width, rest = _HEAD.unpack(read_at(chunks, offset, _HEAD.size))
         sizes = np.frombuffer(read_at(chunks, offset + _HEAD.size, 20 * rows * cols), "<u4").astype(np.int64)
         starts = np.cumsum([offset + _HEAD.size + 4 * sizes.size, *framed(sizes)])
-        quarter = Quarter(int(starts[-1]), rows * block // 2, cols * block // 2)
-        if quarter.offset + quarter.height * quarter.width * dtype.itemsize != offset + length:
+        if starts[-1] + rest != offset + length or not 0 < rest <= height * width * dtype.itemsize:
             raise DataError(f"{chunks.name}: damaged at byte {offset}; remove it and run again")
-        quarters[tile] = quarter
+        quarters[tile] = Quarter(int(starts[-1]), rest, height, width)
         for n, level in enumerate(levels):
             mine = slice(n * 4 * rows * cols, (n + 4) * rows * cols)
             row, col = (place * (tile_px // block >> n) for place in divmod(tile, tile_cols))
             there = slice(row, row + (2 * rows >> n)), slice(col, col + (2 * cols >> n))
-            height, width = level.sizes[there].shape  # smaller at the edge, where the rest holds no data
+            seen = tuple(map(slice, level.sizes[there].shape))  # less at the edge, where the rest holds no data
             for whole, part in ((level.sizes, sizes), (level.offsets, starts)):
-                whole[there] = part[mine].reshape(2 * rows >> n, 2 * cols >> n)[:height, :width]
+                whole[there] = part[mine].reshape(2 * rows >> n, 2 * cols >> n)[seen]
     return levels, quarters
 
 
@@ -274,7 +287,9 @@ def _fill(
             found = quarters.get(tile_row * tile_cols + tile_col)
             if not found:
                 continue
-            data = read_at(chunks, found.offset, found.height * found.width * array.itemsize)
+            data = read_at(chunks, found.offset, found.length)
+            if found.length != found.height * found.width * array.itemsize:
+                data = zlib.decompress(data)
             pixels = np.frombuffer(data, array.dtype).reshape(found.height, found.width)
             shared = Window(tile_row * side, tile_col * side, *pixels.shape).within(window)
             within = shared._replace(row=shared.row - tile_row * side, col=shared.col - tile_col * side)

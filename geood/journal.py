@@ -1,10 +1,11 @@
 """What a prediction has finished so far, on disk: the file that makes a run resumable, and the folder it works in.
 
 A journal is one append-only file: a header that says which run it is of, then a record for each finished tile with its
-compressed blocks. A record counts only with its checksum, so whatever ends a run (a signal, a full disk, a power cut),
-the records before the first broken one are good and the rest is written again; nothing depends on clocks. Records lie
-in the order tiles were finished, the maps made from them do not show it. Checksums of chunks are made by those who
-pack them: at 4 ms a tile they would keep the one process that writes from more than 200 tiles a second.
+compressed blocks. To a run that goes on, a record counts only with its checksums, so whatever ended the one before (a
+signal, a full disk, a power cut), the records before the first broken one are good and the rest is written again;
+nothing depends on clocks. Records lie in the order tiles were finished, the maps made from them do not show it.
+Checksums of chunks are made by those who pack them: at 4 ms a tile they would keep the one process that writes from
+more than 200 tiles a second.
 
 A workplace is the hidden folder beside the outputs in which everything is made. One run at a time holds it by a lock of
 the operating system, which goes with the process however that ends. It knows nothing of rasters or models.
@@ -27,7 +28,8 @@ from typing import Any, NamedTuple, Self
 from geood.errors import OutputError
 
 log = logging.getLogger("geood")
-MAGIC = b"geood journal 2\n"
+KIND = b"geood journal "
+MAGIC = KIND + b"2\n"
 SUFFIX = ".journal"
 PUBLISHING = "publishing.json"  # in a work folder: all is made, and outputs are getting their names
 LAYERS = 2  # chunks of a record: scores and classes
@@ -148,6 +150,11 @@ class Journal:
 
     def _read(self, key: Mapping[str, Any]) -> int:
         """Take in what the file holds; returns where its last good record ends, 0 where not even the header is good."""
+        if _is_of_another_version(self._file):
+            raise OutputError(
+                f"{self.path.parent}: the run that lies there was of another version of geood; finish it with that "
+                "one, or begin anew: --overwrite without --resume"
+            )
         stored, start = _read_key(self._file)
         if stored is None:
             return 0
@@ -236,7 +243,8 @@ def _work_in(folder: Path) -> bool:
 def _has_tiles(path: Path) -> bool:
     with path.open("rb") as file:
         _, start = _read_key(file)
-        return bool(start) and path.stat().st_size >= start + _RECORD.size
+        begun = bool(start) and path.stat().st_size >= start + _RECORD.size
+        return begun or _is_of_another_version(file)
 
 
 def _others(folder: Path, used: set[str]) -> bool:
@@ -295,6 +303,12 @@ def _read_key(file: Any) -> tuple[dict[str, Any] | None, int]:
         return None, 0
     key: dict[str, Any] = json.loads(text)
     return key, start + length
+
+
+def _is_of_another_version(file: Any) -> bool:
+    file.seek(0)
+    start: bytes = file.read(len(MAGIC))
+    return start.startswith(KIND) and len(start) == len(MAGIC) and start != MAGIC
 
 
 def _refuse_other(path: Path, stored: Mapping[str, Any], key: Mapping[str, Any]) -> None:

@@ -102,7 +102,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
         ConfigError: a setting is none, or asks for a score that the bundle cannot give.
         DataError: a scene cannot be read or does not fit the bundle.
         OutputError: an output exists or cannot be written, or what is to be resumed was another run.
-        RunLostError: the scheduler went away.
+        RunLostError: the scheduler went away, or all workers did and none came.
         TilesFailedError: some tiles have no scores; all outputs are written, and in its `made`.
     """
     out, folders = Path(out), any(Path(s).is_dir() for s in scenes) and not mosaic

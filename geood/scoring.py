@@ -11,11 +11,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from geood.cluster import Patience
 from geood.engine import MOST_AT_ONCE
 from geood.errors import BundleError, DataError, GeoodError
 from geood.grid import Grid, tile_grid
@@ -25,6 +27,7 @@ from geood.progress import Progress
 from geood.workers import FailedTile, Job, NumberedTile, ScoredTile, score_tiles
 
 log = logging.getLogger("geood")
+LOOK_S = 0.01  # between looks whether a result is there
 TRIES = 2  # of a tile whose workers die
 HOPELESS = 16  # failed tiles without one that went well, after which a run is given up
 HOPELESS_AFAR = 2  # the same for a scene on a server, where each of them was tried for minutes
@@ -61,6 +64,7 @@ def score_scene(
         BundleError: if workers cannot load the bundle.
         DataError: if no tile at all can be scored.
         OutputError: if the journal cannot be written.
+        RunLostError: if there are no workers any more.
     """
     total = sum(1 for _ in tiles_of(grid, job, halo_px=halo_px))
     todo = (one for one in tiles_of(grid, job, halo_px=halo_px) if one.number not in journal.figures)
@@ -108,6 +112,10 @@ class _Run:
                 running.add(future)
             if not under_way:
                 return
+            patience = Patience(self._client)
+            while not running.has_ready():
+                patience.look()
+                time.sleep(LOOK_S)
             future, result = next(running)
             task = under_way.pop(future)
             if future.status == "error":

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_bundle
+from conftest import make_bundle, picture, write_raster
 
 from geood.budget import Budget, budget, check_disk, disk_needed, parse_bytes, tile_bytes
 from geood.errors import ConfigError, OutputError
+from geood.prediction import predict
 
 SIZES = [
     ("2GB", 2e9),
@@ -65,6 +66,27 @@ def test_a_limit_that_nothing_fits_is_refused_with_the_least_that_does(bundle):
 def test_processes_count_for_themselves(bundle):
     if not torch.cuda.is_available():
         assert budget(bundle, workers=3).bytes > budget(bundle, workers=1).bytes + 2 * 4e8
+
+
+def test_what_a_process_may_hold(bundle):
+    assert budget(bundle).process_bytes is None
+    assert budget(bundle, max_ram=4 * 10**9).process_bytes == 4 * 10**9
+    many = budget(bundle, workers=2, max_ram=8 * 10**9).process_bytes
+    assert many is not None and 3.4e9 < many < 4e9
+
+
+def test_memory_is_given_back_before_the_limit(tmp_path, bundle_path, monkeypatch):
+    bounds = []
+
+    def given_back(above):
+        bounds.append(above)
+
+    monkeypatch.setattr("geood.workers.give_back", given_back)
+    scene = write_raster(tmp_path / "scene.tif", picture(96, 96))
+    predict([scene], tmp_path / "free.tif", bundle=bundle_path)
+    assert not bounds
+    predict([scene], tmp_path / "bound.tif", bundle=bundle_path, max_ram="3GB")
+    assert bounds and set(bounds) == {int(2.7e9)}
 
 
 def test_a_disk_without_room_is_refused_before_any_work(tmp_path):

@@ -342,7 +342,7 @@ def test_a_scheduler_whose_workers_all_leave(tmp_path, scene, bundle_path, unbro
 
     with cluster:
         monkeypatch.setattr(Journal, "append", watched)
-        with pytest.raises(RunLostError, match=r"has had no workers.*--resume"):
+        with pytest.raises(RunLostError, match=r"no Dask workers.*--resume"):
             run(scene, tmp_path / "x.tif", bundle_path, scheduler=cluster.scheduler_address)
         monkeypatch.setattr(Journal, "append", append)
         cluster.scale(1)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geood.errors import OutputError
-from geood.journal import Chunk, Journal, TileFigures, workplace
+from geood.journal import MAGIC, Chunk, Journal, TileFigures, workplace
 
 KEY = {"scene": {"a.tif": "10 20"}, "tile_px": 64}
 
@@ -91,6 +91,19 @@ def test_a_journal_of_another_run_is_refused_with_what_differs(tmp_path):
         Journal(tmp_path / "a.journal", KEY | {"tile_px": 32})
     with pytest.raises(OutputError, match=r"threshold: was null, is 1"):
         Journal(tmp_path / "a.journal", KEY | {"threshold": 1})
+
+
+def test_work_of_another_version_is_neither_taken_up_nor_thrown_away(tmp_path):
+    folder = tmp_path / ".w"
+    folder.mkdir()
+    (folder / "a.journal").write_bytes(MAGIC[:-2] + b"1\n" + bytes(100))
+    with pytest.raises(OutputError, match="unfinished run"), workplace(folder, resume=False, overwrite=False):
+        pass
+    with pytest.raises(OutputError, match="another version"), workplace(folder, resume=True, overwrite=False) as place:
+        place.journal("a", KEY)
+    assert (folder / "a.journal").exists()
+    with workplace(folder, resume=False, overwrite=True) as place, place.journal("a", KEY) as journal:
+        assert not journal.figures
 
 
 @given(st.lists(st.lists(st.floats(-100, 100), max_size=5), max_size=6))

@@ -42,7 +42,7 @@ def faults(how, **environment):
 
 
 GAPS = """
-import json
+import json, os
 from pathlib import Path
 from geood.memory import give_back, keep_freed_memory
 
@@ -50,7 +50,7 @@ keep_freed_memory()
 import numpy as np
 
 def held():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 parts = [np.ones(2**16) for _ in range(400)]
 del parts[::2]

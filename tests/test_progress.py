@@ -1,6 +1,7 @@
 """Progress counts to its end, says so in plain lines where no terminal is, and repeats nothing."""
 
 import logging
+from types import SimpleNamespace
 
 from geood.progress import Progress, tracked
 
@@ -39,6 +40,6 @@ def test_what_is_over_at_once_is_not_spoken_of(caplog, monkeypatch):
         assert list(tracked("brief", "abc", 3)) == list("abc")
         assert not lines(caplog)
         now = iter(range(0, 1000, 20))
-        monkeypatch.setattr("geood.progress.time.monotonic", lambda: next(now))
+        monkeypatch.setattr("geood.progress.time", SimpleNamespace(monotonic=lambda: next(now)))
         assert list(tracked("long", "abc", 3)) == list("abc")
     assert lines(caplog)[0].startswith("long 1/3") and lines(caplog)[-1].startswith("long 3/3")
