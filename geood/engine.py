@@ -78,8 +78,8 @@ class Engine:
             compiled: Any = torch.compile(self.model.segmenter, dynamic=False)
             self.model = dataclasses.replace(self.model, segmenter=compiled)
 
-    def maps(self, batch: Batch, score: ScoreConfig, core: Core) -> Maps:
-        """Scores and classes in rows and columns `core` of a batch.
+    def maps(self, batch: Batch, score: ScoreConfig, core: Core, *, classes: bool = True) -> Maps:
+        """Scores and classes in rows and columns `core` of a batch; without `classes` these may be anything.
 
         Raises:
             torch.OutOfMemoryError: if the batch is too large.
@@ -90,7 +90,8 @@ class Engine:
         if self.on_gpu:
             return self._on_gpu(model, batch, core)
         with self._gate:
-            found = self._pass(model, torch.from_numpy(batch.image), torch.from_numpy(batch.valid), core)
+            image, valid = torch.from_numpy(batch.image), torch.from_numpy(batch.valid)
+            found = self._pass(model, image, valid, core, classes=classes)
             return Maps(*(tensor.numpy() for tensor in found))
 
     def shrink(self, tiles: int) -> None:
@@ -100,7 +101,9 @@ class Engine:
         if self.on_gpu:
             torch.cuda.empty_cache()
 
-    def _pass(self, model: ModelBundle, image: Tensor, valid: Tensor, core: Core) -> tuple[Tensor, Tensor]:
+    def _pass(
+        self, model: ModelBundle, image: Tensor, valid: Tensor, core: Core, *, classes: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Score and class of a batch on its device."""
         low = torch.autocast(self.device.type, dtype=self._precision) if self._precision else nullcontext()
         with torch.inference_mode():
@@ -113,6 +116,8 @@ class Engine:
                 parts: Any = (None if t is None else t.float().contiguous() for t in answer)
                 answer = Answer(*parts)
             score = model.score_of(answer, image, valid, core=core)
+            if not classes:  # finding them takes a CPU half as long as the score
+                return score.float(), torch.zeros(score.shape, dtype=torch.uint8, device=score.device)
             return score.float(), answer.logits[:, :, rows, cols].argmax(dim=1).to(torch.uint8)
 
     def _on_gpu(self, model: ModelBundle, batch: Batch, core: Core) -> Maps:

@@ -170,7 +170,8 @@ def _scored(job: Job, engine: Engine, batch: list[_Pixels]) -> list[ScoredTile |
     """Score a batch and pack what comes of it; halved for as long as it does not fit the memory."""
     stacked = Batch(*(_stacked([getattr(p, name) for p in batch]) for name in ("image", "valid")))
     try:
-        maps = engine.maps(stacked, job.score, _core(job, engine.model, batch[0].image.shape))
+        core = _core(job, engine.model, batch[0].image.shape)
+        maps = engine.maps(stacked, job.score, core, classes=job.classes)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not _is_memory(error):
             why = f"{type(error).__name__}: {error}"
