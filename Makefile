@@ -7,8 +7,8 @@ BIN := .venv/bin
 demo: install  ## the main job on made-up scenes: train, predict, evaluate, draw (into demo/)
 	$(BIN)/geood demo --out demo --overwrite
 
-test: install  ## the test suite, a process for each core; more threads in each would only wait for one another
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+test: install  ## the test suite in three processes, as some tests wait; more threads in each would wait for one another
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 
 slow: install  ## the tests that take minutes: prediction killed again and again
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m slow

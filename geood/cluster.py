@@ -21,6 +21,7 @@ from geood.errors import ConfigError, GeoodError, OutputError, RunLostError
 from geood.memory import KEEP_FREED_MEMORY
 
 HERE = "127.0.0.1"
+ANSWER_S = 10  # that a scheduler is given to answer
 WORKERS_S = 60  # that a scheduler without workers is given to get some
 READERS = 2  # threads beside those that compute
 GPU_THREADS = 8  # that serve one GPU: with fewer it waits for decoding and packing, more only hold memory
@@ -119,7 +120,7 @@ def _connect(workers: int, scheduler: str | None, computing: int | None) -> Any:
     straight = {"direct_to_workers": True}  # packed tiles need not pass through the scheduler
     if scheduler:
         try:
-            client = Client(scheduler, timeout=10, **straight)
+            client = Client(scheduler, timeout=ANSWER_S, **straight)
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"--scheduler {scheduler}: no Dask scheduler answers there ({error}); give an address such as "

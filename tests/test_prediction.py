@@ -346,7 +346,8 @@ def test_workers_cannot_be_reached_from_other_machines(workers):
     assert listening == {"127.0.0.1"}
 
 
-def test_a_scheduler_that_does_not_answer(bundle_path, scene, out):
+def test_a_scheduler_that_does_not_answer(bundle_path, scene, out, monkeypatch):
+    monkeypatch.setattr("geood.cluster.ANSWER_S", 1)
     refused(ConfigError, "no Dask scheduler", [scene], out, bundle=bundle_path, scheduler="tcp://127.0.0.1:9")
 
 
