@@ -174,13 +174,16 @@ SHRINK: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {"average": _average
 def _bare(quarter: NDArray[Any], nodata: float) -> bytes:
     """The pixels of level 2; compressed where there is nodata among them, of which there may be much."""
     data = quarter.tobytes()
-    if not (np.isnan(quarter) if np.isnan(nodata) else quarter == nodata).any():
-        return data
-    return min(data, zlib.compress(data, 1), key=len)
+    return min(data, zlib.compress(data, 1), key=len) if _holes(quarter, nodata).any() else data
+
+
+def _holes(array: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = np.isnan(array) if np.isnan(nodata) else array == nodata
+    return found
 
 
 def _is_empty(array: NDArray[Any], nodata: float) -> bool:
-    return bool((np.isnan(array) if np.isnan(nodata) else array == nodata).all())
+    return bool(_holes(array, nodata).all())
 
 
 def _padded(array: NDArray[Any], multiple: int, nodata: float) -> NDArray[Any]:

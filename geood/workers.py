@@ -173,14 +173,13 @@ def _scored(job: Job, engine: Engine, batch: list[_Pixels]) -> list[ScoredTile |
         core = _core(job, engine.model, batch[0].image.shape)
         maps = engine.maps(stacked, job.score, core, classes=job.classes)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not _is_memory(error):
-            why = f"{type(error).__name__}: {error}"
-            return [FailedTile(one.numbered.number, one.numbered.tile.write, why) for one in batch]
-        failure = f"not enough memory for a tile of {job.tile_px} px; take a smaller predict.tile_px"
-        if len(batch) == 1:
-            return [FailedTile(batch[0].numbered.number, batch[0].numbered.tile.write, failure)]
-        engine.shrink(len(batch) // 2)
-        return [one for half in _alike(batch, engine.batch) for one in _scored(job, engine, half)]
+        if _is_memory(error) and len(batch) > 1:
+            engine.shrink(len(batch) // 2)
+            return [one for half in _alike(batch, engine.batch) for one in _scored(job, engine, half)]
+        why = f"{type(error).__name__}: {error}"
+        if _is_memory(error):
+            why = f"not enough memory for a tile of {job.tile_px} px; take a smaller predict.tile_px"
+        return [FailedTile(number, tile.write, why) for (number, tile), *_ in batch]
     return [_packed(job, pixels, *maps_of) for pixels, *maps_of in zip(batch, *maps, strict=True)]
 
 

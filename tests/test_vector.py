@@ -58,30 +58,23 @@ def write_classes(path, grid, array):
     return write_band(path, grid, array, 255)
 
 
+def how(threshold, classes, predict):
+    return {
+        "threshold": threshold,
+        "classes": classes,
+        "class_names": NAMES if classes else None,
+        "predict": PredictConfig(**predict),
+        "model": "abc",
+    }
+
+
 def cut(path, *, threshold=0.5, classes=None, **predict):
-    return anomalies(
-        path,
-        threshold=threshold,
-        classes=classes,
-        class_names=NAMES if classes else None,
-        predict=PredictConfig(**predict),
-        model="abc",
-    )
+    return anomalies(path, **how(threshold, classes, predict))
 
 
 def write(path, out, *, threshold=0.5, classes=None, overwrite=False, scene=None, failed=(), **predict):
-    return write_anomalies(
-        path,
-        out,
-        threshold=threshold,
-        classes=classes,
-        class_names=NAMES if classes else None,
-        predict=PredictConfig(**predict),
-        model="abc",
-        overwrite=overwrite,
-        scene=scene,
-        failed=failed,
-    )
+    given = how(threshold, classes, predict)
+    return write_anomalies(path, out, **given, overwrite=overwrite, scene=scene, failed=failed)
 
 
 def flooded(mask, diagonal):
