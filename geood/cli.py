@@ -7,6 +7,7 @@ the line, adds the traceback. A knob belongs in a config section, not here.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -353,9 +354,16 @@ def main() -> NoReturn:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("geood").setLevel(logging.INFO)
+    atexit.register(_heed_no_more)  # first of all, and so the last to be called
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(_run(arguments, debug=debug))
+
+
+def _heed_no_more() -> None:
+    """Ignore signals: Python drops its handlers before it ends, and one in between would take the exit code away."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _interrupt(*_: object) -> NoReturn:

@@ -114,6 +114,34 @@ def test_ctrl_c_twice_ends_at_once_and_can_be_resumed(tmp_path, command, unbroke
     assert digest(out) == unbroken
 
 
+ENDING = """
+import sys, time
+import torch  # which takes long to be taken down
+import geood.cli
+
+def run(*_, **__):
+    try:
+        print("up", flush=True)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        return geood.cli.INTERRUPTED
+
+geood.cli._run = run
+geood.cli.main()
+"""
+
+
+@pytest.mark.parametrize("later", [0.03, 0.1])
+def test_ctrl_c_once_more_while_the_process_ends(later):
+    process = subprocess.Popen([sys.executable, "-c", ENDING], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    time.sleep(later)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
 def kill_and_resume(tmp_path, command, unbroken, seed, kills):
     rng, out = np.random.default_rng(seed), tmp_path / "x.tif"
     for _ in range(kills):
