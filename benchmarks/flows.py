@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from quality import configured, prepare
 
-from geood.config import FlowConfig
-from geood.flow import Flow
-from geood.runs import last_metrics
-from geood.training import train
+from geood.config.sections import FlowConfig
+from geood.models.flow import Flow
+from geood.training.run_folder import last_metrics
+from geood.training.trainer import train
 
 SETTINGS = ("camvid-9-10", "dubai-unlabelled")
 STAGE = {

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from predict import AERIAL, make_scene, untrained_bundle
 
-from geood.config_file import load_config
-from geood.memory import KEEP_FREED_MEMORY
+from geood.config.loading import load_config
+from geood.prediction.malloc import KEEP_FREED_MEMORY
 
 FULL = 20_000  # largest side of a scene that is full
 ISLAND = 3000  # side of an island, pixels
@@ -50,7 +50,7 @@ def make_sparse(path: Path, side: int) -> None:
 
 def one_row(scene: Path, out: Path, bundle: Path, limit: str) -> None:
     """Predict and print seconds, valid megapixels and the peak in megabytes."""
-    from geood.prediction import predict
+    from geood.prediction.pipeline import predict
 
     began = time.perf_counter()
     [made] = predict([scene], out, bundle=bundle, max_ram=limit, overwrite=True)

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from geood.protocols import PixelProtocol
+    from geood.metrics.protocols import PixelProtocol
 
 THRESHOLD, SIZES_PX = 0.5, (50, 10)
 PATIENCE_S = 10
@@ -112,7 +112,7 @@ def beside(seconds: float, other: float | None) -> str:
 
 def updated(name: str, settings: dict[str, Any], *, frame: tuple[NDArray[Any], NDArray[np.uint8]]) -> PixelProtocol:
     """A fresh accumulator that has taken one frame."""
-    from geood.protocols import protocol_named
+    from geood.metrics.protocols import protocol_named
 
     accumulator = protocol_named(name, **settings)
     accumulator.update(*frame)
@@ -121,7 +121,7 @@ def updated(name: str, settings: dict[str, Any], *, frame: tuple[NDArray[Any], N
 
 def show_pixels(options: argparse.Namespace, other: float | None) -> None:
     """Print a line for each pixel protocol."""
-    from geood.protocols import PROTOCOLS
+    from geood.metrics.protocols import PROTOCOLS
 
     score, truth = pixel_frame(options.height, options.width)
     print(f"{'pixel protocol':<24}{'float32':>14}{'float16':>14}{'figures':>13}")
@@ -140,7 +140,7 @@ def show_pixels(options: argparse.Namespace, other: float | None) -> None:
 
 def show_components(options: argparse.Namespace, others: dict[str, float]) -> None:
     """Print a line for each number of components."""
-    from geood.component_metrics import ComponentScores
+    from geood.metrics.components import ComponentScores
 
     print(f"\n{'components':<24}{'a frame':>12}")
     for number in options.components:

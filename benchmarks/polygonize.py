@@ -30,11 +30,11 @@ import rasterio
 import scipy.ndimage
 from affine import Affine
 
-from geood.config import PredictConfig
-from geood.gdal import rasterio_window
-from geood.grid import Grid
-from geood.polygons.windows import ahead, is_absent, open_for_windows, read, window_size, windows
-from geood.vector import write_anomalies
+from geood.config.sections import PredictConfig
+from geood.geo.gdal import rasterio_window
+from geood.geo.grid import Grid
+from geood.polygons.block_windows import ahead, is_absent, open_for_windows, read, window_size, windows
+from geood.polygons.export import write_anomalies
 
 FIELD = 2048  # side of the periodic field that rasters are made of
 

@@ -13,9 +13,9 @@ the same network on the same tiles with the same halo:
   monai          MONAI's sliding_window_inference over the scene in memory (constant weights), written at the end
 
 and prints Mpx/s of kept pixels, the ratio to the bare network, and the peak of resident memory. All rows run in
-processes that keep freed memory, as the command line does (`geood.memory`); all but the first include loading the
-model. Rows whose library is not installed are left out. Without --model an untrained network of the default config is
-taken; its speed is that of a trained one, and its scores cut about a polygon for each 1000 pixels.
+processes that keep freed memory, as the command line does (`geood.prediction.malloc`); all but the first include
+loading the model. Rows whose library is not installed are left out. Without --model an untrained network of the default
+config is taken; its speed is that of a trained one, and its scores cut about a polygon for each 1000 pixels.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ import rasterio
 import torch
 from affine import Affine
 
-from geood.bands import Bands
-from geood.bundle import ModelBundle
-from geood.config import Config
-from geood.config_file import load_config
-from geood.flow import Flow
-from geood.gdal import rasterio_window
-from geood.grid import Tile, Window, tile_grid
-from geood.memory import KEEP_FREED_MEMORY
-from geood.operators import declare_missing_operators
-from geood.segmenter import Segmenter
+from geood._torch_compat import declare_missing_operators
+from geood.config.loading import load_config
+from geood.config.sections import Config
+from geood.geo.bands import Bands
+from geood.geo.gdal import rasterio_window
+from geood.geo.grid import Tile, Window, tile_grid
+from geood.models.bundle import ModelBundle
+from geood.models.flow import Flow
+from geood.models.segmenter import Segmenter
+from geood.prediction.malloc import KEEP_FREED_MEMORY
 
 NEEDS = {
     "bare": "torch",
@@ -151,7 +151,7 @@ def bare_on_gpu(model: ModelBundle, shapes: list[tuple[int, int]]) -> float:
 
 def geood(scene: Path, out: Path, bundle: Path, side: int) -> float:
     """Seconds for the whole of `predict`."""
-    from geood.prediction import predict
+    from geood.prediction.pipeline import predict
 
     began = time.perf_counter()
     predict([scene], out, bundle=bundle)

@@ -41,12 +41,12 @@ from PIL import Image
 from safetensors.torch import save_model
 from scipy import ndimage
 
-from geood.bundle import ModelBundle
-from geood.config import Config
-from geood.config_file import load_config
-from geood.evaluation import evaluate_scenes
-from geood.operators import declare_missing_operators
-from geood.training import train
+from geood._torch_compat import declare_missing_operators
+from geood.config.loading import load_config
+from geood.config.sections import Config
+from geood.evaluation.scenes import evaluate_scenes
+from geood.models.bundle import ModelBundle
+from geood.training.trainer import train
 
 HERE = Path(__file__).parent / "quality"
 LENGTHS = {

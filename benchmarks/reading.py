@@ -19,9 +19,9 @@ import rasterio
 import rasterio.shutil
 from predict import make_scene
 
-from geood.gdal import limit_cache
-from geood.grid import tile_grid
-from geood.scene import Scene
+from geood.geo.gdal import limit_cache
+from geood.geo.grid import tile_grid
+from geood.geo.scene import Scene
 
 CACHE = 256 * 2**20
 LAYOUTS: dict[str, dict[str, Any]] = {

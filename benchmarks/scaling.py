@@ -29,14 +29,14 @@ import torch
 from distributed import Client, LocalCluster
 from predict import AERIAL, make_scene, untrained_bundle
 
-from geood import scoring
-from geood.cog import encode_tile
-from geood.config_file import load_config
-from geood.grid import Grid
-from geood.journal import Chunk, Journal, TileFigures
-from geood.memory import KEEP_FREED_MEMORY
-from geood.prediction import predict
-from geood.workers import NOTHING, Job, NumberedTile, ScoredTile
+from geood.config.loading import load_config
+from geood.geo.cog import encode_tile
+from geood.geo.grid import Grid
+from geood.prediction import dispatch
+from geood.prediction.journal import Chunk, Journal, TileFigures
+from geood.prediction.malloc import KEEP_FREED_MEMORY
+from geood.prediction.pipeline import predict
+from geood.prediction.worker import NOTHING, Job, NumberedTile, ScoredTile
 
 TINY = ["segmenter.encoder=resnet10t", "segmenter.decoder_channels=8", "predict.halo_px=32"]
 PRETENDERS = (1, 4, 16, 64, 128)
@@ -60,30 +60,33 @@ def timed(scene: Path, out: Path, bundle: Path, workers: int) -> float:
 
 def one_row(scene: str, out: str, bundle: str, workers: str) -> None:
     """Time the tiles of one prediction in this process."""
-    began, real = [], scoring.score_scene
+    began, real = [], dispatch.score_scene
 
     def watched(*args: Any, **options: Any) -> Any:
         client = options["client"]
         client.wait_for_workers(max(1, int(workers)))
-        client.run(_warm, scoring.tiles_of, args[0])
+        client.run(_warm, dispatch.tiles_of, args[0])
         began.append(time.perf_counter())
         found = real(*args, **options)
         began.append(time.perf_counter())
         return found
 
-    import geood.budget
-    import geood.cluster
-    import geood.prediction
+    import geood.prediction.budget
+    import geood.prediction.cluster
+    import geood.prediction.pipeline
 
-    geood.budget.threads_of = geood.cluster.threads_of = lambda *_: (1, 1 + geood.cluster.READERS)
-    geood.prediction.score_scene = watched
+    geood.prediction.budget.threads_of = geood.prediction.cluster.threads_of = lambda *_: (
+        1,
+        1 + geood.prediction.cluster.READERS,
+    )
+    geood.prediction.pipeline.score_scene = watched
     predict([scene], out, bundle=bundle, workers=int(workers), overwrite=True)
     print(began[1] - began[0])
 
 
 def _warm(_: Any, job: Job) -> None:
     """Load the model before the clock runs."""
-    from geood.workers import _engine
+    from geood.prediction.worker import _engine
 
     _engine(job)
 
@@ -129,7 +132,7 @@ def pretenders(folder: Path, wait_s: float) -> None:
     score = (np.kron(rng.random((64, 64)), np.ones((16, 16))) + rng.random((1024, 1024)) / 20).astype(np.float32)
     packed = encode_tile(score, tile_px=1024, nodata=float("nan"), overview="average")
     _chunks = Chunk.of(packed), NOTHING
-    scoring.score_tiles = pretend
+    dispatch.score_tiles = pretend
     for wait in (wait_s, 0.0):
         _wait_s = wait
         for workers in PRETENDERS if wait else PRETENDERS[-1:]:
@@ -151,7 +154,7 @@ def pretenders(folder: Path, wait_s: float) -> None:
                 Journal(journal, {}) as kept,
             ):
                 began = time.perf_counter()
-                scoring.score_scene(
+                dispatch.score_scene(
                     _job(), grid, halo_px=64, journal=kept, client=client, on_gpu=False, title="pretended"
                 )
                 rate = side**2 / (time.perf_counter() - began)
@@ -161,7 +164,7 @@ def pretenders(folder: Path, wait_s: float) -> None:
 
 def _job() -> Job:
     """A job of which only the size of tiles counts."""
-    from geood.scene import SceneSource
+    from geood.geo.scene import SceneSource
 
     config = load_config(AERIAL)
     return Job(

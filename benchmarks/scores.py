@@ -17,11 +17,11 @@ from collections.abc import Callable
 
 import torch
 
-from geood.bands import Bands
-from geood.bundle import ModelBundle
-from geood.config import Config, SegmenterConfig
-from geood.inliers import InlierFit
-from geood.segmenter import Segmenter
+from geood.config.sections import Config, SegmenterConfig
+from geood.geo.bands import Bands
+from geood.models.bundle import ModelBundle
+from geood.models.inlier_statistics import InlierFit
+from geood.models.segmenter import Segmenter
 
 BANK = 4096
 SMOOTH_PX = 8

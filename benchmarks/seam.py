@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geood.bundle import ModelBundle
-from geood.grid import Window, tile_grid
-from geood.scene import Scene
+from geood.geo.grid import Window, tile_grid
+from geood.geo.scene import Scene
+from geood.models.bundle import ModelBundle
 
 MARGIN = 128
 

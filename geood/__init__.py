@@ -7,32 +7,32 @@ down; CONTRIBUTING.md draws the floors.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from geood.version import __version__
+from geood._version import __version__
 
 if TYPE_CHECKING:
-    from geood.benchmark import evaluate_set
-    from geood.bundle import ModelBundle
     from geood.catalog import data_set
-    from geood.config import Config
-    from geood.config_file import load_config
-    from geood.evaluation import evaluate_scenes
-    from geood.prediction import polygonize, predict
-    from geood.raster import open_scores
-    from geood.scores import anomaly_score
-    from geood.training import train
+    from geood.config.loading import load_config
+    from geood.config.sections import Config
+    from geood.evaluation.catalog_sets import evaluate_set
+    from geood.evaluation.scenes import evaluate_scenes
+    from geood.geo.score_raster import open_scores
+    from geood.models.bundle import ModelBundle
+    from geood.models.scores import anomaly_score
+    from geood.prediction.pipeline import polygonize, predict
+    from geood.training.trainer import train
 
 _HOMES = {
-    "Config": "config",
-    "ModelBundle": "bundle",
-    "anomaly_score": "scores",
+    "Config": "config.sections",
+    "ModelBundle": "models.bundle",
+    "anomaly_score": "models.scores",
     "data_set": "catalog",
-    "evaluate_scenes": "evaluation",
-    "evaluate_set": "benchmark",
-    "load_config": "config_file",
-    "open_scores": "raster",
-    "polygonize": "prediction",
-    "predict": "prediction",
-    "train": "training",
+    "evaluate_scenes": "evaluation.scenes",
+    "evaluate_set": "evaluation.catalog_sets",
+    "load_config": "config.loading",
+    "open_scores": "geo.score_raster",
+    "polygonize": "prediction.pipeline",
+    "predict": "prediction.pipeline",
+    "train": "training.trainer",
 }
 
 __all__ = [

@@ -1,6 +1,6 @@
 """`python -m geood` and the `geood` command."""
 
-from geood.cli import main
+from geood.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -9,16 +9,16 @@ from pathlib import Path
 import geopandas as gpd
 import pytest
 import rasterio
-from conftest import picture
 from PIL import Image
 from rasterio.windows import Window
 from shapely.geometry import box
 
-from geood.cli import _run
-from geood.config_file import load_config, to_yaml
-from geood.datasets.synthetic import make_world
-from geood.demo import CONFIG, run_demo
+from geood.cli.app import _run
+from geood.cli.demo import CONFIG, run_demo
+from geood.config.loading import load_config, to_yaml
+from geood.datasets.synthetic.world import make_world
 from geood.errors import OutputError
+from support.rasters import picture
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 SHORT = [
@@ -108,7 +108,7 @@ def test_the_python_of_the_readme(area, tmp_path, monkeypatch):
 
 
 def test_the_demo_draws_and_lists_its_files(tmp_path, monkeypatch):
-    import geood.demo as room
+    import geood.cli.demo as room
 
     quick = CONFIG.replace("crops: 600", "crops: 30").replace("validation_crops: 32", "validation_crops: 2")
     for stage in ("segmenter_steps: 300", "flow_steps: 400", "joint_steps: 300"):

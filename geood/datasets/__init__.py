@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from geood.config import Config
+    from geood.config.sections import Config
     from geood.datasets.crops import Crops
 
 
@@ -16,9 +16,9 @@ def open_crops(config: Config) -> Crops:
         DataError: a file is missing or cannot be used, labels and images do not fit, or no crop is left to train on.
     """
     if config.data.kind == "photos":
-        from geood.datasets.photos import open_photos
+        from geood.datasets.photo_crops import open_photos
 
         return open_photos(config)
-    from geood.datasets.scenes import open_scenes
+    from geood.datasets.scene_crops import open_scenes
 
     return open_scenes(config)

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from geood.bands import Bands
-from geood.config import IGNORE, Config
+from geood.config.sections import IGNORE, Config
 from geood.datasets.augment import Sample, augment
+from geood.geo.bands import Bands
 
 if TYPE_CHECKING:
     from geood.datasets.screening import Screening

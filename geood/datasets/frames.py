@@ -21,14 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geood.catalog import DataSet
-from geood.config import IGNORE
-from geood.datasets.layout import Found, Frame
+from geood.config.sections import IGNORE
+from geood.datasets.discovery import Found, Frame
 from geood.errors import DataError
-from geood.gdal import open_raster, rasterio_window, reading
-from geood.grid import Window
-from geood.labels import open_id_raster, open_labels, read_ids
+from geood.geo.gdal import open_raster, rasterio_window, reading
+from geood.geo.grid import Window
+from geood.geo.labels import open_id_raster, open_labels, read_ids
+from geood.geo.scene import Scene
 from geood.progress import Progress
-from geood.scene import Scene
 
 log = logging.getLogger("geood")
 ANYTHING = -32768  # below all numbers that a table may list

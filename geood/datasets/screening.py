@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from geood.config import IGNORE, Config
+from geood.config.sections import IGNORE, Config
 from geood.datasets.crops import Pixels
 from geood.errors import DataError
 from geood.progress import Progress

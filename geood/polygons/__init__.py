@@ -1,7 +1,7 @@
 """From a score raster of any size to polygons in a file, in one pass of windows and in bounded memory.
 
-`stretches` finds pixels that hang together within a window, `seams` what hangs together across windows, `components`
-what is whole; `tally`, `quantiles` and `validity` are its figures, `outlines` its shape, `ellipsoid` its area.
-`cutting` puts these together, `spool` keeps rows on disk until they can be sorted, `files` writes them. `geood.vector`
-is the door.
+`runs` finds the connected components of one window, `seams` joins them across windows, `components` passes on what is
+whole; `statistics`, `quantiles` and `valid_counts` are its figures, `rings` its outline, `geodesic_area` its area.
+`extraction` puts these together, `external_sort` keeps rows on disk until they can be sorted, `formats` writes them.
+`export` is the door.
 """

@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from geood.grid import Grid, Window
+from geood.geo.grid import Grid, Window
+from geood.geo.score_raster import NO_CLASS
+from geood.polygons.block_windows import ahead, is_absent, read, window_size, windows
 from geood.polygons.quantiles import LARGE, Tail, percentiles
+from geood.polygons.runs import Corners, Frame, Pieces, end_to_end
 from geood.polygons.seams import Growing, Seams
-from geood.polygons.stretches import Corners, Frame, Pieces, end_to_end
-from geood.polygons.tally import Pixels, Tally, most_frequent, tally
-from geood.polygons.validity import ALL, NONE, SOME, UNKNOWN, Boxes, Validity, counted, grown, sizes
-from geood.polygons.windows import ahead, is_absent, read, window_size, windows
+from geood.polygons.statistics import Pixels, Tally, most_frequent, tally
+from geood.polygons.valid_counts import ALL, NONE, SOME, UNKNOWN, Boxes, Validity, counted, grown, sizes
 from geood.progress import tracked
-from geood.raster import NO_CLASS
 
 AT_ONCE = 200_000  # corners that are handed over together, about
 

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geood.errors import ConfigError
-from geood.grid import Grid, Window
+from geood.geo.grid import Grid, Window
 from geood.polygons.quantiles import Tail
-from geood.polygons.stretches import Corners, Frame, Pieces, Stretches, end_to_end, joined
-from geood.polygons.tally import Share, Tally, empty_boxes, shares
+from geood.polygons.runs import Corners, Frame, Pieces, Stretches, end_to_end, joined
+from geood.polygons.statistics import Share, Tally, empty_boxes, shares
 
 MOST_CORNERS = 2**24  # of one component: a polygon of a quarter of a gigabyte, which few programs open
 

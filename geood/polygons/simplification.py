@@ -13,7 +13,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from geood.polygons.stretches import CONTACT, DOWN, RIGHT, Corners
+from geood.polygons.runs import CONTACT, DOWN, RIGHT, Corners
 
 
 def simplified(shapes: NDArray[Any], corners: Corners, owner: NDArray[np.int64], *, size_px: float) -> NDArray[Any]:

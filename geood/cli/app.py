@@ -1,0 +1,440 @@
+"""The verbs of the command line: parse, call one function, say what was written.
+
+Nothing heavy is imported before a verb runs. Errors that geood foresees are one message on stderr and an exit code
+(0 done, 1 a bug of ours, 2 usage or config, 3 input data, 4 some tiles failed, 130 interrupted); `--debug`, anywhere on
+the line, adds the traceback. A knob belongs in a config section, not here.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from geood._version import __version__
+from geood.cli.data import data_app
+from geood.errors import ConfigError, DataError, GeoodError, TilesFailedError
+from geood.prediction.malloc import keep_freed_memory
+
+if TYPE_CHECKING:
+    from geood.catalog import DataSet
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="geood",
+    help="Find what a model was never taught, in aerial and satellite scenes and in road-driving images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(data_app, name="data")
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+Model = Annotated[
+    Path | None,
+    typer.Option("--model", help="The model.safetensors of a training; without it, the newest below runs/."),
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one config value; repeatable.")
+]
+Uses = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", help="Use the model otherwise: a key of score or predict; repeatable."
+    ),
+]
+Workers = Annotated[int, typer.Option(min=0, help="Processes on this machine; 0: threads in one process.")]
+MaxRam = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Memory for all processes together, as 2GB; smaller tiles, if need be."),
+]
+BandsOption = Annotated[
+    str | None,
+    typer.Option("--bands", metavar="NAMES", help="Bands that serve the model's: red=3,green=2,blue=1; or 3,2,1."),
+]
+NoData = Annotated[float | None, typer.Option(metavar="VALUE", help="Digital number that means no data.")]
+NoResample = Annotated[
+    bool, typer.Option("--no-resample", help="Read the scene as it is, whatever resolution the model was trained at.")
+]
+Aoi = Annotated[Path | None, typer.Option(metavar="FILE", help="Score within the polygons of a vector file alone.")]
+Bbox = Annotated[
+    str | None, typer.Option(metavar="W,S,E,N", help="Score within a box alone, in the scene's CRS (or ...,EPSG:4326).")
+]
+Mosaic = Annotated[bool, typer.Option("--mosaic", help="Take the rasters, or a folder of them, as tiles of one scene.")]
+Threshold = Annotated[float | None, typer.Option(help="Score above which a pixel is anomalous; default: the model's.")]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"geood {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and stop.", callback=_show_version, is_eager=True)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """What stands before the verb; `--debug` is taken out of the line by `main`, wherever it stands."""
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the made-up scenes and all results.")] = Path("demo"),
+    overwrite: Overwrite = False,
+) -> None:
+    """The whole tool in minutes: make aerial scenes, train, predict, evaluate, draw. Needs no data and no network."""
+    from geood.cli.demo import run_demo
+
+    result = run_demo(out, overwrite=overwrite)
+    print(result.table)
+    print(f"\nWhat lies where, in {out}:")
+    for path, meaning in result.files:
+        print(f"  {path!s:<34} {meaning}")
+    print("\nOpen the GeoPackage and the rasters in QGIS: each carries its style. Then try your own scene:")
+    print(f"  geood predict YOUR_SCENE.tif --out anomalies.gpkg --model {result.bundle}")
+    print("or train on your own classes: copy configs/aerial.yaml, fill in its data section, and run")
+    print("  geood train aerial.yaml")
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file such as configs/aerial.yaml.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/NAME-OF-CONFIG.")] = None,
+    settings: Settings = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+) -> None:
+    """Train a model on labelled scenes, to one file: OUT/model.safetensors."""
+    from geood.config.loading import load_config
+
+    checked = load_config(config, settings or ())
+    from geood.training.trainer import train as run
+
+    bundle = run(checked, out or Path("runs") / config.stem, resume=resume)
+    print(f"model      {bundle}")
+    print(f"run        {bundle.parent} (config.yaml, split.gpkg, metrics.csv, samples/, tensorboard/)")
+    print(f"next       geood predict SCENE.tif --out anomalies.gpkg --model {bundle}")
+
+
+@app.command()
+def predict(
+    scenes: Annotated[
+        list[str], typer.Argument(metavar="SCENE...", help="Rasters to search: files, folders, https://, s3://, zip.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="x.gpkg (.geojson, .parquet, .fgb): polygons and scores; x.tif: scores; or a folder.")
+    ],
+    model: Model = None,
+    threshold: Threshold = None,
+    bands: BandsOption = None,
+    nodata: NoData = None,
+    no_resample: NoResample = False,
+    aoi: Aoi = None,
+    bbox: Bbox = None,
+    mosaic: Mosaic = False,
+    workers: Workers = 0,
+    scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help="A running Dask scheduler.")] = None,
+    max_ram: MaxRam = None,
+    settings: Uses = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Map the anomalies of scenes: a score raster, and polygons that open styled in QGIS."""
+    from geood.prediction.pipeline import predict as run
+    from geood.prediction.plan import SceneOptions
+
+    try:
+        made = run(
+            scenes,
+            out,
+            bundle=_bundle(model),
+            threshold=threshold,
+            options=SceneOptions(bands, nodata, not no_resample, aoi, bbox),
+            mosaic=mosaic,
+            workers=workers,
+            scheduler=scheduler,
+            max_ram=max_ram,
+            settings=settings or (),
+            resume=resume,
+            overwrite=overwrite,
+        )
+    except TilesFailedError as error:
+        _print_predictions(error.made)
+        raise
+    _print_predictions(made)
+
+
+def _print_predictions(made: Sequence[Any]) -> None:
+    for one in made:
+        print(f"scene      {one.scene}: {one.valid_pixels:,} pixels scored")
+        print(f"scores     {one.scores}")
+        if one.classes:
+            print(f"classes    {one.classes}")
+        if one.polygons:
+            print(f"polygons   {one.polygons}: {one.anomalies} above {one.threshold:.4g}")
+
+
+@app.command()
+def plan(
+    scene: Annotated[str, typer.Argument(metavar="SCENE", help="The raster that is to be searched.")],
+    model: Model = None,
+    out: Annotated[Path, typer.Option(help="Folder that the outputs would go to, for its free space.")] = Path(),
+    bands: BandsOption = None,
+    nodata: NoData = None,
+    no_resample: NoResample = False,
+    aoi: Aoi = None,
+    bbox: Bbox = None,
+    workers: Workers = 0,
+    max_ram: MaxRam = None,
+    settings: Uses = None,
+) -> None:
+    """Say what `predict` would do with a scene, and what it would take: tiles, memory, disk, time."""
+    from geood.prediction.plan import SceneOptions, plan_run
+
+    options = SceneOptions(bands, nodata, not no_resample, aoi, bbox)
+    for label, text in plan_run(
+        scene,
+        bundle=_bundle(model),
+        options=options,
+        workers=workers,
+        max_ram=max_ram,
+        settings=settings or (),
+        folder=out,
+    ):
+        print(f"{label:<11}{text}")
+
+
+@app.command()
+def polygonize(
+    scores: Annotated[Path, typer.Argument(metavar="SCORES", help="A score raster that `geood predict` wrote.")],
+    out: Annotated[Path, typer.Option(help="x.gpkg, x.geojson, x.parquet or x.fgb.")],
+    threshold: Threshold = None,
+    min_area: Annotated[float | None, typer.Option(metavar="M2", min=0, help="Leave out smaller polygons.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Cut polygons again from a score raster, without the model."""
+    from geood.prediction.pipeline import polygonize as run
+
+    count = run(scores, out, threshold=threshold, min_area_m2=min_area, overwrite=overwrite)
+    print(f"polygons   {out}: {count}")
+
+
+@app.command()
+def evaluate(
+    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="scenes, or a name of `geood data list`.")],
+    root: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ROOT",
+            help="The folder of the data set; for scenes a config with data.test_images, or X.tif with X_labels.tif.",
+        ),
+    ],
+    model: Model = None,
+    scores: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Measure score files of any other tool instead of a model.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the data set; default: its last.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="pooled, fishyscapes, smiyc, caos or densehybrid; default: the data set's own.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="scenes: a JSON file; else a folder for figures, images.csv, scores, pictures.")
+    ] = None,
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Measure a model, or score files, by a benchmark's own protocol, beside all other scores that it can give."""
+    if benchmark != "scenes":
+        from geood.catalog import data_set
+
+        chosen = data_set(benchmark).under(protocol) if protocol else data_set(benchmark)
+        _evaluate_set(chosen, root, model, scores=scores, split=split, out=out, settings=settings, overwrite=overwrite)
+        return
+    if scores or split or protocol:
+        raise ConfigError("--scores, --split and --protocol are for the names of `geood data list`; scenes have none")
+    from geood.geo.score_raster import check_output
+
+    if out:
+        check_output(out, overwrite=overwrite)
+    from geood.evaluation.scenes import evaluate_scenes, write_metrics
+    from geood.models.bundle import ModelBundle
+
+    result = evaluate_scenes(root, ModelBundle.load(_bundle(model)), overrides=settings or ())
+    print(result.table())
+    if out:
+        write_metrics(result, out, overwrite=overwrite)
+        print(f"\nfigures    {out}")
+
+
+def _evaluate_set(
+    chosen: DataSet,
+    root: Path,
+    model: Path | None,
+    *,
+    scores: Path | None,
+    split: str | None,
+    out: Path | None,
+    settings: list[str] | None,
+    overwrite: bool,
+) -> None:
+    """`evaluate` for a data set of the catalog."""
+    if scores and model:
+        raise ConfigError("give --model or --scores, one of the two")
+    from geood.evaluation.catalog_sets import evaluate_set
+    from geood.evaluation.results import staged
+    from geood.models.bundle import ModelBundle
+
+    bundle = None if scores else ModelBundle.load(_bundle(model))
+    with staged(out, overwrite=overwrite, inputs=[root, *([scores] if scores else [])]) as folder:
+        result = evaluate_set(
+            chosen, root, bundle=bundle, scores=scores, split=split, settings=settings or (), out=folder
+        )
+    print(result.table())
+    if out:
+        print(f"\nfigures    {out} (metrics.json, images.csv, scores/, pictures/)")
+
+
+@app.command()
+def submit(
+    benchmark: Annotated[
+        str,
+        typer.Argument(metavar="BENCHMARK", help="smiyc-anomaly, smiyc-obstacle, smiyc-lost-and-found or fishyscapes."),
+    ],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="The data set's folder; fishyscapes: any images.")],
+    out: Annotated[Path, typer.Option(help="Folder to write into; the official tool's DIR_OUTPUTS.")],
+    model: Model = None,
+    method: Annotated[str, typer.Option(help="What the official tool is to call the method.")] = "geood",
+    settings: Uses = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write scores in the files that a benchmark's server takes."""
+    from geood.evaluation.submission import submit as run
+    from geood.models.bundle import ModelBundle
+
+    bundle = ModelBundle.load(_bundle(model))
+    count = run(benchmark, root, bundle, out, method=method, settings=settings or (), overwrite=overwrite)
+    print(f"scores     of {count} images in {out}")
+
+
+@app.command()
+def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle, a config or a score raster.")]) -> None:
+    """Say what a bundle, a config or a score raster holds."""
+    if file.suffix in (".yaml", ".yml"):
+        from geood.config.loading import load_config, to_yaml
+
+        print(to_yaml(load_config(file)), end="")
+    elif file.suffix in (".tif", ".tiff"):
+        from geood.geo.score_raster import read_tags
+
+        _print_pairs(read_tags(file))
+    elif file.suffix == ".safetensors" or file.is_file():
+        from geood.models.bundle import read_header
+
+        _print_bundle(read_header(file))
+    else:
+        raise DataError(f"{file}: no such file; give a model.safetensors, a config or a score raster")
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its code."""
+    keep_freed_memory()
+    debug = "--debug" in sys.argv
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("geood").setLevel(logging.INFO)
+    atexit.register(_heed_no_more)  # first of all, and so the last to be called
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(_run(arguments, debug=debug))
+
+
+def _heed_no_more() -> None:
+    """Ignore signals: Python drops its handlers before it ends, and one in between would take the exit code away."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    """Tidy up at the first Ctrl-C (or SIGTERM), end at once at the second: what lies on disk is whole at any moment."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(INTERRUPTED))
+    raise KeyboardInterrupt
+
+
+def _run(arguments: list[str], *, debug: bool) -> int:
+    """Run one command line; returns its exit code, with whatever went wrong said on stderr."""
+    try:
+        result = app(arguments, prog_name="geood", standalone_mode=False)
+        if result != INTERRUPTED:  # which is typer's own way of ending after Ctrl-C
+            return result if isinstance(result, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        pass
+    except GeoodError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"geood: {error}", file=sys.stderr)
+        return error.exit_code
+    except Exception as error:
+        if hasattr(error, "show") and hasattr(error, "exit_code"):  # a usage error of click, by whatever path
+            error.show()
+            return int(error.exit_code)
+        if debug:
+            traceback.print_exc()
+        print(
+            f"geood: {type(error).__name__}: {error}\n"
+            "This is a bug in geood. Run again with --debug and report what it shows.",
+            file=sys.stderr,
+        )
+        return 1
+    print("geood: interrupted", file=sys.stderr)
+    return INTERRUPTED
+
+
+def _bundle(given: Path | None) -> Path:
+    """The bundle to use: the given one, or the newest of the runs in this folder (which is said)."""
+    if given is not None:
+        return given / "model.safetensors" if given.is_dir() else given
+    found = sorted(Path("runs").glob("*/model.safetensors"), key=lambda p: p.stat().st_mtime)
+    if not found:
+        raise ConfigError("no model: give --model BUNDLE, or train one here first (`geood train CONFIG`)")
+    print(f"model      {found[-1]} (the newest below runs/)")
+    return found[-1]
+
+
+def _print_pairs(pairs: dict[str, Any]) -> None:
+    for key, value in pairs.items():
+        print(f"{key.removeprefix('GEOOD_').lower():<22} {value}")
+
+
+def _print_bundle(header: dict[str, Any]) -> None:
+    config, bands = header["config"], header["bands"]
+    thresholds = header["calibration"].get(config["score"]["kind"], {})
+    _print_pairs(
+        {
+            "written by": f"geood {header['geood']}, format {header['format']}",
+            "classes": ", ".join(f"{i} {config['data']['classes'][str(i)]}" for i in header["class_ids"]),
+            "anomaly ids": config["data"]["anomaly"],
+            "bands": ", ".join(
+                f"{n} [{lo:g}, {hi:g}]" for n, lo, hi in zip(bands["names"], bands["low"], bands["high"], strict=True)
+            ),
+            "resolution": f"{header['resolution']} m per pixel",
+            "encoder": config["segmenter"]["encoder"],
+            "negatives": config["negatives"]["source"],
+            "score": f"{config['score']['kind']}, temperature {config['score']['temperature']}",
+            "other scores": ", ".join(kind for kind in header["calibration"] if kind != config["score"]["kind"]),
+            **{f"threshold at {rate}": f"{value:.6g}" for rate, value in thresholds.items()},
+            **{k: f"{v:.4g}" for k, v in header["metrics"].items()},
+        }
+    )

@@ -1,0 +1,136 @@
+"""The whole tool on a world of its own: make scenes, train, predict, evaluate, draw.
+
+Nothing here is special to the demo but its scenes and its small config: each step is the same call that the verb of
+the same name makes. It runs offline in minutes on two CPU cores.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from geood.config.loading import load_config
+from geood.datasets.synthetic.world import make_world
+from geood.errors import OutputError
+from geood.evaluation.pictures import draw_overview
+from geood.evaluation.scenes import evaluate_scenes, write_metrics
+from geood.models.bundle import ModelBundle
+from geood.prediction.pipeline import predict
+from geood.training.trainer import train
+
+log = logging.getLogger("geood")
+SEED = 7
+
+CONFIG = """\
+# The demo's config: small enough for minutes on two CPU cores. configs/aerial.yaml explains every key.
+data:
+  root: world
+  images: [train_*.tif]
+  labels: [labels/train_*.tif]
+  test_images: [test.tif]
+  test_labels: [labels/test.tif]
+  classes: {0: land, 1: road, 2: building, 3: tree, 4: water}
+  anomaly: [9]
+  crop_px: 128
+  crops: 600
+  block_m: 64.0
+  validation_crops: 32
+segmenter:
+  encoder: resnet10t
+  decoder_channels: 64
+flow:
+  steps: 2
+  layers: 2
+  growth: 24
+negatives:
+  patch_min_px: 16
+  patch_max_px: 56
+loss:
+  negative_weight: 1.0  # far above the reference, because the joint stage is so short
+train:
+  seed: 7
+  batch: 8
+  segmenter_steps: 300
+  segmenter_lr: 2.0e-3
+  flow_steps: 400
+  joint_steps: 300
+  joint_segmenter_lr: 5.0e-4
+  joint_flow_lr: 1.0e-4
+  validate_every: 100
+predict:
+  tile_px: 512
+  min_area_m2: 2.0
+"""
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo made: the bundle, each file with its meaning, and the table of figures as text."""
+
+    bundle: Path
+    files: list[tuple[Path, str]]
+    table: str
+
+
+def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
+    """Run the demo into the folder `out`.
+
+    Raises:
+        OutputError: if `out` exists and is not to be replaced, or cannot be written.
+    """
+    if out.exists() and not (overwrite and (out / "demo.yaml").is_file()):
+        hint = "add --overwrite or give another --out" if (out / "demo.yaml").is_file() else "give another --out"
+        raise OutputError(f"{out}: exists already; {hint}")
+    if not out.absolute().parent.is_dir():
+        raise OutputError(f"{out}: its parent folder does not exist; make it or give another --out")
+    _clear(out)
+    config_path = out / "demo.yaml"
+    config_path.write_text(CONFIG, encoding="utf-8")
+    log.info("making aerial scenes of a made-up landscape")
+    world = make_world(out / "world", seed=SEED)
+    config = load_config(config_path)
+    bundle_path = train(config, out / "run")
+    [made] = predict([world.test_image], out / "anomalies.gpkg", bundle=bundle_path)
+    bundle = ModelBundle.load(bundle_path)
+    evaluation = evaluate_scenes(config_path, bundle)
+    write_metrics(evaluation, out / "metrics.json", overwrite=False)
+    assert bundle.flow is not None
+    with torch.no_grad():
+        negatives = bundle.flow.sample(8, 56, 56, generator=torch.Generator().manual_seed(SEED)).numpy()
+    draw_overview(
+        out / "overview.png",
+        scene=Path(made.scene),
+        scores=made.scores,
+        classes=made.classes,
+        labels=world.test_labels,
+        class_names=bundle.class_names,
+        anomaly=config.data.anomaly,
+        negatives=negatives,
+        threshold=made.threshold,
+        metrics=evaluation.headline(),
+    )
+    files = [
+        (out / "overview.png", "scene, classes, score map, truth and synthetic negatives, in one picture"),
+        (out / "anomalies.gpkg", f"{made.anomalies} polygons above {made.threshold:.3f}, with their attributes"),
+        (out / "anomalies.tif", "score of every pixel (cloud-optimized GeoTIFF)"),
+        (out / "anomalies.classes.tif", "what the segmenter took each pixel for"),
+        (out / "metrics.json", "the figures above, and more"),
+        (out / "run", "the training: config, split, metrics, pictures of samples, model.safetensors"),
+        (out / "world", "the made-up scenes and their labels"),
+        (out / "demo.yaml", "the config that was trained"),
+    ]
+    return DemoResult(bundle_path, files, evaluation.table())
+
+
+def _clear(out: Path) -> None:
+    """Make the folder, or take away what an earlier demo left in it and nothing else."""
+    out.mkdir(exist_ok=True)
+    for folder in ("run", "world"):
+        shutil.rmtree(out / folder, ignore_errors=True)
+    for made in ("overview.png", "metrics.json", "anomalies.*"):
+        for path in out.glob(made):
+            path.unlink()

@@ -1,0 +1,1 @@
+"""The config: its sections, and how files become one."""

@@ -1,0 +1,53 @@
+"""How far the pixels of a frame are, where a data set has disparities and cameras beside its images.
+
+Disparities are 16-bit PNGs of 256ths of a pixel, 0 where none is known, read as the evaluation of NFlowJS by distance
+reads them (the code of Cityscapes has them one step smaller); cameras are JSON files with baseline and focal lengths.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geood.datasets.discovery import Frame
+from geood.errors import DataError
+from geood.geo.gdal import open_raster, reading
+from geood.metrics.distance import distance_of_disparity
+
+STEPS_PER_PX = 256  # of the disparity files
+
+
+def has_distance(frame: Frame) -> bool:
+    """Whether disparity and camera of a frame lie where its data set has them."""
+    return all(path.is_file() for path in _files(frame))
+
+
+def distance_of(frame: Frame) -> NDArray[np.float32]:
+    """Distance in metres of each pixel (H, W) of a frame, NaN where it is not known.
+
+    Raises:
+        DataError: disparity or camera cannot be read.
+    """
+    disparity, camera = _files(frame)
+    try:
+        found = json.loads(camera.read_text(encoding="utf-8"))
+        baseline = float(found["extrinsic"]["baseline"])
+        focal = (float(found["intrinsic"]["fx"]) + float(found["intrinsic"]["fy"])) / 2
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{camera}: no camera with baseline, fx and fy ({error}); download it again") from None
+    with reading(disparity), open_raster(disparity) as source:
+        steps = source.read(1)
+    return distance_of_disparity(steps / STEPS_PER_PX, baseline_m=baseline, focal_px=focal)
+
+
+def _files(frame: Frame) -> tuple[Path, Path]:
+    """Disparity and camera of `ROOT/leftImg8bit/SPLIT/SCENE/NAME_leftImg8bit.png`."""
+    scene, split, root = frame.image.parent.name, frame.image.parents[1].name, frame.image.parents[3]
+    stem = frame.name
+    return (
+        root / "disparity" / split / scene / f"{stem}_disparity.png",
+        root / "camera" / split / scene / f"{stem}_camera.json",
+    )

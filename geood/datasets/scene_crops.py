@@ -1,0 +1,229 @@
+"""Training scenes: what a config's images and labels are, on the ground, as crops ready for a network.
+
+`open_scenes` finds and checks the files, splits the ground into blocks, draws the pool of training crops and looks at
+each once: crops that hold an anomaly pixel are left out (the clean hold-out), and the rest give the band statistics
+and the counts that are reported. TorchGeo does the reading and drawing, behind `layers` and `blocks`; it is imported
+on the first use, for it takes seconds and `find_files` needs none of it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import logging
+import math
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geood.config.sections import Config
+from geood.datasets.crops import Crops, Pixels, seed_of
+from geood.errors import ConfigError, DataError
+from geood.geo.bands import bands_from_samples
+from geood.geo.grid import metres_per_unit
+from geood.geo.labels import VECTOR_SUFFIXES
+from geood.geo.scene import Scene
+
+if TYPE_CHECKING:
+    from geood.datasets.spatial_split import Blocks
+    from geood.datasets.torchgeo_layers import Box, LabelledImages
+
+log = logging.getLogger("geood")
+
+RASTERS = (".tif", ".tiff")  # what is taken from a folder
+DRAWS = 4  # a crop without enough data is drawn again, this many times the number of crops in all
+
+
+@dataclass(frozen=True)
+class SceneGround:
+    """Labelled scenes and the blocks that divide them; a place is a `Box` in the CRS of the first image."""
+
+    layers: LabelledImages
+    blocks: Blocks
+
+    def read(self, place: Box, *, validation: bool) -> Pixels:
+        """The pixels of a box.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        from geood.datasets.spatial_split import own_pixels
+
+        return own_pixels(self.layers, self.blocks, place, validation=validation)
+
+    def name(self, place: Box) -> str:
+        """The image that a box lies in, and where."""
+        files = self.layers.images.files_at(place)
+        x, y = (place.xmin + place.xmax) / 2, (place.ymin + place.ymax) / 2
+        return f"{Path(files[0]).name} at x {x:.9g}, y {y:.9g}"
+
+    def write_split(self, folder: Path, training: tuple[Box, ...], validation: tuple[Box, ...]) -> None:
+        """Write blocks and crops with their side (train, validation) as layers of `folder/split.gpkg`."""
+        import geopandas as gpd
+        from shapely.geometry import box as polygon
+
+        sides = (("train", self.blocks.training), ("validation", self.blocks.validation))
+        rows = [(side, self.blocks.polygon(cell)) for side, cells in sides for cell in sorted(cells)]
+        crops = [("train", polygon(*b)) for b in training] + [("validation", polygon(*b)) for b in validation]
+        path, partial = folder / "split.gpkg", folder / ".split.part.gpkg"
+        partial.unlink(missing_ok=True)
+        crs = self.layers.images.crs
+        for layer, found in (("blocks", rows), ("crops", crops)):
+            frame = gpd.GeoDataFrame({"split": [s for s, _ in found]}, geometry=[g for _, g in found], crs=crs)
+            frame.to_file(partial, layer=layer, driver="GPKG", engine="pyogrio")
+        os.replace(partial, path)
+
+
+def open_scenes(config: Config) -> Crops:
+    """Find, check, split and screen the training scenes of a config. The same config gives the same scenes.
+
+    Raises:
+        DataError: a file is missing or cannot be used, labels and images do not fit, or no crop is left to train on.
+    """
+    from geood.datasets.screening import Screening, labelled, report_screening, screen, why_nothing
+    from geood.datasets.spatial_split import draw_crops, grid_crops, split_blocks
+
+    data, seed = config.data, config.train.seed
+    layers, names, indexes, dtype, count = _open_layers(config)
+    blocks, pieces = split_blocks(layers, block_m=data.block_m, share=data.validation, seed=seed)
+    size = math.ceil(data.crop_px / data.scale_min)
+    drawn = draw_crops(layers, blocks, pieces, size_px=size, number=DRAWS * data.crops, seed=seed_of(seed, 2))
+    report = Screening()
+    ground = SceneGround(layers, blocks)
+    training, values = screen(drawn, partial(ground.read, validation=False), config=config, report=report)
+    if not training:
+        raise DataError(why_nothing(report, config))
+    grid = grid_crops(layers, blocks, pieces, size_px=data.crop_px)
+    validation = labelled(grid, partial(ground.read, validation=True), config=config)
+    report.validation_crops = len(validation)
+    box = training[0]
+    per_x, per_y = metres_per_unit(layers.images.crs, box.xmin, box.ymin)
+    report_screening(report, config)
+    return Crops(
+        config=config,
+        bands=bands_from_samples(config.bands, names, indexes=indexes, values=values, dtype=dtype, scene_count=count),
+        class_ids=tuple(sorted(data.classes)),
+        report=report,
+        resolution_m=math.sqrt(layers.res[0] * per_x * layers.res[1] * per_y),
+        ground=ground,
+        training_boxes=tuple(training),
+        validation_boxes=tuple(validation),
+    )
+
+
+def find_files(root: str | Path, patterns: list[str], *, what: str, suffixes: tuple[str, ...] = RASTERS) -> list[Path]:
+    """The files that patterns name (a file, a glob, or a folder of rasters), sorted, each once.
+
+    Args:
+        root: folder that patterns start from.
+        patterns: as they stand in a config.
+        what: the config key they come from, for the error.
+        suffixes: what is taken from a folder.
+
+    Raises:
+        DataError: a pattern names nothing.
+    """
+    found: set[Path] = set()
+    for pattern in patterns:
+        path = Path(root) / pattern
+        if path.is_dir():
+            hits = [p for p in path.rglob("*") if p.suffix.lower() in suffixes]
+        elif path.is_file():
+            hits = [path]
+        else:
+            hits = [Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file()]
+        if not hits:
+            raise DataError(f"{what}: {pattern!r} names no file under {root}{_near(Path(root), pattern)}")
+        found.update(hits)
+    return sorted(found)
+
+
+def _near(root: Path, pattern: str) -> str:
+    """What a user may have meant, or what lies in the folder."""
+    if not root.is_dir():
+        return "; that folder does not exist, check data.root"
+    names = [str(p.relative_to(root)) for p in sorted(root.rglob("*"))[:5000] if p.is_file()]
+    near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4) or names[:3]
+    return f"; near it: {', '.join(near)}" if near else "; the folder is empty"
+
+
+def _open_layers(config: Config) -> tuple[LabelledImages, tuple[str, ...], tuple[int, ...], np.dtype[Any], int | None]:
+    """Images joined with labels, and the bands that are used: names, indexes, dtype, bands a scene must have."""
+    from geood.datasets.torchgeo_layers import ImageLayer, LabelLayer, LabelledImages, VectorLabels, open_label_raster
+
+    data = config.data
+    images = find_files(data.root, data.images, what="data.images")
+    labels = find_files(data.root, data.labels, what="data.labels")
+    both = sorted(set(images) & set(labels))
+    if both:
+        raise DataError(
+            f"{both[0]}: named by data.images and by data.labels; make the patterns narrower, for example tile?.tif "
+            "instead of tile*.tif"
+        )
+    names, indexes, dtype, count = check_images(images, config)
+    layer = ImageLayer(images, indexes=indexes, nodata=config.bands.nodata, res=data.resolution)
+    vectors = [p for p in labels if p.suffix.lower() in VECTOR_SUFFIXES]
+    res = (float(layer.res[0]), float(layer.res[1]))
+    truth: LabelLayer | VectorLabels
+    if vectors:
+        if len(labels) > 1:
+            raise DataError(
+                f"data.labels: one vector file or rasters, not both or several; got {labels[0]}, {labels[1]}"
+            )
+        truth = VectorLabels(vectors[0], attribute=data.label_attribute, crs=layer.target_crs, res=res)
+    else:
+        for path in labels:
+            open_label_raster(str(path)).close()
+        truth = LabelLayer(labels, crs=layer.target_crs, res=res)
+    joined = LabelledImages(layer, truth)
+    unused = sorted({str(p) for p in images} - set(joined.joint.index.filepath_1))
+    if unused:
+        log.warning("%d of %d images have no labels and are not used, %s first", len(unused), len(images), unused[0])
+    return joined, names, indexes, dtype, count
+
+
+def check_images(
+    paths: list[Path], config: Config
+) -> tuple[tuple[str, ...], tuple[int, ...], np.dtype[Any], int | None]:
+    """Names, indexes and type of the bands that all images share, and how many a scene must have (None: any number).
+
+    Raises:
+        ConfigError: the config names other bands.
+        DataError: an image cannot be read, lacks a CRS though it is a scene, or differs from the first.
+    """
+    first: tuple[Path, Scene] | None = None
+    for path in paths:
+        with Scene.open(path, nodata=config.bands.nodata) as scene:
+            if scene.grid.crs is None and config.data.kind == "scenes":
+                raise DataError(
+                    f"{path}: this image has no CRS, and training on scenes needs one; set it (gdal_edit.py -a_srs "
+                    "EPSG:...), or set data.kind to photos if its place does not matter"
+                )
+            if first is None:
+                first = path, scene
+            if (scene.count, np.dtype(scene.dtype)) != (first[1].count, np.dtype(first[1].dtype)):
+                raise DataError(
+                    f"{path} has {scene.count} bands of {scene.dtype}, {first[0]} has {first[1].count} of "
+                    f"{first[1].dtype}; all training images need the same bands and the same type"
+                )
+    assert first is not None
+    scene = first[1]
+    indexes = tuple(config.bands.indexes or scene.band_indexes)
+    if max(indexes) > max(scene.band_indexes):
+        raise DataError(f"{first[0]} has bands 1 to {max(scene.band_indexes)}; bands.indexes asks for {max(indexes)}")
+    names = tuple(_band_name(scene, i) for i in indexes)
+    if config.bands.names and len(config.bands.names) != len(indexes):
+        raise ConfigError(
+            f"bands.names lists {len(config.bands.names)} names, but {len(indexes)} bands of {first[0]} are used "
+            f"({', '.join(names)}); name each of them, or choose some with bands.indexes"
+        )
+    return names, indexes, np.dtype(scene.dtype), None if config.bands.indexes else scene.count
+
+
+def _band_name(scene: Scene, index: int) -> str:
+    known = dict(zip(scene.band_indexes, scene.band_names, strict=False))
+    return str(known.get(index, f"band_{index}"))

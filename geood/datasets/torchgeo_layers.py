@@ -1,0 +1,253 @@
+"""Images and labels as two TorchGeo datasets that can be joined with `&`, with TorchGeo's reading mended.
+
+TorchGeo keeps the index of files, brings all of them to one CRS and resolution, joins images with labels and draws
+crops. What it does not do, and what the classes here add: an unreadable file is an error and not a hole in the data; a
+validity mask travels with the pixels (outside the files, nodata, mask band, alpha, NaN); labels are 255 where nobody
+labelled; where files overlap, the first valid pixel counts; a crop on a file's own pixel grid is read as it is, never
+resampled; few files stay open, and none crosses to another process. A place is always the query that was asked for,
+never the bounds in an answer, which TorchGeo 0.9 rounds to float32.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import rasterio.features
+import shapely
+import torch
+from affine import Affine
+from pyproj.exceptions import ProjError
+from rasterio.crs import CRS
+from shapely.geometry import box as box_polygon
+
+from geood._torch_compat import declare_missing_operators
+from geood.config.sections import IGNORE
+from geood.datasets.crops import Pixels
+from geood.datasets.reprojection import OpenFiles, Part, Source
+from geood.errors import DataError
+from geood.geo.gdal import GDAL_FAILURES, reason
+from geood.geo.grid import Grid, Window
+from geood.geo.labels import open_id_raster, read_ids, read_shapes
+from geood.geo.scene import Scene
+
+declare_missing_operators()
+
+from torchgeo.datasets import DatasetNotFoundError, RasterDataset, VectorDataset  # noqa: E402
+
+log = logging.getLogger("geood")
+
+
+class Box(NamedTuple):
+    """A rectangle in CRS units, float64."""
+
+    xmin: float
+    ymin: float
+    xmax: float
+    ymax: float
+
+
+class LabelledImages:
+    """Images joined with their labels; `read` takes a box on the ground and gives its pixels."""
+
+    def __init__(self, images: ImageLayer, labels: LabelLayer | VectorLabels) -> None:
+        self.images = images
+        try:
+            self.joint = images & labels
+        except RuntimeError:
+            raise DataError(
+                f"the labels ({_first(labels)}) do not overlap the images ({_first(images)}): images cover "
+                f"{_extent(images)}, labels {_extent(labels)} in {images.target_crs}; check the CRS of both"
+            ) from None
+
+    @property
+    def res(self) -> tuple[float, float]:
+        """Size of a crop's pixel (x, y) in CRS units."""
+        x, y = self.images.res
+        return float(x), float(y)
+
+    def read(self, box: Box) -> Pixels:
+        """The pixels of a box whose sides are whole numbers of pixels.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        sample = self.joint[slice(box.xmin, box.xmax), slice(box.ymin, box.ymax)]
+        image, valid = sample["image"].numpy(), sample["valid"].numpy()
+        return Pixels(image, valid, np.where(valid, sample["mask"].numpy(), IGNORE))
+
+
+class _Mosaic(RasterDataset):  # type: ignore[misc]
+    """What image and label rasters have in common: a query is put together from the files that meet it, by us."""
+
+    def __init__(self, paths: Sequence[Path], *, crs: CRS, res: Any, opener: Callable[[str], Any]) -> None:
+        self.target_crs, self._open = crs, OpenFiles(opener)
+        _index(super().__init__, [str(p) for p in paths], crs=crs, res=res)
+        self._paths, self._boxes = list(self.index.filepath), self.index.geometry.bounds.to_numpy()
+
+    def files_at(self, box: Box) -> list[str]:
+        """The files whose rectangle meets a box, in order."""
+        xmin, ymin, xmax, ymax = self._boxes.T
+        hits = (xmin < box.xmax) & (xmax > box.xmin) & (ymin < box.ymax) & (ymax > box.ymin)
+        return [self._paths[i] for i in np.flatnonzero(hits)]
+
+    def _source(self, path: str) -> Source:
+        """An open file of this layer."""
+        raise NotImplementedError
+
+    def _mosaic(self, query: Any) -> Part:
+        """The query's pixels from the files that meet it; where several do, the first valid pixel counts."""
+        target = _grid(self, query)
+        found: Part | None = None
+        for path in self.files_at(Box(*target.bounds)):
+            part = self._source(path).onto(target)
+            if found is None or not found.valid.any():
+                found = part
+            else:
+                new = part.valid & ~found.valid
+                found.data[:, new] = part.data[:, new]
+                found = Part(found.data, found.valid | part.valid)
+            if found.valid.all():
+                break
+        if found is None:
+            raise IndexError(f"{query} lies outside all files")
+        return found
+
+
+class ImageLayer(_Mosaic):
+    """Scenes of one band set. A sample holds `image` float32 (C, H, W) in digital numbers and `valid` bool (H, W)."""
+
+    is_image = True
+
+    def __init__(self, paths: Sequence[Path], *, indexes: Sequence[int], nodata: float | None, res: Any) -> None:
+        self._indexes = tuple(indexes)
+        with Scene.open(paths[0], nodata=nodata) as first:
+            grid = first.grid
+        opener = functools.partial(Scene.open, nodata=nodata)
+        super().__init__(paths, crs=grid.crs, res=res or grid.pixel_size, opener=opener)
+        self._warn_of_covered()
+
+    def _warn_of_covered(self) -> None:
+        """Say so when the footprint of an image lies wholly under those of earlier ones, as other dates do."""
+        shapes = self.index.geometry.to_numpy()
+        grown = shapely.buffer(shapes, max(self.res), join_style="mitre")
+        near = shapely.STRtree(shapes)
+        covered = []
+        for i, shape in enumerate(shapes):
+            earlier = [j for j in near.query(shape) if j < i]
+            if earlier and shapely.union_all(grown[earlier]).covers(shape):
+                covered.append(self._paths[i])
+        if covered:
+            log.warning(
+                "%d of %d images lie wholly under earlier ones, %s first, and are read only where those hold no data; "
+                "leave them out of data.images, or train on one date at a time",
+                len(covered),
+                len(shapes),
+                covered[0],
+            )
+
+    def __getitem__(self, query: Any) -> dict[str, Any]:
+        image, valid = self._mosaic(query)
+        return {"image": torch.from_numpy(image), "valid": torch.from_numpy(valid)}
+
+    def _source(self, path: str) -> Source:
+        scene: Scene = self._open(path)
+
+        def read(window: Window) -> Part:
+            array, valid = scene.read(window, self._indexes)
+            image = array.astype(np.float32)
+            image[:, ~valid] = 0
+            return Part(image, valid)
+
+        return Source(path, scene.grid, read, len(self._indexes), 0.0)
+
+
+class LabelLayer(_Mosaic):
+    """Rasters of class ids, on any grid or CRS. A sample holds `mask` int64 (H, W), 255 where there is no label."""
+
+    is_image = False
+
+    def __init__(self, paths: Sequence[Path], *, crs: CRS, res: tuple[float, float]) -> None:
+        super().__init__(paths, crs=crs, res=res, opener=open_label_raster)
+
+    def __getitem__(self, query: Any) -> dict[str, Any]:
+        return {"mask": torch.from_numpy(self._mosaic(query).data[0]).long()}
+
+    def _source(self, path: str) -> Source:
+        file = self._open(path)
+
+        def read(window: Window) -> Part:
+            ids, known = read_ids(Path(path), file, window)
+            return Part(ids.astype(np.int32)[None], known)
+
+        return Source(path, Grid(file.height, file.width, file.transform, file.crs), read, 1, IGNORE)
+
+
+class VectorLabels(VectorDataset):  # type: ignore[misc]
+    """Polygons of one vector file with the class id in an attribute; where polygons overlap, the later one counts."""
+
+    def __init__(self, path: Path, *, attribute: str | None, crs: CRS, res: tuple[float, float]) -> None:
+        frame = read_shapes(path, attribute)
+        if frame.crs is None:
+            raise DataError(f"{path}: these labels have no CRS; give them one (ogr2ogr -a_srs)")
+        self.target_crs = crs
+        _index(super().__init__, [str(path)], crs=crs, res=res, label_name=attribute)
+        self._shapes = frame.geometry.to_crs(self.crs)
+        self._ids = frame["id"].to_numpy()
+
+    def __getitem__(self, query: Any) -> dict[str, Any]:
+        target = _grid(self, query)
+        hits = np.sort(self._shapes.sindex.query(box_polygon(*target.bounds), predicate="intersects"))
+        mask = np.full((target.height, target.width), IGNORE, np.int32)
+        if hits.size:
+            shapes = zip(self._shapes.iloc[hits], self._ids[hits].tolist(), strict=True)
+            rasterio.features.rasterize(shapes, out=mask, transform=target.transform)
+        return {"mask": torch.from_numpy(mask).long()}
+
+
+def open_label_raster(path: str) -> Any:
+    """An open raster with a CRS and one band of class ids (alpha aside).
+
+    Raises:
+        DataError: it is anything else.
+    """
+    file = open_id_raster(Path(path))
+    if file.crs is not None:
+        return file
+    file.close()
+    raise DataError(f"{path}: these labels have no CRS; give them that of their image (gdal_edit.py -a_srs)")
+
+
+def _index(init: Callable[..., None], paths: list[str], **options: Any) -> None:
+    """Let TorchGeo build its index; all files must be in it, for it skips in silence what it cannot read."""
+    try:
+        init(paths=paths, **options)
+        missing = sorted(set(paths) - set(init.__self__.index.filepath))  # type: ignore[attr-defined]
+    except DatasetNotFoundError:
+        missing = paths
+    except (*GDAL_FAILURES, ProjError) as error:
+        raise DataError(f"{paths[0]} and the rest cannot be brought to one CRS ({reason(error)}); check each") from None
+    if missing:
+        raise DataError(f"{missing[0]}: cannot be read, or brought to {options['crs']}; repair or remove it")
+
+
+def _grid(layer: Any, query: Any) -> Grid:
+    """The pixel grid that a query asks for, in the layer's CRS and resolution."""
+    x, y = query[0], query[1]
+    (xres, yres), crs = layer.res, layer.target_crs
+    height, width = round((y.stop - y.start) / yres), round((x.stop - x.start) / xres)
+    return Grid(height, width, Affine(xres, 0.0, x.start, 0.0, -yres, y.stop), crs)
+
+
+def _first(layer: Any) -> str:
+    more = len(layer.index) - 1
+    return f"{layer.index.filepath.iloc[0]}{f' and {more} more' if more else ''}"
+
+
+def _extent(layer: Any) -> str:
+    xmin, ymin, xmax, ymax = layer.index.total_bounds
+    return f"x {xmin:.6g} to {xmax:.6g}, y {ymin:.6g} to {ymax:.6g}"

@@ -1,0 +1,384 @@
+"""A bundle, or the score files of any other tool, measured on a data set of the catalog by that benchmark's protocol.
+
+Frames are scored once. Figures that need no threshold follow from that pass, whatever protocol; those that need one
+(components, open-set mIoU) take it from the first pass and read the scores again from disk, so memory does not grow
+with the number of frames. Thresholds found on test labels, as benchmarks do, are called by that name: they compare
+methods and are of no use on new images. Classes of a bundle and of a data set are the same where their names are.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geood.catalog import DataSet, Split
+from geood.config.sections import IGNORE
+from geood.datasets.discovery import Frame, drop_unlabelled, find_frames
+from geood.datasets.disparity import distance_of, has_distance
+from geood.datasets.frames import Decoded, decode, screened
+from geood.errors import ConfigError, DataError, OutputError
+from geood.evaluation.class_mapping import Meaning, data_settings
+from geood.evaluation.pictures import draw_frame
+from geood.evaluation.results import SetEvaluation, write_figures
+from geood.evaluation.tile_scores import ScoredFrame, ScoreFiles, Scores, check_bands, on_best_device, score_frame
+from geood.geo.scene import Scene
+from geood.metrics.components import ComponentScores
+from geood.metrics.distance import DistanceCurves
+from geood.metrics.pixels import ANOMALY, Confusion, OpenSetConfusion, PixelCurve, mean_of_known
+from geood.metrics.protocols import PixelProtocol, protocol_named
+from geood.models.bundle import ModelBundle, temperature_of
+from geood.progress import Progress
+
+log = logging.getLogger("geood")
+GIVEN = "scores"  # what scores from files are called in tables
+DRAWN = 3  # images drawn of the worst, and of the best
+
+
+class _Job(NamedTuple):
+    """What both passes need to know."""
+
+    meaning: Meaning
+    bundle: ModelBundle | None
+    own: str
+    label_ids: dict[int, int]
+    folder: Path
+
+
+@dataclass
+class _Pass:
+    """What the first pass counts."""
+
+    protocols: dict[str, PixelProtocol]
+    pooled: PixelCurve
+    confusion: Confusion | None
+    unknown: Counter[str]
+    images: list[dict[str, Any]]
+    skipped: list[str]
+    groups: dict[str, PixelCurve] = field(default_factory=dict)  # by folder where the set is crossed, else one
+    distances: DistanceCurves = field(default_factory=DistanceCurves)
+
+
+def evaluate_set(
+    data_set: DataSet,
+    root: Path,
+    *,
+    bundle: ModelBundle | None = None,
+    scores: Path | None = None,
+    split: str | None = None,
+    settings: Sequence[str] = (),
+    out: Path | None = None,
+) -> SetEvaluation:
+    """Measure a bundle, or score files, on a split of a data set.
+
+    Args:
+        data_set: an entry of the catalog.
+        root: the folder that holds it.
+        bundle: the model; None: `scores` are measured.
+        scores: a folder of score files, one for each image, higher is more anomalous.
+        split: the split to measure on; None: the set's last.
+        settings: `data.hold_out=[...]`, `data.label_ids={...}` and, for a bundle, `score.KEY=` and `predict.KEY=`.
+        out: an empty folder for `metrics.json`, `images.csv`, pictures of the worst and best images, and the scores
+            (float16) and classes of each image as `.npy`; None: nothing is left.
+
+    Raises:
+        ConfigError: a setting is none, or neither or both of bundle and scores are given.
+        DataError: files are missing or cannot be used, scores are not finite, or bundle and set share no class.
+    """
+    if (bundle is None) == (scores is None):
+        raise ConfigError("give a model or --scores with a folder of score files, one of the two")
+    hold_out, label_ids, rest = data_settings(settings)
+    if bundle:
+        bundle = bundle.with_settings(rest)
+    elif rest:
+        raise ConfigError(f"--set {rest[0]}: scores from files have no settings; only data.hold_out and data.label_ids")
+    meaning = Meaning.of(data_set, bundle, hold_out)
+    chosen = data_set.split(split) if split else data_set.evaluated
+    frames = _frames(data_set, root, split=chosen, meaning=meaning, label_ids=label_ids)
+    files = ScoreFiles(scores, frames) if scores else None
+    if bundle:
+        check_bands(frames, bundle)
+    kinds = bundle.scores if bundle else (GIVEN,)
+    own = bundle.config.score.kind if bundle else GIVEN
+    with _scratch(out) as folder, on_best_device(bundle) as device:
+        job = _Job(meaning, bundle, own, label_ids, folder)
+        counted = _Pass(
+            {kind: _protocol(data_set) for kind in kinds},
+            PixelCurve(),
+            Confusion(len(bundle.class_ids)) if bundle and (meaning.channel != IGNORE).any() else None,
+            Counter(),
+            [],
+            [],
+        )
+        with Progress("evaluating", len(frames)) as progress:
+            for frame in frames:
+                decoded = _decoded(frame, job)
+                if bundle:
+                    scored = score_frame(bundle, decoded, kinds=kinds, device=device)
+                else:
+                    assert files is not None
+                    scored = ScoredFrame({GIVEN: files.read(frame, decoded.ids.shape)}, None)
+                _count(frame, decoded, scored, job=job, counted=counted)
+                _save(folder / frame.name, scored, own)
+                progress.advance()
+        result = _evaluation(data_set, chosen, counted, job=job, source=str(scores or ""))
+        threshold = _second_pass(result, frames, job=job, counted=counted)
+        if out:
+            write_figures(result, out)
+            for stem, frame in _extremes(result, frames):
+                _draw(out / "pictures" / f"{stem}.png", frame, job=job, threshold=threshold, rows=result.images)
+    return result
+
+
+def _protocol(data_set: DataSet) -> PixelProtocol:
+    """An empty accumulator of the set's protocol."""
+    options = {"per_image": True} if data_set.protocol == "densehybrid" and data_set.crossed else {}
+    return protocol_named(data_set.protocol, **options)
+
+
+def _frames(data_set: DataSet, root: Path, *, split: Split, meaning: Meaning, label_ids: dict[int, int]) -> list[Frame]:
+    """The labelled frames of a split, those without labels named in the log."""
+    found = find_frames(data_set, root, split)
+    bare = drop_unlabelled(found, data_set, root, split=split)
+    if bare:
+        log.warning("%s: %d images have no labels and are left out, %s first", root, len(bare), bare[0].name)
+    if found.without_image and not (split.ids or split.listed):
+        first = found.without_image[0]
+        log.warning("%s: %d label files have no image, %s first", root, len(found.without_image), first)
+    if meaning.taught:
+        names = ", ".join(meaning.taught)
+        log.warning("%s: this model was taught %s, which is an anomaly here", data_set.name, names)
+    anomalies = {int(i) for i in np.flatnonzero(meaning.truth == ANOMALY)}
+    frames = screened(found, anomalies, holds=split.holds, label_ids=label_ids)
+    if split.count and len(frames) != split.count:
+        log.warning(
+            "%s: %d images measured, where %s, split %s, has %d: figures do not compare with published ones",
+            *(root, len(frames), data_set.name, split.name, split.count),
+        )
+    return frames
+
+
+def _shown_bands(frame: Frame) -> tuple[int, ...]:
+    """Three bands to look at, or the one there is."""
+    with Scene.open(frame.base or frame.image) as scene:
+        return scene.band_indexes[:3] if scene.count >= 3 else scene.band_indexes[:1]
+
+
+def _decoded(frame: Frame, job: _Job) -> Decoded:
+    """The pixels that the bundle takes; for scores from files one band, which says where there is data."""
+    if job.bundle is None:
+        return decode(frame, indexes=(1,), label_ids=job.label_ids)
+    bands = job.bundle.bands
+    return decode(frame, indexes=bands.indexes, nodata=bands.nodata, label_ids=job.label_ids)
+
+
+def _count(frame: Frame, decoded: Decoded, scored: ScoredFrame, *, job: _Job, counted: _Pass) -> None:
+    """Count the pixels of one frame."""
+    truth = job.meaning.truth[decoded.ids]
+    counted.unknown.update(decoded.unknown)
+    if (truth == IGNORE).all():
+        counted.skipped.append(frame.name)
+    here = PixelCurve()
+    try:
+        here.update(scored.scores[job.own], truth)
+        for kind, score in scored.scores.items():
+            counted.protocols[kind].update(score, truth)
+    except ValueError as error:
+        raise DataError(f"{frame.name}: its scores cannot be used ({error}); score this image again") from None
+    counted.pooled += here
+    group = counted.groups.setdefault(_group(frame), PixelCurve())
+    group += here
+    if frame.data_set and frame.data_set.stereo and has_distance(frame):
+        counted.distances.update(scored.scores[job.own], truth, distance_m=distance_of(frame))
+    if counted.confusion is not None and scored.classes is not None:
+        counted.confusion.update(scored.classes, job.meaning.channel[decoded.ids])
+    curve = here.curve
+    counted.images.append(
+        {
+            "image": frame.name,
+            "pixels": here.positives + here.negatives,
+            "anomaly_pixels": here.positives,
+            "average_precision": curve.average_precision,
+            "fpr95": curve.fpr_at(),
+            "auroc": curve.auroc,
+        }
+    )
+
+
+def _evaluation(data_set: DataSet, split: Split, counted: _Pass, *, job: _Job, source: str) -> SetEvaluation:
+    """The figures of the first pass."""
+    if counted.skipped:
+        first = ", ".join(counted.skipped[:3])
+        log.warning("%d images are void in every pixel and count for nothing: %s", len(counted.skipped), first)
+    if not counted.pooled.positives:
+        log.warning("%s, split %s: no anomaly pixel: AP, AUROC and FPR95 are undefined", data_set.name, split.name)
+    bundle, rows = job.bundle, []
+    for kind, protocol in counted.protocols.items():
+        row: dict[str, Any] = {"score": kind}
+        if bundle:
+            row["temperature"] = temperature_of(kind, bundle.config.score)
+        rows.append(row | protocol.figures())
+    shared, names = job.meaning.shared, bundle.class_names if bundle else {}
+    iou = counted.confusion.iou if counted.confusion else np.full(len(names), np.nan)
+    return SetEvaluation(
+        data_set=data_set,
+        split=split,
+        source=bundle.identity if bundle else source,
+        own=job.own,
+        rows=rows,
+        pixels=counted.pooled.positives + counted.pooled.negatives,
+        anomaly_pixels=counted.pooled.positives,
+        miou=mean_of_known(iou[shared]),
+        class_iou={names[i]: float(iou[i]) for i in shared} if counted.confusion else {},
+        images=counted.images,
+        left_out=job.meaning.left_out,
+        taught=job.meaning.taught,
+        skipped=counted.skipped,
+        unknown=dict(counted.unknown.most_common()),
+        distances=counted.distances.figures() if counted.distances.images else [],
+    )
+
+
+def _second_pass(result: SetEvaluation, frames: list[Frame], *, job: _Job, counted: _Pass) -> float:
+    """Figures that need a threshold: components at that of the best F1, which is returned, open set at 95 % recall."""
+    sizes, pooled, groups = result.data_set.components, counted.pooled, counted.groups
+    if not pooled.positives or not pooled.negatives:
+        return math.nan
+    [own] = [row for row in result.rows if row["score"] == result.own]
+    best = float(own.get("best_f1_threshold", pooled.best_f1_threshold))
+    components = ComponentScores(*sizes) if sizes else None
+    opened = _open_sets(groups, job.bundle, result.data_set.protocol) if job.bundle and counted.confusion else {}
+    with Progress("components and open set", len(frames)) as progress:
+        for frame in frames if components or opened else ():
+            ids = _decoded(frame, job).ids
+            truth = job.meaning.truth[ids]
+            score: Scores = np.load(job.folder / f"{frame.name}.npy")
+            if components is not None:
+                components.update(score, truth, threshold=best)
+            if opened:
+                classes = np.load(job.folder / f"{frame.name}.classes.npy")
+                opened[_group(frame)].update(classes, score, mask=job.meaning.channel[ids], truth=truth)
+            progress.advance()
+    if components is not None:
+        result.components = components.figures() | {"threshold": best}
+    if opened:
+        result.open_set = _mean_open_set(opened, frames, job.meaning.shared)
+    return best
+
+
+def _group(frame: Frame) -> str:
+    """The folder of images that has a threshold of its own, in a crossed set."""
+    return frame.image.parent.name if frame.data_set and frame.data_set.crossed else ""
+
+
+def _open_sets(groups: dict[str, PixelCurve], bundle: ModelBundle, protocol: str) -> dict[str, OpenSetConfusion]:
+    """An accumulator for each group, thresholded by the curves of the others, or by its own where it is alone."""
+    opened = {}
+    for name, own in groups.items():
+        others = PixelCurve()
+        for other, curve in groups.items():
+            if other != name:
+                others += curve
+        cut = _recall_threshold(others if others.positives else own, protocol)
+        opened[name] = OpenSetConfusion(len(bundle.class_ids), cut)
+    return opened
+
+
+def _mean_open_set(
+    opened: dict[str, OpenSetConfusion], frames: list[Frame], shared: NDArray[np.intp]
+) -> dict[str, float]:
+    """The figures of all groups, over the classes that the set has, each group weighted by its number of frames."""
+    weights = [sum(_group(frame) == name for frame in frames) for name in opened]
+    each = []
+    for one in opened.values():
+        open_miou, closed = mean_of_known(one.iou[shared]), mean_of_known(one.closed.iou[shared])
+        row = {"open_miou": open_miou, "anomaly_iou": one.anomaly_iou, "gap": closed - open_miou}
+        each.append(row | {"threshold": one.threshold})
+    return {key: float(np.average([row[key] for row in each], weights=weights)) for key in each[0]}
+
+
+def _recall_threshold(pooled: PixelCurve, protocol: str) -> float:
+    """The highest threshold with 95 % of the anomalies strictly above it, a float16 number; NaN without anomalies.
+
+    DenseHybrid takes the score of the first point with more than 95 % at or above it, and calls what is strictly above.
+    """
+    if not pooled.positives:
+        return math.nan
+    curve = pooled.curve
+    if protocol == "densehybrid":
+        return float(curve.scores[int(np.argmax(curve.hits * 20 > curve.positives * 19))])
+    first = int(np.argmax(curve.hits * 20 >= curve.positives * 19))  # in integers: 0.95 is not a binary fraction
+    return float(np.nextafter(np.float16(curve.scores[first]), np.float16(-np.inf)))
+
+
+def _extremes(result: SetEvaluation, frames: list[Frame]) -> list[tuple[str, Frame]]:
+    """The images with the lowest and the highest average precision, or some if none has one, with names for files."""
+    by_name = {frame.name: frame for frame in frames}
+    known = [row for row in result.images if not math.isnan(row["average_precision"])]
+    if not known:
+        return [(f"image_{i}_{Path(frame.name).name}", frame) for i, frame in enumerate(frames[: 2 * DRAWN], 1)]
+    ranked = [row["image"] for row in sorted(known, key=lambda row: row["average_precision"])]
+    worst, best = ranked[:DRAWN], ranked[max(DRAWN, len(ranked) - DRAWN) :][::-1]
+    named = [(f"worst_{i}", name) for i, name in enumerate(worst, 1)]
+    named += [(f"best_{i}", name) for i, name in enumerate(best, 1)]
+    return [(f"{stem}_{Path(name).name}", by_name[name]) for stem, name in named]
+
+
+def _draw(out: Path, frame: Frame, *, job: _Job, threshold: float, rows: list[dict[str, Any]]) -> None:
+    """One picture of a frame: image, classes, score, what was found."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    shown = decode(frame, indexes=_shown_bands(frame), label_ids=job.label_ids)
+    photo = np.nan_to_num(shown.image.astype(np.float32)).transpose(1, 2, 0)
+    photo = np.repeat(photo, 3, axis=2) if photo.shape[2] == 1 else photo
+    white = 255 if shown.image.dtype == np.uint8 else max(float(np.percentile(photo, 99)), 1e-9)
+    classes = (np.load(job.folder / f"{frame.name}.classes.npy"), job.bundle.class_names) if job.bundle else None
+    score: Scores = np.load(job.folder / f"{frame.name}.npy")
+    [row] = [row for row in rows if row["image"] == frame.name]
+    figures = {"AP": row["average_precision"], "FPR95": row["fpr95"]}
+    said = "   ".join(f"{name} {100 * value:.1f} %" for name, value in figures.items() if math.isfinite(value))
+    draw_frame(
+        out,
+        np.clip(photo / np.float32(white), 0, 1),
+        score=score,
+        truth=job.meaning.truth[shown.ids],
+        classes=classes,
+        threshold=threshold if math.isfinite(threshold) else float(np.nanmax(score)),
+        title=f"{frame.name}    {said}",
+    )
+
+
+@contextmanager
+def _scratch(out: Path | None) -> Iterator[Path]:
+    """The folder in which scores lie between the two passes."""
+    if out is not None:
+        (out / "scores").mkdir(parents=True, exist_ok=True)
+        yield out / "scores"
+        return
+    with tempfile.TemporaryDirectory(prefix="geood-scores-") as folder:
+        yield Path(folder)
+
+
+def _save(stem: Path, scored: ScoredFrame, own: str) -> None:
+    """Leave a frame's own score and classes as `.npy`.
+
+    Raises:
+        OutputError: the disk is full.
+    """
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        np.save(stem.with_name(stem.name + ".npy"), scored.scores[own].astype(np.float16))
+        if scored.classes is not None:
+            np.save(stem.with_name(stem.name + ".classes.npy"), scored.classes)
+    except OSError as error:
+        raise OutputError(
+            f"{stem.parent}: scores cannot be kept there ({error}); free space, or choose --out"
+        ) from None

@@ -1,0 +1,253 @@
+"""Pictures of a result: one page that shows scene, classes, scores, truth and synthetic negatives side by side.
+
+Rasters are read at the size they are drawn, whatever their own, so memory stays small for any scene; the picture is for
+looking, the figures in it come from elsewhere. Drawn with matplotlib's file canvas: no window, no global state.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from affine import Affine
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.vrt import WarpedVRT
+
+from geood.config.sections import IGNORE
+from geood.errors import OutputError
+from geood.geo.gdal import open_raster, reading
+from geood.geo.qgis import class_colours
+
+LONGEST_PX = 1000  # side at which rasters are read for a picture
+HIT, MISSED, FALSE = "#00c853", "#ff00c8", "#ffb300"
+
+Picture = NDArray[np.float32]
+
+
+def draw_overview(  # noqa: PLR0913 - the panels of one page, each given by name
+    out: Path,
+    *,
+    scene: Path,
+    scores: Path,
+    classes: Path | None,
+    labels: Path | None,
+    class_names: Mapping[int, str],
+    anomaly: Sequence[int],
+    negatives: NDArray[np.floating] | None,
+    threshold: float,
+    metrics: Mapping[str, float],
+) -> None:
+    """Draw one PNG of a scene and what was found in it; an existing file is replaced.
+
+    Args:
+        out: the PNG.
+        scene: the raster that was predicted.
+        scores: its score raster.
+        classes: its class raster of channel indexes, 255 none; None: no such panel.
+        labels: a raster of class ids on any grid; None: no truth is shown.
+        class_names: name of each channel index in `classes`.
+        anomaly: ids in `labels` that are anomalies.
+        negatives: samples (N, C, h, w) of the flow in [0, 1]; None: no such panel.
+        threshold: score above which a pixel counts as found.
+        metrics: figures for the title, as shares.
+
+    Raises:
+        DataError: if a raster cannot be read.
+        OutputError: if the picture cannot be written.
+    """
+    photo = _read_photo(scene)
+    score = _read_band(scores, photo.shape[:2])
+    truth = _read_truth(labels, scene, shape=photo.shape[:2], anomaly=anomaly) if labels else None
+    panels: list[tuple[str, Callable[[Axes], None]]] = [("scene", lambda ax: _show(ax, photo))]
+    if classes:
+        index = _read_band(classes, photo.shape[:2])
+        panels.append(("classes", lambda ax: _show_classes(ax, index, class_names)))
+    panels.append(("anomaly score", lambda ax: _show_score(ax, score, threshold)))
+    if truth is not None:
+        panels.append(("truth", lambda ax: _show_truth(ax, photo, truth)))
+    panels.append((f"above {threshold:.3g}", lambda ax: _show_found(ax, photo, score > threshold, truth)))
+    if negatives is not None and len(negatives):
+        panels.append(("synthetic negatives", lambda ax: _show(ax, _mosaic(negatives))))
+    said = "   ".join(f"{name} {100 * value:.1f} %" for name, value in metrics.items() if np.isfinite(value))
+    _draw_page(out, panels, title=f"{scene.name}    {said}")
+
+
+def draw_frame(
+    out: Path,
+    photo: Picture,
+    *,
+    score: NDArray[np.floating],
+    truth: NDArray[np.uint8],
+    classes: tuple[NDArray[np.uint8], Mapping[int, str]] | None,
+    threshold: float,
+    title: str,
+) -> None:
+    """Draw one PNG of a photograph and its scores; an existing file is replaced.
+
+    Args:
+        out: the PNG.
+        photo: three bands (H, W, 3) in [0, 1].
+        score: its anomaly scores (H, W).
+        truth: 0 inlier, 1 anomaly, 255 void (H, W).
+        classes: class indexes (H, W) and the name of each; None: no such panel.
+        threshold: score above which a pixel counts as found.
+        title: what stands above.
+
+    Raises:
+        OutputError: if the picture cannot be written.
+    """
+    step = -(-max(score.shape) // LONGEST_PX)  # the page shows no more, and large images fill the memory
+    photo, score, truth = photo[::step, ::step], score[::step, ::step], truth[::step, ::step]
+    panels: list[tuple[str, Callable[[Axes], None]]] = [("image", lambda ax: _show(ax, photo))]
+    if classes:
+        index, names = classes[0][::step, ::step].astype(np.float32), classes[1]
+        panels.append(("classes", lambda ax: _show_classes(ax, index, names)))
+    panels.append(("anomaly score", lambda ax: _show_score(ax, score.astype(np.float32), threshold)))
+    panels.append((f"above {threshold:.3g}", lambda ax: _show_found(ax, photo, score > threshold, truth)))
+    _draw_page(out, panels, title=title, columns=2, ratio=score.shape[0] / score.shape[1])
+
+
+def _draw_page(
+    out: Path,
+    panels: list[tuple[str, Callable[[Axes], None]]],
+    *,
+    title: str,
+    columns: int = 3,
+    ratio: float = 1.0,
+) -> None:
+    """Panels in rows, each with its title, as one PNG; `ratio` is the height of a panel over its width."""
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(5 * columns, (5 * ratio + 0.4) * rows), dpi=110, layout="constrained")
+    for position, (name, draw) in enumerate(panels):
+        ax = figure.add_subplot(rows, min(columns, len(panels)), position + 1)
+        ax.set_title(name, loc="left", fontsize=12)
+        ax.set_axis_off()
+        draw(ax)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13)
+    _save(out, lambda partial: figure.savefig(partial, format="png"))
+
+
+def _save(out: Path, write: Callable[[Path], object]) -> None:
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        write(partial)
+        os.replace(partial, out)
+    except OSError as error:
+        raise OutputError(f"{out}: the picture cannot be written ({error}); choose another place") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read_photo(path: Path) -> Picture:
+    """Three bands (H, W, 3) in [0, 1] to look at, white where there is no data; other than bytes are stretched."""
+    with reading(path), open_raster(path) as source:
+        shape = _drawn_shape(source.height, source.width)
+        bands = [i for i, kind in zip(source.indexes, source.colorinterp, strict=True) if kind != ColorInterp.alpha]
+        bands = bands[:3] if len(bands) >= 3 else bands[:1] * 3
+        pixels = source.read(bands, out_shape=(3, *shape), resampling=Resampling.average).astype(np.float32)
+        valid = (source.dataset_mask(out_shape=shape) > 0) & np.isfinite(pixels).all(0)
+        stretched = source.dtypes[0] != "uint8" and valid.any()
+    low, high = np.percentile(pixels[:, valid], (1, 99)) if stretched else (0.0, 255.0)
+    photo = np.clip((np.nan_to_num(pixels) - low) / max(high - low, 1e-9), 0, 1)
+    return np.where(valid, photo, 1).transpose(1, 2, 0).astype(np.float32)
+
+
+def _read_band(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """The one band of a raster at the drawn size, nearest pixels."""
+    with reading(path), open_raster(path) as source:
+        return np.asarray(source.read(1, out_shape=shape), np.float32)
+
+
+def _read_truth(labels: Path, scene: Path, *, shape: tuple[int, int], anomaly: Sequence[int]) -> NDArray[np.uint8]:
+    """1 anomaly, 0 another label, 255 none, on the scene's grid at the drawn size."""
+    with reading(labels), open_raster(scene) as source, open_raster(labels) as target:
+        if source.crs is None:
+            ids, known = target.read(1, out_shape=shape), target.dataset_mask(out_shape=shape) > 0
+        else:
+            scale = Affine.scale(source.width / shape[1], source.height / shape[0])
+            place = {"crs": source.crs, "transform": source.transform * scale, "height": shape[0], "width": shape[1]}
+            with WarpedVRT(target, **place, add_alpha=target.nodata is None) as warped:  # nearest pixels
+                ids, known = warped.read(1), warped.dataset_mask() > 0
+    return np.where(known & (ids != IGNORE), np.isin(ids, list(anomaly)), IGNORE).astype(np.uint8)
+
+
+def _drawn_shape(height: int, width: int) -> tuple[int, int]:
+    shrink = min(1.0, LONGEST_PX / max(height, width))
+    return max(1, round(height * shrink)), max(1, round(width * shrink))
+
+
+def _show(ax: Axes, picture: Picture) -> None:
+    ax.imshow(picture, interpolation="nearest", vmin=0, vmax=1)
+
+
+def _show_classes(ax: Axes, index: NDArray[np.float32], names: Mapping[int, str]) -> None:
+    colours = class_colours(dict(names))
+    table = ListedColormap([colours.get(i, "#ffffff") for i in range(max(names) + 1)])
+    shown = np.ma.masked_where(index == IGNORE, index)
+    ax.imshow(shown, cmap=table, vmin=-0.5, vmax=max(names) + 0.5, interpolation="nearest")
+    _legend(ax, {names[i]: colours[i] for i in sorted(names)})
+
+
+def _show_score(ax: Axes, score: NDArray[np.floating], threshold: float) -> None:
+    """The score map; the colours run from the lowest score to a little over the threshold at least."""
+    finite = score[np.isfinite(score)]
+    low, high = np.percentile(finite, (1, 99.9)) if finite.size else (0.0, 1.0)
+    ax.set_facecolor("white")
+    image = ax.imshow(score, cmap="inferno", vmin=low, vmax=max(high, threshold, low + 1e-6), interpolation="nearest")
+    bar = ax.figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02)
+    bar.ax.axhline(threshold, color="#00e5ff", linewidth=2)
+    bar.ax.tick_params(labelsize=8)
+
+
+def _show_truth(ax: Axes, photo: Picture, truth: NDArray[np.uint8]) -> None:
+    _show(ax, _tint(_pale(photo), truth == 1, MISSED))
+    _legend(ax, {"anomaly": MISSED})
+
+
+def _show_found(ax: Axes, photo: Picture, found: NDArray[np.bool_], truth: NDArray[np.uint8] | None) -> None:
+    """Pixels above the threshold; where there is truth, hits, misses and false alarms apart."""
+    if truth is None:
+        _show(ax, _tint(_pale(photo), found, HIT))
+        return
+    picture = _tint(_pale(photo), found & (truth == 0), FALSE)
+    picture = _tint(picture, ~found & (truth == 1), MISSED)
+    _show(ax, _tint(picture, found & (truth == 1), HIT))
+    _legend(ax, {"hit": HIT, "missed": MISSED, "false alarm": FALSE})
+
+
+def _legend(ax: Axes, colours: Mapping[str, str]) -> None:
+    handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
+    ax.legend(
+        handles=handles, loc="lower left", fontsize=8, framealpha=0.85, ncols=len(handles) if len(handles) < 4 else 3
+    )
+
+
+def _pale(photo: Picture) -> Picture:
+    grey = photo.mean(2, keepdims=True)
+    return np.repeat(0.35 + 0.65 * grey, 3, axis=2)
+
+
+def _tint(picture: Picture, where: NDArray[np.bool_], colour: str) -> Picture:
+    tinted = picture.copy()
+    tinted[where] = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    return tinted
+
+
+def _mosaic(samples: NDArray[np.floating]) -> Picture:
+    """Samples (N, C, h, w) side by side in a near-square grid (H, W, 3), clipped to [0, 1], with white gaps."""
+    count, bands, height, width = samples.shape
+    columns = int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    picture = np.ones((rows * (height + 2) + 2, columns * (width + 2) + 2, 3), np.float32)
+    shown = samples[:, :3] if bands >= 3 else np.repeat(samples[:, :1], 3, axis=1)
+    for i, sample in enumerate(np.clip(shown, 0, 1)):
+        top, left = 2 + (i // columns) * (height + 2), 2 + (i % columns) * (width + 2)
+        picture[top : top + height, left : left + width] = sample.transpose(1, 2, 0)
+    return picture

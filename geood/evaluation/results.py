@@ -1,0 +1,223 @@
+"""Figures of a benchmark for people and programs: a table beside published figures, JSON, a table of the images.
+
+The columns are those of the benchmark's own tables. Shares inside, per cent where people read.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from geood.catalog import DataSet, Split
+from geood.errors import OutputError
+from geood.evaluation.figures import SCORE_NAMES, percent, without_nan
+from geood.evaluation.leaderboards import PUBLISHED, Published
+
+OUTPUTS = {"metrics.json", "images.csv", "scores", "pictures"}  # what a folder of figures may hold
+COMPONENT_COLUMNS = {"sIoU": "mean_siou", "PPV": "mean_ppv", "F1": "mean_f1"}
+
+
+@dataclass
+class SetEvaluation:
+    """The figures of one model, or of scores from files, on one split of a data set; shares, NaN where undefined.
+
+    `rows` has a dict for each kind of score; `components`, `open_set` and `miou` are of the model's own score and
+    classes (empty, NaN: the benchmark has no such figure). `images` has a dict for each image.
+    """
+
+    data_set: DataSet
+    split: Split
+    source: str
+    own: str
+    rows: list[dict[str, Any]]
+    pixels: int
+    anomaly_pixels: int
+    components: dict[str, float] = field(default_factory=dict)
+    open_set: dict[str, float] = field(default_factory=dict)
+    distances: list[dict[str, float]] = field(default_factory=list)
+    miou: float = math.nan
+    class_iou: dict[str, float] = field(default_factory=dict)
+    images: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    left_out: tuple[str, ...] = ()
+    taught: tuple[str, ...] = ()
+    unknown: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def base_rate(self) -> float:
+        """Share of anomaly pixels, the average precision of a blind guess."""
+        return self.anomaly_pixels / self.pixels if self.pixels else math.nan
+
+    def figures(self) -> dict[str, Any]:
+        """All figures as JSON values; what is undefined is None."""
+        found: dict[str, Any] = without_nan(
+            {
+                "data_set": self.data_set.name,
+                "split": self.split.name,
+                "protocol": self.data_set.protocol,
+                "source": self.source,
+                "score": self.own,
+                "rows": self.rows,
+                "pixels": self.pixels,
+                "anomaly_pixels": self.anomaly_pixels,
+                "base_rate": self.base_rate,
+                "components": self.components,
+                "open_set": self.open_set,
+                "distances": self.distances,
+                "miou": self.miou,
+                "class_iou": self.class_iou,
+                "images": self.images,
+                "skipped": self.skipped,
+                "left_out": list(self.left_out),
+                "taught": list(self.taught),
+                "expected_images": self.split.count,
+                "unknown": self.unknown,
+            }
+        )
+        return found
+
+    def table(self) -> str:
+        """The figures as a table for people, in per cent, with published ones of the same benchmark below."""
+        shown = self.anomaly_pixels > 0
+        lines = _head(bool(self.components)) if shown else []
+        for row in sorted(self.rows, key=lambda row: row["score"] != self.own) if shown else []:
+            own = row["score"] == self.own
+            cells = [row.get(key, math.nan) for key in ("average_precision", "fpr95", "auroc")]
+            cells += [self.components[key] for key in COMPONENT_COLUMNS.values()] if own and self.components else []
+            lines.append(_line(SCORE_NAMES.get(row["score"], row["score"]) + (" *" if own else ""), cells))
+        lines += self._below()
+        published = PUBLISHED.get(self.data_set.benchmark)
+        if published and shown:
+            lines += ["", f"published, {published.title} (+: trained with real negatives)"]
+            lines += [_published(row, bool(self.components)) for row in published.rows]
+            lines.append(f"source: {published.source}")
+        return "\n".join(lines)
+
+    def _below(self) -> list[str]:
+        """What stands under the figures of the scores."""
+        lines = ["no anomaly pixel: AP, FPR95 and AUROC are undefined", ""]
+        if self.anomaly_pixels:
+            lines = ["* this score; all figures in per cent", ""]
+        complete = f" of {self.split.count}" if self.split.count else ""
+        lines.append(f"{'images':<28}{len(self.images):>8}{complete} of {self.data_set.name}, split {self.split.name}")
+        if self.anomaly_pixels:
+            lines.append(
+                f"{'anomaly pixels':<28}{percent(self.base_rate)} of {self.pixels:,} (the AP of a blind guess)"
+            )
+        if not math.isnan(self.miou):
+            each = ", ".join(f"{name} {100 * iou:.0f}" for name, iou in self.class_iou.items() if not math.isnan(iou))
+            lines.append(f"{'closed-set mIoU':<28}{percent(self.miou)} ({each})")
+        if self.open_set:
+            gap = 100 * self.open_set["gap"]
+            lines.append(
+                f"{'open-set mIoU':<28}{percent(self.open_set['open_miou'])}, {gap:.1f} below the closed one, at the "
+                "threshold that finds 95 % of these anomalies"
+            )
+        if self.components:
+            lines.append(
+                f"{'components above':<28}{self.components['threshold']:8.4g}, the threshold of the best F1 here"
+            )
+        if self.distances:
+            lines += ["", f"{'distance, m':<28}{'AP':>8}{'FPR95':>8}{'AUROC':>8}"]
+        for row in self.distances:
+            cells = [row["average_precision"], row["fpr95"], row["auroc"]]
+            lines.append(_line(f"{row['from_m']:g} to {row['to_m']:g}", cells))
+        if self.skipped:
+            lines.append(f"{len(self.skipped)} images are void in every pixel")
+        if self.taught:
+            lines.append(f"anomalies that the model was taught: {', '.join(self.taught)}")
+        if self.left_out:
+            lines.append(f"left out: classes that the model never learned: {', '.join(self.left_out)}")
+        if self.unknown:
+            found = ", ".join(f"{number} ({pixels:,} pixels)" for number, pixels in list(self.unknown.items())[:5])
+            lines.append(f"left out: numbers or colours of labels that stand for nothing: {found}")
+        return lines
+
+
+@contextmanager
+def staged(out: Path | None, *, overwrite: bool = False, inputs: Sequence[Path] = ()) -> Iterator[Path | None]:
+    """A hidden folder beside `out` that takes its place once all is in it; None for None.
+
+    Raises:
+        OutputError: `out` exists, and is not to be replaced or is no folder of an evaluation alone; or one of `inputs`
+            lies in it; or the folder cannot be made.
+    """
+    if out is None:
+        yield None
+        return
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out}: exists already; add --overwrite to replace it, or choose another name")
+    if out.exists() and not _is_evaluation(out):
+        raise OutputError(f"{out}: holds other things than an evaluation, and is left alone; choose another --out")
+    place = out.resolve()
+    if inputs := [path for path in inputs if path.resolve().is_relative_to(place)]:
+        raise OutputError(f"{out}: holds {inputs[0]}, which is to be read; choose another --out")
+    if not place.parent.is_dir():
+        raise OutputError(f"{out}: there is no folder {out.parent}; make it first, or choose another place")
+    partial, before = (place.with_name(f".{place.name}.{os.getpid()}.{what}") for what in ("partial", "before"))
+    try:
+        partial.mkdir()
+        yield partial
+        if place.exists():
+            os.replace(place, before)
+        os.replace(partial, place)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error}); free space, or choose another --out") from None
+    finally:
+        if before.exists() and not place.exists():
+            os.replace(before, place)
+        for folder in (partial, before):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_evaluation(folder: Path) -> bool:
+    """Whether a folder is empty, or holds an evaluation and nothing else that could be missed."""
+    if not folder.is_dir():
+        return False
+    found = {p.name for p in folder.iterdir()}
+    inside = [p for name in ("scores", "pictures") for p in (folder / name).rglob("*") if not p.is_dir()]
+    return not found or ("metrics.json" in found <= OUTPUTS and all(p.suffix in (".npy", ".png") for p in inside))
+
+
+def write_figures(evaluation: SetEvaluation, out: Path) -> list[Path]:
+    """Write `metrics.json` and `images.csv` into a folder; returns their paths.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    figures, images = out / "metrics.json", out / "images.csv"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        figures.write_text(json.dumps(evaluation.figures(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        with images.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(evaluation.images[0]) if evaluation.images else ["image"])
+            writer.writeheader()
+            writer.writerows(without_nan(evaluation.images))
+    except OSError as error:
+        raise OutputError(f"{out}: the figures cannot be written ({error}); choose another --out") from None
+    return [figures, images]
+
+
+def _head(components: bool) -> list[str]:
+    names = ["AP", "FPR95", "AUROC", *(COMPONENT_COLUMNS if components else ())]
+    return [f"{'score':<28}" + "".join(f"{name:>8}" for name in names)]
+
+
+def _line(name: str, cells: list[float]) -> str:
+    return f"{name:<28}" + "".join(percent(cell) for cell in cells)
+
+
+def _published(row: Published, components: bool) -> str:
+    cells = [row.average_precision, row.fpr95, row.auroc]
+    cells += [row.siou, row.ppv, row.mean_f1] if components else []
+    shares = [math.nan if cell is None else cell / 100 for cell in cells]
+    name = row.method + (" +" if row.negatives else "")
+    return name + "\n" + _line("", shares) if len(name) > 27 else _line(name, shares)

@@ -1,0 +1,342 @@
+"""A bundle measured on labelled scenes: every score that it can give, and the closed-set IoU.
+
+Scenes are read tile by tile exactly as in prediction, the network runs once a tile, and all scores are read off that
+one answer, so their figures differ by the score alone. Pixels are pooled over all scenes; every anomaly id is a
+positive, every learned class a negative, anything else and every invalid pixel is left out. The score of the bundle
+takes the bundle's temperature; the other baselines take 1, as in their papers.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from geood.config.loading import load_config
+from geood.config.sections import IGNORE
+from geood.datasets.scene_crops import find_files
+from geood.errors import ConfigError, DataError, OutputError
+from geood.evaluation.figures import SCORE_NAMES, percent, without_nan
+from geood.evaluation.tile_scores import on_best_device
+from geood.geo.grid import Tile, tile_grid
+from geood.geo.labels import VECTOR_SUFFIXES, open_labels, pair_by_name, why_not_shared
+from geood.geo.scene import Scene
+from geood.geo.score_raster import check_output
+from geood.metrics.pixels import ANOMALY, INLIER, Confusion, PixelCurve
+from geood.models.bundle import ModelBundle, temperature_of
+from geood.progress import Progress
+
+log = logging.getLogger("geood")
+RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".png")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of one bundle on one set of scenes.
+
+    `rows` has one dict for each score: `score`, `temperature`, `average_precision`, `fpr95`, `auroc`, all shares.
+    `at_threshold` tells what the bundle's default threshold does: recall, precision and false-positive rate. `scenes`
+    has a dict for each scene with the figures of the bundle's own score there. Undefined figures are NaN.
+    """
+
+    model: str
+    score: str
+    rows: list[dict[str, Any]]
+    at_threshold: dict[str, float]
+    pixels: int
+    anomaly_pixels: int
+    base_rate: float
+    miou: float
+    class_iou: dict[str, float]
+    unknown_ids: dict[int, int]
+    scenes: list[dict[str, Any]]
+
+    def headline(self) -> dict[str, float]:
+        """The figures that are quoted: those of the bundle's own score, the base rate, and mIoU."""
+        [own] = [row for row in self.rows if row["score"] == self.score]
+        return {
+            "AP": own["average_precision"],
+            "FPR95": own["fpr95"],
+            "AUROC": own["auroc"],
+            "base rate": self.base_rate,
+            "mIoU": self.miou,
+        }
+
+    def to_json(self) -> str:
+        """All figures as JSON text; what is undefined is null."""
+        return json.dumps(without_nan(asdict(self)), indent=2) + "\n"
+
+    def table(self) -> str:
+        """The figures as a table for people, in per cent."""
+        lines = [f"{'score':<24}{'AP':>8}{'FPR95':>8}{'AUROC':>8}"]
+        for row in self.rows:
+            name = SCORE_NAMES[row["score"]] + (" *" if row["score"] == self.score else "")
+            figures = (row["average_precision"], row["fpr95"], row["auroc"])
+            lines.append(f"{name:<24}" + "".join(percent(x) for x in figures))
+        lines += [
+            "* the score of this model; all figures in per cent",
+            "",
+            f"{'anomaly pixels':<24}{percent(self.base_rate)} of {self.pixels:,} (the AP of a blind guess)",
+            f"{'closed-set mIoU':<24}{percent(self.miou)} "
+            f"({', '.join(f'{name} {100 * iou:.0f}' for name, iou in self.class_iou.items() if not math.isnan(iou))})",
+        ]
+        if self.at_threshold:
+            at = self.at_threshold
+            lines.append(
+                f"{'above ' + format(at['threshold'], '.3f'):<24}{percent(at['recall'])} of the anomaly pixels and "
+                f"{100 * at['fpr']:.2f} of the others; precision {100 * at['precision']:.1f}"
+            )
+        if self.unknown_ids:
+            ids = ", ".join(f"{i} ({n:,} pixels)" for i, n in self.unknown_ids.items())
+            lines.append(f"left out: label ids that are neither a class nor an anomaly: {ids}")
+        return "\n".join(lines)
+
+
+class _Case(NamedTuple):
+    """One scene and the files that label it."""
+
+    image: Path
+    labels: list[Path]
+    attribute: str | None = None
+
+
+class _Ids(NamedTuple):
+    """What label ids mean; both tables take an id of 0 to 255, and 256 for any other."""
+
+    truth: NDArray[np.uint8]
+    channel: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, class_ids: Sequence[int], anomaly: Sequence[int]) -> _Ids:
+        truth, channel = np.full(257, IGNORE, np.uint8), np.full(257, IGNORE, np.int64)
+        truth[list(anomaly)], truth[list(class_ids)] = ANOMALY, INLIER
+        channel[list(class_ids)] = np.arange(len(class_ids))
+        return cls(truth, channel)
+
+    def unknown(self, ids: NDArray[np.int64]) -> dict[int, int]:
+        """How many pixels hold an id that is neither a class nor an anomaly nor 255."""
+        values, counts = np.unique(ids, return_counts=True)
+        meant = self.truth[_bounded(values)] != IGNORE
+        return {int(v): int(n) for v, n, m in zip(values, counts, meant, strict=True) if not m and v != IGNORE}
+
+
+def evaluate_scenes(config_or_root: str | Path, bundle: ModelBundle, *, overrides: Sequence[str] = ()) -> Evaluation:
+    """Measure a bundle on the test scenes of a config, or on a folder of scenes with labels.
+
+    A config names `data.test_images`, `data.test_labels` and `data.anomaly`. Labels go with the image whose name theirs
+    begins with (`X.tif`, `X_gt.tif`); otherwise one file, or rasters side by side, serve all images. In a folder the
+    labels of `X.tif` are `X_labels.tif`, `labels/X.tif`, or for `images/X.tif` `labels/X.tif`; which ids are anomalies
+    the bundle knows. `overrides` change keys of the config's section data, or the bundle's score and predict.
+
+    Raises:
+        ConfigError: if the config does not fit the bundle or names no test scenes.
+        DataError: if scenes or labels are missing, unreadable, or do not fit the bundle.
+    """
+    path = Path(config_or_root)
+    if path.is_dir():
+        if overrides:
+            raise ConfigError(f"{path}: --set changes a config, and this is a folder; give a config or leave --set out")
+        cases, anomaly = _pair_folder(path), bundle.config.data.anomaly
+    else:
+        bundle = bundle.with_settings([s for s in overrides if not s.startswith("data.")])
+        cases, anomaly = _read_cases(path, bundle, [s for s in overrides if s.startswith("data.")])
+    ids = _Ids.of(bundle.class_ids, anomaly)
+    own = bundle.config.score
+    curves, confusion = {kind: PixelCurve() for kind in bundle.scores}, Confusion(len(bundle.class_ids))
+    unknown, scenes = Counter[int](), []
+    with on_best_device(bundle) as device, Progress("evaluating", _count_tiles(cases, bundle)) as progress:
+        for case in cases:
+            here = {kind: PixelCurve() for kind in bundle.scores}
+            _measure(case, bundle, ids, curves=here, confusion=confusion, tally=(unknown, progress), device=device)
+            for kind, curve in here.items():
+                curves[kind] += curve
+            scenes.append({"scene": str(case.image), **_figures(here[own.kind])})
+    pooled = curves[own.kind]
+    if not pooled.positives:
+        log.warning("no anomaly pixel (ids %s) in the labels: AP, AUROC and FPR95 are undefined", list(anomaly))
+    return Evaluation(
+        model=bundle.identity,
+        score=own.kind,
+        rows=[
+            {"score": kind, "temperature": temperature_of(kind, bundle.config.score), **_figures(curve, brief=True)}
+            for kind, curve in curves.items()
+        ],
+        at_threshold={"threshold": bundle.threshold, **pooled.rates(bundle.threshold)} if bundle.thresholds else {},
+        pixels=pooled.positives + pooled.negatives,
+        anomaly_pixels=pooled.positives,
+        base_rate=pooled.base_rate,
+        miou=confusion.miou,
+        class_iou={bundle.class_names[i]: float(iou) for i, iou in enumerate(confusion.iou)},
+        unknown_ids=dict(sorted(unknown.items())),
+        scenes=scenes,
+    )
+
+
+def write_metrics(evaluation: Evaluation, out: Path, *, overwrite: bool = False) -> None:
+    """Write all figures of an evaluation as JSON, whole or not at all.
+
+    Raises:
+        OutputError: if the file exists and is not to be replaced, or cannot be written.
+    """
+    check_output(out, overwrite=overwrite)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(evaluation.to_json(), encoding="utf-8")
+        os.replace(partial, out)
+    except OSError as error:
+        raise OutputError(f"{out}: the figures cannot be written ({error}); choose another --out") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _measure(
+    case: _Case,
+    bundle: ModelBundle,
+    ids: _Ids,
+    *,
+    curves: dict[str, PixelCurve],
+    confusion: Confusion,
+    tally: tuple[Counter[int], Progress],
+    device: torch.device,
+) -> None:
+    """Score one scene tile by tile and count its pixels."""
+    unknown, progress = tally
+    with (
+        Scene.open(case.image, nodata=bundle.bands.nodata) as scene,
+        open_labels(case.labels, scene.grid, attribute=case.attribute) as labels,
+    ):
+        for tile in _tiles(scene, bundle):
+            pixels, valid = scene.read(tile.read, bundle.bands.indexes)
+            valid_core = valid[tile.core]
+            label = np.where(valid_core, labels.read(tile.write), IGNORE)
+            unknown.update(ids.unknown(label))
+            truth, channel = ids.truth[_bounded(label)], ids.channel[_bounded(label)]
+            progress.advance()
+            if (truth == IGNORE).all():
+                continue
+            image = torch.from_numpy(bundle.bands.scale(pixels, valid)[None]).to(device)
+            answer, known = bundle.answer(image), torch.from_numpy(valid[None]).to(device)
+            taken = answer.logits[0, :, tile.core[0], tile.core[1]].argmax(0)
+            confusion.update(taken.cpu().numpy(), channel)
+            for kind, curve in curves.items():
+                score = bundle.score_of(answer, image, known, kind=kind, core=tile.core)[0].cpu().numpy()
+                _count(curve, score, truth, source=case.image)
+
+
+def _count(curve: PixelCurve, score: NDArray[np.float32], truth: NDArray[np.uint8], *, source: Path) -> None:
+    try:
+        curve.update(score, truth)
+    except ValueError as error:
+        raise DataError(
+            f"{source}: the model cannot score it ({error}); the bundle is damaged, train it again"
+        ) from None
+
+
+def _figures(curve: PixelCurve, *, brief: bool = False) -> dict[str, Any]:
+    figures = {"average_precision": curve.average_precision, "fpr95": curve.fpr95, "auroc": curve.auroc}
+    if brief:
+        return figures
+    return {"pixels": curve.positives + curve.negatives, "anomaly_pixels": curve.positives, **figures}
+
+
+def _tiles(scene: Scene, bundle: ModelBundle) -> Iterator[Tile]:
+    tile_px = bundle.config.predict.tile_px
+    return tile_grid(scene.grid.height, scene.grid.width, tile_px=tile_px, halo_px=bundle.halo_px)
+
+
+def _count_tiles(cases: list[_Case], bundle: ModelBundle) -> int:
+    """Open every scene and its labels once, so that one that does not fit is found before the work begins."""
+    total = 0
+    for case in cases:
+        with Scene.open(case.image, nodata=bundle.bands.nodata) as scene:
+            scene.check_bands(bundle.bands)
+            try:
+                open_labels(case.labels, scene.grid, attribute=case.attribute).close()
+            except DataError as error:
+                raise DataError(f"{case.image.name}: its labels do not fit; {error}") from None
+            total += sum(1 for _ in _tiles(scene, bundle))
+    return total
+
+
+def _read_cases(path: Path, bundle: ModelBundle, overrides: Sequence[str]) -> tuple[list[_Case], list[int]]:
+    """The test scenes of a config, with their labels: by name where names match, else all labels for each.
+
+    Raises:
+        ConfigError: if that would be a guess.
+    """
+    data = load_config(path, overrides).data
+    if not data.test_images:
+        raise ConfigError(f"{path}: data.test_images is empty; name the scenes to evaluate, and data.test_labels")
+    strange = sorted(set(data.classes) - set(bundle.class_ids))
+    if strange:
+        raise ConfigError(f"{path}: this model never learned the classes {strange}; drop them, or list them as anomaly")
+    learned = sorted(set(data.anomaly) & set(bundle.class_ids))
+    if learned:
+        raise ConfigError(f"{path}: ids {learned} are under anomaly, but this model learned them as classes; drop them")
+    root = Path(data.root)
+    images = find_files(root, data.test_images, what="data.test_images")
+    labels = find_files(root, data.test_labels, what="data.test_labels")
+    chosen = pair_by_name(images, labels)
+    if chosen is None:
+        why = _why_not_all(images, labels)
+        if why:
+            name = images[0].stem
+            raise ConfigError(
+                f"{path}: {len(images)} test images ({_listed(images)}) and {len(labels)} label files "
+                f"({_listed(labels)}) are no pairs by name, and not all labels can serve every image: {why}; name the "
+                f"labels of {images[0].name} {name}_labels.tif or {name}_*, or give one georeferenced file for all"
+            )
+        chosen = [labels] * len(images)
+    cases = [_Case(i, files, data.label_attribute) for i, files in zip(images, chosen, strict=True)]
+    return cases, list(data.anomaly)
+
+
+def _why_not_all(images: list[Path], labels: list[Path]) -> str | None:
+    """Why labels that are not paired by name cannot be laid under every image; None if they can."""
+    if len(labels) == 1 and (len(images) == 1 or labels[0].suffix.lower() in VECTOR_SUFFIXES):
+        return None
+    for image in images:
+        with Scene.open(image) as scene:
+            if scene.grid.crs is None:
+                return f"{image.name} has no CRS"
+    return why_not_shared(labels)
+
+
+def _listed(paths: list[Path]) -> str:
+    return ", ".join(p.name for p in paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+
+
+def _pair_folder(root: Path) -> list[_Case]:
+    """Scenes of a folder that have labels; those without are named in the log."""
+    images = root / "images" if (root / "images").is_dir() else root
+    scenes = [p for p in _rasters(images) if not p.stem.endswith("_labels")]
+    labels = {p.stem: p for p in _rasters(root / "labels")}
+    labels |= {p.stem.removesuffix("_labels"): p for p in _rasters(images) if p.stem.endswith("_labels")}
+    cases = [_Case(p, [labels[p.stem]]) for p in scenes if p.stem in labels]
+    if not cases:
+        raise DataError(
+            f"{root}: {len(scenes)} scenes and {len(labels)} label files, but no pair; name the labels of X.tif "
+            "X_labels.tif or labels/X.tif, or give a config with data.test_images and data.test_labels"
+        )
+    bare = [p.name for p in scenes if p.stem not in labels]
+    if bare:
+        log.warning("%s: %d scenes have no labels and are left out: %s", root, len(bare), ", ".join(bare[:5]))
+    return cases
+
+
+def _rasters(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("*") if p.suffix.lower() in RASTER_SUFFIXES)
+
+
+def _bounded(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.where((ids >= 0) & (ids <= 255), ids, 256)

@@ -1,0 +1,145 @@
+"""Scores in the files that benchmark servers take.
+
+SegmentMeIfYouCan takes HDF5 files of float16 in a tree of its own; its official command line reads the tree that is
+written here. Fishyscapes takes a container that it starts with a folder of images as /input and an empty folder
+/output, and wants an anomaly map and a segmentation for each image; the container need only run `geood submit`. No
+labels are looked at.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geood.catalog import data_set
+from geood.datasets.discovery import Frame, find_frames
+from geood.datasets.frames import decode
+from geood.errors import ConfigError, DataError, OutputError
+from geood.evaluation.tile_scores import check_bands, h5py, on_best_device, score_frame
+from geood.models.bundle import ModelBundle
+from geood.progress import Progress
+
+log = logging.getLogger("geood")
+TRACKS = {
+    "smiyc-anomaly": "AnomalyTrack-all",
+    "smiyc-obstacle": "ObstacleTrack-all",
+    "smiyc-lost-and-found": "LostAndFound-test",
+}
+FISHYSCAPES = "fishyscapes"
+IMAGES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def submit(
+    benchmark: str,
+    root: Path,
+    bundle: ModelBundle,
+    out: Path,
+    *,
+    method: str,
+    settings: Sequence[str] = (),
+    overwrite: bool = False,
+) -> int:
+    """Score all images of a benchmark and write its files; returns how many images there were.
+
+    Args:
+        benchmark: `smiyc-anomaly`, `smiyc-obstacle`, `smiyc-lost-and-found` or `fishyscapes`.
+        root: the folder of the data set; for `fishyscapes` any folder of images.
+        bundle: the model; its own score is written.
+        out: where to write: `anomaly_p/METHOD/TRACK/NAME.hdf5` below it (the official tool's DIR_OUTPUTS), or
+            `NAME_anomaly.npy` (float32) and `NAME_segmentation.npy` (uint8) in it.
+        method: what the official tool calls the method.
+        settings: `score.KEY=value` and `predict.KEY=value`.
+        overwrite: replace files that exist.
+
+    Raises:
+        ConfigError: no such benchmark, a method that is no name for a folder, or h5py is not installed.
+        DataError: images are missing, cannot be read, have other bands than the bundle or one name.
+        OutputError: a file exists or cannot be written.
+    """
+    if benchmark not in (*TRACKS, FISHYSCAPES):
+        raise ConfigError(
+            f"{benchmark}: takes no submission that geood knows; known: {', '.join(TRACKS)}, {FISHYSCAPES}"
+        )
+    if method in ("", ".", "..") or Path(method).name != method:
+        raise ConfigError(f"--method {method}: it becomes the name of a folder; give one without / in it")
+    bundle = bundle.with_settings(settings)
+    if benchmark != FISHYSCAPES:
+        h5py()  # before the work, not after it
+    frames = _images(root) if benchmark == FISHYSCAPES else _track(benchmark, root)
+    check_bands(frames, bundle)
+    folder = out if benchmark == FISHYSCAPES else out / "anomaly_p" / method / TRACKS[benchmark]
+    there = [path for frame in frames for path in _files(benchmark, folder, frame) if path.exists()]
+    if there and not overwrite:
+        raise OutputError(f"{there[0]}: exists already; add --overwrite to replace it, or choose another --out")
+    kind = bundle.config.score.kind
+    with on_best_device(bundle) as device, Progress(f"scoring for {benchmark}", len(frames)) as progress:
+        for frame in frames:
+            decoded = decode(frame._replace(labels=None), indexes=bundle.bands.indexes, nodata=bundle.bands.nodata)
+            scored = score_frame(bundle, decoded, kinds=[kind], device=device)
+            assert scored.classes is not None
+            if not np.isfinite(scored.scores[kind]).all():
+                raise DataError(
+                    f"{frame.image}: has scores that are not finite; the model may be damaged, copy it again"
+                )
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                paths = _files(benchmark, folder, frame)
+                if benchmark == FISHYSCAPES:
+                    _write(paths[0], scored.scores[kind].astype(np.float32))
+                    _write(paths[1], np.array(bundle.class_ids, np.uint8)[scored.classes])
+                else:
+                    _write(paths[0], scored.scores[kind])
+            except OSError as error:
+                raise OutputError(
+                    f"{folder}: cannot be written ({error}); free space, or choose another --out"
+                ) from None
+            progress.advance()
+    return len(frames)
+
+
+def _track(benchmark: str, root: Path) -> list[Frame]:
+    """All images of a track, labelled or not."""
+    entry = data_set(benchmark)
+    split = entry.splits[0]
+    frames = find_frames(entry, root, split).frames
+    if split.count and len(frames) < split.count and benchmark != "smiyc-lost-and-found":
+        log.warning("%s: %d images, %d in the complete track; the server wants all", root, len(frames), split.count)
+    return frames
+
+
+def _images(folder: Path) -> list[Frame]:
+    """The images of a folder, in the order of their names."""
+    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in IMAGES)
+    if not paths:
+        raise DataError(f"{folder}: no images ({', '.join(IMAGES)}); give the folder that holds them")
+    for one, other in itertools.pairwise(paths):
+        if one.stem == other.stem:
+            raise DataError(f"{one}: and {other.name} would have scores of one name; rename one of them")
+    return [Frame(path.stem, path, None) for path in paths]
+
+
+def _files(benchmark: str, folder: Path, frame: Frame) -> list[Path]:
+    """What is written for a frame."""
+    if benchmark == FISHYSCAPES:
+        return [folder / f"{frame.name}_{what}.npy" for what in ("anomaly", "segmentation")]
+    return [folder / f"{frame.name}.hdf5"]
+
+
+def _write(path: Path, array: NDArray[np.generic]) -> None:
+    """One file, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        if path.suffix == ".hdf5":
+            with h5py().File(partial, "w") as file:
+                file.create_dataset("value", data=array, compression=7)
+        else:
+            with partial.open("wb") as opened:
+                np.save(opened, array)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Rasters and pixels: scenes, grids, bands, labels, score rasters and their styles. No torch."""

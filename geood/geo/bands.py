@@ -1,0 +1,115 @@
+"""Bands: how digital numbers become [0, 1], and back to the size of one of them.
+
+The range of each band is fixed once, from valid pixels of the training crops, and kept in the bundle; nothing is ever
+guessed from a tile, a file or a dtype, so a score means the same in every scene. A value and the function that makes
+it; no files and no tensors here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geood.config.sections import BandsConfig
+from geood.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Bands:
+    """The bands a model uses and how their digital numbers become [0, 1].
+
+    One entry per band: `names`; `indexes` in the scene, from 1; `low` and `high`, the digital numbers that become 0
+    and 1; `fill`, the scaled value put where there is no data; `step`, one digital number after scaling (0 for float
+    data). `nodata` is the digital number that means no data where the config overrides the files, else None.
+    `scene_count` is how many bands (alpha aside) a scene must have; None: any number that has all `indexes`.
+    """
+
+    names: tuple[str, ...]
+    indexes: tuple[int, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    fill: tuple[float, ...]
+    step: tuple[float, ...]
+    nodata: float | None = None
+    scene_count: int | None = None
+
+    @property
+    def count(self) -> int:
+        """How many bands are used."""
+        return len(self.indexes)
+
+    def scale(self, array: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Bring digital numbers (C, H, W) to float32 in [0, 1]; invalid pixels (H, W) and NaN become `fill`."""
+        out = np.empty(array.shape, np.float32)
+        wide = array.dtype.itemsize > 4 or (array.dtype.kind in "iu" and array.dtype.itemsize == 4)
+        for band, scaled, low, high, fill in zip(array, out, self.low, self.high, self.fill, strict=True):
+            with np.errstate(invalid="ignore", over="ignore"):
+                np.subtract(band, low, out=scaled, dtype=np.float64 if wide else np.float32, casting="unsafe")
+                np.multiply(scaled, np.float32(1 / (high - low)), out=scaled)
+            bad = ~valid if array.dtype.kind != "f" else ~valid | ~np.isfinite(band)
+            np.clip(scaled, 0, 1, out=scaled)
+            scaled[bad] = fill
+        return out
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """What `to_dict` wrote."""
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields)
+
+
+def bands_from_samples(
+    config: BandsConfig,
+    names: Sequence[str],
+    *,
+    indexes: Sequence[int],
+    values: NDArray[Any],
+    dtype: Any,
+    scene_count: int | None,
+) -> Bands:
+    """Bands whose range is taken from `values` (C, N), valid digital numbers of the training crops.
+
+    Low and high are the percentiles of the config; where those meet, the extremes; a constant band spans one number.
+
+    Raises:
+        ConfigError: if the config names another number of bands.
+        DataError: if there is no finite value.
+    """
+    named = tuple(config.names or names)
+    if not len(named) == len(indexes) == len(values):
+        raise ConfigError(
+            f"bands.names lists {len(named)} ({', '.join(named)}), but {len(indexes)} bands are used; name each of them"
+        )
+    low, high, fill = [], [], []
+    for name, band in zip(named, np.asarray(values, np.float64), strict=True):
+        finite = band[np.isfinite(band)]
+        if not finite.size:
+            raise DataError(f"band {name}: no valid pixel in the training crops; check the images and bands.nodata")
+        bottom, top = (float(v) for v in np.percentile(finite, [config.low_percentile, config.high_percentile]))
+        if top <= bottom:
+            bottom, top = float(finite.min()), float(finite.max())
+        if top <= bottom:
+            top = bottom + max(1.0, abs(bottom) * 1e-6)
+        low.append(bottom)
+        high.append(top)
+        fill.append(float(np.clip((finite - bottom) / (top - bottom), 0, 1).mean()))
+    whole = np.issubdtype(np.dtype(dtype), np.integer)
+    step = tuple(1 / (b - a) if whole else 0.0 for a, b in zip(low, high, strict=True))
+    return Bands(
+        names=named,
+        indexes=tuple(indexes),
+        low=tuple(low),
+        high=tuple(high),
+        fill=tuple(fill),
+        step=step,
+        nodata=config.nodata,
+        scene_count=scene_count,
+    )

@@ -1,0 +1,300 @@
+"""Score rasters put together from tiles that were packed one by one.
+
+Whoever finishes a tile packs it at once, wherever and in whatever order: compressed blocks of full resolution and of
+the first overview, and the bare pixels of the second. When the last tile is there, a cloud-optimized GeoTIFF is made
+around these bytes; only levels from the second up, a twelfth of the pixels, are compressed then. So the same tiles give
+the same file, whoever scored them when, and nothing is compressed twice. This room knows nothing of models or polygons.
+
+For 10,000 x 10,000 smooth scores with noise, on one core, packing takes 18 ms a megapixel, of which it holds Python's
+lock for 1, and assembling 4 after the last tile, where GDAL's COG driver takes 56. The second level's pixels would take
+1.5 ms to compress and 0.5 to open again, for a quarter off them. Higher levels are made block by block, each from its
+four, so that memory does not grow with the scene.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import zlib
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geood.errors import DataError
+from geood.geo.cog_layout import Level, frame, framed, packed, read_at, template, write_cog
+from geood.geo.gdal import writing
+from geood.geo.grid import Grid, Window
+
+Overview = Literal["average", "mode"]
+Places = Mapping[int, tuple[int, int]]  # tile -> offset and length of something in a file
+
+BLOCK_PX = 512  # most of a block's side, as far as tiles allow, and of the smallest overview's longer side
+WORST = 1.5  # bytes of all chunks, and again of their COG with its scratch file, for a byte of pixels, at most
+THREADS = 8  # more would wait for the one that shrinks
+EMPTY = np.zeros(0, np.uint8)  # the chunk of a tile without data
+_HEAD = struct.Struct("<4HI")  # of a chunk: rows and columns of level-1 blocks; rows, columns and bytes of level 2
+
+
+class Quarter(NamedTuple):
+    """Where the second overview's pixels of a tile lie in a file, row by row, and how many they are.
+
+    If `length` is not that of the pixels, they are compressed.
+    """
+
+    offset: int
+    length: int
+    height: int
+    width: int
+
+
+def block_px(tile_px: int) -> int:
+    """Side of the blocks in which tiles of `tile_px` (a multiple of 32) are stored.
+
+    Half a tile is a multiple of it, so that no block of the first overview is shared by tiles, and it is one of 16, as
+    TIFF wants. The largest such up to 512; where a large tile has none from 128 up, the next one above 512.
+    """
+    sides = [side for side in range(16, tile_px // 2 + 1, 16) if tile_px // 2 % side == 0]
+    side = max(side for side in sides if side <= BLOCK_PX)
+    return side if side >= BLOCK_PX // 4 or sides[-1] <= BLOCK_PX else min(side for side in sides if side > BLOCK_PX)
+
+
+def encode_tile(array: NDArray[Any], *, tile_px: int, nodata: float, overview: Overview) -> NDArray[np.uint8]:
+    """Pack one tile's pixels (h, w), at most `tile_px` a side, into the bytes of a chunk; none if all are nodata.
+
+    Scores are float32 with nodata NaN and overview "average", classes uint8 with 255 and "mode". Safe in threads; the
+    same pixels give the same bytes.
+    """
+    if _is_empty(array, nodata):
+        return EMPTY
+    block = block_px(tile_px)
+    full = _padded(array, 2 * block, nodata)
+    half = SHRINK[overview](full)
+    quarter = SHRINK[overview](half)[: -(-array.shape[0] // 4), : -(-array.shape[1] // 4)]
+    with packed([full, half], nodata=nodata, block=block) as levels:
+        blocks = [one for level in levels for one in level]
+        sizes = np.array([len(one) for one in blocks], "<u4")
+        rest = _bare(quarter, nodata)
+        head = _HEAD.pack(half.shape[0] // block, half.shape[1] // block, *quarter.shape, len(rest))
+        parts = [head, sizes, *(part for one in blocks for part in frame(one)), rest]
+        return np.concatenate([np.frombuffer(part, np.uint8) for part in parts])
+
+
+def assemble(  # noqa: PLR0913 - everything that a raster carries
+    out: Path,
+    grid: Grid,
+    *,
+    journal: Path,
+    places: Places,
+    tile_px: int,
+    dtype: str,
+    nodata: float,
+    overview: Overview,
+    description: str,
+    tags: dict[str, str],
+    statistics: dict[str, str],
+) -> None:
+    """Write the COG of all chunks in `journal`; `out` appears whole or not at all, and is replaced if it exists.
+
+    `places` gives offset and length of chunks by tile number, row by row in the grid of tiles; tiles that are missing
+    or of length 0 are nodata. `tags` are those of the data set, `description` and `statistics` those of its band. One
+    writer of `out` at a time: what an interrupted one left behind is taken away first.
+
+    Raises:
+        DataError: if the journal does not hold the chunks.
+        OutputError: if the file cannot be written; nothing is left behind then.
+    """
+    block, shapes = block_px(tile_px), _shapes(grid.height, grid.width)
+    staging = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    with writing(out):
+        try:
+            staging.mkdir()
+            like = template(grid, block=block, dtype=dtype, nodata=nodata, tags=tags, band=(description, statistics))
+            with journal.open("rb") as chunks, (staging / "levels").open("w+b") as scratch:
+                levels, quarters = _lower_levels(chunks, places, shapes, tile_px=tile_px, dtype=np.dtype(dtype))
+                tile_cols = -(-grid.width // tile_px)
+
+                def second(row: int, col: int) -> NDArray[Any] | None:
+                    array = np.full((block, block), nodata, dtype)
+                    window = Window(row * block, col * block, block, block)
+                    _fill(array, window, chunks, quarters, tiles=(tile_cols, tile_px // 4))
+                    return None if _is_empty(array, nodata) else array
+
+                upper = [Level.blank(scratch, shape, block) for shape in shapes[2:]]
+                _make_upper(upper, second, nodata=nodata, overview=overview, block=block)
+                write_cog(staging / out.name, [*levels, *upper], like)
+            os.replace(staging / out.name, out)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def assembled_bytes(height: int, width: int, *, tile_px: int, places: Places) -> int:
+    """Disk space that `assemble` needs at most for a raster of `height` x `width`, its scratch file included."""
+    block = block_px(tile_px)
+    counts = [-(-rows // block) * -(-cols // block) for rows, cols in _shapes(height, width)]
+    lengths = [length for _, length in places.values() if length]
+    raw = len(lengths) * tile_px**2 * 4 // 12  # all levels from the second up, not compressed
+    nearly_empty = 4096  # bytes of a block with little in it
+    return sum(lengths) + 2 * (raw + nearly_empty * sum(counts[2:])) + 16 * sum(counts) + 2**17
+
+
+def _average(array: NDArray[Any]) -> NDArray[Any]:
+    """Half the size: the mean of what is not NaN in each 2 x 2."""
+    a, b, c, d = (array[i::2, j::2] for i in (0, 1) for j in (0, 1))
+    with np.errstate(invalid="ignore"):
+        mean: NDArray[Any] = ((a + b) + (c + d)) * array.dtype.type(0.25)
+        holes = np.isnan(mean)
+        if holes.any():
+            few = np.stack([quarter[holes] for quarter in (a, b, c, d)])
+            mean[holes] = np.nansum(few, axis=0) / (~np.isnan(few)).sum(axis=0)
+    return mean
+
+
+def _mode(array: NDArray[Any]) -> NDArray[Any]:
+    """Half the size: the most frequent value of each 2 x 2, the smallest of several; 255 does not count."""
+    a, b, c, d = (array[i::2, j::2] for i in (0, 1) for j in (0, 1))
+    a, b, c, d = np.minimum(a, b), np.maximum(a, b), np.minimum(c, d), np.maximum(c, d)
+    a, b, c, d = np.minimum(a, c), np.minimum(b, d), np.maximum(a, c), np.maximum(b, d)
+    b, c = np.minimum(b, c), np.maximum(b, c)  # now all four are in ascending order
+    mode: NDArray[Any] = np.where((c == d) & (c < 255), c, a)
+    mode = np.where((b == c) & (b < 255), b, mode)
+    mode = np.where(a == b, a, mode)
+    return mode
+
+
+SHRINK: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {"average": _average, "mode": _mode}
+
+
+def _bare(quarter: NDArray[Any], nodata: float) -> bytes:
+    """The pixels of level 2; compressed where there is nodata among them, of which there may be much."""
+    data = quarter.tobytes()
+    return min(data, zlib.compress(data, 1), key=len) if _holes(quarter, nodata).any() else data
+
+
+def _holes(array: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = np.isnan(array) if np.isnan(nodata) else array == nodata
+    return found
+
+
+def _is_empty(array: NDArray[Any], nodata: float) -> bool:
+    return bool(_holes(array, nodata).all())
+
+
+def _padded(array: NDArray[Any], multiple: int, nodata: float) -> NDArray[Any]:
+    """The array, with nodata to the right and below, so that both sides are multiples."""
+    height, width = (-(-side // multiple) * multiple for side in array.shape)
+    if (height, width) == array.shape:
+        return array
+    padded = np.full((height, width), nodata, array.dtype)
+    padded[: array.shape[0], : array.shape[1]] = array
+    return padded
+
+
+def _shapes(height: int, width: int) -> list[tuple[int, int]]:
+    """(height, width) of all levels, full resolution first; odd sides are rounded up."""
+    shapes = [(height, width)]
+    while max(shapes[-1]) > BLOCK_PX:
+        shapes.append((-(-shapes[-1][0] // 2), -(-shapes[-1][1] // 2)))
+    return shapes
+
+
+def _lower_levels(
+    chunks: BinaryIO, places: Places, shapes: list[tuple[int, int]], *, tile_px: int, dtype: np.dtype[Any]
+) -> tuple[list[Level], dict[int, Quarter]]:
+    """Full resolution and the first overview as they lie in the chunks, and where each tile's level 2 lies."""
+    block, tile_cols = block_px(tile_px), -(-shapes[0][1] // tile_px)
+    levels, quarters = [Level.blank(chunks, shape, block) for shape in shapes[:2]], {}
+    for tile, (offset, length) in places.items():
+        if not length:
+            continue
+        rows, cols, height, width, rest = _HEAD.unpack(read_at(chunks, offset, _HEAD.size))
+        sizes = np.frombuffer(read_at(chunks, offset + _HEAD.size, 20 * rows * cols), "<u4").astype(np.int64)
+        starts = np.cumsum([offset + _HEAD.size + 4 * sizes.size, *framed(sizes)])
+        if starts[-1] + rest != offset + length or not 0 < rest <= height * width * dtype.itemsize:
+            raise DataError(f"{chunks.name}: damaged at byte {offset}; remove it and run again")
+        quarters[tile] = Quarter(int(starts[-1]), rest, height, width)
+        for n, level in enumerate(levels):
+            mine = slice(n * 4 * rows * cols, (n + 4) * rows * cols)
+            row, col = (place * (tile_px // block >> n) for place in divmod(tile, tile_cols))
+            there = slice(row, row + (2 * rows >> n)), slice(col, col + (2 * cols >> n))
+            seen = tuple(map(slice, level.sizes[there].shape))  # less at the edge, where the rest holds no data
+            for whole, part in ((level.sizes, sizes), (level.offsets, starts)):
+                whole[there] = part[mine].reshape(2 * rows >> n, 2 * cols >> n)[seen]
+    return levels, quarters
+
+
+def _make_upper(
+    levels: list[Level],
+    second: Callable[[int, int], NDArray[Any] | None],
+    *,
+    nodata: float,
+    overview: Overview,
+    block: int,
+) -> None:
+    """Make the levels from the second up in their file; `second` gives a block of the second, None if it has no data.
+
+    One thread shrinks, going down to four blocks for each above, the others compress.
+    """
+    waiting: deque[tuple[Level, int, int, Future[tuple[int, bytes]]]] = deque()
+
+    def keep(most: int) -> None:
+        while len(waiting) > most:
+            level, row, col, future = waiting.popleft()
+            size, data = future.result()
+            level.sizes[row, col], level.offsets[row, col] = size, level.source.tell()
+            level.source.write(data)
+
+    def make(n: int, row: int, col: int) -> NDArray[Any] | None:
+        rows, cols = levels[n].sizes.shape
+        if row >= rows or col >= cols:
+            return None
+        array = second(row, col) if n == 0 else None
+        for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)) if n else ():
+            below = make(n - 1, 2 * row + i, 2 * col + j)
+            if below is not None:
+                array = np.full((block, block), nodata, below.dtype) if array is None else array
+                half = block // 2
+                array[i * half : (i + 1) * half, j * half : (j + 1) * half] = SHRINK[overview](below)
+        if array is not None:
+            waiting.append((levels[n], row, col, pool.submit(_framed_block, array, nodata=nodata)))
+            keep(2 * THREADS)
+        return array
+
+    if levels:
+        with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+            for row, col in np.ndindex(levels[-1].sizes.shape):
+                make(len(levels) - 1, row, col)
+            keep(0)
+        levels[0].source.flush()
+
+
+def _framed_block(array: NDArray[Any], *, nodata: float) -> tuple[int, bytes]:
+    """A single block's compressed size, and its bytes in their frame."""
+    with packed([array], nodata=nodata, block=len(array)) as [[block]]:
+        return len(block), b"".join(frame(block))
+
+
+def _fill(
+    array: NDArray[Any], window: Window, chunks: BinaryIO, quarters: Mapping[int, Quarter], *, tiles: tuple[int, int]
+) -> None:
+    """Put into a block at `window` of level 2 what the tiles have there; `tiles`: how many in a row, their side."""
+    tile_cols, side = tiles
+    for tile_row in range(window.row // side, -(-(window.row + window.height) // side)):
+        for tile_col in range(window.col // side, min(tile_cols, -(-(window.col + window.width) // side))):
+            found = quarters.get(tile_row * tile_cols + tile_col)
+            if not found:
+                continue
+            data = read_at(chunks, found.offset, found.length)
+            if found.length != found.height * found.width * array.itemsize:
+                data = zlib.decompress(data)
+            pixels = np.frombuffer(data, array.dtype).reshape(found.height, found.width)
+            shared = Window(tile_row * side, tile_col * side, *pixels.shape).within(window)
+            within = shared._replace(row=shared.row - tile_row * side, col=shared.col - tile_col * side)
+            place = shared._replace(row=shared.row - window.row, col=shared.col - window.col)
+            array[place.slices] = pixels[within.slices]

@@ -1,0 +1,239 @@
+"""Cloud-optimized GeoTIFFs laid out around blocks that are compressed already.
+
+GDAL compresses pixels and spells georeferencing and tags, both in small TIFFs that never reach a disk; this room takes
+the blocks and the tags out of them and lays out the final file: header, directories of all levels, then blocks, the
+smallest level first. It is GDAL's own COG layout to the byte, so GDAL fetches a block with one request. Blocks that
+hold no data are left out. This room knows nothing of tiles or scores.
+
+ZSTD level 1 with the floating point predictor takes 10 ms a megapixel and 2.9 bytes a pixel of scores on one core;
+level 3 takes twice that and level 6 four times, for less than 1 %. Blocks are copied by read and write, which is no
+slower than copying in the kernel (3 GB/s both). They are kept with the leader and the trailer of the COG layout around
+them (`frame`), so that neighbours are copied in one piece.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.io import MemoryFile
+
+from geood.errors import DataError
+from geood.geo.gdal import compression, rasterio_window, settings
+from geood.geo.grid import Grid, Window
+
+Tags = dict[int, tuple[int, int, bytes]]  # number -> field type, count, little-endian value
+
+CLASSIC_BYTES = 2**32 - 1  # a larger file is a BigTIFF: offsets of 32 bits do not reach its end
+PIECE = 2**23  # bytes copied at a time
+FRAME = 8  # bytes around a block: its size before it, its last four bytes once more after it
+TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 12: 8, 16: 8}
+SUBFILE, WIDTH, HEIGHT, BLOCK_OFFSETS, BLOCK_SIZES = 254, 256, 257, 324, 325
+PIXEL_TAGS = {258, 259, 262, 277, 284, 317, 322, 323, 339, 42113}  # what overviews share with full resolution
+LAYOUT = (
+    b"LAYOUT=IFDS_BEFORE_DATA\nBLOCK_ORDER=ROW_MAJOR\nBLOCK_LEADER=SIZE_AS_UINT4\n"
+    b"BLOCK_TRAILER=LAST_4_BYTES_REPEATED\nKNOWN_INCOMPATIBLE_EDITION=NO\n "
+)  # the blank is where GDAL marks a file that was edited later
+GHOST = b"GDAL_STRUCTURAL_METADATA_SIZE=%06d bytes\n" % len(LAYOUT) + LAYOUT
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level of the pyramid: its pixels, and where its framed blocks lie in a file (row, column); size 0: no data.
+
+    `offsets` are those of the frames, `sizes` those of the blocks within.
+    """
+
+    height: int
+    width: int
+    source: BinaryIO
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+    @classmethod
+    def blank(cls, source: BinaryIO, shape: tuple[int, int], block: int) -> Level:
+        """A level of this (height, width) without any data, in blocks of this side."""
+        blocks = (-(-shape[0] // block), -(-shape[1] // block))
+        return cls(*shape, source, np.zeros(blocks, np.int64), np.zeros(blocks, np.int64))
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Bytes of the frames."""
+        return framed(self.sizes)
+
+
+def frame(block: memoryview) -> tuple[bytes | memoryview, ...]:
+    """The parts of a block with leader and trailer; none for one without data."""
+    return (len(block).to_bytes(4, "little"), block, block[-4:]) if block else ()
+
+
+def framed(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Bytes of blocks of these sizes with leader and trailer."""
+    return sizes + FRAME * (sizes > 0)
+
+
+@contextmanager
+def packed(levels: Sequence[NDArray[Any]], *, nodata: float, block: int) -> Iterator[list[list[memoryview]]]:
+    """The blocks of arrays as GDAL compresses them, row by row for each array; empty where there is no data.
+
+    Sides must be multiples of `block`, else what GDAL fills up with would show in the bytes, and no array wider than
+    the first. The bytes are GDAL's own and gone after the context. All arrays go through one TIFF, and nothing is
+    copied, as both are done under Python's lock. Safe in threads.
+    """
+    height, width = sum(level.shape[0] for level in levels), levels[0].shape[1]
+    with settings(), MemoryFile() as memory:
+        with memory.open(height=height, width=width, **_profile(levels[0].dtype.name, nodata, block)) as dataset:
+            top = 0
+            for level in levels:
+                dataset.write(level, 1, window=rasterio_window(Window(top, 0, *level.shape)))
+                top += level.shape[0]
+        rows = _rows_of_blocks(memoryview(memory.getbuffer()), width // block)
+        yield [
+            [one for row in islice(rows, level.shape[0] // block) for one in row[: level.shape[1] // block]]
+            for level in levels
+        ]
+
+
+def _rows_of_blocks(tiff: memoryview, columns: int) -> Iterator[list[memoryview]]:
+    tags = _tags_of(tiff)
+    words = {3: "<u2", 4: "<u4"}
+    offsets, sizes = (np.frombuffer(tags[tag][2], words[tags[tag][0]]) for tag in (BLOCK_OFFSETS, BLOCK_SIZES))
+    blocks = [tiff[offset : offset + size] for offset, size in zip(offsets.tolist(), sizes.tolist(), strict=True)]
+    return (blocks[at : at + columns] for at in range(0, len(blocks), columns))
+
+
+def template(
+    grid: Grid, *, block: int, dtype: str, nodata: float, tags: dict[str, str], band: tuple[str, dict[str, str]]
+) -> Tags:
+    """The TIFF tags of a raster with these tags and this band (description, tags), as GDAL spells them.
+
+    They come from a raster of one pixel: none but those of the size depend on it, and these are set when it is written.
+    """
+    place = {"crs": grid.crs, "transform": None if grid.transform.is_identity else grid.transform}
+    with settings(), MemoryFile() as memory:
+        with memory.open(height=1, width=1, **place, **_profile(dtype, nodata, block)) as dataset:
+            dataset.set_band_description(1, band[0])
+            dataset.update_tags(1, **band[1])
+            dataset.update_tags(**tags)
+        return _tags_of(memory.read())
+
+
+def write_cog(path: Path, levels: list[Level], like: Tags) -> None:
+    """Write a COG of these levels, full resolution first, with the tags of a template, and see that the disk has it.
+
+    Raises:
+        DataError: if a source ends before its blocks do.
+        OSError: if it cannot be written, also if the disk took only part of it.
+    """
+    data = sum(int(level.lengths.sum()) for level in levels)
+    head = _head(levels, like, big=False)
+    if len(head) + data > CLASSIC_BYTES:
+        head = _head(levels, like, big=True)
+    with path.open("wb") as file:
+        file.write(head)
+        for level in reversed(levels):
+            for start, end in _runs(level):
+                for at in range(start, end, PIECE):
+                    file.write(read_at(level.source, at, min(PIECE, end - at)))
+        file.flush()
+        os.fsync(file.fileno())
+        if os.fstat(file.fileno()).st_size != len(head) + data:
+            raise OSError("the disk took only part of it")
+
+
+def read_at(file: BinaryIO, offset: int, length: int) -> bytes:
+    """These bytes of a file.
+
+    Raises:
+        DataError: if it ends before.
+    """
+    file.seek(offset)
+    data = file.read(length)
+    if len(data) != length:
+        raise DataError(f"{file.name}: cut short at byte {offset + len(data)}; remove it and run again")
+    return data
+
+
+def _profile(dtype: str, nodata: float, block: int) -> dict[str, Any]:
+    blocks = {"tiled": True, "blockxsize": block, "blockysize": block}
+    packing = {"compress": compression(), "predictor": 3 if dtype == "float32" else 1, "ZSTD_LEVEL": 1, "ZLEVEL": 1}
+    kind = {"driver": "GTiff", "count": 1, "dtype": dtype, "nodata": nodata, "SPARSE_OK": True, "ENDIANNESS": "LITTLE"}
+    return {**kind, **blocks, **packing}
+
+
+def _tags_of(tiff: bytes | memoryview) -> Tags:
+    """The tags of the first image in a little-endian classic TIFF."""
+    (at,) = struct.unpack_from("<I", tiff, 4)
+    (count,) = struct.unpack_from("<H", tiff, at)
+    tags = {}
+    for entry in range(at + 2, at + 2 + 12 * count, 12):
+        tag, kind, number, value = struct.unpack_from("<HHII", tiff, entry)
+        size = number * TYPE_BYTES[kind]
+        start = value if size > 4 else entry + 8
+        tags[tag] = (kind, number, bytes(tiff[start : start + size]))
+    return tags
+
+
+def _runs(level: Level) -> list[tuple[int, int]]:
+    """Byte ranges of the source that hold the blocks row by row, neighbours in one."""
+    there = level.sizes > 0
+    starts = level.offsets[there]
+    ends = starts + level.lengths[there]
+    if not starts.size:
+        return []
+    cuts = np.flatnonzero(starts[1:] != ends[:-1])
+    return list(zip(starts[[0, *(cuts + 1)]].tolist(), ends[[*cuts, -1]].tolist(), strict=True))
+
+
+def _head(levels: list[Level], like: Tags, *, big: bool) -> bytes:
+    """All that stands before the blocks. How long it is does not depend on the places named in it: it is made twice."""
+    near, far = _directories(levels, like, far_at=0, data_at=0, big=big)
+    return b"".join(_directories(levels, like, far_at=len(near), data_at=len(near) + len(far), big=big))
+
+
+def _directories(levels: list[Level], like: Tags, *, far_at: int, data_at: int, big: bool) -> tuple[bytes, bytes]:
+    """The header with the tags of all levels, and the arrays of block offsets and sizes, which follow after them."""
+    word, entry, room = ("<Q", struct.Struct("<HHQ8s"), 8) if big else ("<I", struct.Struct("<HHI4s"), 4)
+    near = bytearray(struct.pack("<2sHHH", b"II", 43, 8, 0) if big else struct.pack("<2sH", b"II", 42))
+    far, link = bytearray(), len(near)  # link: where the place of the next directory is to be noted
+    near += bytes(room) + GHOST
+    after = data_at + sum(int(level.lengths.sum()) for level in levels)
+    for n, level in enumerate(levels):
+        near += bytes(len(near) % 2)
+        struct.pack_into(word, near, link, len(near))
+        after -= int(level.lengths.sum())
+        tags = _level_tags(level, like, overview=n > 0, start=after, big=big)
+        near += struct.pack("<Q" if big else "<H", len(tags))
+        table, link = len(near), len(near) + len(tags) * entry.size
+        near += bytes(len(tags) * entry.size + room)
+        for i, (tag, (kind, count, value)) in enumerate(sorted(tags.items())):
+            field = value
+            if len(value) > room:
+                part, base = (far, far_at) if tag in (BLOCK_OFFSETS, BLOCK_SIZES) else (near, 0)
+                field = struct.pack(word, base + len(part))
+                part += value + bytes(len(value) % 2)
+            entry.pack_into(near, table + i * entry.size, tag, kind, count, field)
+    return bytes(near), bytes(far)
+
+
+def _level_tags(level: Level, like: Tags, *, overview: bool, start: int, big: bool) -> Tags:
+    """The tags of a level whose first frame stands at `start` in the file."""
+    tags = {tag: value for tag, value in like.items() if tag in PIXEL_TAGS or not overview}
+    if overview:
+        tags[SUBFILE] = (4, 1, struct.pack("<I", 1))
+    for tag, side in ((WIDTH, level.width), (HEIGHT, level.height)):
+        tags[tag] = (3, 1, struct.pack("<H", side)) if side < 2**16 else (4, 1, struct.pack("<I", side))
+    lengths = level.lengths.ravel()
+    offsets = np.where(lengths > 0, start + np.cumsum(lengths) - lengths + FRAME // 2, 0)
+    kind, dtype = (16, "<u8") if big else (4, "<u4")
+    tags[BLOCK_OFFSETS] = (kind, lengths.size, offsets.astype(dtype).tobytes())
+    tags[BLOCK_SIZES] = (4, lengths.size, level.sizes.ravel().astype("<u4").tobytes())
+    return tags

@@ -1,0 +1,245 @@
+"""GDAL at arm's length: its settings, its windows, and its failures in plain words.
+
+Every room that touches rasters goes through here, so that the block cache is bounded, no raw error of rasterio or GDAL
+reaches a user, its warnings stay out of the log, and no server keeps anyone waiting for ever. rasterio's wheel carries
+its own GDAL: nothing set here reaches pyogrio. This room opens rasters but does not know what is in them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import rasterio
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
+from rasterio.io import MemoryFile
+
+from geood.errors import DataError, OutputError
+from geood.geo.grid import Grid, Window
+
+GDAL_FAILURES = (RasterioError, CPLE_BaseError, OSError)
+CACHE_BYTES = 256 * 2**20  # GDAL's block cache; its own default, a share of the memory, grows with the machine
+CHUNK = 2048  # side of the windows in which whole rasters are gone through
+LONGEST = 300  # characters of GDAL's words that reach a user
+SCHEMES = {
+    "http": "/vsicurl/http://",
+    "https": "/vsicurl/https://",
+    "ftp": "/vsicurl/ftp://",
+    "s3": "/vsis3/",
+    "gs": "/vsigs/",
+    "az": "/vsiaz/",
+}
+NETWORK = re.compile(r"/vsi(?:curl|s3|gs|az|adls|oss|swift|webhdfs|hdfs)(?:_streaming)?[/?]|^(?:https?|ftp|s3|gs|az):/")
+
+# A photo without georeferencing is a proper input; whoever cares sees `Grid.crs` None.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+# Alpha is read apart from nodata, so neither hides the other.
+warnings.filterwarnings("ignore", category=NodataShadowWarning)
+# GDAL's messages reach the user inside geood's errors; the raw lines would only repeat them, with secrets in addresses.
+for _logger in ("rasterio._env", "rasterio._err"):
+    logging.getLogger(_logger).setLevel(logging.CRITICAL)
+
+_cache_bytes = CACHE_BYTES
+_FILES = {
+    # Where GDAL 3.10 reads a whole PNG at once, it takes one that was cut short for whole and hands on stray memory.
+    "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
+    # Its threads for JPEG 2000 swallow their errors, and blocks that could not be read come back black.
+    "GDAL_NUM_THREADS": "1",
+}
+# How servers are dealt with, where the environment does not say otherwise.
+_SERVERS = {
+    # Asks again after about 0.5, 1 and 2 s where a server says 429 or 5xx, or hangs up without a word.
+    "GDAL_HTTP_MAX_RETRY": "3",
+    "GDAL_HTTP_RETRY_DELAY": "0.5",
+    # A silent server ends in an error; a slow one, from 1 kB a second, is waited for.
+    "GDAL_HTTP_CONNECTTIMEOUT": "10",
+    "GDAL_HTTP_LOW_SPEED_TIME": "30",
+    "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",
+    # GDAL keeps what came of a file for the life of the process, also "not there" and parts cut off on their way; so
+    # each file is forgotten with the closing of a handle on it.
+    "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/:/vsiadls/",
+}
+_REMOTE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}  # each file looked for beside a raster would cost a request
+_PROBE = {
+    "CPL_VSIL_CURL_USE_HEAD": "NO",
+    "GDAL_HTTP_MAX_RETRY": "0",
+    "GDAL_HTTP_CONNECTTIMEOUT": "5",
+    "GDAL_HTTP_LOW_SPEED_TIME": "5",
+}
+_REMEDIES = {
+    r"code: (404|410)|NoSuch|not exist": "there is no such file; check the address",
+    r"code: (401|403|407)|denied|credential|_KEY|_SIGN_REQUEST": (
+        "check the address, what GDAL signs in with (GDAL_HTTP_USERPWD, AWS_*, GS_*, AZURE_*), and that a signed "
+        "address has not run out"
+    ),
+    r"code: (429|5\d\d)": "the server is in trouble; try again later",
+    r"resolve": "no such host, or no network; check the address",
+    r"connect|timed out|too slow|Timeout": "the server does not answer; try again later, or copy the file here first",
+    r"Range downloading": "the server only sends whole files; copy the file here first",
+    r"SSL|certificate": "its certificate is not trusted; see CURL_CA_BUNDLE",
+}
+
+
+def limit_cache(size: int) -> None:
+    """Bound GDAL's block cache in this process to `size` bytes from now on."""
+    global _cache_bytes
+    _cache_bytes = size
+
+
+def settings(name: str | Path = "") -> rasterio.Env:
+    """The GDAL settings under which geood reads and writes rasters, this one in particular.
+
+    The environment may set other ones for servers (GDAL_HTTP_MAX_RETRY and its like).
+    """
+    asked = _SERVERS | (_REMOTE if NETWORK.search(str(name)) else {})
+    free = {key: value for key, value in asked.items() if key not in os.environ}
+    return rasterio.Env(GDAL_CACHEMAX=_cache_bytes, **_FILES, **free)
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Turn whatever GDAL says while `path` is read into a `DataError`."""
+    try:
+        with settings(path):
+            yield
+    except GDAL_FAILURES as error:
+        said, remedy = _explained(path, error, "check that it is whole, or copy it again")
+        raise DataError(f"{spoken(path)}: cannot be read ({said}); {remedy}") from None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn whatever fails while `path` is written into an `OutputError`."""
+    try:
+        with settings():
+            yield
+    except GDAL_FAILURES as error:
+        raise OutputError(
+            f"{path}: cannot be written ({reason(error)}); free space on that disk, or choose another place"
+        ) from None
+
+
+def reason(error: BaseException) -> str:
+    """GDAL's own words for a failure, on one line; rasterio hides them behind its own."""
+    return _words(error)[:LONGEST]
+
+
+def _words(error: BaseException) -> str:
+    while isinstance(error, RasterioError) and (cause := error.__cause__ or error.__context__):
+        error = cause
+    return _public(" ".join(str(error).split()).rstrip(".")) or type(error).__name__
+
+
+def _public(text: str) -> str:
+    """A text without what follows a "?" in addresses: that may be a secret."""
+    return re.sub(r"\?[^\s'\"}]+", "", text)
+
+
+def spoken(name: str | Path) -> str:
+    """A name for GDAL as its user would write it, and fit to be told."""
+    text = str(name)
+    if found := re.fullmatch(r"/vsizip/\{(.*)\}/?(.*)", text):
+        archive, inner = found.groups()
+        return spoken(archive) + (f"!{inner}" if inner else "")
+    if not NETWORK.search(text):
+        return text
+    for scheme, prefix in SCHEMES.items():
+        if text.startswith(prefix):
+            text = f"{scheme}://{text[len(prefix) :]}"
+    return _public(text)
+
+
+def open_raster(path: str | Path) -> Any:
+    """A rasterio dataset with at least one band; `path` is a local file or a name for GDAL (/vsi...).
+
+    Raises:
+        DataError: if the file is missing, is no raster, cannot be had from its server, or has no bands of its own.
+    """
+    name = str(path)
+    local = not name.startswith("/vsi") and "://" not in name
+    if local:
+        _check_local(Path(path))
+    try:
+        with settings(name):
+            dataset = rasterio.open(Path(path) if local else name)
+    except GDAL_FAILURES as error:
+        advice = "give a GeoTIFF or another format GDAL reads, and copy the file again if it was cut short"
+        if name.startswith("/vsizip/"):
+            advice = "name one raster that is in it, as scenes.zip/tile.tif"
+        said, remedy = _explained(name, error, advice)
+        raise DataError(f"{spoken(name)}: cannot be read as a raster ({said}); {remedy}") from None
+    if not dataset.count:
+        inner = ", ".join(dataset.subdatasets[:3])
+        dataset.close()
+        raise DataError(
+            f"{spoken(name)}: holds no bands of its own ({inner or 'empty'}); save the layer you want as a GeoTIFF"
+        )
+    return dataset
+
+
+def _check_local(path: Path) -> None:
+    if not path.exists():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
+        raise DataError(f"{path}: no such file; " + (f"did you mean {near[0]}?" if near else "give an existing raster"))
+    if path.is_dir():
+        raise DataError(f"{path}: a folder, where one raster was needed; give a file in it")
+
+
+def _explained(path: str | Path, error: BaseException, advice: str) -> tuple[str, str]:
+    """Why a raster could not be read, and what to do; a server is asked once more where GDAL did not say."""
+    said, name = _words(error), str(path)
+    if NETWORK.search(name) and not _remedy(said, name):
+        answer = _answer(name)
+        if _remedy(answer, name):
+            said = answer
+        elif not answer:
+            advice = "the server answers, but did not send all of it: try again, or copy the file here first"
+    remedy = _remedy(said, name) if NETWORK.search(name) else None
+    return said.replace(_public(name), spoken(name)).partition(" - Failure writing")[0][:LONGEST], remedy or advice
+
+
+def _remedy(said: str, name: str) -> str | None:
+    words = said.replace(_public(name), "")
+    return next((remedy for pattern, remedy in _REMEDIES.items() if re.search(pattern, words)), None)
+
+
+def _answer(name: str) -> str:
+    """What comes of opening a remote raster afresh and without patience: GDAL's complaint, or nothing."""
+    try:
+        with settings(name), rasterio.Env(**_PROBE):
+            rasterio.open(name).close()
+    except GDAL_FAILURES as error:
+        return _words(error)
+    return ""
+
+
+def rasterio_window(window: Window) -> Any:
+    """The same window as rasterio spells it."""
+    return rasterio.windows.Window(window.col, window.row, window.width, window.height)
+
+
+def pieces(grid: Grid) -> Iterator[Window]:
+    """Windows of at most 2048 x 2048 pixels that partition a grid, in reading order."""
+    for row in range(0, grid.height, CHUNK):
+        for col in range(0, grid.width, CHUNK):
+            yield Window(row, col, CHUNK, CHUNK).within(grid.window)
+
+
+@cache
+def compression() -> str:
+    """ZSTD where this GDAL has it, else DEFLATE."""
+    shape = {"height": 1, "width": 1, "count": 1, "dtype": "uint8"}
+    try:
+        with MemoryFile() as memory, memory.open(driver="GTiff", compress="zstd", **shape):
+            return "ZSTD"
+    except GDAL_FAILURES:
+        return "DEFLATE"

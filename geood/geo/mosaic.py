@@ -1,0 +1,299 @@
+"""Tiles as one scene: a VRT over rasters that share a grid.
+
+What GDAL's own tool does band by band is done here pixel by pixel: the mosaic has one mask, a pixel is valid where it
+is in some tile, and shows the last such tile in name order. So what one tile does not know never hides another, the
+gaps between tiles are no data, and a band that happens to be at the nodata value in one pixel is not mixed from below.
+No pixel is read here, and none is moved: tiles that do not share a grid are refused.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from xml.sax.saxutils import escape
+
+import numpy as np
+from affine import Affine
+from rasterio.enums import ColorInterp, MaskFlags
+
+from geood.errors import DataError
+from geood.geo.gdal import open_raster, reading, spoken, writing
+from geood.geo.grid import Grid
+from geood.geo.paths import RASTERS, gdal_name
+
+TOLERANCE_PX = 0.01  # how far corners of tiles may lie off the common grid
+_TYPES = {
+    "uint8": "Byte",
+    "int8": "Int8",
+    "uint16": "UInt16",
+    "int16": "Int16",
+    "uint32": "UInt32",
+    "int32": "Int32",
+    "uint64": "UInt64",
+    "int64": "Int64",
+    "float32": "Float32",
+    "float64": "Float64",
+}
+
+
+class _Tile(NamedTuple):
+    """What a raster says of itself.
+
+    `nodata` per band, or None where it has none; `masked`: GDAL has a mask for all bands; `alpha`: a band that GDAL's
+    mask does not heed, because of nodata values or of its type.
+    """
+
+    name: str
+    grid: Grid
+    dtype: str
+    bands: tuple[int, ...]
+    names: tuple[str | None, ...]
+    roles: tuple[str, ...]
+    nodata: tuple[float, ...] | None
+    masked: bool
+    alpha: int | None
+    block: tuple[int, int]
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype.startswith("float")
+
+
+def write_mosaic(rasters: str | Path | Sequence[str | Path], out: str | Path, *, nodata: float | None = None) -> Path:
+    """Write the VRT `out` that shows rasters, or all rasters of folders, as one scene; returns `out`.
+
+    Where tiles overlap, the last in name order is on top. `nodata` stands for the tiles' own nodata values. Alpha bands
+    become part of the mask. A float pixel of which only some bands are NaN takes those from the tile below.
+
+    Raises:
+        DataError: if there is no tile, one cannot be read, or they differ in CRS, type, bands, pixel size or alignment.
+        OutputError: if `out` cannot be written.
+    """
+    names = _names([rasters] if isinstance(rasters, (str, Path)) else rasters)
+    tiles = [_look(name, nodata) for name in names]
+    grid, places = _common(tiles)
+    out = Path(out)
+    partial = out.with_name(f".{out.name}.partial")
+    with writing(out):
+        try:
+            with partial.open("w", encoding="utf-8", errors="surrogateescape") as file:
+                file.writelines(f"{line}\n" for line in _document(tiles, grid, places))
+            os.replace(partial, out)
+        finally:
+            partial.unlink(missing_ok=True)
+    return out
+
+
+def _names(given: Sequence[str | Path]) -> list[str]:
+    """Names of all rasters, each once, by their file names."""
+    found: set[str] = set()
+    for one in given:
+        folder = Path(one)
+        if folder.is_dir():
+            inside = [p for p in folder.iterdir() if p.suffix.lower() in RASTERS and p.is_file() and p.name[0] != "."]
+            if not inside:
+                raise DataError(f"{folder}: no raster in this folder; needed: files ending in {', '.join(RASTERS)}")
+            found.update(gdal_name(path) for path in inside)
+        else:
+            found.add(gdal_name(one))
+    if not found:
+        raise DataError("no raster for a mosaic; give the tiles, or a folder of them")
+    return sorted(found, key=lambda name: (name.rsplit("/", 1)[-1], name))
+
+
+def _look(name: str, nodata: float | None) -> _Tile:
+    with open_raster(name) as dataset, reading(name):
+        roles = dataset.colorinterp
+        alpha = next((i for i, role in enumerate(roles, 1) if role == ColorInterp.alpha), None)
+        bands = tuple(i for i in dataset.indexes if roles[i - 1] != ColorInterp.alpha)
+        types = sorted({dataset.dtypes[i - 1] for i in bands})
+        if len(types) != 1 or types[0] not in _TYPES:
+            raise DataError(
+                f"{spoken(name)}: has bands of type {', '.join(types) or 'alpha alone'}, where bands of one type of "
+                "real numbers were needed; convert it with gdal_translate -ot"
+            )
+        flags = {flag for i in bands for flag in dataset.mask_flag_enums[i - 1]}
+        own = tuple(dataset.nodatavals[i - 1] for i in bands) if MaskFlags.nodata in flags else None
+        return _Tile(
+            name,
+            Grid(dataset.height, dataset.width, dataset.transform, dataset.crs),
+            types[0],
+            bands,
+            tuple(dataset.descriptions[i - 1] for i in bands),
+            tuple(roles[i - 1].name for i in bands),
+            own if nodata is None else (nodata,) * len(bands),
+            MaskFlags.per_dataset in flags,
+            None if MaskFlags.alpha in flags else alpha,
+            dataset.block_shapes[0],
+        )
+
+
+# The common grid
+
+
+def _common(tiles: Sequence[_Tile]) -> tuple[Grid, list[tuple[int, int]]]:
+    """The grid of all tiles together, and (column, row) in it of each.
+
+    Raises:
+        DataError: if a tile does not fit the first.
+    """
+    first = tiles[0]
+    places = [_place(tile, first) for tile in tiles]
+    left, top = (min(place[axis] for place in places) for axis in (0, 1))
+    width = max(col + tile.grid.width for (col, _), tile in zip(places, tiles, strict=True)) - left
+    height = max(row + tile.grid.height for (_, row), tile in zip(places, tiles, strict=True)) - top
+    if max(width, height) >= 2**31:
+        raise DataError(
+            f"{spoken(first.name)}: with the other tiles it spans {width} x {height} pixels, more than a raster can "
+            "have; take out those of other places"
+        )
+    transform = first.grid.transform @ Affine.translation(left, top)
+    return Grid(height, width, transform, first.grid.crs), [(col - left, row - top) for col, row in places]
+
+
+def _place(tile: _Tile, first: _Tile) -> tuple[int, int]:
+    """Where a tile begins, in columns and rows of the first."""
+    facts = {
+        "CRS": (tile.grid.crs, first.grid.crs),
+        "type": (tile.dtype, first.dtype),
+        "bands": (len(tile.bands), len(first.bands)),
+        "band names": (tile.names, first.names),
+        "colours": (tile.roles, first.roles),
+    }
+    for what, (came, needed) in facts.items():
+        if came != needed:
+            _refuse(tile, first, f"{what} {_short(came)}", _short(needed))
+    if tile is not first and first.grid.crs is None and first.grid.transform.is_identity:
+        raise DataError(
+            f"{spoken(tile.name)}: has no place on a map, so it is no tile of a mosaic; predict it by itself"
+        )
+    corners = [(x, y) for x in (0, tile.grid.width) for y in (0, tile.grid.height)]
+    seen = [~first.grid.transform @ (tile.grid.transform @ corner) for corner in corners]
+    if not all(math.isfinite(number) for corner in seen for number in corner):
+        _refuse(tile, first, f"transform {tuple(tile.grid.transform)[:6]}", f"{tuple(first.grid.transform)[:6]}")
+    (x0, y0), (col, row) = seen[0], (round(seen[0][0]), round(seen[0][1]))
+    sizes = zip(seen, corners, strict=True)
+    if any(max(abs(x - x0 - right), abs(y - y0 - down)) > TOLERANCE_PX for (x, y), (right, down) in sizes):
+        _refuse(tile, first, f"pixels of {_size(tile)}", f"{_size(first)} along the same axes")
+    off = max(abs(x0 - col), abs(y0 - row))
+    if off > TOLERANCE_PX:
+        _refuse(tile, first, f"pixels that lie {off:.2g} px off", "pixels of one grid")
+    return col, row
+
+
+def _size(tile: _Tile) -> str:
+    width, height = tile.grid.pixel_size
+    return f"{width:.9g} x {height:.9g}"
+
+
+def _short(fact: object) -> str:
+    text = ", ".join(map(str, fact)) if isinstance(fact, tuple) else str(fact)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _refuse(tile: _Tile, first: _Tile, came: str, needed: str) -> None:
+    raise DataError(
+        f"{spoken(tile.name)}: has {came}, where {needed} was needed, as {spoken(first.name)} has; make the tiles "
+        "alike (gdalwarp -t_srs CRS -tr SIZE SIZE -tap; gdal_translate -ot TYPE -b BAND), or build one scene yourself "
+        "with gdalbuildvrt"
+    )
+
+
+# The document
+
+
+class _Source(NamedTuple):
+    """What stands for a tile: a file, or a VRT in one line that knows its mask; `partly`: the mask has holes."""
+
+    name: str
+    bands: tuple[int, ...]
+    partly: bool
+
+
+def _document(tiles: Sequence[_Tile], grid: Grid, places: Sequence[tuple[int, int]]) -> Iterator[str]:
+    """Lines of the VRT."""
+    first = tiles[0]
+    parts = [(_standing_for(tile), _rectangles(tile, place)) for tile, place in zip(tiles, places, strict=True)]
+    yield f'<VRTDataset rasterXSize="{grid.width}" rasterYSize="{grid.height}">'
+    if grid.crs is not None:
+        yield f"<SRS>{escape(grid.crs.to_wkt(version='WKT2_2019'))}</SRS>"
+    if not grid.transform.is_identity:
+        yield f"<GeoTransform>{', '.join(f'{number:.17g}' for number in grid.transform.to_gdal())}</GeoTransform>"
+    for band, (name, role) in enumerate(zip(first.names, first.roles, strict=True)):
+        yield f'<VRTRasterBand dataType="{_TYPES[first.dtype]}" band="{band + 1}">'
+        if name is not None:
+            yield f"<Description>{escape(name)}</Description>"
+        yield f"<ColorInterp>{role.capitalize()}</ColorInterp>"
+        if first.is_float:
+            yield "<NoDataValue>nan</NoDataValue>"
+        for source, rectangles in parts:
+            yield _element(source.name, source.bands[band], rectangles, nan=first.is_float, masked=source.partly)
+        yield "</VRTRasterBand>"
+    yield '<MaskBand><VRTRasterBand dataType="Byte">'
+    for source, rectangles in parts:
+        yield _element(source.name, f"mask,{source.bands[0]}", f"{rectangles}<NODATA>0</NODATA>")
+    yield "</VRTRasterBand></MaskBand>"
+    yield "</VRTDataset>"
+
+
+def _standing_for(tile: _Tile) -> _Source:
+    """The tile itself where GDAL's mask of it is right, else a VRT of it."""
+    values = _representable(tile)
+    masks = [f"mask,{tile.bands[0]}"] if tile.masked else []
+    masks += [str(tile.alpha)] if tile.alpha else []
+    if tile.nodata is None and not tile.alpha:
+        return _Source(tile.name, tile.bands, tile.masked)
+    plain = _wrapped(tile, values)
+    if not masks:
+        return _Source(plain, tuple(range(1, len(tile.bands) + 1)), values is not None)
+    parts = [_element(tile.name, mask) for mask in masks] + ([_element(plain, "mask,1")] if values else [])
+    return _Source(_wrapped(tile, None, parts), tuple(range(1, len(tile.bands) + 1)), True)
+
+
+def _representable(tile: _Tile) -> tuple[float, ...] | None:
+    """Nodata values that whole pixels can be equal to; NaN is looked after band by band."""
+    if tile.nodata is None:
+        return None
+    if tile.is_float:
+        return None if any(math.isnan(value) for value in tile.nodata) else tile.nodata
+    limits = np.iinfo(tile.dtype)
+    return tile.nodata if all(limits.min <= value <= limits.max and value % 1 == 0 for value in tile.nodata) else None
+
+
+def _wrapped(tile: _Tile, nodata: tuple[float, ...] | None, masks: Sequence[str] = ()) -> str:
+    """A VRT in one line: a tile's bands, of which pixels that are all `nodata`, or 0 in a mask, are no data."""
+    lines = [f'<VRTDataset rasterXSize="{tile.grid.width}" rasterYSize="{tile.grid.height}">']
+    if nodata is not None:
+        values = " ".join(repr(value) if tile.is_float else str(int(value)) for value in nodata)
+        lines.append(f'<Metadata><MDI key="NODATA_VALUES">{values}</MDI></Metadata>')
+    for number, band in enumerate(tile.bands, 1):
+        source = _element(tile.name, band)
+        lines.append(f'<VRTRasterBand dataType="{_TYPES[tile.dtype]}" band="{number}">{source}</VRTRasterBand>')
+    if masks:
+        product = "<PixelFunctionType>mul</PixelFunctionType><SourceTransferType>Float32</SourceTransferType>"
+        derived = ' subClass="VRTDerivedRasterBand"' if len(masks) > 1 else ""
+        inner = "".join([product if derived else "", *masks])
+        lines.append(f'<MaskBand><VRTRasterBand dataType="Byte"{derived}>{inner}</VRTRasterBand></MaskBand>')
+    return "".join([*lines, "</VRTDataset>"])
+
+
+def _rectangles(tile: _Tile, place: tuple[int, int]) -> str:
+    """Where a tile comes from and goes to; told with its type and blocks, so that it is opened when it is needed."""
+    width, height = tile.grid.width, tile.grid.height
+    size = f'RasterXSize="{width}" RasterYSize="{height}" DataType="{_TYPES[tile.dtype]}"'
+    return (
+        f'<SourceProperties {size} BlockXSize="{tile.block[1]}" BlockYSize="{tile.block[0]}"/>'
+        f'<SrcRect xOff="0" yOff="0" xSize="{width}" ySize="{height}"/>'
+        f'<DstRect xOff="{place[0]}" yOff="{place[1]}" xSize="{width}" ySize="{height}"/>'
+    )
+
+
+def _element(name: str, band: int | str, rectangles: str = "", *, nan: bool = False, masked: bool = False) -> str:
+    """One source of a VRT band."""
+    rules = ("<NODATA>nan</NODATA>" if nan else "") + ("<UseMaskBand>true</UseMaskBand>" if masked else "")
+    kind = "ComplexSource" if rules or "<NODATA>" in rectangles else "SimpleSource"
+    file = f'<SourceFilename relativeToVRT="0">{escape(name)}</SourceFilename><SourceBand>{band}</SourceBand>'
+    return f"<{kind}>{file}{rectangles}{rules}</{kind}>"

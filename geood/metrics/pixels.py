@@ -1,0 +1,337 @@
+"""What a score map is worth: pixel metrics of anomaly scores, streamed and exact, and closed- and open-set IoU.
+
+A `PixelCurve` counts inlier and anomaly pixels at each of the 65,536 float16 codes, in score order. Counts add up, so
+tiles may come in any order and from any process and the result is the same; nothing is binned beyond float16 itself,
+so average precision, AUROC and FPR95 equal those of a sort of all pixels. Definitions follow the Fishyscapes protocol
+(Blum et al. 2021): pooled pixels, step-wise average precision, ties moved through together. Other benchmarks' own ways
+are in `protocols`. Numpy only; no files.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geood.config.sections import IGNORE
+from geood.metrics.curve import Counts, Curve, FprRule, curve_of_counts, ratio
+
+INLIER, ANOMALY = 0, 1
+_CODES = 1 << 16
+_BLOCK_PX = 1 << 18  # the working set of one block stays in the cache, and memory does not grow with the image
+_LARGEST = np.float32(65504.0)  # of float16; raw logits stay far below, but a clip must not become inf
+
+
+def checked_truth(score: NDArray[Any], truth: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """`truth` as uint8, of the shape of `score` and with 0 (inlier), 1 (anomaly) and 255 (void) alone.
+
+    Raises:
+        ValueError: if shapes differ or `truth` holds another value.
+    """
+    if score.shape != truth.shape:
+        raise ValueError(f"score {score.shape} and truth {truth.shape} must have one shape")
+    small = truth.astype(np.uint8, copy=False)
+    flat, starts = small.reshape(-1), range(0, small.size, _BLOCK_PX)
+    known = all((flat[start : start + _BLOCK_PX] + np.uint8(1)).max() <= ANOMALY + 1 for start in starts)
+    if not known or (small is not truth and (small != truth).any()):
+        raise ValueError(f"truth must be 0, 1 or 255, got {np.unique(truth).tolist()}")
+    return small
+
+
+def refuse_not_finite(score: NDArray[Any], counted: NDArray[np.bool_]) -> None:
+    """Let finite scores pass, whatever stands where nothing is counted.
+
+    Raises:
+        ValueError: if a counted score is NaN or infinite.
+    """
+    finite = np.isfinite(score)
+    wrong = 0 if finite.all() else int((counted & ~finite).sum())
+    if wrong:
+        raise ValueError(f"{wrong} scores of counted pixels are not finite")
+
+
+class PixelCurve:
+    """The score distributions of inlier and anomaly pixels, from which all threshold-free figures follow."""
+
+    def __init__(self) -> None:
+        self._inliers: Counts = np.zeros(_CODES, np.int64)
+        self._anomalies: Counts = np.zeros(_CODES, np.int64)
+
+    def update(self, score: NDArray[np.floating], truth: NDArray[np.uint8]) -> None:
+        """Count the pixels of one tile: `score` of any shape, `truth` of that shape with 0, 1 or 255 (ignored).
+
+        Scores are rounded to float16 (about three digits), clipped to its finite range.
+
+        Raises:
+            ValueError: if shapes differ, a counted score is not finite, or `truth` holds another value.
+        """
+        truth = checked_truth(score, truth)
+        inliers, anomalies = _count_bits(score, truth)
+        if (inliers + anomalies)[_NOT_FINITE].any():
+            refuse_not_finite(score, truth != IGNORE)
+            inliers, anomalies = _count_bits(np.clip(score, -_LARGEST, _LARGEST), truth)
+        self._inliers += inliers[_BITS_IN_ORDER]
+        self._anomalies += anomalies[_BITS_IN_ORDER]
+
+    def __iadd__(self, other: PixelCurve) -> PixelCurve:
+        """Add the pixels of another curve to this one."""
+        self._inliers += other._inliers
+        self._anomalies += other._anomalies
+        return self
+
+    @property
+    def positives(self) -> int:
+        """Number of anomaly pixels."""
+        return int(self._anomalies.sum())
+
+    @property
+    def negatives(self) -> int:
+        """Number of inlier pixels."""
+        return int(self._inliers.sum())
+
+    @property
+    def base_rate(self) -> float:
+        """Share of anomaly pixels, which is also the average precision of a constant score; NaN without pixels."""
+        return ratio(self.positives, self.positives + self.negatives)
+
+    @property
+    def curve(self) -> Curve:
+        """The points of all scores that occur, from which the figures below are read."""
+        scores, inliers, anomalies = self.distribution()
+        return curve_of_counts(scores, inliers=inliers, anomalies=anomalies)
+
+    @property
+    def average_precision(self) -> float:
+        """Step-wise area under precision over recall, in [0, 1]; NaN if there is no anomaly pixel."""
+        return self.curve.average_precision
+
+    @property
+    def auroc(self) -> float:
+        """Chance that an anomaly pixel scores above an inlier, ties half, in [0, 1]; NaN if either kind is missing."""
+        return self.curve.auroc
+
+    @property
+    def fpr95(self) -> float:
+        """Share of inliers at or above the highest threshold that keeps 95 % of the anomalies; NaN if undefined."""
+        return self.fpr_at(0.95)
+
+    def fpr_at(self, recall: float = 0.95, rule: FprRule = "first_ge") -> float:
+        """The false-positive rate at a recall, by one of the rules of `Curve.fpr_at`; NaN if undefined."""
+        return self.curve.fpr_at(recall, rule)
+
+    @property
+    def best_f1(self) -> float:
+        """The largest F1 that any threshold gives, in [0, 1]; NaN if there is no anomaly pixel."""
+        return self.curve.best_f1()[0]
+
+    @property
+    def best_f1_threshold(self) -> float:
+        """The threshold whose pixels *strictly above* it have the best F1, as `rates` counts; NaN without anomalies.
+
+        It is the float16 number just below the lowest score that is to be called, so that a mask of two values is
+        cut between them.
+        """
+        return float(np.nextafter(np.float16(self.curve.best_f1()[1]), np.float16(-np.inf)))
+
+    def distribution(self) -> tuple[NDArray[np.float16], Counts, Counts]:
+        """The scores that occur, ascending, and the inliers and the anomalies at each: three arrays (n,)."""
+        occurs = np.flatnonzero(self._anomalies + self._inliers)
+        return _from_codes(occurs.astype(np.uint16)), self._inliers[occurs], self._anomalies[occurs]
+
+    def fpr_threshold(self, fpr: float) -> float:
+        """The smallest threshold that at most a share `fpr` of the inliers exceeds (strictly); NaN without inliers.
+
+        Needs no anomalies: this is how a bundle's thresholds are found on validation pixels. It is itself a float16
+        number, and the promise is exact for the scores as they were counted, rounded to float16.
+        """
+        if not self.negatives:
+            return float("nan")
+        above = self.negatives - np.cumsum(self._inliers)
+        code = int(np.argmax(above <= fpr * self.negatives))
+        if not self._inliers[code]:  # only where every inlier may exceed it: the lowest score that was seen
+            code = int(np.argmax(self._inliers > 0))
+        return float(_from_codes(np.array([code], np.uint16))[0])
+
+    def rates(self, threshold: float) -> dict[str, float]:
+        """Recall, false-positive rate and precision of calling pixels above `threshold` (strictly) anomalies."""
+        above = slice(int(_to_codes(np.array([threshold], np.float32))[0]) + 1, None)
+        hits, false = int(self._anomalies[above].sum()), int(self._inliers[above].sum())
+        return {
+            "recall": ratio(hits, self.positives),
+            "fpr": ratio(false, self.negatives),
+            "precision": ratio(hits, hits + false),
+        }
+
+
+class Confusion:
+    """Counts of (true class, predicted class) over `classes` classes, and the IoU that follows."""
+
+    def __init__(self, classes: int) -> None:
+        self.counts: Counts = np.zeros((classes, classes), np.int64)
+
+    def update(self, predicted: NDArray[np.integer], mask: NDArray[np.integer]) -> None:
+        """Count the pixels of one tile; `mask` holds class indexes, 255 is ignored.
+
+        Raises:
+            ValueError: if a counted index is not below the number of classes.
+        """
+        classes, counted = len(self.counts), mask != IGNORE
+        true, guess = mask[counted].astype(np.int64), predicted[counted].astype(np.int64)
+        if true.size and not (min(true.min(), guess.min()) >= 0 and max(true.max(), guess.max()) < classes):
+            raise ValueError(f"class indexes must be in 0 to {classes - 1}")
+        self.counts += np.bincount(true * classes + guess, minlength=classes**2).reshape(classes, classes)
+
+    def __iadd__(self, other: Confusion) -> Confusion:
+        """Add the pixels of another matrix to this one."""
+        self.counts += other.counts
+        return self
+
+    @property
+    def iou(self) -> NDArray[np.float64]:
+        """Intersection over union of each class, in [0, 1]; NaN for one that is neither there nor predicted."""
+        hits = np.diag(self.counts).astype(np.float64)
+        union = self.counts.sum(0) + self.counts.sum(1) - hits
+        iou = np.full(len(hits), np.nan)
+        np.divide(hits, union, out=iou, where=union > 0)
+        return iou
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU over the classes that occur in truth or prediction; NaN if none does."""
+        return mean_of_known(self.iou)
+
+
+class OpenSetConfusion:
+    """Open-set segmentation of `classes` known classes: the pixels whose score exceeds a threshold are an extra class.
+
+    Open mIoU is the mean over the *known* classes, in which a missed anomaly is a false alarm of the class it was
+    taken for, and a false alarm is a missed pixel of its class (Grcic et al. 2022, DenseHybrid). Beside it the same
+    matrix without thresholding and without anomalies gives the closed mIoU, and their difference is the price of
+    not knowing. Counts add up.
+    """
+
+    def __init__(self, classes: int, threshold: float) -> None:
+        self.closed = Confusion(classes)
+        self.threshold = threshold
+        self._open = Confusion(classes + 1)
+
+    def update(
+        self,
+        predicted: NDArray[np.integer],
+        score: NDArray[np.floating],
+        *,
+        mask: NDArray[np.integer],
+        truth: NDArray[np.uint8],
+    ) -> None:
+        """Count the pixels of one tile: four arrays of one shape.
+
+        `predicted` holds the class index of each pixel and `score` its anomaly score, an anomaly strictly above the
+        threshold; `truth` says 0, 1 or 255, and `mask` the class index of the inliers (255 is ignored, as are
+        inliers without a class; what it says under anomalies does not matter).
+
+        Raises:
+            ValueError: if shapes differ, a counted score is not finite, `truth` holds another value, or a counted
+                index is not below the number of classes.
+        """
+        if not predicted.shape == mask.shape == score.shape:
+            raise ValueError(
+                f"predicted {predicted.shape}, mask {mask.shape} and score {score.shape} must have one shape"
+            )
+        truth, unknown = checked_truth(score, truth), len(self.closed.counts)
+        inlier_mask = np.where(truth == INLIER, mask, IGNORE)
+        true = np.where(truth == ANOMALY, unknown, inlier_mask)
+        refuse_not_finite(score, true != IGNORE)
+        closed, opened = Confusion(unknown), Confusion(unknown + 1)
+        closed.update(predicted, inlier_mask)  # first all checks, then all sums: a refused tile leaves no trace
+        opened.update(np.where(score > self.threshold, unknown, predicted), true)
+        self.closed += closed
+        self._open += opened
+
+    def __iadd__(self, other: OpenSetConfusion) -> OpenSetConfusion:
+        """Add the pixels of another accumulator to this one.
+
+        Raises:
+            ValueError: if it was thresholded elsewhere.
+        """
+        if other.threshold != self.threshold:
+            raise ValueError(f"cannot add counts at threshold {other.threshold} to counts at {self.threshold}")
+        self.closed += other.closed
+        self._open += other._open
+        return self
+
+    @property
+    def counts(self) -> Counts:
+        """Pixels of (true class, predicted class), (classes + 1, classes + 1); the last index is the anomaly."""
+        return self._open.counts
+
+    @property
+    def open_miou(self) -> float:
+        """Mean IoU over the known classes that occur in truth or prediction, in [0, 1]; NaN if none does."""
+        return mean_of_known(self._open.iou[:-1])
+
+    @property
+    def iou(self) -> NDArray[np.float64]:
+        """Intersection over union of each class and, last, of the anomaly, in [0, 1]; NaN as in `Confusion.iou`."""
+        return self._open.iou
+
+    @property
+    def anomaly_iou(self) -> float:
+        """IoU of the anomaly, in [0, 1]; NaN if it is neither there nor predicted."""
+        return float(self._open.iou[-1])
+
+    @property
+    def closed_miou(self) -> float:
+        """Mean IoU of the classes as predicted, over inliers alone."""
+        return self.closed.miou
+
+    @property
+    def gap(self) -> float:
+        """Closed less open mIoU: what the threshold's errors cost."""
+        return self.closed_miou - self.open_miou
+
+
+def mean_of_known(values: NDArray[np.float64]) -> float:
+    """The mean of the values that are not NaN; NaN if there is none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _count_bits(score: NDArray[np.floating], truth: NDArray[np.uint8]) -> tuple[Counts, Counts]:
+    """Inliers and anomalies at each of the 65,536 bit patterns of the scores' float16 rounding, -0 counted as 0.
+
+    Truth and bits make one index, so that a pass over the pixels neither gathers nor branches.
+    """
+    flat_score, flat_truth = score.reshape(-1), truth.reshape(-1)
+    counts = np.zeros((3, _CODES), np.int64)
+    for start in range(0, flat_score.size, _BLOCK_PX):
+        block = slice(start, start + _BLOCK_PX)
+        with np.errstate(over="ignore", invalid="ignore"):  # what became infinite is looked at by the caller
+            halves = _to_halves(flat_score[block])
+        index = (flat_truth[block] + np.uint8(1)).astype(np.int64)  # 255 wraps round to 0
+        index <<= 16
+        index |= halves.view(np.uint16)
+        counts += np.bincount(index, minlength=counts.size).reshape(counts.shape)
+    counts[:, 0] += counts[:, 0x8000]
+    counts[:, 0x8000] = 0
+    return counts[INLIER + 1], counts[ANOMALY + 1]
+
+
+def _to_halves(score: NDArray[np.floating]) -> NDArray[np.float16]:
+    return score if score.dtype == np.float16 else score.astype(np.float32, copy=False).astype(np.float16)
+
+
+def _to_codes(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """The rank of each value among all float16 numbers: sign-magnitude bits made monotone; -0 counts as 0."""
+    halves = np.clip(values, -_LARGEST, _LARGEST).astype(np.float16) + np.float16(0)
+    bits = halves.view(np.uint16)
+    return np.where(bits & 0x8000, ~bits, bits | 0x8000).astype(np.uint16)
+
+
+def _from_codes(codes: NDArray[np.uint16]) -> NDArray[np.float16]:
+    bits: NDArray[np.uint16] = np.where(codes & 0x8000, codes & 0x7FFF, ~codes).astype(np.uint16)
+    return bits.view(np.float16)
+
+
+_BITS_IN_ORDER = _from_codes(np.arange(_CODES, dtype=np.uint16)).view(np.uint16)  # ascending by score
+_NOT_FINITE = ~np.isfinite(np.arange(_CODES, dtype=np.uint16).view(np.float16))

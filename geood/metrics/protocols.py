@@ -1,0 +1,374 @@
+"""The pixel protocols of the benchmarks, by name, each giving the number that its official evaluator gives.
+
+All of them are accumulators of one shape (`PixelProtocol`): `update` with the score and the truth of one image, `+=`
+with another accumulator, `figures` at the end, which do not depend on the order of the images. They part where the
+benchmarks part: what is pooled, what is binned, and at which point of the curve the false-positive rate is read.
+`pooled` is geood's own and the one to use where no benchmark asks for another; where a figure has no meaning it says
+NaN, while a benchmark's protocol says what the benchmark's code says there.
+
+Truth is 0 for inliers, 1 for anomalies, 255 for void, and void never counts: a benchmark whose evaluator counts pixels
+without a label as inliers must be read with 0 there. An image that is void all over is skipped and counted, also where
+the official code stops at it. Numpy only; no files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geood.config.sections import IGNORE
+from geood.metrics.curve import NAN, Counts, Curve, curve_of_counts, curve_of_scores
+from geood.metrics.pixels import ANOMALY, INLIER, PixelCurve, checked_truth, refuse_not_finite
+
+Figures = dict[str, float]
+Scores = NDArray[np.floating]
+_EDGES_PER_KIND = 384  # SegmentMeIfYouCan: 768 bins, half of them from each kind of pixel
+
+
+class PixelProtocol(Protocol):
+    """What every protocol here is; `images` that counted and `skipped` ones make up all that were given."""
+
+    images: int
+    skipped: int
+
+    def update(self, score: Scores, truth: NDArray[np.uint8]) -> None:
+        """Take one image: `score` of any shape, `truth` of that shape with 0, 1 or 255 (ignored).
+
+        Raises:
+            ValueError: if shapes differ, a counted score is NaN or infinite, or `truth` holds another value.
+        """
+
+    def __iadd__(self, other: Self) -> Self:
+        """Add the images of another accumulator of the same protocol to this one."""
+
+    def figures(self) -> Figures:
+        """`average_precision`, `auroc`, `fpr95`, then `best_f1` and `best_f1_threshold` where the protocol has them,
+        and the number of `images` and of `skipped` ones."""
+
+
+class Pooled:
+    """All pixels in one curve, scores rounded to float16; memory does not grow with the number of pixels."""
+
+    def __init__(self) -> None:
+        self.images = self.skipped = 0
+        self.curve = PixelCurve()
+
+    def update(self, score: Scores, truth: NDArray[np.uint8]) -> None:
+        """Take one image; see `PixelProtocol.update`."""
+        self.curve.update(score, truth)
+        _count_image(self, counted=bool((truth != IGNORE).any()))
+
+    def __iadd__(self, other: Pooled) -> Pooled:
+        """Add the images of another accumulator to this one."""
+        self.curve += other.curve
+        _add_images(self, other)
+        return self
+
+    def figures(self) -> Figures:
+        """The figures, NaN where they have no meaning; pixels *strictly above* the threshold have the best F1."""
+        f1 = {"best_f1": self.curve.best_f1, "best_f1_threshold": self.curve.best_f1_threshold}
+        curve = self.curve.curve
+        return _areas(curve) | {"fpr95": curve.fpr_at(0.95)} | f1 | _images(self)
+
+
+class Fishyscapes:
+    """All pixels in one exact curve of float32 scores (Blum et al. 2021); float16 scores are counted, not held.
+
+    Without any anomaly FPR95 is 0.0, as the official code has it.
+    """
+
+    def __init__(self) -> None:
+        self.images = self.skipped = 0
+        self._pool = _ScorePool()
+
+    def update(self, score: Scores, truth: NDArray[np.uint8]) -> None:
+        """Take one image; see `PixelProtocol.update`. Scores are cast to float32 and must be finite there too."""
+        exact = score if score.dtype == np.float16 else _cast(score, truth, np.float32)
+        _count_image(self, counted=self._pool.take(*_split(exact, truth)))
+
+    def __iadd__(self, other: Fishyscapes) -> Fishyscapes:
+        """Add the images of another accumulator to this one."""
+        self._pool += other._pool
+        _add_images(self, other)
+        return self
+
+    def figures(self) -> Figures:
+        """The official figures; Fishyscapes has no best F1."""
+        curve = self._pool.curve
+        return _areas(curve) | {"fpr95": _or_zero(curve, curve.fpr_at(0.95))} | _images(self)
+
+
+class Smiyc:
+    """SegmentMeIfYouCan's `PixBinaryClass` (Chan et al. 2021): float16 scores, binned in each image, bins pooled.
+
+    An image's bin edges are 384 quantiles of its anomalies' and 384 of its inliers' scores, and the bins of all images
+    are walked through by their lower edges; against the exact curve that costs about 1e-3. Equal edges of several
+    images are moved through together. The official code does the same except at the very highest edge: where several
+    images share it (saturated scores), it adds one point after whichever of them its unstable sort puts first, which
+    no order-free sum can repeat.
+
+    Without any anomaly FPR95 and the best F1 are 0.0, as the official code has them.
+    """
+
+    def __init__(self) -> None:
+        self.images = self.skipped = 0
+        none = np.zeros(0, np.int64)
+        self._bins: list[tuple[NDArray[np.float64], Counts, Counts]] = [(np.zeros(0), none, none)]
+
+    def update(self, score: Scores, truth: NDArray[np.uint8]) -> None:
+        """Take one image; see `PixelProtocol.update`.
+
+        Scores are rounded to float16 first and must be finite there: rescale those beyond 65504.
+        """
+        one = PixelCurve()
+        one.update(_cast(score, truth, np.float16), truth)
+        if counted := bool(one.positives + one.negatives):
+            self._bins.append(_quantile_bins(*one.distribution()))
+        _count_image(self, counted=counted)
+
+    def __iadd__(self, other: Smiyc) -> Smiyc:
+        """Add the images of another accumulator to this one."""
+        self._bins += other._bins
+        _add_images(self, other)
+        return self
+
+    def figures(self) -> Figures:
+        """The official figures; the best F1 counts bins whose lower edge is *at or above* the threshold.
+
+        The official component metrics then call what is *strictly above* it, which is nothing at all where the
+        scores are a mask of two values.
+        """
+        lower, inliers, anomalies = (np.concatenate(part) for part in zip(*self._bins, strict=True))
+        curve = curve_of_counts(lower, inliers=inliers, anomalies=anomalies)
+        best, threshold = curve.best_f1()
+        if curve.negatives and not curve.positives:  # the first point with any pixel, as 0 / n is the first number
+            best, threshold = 0.0, float(curve.scores[np.argmax(curve.false_alarms > 0)])
+        figures = _areas(curve) | {"fpr95": _or_zero(curve, curve.fpr_at(0.95))}
+        return figures | {"best_f1": best, "best_f1_threshold": threshold} | _images(self)
+
+
+class Caos:
+    """The mean over images of each image's own figures, FPR95 at the recall closest to 0.95 (Hendrycks et al. 2022).
+
+    A one-pixel anomaly weighs as much as a bus. Images without both kinds of pixels are skipped.
+    """
+
+    def __init__(self) -> None:
+        self.images = self.skipped = 0
+        self._each: list[Figures] = []
+
+    def update(self, score: Scores, truth: NDArray[np.uint8]) -> None:
+        """Take one image; see `PixelProtocol.update`."""
+        inliers, anomalies = _split(score, truth)
+        if counted := bool(inliers.size and anomalies.size):
+            curve = _curve(inliers, anomalies)
+            self._each.append(_areas(curve) | {"fpr95": curve.fpr_at(0.95, "closest")})
+        _count_image(self, counted=counted)
+
+    def __iadd__(self, other: Caos) -> Caos:
+        """Add the images of another accumulator to this one."""
+        self._each += other._each
+        _add_images(self, other)
+        return self
+
+    def figures(self) -> Figures:
+        """The official figures; CAOS has no best F1."""
+        return _means(self._each) | _images(self)
+
+
+class DenseHybrid:
+    """FPR95 at the first point whose recall exceeds 0.95, pooled or (for StreetHazards) per image (Grcic et al. 2022).
+
+    The official code takes that point from scikit-learn's thinned ROC curve, and so does this. Per image the figures
+    are means over the images in which they are defined. An image without anomalies has an FPR95 of 0.0 there, which
+    counts; its average precision is left out here, as by the scikit-learn of that time (newer ones say 0.0).
+    Pooled float16 scores are counted; wider ones are held, 4 bytes a pixel if they are float32.
+    """
+
+    def __init__(self, *, per_image: bool = False) -> None:
+        self.images = self.skipped = 0
+        self.per_image = per_image
+        self._pool = _ScorePool()
+        self._each: list[Figures] = []
+
+    def update(self, score: Scores, truth: NDArray[np.uint8]) -> None:
+        """Take one image; see `PixelProtocol.update`."""
+        inliers, anomalies = _split(score, truth)
+        counted = bool(inliers.size or anomalies.size)
+        if counted and self.per_image:
+            self._each.append(self._read(_curve(inliers, anomalies)))
+        elif counted:
+            self._pool.take(inliers, anomalies)
+        _count_image(self, counted=counted)
+
+    def __iadd__(self, other: DenseHybrid) -> DenseHybrid:
+        """Add the images of another accumulator to this one.
+
+        Raises:
+            ValueError: if one pools and the other does not.
+        """
+        if other.per_image != self.per_image:
+            raise ValueError("cannot add pooled scores and figures per image")
+        self._pool += other._pool
+        self._each += other._each
+        _add_images(self, other)
+        return self
+
+    def figures(self) -> Figures:
+        """The official figures; DenseHybrid has no best F1."""
+        figures = _means(self._each) if self.per_image else self._read(self._pool.curve)
+        return figures | _images(self)
+
+    @staticmethod
+    def _read(curve: Curve) -> Figures:
+        fpr95 = curve.without_collinear().fpr_at(0.95, "first_gt")
+        return _areas(curve) | {"fpr95": _or_zero(curve, fpr95)}
+
+
+PROTOCOLS: dict[str, Callable[..., Any]] = {
+    "pooled": Pooled,
+    "fishyscapes": Fishyscapes,
+    "smiyc": Smiyc,
+    "caos": Caos,
+    "densehybrid": DenseHybrid,
+}
+
+
+def protocol_named(name: str, **options: Any) -> PixelProtocol:
+    """An empty accumulator of the protocol `name`, one of `PROTOCOLS`; `options` go to it (`per_image`).
+
+    Raises:
+        ValueError: if there is no protocol of that name.
+    """
+    if name not in PROTOCOLS:
+        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {name!r}")
+    accumulator: PixelProtocol = PROTOCOLS[name](**options)
+    return accumulator
+
+
+class _ScorePool:
+    """The counted scores of many images, inliers and anomalies apart: float16 as counts, wider ones as they came."""
+
+    def __init__(self) -> None:
+        self._counts = PixelCurve()
+        self._inliers: list[Scores] = []
+        self._anomalies: list[Scores] = []
+
+    def take(self, inliers: Scores, anomalies: Scores) -> bool:
+        """Keep one image's scores; whether there were any."""
+        if inliers.dtype == np.float16 == anomalies.dtype:
+            self._counts.update(inliers, np.full(inliers.shape, INLIER, np.uint8))
+            self._counts.update(anomalies, np.full(anomalies.shape, ANOMALY, np.uint8))
+        else:
+            self._inliers.append(inliers)
+            self._anomalies.append(anomalies)
+        return bool(inliers.size or anomalies.size)
+
+    def __iadd__(self, other: _ScorePool) -> _ScorePool:
+        self._counts += other._counts
+        self._inliers += other._inliers
+        self._anomalies += other._anomalies
+        return self
+
+    @property
+    def curve(self) -> Curve:
+        scores, inliers, anomalies = self._counts.distribution()
+        if not self._inliers:
+            return curve_of_counts(scores, inliers=inliers, anomalies=anomalies)
+        wide = [np.concatenate(self._inliers), np.concatenate(self._anomalies)]
+        if not scores.size:
+            return curve_of_scores(*wide)
+        ones = [np.ones(len(part), np.int64) for part in wide]
+        counts = [np.concatenate([inliers, ones[0], 0 * ones[1]]), np.concatenate([anomalies, 0 * ones[0], ones[1]])]
+        return curve_of_counts(np.concatenate([scores, *wide]), inliers=counts[0], anomalies=counts[1])
+
+
+def _curve(inliers: Scores, anomalies: Scores) -> Curve:
+    """The exact curve of one image: float16 scores are counted, which is faster than to sort them."""
+    pool = _ScorePool()
+    pool.take(inliers, anomalies)
+    return pool.curve
+
+
+def _split(score: Scores, truth: NDArray[np.uint8]) -> tuple[Scores, Scores]:
+    """The scores of the inliers and of the anomalies, (n,) and (m,), all finite."""
+    truth = checked_truth(score, truth)
+    refuse_not_finite(score, truth != IGNORE)
+    return score[truth == INLIER], score[truth == ANOMALY]
+
+
+def _cast(score: Scores, truth: NDArray[np.uint8], dtype: type[np.floating]) -> Scores:
+    """`score` in another float type; what overflows becomes infinite, and is refused where it counts."""
+    if score.dtype == dtype:
+        return score
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = score.astype(dtype)
+    if cast.shape == truth.shape and (np.isinf(cast) & np.isfinite(score) & (truth != IGNORE)).any():
+        raise ValueError(f"scores of counted pixels exceed {np.finfo(dtype).max} and do not fit {np.dtype(dtype)}")
+    return cast
+
+
+def _quantile_bins(scores: Scores, inliers: Counts, anomalies: Counts) -> tuple[NDArray[np.float64], Counts, Counts]:
+    """Lower edges of one image's bins, and the inliers and anomalies in each, from counts at its distinct scores."""
+    low, high = float(scores[0]), float(scores[-1])
+    margin = max((high - low) * 0.01, 0.01)
+    edges = np.unique(
+        np.concatenate([[low - margin, high + margin], _quantiles(scores, inliers), _quantiles(scores, anomalies)])
+    )
+    below = np.searchsorted(scores.astype(np.float64), edges)
+    each = [np.diff(np.concatenate([[0], np.cumsum(counts)])[below]) for counts in (inliers, anomalies)]
+    return edges[:-1], each[0], each[1]
+
+
+def _quantiles(scores: Scores, counts: Counts) -> NDArray[np.float64]:
+    """Evenly spaced quantiles, one for each pixel but at most 384, of pixels counted at ascending float16 scores.
+
+    Interpolated as `np.quantile` does for float16: the step between neighbours is rounded to float16, and weighed from
+    the nearer of the two.
+    """
+    pixels = int(counts.sum())
+    if not pixels:
+        return np.zeros(0)
+    position = np.linspace(0, 1, min(_EDGES_PER_KIND, pixels)) * (pixels - 1)
+    rank = np.floor(position).astype(np.int64)
+    at_most = np.cumsum(counts)
+    here = scores[np.searchsorted(at_most, rank, "right")]
+    after = scores[np.searchsorted(at_most, np.minimum(rank + 1, pixels - 1), "right")]
+    step, weight = (after - here).astype(np.float64), position - rank
+    return np.where(weight < 0.5, here + step * weight, after - step * (1 - weight))
+
+
+def _areas(curve: Curve) -> Figures:
+    return {"average_precision": curve.average_precision, "auroc": curve.auroc}
+
+
+def _or_zero(curve: Curve, fpr: float) -> float:
+    """What a search for a recall that is NaN everywhere comes to in the official codes, where there are pixels."""
+    return 0.0 if curve.negatives and not curve.positives else fpr
+
+
+def _means(each: Iterable[Figures]) -> Figures:
+    """The mean of each figure over the images that have it; exact sums, so that their order does not matter."""
+    listed, means = list(each), {}
+    for name in ("average_precision", "auroc", "fpr95"):
+        known = [figures[name] for figures in listed if not math.isnan(figures[name])]
+        means[name] = math.fsum(known) / len(known) if known else NAN
+    return means
+
+
+def _count_image(accumulator: PixelProtocol, *, counted: bool) -> None:
+    accumulator.images += counted
+    accumulator.skipped += not counted
+
+
+def _add_images(accumulator: PixelProtocol, other: PixelProtocol) -> None:
+    accumulator.images += other.images
+    accumulator.skipped += other.skipped
+
+
+def _images(accumulator: PixelProtocol) -> Figures:
+    return {"images": accumulator.images, "skipped": accumulator.skipped}

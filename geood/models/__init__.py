@@ -1,0 +1,1 @@
+"""Networks, anomaly scores and the bundle file that holds a trained model."""

@@ -1,0 +1,161 @@
+"""What some scores need to know of inliers: statistics of each class, and how decoder features are distributed.
+
+`InlierFit` looks once at training pixels that bear a label; what it found is a handful of tensors, `Inliers`, that
+travels in the bundle. Standardized max logit compares the largest logit with what the class predicted usually gets
+(arXiv 2107.11264); KL matching asks how far a softmax is from the typical one of any class (arXiv 1911.11132). The two
+scores of features work at the decoder's resolution: the distance to the nearest of a bank of inlier features (arXiv
+2211.06660), and minus their log-density under a Gaussian mixture with one covariance for all components, fitted by
+scikit-learn. Tensors only; no files.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from geood.config.sections import IGNORE
+from geood.models.scores import by_strips
+
+CLASS_SCORES = ("standardized_max_logit", "kl_matching")
+FEATURE_SCORES = ("knn", "gmm")
+NEIGHBOURS = 3
+COMPONENTS = 2  # of the mixture, for each class
+LEAST_SPREAD = 1e-3  # of a max logit and of a feature
+PIXELS = 4096  # feature vectors scored at once: bounds the memory of distances
+
+
+class Inliers(nn.Module):
+    """What was learned of the inliers, as buffers; which ones are there decides which scores can be given."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        super().__init__()
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor)
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The kinds of score that these statistics serve."""
+        return CLASS_SCORES + (FEATURE_SCORES if hasattr(self, "bank") else ())
+
+    def score(self, kind: str, logits: Tensor, features: Tensor) -> Tensor:
+        """Score (B, H, W) from logits (B, K, H, W) or, at a quarter of the resolution, features (B, D, h, w).
+
+        Higher is more anomalous; no bounds. Feature scores come back as (B, h, w).
+
+        Raises:
+            ValueError: if `kind` is none of `scores`.
+        """
+        if kind not in self.scores:
+            raise ValueError(f"these statistics do not serve {kind!r}, only {', '.join(self.scores)}")
+        with torch.no_grad():
+            if kind == "standardized_max_logit":
+                largest, taken = logits.float().max(1)
+                return (self._tensor("logit_mean")[taken] - largest) / self._tensor("logit_std")[taken]
+            if kind == "kl_matching":
+                return by_strips(self._divergence_to_templates, logits.float())
+            flat = features.float().movedim(1, -1).flatten(0, -2)
+            flat = (flat - self._tensor("feature_mean")) / self._tensor("feature_std")
+            each = self._distance if kind == "knn" else self._surprise
+            found = torch.cat([each(part) for part in flat.split(PIXELS)])
+            return found.reshape(features.shape[0], *features.shape[2:])
+
+    def _divergence_to_templates(self, logits: Tensor) -> Tensor:
+        """Least of KL(softmax || template) over the classes' templates, in nats."""
+        log_p = logits.log_softmax(1)
+        p = log_p.exp()
+        crossed = torch.einsum("bkhw,tk->bthw", p, self._tensor("log_templates"))
+        return (p * log_p).sum(1) - crossed.amax(1)
+
+    def _distance(self, flat: Tensor) -> Tensor:
+        """Mean distance of (N, D) to its nearest neighbours in the bank."""
+        bank = self._tensor("bank")
+        near = torch.cdist(flat, bank).topk(min(NEIGHBOURS, len(bank)), largest=False).values
+        return near.mean(1)
+
+    def _surprise(self, flat: Tensor) -> Tensor:
+        """Minus the mixture's ln density of (N, D), for each dimension."""
+        root = self._tensor("mixture_root")  # of the precision that all components share: upper triangle (D, D)
+        apart = torch.cdist(flat @ root, self._tensor("mixture_centres"))
+        density = self._tensor("mixture_log_weights") - 0.5 * apart.square()
+        whole = density.logsumexp(1) + root.diagonal().log().sum() - 0.5 * flat.shape[1] * math.log(2 * math.pi)
+        return -whole / flat.shape[1]
+
+    def _tensor(self, name: str) -> Tensor:
+        tensor = getattr(self, name)
+        assert isinstance(tensor, Tensor)
+        return tensor
+
+
+class InlierFit:
+    """Looks at answers to training crops and sums up what `Inliers` keeps.
+
+    `samples` feature vectors in all are kept for the feature scores (0: none), drawn with `seed`, at most `each` of a
+    batch.
+    """
+
+    def __init__(self, classes: int, *, samples: int, each: int, seed: int) -> None:
+        self.classes, self.samples, self.each = classes, samples, each
+        self._count = torch.zeros(classes, dtype=torch.float64)
+        self._sum, self._squares = torch.zeros_like(self._count), torch.zeros_like(self._count)
+        self._softmax = torch.zeros(classes, classes, dtype=torch.float64)
+        self._features: list[Tensor] = []
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def update(self, logits: Tensor, features: Tensor, mask: Tensor) -> None:
+        """Count the pixels of logits (B, K, H, W) that `mask` (B, H, W) labels, and draw from features (B, D, h, w)."""
+        known = mask != IGNORE
+        pixels = logits.movedim(1, -1)[known].double().cpu()
+        largest, taken = pixels.max(1)
+        self._count.index_add_(0, taken, torch.ones_like(largest))
+        self._sum.index_add_(0, taken, largest)
+        self._squares.index_add_(0, taken, largest.square())
+        self._softmax.index_add_(0, taken, pixels.softmax(1))
+        have = sum(len(part) for part in self._features)
+        if have < self.samples:
+            scale = mask.shape[-1] // features.shape[-1]
+            middle = known[:, scale // 2 :: scale, scale // 2 :: scale].to(features.device)
+            flat = features.movedim(1, -1)[middle].float().cpu()
+            order = torch.randperm(len(flat), generator=self._generator)
+            self._features.append(flat[order[: min(self.each, self.samples - have)]])
+
+    def finish(self) -> Inliers:
+        """What was found. A class that was never predicted takes the logits of all, and has no template."""
+        tensors = self._classes()
+        if self._features:
+            tensors |= _features(torch.cat(self._features), components=COMPONENTS * self.classes)
+        return Inliers({name: tensor.float() for name, tensor in tensors.items()})
+
+    def _classes(self) -> dict[str, Tensor]:
+        seen, total = self._count > 0, self._count.sum().clamp_min(1)
+        count = self._count.clamp_min(1)
+        mean = torch.where(seen, self._sum / count, self._sum.sum() / total)
+        square = torch.where(seen, self._squares / count, self._squares.sum() / total)
+        templates = self._softmax[seen] / count[seen, None]
+        if not len(templates):  # nothing was labelled
+            templates = torch.full((1, self.classes), 1 / self.classes)
+        return {
+            "logit_mean": mean,
+            "logit_std": (square - mean.square()).clamp_min(0).sqrt().clamp_min(LEAST_SPREAD),
+            "log_templates": templates.clamp_min(1e-12).log(),
+        }
+
+
+def _features(samples: Tensor, *, components: int) -> dict[str, Tensor]:
+    """Bank and mixture of standardized feature vectors (N, D)."""
+    from sklearn.mixture import GaussianMixture
+
+    mean, std = samples.mean(0), samples.std(0).clamp_min(LEAST_SPREAD)
+    bank = (samples - mean) / std
+    count = max(1, min(components, len(bank) // 10))
+    mixture = GaussianMixture(count, covariance_type="tied", reg_covar=1e-2, random_state=0).fit(bank.double().numpy())
+    root = torch.from_numpy(mixture.precisions_cholesky_)
+    return {
+        "feature_mean": mean,
+        "feature_std": std,
+        "bank": bank,
+        "mixture_root": root,
+        "mixture_centres": torch.from_numpy(mixture.means_) @ root,
+        "mixture_log_weights": torch.from_numpy(mixture.weights_).log(),
+    }

@@ -1,0 +1,189 @@
+"""What a prediction may take of a machine: tiles and threads for a memory, and room on a disk.
+
+What the network needs for a tile is found by sending shapes alone through it (torch's meta device: no arithmetic, a
+tenth of a second), since it differs tenfold between encoders; what Python, torch and GDAL need besides is nearly the
+same everywhere. `predict` keeps to the numbers that `geood plan` shows.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import shutil
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from geood.errors import ConfigError, OutputError
+from geood.geo.cog import WORST
+from geood.geo.gdal import CACHE_BYTES
+from geood.models.bundle import ModelBundle
+from geood.prediction.cluster import threads_of
+
+TILES_PX = (1024, 768, 512, 384, 256, 192, 128)  # tried where the config's does not fit the memory
+LEAST_CACHE = 32 * 2**20
+KERNELS = 130 * 2**20  # what the first pass through a network adds for code and scratch, measured with two encoders
+BASE = 720 * 2**20  # this process with all that it imports and one model; a constant, for the same tiles every time
+SPARE = 1.2  # times the tensors of a tile: gaps that freed memory leaves (1.05 to 1.15 measured)
+WORKER_BYTES = 480 * 2**20  # a process with torch and GDAL loaded, before any model
+_UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How a run uses a machine: side of the tiles, tiles computed at a time in a process, and what that takes.
+
+    `bytes` is the resident memory of all processes together at their peak, of which `limit` allows so many (None: any);
+    `gpu_bytes` is the memory of one tile on a GPU, `workers` how many processes are started, 0 for this one alone.
+    """
+
+    tile_px: int
+    computing: int
+    cache_bytes: int
+    bytes: int
+    gpu_bytes: int | None
+    limit: int | None = None
+    workers: int = 0
+
+    @property
+    def process_bytes(self) -> int | None:
+        """What one process that scores may hold, None: any."""
+        if self.limit is None or not self.workers:
+            return self.limit
+        return (self.limit - BASE) // self.workers
+
+
+def parse_bytes(text: str) -> int:
+    """The bytes that a size such as 2GB, 1.5G, 800MB or 800MiB names.
+
+    Raises:
+        ConfigError: if it is none.
+    """
+    plain = text.strip().upper().removesuffix("B")
+    binary = plain.endswith("I")
+    plain = plain.removesuffix("I")
+    unit = plain[-1:] if plain[-1:] in _UNITS else ""
+    try:
+        number = float(plain.removesuffix(unit))
+    except ValueError:
+        number = -1.0
+    if not 0 < number < float("inf"):
+        raise ConfigError(f"--max-ram {text}: needed is a size such as 2GB, 1500MB or 8GiB")
+    return int(number * (1024 ** ("KMGT".index(unit) + 1) if binary and unit else _UNITS[unit]))
+
+
+def as_told(model: ModelBundle, *, workers: int = 0) -> Budget:
+    """Tiles and threads as the config says, without finding out what they take."""
+    return Budget(model.config.predict.tile_px, threads_of(workers)[0], CACHE_BYTES, 0, None)
+
+
+def budget(model: ModelBundle, *, workers: int = 0, max_ram: int | None = None) -> Budget:
+    """Tiles and threads for a machine, the fastest within `max_ram` bytes; as the config says without one.
+
+    Raises:
+        ConfigError: if even the smallest does not fit, naming the least that does.
+    """
+    predict = model.config.predict
+    computing, _ = threads_of(workers)
+    cache = CACHE_BYTES if max_ram is None else max(LEAST_CACHE, min(CACHE_BYTES, max_ram // 16))
+    measured = functools.cache(lambda side: tile_bytes(model, side))  # one pass a size, however many threads are tried
+    made_of = functools.partial(_budget, model, measured, cache=cache, workers=workers)
+    largest = made_of(predict.tile_px, computing)
+    if max_ram is None or largest.bytes <= max_ram:
+        return replace(largest, limit=max_ram, workers=workers)
+    sizes = [px for px in TILES_PX if px < predict.tile_px] or [predict.tile_px]
+    choices = itertools.product([predict.tile_px, *sizes], range(computing, 0, -1))
+    made = [made_of(px, at_once) for px, at_once in choices]
+    fitting = [one for one in made if one.bytes <= max_ram]
+    if not fitting:
+        least = min(one.bytes for one in made)
+        raise ConfigError(
+            f"--max-ram {max_ram / 1e9:.3g}GB: this model needs at least {least / 1e9 + 0.05:.1f}GB here"
+            + (f" with {workers} workers; take fewer, or" if workers else ";")
+            + " allow that much, or train a smaller segmenter.encoder"
+        )
+    fastest = max(fitting, key=lambda one: one.computing * _useful(one.tile_px, model.halo_px))
+    return replace(fastest, limit=max_ram, workers=workers)
+
+
+def disk_needed(pixels: float, *, classes: bool) -> int:
+    """The most bytes that the journal and the finished rasters take together, for so many valid pixels."""
+    per_pixel = WORST * (5 if classes else 4)
+    return int(2 * pixels * per_pixel)
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """See that a disk has room.
+
+    Raises:
+        OutputError: saying how much is free and how much is needed.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OutputError(
+            f"{folder}: {free / 1e9:.3g} GB are free, up to {needed / 1e9:.3g} GB are needed for scores and their "
+            "journal; free space, or choose another --out"
+        )
+
+
+def tile_bytes(model: ModelBundle, side: int) -> int:
+    """The most bytes of tensors alive while the segmenter looks at one tile of `side` x `side` pixels, in float32."""
+    network = copy.deepcopy(model.segmenter).to("meta")
+    meter = _Meter()
+    with torch.inference_mode(), meter:
+        network(torch.empty(1, model.bands.count, side, side, device="meta"))
+    return meter.peak
+
+
+def _budget(
+    model: ModelBundle, measured: Callable[[int], int], tile_px: int, computing: int, *, cache: int, workers: int
+) -> Budget:
+    side = tile_px + 2 * model.halo_px
+    network = int(measured(side) * SPARE)
+    bands = model.bands.count
+    waiting = side * side * (bands * 8 + 2)  # digital numbers, scaled pixels, validity
+    answers = tile_px * tile_px * (8 + 2 * len(model.class_ids) * 4)  # scores and what they are made of
+    _, threads = threads_of(workers, computing)
+    on_gpu = torch.cuda.is_available()
+    busy = 0 if on_gpu else computing * (network + answers)
+    each = busy + threads * (waiting + tile_px * tile_px * 12) + cache + KERNELS
+    total = BASE + each
+    if workers:
+        total = BASE + workers * (WORKER_BYTES + each)
+    return Budget(tile_px, computing, cache, total, network // 2 if on_gpu else None)
+
+
+def _useful(tile_px: int, halo_px: int) -> float:
+    """The share of what is read of a tile that is kept."""
+    return (tile_px / (tile_px + 2 * halo_px)) ** 2
+
+
+class _Meter(TorchDispatchMode):
+    """Counts the bytes of tensors that are alive, and the most there ever were."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call,unused-ignore]
+        self.now = self.peak = 0
+        self._alive: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(found):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._alive:
+                    self._alive[storage._cdata] = storage.nbytes()
+                    self.now += storage.nbytes()
+                    self.peak = max(self.peak, self.now)
+                    weakref.finalize(storage, self._gone, storage._cdata)
+        return found
+
+    def _gone(self, key: int) -> None:
+        self.now -= self._alive.pop(key)

@@ -1,0 +1,368 @@
+"""A scene in, an anomaly map out: what `predict` and `polygonize` do from checking to publishing.
+
+All outputs are named and checked before any work. Everything is made in a hidden folder beside the target and gets its
+name only when all of it is whole; nothing is replaced before. What ends a run early leaves the finished tiles in that
+folder, for `--resume`, and nothing else. What is decided about a scene is the matter of `planning`, how its tiles are
+scored that of `scoring`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from geood._version import __version__
+from geood.config.sections import PredictConfig
+from geood.errors import ConfigError, DataError, TilesFailedError
+from geood.geo import qgis
+from geood.geo.cog import assemble
+from geood.geo.gdal import open_raster
+from geood.geo.grid import Grid, Window
+from geood.geo.mosaic import write_mosaic
+from geood.geo.score_raster import NO_CLASS, check_output, read_tags
+from geood.models.bundle import ModelBundle
+from geood.polygons.export import OUTPUT_SUFFIXES, Part, write_anomalies, write_together
+from geood.prediction.budget import as_told, budget, check_disk, parse_bytes
+from geood.prediction.cluster import dask_client
+from geood.prediction.dispatch import have_gpu, score_scene
+from geood.prediction.journal import PUBLISHING, TileFigures, Workplace, workplace
+from geood.prediction.outputs import (
+    Prediction,
+    Target,
+    check_outputs,
+    label,
+    new_folder,
+    publish,
+    published,
+    sources_of,
+    targets_of,
+    write_summary,
+)
+from geood.prediction.plan import SceneOptions, ScenePlan, plan_scene
+from geood.prediction.worker import offer_model
+
+log = logging.getLogger("geood")
+SAME_RUN = ("GEOOD_MODEL", "GEOOD_SCENE")  # tags that score raster and class raster of one prediction share
+FAILED_TAG = "GEOOD_FAILED_TILES"  # windows [row, col, height, width] that hold no scores because they failed
+SUMMARY = "summary.csv"
+MOSAIC = "mosaic.vrt"
+
+
+class _Scored(NamedTuple):
+    """What came of one scene's tiles."""
+
+    valid: int
+    failed: tuple[Window, ...]
+    reason: str
+
+
+def predict(  # noqa: PLR0913 - the options of a verb
+    scenes: Sequence[str | Path],
+    out: str | Path,
+    *,
+    bundle: str | Path,
+    threshold: float | None = None,
+    options: SceneOptions | None = None,
+    mosaic: bool = False,
+    workers: int = 0,
+    scheduler: str | None = None,
+    max_ram: str | None = None,
+    settings: Sequence[str] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+) -> list[Prediction]:
+    """Score scenes with a bundle; write score rasters, class rasters and polygons.
+
+    Args:
+        scenes: rasters that GDAL reads (files, http(s)://, s3:// and other addresses, members of zip files), or folders
+            of them (not of their subfolders).
+        out: `x.gpkg`, `.geojson`, `.parquet` or `.fgb` for polygons, with the scores beside them as `x.tif` and the
+            classes as `x.classes.tif`; `x.tif` for the scores alone; a folder for a GeoPackage and rasters per scene.
+            Several scenes with one polygon file share it, told apart by a column `scene`. A folder of scenes has a
+            folder of outputs, with a table `summary.csv` beside them.
+        bundle: the `model.safetensors` of a training.
+        threshold: score above which a pixel belongs to a polygon; None: the bundle's default.
+        options: how the scenes are read.
+        mosaic: take all scenes together, or a folder, as the tiles of one.
+        workers: 0: threads in this process (several GPUs: a process for each); N: that many processes on this machine.
+        scheduler: address of a running Dask scheduler (tcp://host:8786) whose workers see the scenes by the same names.
+        max_ram: memory that all processes on this machine may take together, as "2GB"; None: as the config's tiles ask.
+        settings: other values than the bundle's in its sections score and predict, as `score.kind=energy`.
+        resume: go on with what an interrupted run of the same outputs has finished.
+        overwrite: replace outputs that exist.
+
+    Raises:
+        BundleError: the bundle cannot be read.
+        ConfigError: a setting is none, or asks for a score that the bundle cannot give.
+        DataError: a scene cannot be read or does not fit the bundle.
+        OutputError: an output exists or cannot be written, or what is to be resumed was another run.
+        RunLostError: the scheduler went away, or all workers did and none came.
+        TilesFailedError: some tiles have no scores; all outputs are written, and in its `made`.
+    """
+    out, folders = Path(out), any(Path(s).is_dir() for s in scenes) and not mosaic
+    sources = sources_of(scenes, mosaic=mosaic)
+    targets, together = targets_of(sources, out, folder=folders)
+    summary = out / SUMMARY if folders and targets[0].scores.parent == out else None
+    finals = [p for t in targets for p in t.files] + [p for p in (together, summary) if p]
+    options, folder = options or SceneOptions(), finals[0].parent / f".{out.name}.geood"
+    if resume and (folder / PUBLISHING).exists():
+        with workplace(folder, resume=True, overwrite=False) as place:
+            place.used.update(target.scores.stem for target in targets)
+            return published(folder)
+    others = [Path(bundle), *([options.area] if options.area else [])]
+    check_outputs(finals, [str(s) for s in scenes], out, others=others, overwrite=overwrite)
+    model = ModelBundle.load(bundle).with_settings(settings)
+    cut = model.threshold if threshold is None else _finite(threshold)
+    if max_ram:
+        limits = budget(model, workers=workers, max_ram=parse_bytes(max_ram))
+    else:
+        limits = as_told(model, workers=workers)
+    with new_folder(finals[0].parent), workplace(folder, resume=resume, overwrite=overwrite) as place:
+        nodata = model.bands.nodata if options.nodata is None else options.nodata
+        reads = [str(_mosaic(scenes, place.folder, nodata))] if mosaic else sources
+        settle = partial(plan_scene, model=model, options=options, bundle=Path(bundle), limits=limits)
+        plans = [settle(t.scene, read=r, classes=bool(t.classes)) for t, r in zip(targets, reads, strict=True)]
+        _say_odd(plans, together=bool(together))
+        check_disk(place.folder, sum(plan.disk_bytes for plan in plans) - _held(place.folder))
+        offer_model(Path(bundle), model)
+        scored: list[_Scored] = []
+        with dask_client(workers, scheduler, computing=limits.computing) as client:
+            for target, plan in zip(targets, plans, strict=True):
+                scored.append(_rasters(target, plan, model, place=place, threshold=cut, client=client))
+        counts = _polygons(targets, scored, model, folder=place.folder, together=together, threshold=cut)
+        made = [
+            Prediction(t.scene, t.scores, t.polygons or together, t.classes, cut, s.valid, count, s.failed)
+            for t, s, count in zip(targets, scored, counts, strict=True)
+        ]
+        if summary:
+            write_summary(place.folder / summary.name, made, place.folder)
+        publish(place.folder, finals, made)
+        place.unfinished = any(one.failed for one in scored)
+    _raise_failed(made, scored)
+    return made
+
+
+def polygonize(
+    scores: str | Path,
+    out: str | Path,
+    *,
+    threshold: float | None = None,
+    min_area_m2: float | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Cut polygons again from a score raster of `predict`, without the model; returns how many there are.
+
+    Class names come from the class raster that `predict` wrote beside the scores, where it still lies there.
+
+    Raises:
+        ConfigError: if the ending of `out` is none that polygons are written in.
+        DataError: if `scores` is not a score raster of geood.
+        OutputError: if `out` exists or cannot be written.
+    """
+    scores, out = Path(scores), Path(out)
+    if out.suffix not in OUTPUT_SUFFIXES:
+        raise ConfigError(f"{out}: polygons are written as {', '.join(OUTPUT_SUFFIXES)}; choose one of these endings")
+    check_output(out, overwrite=overwrite)
+    tags = read_tags(scores)
+    cut = float(tags["GEOOD_THRESHOLD"]) if threshold is None else _finite(threshold)
+    settings = PredictConfig.model_validate_json(tags["GEOOD_PREDICT"])
+    if min_area_m2 is not None:
+        settings = settings.model_copy(update={"min_area_m2": min_area_m2})
+    classes = scores.with_suffix(".classes.tif")
+    if classes.exists() and any(read_tags(classes, dtype="uint8").get(k) != tags[k] for k in SAME_RUN):
+        raise DataError(f"{classes}: is not of the same prediction as {scores.name}; move it away, or predict again")
+    return write_anomalies(
+        scores,
+        out,
+        threshold=cut,
+        classes=classes if classes.exists() else None,
+        class_names={int(k): v for k, v in json.loads(tags["GEOOD_CLASSES"]).items()},
+        predict=settings,
+        model=tags["GEOOD_MODEL"],
+        overwrite=overwrite,
+        failed=[Window(*window) for window in json.loads(tags.get(FAILED_TAG, "[]"))],
+    )
+
+
+def _mosaic(scenes: Sequence[str | Path], folder: Path, nodata: float | None) -> Path:
+    """The tiles as one scene; the file of an earlier run stays if it says the same."""
+    path, fresh = folder / MOSAIC, folder / f"new.{MOSAIC}"
+    write_mosaic([str(s) for s in scenes], fresh, nodata=nodata)
+    if path.exists() and path.read_bytes() == fresh.read_bytes():
+        fresh.unlink()
+    else:
+        os.replace(fresh, path)
+    return path
+
+
+def _say_odd(plans: list[ScenePlan], *, together: bool) -> None:
+    """Say what is odd about the scenes.
+
+    Raises:
+        ConfigError: if they are to share a file but cannot.
+    """
+    for plan in plans:
+        for warning in plan.warnings:
+            log.warning("%s: %s", label(plan.scene), warning)
+    bare = [label(plan.scene) for plan in plans if plan.grid.crs is None]
+    if bare:
+        others = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
+        log.warning("%s%s: no CRS, so none in the outputs: coordinates are pixels (y as minus row)", bare[0], others)
+    if together and 0 < len(bare) < len(plans):
+        raise ConfigError("some scenes have a CRS and some have none: they cannot share one file, predict them apart")
+
+
+def _rasters(
+    target: Target, plan: ScenePlan, model: ModelBundle, *, place: Workplace, threshold: float, client: Any
+) -> _Scored:
+    """Score one scene and put its rasters together with their styles, all in the work folder."""
+    name = target.scores.stem
+    on_gpu, title = have_gpu(client), label(target.scene)
+    with place.journal(name, plan.key | {"gpu": on_gpu}) as journal:
+        how = {"halo_px": plan.halo_px, "client": client, "on_gpu": on_gpu, "title": title}
+        failed = score_scene(plan.job, plan.grid, journal=journal, **how)
+        figures = journal.total()
+        windows = tuple(one.window for one in failed)
+        tags = _tags(target.scene, model, threshold) | ({FAILED_TAG: json.dumps(windows)} if failed else {})
+        put = partial(assemble, grid=plan.grid, journal=journal.path, tile_px=plan.job.tile_px, tags=tags)
+        scores = place.folder / target.scores.name
+        put(
+            scores,
+            places=journal.places[0],
+            dtype="float32",
+            nodata=float("nan"),
+            overview="average",
+            description="anomaly score",
+            statistics=_statistics(figures, plan.grid),
+        )
+        if target.classes:
+            put(
+                place.folder / target.classes.name,
+                places=journal.places[1],
+                dtype="uint8",
+                nodata=NO_CLASS,
+                overview="mode",
+                description="class",
+                statistics={},
+            )
+    with open_raster(scores) as written:
+        if written.crs is None and plan.grid.crs is not None:
+            log.warning("%s: a GeoTIFF has no words for its CRS: the maps have none, give them the scene's", title)
+    (place.folder / target.scores.with_suffix(".qml").name).write_text(_style(scores, model, threshold), "utf-8")
+    if target.classes:
+        style = qgis.class_style(model.class_names)
+        (place.folder / target.classes.with_suffix(".qml").name).write_text(style, encoding="utf-8")
+    reason = failed[0].reason if failed else ""
+    return _Scored(figures.scored, windows, reason)
+
+
+def _statistics(figures: TileFigures, grid: Grid) -> dict[str, str]:
+    """Band statistics as GDAL and QGIS keep them, over all valid pixels."""
+    share = {"STATISTICS_VALID_PERCENT": f"{100 * figures.scored / (grid.height * grid.width):.4g}"}
+    if not figures.scored:
+        return share
+    deviation = (figures.squares / figures.scored) ** 0.5
+    found = {"MINIMUM": figures.low, "MAXIMUM": figures.high, "MEAN": figures.mean, "STDDEV": deviation}
+    return share | {f"STATISTICS_{name}": repr(value) for name, value in found.items()}
+
+
+def _style(scores: Path, model: ModelBundle, threshold: float) -> str:
+    """The style of a finished score raster; scores without bounds are coloured over the range they have there."""
+    if model.config.score.kind in ("jsd", "max_softmax", "entropy"):
+        return qgis.score_style(threshold)
+    with open_raster(scores) as raster:
+        found = raster.tags(1)
+    if "STATISTICS_MINIMUM" not in found:
+        return qgis.score_style(threshold)
+    return qgis.score_style(threshold, float(found["STATISTICS_MINIMUM"]), float(found["STATISTICS_MAXIMUM"]))
+
+
+def _polygons(
+    targets: list[Target],
+    scored: list[_Scored],
+    model: ModelBundle,
+    *,
+    folder: Path,
+    together: Path | None,
+    threshold: float,
+) -> list[int | None]:
+    """Cut the polygons of all scenes from their finished rasters; how many there are of each."""
+    names, settings = model.class_names, model.config.predict
+    if together:
+        parts = [
+            Part(folder / t.scores.name, folder / t.classes.name, names, label(t.scene), s.failed)
+            for t, s in zip(targets, scored, strict=True)
+            if t.classes
+        ]
+        shared = folder / together.name
+        return [
+            *write_together(parts, shared, threshold=threshold, predict=settings, model=model.identity, overwrite=True)
+        ]
+    counts: list[int | None] = []
+    for target, one in zip(targets, scored, strict=True):
+        if not (target.polygons and target.classes):
+            counts.append(None)
+            continue
+        count = write_anomalies(
+            folder / target.scores.name,
+            folder / target.polygons.name,
+            threshold=threshold,
+            classes=folder / target.classes.name,
+            class_names=names,
+            predict=settings,
+            model=model.identity,
+            overwrite=True,
+            failed=one.failed,
+        )
+        counts.append(count)
+    return counts
+
+
+def _raise_failed(made: list[Prediction], scored: list[_Scored]) -> None:
+    """Say which tiles have no scores, after all outputs are written."""
+    bad = [(m, s) for m, s in zip(made, scored, strict=True) if s.failed]
+    if not bad:
+        return
+    first, one = bad[0]
+    tiles, window = sum(len(s.failed) for _, s in bad), one.failed[0]
+    raise TilesFailedError(
+        f"{label(first.scene)}: {tiles} tiles could not be scored, the first at row {window.row}, column {window.col}: "
+        f"{one.reason}. They are no data in the map, and listed in its tag {FAILED_TAG} and in failed_tiles. If that "
+        "was a passing trouble, --resume --overwrite tries them again; else mend the scene and predict it anew",
+        made,
+    )
+
+
+def _tags(scene: str, model: ModelBundle, threshold: float) -> dict[str, str]:
+    score = model.config.score
+    return {
+        "GEOOD_VERSION": __version__,
+        "GEOOD_MODEL": model.identity,
+        "GEOOD_SCENE": label(scene),
+        "GEOOD_SCORE": score.kind,
+        "GEOOD_TEMPERATURE": str(score.temperature),
+        "GEOOD_SMOOTH_PX": str(score.smooth_px),
+        "GEOOD_SMOOTH_CONTRAST": str(score.smooth_contrast),
+        "GEOOD_THRESHOLD": repr(threshold),
+        "GEOOD_CLASSES": json.dumps(model.class_names),
+        "GEOOD_PREDICT": model.config.predict.model_dump_json(),
+    }
+
+
+def _finite(threshold: float) -> float:
+    if not math.isfinite(threshold):
+        raise ConfigError(
+            f"--threshold {threshold}: a number is needed; scores lie in [0, 1] unless score.kind is a logit"
+        )
+    return threshold
+
+
+def _held(folder: Path) -> int:
+    """Bytes that earlier work in a folder takes already."""
+    return sum(p.stat().st_size for p in folder.iterdir() if p.is_file())

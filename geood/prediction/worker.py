@@ -1,0 +1,311 @@
+"""What a Dask worker does with a tile: read, score, cut off the halo, pack.
+
+A tile is scored alone on a CPU, so the answer is independent of how many workers there are, byte for byte: the
+arithmetic of a tile never depends on what else runs. On a GPU tiles of one shape go in batches (see `engine`), and
+answers agree within the rounding of its kernels.
+
+The bundle is loaded once per process, the scene opened once per thread (or once for all, under a lock, where it can
+only be decoded by whole rows). A tile that cannot be read or scored comes back as a `FailedTile`, so that the others
+go on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from geood.config.sections import PredictConfig, ScoreConfig
+from geood.errors import BundleError, DataError, GeoodError
+from geood.geo.aoi import Area
+from geood.geo.cog import EMPTY, encode_tile
+from geood.geo.gdal import limit_cache
+from geood.geo.grid import Tile, Window, resampled
+from geood.geo.paths import with_retries
+from geood.geo.scene import Scene, SceneSource
+from geood.geo.score_raster import NO_CLASS
+from geood.models.bundle import ModelBundle
+from geood.prediction.engine import Batch, Core, Engine
+from geood.prediction.journal import Chunk, TileFigures
+from geood.prediction.malloc import give_back
+
+NOTHING = Chunk.of(EMPTY)
+NEARLY = 0.9  # of the memory a process may hold, from where on it gives back what it does not need now
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What workers need to know of the run over one scene; paths and values only, so it travels.
+
+    `state` tells a scene from an older file of the same name, `identity` the bundle; `weights` holds the bundle's bytes
+    where workers do not see its path. `tile_px` is the side of the tiles, `computing` how many tiles a process computes
+    at a time, `process_bytes` what it may hold in memory, `classes` whether a class raster is wanted.
+    """
+
+    source: SceneSource
+    state: str
+    bundle: str
+    identity: str
+    score: ScoreConfig
+    predict: PredictConfig
+    tile_px: int
+    area: Area | None
+    classes: bool
+    computing: int
+    cache_bytes: int
+    process_bytes: int | None = None
+    weights: bytes | None = None
+
+
+class NumberedTile(NamedTuple):
+    """A tile and its number in the grid of tiles, row by row."""
+
+    number: int
+    tile: Tile
+
+
+class ScoredTile(NamedTuple):
+    """A finished tile: its figures, and its packed scores and classes (empty where there is nothing in them).
+
+    Chunks hold arrays of bytes, which Dask sends without a copy; `bytes` it would copy thrice.
+    """
+
+    number: int
+    figures: TileFigures
+    chunks: tuple[Chunk, Chunk]
+
+
+class FailedTile(NamedTuple):
+    """A tile whose valid pixels have no score, and why."""
+
+    number: int
+    window: Window
+    reason: str
+
+
+class _Pixels(NamedTuple):
+    """A tile as read: image (C, H, W), scaled or of 8 bit, where it is valid (H, W), what is to be scored (h, w)."""
+
+    numbered: NumberedTile
+    image: NDArray[Any]
+    valid: NDArray[np.bool_]
+    wanted: NDArray[np.bool_]
+
+
+def score_tiles(job: Job, tiles: Sequence[NumberedTile]) -> list[ScoredTile | FailedTile]:
+    """Read tiles, score them, pack them; one result each.
+
+    Raises:
+        BundleError: if the bundle cannot be loaded here, or is another.
+    """
+    try:
+        limit_cache(job.cache_bytes)
+        engine = _engine(job)
+    except GeoodError as error:
+        failure = error
+        failure.__context__ = failure.__cause__ = None  # GDAL's exceptions do not travel between processes
+        raise failure from None
+    results: list[ScoredTile | FailedTile] = []
+    ready: list[_Pixels] = []
+    for numbered in tiles:
+        try:
+            pixels = _read(job, engine, numbered)
+        except DataError as error:
+            results.append(FailedTile(numbered.number, numbered.tile.write, str(error)))
+            continue
+        if pixels is None:
+            results.append(ScoredTile(numbered.number, TileFigures(), (NOTHING, NOTHING)))
+        else:
+            ready.append(pixels)
+    for batch in _alike(ready, engine.batch):
+        results.extend(_scored(job, engine, batch))
+    if job.process_bytes is not None:
+        give_back(above=int(job.process_bytes * NEARLY))
+    return results
+
+
+def _read(job: Job, engine: Engine, numbered: NumberedTile) -> _Pixels | None:
+    """The pixels of a tile; None where none of them is to be scored."""
+    tile = numbered.tile
+
+    def attempt() -> _Pixels | None:
+        try:
+            with _opened(job) as scene:
+                pixels, valid = scene.read(tile.read, job.source.indexes)
+                wanted = valid[tile.core] if job.source.scale == 1 else scene.valid(tile.write, job.source.indexes)
+        except DataError:
+            _forget_scene()
+            raise
+        if job.area is not None:
+            wanted = wanted & job.area.covers(tile.write)
+        if not wanted.any():
+            return None
+        raw = engine.on_gpu and pixels.dtype == np.uint8
+        return _Pixels(numbered, pixels if raw else engine.model.bands.scale(pixels, valid), valid, wanted)
+
+    return with_retries(attempt, name=job.source.name)
+
+
+def _alike(ready: list[_Pixels], most: int) -> Iterator[list[_Pixels]]:
+    """Runs of tiles of one shape, at most so many."""
+    batch: list[_Pixels] = []
+    for pixels in ready:
+        if batch and (len(batch) == most or pixels.image.shape != batch[0].image.shape):
+            yield batch
+            batch = []
+        batch.append(pixels)
+    if batch:
+        yield batch
+
+
+def _scored(job: Job, engine: Engine, batch: list[_Pixels]) -> list[ScoredTile | FailedTile]:
+    """Score a batch and pack what comes of it; halved for as long as it does not fit the memory."""
+    stacked = Batch(*(_stacked([getattr(p, name) for p in batch]) for name in ("image", "valid")))
+    try:
+        core = _core(job, engine.model, batch[0].image.shape)
+        maps = engine.maps(stacked, job.score, core, classes=job.classes)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if _is_memory(error) and len(batch) > 1:
+            engine.shrink(len(batch) // 2)
+            return [one for half in _alike(batch, engine.batch) for one in _scored(job, engine, half)]
+        why = f"{type(error).__name__}: {error}"
+        if _is_memory(error):
+            why = f"not enough memory for a tile of {job.tile_px} px; take a smaller predict.tile_px"
+        return [FailedTile(number, tile.write, why) for (number, tile), *_ in batch]
+    return [_packed(job, pixels, *maps_of) for pixels, *maps_of in zip(batch, *maps, strict=True)]
+
+
+def _core(job: Job, model: ModelBundle, shape: tuple[int, ...]) -> Core:
+    """Rows and columns of a tile as read that scores are taken of: without the halo, unless it is resampled later."""
+    halo = model.halo_px if job.source.scale == 1 else 0
+    rows, cols = (slice(halo, side - halo) for side in shape[1:])
+    return rows, cols
+
+
+def _is_memory(error: BaseException) -> bool:
+    return (
+        not isinstance(error, RuntimeError)
+        or isinstance(error, torch.OutOfMemoryError)
+        or "alloc" in str(error).lower()
+    )
+
+
+def _packed(
+    job: Job, pixels: _Pixels, score: NDArray[np.float32], classes: NDArray[np.uint8]
+) -> ScoredTile | FailedTile:
+    """What is kept of a tile, its invalid pixels blank."""
+    (number, tile), wanted = pixels.numbered, pixels.wanted
+    if job.source.scale == 1:
+        inside = slice(tile.write.height), slice(tile.write.width)
+        score, classes = score[inside], classes[inside]
+    else:
+        score, classes = _on_own_grid(score, classes, tile, job.source.scale)
+    whole = bool(wanted.all())
+    values = score if whole else score[wanted]
+    mean = float(values.mean(dtype=np.float64))
+    if not np.isfinite(mean):
+        return FailedTile(number, tile.write, "valid pixels came back without a finite score; the model may be damaged")
+    squares = float(np.square(values - np.float32(mean)).sum(dtype=np.float64))
+    figures = TileFigures(values.size, mean, squares, float(values.min()), float(values.max()))
+    if not whole:
+        score, classes = np.where(wanted, score, np.float32(np.nan)), np.where(wanted, classes, np.uint8(NO_CLASS))
+    scores = encode_tile(score, tile_px=job.tile_px, nodata=float("nan"), overview="average")
+    kinds = encode_tile(classes, tile_px=job.tile_px, nodata=NO_CLASS, overview="mode") if job.classes else EMPTY
+    return ScoredTile(number, figures, (Chunk.of(scores), Chunk.of(kinds)))
+
+
+def _on_own_grid(
+    score: NDArray[np.float32], classes: NDArray[np.uint8], tile: Tile, scale: float
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Scores (linearly between pixels) and classes (the nearest) of a resampled tile, on the scene's own grid."""
+    write, read = tile.write, tile.read
+    top, below, down = resampled(write.row, write.height, scale, origin=read.row, size=read.height)
+    left, right, across = resampled(write.col, write.width, scale, origin=read.col, size=read.width)
+    down32, across32 = down.astype(np.float32)[:, None], across.astype(np.float32)
+    rows = score[top] + (score[below] - score[top]) * down32
+    spread = rows[:, left] + (rows[:, right] - rows[:, left]) * across32
+    near = classes[np.where(down < 0.5, top, below)][:, np.where(across < 0.5, left, right)]
+    return spread, near
+
+
+def _stacked(arrays: list[NDArray[Any]]) -> NDArray[Any]:
+    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
+
+
+_engines: dict[tuple[Any, ...], Engine] = {}
+_offered: dict[tuple[str, str], ModelBundle] = {}
+_engines_lock = threading.Lock()
+_scenes_lock = threading.RLock()
+_shared: dict[Any, Scene] = {}
+_thread = threading.local()
+
+
+def offer_model(bundle: Path, model: ModelBundle) -> None:
+    """Spare the threads of this process to load the bundle once more; a GPU gets it only where it is used."""
+    with _engines_lock:
+        _engines.clear()
+        _offered.clear()
+        _offered[str(bundle.resolve()), model.identity] = model
+
+
+def _engine(job: Job) -> Engine:
+    """The engine of a job, made once per process."""
+    key = (job.bundle, job.identity, job.computing, job.predict.precision, job.predict.compile, job.predict.batch)
+    with _engines_lock:
+        if key not in _engines:
+            model = _offered.get((job.bundle, job.identity)) or _loaded(job)
+            if model.identity != job.identity:
+                raise BundleError(f"{job.bundle}: was replaced while it was in use; run again")
+            _engines.clear()
+            _engines[key] = Engine(model, job.computing, job.predict)
+        return _engines[key]
+
+
+def _loaded(job: Job) -> ModelBundle:
+    if job.weights is None:
+        return ModelBundle.load(job.bundle)
+    with tempfile.TemporaryDirectory(prefix="geood-") as folder:
+        copy = Path(folder) / "model.safetensors"
+        copy.write_bytes(job.weights)
+        return ModelBundle.load(copy)
+
+
+@contextmanager
+def _opened(job: Job) -> Iterator[Scene]:
+    """The scene, to read from: opened once per thread, as GDAL's handles must not be shared, or once under a lock."""
+    key = (job.source, job.state)
+    if getattr(_thread, "key", None) == key:
+        yield _thread.scene
+        return
+    with _scenes_lock:
+        if key in _shared:
+            yield _shared[key]
+            return
+    scene = Scene.open(job.source)
+    _forget_scene(but=key)
+    if not scene.strips:
+        _thread.scene, _thread.key = scene, key
+        yield scene
+        return
+    with _scenes_lock:
+        if _shared.setdefault(key, scene) is not scene:
+            scene.close()
+        yield _shared[key]
+
+
+def _forget_scene(but: Any = None) -> None:
+    """Close what this thread, or all of them, have open, so that it is opened anew."""
+    with _scenes_lock:
+        for key in [k for k in _shared if k != but]:
+            _shared.pop(key).close()
+    if getattr(_thread, "scene", None) is not None:
+        _thread.scene.close()
+    _thread.scene = _thread.key = None

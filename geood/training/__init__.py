@@ -1,0 +1,1 @@
+"""From a config to a bundle: stages, losses, pasting, sources of negatives."""

@@ -1,0 +1,112 @@
+"""The equation that is trained: class likelihood, uniform answers on synthetic negatives, flow likelihood.
+
+    L = mean over labelled pixels of -ln p_y  +  negative_weight * mean over pasted pixels of JSD(uniform, p)
+        + flow_weight * mean over replaced crops of -log2 q(crop) / dimensions  +  outlier_weight * L_outlier
+
+The first three terms are arXiv 2112.12833 (the joint objective), with the flow's term in bits for each dimension of
+the digital numbers, so that its size does not depend on patch size or scaling. KL divergences may take the place of the
+Jensen-Shannon divergence, for comparison: they are not bounded, and push hardest where the segmenter is surest.
+L_outlier teaches the segmenter's outlier output, where it has one, on the same negatives: for a head the mean of its
+binary cross-entropy on pasted and on labelled pixels, one half each (after arXiv 2207.02606); for a class, its
+likelihood on pasted pixels (after arXiv 2402.15374), while the class term then is over all classes and that one.
+
+This room sees tensors and weights; which network a term moves and who steps it is the training's matter. All sums are
+taken in float32 or wider, and a term with nothing to say (no labelled pixel, no pasted patch) is a zero that can still
+be differentiated.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from geood.config.sections import IGNORE, LossConfig
+from geood.models.scores import jensen_shannon_to_uniform
+from geood.models.segmenter import Answer
+from geood.training.pasting import PastedBatch
+
+
+class Losses(NamedTuple):
+    """Scalars: the weighted sum, and its terms without weights (nats, nats, bits per dimension, nats)."""
+
+    total: Tensor
+    classification: Tensor
+    negative: Tensor
+    flow: Tensor
+    outlier: Tensor
+
+
+def joint_loss(answer: Answer, batch: PastedBatch, bits: Tensor | None, *, kind: str, config: LossConfig) -> Losses:
+    """The objective of the joint stage.
+
+    Args:
+        answer: the segmenter's, to `batch.image`.
+        batch: crops with patches in them.
+        bits: (N,) the flow's bits per dimension of the dequantized `batch.crops`; None if there are none, or the flow
+            does not learn.
+        kind: what the outlier output is, as `segmenter.outlier` says.
+        config: the terms and their weights.
+    """
+    logits = answer.logits
+    classification = class_nll(_with_outlier(answer) if kind == "class" else logits, batch.mask)
+    negative = divergence_on(logits, batch.negative, config.negative)
+    nothing = classification.new_zeros(())
+    flow = bits.mean() if bits is not None and bits.numel() else nothing
+    outlier = {"none": lambda *_: nothing, "head": _head_loss, "class": _class_loss}[kind](answer, batch)
+    total = classification + config.negative_weight * negative
+    total = total + config.flow_weight * flow + config.outlier_weight * outlier
+    return Losses(total, classification, negative, flow, outlier)
+
+
+def class_nll(logits: Tensor, mask: Tensor) -> Tensor:
+    """Mean of -ln p_y over pixels whose `mask` (B, H, W) is not 255, in nats; 0 where all are.
+
+    `logits` are (B, K, H, W); the mask holds class indexes 0 to K - 1.
+    """
+    labelled = (mask != IGNORE).sum().clamp_min(1)
+    return functional.cross_entropy(logits.float(), mask, ignore_index=IGNORE, reduction="sum") / labelled
+
+
+def divergence_on(logits: Tensor, negative: Tensor, kind: str = "jsd") -> Tensor:
+    """Mean divergence between uniform and softmax over the pixels where `negative` (B, H, W) holds, in nats.
+
+    `kind` is jsd, kl_uniform (KL of uniform from the softmax) or kl_softmax (the reverse). 0 where no pixel is
+    negative; of the Jensen-Shannon divergence score_max(K) is the largest value and says that the segmenter is sure.
+    """
+    pasted = logits.movedim(1, -1)[negative]
+    if kind == "jsd":
+        each = jensen_shannon_to_uniform(pasted, dim=1)
+    else:
+        log_p = pasted.float().log_softmax(1)
+        away = -log_p.mean(1) if kind == "kl_uniform" else (log_p.exp() * log_p).sum(1)
+        each = away + math.log(pasted.shape[1]) * (1 if kind == "kl_softmax" else -1)
+    return each.sum() / max(1, pasted.shape[0])
+
+
+def _head_loss(answer: Answer, batch: PastedBatch) -> Tensor:
+    """Binary cross-entropy of the outlier logit: the means over negatives and over labelled pixels, one half each."""
+    assert answer.outlier is not None
+    outlier = answer.outlier.float()
+    return 0.5 * (
+        _mean(functional.softplus(-outlier), batch.negative) + _mean(functional.softplus(outlier), batch.mask != IGNORE)
+    )
+
+
+def _class_loss(answer: Answer, batch: PastedBatch) -> Tensor:
+    """Mean of -ln p of the outlier class over negatives."""
+    logits = _with_outlier(answer).float()
+    return _mean(logits.logsumexp(1) - logits[:, -1], batch.negative)
+
+
+def _with_outlier(answer: Answer) -> Tensor:
+    assert answer.outlier is not None
+    return torch.cat([answer.logits, answer.outlier[:, None]], dim=1)
+
+
+def _mean(values: Tensor, where: Tensor) -> Tensor:
+    """Mean of the values (B, H, W) where a condition holds; 0 where it nowhere does."""
+    return values[where].sum() / where.sum().clamp_min(1)

@@ -1,0 +1,163 @@
+"""The run folder of a training: what lies in it, and whether it can be continued.
+
+`config.yaml` (resolved), `split.gpkg`, `metrics.csv` (one row a figure), `samples/`, `tensorboard/`,
+`checkpoints/STAGE.ckpt` and, when all is done, `model.safetensors`. Checkpoints are read as tensors and plain values
+only. This room keeps the books; what is trained is the training's matter.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from geood.config.loading import load_config, to_yaml
+from geood.config.sections import Config
+from geood.errors import ConfigError, OutputError
+from geood.models.flow import Flow
+from geood.models.segmenter import Segmenter
+
+FREE = ("data.workers", "data.test_images", "data.test_labels", "score", "predict")  # do not change what is trained
+# What a run must share with one whose first stages it takes over, and what may differ within that.
+SHARED = ("data", "bands", "segmenter", "flow", "train.seed")
+APART = (
+    *(f"data.{key}" for key in ("workers", "test_images", "test_labels")),
+    *(f"segmenter.{key}" for key in ("outlier", "weights", "checkpointing")),
+    "flow.checkpointing",
+)
+FIELDS = ("stage", "step", "figure", "value")
+
+
+def check_run(run: Path, config: Config, *, resume: bool) -> None:
+    """See that a run folder can be begun, or that the one there can be continued; nothing is made yet.
+
+    Raises:
+        OutputError: if it holds a run and `resume` is not asked for, a run with another config, or something else.
+    """
+    saved = run / "config.yaml"
+    if saved.exists() and not resume:
+        raise OutputError(f"{run}: holds a run already; add --resume to go on with it, or give another --out")
+    if saved.exists():
+        changed = _changed(load_config(saved), config)
+        if not (run / "model.safetensors").exists():
+            changed = [key for key in changed if not _among(key, FREE)]
+        if changed:
+            raise OutputError(
+                f"{run}: was begun with other values of {', '.join(changed)}; give those, or another --out"
+            )
+    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise OutputError(f"{run}: exists and is not a run of geood; give another --out")
+
+
+def make_run(run: Path, config: Config) -> None:
+    """Make the run folder, if it is not there already, and put the config in it.
+
+    Raises:
+        OutputError: if it cannot be made.
+    """
+    try:
+        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (run / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{run}: cannot be made ({error.strerror}); give another --out") from None
+
+
+def take_stages(source: Path, config: Config, *, segmenter: Segmenter, flow: Flow | None) -> dict[str, float]:
+    """Fill the networks with what the first two stages of another run ended with; returns their last figures.
+
+    A stage that has 0 steps in this config is not taken: its network starts afresh.
+
+    Raises:
+        ConfigError: if that run has other data or networks, or did not finish those stages.
+    """
+    saved, key = source / "config.yaml", f"train.stages_from: {source}"
+    if not saved.exists():
+        raise ConfigError(f"{key} is not the folder of a run; name one that `geood train` made")
+    before = load_config(saved)
+    changed = [k for k in _changed(before, config) if _among(k, SHARED) and not _among(k, APART)]
+    if flow is None:
+        changed = [k for k in changed if not k.startswith("flow.")]
+    if changed:
+        raise ConfigError(f"{key} was trained with other values of {', '.join(changed)}; give those, or train anew")
+    figures: dict[str, float] = {}
+    for stage, network in (("segmenter", segmenter), ("flow", flow)):
+        if network is None or not getattr(config.train, f"{stage}_steps"):
+            continue
+        state = _finished(source / "checkpoints" / f"{stage}.ckpt", getattr(before.train, f"{stage}_steps"), key=key)
+        state = {k.removeprefix(f"{stage}."): v for k, v in state.items() if k.startswith(f"{stage}.")}
+        network.take_classes(state) if isinstance(network, Segmenter) else network.load_state_dict(state)
+        figures |= last_metrics(source / "metrics.csv", stage)
+    return figures
+
+
+def _finished(checkpoint: Path, steps: int, *, key: str) -> dict[str, Any]:
+    """The weights in a checkpoint of a stage that is to have `steps` behind it."""
+    stage = checkpoint.stem
+    anew = f"train such a run first, or start the {stage} afresh here with train.{stage}_steps: 0"
+    if not checkpoint.exists():
+        raise ConfigError(f"{key} has no stage {stage}; {anew}")
+    try:
+        stored: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (RuntimeError, UnpicklingError, EOFError, OSError) as error:
+        raise ConfigError(f"{key}: {checkpoint.name} cannot be read ({str(error)[:100]}); {anew}") from None
+    if stored["global_step"] < steps:
+        done = f"{stored['global_step']} of {steps} steps of its stage {stage}"
+        raise ConfigError(f"{key} has done {done}; go on with it (geood train --resume)")
+    weights: dict[str, Any] = stored["state_dict"]
+    return weights
+
+
+def _changed(before: Config, now: Config) -> list[str]:
+    """The keys, as section.key, whose values differ."""
+    old, new = before.model_dump(), now.model_dump()
+    return [f"{section}.{key}" for section in new for key in new[section] if new[section][key] != old[section][key]]
+
+
+def _among(key: str, names: tuple[str, ...]) -> bool:
+    return key in names or key.partition(".")[0] in names
+
+
+def steps_done(checkpoint: Path) -> int:
+    """Steps that a checkpoint has behind it; 0 without one."""
+    if not checkpoint.exists():
+        return 0
+    return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+
+
+def append_metrics(path: Path, stage: str, step: int, figures: dict[str, float]) -> None:
+    """Add a row for each figure to metrics.csv."""
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(FIELDS)
+        writer.writerows((stage, step, name, f"{value:.6g}") for name, value in figures.items())
+
+
+def trim_metrics(path: Path, stage: str, step: int) -> None:
+    """Drop rows of a stage that lie after `step`: they came from work that is about to be done again."""
+    if path.exists():
+        rows = _metric_rows(path)
+        kept = [r for r in rows if r["stage"] != stage or int(r["step"]) <= step]
+        if len(kept) < len(rows):
+            path.unlink()
+            for row in kept:
+                append_metrics(path, row["stage"], int(row["step"]), {row["figure"]: float(row["value"])})
+
+
+def last_metrics(path: Path, stage: str) -> dict[str, float]:
+    """The last validation figures of a stage, named `stage/figure`."""
+    found = {}
+    for row in _metric_rows(path) if path.exists() else []:
+        kind, _, figure = row["figure"].partition("/")
+        if row["stage"] == stage and kind == "val":
+            found[f"{stage}/{figure}"] = float(row["value"])
+    return found
+
+
+def _metric_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

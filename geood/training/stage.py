@@ -1,0 +1,331 @@
+"""One step of each stage of training: the segmenter alone, the flow alone, both with pasted negatives.
+
+`Stage` is the mathematics of a step and of a validation, in the form that Lightning's Trainer runs; the order of
+stages, files and checkpoints are the matter of `training`, rates and optimizers of `optimizers`. Every random number of
+a step comes from a generator seeded by (seed, stage, step).
+
+The two terms on pixels share one forward pass. Where only the negatives' term is to move the flow, its gradient at the
+pasted pixels is taken by itself (one more backward pass as far as the image) and handed on to the flow alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from geood._torch_compat import declare_missing_operators
+
+declare_missing_operators()
+
+import lightning.pytorch as pl  # noqa: E402
+
+from geood.config.sections import IGNORE, Config  # noqa: E402
+from geood.datasets.crops import seed_of  # noqa: E402
+from geood.errors import TrainingError  # noqa: E402
+from geood.metrics.pixels import Confusion  # noqa: E402
+from geood.models.flow import Flow  # noqa: E402
+from geood.models.scores import anomaly_score  # noqa: E402
+from geood.models.segmenter import Segmenter  # noqa: E402
+from geood.training.losses import Losses, class_nll, joint_loss  # noqa: E402
+from geood.training.negative_sources import Photographs, draw_patches  # noqa: E402
+from geood.training.optimizers import make_optimizer, schedules  # noqa: E402
+from geood.training.pasting import PastedBatch, draw_boxes, draw_size, draw_strength, paste, unpasted  # noqa: E402
+
+__all__ = ["STAGES", "Plan", "Stage", "cut_crops", "pl", "plans", "sample_picture"]
+
+log = logging.getLogger("geood")
+STAGES = ("segmenter", "flow", "joint")
+PULL = 2.0**16  # the gradient handed to the flow is taken this many times as large, so that half precision holds it
+OUTSIDE, SPREAD, FORGOTTEN, DROWNED = 0.1, 0.02, 0.3, 0.03  # limits that `troubles` warns beyond
+SAMPLES = 16  # synthetic negatives drawn in the picture of a validation
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One stage cut into equal epochs: `epochs` times `epoch_steps` steps of `batch` crops."""
+
+    stage: str
+    epochs: int
+    epoch_steps: int
+    batch: int = 8
+
+    @property
+    def steps(self) -> int:
+        """All steps of the stage: those of the config, rounded up to whole epochs."""
+        return self.epochs * self.epoch_steps
+
+
+def plans(config: Config) -> list[Plan]:
+    """The stages that the config asks for, in order; without those of 0 steps, taken over, or of a flow not needed."""
+    made = []
+    wanted = {"joint"} if config.train.stages_from else set(STAGES)
+    if config.negatives.source != "flow":
+        wanted.discard("flow")
+    for stage in STAGES:
+        steps: int = getattr(config.train, f"{stage}_steps")
+        if steps and stage in wanted:
+            epochs = max(1, round(steps / config.train.validate_every))
+            batch = config.train.joint_batch if stage == "joint" else None
+            made.append(Plan(stage, epochs, math.ceil(steps / epochs), batch or config.train.batch))
+    return made
+
+
+class Stage(pl.LightningModule):
+    """One training step and one validation of a stage, as the paper's equations say.
+
+    Holds the networks that the stage moves, and in "joint" the flow even where it stays as it is. `photographs` cuts
+    negatives from photographs, where the config wants those; `before` are the last validation figures of the stages
+    before, named `stage/figure`.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        config: Config,
+        *,
+        segmenter: Segmenter,
+        flow: Flow | None,
+        photographs: Photographs | None = None,
+        before: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.plan, self.config, self.photographs = plan, config, photographs
+        self.before = dict(before or {})
+        self.segmenter = segmenter if plan.stage != "flow" else None
+        self.flow = flow if plan.stage != "segmenter" else None
+        if self.flow is not None:  # where several devices train, all that may move must
+            self.flow.requires_grad_(self.flow_learns)
+        self.figures: dict[str, Tensor] = {}  # of the last step
+        self.validated: dict[str, float] = {}  # of the last validation
+        self._warned: set[str] = set()
+
+    @property
+    def flow_learns(self) -> bool:
+        """Whether this stage moves the flow."""
+        return self.flow is not None and (self.plan.stage == "flow" or self.config.train.joint_flow_lr > 0)
+
+    def generator(self) -> torch.Generator:
+        """The generator of this step: a function of seed, stage and step alone."""
+        key = (self.config.train.seed, STAGES.index(self.plan.stage), self.global_step, self.global_rank)
+        return torch.Generator(device=self.device).manual_seed(seed_of(*key))
+
+    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
+        figures = getattr(self, f"_{self.plan.stage}_step")(batch)
+        loss: Tensor = figures["loss"]
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss of stage {self.plan.stage} is {loss.item()} at step {self.global_step}, on crops "
+                f"{', '.join(batch['name'])}; lower train.*_lr, or look at these crops"
+            )
+        self.figures = {k: v.detach() for k, v in figures.items()}
+        self.log_dict({f"train/{k}": v for k, v in self.figures.items()}, on_step=True, on_epoch=False)
+        return loss
+
+    def _segmenter_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        assert self.segmenter is not None
+        answer = self.segmenter(batch["image"])
+        loss = class_nll(answer.logits, batch["mask"])
+        if answer.outlier is not None:  # learns nothing yet, but where several devices train all must be reached
+            loss = loss + 0.0 * answer.outlier.sum()
+        return {"loss": loss}
+
+    def _flow_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Likelihood of crops of the sizes that patches will have."""
+        assert self.flow is not None
+        generator = self.generator()
+        crops = cut_crops(batch, self._draw_size(generator), generator)
+        if crops is None:
+            return {"loss": self._no_flow()}
+        return {"loss": self.flow.bits_per_dimension(crops, generator).mean()}
+
+    def _joint_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        assert self.segmenter is not None
+        generator, settings = self.generator(), self.config.loss
+        pasted = self._paste(batch, generator)
+        bits = None
+        if self.flow is not None and self.flow_learns and pasted.crops:
+            bits = torch.cat([self.flow.bits_per_dimension(crops, generator) for crops in pasted.crops])
+        all_terms = settings.class_to_flow and settings.negative_to_flow and self.segmenter.outlier == "none"
+        apart = pasted.image.requires_grad and not all_terms
+        seen = pasted._replace(image=pasted.image.detach().requires_grad_()) if apart else pasted
+        answer = self.segmenter(seen.image)
+        losses = joint_loss(answer, seen, bits, kind=self.config.segmenter.outlier, config=settings)
+        total = losses.total
+        if apart:
+            total = total + self._pull(losses, seen.image, pasted.image)
+        if self.flow_learns and not pasted.crops:
+            total = total + self._no_flow()
+        figures = {"loss": total, "class": losses.classification, "negative": losses.negative}
+        figures |= {"bpd": losses.flow} if bits is not None else {}
+        figures |= {"outlier": losses.outlier} if answer.outlier is not None else {}
+        return figures | self._gap(answer.logits.detach(), pasted)
+
+    def _pull(self, losses: Losses, seen: Tensor, pasted: Tensor) -> Tensor:
+        """A zero whose gradient in the flow is that of the terms which are to move it, through the pasted pixels.
+
+        `seen` is what the segmenter saw, cut from the graph that `pasted` still belongs to.
+        """
+        settings = self.config.loss
+        moving = losses.negative * (settings.negative_to_flow * settings.negative_weight)
+        moving = moving + losses.classification * float(settings.class_to_flow)
+        [pull] = torch.autograd.grad(PULL * moving, seen, retain_graph=True)
+        along = (pasted * (pull / PULL)).sum()
+        return along - along.detach()
+
+    @torch.no_grad()
+    def _gap(self, logits: Tensor, pasted: PastedBatch) -> dict[str, Tensor]:
+        """How much higher negatives score than labelled pixels on average: what the joint stage is to widen."""
+        inlier = pasted.mask != IGNORE
+        if not pasted.negative.any() or not inlier.any():
+            return {}
+        score = anomaly_score(logits, "jsd")
+        return {"gap": score[pasted.negative].mean() - score[inlier].mean()}
+
+    def _no_flow(self) -> Tensor:
+        """A zero that touches every parameter of the flow: nowhere in this batch was enough data for a patch.
+
+        Where several devices train together each step must reach all parameters on all of them.
+        """
+        assert self.flow is not None
+        return torch.stack([p.sum() for p in self.flow.parameters()]).sum() * 0.0
+
+    def _draw_size(self, generator: torch.Generator) -> tuple[int, int]:
+        multiple = max(8, self.flow.multiple if self.flow is not None else 8)
+        return draw_size(self.config.negatives, multiple=multiple, generator=generator)
+
+    def _paste(self, batch: dict[str, Any], generator: torch.Generator) -> PastedBatch:
+        """Paste the config's number of patches into each image; where none fits any more, fewer."""
+        settings = self.config.negatives
+        pasted = unpasted(batch["image"], batch["mask"])
+        for _ in range(settings.patches if settings.source != "none" else 0):
+            size = self._draw_size(generator)
+            boxes = draw_boxes(batch["valid"] & ~pasted.covered, size, generator)
+            moved = self.flow_learns and (self.config.loss.negative_to_flow or self.config.loss.class_to_flow)
+            with torch.set_grad_enabled(moved):
+                patches = draw_patches(
+                    settings,
+                    size,
+                    image=batch["image"],
+                    valid=batch["valid"],
+                    flow=self.flow,
+                    photographs=self.photographs,
+                    generator=generator,
+                )
+            strength = draw_strength(settings, len(patches), size, like=batch["image"], generator=generator)
+            pasted = paste(pasted, batch["valid"], patches.to(pasted.image.dtype), strength, boxes)
+        return pasted
+
+    def on_validation_epoch_start(self) -> None:
+        self._confusion = Confusion(len(self.config.data.classes))
+        self._nll: list[float] = []
+        self._bpd: list[float] = []
+        self._drawn = {} if self.flow is None else self._draw_samples()
+
+    def validation_step(self, batch: dict[str, Any], index: int) -> None:
+        if self.segmenter is not None:
+            logits = self.segmenter(batch["image"]).logits.float()
+            self._nll.append(float(class_nll(logits, batch["mask"])))
+            self._confusion.update(logits.argmax(1).cpu().numpy(), batch["mask"].cpu().numpy())
+        if self.flow is not None:
+            generator = torch.Generator(device=self.device).manual_seed(index)
+            side = self.config.negatives.patch_max_px
+            crops = cut_crops(batch, (side, side), generator)
+            if crops is not None:
+                self._bpd += self.flow.bits_per_dimension(crops, generator).tolist()
+
+    def on_validation_end(self) -> None:
+        found: dict[str, float] = {}
+        if self.segmenter is not None:
+            found |= {"class": float(np.mean(self._nll)), "miou": float(self._confusion.miou)}
+        if self.flow is not None:
+            found["bpd"] = float(np.mean(self._bpd)) if self._bpd else float("nan")
+        self.validated = found | self._drawn
+        if self.plan.stage == "joint" and self.trainer.is_global_zero:
+            for trouble in troubles(self.validated, self.before):
+                if trouble not in self._warned:
+                    log.warning("step %d of the joint stage: %s", self.global_step, trouble)
+                    self._warned.add(trouble)
+
+    @torch.no_grad()
+    def _draw_samples(self) -> dict[str, float]:
+        """Write a picture of flow samples; return the share of their values outside [0, 1] and their spread.
+
+        A flow that was driven off the images shows here first, as saturated checkerboard or as one even colour, while
+        its likelihood still looks fine.
+        """
+        assert self.flow is not None
+        side = self.config.negatives.patch_max_px
+        generator = torch.Generator(device=self.device).manual_seed(self.config.train.seed)
+        samples = self.flow.sample(
+            SAMPLES, side, side, temperature=self.config.negatives.temperature, generator=generator
+        ).float()
+        outside = float(((samples < 0) | (samples > 1)).float().mean())
+        if self.trainer.is_global_zero and self.trainer.default_root_dir:
+            path = Path(self.trainer.default_root_dir) / "samples" / f"{self.plan.stage}_{self.global_step:06d}.png"
+            path.parent.mkdir(exist_ok=True)
+            picture = sample_picture(samples)
+            picture.save(path)
+            board = self.logger.experiment if self.logger else None
+            if board is not None:
+                board.add_image("samples", np.asarray(picture), self.global_step, dataformats="HWC")
+        return {"outside": outside, "spread": float(samples.std(0).mean())}
+
+    def configure_optimizers(self) -> Any:
+        optimizer = make_optimizer(
+            self.config.train, self.plan.stage, segmenter=self.segmenter, flow=self.flow if self.flow_learns else None
+        )
+        rates = schedules(optimizer, self.config.train, self.plan.stage, steps=self.plan.steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
+        for network, norm in ((self.segmenter, 10.0), (self.flow, 10.0)):
+            if network is not None:
+                nn.utils.clip_grad_norm_(network.parameters(), norm)
+
+
+def troubles(now: Mapping[str, float], before: Mapping[str, float]) -> list[str]:
+    """What validation figures of the joint stage say is going wrong, compared with those before it, and what helps."""
+    found = []
+    if now.get("outside", 0.0) > OUTSIDE:
+        found.append(
+            "negatives leave the range of the images (see samples/): the flow is being driven off; lower "
+            "train.joint_flow_lr or raise loss.flow_weight"
+        )
+    if now.get("spread", 1.0) < SPREAD:
+        found.append(
+            "negatives have become all alike (see samples/); lower train.joint_flow_lr or raise loss.flow_weight"
+        )
+    if now.get("bpd", 0.0) - before.get("flow/bpd", math.inf) > FORGOTTEN:
+        found.append("the flow forgets the images (bits per dimension rise); lower train.joint_flow_lr")
+    if before.get("segmenter/miou", 0.0) - now.get("miou", math.inf) > DROWNED:
+        found.append(
+            "negatives drown inlier classes (mIoU falls); lower loss.negative_weight or negatives.patch_max_px"
+        )
+    return found
+
+
+def cut_crops(batch: dict[str, Any], size: tuple[int, int], generator: torch.Generator) -> Tensor | None:
+    """Crops (N, C, h, w) of a size from places with data, one from each image that has one; None if none has."""
+    boxes = draw_boxes(batch["valid"], size, generator)
+    places = [(image, *box) for image, box in zip(batch["image"], boxes, strict=True) if box is not None]
+    cut = [image[:, row : row + size[0], col : col + size[1]] for image, row, col in places]
+    return torch.stack(cut) if cut else None
+
+
+def sample_picture(samples: Tensor) -> Image.Image:
+    """A picture of images (N, C, h, w) in [0, 1], four in a row; other than three bands are shown as grey or 1-2-3."""
+    from torchvision.utils import make_grid
+
+    shown = samples[:, :3] if samples.shape[1] >= 3 else samples[:, :1].expand(-1, 3, -1, -1)
+    grid = make_grid(shown.clamp(0, 1).cpu(), nrow=4, padding=2, pad_value=1.0)
+    return Image.fromarray((grid * 255).round().byte().permute(1, 2, 0).numpy())

@@ -1,0 +1,89 @@
+"""The command line: help without torch, exit codes, errors on one screen."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from geood._version import __version__
+from geood.cli.app import _run
+from support.rasters import picture, write_raster
+
+ROOT = Path(__file__).parents[2]
+
+
+def geood(*arguments, cwd=None):
+    command = [sys.executable, "-m", "geood", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def test_version_and_help():
+    done = geood("--version")
+    assert done.returncode == 0 and done.stdout.strip() == f"geood {__version__}"
+    shown = geood("--help").stdout
+    for verb in ("demo", "train", "predict", "polygonize", "evaluate", "info"):
+        assert re.search(rf"^\W*{verb}\b", shown, re.MULTILINE), verb
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["predict"], 2, "SCENE"),
+        (["nonsense"], 2, "nonsense"),
+        (["train", "none.yaml"], 2, "none.yaml: no such config file"),
+        (["info", "none.safetensors"], 3, "none.safetensors"),
+        (["info", "none.tif"], 3, "none.tif"),
+        (["predict", "none.tif", "--out", "x.gpkg", "--model", "none.safetensors"], 3, "none.safetensors"),
+        (["predict", "none.tif", "--out", "x.gpkg"], 2, "no model"),
+        (["evaluate", "nothing", "."], 2, "no such data set"),
+        (["polygonize", "none.tif", "--out", "x.png"], 2, ".gpkg"),
+    ],
+)
+def test_errors_are_one_message_and_a_code(tmp_path, monkeypatch, capsys, arguments, code, said):
+    monkeypatch.chdir(tmp_path)
+    assert _run(arguments, debug=False) == code
+    text = capsys.readouterr().err
+    assert said in text and "Traceback" not in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bug_is_called_one_and_debug_shows_where(monkeypatch, capsys):
+    import geood.models.bundle
+
+    monkeypatch.setattr(geood.models.bundle, "read_header", lambda path: 1 / 0)
+    assert _run(["info", str(ROOT / "README.md")], debug=False) == 1
+    assert "bug in geood" in capsys.readouterr().err
+    assert _run(["info", str(ROOT / "README.md")], debug=True) == 1
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_debug_is_taken_anywhere_on_the_line(tmp_path):
+    done = geood("info", tmp_path / "none.safetensors", "--debug")
+    assert done.returncode == 3 and "Traceback" in done.stderr
+
+
+def test_info_of_each_kind(tmp_path, bundle_path, capsys):
+    scene = write_raster(tmp_path / "s.tif", picture(64, 64))
+    out = ["--out", str(tmp_path / "o.gpkg"), "--model", str(bundle_path)]
+    assert _run(["predict", str(scene), *out], debug=False) == 0
+    assert "polygons" in capsys.readouterr().out
+    for file, wanted in (
+        (bundle_path, "0 land, 1 road, 2 roof"),
+        (ROOT / "configs" / "aerial.yaml", "densenet121"),
+        (tmp_path / "o.tif", "threshold"),
+    ):
+        assert _run(["info", str(file)], debug=False) == 0
+        assert wanted in capsys.readouterr().out
+    assert _run(["info", str(scene)], debug=False) == 3
+
+
+def test_the_newest_bundle_is_taken_and_said(tmp_path, bundle_path, monkeypatch, capsys):
+    run = tmp_path / "runs" / "mine"
+    run.mkdir(parents=True)
+    (run / "model.safetensors").write_bytes(bundle_path.read_bytes())
+    scene = write_raster(tmp_path / "s.tif", picture(64, 64))
+    monkeypatch.chdir(tmp_path)
+    assert _run(["predict", str(scene), "--out", "o.tif"], debug=False) == 0
+    assert "runs/mine/model.safetensors (the newest" in capsys.readouterr().out

@@ -1,0 +1,192 @@
+"""Laws of the bundle: what is saved comes back, whole or not at all, and nothing else passes for a bundle."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from geood.config.sections import SCORE_KINDS
+from geood.errors import BundleError, ConfigError, OutputError
+from geood.models.bundle import FORMAT, ModelBundle, read_header
+from geood.models.guided_filter import guided
+from geood.models.inlier_statistics import InlierFit
+from support.bundles import make_bundle
+
+
+def test_a_bundle_comes_back_as_it_was_saved(tmp_path):
+    saved = make_bundle(tmp_path / "model.safetensors")
+    loaded = ModelBundle.load(tmp_path / "model.safetensors")
+    assert loaded.header() == saved.header()
+    assert loaded.identity == saved.identity and len(loaded.identity) == 12
+    image = torch.rand(2, 3, 64, 96)
+    assert torch.equal(loaded.answer(image).logits, saved.answer(image).logits)
+    assert torch.equal(loaded.score(image), saved.score(image))
+    noise = [torch.Generator().manual_seed(1) for _ in range(2)]
+    assert torch.equal(
+        loaded.flow.sample(1, 16, 16, generator=noise[0]), saved.flow.sample(1, 16, 16, generator=noise[1])
+    )
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path):
+    first, second = (make_bundle(tmp_path / f"{name}.safetensors") for name in "ab")
+    assert first.identity == second.identity  # a digest of all bytes
+
+
+def test_the_header_says_what_the_model_is(bundle_path, bundle):
+    header = read_header(bundle_path)
+    assert header["class_ids"] == [0, 1, 2]
+    assert bundle.class_names == {0: "land", 1: "road", 2: "roof"}
+    assert bundle.threshold == header["calibration"]["jsd"]["0.01"] == 0.7
+    assert header["config"]["segmenter"]["encoder"] == "resnet10t"
+
+
+def test_scores_lie_in_the_unit_interval_and_vary(bundle):
+    score = bundle.score(torch.rand(1, 3, 64, 64)).numpy()
+    assert score.dtype == np.float32 and score.min() >= 0 and score.max() <= 1 and score.std() > 0.01
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """A bundle with an outlier head and statistics for every score."""
+    path = tmp_path_factory.mktemp("full") / "model.safetensors"
+    saved = make_bundle(path, segmenter={"encoder": "resnet10t", "decoder_channels": 16, "outlier": "head"})
+    fit = InlierFit(3, samples=200, each=200, seed=0)
+    answer = saved.answer(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    fit.update(answer.logits, answer.features, torch.zeros(2, 64, 64, dtype=torch.int64))
+    dataclasses.replace(saved, inliers=fit.finish()).save(path)
+    return ModelBundle.load(path)
+
+
+def test_every_score_comes_from_one_answer_and_may_be_cut_to_a_core(full):
+    assert set(full.scores) == set(SCORE_KINDS) - {"uno"}
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    answer, core = full.answer(image), (slice(8, 50), slice(3, 70))
+    for kind in full.scores:
+        whole = full.score_of(answer, image, kind=kind)
+        assert whole.shape == (1, 64, 96) and torch.isfinite(whole).all()
+        torch.testing.assert_close(full.score_of(answer, image, kind=kind, core=core), whole[:, core[0], core[1]])
+        asked = full.with_settings([f"score.kind={kind}"])
+        assert torch.equal(asked.score(image), whole)
+
+
+def test_a_smoothed_score_follows_the_image_and_needs_a_wider_halo(full):
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    smooth = full.with_settings(["score.smooth_px=9", "score.smooth_contrast=0.5"])
+    assert (full.halo_px, smooth.halo_px) == (32, 64)
+    valid = torch.ones(1, 64, 96, dtype=torch.bool)
+    valid[:, 20:30] = False
+    plain = full.score(image, valid)
+    expected = guided(plain, image, valid, radius=9, evenness=0.5)
+    assert torch.equal(smooth.score(image, valid), expected)
+
+
+def test_a_bundle_is_used_otherwise_only_as_far_as_it_can(full, bundle):
+    assert full.with_settings(["predict.tile_px=96"]).config.predict.tile_px == 96
+    for settings, match in (
+        (["train.seed=1"], "sections score and predict can be changed"),
+        (["score.kind"], "the form is section.key=value"),
+        (["score.kind=unos"], "did you mean uno"),
+        (["score.kind=uno"], "segmenter.outlier head, and that score needs class; train with segmenter.outlier: class"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            full.with_settings(settings)
+    for kind, remedy in (("knn", "feature_bank: 4096"), ("kl_matching", "train it again"), ("hybrid", "outlier: head")):
+        with pytest.raises(ConfigError, match=rf"score.kind {kind}: .*{remedy}.*or take one of jsd, max_softmax"):
+            bundle.with_settings([f"score.kind={kind}"])
+    with pytest.raises(ValueError, match="cannot give the score knn"):
+        bundle.score_of(bundle.answer(torch.zeros(1, 3, 32, 32)), torch.zeros(1, 3, 32, 32), kind="knn")
+
+
+def test_thresholds_of_every_score_are_those_of_the_scores_that_predict_would_write(full):
+    """Each is calibrated on one image as training does it, and asked for there."""
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    answer = full.answer(image)
+    found = {kind: {"0.01": float(full.score_of(answer, image, kind=kind).quantile(0.99))} for kind in full.scores}
+    whole = dataclasses.replace(full, calibration=found)
+    for kind in full.scores:
+        asked = whole.with_settings([f"score.kind={kind}", "score.smooth_contrast=0.2"])
+        above = (asked.score(image) > asked.threshold).float().mean()
+        assert float(above) == pytest.approx(0.01, abs=2e-3), kind
+    with pytest.raises(ConfigError, match="--threshold"):
+        whole.with_settings(["score.kind=energy", "score.temperature=2"]).threshold  # noqa: B018
+    with pytest.raises(ConfigError, match=r"feature_bank.*train with that value"):
+        whole.with_settings(["score.feature_bank=500"])
+
+
+def test_a_threshold_counts_only_for_the_score_that_it_was_found_for(bundle):
+    assert bundle.with_settings(["score.fpr=0.05"]).threshold == 0.5
+    for setting in ("score.temperature=1.0", "score.smooth_px=4", "score.kind=energy"):
+        with pytest.raises(ConfigError, match="--threshold"):
+            bundle.with_settings([setting]).threshold  # noqa: B018
+
+
+def refuse(path, match):
+    for read in (ModelBundle.load, read_header):
+        with pytest.raises(BundleError, match=match) as error:
+            read(path)
+        assert str(path) in str(error.value)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    refuse(tmp_path / "model.safetensors", "no such bundle")
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_text("I am no model")
+    refuse(path, "not a readable safetensors file")
+
+
+def test_a_file_cut_short_is_refused(tmp_path, bundle_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(bundle_path.read_bytes()[:-1000])
+    refuse(path, "cut short")
+
+
+def test_foreign_safetensors_are_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"x": torch.zeros(1)}, path)
+    refuse(path, "no geood bundle")
+
+
+def rewrite(source, path, change):
+    """Copy a bundle with its header or tensors changed."""
+    with safe_open(source, framework="pt") as file:
+        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        header = json.loads(file.metadata()["geood"])
+    change(header, tensors)
+    save_file(tensors, path, metadata={"geood": json.dumps(header)})
+
+
+def test_a_newer_format_is_refused_with_both_versions(tmp_path, bundle_path):
+    path = tmp_path / "model.safetensors"
+    rewrite(bundle_path, path, lambda header, _: header.update(format=FORMAT + 1, geood="9.0"))
+    refuse(path, rf"geood 9\.0 in format {FORMAT + 1}.*upgrade geood")
+
+
+def test_an_older_format_is_refused_with_the_remedy(tmp_path, bundle_path):
+    path = tmp_path / "model.safetensors"
+    rewrite(bundle_path, path, lambda header, _: header.update(format=1, geood="0.1"))
+    refuse(path, r"geood 0\.1 in format 1, which this geood no longer reads; train it again")
+
+
+def test_a_bundle_without_a_flow_comes_back_without_one(tmp_path, bundle):
+    saved = dataclasses.replace(bundle, flow=None).save(tmp_path / "model.safetensors")
+    assert ModelBundle.load(tmp_path / "model.safetensors").flow is None and saved.identity != bundle.identity
+
+
+def test_a_missing_tensor_is_refused(tmp_path, bundle_path):
+    path = tmp_path / "model.safetensors"
+    rewrite(bundle_path, path, lambda _, tensors: tensors.pop(next(k for k in tensors if k.startswith("flow."))))
+    with pytest.raises(BundleError, match="damaged"):
+        ModelBundle.load(path)
+
+
+def test_an_unwritable_place_leaves_nothing(tmp_path, bundle):
+    with pytest.raises(OutputError, match="cannot be written"):
+        bundle.save(tmp_path / "missing" / "model.safetensors")
+    assert not list(tmp_path.iterdir())

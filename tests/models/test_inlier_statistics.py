@@ -1,0 +1,118 @@
+"""Laws of the scores that need statistics: they equal their definitions, and strangers score higher than inliers."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+
+from geood.models.inlier_statistics import NEIGHBOURS, InlierFit, Inliers
+
+CLASSES, DEPTH = 3, 4
+
+
+def _seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def _batch(seed=0, count=6):
+    """Logits of three classes, features in three clusters, and masks with a rim of 255."""
+    generator = _seeded(seed)
+    ids = torch.randint(CLASSES, (count, 8, 8), generator=generator)
+    centres = torch.randn(CLASSES, DEPTH, generator=_seeded(9)) * 4
+    features = centres[ids].movedim(-1, 1) + torch.randn(count, DEPTH, 8, 8, generator=generator)
+    mask = ids.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    spread = torch.randn(count, CLASSES, 32, 32, generator=generator)
+    logits = torch.nn.functional.one_hot(mask, CLASSES).movedim(-1, 1) * 3.0 + spread
+    mask[:, :4] = 255
+    return logits, features, mask
+
+
+def _fit(samples=0, batches=4):
+    fit = InlierFit(CLASSES, samples=samples, each=100, seed=0)
+    for seed in range(batches):
+        fit.update(*_batch(seed))
+    return fit.finish()
+
+
+def test_class_statistics_are_those_of_all_labelled_pixels_at_once():
+    inliers = _fit()
+    logits, _, mask = (torch.cat(parts) for parts in zip(*(_batch(seed) for seed in range(4)), strict=True))
+    pixels = logits.movedim(1, -1)[mask != 255].double()
+    largest, taken = pixels.max(1)
+    for k in range(CLASSES):
+        assert float(inliers.logit_mean[k]) == pytest.approx(float(largest[taken == k].mean()), abs=1e-5)
+        assert float(inliers.logit_std[k]) == pytest.approx(float(largest[taken == k].std(correction=0)), abs=1e-5)
+        template = pixels.softmax(1)[taken == k].mean(0)
+        torch.testing.assert_close(inliers.log_templates[k].exp().double(), template, rtol=1e-5, atol=1e-7)
+    assert inliers.scores == ("standardized_max_logit", "kl_matching")
+
+
+def test_class_scores_equal_their_definitions():
+    inliers, (logits, features, _) = _fit(), _batch(7)
+    p = logits.double().softmax(1)
+    templates = inliers.log_templates.double().exp()
+    divergences = [(p * (p / t[:, None, None]).log()).sum(1) for t in templates]
+    found = inliers.score("kl_matching", logits, features)
+    torch.testing.assert_close(found.double(), torch.stack(divergences).amin(0), rtol=0, atol=1e-5)
+    largest, taken = logits.max(1)
+    expected = -(largest - inliers.logit_mean[taken]) / inliers.logit_std[taken]
+    torch.testing.assert_close(inliers.score("standardized_max_logit", logits, features), expected)
+
+
+def test_standardized_max_logits_of_inliers_have_mean_0_and_spread_1():
+    inliers = _fit()
+    scores = torch.cat([inliers.score("standardized_max_logit", a, b)[m != 255] for a, b, m in map(_batch, range(4))])
+    assert float(scores.mean()) == pytest.approx(0, abs=1e-4) and float(scores.std()) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_class_that_is_never_predicted_takes_the_logits_of_all_and_has_no_template():
+    fit = InlierFit(3, samples=0, each=0, seed=0)
+    logits = torch.stack([torch.ones(1, 8, 8), torch.zeros(1, 8, 8), torch.zeros(1, 8, 8)], 1)
+    fit.update(logits, torch.zeros(1, 2, 2, 2), torch.zeros(1, 8, 8, dtype=torch.int64))
+    inliers = fit.finish()
+    assert inliers.logit_mean.tolist() == [1, 1, 1] and inliers.log_templates.shape == (1, 3)
+    sure, unsure = inliers.score("kl_matching", logits, logits), inliers.score("kl_matching", 0 * logits, logits)
+    assert sure.abs().max() < 1e-5 and (unsure > 0.01).all()
+
+
+def test_feature_scores_equal_their_definitions():
+    inliers, (logits, features, _) = _fit(300), _batch(7, count=2)
+    flat = features.movedim(1, -1).reshape(-1, DEPTH)
+    flat = (flat - inliers.feature_mean) / inliers.feature_std
+    near = (flat[:, None] - inliers.bank).norm(dim=2).sort(1).values[:, :NEIGHBOURS].mean(1)
+    torch.testing.assert_close(inliers.score("knn", logits, features), near.reshape(2, 8, 8), rtol=1e-4, atol=1e-4)
+    density = 0
+    root = inliers.mixture_root.double()
+    covariance = torch.linalg.inv(root @ root.T).numpy()
+    means = (inliers.mixture_centres.double() @ torch.linalg.inv(root)).numpy()
+    for weight, mean in zip(inliers.mixture_log_weights, means, strict=True):
+        density += math.exp(weight) * multivariate_normal(mean, covariance).pdf(flat.double().numpy())
+    expected = -np.log(density).reshape(2, 8, 8) / DEPTH
+    np.testing.assert_allclose(inliers.score("gmm", logits, features).numpy(), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["knn", "gmm"])
+def test_strange_features_score_higher(kind):
+    inliers, (logits, features, _) = _fit(300), _batch(7)
+    assert inliers.score(kind, logits, features + 20).min() > inliers.score(kind, logits, features).max()
+
+
+def test_features_are_taken_where_there_is_a_label_and_no_more_than_asked():
+    fit = InlierFit(CLASSES, samples=50, each=20, seed=0)
+    for seed in range(6):
+        logits, features, mask = _batch(seed)
+        features[:, :, 0] = 1e6  # under the rim of 255
+        fit.update(logits, features, mask)
+    inliers = fit.finish()
+    assert len(inliers.bank) == 50 and float(inliers.feature_mean.abs().max()) < 100
+
+
+def test_what_was_fitted_comes_back_from_its_tensors_and_other_scores_are_refused():
+    fitted = _fit(100)
+    again, (logits, features, _) = Inliers(dict(fitted.state_dict())), _batch(7)
+    for kind in fitted.scores:
+        assert torch.equal(again.score(kind, logits, features), fitted.score(kind, logits, features))
+    with pytest.raises(ValueError, match="only standardized_max_logit, kl_matching"):
+        _fit().score("knn", logits, features)

@@ -1,0 +1,279 @@
+"""Laws of components: those of the whole mask, for windows of any size, with figures as numpy has them."""
+
+import numpy as np
+import pytest
+import rasterio
+import rasterio.features
+import scipy.ndimage
+import shapely
+from affine import Affine
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from rasterio.windows import Window as RasterioWindow
+
+from geood.errors import ConfigError
+from geood.geo.grid import Grid, Window
+from geood.polygons.block_windows import ahead, is_absent, window_size, windows
+from geood.polygons.components import Components, Cut
+from geood.polygons.quantiles import Tail, percentiles
+from geood.polygons.rings import outlines, to_shapes
+from geood.polygons.seams import Seams
+from geood.polygons.valid_counts import UNKNOWN
+
+
+class Raster:
+    """An array that is read as a rasterio dataset is; its blocks make the windows."""
+
+    driver, nodata, name = "MEM", None, "memory"
+
+    def __init__(self, array, block=(64, 64)):
+        self.array, self.block_shapes = array, [block]
+
+    def read(self, _, window):
+        return self.array[window.row_off :, window.col_off :][: window.height, : window.width]
+
+
+def components_of(scores, *, threshold=0.5, connectivity=8, window=(64, 64), classes=None, least=0):
+    """All components as dictionaries, by the first of their pixels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("geood.polygons.components.window_size", lambda _: window)
+        other = None if classes is None else Raster(classes)
+        cut = Cut(threshold, connectivity, 0 if classes is None else 3, lambda _: least)
+        search = Components(Raster(scores), other, Grid(*scores.shape, Affine.identity()), cut)
+        batches = list(search)
+        late = dict(zip(*(part.tolist() for part in search.late()), strict=True))
+    found = []
+    for batch in batches:
+        outline = outlines(batch.corners, batch.owner, len(batch.number))
+        shapes = to_shapes(outline, outline.points.astype(float))
+        for i, number in enumerate(batch.number.tolist()):
+            one = {name: getattr(batch, name)[i] for name in ("pixels", "mean", "high", "p95", "kind", "valid")}
+            one |= {"box": batch.box[i].tolist(), "shape": shapes[i]}
+            one["valid"] = late[number] if one["valid"] == UNKNOWN else one["valid"]
+            found.append(one)
+    return sorted(found, key=lambda one: shapely.get_coordinates(one["shape"])[0][::-1].tolist())
+
+
+def numbered(mask, connectivity):
+    return scipy.ndimage.label(mask, np.ones((3, 3)) if connectivity == 8 else None)[0]
+
+
+def polygons(mask):
+    """Those of one pass of GDAL over a whole mask, made valid where a ring passes a point twice."""
+    traced = rasterio.features.shapes(mask.astype(np.uint8), mask=mask, connectivity=4, transform=Affine.identity())
+    return {shapely.normalize(shapely.make_valid(shapely.geometry.shape(shape))) for shape, _ in traced}
+
+
+def assert_as_one_pass(scores, *, threshold=0.5, connectivity=8, classes=None, **how):
+    """Components in windows against those of the whole raster: outlines exactly, figures as numpy has them."""
+    number = numbered(scores > threshold, connectivity)
+    found = components_of(scores, threshold=threshold, connectivity=connectivity, classes=classes, **how)
+    assert len(found) == number.max()
+    for one in found:
+        assert one["shape"].is_valid and one["shape"].geom_type == "MultiPolygon"
+        here = number == number[rasterio.features.rasterize([one["shape"]], scores.shape) > 0][0]
+        parts = shapely.get_parts(one["shape"])
+        assert len(parts) == len(polygons(here)) and set(map(shapely.normalize, parts)) == polygons(here)
+        values = scores[here].astype(np.float64)
+        rows, cols = np.nonzero(here)
+        assert one["box"] == [rows.min(), cols.min(), rows.max() + 1, cols.max() + 1]
+        assert (one["pixels"], one["high"]) == (len(values), values.max())
+        assert one["mean"] == pytest.approx(values.mean(), rel=1e-12)
+        assert one["p95"] == pytest.approx(np.percentile(values, 95), rel=1e-12)
+        around = scores[max(0, rows.min() - 1) : rows.max() + 2, max(0, cols.min() - 1) : cols.max() + 2]
+        assert one["valid"] == np.isfinite(around).sum()
+        if classes is not None:
+            assert one["kind"] == np.bincount(classes[here]).argmax()
+    return found
+
+
+def random_scores(shape, seed, holes):
+    rng = np.random.default_rng(seed)
+    scores = rng.random(shape, dtype=np.float32)
+    scores[rng.random(shape) < holes] = np.nan
+    return scores
+
+
+@given(
+    shape=st.tuples(st.integers(1, 17), st.integers(1, 17)),
+    window=st.tuples(st.integers(1, 18), st.integers(1, 18)),
+    connectivity=st.sampled_from([4, 8]),
+    threshold=st.sampled_from([0.15, 0.35, 0.5, 0.65, 0.9]),
+    seed=st.integers(0, 10**6),
+    holes=st.sampled_from([0, 0.1]),
+)
+@settings(max_examples=120, deadline=None)
+@example(shape=(9, 9), window=(1, 1), connectivity=8, threshold=0.5, seed=0, holes=0.1)
+@example(shape=(9, 9), window=(1, 1), connectivity=4, threshold=0.15, seed=1, holes=0)
+def test_components_in_windows_are_those_of_the_whole_mask(shape, window, connectivity, threshold, seed, holes):
+    scores = random_scores(shape, seed, holes)
+    classes = np.random.default_rng(seed).integers(0, 3, shape).astype(np.uint8)
+    assert_as_one_pass(scores, threshold=threshold, connectivity=connectivity, window=window, classes=classes)
+
+
+def drawn(*rows):
+    return np.array([[0.9 if pixel == "#" else 0.1 for pixel in row] for row in rows], np.float32)
+
+
+# Where joining over seams has gone wrong elsewhere: xarray-spatial #2171, #2172, #2583, #2606, detectree2 #226.
+SEAMS = {
+    "corner to corner": drawn("##..", "##..", "..##", "..##"),
+    "and the other way": drawn("..##", "..##", "##..", "##.."),
+    "a corner at a seam": drawn(".....", ".#.#.", "#.#.#", ".#.#."),
+    "near but apart": drawn("#.#.", "#.#.", "#.#.", "###."),
+    "one on both sides that does not touch": drawn("####", "#...", "#.##", "#..#", "####"),
+    "ring": drawn("......", ".####.", ".#..#.", ".#..#.", ".####.", "......"),
+    "ring of corners": drawn("..#..", ".#.#.", "#...#", ".#.#.", "..#.."),
+    "hole that meets itself": drawn("#####", "#.###", "##.##", "#####"),
+    "islands in holes": drawn("#######", "#.....#", "#.###.#", "#.#.#.#", "#.###.#", "#.....#", "#######"),
+    "comb": drawn("#.#.#.#", "#.#.#.#", "#.#.#.#", "#######"),
+    "comb upside down": drawn("#######", "#.#.#.#", "#.#.#.#", "#.#.#.#"),
+    "zip": drawn("#.#.#", "##.##", "#.#.#", "##.##", ".#.#."),
+    "spiral": drawn("#######", "......#", "#####.#", "#...#.#", "#.###.#", "#.....#", "#######"),
+    "full": drawn("####", "####", "####"),
+    "checkerboard": drawn("#.#.#", ".#.#.", "#.#.#", ".#.#."),
+    "one pixel": drawn("#"),
+    "nothing": drawn("...", "..."),
+}
+
+
+@pytest.mark.parametrize("scores", SEAMS.values(), ids=SEAMS)
+@pytest.mark.parametrize("connectivity", [4, 8])
+def test_no_seam_shows(scores, connectivity):
+    whole = assert_as_one_pass(scores, connectivity=connectivity)
+    for height in (1, 2, 3, 5):
+        for width in (1, 2, 3, 4):
+            found = components_of(scores, connectivity=connectivity, window=(height, width))
+            assert [one | {"shape": one["shape"].wkb} for one in found] == [
+                one | {"shape": one["shape"].wkb} for one in whole
+            ]
+
+
+def test_a_component_over_many_windows_is_whole():
+    """A spiral of 257 x 257 pixels, beside some noise, in windows of 16 x 24."""
+    side = np.arange(257)
+    ring = np.minimum(np.minimum(side[:, None], side), np.minimum(side[::-1, None], side[::-1]))
+    scores = (ring % 2 == 0).astype(np.float32)
+    for i in range(0, 126, 2):
+        scores[i + 1, i] = 0
+        scores[i + 2, i + 1] = 1
+    scores = np.hstack([scores, random_scores((257, 4), 0, 0.05)])
+    found = assert_as_one_pass(scores, connectivity=4, threshold=0.6, window=(16, 24))
+    assert max(one["pixels"] for one in found) > 30_000
+
+
+def test_outlines_have_corners_alone_and_begin_nowhere_by_chance():
+    scores = random_scores((60, 70), 0, 0)
+    for one in components_of(scores, window=(7, 9)):
+        for ring in shapely.get_rings(shapely.get_parts(one["shape"])):
+            steps = np.diff(shapely.get_coordinates(ring), axis=0) != 0
+            assert (steps.sum(axis=1) == 1).all() and (steps[1:] != steps[:-1]).all()
+        shells = [shapely.get_exterior_ring(part) for part in shapely.get_parts(one["shape"])]
+        assert not any(shapely.is_ccw(shells))  # y is the row here, so it is counterclockwise to see
+
+
+def test_columns_beyond_65536_have_their_place():
+    scores = np.zeros((3, 70_000), np.float32)
+    scores[0, 5:9], scores[1:, 65_530:65_540], scores[:, -3:] = 0.7, 0.8, 0.9
+    found = components_of(scores, window=(2, 4096))
+    wanted = [[5, 0, 9, 1], [69_997, 0, 70_000, 3], [65_530, 1, 65_540, 3]]
+    assert [list(one["shape"].bounds) for one in found] == wanted
+
+
+@pytest.mark.parametrize("window", [(64, 64), (5, 7)])
+def test_what_is_too_small_is_left_out_before_it_is_outlined(window):
+    scores = random_scores((40, 40), 3, 0)
+    every = components_of(scores, threshold=0.7, window=window)
+    large = components_of(scores, threshold=0.7, window=window, least=4)
+    assert [one for one in every if one["pixels"] >= 4] == large
+    assert 0 < len(large) < len(every)
+
+
+def test_a_component_with_too_many_corners_is_an_error_with_remedies(monkeypatch):
+    monkeypatch.setattr("geood.polygons.seams.MOST_CORNERS", 500)
+    with pytest.raises(ConfigError, match=r"more than 500 corners.*--threshold"):
+        components_of(random_scores((60, 60), 0, 0), window=(8, 8))
+
+
+def test_no_component_stays_open():
+    with pytest.MonkeyPatch.context() as patch:
+        made = []
+        patch.setattr("geood.polygons.components.Seams", lambda *a, **k: made.append(Seams(*a, **k)) or made[0])
+        components_of(random_scores((50, 50), 0, 0.1), window=(6, 7))
+    assert made[0].open_components == 0
+
+
+# The 95th percentile
+
+
+@given(st.lists(st.lists(st.floats(0.25, 4, width=32), min_size=1), min_size=1, max_size=5))
+@settings(deadline=None)
+def test_percentiles_are_those_of_numpy(sets):
+    ids = np.repeat(np.arange(len(sets)), [len(one) for one in sets])
+    values = np.concatenate(sets).astype(np.float32) - np.float32(2)
+    order = np.random.default_rng(0).permutation(len(ids))
+    found = percentiles(ids[order], values[order], len(sets))
+    assert found == pytest.approx([np.percentile(values[ids == i].astype(float), 95) for i in range(len(sets))])
+
+
+@given(seed=st.integers(0, 10**6), cuts=st.lists(st.integers(0, 3000), max_size=12), scale=st.floats(1e-3, 1e3))
+@settings(max_examples=40, deadline=None)
+@pytest.mark.parametrize("large", [1000, 10**6])
+def test_a_tail_tells_the_percentile_however_it_grew(large, seed, cuts, scale):
+    rng = np.random.default_rng(seed)
+    values = (rng.gamma(0.5, size=3000) * scale).astype(np.float32) + np.float32(1e-6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("geood.polygons.quantiles.LARGE", large)
+        patch.setattr("geood.polygons.quantiles.HELD", 300)
+        tails = [Tail(0.0)]
+        for chunk in np.split(values, sorted(cuts)):
+            tails[-1].add(chunk)
+            if rng.random() < 0.4:
+                tails.append(Tail(0.0))
+        for other in tails[1:]:
+            tails[0].absorb(other)
+        whole = Tail(0.0)
+        whole.add(np.sort(values))
+        found, again = tails[0].percentile(), whole.percentile()
+    assert tails[0].count == 3000 and found == again
+    exact = np.percentile(values.astype(float), 95)
+    assert found == pytest.approx(exact, rel=1e-12) if large > 3000 else abs(found - exact) < values.max() / 1000
+
+
+# Windows
+
+
+def test_windows_partition_a_grid_and_are_whole_blocks():
+    grid = Grid(100, 90, Affine.identity())
+    seen = np.zeros((100, 90), int)
+    for window in windows(grid, (32, 40)):
+        seen[window.slices] += 1
+    assert (seen == 1).all()
+    assert window_size(Raster(seen, (512, 512))) == (2048, 2048)
+    assert window_size(Raster(seen, (1, 100_000))) == (41, 100_000)
+    assert window_size(Raster(seen, (5000, 5000))) == (5000, 5000)
+
+
+def test_reading_ahead_keeps_the_order_and_the_errors():
+    places = list(windows(Grid(10, 10, Affine.identity()), (2, 2)))
+    assert list(ahead(places, lambda window: window)) == places
+
+    def look(window):
+        if window.row == 4:
+            raise KeyError(window)
+        return window
+
+    seen = []
+    with pytest.raises(KeyError):
+        seen.extend(iter(ahead(places, look)))
+
+
+@pytest.mark.parametrize(("nodata", "absent"), [(float("nan"), True), (0.0, False), (None, False)])
+def test_blocks_that_are_not_in_the_file_are_told(tmp_path, nodata, absent):
+    shape = {"width": 64, "height": 64, "count": 1, "dtype": "float32", "nodata": nodata}
+    blocks = {"tiled": True, "blockxsize": 16, "blockysize": 16, "SPARSE_OK": True}
+    with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", transform=Affine.scale(2), **shape, **blocks) as file:
+        file.write(np.ones((1, 16, 16), np.float32), window=RasterioWindow(32, 16, 16, 16))
+    with rasterio.open(tmp_path / "a.tif") as file:
+        assert is_absent(file, Window(32, 0, 32, 32)) == absent
+        assert not is_absent(file, Window(0, 0, 64, 64)) and not is_absent(file, Window(17, 40, 1, 1))

@@ -1,0 +1,121 @@
+"""Laws of what a run may take: sizes as people write them, memory that is kept, room on the disk."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from geood.errors import ConfigError, OutputError
+from geood.prediction.budget import Budget, budget, check_disk, disk_needed, parse_bytes, tile_bytes
+from geood.prediction.pipeline import predict
+from support.bundles import make_bundle
+from support.rasters import picture, write_raster
+
+SIZES = [
+    ("2GB", 2e9),
+    ("2g", 2e9),
+    ("1.5 GB", 1.5e9),
+    ("800MB", 8e8),
+    ("1GiB", 2**30),
+    ("512 MiB", 2**29),
+    ("100", 100),
+]
+
+
+@pytest.mark.parametrize(("text", "number"), SIZES)
+def test_sizes_are_read_as_people_write_them(text, number):
+    assert parse_bytes(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "two", "1e400", "nan", "2GBB2"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(ConfigError, match="2GB"):
+        parse_bytes(text)
+
+
+def test_a_tiles_memory_grows_with_its_pixels(bundle):
+    small, large = tile_bytes(bundle, 128), tile_bytes(bundle, 256)
+    assert small > 128 * 128 * 4 * 3
+    assert large == pytest.approx(4 * small, rel=0.02)
+
+
+def test_without_a_limit_a_run_is_as_its_config_says(bundle):
+    assert budget(bundle).tile_px == bundle.config.predict.tile_px
+
+
+def test_a_limit_makes_tiles_smaller_or_fewer_until_they_fit(tmp_path):
+    large = make_bundle(tmp_path / "m.safetensors", predict={"tile_px": 2048, "halo_px": 32})
+    free = budget(large)
+    fitting = [budget(large, max_ram=free.bytes - step) for step in (0, 2**27, 2**28)]
+    assert fitting[0] == Budget(
+        2048, free.computing, fitting[0].cache_bytes, fitting[0].bytes, free.gpu_bytes, free.bytes
+    )
+    for limit, found in zip((0, 2**27, 2**28), fitting, strict=True):
+        assert found.bytes <= free.bytes - limit
+    assert fitting[2].tile_px * fitting[2].computing < free.tile_px * free.computing
+
+
+def test_a_limit_that_nothing_fits_is_refused_with_the_least_that_does(bundle):
+    with pytest.raises(ConfigError, match=r"--max-ram 0.01GB: this model needs at least \d\.\dGB") as error:
+        budget(bundle, max_ram=10**7)
+    least = float(str(error.value).split("at least ")[1].split("GB")[0])
+    budget(bundle, max_ram=int(least * 1e9) + 2**28)  # this process has grown since
+
+
+def test_processes_count_for_themselves(bundle):
+    if not torch.cuda.is_available():
+        assert budget(bundle, workers=3).bytes > budget(bundle, workers=1).bytes + 2 * 4e8
+
+
+def test_what_a_process_may_hold(bundle):
+    assert budget(bundle).process_bytes is None
+    assert budget(bundle, max_ram=4 * 10**9).process_bytes == 4 * 10**9
+    many = budget(bundle, workers=2, max_ram=8 * 10**9).process_bytes
+    assert many is not None and 3.4e9 < many < 4e9
+
+
+def test_memory_is_given_back_before_the_limit(tmp_path, bundle_path, monkeypatch):
+    bounds = []
+
+    def given_back(above):
+        bounds.append(above)
+
+    monkeypatch.setattr("geood.prediction.worker.give_back", given_back)
+    scene = write_raster(tmp_path / "scene.tif", picture(96, 96))
+    predict([scene], tmp_path / "free.tif", bundle=bundle_path)
+    assert not bounds
+    predict([scene], tmp_path / "bound.tif", bundle=bundle_path, max_ram="3GB")
+    assert bounds and set(bounds) == {int(2.7e9)}
+
+
+def test_a_disk_without_room_is_refused_before_any_work(tmp_path):
+    check_disk(tmp_path, 1)
+    with pytest.raises(OutputError, match="free space"):
+        check_disk(tmp_path, 10**18)
+    assert disk_needed(1e6, classes=True) > disk_needed(1e6, classes=False) > 8e6
+
+
+MEASURE = r"""
+import re, sys
+from pathlib import Path
+from geood.prediction.malloc import keep_freed_memory
+keep_freed_memory()
+from geood.prediction.pipeline import predict
+scene, bundle, out, limit = sys.argv[1:]
+predict([scene], out, bundle=bundle, max_ram=limit)
+print(int(re.search("VmHWM: *([0-9]+)", Path("/proc/self/status").read_text().replace("\t", " "))[1]) * 1024)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_the_memory_that_was_allowed_is_kept(tmp_path):
+    from support.rasters import picture, write_raster
+
+    encoder = {"encoder": "resnet18", "decoder_channels": 64, "outlier": "none"}
+    make_bundle(tmp_path / "m.safetensors", segmenter=encoder, predict={"tile_px": 2048, "halo_px": 64})
+    scene = write_raster(tmp_path / "s.tif", picture(2200, 2200))
+    command = [sys.executable, "-c", MEASURE, str(scene), str(tmp_path / "m.safetensors"), str(tmp_path / "x.tif")]
+    done = subprocess.run([*command, "1200MB"], capture_output=True, text=True, check=True)
+    assert int(done.stdout.split()[-1]) < 1.2e9

@@ -1,0 +1,645 @@
+"""The promises of prediction: same answer, same grid, no holes, whole or absent; and every bad input refused."""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import psutil
+import pytest
+import rasterio
+import torch
+from affine import Affine
+from distributed import LocalCluster
+from PIL import Image
+from rasterio.crs import CRS
+from rasterio.windows import Window as RasterioWindow
+from shapely.geometry import box
+
+import geood
+from geood.errors import BundleError, ConfigError, DataError, GeoodError, OutputError, TilesFailedError
+from geood.geo import qgis
+from geood.geo.mosaic import write_mosaic
+from geood.geo.scene import Scene
+from geood.models.bundle import ModelBundle
+from geood.prediction import worker
+from geood.prediction.cluster import dask_client
+from geood.prediction.pipeline import polygonize, predict
+from geood.prediction.plan import SceneOptions, plan_run
+from support.bundles import make_bundle
+from support.rasters import HALF_METRE, picture, write_raster
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """A scene of 150 x 210 pixels with a hole of nodata."""
+    array = picture(150, 210)
+    array[:, 40:90, 100:170] = 0
+    return write_raster(tmp_path / "in" / "scene.tif", array, nodata=0)
+
+
+def digest(*paths):
+    return [hashlib.sha256(p.read_bytes()).hexdigest() for p in paths]
+
+
+def read(path):
+    with rasterio.open(path) as file:
+        return file.read(1)
+
+
+def test_scores_are_those_of_the_whole_image_where_tiles_see_enough(tmp_path, bundle_path, bundle):
+    array = picture(64, 64)
+    path = write_raster(tmp_path / "scene.tif", array)
+    predict([path], tmp_path / "out.tif", bundle=bundle_path)
+    padded = np.pad(array, ((0, 0), (32, 32), (32, 32)), mode="reflect")
+    image = bundle.bands.scale(padded, np.ones(padded.shape[1:], bool))
+    whole = bundle.score(torch.from_numpy(image)[None])[0, 32:-32, 32:-32].numpy()
+    np.testing.assert_allclose(read(tmp_path / "out.tif"), whole, atol=1e-5)
+
+
+def test_every_valid_pixel_is_scored_and_no_other(tmp_path, bundle_path, scene):
+    [made] = predict([scene], tmp_path / "out.gpkg", bundle=bundle_path)
+    valid = read(scene) > 0
+    assert (np.isfinite(read(made.scores)) == valid).all()
+    assert ((read(made.classes) != 255) == valid).all()
+    assert made.valid_pixels == valid.sum()
+
+
+def test_the_map_knows_its_statistics_without_being_read_again(tmp_path, bundle_path, scene):
+    [made] = predict([scene], tmp_path / "out.tif", bundle=bundle_path)
+    with rasterio.open(made.scores) as file:
+        scores, said = file.read(1), {k.removeprefix("STATISTICS_"): float(v) for k, v in file.tags(1).items()}
+    known = scores[np.isfinite(scores)].astype(np.float64)
+    figures = {"MINIMUM": known.min(), "MAXIMUM": known.max(), "MEAN": known.mean(), "STDDEV": known.std()}
+    assert said == pytest.approx(figures | {"VALID_PERCENT": 100 * known.size / scores.size}, rel=1e-3)
+
+
+def test_the_answer_is_the_same_for_threads_processes_and_a_scheduler(tmp_path, bundle_path, scene):
+    def outputs(name, **how):
+        [made] = predict([scene], tmp_path / name / "out.gpkg", bundle=bundle_path, **how)
+        frame = gpd.read_file(made.polygons, layer="anomalies")
+        return digest(made.scores, made.classes), frame.to_json()
+
+    for name in ("threads", "processes", "scheduler"):
+        (tmp_path / name).mkdir()
+    threads = outputs("threads")
+    assert outputs("processes", workers=2) == threads
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        assert outputs("scheduler", scheduler=cluster.scheduler_address) == threads
+
+
+ROTATED = Affine.translation(500_000, 4_649_000) @ Affine.rotation(25) @ Affine.scale(0.5, -0.5)
+CUSTOM = CRS.from_proj4("+proj=laea +lat_0=10 +lon_0=20 +x_0=1234.5 +y_0=0 +ellps=bessel +units=m")
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        ("EPSG:32633", HALF_METRE),
+        ("EPSG:32633", ROTATED),
+        ("EPSG:32633", Affine(0.5, 0, 500_000, 0, 0.5, 4_649_000)),
+        ("EPSG:4326", Affine(1e-6, 0, 15.1, 0, -1e-6, 42.1)),
+        ("EPSG:2263", Affine(1.5, 0, 980_000, 0, -1.5, 190_000)),
+        (CUSTOM, HALF_METRE),
+        (None, Affine.identity()),
+    ],
+    ids=["north-up", "rotated", "south-up", "degrees", "feet", "custom", "no CRS"],
+)
+def test_the_score_raster_has_the_grid_of_the_scene(tmp_path, bundle_path, crs, transform):
+    path = write_raster(tmp_path / "scene.tif", picture(70, 45), crs=crs, transform=transform)
+    [made] = predict([path], tmp_path / "out.gpkg", bundle=bundle_path, threshold=0.3)
+    with rasterio.open(path) as a, rasterio.open(made.scores) as b:
+        assert (a.width, a.height, a.transform, a.crs) == (b.width, b.height, b.transform, b.crs)
+        bounds = a.bounds
+    frame = gpd.read_file(made.polygons, layer="anomalies")
+    assert len(frame) == made.anomalies > 0
+    if crs is not None and transform is not ROTATED:
+        low, high = sorted((bounds.bottom, bounds.top))
+        xmin, ymin, xmax, ymax = frame.total_bounds
+        assert bounds.left - 1e-9 <= xmin < xmax <= bounds.right + 1e-9 and low - 1e-9 <= ymin < ymax <= high + 1e-9
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 200), (33, 2), (65, 64)])
+def test_any_size_is_covered(tmp_path, bundle_path, height, width):
+    path = write_raster(tmp_path / "scene.tif", picture(height, width))
+    predict([path], tmp_path / "out.tif", bundle=bundle_path)
+    scores = read(tmp_path / "out.tif")
+    assert scores.shape == (height, width) and np.isfinite(scores).all()
+
+
+def test_a_scene_of_nothing_gives_a_valid_empty_map(tmp_path, bundle_path):
+    path = write_raster(tmp_path / "scene.tif", np.zeros((3, 80, 80), "uint8"), nodata=0)
+    [made] = predict([path], tmp_path / "out.gpkg", bundle=bundle_path)
+    assert np.isnan(read(made.scores)).all() and made.anomalies == made.valid_pixels == 0
+    frame = gpd.read_file(made.polygons, layer="anomalies")
+    assert len(frame) == 0 and {"score_max", "area_m2", "class_name"} <= set(frame.columns)
+
+
+def test_invalid_pixels_hardly_touch_their_neighbours(tmp_path, bundle_path):
+    array = picture(96, 96).astype("float32")
+    holed = array.copy()
+    holed[:, 10, 10] = np.nan
+    paths = [write_raster(tmp_path / f"{n}.tif", a) for n, a in (("full", array), ("holed", holed))]
+    for path in paths:
+        predict([path], tmp_path / f"{path.stem}_out.tif", bundle=bundle_path)
+    full, with_hole = (read(tmp_path / f"{p.stem}_out.tif") for p in paths)
+    assert np.isnan(with_hole[10, 10]) and np.isfinite(with_hole).sum() == 96 * 96 - 1
+    gap = np.abs(full - with_hole)[np.isfinite(with_hole)]
+    assert gap.max() < 0.5 and np.median(gap) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("bands", "dtype", "high"), [(1, "uint8", 255), (4, "uint16", 60_000), (2, "int16", 9000), (5, "float32", 3)]
+)
+def test_bands_and_types(tmp_path, bands, dtype, high):
+    make_bundle(tmp_path / "m.safetensors", bands=bands, high=float(high))
+    options = {"photometric": "minisblack"} if bands == 4 else {}
+    path = write_raster(tmp_path / "s.tif", picture(64, 64, bands=bands, dtype=dtype, high=high), **options)
+    predict([path], tmp_path / "out.tif", bundle=tmp_path / "m.safetensors")
+    assert read(tmp_path / "out.tif").std() > 0
+
+
+def test_several_scenes_share_a_file_or_have_one_each(tmp_path, bundle_path):
+    scenes = [write_raster(tmp_path / "in" / f"{n}.tif", picture(64, 64, seed=i)) for i, n in enumerate("ab")]
+    shared = predict(scenes, tmp_path / "all.gpkg", bundle=bundle_path, threshold=0.3)
+    frame = gpd.read_file(tmp_path / "all.gpkg", layer="anomalies")
+    assert set(frame["scene"]) == {"a.tif", "b.tif"} and len(frame) == sum(p.anomalies for p in shared)
+    assert (tmp_path / "all_a.tif").exists() and (tmp_path / "all_b.tif").exists()
+    apart = predict(scenes, tmp_path / "each", bundle=bundle_path, threshold=0.3)
+    assert [p.polygons.name for p in apart] == ["a.gpkg", "b.gpkg"]
+    assert sum(len(gpd.read_file(p.polygons, layer="anomalies")) for p in apart) == len(frame)
+    assert digest(apart[0].scores) == digest(shared[0].scores)
+
+
+def test_polygons_can_be_cut_again_without_the_model(tmp_path, bundle_path, scene):
+    [made] = predict([scene], tmp_path / "out.gpkg", bundle=bundle_path, threshold=0.4)
+    again = polygonize(made.scores, tmp_path / "again.gpkg")
+    assert again == made.anomalies
+    first, second = (
+        gpd.read_file(made.polygons, layer="anomalies"),
+        gpd.read_file(tmp_path / "again.gpkg", layer="anomalies"),
+    )
+    assert first.equals(second)
+    assert polygonize(made.scores, tmp_path / "none.geojson", threshold=1.1) == 0
+    assert polygonize(made.scores, tmp_path / "large.fgb", min_area_m2=1e9) == 0
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".parquet", ".fgb"])
+def test_polygon_formats_agree(tmp_path, bundle_path, scene, suffix):
+    [made] = predict([scene], tmp_path / f"out{suffix}", bundle=bundle_path, threshold=0.5)
+    frame = gpd.read_parquet(made.polygons) if suffix == ".parquet" else gpd.read_file(made.polygons, layer="anomalies")
+    assert len(frame) == made.anomalies
+    assert frame.crs.to_epsg() == (4326 if suffix == ".geojson" else 32633)
+
+
+def test_scores_open_as_an_array(tmp_path, bundle_path, scene):
+    predict([scene], tmp_path / "out.tif", bundle=bundle_path)
+    array = geood.open_scores(tmp_path / "out.tif")
+    assert array.dims == ("y", "x") and array.shape == (150, 210) and array.chunks is not None
+    assert array.rio.crs.to_epsg() == 32633
+    assert float(array.x[0]) == pytest.approx(500_000.5) and float(array.y[0]) == pytest.approx(4_649_776.5)
+    np.testing.assert_array_equal(array.values, read(tmp_path / "out.tif"))
+
+
+def test_the_map_tells_how_it_was_made(tmp_path, scene):
+    bundle = make_bundle(tmp_path / "m.safetensors", score={"kind": "entropy", "smooth_px": 3, "smooth_contrast": 0.2})
+    predict([scene], tmp_path / "out.tif", bundle=tmp_path / "m.safetensors", threshold=0.25)
+    told = geood.open_scores(tmp_path / "out.tif").attrs
+    assert told["GEOOD_SCENE"] == scene.name and told["GEOOD_MODEL"] == bundle.identity
+    assert told["GEOOD_SCORE"] == "entropy" and float(told["GEOOD_THRESHOLD"]) == 0.25
+    assert (int(told["GEOOD_SMOOTH_PX"]), float(told["GEOOD_SMOOTH_CONTRAST"])) == (3, 0.2)
+
+
+# Bad input: one clear error, nothing left behind, nothing replaced.
+
+
+def refused(kind, match, scenes, out, **options):
+    """`predict` raises, and the folder of `out` is as it was."""
+    folder = out.parent
+    before = contents(folder)
+    with pytest.raises(kind, match=match) as error:
+        predict(scenes, out, **options)
+    assert contents(folder) == before
+    return str(error.value)
+
+
+def contents(folder):
+    """Everything in a folder, with the bytes of files; None if there is no such folder."""
+    return {p: p.is_file() and p.read_bytes() for p in folder.rglob("*")} if folder.is_dir() else None
+
+
+@pytest.fixture
+def out(tmp_path):
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out" / "x.gpkg"
+
+
+def test_a_missing_scene(tmp_path, bundle_path, scene, out):
+    refused(DataError, "no such file; did you mean scene.tif", [scene.with_name("scen.tif")], out, bundle=bundle_path)
+
+
+def test_a_file_that_is_no_raster(tmp_path, bundle_path, out):
+    path = tmp_path / "notes.tif"
+    path.write_text("not a raster")
+    refused(DataError, "notes.tif.*cannot be read as a raster", [path], out, bundle=bundle_path)
+
+
+def test_a_truncated_scene_is_mapped_where_it_is_whole_and_the_rest_is_listed(tmp_path, bundle_path, out):
+    path = write_raster(tmp_path / "s.tif", picture(300, 300), tiled=True, blockxsize=64, blockysize=64)
+    predict([path], tmp_path / "whole.tif", bundle=bundle_path)
+    path.write_bytes(path.read_bytes()[:150_000])
+    with pytest.raises(TilesFailedError, match=r"s\.tif: \d+ tiles could not be scored, the first at row") as error:
+        predict([path], out, bundle=bundle_path)
+    [made] = error.value.made
+    got, wanted, failed = read(made.scores), read(tmp_path / "whole.tif"), np.zeros((300, 300), bool)
+    for window in made.failed_tiles:
+        failed[window.slices] = True
+    assert 0 < failed.mean() < 1
+    assert np.isnan(got[failed]).all()
+    np.testing.assert_array_equal(got[~failed], wanted[~failed])
+    layer = gpd.read_file(made.polygons, layer="failed_tiles")
+    assert len(layer) == len(made.failed_tiles)
+    assert layer.area.sum() == pytest.approx(failed.sum() * 0.25)
+    with rasterio.open(made.scores) as file:
+        assert len(json.loads(file.tags()["GEOOD_FAILED_TILES"])) == len(layer)
+    polygonize(made.scores, tmp_path / "again.gpkg")
+    assert len(gpd.read_file(tmp_path / "again.gpkg", layer="failed_tiles")) == len(layer)
+
+
+def test_a_scene_of_which_nothing_can_be_read(tmp_path, bundle_path, out):
+    path = write_raster(tmp_path / "s.tif", picture(300, 300), tiled=True, blockxsize=64, blockysize=64)
+    path.write_bytes(path.read_bytes()[:1200])
+    refused(DataError, "s.tif", [path], out, bundle=bundle_path)
+
+
+def test_a_scene_with_other_bands(tmp_path, bundle_path, out):
+    path = write_raster(tmp_path / "s.tif", picture(64, 64, bands=5))
+    refused(DataError, "has 5 bands .* trained on scenes with 3", [path], out, bundle=bundle_path)
+
+
+def test_a_bundle_that_is_none(tmp_path, scene, out):
+    refused(BundleError, "not a readable safetensors", [scene], out, bundle=scene)
+
+
+def test_an_output_that_exists_is_kept_until_overwritten(tmp_path, bundle_path, scene, out):
+    out.write_text("precious")
+    refused(OutputError, "exists", [scene], out, bundle=bundle_path)
+    predict([scene], out, bundle=bundle_path, overwrite=True)
+    assert gpd.read_file(out, layer="anomalies") is not None
+
+
+def test_a_raster_beside_the_polygons_is_not_replaced_either(bundle_path, scene, out):
+    out.with_suffix(".tif").write_text("precious")
+    refused(OutputError, r"x\.tif.*exists", [scene], out, bundle=bundle_path)
+
+
+def test_the_scene_itself_is_never_replaced(bundle_path, scene):
+    before = scene.read_bytes()
+    for name in ("scene.gpkg", "scene.tif"):
+        with pytest.raises(OutputError, match="replace the scene itself"):
+            predict([scene], scene.with_name(name), bundle=bundle_path, overwrite=True)
+    assert scene.read_bytes() == before and [p.name for p in scene.parent.iterdir()] == ["scene.tif"]
+
+
+def test_nothing_that_is_read_is_ever_replaced(tmp_path, bundle_path, scene):
+    tiles = tmp_path / "tiles"
+    for name in ("a.tif", "b.tif"):
+        write_raster(tiles / name, picture(64, 64))
+    vrt = write_mosaic([str(scene)], tmp_path / "view.vrt")
+    gpd.GeoSeries([box(*rasterio.open(scene).bounds)], crs="EPSG:32633").to_file(tmp_path / "area.gpkg")
+    os.link(scene, tmp_path / "link.tif")
+    before = {p: p.read_bytes() for p in (*tiles.iterdir(), scene, tmp_path / "area.gpkg")}
+    for scenes, out, how in (
+        ([tiles], tiles / "a.gpkg", {"mosaic": True}),
+        ([vrt], scene, {}),
+        ([scene], tmp_path / "link.tif", {}),
+        ([scene], tmp_path / "area.gpkg", {"options": SceneOptions(area=tmp_path / "area.gpkg")}),
+    ):
+        with pytest.raises(OutputError, match="replace the scene itself"):
+            predict(scenes, out, bundle=bundle_path, overwrite=True, **how)
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def test_a_missing_output_folder(tmp_path, bundle_path, scene):
+    refused(OutputError, "folder", [scene], tmp_path / "nowhere" / "x.gpkg", bundle=bundle_path)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_folder_that_cannot_be_written(bundle_path, scene):
+    with pytest.raises(OutputError, match="writ"):
+        predict([scene], "/proc/x.gpkg", bundle=bundle_path)
+
+
+@pytest.mark.parametrize("name", ["x.shp", "x.png", "x"])
+def test_an_unknown_ending(bundle_path, scene, out, name):
+    refused(ConfigError, r"\.gpkg", [scene], out.with_name(name), bundle=bundle_path)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_workers_cannot_be_reached_from_other_machines(workers):
+    with dask_client(workers, None):
+        me = psutil.Process()
+        found = [c for p in (me, *me.children(recursive=True)) for c in p.net_connections("inet")]
+        listening = {c.laddr.ip for c in found if c.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1"}
+
+
+def test_a_scheduler_that_does_not_answer(bundle_path, scene, out, monkeypatch):
+    monkeypatch.setattr("geood.prediction.cluster.ANSWER_S", 1)
+    refused(ConfigError, "no Dask scheduler", [scene], out, bundle=bundle_path, scheduler="tcp://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("small_disk", ["400k"], indirect=True)
+def test_a_full_disk(tmp_path, bundle_path, small_disk):
+    path = write_raster(tmp_path / "s.tif", np.random.default_rng(0).integers(1, 255, (3, 500, 500), "uint8"))
+    refused(OutputError, "disk.*free|free.*disk", [path], small_disk / "x.gpkg", bundle=bundle_path)
+
+
+def test_the_model_is_loaded_once_for_each_process(tmp_path, bundle_path, scene, monkeypatch):
+    loads = []
+    load = ModelBundle.load.__func__
+    monkeypatch.setattr(ModelBundle, "load", classmethod(lambda cls, path: loads.append(path) or load(cls, path)))
+    worker._engines.clear()
+    predict([scene], tmp_path / "a.tif", bundle=bundle_path)
+    assert len(loads) == 1 or torch.cuda.is_available()
+
+
+@pytest.mark.skipif("GEOOD_DATA" not in os.environ, reason="GEOOD_DATA does not name a folder of odd rasters")
+def test_a_folder_of_odd_rasters_gives_maps_or_clear_errors(tmp_path):
+    files = [p for p in sorted((Path(os.environ["GEOOD_DATA"]) / "rasters").iterdir()) if p.suffix in (".tif", ".tiff")]
+    bundles, mapped = {}, 0
+    for i, path in enumerate(files):
+        out = tmp_path / f"{i}" / "x.gpkg"
+        out.parent.mkdir()
+        try:
+            with Scene.open(path) as scene:
+                count = scene.count
+            if count not in bundles:
+                bundles[count] = tmp_path / f"{count}.safetensors"
+                make_bundle(bundles[count], bands=count, predict={"tile_px": 512, "halo_px": 32})
+            [made] = predict([path], out, bundle=bundles[count])
+        except GeoodError as error:
+            assert str(path) in str(error) and not list(out.parent.iterdir())
+            continue
+        with rasterio.open(path) as a, rasterio.open(made.scores) as b:
+            assert (a.shape, a.transform, a.crs) == (b.shape, b.transform, b.crs), path
+        assert np.isfinite(read(made.scores)).sum() == made.valid_pixels, path
+        assert len(gpd.read_file(made.polygons, layer="anomalies")) == made.anomalies, path
+        mapped += 1
+    assert mapped > len(files) / 2
+
+
+def test_a_scheduler_that_lives_on_sees_the_file_as_it_is_now(tmp_path, bundle_path):
+    path = tmp_path / "scene.tif"
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        for seed in (1, 2):
+            write_raster(path, picture(64, 64, seed=seed))
+            predict([path], tmp_path / f"{seed}.tif", bundle=bundle_path, scheduler=cluster.scheduler_address)
+    predict([path], tmp_path / "fresh.tif", bundle=bundle_path)
+    assert digest(tmp_path / "2.tif") == digest(tmp_path / "fresh.tif") != digest(tmp_path / "1.tif")
+
+
+def test_outputs_that_would_meet_are_refused_before_any_work(tmp_path, bundle_path, out):
+    scenes = [write_raster(tmp_path / "in" / n, picture(64, 64)) for n in ("a.tif", "a.classes.tif")]
+    refused(ConfigError, "same name", scenes, out.parent, bundle=bundle_path)
+    refused(ConfigError, "same name", [scenes[0], scenes[0]], out, bundle=bundle_path)
+
+
+def test_scenes_with_and_without_crs_do_not_share_a_file(tmp_path, bundle_path, out):
+    scenes = [
+        write_raster(tmp_path / "in" / "a.tif", picture(64, 64)),
+        write_raster(tmp_path / "in" / "b.tif", picture(64, 64), crs=None, transform=Affine.identity()),
+    ]
+    refused(ConfigError, "some have none", scenes, out, bundle=bundle_path)
+
+
+def test_a_new_folder_goes_again_when_nothing_came_of_it(tmp_path, bundle_path, scene, out):
+    refused(
+        BundleError, "no such bundle", [scene, scene.with_name("b.tif")], out.parent / "new", bundle=tmp_path / "no"
+    )
+    other = write_raster(tmp_path / "in" / "b.tif", picture(64, 64, bands=5))
+    refused(DataError, "5 bands", [scene, other], out.parent / "new", bundle=bundle_path)
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf")])
+def test_a_threshold_that_is_no_number(bundle_path, scene, out, threshold):
+    refused(ConfigError, "--threshold", [scene], out, bundle=bundle_path, threshold=threshold)
+
+
+def test_a_class_raster_of_another_scene_is_not_used(tmp_path, bundle_path, scene):
+    predict([scene], tmp_path / "out.gpkg", bundle=bundle_path)
+    other = write_raster(tmp_path / "in" / "other.tif", picture(150, 210, seed=3))
+    predict([other], tmp_path / "second.gpkg", bundle=bundle_path)
+    (tmp_path / "second.classes.tif").replace(tmp_path / "out.classes.tif")
+    with pytest.raises(DataError, match="not of the same prediction"):
+        polygonize(tmp_path / "out.tif", tmp_path / "again.gpkg")
+
+
+def at(path, array, metres, **options):
+    return write_raster(path, array, transform=Affine(metres, 0, 500_000, 0, -metres, 4_649_000), **options)
+
+
+def between(scores, times):
+    """Scores on a grid that many times as fine, linearly between pixels."""
+    places = ((np.arange(len(scores) * times) + 0.5) / times - 0.5).clip(0, len(scores) - 1)
+    low = np.minimum(places.astype(int), len(scores) - 2)
+    rows = scores[low] + (scores[low + 1] - scores[low]) * (places - low)[:, None]
+    return rows[:, low] + (rows[:, low + 1] - rows[:, low]) * (places - low)
+
+
+def test_a_finer_scene_is_read_at_the_models_resolution_and_answered_on_its_own_grid(tmp_path):
+    make_bundle(tmp_path / "m.safetensors", predict={"tile_px": 128, "halo_px": 160})  # wide enough to see no seams
+    array = picture(150, 150)
+    predict([at(tmp_path / "own.tif", array, 0.5)], tmp_path / "a.tif", bundle=tmp_path / "m.safetensors")
+    fine = np.kron(array, np.ones((1, 2, 2), np.uint8))
+    predict([at(tmp_path / "fine.tif", fine, 0.25)], tmp_path / "b.tif", bundle=tmp_path / "m.safetensors")
+    found, wanted = read(tmp_path / "b.tif"), between(read(tmp_path / "a.tif"), 2)
+    inner = (slice(1, -1),) * 2  # the outermost pixels lie beyond the centres of the model's
+    np.testing.assert_allclose(found[inner], wanted[inner], atol=1e-4)
+
+
+def test_every_pixel_of_a_resampled_scene_has_a_score_where_it_is_valid_and_nowhere_else(tmp_path, bundle_path):
+    for metres in (0.1, 0.37, 1.3):
+        array = picture(211, 160)
+        array[:, 31:77, 60:95] = array[:, 100, 3] = 0
+        path = at(tmp_path / f"{metres}.tif", array, metres, nodata=0)
+        [made] = predict([path], tmp_path / f"out_{metres}.gpkg", bundle=bundle_path)
+        valid = (array != 0).any(axis=0)
+        np.testing.assert_array_equal(np.isfinite(read(made.scores)), valid)
+        np.testing.assert_array_equal(read(made.classes) != 255, valid)
+
+
+def test_a_scene_may_be_read_as_it_is(tmp_path, bundle_path, caplog):
+    path = at(tmp_path / "s.tif", picture(64, 64), 0.1)
+    predict([path], tmp_path / "out.tif", bundle=bundle_path, options=SceneOptions(resample=False))
+    assert "--no-resample" in caplog.text
+    same = at(tmp_path / "same.tif", picture(64, 64), 0.5)
+    predict([same], tmp_path / "same_out.tif", bundle=bundle_path)
+    np.testing.assert_array_equal(read(tmp_path / "out.tif"), read(tmp_path / "same_out.tif"))
+
+
+def test_a_scene_of_quite_another_resolution_is_refused(tmp_path, bundle_path, out):
+    refused(DataError, "gdalwarp", [at(tmp_path / "s.tif", picture(64, 64), 0.01)], out, bundle=bundle_path)
+
+
+def test_bands_are_taken_by_name(tmp_path, bundle_path):
+    array = picture(64, 64, bands=4)
+    path = write_raster(tmp_path / "s.tif", array[[3, 2, 1, 0]])
+    plain = write_raster(tmp_path / "plain.tif", array[:3])
+    predict([plain], tmp_path / "a.tif", bundle=bundle_path)
+    options = SceneOptions(bands="band_1=4,band_2=3,band_3=2")
+    predict([path], tmp_path / "b.tif", bundle=bundle_path, options=options)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif"), read(tmp_path / "b.tif"))
+
+
+def test_a_part_of_a_scene_has_the_scores_of_the_whole(tmp_path, bundle_path, scene):
+    predict([scene], tmp_path / "whole.tif", bundle=bundle_path)
+    with rasterio.open(scene) as file:
+        west, north = file.transform @ (30, 20)
+        east, south = file.transform @ (190, 140)
+    options = SceneOptions(box=f"{west},{south},{east},{north}")
+    predict([scene], tmp_path / "part.tif", bundle=bundle_path, options=options)
+    whole, part = read(tmp_path / "whole.tif"), read(tmp_path / "part.tif")
+    inside = np.zeros(whole.shape, bool)
+    inside[20:140, 30:190] = True
+    np.testing.assert_array_equal(part, np.where(inside, whole, np.nan))
+
+
+def test_tiles_are_taken_as_one_scene(tmp_path, bundle_path, scene):
+    with rasterio.open(scene) as file:
+        for i, window in enumerate((RasterioWindow(0, 0, 100, 150), RasterioWindow(100, 0, 110, 150))):
+            profile = {"crs": file.crs, "transform": file.window_transform(window), "nodata": 0}
+            write_raster(tmp_path / "tiles" / f"{i}.tif", file.read(window=window), **profile)
+    predict([scene], tmp_path / "whole.tif", bundle=bundle_path)
+    [made] = predict([tmp_path / "tiles"], tmp_path / "city.gpkg", bundle=bundle_path, mosaic=True)
+    np.testing.assert_array_equal(read(made.scores), read(tmp_path / "whole.tif"))
+    with rasterio.open(made.scores) as file:
+        assert file.tags()["GEOOD_SCENE"] == "tiles"
+
+
+def test_the_numbers_of_a_scene_are_compared_with_those_of_training(tmp_path, bundle_path, caplog):
+    path = write_raster(tmp_path / "s.tif", picture(100, 100, dtype="uint16", high=4000))
+    predict([path], tmp_path / "out.tif", bundle=bundle_path)
+    assert "the model knows numbers of 8 bit, the scene is uint16" in caplog.text
+
+
+def test_a_plan_says_what_would_be_done_and_is_kept_to(tmp_path, bundle_path, scene):
+    said = dict(plan_run(str(scene), bundle=bundle_path, options=SceneOptions(), max_ram="8GB", folder=tmp_path))
+    assert "210 x 150 px" in said["scene"] and "12 of 64 px" in said["tiles"]
+    assert said["valid"].startswith("about 89 %")
+    assert list(tmp_path.iterdir()) == [scene.parent]
+    with pytest.raises(ConfigError, match="--max-ram"):
+        plan_run(str(scene), bundle=bundle_path, options=SceneOptions(), max_ram="10MB", folder=tmp_path)
+    with pytest.raises(ConfigError, match="--max-ram"):
+        predict([scene], tmp_path / "x.tif", bundle=bundle_path, max_ram="10MB")
+
+
+@pytest.mark.parametrize("kind", ["max_softmax", "max_logit", "entropy", "energy"])
+def test_every_score_can_be_written_with_its_style(tmp_path, scene, kind):
+    make_bundle(tmp_path / "m.safetensors", score={"kind": kind})
+    [made] = predict([scene], tmp_path / "out.gpkg", bundle=tmp_path / "m.safetensors", threshold=-1e6)
+    scores = read(made.scores)
+    assert np.nanstd(scores) > 0 and made.anomalies >= 1
+    own_range = made.scores.with_suffix(".qml").read_text() != qgis.score_style(-1e6)
+    assert own_range == (kind in ("max_logit", "energy"))
+
+
+# Folders of photographs
+
+
+def photographs(folder, count=3):
+    """Photographs without a place, one of them with transparent pixels, and files that are none."""
+    folder.mkdir()
+    for i in range(count):
+        array = picture(70, 90, bands=4, seed=i).transpose(1, 2, 0)
+        array[:, :, 3] = 255
+        array[:30, :40, 3] = 0 if i == 1 else 255
+        Image.fromarray(array).save(folder / f"photo_{i}.png")
+    (folder / "notes.txt").write_text("no scene")
+    (folder / "below").mkdir()
+    return folder
+
+
+def summary(folder):
+    with (folder / "summary.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_folder_of_photographs_gives_scores_of_each_and_a_summary_of_them(tmp_path, bundle_path):
+    out = tmp_path / "out"
+    made = predict([photographs(tmp_path / "in")], out, bundle=bundle_path, threshold=0.6)
+    assert [Path(one.scene).name for one in made] == ["photo_0.png", "photo_1.png", "photo_2.png"]
+    assert {p.name for p in out.iterdir()} == {"summary.csv"} | {
+        f"photo_{i}{end}" for i in range(3) for end in (".gpkg", ".tif", ".qml", ".classes.tif", ".classes.qml")
+    }
+    rows = summary(out)
+    assert [(row["scene"], row["scores"]) for row in rows] == [(f"photo_{i}.png", f"photo_{i}.tif") for i in range(3)]
+    for one, row in zip(made, rows, strict=True):
+        scores = read(one.scores)
+        known = scores[np.isfinite(scores)].astype(float)
+        assert int(row["valid_pixels"]) == known.size == one.valid_pixels
+        assert float(row["score_mean"]) == pytest.approx(known.mean(), rel=1e-12)
+        assert float(row["score_max"]) == pytest.approx(known.max(), rel=1e-7)
+        assert float(row["above_threshold"]) == pytest.approx((known > 0.6).mean(), rel=1e-12)
+        assert float(row["threshold"]) == 0.6
+        assert int(row["anomalies"]) == len(gpd.read_file(one.polygons, layer="anomalies")) == one.anomalies > 0
+    assert made[1].valid_pixels == 70 * 90 - 30 * 40
+
+
+def test_a_scene_without_a_valid_pixel_has_an_empty_row(tmp_path, bundle_path):
+    folder = photographs(tmp_path / "in", 1)
+    Image.fromarray(np.zeros((40, 40, 4), np.uint8)).save(folder / "nothing.png")
+    predict([folder], tmp_path / "out", bundle=bundle_path)
+    row = summary(tmp_path / "out")[0]
+    assert (row["scene"], row["valid_pixels"], row["anomalies"]) == ("nothing.png", "0", "0")
+    assert row["score_mean"] == row["score_max"] == row["above_threshold"] == ""
+
+
+def test_photographs_without_a_place_are_warned_of_once(tmp_path, bundle_path, caplog):
+    predict([photographs(tmp_path / "in")], tmp_path / "out", bundle=bundle_path)
+    said = [record.getMessage() for record in caplog.records if "no CRS" in record.getMessage()]
+    assert len(said) == 1 and "photo_0.png and 2 more: no CRS" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "polygons", "scores"),
+    [("x.gpkg", "x.gpkg", "x.tif"), ("x.tif", None, "x.tif"), ("new", "new/photo_0.gpkg", "new/photo_0.tif")],
+)
+def test_a_folder_with_one_photograph_may_have_any_output(tmp_path, bundle_path, name, polygons, scores):
+    [made] = predict([photographs(tmp_path / "in", 1)], tmp_path / name, bundle=bundle_path)
+    assert made.polygons == (polygons and tmp_path / polygons) and made.scores == tmp_path / scores
+    assert all(p.is_file() for p in (made.scores, made.polygons) if p)
+    assert (tmp_path / name / "summary.csv").is_file() == (name == "new")
+
+
+def test_photographs_may_share_a_polygon_file(tmp_path, bundle_path):
+    made = predict([photographs(tmp_path / "in")], tmp_path / "x.gpkg", bundle=bundle_path, threshold=0.6)
+    found = gpd.read_file(tmp_path / "x.gpkg", layer="anomalies")
+    assert sorted(found["scene"].unique()) == [Path(one.scene).name for one in made]
+    assert not (tmp_path / "summary.csv").exists()
+
+
+def test_folders_that_cannot_be_predicted(tmp_path, bundle_path, out):
+    (tmp_path / "empty").mkdir()
+    refused(
+        DataError,
+        r"no scene in this folder; needed: files ending in \.tif",
+        [tmp_path / "empty"],
+        out.parent,
+        bundle=bundle_path,
+    )
+    folder = photographs(tmp_path / "in")
+    shutil.copy(folder / "photo_1.png", folder / "photo_1.webp")
+    refused(ConfigError, "same name", [folder], out.parent, bundle=bundle_path)
+    (folder / "photo_1.webp").write_text("no picture")
+    refused(ConfigError, "same name", [folder], out.parent, bundle=bundle_path)
+    (folder / "photo_1.png").unlink()
+    refused(DataError, r"photo_1\.webp: cannot be read as a raster", [folder], out.parent, bundle=bundle_path)
+    (folder / "photo_1.webp").unlink()
+    refused(ConfigError, r"cannot tell what to write", [folder], out.with_suffix(".tif"), bundle=bundle_path)
+    (out.parent / "summary.csv").write_text("mine")
+    refused(OutputError, r"summary\.csv: exists already", [folder], out.parent, bundle=bundle_path)

@@ -1,0 +1,59 @@
+"""Small configs, and bundles with seeded random weights."""
+
+import torch
+
+from geood.config.sections import Config
+from geood.geo.bands import Bands
+from geood.models.bundle import ModelBundle
+from geood.models.flow import Flow
+from geood.models.segmenter import Segmenter
+
+
+def small_config(**sections):
+    """A config with tiny networks and lengths; sections override keys."""
+    tree = {
+        "data": {
+            "images": ["*.tif"],
+            "labels": ["*.tif"],
+            "classes": {0: "land", 1: "road", 2: "roof"},
+            "anomaly": [7],
+        },
+        "segmenter": {"encoder": "resnet10t", "decoder_channels": 16, "outlier": "none"},
+        "flow": {"steps": 1, "layers": 1, "growth": 8},
+        "negatives": {"patch_max_px": 32},
+        "predict": {"tile_px": 64, "halo_px": 32},
+    }
+    for section, keys in sections.items():
+        tree[section] = tree.get(section, {}) | keys
+    return Config.model_validate(tree)
+
+
+def make_bundle(path, *, bands=3, high=255.0, **sections):
+    """Save a bundle with seeded random weights, whose scores spread over [0, 1], and return it."""
+    config = small_config(**sections)
+    torch.manual_seed(0)
+    classes = len(config.data.classes)
+    segmenter, flow = Segmenter(bands, classes, config.segmenter), Flow(bands, config.flow, (1 / high,) * bands)
+    with torch.no_grad():
+        segmenter.head[-1].weight.mul_(60)  # strong opinions, so that classes and scores vary from pixel to pixel
+    bundle = ModelBundle(
+        segmenter=segmenter.eval(),
+        flow=flow.eval(),
+        inliers=None,
+        bands=Bands(
+            names=tuple(f"band_{i + 1}" for i in range(bands)),
+            indexes=tuple(range(1, bands + 1)),
+            low=(0.0,) * bands,
+            high=(high,) * bands,
+            fill=(0.5,) * bands,
+            step=(1 / high,) * bands,
+            scene_count=bands,
+        ),
+        config=config,
+        class_ids=tuple(sorted(config.data.classes)),
+        resolution=0.5,
+        calibration={config.score.kind: {"0.001": 0.9, "0.01": 0.7, "0.05": 0.5}},
+        calibrated=config.score,
+        metrics={"joint/miou": 0.5},
+    )
+    return bundle.save(path)

@@ -1,0 +1,67 @@
+"""Rasters of pixels, and of scores as `predict` puts them together, written on the spot."""
+
+import numpy as np
+import rasterio
+from affine import Affine
+
+from geood.geo.cog import assemble, encode_tile
+from geood.geo.grid import tile_grid
+
+UTM = "EPSG:32633"
+HALF_METRE = Affine(0.5, 0, 500_000.25, 0, -0.5, 4_649_776.75)
+
+
+def write_raster(path, array, *, crs=UTM, transform=HALF_METRE, nodata=None, **profile):
+    """Write an array (C, H, W) or (H, W) as a GeoTIFF and return its path."""
+    array = array[None] if array.ndim == 2 else array
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count, height, width = array.shape
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        count=count,
+        height=height,
+        width=width,
+        dtype=array.dtype,
+        crs=crs,
+        transform=transform,
+        nodata=nodata,
+        **profile,
+    ) as file:
+        file.write(array)
+    return path
+
+
+def write_scores(path, grid, array, **tags):
+    """A score raster (float32) or class raster (uint8) of an array, put together as `predict` does it."""
+    kinds = array.dtype == np.uint8
+    pixels = {"nodata": 255.0 if kinds else float("nan"), "overview": "mode" if kinds else "average"}
+    journal, places = path.with_name(f"{path.name}.journal"), {}
+    with journal.open("wb") as file:
+        for number, tile in enumerate(tile_grid(grid.height, grid.width, tile_px=1024, halo_px=0)):
+            chunk = encode_tile(np.ascontiguousarray(array[tile.write.slices]), tile_px=1024, **pixels)
+            places[number] = file.tell(), len(chunk)
+            file.write(chunk)
+    assemble(
+        path,
+        grid,
+        journal=journal,
+        places=places,
+        tile_px=1024,
+        dtype=array.dtype.name,
+        description="class" if kinds else "anomaly score",
+        tags={"GEOOD_MODEL": "abc", **tags},
+        statistics={},
+        **pixels,
+    )
+    journal.unlink()
+    return path
+
+
+def picture(height, width, *, bands=3, seed=0, dtype="uint8", high=255):
+    """Smooth random digital numbers (bands, height, width), from 1 up."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.random((bands, height // 8 + 2, width // 8 + 2))
+    fine = np.kron(coarse, np.ones((1, 8, 8)))[:, :height, :width] + rng.random((bands, height, width)) * 0.2
+    return (1 + fine / 1.2 * (high - 1)).astype(dtype)

@@ -1,0 +1,71 @@
+"""torchvision imports beside a torch without CUDA and stays as it is beside one with; first scores are exact."""
+
+import subprocess
+import sys
+
+import pytest
+
+TOUCH = "from geood._torch_compat import declare_missing_operators as declare\n"
+
+
+def run(code):
+    done = subprocess.run([sys.executable, "-c", TOUCH + code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_torchvision_imports_after_the_call_in_this_environment():
+    assert run("declare(); import torchvision, timm; print('imported')") == ["imported"]
+
+
+def test_operators_missing_are_declared_once_and_have_no_kernel():
+    code = """
+import geood._torch_compat as room
+room._operators_load = lambda: False
+print(declare(), declare())
+import torch, torchvision
+print(hasattr(torch.ops.torchvision, "nms"), hasattr(torch.ops.torchvision, "qnms"))
+try:
+    torch.ops.torchvision.nms(torch.rand(1, 4), torch.rand(1), 0.5)
+except NotImplementedError:
+    print("no-kernel")
+"""
+    if run("import geood._torch_compat as room; print(room._operators_load())") == ["True"]:
+        pytest.skip("the real operators load here")
+    assert run(code) == ["True", "True", "True", "True", "no-kernel"]
+
+
+def test_operators_present_are_left_alone():
+    code = """
+import geood._torch_compat as room, torch
+library = torch.library.Library("torchvision", "DEF")
+library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+library.impl("nms", lambda dets, scores, iou: torch.tensor([7]), "CPU")
+room._operators_load = lambda: True
+print(declare(), room._declared is None)
+print(int(torch.ops.torchvision.nms(torch.rand(1, 4), torch.rand(1), 0.5)))
+"""
+    assert run(code) == ["False", "True", "7"]
+
+
+def test_nothing_is_declared_after_torchvision_was_imported():
+    code = "declare(); import torchvision, geood._torch_compat as r; r._declared = None; print(declare())"
+    assert run(code) == ["False"]
+
+
+def test_the_first_scores_of_a_process_are_as_good_as_the_second():
+    """Without `start_vector_functions` one process of three fails on two cores."""
+    code = """
+import torch
+from geood.config.sections import SegmenterConfig
+from geood.models.scores import anomaly_score
+from geood.models.segmenter import Segmenter
+
+network = Segmenter(3, 3, SegmenterConfig(encoder="resnet10t", decoder_channels=16)).eval()
+with torch.inference_mode():
+    logits = [network(torch.rand(2, 3, 64, 96)).logits for _ in range(2)][0]
+    print(torch.equal(anomaly_score(logits, "jsd"), anomaly_score(logits, "jsd")))
+"""
+    command = [sys.executable, "-c", code]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [process.communicate()[0].strip() for process in processes] == ["True"] * 4

@@ -1,0 +1,465 @@
+"""Laws of training: same seed same weights, a killed run ends as an unbroken one, gradients go where they should."""
+
+import csv
+import dataclasses
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import torch
+
+from geood.config.loading import to_yaml
+from geood.config.sections import Config, FlowConfig, NegativesConfig
+from geood.datasets.scene_crops import open_scenes
+from geood.errors import ConfigError, DataError, OutputError, TrainingError
+from geood.models.bundle import ModelBundle
+from geood.models.flow import Flow
+from geood.models.segmenter import Segmenter
+from geood.training.run_folder import append_metrics, check_run, last_metrics, make_run, take_stages, trim_metrics
+from geood.training.stage import Plan, Stage, plans, sample_picture, troubles
+from geood.training.trainer import train
+from support.bundles import small_config
+from support.rasters import picture, write_raster
+
+LENGTHS = {"segmenter_steps": 4, "flow_steps": 2, "joint_steps": 4, "validate_every": 2, "batch": 2}
+
+
+@pytest.fixture(scope="module")
+def scenes_folder(tmp_path_factory) -> Path:
+    """Two scenes of 160 x 160 pixels with labels: classes are what the first band says."""
+    folder = tmp_path_factory.mktemp("scenes")
+    for i in range(2):
+        image = picture(160, 160, seed=i)
+        labels = np.digitize(image[0], [90, 160]).astype("uint8")
+        write_raster(folder / f"im_{i}.tif", image)
+        write_raster(folder / f"lab_{i}.tif", labels)
+    return folder
+
+
+def config(folder, *, outlier="head", **train):
+    data = {
+        "root": str(folder),
+        "images": ["im_*.tif"],
+        "labels": ["lab_*.tif"],
+        "crop_px": 64,
+        "crops": 12,
+        "block_m": 40.0,
+        "validation_crops": 2,
+    }
+    lengths = {**LENGTHS, "accelerator": "cpu", "average_decay": 0.5}
+    return small_config(data=data, segmenter={"outlier": outlier}, train=lengths | train)
+
+
+def train_apart(settings, run, *, before="", resume=False):
+    """Train in a process of its own (with as many threads as any other has), after running some code; its exit code."""
+    run.parent.mkdir(exist_ok=True)
+    path = run.parent / "config_of_run.yaml"
+    path.write_text(to_yaml(settings), encoding="utf-8")
+    script = f"""
+import os
+from geood.config.loading import load_config
+from geood.training.stage import Stage
+from geood.training.trainer import train
+{before}
+train(load_config({str(path)!r}), {str(run)!r}, resume={resume})
+"""
+    return subprocess.run([sys.executable, "-c", script], check=False).returncode
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def unbroken(scenes_folder, tmp_path_factory) -> Path:
+    """The bundle of a run from beginning to end."""
+    run = tmp_path_factory.mktemp("runs") / "unbroken"
+    assert train_apart(config(scenes_folder), run) == 0
+    return run / "model.safetensors"
+
+
+def test_a_run_leaves_all_that_it_promises(unbroken, scenes_folder):
+    run = unbroken.parent
+    assert {"config.yaml", "split.gpkg", "metrics.csv", "samples", "tensorboard", "model.safetensors"} <= {
+        p.name for p in run.iterdir()
+    }
+    assert set(gpd.read_file(run / "split.gpkg", layer="blocks")["split"]) == {"train", "validation"}
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    figures = {(r["stage"], r["figure"]) for r in rows}
+    assert {
+        ("segmenter", "val/miou"),
+        ("flow", "val/bpd"),
+        ("joint", "train/negative"),
+        ("joint", "val/outside"),
+    } <= figures
+    assert len(list((run / "samples").glob("joint_*.png"))) == 2
+    assert list((run / "tensorboard").rglob("events*"))
+
+
+OTHERS = {
+    "bfloat16, no average of the weights, two faded patches": {
+        "train": {"precision": "bf16-mixed", "average_decay": 0.0},
+        "negatives": {"patches": 2, "feather_px": 2, "patch_max_px": 24},
+    },
+    "the paper's networks and optimizers, an outlier head": {
+        "segmenter": {"network": "ldn121", "outlier": "head", "checkpointing": True},
+        "flow": {"network": "denseflow-small", "checkpointing": True},
+        "train": {"flow_optimizer": "adamax", "encoder_lr_factor": 0.25, "segmenter_steps": 2, "joint_steps": 2},
+        "score": {"kind": "hybrid", "feature_bank": 100},
+    },
+    "an outlier class, a flow that stays as it is": {
+        "segmenter": {"encoder": "resnet10t", "decoder_channels": 16, "outlier": "class"},
+        "train": {"joint_flow_lr": 0.0},
+        "score": {"kind": "uno", "smooth_px": 3},
+    },
+}
+
+
+@pytest.mark.parametrize("sections", OTHERS.values(), ids=OTHERS)
+def test_other_arithmetic_networks_and_outputs_train(scenes_folder, tmp_path, sections):
+    settings = config(scenes_folder).model_dump()
+    settings = {section: keys | sections.get(section, {}) for section, keys in settings.items()}
+    if "segmenter" in sections:
+        settings["segmenter"] = sections["segmenter"]
+    if "flow" in sections:
+        settings["flow"] = sections["flow"]
+    bundle = ModelBundle.load(train(Config.model_validate(settings), tmp_path / "run"))
+    assert all(torch.isfinite(tensor).all() for tensor in bundle.flow.state_dict().values())
+    assert all(tensor.dtype == torch.float32 for tensor in bundle.segmenter.parameters())
+    assert set(bundle.calibration) == set(bundle.scores) and bundle.config.score.kind in bundle.scores
+    low, high = bundle.thresholds["0.05"], bundle.thresholds["0.001"]
+    assert np.isfinite([low, high]).all() and low <= high
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    bits = [float(row["value"]) for row in rows if row["figure"].endswith("bpd")]
+    assert len(bits) >= 3 and all(0 < value < 12 for value in bits)
+    assert any(row["figure"] == "train/gap" for row in rows)
+
+
+@pytest.mark.parametrize("source", ["noise", "shuffled", "folder", "none"])
+def test_other_negatives_need_no_flow(scenes_folder, unbroken, tmp_path, source, caplog):
+    keys = {"source": source, "folder": "." if source == "folder" else None, "patch_max_px": 32}
+    outlier = "none" if source == "none" else "head"
+    settings = config(scenes_folder, outlier=outlier, stages_from=str(unbroken.parent))
+    settings = settings.model_copy(update={"negatives": NegativesConfig(**keys)})
+    caplog.set_level("INFO", logger="geood")
+    bundle = ModelBundle.load(train(settings, tmp_path / "run"))
+    assert bundle.flow is None and not (tmp_path / "run" / "samples").exists()
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        figures = {row["figure"]: float(row["value"]) for row in csv.DictReader(file)}
+    assert (figures["train/negative"] > 0) == (source != "none") == ("train/gap" in figures)
+    assert re.search(r"joint: \d+\.\d crops/s, \d+ % of the time waiting for data", caplog.text)
+
+
+def test_stages_taken_over_end_in_the_same_bundle_with_any_number_of_workers(unbroken, scenes_folder, tmp_path):
+    taken = config(scenes_folder, stages_from=str(unbroken.parent))
+    taken = taken.model_copy(update={"data": taken.data.model_copy(update={"workers": 1})})
+    assert train_apart(taken, tmp_path / "run") == 0
+    first, second = ModelBundle.load(unbroken), ModelBundle.load(tmp_path / "run" / "model.safetensors")
+    assert first.metrics == second.metrics and first.calibration == second.calibration
+    for name in ("segmenter", "flow", "inliers"):
+        a, b = getattr(first, name).state_dict(), getattr(second, name).state_dict()
+        assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_stages_of_another_run_that_do_not_fit_are_refused(unbroken, scenes_folder, tmp_path):
+    from_it = {"stages_from": str(unbroken.parent)}
+    for settings, match in (
+        (config(scenes_folder, stages_from=str(tmp_path)), "not the folder of a run"),
+        (config(scenes_folder, **from_it, seed=1), r"other values of train\.seed"),
+        (config(scenes_folder, **from_it).model_copy(update={"flow": FlowConfig(steps=3)}), r"values of flow\.steps"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            train(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    bare = config(scenes_folder, outlier="none", flow_steps=0, joint_steps=0, segmenter_steps=2)
+    train(bare, tmp_path / "bare")
+    taking = config(scenes_folder, stages_from=str(tmp_path / "bare"))
+    with pytest.raises(ConfigError, match=r"has no stage flow; .* afresh here with train\.flow_steps: 0"):
+        train(taking, tmp_path / "run")
+    longer = tmp_path / "bare" / "config.yaml"
+    longer.write_text(longer.read_text().replace("segmenter_steps: 2", "segmenter_steps: 9"))
+    with pytest.raises(ConfigError, match="has done 2 of 9 steps of its stage segmenter"):
+        train(taking, tmp_path / "run")
+    longer.write_text(longer.read_text().replace("segmenter_steps: 9", "segmenter_steps: 2"))
+    afresh = config(scenes_folder, stages_from=str(tmp_path / "bare"), flow_steps=0)
+    flow = Flow(3, afresh.flow, (1 / 255,) * 3)
+    figures = take_stages(tmp_path / "bare", afresh, segmenter=Segmenter(3, 3, afresh.segmenter), flow=flow)
+    assert "segmenter/miou" in figures and not flow.initialized
+
+
+def test_an_average_is_what_the_bundle_keeps(unbroken):
+    stored = torch.load(unbroken.parent / "checkpoints" / "joint.ckpt", weights_only=True)
+    bundle, weight = ModelBundle.load(unbroken), "head.2.weight"
+    assert torch.equal(bundle.segmenter.state_dict()[weight], stored["state_dict"][f"segmenter.{weight}"])
+    assert not torch.equal(bundle.segmenter.state_dict()[weight], stored["current_model_state"][f"segmenter.{weight}"])
+
+
+@pytest.mark.parametrize(
+    ("section", "keys", "match"),
+    [
+        ("score", {"kind": "knn"}, "score.kind knn: .*feature_bank"),
+        ("score", {"kind": "hybrid"}, "segmenter.outlier: head"),
+        ("segmenter", {"outlier": "head"}, "learns from negatives in the joint stage, and there are none"),
+    ],
+)
+def test_a_score_or_output_that_nothing_will_serve_is_refused_before_training(
+    scenes_folder, tmp_path, section, keys, match
+):
+    settings = config(scenes_folder, outlier="none", joint_steps=0)
+    changed = getattr(settings, section).model_copy(update=keys)
+    with pytest.raises(ConfigError, match=match):
+        train(settings.model_copy(update={section: changed}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_troubles_are_told_with_what_helps():
+    before = {"segmenter/miou": 0.6, "flow/bpd": 3.0}
+    fine = {"miou": 0.59, "bpd": 3.1, "outside": 0.02, "spread": 0.1}
+    assert troubles(fine, before) == [] == troubles({}, {}) == troubles({"miou": 0.1}, {})
+    for change, said in (
+        ({"outside": 0.5}, "leave the range"),
+        ({"spread": 0.001}, "all alike"),
+        ({"bpd": 3.9}, "forgets the images"),
+        ({"miou": 0.5}, "drown inlier classes"),
+    ):
+        [trouble] = troubles(fine | change, before)
+        assert said in trouble and "lower" in trouble
+
+
+@pytest.mark.parametrize(("bands", "dtype"), [(1, "uint8"), (4, "uint16"), (13, "uint16")])
+def test_one_to_thirteen_bands_of_8_or_16_bit_train_and_score(tmp_path, bands, dtype):
+    for i in range(2):
+        image = picture(160, 160, bands=bands, seed=i, dtype=dtype, high=255 if dtype == "uint8" else 12_000)
+        write_raster(tmp_path / f"im_{i}.tif", image)
+        write_raster(tmp_path / f"lab_{i}.tif", np.digitize(image[0] / image[0].max(), [0.35, 0.6]).astype("uint8"))
+    settings = config(tmp_path, segmenter_steps=1, flow_steps=1, joint_steps=1)
+    flow = FlowConfig(network="denseflow-small")
+    bundle = ModelBundle.load(train(settings.model_copy(update={"flow": flow}), tmp_path / "run"))
+    assert bundle.bands.count == bands and len(bundle.flow.sample(1, 16, 16)[0]) == bands
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        bits = [float(row["value"]) for row in csv.DictReader(file) if row["figure"] == "val/bpd"]
+    assert all(0 < value < (10 if dtype == "uint8" else 18) for value in bits)
+
+
+def test_the_bundle_of_a_run_is_usable(unbroken, scenes_folder):
+    bundle = ModelBundle.load(unbroken)
+    assert bundle.class_ids == (0, 1, 2) and bundle.config == config(scenes_folder)
+    assert bundle.resolution == pytest.approx(0.5, rel=1e-2)
+    low, middle, high = (bundle.thresholds[rate] for rate in ("0.05", "0.01", "0.001"))
+    assert 0 <= low <= middle <= high <= 1
+    assert bundle.flow.initialized and {"joint/miou", "flow/bpd"} <= set(bundle.metrics)
+
+
+def test_thresholds_leave_their_share_of_inlier_pixels_above(unbroken, scenes_folder):
+    bundle = ModelBundle.load(unbroken)
+    validation = open_scenes(config(scenes_folder)).validation()
+    scores = []
+    for i in range(len(validation)):
+        sample = validation[i]
+        score = bundle.score(sample["image"][None])[0].numpy()
+        scores.append(score[(sample["mask"] != 255).numpy()])
+    above = np.concatenate(scores).astype(np.float16)
+    for rate, threshold in bundle.thresholds.items():
+        assert (above > np.float16(threshold)).mean() <= float(rate)
+        below = np.nextafter(np.float16(threshold), np.float16(-1))
+        assert (above > below).mean() > float(rate)  # and no lower threshold would do
+
+
+def test_a_run_killed_in_each_stage_goes_on_and_ends_as_the_unbroken_one(unbroken, scenes_folder, tmp_path):
+    """Also where another number of processes read the crops meanwhile."""
+    run, settings = tmp_path / "run", config(scenes_folder)
+    a_reader = settings.model_copy(update={"data": settings.data.model_copy(update={"workers": 1})})
+    deadly = """
+step = Stage.training_step
+def deadly(self, batch, index):
+    if (self.plan.stage, self.global_step) == ({!r}, {}):
+        os._exit(9)
+    return step(self, batch, index)
+Stage.training_step = deadly
+"""
+    for stage, step, now in (("segmenter", 3, settings), ("flow", 1, a_reader), ("joint", 3, settings)):
+        before = deadly.format(stage, step)
+        assert train_apart(now, run, before=before, resume=run.exists()) == 9
+        assert not (run / "model.safetensors").exists()
+    assert train_apart(settings, run, resume=True) == 0
+    assert digest(run / "model.safetensors") == digest(unbroken)
+    assert (run / "metrics.csv").read_text() == (unbroken.parent / "metrics.csv").read_text()
+
+
+def test_a_run_is_neither_replaced_nor_continued_with_another_config(unbroken, scenes_folder):
+    before = digest(unbroken)
+    with pytest.raises(OutputError, match="holds a run already; add --resume"):
+        train(config(scenes_folder), unbroken.parent)
+    with pytest.raises(OutputError, match=r"other values of train\.seed"):
+        train(config(scenes_folder, seed=5), unbroken.parent, resume=True)
+    assert train(config(scenes_folder), unbroken.parent, resume=True) == unbroken
+    assert digest(unbroken) == before
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path, scenes_folder):
+    (tmp_path / "photo.jpg").write_text("mine")
+    with pytest.raises(OutputError, match="not a run"):
+        train(config(scenes_folder), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+def test_data_that_cannot_be_used_leaves_no_run(tmp_path, scenes_folder):
+    broken = config(scenes_folder)
+    broken = broken.model_copy(update={"data": broken.data.model_copy(update={"images": ["nothing_*.tif"]})})
+    with pytest.raises(DataError, match="nothing_"):
+        train(broken, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_and_says_where(scenes_folder, tmp_path, monkeypatch):
+    step = Stage._segmenter_step
+
+    def poisoned(self, batch):
+        figures = step(self, batch)
+        return {"loss": figures["loss"] * float("nan")} if self.global_step == 3 else figures
+
+    monkeypatch.setattr(Stage, "_segmenter_step", poisoned)
+    with pytest.raises(TrainingError) as error:
+        train(config(scenes_folder), tmp_path / "run")
+    for part in ("stage segmenter", "step 3", "im_", "segmenter.ckpt (step 2)"):
+        assert part in str(error.value)
+    monkeypatch.setattr(Stage, "_segmenter_step", step)
+    assert train(config(scenes_folder), tmp_path / "run", resume=True).exists()
+
+
+def test_each_term_of_the_joint_step_moves_the_networks_that_it_is_to_move(scenes_folder):
+    settings = config(scenes_folder)
+    sample = open_scenes(settings).training(0, 2)
+    batch = torch.utils.data.default_collate([sample[0], sample[1]])
+
+    def gradients(**keys):
+        """Gradients of segmenter and flow after one joint step."""
+        torch.manual_seed(0)
+        chosen = settings.model_copy(update={"loss": settings.loss.model_copy(update=keys)})
+        segmenter, flow = Segmenter(3, 3, chosen.segmenter), Flow(3, chosen.flow, (1 / 255,) * 3)
+        flow.initialize(batch["image"])
+        Stage(Plan("joint", 1, 2), chosen, segmenter=segmenter, flow=flow)._joint_step(batch)["loss"].backward()
+        return [
+            {k: torch.zeros_like(p) if p.grad is None else p.grad for k, p in network.named_parameters()}
+            for network in (segmenter, flow)
+        ]
+
+    def same(a, b):
+        return all(torch.allclose(a[k], b[k], rtol=1e-3, atol=1e-7) for k in a)
+
+    def total(*parts):
+        return {k: sum(part[k] for part in parts) for k in parts[0]}
+
+    both = {"negative_to_flow": True, "class_to_flow": True}
+    plain, flow_plain = gradients(negative_weight=0.0, flow_weight=0.0)
+    with_flow, flow_term = gradients(negative_weight=0.0, flow_weight=1.0)
+    with_negative, negative_term = gradients(negative_weight=1.0, flow_weight=0.0)
+    all_in, through_all = gradients(negative_weight=1.0, flow_weight=0.0, **both)
+    _, class_term = gradients(negative_weight=0.0, flow_weight=0.0, **both)
+    assert same(plain, with_flow) and not same(plain, with_negative) and same(with_negative, all_in)
+    assert all(not gradient.any() for gradient in flow_plain.values())  # by default the class term is kept out
+    assert any(gradient.any() for gradient in class_term.values()) and not same(negative_term, flow_term)
+    assert same(through_all, total(negative_term, class_term))  # what is kept out is just what plain autograd adds
+    _, kept_out = gradients(negative_weight=1.0, flow_weight=0.0, negative_to_flow=False)
+    assert all(not gradient.any() for gradient in kept_out.values())
+
+
+def test_stages_are_whole_epochs_at_least_as_long_as_asked(scenes_folder):
+    lengths = {"segmenter_steps": 1000, "validate_every": 300, "flow_steps": 0, "joint_steps": 10}
+    made = plans(config(scenes_folder, **lengths, joint_batch=3))
+    assert [(p.stage, p.epochs, p.batch) for p in made] == [("segmenter", 3, 2), ("joint", 1, 3)]
+    assert [p.steps for p in made] == [1002, 10]
+
+
+def test_two_processes_train_one_model_on_different_crops(scenes_folder, tmp_path):
+    """One process without a place for a patch in the joint stage must not make the other wait."""
+    path, script = tmp_path / "c.yaml", tmp_path / "pair.py"
+    path.write_text(to_yaml(config(scenes_folder, devices=2)), encoding="utf-8")
+    script.write_text(
+        f"""
+import hashlib, json, os, torch
+from geood.config.loading import load_config
+from geood.training.stage import Stage
+from geood.training.trainer import train
+rank, seen, nets = os.environ.get("LOCAL_RANK", "0"), [], {{}}
+step, end = Stage.training_step, Stage.on_train_end
+def spying(self, batch, index):
+    seen.append(hashlib.sha256(batch["image"].numpy().tobytes()).hexdigest())
+    if self.plan.stage == "joint" and rank == "1" and index == 0:
+        batch["valid"] = torch.zeros_like(batch["valid"])
+    return step(self, batch, index)
+def note(self):
+    weights = torch.cat([p.detach().flatten() for p in self.parameters()])
+    nets[self.plan.stage] = hashlib.sha256(weights.numpy().tobytes()).hexdigest()
+Stage.training_step, Stage.on_train_end = spying, note
+train(load_config("{path}"), "{tmp_path / "run"}")
+with open("{tmp_path}/" + rank + ".json", "w") as file:
+    json.dump({{"seen": seen, "nets": nets}}, file)
+"""
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first["nets"] == second["nets"] and set(first["nets"]) == {"segmenter", "flow", "joint"}
+    assert not set(first["seen"]) & set(second["seen"]) and len(set(first["seen"])) == len(first["seen"])
+    assert ModelBundle.load(tmp_path / "run" / "model.safetensors").flow.initialized
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "match"),
+    [("segmenter", "encoder", "resnt18", "resnet18"), ("train", "accelerator", "gpu", "no GPU")],
+)
+def test_a_config_that_cannot_run_leaves_no_run(scenes_folder, tmp_path, section, key, value, match):
+    if value == "gpu" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    chosen = config(scenes_folder)
+    chosen = chosen.model_copy(update={section: getattr(chosen, section).model_copy(update={key: value})})
+    with pytest.raises(ConfigError, match=match):
+        train(chosen, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_does_not_change_the_training_may_change_on_resume(unbroken, scenes_folder, tmp_path):
+    run, first = tmp_path / "run", config(scenes_folder)
+    make_run(run, first)
+    eased = first.model_copy(update={"data": first.data.model_copy(update={"workers": 1})})
+    check_run(run, eased, resume=True)
+    with pytest.raises(OutputError, match=r"loss\.negative_weight"):
+        check_run(
+            run, first.model_copy(update={"loss": first.loss.model_copy(update={"negative_weight": 1.0})}), resume=True
+        )
+
+
+@pytest.mark.parametrize("small_disk", ["1M"], indirect=True)
+def test_a_full_disk_stops_the_training_and_keeps_what_is_whole(scenes_folder, small_disk):
+    with pytest.raises(OutputError, match="free space"):
+        train(config(scenes_folder), small_disk / "run")
+    assert not list(small_disk.rglob("*.partial")) and not (small_disk / "run" / "model.safetensors").exists()
+
+
+def test_metrics_rows_of_undone_work_are_dropped(tmp_path):
+    path = tmp_path / "metrics.csv"
+    append_metrics(path, "flow", 10, {"val/bpd": 4.0, "train/loss": 3.0})
+    append_metrics(path, "flow", 20, {"val/bpd": 3.5})
+    append_metrics(path, "joint", 5, {"val/miou": 0.5})
+    trim_metrics(path, "flow", 10)
+    assert last_metrics(path, "flow") == {"flow/bpd": 4.0}
+    assert last_metrics(path, "joint") == {"joint/miou": 0.5}
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 5])
+def test_samples_of_any_band_count_can_be_shown(bands):
+    shown = sample_picture(torch.rand(5, bands, 16, 24))
+    assert shown.mode == "RGB" and shown.size == (4 * 26 + 2, 2 * 18 + 2)
+
+
+def test_plans_are_values():
+    assert dataclasses.is_dataclass(Plan) and Plan("flow", 2, 3) == Plan("flow", 2, 3)
