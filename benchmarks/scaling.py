@@ -33,10 +33,11 @@ from geood.config.loading import load_config
 from geood.geo.cog import encode_tile
 from geood.geo.grid import Grid
 from geood.prediction import dispatch
+from geood.prediction.job import Job, NumberedTile, ScoredTile
 from geood.prediction.journal import Chunk, Journal, TileFigures
 from geood.prediction.malloc import KEEP_FREED_MEMORY
 from geood.prediction.pipeline import predict
-from geood.prediction.worker import NOTHING, Job, NumberedTile, ScoredTile
+from geood.prediction.worker import NOTHING
 
 TINY = ["segmenter.encoder=resnet10t", "segmenter.decoder_channels=8", "predict.halo_px=32"]
 PRETENDERS = (1, 4, 16, 64, 128)

@@ -13,8 +13,8 @@ from PIL import Image
 from rasterio.windows import Window
 from shapely.geometry import box
 
-from geood.cli.app import _run
 from geood.cli.demo import CONFIG, run_demo
+from geood.cli.process import _run
 from geood.config.loading import load_config, to_yaml
 from geood.datasets.synthetic.world import make_world
 from geood.errors import OutputError

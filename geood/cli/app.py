@@ -7,27 +7,19 @@ the line, adds the traceback. A knob belongs in a config section, not here.
 
 from __future__ import annotations
 
-import atexit
-import logging
-import os
-import signal
-import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from geood._version import __version__
 from geood.cli.data import data_app
-from geood.errors import ConfigError, DataError, GeoodError, TilesFailedError
-from geood.prediction.malloc import keep_freed_memory
+from geood.errors import ConfigError, DataError, TilesFailedError
 
 if TYPE_CHECKING:
     from geood.catalog import DataSet
 
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="geood",
@@ -201,7 +193,8 @@ def plan(
     settings: Uses = None,
 ) -> None:
     """Say what `predict` would do with a scene, and what it would take: tiles, memory, disk, time."""
-    from geood.prediction.plan import SceneOptions, plan_run
+    from geood.prediction.estimate import plan_run
+    from geood.prediction.plan import SceneOptions
 
     options = SceneOptions(bands, nodata, not no_resample, aoi, bbox)
     for label, text in plan_run(
@@ -264,11 +257,12 @@ def evaluate(
         return
     if scores or split or protocol:
         raise ConfigError("--scores, --split and --protocol are for the names of `geood data list`; scenes have none")
-    from geood.geo.score_raster import check_output
+    from geood.atomic import check_output
 
     if out:
         check_output(out, overwrite=overwrite)
-    from geood.evaluation.scenes import evaluate_scenes, write_metrics
+    from geood.evaluation.results import write_metrics
+    from geood.evaluation.scenes import evaluate_scenes
     from geood.models.bundle import ModelBundle
 
     result = evaluate_scenes(root, ModelBundle.load(_bundle(model)), overrides=settings or ())
@@ -345,61 +339,6 @@ def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle, a 
         _print_bundle(read_header(file))
     else:
         raise DataError(f"{file}: no such file; give a model.safetensors, a config or a score raster")
-
-
-def main() -> NoReturn:
-    """Run the command line and exit with its code."""
-    keep_freed_memory()
-    debug = "--debug" in sys.argv
-    arguments = [a for a in sys.argv[1:] if a != "--debug"]
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("geood").setLevel(logging.INFO)
-    atexit.register(_heed_no_more)  # first of all, and so the last to be called
-    signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(_run(arguments, debug=debug))
-
-
-def _heed_no_more() -> None:
-    """Ignore signals: Python drops its handlers before it ends, and one in between would take the exit code away."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _interrupt(*_: object) -> NoReturn:
-    """Tidy up at the first Ctrl-C (or SIGTERM), end at once at the second: what lies on disk is whole at any moment."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: os._exit(INTERRUPTED))
-    raise KeyboardInterrupt
-
-
-def _run(arguments: list[str], *, debug: bool) -> int:
-    """Run one command line; returns its exit code, with whatever went wrong said on stderr."""
-    try:
-        result = app(arguments, prog_name="geood", standalone_mode=False)
-        if result != INTERRUPTED:  # which is typer's own way of ending after Ctrl-C
-            return result if isinstance(result, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
-        pass
-    except GeoodError as error:
-        if debug:
-            traceback.print_exc()
-        print(f"geood: {error}", file=sys.stderr)
-        return error.exit_code
-    except Exception as error:
-        if hasattr(error, "show") and hasattr(error, "exit_code"):  # a usage error of click, by whatever path
-            error.show()
-            return int(error.exit_code)
-        if debug:
-            traceback.print_exc()
-        print(
-            f"geood: {type(error).__name__}: {error}\n"
-            "This is a bug in geood. Run again with --debug and report what it shows.",
-            file=sys.stderr,
-        )
-        return 1
-    print("geood: interrupted", file=sys.stderr)
-    return INTERRUPTED
 
 
 def _bundle(given: Path | None) -> Path:

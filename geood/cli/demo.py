@@ -17,7 +17,8 @@ from geood.config.loading import load_config
 from geood.datasets.synthetic.world import make_world
 from geood.errors import OutputError
 from geood.evaluation.pictures import draw_overview
-from geood.evaluation.scenes import evaluate_scenes, write_metrics
+from geood.evaluation.results import write_metrics
+from geood.evaluation.scenes import evaluate_scenes
 from geood.models.bundle import ModelBundle
 from geood.prediction.pipeline import predict
 from geood.training.trainer import train

@@ -7,28 +7,15 @@ Files are read in `config_file`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from geood.catalog.vocabulary import vocabulary
+from geood.config.score_kinds import ScoreKind
+from geood.constants import IGNORE
 from geood.errors import ConfigError
 
-IGNORE = 255  # in masks: nobody said what is there
-ScoreKind = Literal[
-    "jsd",
-    "max_softmax",
-    "max_logit",
-    "entropy",
-    "energy",
-    "standardized_max_logit",
-    "kl_matching",
-    "knn",
-    "gmm",
-    "hybrid",
-    "uno",
-]
-SCORE_KINDS: tuple[ScoreKind, ...] = get_args(ScoreKind)
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from geood.config.sections import IGNORE, DataConfig
+from geood.config.sections import DataConfig
+from geood.constants import IGNORE
+from geood.datasets.samples import Sample
 
-Sample = dict[str, Any]
 DRAWS = 8  # a window without enough data or without a label is drawn again, up to this many in all
 
 

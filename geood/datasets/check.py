@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from geood.catalog import DataSet, Split
-from geood.config.sections import IGNORE
-from geood.datasets.discovery import Found, Frame, find_frames
-from geood.datasets.frames import frame_size, held_ids
+from geood.constants import IGNORE
+from geood.datasets.discovery import find_frames
+from geood.datasets.frames import Found, Frame, frame_size, held_ids
 from geood.errors import DataError
 from geood.progress import Progress
 

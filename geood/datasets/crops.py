@@ -9,40 +9,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from geood.config.sections import IGNORE, Config
-from geood.datasets.augment import Sample, augment
+from geood.config.sections import Config
+from geood.constants import IGNORE
+from geood.datasets.augment import augment
+from geood.datasets.samples import Ground, Sample, seed_of
 from geood.geo.bands import Bands
 
 if TYPE_CHECKING:
     from geood.datasets.screening import Screening
-
-
-class Pixels(NamedTuple):
-    """One crop as read: digital numbers (C, H, W) float32, valid (H, W) bool, ids (H, W) int64, 255 unlabelled."""
-
-    image: NDArray[np.float32]
-    valid: NDArray[np.bool_]
-    ids: NDArray[np.int64]
-
-
-class Ground(Protocol):
-    """What crops are cut from; a place is whatever it takes for one."""
-
-    def read(self, place: Any, *, validation: bool) -> Pixels:
-        """The pixels of a place, those that the other side of the split owns invalid and unlabelled."""
-
-    def name(self, place: Any) -> str:
-        """What a place is called in messages."""
-
-    def write_split(self, folder: Path, training: tuple[Any, ...], validation: tuple[Any, ...]) -> None:
-        """Write down which ground and which crops belong to which side."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +111,3 @@ class ValidationCrops(Dataset[Sample]):
 
     def __getitem__(self, i: int) -> Sample:
         return self.crops.sample(self.crops.validation_boxes[i], validation=True)
-
-
-def seed_of(*parts: int) -> int:
-    """One seed of 63 bits for several numbers: what is drawn for one combination says nothing about another."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1

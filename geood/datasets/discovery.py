@@ -11,46 +11,15 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from geood.catalog import DataSet, Layout, Split
+from geood.datasets.frames import Found, Frame
 from geood.errors import DataError
 
 PLACE = re.compile(r"\{(\w+)\}")
 WHAT = {"number": r"\d+"}  # what may stand at a place; at all others any one name
 HEADERS = {"image", "images", "name", "names", "file", "filename", "file_name", "frame", "id"}  # of a list's column
-
-
-class Frame(NamedTuple):
-    """One image of a data set, and its labels (None: it has none). `name` is its id in the set's own terms.
-
-    Names that repeat from folder to folder have the folder before them, with `/`.
-    `base` is an image that `image` is an overlay of, `segments` the file that says what the segments of labels are.
-    Without a `data_set`, labels are rasters of the ids that the config names.
-    """
-
-    name: str
-    image: Path
-    labels: Path | None
-    data_set: DataSet | None = None
-    base: Path | None = None
-    segments: Path | None = None
-
-
-@dataclass
-class Found:
-    """The frames of a split in the order of their names, and what lacks its other half.
-
-    `not_found` are names on the split's list of frames that no image has.
-    """
-
-    layout: Layout
-    frames: list[Frame]
-    without_labels: list[Path] = field(default_factory=list)
-    without_image: list[Path] = field(default_factory=list)
-    not_found: list[str] = field(default_factory=list)
 
 
 def find_frames(data_set: DataSet, root: Path, split: Split) -> Found:

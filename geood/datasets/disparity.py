@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from geood.datasets.discovery import Frame
+from geood.datasets.frames import Frame
 from geood.errors import DataError
 from geood.geo.gdal import open_raster, reading
-from geood.metrics.distance import distance_of_disparity
 
 STEPS_PER_PX = 256  # of the disparity files
 
@@ -51,3 +50,22 @@ def _files(frame: Frame) -> tuple[Path, Path]:
         root / "disparity" / split / scene / f"{stem}_disparity.png",
         root / "camera" / split / scene / f"{stem}_camera.json",
     )
+
+
+def distance_of_disparity(
+    disparity_px: NDArray[np.floating], *, baseline_m: float, focal_px: float
+) -> NDArray[np.float32]:
+    """Distance in metres of each pixel, float32 of any shape; NaN where `disparity_px` is NaN or not above 0.
+
+    `baseline_m` lies between the two cameras, and `focal_px` is the mean of the focal lengths along x and y. Disparity
+    is in pixels, whatever code a file has for it.
+
+    Raises:
+        ValueError: if the baseline or the focal length is not above 0.
+    """
+    if not (baseline_m > 0 and focal_px > 0):
+        raise ValueError(f"baseline and focal length must be above 0, got {baseline_m} m and {focal_px} px")
+    disparity = np.asarray(disparity_px, np.float64)
+    distance = np.full(disparity.shape, np.nan)
+    np.divide(baseline_m * focal_px, disparity, out=distance, where=disparity > 0)
+    return distance.astype(np.float32)

@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from geood.catalog import DataSet
-from geood.config.sections import IGNORE
-from geood.datasets.discovery import Found, Frame
+from geood.catalog import DataSet, Layout
+from geood.constants import IGNORE
 from geood.errors import DataError
 from geood.geo.gdal import open_raster, rasterio_window, reading
 from geood.geo.grid import Window
@@ -319,3 +319,33 @@ def screened(found: Found, anomaly: set[int], *, holds: str, label_ids: Mapping[
         what = "an anomaly" if holds == "anomalous" else "no anomaly"
         raise DataError(f"{found.frames[0].image.parent}: no frame holds {what} (class ids {sorted(anomaly)})")
     return kept
+
+
+class Frame(NamedTuple):
+    """One image of a data set, and its labels (None: it has none). `name` is its id in the set's own terms.
+
+    Names that repeat from folder to folder have the folder before them, with `/`.
+    `base` is an image that `image` is an overlay of, `segments` the file that says what the segments of labels are.
+    Without a `data_set`, labels are rasters of the ids that the config names.
+    """
+
+    name: str
+    image: Path
+    labels: Path | None
+    data_set: DataSet | None = None
+    base: Path | None = None
+    segments: Path | None = None
+
+
+@dataclass
+class Found:
+    """The frames of a split in the order of their names, and what lacks its other half.
+
+    `not_found` are names on the split's list of frames that no image has.
+    """
+
+    layout: Layout
+    frames: list[Frame]
+    without_labels: list[Path] = field(default_factory=list)
+    without_image: list[Path] = field(default_factory=list)
+    not_found: list[str] = field(default_factory=list)

@@ -22,11 +22,13 @@ from typing import NamedTuple
 import numpy as np
 
 from geood.catalog import DataSet, Split, data_set
-from geood.config.sections import IGNORE, Config
-from geood.datasets.crops import Crops, Pixels, seed_of
-from geood.datasets.discovery import Frame, drop_unlabelled, find_frames
-from geood.datasets.frames import Decoded, decode, frame_size, screened
-from geood.datasets.scene_crops import check_images, find_files
+from geood.config.sections import Config
+from geood.constants import IGNORE
+from geood.datasets.crops import Crops
+from geood.datasets.discovery import drop_unlabelled, find_frames
+from geood.datasets.files import check_images, find_files
+from geood.datasets.frames import Decoded, Frame, decode, frame_size, screened
+from geood.datasets.samples import Pixels, seed_of
 from geood.datasets.screening import Screening, labelled, report_screening, screen, why_nothing
 from geood.errors import ConfigError, DataError
 from geood.geo.bands import bands_from_samples

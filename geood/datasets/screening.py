@@ -16,8 +16,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from geood.config.sections import IGNORE, Config
-from geood.datasets.crops import Pixels
+from geood.config.sections import Config
+from geood.constants import IGNORE
+from geood.datasets.samples import Pixels
 from geood.errors import DataError
 from geood.progress import Progress
 

@@ -24,8 +24,8 @@ import torch
 from numpy.typing import NDArray
 from shapely.geometry import box as polygon
 
-from geood.config.sections import IGNORE
-from geood.datasets.crops import Pixels
+from geood.constants import IGNORE
+from geood.datasets.samples import Pixels
 from geood.datasets.torchgeo_layers import Box, LabelledImages
 from geood.errors import DataError
 from geood.geo.grid import metres_per_unit

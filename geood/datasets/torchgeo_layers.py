@@ -26,9 +26,9 @@ from rasterio.crs import CRS
 from shapely.geometry import box as box_polygon
 
 from geood._torch_compat import declare_missing_operators
-from geood.config.sections import IGNORE
-from geood.datasets.crops import Pixels
+from geood.constants import IGNORE
 from geood.datasets.reprojection import OpenFiles, Part, Source
+from geood.datasets.samples import Pixels
 from geood.errors import DataError
 from geood.geo.gdal import GDAL_FAILURES, reason
 from geood.geo.grid import Grid, Window

@@ -22,20 +22,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geood.catalog import DataSet, Split
-from geood.config.sections import IGNORE
-from geood.datasets.discovery import Frame, drop_unlabelled, find_frames
+from geood.constants import ANOMALY, IGNORE
+from geood.datasets.discovery import drop_unlabelled, find_frames
 from geood.datasets.disparity import distance_of, has_distance
-from geood.datasets.frames import Decoded, decode, screened
+from geood.datasets.frames import Decoded, Frame, decode, screened
 from geood.errors import ConfigError, DataError, OutputError
 from geood.evaluation.class_mapping import Meaning, data_settings
 from geood.evaluation.pictures import draw_frame
 from geood.evaluation.results import SetEvaluation, write_figures
-from geood.evaluation.tile_scores import ScoredFrame, ScoreFiles, Scores, check_bands, on_best_device, score_frame
+from geood.evaluation.score_files import ScoreFiles, Scores
+from geood.evaluation.tile_scores import ScoredFrame, check_bands, on_best_device, score_frame
 from geood.geo.scene import Scene
 from geood.metrics.components import ComponentScores
 from geood.metrics.distance import DistanceCurves
-from geood.metrics.pixels import ANOMALY, Confusion, OpenSetConfusion, PixelCurve, mean_of_known
+from geood.metrics.pixels import PixelCurve
 from geood.metrics.protocols import PixelProtocol, protocol_named
+from geood.metrics.segmentation import Confusion, OpenSetConfusion, mean_of_known
 from geood.models.bundle import ModelBundle, temperature_of
 from geood.progress import Progress
 

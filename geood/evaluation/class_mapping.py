@@ -16,9 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from geood.catalog import DataSet
 from geood.config.loading import apply_override
-from geood.config.sections import IGNORE
+from geood.constants import ANOMALY, IGNORE, INLIER
 from geood.errors import ConfigError, DataError
-from geood.metrics.pixels import ANOMALY, INLIER
 from geood.models.bundle import ModelBundle
 
 

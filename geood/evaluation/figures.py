@@ -5,20 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-SCORE_NAMES = {
-    "jsd": "Jensen-Shannon",
-    "max_softmax": "max softmax",
-    "max_logit": "max logit",
-    "entropy": "entropy",
-    "energy": "energy",
-    "standardized_max_logit": "standardized max logit",
-    "kl_matching": "KL matching",
-    "knn": "nearest neighbours",
-    "gmm": "Gaussian mixture",
-    "hybrid": "hybrid",
-    "uno": "UNO",
-}
-
 
 def percent(share: float) -> str:
     """A share in eight places of per cent, a dash if it is undefined; below 1 % with one decimal more."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 
-from geood.config.sections import IGNORE
+from geood.constants import IGNORE
 from geood.errors import OutputError
 from geood.geo.gdal import open_raster, reading
 from geood.geo.qgis import class_colours

@@ -12,13 +12,15 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from geood.atomic import check_output
 from geood.catalog import DataSet, Split
+from geood.config.score_kinds import SCORE_NAMES
 from geood.errors import OutputError
-from geood.evaluation.figures import SCORE_NAMES, percent, without_nan
+from geood.evaluation.figures import percent, without_nan
 from geood.evaluation.leaderboards import PUBLISHED, Published
 
 OUTPUTS = {"metrics.json", "images.csv", "scores", "pictures"}  # what a folder of figures may hold
@@ -221,3 +223,82 @@ def _published(row: Published, components: bool) -> str:
     shares = [math.nan if cell is None else cell / 100 for cell in cells]
     name = row.method + (" +" if row.negatives else "")
     return name + "\n" + _line("", shares) if len(name) > 27 else _line(name, shares)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of one bundle on one set of scenes.
+
+    `rows` has one dict for each score: `score`, `temperature`, `average_precision`, `fpr95`, `auroc`, all shares.
+    `at_threshold` tells what the bundle's default threshold does: recall, precision and false-positive rate. `scenes`
+    has a dict for each scene with the figures of the bundle's own score there. Undefined figures are NaN.
+    """
+
+    model: str
+    score: str
+    rows: list[dict[str, Any]]
+    at_threshold: dict[str, float]
+    pixels: int
+    anomaly_pixels: int
+    base_rate: float
+    miou: float
+    class_iou: dict[str, float]
+    unknown_ids: dict[int, int]
+    scenes: list[dict[str, Any]]
+
+    def headline(self) -> dict[str, float]:
+        """The figures that are quoted: those of the bundle's own score, the base rate, and mIoU."""
+        [own] = [row for row in self.rows if row["score"] == self.score]
+        return {
+            "AP": own["average_precision"],
+            "FPR95": own["fpr95"],
+            "AUROC": own["auroc"],
+            "base rate": self.base_rate,
+            "mIoU": self.miou,
+        }
+
+    def to_json(self) -> str:
+        """All figures as JSON text; what is undefined is null."""
+        return json.dumps(without_nan(asdict(self)), indent=2) + "\n"
+
+    def table(self) -> str:
+        """The figures as a table for people, in per cent."""
+        lines = [f"{'score':<24}{'AP':>8}{'FPR95':>8}{'AUROC':>8}"]
+        for row in self.rows:
+            name = SCORE_NAMES[row["score"]] + (" *" if row["score"] == self.score else "")
+            figures = (row["average_precision"], row["fpr95"], row["auroc"])
+            lines.append(f"{name:<24}" + "".join(percent(x) for x in figures))
+        lines += [
+            "* the score of this model; all figures in per cent",
+            "",
+            f"{'anomaly pixels':<24}{percent(self.base_rate)} of {self.pixels:,} (the AP of a blind guess)",
+            f"{'closed-set mIoU':<24}{percent(self.miou)} "
+            f"({', '.join(f'{name} {100 * iou:.0f}' for name, iou in self.class_iou.items() if not math.isnan(iou))})",
+        ]
+        if self.at_threshold:
+            at = self.at_threshold
+            lines.append(
+                f"{'above ' + format(at['threshold'], '.3f'):<24}{percent(at['recall'])} of the anomaly pixels and "
+                f"{100 * at['fpr']:.2f} of the others; precision {100 * at['precision']:.1f}"
+            )
+        if self.unknown_ids:
+            ids = ", ".join(f"{i} ({n:,} pixels)" for i, n in self.unknown_ids.items())
+            lines.append(f"left out: label ids that are neither a class nor an anomaly: {ids}")
+        return "\n".join(lines)
+
+
+def write_metrics(evaluation: Evaluation, out: Path, *, overwrite: bool = False) -> None:
+    """Write all figures of an evaluation as JSON, whole or not at all.
+
+    Raises:
+        OutputError: if the file exists and is not to be replaced, or cannot be written.
+    """
+    check_output(out, overwrite=overwrite)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(evaluation.to_json(), encoding="utf-8")
+        os.replace(partial, out)
+    except OSError as error:
+        raise OutputError(f"{out}: the figures cannot be written ({error}); choose another --out") from None
+    finally:
+        partial.unlink(missing_ok=True)

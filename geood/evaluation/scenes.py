@@ -8,13 +8,9 @@ takes the bundle's temperature; the other baselines take 1, as in their papers.
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,83 +19,21 @@ import torch
 from numpy.typing import NDArray
 
 from geood.config.loading import load_config
-from geood.config.sections import IGNORE
-from geood.datasets.scene_crops import find_files
-from geood.errors import ConfigError, DataError, OutputError
-from geood.evaluation.figures import SCORE_NAMES, percent, without_nan
+from geood.constants import ANOMALY, IGNORE, INLIER
+from geood.datasets.files import find_files
+from geood.errors import ConfigError, DataError
+from geood.evaluation.results import Evaluation
 from geood.evaluation.tile_scores import on_best_device
 from geood.geo.grid import Tile, tile_grid
 from geood.geo.labels import VECTOR_SUFFIXES, open_labels, pair_by_name, why_not_shared
 from geood.geo.scene import Scene
-from geood.geo.score_raster import check_output
-from geood.metrics.pixels import ANOMALY, INLIER, Confusion, PixelCurve
+from geood.metrics.pixels import PixelCurve
+from geood.metrics.segmentation import Confusion
 from geood.models.bundle import ModelBundle, temperature_of
 from geood.progress import Progress
 
 log = logging.getLogger("geood")
 RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".png")
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The figures of one bundle on one set of scenes.
-
-    `rows` has one dict for each score: `score`, `temperature`, `average_precision`, `fpr95`, `auroc`, all shares.
-    `at_threshold` tells what the bundle's default threshold does: recall, precision and false-positive rate. `scenes`
-    has a dict for each scene with the figures of the bundle's own score there. Undefined figures are NaN.
-    """
-
-    model: str
-    score: str
-    rows: list[dict[str, Any]]
-    at_threshold: dict[str, float]
-    pixels: int
-    anomaly_pixels: int
-    base_rate: float
-    miou: float
-    class_iou: dict[str, float]
-    unknown_ids: dict[int, int]
-    scenes: list[dict[str, Any]]
-
-    def headline(self) -> dict[str, float]:
-        """The figures that are quoted: those of the bundle's own score, the base rate, and mIoU."""
-        [own] = [row for row in self.rows if row["score"] == self.score]
-        return {
-            "AP": own["average_precision"],
-            "FPR95": own["fpr95"],
-            "AUROC": own["auroc"],
-            "base rate": self.base_rate,
-            "mIoU": self.miou,
-        }
-
-    def to_json(self) -> str:
-        """All figures as JSON text; what is undefined is null."""
-        return json.dumps(without_nan(asdict(self)), indent=2) + "\n"
-
-    def table(self) -> str:
-        """The figures as a table for people, in per cent."""
-        lines = [f"{'score':<24}{'AP':>8}{'FPR95':>8}{'AUROC':>8}"]
-        for row in self.rows:
-            name = SCORE_NAMES[row["score"]] + (" *" if row["score"] == self.score else "")
-            figures = (row["average_precision"], row["fpr95"], row["auroc"])
-            lines.append(f"{name:<24}" + "".join(percent(x) for x in figures))
-        lines += [
-            "* the score of this model; all figures in per cent",
-            "",
-            f"{'anomaly pixels':<24}{percent(self.base_rate)} of {self.pixels:,} (the AP of a blind guess)",
-            f"{'closed-set mIoU':<24}{percent(self.miou)} "
-            f"({', '.join(f'{name} {100 * iou:.0f}' for name, iou in self.class_iou.items() if not math.isnan(iou))})",
-        ]
-        if self.at_threshold:
-            at = self.at_threshold
-            lines.append(
-                f"{'above ' + format(at['threshold'], '.3f'):<24}{percent(at['recall'])} of the anomaly pixels and "
-                f"{100 * at['fpr']:.2f} of the others; precision {100 * at['precision']:.1f}"
-            )
-        if self.unknown_ids:
-            ids = ", ".join(f"{i} ({n:,} pixels)" for i, n in self.unknown_ids.items())
-            lines.append(f"left out: label ids that are neither a class nor an anomaly: {ids}")
-        return "\n".join(lines)
 
 
 class _Case(NamedTuple):
@@ -180,23 +114,6 @@ def evaluate_scenes(config_or_root: str | Path, bundle: ModelBundle, *, override
         unknown_ids=dict(sorted(unknown.items())),
         scenes=scenes,
     )
-
-
-def write_metrics(evaluation: Evaluation, out: Path, *, overwrite: bool = False) -> None:
-    """Write all figures of an evaluation as JSON, whole or not at all.
-
-    Raises:
-        OutputError: if the file exists and is not to be replaced, or cannot be written.
-    """
-    check_output(out, overwrite=overwrite)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(evaluation.to_json(), encoding="utf-8")
-        os.replace(partial, out)
-    except OSError as error:
-        raise OutputError(f"{out}: the figures cannot be written ({error}); choose another --out") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _measure(

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geood.catalog import data_set
-from geood.datasets.discovery import Frame, find_frames
-from geood.datasets.frames import decode
+from geood.datasets.discovery import find_frames
+from geood.datasets.frames import Frame, decode
 from geood.errors import ConfigError, DataError, OutputError
-from geood.evaluation.tile_scores import check_bands, h5py, on_best_device, score_frame
+from geood.evaluation.score_files import h5py
+from geood.evaluation.tile_scores import check_bands, on_best_device, score_frame
 from geood.models.bundle import ModelBundle
 from geood.progress import Progress
 

@@ -7,28 +7,19 @@ bear the name of their frame or of its image.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geood.datasets.discovery import Frame
-from geood.datasets.frames import Decoded
-from geood.errors import ConfigError, DataError
-from geood.geo.gdal import open_raster, reading
+from geood.datasets.frames import Decoded, Frame
+from geood.evaluation.score_files import LARGEST, Scores
 from geood.geo.grid import mirrored, tile_grid
 from geood.geo.scene import Scene
 from geood.models.bundle import ModelBundle
-
-SCORE_SUFFIXES = (".npy", ".hdf5", ".h5", ".tif", ".tiff")
-LARGEST = 65504.0  # of float16
-
-Scores = NDArray[np.floating]
 
 
 class ScoredFrame(NamedTuple):
@@ -85,93 +76,3 @@ def on_best_device(bundle: ModelBundle | None) -> Iterator[torch.device]:
     finally:
         if bundle is not None and moved:
             bundle.to("cpu")
-
-
-class ScoreFiles:
-    """Scores of frames in a folder, found by name; `.npy`, GeoTIFF, or HDF5 with a data set `value`."""
-
-    def __init__(self, folder: Path, frames: Sequence[Frame]) -> None:
-        """Find the files of all frames.
-
-        Raises:
-            DataError: the folder is missing, the scores of some frames are, or some have two files.
-        """
-        if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; give the folder of score files, one for each image")
-        paths = [p for p in sorted(folder.rglob("*")) if _is_score(p)]
-        whole = _grouped((p.relative_to(folder).with_suffix("").as_posix(), p) for p in paths)
-        stems = _grouped((p.stem, p) for p in paths)
-        images = Counter(frame.image.stem for frame in frames)
-        self._paths: dict[str, Path] = {}
-        for frame in frames:
-            found = whole.get(frame.name)
-            if not found and images[frame.image.stem] == 1:  # else the name alone does not tell which one is meant
-                found = stems.get(frame.name) or stems.get(frame.image.stem)
-            if found and len(found) > 1:
-                raise DataError(f"{found[0]}: and {found[1]} are both scores of {frame.name}; move one of them away")
-            if found:
-                self._paths[frame.name] = found[0]
-        missing = [frame.name for frame in frames if frame.name not in self._paths]
-        if missing:
-            named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-            raise DataError(
-                f"{folder}: {len(missing)} of {len(frames)} images have no score file: {named}; write each as "
-                "NAME.npy, .tif or .hdf5 (data set value)"
-            )
-
-    def read(self, frame: Frame, shape: tuple[int, int]) -> Scores:
-        """The scores (H, W) of a frame.
-
-        Raises:
-            DataError: the file cannot be read, or holds something of another shape.
-        """
-        path = self._paths[frame.name]
-        array = _read_array(path)
-        if array.shape != shape or array.dtype.kind not in "fiu":
-            raise DataError(
-                f"{path}: {array.dtype} of shape {array.shape}; scores are numbers (height, width) = {shape}, one for "
-                "each pixel of the image"
-            )
-        if (np.isfinite(array) & (np.abs(array) > LARGEST)).any():
-            raise DataError(f"{path}: holds scores beyond {LARGEST:g}, the range of float16; rescale them")
-        scores: Scores = array if array.dtype == np.float16 else array.astype(np.float32)
-        return scores
-
-
-def _grouped(named: Iterable[tuple[str, Path]]) -> dict[str, list[Path]]:
-    groups: dict[str, list[Path]] = {}
-    for name, path in named:
-        groups.setdefault(name, []).append(path)
-    return groups
-
-
-def _is_score(path: Path) -> bool:
-    return path.suffix.lower() in SCORE_SUFFIXES and path.is_file()
-
-
-def _read_array(path: Path) -> NDArray[Any]:
-    try:
-        if path.suffix.lower() == ".npy":
-            with path.open("rb") as opened:
-                array: NDArray[Any] = np.lib.format.read_array(opened, allow_pickle=False)
-            return np.squeeze(array)
-        if path.suffix.lower() in (".hdf5", ".h5"):
-            with h5py().File(path, "r") as file:
-                return np.asarray(file["value"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: no scores can be read from it ({error})") from None
-    with reading(path), open_raster(path) as source:
-        return np.squeeze(source.read(), axis=0) if source.count == 1 else np.asarray(source.read())
-
-
-def h5py() -> Any:
-    """The library for HDF5 files, which only some users need.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        import h5py as library
-    except ImportError:
-        raise ConfigError("HDF5 files need h5py; install it with: pip install 'geood[hdf5]'") from None
-    return library

@@ -26,7 +26,7 @@ from rasterio.features import rasterize
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
-from geood.config.sections import IGNORE
+from geood.constants import IGNORE
 from geood.errors import DataError
 from geood.geo.gdal import GDAL_FAILURES, open_raster, rasterio_window, reading, reason
 from geood.geo.grid import Grid, Window

@@ -9,8 +9,7 @@ the answer does not depend on whether a file has them. This room knows nothing o
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -32,11 +31,6 @@ SAME = 0.05  # by which resolutions may differ and count as one: well within wha
 SHRINK = 8  # times at most: 64 pixels are read for each one looked at; beyond, a smaller file is the better way
 ENLARGE = 4  # times at most: beyond, next to nothing that the model was trained to see is in the pixels
 PIECE_PX = 2**21  # of the scene that are resampled at a time, to bound the memory
-PLACE_PX = 64  # side of the windows that samples are read of; blocks of files are mostly multiples of it
-PLACES = 1024  # windows at most for an estimate of the valid share
-PATIENCE = 2.0  # seconds after which that estimate makes do with what it has
-BORDER_PLACES = 24  # on each side of a scene
-BORDER_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -273,56 +267,3 @@ def resampling_of(scene_grid: Grid, resolution: float | None, *, resample: bool)
         )
     how = f"shrunk {times:.4g} times, averaged" if shrinks else f"enlarged {times:.4g} times, between pixels linearly"
     return (1 / times if shrinks else times), f"{how}: {both}"
-
-
-def places(grid: Grid, count: int, *, skip: int = 0) -> Iterator[Window]:
-    """Small windows spread evenly over a grid, in reading order; `skip` those that came with a smaller `count`.
-
-    They lie on a lattice of their own size, so that a window mostly touches one block of the file. Reading order
-    matters for files that can only be decoded from the top.
-    """
-    rows, cols = -(-grid.height // PLACE_PX), -(-grid.width // PLACE_PX)
-
-    def lattice(most: int) -> set[tuple[int, int]]:
-        if rows * cols <= most:
-            return {(r, c) for r in range(rows) for c in range(cols)}
-        # The R2 sequence: any stretch of it is spread evenly over the square (M. Roberts, 2018).
-        down, across = ((0.5 + step * np.arange(most)) % 1 for step in (0.7548776662466927, 0.5698402909980532))
-        return set(zip((down * rows).astype(int).tolist(), (across * cols).astype(int).tolist(), strict=True))
-
-    for row, col in sorted(lattice(count) - lattice(skip)):
-        yield Window(row * PLACE_PX, col * PLACE_PX, PLACE_PX, PLACE_PX).within(grid.window)
-
-
-def valid_share(scene: Scene) -> float:
-    """An estimate of the share of pixels that are valid, in bounded time for a scene of any size."""
-    if scene.wholly_valid:
-        return 1.0
-    began, seen, pixels, done = time.monotonic(), 0, 0, 0
-    for count in (32, 128, 512, PLACES):
-        for window in places(scene.grid, count, skip=done):
-            seen += int(scene.valid(window).sum())
-            pixels += window.height * window.width
-            if done and time.monotonic() - began > PATIENCE:
-                return seen / pixels
-        done = count
-    return seen / pixels
-
-
-def undeclared_nodata(scene: Scene) -> float | None:
-    """A number that much of the scene's border has in all bands, as if it meant no data, but counts as valid."""
-    grid, whole = scene.grid, scene.grid.window
-    down, across = (np.linspace(0, side - 1, BORDER_PLACES).astype(int) for side in (grid.height, grid.width))
-    sides = {Window(row, int(c), 1, 16) for row in (0, grid.height - 1) for c in across}
-    sides |= {Window(int(r), col, 16, 1) for col in (0, grid.width - 1) for r in down}
-    parts = [scene.stored(window.within(whole), scene.band_indexes) for window in sorted(sides)]
-    numbers = np.concatenate([array.reshape(scene.count, -1) for array, _ in parts], axis=1)
-    alike = np.concatenate([valid.ravel() for _, valid in parts]) & (numbers == numbers[0]).all(axis=0)
-    if scene.dtype.kind == "f":
-        usual = [0.0, -9999.0, -32768.0, float(np.finfo(scene.dtype).min)]
-    else:
-        limits = np.iinfo(scene.dtype)
-        usual = [0.0, float(limits.max), *([-9999.0, float(limits.min)] if limits.min < -9999 else [])]
-    share = {value: float((alike & (numbers[0] == value)).mean()) for value in usual}
-    likely = max(usual, key=lambda value: share[value])
-    return likely if share[likely] >= BORDER_SHARE else None

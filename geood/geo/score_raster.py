@@ -5,36 +5,14 @@ How they are put together is the matter of `cog`. This room knows nothing of ten
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geood.errors import DataError, OutputError
+from geood.errors import DataError
 from geood.geo.gdal import open_raster
 
 if TYPE_CHECKING:
     import xarray
-
-NO_CLASS = 255  # in class rasters: no data
-
-
-def check_output(path: str | Path, *, overwrite: bool) -> None:
-    """See that a file can be written, before work is spent on it.
-
-    Raises:
-        OutputError: if it exists and `overwrite` is not set, is a folder, or its folder is missing or not writable.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; give the name of a file")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists already; add --overwrite to replace it, or choose another name")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: there is no folder {path.parent}; make it first, or choose another place")
-    try:
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise OutputError(f"{path}: its folder cannot be written to ({error.strerror}); choose another place") from None
 
 
 def read_tags(path: str | Path, *, dtype: str = "float32") -> dict[str, str]:

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from geood.config.sections import IGNORE
+from geood.constants import ANOMALY, IGNORE
 from geood.metrics.curve import NAN, ratio
-from geood.metrics.pixels import ANOMALY, checked_truth, refuse_not_finite
+from geood.metrics.pixels import checked_truth, refuse_not_finite
 
 SIOU_THRESHOLDS = np.linspace(0.25, 0.75, 11)
 TRACKS_PX = {"anomaly": (500, 100), "obstacle": (50, 10), "lost_and_found": (50, 10)}  # least predicted, least true

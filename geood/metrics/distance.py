@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from geood.config.sections import IGNORE
+from geood.constants import IGNORE
 from geood.metrics.curve import FprRule
 from geood.metrics.pixels import PixelCurve, checked_truth, refuse_not_finite
 
@@ -94,22 +94,3 @@ class DistanceCurves:
             }
             for start, stop, curve in zip(self.edges_m[:-1], self.edges_m[1:], self.curves, strict=True)
         ]
-
-
-def distance_of_disparity(
-    disparity_px: NDArray[np.floating], *, baseline_m: float, focal_px: float
-) -> NDArray[np.float32]:
-    """Distance in metres of each pixel, float32 of any shape; NaN where `disparity_px` is NaN or not above 0.
-
-    `baseline_m` lies between the two cameras, and `focal_px` is the mean of the focal lengths along x and y. Disparity
-    is in pixels, whatever code a file has for it.
-
-    Raises:
-        ValueError: if the baseline or the focal length is not above 0.
-    """
-    if not (baseline_m > 0 and focal_px > 0):
-        raise ValueError(f"baseline and focal length must be above 0, got {baseline_m} m and {focal_px} px")
-    disparity = np.asarray(disparity_px, np.float64)
-    distance = np.full(disparity.shape, np.nan)
-    np.divide(baseline_m * focal_px, disparity, out=distance, where=disparity > 0)
-    return distance.astype(np.float32)

@@ -20,9 +20,9 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from geood.config.sections import IGNORE
+from geood.constants import ANOMALY, IGNORE, INLIER
 from geood.metrics.curve import NAN, Counts, Curve, curve_of_counts, curve_of_scores
-from geood.metrics.pixels import ANOMALY, INLIER, PixelCurve, checked_truth, refuse_not_finite
+from geood.metrics.pixels import PixelCurve, checked_truth, refuse_not_finite
 
 Figures = dict[str, float]
 Scores = NDArray[np.floating]

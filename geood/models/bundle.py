@@ -25,14 +25,15 @@ from torch import Tensor
 
 from geood._version import __version__
 from geood.config.loading import change_config, config_from_json
+from geood.config.score_kinds import CLASS_SCORES, FEATURE_SCORES, LOGIT_SCORES, OUTLIER_SCORES
 from geood.config.sections import Config, ScoreConfig
 from geood.errors import BundleError, ConfigError, OutputError
 from geood.geo.bands import Bands
 from geood.models.decoder import enlarge
 from geood.models.flow import Flow
 from geood.models.guided_filter import guided, reach
-from geood.models.inlier_statistics import CLASS_SCORES, FEATURE_SCORES, Inliers
-from geood.models.scores import LOGIT_SCORES, OUTLIER_SCORES, anomaly_score, outlier_score
+from geood.models.inlier_statistics import Inliers
+from geood.models.scores import anomaly_score, outlier_score
 from geood.models.segmenter import Answer, Segmenter
 
 FORMAT = 2  # raised when older geood could no longer read the file

@@ -15,11 +15,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from geood.config.sections import IGNORE
+from geood.config.score_kinds import CLASS_SCORES, FEATURE_SCORES
+from geood.constants import IGNORE
 from geood.models.scores import by_strips
 
-CLASS_SCORES = ("standardized_max_logit", "kl_matching")
-FEATURE_SCORES = ("knn", "gmm")
 NEIGHBOURS = 3
 COMPONENTS = 2  # of the mixture, for each class
 LEAST_SPREAD = 1e-3  # of a max logit and of a feature

@@ -20,12 +20,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from geood._torch_compat import start_vector_functions
+from geood.config.score_kinds import LOGIT_SCORES
 
 start_vector_functions()
 
 STRIP = 1 << 17  # logits in a strip: half a megabyte, with two or three times that for what is made of them
-LOGIT_SCORES = ("jsd", "max_softmax", "max_logit", "entropy", "energy")
-OUTLIER_SCORES = {"head": ("hybrid",), "class": ("uno",), "none": ()}  # by what the outlier output is
 
 
 def score_max(classes: int) -> float:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from geood.constants import NO_CLASS
 from geood.geo.grid import Grid, Window
-from geood.geo.score_raster import NO_CLASS
 from geood.polygons.block_windows import ahead, is_absent, read, window_size, windows
 from geood.polygons.quantiles import LARGE, Tail, percentiles
 from geood.polygons.runs import Corners, Frame, Pieces, end_to_end

@@ -27,10 +27,10 @@ import shapely
 from numpy.typing import NDArray
 from pyproj.exceptions import ProjError
 
+from geood.atomic import check_output
 from geood.errors import OutputError
 from geood.geo import qgis
 from geood.geo.gdal import reason
-from geood.geo.score_raster import check_output
 
 OUTPUT_SUFFIXES = (".gpkg", ".geojson", ".parquet", ".fgb")
 GEOMETRY = "geometry"

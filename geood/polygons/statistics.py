@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from geood.constants import NO_CLASS
 from geood.geo.grid import Window
-from geood.geo.score_raster import NO_CLASS
 from geood.polygons.runs import Corners, Pieces, joined
 
 

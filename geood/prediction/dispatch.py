@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from geood.errors import BundleError, DataError, GeoodError
-from geood.geo.grid import Grid, tile_grid
+from geood.geo.grid import Grid
 from geood.geo.paths import is_remote
 from geood.prediction.cluster import Patience
 from geood.prediction.engine import MOST_AT_ONCE
+from geood.prediction.job import FailedTile, Job, NumberedTile, ScoredTile, tiles_of
 from geood.prediction.journal import Journal
-from geood.prediction.worker import FailedTile, Job, NumberedTile, ScoredTile, score_tiles
+from geood.prediction.worker import score_tiles
 from geood.progress import Progress
 
 log = logging.getLogger("geood")
@@ -31,14 +32,6 @@ LOOK_S = 0.01  # between looks whether a result is there
 TRIES = 2  # of a tile whose workers die
 HOPELESS = 16  # failed tiles without one that went well, after which a run is given up
 HOPELESS_AFAR = 2  # the same for a scene on a server, where each of them was tried for minutes
-
-
-def tiles_of(grid: Grid, job: Job, *, halo_px: int) -> Iterator[NumberedTile]:
-    """The tiles of a scene that a run is about, in reading order."""
-    tiles = tile_grid(grid.height, grid.width, tile_px=job.tile_px, halo_px=halo_px, scale=job.source.scale)
-    for number, tile in enumerate(tiles):
-        if job.area is None or job.area.touches(tile.write):
-            yield NumberedTile(number, tile)
 
 
 def have_gpu(client: Any) -> bool:

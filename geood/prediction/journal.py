@@ -16,22 +16,21 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple, Self
 
+from geood.atomic import output_errors
 from geood.errors import OutputError
 
 log = logging.getLogger("geood")
 KIND = b"geood journal "
 MAGIC = KIND + b"2\n"
 SUFFIX = ".journal"
-PUBLISHING = "publishing.json"  # in a work folder: all is made, and outputs are getting their names
 LAYERS = 2  # chunks of a record: scores and classes
 SYNC_S = 5.0  # what a power cut may cost, seconds of work
 _HEADER = struct.Struct("<II")  # length and checksum of the key
@@ -91,7 +90,7 @@ class Journal:
         self.places: tuple[dict[int, tuple[int, int]], ...] = tuple({} for _ in range(LAYERS))
         self.figures: dict[int, TileFigures] = {}
         self._synced = monotonic()
-        with _failing(path):
+        with output_errors(path):
             self._file = path.open("r+b" if path.exists() else "w+b")
             try:
                 self._end = self._read(key) or self._begin(key)
@@ -105,7 +104,7 @@ class Journal:
         lengths = [memoryview(chunk.data).nbytes for chunk in chunks]
         head = _RECORD.pack(_MARK, tile, *figures, *lengths, *(chunk.check for chunk in chunks), 0)
         head = head[:-4] + zlib.crc32(head).to_bytes(4, "little")
-        with _failing(self.path):
+        with output_errors(self.path):
             self._file.seek(self._end)
             self._file.writelines([head, *(chunk.data for chunk in chunks)])
             self._file.flush()
@@ -125,7 +124,7 @@ class Journal:
 
     def close(self) -> None:
         """Close the file."""
-        with _failing(self.path):
+        with output_errors(self.path):
             self.sync()
             self._file.close()
 
@@ -181,115 +180,6 @@ class Journal:
         self._end = offset
 
 
-class Workplace:
-    """The folder in which the outputs of one run are made; got from `workplace`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.used: set[str] = set()
-        self.unfinished = False  # set where tiles failed that a later run may try again
-
-    def journal(self, name: str, key: Mapping[str, Any]) -> Journal:
-        """The journal of one scene."""
-        self.used.add(name)
-        return Journal(self.folder / f"{name}{SUFFIX}", key)
-
-
-@contextmanager
-def workplace(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[Workplace]:
-    """Hold the work folder; afterwards it is gone, unless the run failed or was interrupted with tiles to keep.
-
-    Raises:
-        OutputError: another run holds it; an earlier one left work there and neither `resume` nor `overwrite` says what
-            to do with that; it cannot be made.
-    """
-    left = folder.is_dir()
-    with _failing(folder):
-        folder.mkdir(exist_ok=True)
-    try:
-        lock = _locked(folder / "lock")
-    except BaseException:
-        if not left:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    asked = left and not resume and not overwrite and _work_in(folder)
-    place, done = Workplace(folder), False
-    try:
-        if asked:
-            raise OutputError(
-                f"{folder}: an unfinished run lies there; add --resume to go on with it, or --overwrite to begin anew"
-            )
-        if not resume:
-            _empty(folder)
-        yield place
-        done = True
-    finally:
-        kept = _others(folder, place.used) if done and not place.unfinished else _work_in(folder)
-        if os.name == "nt":  # where an open file cannot be removed
-            os.close(lock)
-        if not kept:
-            shutil.rmtree(folder, ignore_errors=True)
-        elif not done and not asked:
-            log.warning("what is finished is kept in %s: add --resume to go on with it", folder)
-        if os.name != "nt":
-            os.close(lock)
-
-
-def _work_in(folder: Path) -> bool:
-    """Whether there is a finished tile in the folder, or a run that only has to be put in place."""
-    return (folder / PUBLISHING).exists() or any(_has_tiles(path) for path in folder.glob(f"*{SUFFIX}"))
-
-
-def _has_tiles(path: Path) -> bool:
-    with path.open("rb") as file:
-        _, start = _read_key(file)
-        begun = bool(start) and path.stat().st_size >= start + _RECORD.size
-        return begun or _is_of_another_version(file)
-
-
-def _others(folder: Path, used: set[str]) -> bool:
-    """Whether there is work on other scenes than these; what is of these goes."""
-    for path in folder.iterdir():
-        done = path.name.removesuffix(SUFFIX) in used if path.suffix == SUFFIX else path.name != "lock"
-        if done:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    return _work_in(folder)
-
-
-def _empty(folder: Path) -> None:
-    with _failing(folder):
-        for path in folder.iterdir():
-            if path.name != "lock":
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _locked(path: Path) -> int:
-    """A file descriptor that holds the lock until it is closed or the process ends.
-
-    Raises:
-        OutputError: another process holds it.
-    """
-    with _failing(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        os.close(descriptor)
-        raise OutputError(
-            f"{path.parent}: another run is writing this output now; wait for it, or choose another --out"
-        ) from None
-    except OSError as error:  # a file system without locks
-        log.warning("%s: cannot be locked (%s); see that no other run writes this output", path, error.strerror)
-    return descriptor
-
-
 def _read_key(file: Any) -> tuple[dict[str, Any] | None, int]:
     """The key in the header of a journal and where the records begin; (None, 0) where the header is not whole."""
     file.seek(0)
@@ -327,11 +217,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-@contextmanager
-def _failing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error}); free space on that disk, or choose another --out"
-        ) from None
+def has_tiles(path: Path) -> bool:
+    """Tell whether a journal holds a finished tile, or is one of another version of geood."""
+    with path.open("rb") as file:
+        _, start = _read_key(file)
+        begun = bool(start) and path.stat().st_size >= start + _RECORD.size
+        return begun or _is_of_another_version(file)

@@ -14,14 +14,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from geood.atomic import check_output
 from geood.errors import ConfigError, DataError, OutputError
 from geood.geo.gdal import open_raster, pieces, rasterio_window, reading, spoken, writing
 from geood.geo.grid import Grid, Window
 from geood.geo.paths import RASTERS, files_of, gdal_name, stem
-from geood.geo.score_raster import check_output
 from geood.polygons.export import OUTPUT_SUFFIXES
 from geood.polygons.formats import beside
-from geood.prediction.journal import PUBLISHING
+from geood.prediction.workdir import PUBLISHING
 
 
 @dataclass(frozen=True)

@@ -15,23 +15,17 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from geood._version import __version__
+from geood.atomic import check_output
 from geood.config.sections import PredictConfig
 from geood.errors import ConfigError, DataError, TilesFailedError
-from geood.geo import qgis
-from geood.geo.cog import assemble
-from geood.geo.gdal import open_raster
-from geood.geo.grid import Grid, Window
+from geood.geo.grid import Window
 from geood.geo.mosaic import write_mosaic
-from geood.geo.score_raster import NO_CLASS, check_output, read_tags
+from geood.geo.score_raster import read_tags
 from geood.models.bundle import ModelBundle
 from geood.polygons.export import OUTPUT_SUFFIXES, Part, write_anomalies, write_together
 from geood.prediction.budget import as_told, budget, check_disk, parse_bytes
 from geood.prediction.cluster import dask_client
-from geood.prediction.dispatch import have_gpu, score_scene
-from geood.prediction.journal import PUBLISHING, TileFigures, Workplace, workplace
 from geood.prediction.outputs import (
     Prediction,
     Target,
@@ -45,21 +39,13 @@ from geood.prediction.outputs import (
     write_summary,
 )
 from geood.prediction.plan import SceneOptions, ScenePlan, plan_scene
+from geood.prediction.rasters import FAILED_TAG, SAME_RUN, ScoredScene, assemble_rasters
+from geood.prediction.workdir import PUBLISHING, workplace
 from geood.prediction.worker import offer_model
 
 log = logging.getLogger("geood")
-SAME_RUN = ("GEOOD_MODEL", "GEOOD_SCENE")  # tags that score raster and class raster of one prediction share
-FAILED_TAG = "GEOOD_FAILED_TILES"  # windows [row, col, height, width] that hold no scores because they failed
 SUMMARY = "summary.csv"
 MOSAIC = "mosaic.vrt"
-
-
-class _Scored(NamedTuple):
-    """What came of one scene's tiles."""
-
-    valid: int
-    failed: tuple[Window, ...]
-    reason: str
 
 
 def predict(  # noqa: PLR0913 - the options of a verb
@@ -131,10 +117,10 @@ def predict(  # noqa: PLR0913 - the options of a verb
         _say_odd(plans, together=bool(together))
         check_disk(place.folder, sum(plan.disk_bytes for plan in plans) - _held(place.folder))
         offer_model(Path(bundle), model)
-        scored: list[_Scored] = []
+        scored: list[ScoredScene] = []
         with dask_client(workers, scheduler, computing=limits.computing) as client:
             for target, plan in zip(targets, plans, strict=True):
-                scored.append(_rasters(target, plan, model, place=place, threshold=cut, client=client))
+                scored.append(assemble_rasters(target, plan, model, place=place, threshold=cut, client=client))
         counts = _polygons(targets, scored, model, folder=place.folder, together=together, threshold=cut)
         made = [
             Prediction(t.scene, t.scores, t.polygons or together, t.classes, cut, s.valid, count, s.failed)
@@ -218,74 +204,9 @@ def _say_odd(plans: list[ScenePlan], *, together: bool) -> None:
         raise ConfigError("some scenes have a CRS and some have none: they cannot share one file, predict them apart")
 
 
-def _rasters(
-    target: Target, plan: ScenePlan, model: ModelBundle, *, place: Workplace, threshold: float, client: Any
-) -> _Scored:
-    """Score one scene and put its rasters together with their styles, all in the work folder."""
-    name = target.scores.stem
-    on_gpu, title = have_gpu(client), label(target.scene)
-    with place.journal(name, plan.key | {"gpu": on_gpu}) as journal:
-        how = {"halo_px": plan.halo_px, "client": client, "on_gpu": on_gpu, "title": title}
-        failed = score_scene(plan.job, plan.grid, journal=journal, **how)
-        figures = journal.total()
-        windows = tuple(one.window for one in failed)
-        tags = _tags(target.scene, model, threshold) | ({FAILED_TAG: json.dumps(windows)} if failed else {})
-        put = partial(assemble, grid=plan.grid, journal=journal.path, tile_px=plan.job.tile_px, tags=tags)
-        scores = place.folder / target.scores.name
-        put(
-            scores,
-            places=journal.places[0],
-            dtype="float32",
-            nodata=float("nan"),
-            overview="average",
-            description="anomaly score",
-            statistics=_statistics(figures, plan.grid),
-        )
-        if target.classes:
-            put(
-                place.folder / target.classes.name,
-                places=journal.places[1],
-                dtype="uint8",
-                nodata=NO_CLASS,
-                overview="mode",
-                description="class",
-                statistics={},
-            )
-    with open_raster(scores) as written:
-        if written.crs is None and plan.grid.crs is not None:
-            log.warning("%s: a GeoTIFF has no words for its CRS: the maps have none, give them the scene's", title)
-    (place.folder / target.scores.with_suffix(".qml").name).write_text(_style(scores, model, threshold), "utf-8")
-    if target.classes:
-        style = qgis.class_style(model.class_names)
-        (place.folder / target.classes.with_suffix(".qml").name).write_text(style, encoding="utf-8")
-    reason = failed[0].reason if failed else ""
-    return _Scored(figures.scored, windows, reason)
-
-
-def _statistics(figures: TileFigures, grid: Grid) -> dict[str, str]:
-    """Band statistics as GDAL and QGIS keep them, over all valid pixels."""
-    share = {"STATISTICS_VALID_PERCENT": f"{100 * figures.scored / (grid.height * grid.width):.4g}"}
-    if not figures.scored:
-        return share
-    deviation = (figures.squares / figures.scored) ** 0.5
-    found = {"MINIMUM": figures.low, "MAXIMUM": figures.high, "MEAN": figures.mean, "STDDEV": deviation}
-    return share | {f"STATISTICS_{name}": repr(value) for name, value in found.items()}
-
-
-def _style(scores: Path, model: ModelBundle, threshold: float) -> str:
-    """The style of a finished score raster; scores without bounds are coloured over the range they have there."""
-    if model.config.score.kind in ("jsd", "max_softmax", "entropy"):
-        return qgis.score_style(threshold)
-    with open_raster(scores) as raster:
-        found = raster.tags(1)
-    if "STATISTICS_MINIMUM" not in found:
-        return qgis.score_style(threshold)
-    return qgis.score_style(threshold, float(found["STATISTICS_MINIMUM"]), float(found["STATISTICS_MAXIMUM"]))
-
-
 def _polygons(
     targets: list[Target],
-    scored: list[_Scored],
+    scored: list[ScoredScene],
     model: ModelBundle,
     *,
     folder: Path,
@@ -324,7 +245,7 @@ def _polygons(
     return counts
 
 
-def _raise_failed(made: list[Prediction], scored: list[_Scored]) -> None:
+def _raise_failed(made: list[Prediction], scored: list[ScoredScene]) -> None:
     """Say which tiles have no scores, after all outputs are written."""
     bad = [(m, s) for m, s in zip(made, scored, strict=True) if s.failed]
     if not bad:
@@ -337,22 +258,6 @@ def _raise_failed(made: list[Prediction], scored: list[_Scored]) -> None:
         "was a passing trouble, --resume --overwrite tries them again; else mend the scene and predict it anew",
         made,
     )
-
-
-def _tags(scene: str, model: ModelBundle, threshold: float) -> dict[str, str]:
-    score = model.config.score
-    return {
-        "GEOOD_VERSION": __version__,
-        "GEOOD_MODEL": model.identity,
-        "GEOOD_SCENE": label(scene),
-        "GEOOD_SCORE": score.kind,
-        "GEOOD_TEMPERATURE": str(score.temperature),
-        "GEOOD_SMOOTH_PX": str(score.smooth_px),
-        "GEOOD_SMOOTH_CONTRAST": str(score.smooth_contrast),
-        "GEOOD_THRESHOLD": repr(threshold),
-        "GEOOD_CLASSES": json.dumps(model.class_names),
-        "GEOOD_PREDICT": model.config.predict.model_dump_json(),
-    }
 
 
 def _finite(threshold: float) -> float:

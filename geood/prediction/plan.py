@@ -7,13 +7,8 @@ trial.
 
 from __future__ import annotations
 
-import concurrent.futures
-import itertools
 import logging
 import math
-import shutil
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,23 +16,22 @@ from typing import Any
 import torch
 
 from geood._version import __version__
-from geood.errors import ConfigError, DataError, OutputError
+from geood.errors import ConfigError, DataError
 from geood.geo.aoi import Area
+from geood.geo.band_matching import match_bands, parse_bands
 from geood.geo.bands import Bands
 from geood.geo.gdal import compression, spoken
 from geood.geo.grid import Grid
 from geood.geo.paths import gdal_name, identity
-from geood.geo.scene import Scene, SceneSource, resampling_of, undeclared_nodata, valid_share
+from geood.geo.scene import Scene, SceneSource, resampling_of
 from geood.models.bundle import ModelBundle
-from geood.prediction.band_matching import far_from_training, match_bands, parse_bands
-from geood.prediction.budget import Budget, budget, check_disk, disk_needed, parse_bytes
-from geood.prediction.dispatch import tiles_of
-from geood.prediction.worker import FailedTile, Job, offer_model, score_tiles
+from geood.prediction.budget import Budget, disk_needed
+from geood.prediction.job import Job, tiles_of
+from geood.prediction.scene_checks import far_from_training, undeclared_nodata, valid_share
 
 log = logging.getLogger("geood")
 WIDEST = 2  # times the config's tile, the side of tiles on the grid of a scene that is read at a lower resolution
 STEP_PX = 128  # of which such sides are multiples, for whole blocks
-PROBE_TILES = 4  # scored on trial for each thread
 
 
 @dataclass(frozen=True)
@@ -192,34 +186,6 @@ def _looked_at(opened: Scene, bands: Bands, indexes: tuple[int, ...]) -> tuple[l
         return [f"its numbers were not compared with those of training: {error}"], 1.0
 
 
-def trial_seconds(plan: ScenePlan, model: ModelBundle, *, bundle: Path) -> float | None:
-    """Expected seconds for the whole scene in this process, from a few tiles scored on trial; None if none has data.
-
-    Raises:
-        DataError: if the first tiles cannot be read.
-    """
-    offer_model(bundle, model)
-    numbered = list(tiles_of(plan.grid, plan.job, halo_px=plan.halo_px))
-    middle = itertools.chain(numbered[len(numbered) // 2 :], numbered[: len(numbered) // 2])
-    wanted = plan.job.computing
-    with concurrent.futures.ThreadPoolExecutor(wanted) as pool:
-        found = []
-        for one in itertools.islice(middle, PROBE_TILES * wanted * 4):  # the first with data; they also warm up
-            (result,) = score_tiles(plan.job, [one])
-            if isinstance(result, FailedTile):
-                raise DataError(result.reason)
-            if result.figures.scored:
-                found.append(one)
-            if len(found) == wanted:
-                break
-        if not found:
-            return None
-        began = time.perf_counter()
-        list(pool.map(lambda one: score_tiles(plan.job, [one]), found))
-        each = (time.perf_counter() - began) / len(found)
-    return each * max(1.0, len(numbered) * plan.valid_share)
-
-
 def _tile_px(budgeted: int, scale: float) -> int:
     """Side of the tiles on the scene's grid, so that about the budgeted side is read."""
     if scale == 1:
@@ -235,54 +201,3 @@ def _area(options: SceneOptions, grid: Grid) -> Area | None:
     if options.area:
         return Area.from_file(options.area, grid)
     return Area.from_bbox(options.box, grid) if options.box else None
-
-
-def plan_run(
-    scene: str,
-    *,
-    bundle: Path,
-    options: SceneOptions,
-    workers: int = 0,
-    max_ram: str | None = None,
-    settings: Sequence[str] = (),
-    folder: Path = Path(),
-) -> list[tuple[str, str]]:
-    """What `predict` would do with a scene and what it would take, a label and a text for each line.
-
-    Raises:
-        BundleError, ConfigError, DataError: as `predict` would, before any work.
-    """
-    model = ModelBundle.load(bundle).with_settings(settings)
-    limits = budget(model, workers=workers, max_ram=parse_bytes(max_ram) if max_ram else None)
-    plan = plan_scene(scene, model, options, bundle=bundle, limits=limits, classes=True)
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
-    lines = describe(plan, limits, folder=there, seconds=trial_seconds(plan, model, bundle=bundle))
-    try:
-        check_disk(there, plan.disk_bytes)
-    except OutputError as error:
-        lines.append(("warning", str(error)))
-    return lines
-
-
-def describe(plan: ScenePlan, limits: Budget, *, folder: Path, seconds: float | None) -> list[tuple[str, str]]:
-    """The plan in words, a label and a text for each line."""
-    free = shutil.disk_usage(folder).free
-    kept = f"{plan.job.tile_px} px, read with {plan.halo_px} px about them"
-    at_once = f"{plan.job.computing} at a time" if not torch.cuda.is_available() else torch.cuda.get_device_name()
-    lines = [
-        *plan.notes.items(),
-        ("valid", f"about {100 * plan.valid_share:.0f} % of {plan.pixels:,} pixels"),
-        ("tiles", f"{plan.tiles:,} of {kept}; {at_once}"),
-        ("memory", f"up to {limits.bytes / 1e9:.2f} GB"),
-        ("disk", f"up to {plan.disk_bytes / 1e9:.2f} GB in {folder} ({free / 1e9:.1f} GB free)"),
-        ("time", "nothing to score" if seconds is None else f"about {_duration(seconds)}, by tiles scored on trial"),
-    ]
-    if limits.gpu_bytes is not None:
-        lines.insert(-2, ("GPU", f"about {limits.gpu_bytes / 1e9:.2f} GB for each tile of a batch"))
-    return lines + [("warning", warning) for warning in plan.warnings]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

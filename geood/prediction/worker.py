@@ -11,7 +11,6 @@ go on.
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -23,72 +22,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geood.config.sections import PredictConfig, ScoreConfig
+from geood.constants import NO_CLASS
 from geood.errors import BundleError, DataError, GeoodError
-from geood.geo.aoi import Area
 from geood.geo.cog import EMPTY, encode_tile
 from geood.geo.gdal import limit_cache
-from geood.geo.grid import Tile, Window, resampled
+from geood.geo.grid import Tile, resampled
 from geood.geo.paths import with_retries
-from geood.geo.scene import Scene, SceneSource
-from geood.geo.score_raster import NO_CLASS
+from geood.geo.scene import Scene
 from geood.models.bundle import ModelBundle
 from geood.prediction.engine import Batch, Core, Engine
+from geood.prediction.job import FailedTile, Job, NumberedTile, ScoredTile
 from geood.prediction.journal import Chunk, TileFigures
 from geood.prediction.malloc import give_back
 
 NOTHING = Chunk.of(EMPTY)
 NEARLY = 0.9  # of the memory a process may hold, from where on it gives back what it does not need now
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """What workers need to know of the run over one scene; paths and values only, so it travels.
-
-    `state` tells a scene from an older file of the same name, `identity` the bundle; `weights` holds the bundle's bytes
-    where workers do not see its path. `tile_px` is the side of the tiles, `computing` how many tiles a process computes
-    at a time, `process_bytes` what it may hold in memory, `classes` whether a class raster is wanted.
-    """
-
-    source: SceneSource
-    state: str
-    bundle: str
-    identity: str
-    score: ScoreConfig
-    predict: PredictConfig
-    tile_px: int
-    area: Area | None
-    classes: bool
-    computing: int
-    cache_bytes: int
-    process_bytes: int | None = None
-    weights: bytes | None = None
-
-
-class NumberedTile(NamedTuple):
-    """A tile and its number in the grid of tiles, row by row."""
-
-    number: int
-    tile: Tile
-
-
-class ScoredTile(NamedTuple):
-    """A finished tile: its figures, and its packed scores and classes (empty where there is nothing in them).
-
-    Chunks hold arrays of bytes, which Dask sends without a copy; `bytes` it would copy thrice.
-    """
-
-    number: int
-    figures: TileFigures
-    chunks: tuple[Chunk, Chunk]
-
-
-class FailedTile(NamedTuple):
-    """A tile whose valid pixels have no score, and why."""
-
-    number: int
-    window: Window
-    reason: str
 
 
 class _Pixels(NamedTuple):

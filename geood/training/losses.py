@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from geood.config.sections import IGNORE, LossConfig
+from geood.config.sections import LossConfig
+from geood.constants import IGNORE
 from geood.models.scores import jensen_shannon_to_uniform
 from geood.models.segmenter import Answer
 from geood.training.pasting import PastedBatch

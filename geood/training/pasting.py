@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from geood.config.sections import IGNORE, NegativesConfig
+from geood.config.sections import NegativesConfig
+from geood.constants import IGNORE
 
 WAVE_PX = 12  # length of the bends of a blob's outline
 BEND = 0.35  # and their depth, as a share of half its box

@@ -28,10 +28,11 @@ declare_missing_operators()
 
 import lightning.pytorch as pl  # noqa: E402
 
-from geood.config.sections import IGNORE, Config  # noqa: E402
-from geood.datasets.crops import seed_of  # noqa: E402
+from geood.config.sections import Config  # noqa: E402
+from geood.constants import IGNORE  # noqa: E402
+from geood.datasets.samples import seed_of  # noqa: E402
 from geood.errors import TrainingError  # noqa: E402
-from geood.metrics.pixels import Confusion  # noqa: E402
+from geood.metrics.segmentation import Confusion  # noqa: E402
 from geood.models.flow import Flow  # noqa: E402
 from geood.models.scores import anomaly_score  # noqa: E402
 from geood.models.segmenter import Segmenter  # noqa: E402

@@ -10,36 +10,30 @@ CPU). Pre-training flow and segmenter apart keeps the segmenter from over-fittin
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
-import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, default_collate
+from torch.utils.data import DataLoader, default_collate
 
-from geood.config.sections import FALSE_POSITIVE_RATES, IGNORE, Config
+from geood.config.score_kinds import CLASS_SCORES, FEATURE_SCORES, LOGIT_SCORES, OUTLIER_SCORES
+from geood.config.sections import Config
 from geood.datasets import open_crops
 from geood.datasets.crops import Crops
 from geood.datasets.outlier_photos import PhotographFolder
 from geood.errors import ConfigError, GeoodError, OutputError, TrainingError
-from geood.metrics.pixels import INLIER, PixelCurve
-from geood.models.bundle import ModelBundle, check_score
+from geood.models.bundle import check_score
 from geood.models.flow import Flow
-from geood.models.inlier_statistics import CLASS_SCORES, FEATURE_SCORES, InlierFit, Inliers
-from geood.models.scores import LOGIT_SCORES, OUTLIER_SCORES
 from geood.models.segmenter import Segmenter
 from geood.progress import Progress
+from geood.training.calibration import finish_bundle
+from geood.training.callbacks import EpochSlice, Keeper, quiet_lightning
 from geood.training.negative_sources import Photographs
 from geood.training.run_folder import (
-    append_metrics,
     check_run,
     last_metrics,
     make_run,
@@ -47,91 +41,10 @@ from geood.training.run_folder import (
     take_stages,
     trim_metrics,
 )
-from geood.training.stage import STAGES, Plan, Stage, cut_crops, pl, plans
+from geood.training.stage import STAGES, Stage, cut_crops, pl, plans
 
 log = logging.getLogger("geood")
 FIRST_CROPS = 32  # training crops that the flow takes its starting point from
-FIT_CROPS = 256  # training crops that statistics of inliers are made from
-
-
-class EpochSlice(Sampler[int]):
-    """The positions of one epoch out of all positions of a stage; Lightning sets the epoch.
-
-    But not in time for the first: reading processes have taken positions by then, so that is given with `epoch`.
-    """
-
-    def __init__(self, length: int, epoch: int) -> None:
-        self.length, self.epoch = length, epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.epoch * self.length, (self.epoch + 1) * self.length))
-
-    def __len__(self) -> int:
-        return self.length
-
-
-class Keeper(pl.Callback):
-    """After each epoch: one row for every figure in metrics.csv and one checkpoint, both whole or not at all.
-
-    Also keeps the time: crops a second, and the share of it that went by waiting for data.
-    """
-
-    def __init__(self, run: Path, plan: Plan, progress: Progress) -> None:
-        self.run, self.plan, self.progress = run, plan, progress
-        self.checkpoint = run / "checkpoints" / f"{plan.stage}.ckpt"
-        self.crops, self.busy, self.waited = 0, 0.0, 0.0  # seconds
-        self._mark = 0.0
-
-    def on_train_epoch_start(self, *_: Any) -> None:
-        self._mark = time.perf_counter()
-
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, *_: Any) -> None:
-        self.waited += self._passed()
-
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, _: Any, batch: Any, *__: Any) -> None:
-        assert isinstance(module, Stage)
-        self.busy += self._passed()
-        self.crops += len(batch["image"]) * trainer.world_size
-        if trainer.global_step % 10 == 0 or self.progress.done + 1 >= self.progress.total:
-            shown = {k: float(v) for k, v in module.figures.items()}
-            shown |= {f"val {k}": module.validated[k] for k in ("miou", "bpd") if k in module.validated}
-            shown |= {"crops/s": self.crops / (self.busy + self.waited)}
-            self.progress.advance(trainer.global_step - self.progress.done, **shown)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        assert isinstance(module, Stage)
-        if trainer.is_global_zero:  # before the checkpoint: rows beyond it are dropped when a run is continued
-            trained = {f"train/{k}": float(v) for k, v in module.figures.items()}
-            validated = {f"val/{k}": v for k, v in module.validated.items()}
-            append_metrics(self.run / "metrics.csv", self.plan.stage, trainer.global_step, trained | validated)
-            if trainer.logger is not None:
-                trainer.logger.log_metrics(validated, step=trainer.global_step)
-        partial = self.checkpoint.with_suffix(".partial")
-        try:
-            trainer.save_checkpoint(partial)
-            if trainer.is_global_zero:
-                os.replace(partial, self.checkpoint)
-        finally:
-            if trainer.is_global_zero:
-                partial.unlink(missing_ok=True)
-
-    def on_train_end(self, *_: Any) -> None:
-        if self.crops:
-            total = self.busy + self.waited
-            log.info(
-                "%s: %.1f crops/s, %.0f %% of the time waiting for data",
-                self.plan.stage,
-                self.crops / total,
-                100 * self.waited / total,
-            )
-
-    def _passed(self) -> float:
-        """Seconds since the last call, on a GPU of what was handed to it."""
-        before, self._mark = self._mark, time.perf_counter()
-        return self._mark - before
 
 
 def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
@@ -178,7 +91,7 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
         stage = Stage(plan, config, segmenter=segmenter, flow=flow, photographs=photographs, before=figures)
         figures |= _run_stage(stage, run, crops)
     if leader:
-        _finished(segmenter, flow, crops, figures).save(bundle_path)
+        finish_bundle(segmenter, flow, crops, figures).save(bundle_path)
     return bundle_path
 
 
@@ -217,7 +130,7 @@ def _run_stage(stage: Stage, run: Path, crops: Crops) -> dict[str, float]:
     from lightning.pytorch.loggers import TensorBoardLogger
 
     average = [pl.callbacks.EMAWeightAveraging(decay=config.train.average_decay)] if config.train.average_decay else []
-    with Progress(plan.stage, plan.steps, start=begun) as progress, _quiet_lightning():
+    with Progress(plan.stage, plan.steps, start=begun) as progress, quiet_lightning():
         trainer = pl.Trainer(
             accelerator=config.train.accelerator,
             devices=config.train.devices,
@@ -319,66 +232,3 @@ def _training_loader(stage: Stage, crops: Crops, trainer: pl.Trainer, *, epoch: 
         multiprocessing_context="spawn" if workers else None,
         pin_memory=torch.cuda.is_available() and config.train.accelerator != "cpu",
     )
-
-
-def _finished(segmenter: Segmenter, flow: Flow | None, crops: Crops, figures: dict[str, float]) -> ModelBundle:
-    """The bundle, with what its scores need to know of inliers and the thresholds they have on the validation side."""
-    config = crops.config
-    on_gpu = config.train.accelerator != "cpu" and torch.cuda.is_available()
-    bundle = ModelBundle(
-        segmenter=segmenter.eval(),
-        flow=None if flow is None else flow.eval(),
-        inliers=None,
-        bands=crops.bands,
-        config=config,
-        class_ids=crops.class_ids,
-        resolution=crops.resolution_m,
-        calibration={},
-        calibrated=config.score,
-        metrics=figures,
-    ).to("cuda" if on_gpu else "cpu")
-    bundle = dataclasses.replace(bundle, inliers=_fitted(bundle, crops))
-    return _calibrated(bundle, crops).to("cpu")
-
-
-def _fitted(bundle: ModelBundle, crops: Crops) -> Inliers:
-    """Statistics of the answers to training crops."""
-    config, bank = crops.config, crops.config.score.feature_bank
-    each = -(-bank * config.train.batch // FIT_CROPS)
-    fit = InlierFit(len(crops.class_ids), samples=bank, each=each, seed=config.train.seed)
-    samples = crops.training(config.train.seed, FIT_CROPS)
-    for batch in DataLoader(samples, batch_size=config.train.batch):
-        answer = bundle.answer(batch["image"].to(bundle.device))
-        fit.update(answer.logits, answer.features, batch["mask"].to(bundle.device))
-    return fit.finish().to(bundle.device)
-
-
-def _calibrated(bundle: ModelBundle, crops: Crops) -> ModelBundle:
-    """The bundle with the thresholds of all its scores on inlier pixels of the validation side."""
-    curves = {kind: PixelCurve() for kind in bundle.scores}
-    for batch in DataLoader(crops.validation(), batch_size=bundle.config.train.batch):
-        image, valid = batch["image"].to(bundle.device), batch["valid"].to(bundle.device)
-        truth = np.where(batch["mask"].numpy() == IGNORE, IGNORE, INLIER).astype(np.uint8)
-        answer = bundle.answer(image)
-        for kind, curve in curves.items():
-            curve.update(bundle.score_of(answer, image, valid, kind=kind).float().cpu().numpy(), truth)
-    calibration = {
-        kind: {str(rate): float(curve.fpr_threshold(rate)) for rate in FALSE_POSITIVE_RATES}
-        for kind, curve in curves.items()
-    }
-    return dataclasses.replace(bundle, calibration=calibration)
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's advice about its own settings off the user's screen; errors still show."""
-    names = ("lightning.pytorch", "lightning.fabric")
-    before = {n: logging.getLogger(n).level for n in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        warnings.filterwarnings("ignore", module="torch.utils.data")
-        yield
-    for name, level in before.items():
-        logging.getLogger(name).setLevel(level)

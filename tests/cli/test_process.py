@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from geood._version import __version__
-from geood.cli.app import _run
+from geood.cli.process import _run
 from support.rasters import picture, write_raster
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from PIL import Image
 
 import geood.catalog
 from geood.catalog import CATALOG, data_set
-from geood.cli.app import _run
+from geood.cli.process import _run
 from geood.datasets.check import check_set
 from geood.errors import DataError
 from support.miniatures import CAMVID, HEIGHT, MINIATURES, WIDTH

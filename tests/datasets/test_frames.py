@@ -13,8 +13,8 @@ from PIL import Image
 
 from geood.catalog import CATALOG, data_set
 from geood.datasets import frames
-from geood.datasets.discovery import Found, Frame, find_frames
-from geood.datasets.frames import decode, frame_size, held_ids, screened
+from geood.datasets.discovery import find_frames
+from geood.datasets.frames import Found, Frame, decode, frame_size, held_ids, screened
 from geood.errors import DataError
 from geood.geo.grid import Window
 from support.miniatures import BINARY, CAMVID, HEIGHT, VISTAS_NP, WIDTH, Sketch

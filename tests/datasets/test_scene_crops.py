@@ -12,7 +12,8 @@ from shapely.geometry import box
 from torch.utils.data import DataLoader
 
 from geood.datasets import sources
-from geood.datasets.scene_crops import find_files, open_scenes
+from geood.datasets.files import find_files
+from geood.datasets.scene_crops import open_scenes
 from geood.errors import ConfigError, DataError
 from support.rasters import HALF_METRE, UTM, picture, write_raster
 from support.scenery import SIZE, assert_mask_is_on_image, config, digital, make_scene, moved, read_all, truth

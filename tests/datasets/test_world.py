@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from geood.config.sections import IGNORE
+from geood.constants import IGNORE
 from geood.datasets.synthetic.landscape import UNKNOWN
 from geood.datasets.synthetic.objects import OBJECTS, VEHICLES
 from geood.datasets.synthetic.world import CRS, make_world

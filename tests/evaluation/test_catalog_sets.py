@@ -15,9 +15,9 @@ import rasterio
 from PIL import Image
 
 from geood.catalog import data_set
-from geood.cli.app import _run
-from geood.datasets.discovery import Frame, find_frames
-from geood.datasets.frames import decode
+from geood.cli.process import _run
+from geood.datasets.discovery import find_frames
+from geood.datasets.frames import Frame, decode
 from geood.errors import ConfigError, DataError, OutputError
 from geood.evaluation.catalog_sets import evaluate_set
 from geood.evaluation.class_mapping import Meaning
@@ -25,8 +25,9 @@ from geood.evaluation.figures import percent
 from geood.evaluation.results import staged
 from geood.evaluation.tile_scores import score_frame
 from geood.metrics.components import ComponentScores
-from geood.metrics.pixels import Confusion, OpenSetConfusion, PixelCurve
+from geood.metrics.pixels import PixelCurve
 from geood.metrics.protocols import protocol_named
+from geood.metrics.segmentation import Confusion, OpenSetConfusion
 from geood.models.bundle import ModelBundle
 from geood.prediction.pipeline import predict
 from support.bundles import make_bundle

@@ -12,12 +12,14 @@ from affine import Affine
 from shapely.geometry import shape
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from geood.config.score_kinds import LOGIT_SCORES
 from geood.config.sections import Config
 from geood.errors import ConfigError, DataError, OutputError
-from geood.evaluation.scenes import evaluate_scenes, write_metrics
+from geood.evaluation.results import write_metrics
+from geood.evaluation.scenes import evaluate_scenes
 from geood.geo.bands import Bands
 from geood.models.bundle import ModelBundle
-from geood.models.scores import LOGIT_SCORES, anomaly_score
+from geood.models.scores import anomaly_score
 from geood.models.segmenter import Answer
 
 CLASSES, ANOMALY, STRANGE, NONE = {2: "land", 5: "road"}, 9, 77, 255

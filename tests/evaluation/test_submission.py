@@ -13,9 +13,9 @@ from PIL import Image
 from scipy import ndimage
 
 from geood.catalog import data_set
-from geood.cli.app import _run
-from geood.datasets.discovery import Frame, find_frames
-from geood.datasets.frames import decode
+from geood.cli.process import _run
+from geood.datasets.discovery import find_frames
+from geood.datasets.frames import Frame, decode
 from geood.errors import ConfigError, DataError, OutputError
 from geood.evaluation.submission import submit
 from geood.evaluation.tile_scores import score_frame

@@ -11,7 +11,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.warp import transform as move
 
-from geood.config.sections import IGNORE
+from geood.constants import IGNORE
 from geood.errors import DataError
 from geood.geo.grid import Grid, Window
 from geood.geo.labels import open_labels, read_shapes, why_not_shared

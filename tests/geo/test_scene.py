@@ -16,7 +16,8 @@ from test_raster import NORTH_UP, PLACES, UTM, noise, write_raster
 from geood.errors import DataError
 from geood.geo.bands import Bands
 from geood.geo.grid import Grid, Window, tile_grid
-from geood.geo.scene import Scene, SceneSource, places, undeclared_nodata, valid_share
+from geood.geo.scene import Scene, SceneSource
+from geood.prediction.scene_checks import places, undeclared_nodata, valid_share
 from support.rasters import write_scores
 
 # Reading
@@ -522,7 +523,7 @@ def test_a_huge_scene_is_judged_by_a_few_places(tmp_path, monkeypatch):
         assert valid_share(scene) == pytest.approx(0.25, abs=0.05)
         assert undeclared_nodata(scene) is None
     assert sum(pixels) <= 1024 * 64 * 64
-    monkeypatch.setattr("geood.geo.scene.PATIENCE", 0.0)
+    monkeypatch.setattr("geood.prediction.scene_checks.PATIENCE", 0.0)
     pixels.clear()
     with Scene.open(tmp_path / "a.vrt") as scene:
         assert valid_share(scene) == pytest.approx(0.25, abs=0.1) and len(pixels) == 33

@@ -8,11 +8,12 @@ import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 
+from geood.atomic import check_output
 from geood.config.sections import BandsConfig
 from geood.errors import ConfigError, DataError, OutputError
 from geood.geo.bands import Bands, bands_from_samples
 from geood.geo.grid import Grid
-from geood.geo.score_raster import check_output, open_scores
+from geood.geo.score_raster import open_scores
 from support.rasters import write_scores
 
 UTM = CRS.from_epsg(32633)

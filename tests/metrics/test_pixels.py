@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score, roc_curve
 
-from geood.metrics.pixels import _BLOCK_PX, Confusion, OpenSetConfusion, PixelCurve, _from_codes, _to_codes
+from geood.metrics.pixels import _BLOCK_PX, PixelCurve, _from_codes, _to_codes
+from geood.metrics.segmentation import Confusion, OpenSetConfusion
 
 
 def draw(rng, kind, n=20_000):

@@ -11,10 +11,12 @@ import oracles
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
+from geood.datasets.disparity import distance_of_disparity
 from geood.metrics.curve import curve_of_counts, curve_of_scores
-from geood.metrics.distance import DistanceCurves, distance_of_disparity
-from geood.metrics.pixels import OpenSetConfusion, PixelCurve
+from geood.metrics.distance import DistanceCurves
+from geood.metrics.pixels import PixelCurve
 from geood.metrics.protocols import PROTOCOLS, protocol_named
+from geood.metrics.segmentation import OpenSetConfusion
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "support" / "official_metrics.json").read_text())
 FRAMES = oracles.frames()

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from geood.config.sections import SCORE_KINDS
+from geood.config.score_kinds import SCORE_KINDS
 from geood.errors import BundleError, ConfigError, OutputError
 from geood.models.bundle import FORMAT, ModelBundle, read_header
 from geood.models.guided_filter import guided

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from geood.models.scores import LOGIT_SCORES, anomaly_score, jensen_shannon_to_uniform, outlier_score, score_max
+from geood.config.score_kinds import LOGIT_SCORES
+from geood.models.scores import anomaly_score, jensen_shannon_to_uniform, outlier_score, score_max
 
 
 def _lead(margin, classes=19):

@@ -125,10 +125,10 @@ def run(*_, **__):
         print("up", flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
-        return geood.cli.app.INTERRUPTED
+        return geood.cli.process.INTERRUPTED
 
-geood.cli.app._run = run
-geood.cli.app.main()
+geood.cli.process._run = run
+geood.cli.process.main()
 """
 
 

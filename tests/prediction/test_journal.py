@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geood.errors import OutputError
-from geood.prediction.journal import MAGIC, Chunk, Journal, TileFigures, workplace
+from geood.prediction.journal import MAGIC, Chunk, Journal, TileFigures
+from geood.prediction.workdir import workplace
 
 KEY = {"scene": {"a.tif": "10 20"}, "tile_px": 64}
 

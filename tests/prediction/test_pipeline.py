@@ -28,8 +28,9 @@ from geood.geo.scene import Scene
 from geood.models.bundle import ModelBundle
 from geood.prediction import worker
 from geood.prediction.cluster import dask_client
+from geood.prediction.estimate import plan_run
 from geood.prediction.pipeline import polygonize, predict
-from geood.prediction.plan import SceneOptions, plan_run
+from geood.prediction.plan import SceneOptions
 from support.bundles import make_bundle
 from support.rasters import HALF_METRE, picture, write_raster
 

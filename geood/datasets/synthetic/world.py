@@ -17,7 +17,7 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 
-from geood.config.sections import IGNORE
+from geood.constants import IGNORE
 from geood.datasets.synthetic.landscape import (
     CLASSES,
     LAND,

@@ -10,9 +10,10 @@ from test_raster import noise, write_raster
 
 from geood.config.sections import BandsConfig
 from geood.errors import ConfigError, DataError
+from geood.geo.band_matching import match_bands, parse_bands
 from geood.geo.bands import Bands, bands_from_samples
 from geood.geo.scene import Scene, SceneSource
-from geood.prediction.band_matching import far_from_training, match_bands, parse_bands
+from geood.prediction.scene_checks import far_from_training
 
 RGB = Bands(("red", "green", "blue"), (1, 2, 3), (0,) * 3, (255,) * 3, (0.5,) * 3, (1 / 255,) * 3, None, 3)
 

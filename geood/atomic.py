@@ -1,0 +1,114 @@
+"""Atomic outputs: checked before any work, written under a hidden name, renamed when complete.
+
+A file that is written in place is half a file for a while, and what ends the process then leaves it so. Here every
+output is made beside its target (a rename within one folder cannot be half done) and what is there stays until then.
+This room knows nothing of formats. A whole run with many outputs is published in `prediction.outputs`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from geood.errors import OutputError
+
+
+def check_output(path: str | Path, *, overwrite: bool) -> None:
+    """Check that a file can be written, before work is spent on it.
+
+    Raises:
+        OutputError: it exists and `overwrite` is not set, it is a folder, or its folder is missing or not writable.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; give the name of a file")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: exists already; add --overwrite to replace it, or choose another name")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {path.parent}; make it first, or choose another place")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise OutputError(f"{path}: its folder cannot be written to ({error.strerror}); choose another place") from None
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Translate each `OSError` of the block to an `OutputError` that names `path`.
+
+    Raises:
+        OutputError: something in the block could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error}); free space on that disk, or choose another --out"
+        ) from None
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a hidden name beside `path`, of the same suffix; the file made there replaces `path` when the block ends.
+
+    After an error `path` is as it was before, and nothing is left beside it. A process that is killed may leave the
+    hidden file. Errors of the block pass unchanged.
+
+    Raises:
+        OSError: the file cannot be put in place.
+    """
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    partial.unlink(missing_ok=True)
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_files(folder: Path, name: str, *, before: Callable[[Path], None] = lambda _: None) -> Iterator[Path]:
+    """Yield a hidden folder in `folder`; the files made in it move to `folder` when the block ends.
+
+    They replace files of the same names one after the other, after `before` was called with the hidden folder. `name`
+    is part of the hidden folder's name. After an error none of them has moved and nothing is left.
+
+    Raises:
+        OSError: a file cannot be put in place.
+    """
+    staging = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=folder))
+    try:
+        yield staging
+        before(staging)
+        for made in staging.iterdir():
+            os.replace(made, folder / made.name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside `path` that takes its place, contents and all, when the block ends.
+
+    After an error the folder that was there before is there again, and nothing is left beside it.
+
+    Raises:
+        OSError: the folder cannot be made or put in place.
+    """
+    place = path.resolve()
+    partial, before = (place.with_name(f".{place.name}.{os.getpid()}.{what}") for what in ("partial", "before"))
+    try:
+        partial.mkdir()
+        yield partial
+        if place.exists():
+            os.replace(place, before)
+        os.replace(partial, place)
+    finally:
+        if before.exists() and not place.exists():
+            os.replace(before, place)
+        for folder in (partial, before):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,107 @@
+"""Which of a scene's bands serve a model, and whether their numbers are those it was trained on.
+
+A mix-up of bands or of their scaling gives scores that look like any others, so what is known of both sides is
+compared: names, and the range of a small sample of pixels. Nothing is rescaled here; what is odd is said.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from geood.errors import ConfigError, DataError
+from geood.geo.bands import Bands
+from geood.geo.scene import Scene
+
+log = logging.getLogger("geood")
+# What files call a band that has no name: its place, or the colour that GDAL gives the first of any.
+_UNNAMED = re.compile(r"(band|gray|grey|undefined|layer)?[ _-]?\d*", re.IGNORECASE)
+
+
+def parse_bands(text: str, bands: Bands) -> dict[str, int]:
+    """The scene's band for each of a model's, from `red=3,green=2,blue=1` or, in the model's order, `3,2,1`.
+
+    Raises:
+        ConfigError: if it is neither, or does not name each band of the model once.
+    """
+    wanted = f"--bands {text}: needed is one scene band for each of the model's ({', '.join(bands.names)})"
+    example = ",".join(f"{name}={i}" for i, name in enumerate(bands.names, 1))
+    parts = [part.strip() for part in text.split(",")]
+    named = [part.rpartition("=") for part in parts]
+    if not all(number.strip().isascii() and number.strip().isdigit() and int(number) for _, _, number in named):
+        raise ConfigError(f"{wanted}, counted from 1; give them as {example}")
+    numbers = [int(number) for _, _, number in named]
+    if all(not mark for _, mark, _ in named):
+        if len(numbers) != bands.count or len(set(bands.names)) != bands.count:
+            raise ConfigError(f"{wanted}, got {len(numbers)}; give as many, in this order")
+        return dict(zip(bands.names, numbers, strict=True))
+    known = {name.lower(): name for name in bands.names}
+    given: dict[str, int] = {}
+    for (name, _, _), number in zip(named, numbers, strict=True):
+        plain = name.strip().lower()
+        if plain not in known or known[plain] in given:
+            near = difflib.get_close_matches(plain, known, n=1)
+            hint = f"did you mean {known[near[0]]}?" if near and plain not in known else f"give them as {example}"
+            why = "is named twice" if plain in known else "is none of them"
+            raise ConfigError(f"{wanted}; {name.strip() or 'a number alone'} {why}; {hint}")
+        given[known[plain]] = number
+    if missing := [name for name in bands.names if name not in given]:
+        raise ConfigError(f"{wanted}; {', '.join(missing)} missing; give them as {example}")
+    return given
+
+
+def match_bands(scene: Scene, bands: Bands, given: Mapping[str, int] | None) -> tuple[tuple[int, ...], str]:
+    """The scene's bands in the model's order, and a sentence about how they were found.
+
+    What is `given` comes first, be it a band that the file calls alpha; then names, where the scene has each of the
+    model's just once, in any order and among any others; then places, where the number of bands fits.
+
+    Raises:
+        DataError: naming the bands of both sides, if none of these leads to an answer, or names contradict places.
+    """
+    if given is not None:
+        chosen = tuple(given[name] for name in bands.names)
+        if strange := sorted(set(chosen) - {*scene.band_indexes, *scene.alpha}):
+            raise DataError(
+                f"{scene.path}: has no band {strange[0]}, only {listed(scene.band_indexes, scene.band_names)}; choose "
+                "among these for --bands"
+            )
+        return chosen, f"{listed(chosen, bands.names)}, as given"
+    standing = {name.lower(): i for i, name in zip(scene.band_indexes, scene.band_names, strict=True)}
+    names = [name.lower() for name in bands.names]
+    said = [name.lower() for name in scene.band_names]
+    once = [said.count(name) == 1 and not _UNNAMED.fullmatch(name) for name in names]
+    if all(once) and len(set(names)) == len(names):
+        chosen = tuple(standing[name] for name in names)
+        text = f"{listed(chosen, bands.names)}, by their names in the scene"
+        if chosen != bands.indexes:
+            log.info("%s: bands %s (in the training scenes: %s)", scene.path, text, listed(bands.indexes, bands.names))
+        return chosen, text
+    try:
+        scene.check_bands(bands)
+    except DataError as error:
+        hint = f" (band {scene.alpha[0]} is said to be alpha: it can be named there)" if scene.alpha else ""
+        raise DataError(f"{error}, or say which to take: --bands {_example(bands)}{hint}") from None
+    moved = [name for name, one, i in zip(names, once, bands.indexes, strict=True) if one and standing[name] != i]
+    if moved:
+        raise DataError(
+            f"{scene.path}: its bands are {listed(scene.band_indexes, scene.band_names)}, the model was trained on "
+            f"{listed(bands.indexes, bands.names)}: {', '.join(moved)} stands elsewhere, and not all names are in "
+            f"both; say which to take: --bands {_example(bands)}"
+        )
+    return bands.indexes, f"{listed(bands.indexes, bands.names)}, by their places (not all are named in both)"
+
+
+def listed(indexes: Sequence[int], names: Sequence[str]) -> str:
+    return ", ".join(_pairs(indexes, names))
+
+
+def _pairs(indexes: Sequence[int], names: Sequence[str]) -> Iterator[str]:
+    for index, name in zip(indexes, names, strict=True):
+        yield f"{index}: {name}"
+
+
+def _example(bands: Bands) -> str:
+    return ",".join(f"{name}=N" for name in bands.names)

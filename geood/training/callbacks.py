@@ -1,0 +1,115 @@
+"""Lightning callbacks and samplers of the stages."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Sampler
+
+from geood.progress import Progress
+from geood.training.run_folder import append_metrics
+from geood.training.stage import Plan, Stage, pl
+
+log = logging.getLogger("geood")
+
+
+class EpochSlice(Sampler[int]):
+    """The positions of one epoch out of all positions of a stage; Lightning sets the epoch.
+
+    But not in time for the first: reading processes have taken positions by then, so that is given with `epoch`.
+    """
+
+    def __init__(self, length: int, epoch: int) -> None:
+        self.length, self.epoch = length, epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.epoch * self.length, (self.epoch + 1) * self.length))
+
+    def __len__(self) -> int:
+        return self.length
+
+
+class Keeper(pl.Callback):
+    """After each epoch: one row for every figure in metrics.csv and one checkpoint, both whole or not at all.
+
+    Also keeps the time: crops a second, and the share of it that went by waiting for data.
+    """
+
+    def __init__(self, run: Path, plan: Plan, progress: Progress) -> None:
+        self.run, self.plan, self.progress = run, plan, progress
+        self.checkpoint = run / "checkpoints" / f"{plan.stage}.ckpt"
+        self.crops, self.busy, self.waited = 0, 0.0, 0.0  # seconds
+        self._mark = 0.0
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self._mark = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, *_: Any) -> None:
+        self.waited += self._passed()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, _: Any, batch: Any, *__: Any) -> None:
+        assert isinstance(module, Stage)
+        self.busy += self._passed()
+        self.crops += len(batch["image"]) * trainer.world_size
+        if trainer.global_step % 10 == 0 or self.progress.done + 1 >= self.progress.total:
+            shown = {k: float(v) for k, v in module.figures.items()}
+            shown |= {f"val {k}": module.validated[k] for k in ("miou", "bpd") if k in module.validated}
+            shown |= {"crops/s": self.crops / (self.busy + self.waited)}
+            self.progress.advance(trainer.global_step - self.progress.done, **shown)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, Stage)
+        if trainer.is_global_zero:  # before the checkpoint: rows beyond it are dropped when a run is continued
+            trained = {f"train/{k}": float(v) for k, v in module.figures.items()}
+            validated = {f"val/{k}": v for k, v in module.validated.items()}
+            append_metrics(self.run / "metrics.csv", self.plan.stage, trainer.global_step, trained | validated)
+            if trainer.logger is not None:
+                trainer.logger.log_metrics(validated, step=trainer.global_step)
+        partial = self.checkpoint.with_suffix(".partial")
+        try:
+            trainer.save_checkpoint(partial)
+            if trainer.is_global_zero:
+                os.replace(partial, self.checkpoint)
+        finally:
+            if trainer.is_global_zero:
+                partial.unlink(missing_ok=True)
+
+    def on_train_end(self, *_: Any) -> None:
+        if self.crops:
+            total = self.busy + self.waited
+            log.info(
+                "%s: %.1f crops/s, %.0f %% of the time waiting for data",
+                self.plan.stage,
+                self.crops / total,
+                100 * self.waited / total,
+            )
+
+    def _passed(self) -> float:
+        """Seconds since the last call, on a GPU of what was handed to it."""
+        before, self._mark = self._mark, time.perf_counter()
+        return self._mark - before
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's advice about its own settings off the user's screen; errors still show."""
+    names = ("lightning.pytorch", "lightning.fabric")
+    before = {n: logging.getLogger(n).level for n in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", module="torch.utils.data")
+        yield
+    for name, level in before.items():
+        logging.getLogger(name).setLevel(level)
