@@ -123,7 +123,7 @@ def bare(scene: Path, out: Path, bundle: Path, side: int) -> float:
     ready = {shape: torch.rand(1, model.bands.count, *shape) for shape in set(shapes)}
 
     def run(shape: tuple[int, int]) -> None:
-        model.answer(ready[shape])
+        model.infer(ready[shape])
 
     cores = os.cpu_count() or 1
     with concurrent.futures.ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -140,11 +140,11 @@ def bare_on_gpu(model: ModelBundle, shapes: list[tuple[int, int]]) -> float:
     ready = {shape: torch.rand(GPU_BATCH, model.bands.count, *shape, device=device()) for shape in set(shapes)}
     with low_precision():
         for shape, count in batches[:2] + batches[-2:]:
-            model.answer(ready[shape][:count])
+            model.infer(ready[shape][:count])
         torch.cuda.synchronize()
         began = time.perf_counter()
         for shape, count in batches:
-            model.answer(ready[shape][:count])
+            model.infer(ready[shape][:count])
         torch.cuda.synchronize()
     return time.perf_counter() - began
 

@@ -92,8 +92,8 @@ def one_network(network: str, classes: int, *, side: int, repeats: int, device: 
     bundle = bundle_of(network, classes).to(device)
     image = torch.rand(1, 3, side, side, device=device)
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        forward = median_of(lambda: bundle.answer(image), repeats)
-        answer = bundle.answer(image)
+        forward = median_of(lambda: bundle.infer(image), repeats)
+        answer = bundle.infer(image)
     print(f"\n{network}, {classes} classes: forward pass {1000 * forward:.0f} ms")
     smooth = bundle.with_settings([f"score.smooth_px={SMOOTH_PX}"])
     for kind in bundle.scores:

@@ -12,11 +12,11 @@ from __future__ import annotations
 import difflib
 
 from geood.catalog.aerial import AERIAL
-from geood.catalog.entry import DataSet, Layout, Split
+from geood.catalog.entry import DataSet, PathLayout, Split
 from geood.catalog.roads import ROADS
 from geood.errors import ConfigError
 
-__all__ = ["CATALOG", "DataSet", "Layout", "Split", "data_set"]
+__all__ = ["CATALOG", "DataSet", "PathLayout", "Split", "data_set"]
 CATALOG: dict[str, DataSet] = {entry.name: entry for entry in (*ROADS, *AERIAL)}
 
 

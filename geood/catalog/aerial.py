@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from geood.catalog import taxonomies as t
-from geood.catalog.entry import DataSet, Layout, Split
+from geood.catalog.entry import DataSet, PathLayout, Split
 
 POTSDAM_TRAIN = (
     "2_10 2_11 2_12 3_10 3_11 3_12 4_10 4_11 4_12 5_10 5_11 5_12 6_7 6_8 6_9 6_10 6_11 6_12 7_7 7_8 7_9 7_10 7_11 7_12"
@@ -18,7 +18,7 @@ uavid = DataSet(
     licence="CC BY-NC-SA 4.0; registration",
     taxonomy=t.UAVID,
     layouts=tuple(
-        Layout(
+        PathLayout(
             f"{prefix}{{split}}/{{seq}}/Images/{{id}}.png",
             f"{prefix}{{split}}/{{seq}}/Labels/{{id}}.png",
             name="{seq}/{id}",
@@ -41,7 +41,7 @@ potsdam = DataSet(
     licence="research use; request form",
     taxonomy=t.ISPRS,
     layouts=tuple(
-        Layout(f"{ortho}/top_potsdam_{{id}}_{bands}.tif", labels)
+        PathLayout(f"{ortho}/top_potsdam_{{id}}_{bands}.tif", labels)
         for ortho, bands in (("2_Ortho_RGB", "RGB"), ("4_Ortho_RGBIR", "RGBIR"), ("3_Ortho_IRRG", "IRRG"))
         for labels in (
             "5_Labels_all_noBoundary/top_potsdam_{id}_label_noBoundary.tif",
@@ -68,7 +68,7 @@ vaihingen = DataSet(
     licence="research use; request form",
     taxonomy=t.ISPRS,
     layouts=tuple(
-        Layout("top/top_mosaic_09cm_area{id}.tif", labels)
+        PathLayout("top/top_mosaic_09cm_area{id}.tif", labels)
         for labels in (
             "{gt}/top_mosaic_09cm_area{id}_noBoundary.tif",
             "top_mosaic_09cm_area{id}_noBoundary.tif",
@@ -92,7 +92,7 @@ loveda = DataSet(
     source="https://zenodo.org/records/5706578",
     licence="CC BY-NC-SA 4.0 and the terms of Google Earth: academic use only",
     taxonomy=t.LOVEDA,
-    layouts=(Layout("{split}/{scene}/images_png/{id}.png", "{split}/{scene}/masks_png/{id}.png"),),
+    layouts=(PathLayout("{split}/{scene}/images_png/{id}.png", "{split}/{scene}/masks_png/{id}.png"),),
     splits=(Split("train", {"split": "Train"}, 2522), Split("val", {"split": "Val"}, 1669)),
     ids={0: t.VOID, t.VOID: t.VOID} | {i + 1: i for i in t.LOVEDA.classes},
     size=(1024, 1024),
@@ -105,7 +105,7 @@ landcoverai = DataSet(
     source="https://landcover.ai",
     licence="CC BY-NC-SA 4.0",
     taxonomy=t.LANDCOVERAI,
-    layouts=(Layout("output/{id}.jpg", "output/{id}_m.png"),),
+    layouts=(PathLayout("output/{id}.jpg", "output/{id}_m.png"),),
     splits=(
         Split("train", {}, 7470, listed="train.txt"),
         Split("val", {}, 1602, listed="val.txt"),
@@ -122,7 +122,7 @@ openearthmap = DataSet(
     source="https://open-earth-map.org",
     licence="each source its own; what is unspecified CC BY-NC-SA 4.0",
     taxonomy=t.OPENEARTHMAP,
-    layouts=(Layout("{region}/images/{id}.tif", "{region}/labels/{id}.tif"),),
+    layouts=(PathLayout("{region}/images/{id}.tif", "{region}/labels/{id}.tif"),),
     splits=(Split("train", {}, listed="train.txt"), Split("val", {}, listed="val.txt")),
     ids={0: t.VOID, t.VOID: t.VOID} | {i + 1: i for i in t.OPENEARTHMAP.classes},
     note="Id 0 means unknown. Images that come from xBD are not part of the archive and are missed by name.",

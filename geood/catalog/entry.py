@@ -15,7 +15,7 @@ Protocol = Literal["pooled", "fishyscapes", "smiyc", "caos", "densehybrid"]
 
 
 @dataclass(frozen=True)
-class Layout:
+class PathLayout:
     """Where images and labels lie below the root: templates of paths with places in braces.
 
     `{split}` and the like are filled in by the split; what a split does not fill in stands for any one name. Images and
@@ -69,7 +69,7 @@ class DataSet:
     source: str
     licence: str
     taxonomy: Taxonomy
-    layouts: tuple[Layout, ...]
+    layouts: tuple[PathLayout, ...]
     splits: tuple[Split, ...]
     ids: Mapping[int, int]
     colours: Mapping[Colour, int] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from geood.catalog import taxonomies as t
-from geood.catalog.entry import DataSet, Layout, Split
+from geood.catalog.entry import DataSet, PathLayout, Split
 
 FULL_HD, CITY, HD = (1080, 1920), (1024, 2048), (720, 1280)
 CITYSCAPES_TERMS = "own terms: research, not commercial; registration"
@@ -18,7 +18,7 @@ cityscapes = DataSet(
     licence=CITYSCAPES_TERMS,
     taxonomy=t.CITYSCAPES,
     layouts=(
-        Layout("leftImg8bit/{split}/{city}/{id}_leftImg8bit.png", "gtFine/{split}/{city}/{id}_gtFine_labelIds.png"),
+        PathLayout("leftImg8bit/{split}/{city}/{id}_leftImg8bit.png", "gtFine/{split}/{city}/{id}_gtFine_labelIds.png"),
     ),
     splits=(Split("train", {"split": "train"}, 2975), Split("val", {"split": "val"}, 500)),
     ids=t.CITYSCAPES_LABEL_IDS,
@@ -32,8 +32,8 @@ vistas = DataSet(
     licence="CC BY-NC-SA, research edition; registration",
     taxonomy=t.CITYSCAPES,
     layouts=(
-        Layout("{split}/images/{id}.jpg", "{split}/v1.2/labels/{id}.png"),
-        Layout("{split}/images/{id}.jpg", "{split}/labels/{id}.png"),
+        PathLayout("{split}/images/{id}.jpg", "{split}/v1.2/labels/{id}.png"),
+        PathLayout("{split}/images/{id}.jpg", "{split}/labels/{id}.png"),
     ),
     splits=(Split("train", {"split": "training"}, 18000), Split("val", {"split": "validation"}, 2000)),
     ids=t.VISTAS_NP,
@@ -47,8 +47,8 @@ wilddash2 = DataSet(
     licence="CC BY-NC 4.0; registration",
     taxonomy=t.CITYSCAPES,
     layouts=(
-        Layout("images/{id}.jpg", "panoptic/{id}.png", segments="panoptic.json"),
-        Layout("images/{id}.jpg", "labels/{id}_labelIds.png"),
+        PathLayout("images/{id}.jpg", "panoptic/{id}.png", segments="panoptic.json"),
+        PathLayout("images/{id}.jpg", "labels/{id}_labelIds.png"),
     ),
     splits=(Split("train", {}, hashed=(0.15, 1.0)), Split("val", {}, hashed=(0.0, 0.15))),
     ids=t.WILDDASH_IDS,
@@ -62,8 +62,8 @@ bdd100k = DataSet(
     licence="own terms: educational, research and not-for-profit use",
     taxonomy=t.CITYSCAPES,
     layouts=(
-        Layout("images/10k/{split}/{id}.jpg", "labels/sem_seg/masks/{split}/{id}.png"),
-        Layout("seg/images/{split}/{id}.jpg", "seg/labels/{split}/{id}_train_id.png"),
+        PathLayout("images/10k/{split}/{id}.jpg", "labels/sem_seg/masks/{split}/{id}.png"),
+        PathLayout("seg/images/{split}/{id}.jpg", "seg/labels/{split}/{id}_train_id.png"),
     ),
     splits=(Split("train", {"split": "train"}, 7000), Split("val", {"split": "val"}, 1000)),
     ids=t.same(t.CITYSCAPES),
@@ -75,9 +75,9 @@ bdd_anomaly = replace(
     title="BDD-Anomaly, 810 test images: motorcycles, bicycles and trains are anomalies",
     source="https://github.com/hendrycks/anomaly-seg (labels), https://bdd-data.berkeley.edu (images)",
     layouts=(
-        Layout("seg/images/{part}/{id}.jpg", "seg/labels/{part}/{id}_train_id.png"),
-        Layout("images/10k/{part}/{id}.jpg", "seg/labels/{part}/{id}_train_id.png"),
-        Layout("images/10k/{part}/{id}.jpg", "labels/sem_seg/masks/{part}/{id}.png"),
+        PathLayout("seg/images/{part}/{id}.jpg", "seg/labels/{part}/{id}_train_id.png"),
+        PathLayout("images/10k/{part}/{id}.jpg", "seg/labels/{part}/{id}_train_id.png"),
+        PathLayout("images/10k/{part}/{id}.jpg", "labels/sem_seg/masks/{part}/{id}.png"),
     ),
     splits=(
         Split("train", {"part": "train"}, 6280, holds="clean"),
@@ -108,7 +108,9 @@ streethazards = DataSet(
     licence="code MIT; none stated for the images",
     taxonomy=t.STREETHAZARDS,
     layouts=(
-        Layout("{set}/images/{part}/{town}/{id}.png", "{set}/annotations/{part}/{town}/{id}.png", name="{town}/{id}"),
+        PathLayout(
+            "{set}/images/{part}/{town}/{id}.png", "{set}/annotations/{part}/{town}/{id}.png", name="{town}/{id}"
+        ),
     ),
     splits=(
         Split("train", {"set": "train", "part": "training"}, 5125),
@@ -138,8 +140,8 @@ camvid = DataSet(
     licence="research use",
     taxonomy=t.CAMVID,
     layouts=(
-        Layout("{split}/{id}.png", "{split}annot/{id}.png"),
-        Layout("{split}/{id}.jpg", "{split}annot/{id}.png"),
+        PathLayout("{split}/{id}.png", "{split}annot/{id}.png"),
+        PathLayout("{split}/{id}.jpg", "{split}annot/{id}.png"),
     ),
     splits=(
         Split("train", {"split": "train"}, 367),
@@ -156,7 +158,7 @@ camvid_ood = replace(
     title="CamVid with pasted animals (ObsNet)",
     source="https://github.com/valeoai/obsnet",
     taxonomy=t.Taxonomy("camvid", dict(t.CAMVID.classes) | {12: "animal"}, frozenset({12}), t.CAMVID.colours),
-    layouts=(Layout("test_ood/{id}.png", "testannot_ood/{id}.png"),),
+    layouts=(PathLayout("test_ood/{id}.png", "testannot_ood/{id}.png"),),
     splits=(Split("test", {}, 233),),
     ids=t.same(t.CAMVID, 11) | {12: 12},
     benchmark="CamVid OOD",
@@ -168,8 +170,8 @@ lums = DataSet(
     licence="CC BY 4.0",
     taxonomy=t.LUMS,
     layouts=(
-        Layout("images/{id}.jpg", "labels/{id}.png"),
-        Layout("{part}/{id}.jpg", "{part}/{id}_mask.png"),
+        PathLayout("images/{id}.jpg", "labels/{id}.png"),
+        PathLayout("{part}/{id}.jpg", "{part}/{id}_mask.png"),
     ),
     splits=(Split("train", {}, holds="clean"), Split("test", {}, holds="anomalous")),
     ids=t.same(t.LUMS),
@@ -184,7 +186,7 @@ lost_and_found = DataSet(
     licence="Daimler AG, not commercial",
     taxonomy=t.ANOMALY,
     layouts=(
-        Layout(
+        PathLayout(
             "leftImg8bit/{split}/{scene}/{id}_leftImg8bit.png",
             "gtCoarse/{split}/{scene}/{id}_gtCoarse_labelIds.png",
         ),
@@ -228,7 +230,8 @@ smiyc_anomaly = DataSet(
     licence="images CC BY, CC BY-SA or public domain, each its own",
     taxonomy=t.ANOMALY,
     layouts=tuple(
-        Layout(f"images/{{id}}.{suffix}", "labels_masks/{id}_labels_semantic.png") for suffix in ("jpg", "png", "webp")
+        PathLayout(f"images/{{id}}.{suffix}", "labels_masks/{id}_labels_semantic.png")
+        for suffix in ("jpg", "png", "webp")
     ),
     splits=(
         Split("all", {}, 110, labelled=False),
@@ -247,7 +250,8 @@ smiyc_obstacle = replace(
     source="https://zenodo.org/records/5281633",
     licence="CC BY 4.0",
     layouts=tuple(
-        Layout(f"images/{{id}}.{suffix}", "labels_masks/{id}_labels_semantic.png") for suffix in ("webp", "png", "jpg")
+        PathLayout(f"images/{{id}}.{suffix}", "labels_masks/{id}_labels_semantic.png")
+        for suffix in ("webp", "png", "jpg")
     ),
     splits=(
         Split("all", {}, labelled=False),
@@ -265,9 +269,9 @@ fishyscapes_laf = DataSet(
     licence="masks CC BY 4.0; images Daimler AG, not commercial",
     taxonomy=t.ANOMALY,
     layouts=(
-        Layout("{lf}/leftImg8bit/{part}/{scene}/{id}_leftImg8bit.png", "{fs}/{number}_{id}_labels.png"),
-        Layout("leftImg8bit/{part}/{scene}/{id}_leftImg8bit.png", "{fs}/{number}_{id}_labels.png"),
-        Layout("leftImg8bit/{part}/{scene}/{id}_leftImg8bit.png", "{number}_{id}_labels.png"),
+        PathLayout("{lf}/leftImg8bit/{part}/{scene}/{id}_leftImg8bit.png", "{fs}/{number}_{id}_labels.png"),
+        PathLayout("leftImg8bit/{part}/{scene}/{id}_leftImg8bit.png", "{fs}/{number}_{id}_labels.png"),
+        PathLayout("leftImg8bit/{part}/{scene}/{id}_leftImg8bit.png", "{number}_{id}_labels.png"),
     ),
     splits=(Split("val", {}, 100, by_labels=True),),
     ids=BINARY,
@@ -286,7 +290,7 @@ def _fishyscapes_static(version: int) -> DataSet:
         licence=CITYSCAPES_TERMS,
         taxonomy=t.ANOMALY,
         layouts=tuple(
-            Layout(
+            PathLayout(
                 f"{folder}{{number}}_{{id}}_rgb.npz",
                 f"{folder}{{number}}_{{id}}_labels.png",
                 base=f"{city}leftImg8bit/{{split}}/{{city}}/{{id}}_leftImg8bit.png",
@@ -312,8 +316,8 @@ road_anomaly = DataSet(
     licence="research use; a credit list names each image's owner",
     taxonomy=t.ANOMALY,
     layouts=(
-        Layout("frames/{id}.jpg", "frames/{id}.labels/labels_semantic.png"),
-        Layout("RoadAnomaly_jpg/frames/{id}.jpg", "RoadAnomaly_jpg/frames/{id}.labels/labels_semantic.png"),
+        PathLayout("frames/{id}.jpg", "frames/{id}.labels/labels_semantic.png"),
+        PathLayout("RoadAnomaly_jpg/frames/{id}.jpg", "RoadAnomaly_jpg/frames/{id}.labels/labels_semantic.png"),
     ),
     splits=(Split("test", {}, 60),),
     ids={0: 0, 1: 1, 2: 1, t.VOID: t.VOID},
@@ -327,7 +331,7 @@ wd_pascal = DataSet(
     source="made by the user from WildDash 1 and PASCAL VOC 2007",
     licence="that of WildDash and of PASCAL VOC",
     taxonomy=t.ANOMALY,
-    layouts=(Layout("images/{id}.png", "labels/{id}.png"), Layout("images/{id}.jpg", "labels/{id}.png")),
+    layouts=(PathLayout("images/{id}.png", "labels/{id}.png"), PathLayout("images/{id}.jpg", "labels/{id}.png")),
     splits=(Split("test", {}, listed="manifest.csv"),),
     ids=BINARY,
     benchmark="WD-Pascal",

@@ -13,7 +13,7 @@ from pathlib import Path
 from geood.catalog import DataSet, Split
 from geood.constants import IGNORE
 from geood.datasets.discovery import find_frames
-from geood.datasets.frames import Found, Frame, frame_size, held_ids
+from geood.datasets.frames import FoundFrames, Frame, frame_size, held_ids
 from geood.errors import DataError
 from geood.progress import Progress
 
@@ -86,7 +86,7 @@ def check_set(
     Raises:
         DataError: nothing of the set is there.
     """
-    found: dict[str, Found] = {}
+    found: dict[str, FoundFrames] = {}
     missing: dict[str, DataError] = {}
     for split in data_set.splits:
         try:
@@ -100,7 +100,7 @@ def check_set(
     return checks, [fault for check in checks for fault in check.faults(data_set)] + faults
 
 
-def _checked(data_set: DataSet, split: Split, found: Found, label_ids: Mapping[int, int] | None) -> SplitCheck:
+def _checked(data_set: DataSet, split: Split, found: FoundFrames, label_ids: Mapping[int, int] | None) -> SplitCheck:
     check = SplitCheck(split, without_labels=found.without_labels, not_found=found.not_found)
     if not (split.ids or split.listed):  # else labels of other splits' frames, which the rules leave out, lie there too
         check.without_image = found.without_image

@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from geood.catalog import DataSet, Layout, Split
-from geood.datasets.frames import Found, Frame
+from geood.catalog import DataSet, PathLayout, Split
+from geood.datasets.frames import FoundFrames, Frame
 from geood.errors import DataError
 
 PLACE = re.compile(r"\{(\w+)\}")
@@ -22,7 +22,7 @@ WHAT = {"number": r"\d+"}  # what may stand at a place; at all others any one na
 HEADERS = {"image", "images", "name", "names", "file", "filename", "file_name", "frame", "id"}  # of a list's column
 
 
-def find_frames(data_set: DataSet, root: Path, split: Split) -> Found:
+def find_frames(data_set: DataSet, root: Path, split: Split) -> FoundFrames:
     """The frames of one split below `root`, by the layout of the set that finds most pairs, the first of equals.
 
     What the labels of a whole image hold is not looked at.
@@ -31,7 +31,7 @@ def find_frames(data_set: DataSet, root: Path, split: Split) -> Found:
         DataError: nothing below the root looks like the set, with the nearest folder that does; or the images are
             overlays, and one to add to is missing.
     """
-    best: Found | None = None
+    best: FoundFrames | None = None
     for layout in data_set.layouts:
         found = _matched(data_set, root, layout, split)
         if _usable(found, split) and (best is None or _whole(found) > _whole(best)):
@@ -57,7 +57,7 @@ def find_frames(data_set: DataSet, root: Path, split: Split) -> Found:
     return best
 
 
-def drop_unlabelled(found: Found, data_set: DataSet, root: Path, *, split: Split) -> list[Frame]:
+def drop_unlabelled(found: FoundFrames, data_set: DataSet, root: Path, *, split: Split) -> list[Frame]:
     """Leave only the frames that have labels in `found`; returns the others.
 
     Raises:
@@ -73,17 +73,17 @@ def drop_unlabelled(found: Found, data_set: DataSet, root: Path, *, split: Split
     return bare
 
 
-def _usable(found: Found, split: Split) -> bool:
+def _usable(found: FoundFrames, split: Split) -> bool:
     """Whether there is an image, with the one that it is added to and the labels that make it one of the split."""
     return any((f.base or not found.layout.base) and (f.labels or not split.by_labels) for f in found.frames)
 
 
-def _whole(found: Found) -> int:
+def _whole(found: FoundFrames) -> int:
     """How many frames have all that belongs to them."""
     return sum(f.labels is not None and (f.base is not None or not found.layout.base) for f in found.frames)
 
 
-def _matched(data_set: DataSet, root: Path, layout: Layout, split: Split) -> Found:
+def _matched(data_set: DataSet, root: Path, layout: PathLayout, split: Split) -> FoundFrames:
     """All that one layout finds, before the split's rules on names."""
     images = dict(_files(root, layout.images, split))
     labels = {path: places for path, places in _files(root, layout.labels, split) if path not in images}
@@ -110,7 +110,7 @@ def _matched(data_set: DataSet, root: Path, layout: Layout, split: Split) -> Fou
     frames.sort(key=lambda frame: (frame.name, frame.image))
     found = {_key(places, shared) for places in images.values()}
     without_image = sorted(path for path, places in labels.items() if _key(places, shared) not in found)
-    return Found(layout, frames, without_image=without_image)
+    return FoundFrames(layout, frames, without_image=without_image)
 
 
 def _key(places: dict[str, str], names: tuple[str, ...]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from geood.catalog import DataSet, Layout
+from geood.catalog import DataSet, PathLayout
 from geood.constants import IGNORE
 from geood.errors import DataError
 from geood.geo.gdal import open_raster, rasterio_window, reading
@@ -289,7 +289,9 @@ def held_ids(frame: Frame, label_ids: Mapping[int, int] | None = None) -> tuple[
     return {int(i): int(counts[i]) for i in np.flatnonzero(counts)}, unknown
 
 
-def screened(found: Found, anomaly: set[int], *, holds: str, label_ids: Mapping[int, int] | None = None) -> list[Frame]:
+def screened(
+    found: FoundFrames, anomaly: set[int], *, holds: str, label_ids: Mapping[int, int] | None = None
+) -> list[Frame]:
     """The frames whose labels hold an anomaly id anywhere (`anomalous`) or none (`clean`).
 
     Raises:
@@ -338,13 +340,13 @@ class Frame(NamedTuple):
 
 
 @dataclass
-class Found:
+class FoundFrames:
     """The frames of a split in the order of their names, and what lacks its other half.
 
     `not_found` are names on the split's list of frames that no image has.
     """
 
-    layout: Layout
+    layout: PathLayout
     frames: list[Frame]
     without_labels: list[Path] = field(default_factory=list)
     without_image: list[Path] = field(default_factory=list)

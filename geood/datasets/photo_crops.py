@@ -28,7 +28,7 @@ from geood.datasets.crops import Crops
 from geood.datasets.discovery import drop_unlabelled, find_frames
 from geood.datasets.files import check_images, find_files
 from geood.datasets.frames import Decoded, Frame, decode, frame_size, screened
-from geood.datasets.samples import Pixels, seed_of
+from geood.datasets.samples import CropPixels, seed_of
 from geood.datasets.screening import Screening, labelled, report_screening, screen, why_nothing
 from geood.errors import ConfigError, DataError
 from geood.geo.bands import bands_from_samples
@@ -52,7 +52,7 @@ class Crop(NamedTuple):
     side: int
 
 
-class Share(NamedTuple):
+class SetShare(NamedTuple):
     """The data set that a training frame is of, by its number, and the weight of that whole set among the others."""
 
     data_set: int
@@ -71,7 +71,7 @@ class Gallery:
     unknown: dict[int, Counter[str]] = field(default_factory=dict, repr=False, compare=False)
     _kept: OrderedDict[int, Decoded] = field(default_factory=OrderedDict, repr=False, compare=False)
 
-    def read(self, place: Crop, *, validation: bool) -> Pixels:
+    def read(self, place: Crop, *, validation: bool) -> CropPixels:
         """The pixels of a crop; what overhangs its frame is invalid.
 
         Raises:
@@ -90,7 +90,7 @@ class Gallery:
             whole = self._decoded(place.frame)
             image, valid, ids = whole.image[:, *window], whole.valid[window], whole.ids[window]
         beside = tuple((0, place.side - n) for n in ids.shape)
-        return Pixels(
+        return CropPixels(
             np.pad(image, ((0, 0), *beside)).astype(np.float32),
             np.pad(valid, beside),
             np.pad(ids, beside, constant_values=IGNORE).astype(np.int64),
@@ -170,7 +170,7 @@ def open_photos(config: Config) -> Crops:
     )
 
 
-def _own_frames(config: Config) -> tuple[list[Frame], list[Frame], list[Share]]:
+def _own_frames(config: Config) -> tuple[list[Frame], list[Frame], list[SetShare]]:
     """Training and validation frames of the files that a config names, and what share each training frame is part of.
 
     Raises:
@@ -184,10 +184,10 @@ def _own_frames(config: Config) -> tuple[list[Frame], list[Frame], list[Share]]:
         raise ConfigError(
             f"{min(both)}: named by data.images and by data.validation_images; make the patterns narrower"
         )
-    return frames, held, [Share(0, 1.0)] * len(frames)
+    return frames, held, [SetShare(0, 1.0)] * len(frames)
 
 
-def _named_frames(config: Config) -> tuple[list[Frame], list[Frame], list[Share]]:
+def _named_frames(config: Config) -> tuple[list[Frame], list[Frame], list[SetShare]]:
     """The same for the data sets that a config names.
 
     Raises:
@@ -199,7 +199,7 @@ def _named_frames(config: Config) -> tuple[list[Frame], list[Frame], list[Share]
         chosen, root = data_set(entry.name), Path(config.data.root) / entry.folder
         own = _labelled_frames(chosen, root, chosen.split(entry.split), config)
         frames += own
-        shares += [Share(number, entry.weight)] * len(own)
+        shares += [SetShare(number, entry.weight)] * len(own)
         if any(split.name == "val" for split in chosen.splits) and entry.split != "val":
             held += _labelled_frames(chosen, root, chosen.split("val"), config)
     trained = Counter(frame.image.resolve() for frame in frames)
@@ -266,7 +266,7 @@ def _drawn_runs(count: int, share: float, seed: int) -> list[int]:
 
 
 def _drawn_crops(
-    frames: list[int], sizes: list[tuple[int, int]], side: int, *, shares: list[Share], number: int, seed: int
+    frames: list[int], sizes: list[tuple[int, int]], side: int, *, shares: list[SetShare], number: int, seed: int
 ) -> list[Crop]:
     """Random windows: of each data set in proportion to its weight, of its frames to their area, anywhere in them.
 

@@ -62,14 +62,14 @@ class OpenFiles:
         self._begin()
 
 
-class Part(NamedTuple):
+class SourcePart(NamedTuple):
     """What one file knows of a grid: data (channels, h, w), valid (h, w)."""
 
     data: NDArray[Any]
     valid: NDArray[np.bool_]
 
 
-class Source(NamedTuple):
+class SourceImage(NamedTuple):
     """One open raster: its grid, how a window inside it is read, and what stands where it knows nothing.
 
     A `fill` that is a float marks measurements, to be resampled bilinearly; an int marks class ids.
@@ -77,20 +77,20 @@ class Source(NamedTuple):
 
     path: str
     grid: Grid
-    read: Callable[[Window], Part]
+    read: Callable[[Window], SourcePart]
     channels: int
     fill: float
 
-    def onto(self, target: Grid) -> Part:
+    def onto(self, target: Grid) -> SourcePart:
         """The pixels of `target`: as they are where the grids agree, else resampled."""
         window = aligned_window(self.grid, target)
         return self._warped(target) if window is None else self._placed(window)
 
-    def _empty(self, height: int, width: int) -> Part:
+    def _empty(self, height: int, width: int) -> SourcePart:
         kind = np.float32 if isinstance(self.fill, float) else np.int32
-        return Part(np.full((self.channels, height, width), self.fill, kind), np.zeros((height, width), np.bool_))
+        return SourcePart(np.full((self.channels, height, width), self.fill, kind), np.zeros((height, width), np.bool_))
 
-    def _placed(self, window: Window) -> Part:
+    def _placed(self, window: Window) -> SourcePart:
         part = window.within(self.grid.window)
         if part == window:
             return self.read(window)
@@ -100,7 +100,7 @@ class Source(NamedTuple):
             out.data[:, rows, cols], out.valid[rows, cols] = self.read(part)
         return out
 
-    def _warped(self, target: Grid) -> Part:
+    def _warped(self, target: Grid) -> SourcePart:
         out = self._empty(target.height, target.width)
         part = self._window_under(target)
         if not part.height or not part.width:
@@ -124,7 +124,7 @@ class Source(NamedTuple):
                 data, out.data, **place, **fills, resampling=Resampling.bilinear if measured else Resampling.nearest
             )
         valid = (known > 0) & np.isfinite(out.data).all(0)
-        return Part(np.where(valid, out.data, self.fill).astype(array.dtype), valid)
+        return SourcePart(np.where(valid, out.data, self.fill).astype(array.dtype), valid)
 
     def _window_under(self, target: Grid) -> Window:
         """The window of this raster that a target grid lies on, with two pixels to spare for resampling."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Pixels(NamedTuple):
+class CropPixels(NamedTuple):
     """One crop as read: digital numbers (C, H, W) float32, valid (H, W) bool, ids (H, W) int64, 255 unlabelled."""
 
     image: NDArray[np.float32]
@@ -20,7 +20,7 @@ class Pixels(NamedTuple):
 class Ground(Protocol):
     """What crops are cut from; a place is whatever it takes for one."""
 
-    def read(self, place: Any, *, validation: bool) -> Pixels:
+    def read(self, place: Any, *, validation: bool) -> CropPixels:
         """The pixels of a place, those that the other side of the split owns invalid and unlabelled."""
 
     def name(self, place: Any) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 from geood.config.sections import Config
 from geood.datasets.crops import Crops
 from geood.datasets.files import check_images, find_files
-from geood.datasets.samples import Pixels, seed_of
+from geood.datasets.samples import CropPixels, seed_of
 from geood.errors import DataError
 from geood.geo.bands import bands_from_samples
 from geood.geo.grid import metres_per_unit
@@ -43,7 +43,7 @@ class SceneGround:
     layers: LabelledImages
     blocks: Blocks
 
-    def read(self, place: Box, *, validation: bool) -> Pixels:
+    def read(self, place: Box, *, validation: bool) -> CropPixels:
         """The pixels of a box.
 
         Raises:

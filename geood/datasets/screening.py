@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from geood.config.sections import Config
 from geood.constants import IGNORE
-from geood.datasets.samples import Pixels
+from geood.datasets.samples import CropPixels
 from geood.errors import DataError
 from geood.progress import Progress
 
@@ -50,7 +50,7 @@ class Screening:
 
 
 def screen(
-    drawn: Sequence[Place], read: Callable[[Place], Pixels], *, config: Config, report: Screening
+    drawn: Sequence[Place], read: Callable[[Place], CropPixels], *, config: Config, report: Screening
 ) -> tuple[list[Place], NDArray[np.float32]]:
     """The crops to train on out of `drawn`, whose pixels `read` gives, and a sample of their valid values (C, N)."""
     data = config.data
@@ -87,7 +87,7 @@ def screen(
     return kept, np.concatenate(values, axis=1) if values else np.empty((0, 0), np.float32)
 
 
-def labelled(grid: Sequence[Place], read: Callable[[Place], Pixels], *, config: Config) -> list[Place]:
+def labelled(grid: Sequence[Place], read: Callable[[Place], CropPixels], *, config: Config) -> list[Place]:
     """At most `validation_crops` of the validation grid that hold enough data and a label, evenly spread."""
     data = config.data
     full: list[Place] = []

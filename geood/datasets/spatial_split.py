@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from shapely.geometry import box as polygon
 
 from geood.constants import IGNORE
-from geood.datasets.samples import Pixels
+from geood.datasets.samples import CropPixels
 from geood.datasets.torchgeo_layers import Box, LabelledImages
 from geood.errors import DataError
 from geood.geo.grid import metres_per_unit
@@ -147,7 +147,7 @@ def grid_crops(layers: LabelledImages, blocks: Blocks, pieces: list[Piece], *, s
     return list(crops.values())
 
 
-def own_pixels(layers: LabelledImages, blocks: Blocks, box: Box, *, validation: bool) -> Pixels:
+def own_pixels(layers: LabelledImages, blocks: Blocks, box: Box, *, validation: bool) -> CropPixels:
     """The pixels of a box, those in blocks of the other side invalid and unlabelled.
 
     Raises:

@@ -27,8 +27,8 @@ from shapely.geometry import box as box_polygon
 
 from geood._torch_compat import declare_missing_operators
 from geood.constants import IGNORE
-from geood.datasets.reprojection import OpenFiles, Part, Source
-from geood.datasets.samples import Pixels
+from geood.datasets.reprojection import OpenFiles, SourceImage, SourcePart
+from geood.datasets.samples import CropPixels
 from geood.errors import DataError
 from geood.geo.gdal import GDAL_FAILURES, reason
 from geood.geo.grid import Grid, Window
@@ -70,7 +70,7 @@ class LabelledImages:
         x, y = self.images.res
         return float(x), float(y)
 
-    def read(self, box: Box) -> Pixels:
+    def read(self, box: Box) -> CropPixels:
         """The pixels of a box whose sides are whole numbers of pixels.
 
         Raises:
@@ -78,7 +78,7 @@ class LabelledImages:
         """
         sample = self.joint[slice(box.xmin, box.xmax), slice(box.ymin, box.ymax)]
         image, valid = sample["image"].numpy(), sample["valid"].numpy()
-        return Pixels(image, valid, np.where(valid, sample["mask"].numpy(), IGNORE))
+        return CropPixels(image, valid, np.where(valid, sample["mask"].numpy(), IGNORE))
 
 
 class _Mosaic(RasterDataset):  # type: ignore[misc]
@@ -95,14 +95,14 @@ class _Mosaic(RasterDataset):  # type: ignore[misc]
         hits = (xmin < box.xmax) & (xmax > box.xmin) & (ymin < box.ymax) & (ymax > box.ymin)
         return [self._paths[i] for i in np.flatnonzero(hits)]
 
-    def _source(self, path: str) -> Source:
+    def _source(self, path: str) -> SourceImage:
         """An open file of this layer."""
         raise NotImplementedError
 
-    def _mosaic(self, query: Any) -> Part:
+    def _mosaic(self, query: Any) -> SourcePart:
         """The query's pixels from the files that meet it; where several do, the first valid pixel counts."""
         target = _grid(self, query)
-        found: Part | None = None
+        found: SourcePart | None = None
         for path in self.files_at(Box(*target.bounds)):
             part = self._source(path).onto(target)
             if found is None or not found.valid.any():
@@ -110,7 +110,7 @@ class _Mosaic(RasterDataset):  # type: ignore[misc]
             else:
                 new = part.valid & ~found.valid
                 found.data[:, new] = part.data[:, new]
-                found = Part(found.data, found.valid | part.valid)
+                found = SourcePart(found.data, found.valid | part.valid)
             if found.valid.all():
                 break
         if found is None:
@@ -154,16 +154,16 @@ class ImageLayer(_Mosaic):
         image, valid = self._mosaic(query)
         return {"image": torch.from_numpy(image), "valid": torch.from_numpy(valid)}
 
-    def _source(self, path: str) -> Source:
+    def _source(self, path: str) -> SourceImage:
         scene: Scene = self._open(path)
 
-        def read(window: Window) -> Part:
+        def read(window: Window) -> SourcePart:
             array, valid = scene.read(window, self._indexes)
             image = array.astype(np.float32)
             image[:, ~valid] = 0
-            return Part(image, valid)
+            return SourcePart(image, valid)
 
-        return Source(path, scene.grid, read, len(self._indexes), 0.0)
+        return SourceImage(path, scene.grid, read, len(self._indexes), 0.0)
 
 
 class LabelLayer(_Mosaic):
@@ -177,14 +177,14 @@ class LabelLayer(_Mosaic):
     def __getitem__(self, query: Any) -> dict[str, Any]:
         return {"mask": torch.from_numpy(self._mosaic(query).data[0]).long()}
 
-    def _source(self, path: str) -> Source:
+    def _source(self, path: str) -> SourceImage:
         file = self._open(path)
 
-        def read(window: Window) -> Part:
+        def read(window: Window) -> SourcePart:
             ids, known = read_ids(Path(path), file, window)
-            return Part(ids.astype(np.int32)[None], known)
+            return SourcePart(ids.astype(np.int32)[None], known)
 
-        return Source(path, Grid(file.height, file.width, file.transform, file.crs), read, 1, IGNORE)
+        return SourceImage(path, Grid(file.height, file.width, file.transform, file.crs), read, 1, IGNORE)
 
 
 class VectorLabels(VectorDataset):  # type: ignore[misc]

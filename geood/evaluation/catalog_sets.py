@@ -27,7 +27,7 @@ from geood.datasets.discovery import drop_unlabelled, find_frames
 from geood.datasets.disparity import distance_of, has_distance
 from geood.datasets.frames import Decoded, Frame, decode, screened
 from geood.errors import ConfigError, DataError, OutputError
-from geood.evaluation.class_mapping import Meaning, data_settings
+from geood.evaluation.class_mapping import ClassMapping, data_settings
 from geood.evaluation.pictures import draw_frame
 from geood.evaluation.results import SetEvaluation, write_figures
 from geood.evaluation.score_files import ScoreFiles, Scores
@@ -49,7 +49,7 @@ DRAWN = 3  # images drawn of the worst, and of the best
 class _Job(NamedTuple):
     """What both passes need to know."""
 
-    meaning: Meaning
+    meaning: ClassMapping
     bundle: ModelBundle | None
     own: str
     label_ids: dict[int, int]
@@ -103,7 +103,7 @@ def evaluate_set(
         bundle = bundle.with_settings(rest)
     elif rest:
         raise ConfigError(f"--set {rest[0]}: scores from files have no settings; only data.hold_out and data.label_ids")
-    meaning = Meaning.of(data_set, bundle, hold_out)
+    meaning = ClassMapping.of(data_set, bundle, hold_out)
     chosen = data_set.split(split) if split else data_set.evaluated
     frames = _frames(data_set, root, split=chosen, meaning=meaning, label_ids=label_ids)
     files = ScoreFiles(scores, frames) if scores else None
@@ -147,7 +147,9 @@ def _protocol(data_set: DataSet) -> PixelProtocol:
     return protocol_named(data_set.protocol, **options)
 
 
-def _frames(data_set: DataSet, root: Path, *, split: Split, meaning: Meaning, label_ids: dict[int, int]) -> list[Frame]:
+def _frames(
+    data_set: DataSet, root: Path, *, split: Split, meaning: ClassMapping, label_ids: dict[int, int]
+) -> list[Frame]:
     """The labelled frames of a split, those without labels named in the log."""
     found = find_frames(data_set, root, split)
     bare = drop_unlabelled(found, data_set, root, split=split)
@@ -156,8 +158,8 @@ def _frames(data_set: DataSet, root: Path, *, split: Split, meaning: Meaning, la
     if found.without_image and not (split.ids or split.listed):
         first = found.without_image[0]
         log.warning("%s: %d label files have no image, %s first", root, len(found.without_image), first)
-    if meaning.taught:
-        names = ", ".join(meaning.taught)
+    if meaning.leaked:
+        names = ", ".join(meaning.leaked)
         log.warning("%s: this model was taught %s, which is an anomaly here", data_set.name, names)
     anomalies = {int(i) for i in np.flatnonzero(meaning.truth == ANOMALY)}
     frames = screened(found, anomalies, holds=split.holds, label_ids=label_ids)
@@ -243,7 +245,7 @@ def _evaluation(data_set: DataSet, split: Split, counted: _Pass, *, job: _Job, s
         class_iou={names[i]: float(iou[i]) for i in shared} if counted.confusion else {},
         images=counted.images,
         left_out=job.meaning.left_out,
-        taught=job.meaning.taught,
+        leaked=job.meaning.leaked,
         skipped=counted.skipped,
         unknown=dict(counted.unknown.most_common()),
         distances=counted.distances.figures() if counted.distances.images else [],

@@ -22,17 +22,17 @@ from geood.models.bundle import ModelBundle
 
 
 @dataclass(frozen=True)
-class Meaning:
+class ClassMapping:
     """What the class ids of a data set are to a bundle; both tables take ids of one byte.
 
     `truth` is 0, 1 or 255, `channel` the bundle's channel or 255. `left_out` are classes that the bundle never learned
-    and nobody calls anomalies, `taught` those that are anomalies here though the bundle learned them.
+    and nobody calls anomalies, `leaked` those that are anomalies here though the bundle learned them.
     """
 
     truth: NDArray[np.uint8]
     channel: NDArray[np.uint8]
     left_out: tuple[str, ...]
-    taught: tuple[str, ...] = ()
+    leaked: tuple[str, ...] = ()
 
     @property
     def shared(self) -> NDArray[np.intp]:
@@ -41,7 +41,7 @@ class Meaning:
         return found
 
     @classmethod
-    def of(cls, data_set: DataSet, bundle: ModelBundle | None, hold_out: Sequence[str] = ()) -> Meaning:
+    def of(cls, data_set: DataSet, bundle: ModelBundle | None, hold_out: Sequence[str] = ()) -> ClassMapping:
         """The meaning of a set's classes, matched with those of a bundle by name; without one, all are inliers.
 
         Raises:
@@ -58,11 +58,11 @@ class Meaning:
         official = bool(data_set.taxonomy.anomalies or data_set.held_out)  # its authors say what is anomalous
         held = {*hold_out, *data_set.held_out, *_held_by(data_set, bundle, official=official)}
         truth, channel = np.full(256, IGNORE, np.uint8), np.full(256, IGNORE, np.uint8)
-        left_out, taught = [], []
+        left_out, leaked = [], []
         for class_id, name in classes.items():
             if class_id in data_set.taxonomy.anomalies or name in held:
                 truth[class_id] = ANOMALY
-                taught += [name] if name in channels else []
+                leaked += [name] if name in channels else []
             elif name in channels:
                 truth[class_id], channel[class_id] = INLIER, channels[name]
             elif bundle is None or official:
@@ -74,7 +74,7 @@ class Meaning:
                 f"{data_set.name} and this model share no class: {', '.join(classes.values())} against "
                 f"{', '.join(channels)}; classes are matched by name"
             )
-        return cls(truth, channel, tuple(left_out), tuple(taught))
+        return cls(truth, channel, tuple(left_out), tuple(leaked))
 
 
 def _held_by(data_set: DataSet, bundle: ModelBundle | None, *, official: bool) -> list[str]:

@@ -50,7 +50,7 @@ class SetEvaluation:
     images: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     left_out: tuple[str, ...] = ()
-    taught: tuple[str, ...] = ()
+    leaked: tuple[str, ...] = ()
     unknown: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -79,7 +79,7 @@ class SetEvaluation:
                 "images": self.images,
                 "skipped": self.skipped,
                 "left_out": list(self.left_out),
-                "taught": list(self.taught),
+                "taught": list(self.leaked),
                 "expected_images": self.split.count,
                 "unknown": self.unknown,
             }
@@ -134,8 +134,8 @@ class SetEvaluation:
             lines.append(_line(f"{row['from_m']:g} to {row['to_m']:g}", cells))
         if self.skipped:
             lines.append(f"{len(self.skipped)} images are void in every pixel")
-        if self.taught:
-            lines.append(f"anomalies that the model was taught: {', '.join(self.taught)}")
+        if self.leaked:
+            lines.append(f"anomalies that the model was taught: {', '.join(self.leaked)}")
         if self.left_out:
             lines.append(f"left out: classes that the model never learned: {', '.join(self.left_out)}")
         if self.unknown:

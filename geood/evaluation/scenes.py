@@ -142,7 +142,7 @@ def _measure(
             if (truth == IGNORE).all():
                 continue
             image = torch.from_numpy(bundle.bands.scale(pixels, valid)[None]).to(device)
-            answer, known = bundle.answer(image), torch.from_numpy(valid[None]).to(device)
+            answer, known = bundle.infer(image), torch.from_numpy(valid[None]).to(device)
             taken = answer.logits[0, :, tile.core[0], tile.core[1]].argmax(0)
             confusion.update(taken.cpu().numpy(), channel)
             for kind, curve in curves.items():

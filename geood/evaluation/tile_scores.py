@@ -44,7 +44,7 @@ def score_frame(
         valid = decoded.valid[place]
         pixels = decoded.image[:, place[0], place[1]]
         image = torch.from_numpy(bundle.bands.scale(pixels, valid)[None]).to(device)
-        answer, known = bundle.answer(image), torch.from_numpy(valid[None]).to(device)
+        answer, known = bundle.infer(image), torch.from_numpy(valid[None]).to(device)
         out = tile.write.slices
         classes[out] = answer.logits[0, :, tile.core[0], tile.core[1]].argmax(0).cpu().numpy()
         for kind in kinds:

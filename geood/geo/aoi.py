@@ -1,8 +1,8 @@
 """Areas of interest: which pixels of one grid are to be looked at.
 
-Polygons come in any CRS and leave it at the door: an `Area` is a shape in pixels of the whole grid, so that a pixel is
-in or out whatever window it is asked through. A pixel is in where its centre is, edges included. This room reads vector
-files but no rasters.
+Polygons come in any CRS and leave it at the door: an `AreaOfInterest` is a shape in pixels of the whole grid, so that a
+pixel is in or out whatever window it is asked through. A pixel is in where its centre is, edges included. This room
+reads vector files but no rasters.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _lock = threading.Lock()  # what GEOS prepares of a shape it completes on first 
 
 
 @dataclass(frozen=True)
-class Area:
+class AreaOfInterest:
     """A part of a grid: `shape` is polygons in its pixels (column, row), `window` what they span; it travels.
 
     Made with `from_file` or `from_bbox`.
@@ -111,7 +111,7 @@ class Area:
     def __post_init__(self) -> None:
         shapely.prepare(self.shape)
 
-    def __reduce__(self) -> tuple[type[Area], tuple[Any, Window]]:
+    def __reduce__(self) -> tuple[type[AreaOfInterest], tuple[Any, Window]]:
         return type(self), (self.shape, self.window)
 
     def covers(self, window: Window) -> NDArray[np.bool_]:

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geood.errors import DataError
-from geood.geo.cog_layout import Level, frame, framed, packed, read_at, template, write_cog
+from geood.geo.cog_layout import PyramidLevel, frame, framed, packed, read_at, template, write_cog
 from geood.geo.gdal import writing
 from geood.geo.grid import Grid, Window
 
@@ -126,7 +126,7 @@ def assemble(  # noqa: PLR0913 - everything that a raster carries
                     _fill(array, window, chunks, quarters, tiles=(tile_cols, tile_px // 4))
                     return None if _is_empty(array, nodata) else array
 
-                upper = [Level.blank(scratch, shape, block) for shape in shapes[2:]]
+                upper = [PyramidLevel.blank(scratch, shape, block) for shape in shapes[2:]]
                 _make_upper(upper, second, nodata=nodata, overview=overview, block=block)
                 write_cog(staging / out.name, [*levels, *upper], like)
             os.replace(staging / out.name, out)
@@ -206,10 +206,10 @@ def _shapes(height: int, width: int) -> list[tuple[int, int]]:
 
 def _lower_levels(
     chunks: BinaryIO, places: Places, shapes: list[tuple[int, int]], *, tile_px: int, dtype: np.dtype[Any]
-) -> tuple[list[Level], dict[int, Quarter]]:
+) -> tuple[list[PyramidLevel], dict[int, Quarter]]:
     """Full resolution and the first overview as they lie in the chunks, and where each tile's level 2 lies."""
     block, tile_cols = block_px(tile_px), -(-shapes[0][1] // tile_px)
-    levels, quarters = [Level.blank(chunks, shape, block) for shape in shapes[:2]], {}
+    levels, quarters = [PyramidLevel.blank(chunks, shape, block) for shape in shapes[:2]], {}
     for tile, (offset, length) in places.items():
         if not length:
             continue
@@ -230,7 +230,7 @@ def _lower_levels(
 
 
 def _make_upper(
-    levels: list[Level],
+    levels: list[PyramidLevel],
     second: Callable[[int, int], NDArray[Any] | None],
     *,
     nodata: float,
@@ -241,7 +241,7 @@ def _make_upper(
 
     One thread shrinks, going down to four blocks for each above, the others compress.
     """
-    waiting: deque[tuple[Level, int, int, Future[tuple[int, bytes]]]] = deque()
+    waiting: deque[tuple[PyramidLevel, int, int, Future[tuple[int, bytes]]]] = deque()
 
     def keep(most: int) -> None:
         while len(waiting) > most:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from rasterio.io import MemoryFile
 
 from geood.errors import DataError
-from geood.geo.gdal import compression, rasterio_window, settings
+from geood.geo.gdal import compression, gdal_env, rasterio_window
 from geood.geo.grid import Grid, Window
 
 Tags = dict[int, tuple[int, int, bytes]]  # number -> field type, count, little-endian value
@@ -46,7 +46,7 @@ GHOST = b"GDAL_STRUCTURAL_METADATA_SIZE=%06d bytes\n" % len(LAYOUT) + LAYOUT
 
 
 @dataclass(frozen=True)
-class Level:
+class PyramidLevel:
     """A level of the pyramid: its pixels, and where its framed blocks lie in a file (row, column); size 0: no data.
 
     `offsets` are those of the frames, `sizes` those of the blocks within.
@@ -59,7 +59,7 @@ class Level:
     sizes: NDArray[np.int64]
 
     @classmethod
-    def blank(cls, source: BinaryIO, shape: tuple[int, int], block: int) -> Level:
+    def blank(cls, source: BinaryIO, shape: tuple[int, int], block: int) -> PyramidLevel:
         """A level of this (height, width) without any data, in blocks of this side."""
         blocks = (-(-shape[0] // block), -(-shape[1] // block))
         return cls(*shape, source, np.zeros(blocks, np.int64), np.zeros(blocks, np.int64))
@@ -89,7 +89,7 @@ def packed(levels: Sequence[NDArray[Any]], *, nodata: float, block: int) -> Iter
     copied, as both are done under Python's lock. Safe in threads.
     """
     height, width = sum(level.shape[0] for level in levels), levels[0].shape[1]
-    with settings(), MemoryFile() as memory:
+    with gdal_env(), MemoryFile() as memory:
         with memory.open(height=height, width=width, **_profile(levels[0].dtype.name, nodata, block)) as dataset:
             top = 0
             for level in levels:
@@ -118,7 +118,7 @@ def template(
     They come from a raster of one pixel: none but those of the size depend on it, and these are set when it is written.
     """
     place = {"crs": grid.crs, "transform": None if grid.transform.is_identity else grid.transform}
-    with settings(), MemoryFile() as memory:
+    with gdal_env(), MemoryFile() as memory:
         with memory.open(height=1, width=1, **place, **_profile(dtype, nodata, block)) as dataset:
             dataset.set_band_description(1, band[0])
             dataset.update_tags(1, **band[1])
@@ -126,7 +126,7 @@ def template(
         return _tags_of(memory.read())
 
 
-def write_cog(path: Path, levels: list[Level], like: Tags) -> None:
+def write_cog(path: Path, levels: list[PyramidLevel], like: Tags) -> None:
     """Write a COG of these levels, full resolution first, with the tags of a template, and see that the disk has it.
 
     Raises:
@@ -182,7 +182,7 @@ def _tags_of(tiff: bytes | memoryview) -> Tags:
     return tags
 
 
-def _runs(level: Level) -> list[tuple[int, int]]:
+def _runs(level: PyramidLevel) -> list[tuple[int, int]]:
     """Byte ranges of the source that hold the blocks row by row, neighbours in one."""
     there = level.sizes > 0
     starts = level.offsets[there]
@@ -193,13 +193,15 @@ def _runs(level: Level) -> list[tuple[int, int]]:
     return list(zip(starts[[0, *(cuts + 1)]].tolist(), ends[[*cuts, -1]].tolist(), strict=True))
 
 
-def _head(levels: list[Level], like: Tags, *, big: bool) -> bytes:
+def _head(levels: list[PyramidLevel], like: Tags, *, big: bool) -> bytes:
     """All that stands before the blocks. How long it is does not depend on the places named in it: it is made twice."""
     near, far = _directories(levels, like, far_at=0, data_at=0, big=big)
     return b"".join(_directories(levels, like, far_at=len(near), data_at=len(near) + len(far), big=big))
 
 
-def _directories(levels: list[Level], like: Tags, *, far_at: int, data_at: int, big: bool) -> tuple[bytes, bytes]:
+def _directories(
+    levels: list[PyramidLevel], like: Tags, *, far_at: int, data_at: int, big: bool
+) -> tuple[bytes, bytes]:
     """The header with the tags of all levels, and the arrays of block offsets and sizes, which follow after them."""
     word, entry, room = ("<Q", struct.Struct("<HHQ8s"), 8) if big else ("<I", struct.Struct("<HHI4s"), 4)
     near = bytearray(struct.pack("<2sHHH", b"II", 43, 8, 0) if big else struct.pack("<2sH", b"II", 42))
@@ -224,7 +226,7 @@ def _directories(levels: list[Level], like: Tags, *, far_at: int, data_at: int, 
     return bytes(near), bytes(far)
 
 
-def _level_tags(level: Level, like: Tags, *, overview: bool, start: int, big: bool) -> Tags:
+def _level_tags(level: PyramidLevel, like: Tags, *, overview: bool, start: int, big: bool) -> Tags:
     """The tags of a level whose first frame stands at `start` in the file."""
     tags = {tag: value for tag, value in like.items() if tag in PIXEL_TAGS or not overview}
     if overview:

@@ -95,7 +95,7 @@ def limit_cache(size: int) -> None:
     _cache_bytes = size
 
 
-def settings(name: str | Path = "") -> rasterio.Env:
+def gdal_env(name: str | Path = "") -> rasterio.Env:
     """The GDAL settings under which geood reads and writes rasters, this one in particular.
 
     The environment may set other ones for servers (GDAL_HTTP_MAX_RETRY and its like).
@@ -109,18 +109,18 @@ def settings(name: str | Path = "") -> rasterio.Env:
 def reading(path: str | Path) -> Iterator[None]:
     """Turn whatever GDAL says while `path` is read into a `DataError`."""
     try:
-        with settings(path):
+        with gdal_env(path):
             yield
     except GDAL_FAILURES as error:
         said, remedy = _explained(path, error, "check that it is whole, or copy it again")
-        raise DataError(f"{spoken(path)}: cannot be read ({said}); {remedy}") from None
+        raise DataError(f"{display_name(path)}: cannot be read ({said}); {remedy}") from None
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn whatever fails while `path` is written into an `OutputError`."""
     try:
-        with settings():
+        with gdal_env():
             yield
     except GDAL_FAILURES as error:
         raise OutputError(
@@ -144,12 +144,12 @@ def _public(text: str) -> str:
     return re.sub(r"\?[^\s'\"}]+", "", text)
 
 
-def spoken(name: str | Path) -> str:
+def display_name(name: str | Path) -> str:
     """A name for GDAL as its user would write it, and fit to be told."""
     text = str(name)
     if found := re.fullmatch(r"/vsizip/\{(.*)\}/?(.*)", text):
         archive, inner = found.groups()
-        return spoken(archive) + (f"!{inner}" if inner else "")
+        return display_name(archive) + (f"!{inner}" if inner else "")
     if not NETWORK.search(text):
         return text
     for scheme, prefix in SCHEMES.items():
@@ -169,19 +169,19 @@ def open_raster(path: str | Path) -> Any:
     if local:
         _check_local(Path(path))
     try:
-        with settings(name):
+        with gdal_env(name):
             dataset = rasterio.open(Path(path) if local else name)
     except GDAL_FAILURES as error:
         advice = "give a GeoTIFF or another format GDAL reads, and copy the file again if it was cut short"
         if name.startswith("/vsizip/"):
             advice = "name one raster that is in it, as scenes.zip/tile.tif"
         said, remedy = _explained(name, error, advice)
-        raise DataError(f"{spoken(name)}: cannot be read as a raster ({said}); {remedy}") from None
+        raise DataError(f"{display_name(name)}: cannot be read as a raster ({said}); {remedy}") from None
     if not dataset.count:
         inner = ", ".join(dataset.subdatasets[:3])
         dataset.close()
         raise DataError(
-            f"{spoken(name)}: holds no bands of its own ({inner or 'empty'}); save the layer you want as a GeoTIFF"
+            f"{display_name(name)}: holds no bands of its own ({inner or 'empty'}); save the wanted layer as a GeoTIFF"
         )
     return dataset
 
@@ -204,7 +204,9 @@ def _explained(path: str | Path, error: BaseException, advice: str) -> tuple[str
         elif not answer:
             advice = "the server answers, but did not send all of it: try again, or copy the file here first"
     remedy = _remedy(said, name) if NETWORK.search(name) else None
-    return said.replace(_public(name), spoken(name)).partition(" - Failure writing")[0][:LONGEST], remedy or advice
+    return said.replace(_public(name), display_name(name)).partition(" - Failure writing")[0][
+        :LONGEST
+    ], remedy or advice
 
 
 def _remedy(said: str, name: str) -> str | None:
@@ -215,7 +217,7 @@ def _remedy(said: str, name: str) -> str | None:
 def _answer(name: str) -> str:
     """What comes of opening a remote raster afresh and without patience: GDAL's complaint, or nothing."""
     try:
-        with settings(name), rasterio.Env(**_PROBE):
+        with gdal_env(name), rasterio.Env(**_PROBE):
             rasterio.open(name).close()
     except GDAL_FAILURES as error:
         return _words(error)

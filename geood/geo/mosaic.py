@@ -20,7 +20,7 @@ from affine import Affine
 from rasterio.enums import ColorInterp, MaskFlags
 
 from geood.errors import DataError
-from geood.geo.gdal import open_raster, reading, spoken, writing
+from geood.geo.gdal import display_name, open_raster, reading, writing
 from geood.geo.grid import Grid
 from geood.geo.paths import RASTERS, gdal_name
 
@@ -112,8 +112,8 @@ def _look(name: str, nodata: float | None) -> _Tile:
         types = sorted({dataset.dtypes[i - 1] for i in bands})
         if len(types) != 1 or types[0] not in _TYPES:
             raise DataError(
-                f"{spoken(name)}: has bands of type {', '.join(types) or 'alpha alone'}, where bands of one type of "
-                "real numbers were needed; convert it with gdal_translate -ot"
+                f"{display_name(name)}: has bands of type {', '.join(types) or 'alpha alone'}, where bands of one type "
+                "of real numbers were needed; convert it with gdal_translate -ot"
             )
         flags = {flag for i in bands for flag in dataset.mask_flag_enums[i - 1]}
         own = tuple(dataset.nodatavals[i - 1] for i in bands) if MaskFlags.nodata in flags else None
@@ -147,8 +147,8 @@ def _common(tiles: Sequence[_Tile]) -> tuple[Grid, list[tuple[int, int]]]:
     height = max(row + tile.grid.height for (_, row), tile in zip(places, tiles, strict=True)) - top
     if max(width, height) >= 2**31:
         raise DataError(
-            f"{spoken(first.name)}: with the other tiles it spans {width} x {height} pixels, more than a raster can "
-            "have; take out those of other places"
+            f"{display_name(first.name)}: with the other tiles it spans {width} x {height} pixels, more than a raster "
+            "can have; take out those of other places"
         )
     transform = first.grid.transform @ Affine.translation(left, top)
     return Grid(height, width, transform, first.grid.crs), [(col - left, row - top) for col, row in places]
@@ -168,7 +168,7 @@ def _place(tile: _Tile, first: _Tile) -> tuple[int, int]:
             _refuse(tile, first, f"{what} {_short(came)}", _short(needed))
     if tile is not first and first.grid.crs is None and first.grid.transform.is_identity:
         raise DataError(
-            f"{spoken(tile.name)}: has no place on a map, so it is no tile of a mosaic; predict it by itself"
+            f"{display_name(tile.name)}: has no place on a map, so it is no tile of a mosaic; predict it by itself"
         )
     corners = [(x, y) for x in (0, tile.grid.width) for y in (0, tile.grid.height)]
     seen = [~first.grid.transform @ (tile.grid.transform @ corner) for corner in corners]
@@ -196,9 +196,9 @@ def _short(fact: object) -> str:
 
 def _refuse(tile: _Tile, first: _Tile, came: str, needed: str) -> None:
     raise DataError(
-        f"{spoken(tile.name)}: has {came}, where {needed} was needed, as {spoken(first.name)} has; make the tiles "
-        "alike (gdalwarp -t_srs CRS -tr SIZE SIZE -tap; gdal_translate -ot TYPE -b BAND), or build one scene yourself "
-        "with gdalbuildvrt"
+        f"{display_name(tile.name)}: has {came}, where {needed} was needed, as {display_name(first.name)} has; make "
+        "the tiles alike (gdalwarp -t_srs CRS -tr SIZE SIZE -tap; gdal_translate -ot TYPE -b BAND), or build "
+        "one scene yourself with gdalbuildvrt"
     )
 
 

@@ -12,12 +12,12 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 
 from geood.errors import DataError
-from geood.geo.gdal import open_raster, reading, spoken
+from geood.geo.gdal import display_name, open_raster, reading
 
 STRIPS_PX = 2048  # width up to which rows decoded whole are no matter: one or two tiles share them
 
 
-class Layout(NamedTuple):
+class BlockLayout(NamedTuple):
     """How the pixels of a file lie on disk: what can only be decoded together is a `block`.
 
     `block` and `size` are (height, width) in pixels, `points` the ground control points that alone place the file.
@@ -32,7 +32,7 @@ class Layout(NamedTuple):
     points: int
 
     @classmethod
-    def of(cls, dataset: Any) -> Layout:
+    def of(cls, dataset: Any) -> BlockLayout:
         """The layout of an open dataset."""
         tags = dataset.tags(ns="IMAGE_STRUCTURE")
         height, width = dataset.block_shapes[0]
@@ -100,7 +100,7 @@ def _north_up(name: str, file: Any, nodata: float | None) -> Any:
     """The raster on a north-up grid, with an alpha band that is 0 outside its footprint and where it holds no data."""
     if file.gcps[1] is None:
         raise DataError(
-            f"{spoken(name)}: its ground control points have no CRS, so they place it nowhere; add it first: "
+            f"{display_name(name)}: its ground control points have no CRS, so they place it nowhere; add it first: "
             "gdal_translate -gcp ... -a_srs EPSG:CODE IN OUT"
         )
     alpha = ColorInterp.alpha in file.colorinterp
@@ -121,23 +121,25 @@ def _refuse_odd(name: str, dataset: Any) -> None:
     """Refuse rasters whose numbers or place would be misread."""
     types = sorted(set(dataset.dtypes))
     if any("complex" in t for t in types):
-        raise DataError(f"{spoken(name)}: holds complex numbers; save their amplitude as float32 first")
+        raise DataError(f"{display_name(name)}: holds complex numbers; save their amplitude as float32 first")
     if len(types) > 1:
         raise DataError(
-            f"{spoken(name)}: its bands are of different types ({', '.join(types)}); save them all as one type"
+            f"{display_name(name)}: its bands are of different types ({', '.join(types)}); save them all as one type"
         )
     if ColorInterp.palette in dataset.colorinterp:
         raise DataError(
-            f"{spoken(name)}: a palette image; turn it into colours first: gdal_translate -expand rgb IN OUT"
+            f"{display_name(name)}: a palette image; turn it into colours first: gdal_translate -expand rgb IN OUT"
         )
     if all(role == ColorInterp.alpha for role in dataset.colorinterp):
-        raise DataError(f"{spoken(name)}: its only band is an alpha band; give a scene with bands of measurements")
+        raise DataError(
+            f"{display_name(name)}: its only band is an alpha band; give a scene with bands of measurements"
+        )
     if not dataset.transform.is_identity and abs(dataset.transform.determinant) == 0:
         raise DataError(
-            f"{spoken(name)}: its transform {tuple(dataset.transform)[:6]} has no area; georeference it again"
+            f"{display_name(name)}: its transform {tuple(dataset.transform)[:6]} has no area; georeference it again"
         )
     if dataset.crs is None and dataset.transform.is_identity and not dataset.gcps[0] and dataset.rpcs is not None:
         raise DataError(
-            f"{spoken(name)}: placed by sensor coefficients (RPCs) alone, which place nothing without heights; "
+            f"{display_name(name)}: placed by sensor coefficients (RPCs) alone, which place nothing without heights; "
             "rectify it first: gdalwarp -rpc -to RPC_DEM=HEIGHTS.tif IN OUT"
         )

@@ -1,8 +1,8 @@
 """Where scenes lie: on a disk, in a zip file, on a server; how GDAL calls them; whether they are still the same.
 
 A scene's name goes through `gdal_name` once, at the door; inside it is a local path or a name that GDAL opens, and
-`geood.geo.gdal.spoken` turns it back for messages. Servers fail now and then: `with_retries` is for whoever reads. This
-room looks at files and, where there are none to look at, at a few pixels; it knows nothing of bands or models.
+`geood.geo.gdal.display_name` turns it back for messages. Servers fail now and then: `with_retries` is for all readers.
+This room looks at files and, where there are none to look at, at a few pixels; it knows nothing of bands or models.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def with_retries(attempt: Callable[[], T], *, name: str, attempts: int = 4, wait
     raise ValueError(f"attempts is at least 1, got {attempts}")
 
 
-def identity(name: str) -> dict[str, str]:
+def fingerprint(name: str) -> dict[str, str]:
     """What tells whether a scene is still the same: `bytes`, `changed` (the newest file's time) and a `digest` of all.
 
     The digest is over size and time of every local file the scene is made of (a VRT's sources, masks, overviews; not

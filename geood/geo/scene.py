@@ -21,9 +21,9 @@ from rasterio.enums import ColorInterp, MaskFlags
 
 from geood.errors import DataError
 from geood.geo.bands import Bands
-from geood.geo.gdal import rasterio_window, reading, spoken
+from geood.geo.gdal import display_name, rasterio_window, reading
 from geood.geo.grid import Grid, Window, mirrored
-from geood.geo.opener import STRIPS_PX, Layout, Opened, open_measurements
+from geood.geo.opener import STRIPS_PX, BlockLayout, Opened, open_measurements
 from geood.geo.resampling import resample, resized, taps
 
 log = logging.getLogger("geood")
@@ -58,9 +58,9 @@ class Scene:
     """
 
     def __init__(self, source: SceneSource, opened: Opened) -> None:
-        self.source, self.path, self.nodata = source, spoken(source.name), source.nodata
+        self.source, self.path, self.nodata = source, display_name(source.name), source.nodata
         self._opened, self._dataset = opened, (dataset := opened.dataset)
-        self.layout = Layout.of(opened.file)
+        self.layout = BlockLayout.of(opened.file)
         self.grid = Grid(dataset.height, dataset.width, dataset.transform, dataset.crs)
         self.working = self.grid if source.scale == 1 else _scaled(self.grid, source.scale)
         self.dtype = np.dtype(dataset.dtypes[0])

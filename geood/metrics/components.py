@@ -32,7 +32,7 @@ Labels = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class Components:
+class SegmentComponents:
     """One image's components: `siou` (n,) of the true ones, `predicted_siou` and `ppv` (m,) of the predicted ones."""
 
     siou: NDArray[np.float64]
@@ -52,11 +52,11 @@ class ComponentScores:
         self.minimum_predicted_px = minimum_predicted_px
         self.minimum_true_px = minimum_true_px
         self.images = 0
-        self._each: list[Components] = []
+        self._each: list[SegmentComponents] = []
 
     def update(
         self, score: NDArray[np.floating | np.bool_], truth: NDArray[np.uint8], *, threshold: float | None = None
-    ) -> Components:
+    ) -> SegmentComponents:
         """Take one image, (H, W) both, and return its components; `truth` holds 0, 1 or 255 (ignored).
 
         Predicted is where `score` is strictly above `threshold`, or where a boolean `score` says so, without a
@@ -132,7 +132,7 @@ class ComponentScores:
 
 def components_of(
     predicted: NDArray[np.bool_], truth: NDArray[np.uint8], *, minimum_predicted_px: int, minimum_true_px: int
-) -> Components:
+) -> SegmentComponents:
     """The components of one image, (H, W) both, of at least the given sizes; touching at a corner is touching.
 
     In the benchmark's order: void pixels leave the prediction before its components are told apart and sized; true
@@ -151,7 +151,7 @@ def components_of(
     pairs = _pairs(true, guess, shape=(len(true_px), len(guess_px)))
     siou, _ = _adjusted(pairs, true_px, guess_px)
     predicted_siou, ppv = _adjusted((pairs[1], pairs[0], pairs[2]), guess_px, true_px)
-    return Components(siou, predicted_siou, ppv)
+    return SegmentComponents(siou, predicted_siou, ppv)
 
 
 def _adjusted(

@@ -29,12 +29,12 @@ from geood.config.score_kinds import CLASS_SCORES, FEATURE_SCORES, LOGIT_SCORES,
 from geood.config.sections import Config, ScoreConfig
 from geood.errors import BundleError, ConfigError, OutputError
 from geood.geo.bands import Bands
-from geood.models.decoder import enlarge
+from geood.models.decoder import upsample
 from geood.models.flow import Flow
-from geood.models.guided_filter import guided, reach
+from geood.models.guided_filter import filter_radius, guided_filter
 from geood.models.inlier_statistics import Inliers
 from geood.models.scores import anomaly_score, outlier_score
-from geood.models.segmenter import Answer, Segmenter
+from geood.models.segmenter import Segmenter, SegmenterOutput
 
 FORMAT = 2  # raised when older geood could no longer read the file
 USES = ("score", "predict")  # sections that may change after training
@@ -102,7 +102,7 @@ class ModelBundle:
     @property
     def halo_px(self) -> int:
         """Context that a tile needs about it: that of the network and of the smoothing, a multiple of 32 pixels."""
-        return self.config.predict.halo_px + -(-reach(self.config.score.smooth_px) // 32) * 32
+        return self.config.predict.halo_px + -(-filter_radius(self.config.score.smooth_px) // 32) * 32
 
     @property
     def device(self) -> torch.device:
@@ -110,9 +110,9 @@ class ModelBundle:
         return self.segmenter.mean.device
 
     @torch.inference_mode()
-    def answer(self, image: Tensor) -> Answer:
+    def infer(self, image: Tensor) -> SegmenterOutput:
         """What the segmenter says of images (B, C, H, W) that `bands.scale` brought to [0, 1]."""
-        answer: Answer = self.segmenter(image)
+        answer: SegmenterOutput = self.segmenter(image)
         return answer
 
     @torch.inference_mode()
@@ -121,12 +121,12 @@ class ModelBundle:
 
         `valid` (B, H, W) is where the images hold data (None: everywhere); only smoothing asks for it.
         """
-        return self.score_of(self.answer(image), image, valid)
+        return self.score_of(self.infer(image), image, valid)
 
     @torch.inference_mode()
     def score_of(
         self,
-        answer: Answer,
+        answer: SegmenterOutput,
         image: Tensor,
         valid: Tensor | None = None,
         *,
@@ -143,10 +143,10 @@ class ModelBundle:
             return self._raw(answer, kind, core)
         raw = self._raw(answer, kind, WHOLE)
         known = torch.ones_like(raw, dtype=torch.bool) if valid is None else valid
-        smooth = guided(raw, image, known, radius=settings.smooth_px, evenness=settings.smooth_contrast)
+        smooth = guided_filter(raw, image, known, radius=settings.smooth_px, evenness=settings.smooth_contrast)
         return smooth[:, core[0], core[1]]
 
-    def _raw(self, answer: Answer, kind: str, core: tuple[slice, slice]) -> Tensor:
+    def _raw(self, answer: SegmenterOutput, kind: str, core: tuple[slice, slice]) -> Tensor:
         """A score before any smoothing. Those of logits are made of the core alone."""
         rows, cols = core
         logits = answer.logits[:, :, rows, cols]
@@ -160,7 +160,7 @@ class ModelBundle:
         if kind in CLASS_SCORES:
             return self.inliers.score(kind, logits, answer.features)
         coarse = self.inliers.score(kind, answer.logits, answer.features)
-        return enlarge(coarse[:, None], answer.logits.shape[-2:])[:, 0, rows, cols]
+        return upsample(coarse[:, None], answer.logits.shape[-2:])[:, 0, rows, cols]
 
     def with_settings(self, settings: Sequence[str]) -> ModelBundle:
         """The same bundle used otherwise: `score.KEY=value` and `predict.KEY=value` in place of its config's.

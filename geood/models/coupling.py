@@ -22,11 +22,11 @@ LEAST_SPREAD = 1e-4  # of a channel at the start, in units of the scaled image; 
 class Steps(nn.Module):
     """Steps one after the other."""
 
-    steps: Sequence[Step]
+    steps: Sequence[FlowStep]
 
-    def __init__(self, steps: Iterable[Step]) -> None:
+    def __init__(self, steps: Iterable[FlowStep]) -> None:
         super().__init__()
-        self.steps = cast("Sequence[Step]", nn.ModuleList(steps))
+        self.steps = cast("Sequence[FlowStep]", nn.ModuleList(steps))
 
     def encode(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Outputs (B, C, H, W) and ln |det|, (B,); nothing is drawn from the generator."""
@@ -42,12 +42,12 @@ class Steps(nn.Module):
             y = step.decode(y)
         return y
 
-    def align(self, x: Tensor, *, later: int = 0) -> None:
+    def data_dependent_init(self, x: Tensor, *, later: int = 0) -> None:
         """Set the first step to its input `x`, so that the leading axes come first after all turns and `later` more."""
-        self.steps[0].align(x, leading_first=(len(self.steps) + later) % 2 == 1)
+        self.steps[0].data_dependent_init(x, leading_first=(len(self.steps) + later) % 2 == 1)
 
 
-class Step(nn.Module):
+class FlowStep(nn.Module):
     """One step on `channels` channels: 1x1 convolution, activation norm, affine coupling.
 
     `net` makes shift and log-scale of the second half, one after the other, from the first; `bound` is the largest
@@ -80,7 +80,7 @@ class Step(nn.Module):
         return functional.conv2d(y, unmixing[:, :, None, None], -(unmixing @ self.shift))
 
     @torch.no_grad()
-    def align(self, x: Tensor, *, leading_first: bool) -> None:
+    def data_dependent_init(self, x: Tensor, *, leading_first: bool) -> None:
         """Start on the principal axes of `x` (B, C, H, W), each axis centred and of spread 1.
 
         Few places for many channels leave small spreads undetermined; the covariance is then drawn towards a sphere.
@@ -106,7 +106,7 @@ class Step(nn.Module):
         return shift, self.bound * torch.tanh(raw / self.bound)
 
 
-class DenseNet(nn.Module):
+class CouplingNet(nn.Module):
     """Densely connected 3x3 layers from `inputs` to `outputs` channels; the last layer starts at zero."""
 
     def __init__(self, inputs: int, outputs: int, *, layers: int, growth: int) -> None:

@@ -30,14 +30,14 @@ class Ladder(nn.Module):
             raise ValueError(f"{len(widths)} features need as many channel counts, got {list(channels)}")
         self.top = top
         beside = zip(widths[-2::-1], channels[:-1], strict=True)
-        self.skips = nn.ModuleList(unit(width, running, kernel=1) for width, running in beside)
-        self.rungs = nn.ModuleList(unit(below, above, kernel=3) for below, above in pairwise(channels))
+        self.skips = nn.ModuleList(bn_relu_conv(width, running, kernel=1) for width, running in beside)
+        self.rungs = nn.ModuleList(bn_relu_conv(below, above, kernel=3) for below, above in pairwise(channels))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Features, each half the size of the one before, to one tensor of the first one's size."""
         hidden: Tensor = self.top(features[-1])
         for skip, rung, feature in zip(self.skips, self.rungs, features[-2::-1], strict=True):
-            hidden = rung(enlarge(hidden, feature.shape[-2:]) + skip(feature))
+            hidden = rung(upsample(hidden, feature.shape[-2:]) + skip(feature))
         return hidden
 
 
@@ -49,9 +49,9 @@ class PyramidPooling(nn.Module):
 
     def __init__(self, inputs: int, *, width: int, level: int) -> None:
         super().__init__()
-        self.entry = unit(inputs, width, kernel=1)
-        self.levels = nn.ModuleList(unit(width, level, kernel=1) for _ in PYRAMID_ROWS)
-        self.fuse = unit(width + level * len(PYRAMID_ROWS), width, kernel=1)
+        self.entry = bn_relu_conv(inputs, width, kernel=1)
+        self.levels = nn.ModuleList(bn_relu_conv(width, level, kernel=1) for _ in PYRAMID_ROWS)
+        self.fuse = bn_relu_conv(width + level * len(PYRAMID_ROWS), width, kernel=1)
 
     def forward(self, feature: Tensor) -> Tensor:
         """(B, inputs, h, w) to (B, width, h, w)."""
@@ -60,12 +60,12 @@ class PyramidPooling(nn.Module):
         parts = [hidden]
         for rows, level in zip(PYRAMID_ROWS, self.levels, strict=True):
             cells = min(rows, height), min(max(1, round(rows * width / height)), width)
-            parts.append(enlarge(level(functional.adaptive_avg_pool2d(hidden, cells)), (height, width)))
+            parts.append(upsample(level(functional.adaptive_avg_pool2d(hidden, cells)), (height, width)))
         fused: Tensor = self.fuse(torch.cat(parts, dim=1))
         return fused
 
 
-def unit(inputs: int, outputs: int, *, kernel: int, bias: bool = False) -> nn.Sequential:
+def bn_relu_conv(inputs: int, outputs: int, *, kernel: int, bias: bool = False) -> nn.Sequential:
     """Batch norm, ReLU, convolution."""
     return nn.Sequential(
         nn.BatchNorm2d(inputs),
@@ -74,6 +74,6 @@ def unit(inputs: int, outputs: int, *, kernel: int, bias: bool = False) -> nn.Se
     )
 
 
-def enlarge(hidden: Tensor, size: Sequence[int]) -> Tensor:
+def upsample(hidden: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear, to (height, width)."""
     return functional.interpolate(hidden, size=tuple(size), mode="bilinear", align_corners=False)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geood.models.coupling import Step, Steps, standard_normal, zero_conv
+from geood.models.coupling import FlowStep, Steps, standard_normal, zero_conv
 
 BOUND = 2.0  # of log-scales, as in the authors' code
 
@@ -46,7 +46,7 @@ class DenseBlock(nn.Module):
     """Units of steps from `inputs` channels to `outputs`, with `noise` more channels from each unit to the next."""
 
     units: Sequence[Steps]
-    noises: Sequence[NoiseNet]
+    noises: Sequence[CrossUnitCoupling]
 
     def __init__(self, inputs: int, shape: Shape, level: int) -> None:
         super().__init__()
@@ -56,7 +56,9 @@ class DenseBlock(nn.Module):
         units = (Steps(_step(width, shape) for _ in range(shape.steps[level])) for width in widths)
         before = [sum([inputs, *widths[: i - 1]]) for i in range(1, count)]
         self.units = cast("Sequence[Steps]", nn.ModuleList(units))
-        self.noises = cast("Sequence[NoiseNet]", nn.ModuleList(NoiseNet(width, shape.noise) for width in before))
+        self.noises = cast(
+            "Sequence[CrossUnitCoupling]", nn.ModuleList(CrossUnitCoupling(width, shape.noise) for width in before)
+        )
 
     def encode(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Outputs (B, outputs, H, W), and ln |det| less the ln density of the noise that was drawn, (B,)."""
@@ -81,9 +83,9 @@ class DenseBlock(nn.Module):
                 y = y[:, : -self.noise] if self._behind(i) else y[:, self.noise :]
         return y
 
-    def align(self, x: Tensor) -> None:
+    def data_dependent_init(self, x: Tensor) -> None:
         """Set the first step of the first unit to its input `x`."""
-        self.units[0].align(x, later=self._turns(1))
+        self.units[0].data_dependent_init(x, later=self._turns(1))
 
     def _behind(self, unit: int) -> bool:
         """Whether the noise before a unit goes behind the rest, so that after all turns it lies behind at the start."""
@@ -94,7 +96,7 @@ class DenseBlock(nn.Module):
         return sum(len(later.steps) for later in self.units[unit:])
 
 
-class NoiseNet(nn.Module):
+class CrossUnitCoupling(nn.Module):
     """Noise of `outputs` channels whose mean and scale depend on `inputs` channels; standard normal at the start."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -134,5 +136,5 @@ class GatedDenseNet(nn.Module):
         return out
 
 
-def _step(channels: int, shape: Shape) -> Step:
-    return Step(channels, GatedDenseNet(channels // 2, channels, shape), bound=BOUND)
+def _step(channels: int, shape: Shape) -> FlowStep:
+    return FlowStep(channels, GatedDenseNet(channels // 2, channels, shape), bound=BOUND)

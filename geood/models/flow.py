@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from geood._torch_compat import start_vector_functions
 from geood.config.sections import FlowConfig
-from geood.models.coupling import ChannelNormal, DenseNet, Step, Steps
+from geood.models.coupling import ChannelNormal, CouplingNet, FlowStep, Steps
 from geood.models.denseflow import SHAPES, DenseBlock
 
 start_vector_functions()
@@ -44,7 +44,7 @@ class Flow(nn.Module):
 
     step: Tensor
     initialized: Tensor
-    levels: Sequence[Level]
+    levels: Sequence[FlowLevel]
     normals: Sequence[ChannelNormal]
 
     def __init__(self, bands: int, config: FlowConfig, step: Sequence[float]) -> None:
@@ -62,10 +62,10 @@ class Flow(nn.Module):
         normals.append((channels, len(levels)))
         self.bands, self.multiple = bands, 2 ** len(levels)
         self.scales = [scale for _, scale in normals]  # of each latent: how often its pixels were squeezed
-        self.levels = cast("Sequence[Level]", nn.ModuleList(levels))
+        self.levels = cast("Sequence[FlowLevel]", nn.ModuleList(levels))
         self.normals = cast("Sequence[ChannelNormal]", nn.ModuleList(ChannelNormal(width) for width, _ in normals))
         for module in self.modules():
-            if isinstance(module, Step):
+            if isinstance(module, FlowStep):
                 module.checkpointing = config.checkpointing
 
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> tuple[list[Tensor], Tensor]:
@@ -148,7 +148,7 @@ class Flow(nn.Module):
             hidden = image.to(self.step.dtype) - 0.5
             generator = torch.Generator().manual_seed(0)
             for level in self.levels:
-                level.align(hidden)
+                level.data_dependent_init(hidden)
                 hidden, _, _ = level.encode(hidden, generator)
         self.initialized.fill_(True)
 
@@ -169,7 +169,7 @@ def bits_per_dimension(log_prob: Tensor, dims: int, step: Tensor) -> Tensor:
     return -(log_prob / dims + log_step) / math.log(2)
 
 
-class Level(nn.Module):
+class FlowLevel(nn.Module):
     """Pixels squeezed 2 x 2 into channels, then `body`; half of the channels may go, before the body or after it.
 
     `outputs` channels go on to the next level, `halved` go out (0: none).
@@ -198,9 +198,9 @@ class Level(nn.Module):
             hidden = torch.cat([hidden, out], dim=1)
         return functional.pixel_shuffle(hidden, 2)
 
-    def align(self, hidden: Tensor) -> None:
+    def data_dependent_init(self, hidden: Tensor) -> None:
         """Set the body's first step to the level's input."""
-        self.body.align(self._squeezed(hidden)[0])
+        self.body.data_dependent_init(self._squeezed(hidden)[0])
 
     def _squeezed(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
         hidden = functional.pixel_unshuffle(hidden, 2)
@@ -210,21 +210,21 @@ class Level(nn.Module):
         return hidden, out
 
 
-def _plain_levels(channels: int, config: FlowConfig) -> Iterator[Level]:
+def _plain_levels(channels: int, config: FlowConfig) -> Iterator[FlowLevel]:
     """Levels of plain steps; half goes after each but the last."""
     for i in range(config.levels):
         width, last = 4 * channels, i == config.levels - 1
-        nets = (DenseNet(width // 2, width, layers=config.layers, growth=config.growth) for _ in range(config.steps))
-        body = Steps(Step(width, net, bound=BOUND) for net in nets)
+        nets = (CouplingNet(width // 2, width, layers=config.layers, growth=config.growth) for _ in range(config.steps))
+        body = Steps(FlowStep(width, net, bound=BOUND) for net in nets)
         outputs = width if last else width // 2
-        yield Level(channels, body, halve="" if last else "after", outputs=outputs)
+        yield FlowLevel(channels, body, halve="" if last else "after", outputs=outputs)
         channels = outputs
 
 
-def _dense_levels(channels: int, config: FlowConfig) -> Iterator[Level]:
+def _dense_levels(channels: int, config: FlowConfig) -> Iterator[FlowLevel]:
     """DenseFlow's blocks; half goes before each but the first."""
     shape = SHAPES[config.network]
     for i in range(len(shape.units)):
         body = DenseBlock(2 * channels if i else 4 * channels, shape, i)
-        yield Level(channels, body, halve="before" if i else "", outputs=body.outputs)
+        yield FlowLevel(channels, body, halve="before" if i else "", outputs=body.outputs)
         channels = body.outputs

@@ -3,8 +3,8 @@
 In each window the score is fitted as a line of the image's brightness, and the lines of all windows that hold a pixel
 are averaged (He, Sun and Tang, Guided Image Filtering, 2013): even ground is smoothed, while an edge of the image stays
 an edge of the score. Means are taken over valid pixels only, so gaps neither bleed into the map nor darken their
-rim. A pixel depends on `reach` pixels about it and on nothing else, so a tile read that much wider gives what the whole
-scene would. Tensors only.
+rim. A pixel depends on `filter_radius` pixels about it and on nothing else, so a tile read that much wider gives what
+the whole scene would. Tensors only.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def reach(radius: int) -> int:
+def filter_radius(radius: int) -> int:
     """How many pixels away a smoothed score still looks: two windows of `radius`."""
     return 2 * radius
 
 
-def guided(score: Tensor, image: Tensor, valid: Tensor, *, radius: int, evenness: float) -> Tensor:
+def guided_filter(score: Tensor, image: Tensor, valid: Tensor, *, radius: int, evenness: float) -> Tensor:
     """Scores (B, H, W) smoothed along `image` (B, C, H, W) in [0, 1]; what is not `valid` (B, H, W) stays as it was.
 
     `radius` is half the window's side in pixels; contrasts of the image far below `evenness`, in units of the scaled

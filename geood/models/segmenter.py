@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from geood.config.sections import SegmenterConfig
-from geood.models.decoder import Ladder, PyramidPooling, enlarge, unit
+from geood.models.decoder import Ladder, PyramidPooling, bn_relu_conv, upsample
 from geood.models.encoder import make_encoder, pool_as_ldn
 
 
-class Answer(NamedTuple):
+class SegmenterOutput(NamedTuple):
     """What a segmenter says of images (B, C, H, W).
 
     `logits` (B, K, H, W) of the classes; `outlier` (B, H, W), the logit of being none of them, None where the network
@@ -41,7 +41,9 @@ class Answer(NamedTuple):
 
 
 class Segmenter(nn.Module):
-    """An `Answer` to images (B, `bands`, H, W) in [0, 1] about `classes` classes; H and W are multiples of `stride`.
+    """Segmentation network: images (B, `bands`, H, W) in [0, 1] to a `SegmenterOutput` about `classes` classes.
+
+    H and W are multiples of `stride`.
 
     Raises:
         ConfigError: if the encoder is unknown, refused or without features at strides 4 to 32, or if its weights file
@@ -62,17 +64,17 @@ class Segmenter(nn.Module):
             top: nn.Module = PyramidPooling(widths[-1], width=512, level=128)
             channels, mean, std = [512, 256, 256, 128], 0.0, 1.0
         else:
-            top = unit(widths[-1], config.decoder_channels, kernel=1)
+            top = bn_relu_conv(widths[-1], config.decoder_channels, kernel=1)
             channels, mean, std = [config.decoder_channels] * len(widths), 0.5, 0.25
         self.decoder = Ladder(widths, top=top, channels=channels)
-        self.head = unit(channels[-1], classes, kernel=1, bias=True)
+        self.head = bn_relu_conv(channels[-1], classes, kernel=1, bias=True)
         beside = {"none": 0, "head": 2, "class": 1}[config.outlier]
-        self.outlier_head = unit(channels[-1], beside, kernel=1, bias=True) if beside else None
+        self.outlier_head = bn_relu_conv(channels[-1], beside, kernel=1, bias=True) if beside else None
         self.register_buffer("mean", torch.full((bands,), mean))
         self.register_buffer("std", torch.full((bands,), std))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the faster layout: a tenth to a third on CPUs
 
-    def forward(self, image: Tensor) -> Answer:
+    def forward(self, image: Tensor) -> SegmenterOutput:
         """What the network says of `image`.
 
         Raises:
@@ -88,12 +90,12 @@ class Segmenter(nn.Module):
         with _checkpointed(self.encoder) if self.checkpointing and torch.is_grad_enabled() else ExitStack():
             encoded = self.encoder(standard)
         features = self.decoder(encoded)
-        logits = enlarge(self.head(features), (height, width))
+        logits = upsample(self.head(features), (height, width))
         if self.outlier_head is None:
-            return Answer(logits, None, features)
+            return SegmenterOutput(logits, None, features)
         beside = self.outlier_head(features)
         outlier = beside if self.outlier == "class" else beside[:, 1:] - beside[:, :1]
-        return Answer(logits, enlarge(outlier, (height, width))[:, 0], features)
+        return SegmenterOutput(logits, upsample(outlier, (height, width))[:, 0], features)
 
     def take_classes(self, state: Mapping[str, Tensor]) -> None:
         """Take the weights of a segmenter of the same classes; an outlier output of a kind it lacks stays as it was.

@@ -19,9 +19,9 @@ from geood.constants import NO_CLASS
 from geood.geo.grid import Grid, Window
 from geood.polygons.block_windows import ahead, is_absent, read, window_size, windows
 from geood.polygons.quantiles import LARGE, Tail, percentiles
-from geood.polygons.runs import Corners, Frame, Pieces, end_to_end
+from geood.polygons.runs import FramedWindow, Vertices, WindowComponents, end_to_end
 from geood.polygons.seams import Growing, Seams
-from geood.polygons.statistics import Pixels, Tally, most_frequent, tally
+from geood.polygons.statistics import WindowPixels, WindowStatistics, most_frequent, window_statistics
 from geood.polygons.valid_counts import ALL, NONE, SOME, UNKNOWN, Boxes, Validity, counted, grown, sizes
 from geood.progress import tracked
 
@@ -37,7 +37,7 @@ class Cut(NamedTuple):
     least_px: Callable[[Window], float]
 
 
-class Found(NamedTuple):
+class ClosedComponents(NamedTuple):
     """Closed components: their figures, one each, and the corners of all of them.
 
     `box` is first row, first column, end row, end column; `kind` the most frequent class (NO_CLASS: none); `valid` the
@@ -53,7 +53,7 @@ class Found(NamedTuple):
     p95: NDArray[np.float64]
     kind: NDArray[np.int64]
     valid: NDArray[np.int64]
-    corners: Corners
+    corners: Vertices
     owner: NDArray[np.int64]
 
 
@@ -75,8 +75,8 @@ class Components:
         self._numbers, self._pieces = 0, 0
         self._late: list[tuple[NDArray[np.int64], Boxes]] = []
 
-    def __iter__(self) -> Iterator[Found]:
-        waiting: list[Found] = []
+    def __iter__(self) -> Iterator[ClosedComponents]:
+        waiting: list[ClosedComponents] = []
         places, title = list(windows(self._grid, self._size)), f"polygons of {Path(self._scores.name).name}"
         for pixels, state in tracked(title, ahead(places, self._look), len(places)):
             taken = self._take(pixels, state)
@@ -97,21 +97,21 @@ class Components:
         boxes = np.concatenate([np.zeros((0, 4), np.int64), *(box for _, box in self._late)])
         return numbers, self._validity.later(boxes, lambda window: np.isfinite(read(self._scores, window)))
 
-    def _look(self, window: Window) -> tuple[Pixels, int]:
+    def _look(self, window: Window) -> tuple[WindowPixels, int]:
         """What is above the threshold in a window, and whether NONE, SOME or ALL of it holds data."""
         if is_absent(self._scores, window):
-            return Pixels(window), NONE
+            return WindowPixels(window), NONE
         score = read(self._scores, window)
         valid = np.isfinite(score)
         state = ALL if valid.all() else SOME if valid.any() else NONE
         with np.errstate(invalid="ignore"):
             above = score > self._cut.threshold
         if not above.any():
-            return Pixels(window), state
+            return WindowPixels(window), state
         classes = None if self._classes is None else read(self._classes, window)
-        return Pixels(window, score, above, classes), state
+        return WindowPixels(window, score, above, classes), state
 
-    def _take(self, pixels: Pixels, state: int) -> list[Found]:
+    def _take(self, pixels: WindowPixels, state: int) -> list[ClosedComponents]:
         """Go on by one window; what is closed with it."""
         window, grid = pixels.window, self._grid
         self._validity.see(window, state)
@@ -120,12 +120,12 @@ class Components:
             self._seams.skip(window)
             return []
         last_row, last_col = window.row + window.height == grid.height, window.col + window.width == grid.width
-        frame = Frame(window, last_row=last_row, last_col=last_col)
+        frame = FramedWindow(window, last_row=last_row, last_col=last_col)
         frame.above[:], frame.left[:] = cells[: window.width + 1], cells[window.width + 1 :]
         if pixels.above is not None:
             frame.mask[:] = pixels.above
         pieces, least_px = frame.pieces(), self._cut.least_px(window)
-        local = tally(pieces, pixels, connectivity=self._cut.connectivity)
+        local = window_statistics(pieces, pixels, connectivity=self._cut.connectivity)
         inside, closed = self._seams.take(frame, pieces, local, least_px=least_px)
         found = [
             self._inside(pieces, local, pixels, inside[local.pixels[inside] >= least_px]),
@@ -134,7 +134,9 @@ class Components:
         self._pieces += pieces.number
         return [each for each in found if each is not None]
 
-    def _inside(self, pieces: Pieces, local: Tally, pixels: Pixels, which: NDArray[np.int64]) -> Found | None:
+    def _inside(
+        self, pieces: WindowComponents, local: WindowStatistics, pixels: WindowPixels, which: NDArray[np.int64]
+    ) -> ClosedComponents | None:
         """Components that lie inside a window."""
         if not len(which):
             return None
@@ -153,7 +155,7 @@ class Components:
         owner = rank[local.of_piece[pieces.corners.piece]]
         ours = owner >= 0
         corners = pieces.corners.some(ours)
-        return Found(
+        return ClosedComponents(
             number=number,
             box=box,
             pixels=local.pixels[which],
@@ -166,7 +168,7 @@ class Components:
             owner=owner[ours],
         )
 
-    def _grown(self, closed: list[Growing]) -> Found | None:
+    def _grown(self, closed: list[Growing]) -> ClosedComponents | None:
         """Components that lay in several windows."""
         if not closed:
             return None
@@ -174,7 +176,7 @@ class Components:
         pixels = np.array([component.tail.count for component in closed])
         high = np.array([component.high for component in closed])
         outlines = [component.outline() for component in closed]
-        return Found(
+        return ClosedComponents(
             number=number,
             box=box,
             pixels=pixels,
@@ -187,7 +189,7 @@ class Components:
             owner=np.repeat(np.arange(len(closed)), [len(corners.x) for corners in outlines]),
         )
 
-    def _valid(self, number: NDArray[np.int64], box: Boxes, pixels: Pixels | None = None) -> NDArray[np.int64]:
+    def _valid(self, number: NDArray[np.int64], box: Boxes, pixels: WindowPixels | None = None) -> NDArray[np.int64]:
         """Pixels with data around each component; `pixels` is the window in which they lie, if it is one."""
         around = grown(box, self._grid)
         valid, within = sizes(around), np.zeros(len(box), np.bool_)
@@ -206,11 +208,13 @@ class Components:
         return np.arange(self._numbers - count, self._numbers)
 
 
-def _as_one(batches: list[Found]) -> Found:
+def _as_one(batches: list[ClosedComponents]) -> ClosedComponents:
     """One batch of several."""
     if len(batches) == 1:
         return batches[0]
     shifts = np.cumsum([0, *(len(found.number) for found in batches)])
     owner = np.concatenate([found.owner + shift for found, shift in zip(batches, shifts, strict=False)])
-    figures = {name: np.concatenate([getattr(found, name) for found in batches]) for name in Found._fields[:-2]}
-    return Found(**figures, corners=end_to_end([found.corners for found in batches]), owner=owner)
+    figures = {
+        name: np.concatenate([getattr(found, name) for found in batches]) for name in ClosedComponents._fields[:-2]
+    }
+    return ClosedComponents(**figures, corners=end_to_end([found.corners for found in batches]), owner=owner)

@@ -25,7 +25,7 @@ from geood.config.sections import PredictConfig
 from geood.geo import qgis
 from geood.geo.grid import Window
 from geood.polygons.external_sort import Spool
-from geood.polygons.extraction import EXTRA, ORDER, Late, Part, Rows, cut, grid_of, placed
+from geood.polygons.extraction import EXTRA, ORDER, Late, PolygonSource, Rows, cut, grid_of, placed
 from geood.polygons.formats import (
     GEOMETRY_FIELD,
     OUTPUT_SUFFIXES,
@@ -38,9 +38,17 @@ from geood.polygons.formats import (
     table_of,
     write_layer,
 )
-from geood.polygons.geodesic_area import Areas
+from geood.polygons.geodesic_area import GeodesicAreas
 
-__all__ = ["COLUMNS", "OUTPUT_SUFFIXES", "Part", "anomalies", "write_anomalies", "write_frame", "write_together"]
+__all__ = [
+    "COLUMNS",
+    "OUTPUT_SUFFIXES",
+    "PolygonSource",
+    "anomalies",
+    "write_anomalies",
+    "write_frame",
+    "write_together",
+]
 
 log = logging.getLogger("geood")
 LAYER, FAILED_LAYER = "anomalies", "failed_tiles"
@@ -80,9 +88,9 @@ def anomalies(
         DataError: if `scores` or `classes` cannot be read or do not fit each other.
     """
     batches: list[Rows] = []
-    part = Part(scores, classes, class_names, None)
+    part = PolygonSource(scores, classes, class_names, None)
     late = cut(part, batches.append, threshold=threshold, predict=predict, model=model)
-    crs = Areas(grid_of(scores)).crs
+    crs = GeodesicAreas(grid_of(scores)).crs
     names = [name for name in (*COLUMNS, *EXTRA) if name != "valid_fraction"] if batches else []
     columns: dict[str, Any] = {name: np.concatenate([rows.columns[name] for rows in batches]) for name in names}
     if not batches:
@@ -118,13 +126,13 @@ def write_anomalies(  # noqa: PLR0913 - what `anomalies` takes, and where to
         DataError: if `scores` or `classes` cannot be read or do not fit each other.
         OutputError: if the ending is another, the file exists, or it cannot be written.
     """
-    parts = [Part(scores, classes, class_names, scene, failed)]
+    parts = [PolygonSource(scores, classes, class_names, scene, failed)]
     [count] = write_together(parts, out, threshold=threshold, predict=predict, model=model, overwrite=overwrite)
     return count
 
 
 def write_together(
-    parts: Sequence[Part], out: Path, *, threshold: float, predict: PredictConfig, model: str, overwrite: bool
+    parts: Sequence[PolygonSource], out: Path, *, threshold: float, predict: PredictConfig, model: str, overwrite: bool
 ) -> list[int]:
     """The same for several scenes in one file, one after the other, in the CRS of the first; how many of each.
 
@@ -133,7 +141,7 @@ def write_together(
     """
     counts: list[int] = []
     with publishing(out, overwrite=overwrite) as staging, ExitStack() as stack:
-        found = [Areas(grid_of(part.scores)).crs for part in parts]
+        found = [GeodesicAreas(grid_of(part.scores)).crs for part in parts]
         if any(crs != found[0] for crs in found):
             log.warning("the scenes have different CRSs: all polygons are written in that of the first, %s", found[0])
         crs, intakes, sources = crs_of(out, found[0]), list[_Intake](), list[Iterator[pa.Table]]()
@@ -223,7 +231,7 @@ def _write_styled(path: Path, layer: Layer, threshold: float) -> None:
         qgis.embed_style(path, layer.name, geometry_column="geom", qml=qgis.polygon_style(threshold), name=layer.name)
 
 
-def _write_failed(staging: Path, out: Path, parts: Sequence[Part], found: Sequence[pyproj.CRS | None]) -> None:
+def _write_failed(staging: Path, out: Path, parts: Sequence[PolygonSource], found: Sequence[pyproj.CRS | None]) -> None:
     """Write the windows of failed tiles, if there are any."""
     crs, tables, shapes = crs_of(out, found[0]), [], []
     for part, own in zip(parts, found, strict=True):

@@ -25,9 +25,9 @@ from geood.geo.gdal import open_raster
 from geood.geo.grid import Grid, Window
 from geood.geo.score_raster import read_tags
 from geood.polygons.block_windows import open_for_windows
-from geood.polygons.components import Components, Cut, Found
+from geood.polygons.components import ClosedComponents, Components, Cut
 from geood.polygons.external_sort import Key
-from geood.polygons.geodesic_area import Areas
+from geood.polygons.geodesic_area import GeodesicAreas
 from geood.polygons.rings import Outlines, outlines, to_shapes
 from geood.polygons.simplification import simplified
 from geood.polygons.valid_counts import UNKNOWN, grown, sizes
@@ -39,7 +39,7 @@ _SAMPLES = 5  # pixels along each side of a window among which the largest is so
 _MARGIN = 1.05  # by which one between those may be larger still
 
 
-class Part(NamedTuple):
+class PolygonSource(NamedTuple):
     """The rasters of one scene; `failed` are windows of tiles that have no scores, `scene` a value for that column."""
 
     scores: Path
@@ -89,7 +89,7 @@ def placed(points: NDArray[np.float64], grid: Grid) -> NDArray[np.float64]:
 
 
 def cut(
-    part: Part,
+    part: PolygonSource,
     take: Callable[[Rows], None],
     *,
     threshold: float,
@@ -106,7 +106,7 @@ def cut(
     names = part.class_names if part.classes is not None and part.class_names else {}
     with ExitStack() as stack:
         grid, (scores, classes) = grid_of(part.scores), _opened(part, stack)
-        areas, detail_px = Areas(grid), _detail_px(part.scores, grid, predict.simplify_m)
+        areas, detail_px = GeodesicAreas(grid), _detail_px(part.scores, grid, predict.simplify_m)
         least_px = partial(_least_px, areas, predict.min_area_m2)
         how = Cut(threshold, predict.connectivity, max(names, default=-1) + 1, least_px)
         components, count, unknown = Components(scores, classes, grid, how), before, False
@@ -128,7 +128,7 @@ def cut(
         return Late(*components.late())
 
 
-def _opened(part: Part, stack: ExitStack) -> tuple[Any, Any | None]:
+def _opened(part: PolygonSource, stack: ExitStack) -> tuple[Any, Any | None]:
     """The rasters of a scene, which the stack closes."""
     scores = stack.enter_context(open_for_windows(part.scores))
     if part.classes is None:
@@ -139,7 +139,7 @@ def _opened(part: Part, stack: ExitStack) -> tuple[Any, Any | None]:
     return scores, classes
 
 
-def _check_count(count: int, predict: PredictConfig, scores: Path, *, found: Found, rows: int) -> None:
+def _check_count(count: int, predict: PredictConfig, scores: Path, *, found: ClosedComponents, rows: int) -> None:
     """See that there are not too many polygons, before they are made."""
     if count > predict.max_polygons:
         raise ConfigError(
@@ -149,7 +149,7 @@ def _check_count(count: int, predict: PredictConfig, scores: Path, *, found: Fou
         )
 
 
-def _columns(found: Found, outline: Outlines, grid: Grid, names: dict[int, str]) -> dict[str, NDArray[Any]]:
+def _columns(found: ClosedComponents, outline: Outlines, grid: Grid, names: dict[int, str]) -> dict[str, NDArray[Any]]:
     """The figures of components by name."""
     kinds = np.array([names.get(kind) for kind in range(256)], dtype=object)
     return {
@@ -167,7 +167,7 @@ def _columns(found: Found, outline: Outlines, grid: Grid, names: dict[int, str])
     }
 
 
-def _shapes(found: Found, outline: Outlines, grid: Grid, detail_px: float) -> NDArray[Any]:
+def _shapes(found: ClosedComponents, outline: Outlines, grid: Grid, detail_px: float) -> NDArray[Any]:
     """The polygons of components in CRS units."""
     points = outline.points.astype(np.float64)
     if not detail_px:
@@ -187,7 +187,7 @@ def _detail_px(scores: Path, grid: Grid, simplify_m: float) -> float:
     return simplify_m / grid.resolution_m
 
 
-def _least_px(areas: Areas, min_area_m2: float, window: Window) -> float:
+def _least_px(areas: GeodesicAreas, min_area_m2: float, window: Window) -> float:
     """How many pixels of a window `min_area_m2` is at least, by the largest of them; 0 where that is not known."""
     if not min_area_m2 or areas.crs is None:
         return 0.0

@@ -22,7 +22,7 @@ _POINTS = 2**18  # worked on together, unless one ring has more
 _POLAR = np.deg2rad(80)  # from here on the disk is taken; any latitude would do that both maps distort little
 
 
-class Areas:
+class GeodesicAreas:
     """Areas in square metres of what is outlined on a grid; NaN without CRS or off the globe."""
 
     def __init__(self, grid: Grid) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
-from geood.polygons.runs import CONTACT, DOWN, FIRST, Corners
+from geood.polygons.runs import CONTACT, DOWN, FIRST, Vertices
 
 
 class Outlines(NamedTuple):
@@ -36,7 +36,7 @@ class Outlines(NamedTuple):
     components: NDArray[np.int64]
 
 
-def outlines(corners: Corners, component: NDArray[Any], count: int) -> Outlines:
+def outlines(corners: Vertices, component: NDArray[Any], count: int) -> Outlines:
     """Outlines of the components 0 to `count` - 1, of which all corners must be there.
 
     `component` is that of each corner; `corners.piece` tells its polygons apart. Polygons and rings come in the reading
@@ -74,7 +74,7 @@ def to_shapes(outline: Outlines, points: NDArray[np.float64]) -> NDArray[Any]:
     return shapes
 
 
-def _in_reading_order(corners: Corners) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+def _in_reading_order(corners: Vertices) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
     """Corners row by row, from left to right; of two at one point first the one whose edge comes from the left."""
     key = (corners.y >> 2).astype(np.int64) << 32 | corners.x
     order = np.argsort(key, kind="stable").astype(np.int32)  # corners of a window come sorted, which helps this sort

@@ -22,7 +22,7 @@ RIGHT, FIRST = 2, 1  # bits of Corners.x
 DOWN, CONTACT = 2, 1  # bits of Corners.y
 
 
-class Corners(NamedTuple):
+class Vertices(NamedTuple):
     """Points where an outline turns; where two pixels meet at a corner only, there is one for each of them.
 
     `x` is four times the column, plus RIGHT where the horizontal edge of the outline leads to the right from here, plus
@@ -34,20 +34,20 @@ class Corners(NamedTuple):
     y: NDArray[np.int32]
     piece: NDArray[np.int64]
 
-    def some(self, chosen: NDArray[Any] | slice) -> Corners:
+    def some(self, chosen: NDArray[Any] | slice) -> Vertices:
         """Those of them."""
-        return Corners(self.x[chosen], self.y[chosen], self.piece[chosen])
+        return Vertices(self.x[chosen], self.y[chosen], self.piece[chosen])
 
 
-def end_to_end(corners: list[Corners]) -> Corners:
+def end_to_end(corners: list[Vertices]) -> Vertices:
     """All of several sets of corners."""
     if len(corners) == 1:  # which may be large
         return corners[0]
     x, y, piece = (np.concatenate(part) for part in zip(*corners, strict=True))
-    return Corners(x, y, piece)
+    return Vertices(x, y, piece)
 
 
-class Stretches(NamedTuple):
+class Runs(NamedTuple):
     """Stretches in reading order: row in the frame, columns in it from `start` to before `end`, and their piece."""
 
     row: NDArray[np.int32]
@@ -56,16 +56,16 @@ class Stretches(NamedTuple):
     piece: NDArray[np.int32]
 
 
-class Pieces(NamedTuple):
+class WindowComponents(NamedTuple):
     """The pieces of one framed window, so many; `contacts` are pairs (n, 2) of them."""
 
     number: int
-    stretches: Stretches
-    corners: Corners
+    stretches: Runs
+    corners: Vertices
     contacts: NDArray[np.int32]
 
 
-class Frame:
+class FramedWindow:
     """The mask of a window with the row above, the column to the left, and the emptiness that ends each row.
 
     At the last row and column of the scene it has an empty row and column more, so that the points there are inside.
@@ -93,7 +93,7 @@ class Frame:
         """The column to the left."""
         return self.pixels[1 : self.window.height + 1, 0]
 
-    def pieces(self) -> Pieces:
+    def pieces(self) -> WindowComponents:
         """What hangs together over sides."""
         changes = self._flat[1:] != self._flat[:-1]
         edges = np.flatnonzero(changes).astype(np.int32)  # the first pixel of a stretch and the one after it, in turn
@@ -106,11 +106,11 @@ class Frame:
         row = starts // np.int32(self.pitch)
         place = row * np.int32(self.pitch)
         corners, contacts = self._corners(changes, edges, piece)
-        return Pieces(count, Stretches(row, starts - place, ends - place, piece), corners, contacts)
+        return WindowComponents(count, Runs(row, starts - place, ends - place, piece), corners, contacts)
 
     def _corners(
         self, changes: NDArray[np.bool_], edges: NDArray[np.int32], piece: NDArray[np.int32]
-    ) -> tuple[Corners, NDArray[np.int32]]:
+    ) -> tuple[Vertices, NDArray[np.int32]]:
         """Corners at the upper and lower ends of vertical edges, and the pairs of pieces that meet at one."""
         pitch, flat = np.int32(self.pitch), self._flat[1:]
         row = edges // pitch
@@ -133,7 +133,7 @@ class Frame:
             if down and contact.any():
                 other = np.searchsorted(edges, beyond[turns][contact])
                 contacts = np.stack([piece[which[contact] // 2], piece[other // 2]], axis=1)
-        corners = Corners(np.concatenate(xs), np.concatenate(ys), np.concatenate(owners).astype(np.int64))
+        corners = Vertices(np.concatenate(xs), np.concatenate(ys), np.concatenate(owners).astype(np.int64))
         return corners, contacts
 
 

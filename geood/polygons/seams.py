@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from geood.errors import ConfigError
 from geood.geo.grid import Grid, Window
 from geood.polygons.quantiles import Tail
-from geood.polygons.runs import Corners, Frame, Pieces, Stretches, end_to_end, joined
-from geood.polygons.statistics import Share, Tally, empty_boxes, shares
+from geood.polygons.runs import FramedWindow, Runs, Vertices, WindowComponents, end_to_end, joined
+from geood.polygons.statistics import ComponentPart, WindowStatistics, empty_boxes, shares
 
 MOST_CORNERS = 2**24  # of one component: a polygon of a quarter of a gigabyte, which few programs open
 
@@ -42,7 +42,7 @@ class Growing:
     total: float = 0.0
     high: float = -np.inf
     corner_count: int = 0
-    corners: list[Corners] = field(default_factory=list)
+    corners: list[Vertices] = field(default_factory=list)
     joins: list[NDArray[np.int64]] = field(default_factory=list)
 
     def absorb(self, other: Growing) -> None:
@@ -57,7 +57,7 @@ class Growing:
         self.corners += other.corners
         self.joins += other.joins
 
-    def gather(self, found: Tally, share: Share, *, pieces_before: int) -> None:
+    def gather(self, found: WindowStatistics, share: ComponentPart, *, pieces_before: int) -> None:
         """Take in what it has in a window; `pieces_before` is added to the numbers of its pieces.
 
         Raises:
@@ -70,7 +70,7 @@ class Growing:
         if share.classes is not None:
             self.counts += np.bincount(share.classes, minlength=256)[: len(self.counts)]
         x, y, piece = share.corners  # views, which would keep the corners of the whole window
-        self.corners.append(Corners(x.copy(), y.copy(), piece + pieces_before))
+        self.corners.append(Vertices(x.copy(), y.copy(), piece + pieces_before))
         self.corner_count += len(x)
         if self.corner_count > MOST_CORNERS:
             raise ConfigError(
@@ -78,18 +78,18 @@ class Growing:
                 "through noise; raise --threshold, smooth the scores (score.smooth_px), or set predict.connectivity=4"
             )
 
-    def outline(self) -> Corners:
+    def outline(self) -> Vertices:
         """All its corners, under one number for the pieces that are one polygon; it forgets them."""
         (x, y, piece), self.corners = end_to_end(self.corners), []
         if not self.joins:
-            return Corners(x, y, piece)
+            return Vertices(x, y, piece)
         joins = np.concatenate(self.joins)
         ids = np.unique(joins)
         _, group = joined(len(ids), np.searchsorted(ids, joins))
         lowest = np.empty(len(ids), np.int64)
         lowest[group[::-1]] = ids[::-1]
         at = np.searchsorted(ids, piece).clip(max=len(ids) - 1)
-        return Corners(x, y, np.where(ids[at] == piece, lowest[group[at]], piece))
+        return Vertices(x, y, np.where(ids[at] == piece, lowest[group[at]], piece))
 
     def _widen(self, box: NDArray[np.int64]) -> None:
         np.minimum(self.box[:2], box[:2], out=self.box[:2])
@@ -122,7 +122,7 @@ class Seams:
         self._leave(window, np.full((2, window.width), -1, np.int64), np.full((2, window.height), -1, np.int64))
 
     def take(
-        self, frame: Frame, pieces: Pieces, found: Tally, *, least_px: float
+        self, frame: FramedWindow, pieces: WindowComponents, found: WindowStatistics, *, least_px: float
     ) -> tuple[NDArray[np.int64], list[Growing]]:
         """Take in what of a window's components is not inside it; which are inside, and what is closed with this.
 
@@ -143,7 +143,7 @@ class Seams:
                 del self._open[name]
         return np.flatnonzero(names < 0), closed
 
-    def _enter(self, frame: Frame, stretches: Stretches, found: Tally) -> NDArray[np.int64]:
+    def _enter(self, frame: FramedWindow, stretches: Runs, found: WindowStatistics) -> NDArray[np.int64]:
         """Names of a window's components, -1 for those inside it; makes one of those that it connects."""
         (row, start, end, piece), window = stretches, frame.window
         names = np.full(len(found.pixels), -1, np.int64)
@@ -183,7 +183,7 @@ class Seams:
             large.absorb(small)
         return one
 
-    def _go_on(self, frame: Frame, stretches: Stretches, found: Tally, names: NDArray[np.int64]) -> None:
+    def _go_on(self, frame: FramedWindow, stretches: Runs, found: WindowStatistics, names: NDArray[np.int64]) -> None:
         """Put the cells along a window's lower and right edge in the place of those before it."""
         (row, _, end, piece), window = stretches, frame.window
         bottom, right = (np.full((2, n), -1, np.int64) for n in (window.width, window.height))

@@ -13,10 +13,10 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from geood.polygons.runs import CONTACT, DOWN, RIGHT, Corners
+from geood.polygons.runs import CONTACT, DOWN, RIGHT, Vertices
 
 
-def simplified(shapes: NDArray[Any], corners: Corners, owner: NDArray[np.int64], *, size_px: float) -> NDArray[Any]:
+def simplified(shapes: NDArray[Any], corners: Vertices, owner: NDArray[np.int64], *, size_px: float) -> NDArray[Any]:
     """MultiPolygons (n,) in pixels without details of about `size_px`; `owner` is the index of a corner's shape.
 
     Vertices go whose triangle with both neighbours is smaller than size_px^2 (Visvalingam and Whyatt 1993).
@@ -34,7 +34,7 @@ def simplified(shapes: NDArray[Any], corners: Corners, owner: NDArray[np.int64],
     return result
 
 
-def _touched_pixels(corners: Corners, owner: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def _touched_pixels(corners: Vertices, owner: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """The pixels of others that meet a shape at a corner, as squares in the order of the shapes; and whose they are."""
     contact = np.flatnonzero(corners.y & CONTACT)
     x, y = corners.x[contact], corners.y[contact]

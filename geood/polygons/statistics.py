@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from geood.constants import NO_CLASS
 from geood.geo.grid import Window
-from geood.polygons.runs import Corners, Pieces, joined
+from geood.polygons.runs import Vertices, WindowComponents, joined
 
 
-class Pixels(NamedTuple):
+class WindowPixels(NamedTuple):
     """A window and, where anything in it is above the threshold, its scores, which are above, and its classes."""
 
     window: Window
@@ -26,7 +26,7 @@ class Pixels(NamedTuple):
     classes: NDArray[np.uint8] | None = None
 
 
-class Tally(NamedTuple):
+class WindowStatistics(NamedTuple):
     """A window's components, numbered from 0, and its pixels above the threshold in reading order.
 
     `of_piece`, `of_stretch` and `of_pixel` tell the component of each; `inner` is the length of each stretch without
@@ -45,7 +45,7 @@ class Tally(NamedTuple):
     classes: NDArray[np.uint8] | None
 
 
-def tally(pieces: Pieces, pixels: Pixels, *, connectivity: int) -> Tally:
+def window_statistics(pieces: WindowComponents, pixels: WindowPixels, *, connectivity: int) -> WindowStatistics:
     """Put pieces together to components, over corners too if `connectivity` is 8, and add up their figures."""
     if connectivity == 8:
         count, of_piece = joined(pieces.number, pieces.contacts)
@@ -71,7 +71,9 @@ def tally(pieces: Pieces, pixels: Pixels, *, connectivity: int) -> Tally:
     np.maximum.at(box[:, 3], of_stretch[there], end[there] + first_col)
     total = np.asarray(np.bincount(of_pixel, weights=values, minlength=count), np.float64)
     counts = np.bincount(of_pixel, minlength=count)
-    return Tally(of_piece, of_stretch, of_pixel, inner, box, counts, total, high.astype(np.float64), values, classes)
+    return WindowStatistics(
+        of_piece, of_stretch, of_pixel, inner, box, counts, total, high.astype(np.float64), values, classes
+    )
 
 
 def empty_boxes(count: int) -> NDArray[np.int64]:
@@ -92,16 +94,16 @@ def most_frequent(ids: NDArray[Any], classes: NDArray[np.uint8] | None, *, count
     return best
 
 
-class Share(NamedTuple):
+class ComponentPart(NamedTuple):
     """What one component has in a window: its pixels and its corners."""
 
     component: int
     values: NDArray[np.float32]
     classes: NDArray[np.uint8] | None
-    corners: Corners
+    corners: Vertices
 
 
-def shares(found: Tally, corners: Corners, which: NDArray[np.bool_]) -> Iterator[Share]:
+def shares(found: WindowStatistics, corners: Vertices, which: NDArray[np.bool_]) -> Iterator[ComponentPart]:
     """What each component marked in `which` has, one after the other."""
     rank = np.cumsum(which) - 1
     pixel, pixel_at = _grouped(found.of_pixel, which, rank)
@@ -111,7 +113,7 @@ def shares(found: Tally, corners: Corners, which: NDArray[np.bool_]) -> Iterator
     for i, component in enumerate(np.flatnonzero(which).tolist()):
         here, there = slice(pixel_at[i], pixel_at[i + 1]), slice(corner_at[i], corner_at[i + 1])
         kinds = None if classes is None else classes[here]
-        yield Share(component, values[here], kinds, corners.some(there))
+        yield ComponentPart(component, values[here], kinds, corners.some(there))
 
 
 def _grouped(owner: NDArray[Any], which: NDArray[np.bool_], rank: NDArray[Any]) -> tuple[NDArray[np.intp], list[int]]:

@@ -88,7 +88,7 @@ def dask_client(workers: int, scheduler: str | None, *, computing: int | None = 
             torch.set_num_threads(threads)
 
 
-class Patience:
+class WorkerWatchdog:
     """How long a client has been without workers; Dask itself waits for them without end."""
 
     def __init__(self, client: Any) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from geood.errors import BundleError, DataError, GeoodError
 from geood.geo.grid import Grid
 from geood.geo.paths import is_remote
-from geood.prediction.cluster import Patience
+from geood.prediction.cluster import WorkerWatchdog
 from geood.prediction.engine import MOST_AT_ONCE
 from geood.prediction.job import FailedTile, Job, NumberedTile, ScoredTile, tiles_of
 from geood.prediction.journal import Journal
@@ -61,7 +61,7 @@ def score_scene(
     """
     total = sum(1 for _ in tiles_of(grid, job, halo_px=halo_px))
     todo = (one for one in tiles_of(grid, job, halo_px=halo_px) if one.number not in journal.figures)
-    run = _Run(job, client, on_gpu=on_gpu)
+    run = TileQueue(job, client, on_gpu=on_gpu)
     failed: list[FailedTile] = []
     hopeless = HOPELESS_AFAR if is_remote(job.source.name) else HOPELESS
     with Progress(title, total, start=len(journal.figures)) as progress:
@@ -78,7 +78,7 @@ def score_scene(
     return sorted(failed)
 
 
-class _Run:
+class TileQueue:
     """The tasks of one scene, given out to the workers of a client."""
 
     def __init__(self, job: Job, client: Any, *, on_gpu: bool) -> None:
@@ -105,7 +105,7 @@ class _Run:
                 running.add(future)
             if not under_way:
                 return
-            patience = Patience(self._client)
+            patience = WorkerWatchdog(self._client)
             while not running.has_ready():
                 patience.look()
                 time.sleep(LOOK_S)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from geood.config.sections import PredictConfig, ScoreConfig
 from geood.models.bundle import ModelBundle
-from geood.models.segmenter import Answer
+from geood.models.segmenter import SegmenterOutput
 
 log = logging.getLogger("geood")
 MOST_AT_ONCE = 8  # tiles in a batch, and in a task: beyond, a GPU gains 7 % and the threads that feed it lose more
@@ -110,11 +110,11 @@ class Engine:
             if image.dtype == torch.uint8:
                 image = torch.where(valid[:, None], ((image - self._low) * self._gain).clamp_(0, 1), self._fill)
             with low:
-                answer = model.answer(image)
+                answer = model.infer(image)
             rows, cols = core
             if self.on_gpu:  # which is slow at sums over classes that lie next to each other in memory
                 parts: Any = (None if t is None else t.float().contiguous() for t in answer)
-                answer = Answer(*parts)
+                answer = SegmenterOutput(*parts)
             score = model.score_of(answer, image, valid, core=core)
             if not classes:  # finding them takes a CPU half as long as the score
                 return score.float(), torch.zeros(score.shape, dtype=torch.uint8, device=score.device)

@@ -16,7 +16,7 @@ from geood.models.bundle import ModelBundle
 from geood.prediction.budget import Budget, budget, check_disk, parse_bytes
 from geood.prediction.job import FailedTile, tiles_of
 from geood.prediction.plan import SceneOptions, ScenePlan, plan_scene
-from geood.prediction.worker import offer_model, score_tiles
+from geood.prediction.worker import preload_bundle, score_tiles
 
 PROBE_TILES = 4  # scored on trial for each thread
 
@@ -27,7 +27,7 @@ def trial_seconds(plan: ScenePlan, model: ModelBundle, *, bundle: Path) -> float
     Raises:
         DataError: if the first tiles cannot be read.
     """
-    offer_model(bundle, model)
+    preload_bundle(bundle, model)
     numbered = list(tiles_of(plan.grid, plan.job, halo_px=plan.halo_px))
     middle = itertools.chain(numbered[len(numbered) // 2 :], numbered[: len(numbered) // 2])
     wanted = plan.job.computing

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from geood.config.sections import PredictConfig, ScoreConfig
-from geood.geo.aoi import Area
+from geood.geo.aoi import AreaOfInterest
 from geood.geo.grid import Grid, Tile, Window, tile_grid
 from geood.geo.scene import SceneSource
 from geood.prediction.journal import Chunk, TileFigures
@@ -29,7 +29,7 @@ class Job:
     score: ScoreConfig
     predict: PredictConfig
     tile_px: int
-    area: Area | None
+    area: AreaOfInterest | None
     classes: bool
     computing: int
     cache_bytes: int

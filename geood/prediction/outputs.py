@@ -16,7 +16,7 @@ import pandas as pd
 
 from geood.atomic import check_output
 from geood.errors import ConfigError, DataError, OutputError
-from geood.geo.gdal import open_raster, pieces, rasterio_window, reading, spoken, writing
+from geood.geo.gdal import display_name, open_raster, pieces, rasterio_window, reading, writing
 from geood.geo.grid import Grid, Window
 from geood.geo.paths import RASTERS, files_of, gdal_name, stem
 from geood.polygons.export import OUTPUT_SUFFIXES
@@ -73,9 +73,9 @@ def _scenes_of(folder: Path) -> list[str]:
     return [str(path) for path in found]
 
 
-def label(scene: str) -> str:
+def scene_label(scene: str) -> str:
     """What a scene is called in outputs: its file name, without what follows a "?" in an address."""
-    return Path(spoken(gdal_name(scene))).name
+    return Path(display_name(gdal_name(scene))).name
 
 
 def check_outputs(
@@ -149,7 +149,7 @@ def write_summary(out: Path, made: list[Prediction], staging: Path) -> None:
                 highest = float(np.fmax(highest, scores.max(initial=-np.inf))) if scores.size else highest
         rows.append(
             {
-                "scene": label(one.scene),
+                "scene": scene_label(one.scene),
                 "scores": one.scores.name,
                 "valid_pixels": one.valid_pixels,
                 "score_mean": total / counted if counted else math.nan,

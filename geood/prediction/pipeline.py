@@ -23,25 +23,25 @@ from geood.geo.grid import Window
 from geood.geo.mosaic import write_mosaic
 from geood.geo.score_raster import read_tags
 from geood.models.bundle import ModelBundle
-from geood.polygons.export import OUTPUT_SUFFIXES, Part, write_anomalies, write_together
+from geood.polygons.export import OUTPUT_SUFFIXES, PolygonSource, write_anomalies, write_together
 from geood.prediction.budget import as_told, budget, check_disk, parse_bytes
 from geood.prediction.cluster import dask_client
 from geood.prediction.outputs import (
     Prediction,
     Target,
     check_outputs,
-    label,
     new_folder,
     publish,
     published,
+    scene_label,
     sources_of,
     targets_of,
     write_summary,
 )
 from geood.prediction.plan import SceneOptions, ScenePlan, plan_scene
 from geood.prediction.rasters import FAILED_TAG, SAME_RUN, ScoredScene, assemble_rasters
-from geood.prediction.workdir import PUBLISHING, workplace
-from geood.prediction.worker import offer_model
+from geood.prediction.workdir import PUBLISHING, work_dir
+from geood.prediction.worker import preload_bundle
 
 log = logging.getLogger("geood")
 SUMMARY = "summary.csv"
@@ -98,7 +98,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
     finals = [p for t in targets for p in t.files] + [p for p in (together, summary) if p]
     options, folder = options or SceneOptions(), finals[0].parent / f".{out.name}.geood"
     if resume and (folder / PUBLISHING).exists():
-        with workplace(folder, resume=True, overwrite=False) as place:
+        with work_dir(folder, resume=True, overwrite=False) as place:
             place.used.update(target.scores.stem for target in targets)
             return published(folder)
     others = [Path(bundle), *([options.area] if options.area else [])]
@@ -109,14 +109,14 @@ def predict(  # noqa: PLR0913 - the options of a verb
         limits = budget(model, workers=workers, max_ram=parse_bytes(max_ram))
     else:
         limits = as_told(model, workers=workers)
-    with new_folder(finals[0].parent), workplace(folder, resume=resume, overwrite=overwrite) as place:
+    with new_folder(finals[0].parent), work_dir(folder, resume=resume, overwrite=overwrite) as place:
         nodata = model.bands.nodata if options.nodata is None else options.nodata
         reads = [str(_mosaic(scenes, place.folder, nodata))] if mosaic else sources
         settle = partial(plan_scene, model=model, options=options, bundle=Path(bundle), limits=limits)
         plans = [settle(t.scene, read=r, classes=bool(t.classes)) for t, r in zip(targets, reads, strict=True)]
         _say_odd(plans, together=bool(together))
         check_disk(place.folder, sum(plan.disk_bytes for plan in plans) - _held(place.folder))
-        offer_model(Path(bundle), model)
+        preload_bundle(Path(bundle), model)
         scored: list[ScoredScene] = []
         with dask_client(workers, scheduler, computing=limits.computing) as client:
             for target, plan in zip(targets, plans, strict=True):
@@ -195,8 +195,8 @@ def _say_odd(plans: list[ScenePlan], *, together: bool) -> None:
     """
     for plan in plans:
         for warning in plan.warnings:
-            log.warning("%s: %s", label(plan.scene), warning)
-    bare = [label(plan.scene) for plan in plans if plan.grid.crs is None]
+            log.warning("%s: %s", scene_label(plan.scene), warning)
+    bare = [scene_label(plan.scene) for plan in plans if plan.grid.crs is None]
     if bare:
         others = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
         log.warning("%s%s: no CRS, so none in the outputs: coordinates are pixels (y as minus row)", bare[0], others)
@@ -217,7 +217,7 @@ def _polygons(
     names, settings = model.class_names, model.config.predict
     if together:
         parts = [
-            Part(folder / t.scores.name, folder / t.classes.name, names, label(t.scene), s.failed)
+            PolygonSource(folder / t.scores.name, folder / t.classes.name, names, scene_label(t.scene), s.failed)
             for t, s in zip(targets, scored, strict=True)
             if t.classes
         ]
@@ -253,9 +253,10 @@ def _raise_failed(made: list[Prediction], scored: list[ScoredScene]) -> None:
     first, one = bad[0]
     tiles, window = sum(len(s.failed) for _, s in bad), one.failed[0]
     raise TilesFailedError(
-        f"{label(first.scene)}: {tiles} tiles could not be scored, the first at row {window.row}, column {window.col}: "
-        f"{one.reason}. They are no data in the map, and listed in its tag {FAILED_TAG} and in failed_tiles. If that "
-        "was a passing trouble, --resume --overwrite tries them again; else mend the scene and predict it anew",
+        f"{scene_label(first.scene)}: {tiles} tiles could not be scored, the first at row {window.row}, "
+        f"column {window.col}: {one.reason}. They are no data in the map, and listed in its tag {FAILED_TAG} and in "
+        "failed_tiles. If the failure was transient, run again with --resume --overwrite; otherwise repair the scene "
+        "and predict again",
         made,
     )
 

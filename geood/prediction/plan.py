@@ -17,12 +17,12 @@ import torch
 
 from geood._version import __version__
 from geood.errors import ConfigError, DataError
-from geood.geo.aoi import Area
+from geood.geo.aoi import AreaOfInterest
 from geood.geo.band_matching import match_bands, parse_bands
 from geood.geo.bands import Bands
-from geood.geo.gdal import compression, spoken
+from geood.geo.gdal import compression, display_name
 from geood.geo.grid import Grid
-from geood.geo.paths import gdal_name, identity
+from geood.geo.paths import fingerprint, gdal_name
 from geood.geo.scene import Scene, SceneSource, resampling_of
 from geood.models.bundle import ModelBundle
 from geood.prediction.budget import Budget, disk_needed
@@ -128,13 +128,13 @@ def plan_scene(
         try:
             scale, resolution_note = resampling_of(grid, model.resolution, resample=options.resample)
         except DataError as error:
-            raise DataError(f"{spoken(name)}: {error}") from None
+            raise DataError(f"{display_name(name)}: {error}") from None
         warnings, share = _looked_at(opened, model.bands, indexes)
         layout = opened.layout
         dtype, names = opened.dtype, ", ".join(opened.band_names)
         cache = _cache(opened, limits, rows=math.ceil((limits.tile_px + 2 * model.halo_px) / scale))
     source = SceneSource(name, indexes, nodata, scale)
-    state = identity(name)
+    state = fingerprint(name)
     job = Job(
         source=source,
         state=" ".join(f"{fact} {value}" for fact, value in sorted(state.items())),
@@ -152,7 +152,7 @@ def plan_scene(
     size = f"{grid.width:,} x {grid.height:,} px"
     metres = f", {grid.resolution_m:.3g} m a pixel" if grid.resolution_m else ""
     notes = {
-        "scene": f"{spoken(name)}: {size}{metres}, {dtype}, {names}, {layout}",
+        "scene": f"{display_name(name)}: {size}{metres}, {dtype}, {names}, {layout}",
         "bands": bands_note,
         "resolution": resolution_note,
     }
@@ -168,7 +168,7 @@ def _cache(opened: Scene, limits: Budget, *, rows: int) -> int:
     more = max(0, opened.rows_cache_bytes(rows) - limits.cache_bytes)
     if limits.limit is not None and limits.bytes + more > limits.limit:
         raise ConfigError(
-            f"{spoken(opened.source.name)}: can only be decoded by whole rows, which takes "
+            f"{display_name(opened.source.name)}: can only be decoded by whole rows, which takes "
             f"{(limits.bytes + more) / 1e9:.2f} GB with these tiles; allow as much with --max-ram, or bring it into "
             "tiles first: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE IN OUT"
         )
@@ -195,9 +195,9 @@ def _tile_px(budgeted: int, scale: float) -> int:
     return max(32, int(side) // step * step)
 
 
-def _area(options: SceneOptions, grid: Grid) -> Area | None:
+def _area(options: SceneOptions, grid: Grid) -> AreaOfInterest | None:
     if options.area and options.box:
         raise ConfigError("--aoi and --bbox exclude each other; give one of them")
     if options.area:
-        return Area.from_file(options.area, grid)
-    return Area.from_bbox(options.box, grid) if options.box else None
+        return AreaOfInterest.from_file(options.area, grid)
+    return AreaOfInterest.from_bbox(options.box, grid) if options.box else None

@@ -19,10 +19,10 @@ from geood.prediction.dispatch import have_gpu, score_scene
 from geood.prediction.journal import TileFigures
 from geood.prediction.outputs import (
     Target,
-    label,
+    scene_label,
 )
 from geood.prediction.plan import ScenePlan
-from geood.prediction.workdir import Workplace
+from geood.prediction.workdir import WorkDir
 
 log = logging.getLogger("geood")
 SAME_RUN = ("GEOOD_MODEL", "GEOOD_SCENE")  # tags that score raster and class raster of one prediction share
@@ -38,11 +38,11 @@ class ScoredScene(NamedTuple):
 
 
 def assemble_rasters(
-    target: Target, plan: ScenePlan, model: ModelBundle, *, place: Workplace, threshold: float, client: Any
+    target: Target, plan: ScenePlan, model: ModelBundle, *, place: WorkDir, threshold: float, client: Any
 ) -> ScoredScene:
     """Score one scene and put its rasters together with their styles, all in the work folder."""
     name = target.scores.stem
-    on_gpu, title = have_gpu(client), label(target.scene)
+    on_gpu, title = have_gpu(client), scene_label(target.scene)
     with place.journal(name, plan.key | {"gpu": on_gpu}) as journal:
         how = {"halo_px": plan.halo_px, "client": client, "on_gpu": on_gpu, "title": title}
         failed = score_scene(plan.job, plan.grid, journal=journal, **how)
@@ -107,7 +107,7 @@ def _tags(scene: str, model: ModelBundle, threshold: float) -> dict[str, str]:
     return {
         "GEOOD_VERSION": __version__,
         "GEOOD_MODEL": model.identity,
-        "GEOOD_SCENE": label(scene),
+        "GEOOD_SCENE": scene_label(scene),
         "GEOOD_SCORE": score.kind,
         "GEOOD_TEMPERATURE": str(score.temperature),
         "GEOOD_SMOOTH_PX": str(score.smooth_px),

@@ -19,8 +19,8 @@ log = logging.getLogger("geood")
 PUBLISHING = "publishing.json"  # in a work folder: all is made, and outputs are getting their names
 
 
-class Workplace:
-    """The folder in which the outputs of one run are made; got from `workplace`."""
+class WorkDir:
+    """The folder in which the outputs of one run are made; got from `work_dir`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,7 +34,7 @@ class Workplace:
 
 
 @contextmanager
-def workplace(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[Workplace]:
+def work_dir(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[WorkDir]:
     """Hold the work folder; afterwards it is gone, unless the run failed or was interrupted with tiles to keep.
 
     Raises:
@@ -51,7 +51,7 @@ def workplace(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[Workpl
             shutil.rmtree(folder, ignore_errors=True)
         raise
     asked = left and not resume and not overwrite and _work_in(folder)
-    place, done = Workplace(folder), False
+    place, done = WorkDir(folder), False
     try:
         if asked:
             raise OutputError(

@@ -39,7 +39,7 @@ NOTHING = Chunk.of(EMPTY)
 NEARLY = 0.9  # of the memory a process may hold, from where on it gives back what it does not need now
 
 
-class _Pixels(NamedTuple):
+class TilePixels(NamedTuple):
     """A tile as read: image (C, H, W), scaled or of 8 bit, where it is valid (H, W), what is to be scored (h, w)."""
 
     numbered: NumberedTile
@@ -62,7 +62,7 @@ def score_tiles(job: Job, tiles: Sequence[NumberedTile]) -> list[ScoredTile | Fa
         failure.__context__ = failure.__cause__ = None  # GDAL's exceptions do not travel between processes
         raise failure from None
     results: list[ScoredTile | FailedTile] = []
-    ready: list[_Pixels] = []
+    ready: list[TilePixels] = []
     for numbered in tiles:
         try:
             pixels = _read(job, engine, numbered)
@@ -80,11 +80,11 @@ def score_tiles(job: Job, tiles: Sequence[NumberedTile]) -> list[ScoredTile | Fa
     return results
 
 
-def _read(job: Job, engine: Engine, numbered: NumberedTile) -> _Pixels | None:
+def _read(job: Job, engine: Engine, numbered: NumberedTile) -> TilePixels | None:
     """The pixels of a tile; None where none of them is to be scored."""
     tile = numbered.tile
 
-    def attempt() -> _Pixels | None:
+    def attempt() -> TilePixels | None:
         try:
             with _opened(job) as scene:
                 pixels, valid = scene.read(tile.read, job.source.indexes)
@@ -97,14 +97,14 @@ def _read(job: Job, engine: Engine, numbered: NumberedTile) -> _Pixels | None:
         if not wanted.any():
             return None
         raw = engine.on_gpu and pixels.dtype == np.uint8
-        return _Pixels(numbered, pixels if raw else engine.model.bands.scale(pixels, valid), valid, wanted)
+        return TilePixels(numbered, pixels if raw else engine.model.bands.scale(pixels, valid), valid, wanted)
 
     return with_retries(attempt, name=job.source.name)
 
 
-def _alike(ready: list[_Pixels], most: int) -> Iterator[list[_Pixels]]:
+def _alike(ready: list[TilePixels], most: int) -> Iterator[list[TilePixels]]:
     """Runs of tiles of one shape, at most so many."""
-    batch: list[_Pixels] = []
+    batch: list[TilePixels] = []
     for pixels in ready:
         if batch and (len(batch) == most or pixels.image.shape != batch[0].image.shape):
             yield batch
@@ -114,7 +114,7 @@ def _alike(ready: list[_Pixels], most: int) -> Iterator[list[_Pixels]]:
         yield batch
 
 
-def _scored(job: Job, engine: Engine, batch: list[_Pixels]) -> list[ScoredTile | FailedTile]:
+def _scored(job: Job, engine: Engine, batch: list[TilePixels]) -> list[ScoredTile | FailedTile]:
     """Score a batch and pack what comes of it; halved for as long as it does not fit the memory."""
     stacked = Batch(*(_stacked([getattr(p, name) for p in batch]) for name in ("image", "valid")))
     try:
@@ -147,7 +147,7 @@ def _is_memory(error: BaseException) -> bool:
 
 
 def _packed(
-    job: Job, pixels: _Pixels, score: NDArray[np.float32], classes: NDArray[np.uint8]
+    job: Job, pixels: TilePixels, score: NDArray[np.float32], classes: NDArray[np.uint8]
 ) -> ScoredTile | FailedTile:
     """What is kept of a tile, its invalid pixels blank."""
     (number, tile), wanted = pixels.numbered, pixels.wanted
@@ -196,7 +196,7 @@ _shared: dict[Any, Scene] = {}
 _thread = threading.local()
 
 
-def offer_model(bundle: Path, model: ModelBundle) -> None:
+def preload_bundle(bundle: Path, model: ModelBundle) -> None:
     """Spare the threads of this process to load the bundle once more; a GPU gets it only where it is used."""
     with _engines_lock:
         _engines.clear()

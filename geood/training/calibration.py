@@ -47,7 +47,7 @@ def _fitted(bundle: ModelBundle, crops: Crops) -> Inliers:
     fit = InlierFit(len(crops.class_ids), samples=bank, each=each, seed=config.train.seed)
     samples = crops.training(config.train.seed, FIT_CROPS)
     for batch in DataLoader(samples, batch_size=config.train.batch):
-        answer = bundle.answer(batch["image"].to(bundle.device))
+        answer = bundle.infer(batch["image"].to(bundle.device))
         fit.update(answer.logits, answer.features, batch["mask"].to(bundle.device))
     return fit.finish().to(bundle.device)
 
@@ -58,7 +58,7 @@ def _calibrated(bundle: ModelBundle, crops: Crops) -> ModelBundle:
     for batch in DataLoader(crops.validation(), batch_size=bundle.config.train.batch):
         image, valid = batch["image"].to(bundle.device), batch["valid"].to(bundle.device)
         truth = np.where(batch["mask"].numpy() == IGNORE, IGNORE, INLIER).astype(np.uint8)
-        answer = bundle.answer(image)
+        answer = bundle.infer(image)
         for kind, curve in curves.items():
             curve.update(bundle.score_of(answer, image, valid, kind=kind).float().cpu().numpy(), truth)
     calibration = {

@@ -39,7 +39,7 @@ class EpochSlice(Sampler[int]):
         return self.length
 
 
-class Keeper(pl.Callback):
+class CheckpointCallback(pl.Callback):
     """After each epoch: one row for every figure in metrics.csv and one checkpoint, both whole or not at all.
 
     Also keeps the time: crops a second, and the share of it that went by waiting for data.

@@ -27,7 +27,7 @@ from torch.nn import functional
 from geood.config.sections import LossConfig
 from geood.constants import IGNORE
 from geood.models.scores import jensen_shannon_to_uniform
-from geood.models.segmenter import Answer
+from geood.models.segmenter import SegmenterOutput
 from geood.training.pasting import PastedBatch
 
 
@@ -41,7 +41,9 @@ class Losses(NamedTuple):
     outlier: Tensor
 
 
-def joint_loss(answer: Answer, batch: PastedBatch, bits: Tensor | None, *, kind: str, config: LossConfig) -> Losses:
+def joint_loss(
+    answer: SegmenterOutput, batch: PastedBatch, bits: Tensor | None, *, kind: str, config: LossConfig
+) -> Losses:
     """The objective of the joint stage.
 
     Args:
@@ -88,7 +90,7 @@ def divergence_on(logits: Tensor, negative: Tensor, kind: str = "jsd") -> Tensor
     return each.sum() / max(1, pasted.shape[0])
 
 
-def _head_loss(answer: Answer, batch: PastedBatch) -> Tensor:
+def _head_loss(answer: SegmenterOutput, batch: PastedBatch) -> Tensor:
     """Binary cross-entropy of the outlier logit: the means over negatives and over labelled pixels, one half each."""
     assert answer.outlier is not None
     outlier = answer.outlier.float()
@@ -97,13 +99,13 @@ def _head_loss(answer: Answer, batch: PastedBatch) -> Tensor:
     )
 
 
-def _class_loss(answer: Answer, batch: PastedBatch) -> Tensor:
+def _class_loss(answer: SegmenterOutput, batch: PastedBatch) -> Tensor:
     """Mean of -ln p of the outlier class over negatives."""
     logits = _with_outlier(answer).float()
     return _mean(logits.logsumexp(1) - logits[:, -1], batch.negative)
 
 
-def _with_outlier(answer: Answer) -> Tensor:
+def _with_outlier(answer: SegmenterOutput) -> Tensor:
     assert answer.outlier is not None
     return torch.cat([answer.logits, answer.outlier[:, None]], dim=1)
 

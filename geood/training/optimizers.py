@@ -20,7 +20,7 @@ from geood.models.flow import Flow
 from geood.models.segmenter import Segmenter
 
 
-class Together(Optimizer):
+class CombinedOptimizer(Optimizer):
     """Optimizers of different kinds that step as one; `param_groups` are theirs, one after the other."""
 
     def __init__(self, parts: Sequence[Optimizer]) -> None:
@@ -70,7 +70,7 @@ def make_optimizer(config: TrainConfig, stage: str, *, segmenter: Segmenter | No
             parts.append(Adamax(groups, eps=config.adam_epsilon))
         else:
             parts.append(AdamW(groups, weight_decay=0.0, eps=config.adam_epsilon))
-    return parts[0] if len(parts) == 1 else Together(parts)
+    return parts[0] if len(parts) == 1 else CombinedOptimizer(parts)
 
 
 def schedules(optimizer: Optimizer, config: TrainConfig, stage: str, *, steps: int) -> list[Callable[[int], float]]:

@@ -31,7 +31,7 @@ from geood.models.flow import Flow
 from geood.models.segmenter import Segmenter
 from geood.progress import Progress
 from geood.training.calibration import finish_bundle
-from geood.training.callbacks import EpochSlice, Keeper, quiet_lightning
+from geood.training.callbacks import CheckpointCallback, EpochSlice, quiet_lightning
 from geood.training.negative_sources import Photographs
 from geood.training.run_folder import (
     check_run,
@@ -137,7 +137,7 @@ def _run_stage(stage: Stage, run: Path, crops: Crops) -> dict[str, float]:
             precision=config.train.precision,
             max_epochs=plan.epochs,
             logger=TensorBoardLogger(run, name="tensorboard", version=plan.stage),
-            callbacks=[Keeper(run, plan, progress), *average],
+            callbacks=[CheckpointCallback(run, plan, progress), *average],
             default_root_dir=run,
             enable_checkpointing=False,
             enable_progress_bar=False,

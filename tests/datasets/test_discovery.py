@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from geood.catalog import CATALOG, Layout, Split, data_set
+from geood.catalog import CATALOG, PathLayout, Split, data_set
 from geood.datasets.discovery import find_frames
 from geood.errors import DataError
 from support.miniatures import BINARY, LOST_FRAMES, MINIATURES, Sketch
@@ -230,7 +230,7 @@ def test_a_place_that_stands_twice_is_the_same_both_times(tmp_path):
     sketch = Sketch(tmp_path, BINARY)
     sketch.frame("a/a_1.png", "a/a_1_gt.png")
     sketch.frame("a/b_2.png")
-    entry = dataclasses.replace(data_set("wd-pascal"), layouts=(Layout("{x}/{x}_{id}.png", "{x}/{x}_{id}_gt.png"),))
+    entry = dataclasses.replace(data_set("wd-pascal"), layouts=(PathLayout("{x}/{x}_{id}.png", "{x}/{x}_{id}_gt.png"),))
     here = find_frames(entry, tmp_path, Split("all", {}, ids=r"\d"))
     assert [frame.name for frame in here.frames] == ["1"]
 

@@ -14,7 +14,7 @@ from PIL import Image
 from geood.catalog import CATALOG, data_set
 from geood.datasets import frames
 from geood.datasets.discovery import find_frames
-from geood.datasets.frames import Found, Frame, decode, frame_size, held_ids, screened
+from geood.datasets.frames import FoundFrames, Frame, decode, frame_size, held_ids, screened
 from geood.errors import DataError
 from geood.geo.grid import Window
 from support.miniatures import BINARY, CAMVID, HEIGHT, VISTAS_NP, WIDTH, Sketch
@@ -331,12 +331,12 @@ def test_masks_with_both_kinds_of_anomaly_and_shifted_labels_are_refused(tmp_pat
 
 def test_a_frame_that_nobody_can_read_is_neither_clean_nor_anomalous(tmp_path, caplog):
     frame = labelled(tmp_path, "lums", np.full((6, 8), 99))
-    found = Found(frame.data_set.layouts[0], [frame])
+    found = FoundFrames(frame.data_set.layouts[0], [frame])
     for holds in ("clean", "anomalous"):
         with pytest.raises(DataError, match="holds 99, which stand for nothing"):
             screened(found, {1}, holds=holds)
     ids = np.zeros((6, 8))
     ids[0, 0] = 99
     frame = labelled(tmp_path, "lums", ids)
-    assert screened(Found(frame.data_set.layouts[0], [frame]), {1}, holds="clean") == [frame]
+    assert screened(FoundFrames(frame.data_set.layouts[0], [frame]), {1}, holds="clean") == [frame]
     assert caplog.text.count("stand for nothing") == 1 and "99 (1 pixels)" in caplog.text

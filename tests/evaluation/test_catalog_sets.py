@@ -20,7 +20,7 @@ from geood.datasets.discovery import find_frames
 from geood.datasets.frames import Frame, decode
 from geood.errors import ConfigError, DataError, OutputError
 from geood.evaluation.catalog_sets import evaluate_set
-from geood.evaluation.class_mapping import Meaning
+from geood.evaluation.class_mapping import ClassMapping
 from geood.evaluation.figures import percent
 from geood.evaluation.results import staged
 from geood.evaluation.tile_scores import score_frame
@@ -124,7 +124,7 @@ def same(found, wanted, tolerance=1e-12):
 def test_figures_are_those_of_the_protocol_called_on_the_scores(miniature, model, name, protocol, options):
     root, _ = miniature(name)
     wanted = {kind: protocol_named(protocol, **options) for kind in model.scores}
-    truth = Meaning.of(data_set(name), model).truth
+    truth = ClassMapping.of(data_set(name), model).truth
     for _, decoded, scored in scored_frames(name, root, model):
         for kind, score in scored.scores.items():
             wanted[kind].update(score, truth[decoded.ids])
@@ -216,7 +216,7 @@ def test_closed_and_open_set_figures_equal_the_accumulators(camvid, model, nodat
     write_image(camvid / "test" / "frame_1.png", array)
     model = dataclasses.replace(model, bands=dataclasses.replace(model.bands, nodata=nodata))
     result = evaluate_set(data_set("camvid"), camvid, bundle=model, settings=[HELD])
-    meaning = Meaning.of(data_set("camvid"), model, ["pedestrian", "bicyclist"])
+    meaning = ClassMapping.of(data_set("camvid"), model, ["pedestrian", "bicyclist"])
     frames = list(scored_frames("camvid", camvid, model))
     assert all(decoded.valid.all() for _, decoded, _ in frames) == (nodata is None)
     pooled, closed = PixelCurve(), Confusion(3)
@@ -237,7 +237,7 @@ def test_closed_and_open_set_figures_equal_the_accumulators(camvid, model, nodat
 
 
 def held(bundle, name="camvid", hold_out=()):
-    truth = Meaning.of(data_set(name), bundle, hold_out).truth
+    truth = ClassMapping.of(data_set(name), bundle, hold_out).truth
     return [data_set(name).taxonomy.classes[i] for i in np.flatnonzero(truth == 1)]
 
 
@@ -691,7 +691,7 @@ def test_a_taught_anomaly_is_said(miniature, tmp_path, caplog):
     classes = data_set("cityscapes").taxonomy.classes
     bundle = make_bundle(tmp_path / "m.safetensors", data={"kind": "photos", "classes": dict(classes), "anomaly": []})
     result = evaluate_set(data_set("bdd-anomaly"), root, bundle=bundle)
-    assert set(result.taught) == set(BDD_ANOMALIES) and "was taught" in caplog.text
+    assert set(result.leaked) == set(BDD_ANOMALIES) and "was taught" in caplog.text
 
 
 def test_miou_is_over_the_classes_that_both_know(camvid, tmp_path):
@@ -713,7 +713,7 @@ def test_towns_take_their_open_set_threshold_from_each_other(miniature, tmp_path
     entry = data_set("streethazards-densehybrid")
     known = {i: n for i, n in entry.taxonomy.classes.items() if i not in (3, 13)}
     bundle = make_bundle(tmp_path / "m.safetensors", data=ROADS | {"classes": known}, predict={"tile_px": 64})
-    truth = Meaning.of(entry, bundle).truth
+    truth = ClassMapping.of(entry, bundle).truth
     towns: dict = {}
     for frame, decoded, scored in scored_frames(entry.name, root, bundle):
         curve = towns.setdefault(frame.image.parent.name, PixelCurve())

@@ -20,7 +20,7 @@ from geood.evaluation.scenes import evaluate_scenes
 from geood.geo.bands import Bands
 from geood.models.bundle import ModelBundle
 from geood.models.scores import anomaly_score
-from geood.models.segmenter import Answer
+from geood.models.segmenter import SegmenterOutput
 
 CLASSES, ANOMALY, STRANGE, NONE = {2: "land", 5: "road"}, 9, 77, 255
 UTM = "EPSG:32633"
@@ -32,7 +32,7 @@ class PixelNet(torch.nn.Module):
     gain = 5.0
 
     def forward(self, image):
-        return Answer(image * self.gain, None, image)
+        return SegmenterOutput(image * self.gain, None, image)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from rasterio.crs import CRS
 from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
 
 from geood.errors import ConfigError
-from geood.geo.aoi import Area
+from geood.geo.aoi import AreaOfInterest
 from geood.geo.grid import Grid, Window, tile_grid
 
 UTM = CRS.from_epsg(32633)
@@ -71,7 +71,7 @@ def reference(shape, grid=GRID):
 @pytest.mark.parametrize("shape", [star(), holed(), box(0, 0, 250, 180), box(10.5, 10.5, 30.2, 40.6)], ids=range(4))
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 def test_pixels_are_those_that_gdal_burns(tmp_path, grid, shape):
-    area = Area.from_file(written(tmp_path / "a.gpkg", [on_ground(shape, grid)], grid.crs), grid)
+    area = AreaOfInterest.from_file(written(tmp_path / "a.gpkg", [on_ground(shape, grid)], grid.crs), grid)
     np.testing.assert_array_equal(whole(area, grid), reference(shape, grid) | _on_edges(shape, grid))
     assert not whole(area, grid)[_outside(area.window, grid)].any()
 
@@ -97,7 +97,7 @@ def _outside(window, grid):
 @settings(max_examples=60, deadline=None)
 def test_a_pixel_is_in_or_out_whatever_the_window(seed, window):
     shape, window = star(seed, points=12, size=160), Window(*window)
-    area = Area(shape, Window(0, 0, 1, 1))
+    area = AreaOfInterest(shape, Window(0, 0, 1, 1))
     rows, cols = np.arange(window.row, window.row + window.height), np.arange(window.col, window.col + window.width)
     wanted = shapely.intersects_xy(shape, cols[None, :] + 0.5, rows[:, None] + 0.5)
     found = area.covers(window)
@@ -108,8 +108,8 @@ def test_a_pixel_is_in_or_out_whatever_the_window(seed, window):
 
 @pytest.mark.parametrize("tile", [32, 64, 96])
 def test_windows_put_together_equal_the_whole(tile):
-    area = Area.from_bbox("500010.5,4649700.5,500100,4649760.25", GRID)
-    for area in (area, Area(holed(), GRID.window)):  # noqa: B020 - both, one after the other
+    area = AreaOfInterest.from_bbox("500010.5,4649700.5,500100,4649760.25", GRID)
+    for area in (area, AreaOfInterest(holed(), GRID.window)):  # noqa: B020 - both, one after the other
         found = np.zeros((GRID.height, GRID.width), bool)
         for one in tile_grid(GRID.height, GRID.width, tile_px=tile, halo_px=0):
             found[one.write.slices] = area.covers(one.write)
@@ -121,7 +121,7 @@ def test_parts_that_share_edges_hold_every_pixel():
     cells = shapely.get_parts(
         shapely.voronoi_polygons(shapely.MultiPoint(np.random.default_rng(0).random((30, 2)) * 200))
     )
-    found = sum(Area(cell, GRID.window).covers(Window(0, 0, 150, 150)).astype(int) for cell in cells)
+    found = sum(AreaOfInterest(cell, GRID.window).covers(Window(0, 0, 150, 150)).astype(int) for cell in cells)
     assert (found >= 1).all() and (found == 1).mean() > 0.99
 
 
@@ -134,16 +134,18 @@ def test_any_vector_file(tmp_path, name):
     shape = on_ground(star(), GRID)
     if crs != UTM:
         shape = gpd.GeoSeries([shape], crs=32633).to_crs(4326)[0]
-    area = Area.from_file(str(written(tmp_path / name, [shape], crs)), GRID)
+    area = AreaOfInterest.from_file(str(written(tmp_path / name, [shape], crs)), GRID)
     assert (whole(area) != reference(star())).sum() <= 3
 
 
 @pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:3857", "EPSG:32632", "EPSG:2154", "ESRI:102003"])
 def test_an_area_is_the_same_from_any_crs(tmp_path, crs):
     shape = on_ground(holed(), GRID)
-    own = Area.from_file(written(tmp_path / "a.gpkg", [shape]), GRID)
+    own = AreaOfInterest.from_file(written(tmp_path / "a.gpkg", [shape]), GRID)
     drawn = shapely.segmentize(shape, 1.0)  # so that what is drawn elsewhere is the same line on the ground
-    other = Area.from_file(written(tmp_path / "b.gpkg", gpd.GeoSeries([drawn], crs=32633).to_crs(crs), crs), GRID)
+    other = AreaOfInterest.from_file(
+        written(tmp_path / "b.gpkg", gpd.GeoSeries([drawn], crs=32633).to_crs(crs), crs), GRID
+    )
     assert (whole(own) != whole(other)).sum() <= 2
     assert max(abs(a - b) for a, b in zip(own.window, other.window, strict=True)) <= 1
 
@@ -151,7 +153,7 @@ def test_an_area_is_the_same_from_any_crs(tmp_path, crs):
 def test_a_long_edge_stays_where_it_is_drawn():
     """A parallel is a curve in UTM: its middle lies metres off the chord between its ends."""
     grid = Grid(40_000, 40_000, Affine(1, 0, 600_000, 0, -1, 5_600_000), UTM)
-    area = Area.from_bbox("16.5,50.3,16.9,50.4,EPSG:4326", grid)
+    area = AreaOfInterest.from_bbox("16.5,50.3,16.9,50.4,EPSG:4326", grid)
     change = pyproj.Transformer.from_crs(4326, 32633, always_xy=True)
     for longitude in np.linspace(16.51, 16.89, 9):
         col, row = ~grid.transform @ change.transform(longitude, 50.4)
@@ -162,61 +164,61 @@ def test_a_long_edge_stays_where_it_is_drawn():
 
 def test_several_polygons_are_one_area(tmp_path):
     parts = [box(10, 10, 60, 60), box(40, 40, 90, 90), box(200, 100, 240, 160)]
-    area = Area.from_file(written(tmp_path / "a.gpkg", [on_ground(p, GRID) for p in parts]), GRID)
+    area = AreaOfInterest.from_file(written(tmp_path / "a.gpkg", [on_ground(p, GRID) for p in parts]), GRID)
     np.testing.assert_array_equal(whole(area), reference(shapely.union_all(parts)))
     assert area.window == Window(10, 10, 150, 230)
 
 
 def test_what_lies_beyond_the_scene_is_cut_off(tmp_path):
     world = written(tmp_path / "world.geojson", [box(-180, -90, 180, 90)], CRS.from_epsg(4326))
-    area = Area.from_file(world, GRID)
+    area = AreaOfInterest.from_file(world, GRID)
     assert area.window == GRID.window and whole(area).all()
     half = box(-1000, -1000, 100, 1000)
-    area = Area.from_file(written(tmp_path / "a.gpkg", [on_ground(half, GRID)]), GRID)
+    area = AreaOfInterest.from_file(written(tmp_path / "a.gpkg", [on_ground(half, GRID)]), GRID)
     assert area.window == Window(0, 0, 180, 100)
 
 
 def test_heights_and_empty_shapes_are_no_matter(tmp_path):
     shapes = [shapely.force_3d(on_ground(star(), GRID), 5), Polygon(), None]
-    area = Area.from_file(written(tmp_path / "a.gpkg", shapes), GRID)
+    area = AreaOfInterest.from_file(written(tmp_path / "a.gpkg", shapes), GRID)
     np.testing.assert_array_equal(whole(area), reference(star()))
 
 
 def test_a_photograph_has_its_rows_downwards(tmp_path):
     photo = Grid(180, 250, Affine.identity(), None)
     drawn = shapely.affinity.scale(star(), 1, -1, origin=(0, 0))  # as it is drawn over the picture in QGIS
-    area = Area.from_file(written(tmp_path / "a.gpkg", [drawn], None), photo)
+    area = AreaOfInterest.from_file(written(tmp_path / "a.gpkg", [drawn], None), photo)
     np.testing.assert_array_equal(whole(area, photo), reference(star()))
-    assert Area.from_bbox("10,-60,30,-20", photo).window == Window(20, 10, 40, 20)
+    assert AreaOfInterest.from_bbox("10,-60,30,-20", photo).window == Window(20, 10, 40, 20)
 
 
 def test_one_of_several_layers(tmp_path):
     path = tmp_path / "a.gpkg"
     written(path, [on_ground(star(), GRID)], layer="area")
     written(path, [on_ground(Point(5, 5), GRID)], layer="wells")
-    np.testing.assert_array_equal(whole(Area.from_file(path, GRID, "area")), reference(star()))
+    np.testing.assert_array_equal(whole(AreaOfInterest.from_file(path, GRID, "area")), reference(star()))
     for layer in (None, "parcels"):
         with pytest.raises(ConfigError, match=r"a\.gpkg: its layers are area, wells"):
-            Area.from_file(path, GRID, layer)
+            AreaOfInterest.from_file(path, GRID, layer)
 
 
 # Rectangles
 
 
 def test_a_rectangle_is_its_pixels():
-    area = Area.from_bbox("500010.25, 4649726.75, 500050.25, 4649756.75", GRID)
+    area = AreaOfInterest.from_bbox("500010.25, 4649726.75, 500050.25, 4649756.75", GRID)
     wanted = np.zeros((180, 250), bool)
     wanted[40:100, 20:100] = True
     np.testing.assert_array_equal(whole(area), wanted)
     assert area.window == Window(40, 20, 60, 80)
-    assert area == Area.from_bbox((500010.25, 4649726.75, 500050.25, 4649756.75), GRID)
-    again = Area.from_bbox("500010.25,4649726.75,500050.25,4649756.75,EPSG:32633", GRID)
+    assert area == AreaOfInterest.from_bbox((500010.25, 4649726.75, 500050.25, 4649756.75), GRID)
+    again = AreaOfInterest.from_bbox("500010.25,4649726.75,500050.25,4649756.75,EPSG:32633", GRID)
     assert again.digest() == area.digest()
 
 
 def test_a_rectangle_in_degrees():
     west, south = pyproj.Transformer.from_crs(32633, 4326, always_xy=True).transform(500_050, 4_649_720)
-    area = Area.from_bbox(f"{west},{south},{west + 1},{south + 1},EPSG:4326", GRID)
+    area = AreaOfInterest.from_bbox(f"{west},{south},{west + 1},{south + 1},EPSG:4326", GRID)
     found = whole(area)
     col, row = ~GRID.transform @ (500_050, 4_649_720)
     assert found[: int(row) - 1, int(col) + 2 :].all()
@@ -229,24 +231,24 @@ def test_a_rectangle_in_degrees():
 )
 def test_what_is_no_rectangle(box):
     with pytest.raises(ConfigError, match=r"no rectangle; needed: west,south|is no CRS"):
-        Area.from_bbox(box, GRID)
+        AreaOfInterest.from_bbox(box, GRID)
 
 
 # Values
 
 
 def test_an_area_travels_and_is_told_from_others():
-    area, other = Area(holed(), GRID.window), Area(holed().buffer(0.01), GRID.window)
+    area, other = AreaOfInterest(holed(), GRID.window), AreaOfInterest(holed().buffer(0.01), GRID.window)
     back = pickle.loads(pickle.dumps(area))
     assert back == area and back.digest() == area.digest() != other.digest()
     np.testing.assert_array_equal(whole(back), whole(area))
-    turned = Area(shapely.normalize(holed()), GRID.window)
-    assert turned.digest() == area.digest() == Area(holed().buffer(0).reverse(), GRID.window).digest()
+    turned = AreaOfInterest(shapely.normalize(holed()), GRID.window)
+    assert turned.digest() == area.digest() == AreaOfInterest(holed().buffer(0).reverse(), GRID.window).digest()
 
 
 def test_threads_may_share_an_area():
-    wanted = whole(Area(holed(), GRID.window))
-    area, bad = Area(holed(), GRID.window), []
+    wanted = whole(AreaOfInterest(holed(), GRID.window))
+    area, bad = AreaOfInterest(holed(), GRID.window), []
 
     def work():
         for _ in range(20):
@@ -265,14 +267,14 @@ def test_far_windows_are_quick():
     turn = np.linspace(0, 2 * np.pi, 20_000, endpoint=False)
     radius = 30_000 + 3000 * np.sin(40 * turn)
     coast = Polygon(np.column_stack([50_000 + radius * np.cos(turn), 50_000 + radius * np.sin(turn)]))
-    area = Area(coast, Window(0, 0, 100_000, 100_000))
+    area = AreaOfInterest(coast, Window(0, 0, 100_000, 100_000))
     began = time.perf_counter()
     assert area.covers(Window(49_000, 49_000, 2048, 2048)).all()
     for i in range(200):
         assert not area.covers(Window(0, 5 * i, 2048, 2048)).any()
     assert 0 < area.covers(Window(50_000, 79_000, 2048, 2048)).mean() < 1
     houses = [box(x, y, x + 20, y + 20) for x in range(0, 100_000, 900) for y in range(0, 100_000, 900)]
-    area = Area(MultiPolygon(houses), Window(0, 0, 100_000, 100_000))
+    area = AreaOfInterest(MultiPolygon(houses), Window(0, 0, 100_000, 100_000))
     assert area.covers(Window(50_000, 50_000, 2048, 2048)).sum() == 4 * 400
     assert time.perf_counter() - began < 5
 
@@ -292,7 +294,7 @@ def test_what_is_no_area(tmp_path):
     ):
         path = written(tmp_path / f"{len(list(tmp_path.iterdir()))}.gpkg", shapes)
         with pytest.raises(ConfigError, match=said) as caught:
-            Area.from_file(path, GRID)
+            AreaOfInterest.from_file(path, GRID)
         assert str(path) in str(caught.value)
     (tmp_path / "a.csv").write_text("a,b\n1,2\n")
     (tmp_path / "a.gpkg").write_text("hello")
@@ -304,29 +306,29 @@ def test_what_is_no_area(tmp_path):
         "none.gpkg": "no such file",
     }.items():
         with pytest.raises(ConfigError, match=rf"{name}: {said}"):
-            Area.from_file(tmp_path / name, GRID)
+            AreaOfInterest.from_file(tmp_path / name, GRID)
 
 
 def test_an_area_elsewhere_is_refused_with_both_extents(tmp_path):
     path = written(tmp_path / "a.gpkg", [box(11, 47, 12, 48)], CRS.from_epsg(4326))
     with pytest.raises(ConfigError) as caught:
-        Area.from_file(path, GRID)
+        AreaOfInterest.from_file(path, GRID)
     text = str(caught.value)
     assert "spans west 11, south 47, east 12, north 48 (WGS 84)" in text
     assert "the scene west 500000.25, south 4649686.75, east 500125.25, north 4649776.75 (WGS 84 / UTM" in text
     for box_text in ("0,0,1,1", "-170,10,-160,20,EPSG:4326", "500125.25,4649700,500130,4649710"):
         with pytest.raises(ConfigError, match="does not meet the scene"):
-            Area.from_bbox(box_text, GRID)
+            AreaOfInterest.from_bbox(box_text, GRID)
 
 
 def test_a_crs_on_one_side_only_is_refused(tmp_path):
     bare = Grid(180, 250, NORTH_UP, None)
     shape = on_ground(star(), GRID)
     with pytest.raises(ConfigError, match="has no CRS, where one was needed"):
-        Area.from_file(written(tmp_path / "a.gpkg", [shape], None), GRID)
+        AreaOfInterest.from_file(written(tmp_path / "a.gpkg", [shape], None), GRID)
     with pytest.raises(ConfigError, match="has the CRS WGS 84 / UTM zone 33N, where none was needed"):
-        Area.from_file(written(tmp_path / "b.gpkg", [shape]), bare)
+        AreaOfInterest.from_file(written(tmp_path / "b.gpkg", [shape]), bare)
     with pytest.raises(ConfigError, match="has a CRS, but the scene has none"):
-        Area.from_bbox("0,0,1,1,EPSG:4326", bare)
-    area = Area.from_file(tmp_path / "a.gpkg", bare)
+        AreaOfInterest.from_bbox("0,0,1,1,EPSG:4326", bare)
+    area = AreaOfInterest.from_file(tmp_path / "a.gpkg", bare)
     np.testing.assert_array_equal(whole(area), reference(star()))

@@ -303,7 +303,7 @@ def test_offsets_beyond_four_gigabytes_are_right(tmp_path):
     """A raster of more than 4 GB, most of whose blocks are the same ones, told from its directories alone."""
     sizes = np.full((100, 100), 10**6)
     with (tmp_path / "a").open("wb+") as source:
-        levels = [cog_layout.Level(51200, 51200, source, np.zeros_like(sizes), sizes)]
+        levels = [cog_layout.PyramidLevel(51200, 51200, source, np.zeros_like(sizes), sizes)]
         like = cog_layout.template(
             Grid(9, 9, NORTH_UP, UTM), block=512, dtype="float32", nodata=NAN, tags={}, band=("", {})
         )

@@ -13,7 +13,7 @@ from rasterio.crs import CRS
 from geood.errors import DataError, OutputError
 from geood.geo.grid import Grid, Window
 from geood.geo.mosaic import write_mosaic
-from geood.geo.paths import gdal_name, identity
+from geood.geo.paths import fingerprint, gdal_name
 from geood.geo.scene import Scene
 from support.http_server import serving
 from support.rasters import HALF_METRE, picture, write_raster
@@ -238,9 +238,9 @@ def test_a_mosaic_depends_on_its_tiles_alone(tmp_path):
     }
     assert len(texts) == 1
     assert [p.name for p in tmp_path.iterdir() if p.name not in ("tiles", "m.vrt")] == []
-    before = identity(str(tmp_path / "m.vrt"))
+    before = fingerprint(str(tmp_path / "m.vrt"))
     write_raster(folder / "0_0.tif", picture(41, 70, seed=9))
-    assert identity(str(tmp_path / "m.vrt")) != before
+    assert fingerprint(str(tmp_path / "m.vrt")) != before
 
 
 @pytest.mark.parametrize("nodata", [None, 7])
@@ -248,11 +248,11 @@ def test_identity_of_a_mosaic_sees_every_tile(tmp_path, nodata):
     folder = cut(tmp_path / "tiles", picture(HEIGHT, WIDTH), nodata=nodata)
     path = str(write_mosaic(folder, tmp_path / "m.vrt"))
     for tile in folder.iterdir():
-        before = identity(path)
-        assert identity(path) == before
+        before = fingerprint(path)
+        assert fingerprint(path) == before
         with rasterio.open(tile, "r+") as dataset:
             dataset.write(dataset.read() + 1)
-        assert identity(path) != before
+        assert fingerprint(path) != before
 
 
 def test_tiles_in_a_zip_file_and_on_a_server(tmp_path, monkeypatch):
@@ -269,7 +269,7 @@ def test_tiles_in_a_zip_file_and_on_a_server(tmp_path, monkeypatch):
         path = write_mosaic(names, tmp_path / "m.vrt")
         array[:, (array == 7).all(axis=0)] = 0
         assert_same(path, whole)
-        assert identity(str(path)) == identity(str(path))
+        assert fingerprint(str(path)) == fingerprint(str(path))
         server.fail(404)
         with pytest.raises(DataError, match="cannot be read"):
             read(path)

@@ -15,9 +15,9 @@ import rasterio.shutil
 
 from geood.errors import DataError
 from geood.geo import gdal
-from geood.geo.gdal import open_raster, reading, settings, spoken
+from geood.geo.gdal import display_name, gdal_env, open_raster, reading
 from geood.geo.grid import Window
-from geood.geo.paths import gdal_name, identity, is_remote, stem, with_retries
+from geood.geo.paths import fingerprint, gdal_name, is_remote, stem, with_retries
 from geood.geo.scene import Scene
 from support.http_server import CUT, DROP, HANG, STALL, serving
 from support.rasters import picture, write_raster
@@ -129,7 +129,7 @@ def test_a_raster_in_a_zip_file(tmp_path, monkeypatch):
     for scene in ("one.ZIP", "one.ZIP/deep/a.tif", "two.zip!deep/a.tif", "zip://two.zip!b.tif", "zip://one.ZIP"):
         np.testing.assert_array_equal(whole(gdal_name(scene)), pixels)
         assert not is_remote(gdal_name(scene))
-        assert gdal_name(spoken(gdal_name(scene))) == gdal_name(scene)
+        assert gdal_name(display_name(gdal_name(scene))) == gdal_name(scene)
     with pytest.raises(DataError, match=r"two\.zip: holds 2 rasters .*name it, as two\.zip/deep/a\.tif"):
         gdal_name("two.zip")
     Path("bad.zip").write_text("hello")
@@ -170,10 +170,10 @@ def test_what_outputs_are_called(tmp_path, monkeypatch):
 
 def same(name, change):
     """Whether the identity of a scene stays through a change."""
-    before = identity(name)
-    assert identity(name) == before
+    before = fingerprint(name)
+    assert fingerprint(name) == before
     change()
-    return identity(name) == before
+    return fingerprint(name) == before
 
 
 def later(path):
@@ -194,10 +194,10 @@ def test_identity_changes_with_the_file_and_only_then(tmp_path):
         rasterio.shutil.copy(dataset, tmp_path / "c.tif", driver="GTiff")
     moved = tmp_path / "elsewhere"
     moved.mkdir()
-    before = identity(str(path))
+    before = fingerprint(str(path))
     for file in ("a.tif", "a.tif.aux.xml"):
         (tmp_path / file).rename(moved / file)
-    assert identity(str(moved / "a.tif")) == before
+    assert fingerprint(str(moved / "a.tif")) == before
 
 
 def _statistics(nodata=None):
@@ -245,7 +245,7 @@ def test_identity_in_an_archive_is_that_of_the_archive(tmp_path):
     with zipfile.ZipFile(archive, "w") as file:
         file.write(tmp_path / "a.tif", "a.tif")
     name = gdal_name(archive)
-    assert int(identity(name)["bytes"]) == archive.stat().st_size
+    assert int(fingerprint(name)["bytes"]) == archive.stat().st_size
     assert same(name, lambda: later(tmp_path / "a.tif"))
     assert not same(name, lambda: later(archive))
 
@@ -254,7 +254,7 @@ def test_identity_of_a_remote_scene_is_that_of_its_pixels(folder, server, tmp_pa
     path, name = folder / "changing.tif", "/vsicurl/" + server.url("changing.tif")
     shutil.copy(folder / "a.tif", path)
     assert same(name, lambda: later(path))
-    state = identity(name)
+    state = fingerprint(name)
     assert "changed" not in state and int(state["bytes"]) == path.stat().st_size
     pixels = whole(str(path))
     pixels[0, SIDE // 2, SIDE // 2] += 1
@@ -264,13 +264,13 @@ def test_identity_of_a_remote_scene_is_that_of_its_pixels(folder, server, tmp_pa
     found = []
     for one, nodata in ((raw[0], None), (raw[1], None), (raw[2], None), (raw[2], 3)):
         write_raster(path, one, nodata=nodata)
-        found.append(identity(name))
+        found.append(fingerprint(name))
     assert found[0] == found[2] and found[0] != found[1] and found[3] not in found[:3]
     asked = len(server.requests)
-    identity(name)
+    fingerprint(name)
     assert len(server.requests) - asked < 20
     with rasterio.MemoryFile((folder / "a.tif").read_bytes()) as memory:
-        assert identity(memory.name) == identity(memory.name)
+        assert fingerprint(memory.name) == fingerprint(memory.name)
 
 
 def test_a_vrt_of_remote_files_is_remote_and_told_by_its_pixels(folder, server, tmp_path):
@@ -448,19 +448,19 @@ def test_a_file_that_comes_late_is_seen(folder, server):
 
 def test_the_environment_overrules_settings_for_servers(monkeypatch):
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "9")
-    with settings("/vsicurl/http://host/a.tif"):
+    with gdal_env("/vsicurl/http://host/a.tif"):
         found = rasterio.env.getenv()
         assert "GDAL_HTTP_MAX_RETRY" not in found
         assert found["GDAL_DISABLE_READDIR_ON_OPEN"] == "EMPTY_DIR"
         assert found["CPL_VSIL_CURL_NON_CACHED"].startswith("/vsicurl/:")
-    with settings("/somewhere/a.tif"):
+    with gdal_env("/somewhere/a.tif"):
         assert "GDAL_DISABLE_READDIR_ON_OPEN" not in rasterio.env.getenv()
 
 
 def test_the_cache_can_be_bounded(monkeypatch):
     monkeypatch.setattr(gdal, "_cache_bytes", gdal.CACHE_BYTES)
     gdal.limit_cache(2**26)
-    with settings():
+    with gdal_env():
         assert rasterio.env.getenv()["GDAL_CACHEMAX"] == 2**26
 
 
@@ -492,10 +492,10 @@ def test_trying_again_is_for_remote_scenes_and_their_failures(monkeypatch):
 
 
 def test_messages_hide_no_local_names_and_tell_no_secrets():
-    assert spoken("/vsicurl/https://host/a.tif?sig=secret") == "https://host/a.tif"
-    assert spoken("/vsizip/{/vsis3/bucket/a.zip}/b.tif") == "s3://bucket/a.zip!b.tif"
-    assert spoken("/what?/a.tif") == "/what?/a.tif"
-    assert spoken("https://host/a.zip?sig=secret!b.tif") == "https://host/a.zip"
+    assert display_name("/vsicurl/https://host/a.tif?sig=secret") == "https://host/a.tif"
+    assert display_name("/vsizip/{/vsis3/bucket/a.zip}/b.tif") == "s3://bucket/a.zip!b.tif"
+    assert display_name("/what?/a.tif") == "/what?/a.tif"
+    assert display_name("https://host/a.zip?sig=secret!b.tif") == "https://host/a.zip"
     with (
         pytest.raises(DataError, match=r"^https://host/a\.tif: cannot be read \(x code: 404\)"),
         reading("/vsicurl/https://host/a.tif?s=1"),

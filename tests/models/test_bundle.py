@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from geood.config.score_kinds import SCORE_KINDS
 from geood.errors import BundleError, ConfigError, OutputError
 from geood.models.bundle import FORMAT, ModelBundle, read_header
-from geood.models.guided_filter import guided
+from geood.models.guided_filter import guided_filter
 from geood.models.inlier_statistics import InlierFit
 from support.bundles import make_bundle
 
@@ -80,7 +80,7 @@ def test_a_smoothed_score_follows_the_image_and_needs_a_wider_halo(full):
     valid = torch.ones(1, 64, 96, dtype=torch.bool)
     valid[:, 20:30] = False
     plain = full.score(image, valid)
-    expected = guided(plain, image, valid, radius=9, evenness=0.5)
+    expected = guided_filter(plain, image, valid, radius=9, evenness=0.5)
     assert torch.equal(smooth.score(image, valid), expected)
 
 
@@ -98,7 +98,7 @@ def test_a_bundle_is_used_otherwise_only_as_far_as_it_can(full, bundle):
         with pytest.raises(ConfigError, match=rf"score.kind {kind}: .*{remedy}.*or take one of jsd, max_softmax"):
             bundle.with_settings([f"score.kind={kind}"])
     with pytest.raises(ValueError, match="cannot give the score knn"):
-        bundle.score_of(bundle.answer(torch.zeros(1, 3, 32, 32)), torch.zeros(1, 3, 32, 32), kind="knn")
+        bundle.score_of(bundle.infer(torch.zeros(1, 3, 32, 32)), torch.zeros(1, 3, 32, 32), kind="knn")
 
 
 def test_thresholds_of_every_score_are_those_of_the_scores_that_predict_would_write(full):

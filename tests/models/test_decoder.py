@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from geood.models.decoder import PYRAMID_ROWS, Ladder, PyramidPooling, unit
+from geood.models.decoder import PYRAMID_ROWS, Ladder, PyramidPooling, bn_relu_conv
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (3, 9), (1, 1), (16, 24)])
@@ -26,9 +26,9 @@ def test_cells_are_about_square(monkeypatch):
 
 
 def test_a_ladder_climbs_to_the_finest_features():
-    ladder = Ladder([3, 5, 7, 9], top=unit(9, 12, kernel=1), channels=[12, 10, 8, 6]).eval()
+    ladder = Ladder([3, 5, 7, 9], top=bn_relu_conv(9, 12, kernel=1), channels=[12, 10, 8, 6]).eval()
     features = [torch.rand(2, width, 32 >> i, 48 >> i) for i, width in enumerate([3, 5, 7, 9])]
     with torch.no_grad():
         assert ladder(features).shape == (2, 6, 32, 48)
     with pytest.raises(ValueError, match="as many"):
-        Ladder([3, 5, 7, 9], top=unit(9, 12, kernel=1), channels=[12, 10, 8])
+        Ladder([3, 5, 7, 9], top=bn_relu_conv(9, 12, kernel=1), channels=[12, 10, 8])

@@ -27,14 +27,14 @@ from geood.geo.grid import Grid, Window
 from geood.polygons.export import (
     COLUMNS,
     OUTPUT_SUFFIXES,
-    Part,
+    PolygonSource,
     anomalies,
     write_anomalies,
     write_frame,
     write_together,
 )
 from geood.polygons.external_sort import Key, Spool
-from geood.polygons.geodesic_area import Areas
+from geood.polygons.geodesic_area import GeodesicAreas
 from geood.polygons.rings import Outlines
 
 NAMES = {0: "field", 1: "road", 2: "roof"}
@@ -421,7 +421,7 @@ def test_absent_blocks_are_as_good_as_no_data(tmp_path):
 def test_several_scenes_share_a_file_in_the_crs_of_the_first(tmp_path, caplog):
     one = scores_on(tmp_path / "a.tif", Grid(20, 30, NORTH_UP, UTM), some_scores(20, 30, 0))
     two = scores_on(tmp_path / "b.tif", Grid(20, 30, *PLACES["degrees"]), some_scores(20, 30, 1))
-    parts = [Part(path, None, None, path.name, [Window(0, 0, 4, 5)]) for path in (one, two)]
+    parts = [PolygonSource(path, None, None, path.name, [Window(0, 0, 4, 5)]) for path in (one, two)]
     settings = {"threshold": 0.6, "predict": PredictConfig(), "model": "abc"}
     counts = write_together(parts, tmp_path / "o.gpkg", overwrite=False, **settings)
     assert caplog.text.count("different CRSs: all polygons are written in that of the first") == 1
@@ -574,7 +574,7 @@ def squares(rows, cols):
 def test_the_area_of_a_pixel_is_that_of_the_projection(code, transform):
     grid = Grid(1000, 1000, transform, CRS.from_epsg(code))
     place = np.arange(0, 1000, 37)
-    area = Areas(grid).of(squares(place, place))
+    area = GeodesicAreas(grid).of(squares(place, place))
     projection = pyproj.Proj(code)
     x, y = zip(*[transform @ (at + 0.5, at + 0.5) for at in place.tolist()], strict=True)
     scale = projection.get_factors(*projection(x, y, inverse=True)).areal_scale
@@ -585,7 +585,7 @@ def test_the_area_of_a_pixel_is_that_of_the_projection(code, transform):
 def test_an_area_around_a_pole_holds_the_pole(code):
     grid = Grid(2000, 2000, Affine(500, 0, -500_000, 0, -500, 500_000), CRS.from_epsg(code))
     ring = np.array([[600, 600], [600, 1400], [1400, 1400], [1400, 600], [600, 600]], np.int32)
-    whole = Areas(grid).of(Outlines(ring, np.array([0, 5]), np.array([0, 1]), np.array([0, 1])))
+    whole = GeodesicAreas(grid).of(Outlines(ring, np.array([0, 5]), np.array([0, 1]), np.array([0, 1])))
     rows, cols = (part.ravel() for part in np.mgrid[600:1400:8, 600:1400:8])
-    pixel = Areas(grid).of(squares(rows + 4, cols + 4)).sum() * 64
+    pixel = GeodesicAreas(grid).of(squares(rows + 4, cols + 4)).sum() * 64
     assert whole[0] == pytest.approx(pixel, rel=1e-3)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from geood.errors import OutputError
 from geood.prediction.journal import MAGIC, Chunk, Journal, TileFigures
-from geood.prediction.workdir import workplace
+from geood.prediction.workdir import work_dir
 
 KEY = {"scene": {"a.tif": "10 20"}, "tile_px": 64}
 
@@ -98,12 +98,12 @@ def test_work_of_another_version_is_neither_taken_up_nor_thrown_away(tmp_path):
     folder = tmp_path / ".w"
     folder.mkdir()
     (folder / "a.journal").write_bytes(MAGIC[:-2] + b"1\n" + bytes(100))
-    with pytest.raises(OutputError, match="unfinished run"), workplace(folder, resume=False, overwrite=False):
+    with pytest.raises(OutputError, match="unfinished run"), work_dir(folder, resume=False, overwrite=False):
         pass
-    with pytest.raises(OutputError, match="another version"), workplace(folder, resume=True, overwrite=False) as place:
+    with pytest.raises(OutputError, match="another version"), work_dir(folder, resume=True, overwrite=False) as place:
         place.journal("a", KEY)
     assert (folder / "a.journal").exists()
-    with workplace(folder, resume=False, overwrite=True) as place, place.journal("a", KEY) as journal:
+    with work_dir(folder, resume=False, overwrite=True) as place, place.journal("a", KEY) as journal:
         assert not journal.figures
 
 
@@ -129,11 +129,11 @@ def test_a_full_disk_is_said_and_what_was_written_counts(small_disk):
 
 def test_a_workplace_is_gone_after_success_and_after_failure_without_work(tmp_path):
     folder = tmp_path / ".out.geood"
-    with workplace(folder, resume=False, overwrite=False) as place:
+    with work_dir(folder, resume=False, overwrite=False) as place:
         filled(place.folder / "a.journal")
         place.journal("a", KEY).close()
     assert not folder.exists()
-    with pytest.raises(KeyError), workplace(folder, resume=False, overwrite=False) as place:
+    with pytest.raises(KeyError), work_dir(folder, resume=False, overwrite=False) as place:
         Journal(place.folder / "a.journal", KEY).close()
         raise KeyError
     assert not folder.exists()
@@ -141,38 +141,38 @@ def test_a_workplace_is_gone_after_success_and_after_failure_without_work(tmp_pa
 
 def test_work_is_kept_when_a_run_fails_and_asked_about_when_the_next_begins(tmp_path):
     folder = tmp_path / ".out.geood"
-    with pytest.raises(KeyboardInterrupt), workplace(folder, resume=False, overwrite=False) as place:
+    with pytest.raises(KeyboardInterrupt), work_dir(folder, resume=False, overwrite=False) as place:
         filled(place.folder / "a.journal")
         raise KeyboardInterrupt
-    with pytest.raises(OutputError, match=r"--resume.*--overwrite"), workplace(folder, resume=False, overwrite=False):
+    with pytest.raises(OutputError, match=r"--resume.*--overwrite"), work_dir(folder, resume=False, overwrite=False):
         pass
     with (
         pytest.raises(KeyboardInterrupt),
-        workplace(folder, resume=True, overwrite=False) as place,
+        work_dir(folder, resume=True, overwrite=False) as place,
         place.journal("a", KEY) as journal,
     ):
         assert len(journal.figures) == 5
         raise KeyboardInterrupt
-    with workplace(folder, resume=False, overwrite=True) as place, place.journal("a", KEY) as journal:
+    with work_dir(folder, resume=False, overwrite=True) as place, place.journal("a", KEY) as journal:
         assert not journal.figures
     assert not folder.exists()
 
 
 def test_work_on_other_scenes_is_left_alone(tmp_path):
     folder = tmp_path / ".w"
-    with pytest.raises(KeyboardInterrupt), workplace(folder, resume=False, overwrite=False):
+    with pytest.raises(KeyboardInterrupt), work_dir(folder, resume=False, overwrite=False):
         filled(folder / "a.journal")
         raise KeyboardInterrupt
-    with workplace(folder, resume=True, overwrite=False) as place, place.journal("b", KEY) as journal:
+    with work_dir(folder, resume=True, overwrite=False) as place, place.journal("b", KEY) as journal:
         journal.append(0, figures([1.0]), chunks(b"x"))
     assert sorted(p.name for p in folder.iterdir()) == ["a.journal", "lock"]
-    with workplace(folder, resume=True, overwrite=False) as place, place.journal("a", KEY) as journal:
+    with work_dir(folder, resume=True, overwrite=False) as place, place.journal("a", KEY) as journal:
         assert len(journal.figures) == 5
     assert not folder.exists()
 
 
 def hold(folder, held):
-    with workplace(folder, resume=True, overwrite=False):
+    with work_dir(folder, resume=True, overwrite=False):
         held.set()
         time.sleep(60)
 
@@ -183,10 +183,10 @@ def test_only_one_run_at_a_time_and_a_killed_one_lets_go(tmp_path):
     other = spawn.Process(target=hold, args=(tmp_path / ".w", held))
     other.start()
     assert held.wait(60)
-    with pytest.raises(OutputError, match="another run"), workplace(tmp_path / ".w", resume=True, overwrite=True):
+    with pytest.raises(OutputError, match="another run"), work_dir(tmp_path / ".w", resume=True, overwrite=True):
         pass
     os.kill(other.pid, signal.SIGKILL)
     other.join()
-    with workplace(tmp_path / ".w", resume=True, overwrite=False):
+    with work_dir(tmp_path / ".w", resume=True, overwrite=False):
         pass
     shutil.rmtree(tmp_path / ".w", ignore_errors=True)

@@ -9,7 +9,7 @@ from torch.optim import Adamax, AdamW
 from geood.config.sections import FlowConfig, SegmenterConfig, TrainConfig
 from geood.models.flow import Flow
 from geood.models.segmenter import Segmenter
-from geood.training.optimizers import Together, make_optimizer, schedules
+from geood.training.optimizers import CombinedOptimizer, make_optimizer, schedules
 
 
 def _networks():
@@ -41,7 +41,7 @@ def test_the_flow_is_stepped_by_the_optimizer_that_the_config_names(kind, wanted
     segmenter, flow = _networks()
     config = TrainConfig(flow_optimizer=kind, adam_epsilon=1e-7, weight_decay=0.1)
     optimizer = make_optimizer(config, "joint", segmenter=segmenter, flow=flow)
-    assert isinstance(optimizer, Together) and [type(part) for part in optimizer.parts] == [AdamW, wanted]
+    assert isinstance(optimizer, CombinedOptimizer) and [type(part) for part in optimizer.parts] == [AdamW, wanted]
     assert all(group["eps"] == 1e-7 for group in optimizer.param_groups)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.1, 0.0]
 
@@ -78,7 +78,7 @@ def _walk(optimizer, weights, steps, *, seed=0):
 
 def _pair():
     weights = [torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2))]
-    return weights, Together([AdamW([weights[0]], lr=0.1), Adamax([weights[1]], lr=0.2)])
+    return weights, CombinedOptimizer([AdamW([weights[0]], lr=0.1), Adamax([weights[1]], lr=0.2)])
 
 
 def test_together_they_step_as_each_would_alone():
