@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from geood.catalog.vocabulary import vocabulary
-from geood.config.score_kinds import ScoreKind
+from geood.config.score_kinds import SCORES, check_known
 from geood.constants import IGNORE
 from geood.errors import ConfigError
 
@@ -308,7 +308,9 @@ def _enough_features(count: int) -> int:
 class ScoreConfig(Section):
     """How logits become an anomaly score, and where it is cut by default."""
 
-    kind: ScoreKind = Field("jsd", description="the score written by predict")
+    kind: Annotated[str, AfterValidator(check_known)] = Field(
+        "jsd", description="the score written by predict", json_schema_extra={"enum": list(SCORES)}
+    )
     temperature: Positive = Field(2.0, description="logits are divided by this before the softmax")
     feature_bank: Annotated[int, Field(ge=0, le=100_000), AfterValidator(_enough_features)] = Field(
         0, description="inlier features kept for the scores knn and gmm; 0: none, a few thousand where they are wanted"
@@ -324,6 +326,10 @@ class ScoreConfig(Section):
         description="share of inlier pixels above the default threshold",
         json_schema_extra={"enum": list(FALSE_POSITIVE_RATES)},
     )
+
+    def temperature_of(self, kind: str) -> float:
+        """Return the temperature of a kind of score: `temperature` for the divergence and for `kind` itself, else 1."""
+        return self.temperature if kind in ("jsd", self.kind) else 1.0
 
 
 class PredictConfig(Section):

@@ -38,7 +38,7 @@ from geood.metrics.distance import DistanceCurves
 from geood.metrics.pixels import PixelCurve
 from geood.metrics.protocols import PixelProtocol, protocol_named
 from geood.metrics.segmentation import Confusion, OpenSetConfusion, mean_of_known
-from geood.models.bundle import ModelBundle, temperature_of
+from geood.models.bundle import ModelBundle
 from geood.progress import Progress
 
 log = logging.getLogger("geood")
@@ -229,7 +229,7 @@ def _evaluation(data_set: DataSet, split: Split, counted: _Pass, *, job: _Job, s
     for kind, protocol in counted.protocols.items():
         row: dict[str, Any] = {"score": kind}
         if bundle:
-            row["temperature"] = temperature_of(kind, bundle.config.score)
+            row["temperature"] = bundle.config.score.temperature_of(kind)
         rows.append(row | protocol.figures())
     shared, names = job.meaning.shared, bundle.class_names if bundle else {}
     iou = counted.confusion.iou if counted.confusion else np.full(len(names), np.nan)

@@ -18,7 +18,7 @@ from typing import Any
 
 from geood.atomic import check_output
 from geood.catalog import DataSet, Split
-from geood.config.score_kinds import SCORE_NAMES
+from geood.config.score_kinds import title_of
 from geood.errors import OutputError
 from geood.evaluation.figures import percent, without_nan
 from geood.evaluation.leaderboards import PUBLISHED, Published
@@ -94,7 +94,7 @@ class SetEvaluation:
             own = row["score"] == self.own
             cells = [row.get(key, math.nan) for key in ("average_precision", "fpr95", "auroc")]
             cells += [self.components[key] for key in COMPONENT_COLUMNS.values()] if own and self.components else []
-            lines.append(_line(SCORE_NAMES.get(row["score"], row["score"]) + (" *" if own else ""), cells))
+            lines.append(_line(title_of(row["score"]) + (" *" if own else ""), cells))
         lines += self._below()
         published = PUBLISHED.get(self.data_set.benchmark)
         if published and shown:
@@ -265,7 +265,7 @@ class Evaluation:
         """The figures as a table for people, in per cent."""
         lines = [f"{'score':<24}{'AP':>8}{'FPR95':>8}{'AUROC':>8}"]
         for row in self.rows:
-            name = SCORE_NAMES[row["score"]] + (" *" if row["score"] == self.score else "")
+            name = title_of(row["score"]) + (" *" if row["score"] == self.score else "")
             figures = (row["average_precision"], row["fpr95"], row["auroc"])
             lines.append(f"{name:<24}" + "".join(percent(x) for x in figures))
         lines += [

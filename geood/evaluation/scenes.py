@@ -29,7 +29,7 @@ from geood.geo.labels import VECTOR_SUFFIXES, open_labels, pair_by_name, why_not
 from geood.geo.scene import Scene
 from geood.metrics.pixels import PixelCurve
 from geood.metrics.segmentation import Confusion
-from geood.models.bundle import ModelBundle, temperature_of
+from geood.models.bundle import ModelBundle
 from geood.progress import Progress
 
 log = logging.getLogger("geood")
@@ -102,7 +102,7 @@ def evaluate_scenes(config_or_root: str | Path, bundle: ModelBundle, *, override
         model=bundle.identity,
         score=own.kind,
         rows=[
-            {"score": kind, "temperature": temperature_of(kind, bundle.config.score), **_figures(curve, brief=True)}
+            {"score": kind, "temperature": bundle.config.score.temperature_of(kind), **_figures(curve, brief=True)}
             for kind, curve in curves.items()
         ],
         at_threshold={"threshold": bundle.threshold, **pooled.rates(bundle.threshold)} if bundle.thresholds else {},

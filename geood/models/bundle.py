@@ -25,7 +25,7 @@ from torch import Tensor
 
 from geood._version import __version__
 from geood.config.loading import change_config, config_from_json
-from geood.config.score_kinds import CLASS_SCORES, FEATURE_SCORES, LOGIT_SCORES, OUTLIER_SCORES
+from geood.config.score_kinds import SCORES, scores_from, why_not
 from geood.config.sections import Config, ScoreConfig
 from geood.errors import BundleError, ConfigError, OutputError
 from geood.geo.bands import Bands
@@ -72,16 +72,16 @@ class ModelBundle:
     @property
     def scores(self) -> tuple[str, ...]:
         """The kinds of score that this bundle can give."""
-        known = () if self.inliers is None else self.inliers.scores
-        return LOGIT_SCORES + known + OUTLIER_SCORES[self.config.segmenter.outlier]
+        known = () if self.inliers is None else self.inliers.serves
+        return scores_from("logits", *known, self.config.segmenter.outlier)
 
     @property
     def thresholds(self) -> dict[str, float]:
         """Thresholds of the config's score by false-positive rate; none where it was not calibrated like this."""
         now, then = self.config.score, self.calibrated
         same = now.smooth_px == then.smooth_px and (not now.smooth_px or now.smooth_contrast == then.smooth_contrast)
-        if now.kind in LOGIT_SCORES:
-            same = same and temperature_of(now.kind, now) == temperature_of(now.kind, then)
+        if SCORES[now.kind].tempered:
+            same = same and now.temperature_of(now.kind) == then.temperature_of(now.kind)
         return self.calibration.get(now.kind, {}) if same else {}
 
     @property
@@ -148,16 +148,17 @@ class ModelBundle:
 
     def _raw(self, answer: SegmenterOutput, kind: str, core: tuple[slice, slice]) -> Tensor:
         """A score before any smoothing. Those of logits are made of the core alone."""
+        if kind not in self.scores:
+            raise ValueError(f"this bundle cannot give the score {kind}")
         rows, cols = core
-        logits = answer.logits[:, :, rows, cols]
-        if kind in LOGIT_SCORES:
-            return anomaly_score(logits, kind, temperature_of(kind, self.config.score))
-        if kind in OUTLIER_SCORES[self.config.segmenter.outlier]:
+        logits, needs = answer.logits[:, :, rows, cols], SCORES[kind].needs
+        if needs == "logits":
+            return anomaly_score(logits, kind, self.config.score.temperature_of(kind))
+        if needs in ("head", "class"):
             assert answer.outlier is not None
             return outlier_score(logits, answer.outlier[:, rows, cols], kind)
-        if self.inliers is None or kind not in self.inliers.scores:
-            raise ValueError(f"this bundle cannot give the score {kind}")
-        if kind in CLASS_SCORES:
+        assert self.inliers is not None
+        if needs == "class statistics":
             return self.inliers.score(kind, logits, answer.features)
         coarse = self.inliers.score(kind, answer.logits, answer.features)
         return upsample(coarse[:, None], answer.logits.shape[-2:])[:, 0, rows, cols]
@@ -181,9 +182,10 @@ class ModelBundle:
         if score.feature_bank != before.feature_bank:
             raise ConfigError("--set score.feature_bank: the bank is filled in training; train with that value")
         if score.kind != before.kind and not any(s.startswith("score.temperature=") for s in settings):
-            score = score.model_copy(update={"temperature": temperature_of(score.kind, before)})
+            score = score.model_copy(update={"temperature": before.temperature_of(score.kind)})
             config = config.model_copy(update={"score": score})
-        check_score(config.score.kind, self.scores, self.config.segmenter.outlier)
+        if why := why_not(config.score.kind, self.scores, self.config.segmenter.outlier):
+            raise ConfigError(why)
         return dataclasses.replace(self, config=config)
 
     def with_score(self, score: ScoreConfig) -> ModelBundle:
@@ -269,31 +271,6 @@ class ModelBundle:
             metrics=metrics,
             identity=_identity(path),
         )
-
-
-def temperature_of(kind: str, score: ScoreConfig) -> float:
-    """The temperature of a kind of score: the config's for the divergence and for the config's own kind, else 1."""
-    return score.temperature if kind in ("jsd", score.kind) else 1.0
-
-
-def check_score(kind: str, can: tuple[str, ...], outlier: str) -> None:
-    """See that a score is among those that a bundle, or a config that is to be trained, can give.
-
-    Raises:
-        ConfigError: naming what is missing, and the remedy.
-    """
-    if kind in can:
-        return
-    if kind in FEATURE_SCORES:
-        lacks = "no bank of features; train with score.feature_bank: 4096, or"
-    elif kind in CLASS_SCORES:
-        lacks = "no statistics of its classes; train it again with this geood, or"
-    else:
-        wanted = next(output for output, kinds in OUTLIER_SCORES.items() if kind in kinds)
-        lacks = (
-            f"segmenter.outlier {outlier}, and that score needs {wanted}; train with segmenter.outlier: {wanted}, or"
-        )
-    raise ConfigError(f"score.kind {kind}: this model has {lacks} take one of {', '.join(can)}")
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

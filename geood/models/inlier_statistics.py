@@ -11,11 +11,12 @@ scikit-learn. Tensors only; no files.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from geood.config.score_kinds import CLASS_SCORES, FEATURE_SCORES
+from geood.config.score_kinds import SCORES, Need, scores_from
 from geood.constants import IGNORE
 from geood.models.scores import by_strips
 
@@ -34,9 +35,14 @@ class Inliers(nn.Module):
             self.register_buffer(name, tensor)
 
     @property
+    def serves(self) -> tuple[Need, ...]:
+        """The needs of scores that these statistics serve."""
+        return ("class statistics", "feature bank") if hasattr(self, "bank") else ("class statistics",)
+
+    @property
     def scores(self) -> tuple[str, ...]:
         """The kinds of score that these statistics serve."""
-        return CLASS_SCORES + (FEATURE_SCORES if hasattr(self, "bank") else ())
+        return scores_from(*self.serves)
 
     def score(self, kind: str, logits: Tensor, features: Tensor) -> Tensor:
         """Score (B, H, W) from logits (B, K, H, W) or, at a quarter of the resolution, features (B, D, h, w).
@@ -49,16 +55,21 @@ class Inliers(nn.Module):
         if kind not in self.scores:
             raise ValueError(f"these statistics do not serve {kind!r}, only {', '.join(self.scores)}")
         with torch.no_grad():
-            if kind == "standardized_max_logit":
-                largest, taken = logits.float().max(1)
-                return (self._tensor("logit_mean")[taken] - largest) / self._tensor("logit_std")[taken]
-            if kind == "kl_matching":
-                return by_strips(self._divergence_to_templates, logits.float())
+            if SCORES[kind].needs == "class statistics":
+                return _OF_CLASSES[kind](self, logits.float())
             flat = features.float().movedim(1, -1).flatten(0, -2)
             flat = (flat - self._tensor("feature_mean")) / self._tensor("feature_std")
-            each = self._distance if kind == "knn" else self._surprise
-            found = torch.cat([each(part) for part in flat.split(PIXELS)])
+            found = torch.cat([_OF_FEATURES[kind](self, part) for part in flat.split(PIXELS)])
             return found.reshape(features.shape[0], *features.shape[2:])
+
+    def _standardized_max_logit(self, logits: Tensor) -> Tensor:
+        """Mean of the largest logit where its class is predicted, minus the largest logit, in standard deviations."""
+        largest, taken = logits.max(1)
+        return (self._tensor("logit_mean")[taken] - largest) / self._tensor("logit_std")[taken]
+
+    def _kl_matching(self, logits: Tensor) -> Tensor:
+        """Least divergence to a template, strip by strip."""
+        return by_strips(self._divergence_to_templates, logits)
 
     def _divergence_to_templates(self, logits: Tensor) -> Tensor:
         """Least of KL(softmax || template) over the classes' templates, in nats."""
@@ -67,13 +78,13 @@ class Inliers(nn.Module):
         crossed = torch.einsum("bkhw,tk->bthw", p, self._tensor("log_templates"))
         return (p * log_p).sum(1) - crossed.amax(1)
 
-    def _distance(self, flat: Tensor) -> Tensor:
+    def _knn(self, flat: Tensor) -> Tensor:
         """Mean distance of (N, D) to its nearest neighbours in the bank."""
         bank = self._tensor("bank")
         near = torch.cdist(flat, bank).topk(min(NEIGHBOURS, len(bank)), largest=False).values
         return near.mean(1)
 
-    def _surprise(self, flat: Tensor) -> Tensor:
+    def _gmm(self, flat: Tensor) -> Tensor:
         """Minus the mixture's ln density of (N, D), for each dimension."""
         root = self._tensor("mixture_root")  # of the precision that all components share: upper triangle (D, D)
         apart = torch.cdist(flat @ root, self._tensor("mixture_centres"))
@@ -85,6 +96,14 @@ class Inliers(nn.Module):
         tensor = getattr(self, name)
         assert isinstance(tensor, Tensor)
         return tensor
+
+
+# One function for each row of the score table that needs statistics: of logits, and of standardized features (N, D).
+_OF_CLASSES: dict[str, Callable[[Inliers, Tensor], Tensor]] = {
+    "standardized_max_logit": Inliers._standardized_max_logit,
+    "kl_matching": Inliers._kl_matching,
+}
+_OF_FEATURES: dict[str, Callable[[Inliers, Tensor], Tensor]] = {"knn": Inliers._knn, "gmm": Inliers._gmm}
 
 
 class InlierFit:

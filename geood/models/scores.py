@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from geood._torch_compat import start_vector_functions
-from geood.config.score_kinds import LOGIT_SCORES
 
 start_vector_functions()
 
@@ -63,10 +62,16 @@ def anomaly_score(logits: Tensor, kind: str, temperature: float = 1.0) -> Tensor
     Raises:
         ValueError: if `kind` is none of these.
     """
-    if kind not in LOGIT_SCORES:
-        raise ValueError(f"no score of logits is called {kind!r}; there are {', '.join(LOGIT_SCORES)}")
+    if kind not in _OF_LOGITS:
+        raise ValueError(f"no score of logits is called {kind!r}; there are {', '.join(_OF_LOGITS)}")
+    score = _OF_LOGITS[kind]
+
+    def of_strip(strip: Tensor) -> Tensor:
+        wide = strip.float()
+        return score(wide / temperature if temperature != 1 else wide, temperature)
+
     with torch.no_grad():
-        return by_strips(lambda strip: _score_of_strip(strip.float(), kind, temperature), logits)
+        return by_strips(of_strip, logits)
 
 
 def by_strips(score: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
@@ -85,19 +90,6 @@ def by_strips(score: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
     return out
 
 
-def _score_of_strip(logits: Tensor, kind: str, temperature: float) -> Tensor:
-    scaled = logits / temperature if temperature != 1 else logits
-    if kind == "jsd":
-        return _jsd_score(scaled)
-    if kind == "max_softmax":
-        return 1 - torch.exp(scaled.amax(1) - scaled.logsumexp(1))
-    if kind == "max_logit":
-        return -scaled.amax(1)
-    if kind == "entropy":
-        return _entropy(scaled) / math.log(scaled.shape[1])
-    return -temperature * scaled.logsumexp(1)
-
-
 def outlier_score(logits: Tensor, outlier: Tensor, kind: str) -> Tensor:
     """The score `kind` from logits (B, K, H, W) and the outlier logit (B, H, W), to (B, H, W) float32, no gradient.
 
@@ -108,14 +100,10 @@ def outlier_score(logits: Tensor, outlier: Tensor, kind: str) -> Tensor:
     Raises:
         ValueError: if `kind` is neither.
     """
+    if kind not in _OF_OUTLIER:
+        raise ValueError(f"no score of an outlier output is called {kind!r}; there are {' and '.join(_OF_OUTLIER)}")
     with torch.no_grad():
-        beside, energy = outlier.float(), anomaly_score(logits, "energy")
-        if kind == "hybrid":
-            return energy.add_(functional.logsigmoid(beside))
-        if kind == "uno":
-            whole, likeliest = torch.logaddexp(-energy, beside), -anomaly_score(logits, "max_logit")
-            return (beside - whole).exp() - torch.expm1(likeliest - whole)
-    raise ValueError(f"no score of an outlier output is called {kind!r}; there are hybrid and uno")
+        return _OF_OUTLIER[kind](logits, outlier.float())
 
 
 def _ratios(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -140,3 +128,28 @@ def _entropy(scaled: Tensor) -> Tensor:
     """Entropy of the softmax over dimension 1, in nats."""
     log_p = scaled.log_softmax(1)
     return log_p.exp().mul_(log_p).sum(1).neg_()
+
+
+def _max_softmax(scaled: Tensor) -> Tensor:
+    return 1 - torch.exp(scaled.amax(1) - scaled.logsumexp(1))
+
+
+def _hybrid(logits: Tensor, outlier: Tensor) -> Tensor:
+    return anomaly_score(logits, "energy").add_(functional.logsigmoid(outlier))
+
+
+def _uno(logits: Tensor, outlier: Tensor) -> Tensor:
+    whole = torch.logaddexp(-anomaly_score(logits, "energy"), outlier)
+    likeliest = -anomaly_score(logits, "max_logit")
+    return (outlier - whole).exp() - torch.expm1(likeliest - whole)
+
+
+# One function for each row of the score table that needs no statistics; of logits / temperature, and the temperature.
+_OF_LOGITS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "jsd": lambda scaled, _: _jsd_score(scaled),
+    "max_softmax": lambda scaled, _: _max_softmax(scaled),
+    "max_logit": lambda scaled, _: -scaled.amax(1),
+    "entropy": lambda scaled, _: _entropy(scaled) / math.log(scaled.shape[1]),
+    "energy": lambda scaled, temperature: -temperature * scaled.logsumexp(1),
+}
+_OF_OUTLIER: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"hybrid": _hybrid, "uno": _uno}

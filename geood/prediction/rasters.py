@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from geood._version import __version__
+from geood.config.score_kinds import SCORES
 from geood.constants import NO_CLASS
 from geood.geo import qgis
 from geood.geo.cog import assemble
@@ -93,7 +94,7 @@ def _statistics(figures: TileFigures, grid: Grid) -> dict[str, str]:
 
 def _style(scores: Path, model: ModelBundle, threshold: float) -> str:
     """The style of a finished score raster; scores without bounds are coloured over the range they have there."""
-    if model.config.score.kind in ("jsd", "max_softmax", "entropy"):
+    if SCORES[model.config.score.kind].bounded:
         return qgis.score_style(threshold)
     with open_raster(scores) as raster:
         found = raster.tags(1)

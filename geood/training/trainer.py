@@ -20,13 +20,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from geood.config.score_kinds import CLASS_SCORES, FEATURE_SCORES, LOGIT_SCORES, OUTLIER_SCORES
+from geood.config.score_kinds import scores_from, why_not
 from geood.config.sections import Config
 from geood.datasets import open_crops
 from geood.datasets.crops import Crops
 from geood.datasets.outlier_photos import PhotographFolder
 from geood.errors import ConfigError, GeoodError, OutputError, TrainingError
-from geood.models.bundle import check_score
 from geood.models.flow import Flow
 from geood.models.segmenter import Segmenter
 from geood.progress import Progress
@@ -97,10 +96,11 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
 
 def _check_sense(config: Config) -> None:
     """See that the config can give the score that it asks for."""
-    kinds = LOGIT_SCORES + CLASS_SCORES + OUTLIER_SCORES[config.segmenter.outlier]
-    check_score(
-        config.score.kind, kinds + (FEATURE_SCORES if config.score.feature_bank else ()), config.segmenter.outlier
-    )
+    bank = ("feature bank",) if config.score.feature_bank else ()
+    outlier = config.segmenter.outlier
+    given = scores_from("logits", "class statistics", *bank, outlier)
+    if why := why_not(config.score.kind, given, outlier):
+        raise ConfigError(why)
     without = config.negatives.source == "none" or not config.train.joint_steps or not config.loss.outlier_weight
     if config.segmenter.outlier != "none" and without:
         raise ConfigError(

@@ -12,7 +12,7 @@ from affine import Affine
 from shapely.geometry import shape
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from geood.config.score_kinds import LOGIT_SCORES
+from geood.config.score_kinds import scores_from
 from geood.config.sections import Config
 from geood.errors import ConfigError, DataError, OutputError
 from geood.evaluation.results import write_metrics
@@ -108,7 +108,7 @@ def test_figures_of_tiles_equal_those_of_all_pixels_at_once(tmp_path, model):
     logits, ids = pooled(scenes, model)
     counted = np.isin(ids, [2, 5, ANOMALY])
     truth = (ids == ANOMALY)[counted]
-    assert [row["score"] for row in result.rows] == list(LOGIT_SCORES)
+    assert [row["score"] for row in result.rows] == list(scores_from("logits"))
     for row in result.rows:
         assert row["temperature"] == (2.0 if row["score"] == "jsd" else 1.0)
         score = anomaly_score(logits[..., None, None], row["score"], row["temperature"]).flatten().numpy()[counted]

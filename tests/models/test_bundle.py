@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from geood.config.score_kinds import SCORE_KINDS
+from geood.config.score_kinds import SCORES
 from geood.errors import BundleError, ConfigError, OutputError
 from geood.models.bundle import FORMAT, ModelBundle, read_header
 from geood.models.guided_filter import guided_filter
@@ -23,7 +23,7 @@ def test_a_bundle_comes_back_as_it_was_saved(tmp_path):
     assert loaded.header() == saved.header()
     assert loaded.identity == saved.identity and len(loaded.identity) == 12
     image = torch.rand(2, 3, 64, 96)
-    assert torch.equal(loaded.answer(image).logits, saved.answer(image).logits)
+    assert torch.equal(loaded.infer(image).logits, saved.infer(image).logits)
     assert torch.equal(loaded.score(image), saved.score(image))
     noise = [torch.Generator().manual_seed(1) for _ in range(2)]
     assert torch.equal(
@@ -55,16 +55,16 @@ def full(tmp_path_factory):
     path = tmp_path_factory.mktemp("full") / "model.safetensors"
     saved = make_bundle(path, segmenter={"encoder": "resnet10t", "decoder_channels": 16, "outlier": "head"})
     fit = InlierFit(3, samples=200, each=200, seed=0)
-    answer = saved.answer(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    answer = saved.infer(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
     fit.update(answer.logits, answer.features, torch.zeros(2, 64, 64, dtype=torch.int64))
     dataclasses.replace(saved, inliers=fit.finish()).save(path)
     return ModelBundle.load(path)
 
 
 def test_every_score_comes_from_one_answer_and_may_be_cut_to_a_core(full):
-    assert set(full.scores) == set(SCORE_KINDS) - {"uno"}
+    assert set(full.scores) == set(SCORES) - {"uno"}
     image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
-    answer, core = full.answer(image), (slice(8, 50), slice(3, 70))
+    answer, core = full.infer(image), (slice(8, 50), slice(3, 70))
     for kind in full.scores:
         whole = full.score_of(answer, image, kind=kind)
         assert whole.shape == (1, 64, 96) and torch.isfinite(whole).all()
@@ -104,7 +104,7 @@ def test_a_bundle_is_used_otherwise_only_as_far_as_it_can(full, bundle):
 def test_thresholds_of_every_score_are_those_of_the_scores_that_predict_would_write(full):
     """Each is calibrated on one image as training does it, and asked for there."""
     image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
-    answer = full.answer(image)
+    answer = full.infer(image)
     found = {kind: {"0.01": float(full.score_of(answer, image, kind=kind).quantile(0.99))} for kind in full.scores}
     whole = dataclasses.replace(full, calibration=found)
     for kind in full.scores:

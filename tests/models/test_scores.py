@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from geood.config.score_kinds import LOGIT_SCORES
+from geood.config.score_kinds import scores_from
 from geood.models.scores import anomaly_score, jensen_shannon_to_uniform, outlier_score, score_max
 
 
@@ -68,7 +68,7 @@ def test_divergence_is_stable_at_both_ends():
     assert jensen_shannon_to_uniform(sure.half()).dtype == torch.float32
 
 
-@pytest.mark.parametrize("kind", LOGIT_SCORES)
+@pytest.mark.parametrize("kind", scores_from("logits"))
 def test_more_sure_is_less_anomalous(kind):
     margins = torch.arange(0.0, 12.0, 0.5)
     logits = torch.zeros(1, 6, 1, len(margins))
@@ -102,7 +102,7 @@ def test_scores_equal_their_definitions_and_leave_the_logits_alone(temperature):
         "entropy": -(p * p.log()).sum(1) / math.log(5),
         "energy": -temperature * z.logsumexp(1),
     }
-    for kind in LOGIT_SCORES:
+    for kind in scores_from("logits"):
         got = anomaly_score(logits.requires_grad_(), kind, temperature)
         assert not got.requires_grad
         torch.testing.assert_close(got.double(), expected[kind], rtol=0, atol=2e-6)
@@ -132,7 +132,7 @@ def test_unknown_score_is_refused():
         score_max(1)
 
 
-@pytest.mark.parametrize("kind", LOGIT_SCORES)
+@pytest.mark.parametrize("kind", scores_from("logits"))
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_strips_give_what_the_whole_gives(kind, layout, monkeypatch):
     logits = 3 * torch.randn(2, 5, 37, 20, generator=torch.Generator().manual_seed(0))
