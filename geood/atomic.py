@@ -7,6 +7,7 @@ This room knows nothing of formats. A whole run with many outputs is published i
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 import tempfile
@@ -52,11 +53,12 @@ def output_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, *, keep_same: bool = False) -> Iterator[Path]:
     """Yield a hidden name beside `path`, of the same suffix; the file made there replaces `path` when the block ends.
 
     After an error `path` is as it was before, and nothing is left beside it. A process that is killed may leave the
-    hidden file. Errors of the block pass unchanged.
+    hidden file. Errors of the block pass unchanged. With `keep_same` a file of the same bytes stays as it is, with the
+    time it was written.
 
     Raises:
         OSError: the file cannot be put in place.
@@ -65,22 +67,31 @@ def atomic_write(path: Path) -> Iterator[Path]:
     partial.unlink(missing_ok=True)
     try:
         yield partial
-        os.replace(partial, path)
+        if not (keep_same and path.exists() and filecmp.cmp(partial, path, shallow=False)):
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 @contextmanager
-def atomic_files(folder: Path, name: str, *, before: Callable[[Path], None] = lambda _: None) -> Iterator[Path]:
+def atomic_files(
+    folder: Path, name: str, *, alone: bool = False, before: Callable[[Path], None] = lambda _: None
+) -> Iterator[Path]:
     """Yield a hidden folder in `folder`; the files made in it move to `folder` when the block ends.
 
     They replace files of the same names one after the other, after `before` was called with the hidden folder. `name`
-    is part of the hidden folder's name. After an error none of them has moved and nothing is left.
+    is part of the hidden folder's name. After an error none of them has moved and nothing is left. Where the caller is
+    `alone` in writing `name`, what a killed process left is removed first.
 
     Raises:
         OSError: a file cannot be put in place.
     """
-    staging = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=folder))
+    if alone:
+        staging = folder / f".{name}.partial"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+    else:
+        staging = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=folder))
     try:
         yield staging
         before(staging)

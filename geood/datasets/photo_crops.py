@@ -13,7 +13,6 @@ from __future__ import annotations
 import csv
 import logging
 import math
-import os
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from geood.atomic import atomic_write
 from geood.catalog import DataSet, Split, data_set
 from geood.config.sections import Config
 from geood.constants import IGNORE
@@ -103,13 +103,11 @@ class Gallery:
     def write_split(self, folder: Path, training: tuple[Crop, ...], validation: tuple[Crop, ...]) -> None:
         """Write each image with its side and its number of crops to `folder/split.csv`."""
         crops = [place.frame for place in (*training, *validation)]
-        partial = folder / ".split.part.csv"
-        with partial.open("w", newline="", encoding="utf-8") as file:
+        with atomic_write(folder / "split.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(("image", "split", "crops"))
             for i, frame in enumerate(self.frames):
                 writer.writerow((frame.image, "validation" if i in self.validation else "train", crops.count(i)))
-        os.replace(partial, folder / "split.csv")
 
     def _decoded(self, number: int) -> Decoded:
         """A whole frame."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geood.atomic import atomic_write
 from geood.config.sections import Config
 from geood.datasets.crops import Crops
 from geood.datasets.files import check_images, find_files
@@ -67,13 +67,11 @@ class SceneGround:
         sides = (("train", self.blocks.training), ("validation", self.blocks.validation))
         rows = [(side, self.blocks.polygon(cell)) for side, cells in sides for cell in sorted(cells)]
         crops = [("train", polygon(*b)) for b in training] + [("validation", polygon(*b)) for b in validation]
-        path, partial = folder / "split.gpkg", folder / ".split.part.gpkg"
-        partial.unlink(missing_ok=True)
         crs = self.layers.images.crs
-        for layer, found in (("blocks", rows), ("crops", crops)):
-            frame = gpd.GeoDataFrame({"split": [s for s, _ in found]}, geometry=[g for _, g in found], crs=crs)
-            frame.to_file(partial, layer=layer, driver="GPKG", engine="pyogrio")
-        os.replace(partial, path)
+        with atomic_write(folder / "split.gpkg") as partial:
+            for layer, found in (("blocks", rows), ("crops", crops)):
+                frame = gpd.GeoDataFrame({"split": [s for s, _ in found]}, geometry=[g for _, g in found], crs=crs)
+                frame.to_file(partial, layer=layer, driver="GPKG", engine="pyogrio")
 
 
 def open_scenes(config: Config) -> Crops:

@@ -6,7 +6,6 @@ looking, the figures in it come from elsewhere. Drawn with matplotlib's file can
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -20,8 +19,8 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 
+from geood.atomic import atomic_write, output_errors
 from geood.constants import IGNORE
-from geood.errors import OutputError
 from geood.geo.gdal import open_raster, reading
 from geood.geo.qgis import class_colours
 
@@ -131,18 +130,8 @@ def _draw_page(
         ax.set_axis_off()
         draw(ax)
     figure.suptitle(title, x=0.01, ha="left", fontsize=13)
-    _save(out, lambda partial: figure.savefig(partial, format="png"))
-
-
-def _save(out: Path, write: Callable[[Path], object]) -> None:
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        write(partial)
-        os.replace(partial, out)
-    except OSError as error:
-        raise OutputError(f"{out}: the picture cannot be written ({error}); choose another place") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    with output_errors(out), atomic_write(out) as partial:
+        figure.savefig(partial, format="png")
 
 
 def _read_photo(path: Path) -> Picture:

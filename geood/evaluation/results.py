@@ -8,15 +8,13 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from geood.atomic import check_output
+from geood.atomic import atomic_folder, atomic_write, check_output, output_errors
 from geood.catalog import DataSet, Split
 from geood.config.score_kinds import title_of
 from geood.errors import OutputError
@@ -164,20 +162,8 @@ def staged(out: Path | None, *, overwrite: bool = False, inputs: Sequence[Path] 
         raise OutputError(f"{out}: holds {inputs[0]}, which is to be read; choose another --out")
     if not place.parent.is_dir():
         raise OutputError(f"{out}: there is no folder {out.parent}; make it first, or choose another place")
-    partial, before = (place.with_name(f".{place.name}.{os.getpid()}.{what}") for what in ("partial", "before"))
-    try:
-        partial.mkdir()
-        yield partial
-        if place.exists():
-            os.replace(place, before)
-        os.replace(partial, place)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error}); free space, or choose another --out") from None
-    finally:
-        if before.exists() and not place.exists():
-            os.replace(before, place)
-        for folder in (partial, before):
-            shutil.rmtree(folder, ignore_errors=True)
+    with output_errors(out), atomic_folder(place) as folder:
+        yield folder
 
 
 def _is_evaluation(folder: Path) -> bool:
@@ -196,15 +182,14 @@ def write_figures(evaluation: SetEvaluation, out: Path) -> list[Path]:
         OutputError: they cannot be written.
     """
     figures, images = out / "metrics.json", out / "images.csv"
-    try:
+    with output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        figures.write_text(json.dumps(evaluation.figures(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        with images.open("w", newline="", encoding="utf-8") as file:
+        with atomic_write(figures) as partial:
+            partial.write_text(json.dumps(evaluation.figures(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        with atomic_write(images) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(evaluation.images[0]) if evaluation.images else ["image"])
             writer.writeheader()
             writer.writerows(without_nan(evaluation.images))
-    except OSError as error:
-        raise OutputError(f"{out}: the figures cannot be written ({error}); choose another --out") from None
     return [figures, images]
 
 
@@ -294,11 +279,5 @@ def write_metrics(evaluation: Evaluation, out: Path, *, overwrite: bool = False)
         OutputError: if the file exists and is not to be replaced, or cannot be written.
     """
     check_output(out, overwrite=overwrite)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
+    with output_errors(out), atomic_write(out) as partial:
         partial.write_text(evaluation.to_json(), encoding="utf-8")
-        os.replace(partial, out)
-    except OSError as error:
-        raise OutputError(f"{out}: the figures cannot be written ({error}); choose another --out") from None
-    finally:
-        partial.unlink(missing_ok=True)

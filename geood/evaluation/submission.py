@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from geood.atomic import atomic_write
 from geood.catalog import data_set
 from geood.datasets.discovery import find_frames
 from geood.datasets.frames import Frame, decode
@@ -133,14 +134,9 @@ def _files(benchmark: str, folder: Path, frame: Frame) -> list[Path]:
 
 def _write(path: Path, array: NDArray[np.generic]) -> None:
     """One file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with atomic_write(path) as partial:
         if path.suffix == ".hdf5":
             with h5py().File(partial, "w") as file:
                 file.create_dataset("value", data=array, compression=7)
         else:
-            with partial.open("wb") as opened:
-                np.save(opened, array)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+            np.save(partial, array)

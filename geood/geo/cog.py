@@ -14,18 +14,19 @@ four, so that memory does not grow with the scene.
 from __future__ import annotations
 
 import os
-import shutil
 import struct
 import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from geood.atomic import atomic_files
 from geood.errors import DataError
 from geood.geo.cog_layout import PyramidLevel, frame, framed, packed, read_at, template, write_cog
 from geood.geo.gdal import writing
@@ -110,28 +111,21 @@ def assemble(  # noqa: PLR0913 - everything that a raster carries
         OutputError: if the file cannot be written; nothing is left behind then.
     """
     block, shapes = block_px(tile_px), _shapes(grid.height, grid.width)
-    staging = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    with writing(out):
-        try:
-            staging.mkdir()
-            like = template(grid, block=block, dtype=dtype, nodata=nodata, tags=tags, band=(description, statistics))
-            with journal.open("rb") as chunks, (staging / "levels").open("w+b") as scratch:
-                levels, quarters = _lower_levels(chunks, places, shapes, tile_px=tile_px, dtype=np.dtype(dtype))
-                tile_cols = -(-grid.width // tile_px)
+    with writing(out), atomic_files(out.parent, out.name, alone=True) as staging:
+        like = template(grid, block=block, dtype=dtype, nodata=nodata, tags=tags, band=(description, statistics))
+        with journal.open("rb") as chunks, TemporaryFile(dir=staging) as scratch:
+            levels, quarters = _lower_levels(chunks, places, shapes, tile_px=tile_px, dtype=np.dtype(dtype))
+            tile_cols = -(-grid.width // tile_px)
 
-                def second(row: int, col: int) -> NDArray[Any] | None:
-                    array = np.full((block, block), nodata, dtype)
-                    window = Window(row * block, col * block, block, block)
-                    _fill(array, window, chunks, quarters, tiles=(tile_cols, tile_px // 4))
-                    return None if _is_empty(array, nodata) else array
+            def second(row: int, col: int) -> NDArray[Any] | None:
+                array = np.full((block, block), nodata, dtype)
+                window = Window(row * block, col * block, block, block)
+                _fill(array, window, chunks, quarters, tiles=(tile_cols, tile_px // 4))
+                return None if _is_empty(array, nodata) else array
 
-                upper = [PyramidLevel.blank(scratch, shape, block) for shape in shapes[2:]]
-                _make_upper(upper, second, nodata=nodata, overview=overview, block=block)
-                write_cog(staging / out.name, [*levels, *upper], like)
-            os.replace(staging / out.name, out)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            upper = [PyramidLevel.blank(scratch, shape, block) for shape in shapes[2:]]
+            _make_upper(upper, second, nodata=nodata, overview=overview, block=block)
+            write_cog(staging / out.name, [*levels, *upper], like)
 
 
 def assembled_bytes(height: int, width: int, *, tile_px: int, places: Places) -> int:

@@ -9,7 +9,6 @@ No pixel is read here, and none is moved: tiles that do not share a grid are ref
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +18,7 @@ import numpy as np
 from affine import Affine
 from rasterio.enums import ColorInterp, MaskFlags
 
+from geood.atomic import atomic_write
 from geood.errors import DataError
 from geood.geo.gdal import display_name, open_raster, reading, writing
 from geood.geo.grid import Grid
@@ -65,6 +65,8 @@ class _Tile(NamedTuple):
 def write_mosaic(rasters: str | Path | Sequence[str | Path], out: str | Path, *, nodata: float | None = None) -> Path:
     """Write the VRT `out` that shows rasters, or all rasters of folders, as one scene; returns `out`.
 
+    A file that says the same already stays as it is.
+
     Where tiles overlap, the last in name order is on top. `nodata` stands for the tiles' own nodata values. Alpha bands
     become part of the mask. A float pixel of which only some bands are NaN takes those from the tile below.
 
@@ -76,14 +78,12 @@ def write_mosaic(rasters: str | Path | Sequence[str | Path], out: str | Path, *,
     tiles = [_look(name, nodata) for name in names]
     grid, places = _common(tiles)
     out = Path(out)
-    partial = out.with_name(f".{out.name}.partial")
-    with writing(out):
-        try:
-            with partial.open("w", encoding="utf-8", errors="surrogateescape") as file:
-                file.writelines(f"{line}\n" for line in _document(tiles, grid, places))
-            os.replace(partial, out)
-        finally:
-            partial.unlink(missing_ok=True)
+    with (
+        writing(out),
+        atomic_write(out, keep_same=True) as partial,
+        partial.open("w", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        file.writelines(f"{line}\n" for line in _document(tiles, grid, places))
     return out
 
 

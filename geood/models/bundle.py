@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from geood._version import __version__
+from geood.atomic import atomic_write
 from geood.config.loading import change_config, config_from_json
 from geood.config.score_kinds import SCORES, scores_from, why_not
 from geood.config.sections import Config, ScoreConfig
@@ -223,14 +223,11 @@ class ModelBundle:
         parts = {"segmenter": self.segmenter, "flow": self.flow, "inliers": self.inliers}
         tensors = {f"{p}.{k}": v for p, net in parts.items() if net is not None for k, v in net.state_dict().items()}
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            save_file(tensors, partial, metadata={"geood": json.dumps(self.header(), sort_keys=True)})
-            os.replace(partial, path)
+            with atomic_write(path) as partial:
+                save_file(tensors, partial, metadata={"geood": json.dumps(self.header(), sort_keys=True)})
         except (OSError, SafetensorError) as error:
             raise OutputError(f"{path}: the bundle cannot be written ({error}); free space or choose --out") from None
-        finally:
-            partial.unlink(missing_ok=True)
         return dataclasses.replace(self, identity=_identity(path))
 
     @classmethod

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +24,7 @@ import shapely
 from numpy.typing import NDArray
 from pyproj.exceptions import ProjError
 
-from geood.atomic import check_output
+from geood.atomic import atomic_files, check_output
 from geood.errors import OutputError
 from geood.geo import qgis
 from geood.geo.gdal import reason
@@ -73,19 +70,18 @@ def publishing(out: Path, *, overwrite: bool) -> Iterator[Path]:
     companion = None if out.suffix == ".gpkg" else beside(out)
     if companion:
         check_output(companion, overwrite=overwrite)
-    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        yield staging
+
+    def drop_companion(staging: Path) -> None:
         if companion and not (staging / companion.name).exists():
             companion.unlink(missing_ok=True)  # it belongs to the file that is replaced
-        for made in staging.iterdir():
-            os.replace(made, out.parent / made.name)
+
+    try:
+        with atomic_files(out.parent, out.name, before=drop_companion) as staging:
+            yield staging
     except _FAILURES as error:
         raise OutputError(
             f"{out}: cannot be written ({reason(error)}); free space on that disk, or choose another place"
         ) from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def beside(out: Path) -> Path:

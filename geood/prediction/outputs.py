@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from geood.atomic import check_output
+from geood.atomic import atomic_write, check_output
 from geood.errors import ConfigError, DataError, OutputError
 from geood.geo.gdal import display_name, open_raster, pieces, rasterio_window, reading, writing
 from geood.geo.grid import Grid, Window
@@ -185,15 +185,13 @@ def publish(folder: Path, finals: list[Path], made: Sequence[Prediction]) -> Non
     Raises:
         OutputError: if a file cannot be put in place.
     """
-    note, partial = folder / PUBLISHING, folder / f"{PUBLISHING}.partial"
+    note = folder / PUBLISHING
     listed = [beside(path) for path in finals if path.suffix in OUTPUT_SUFFIXES and path.suffix != ".gpkg"]
     values = [{k: str(v) if isinstance(v, Path) else v for k, v in vars(one).items()} for one in made]
-    with writing(note):
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump({"finals": [str(p) for p in finals + listed], "made": values}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, note)
+    with writing(note), atomic_write(note) as partial, partial.open("w", encoding="utf-8") as file:
+        json.dump({"finals": [str(p) for p in finals + listed], "made": values}, file)
+        file.flush()
+        os.fsync(file.fileno())
     _put_in_place(folder, finals + listed)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -111,7 +110,9 @@ def predict(  # noqa: PLR0913 - the options of a verb
         limits = as_told(model, workers=workers)
     with new_folder(finals[0].parent), work_dir(folder, resume=resume, overwrite=overwrite) as place:
         nodata = model.bands.nodata if options.nodata is None else options.nodata
-        reads = [str(_mosaic(scenes, place.folder, nodata))] if mosaic else sources
+        reads = (
+            [str(write_mosaic([str(s) for s in scenes], place.folder / MOSAIC, nodata=nodata))] if mosaic else sources
+        )
         settle = partial(plan_scene, model=model, options=options, bundle=Path(bundle), limits=limits)
         plans = [settle(t.scene, read=r, classes=bool(t.classes)) for t, r in zip(targets, reads, strict=True)]
         _say_odd(plans, together=bool(together))
@@ -174,17 +175,6 @@ def polygonize(
         overwrite=overwrite,
         failed=[Window(*window) for window in json.loads(tags.get(FAILED_TAG, "[]"))],
     )
-
-
-def _mosaic(scenes: Sequence[str | Path], folder: Path, nodata: float | None) -> Path:
-    """The tiles as one scene; the file of an earlier run stays if it says the same."""
-    path, fresh = folder / MOSAIC, folder / f"new.{MOSAIC}"
-    write_mosaic([str(s) for s in scenes], fresh, nodata=nodata)
-    if path.exists() and path.read_bytes() == fresh.read_bytes():
-        fresh.unlink()
-    else:
-        os.replace(fresh, path)
-    return path
 
 
 def _say_odd(plans: list[ScenePlan], *, together: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 import warnings
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 
 from torch.utils.data import Sampler
 
+from geood.atomic import atomic_write
 from geood.progress import Progress
 from geood.training.run_folder import append_metrics
 from geood.training.stage import Plan, Stage, pl
@@ -75,14 +75,10 @@ class CheckpointCallback(pl.Callback):
             append_metrics(self.run / "metrics.csv", self.plan.stage, trainer.global_step, trained | validated)
             if trainer.logger is not None:
                 trainer.logger.log_metrics(validated, step=trainer.global_step)
-        partial = self.checkpoint.with_suffix(".partial")
-        try:
-            trainer.save_checkpoint(partial)
-            if trainer.is_global_zero:
-                os.replace(partial, self.checkpoint)
-        finally:
-            if trainer.is_global_zero:
-                partial.unlink(missing_ok=True)
+            with atomic_write(self.checkpoint) as partial:
+                trainer.save_checkpoint(partial)
+        else:
+            trainer.save_checkpoint(self.checkpoint)  # takes part in it, and writes nothing
 
     def on_train_end(self, *_: Any) -> None:
         if self.crops:

@@ -8,12 +8,14 @@ only. This room keeps the books; what is trained is the training's matter.
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
+from geood.atomic import atomic_write
 from geood.config.loading import load_config, to_yaml
 from geood.config.sections import Config
 from geood.errors import ConfigError, OutputError
@@ -60,7 +62,8 @@ def make_run(run: Path, config: Config) -> None:
     """
     try:
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-        (run / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+        with atomic_write(run / "config.yaml") as partial:
+            partial.write_text(to_yaml(config), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{run}: cannot be made ({error.strerror}); give another --out") from None
 
@@ -129,12 +132,8 @@ def steps_done(checkpoint: Path) -> int:
 
 def append_metrics(path: Path, stage: str, step: int, figures: dict[str, float]) -> None:
     """Add a row for each figure to metrics.csv."""
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(FIELDS)
-        writer.writerows((stage, step, name, f"{value:.6g}") for name, value in figures.items())
+    added = [dict(zip(FIELDS, (stage, step, name, f"{value:.6g}"), strict=True)) for name, value in figures.items()]
+    _write_rows(path, [*(_metric_rows(path) if path.exists() else ()), *added])
 
 
 def trim_metrics(path: Path, stage: str, step: int) -> None:
@@ -143,9 +142,7 @@ def trim_metrics(path: Path, stage: str, step: int) -> None:
         rows = _metric_rows(path)
         kept = [r for r in rows if r["stage"] != stage or int(r["step"]) <= step]
         if len(kept) < len(rows):
-            path.unlink()
-            for row in kept:
-                append_metrics(path, row["stage"], int(row["step"]), {row["figure"]: float(row["value"])})
+            _write_rows(path, kept)
 
 
 def last_metrics(path: Path, stage: str) -> dict[str, float]:
@@ -156,6 +153,14 @@ def last_metrics(path: Path, stage: str) -> dict[str, float]:
         if row["stage"] == stage and kind == "val":
             found[f"{stage}/{figure}"] = float(row["value"])
     return found
+
+
+def _write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Replace metrics.csv by these rows, whole or not at all."""
+    with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _metric_rows(path: Path) -> list[dict[str, str]]:
