@@ -6,12 +6,12 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-import miniatures
 import pytest
 
 from geood.catalog import CATALOG, DataSet, data_set, taxonomies
 from geood.catalog.vocabulary import vocabulary
 from geood.errors import ConfigError
+from support import miniatures
 
 VOID = taxonomies.VOID
 TABLES = {

@@ -12,7 +12,7 @@ from rasterio.features import shapes
 from rasterio.warp import Resampling, calculate_default_transform, reproject
 from shapely.geometry import shape
 
-from geood.datasets import sources
+from geood.datasets import reprojection
 from geood.datasets.scene_crops import open_scenes
 from geood.errors import DataError
 from support.rasters import HALF_METRE, UTM, picture, write_raster
@@ -179,7 +179,7 @@ def test_images_of_different_crs_train_together(tmp_path):
     both = open_scenes(config(tmp_path, crops=8, classes={0: "land", 1: "road"}))
     assert both.ground.layers.images.target_crs == rasterio.crs.CRS.from_string(UTM)
     second = both.ground.layers.images._source(str(tmp_path / "a2.tif"))
-    target = sources.Grid(100, 100, moved(100, 100), both.ground.layers.images.target_crs)
+    target = reprojection.Grid(100, 100, moved(100, 100), both.ground.layers.images.target_crs)
     part = second.onto(target)
     assert part.valid.all()
     assert np.abs(part.data - image[:, 100:200, 100:200]).max() < 0.5

@@ -11,7 +11,7 @@ import torch
 from shapely.geometry import box
 from torch.utils.data import DataLoader
 
-from geood.datasets import sources
+from geood.datasets import reprojection
 from geood.datasets.files import find_files
 from geood.datasets.scene_crops import open_scenes
 from geood.errors import ConfigError, DataError
@@ -131,7 +131,7 @@ def test_no_open_file_travels(folder):
 
 def test_few_files_stay_open(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "OPEN_FILES", 2)
-    opened = sources.OpenFiles(rasterio.open)
+    opened = reprojection.OpenFiles(rasterio.open)
     paths = [str(write_raster(tmp_path / f"{i}.tif", picture(8, 8))) for i in range(4)]
     files = [opened(path) for path in paths]
     assert [file.closed for file in files] == [True, True, False, False]

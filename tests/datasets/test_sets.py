@@ -151,7 +151,7 @@ def test_sets_are_mixed_in_the_proportion_of_their_weights(miniature, tmp_path):
 
 def test_shares_do_not_depend_on_the_number_and_size_of_the_images():
     sizes = [(100, 100)] * 2 + [(1000, 2000)] * 30 + [(70, 65)]
-    shares = [room.Share(0, 1.0)] * 2 + [room.Share(1, 2.0)] * 30 + [room.Share(2, 1.0)]
+    shares = [room.SetShare(0, 1.0)] * 2 + [room.SetShare(1, 2.0)] * 30 + [room.SetShare(2, 1.0)]
     frames = [i for i in range(33) if i != 5]  # one is kept for validation
     drawn = room._drawn_crops(frames, sizes, 64, shares=shares, number=4000, seed=1)
     count = Counter(shares[crop.frame].data_set for crop in drawn)
@@ -235,7 +235,7 @@ def test_two_splits_of_one_set_share_its_validation(miniature):
 
 def test_small_images_are_drawn_as_their_area_says():
     sizes = [(60, 80), (90, 120), (300, 400)]
-    drawn = room._drawn_crops([0, 1, 2], sizes, 80, shares=[room.Share(0, 1.0)] * 3, number=20_000, seed=0)
+    drawn = room._drawn_crops([0, 1, 2], sizes, 80, shares=[room.SetShare(0, 1.0)] * 3, number=20_000, seed=0)
     counts, areas = Counter(crop.frame for crop in drawn), np.array([4_800, 10_800, 120_000])
     assert np.allclose([counts[i] / 20_000 for i in range(3)], areas / areas.sum(), atol=0.01)
     for crop in drawn:

@@ -363,7 +363,7 @@ def test_rasters_side_by_side_label_every_image(tmp_path, model):
 def test_labels_that_miss_a_later_scene_are_found_before_the_work(tmp_path, model, monkeypatch):
     make_scenes(tmp_path)
     write(tmp_path / "zebra.tif", np.ones((2, 40, 40), np.uint8), west=900_000.0)
-    monkeypatch.setattr(ModelBundle, "answer", None)
+    monkeypatch.setattr(ModelBundle, "infer", None)
     with pytest.raises(DataError, match=r"zebra.tif: its labels do not fit; .*do not overlap the scene"):
         evaluate_scenes(a_config(tmp_path, "east.tif, zebra.tif", "east_labels.tif"), model)
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import rasterio
-from test_raster import noise, write_raster
 
 from geood.config.sections import BandsConfig
 from geood.errors import ConfigError, DataError
@@ -14,6 +13,7 @@ from geood.geo.band_matching import match_bands, parse_bands
 from geood.geo.bands import Bands, bands_from_samples
 from geood.geo.scene import Scene, SceneSource
 from geood.prediction.scene_checks import far_from_training
+from support.places import noise, write_raster
 
 RGB = Bands(("red", "green", "blue"), (1, 2, 3), (0,) * 3, (255,) * 3, (0.5,) * 3, (1 / 255,) * 3, None, 3)
 

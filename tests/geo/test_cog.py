@@ -11,12 +11,12 @@ import pytest
 import rasterio
 import rasterio.shutil
 from rasterio.crs import CRS
-from test_raster import NORTH_UP, PLACES, UTM
 
 from geood.errors import DataError, OutputError
 from geood.geo import cog, cog_layout, gdal
 from geood.geo.cog import WORST, assemble, assembled_bytes, block_px, encode_tile
 from geood.geo.grid import Grid, tile_grid
+from support.places import NORTH_UP, PLACES, UTM
 
 NAN = float("nan")
 KIND = {"float32": (NAN, "average"), "uint8": (255, "mode")}

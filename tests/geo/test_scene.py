@@ -11,13 +11,13 @@ import rasterio
 from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
-from test_raster import NORTH_UP, PLACES, UTM, noise, write_raster
 
 from geood.errors import DataError
 from geood.geo.bands import Bands
 from geood.geo.grid import Grid, Window, tile_grid
 from geood.geo.scene import Scene, SceneSource
 from geood.prediction.scene_checks import places, undeclared_nodata, valid_share
+from support.places import NORTH_UP, PLACES, UTM, noise, write_raster
 from support.rasters import write_scores
 
 # Reading

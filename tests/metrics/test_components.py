@@ -1,17 +1,15 @@
 """Component metrics against the official evaluator's numbers and against a slow reading of the definition."""
 
 import itertools
-import json
-from pathlib import Path
 
 import numpy as np
-import oracles
 import pytest
-from test_protocols import official_now
 
 from geood.metrics.components import SIOU_THRESHOLDS, TRACKS_PX, ComponentScores, components_of
+from support import oracles
+from support.official import GOLDEN, official_now
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "support" / "official_metrics.json").read_text())["answers"]["smiyc"]
+SMIYC = GOLDEN["answers"]["smiyc"]
 FRAMES, PARTS = oracles.frames(), oracles.parts()
 
 
@@ -37,10 +35,10 @@ def agrees(key, official, thresholds):
     return scores
 
 
-@pytest.mark.parametrize("key", GOLDEN["parts"])
+@pytest.mark.parametrize("key", SMIYC["parts"])
 def test_golden_numbers(key):
-    official = GOLDEN["parts"][key]
-    scores = agrees(key, official, GOLDEN["pixels"])
+    official = SMIYC["parts"][key]
+    scores = agrees(key, official, SMIYC["pixels"])
     assert scores.figures()["true_components"] == len(official["sIoU_gt"])
     each = [scores._all("siou"), scores._all("predicted_siou"), scores._all("ppv")]
     for ours, theirs in zip(each, ("sIoU_gt", "sIoU_pred", "prec_pred"), strict=True):

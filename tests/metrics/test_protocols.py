@@ -1,13 +1,6 @@
 """Each protocol against its official evaluator's numbers, and the laws that all of them keep."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
-import oracles
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
@@ -17,8 +10,9 @@ from geood.metrics.distance import DistanceCurves
 from geood.metrics.pixels import PixelCurve
 from geood.metrics.protocols import PROTOCOLS, protocol_named
 from geood.metrics.segmentation import OpenSetConfusion
+from support import oracles
+from support.official import GOLDEN, official_now
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "support" / "official_metrics.json").read_text())
 FRAMES = oracles.frames()
 KEYS = ("average_precision", "auroc", "fpr95", "best_f1", "best_f1_threshold")
 OPTIONS = [(name, {}) for name in PROTOCOLS] + [("densehybrid", {"per_image": True})]
@@ -33,18 +27,6 @@ def figures_of(name, frames, **options):
 
 def same(ours, official, tolerance=1e-9):
     assert [ours[key] for key in KEYS[: len(official)]] == pytest.approx(official, abs=tolerance)
-
-
-def official_now(name):
-    """What the user's own checkout says, run by the interpreter that has what it needs."""
-    checkout = os.environ.get(f"GEOOD_ORACLE_{name.upper()}")
-    if not checkout:
-        pytest.skip(f"GEOOD_ORACLE_{name.upper()} names no checkout")
-    python = sys.executable if name == "densehybrid" else os.environ.get("GEOOD_ORACLE_PYTHON", sys.executable)
-    command = [python, Path(__file__).parents[1] / "support" / "oracles.py", name, checkout]
-    said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert said["frames"] == GOLDEN["frames"]
-    return said["answers"]
 
 
 def test_the_frames_are_those_of_the_golden_numbers():

@@ -19,7 +19,6 @@ from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
-from test_raster import CUSTOM, NORTH_UP, PLACES, UTM
 
 from geood.config.sections import PredictConfig
 from geood.errors import ConfigError, DataError, OutputError
@@ -36,6 +35,7 @@ from geood.polygons.export import (
 from geood.polygons.external_sort import Key, Spool
 from geood.polygons.geodesic_area import GeodesicAreas
 from geood.polygons.rings import Outlines
+from support.places import CUSTOM, NORTH_UP, PLACES, UTM
 
 NAMES = {0: "field", 1: "road", 2: "roof"}
 

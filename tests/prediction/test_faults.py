@@ -118,7 +118,7 @@ def test_ctrl_c_twice_ends_at_once_and_can_be_resumed(tmp_path, command, unbroke
 ENDING = """
 import sys, time
 import torch  # which takes long to be taken down
-import geood.cli.app
+import geood.cli.process
 
 def run(*_, **__):
     try:

@@ -77,6 +77,8 @@ def test_freed_memory_is_used_again():
 
 
 def test_the_command_line_asks_for_it():
-    code = "import sys, geood.cli.app as c; c.keep_freed_memory = lambda: print('asked'); sys.argv[1:] = ['--version']"
+    code = (
+        "import sys, geood.cli.process as c; c.keep_freed_memory = lambda: print('asked'); sys.argv[1:] = ['--version']"
+    )
     done = subprocess.run([sys.executable, "-c", f"{code}; c.main()"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("asked")
