@@ -85,16 +85,15 @@ class DataSet:
     note: str = ""
 
     def under(self, protocol: str) -> DataSet:
-        """The same set measured by another protocol; by `smiyc` with the components of its ObstacleTrack at least.
+        """Return this set measured by another protocol.
 
         Raises:
             ConfigError: there is no such protocol.
         """
         for known in get_args(Protocol):
             if known == protocol:
-                components = self.components or ((50, 10) if known == "smiyc" else None)
                 benchmark = self.benchmark if known == self.protocol else ""
-                return replace(self, protocol=known, components=components, benchmark=benchmark)
+                return replace(self, protocol=known, benchmark=benchmark)
         raise ConfigError(f"{protocol}: no such protocol; they are {', '.join(get_args(Protocol))}")
 
     def description(self) -> str:

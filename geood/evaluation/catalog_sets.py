@@ -36,7 +36,7 @@ from geood.geo.scene import Scene
 from geood.metrics.components import ComponentScores
 from geood.metrics.distance import DistanceCurves
 from geood.metrics.pixels import PixelCurve
-from geood.metrics.protocols import PixelProtocol, protocol_named
+from geood.metrics.protocols import PROTOCOLS, PixelProtocol, protocol_named
 from geood.metrics.segmentation import Confusion, OpenSetConfusion, mean_of_known
 from geood.models.bundle import ModelBundle
 from geood.progress import Progress
@@ -114,7 +114,7 @@ def evaluate_set(
     with _scratch(out) as folder, on_best_device(bundle) as device:
         job = _Job(meaning, bundle, own, label_ids, folder)
         counted = _Pass(
-            {kind: _protocol(data_set) for kind in kinds},
+            {kind: protocol_named(data_set.protocol, crossed=data_set.crossed) for kind in kinds},
             PixelCurve(),
             Confusion(len(bundle.class_ids)) if bundle and (meaning.channel != IGNORE).any() else None,
             Counter(),
@@ -139,12 +139,6 @@ def evaluate_set(
             for stem, frame in _extremes(result, frames):
                 _draw(out / "pictures" / f"{stem}.png", frame, job=job, threshold=threshold, rows=result.images)
     return result
-
-
-def _protocol(data_set: DataSet) -> PixelProtocol:
-    """An empty accumulator of the set's protocol."""
-    options = {"per_image": True} if data_set.protocol == "densehybrid" and data_set.crossed else {}
-    return protocol_named(data_set.protocol, **options)
 
 
 def _frames(
@@ -254,13 +248,14 @@ def _evaluation(data_set: DataSet, split: Split, counted: _Pass, *, job: _Job, s
 
 def _second_pass(result: SetEvaluation, frames: list[Frame], *, job: _Job, counted: _Pass) -> float:
     """Figures that need a threshold: components at that of the best F1, which is returned, open set at 95 % recall."""
-    sizes, pooled, groups = result.data_set.components, counted.pooled, counted.groups
+    data_set, pooled, groups = result.data_set, counted.pooled, counted.groups
+    sizes = data_set.components or PROTOCOLS[data_set.protocol].components_px
     if not pooled.positives or not pooled.negatives:
         return math.nan
     [own] = [row for row in result.rows if row["score"] == result.own]
     best = float(own.get("best_f1_threshold", pooled.best_f1_threshold))
     components = ComponentScores(*sizes) if sizes else None
-    opened = _open_sets(groups, job.bundle, result.data_set.protocol) if job.bundle and counted.confusion else {}
+    opened = _open_sets(groups, job.bundle, data_set.protocol) if job.bundle and counted.confusion else {}
     with Progress("components and open set", len(frames)) as progress:
         for frame in frames if components or opened else ():
             ids = _decoded(frame, job).ids
@@ -292,7 +287,8 @@ def _open_sets(groups: dict[str, PixelCurve], bundle: ModelBundle, protocol: str
         for other, curve in groups.items():
             if other != name:
                 others += curve
-        cut = _recall_threshold(others if others.positives else own, protocol)
+        pooled = others if others.positives else own
+        cut = PROTOCOLS[protocol].recall_threshold(pooled.curve)
         opened[name] = OpenSetConfusion(len(bundle.class_ids), cut)
     return opened
 
@@ -308,20 +304,6 @@ def _mean_open_set(
         row = {"open_miou": open_miou, "anomaly_iou": one.anomaly_iou, "gap": closed - open_miou}
         each.append(row | {"threshold": one.threshold})
     return {key: float(np.average([row[key] for row in each], weights=weights)) for key in each[0]}
-
-
-def _recall_threshold(pooled: PixelCurve, protocol: str) -> float:
-    """The highest threshold with 95 % of the anomalies strictly above it, a float16 number; NaN without anomalies.
-
-    DenseHybrid takes the score of the first point with more than 95 % at or above it, and calls what is strictly above.
-    """
-    if not pooled.positives:
-        return math.nan
-    curve = pooled.curve
-    if protocol == "densehybrid":
-        return float(curve.scores[int(np.argmax(curve.hits * 20 > curve.positives * 19))])
-    first = int(np.argmax(curve.hits * 20 >= curve.positives * 19))  # in integers: 0.95 is not a binary fraction
-    return float(np.nextafter(np.float16(curve.scores[first]), np.float16(-np.inf)))
 
 
 def _extremes(result: SetEvaluation, frames: list[Frame]) -> list[tuple[str, Frame]]:

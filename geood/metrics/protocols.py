@@ -14,19 +14,20 @@ the official code stops at it. Numpy only; no files.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol, Self
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geood.constants import ANOMALY, IGNORE, INLIER
+from geood.metrics.components import TRACKS_PX
 from geood.metrics.curve import NAN, Counts, Curve, curve_of_counts, curve_of_scores
 from geood.metrics.pixels import PixelCurve, checked_truth, refuse_not_finite
+from geood.metrics.smiyc_bins import quantile_bins
 
 Figures = dict[str, float]
 Scores = NDArray[np.floating]
-_EDGES_PER_KIND = 384  # SegmentMeIfYouCan: 768 bins, half of them from each kind of pixel
 
 
 class PixelProtocol(Protocol):
@@ -127,7 +128,7 @@ class Smiyc:
         one = PixelCurve()
         one.update(_cast(score, truth, np.float16), truth)
         if counted := bool(one.positives + one.negatives):
-            self._bins.append(_quantile_bins(*one.distribution()))
+            self._bins.append(quantile_bins(*one.distribution()))
         _count_image(self, counted=counted)
 
     def __iadd__(self, other: Smiyc) -> Smiyc:
@@ -229,24 +230,60 @@ class DenseHybrid:
         return _areas(curve) | {"fpr95": _or_zero(curve, fpr95)}
 
 
-PROTOCOLS: dict[str, Callable[..., Any]] = {
-    "pooled": Pooled,
-    "fishyscapes": Fishyscapes,
-    "smiyc": Smiyc,
-    "caos": Caos,
-    "densehybrid": DenseHybrid,
+def threshold_at_recall(curve: Curve) -> float:
+    """Return the highest threshold with 95 % of the anomalies strictly above it, a float16 number; NaN without any."""
+    if not curve.positives:
+        return NAN
+    first = int(np.argmax(curve.hits * 20 >= curve.positives * 19))  # in integers: 0.95 is not a binary fraction
+    return float(np.nextafter(np.float16(curve.scores[first]), np.float16(-np.inf)))
+
+
+def _densehybrid_threshold(curve: Curve) -> float:
+    """Return the score of the first point with more than 95 % of the anomalies at or above it, as DenseHybrid does."""
+    if not curve.positives:
+        return NAN
+    return float(curve.scores[int(np.argmax(curve.hits * 20 > curve.positives * 19))])
+
+
+class ProtocolRules(NamedTuple):
+    """Everything that a protocol decides beside its figures.
+
+    `accumulator` makes an empty one, with the options `if_crossed` where a set is crossed (one threshold for each
+    folder of images). `recall_threshold` cuts scores for the open-set figures; what is strictly above is anomalous.
+    `components_px` are the least pixels of a predicted and of a true component, where a set has none of its own (None:
+    the protocol has no component figures).
+    """
+
+    accumulator: Callable[..., Any]
+    if_crossed: Mapping[str, Any] = {}
+    recall_threshold: Callable[[Curve], float] = threshold_at_recall
+    components_px: tuple[int, int] | None = None
+
+
+PROTOCOLS: dict[str, ProtocolRules] = {
+    "pooled": ProtocolRules(Pooled),
+    "fishyscapes": ProtocolRules(Fishyscapes),
+    "smiyc": ProtocolRules(Smiyc, components_px=TRACKS_PX["obstacle"]),
+    "caos": ProtocolRules(Caos),
+    "densehybrid": ProtocolRules(DenseHybrid, {"per_image": True}, _densehybrid_threshold),
 }
 
 
-def protocol_named(name: str, **options: Any) -> PixelProtocol:
-    """An empty accumulator of the protocol `name`, one of `PROTOCOLS`; `options` go to it (`per_image`).
+def protocol_named(name: str, *, crossed: bool = False, **options: Any) -> PixelProtocol:
+    """Return an empty accumulator of the protocol `name`, one of `PROTOCOLS`.
+
+    Args:
+        name: the protocol.
+        crossed: take the options that the protocol has for crossed sets.
+        options: of the accumulator itself (`per_image`).
 
     Raises:
-        ValueError: if there is no protocol of that name.
+        ValueError: there is no protocol of that name.
     """
     if name not in PROTOCOLS:
         raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {name!r}")
-    accumulator: PixelProtocol = PROTOCOLS[name](**options)
+    rules = PROTOCOLS[name]
+    accumulator: PixelProtocol = rules.accumulator(**(rules.if_crossed if crossed else {}), **options)
     return accumulator
 
 
@@ -310,36 +347,6 @@ def _cast(score: Scores, truth: NDArray[np.uint8], dtype: type[np.floating]) -> 
     if cast.shape == truth.shape and (np.isinf(cast) & np.isfinite(score) & (truth != IGNORE)).any():
         raise ValueError(f"scores of counted pixels exceed {np.finfo(dtype).max} and do not fit {np.dtype(dtype)}")
     return cast
-
-
-def _quantile_bins(scores: Scores, inliers: Counts, anomalies: Counts) -> tuple[NDArray[np.float64], Counts, Counts]:
-    """Lower edges of one image's bins, and the inliers and anomalies in each, from counts at its distinct scores."""
-    low, high = float(scores[0]), float(scores[-1])
-    margin = max((high - low) * 0.01, 0.01)
-    edges = np.unique(
-        np.concatenate([[low - margin, high + margin], _quantiles(scores, inliers), _quantiles(scores, anomalies)])
-    )
-    below = np.searchsorted(scores.astype(np.float64), edges)
-    each = [np.diff(np.concatenate([[0], np.cumsum(counts)])[below]) for counts in (inliers, anomalies)]
-    return edges[:-1], each[0], each[1]
-
-
-def _quantiles(scores: Scores, counts: Counts) -> NDArray[np.float64]:
-    """Evenly spaced quantiles, one for each pixel but at most 384, of pixels counted at ascending float16 scores.
-
-    Interpolated as `np.quantile` does for float16: the step between neighbours is rounded to float16, and weighed from
-    the nearer of the two.
-    """
-    pixels = int(counts.sum())
-    if not pixels:
-        return np.zeros(0)
-    position = np.linspace(0, 1, min(_EDGES_PER_KIND, pixels)) * (pixels - 1)
-    rank = np.floor(position).astype(np.int64)
-    at_most = np.cumsum(counts)
-    here = scores[np.searchsorted(at_most, rank, "right")]
-    after = scores[np.searchsorted(at_most, np.minimum(rank + 1, pixels - 1), "right")]
-    step, weight = (after - here).astype(np.float64), position - rank
-    return np.where(weight < 0.5, here + step * weight, after - step * (1 - weight))
 
 
 def _areas(curve: Curve) -> Figures:

@@ -209,6 +209,6 @@ def test_another_resolution(folder, monkeypatch):
     crop = scenes.training_boxes[0]
     assert crop.xmax - crop.xmin == pytest.approx(64.0)
     assert scenes.training(0, 1)[0]["image"].shape == (3, 64, 64)
-    monkeypatch.setattr(sources, "FINEST", 1)
+    monkeypatch.setattr(reprojection, "FINEST", 1)
     with pytest.raises(DataError, match=r"a.tif: its pixels are over 1 times finer"):
         open_scenes(config(folder, resolution=2.0, block_m=50.0))

@@ -130,7 +130,7 @@ def test_no_open_file_travels(folder):
 
 
 def test_few_files_stay_open(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "OPEN_FILES", 2)
+    monkeypatch.setattr(reprojection, "OPEN_FILES", 2)
     opened = reprojection.OpenFiles(rasterio.open)
     paths = [str(write_raster(tmp_path / f"{i}.tif", picture(8, 8))) for i in range(4)]
     files = [opened(path) for path in paths]

@@ -1,9 +1,12 @@
 """Each protocol against its official evaluator's numbers, and the laws that all of them keep."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
+from geood.catalog.entry import Protocol
 from geood.datasets.disparity import distance_of_disparity
 from geood.metrics.curve import curve_of_counts, curve_of_scores
 from geood.metrics.distance import DistanceCurves
@@ -215,6 +218,26 @@ def test_curves_equal_scikit_learn(levels, seed):
         assert curve.fpr_at(recall, "closest") == fpr[down][np.argmin(np.abs(tpr[down] - recall))]
     f1 = {t: 2 * (score[truth == 1] >= t).sum() / ((score >= t).sum() + truth.sum()) for t in np.unique(score)}
     assert curve.best_f1() == (pytest.approx(max(f1.values())), max(t for t in f1 if f1[t] == max(f1.values())))
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_threshold_at_a_recall_leaves_95_percent_of_the_anomalies_above(name):
+    scores = np.arange(100, dtype=np.float16)
+    curve = curve_of_scores(scores, scores)
+    cut = PROTOCOLS[name].recall_threshold(curve)
+    found = int((scores > cut).sum())
+    assert found == 95  # DenseHybrid: the first point with more than 95 % at or above it; 95 % lie strictly above that
+    assert np.isnan(PROTOCOLS[name].recall_threshold(curve_of_scores(scores, scores[:0])))
+
+
+def test_the_catalog_and_the_protocols_know_the_same_names():
+    assert set(get_args(Protocol)) == set(PROTOCOLS)
+
+
+def test_only_segment_me_if_you_can_has_components_of_its_own():
+    assert {name: rules.components_px for name, rules in PROTOCOLS.items() if rules.components_px} == {
+        "smiyc": (50, 10)
+    }
 
 
 def test_counts_of_repeated_scores_are_one_point():
