@@ -12,7 +12,7 @@ import logging
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,8 +31,9 @@ from geood.evaluation.class_mapping import ClassMapping, data_settings
 from geood.evaluation.pictures import draw_frame
 from geood.evaluation.results import SetEvaluation, write_figures
 from geood.evaluation.score_files import ScoreFiles, Scores
-from geood.evaluation.tile_scores import ScoredFrame, check_bands, on_best_device, score_frame
+from geood.evaluation.tile_scores import ScoredFrame, frame_readings, on_best_device, score_frame
 from geood.geo.scene import Scene
+from geood.geo.scene_reading import SceneReading
 from geood.metrics.components import ComponentScores
 from geood.metrics.distance import DistanceCurves
 from geood.metrics.pixels import PixelCurve
@@ -54,6 +55,7 @@ class _Job(NamedTuple):
     own: str
     label_ids: dict[int, int]
     folder: Path
+    readings: Mapping[str, SceneReading]
 
 
 @dataclass
@@ -107,12 +109,11 @@ def evaluate_set(
     chosen = data_set.split(split) if split else data_set.evaluated
     frames = _frames(data_set, root, split=chosen, meaning=meaning, label_ids=label_ids)
     files = ScoreFiles(scores, frames) if scores else None
-    if bundle:
-        check_bands(frames, bundle)
+    readings = frame_readings(frames, bundle) if bundle else {}
     kinds = bundle.scores if bundle else (GIVEN,)
     own = bundle.config.score.kind if bundle else GIVEN
     with _scratch(out) as folder, on_best_device(bundle) as device:
-        job = _Job(meaning, bundle, own, label_ids, folder)
+        job = _Job(meaning, bundle, own, label_ids, folder, readings)
         counted = _Pass(
             {kind: protocol_named(data_set.protocol, crossed=data_set.crossed) for kind in kinds},
             PixelCurve(),
@@ -125,7 +126,8 @@ def evaluate_set(
             for frame in frames:
                 decoded = _decoded(frame, job)
                 if bundle:
-                    scored = score_frame(bundle, decoded, kinds=kinds, device=device)
+                    scale = readings[frame.name].scale
+                    scored = score_frame(bundle, decoded, kinds=kinds, scale=scale, device=device)
                 else:
                     assert files is not None
                     scored = ScoredFrame({GIVEN: files.read(frame, decoded.ids.shape)}, None)
@@ -175,8 +177,8 @@ def _decoded(frame: Frame, job: _Job) -> Decoded:
     """The pixels that the bundle takes; for scores from files one band, which says where there is data."""
     if job.bundle is None:
         return decode(frame, indexes=(1,), label_ids=job.label_ids)
-    bands = job.bundle.bands
-    return decode(frame, indexes=bands.indexes, nodata=bands.nodata, label_ids=job.label_ids)
+    indexes = job.readings[frame.name].indexes
+    return decode(frame, indexes=indexes, nodata=job.bundle.bands.nodata, label_ids=job.label_ids)
 
 
 def _count(frame: Frame, decoded: Decoded, scored: ScoredFrame, *, job: _Job, counted: _Pass) -> None:

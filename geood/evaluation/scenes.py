@@ -1,16 +1,17 @@
 """A bundle measured on labelled scenes: every score that it can give, and the closed-set IoU.
 
-Scenes are read tile by tile exactly as in prediction, the network runs once a tile, and all scores are read off that
-one answer, so their figures differ by the score alone. Pixels are pooled over all scenes; every anomaly id is a
-positive, every learned class a negative, anything else and every invalid pixel is left out. The score of the bundle
-takes the bundle's temperature; the other baselines take 1, as in their papers.
+Scenes are read exactly as in prediction (bands by name, at the model's resolution, in the same tiles), the network runs
+once a tile, and all scores are read off that one output, so their figures differ by the score alone. Pixels are pooled
+over all scenes; every anomaly id is a positive, every learned class a negative, anything else and every invalid pixel
+is left out. The score of the bundle takes the bundle's temperature; the other baselines take 1, as in their papers.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +24,12 @@ from geood.constants import ANOMALY, IGNORE, INLIER
 from geood.datasets.files import find_files
 from geood.errors import ConfigError, DataError
 from geood.evaluation.results import Evaluation
-from geood.evaluation.tile_scores import on_best_device
-from geood.geo.grid import Tile, tile_grid
+from geood.evaluation.tile_scores import on_best_device, scored_tiles, tiles_of
+from geood.geo.grid import Tile
 from geood.geo.labels import VECTOR_SUFFIXES, open_labels, pair_by_name, why_not_shared
-from geood.geo.scene import Scene
+from geood.geo.paths import gdal_name
+from geood.geo.scene import Scene, SceneSource
+from geood.geo.scene_reading import settle_reading
 from geood.metrics.pixels import PixelCurve
 from geood.metrics.segmentation import Confusion
 from geood.models.bundle import ModelBundle
@@ -64,6 +67,22 @@ class _Ids(NamedTuple):
         return {int(v): int(n) for v, n, m in zip(values, counts, meant, strict=True) if not m and v != IGNORE}
 
 
+class _Labelled(NamedTuple):
+    """Truth (h, w) and channels (h, w) of one tile, IGNORE where neither is known."""
+
+    truth: NDArray[np.uint8]
+    channel: NDArray[np.int64]
+
+
+@dataclass
+class _Counts:
+    """Counts over all scenes: the confusion of classes, and pixels by unknown label id."""
+
+    ids: _Ids
+    confusion: Confusion
+    unknown: Counter[int] = field(default_factory=Counter)
+
+
 def evaluate_scenes(config_or_root: str | Path, bundle: ModelBundle, *, overrides: Sequence[str] = ()) -> Evaluation:
     """Measure a bundle on the test scenes of a config, or on a folder of scenes with labels.
 
@@ -84,14 +103,13 @@ def evaluate_scenes(config_or_root: str | Path, bundle: ModelBundle, *, override
     else:
         bundle = bundle.with_settings([s for s in overrides if not s.startswith("data.")])
         cases, anomaly = _read_cases(path, bundle, [s for s in overrides if s.startswith("data.")])
-    ids = _Ids.of(bundle.class_ids, anomaly)
     own = bundle.config.score
-    curves, confusion = {kind: PixelCurve() for kind in bundle.scores}, Confusion(len(bundle.class_ids))
-    unknown, scenes = Counter[int](), []
-    with on_best_device(bundle) as device, Progress("evaluating", _count_tiles(cases, bundle)) as progress:
-        for case in cases:
-            here = {kind: PixelCurve() for kind in bundle.scores}
-            _measure(case, bundle, ids, curves=here, confusion=confusion, tally=(unknown, progress), device=device)
+    curves = {kind: PixelCurve() for kind in bundle.scores}
+    counts, scenes = _Counts(_Ids.of(bundle.class_ids, anomaly), Confusion(len(bundle.class_ids))), []
+    sources, tiles = _settled(cases, bundle)
+    with on_best_device(bundle) as device, Progress("evaluating", tiles) as progress:
+        for case, source in zip(cases, sources, strict=True):
+            here = _measure(case, source, bundle, counts=counts, progress=progress, device=device)
             for kind, curve in here.items():
                 curves[kind] += curve
             scenes.append({"scene": str(case.image), **_figures(here[own.kind])})
@@ -109,45 +127,40 @@ def evaluate_scenes(config_or_root: str | Path, bundle: ModelBundle, *, override
         pixels=pooled.positives + pooled.negatives,
         anomaly_pixels=pooled.positives,
         base_rate=pooled.base_rate,
-        miou=confusion.miou,
-        class_iou={bundle.class_names[i]: float(iou) for i, iou in enumerate(confusion.iou)},
-        unknown_ids=dict(sorted(unknown.items())),
+        miou=counts.confusion.miou,
+        class_iou={bundle.class_names[i]: float(iou) for i, iou in enumerate(counts.confusion.iou)},
+        unknown_ids=dict(sorted(counts.unknown.items())),
         scenes=scenes,
     )
 
 
 def _measure(
     case: _Case,
+    source: SceneSource,
     bundle: ModelBundle,
-    ids: _Ids,
     *,
-    curves: dict[str, PixelCurve],
-    confusion: Confusion,
-    tally: tuple[Counter[int], Progress],
+    counts: _Counts,
+    progress: Progress,
     device: torch.device,
-) -> None:
-    """Score one scene tile by tile and count its pixels."""
-    unknown, progress = tally
-    with (
-        Scene.open(case.image, nodata=bundle.bands.nodata) as scene,
-        open_labels(case.labels, scene.grid, attribute=case.attribute) as labels,
-    ):
-        for tile in _tiles(scene, bundle):
-            pixels, valid = scene.read(tile.read, bundle.bands.indexes)
-            valid_core = valid[tile.core]
-            label = np.where(valid_core, labels.read(tile.write), IGNORE)
-            unknown.update(ids.unknown(label))
-            truth, channel = ids.truth[_bounded(label)], ids.channel[_bounded(label)]
+) -> dict[str, PixelCurve]:
+    """Score one scene tile by tile, add its pixels to `counts`, and return its curves by kind of score."""
+    curves = {kind: PixelCurve() for kind in bundle.scores}
+    with Scene.open(source) as scene, open_labels(case.labels, scene.grid, attribute=case.attribute) as labels:
+
+        def labelled(tile: Tile, valid: NDArray[np.bool_]) -> _Labelled | None:
+            """Return the labels of a tile; None where there is nothing to measure."""
+            ids = np.where(valid, labels.read(tile.write), IGNORE)
+            counts.unknown.update(counts.ids.unknown(ids))
             progress.advance()
-            if (truth == IGNORE).all():
-                continue
-            image = torch.from_numpy(bundle.bands.scale(pixels, valid)[None]).to(device)
-            answer, known = bundle.infer(image), torch.from_numpy(valid[None]).to(device)
-            taken = answer.logits[0, :, tile.core[0], tile.core[1]].argmax(0)
-            confusion.update(taken.cpu().numpy(), channel)
+            found = _Labelled(counts.ids.truth[_bounded(ids)], counts.ids.channel[_bounded(ids)])
+            return None if (found.truth == IGNORE).all() else found
+
+        tiles = tiles_of(scene.grid.height, scene.grid.width, source.scale, bundle)
+        for _, label, scored in scored_tiles(bundle, scene, tiles, labelled, kinds=bundle.scores, device=device):
+            counts.confusion.update(scored.classes, label.channel)
             for kind, curve in curves.items():
-                score = bundle.score_of(answer, image, known, kind=kind, core=tile.core)[0].cpu().numpy()
-                _count(curve, score, truth, source=case.image)
+                _count(curve, scored.scores[kind], label.truth, source=case.image)
+    return curves
 
 
 def _count(curve: PixelCurve, score: NDArray[np.float32], truth: NDArray[np.uint8], *, source: Path) -> None:
@@ -166,23 +179,24 @@ def _figures(curve: PixelCurve, *, brief: bool = False) -> dict[str, Any]:
     return {"pixels": curve.positives + curve.negatives, "anomaly_pixels": curve.positives, **figures}
 
 
-def _tiles(scene: Scene, bundle: ModelBundle) -> Iterator[Tile]:
-    tile_px = bundle.config.predict.tile_px
-    return tile_grid(scene.grid.height, scene.grid.width, tile_px=tile_px, halo_px=bundle.halo_px)
+def _settled(cases: list[_Case], bundle: ModelBundle) -> tuple[list[SceneSource], int]:
+    """Open every scene and its labels once, so that one that does not fit is found before the work begins.
 
-
-def _count_tiles(cases: list[_Case], bundle: ModelBundle) -> int:
-    """Open every scene and its labels once, so that one that does not fit is found before the work begins."""
-    total = 0
+    Returns:
+        how each scene is read, as `predict` would, and the number of tiles of all.
+    """
+    sources, total = [], 0
     for case in cases:
-        with Scene.open(case.image, nodata=bundle.bands.nodata) as scene:
-            scene.check_bands(bundle.bands)
+        name, nodata = gdal_name(case.image), bundle.bands.nodata
+        with Scene.open(name, nodata=nodata) as scene:
+            reading = settle_reading(scene, bundle.bands, bundle.resolution, advise=False)
             try:
                 open_labels(case.labels, scene.grid, attribute=case.attribute).close()
             except DataError as error:
                 raise DataError(f"{case.image.name}: its labels do not fit; {error}") from None
-            total += sum(1 for _ in _tiles(scene, bundle))
-    return total
+            total += sum(1 for _ in tiles_of(scene.grid.height, scene.grid.width, reading.scale, bundle))
+        sources.append(SceneSource(name, reading.indexes, nodata, reading.scale))
+    return sources, total
 
 
 def _read_cases(path: Path, bundle: ModelBundle, overrides: Sequence[str]) -> tuple[list[_Case], list[int]]:

@@ -22,7 +22,7 @@ from geood.datasets.discovery import find_frames
 from geood.datasets.frames import Frame, decode
 from geood.errors import ConfigError, DataError, OutputError
 from geood.evaluation.score_files import h5py
-from geood.evaluation.tile_scores import check_bands, on_best_device, score_frame
+from geood.evaluation.tile_scores import frame_readings, on_best_device, score_frame
 from geood.models.bundle import ModelBundle
 from geood.progress import Progress
 
@@ -73,7 +73,7 @@ def submit(
     if benchmark != FISHYSCAPES:
         h5py()  # before the work, not after it
     frames = _images(root) if benchmark == FISHYSCAPES else _track(benchmark, root)
-    check_bands(frames, bundle)
+    readings = frame_readings(frames, bundle)
     folder = out if benchmark == FISHYSCAPES else out / "anomaly_p" / method / TRACKS[benchmark]
     there = [path for frame in frames for path in _files(benchmark, folder, frame) if path.exists()]
     if there and not overwrite:
@@ -81,8 +81,9 @@ def submit(
     kind = bundle.config.score.kind
     with on_best_device(bundle) as device, Progress(f"scoring for {benchmark}", len(frames)) as progress:
         for frame in frames:
-            decoded = decode(frame._replace(labels=None), indexes=bundle.bands.indexes, nodata=bundle.bands.nodata)
-            scored = score_frame(bundle, decoded, kinds=[kind], device=device)
+            reading, nodata = readings[frame.name], bundle.bands.nodata
+            decoded = decode(frame._replace(labels=None), indexes=reading.indexes, nodata=nodata)
+            scored = score_frame(bundle, decoded, kinds=[kind], scale=reading.scale, device=device)
             assert scored.classes is not None
             if not np.isfinite(scored.scores[kind]).all():
                 raise DataError(

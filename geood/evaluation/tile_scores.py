@@ -1,15 +1,16 @@
-"""Scored frames: photographs of a benchmark scored by a bundle, or scores that any other tool left in files.
+"""Scores of scenes and photographs tile by tile, exactly those that `predict` writes.
 
-A frame is scored in the tiles of `predict`, mirrored beyond its border as scenes are, so both give the same scores.
-Those are float16, as benchmark servers take them; scores from files keep their precision, up to float32. Score files
-bear the name of their frame or of its image.
+Bands are matched, scenes resampled and tiles cut as in prediction (`geo.scene_reading`); all kinds of score come from
+one forward pass a tile. Photographs are decoded whole and read from memory; their scores are float16, as benchmark
+servers take them. Score files of other tools are read in `score_files`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,9 +18,21 @@ from numpy.typing import NDArray
 
 from geood.datasets.frames import Decoded, Frame
 from geood.evaluation.score_files import LARGEST, Scores
-from geood.geo.grid import mirrored, tile_grid
+from geood.geo.grid import Tile, Window, mirrored, tile_grid
+from geood.geo.resampling import resample, resized, taps
 from geood.geo.scene import Scene
+from geood.geo.scene_reading import PixelSource, SceneReading, read_tile, settle_reading, tile_side, to_own_grid
 from geood.models.bundle import ModelBundle
+
+Known = TypeVar("Known")
+WHOLE = (slice(None), slice(None))
+
+
+class TileScores(NamedTuple):
+    """Scores (h, w) float32 by kind and class channels (h, w) of one tile's write window."""
+
+    scores: dict[str, NDArray[np.float32]]
+    classes: NDArray[np.uint8]
 
 
 class ScoredFrame(NamedTuple):
@@ -29,44 +42,115 @@ class ScoredFrame(NamedTuple):
     classes: NDArray[np.uint8] | None
 
 
+@dataclass(frozen=True)
+class ImageSource:
+    """An image in memory, read as a scene is: digital numbers `image` (C, H, W) and their validity `mask` (H, W)."""
+
+    image: NDArray[Any]
+    mask: NDArray[np.bool_]
+    scale: float = 1.0
+
+    def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Return digital numbers (C, h, w) and validity (h, w) of a window of the working grid, mirrored outside."""
+        image, valid = self.image, self.mask
+        if self.scale != 1:
+            sizes = [(size, resized(size, self.scale)) for size in valid.shape]
+            down, across = (taps(0, new, scale=self.scale, size=size) for size, new in sizes)
+            image, valid = resample(image, valid, down, across)
+        rows, cols = valid.shape
+        chosen = np.ix_(mirrored(window.row, window.height, rows), mirrored(window.col, window.width, cols))
+        return image[:, chosen[0], chosen[1]], valid[chosen]
+
+    def valid(self, window: Window) -> NDArray[np.bool_]:
+        """Return the validity (h, w) of a window of the image's own grid."""
+        return self.mask[window.slices]
+
+
+def tiles_of(height: int, width: int, scale: float, bundle: ModelBundle) -> Iterator[Tile]:
+    """Yield the tiles of a scene of that size, those of `predict` with the bundle's config."""
+    side = tile_side(bundle.config.predict.tile_px, scale)
+    return tile_grid(height, width, tile_px=side, halo_px=bundle.halo_px, scale=scale)
+
+
+def scored_tiles(
+    bundle: ModelBundle,
+    source: PixelSource,
+    tiles: Iterator[Tile],
+    known: Callable[[Tile, NDArray[np.bool_]], Known | None],
+    *,
+    kinds: Sequence[str],
+    device: torch.device | None = None,
+) -> Iterator[tuple[Tile, Known, TileScores]]:
+    """Read and score tiles by each of `kinds`, one forward pass a tile.
+
+    Args:
+        bundle: the model, its networks on `device`.
+        source: the pixels.
+        tiles: the tiles of the source.
+        known: returns what the caller has to say of a tile, from its validity (h, w); None: the tile is not scored.
+        kinds: the kinds of score.
+        device: where the networks compute; None: the CPU.
+
+    Yields:
+        each tile that is scored, what the caller knows of it, and its scores.
+
+    Raises:
+        DataError: the pixels cannot be read.
+    """
+    for tile in tiles:
+        pixels, valid, wanted = read_tile(source, tile)
+        about = known(tile, wanted)
+        if about is None:
+            continue
+        image = torch.from_numpy(bundle.bands.scale(pixels, valid)[None]).to(device)
+        output, seen = bundle.infer(image), torch.from_numpy(valid[None]).to(device)
+        core = tile.core if source.scale == 1 else WHOLE
+        classes = output.logits[0, :, core[0], core[1]].argmax(0).to(torch.uint8).cpu().numpy()
+        each = {kind: bundle.score_of(output, image, seen, kind=kind, core=core)[0].cpu().numpy() for kind in kinds}
+        if source.scale != 1:
+            both = {kind: to_own_grid(score, classes, tile, source.scale) for kind, score in each.items()}
+            each, classes = {kind: score for kind, (score, _) in both.items()}, both[kinds[0]][1]
+        yield tile, about, TileScores(each, classes)
+
+
 def score_frame(
-    bundle: ModelBundle, decoded: Decoded, *, kinds: Sequence[str], device: torch.device | None = None
+    bundle: ModelBundle,
+    decoded: Decoded,
+    *,
+    kinds: Sequence[str],
+    scale: float = 1.0,
+    device: torch.device | None = None,
 ) -> ScoredFrame:
-    """Score a decoded frame by each of `kinds`, in one pass of the network."""
+    """Score a decoded frame by each of `kinds`; scores (H, W) are float16, clipped to its range."""
     height, width = decoded.valid.shape
     scores = {kind: np.empty((height, width), np.float16) for kind in kinds}
     classes = np.empty((height, width), np.uint8)
-    tiles = tile_grid(height, width, tile_px=bundle.config.predict.tile_px, halo_px=bundle.halo_px)
-    for tile in tiles:
-        place = np.ix_(
-            mirrored(tile.read.row, tile.read.height, height), mirrored(tile.read.col, tile.read.width, width)
-        )
-        valid = decoded.valid[place]
-        pixels = decoded.image[:, place[0], place[1]]
-        image = torch.from_numpy(bundle.bands.scale(pixels, valid)[None]).to(device)
-        answer, known = bundle.infer(image), torch.from_numpy(valid[None]).to(device)
+    source = ImageSource(decoded.image, decoded.valid, scale)
+    tiles = tiles_of(height, width, scale, bundle)
+    for tile, _, scored in scored_tiles(bundle, source, tiles, lambda *_: True, kinds=kinds, device=device):
         out = tile.write.slices
-        classes[out] = answer.logits[0, :, tile.core[0], tile.core[1]].argmax(0).cpu().numpy()
-        for kind in kinds:
-            score = bundle.score_of(answer, image, known, kind=kind, core=tile.core)[0].cpu().numpy()
+        classes[out] = scored.classes
+        for kind, score in scored.scores.items():
             scores[kind][out] = np.clip(score, -LARGEST, LARGEST)
     return ScoredFrame(scores, classes)
 
 
-def check_bands(frames: Sequence[Frame], bundle: ModelBundle) -> None:
-    """See that all frames have the bands that a bundle takes.
+def frame_readings(frames: Sequence[Frame], bundle: ModelBundle) -> Mapping[str, SceneReading]:
+    """Decide how each frame is read for a bundle, by the frame's name, as `predict` would.
 
     Raises:
-        DataError: an image cannot be read, or has other bands.
+        DataError: an image cannot be read, has other bands, or lies too far from the model's resolution.
     """
+    readings = {}
     for frame in frames:
-        with Scene.open(frame.base or frame.image) as scene:
-            scene.check_bands(bundle.bands)
+        with Scene.open(frame.base or frame.image, bundle.bands.nodata) as scene:
+            readings[frame.name] = settle_reading(scene, bundle.bands, bundle.resolution, advise=False)
+    return readings
 
 
 @contextmanager
 def on_best_device(bundle: ModelBundle | None) -> Iterator[torch.device]:
-    """A GPU if there is one; the bundle is back on the CPU afterwards."""
+    """Yield a GPU if there is one, with the bundle on it; the bundle is back on the CPU afterwards."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     moved = bundle is not None and device.type == "cuda"
     if bundle is not None and moved:

@@ -52,7 +52,9 @@ def parse_bands(text: str, bands: Bands) -> dict[str, int]:
     return given
 
 
-def match_bands(scene: Scene, bands: Bands, given: Mapping[str, int] | None) -> tuple[tuple[int, ...], str]:
+def match_bands(
+    scene: Scene, bands: Bands, given: Mapping[str, int] | None, *, advise: bool = True
+) -> tuple[tuple[int, ...], str]:
     """The scene's bands in the model's order, and a sentence about how they were found.
 
     What is `given` comes first, be it a band that the file calls alpha; then names, where the scene has each of the
@@ -82,6 +84,8 @@ def match_bands(scene: Scene, bands: Bands, given: Mapping[str, int] | None) -> 
     try:
         scene.check_bands(bands)
     except DataError as error:
+        if not advise:
+            raise
         hint = f" (band {scene.alpha[0]} is said to be alpha: it can be named there)" if scene.alpha else ""
         raise DataError(f"{error}, or say which to take: --bands {_example(bands)}{hint}") from None
     moved = [name for name, one, i in zip(names, once, bands.indexes, strict=True) if one and standing[name] != i]
@@ -89,7 +93,7 @@ def match_bands(scene: Scene, bands: Bands, given: Mapping[str, int] | None) -> 
         raise DataError(
             f"{scene.path}: its bands are {listed(scene.band_indexes, scene.band_names)}, the model was trained on "
             f"{listed(bands.indexes, bands.names)}: {', '.join(moved)} stands elsewhere, and not all names are in "
-            f"both; say which to take: --bands {_example(bands)}"
+            f"both; {f'say which to take: --bands {_example(bands)}' if advise else 'name its bands'}"
         )
     return bands.indexes, f"{listed(bands.indexes, bands.names)}, by their places (not all are named in both)"
 

@@ -27,9 +27,6 @@ from geood.geo.opener import STRIPS_PX, BlockLayout, Opened, open_measurements
 from geood.geo.resampling import resample, resized, taps
 
 log = logging.getLogger("geood")
-SAME = 0.05  # by which resolutions may differ and count as one: well within what training varies (data.scale_min)
-SHRINK = 8  # times at most: 64 pixels are read for each one looked at; beyond, a smaller file is the better way
-ENLARGE = 4  # times at most: beyond, next to nothing that the model was trained to see is in the pixels
 PIECE_PX = 2**21  # of the scene that are resampled at a time, to bound the memory
 
 
@@ -104,6 +101,11 @@ class Scene:
             size = f"{scene.grid.width} x {scene.grid.height}"
             log.info("%s: brought onto a north-up grid of %s px by its ground control points", scene.path, size)
         return scene
+
+    @property
+    def scale(self) -> float:
+        """Pixels of the working grid per pixel of the scene's own, along each axis."""
+        return self.source.scale
 
     @property
     def count(self) -> int:
@@ -235,35 +237,3 @@ _COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.gr
 def _scaled(grid: Grid, scale: float) -> Grid:
     transform = grid.transform @ Affine.scale(1 / scale)
     return Grid(resized(grid.height, scale), resized(grid.width, scale), transform, grid.crs)
-
-
-def resampling_of(scene_grid: Grid, resolution: float | None, *, resample: bool) -> tuple[float, str]:
-    """The scale at which a scene is read for a model trained at `resolution` metres a pixel, and a sentence to show.
-
-    Within 5 % of a whole ratio that one is taken (1 above all, which is no resampling): pixels then fall on pixels.
-
-    Raises:
-        DataError: if the scene's pixels are too small or too large to be brought to the model's.
-    """
-    own = scene_grid.resolution_m
-    if own is None or resolution is None:
-        return 1.0, "read as it is: " + ("the scene has no CRS" if own is None else "the model's is not known")
-    ratio = own / resolution
-    both = f"the scene has {own:.3g} m a pixel, the model {resolution:.3g} m"
-    times, shrinks = max(ratio, 1 / ratio), ratio < 1
-    whole = round(times)
-    times = float(whole) if abs(times / whole - 1) <= SAME else float(f"{times:.4g}")
-    if times == 1:
-        return 1.0, f"read as it is: {both}"
-    if not resample:
-        log.warning("%s, and it is read as it is (--no-resample): expect worse scores", both)
-        return 1.0, f"read as it is, as asked for: {both}"
-    most, word, kernel = (SHRINK, "shrunk", "average") if shrinks else (ENLARGE, "enlarged", "bilinear")
-    if times > most:
-        x, y = (side / ratio for side in scene_grid.pixel_size)
-        raise DataError(
-            f"{both}: it would have to be {word} {times:.3g} times, and {most} is the most; bring it nearer to the "
-            f"model's resolution (gdalwarp -r {kernel} -tr {x:.4g} {y:.4g} IN OUT), or read it as it is (--no-resample)"
-        )
-    how = f"shrunk {times:.4g} times, averaged" if shrinks else f"enlarged {times:.4g} times, between pixels linearly"
-    return (1 / times if shrinks else times), f"{how}: {both}"

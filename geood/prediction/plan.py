@@ -18,20 +18,19 @@ import torch
 from geood._version import __version__
 from geood.errors import ConfigError, DataError
 from geood.geo.aoi import AreaOfInterest
-from geood.geo.band_matching import match_bands, parse_bands
+from geood.geo.band_matching import parse_bands
 from geood.geo.bands import Bands
 from geood.geo.gdal import compression, display_name
 from geood.geo.grid import Grid
 from geood.geo.paths import fingerprint, gdal_name
-from geood.geo.scene import Scene, SceneSource, resampling_of
+from geood.geo.scene import Scene, SceneSource
+from geood.geo.scene_reading import settle_reading, tile_side
 from geood.models.bundle import ModelBundle
 from geood.prediction.budget import Budget, disk_needed
 from geood.prediction.job import Job, tiles_of
 from geood.prediction.scene_checks import far_from_training, undeclared_nodata, valid_share
 
 log = logging.getLogger("geood")
-WIDEST = 2  # times the config's tile, the side of tiles on the grid of a scene that is read at a lower resolution
-STEP_PX = 128  # of which such sides are multiples, for whole blocks
 
 
 @dataclass(frozen=True)
@@ -124,16 +123,12 @@ def plan_scene(
     with Scene.open(name, nodata) as opened:
         grid = opened.grid
         given = parse_bands(options.bands, model.bands) if options.bands else None
-        indexes, bands_note = match_bands(opened, model.bands, given)
-        try:
-            scale, resolution_note = resampling_of(grid, model.resolution, resample=options.resample)
-        except DataError as error:
-            raise DataError(f"{display_name(name)}: {error}") from None
-        warnings, share = _looked_at(opened, model.bands, indexes)
+        reading = settle_reading(opened, model.bands, model.resolution, given=given, resample=options.resample)
+        warnings, share = _looked_at(opened, model.bands, reading.indexes)
         layout = opened.layout
         dtype, names = opened.dtype, ", ".join(opened.band_names)
-        cache = _cache(opened, limits, rows=math.ceil((limits.tile_px + 2 * model.halo_px) / scale))
-    source = SceneSource(name, indexes, nodata, scale)
+        cache = _cache(opened, limits, rows=math.ceil((limits.tile_px + 2 * model.halo_px) / reading.scale))
+    source = SceneSource(name, reading.indexes, nodata, reading.scale)
     state = fingerprint(name)
     job = Job(
         source=source,
@@ -142,7 +137,7 @@ def plan_scene(
         identity=model.identity,
         score=model.config.score,
         predict=model.config.predict,
-        tile_px=_tile_px(limits.tile_px, scale),
+        tile_px=tile_side(limits.tile_px, reading.scale),
         area=_area(options, grid),
         classes=classes,
         computing=limits.computing,
@@ -153,8 +148,8 @@ def plan_scene(
     metres = f", {grid.resolution_m:.3g} m a pixel" if grid.resolution_m else ""
     notes = {
         "scene": f"{display_name(name)}: {size}{metres}, {dtype}, {names}, {layout}",
-        "bands": bands_note,
-        "resolution": resolution_note,
+        "bands": reading.bands_note,
+        "resolution": reading.resolution_note,
     }
     return ScenePlan(scene, grid, job, state, model.halo_px, share, notes, tuple(warnings))
 
@@ -184,15 +179,6 @@ def _looked_at(opened: Scene, bands: Bands, indexes: tuple[int, ...]) -> tuple[l
         return warnings, valid_share(opened)
     except DataError as error:
         return [f"its numbers were not compared with those of training: {error}"], 1.0
-
-
-def _tile_px(budgeted: int, scale: float) -> int:
-    """Side of the tiles on the scene's grid, so that about the budgeted side is read."""
-    if scale == 1:
-        return budgeted
-    side = min(budgeted / scale, WIDEST * budgeted)
-    step = STEP_PX if side >= STEP_PX else 32
-    return max(32, int(side) // step * step)
 
 
 def _area(options: SceneOptions, grid: Grid) -> AreaOfInterest | None:

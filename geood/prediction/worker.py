@@ -26,9 +26,9 @@ from geood.constants import NO_CLASS
 from geood.errors import BundleError, DataError, GeoodError
 from geood.geo.cog import EMPTY, encode_tile
 from geood.geo.gdal import limit_cache
-from geood.geo.grid import Tile, resampled
 from geood.geo.paths import with_retries
 from geood.geo.scene import Scene
+from geood.geo.scene_reading import read_tile, to_own_grid
 from geood.models.bundle import ModelBundle
 from geood.prediction.engine import Batch, Core, Engine
 from geood.prediction.job import FailedTile, Job, NumberedTile, ScoredTile
@@ -87,8 +87,7 @@ def _read(job: Job, engine: Engine, numbered: NumberedTile) -> TilePixels | None
     def attempt() -> TilePixels | None:
         try:
             with _opened(job) as scene:
-                pixels, valid = scene.read(tile.read, job.source.indexes)
-                wanted = valid[tile.core] if job.source.scale == 1 else scene.valid(tile.write, job.source.indexes)
+                pixels, valid, wanted = read_tile(scene, tile)
         except DataError:
             _forget_scene()
             raise
@@ -155,7 +154,7 @@ def _packed(
         inside = slice(tile.write.height), slice(tile.write.width)
         score, classes = score[inside], classes[inside]
     else:
-        score, classes = _on_own_grid(score, classes, tile, job.source.scale)
+        score, classes = to_own_grid(score, classes, tile, job.source.scale)
     whole = bool(wanted.all())
     values = score if whole else score[wanted]
     mean = float(values.mean(dtype=np.float64))
@@ -168,20 +167,6 @@ def _packed(
     scores = encode_tile(score, tile_px=job.tile_px, nodata=float("nan"), overview="average")
     kinds = encode_tile(classes, tile_px=job.tile_px, nodata=NO_CLASS, overview="mode") if job.classes else EMPTY
     return ScoredTile(number, figures, (Chunk.of(scores), Chunk.of(kinds)))
-
-
-def _on_own_grid(
-    score: NDArray[np.float32], classes: NDArray[np.uint8], tile: Tile, scale: float
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Scores (linearly between pixels) and classes (the nearest) of a resampled tile, on the scene's own grid."""
-    write, read = tile.write, tile.read
-    top, below, down = resampled(write.row, write.height, scale, origin=read.row, size=read.height)
-    left, right, across = resampled(write.col, write.width, scale, origin=read.col, size=read.width)
-    down32, across32 = down.astype(np.float32)[:, None], across.astype(np.float32)
-    rows = score[top] + (score[below] - score[top]) * down32
-    spread = rows[:, left] + (rows[:, right] - rows[:, left]) * across32
-    near = classes[np.where(down < 0.5, top, below)][:, np.where(across < 0.5, left, right)]
-    return spread, near
 
 
 def _stacked(arrays: list[NDArray[Any]]) -> NDArray[Any]:

@@ -14,7 +14,8 @@ from rasterio.crs import CRS
 from geood.errors import DataError
 from geood.geo.grid import Grid, Window
 from geood.geo.resampling import resample, resized, taps
-from geood.geo.scene import Scene, SceneSource, resampling_of
+from geood.geo.scene import Scene, SceneSource
+from geood.geo.scene_reading import resampling_of
 from support.places import NORTH_UP, PLACES, UTM, noise, write_raster
 
 SCALES = [1 / 8, 1 / 3, 0.4, 0.5, 0.7013, 0.93, 1.08, 1.5, 2.0, 3.7, 4.0]

@@ -406,7 +406,7 @@ def test_what_nothing_places_rightly_is_refused(tmp_path):
             f"{what}_{kind}": 1.0 for what in ("height", "lat", "long", "line", "samp") for kind in ("off", "scale")
         }
         dataset.rpcs = rasterio.rpc.RPC(**line, **scales, err_bias=None, err_rand=None)
-    with pytest.raises(DataError, match=r"sensor coefficients.*; rectify it first: gdalwarp -rpc"):
+    with pytest.raises(DataError, match=r"RPCs.*; orthorectify it first: gdalwarp -rpc"):
         Scene.open(path)
 
 

@@ -28,7 +28,7 @@ def small_config(**sections):
     return Config.model_validate(tree)
 
 
-def make_bundle(path, *, bands=3, high=255.0, **sections):
+def make_bundle(path, *, bands=3, high=255.0, names=None, **sections):
     """Save a bundle with seeded random weights, whose scores spread over [0, 1], and return it."""
     config = small_config(**sections)
     torch.manual_seed(0)
@@ -41,7 +41,7 @@ def make_bundle(path, *, bands=3, high=255.0, **sections):
         flow=flow.eval(),
         inliers=None,
         bands=Bands(
-            names=tuple(f"band_{i + 1}" for i in range(bands)),
+            names=names or tuple(f"band_{i + 1}" for i in range(bands)),
             indexes=tuple(range(1, bands + 1)),
             low=(0.0,) * bands,
             high=(high,) * bands,
