@@ -53,7 +53,7 @@ def one_row(scene: Path, out: Path, bundle: Path, limit: str) -> None:
     from geood.prediction.pipeline import predict
 
     began = time.perf_counter()
-    [made] = predict([scene], out, bundle=bundle, max_ram=limit, overwrite=True)
+    [made] = predict([scene], out, bundle_path=bundle, max_ram=limit, overwrite=True)
     seconds = time.perf_counter() - began
     found = re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())
     assert found

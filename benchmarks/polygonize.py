@@ -1,10 +1,10 @@
-"""Speed and memory of cutting polygons from score rasters that lie on the disk.
+"""Speed and memory of extracting polygons from score rasters on disk.
 
     python benchmarks/polygonize.py [--sides 20000 100000] [--suffix .gpkg] [--keep FOLDER]
 
-Makes score rasters (float32, blocks of 512, zstd) and cuts each into a file, every row in a process of its own:
+Makes score rasters (float32, blocks of 512, zstd) and polygonizes each into a file, every row in its own process:
 
-  read       what going through the windows of the raster alone takes, one read ahead, as `polygonize` does
+  read       reading the windows of the raster alone, one ahead, as `polygonize` does
   scattered  a polygon for each 6000 pixels, all pixels valid
   crowded    a polygon for each 500 pixels, all pixels valid
   islands    two of a hundred blocks of 2048 hold scores, with polygons as in scattered; the others are not in the file
@@ -33,14 +33,14 @@ from affine import Affine
 from geood.config.sections import PredictConfig
 from geood.geo.gdal import rasterio_window
 from geood.geo.grid import Grid
-from geood.polygons.block_windows import ahead, is_absent, open_for_windows, read, window_size, windows
+from geood.polygons.block_windows import is_absent, iter_windows, open_for_windows, read_ahead, read_band, window_size
 from geood.polygons.export import write_anomalies
 
 FIELD = 2048  # side of the periodic field that rasters are made of
 
 
 class Case(NamedTuple):
-    """How a raster is made: width of its blobs, threshold, and the share of blocks that hold any."""
+    """Recipe of a raster: width of its blobs, threshold, and the share of blocks that hold any."""
 
     sigma: float
     threshold: float
@@ -52,7 +52,7 @@ LARGE = 40_000
 
 
 def make_scores(path: Path, side: int, case: Case) -> None:
-    """A score raster of smooth noise whose values are spread evenly over [0, 1]; no data where nothing is written."""
+    """Write a score raster of smooth noise, uniform over [0, 1]; blocks that are not written are nodata."""
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((FIELD, FIELD), dtype=np.float32)
     smooth = scipy.ndimage.gaussian_filter(noise, case.sigma, mode="wrap").ravel()
@@ -67,7 +67,7 @@ def make_scores(path: Path, side: int, case: Case) -> None:
         path, "w", driver="GTiff", crs="EPSG:32633", transform=grid.transform, **shape, **blocks, **packing
     ) as file:
         file.update_tags(GEOOD_MODEL="benchmark")
-        for window in windows(grid, (FIELD, FIELD)):
+        for window in iter_windows(grid, (FIELD, FIELD)):
             shift = tuple(rng.integers(0, FIELD, 2).tolist())
             if rng.random() < case.share:
                 block = np.roll(field, shift, (0, 1))[: window.height, : window.width]
@@ -75,11 +75,11 @@ def make_scores(path: Path, side: int, case: Case) -> None:
 
 
 def read_alone(scores: Path) -> None:
-    """Go through the windows of a raster and do nothing with them."""
+    """Read the windows of a raster and do nothing with them."""
     with open_for_windows(scores) as dataset:
         grid = Grid(dataset.height, dataset.width, dataset.transform, dataset.crs)
-        places = windows(grid, window_size(dataset))
-        for _ in ahead(places, lambda window: None if is_absent(dataset, window) else read(dataset, window)):
+        todo = iter_windows(grid, window_size(dataset))
+        for _ in read_ahead(todo, lambda window: None if is_absent(dataset, window) else read_band(dataset, window)):
             pass
 
 

@@ -154,7 +154,7 @@ def geood(scene: Path, out: Path, bundle: Path, side: int) -> float:
     from geood.prediction.pipeline import predict
 
     began = time.perf_counter()
-    predict([scene], out, bundle=bundle)
+    predict([scene], out, bundle_path=bundle)
     return time.perf_counter() - began
 
 

@@ -81,15 +81,15 @@ def one_row(scene: str, out: str, bundle: str, workers: str) -> None:
         1 + geood.prediction.cluster.READERS,
     )
     geood.prediction.pipeline.score_scene = watched
-    predict([scene], out, bundle=bundle, workers=int(workers), overwrite=True)
+    predict([scene], out, bundle_path=bundle, workers=int(workers), overwrite=True)
     print(began[1] - began[0])
 
 
 def _warm(_: Any, job: Job) -> None:
     """Load the model before the clock runs."""
-    from geood.prediction.worker import _engine
+    from geood.prediction.worker import STATE
 
-    _engine(job)
+    STATE.engine(job)
 
 
 def processes(folder: Path, side: int) -> None:
@@ -171,7 +171,7 @@ def _job() -> Job:
     return Job(
         source=SceneSource("pretended.tif"),
         state="",
-        bundle="",
+        bundle_path="",
         identity="",
         score=config.score,
         predict=config.predict,

@@ -151,7 +151,7 @@ def predict(
         made = run(
             scenes,
             out,
-            bundle=_bundle(model),
+            bundle_path=_bundle(model),
             threshold=threshold,
             options=SceneOptions(bands, nodata, not no_resample, aoi, bbox),
             mosaic=mosaic,
@@ -199,7 +199,7 @@ def plan(
     options = SceneOptions(bands, nodata, not no_resample, aoi, bbox)
     for label, text in plan_run(
         scene,
-        bundle=_bundle(model),
+        bundle_path=_bundle(model),
         options=options,
         workers=workers,
         max_ram=max_ram,

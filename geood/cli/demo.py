@@ -95,7 +95,7 @@ def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
     world = make_world(out / "world", seed=SEED)
     config = load_config(config_path)
     bundle_path = train(config, out / "run")
-    [made] = predict([world.test_image], out / "anomalies.gpkg", bundle=bundle_path)
+    [made] = predict([world.test_image], out / "anomalies.gpkg", bundle_path=bundle_path)
     bundle = ModelBundle.load(bundle_path)
     evaluation = evaluate_scenes(config_path, bundle)
     write_metrics(evaluation, out / "metrics.json", overwrite=False)

@@ -1,7 +1,7 @@
-"""Areas of interest: which pixels of one grid are to be looked at.
+"""Areas of interest: polygons or a bounding box that select the pixels of a grid to be processed.
 
-Polygons come in any CRS and leave it at the door: an `AreaOfInterest` is a shape in pixels of the whole grid, so that a
-pixel is in or out whatever window it is asked through. A pixel is in where its centre is, edges included. This room
+Input polygons may be in any CRS. They are transformed to pixel coordinates of the whole grid once, so a pixel is inside
+or outside whatever window it is queried through. A pixel is inside if its centre is, boundary included. This module
 reads vector files but no rasters.
 """
 
@@ -16,9 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import geopandas
 import numpy as np
-import pyogrio
 import pyproj
 import shapely
 from affine import Affine
@@ -29,20 +27,20 @@ from shapely.affinity import affine_transform
 from geood.errors import ConfigError
 from geood.geo.grid import Grid, Window, metres_per_unit
 
-LEAF_PX = 32  # windows up to this side are looked at pixel by pixel
-STRAY_PX = 0.01  # how far an edge may stray from where it is drawn when it is brought to another CRS
+LEAF_PX = 32  # windows up to this side are tested pixel by pixel
+STRAY_PX = 0.01  # largest deviation of an edge, in pixels, caused by transforming it to another CRS
 EARTH_M = 6_371_000.0
-MARGIN = 0.1  # how far beyond the scene polygons are brought over, as a share of its size
-DIGITS = 4  # decimals of a pixel that count in a digest; PROJ's releases differ beyond
+MARGIN = 0.1  # polygons are transformed up to this far beyond the scene, as a fraction of its size
+DIGITS = 4  # decimals of a pixel that enter a digest; PROJ releases differ beyond that
 _POLYGONS = ("Polygon", "MultiPolygon")
-_lock = threading.Lock()  # what GEOS prepares of a shape it completes on first use, in whatever thread that is
+_lock = threading.Lock()  # GEOS completes a prepared geometry on its first use, in whichever thread that happens
 
 
 @dataclass(frozen=True)
 class AreaOfInterest:
-    """A part of a grid: `shape` is polygons in its pixels (column, row), `window` what they span; it travels.
+    """Area of interest on a grid, picklable; create it with `from_file` or `from_bbox`.
 
-    Made with `from_file` or `from_bbox`.
+    `shape` is a (multi)polygon in pixel coordinates (column, row) of the grid, `window` its bounding box in pixels.
     """
 
     shape: Any
@@ -50,13 +48,13 @@ class AreaOfInterest:
 
     @classmethod
     def from_file(cls, path: str | Path, grid: Grid, layer: str | None = None) -> Self:
-        """The polygons of a vector file in any CRS, all together; `layer` names one of several.
+        """Return the union of all polygons of a vector file in any CRS; `layer` selects one of several layers.
 
-        Without georeferencing x is the column and y minus the row, as in the polygons that geood writes.
+        Without georeferencing, x is the column and y is minus the row, as in the polygons that geood writes.
 
         Raises:
-            ConfigError: if the file cannot be read, holds anything but valid polygons, has a CRS where the scene has
-                none or the other way round, or does not meet the scene.
+            ConfigError: the file cannot be read, contains anything but valid polygons, does not overlap the scene, or
+                only one of file and scene has a CRS.
         """
         path = Path(path)
         frame = _read(path, layer)
@@ -71,27 +69,27 @@ class AreaOfInterest:
 
     @classmethod
     def from_bbox(cls, box: str | Sequence[float], grid: Grid) -> Self:
-        """A rectangle "west,south,east,north" in the scene's CRS, or in one that is named behind: ",EPSG:4326".
+        """Return the rectangle "west,south,east,north", in the scene's CRS or in one appended as ",EPSG:4326".
 
         Raises:
-            ConfigError: if it is none, or does not meet the scene.
+            ConfigError: the box is not a rectangle, its CRS is unknown, or it does not overlap the scene.
         """
         parts = [part.strip() for part in box.split(",", 4)] if isinstance(box, str) else list(box)
         numbers, crs = _numbers(parts[:4]), _crs(grid)
         if numbers is None:
-            raise ConfigError(f"{box}: no rectangle; needed: west,south,east,north with west < east and south < north")
+            raise ConfigError(f"{box}: not a rectangle; give west,south,east,north with west < east and south < north")
         if parts[4:]:
             if grid.crs is None:
-                raise ConfigError(f"{box}: has a CRS, but the scene has none; give columns and minus rows")
+                raise ConfigError(f"{box}: has a CRS, but the scene has none; give x as columns and y as minus rows")
             try:
                 crs = pyproj.CRS.from_user_input(parts[4])
             except CRSError:
-                raise ConfigError(f"{box}: {parts[4]} is no CRS; name one as EPSG:4326") from None
+                raise ConfigError(f"{box}: {parts[4]} is not a CRS; give one such as EPSG:4326") from None
         return cls._placed(f"box {box}", shapely.box(*numbers), crs, grid)
 
     @classmethod
     def _placed(cls, name: str, shape: Any, crs: Any, grid: Grid) -> Self:
-        """The part of a shape that lies on the grid."""
+        """Return the part of a shape in CRS coordinates that lies on the grid."""
         bounds, here = shape.bounds, _crs(grid)
         if crs is not None and crs != here:
             shape = _brought_over(name, shape, crs, grid)
@@ -100,8 +98,8 @@ class AreaOfInterest:
         shape = _polygons(shapely.intersection(shape, shapely.box(0, 0, grid.width, grid.height)))
         if shape.is_empty:
             raise ConfigError(
-                f"{name}: does not meet the scene: it spans {_spoken(bounds, crs)}, the scene "
-                f"{_spoken(_bounds(grid), here)}; draw it over the scene, or mend the CRS of one"
+                f"{name}: does not overlap the scene: it spans {_spoken(bounds, crs)}, the scene "
+                f"{_spoken(_bounds(grid), here)}; draw it over the scene, or correct the CRS of either"
             )
         left, top, right, bottom = shape.bounds
         row, col = math.floor(top), math.floor(left)
@@ -115,32 +113,32 @@ class AreaOfInterest:
         return type(self), (self.shape, self.window)
 
     def covers(self, window: Window) -> NDArray[np.bool_]:
-        """Which pixels (h, w) of a window lie inside; the same ones whatever the window."""
-        found = np.zeros((window.height, window.width), np.bool_)
+        """Return a boolean mask (h, w) of the pixels of a window inside the area; it agrees between windows."""
+        mask = np.zeros((window.height, window.width), np.bool_)
         waiting = [window] if self.touches(window) else []
         shape: Any = self._near(window) if waiting else None
         while waiting:
-            part = waiting.pop()
-            centres = _centres(part)
+            block = waiting.pop()
+            centres = _centres(block)
             if not shape.intersects(centres):
                 continue
-            place = Window(part.row - window.row, part.col - window.col, part.height, part.width).slices
+            target = Window(block.row - window.row, block.col - window.col, block.height, block.width).slices
             if shape.covers(centres):
-                found[place] = True
-            elif max(part.height, part.width) > LEAF_PX:
-                waiting += _quarters(part)
+                mask[target] = True
+            elif max(block.height, block.width) > LEAF_PX:
+                waiting += _quarters(block)
             else:
-                rows, cols = (np.arange(s.start, s.stop) + 0.5 for s in part.slices)
-                found[place] = shapely.intersects_xy(shape, cols[None, :], rows[:, None])
-        return found
+                rows, cols = (np.arange(s.start, s.stop) + 0.5 for s in block.slices)
+                mask[target] = shapely.intersects_xy(shape, cols[None, :], rows[:, None])
+        return mask
 
     def touches(self, window: Window) -> bool:
-        """Whether the shape lies anywhere between the outermost pixel centres of a window."""
+        """Check whether the area intersects the rectangle spanned by the outermost pixel centres of a window."""
         with _lock:
             return bool(window.height and window.width and self.shape.intersects(_centres(window)))
 
     def _near(self, window: Window) -> Any:
-        """The polygons about a window, whole, so that they say the same of a pixel as all do; for this thread alone."""
+        """Return the polygons near a window, uncut so that no pixel's result changes, prepared for this thread only."""
         polygons, bounds = self._polygons
         near = (bounds[:, 0] <= window.col + window.width) & (bounds[:, 2] >= window.col)
         near &= (bounds[:, 1] <= window.row + window.height) & (bounds[:, 3] >= window.row)
@@ -154,7 +152,7 @@ class AreaOfInterest:
         return polygons, shapely.bounds(polygons)
 
     def digest(self) -> str:
-        """What tells this area from others."""
+        """Return a digest of the shape (32 hex digits) that identifies this area."""
         shape = shapely.normalize(shapely.transform(self.shape, lambda points: np.round(points, DIGITS) + 0.0))
         return hashlib.sha256(shapely.to_wkb(shape)).hexdigest()[:32]
 
@@ -163,7 +161,7 @@ class AreaOfInterest:
 
 
 def _centres(window: Window) -> Any:
-    """What the pixel centres of a window span: a rectangle, a line, or a point."""
+    """Return the rectangle, line or point that the pixel centres of a window span."""
     left, top = window.col + 0.5, window.row + 0.5
     right, bottom = left + window.width - 1, top + window.height - 1
     if left == right and top == bottom:
@@ -180,13 +178,16 @@ def _quarters(window: Window) -> Iterator[Window]:
             yield Window(row, col, tall, wide).within(window)
 
 
-# Polygons on their way to pixels
+# Reading polygons and transforming them to pixel coordinates
 
 
 def _read(path: Path, layer: str | None) -> Any:
-    """The geometries of a vector file, with their CRS."""
+    """Read the geometries of a vector file, with their CRS."""
     if not path.exists():
         raise ConfigError(f"{path}: no such file; give a file of polygons (.gpkg, .geojson, .shp, .parquet, .fgb)")
+    import geopandas  # here, as workers need the value alone
+    import pyogrio
+
     try:
         if path.suffix.lower() == ".parquet":
             return geopandas.read_parquet(path)
@@ -197,7 +198,7 @@ def _read(path: Path, layer: str | None) -> Any:
         said = " ".join(str(error).split())[:200]
         raise ConfigError(f"{path}: cannot be read ({said}); give polygons as .gpkg or .geojson") from None
     layers = ", ".join(drawn) or "none with geometry"
-    raise ConfigError(f"{path}: its layers are {layers}, where one was needed; save the one you mean in its own file")
+    raise ConfigError(f"{path}: its layers are {layers}, where one was needed; save the one to use in its own file")
 
 
 def _check_polygons(path: Path, shapes: NDArray[Any]) -> None:
@@ -207,13 +208,13 @@ def _check_polygons(path: Path, shapes: NDArray[Any]) -> None:
     for number, shape in enumerate(shapes, 1):
         if not shape.is_valid:
             raise ConfigError(
-                f"{path}: polygon {number} is not valid ({shapely.is_valid_reason(shape)}); mend it, in QGIS with "
+                f"{path}: polygon {number} is not valid ({shapely.is_valid_reason(shape)}); repair it, in QGIS with "
                 "Fix geometries"
             )
 
 
 def _numbers(parts: Sequence[str | float]) -> tuple[float, float, float, float] | None:
-    """West, south, east, north; None where they are no rectangle."""
+    """Parse west, south, east, north; None if they do not form a rectangle."""
     try:
         west, south, east, north = map(float, parts)
     except (TypeError, ValueError):
@@ -223,7 +224,7 @@ def _numbers(parts: Sequence[str | float]) -> tuple[float, float, float, float] 
 
 
 def _brought_over(name: str, shape: Any, crs: Any, grid: Grid) -> Any:
-    """A shape in the grid's CRS, as far as it lies about the grid; edges cut so short that they stay where they are."""
+    """Transform a shape, clipped near the grid, to the grid's CRS; edges are densified to stray at most `STRAY_PX`."""
     try:
         change = pyproj.Transformer.from_crs(crs, _crs(grid), always_xy=True)
         frame = change.transform_bounds(*_bounds(grid), direction="INVERSE")
@@ -235,14 +236,14 @@ def _brought_over(name: str, shape: Any, crs: Any, grid: Grid) -> Any:
         shape = shapely.segmentize(shape, edge_m / max(metres_per_unit(crs, x, y)))
         moved = shapely.transform(shape, lambda points: np.column_stack(change.transform(*points.T, errcheck=True)))
         if not np.isfinite(shapely.get_coordinates(moved)).all():
-            raise ProjError("it reaches where that CRS is not defined")
+            raise ProjError("it extends beyond the area where that CRS is defined")
     except ProjError as error:
-        raise ConfigError(f"{name}: cannot be brought to the scene's CRS ({error}); draw it in that CRS") from None
+        raise ConfigError(f"{name}: cannot be transformed to the scene's CRS ({error}); draw it in that CRS") from None
     return moved
 
 
 def _polygons(shape: Any) -> Any:
-    """The polygons of a shape; rounding on the way may have folded one."""
+    """Return the polygonal part of a shape, made valid: rounding may have made a ring intersect itself."""
     parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(shape)))
     return shapely.union_all([part for part in parts if part.geom_type == "Polygon" and part.area > 0])
 

@@ -1,8 +1,9 @@
-"""Where scenes lie: on a disk, in a zip file, on a server; how GDAL calls them; whether they are still the same.
+"""Paths of scenes on disk, in zip archives and on servers: GDAL names, output stems, retries and fingerprints.
 
-A scene's name goes through `gdal_name` once, at the door; inside it is a local path or a name that GDAL opens, and
-`geood.geo.gdal.display_name` turns it back for messages. Servers fail now and then: `with_retries` is for all readers.
-This room looks at files and, where there are none to look at, at a few pixels; it knows nothing of bands or models.
+User input goes through `gdal_name` once; from then on a scene is named by a local path or a GDAL name (/vsi...), which
+`geood.geo.gdal.display_name` converts back for messages. Servers fail now and then: all readers use `with_retries`.
+Fingerprints are taken from file metadata, and from a few pixels if no local file exists. This module knows nothing of
+bands or models.
 """
 
 from __future__ import annotations
@@ -16,33 +17,33 @@ import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import unquote
 
 from geood.errors import DataError
-from geood.geo.gdal import NETWORK, SCHEMES, open_raster, rasterio_window, reading
+from geood.geo.gdal import NETWORK, SCHEMES, display_name, open_raster, rasterio_window, reading
 from geood.geo.grid import Window
 
 T = TypeVar("T")
 log = logging.getLogger("geood")
-RASTERS = (".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".jpeg", ".webp")  # what is taken from folders and archives
-_SCHEME = re.compile(r"(https?|ftp|s3|gs|az):/+(.+)", re.IGNORECASE)  # pathlib makes one slash of two
+RASTERS = (".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".jpeg", ".webp")  # searched for in folders and archives
+_SCHEME = re.compile(r"(https?|ftp|s3|gs|az):/+(.+)", re.IGNORECASE)  # pathlib turns two slashes into one
 _ZIP = re.compile(r"(.*?\.zip)(?:[/!]+(.*))?", re.IGNORECASE)
 _SOURCE = re.compile(r"<(?:SourceFilename|SourceDataset)([^>]*)>([^<]+)<")
-_PLACES = 3  # pixels are looked at in so many places along each side
-_PATCH_PX = 64  # side of what is looked at there, never beyond one block
+_PLACES = 3  # number of sampled positions along each axis
+_PATCH_PX = 64  # side of the window sampled at each, never beyond one block
 
 
 def gdal_name(scene: str | Path) -> str:
-    """What GDAL opens where a user says `scene`; names that GDAL knows (/vsi...) stay as they are.
+    """Convert a path or URL to the name under which GDAL opens it; GDAL names (/vsi...) are returned unchanged.
 
-    A local path becomes absolute, free of links but for the file itself (its companions lie beside the link);
-    https://..., s3://..., gs:// and az:// become /vsicurl/ and its like. The raster in an archive is told as
-    `a.zip/inner.tif`, `a.zip!inner.tif` or `zip://a.zip!inner.tif`, also with an address for `a.zip`; a local archive
-    that holds one raster needs no more than its own name.
+    A local path becomes absolute, with symlinks of its folder resolved but not that of the file itself, whose sidecar
+    files lie next to the link. https://, s3://, gs:// and az:// become /vsicurl/ and the like. A raster in an archive
+    is given as `a.zip/inner.tif`, `a.zip!inner.tif` or `zip://a.zip!inner.tif`, where `a.zip` may be a URL; for a local
+    archive with a single raster, the archive's path is enough.
 
     Raises:
-        DataError: if an archive holds no raster or several and none is named, or is no archive.
+        DataError: an archive cannot be read, or holds no raster, or several of which none is named.
     """
     text = str(scene)
     if text.startswith("/vsi"):
@@ -67,7 +68,7 @@ def gdal_name(scene: str | Path) -> str:
 
 
 def stem(scene: str | Path) -> str:
-    """What outputs of a scene are called: its file name without ending, folder and query."""
+    """Return the base name for outputs of a scene: its file name without folder, extension and query string."""
     text = str(scene)
     if NETWORK.search(text):
         text = unquote(text.partition("?")[0])
@@ -77,8 +78,35 @@ def stem(scene: str | Path) -> str:
     return re.sub(r"[:*?\"<>|{}]", "_", Path(last).stem) or "scene"
 
 
+class ScenePath(NamedTuple):
+    """Names of one scene: as given by the user, as opened by GDAL, as shown in messages, and the stem of its outputs.
+
+    `shown` omits the query string of a URL, which may hold a secret.
+    """
+
+    given: str
+    opened: str
+    shown: str
+    stem: str
+
+    @classmethod
+    def of(cls, scene: str | Path) -> Self:
+        """Return the names of a scene; a zip archive is listed only here, once.
+
+        Raises:
+            DataError: an archive cannot be read, or holds no raster, or several of which none is named.
+        """
+        opened = gdal_name(scene)
+        return cls(str(scene), opened, display_name(opened), stem(scene))
+
+    @property
+    def label(self) -> str:
+        """File name of the scene, for outputs and log lines."""
+        return Path(self.shown).name
+
+
 def is_remote(name: str) -> bool:
-    """Whether reading `name` goes over the network, for a local VRT through one of the files it is made of."""
+    """Check whether reading a GDAL name uses the network, for a local VRT through any of its source files."""
     if NETWORK.search(name):
         return True
     path = Path(name)
@@ -86,12 +114,13 @@ def is_remote(name: str) -> bool:
 
 
 def with_retries(attempt: Callable[[], T], *, name: str, attempts: int = 4, wait_s: float = 0.5) -> T:
-    """What `attempt` returns; where a remote scene gives a `DataError`, it is tried again after 1, 2, 4 times `wait_s`.
+    """Call `attempt`, and retry it on a `DataError` of a remote scene after 1, 2, 4 ... times `wait_s` seconds.
 
-    `attempt` must open the scene anew after a failure: GDAL's handles remember what went wrong.
+    `attempt` must reopen the scene after a failure, because GDAL's handles cache errors.
 
     Raises:
-        DataError: of the last attempt.
+        DataError: the last attempt failed, or the first one of a local scene.
+        ValueError: `attempts` is less than 1.
     """
     for tried in range(1, attempts + 1):
         try:
@@ -105,15 +134,15 @@ def with_retries(attempt: Callable[[], T], *, name: str, attempts: int = 4, wait
 
 
 def fingerprint(name: str) -> dict[str, str]:
-    """What tells whether a scene is still the same: `bytes`, `changed` (the newest file's time) and a `digest` of all.
+    """Return a fingerprint that changes with a scene: `bytes`, `changed` (mtime of the newest file) and a `digest`.
 
-    The digest is over size and time of every local file the scene is made of (a VRT's sources, masks, overviews; not
-    .aux.xml, where programs leave statistics unasked) and over what its header says. Where a file is not at hand it is
-    over a small sample of the pixels too, and `bytes` is as far as the raster's own tables reach. Where the files lie
-    does not count.
+    The digest covers size and mtime of every local file of the scene (also a VRT's sources, masks and overviews, but
+    not .aux.xml, to which programs add statistics on their own) and the header. If any file is not local, it also
+    covers a small sample of the pixels, and `bytes` includes the size that the raster's block table implies. The
+    folders of the files do not matter.
 
     Raises:
-        DataError: if the scene cannot be read.
+        DataError: the scene cannot be read.
     """
     with open_raster(name) as dataset, reading(name):
         facts, times, size = [repr(_header(dataset))], [0], 0
@@ -139,10 +168,10 @@ def fingerprint(name: str) -> dict[str, str]:
 
 
 def files_of(name: str) -> list[Path]:
-    """The files on this machine's disks that a scene is read from, those that a VRT is made of among them.
+    """Return the local files that a scene is read from, including the sources of a VRT.
 
     Raises:
-        DataError: if the scene cannot be opened.
+        DataError: the scene cannot be opened.
     """
     with open_raster(name) as dataset:
         found = [_on_disk(file) for file in _files(name, dataset.files)]
@@ -155,7 +184,7 @@ def _local(path: str | Path) -> Path:
 
 
 def _in_archive(address: str, zipped: bool) -> tuple[str, str | None]:
-    """Address and member (None: it is no archive) of what comes after the scheme."""
+    """Split the part of a URL after the scheme into archive address and member (None: not an archive)."""
     outer, mark, inner = address.rpartition("!")
     if mark and (zipped or outer.partition("?")[0].lower().endswith(".zip")):
         return outer, inner.strip("/")
@@ -185,7 +214,7 @@ def _only_raster(archive: Path) -> str:
 
 
 def _files(name: str, told: Iterable[str]) -> list[str]:
-    """Names of all files behind a dataset, each once, in a fixed order; GDAL tells of a VRT's but one level deep."""
+    """List all files of a dataset, each once and in a fixed order; GDAL lists those of a VRT only one level deep."""
     found: dict[str, None] = {}
     waiting = [name, *told]
     while waiting:
@@ -198,7 +227,7 @@ def _files(name: str, told: Iterable[str]) -> list[str]:
 
 
 def _sources(vrt: Path) -> list[str]:
-    """What a local VRT is made of; nothing where it is none."""
+    """Return the source names in a local VRT; an empty list if it cannot be read."""
     try:
         text = vrt.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -218,7 +247,7 @@ def _named(text: str, folder: Path) -> Iterator[str]:
 
 
 def _on_disk(name: str) -> Path | None:
-    """The local file that holds what GDAL calls `name`; None where there is none."""
+    """Return the local file behind a GDAL name (for an archive member: the archive); None if there is none."""
     if NETWORK.search(name):
         return None
     plain = re.sub(r"^(?:/vsi(?:zip|tar|gzip|7z|rar)/)+", "", name)
@@ -233,7 +262,7 @@ def _on_disk(name: str) -> Path | None:
 
 
 def _header(dataset: Any) -> tuple[object, ...]:
-    """What a dataset says of itself that matters to its pixels, their place or their validity."""
+    """Return the metadata of a dataset that affect its pixels, their georeferencing or their validity."""
     transform = tuple(round(number, 9) for number in dataset.transform[:6])
     bands = zip(dataset.dtypes, dataset.nodatavals, dataset.colorinterp, dataset.descriptions, strict=True)
     kinds = [(dtype, repr(nodata), role.name, text) for dtype, nodata, role, text in bands]
@@ -243,7 +272,7 @@ def _header(dataset: Any) -> tuple[object, ...]:
 
 
 def _sample(dataset: Any) -> tuple[int, str]:
-    """How far a TIFF's last block reaches (0: not told), and a digest of pixels and blocks in some places."""
+    """Return the end offset of a TIFF's last block (0: unknown), and a digest of sampled pixels and block locations."""
     height, width = dataset.block_shapes[0]
     middles = [(2 * i + 1) / (2 * _PLACES) for i in range(_PLACES)]
     seen = hashlib.sha256()
@@ -258,7 +287,7 @@ def _sample(dataset: Any) -> tuple[int, str]:
 
 
 def _block(dataset: Any, row: int, col: int) -> tuple[int, int]:
-    """Offset and length of a block of a TIFF; zeros elsewhere."""
+    """Return byte offset and length of a block of a TIFF; zeros for other formats."""
     offset, length = (
         int(dataset.get_tag_item(f"BLOCK_{item}_{col}_{row}", "TIFF", bidx=1) or 0) for item in ("OFFSET", "SIZE")
     )

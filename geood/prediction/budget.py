@@ -79,22 +79,22 @@ def parse_bytes(text: str) -> int:
     return int(number * (1024 ** ("KMGT".index(unit) + 1) if binary and unit else _UNITS[unit]))
 
 
-def as_told(model: ModelBundle, *, workers: int = 0) -> Budget:
+def as_told(bundle: ModelBundle, *, workers: int = 0) -> Budget:
     """Tiles and threads as the config says, without finding out what they take."""
-    return Budget(model.config.predict.tile_px, threads_of(workers)[0], CACHE_BYTES, 0, None)
+    return Budget(bundle.config.predict.tile_px, threads_of(workers)[0], CACHE_BYTES, 0, None)
 
 
-def budget(model: ModelBundle, *, workers: int = 0, max_ram: int | None = None) -> Budget:
+def budget(bundle: ModelBundle, *, workers: int = 0, max_ram: int | None = None) -> Budget:
     """Tiles and threads for a machine, the fastest within `max_ram` bytes; as the config says without one.
 
     Raises:
         ConfigError: if even the smallest does not fit, naming the least that does.
     """
-    predict = model.config.predict
+    predict = bundle.config.predict
     computing, _ = threads_of(workers)
     cache = CACHE_BYTES if max_ram is None else max(LEAST_CACHE, min(CACHE_BYTES, max_ram // 16))
-    measured = functools.cache(lambda side: tile_bytes(model, side))  # one pass a size, however many threads are tried
-    made_of = functools.partial(_budget, model, measured, cache=cache, workers=workers)
+    measured = functools.cache(lambda side: tile_bytes(bundle, side))  # one pass a size, however many threads are tried
+    made_of = functools.partial(_budget, bundle, measured, cache=cache, workers=workers)
     largest = made_of(predict.tile_px, computing)
     if max_ram is None or largest.bytes <= max_ram:
         return replace(largest, limit=max_ram, workers=workers)
@@ -109,7 +109,7 @@ def budget(model: ModelBundle, *, workers: int = 0, max_ram: int | None = None) 
             + (f" with {workers} workers; take fewer, or" if workers else ";")
             + " allow that much, or train a smaller segmenter.encoder"
         )
-    fastest = max(fitting, key=lambda one: one.computing * _useful(one.tile_px, model.halo_px))
+    fastest = max(fitting, key=lambda one: one.computing * _useful(one.tile_px, bundle.halo_px))
     return replace(fastest, limit=max_ram, workers=workers)
 
 
@@ -133,23 +133,23 @@ def check_disk(folder: Path, needed: int) -> None:
         )
 
 
-def tile_bytes(model: ModelBundle, side: int) -> int:
+def tile_bytes(bundle: ModelBundle, side: int) -> int:
     """The most bytes of tensors alive while the segmenter looks at one tile of `side` x `side` pixels, in float32."""
-    network = copy.deepcopy(model.segmenter).to("meta")
+    network = copy.deepcopy(bundle.segmenter).to("meta")
     meter = _Meter()
     with torch.inference_mode(), meter:
-        network(torch.empty(1, model.bands.count, side, side, device="meta"))
+        network(torch.empty(1, bundle.bands.count, side, side, device="meta"))
     return meter.peak
 
 
 def _budget(
-    model: ModelBundle, measured: Callable[[int], int], tile_px: int, computing: int, *, cache: int, workers: int
+    bundle: ModelBundle, measured: Callable[[int], int], tile_px: int, computing: int, *, cache: int, workers: int
 ) -> Budget:
-    side = tile_px + 2 * model.halo_px
+    side = tile_px + 2 * bundle.halo_px
     network = int(measured(side) * SPARE)
-    bands = model.bands.count
+    bands = bundle.bands.count
     waiting = side * side * (bands * 8 + 2)  # digital numbers, scaled pixels, validity
-    answers = tile_px * tile_px * (8 + 2 * len(model.class_ids) * 4)  # scores and what they are made of
+    answers = tile_px * tile_px * (8 + 2 * len(bundle.class_ids) * 4)  # scores and what they are made of
     _, threads = threads_of(workers, computing)
     on_gpu = torch.cuda.is_available()
     busy = 0 if on_gpu else computing * (network + answers)

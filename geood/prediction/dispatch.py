@@ -131,8 +131,8 @@ class TileQueue:
         from distributed import KilledWorker
 
         if isinstance(error, BundleError) and self._plain.weights is None and "no such bundle" in str(error):
-            log.info("a worker does not see %s: it is sent to the workers", self._plain.bundle)
-            self._plain = dataclasses.replace(self._plain, weights=Path(self._plain.bundle).read_bytes())
+            log.info("a worker does not see %s: it is sent to the workers", self._plain.bundle_path)
+            self._plain = dataclasses.replace(self._plain, weights=Path(self._plain.bundle_path).read_bytes())
             self._job = self._sent(self._plain)
             self._again.append(task)
         elif isinstance(error, BundleError) and "no such bundle" in str(error):

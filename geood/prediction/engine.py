@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geood.config.sections import PredictConfig, ScoreConfig
+from geood.config.sections import PredictConfig
 from geood.models.bundle import ModelBundle
 from geood.models.segmenter import SegmenterOutput
 
@@ -57,11 +57,11 @@ class _Graph(NamedTuple):
 
 
 class Engine:
-    """A bundle, ready to score; `batch` is how many tiles it takes at once."""
+    """A bundle, ready to give the score of its config; `batch` is how many tiles it takes at once."""
 
-    def __init__(self, model: ModelBundle, computing: int, predict: PredictConfig) -> None:
+    def __init__(self, bundle: ModelBundle, computing: int, predict: PredictConfig) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = model.to(self.device)
+        self.bundle = bundle.to(self.device)
         self.on_gpu = self.device.type == "cuda"
         self.batch = 1
         self._precision = _precision(predict.precision, self.device)
@@ -71,27 +71,26 @@ class Engine:
         self._stream = torch.cuda.Stream() if self.on_gpu else None
         self._graphs: dict[Any, _Graph | None] = {}
         low, high, fill = (
-            torch.tensor(v)[:, None, None] for v in (model.bands.low, model.bands.high, model.bands.fill)
+            torch.tensor(v)[:, None, None] for v in (bundle.bands.low, bundle.bands.high, bundle.bands.fill)
         )
         self._low, self._gain, self._fill = (v.to(self.device) for v in (low, 1 / (high - low), fill))
         if predict.compile:
-            compiled: Any = torch.compile(self.model.segmenter, dynamic=False)
-            self.model = dataclasses.replace(self.model, segmenter=compiled)
+            compiled: Any = torch.compile(self.bundle.segmenter, dynamic=False)
+            self.bundle = dataclasses.replace(self.bundle, segmenter=compiled)
 
-    def maps(self, batch: Batch, score: ScoreConfig, core: Core, *, classes: bool = True) -> Maps:
+    def maps(self, batch: Batch, core: Core, *, classes: bool = True) -> Maps:
         """Scores and classes in rows and columns `core` of a batch; without `classes` these may be anything.
 
         Raises:
             torch.OutOfMemoryError: if the batch is too large.
         """
-        model = self.model.with_score(score)
         if torch.get_num_threads() != 1:
             torch.set_num_threads(1)  # of this thread alone; else each has a team of its own, and they fight for cores
         if self.on_gpu:
-            return self._on_gpu(model, batch, core)
+            return self._on_gpu(batch, core)
         with self._gate:
             image, valid = torch.from_numpy(batch.image), torch.from_numpy(batch.valid)
-            found = self._pass(model, image, valid, core, classes=classes)
+            found = self._pass(image, valid, core, classes=classes)
             return Maps(*(tensor.numpy() for tensor in found))
 
     def shrink(self, tiles: int) -> None:
@@ -101,26 +100,24 @@ class Engine:
         if self.on_gpu:
             torch.cuda.empty_cache()
 
-    def _pass(
-        self, model: ModelBundle, image: Tensor, valid: Tensor, core: Core, *, classes: bool = True
-    ) -> tuple[Tensor, Tensor]:
+    def _pass(self, image: Tensor, valid: Tensor, core: Core, *, classes: bool = True) -> tuple[Tensor, Tensor]:
         """Score and class of a batch on its device."""
         low = torch.autocast(self.device.type, dtype=self._precision) if self._precision else nullcontext()
         with torch.inference_mode():
             if image.dtype == torch.uint8:
                 image = torch.where(valid[:, None], ((image - self._low) * self._gain).clamp_(0, 1), self._fill)
             with low:
-                answer = model.infer(image)
+                output = self.bundle.infer(image)
             rows, cols = core
             if self.on_gpu:  # which is slow at sums over classes that lie next to each other in memory
-                parts: Any = (None if t is None else t.float().contiguous() for t in answer)
-                answer = SegmenterOutput(*parts)
-            score = model.score_of(answer, image, valid, core=core)
+                parts: Any = (None if t is None else t.float().contiguous() for t in output)
+                output = SegmenterOutput(*parts)
+            score = self.bundle.score_of(output, image, valid, core=core)
             if not classes:  # finding them takes a CPU half as long as the score
                 return score.float(), torch.zeros(score.shape, dtype=torch.uint8, device=score.device)
-            return score.float(), answer.logits[:, :, rows, cols].argmax(dim=1).to(torch.uint8)
+            return score.float(), output.logits[:, :, rows, cols].argmax(dim=1).to(torch.uint8)
 
-    def _on_gpu(self, model: ModelBundle, batch: Batch, core: Core) -> Maps:
+    def _on_gpu(self, batch: Batch, core: Core) -> Maps:
         """The same through a GPU: its work in one stream, copies of each thread in another beside it."""
         compute, copies = self._stream, _copy_stream()
         assert compute is not None
@@ -132,8 +129,8 @@ class Engine:
             for tensor in (image, valid):
                 tensor.record_stream(compute)
             if not self._sized:
-                self._find_batch(model, image[:1], valid[:1], core)
-            found = self._replayed(model, image, valid, core) or self._pass(model, image, valid, core)
+                self._find_batch(image[:1], valid[:1], core)
+            found = self._replayed(image, valid, core) or self._pass(image, valid, core)
             done = compute.record_event()
         with torch.cuda.stream(copies):
             copies.wait_event(done)
@@ -145,14 +142,14 @@ class Engine:
         ready.synchronize()
         return Maps(*(tensor.numpy() for tensor in on_host))
 
-    def _replayed(self, model: ModelBundle, image: Tensor, valid: Tensor, core: Core) -> tuple[Tensor, Tensor] | None:
+    def _replayed(self, image: Tensor, valid: Tensor, core: Core) -> tuple[Tensor, Tensor] | None:
         """The same by a recorded pass; None where there is none: a score that cannot be recorded, a rare shape."""
         tiles, rest = image.shape[0], image.shape[1:]
-        key = (rest, image.dtype, *((c.start, c.stop) for c in core), model.config.score.model_dump_json())
+        key = (rest, image.dtype, *((c.start, c.stop) for c in core))
         if key not in self._graphs:
             if len(self._graphs) >= GRAPHS or tiles < self.batch:
                 return None
-            self._graphs[key] = self._recorded(model, image, valid, core)
+            self._graphs[key] = self._recorded(image, valid, core)
         graph = self._graphs[key]
         if graph is None or tiles > graph.image.shape[0]:
             return None
@@ -161,15 +158,15 @@ class Engine:
         graph.graph.replay()
         return graph.score[:tiles].clone(), graph.classes[:tiles].clone()
 
-    def _recorded(self, model: ModelBundle, image: Tensor, valid: Tensor, core: Core) -> _Graph | None:
+    def _recorded(self, image: Tensor, valid: Tensor, core: Core) -> _Graph | None:
         image, valid = image.clone(), valid.clone()
         for _ in range(2):  # kernels choose themselves in the first passes
-            self._pass(model, image, valid, core)
+            self._pass(image, valid, core)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-                score, classes = self._pass(model, image, valid, core)
+                score, classes = self._pass(image, valid, core)
         except RuntimeError as error:  # a step that waits for the CPU, as some scores have
             if isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -177,12 +174,12 @@ class Engine:
             return None
         return _Graph(graph, image, valid, score, classes)
 
-    def _find_batch(self, model: ModelBundle, image: Tensor, valid: Tensor, core: Core) -> None:
+    def _find_batch(self, image: Tensor, valid: Tensor, core: Core) -> None:
         """Set how many tiles are scored at once: as told, else as many as fit beside a first one."""
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        self._pass(model, image, valid, core)
+        self._pass(image, valid, core)
         torch.cuda.synchronize()
         taken = max(1, torch.cuda.max_memory_allocated() - before)
         free, _ = torch.cuda.mem_get_info()

@@ -12,22 +12,23 @@ from pathlib import Path
 import torch
 
 from geood.errors import DataError, OutputError
+from geood.geo.paths import ScenePath
 from geood.models.bundle import ModelBundle
 from geood.prediction.budget import Budget, budget, check_disk, parse_bytes
 from geood.prediction.job import FailedTile, tiles_of
 from geood.prediction.plan import SceneOptions, ScenePlan, plan_scene
-from geood.prediction.worker import preload_bundle, score_tiles
+from geood.prediction.worker import STATE, score_tiles
 
 PROBE_TILES = 4  # scored on trial for each thread
 
 
-def trial_seconds(plan: ScenePlan, model: ModelBundle, *, bundle: Path) -> float | None:
+def trial_seconds(plan: ScenePlan, bundle: ModelBundle, *, bundle_path: Path) -> float | None:
     """Expected seconds for the whole scene in this process, from a few tiles scored on trial; None if none has data.
 
     Raises:
         DataError: if the first tiles cannot be read.
     """
-    preload_bundle(bundle, model)
+    STATE.preload(bundle_path, bundle)
     numbered = list(tiles_of(plan.grid, plan.job, halo_px=plan.halo_px))
     middle = itertools.chain(numbered[len(numbered) // 2 :], numbered[: len(numbered) // 2])
     wanted = plan.job.computing
@@ -52,7 +53,7 @@ def trial_seconds(plan: ScenePlan, model: ModelBundle, *, bundle: Path) -> float
 def plan_run(
     scene: str,
     *,
-    bundle: Path,
+    bundle_path: Path,
     options: SceneOptions,
     workers: int = 0,
     max_ram: str | None = None,
@@ -64,11 +65,11 @@ def plan_run(
     Raises:
         BundleError, ConfigError, DataError: as `predict` would, before any work.
     """
-    model = ModelBundle.load(bundle).with_settings(settings)
-    limits = budget(model, workers=workers, max_ram=parse_bytes(max_ram) if max_ram else None)
-    plan = plan_scene(scene, model, options, bundle=bundle, limits=limits, classes=True)
+    bundle = ModelBundle.load(bundle_path).with_settings(settings)
+    limits = budget(bundle, workers=workers, max_ram=parse_bytes(max_ram) if max_ram else None)
+    plan = plan_scene(ScenePath.of(scene), bundle, options, bundle_path=bundle_path, limits=limits, classes=True)
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
-    lines = describe(plan, limits, folder=there, seconds=trial_seconds(plan, model, bundle=bundle))
+    lines = describe(plan, limits, folder=there, seconds=trial_seconds(plan, bundle, bundle_path=bundle_path))
     try:
         check_disk(there, plan.disk_bytes)
     except OutputError as error:

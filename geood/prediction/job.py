@@ -24,7 +24,7 @@ class Job:
 
     source: SceneSource
     state: str
-    bundle: str
+    bundle_path: str
     identity: str
     score: ScoreConfig
     predict: PredictConfig

@@ -16,9 +16,9 @@ import pandas as pd
 
 from geood.atomic import atomic_write, check_output
 from geood.errors import ConfigError, DataError, OutputError
-from geood.geo.gdal import display_name, open_raster, pieces, rasterio_window, reading, writing
+from geood.geo.gdal import open_raster, pieces, rasterio_window, reading, writing
 from geood.geo.grid import Grid, Window
-from geood.geo.paths import RASTERS, files_of, gdal_name, stem
+from geood.geo.paths import RASTERS, ScenePath, files_of, gdal_name
 from geood.polygons.export import OUTPUT_SUFFIXES
 from geood.polygons.formats import beside
 from geood.prediction.workdir import PUBLISHING
@@ -44,7 +44,7 @@ class Prediction:
 class Target(NamedTuple):
     """Final names of one scene's outputs; `polygons` only where the scene has some of its own."""
 
-    scene: str
+    scene: ScenePath
     scores: Path
     classes: Path | None
     polygons: Path | None
@@ -71,11 +71,6 @@ def _scenes_of(folder: Path) -> list[str]:
     if not found:
         raise DataError(f"{folder}: no scene in this folder; needed: files ending in {', '.join(RASTERS)}")
     return [str(path) for path in found]
-
-
-def scene_label(scene: str) -> str:
-    """What a scene is called in outputs: its file name, without what follows a "?" in an address."""
-    return Path(display_name(gdal_name(scene))).name
 
 
 def check_outputs(
@@ -107,15 +102,15 @@ def _files(source: str) -> list[Path]:
     return found
 
 
-def targets_of(scenes: list[str], out: Path, *, folder: bool) -> tuple[list[Target], Path | None]:
+def targets_of(sources: list[str], out: Path, *, folder: bool) -> tuple[list[Target], Path | None]:
     """Names of all outputs, and the polygon file that several scenes share (None if they do not)."""
-    if not scenes:
+    if not sources:
         raise ConfigError("no scene to predict; give at least one raster")
-    stems = [stem(s) for s in scenes]
-    if len(set(stems)) < len(stems):
+    scenes = [ScenePath.of(source) for source in sources]
+    if len({scene.stem for scene in scenes}) < len(scenes):
         raise ConfigError("two scenes have the same name, so their outputs would too; predict them one by one")
     if out.is_dir() or (out.suffix == "" and (folder or len(scenes) > 1)):
-        return [_beside(s, out / f"{stem(s)}.gpkg") for s in scenes], None
+        return [_beside(s, out / f"{s.stem}.gpkg") for s in scenes], None
     if out.suffix == ".tif" and len(scenes) == 1:
         return [Target(scenes[0], out, None, None)], None
     if out.suffix not in OUTPUT_SUFFIXES:
@@ -125,11 +120,11 @@ def targets_of(scenes: list[str], out: Path, *, folder: bool) -> tuple[list[Targ
         )
     if len(scenes) == 1:
         return [_beside(scenes[0], out)], None
-    shared = [_beside(s, out.with_name(f"{out.stem}_{stem(s)}.gpkg")) for s in scenes]
+    shared = [_beside(s, out.with_name(f"{out.stem}_{s.stem}.gpkg")) for s in scenes]
     return [t._replace(polygons=None) for t in shared], out
 
 
-def _beside(scene: str, polygons: Path) -> Target:
+def _beside(scene: ScenePath, polygons: Path) -> Target:
     return Target(scene, polygons.with_suffix(".tif"), polygons.with_suffix(".classes.tif"), polygons)
 
 
@@ -149,7 +144,7 @@ def write_summary(out: Path, made: list[Prediction], staging: Path) -> None:
                 highest = float(np.fmax(highest, scores.max(initial=-np.inf))) if scores.size else highest
         rows.append(
             {
-                "scene": scene_label(one.scene),
+                "scene": ScenePath.of(one.scene).label,
                 "scores": one.scores.name,
                 "valid_pixels": one.valid_pixels,
                 "score_mean": total / counted if counted else math.nan,

@@ -20,6 +20,7 @@ from geood.config.sections import PredictConfig
 from geood.errors import ConfigError, DataError, TilesFailedError
 from geood.geo.grid import Window
 from geood.geo.mosaic import write_mosaic
+from geood.geo.paths import ScenePath
 from geood.geo.score_raster import read_tags
 from geood.models.bundle import ModelBundle
 from geood.polygons.export import OUTPUT_SUFFIXES, PolygonSource, write_anomalies, write_together
@@ -32,7 +33,6 @@ from geood.prediction.outputs import (
     new_folder,
     publish,
     published,
-    scene_label,
     sources_of,
     targets_of,
     write_summary,
@@ -40,7 +40,7 @@ from geood.prediction.outputs import (
 from geood.prediction.plan import SceneOptions, ScenePlan, plan_scene
 from geood.prediction.rasters import FAILED_TAG, SAME_RUN, ScoredScene, assemble_rasters
 from geood.prediction.workdir import PUBLISHING, work_dir
-from geood.prediction.worker import preload_bundle
+from geood.prediction.worker import STATE
 
 log = logging.getLogger("geood")
 SUMMARY = "summary.csv"
@@ -51,7 +51,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
     scenes: Sequence[str | Path],
     out: str | Path,
     *,
-    bundle: str | Path,
+    bundle_path: str | Path,
     threshold: float | None = None,
     options: SceneOptions | None = None,
     mosaic: bool = False,
@@ -71,7 +71,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
             classes as `x.classes.tif`; `x.tif` for the scores alone; a folder for a GeoPackage and rasters per scene.
             Several scenes with one polygon file share it, told apart by a column `scene`. A folder of scenes has a
             folder of outputs, with a table `summary.csv` beside them.
-        bundle: the `model.safetensors` of a training.
+        bundle_path: the `model.safetensors` of a training.
         threshold: score above which a pixel belongs to a polygon; None: the bundle's default.
         options: how the scenes are read.
         mosaic: take all scenes together, or a folder, as the tiles of one.
@@ -100,31 +100,29 @@ def predict(  # noqa: PLR0913 - the options of a verb
         with work_dir(folder, resume=True, overwrite=False) as place:
             place.used.update(target.scores.stem for target in targets)
             return published(folder)
-    others = [Path(bundle), *([options.area] if options.area else [])]
+    others = [Path(bundle_path), *([options.area] if options.area else [])]
     check_outputs(finals, [str(s) for s in scenes], out, others=others, overwrite=overwrite)
-    model = ModelBundle.load(bundle).with_settings(settings)
-    cut = model.threshold if threshold is None else _finite(threshold)
+    bundle = ModelBundle.load(bundle_path).with_settings(settings)
+    cut = bundle.threshold if threshold is None else _finite(threshold)
     if max_ram:
-        limits = budget(model, workers=workers, max_ram=parse_bytes(max_ram))
+        limits = budget(bundle, workers=workers, max_ram=parse_bytes(max_ram))
     else:
-        limits = as_told(model, workers=workers)
+        limits = as_told(bundle, workers=workers)
     with new_folder(finals[0].parent), work_dir(folder, resume=resume, overwrite=overwrite) as place:
-        nodata = model.bands.nodata if options.nodata is None else options.nodata
-        reads = (
-            [str(write_mosaic([str(s) for s in scenes], place.folder / MOSAIC, nodata=nodata))] if mosaic else sources
-        )
-        settle = partial(plan_scene, model=model, options=options, bundle=Path(bundle), limits=limits)
-        plans = [settle(t.scene, read=r, classes=bool(t.classes)) for t, r in zip(targets, reads, strict=True)]
+        nodata = bundle.bands.nodata if options.nodata is None else options.nodata
+        tiles = write_mosaic([str(s) for s in scenes], place.folder / MOSAIC, nodata=nodata) if mosaic else None
+        settle = partial(plan_scene, bundle=bundle, options=options, bundle_path=Path(bundle_path), limits=limits)
+        plans = [settle(target.scene, mosaic=tiles, classes=bool(target.classes)) for target in targets]
         _say_odd(plans, together=bool(together))
         check_disk(place.folder, sum(plan.disk_bytes for plan in plans) - _held(place.folder))
-        preload_bundle(Path(bundle), model)
+        STATE.preload(Path(bundle_path), bundle)
         scored: list[ScoredScene] = []
         with dask_client(workers, scheduler, computing=limits.computing) as client:
             for target, plan in zip(targets, plans, strict=True):
-                scored.append(assemble_rasters(target, plan, model, place=place, threshold=cut, client=client))
-        counts = _polygons(targets, scored, model, folder=place.folder, together=together, threshold=cut)
+                scored.append(assemble_rasters(target, plan, bundle, place=place, threshold=cut, client=client))
+        counts = _polygons(targets, scored, bundle, folder=place.folder, together=together, threshold=cut)
         made = [
-            Prediction(t.scene, t.scores, t.polygons or together, t.classes, cut, s.valid, count, s.failed)
+            Prediction(t.scene.given, t.scores, t.polygons or together, t.classes, cut, s.valid, count, s.failed)
             for t, s, count in zip(targets, scored, counts, strict=True)
         ]
         if summary:
@@ -185,8 +183,8 @@ def _say_odd(plans: list[ScenePlan], *, together: bool) -> None:
     """
     for plan in plans:
         for warning in plan.warnings:
-            log.warning("%s: %s", scene_label(plan.scene), warning)
-    bare = [scene_label(plan.scene) for plan in plans if plan.grid.crs is None]
+            log.warning("%s: %s", plan.scene.label, warning)
+    bare = [plan.scene.label for plan in plans if plan.grid.crs is None]
     if bare:
         others = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
         log.warning("%s%s: no CRS, so none in the outputs: coordinates are pixels (y as minus row)", bare[0], others)
@@ -197,23 +195,23 @@ def _say_odd(plans: list[ScenePlan], *, together: bool) -> None:
 def _polygons(
     targets: list[Target],
     scored: list[ScoredScene],
-    model: ModelBundle,
+    bundle: ModelBundle,
     *,
     folder: Path,
     together: Path | None,
     threshold: float,
 ) -> list[int | None]:
     """Cut the polygons of all scenes from their finished rasters; how many there are of each."""
-    names, settings = model.class_names, model.config.predict
+    names, settings = bundle.class_names, bundle.config.predict
     if together:
         parts = [
-            PolygonSource(folder / t.scores.name, folder / t.classes.name, names, scene_label(t.scene), s.failed)
+            PolygonSource(folder / t.scores.name, folder / t.classes.name, names, t.scene.label, s.failed)
             for t, s in zip(targets, scored, strict=True)
             if t.classes
         ]
         shared = folder / together.name
         return [
-            *write_together(parts, shared, threshold=threshold, predict=settings, model=model.identity, overwrite=True)
+            *write_together(parts, shared, threshold=threshold, predict=settings, model=bundle.identity, overwrite=True)
         ]
     counts: list[int | None] = []
     for target, one in zip(targets, scored, strict=True):
@@ -227,7 +225,7 @@ def _polygons(
             classes=folder / target.classes.name,
             class_names=names,
             predict=settings,
-            model=model.identity,
+            model=bundle.identity,
             overwrite=True,
             failed=one.failed,
         )
@@ -243,7 +241,7 @@ def _raise_failed(made: list[Prediction], scored: list[ScoredScene]) -> None:
     first, one = bad[0]
     tiles, window = sum(len(s.failed) for _, s in bad), one.failed[0]
     raise TilesFailedError(
-        f"{scene_label(first.scene)}: {tiles} tiles could not be scored, the first at row {window.row}, "
+        f"{ScenePath.of(first.scene).label}: {tiles} tiles could not be scored, the first at row {window.row}, "
         f"column {window.col}: {one.reason}. They are no data in the map, and listed in its tag {FAILED_TAG} and in "
         "failed_tiles. If the failure was transient, run again with --resume --overwrite; otherwise repair the scene "
         "and predict again",

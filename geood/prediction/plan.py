@@ -22,7 +22,7 @@ from geood.geo.band_matching import parse_bands
 from geood.geo.bands import Bands
 from geood.geo.gdal import compression, display_name
 from geood.geo.grid import Grid
-from geood.geo.paths import fingerprint, gdal_name
+from geood.geo.paths import ScenePath, fingerprint, gdal_name
 from geood.geo.scene import Scene, SceneSource
 from geood.geo.scene_reading import settle_reading, tile_side
 from geood.models.bundle import ModelBundle
@@ -53,7 +53,7 @@ class SceneOptions:
 class ScenePlan:
     """One scene as it will be scored; `notes` and `warnings` say in words what was decided and what is odd."""
 
-    scene: str
+    scene: ScenePath
     grid: Grid
     job: Job
     state: dict[str, str]
@@ -103,40 +103,40 @@ class ScenePlan:
 
 
 def plan_scene(
-    scene: str,
-    model: ModelBundle,
+    scene: ScenePath,
+    bundle: ModelBundle,
     options: SceneOptions,
     *,
-    bundle: Path,
+    bundle_path: Path,
     limits: Budget,
     classes: bool,
-    read: str | None = None,
+    mosaic: Path | None = None,
 ) -> ScenePlan:
-    """Settle how a scene is scored; `read` is what is opened in its place (the tiles of a mosaic put together).
+    """Settle how a scene is scored; `mosaic` is opened in its place, where it is one.
 
     Raises:
         ConfigError: if an option does not fit the scene.
         DataError: if the scene cannot be read or does not fit the bundle.
     """
-    name = gdal_name(read or scene)
-    nodata = model.bands.nodata if options.nodata is None else options.nodata
+    name = scene.opened if mosaic is None else gdal_name(mosaic)
+    nodata = bundle.bands.nodata if options.nodata is None else options.nodata
     with Scene.open(name, nodata) as opened:
         grid = opened.grid
-        given = parse_bands(options.bands, model.bands) if options.bands else None
-        reading = settle_reading(opened, model.bands, model.resolution, given=given, resample=options.resample)
-        warnings, share = _looked_at(opened, model.bands, reading.indexes)
+        given = parse_bands(options.bands, bundle.bands) if options.bands else None
+        reading = settle_reading(opened, bundle.bands, bundle.resolution, given=given, resample=options.resample)
+        warnings, share = _looked_at(opened, bundle.bands, reading.indexes)
         layout = opened.layout
         dtype, names = opened.dtype, ", ".join(opened.band_names)
-        cache = _cache(opened, limits, rows=math.ceil((limits.tile_px + 2 * model.halo_px) / reading.scale))
+        cache = _cache(opened, limits, rows=math.ceil((limits.tile_px + 2 * bundle.halo_px) / reading.scale))
     source = SceneSource(name, reading.indexes, nodata, reading.scale)
     state = fingerprint(name)
     job = Job(
         source=source,
         state=" ".join(f"{fact} {value}" for fact, value in sorted(state.items())),
-        bundle=str(bundle.resolve()),
-        identity=model.identity,
-        score=model.config.score,
-        predict=model.config.predict,
+        bundle_path=str(bundle_path.resolve()),
+        identity=bundle.identity,
+        score=bundle.config.score,
+        predict=bundle.config.predict,
         tile_px=tile_side(limits.tile_px, reading.scale),
         area=_area(options, grid),
         classes=classes,
@@ -151,7 +151,7 @@ def plan_scene(
         "bands": reading.bands_note,
         "resolution": reading.resolution_note,
     }
-    return ScenePlan(scene, grid, job, state, model.halo_px, share, notes, tuple(warnings))
+    return ScenePlan(scene, grid, job, state, bundle.halo_px, share, notes, tuple(warnings))
 
 
 def _cache(opened: Scene, limits: Budget, *, rows: int) -> int:

@@ -15,13 +15,11 @@ from geood.geo import qgis
 from geood.geo.cog import assemble
 from geood.geo.gdal import open_raster
 from geood.geo.grid import Grid, Window
+from geood.geo.paths import ScenePath
 from geood.models.bundle import ModelBundle
 from geood.prediction.dispatch import have_gpu, score_scene
 from geood.prediction.journal import TileFigures
-from geood.prediction.outputs import (
-    Target,
-    scene_label,
-)
+from geood.prediction.outputs import Target
 from geood.prediction.plan import ScenePlan
 from geood.prediction.workdir import WorkDir
 
@@ -39,17 +37,17 @@ class ScoredScene(NamedTuple):
 
 
 def assemble_rasters(
-    target: Target, plan: ScenePlan, model: ModelBundle, *, place: WorkDir, threshold: float, client: Any
+    target: Target, plan: ScenePlan, bundle: ModelBundle, *, place: WorkDir, threshold: float, client: Any
 ) -> ScoredScene:
     """Score one scene and put its rasters together with their styles, all in the work folder."""
     name = target.scores.stem
-    on_gpu, title = have_gpu(client), scene_label(target.scene)
+    on_gpu, title = have_gpu(client), target.scene.label
     with place.journal(name, plan.key | {"gpu": on_gpu}) as journal:
         how = {"halo_px": plan.halo_px, "client": client, "on_gpu": on_gpu, "title": title}
         failed = score_scene(plan.job, plan.grid, journal=journal, **how)
         figures = journal.total()
         windows = tuple(one.window for one in failed)
-        tags = _tags(target.scene, model, threshold) | ({FAILED_TAG: json.dumps(windows)} if failed else {})
+        tags = _tags(target.scene, bundle, threshold) | ({FAILED_TAG: json.dumps(windows)} if failed else {})
         put = partial(assemble, grid=plan.grid, journal=journal.path, tile_px=plan.job.tile_px, tags=tags)
         scores = place.folder / target.scores.name
         put(
@@ -74,9 +72,9 @@ def assemble_rasters(
     with open_raster(scores) as written:
         if written.crs is None and plan.grid.crs is not None:
             log.warning("%s: a GeoTIFF has no words for its CRS: the maps have none, give them the scene's", title)
-    (place.folder / target.scores.with_suffix(".qml").name).write_text(_style(scores, model, threshold), "utf-8")
+    (place.folder / target.scores.with_suffix(".qml").name).write_text(_style(scores, bundle, threshold), "utf-8")
     if target.classes:
-        style = qgis.class_style(model.class_names)
+        style = qgis.class_style(bundle.class_names)
         (place.folder / target.classes.with_suffix(".qml").name).write_text(style, encoding="utf-8")
     reason = failed[0].reason if failed else ""
     return ScoredScene(figures.scored, windows, reason)
@@ -92,9 +90,9 @@ def _statistics(figures: TileFigures, grid: Grid) -> dict[str, str]:
     return share | {f"STATISTICS_{name}": repr(value) for name, value in found.items()}
 
 
-def _style(scores: Path, model: ModelBundle, threshold: float) -> str:
+def _style(scores: Path, bundle: ModelBundle, threshold: float) -> str:
     """The style of a finished score raster; scores without bounds are coloured over the range they have there."""
-    if SCORES[model.config.score.kind].bounded:
+    if SCORES[bundle.config.score.kind].bounded:
         return qgis.score_style(threshold)
     with open_raster(scores) as raster:
         found = raster.tags(1)
@@ -103,17 +101,17 @@ def _style(scores: Path, model: ModelBundle, threshold: float) -> str:
     return qgis.score_style(threshold, float(found["STATISTICS_MINIMUM"]), float(found["STATISTICS_MAXIMUM"]))
 
 
-def _tags(scene: str, model: ModelBundle, threshold: float) -> dict[str, str]:
-    score = model.config.score
+def _tags(scene: ScenePath, bundle: ModelBundle, threshold: float) -> dict[str, str]:
+    score = bundle.config.score
     return {
         "GEOOD_VERSION": __version__,
-        "GEOOD_MODEL": model.identity,
-        "GEOOD_SCENE": scene_label(scene),
+        "GEOOD_MODEL": bundle.identity,
+        "GEOOD_SCENE": scene.label,
         "GEOOD_SCORE": score.kind,
         "GEOOD_TEMPERATURE": str(score.temperature),
         "GEOOD_SMOOTH_PX": str(score.smooth_px),
         "GEOOD_SMOOTH_CONTRAST": str(score.smooth_contrast),
         "GEOOD_THRESHOLD": repr(threshold),
-        "GEOOD_CLASSES": json.dumps(model.class_names),
-        "GEOOD_PREDICT": model.config.predict.model_dump_json(),
+        "GEOOD_CLASSES": json.dumps(bundle.class_names),
+        "GEOOD_PREDICT": bundle.config.predict.model_dump_json(),
     }

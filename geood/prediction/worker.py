@@ -56,7 +56,7 @@ def score_tiles(job: Job, tiles: Sequence[NumberedTile]) -> list[ScoredTile | Fa
     """
     try:
         limit_cache(job.cache_bytes)
-        engine = _engine(job)
+        engine = STATE.engine(job)
     except GeoodError as error:
         failure = error
         failure.__context__ = failure.__cause__ = None  # GDAL's exceptions do not travel between processes
@@ -86,17 +86,17 @@ def _read(job: Job, engine: Engine, numbered: NumberedTile) -> TilePixels | None
 
     def attempt() -> TilePixels | None:
         try:
-            with _opened(job) as scene:
+            with STATE.scene(job) as scene:
                 pixels, valid, wanted = read_tile(scene, tile)
         except DataError:
-            _forget_scene()
+            STATE.forget_scene()
             raise
         if job.area is not None:
             wanted = wanted & job.area.covers(tile.write)
         if not wanted.any():
             return None
         raw = engine.on_gpu and pixels.dtype == np.uint8
-        return TilePixels(numbered, pixels if raw else engine.model.bands.scale(pixels, valid), valid, wanted)
+        return TilePixels(numbered, pixels if raw else engine.bundle.bands.scale(pixels, valid), valid, wanted)
 
     return with_retries(attempt, name=job.source.name)
 
@@ -117,8 +117,8 @@ def _scored(job: Job, engine: Engine, batch: list[TilePixels]) -> list[ScoredTil
     """Score a batch and pack what comes of it; halved for as long as it does not fit the memory."""
     stacked = Batch(*(_stacked([getattr(p, name) for p in batch]) for name in ("image", "valid")))
     try:
-        core = _core(job, engine.model, batch[0].image.shape)
-        maps = engine.maps(stacked, job.score, core, classes=job.classes)
+        core = _core(job, engine.bundle, batch[0].image.shape)
+        maps = engine.maps(stacked, core, classes=job.classes)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if _is_memory(error) and len(batch) > 1:
             engine.shrink(len(batch) // 2)
@@ -130,9 +130,9 @@ def _scored(job: Job, engine: Engine, batch: list[TilePixels]) -> list[ScoredTil
     return [_packed(job, pixels, *maps_of) for pixels, *maps_of in zip(batch, *maps, strict=True)]
 
 
-def _core(job: Job, model: ModelBundle, shape: tuple[int, ...]) -> Core:
+def _core(job: Job, bundle: ModelBundle, shape: tuple[int, ...]) -> Core:
     """Rows and columns of a tile as read that scores are taken of: without the halo, unless it is resampled later."""
-    halo = model.halo_px if job.source.scale == 1 else 0
+    halo = bundle.halo_px if job.source.scale == 1 else 0
     rows, cols = (slice(halo, side - halo) for side in shape[1:])
     return rows, cols
 
@@ -173,72 +173,90 @@ def _stacked(arrays: list[NDArray[Any]]) -> NDArray[Any]:
     return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
 
 
-_engines: dict[tuple[Any, ...], Engine] = {}
-_offered: dict[tuple[str, str], ModelBundle] = {}
-_engines_lock = threading.Lock()
-_scenes_lock = threading.RLock()
-_shared: dict[Any, Scene] = {}
-_thread = threading.local()
+class WorkerState:
+    """What one worker process keeps between tiles: the engine of its bundle, and open scenes.
 
+    GDAL's handles must not be shared by threads, so a scene is opened once per thread; a scene of strips, which can
+    only be decoded by whole rows, is opened once for all threads and read under a lock.
+    """
 
-def preload_bundle(bundle: Path, model: ModelBundle) -> None:
-    """Spare the threads of this process to load the bundle once more; a GPU gets it only where it is used."""
-    with _engines_lock:
-        _engines.clear()
-        _offered.clear()
-        _offered[str(bundle.resolve()), model.identity] = model
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._key: tuple[object, ...] | None = None
+        self._engine: Engine | None = None
+        self._preloaded: tuple[str, str, ModelBundle] | None = None
+        self._scenes_lock = threading.RLock()
+        self._shared: dict[object, Scene] = {}
+        self._thread = threading.local()
 
+    def preload(self, bundle_path: Path, bundle: ModelBundle) -> None:
+        """Keep a bundle that is loaded already for the threads of this process; it moves to a GPU where it is used."""
+        with self._lock:
+            self._key = self._engine = None
+            self._preloaded = str(bundle_path.resolve()), bundle.identity, bundle
 
-def _engine(job: Job) -> Engine:
-    """The engine of a job, made once per process."""
-    key = (job.bundle, job.identity, job.computing, job.predict.precision, job.predict.compile, job.predict.batch)
-    with _engines_lock:
-        if key not in _engines:
-            model = _offered.get((job.bundle, job.identity)) or _loaded(job)
-            if model.identity != job.identity:
-                raise BundleError(f"{job.bundle}: was replaced while it was in use; run again")
-            _engines.clear()
-            _engines[key] = Engine(model, job.computing, job.predict)
-        return _engines[key]
+    def engine(self, job: Job) -> Engine:
+        """Return the engine of a job, made once for each bundle, score and way to compute.
 
+        Raises:
+            BundleError: the bundle cannot be loaded, or was replaced meanwhile.
+        """
+        predict = job.predict
+        way = (job.computing, predict.precision, predict.compile, predict.batch)
+        key = (job.bundle_path, job.identity, job.score, *way)
+        with self._lock:
+            if self._engine is None or self._key != key:
+                self._engine = None  # its memory goes before the next one comes
+                bundle = self._loaded(job)
+                if bundle.identity != job.identity:
+                    raise BundleError(f"{job.bundle_path}: was replaced while it was in use; run again")
+                self._key, self._engine = key, Engine(bundle.with_score(job.score), job.computing, predict)
+            return self._engine
 
-def _loaded(job: Job) -> ModelBundle:
-    if job.weights is None:
-        return ModelBundle.load(job.bundle)
-    with tempfile.TemporaryDirectory(prefix="geood-") as folder:
-        copy = Path(folder) / "model.safetensors"
-        copy.write_bytes(job.weights)
-        return ModelBundle.load(copy)
+    def _loaded(self, job: Job) -> ModelBundle:
+        if self._preloaded and self._preloaded[:2] == (job.bundle_path, job.identity):
+            return self._preloaded[2]
+        if job.weights is None:
+            return ModelBundle.load(job.bundle_path)
+        with tempfile.TemporaryDirectory(prefix="geood-") as folder:
+            copy = Path(folder) / "model.safetensors"
+            copy.write_bytes(job.weights)
+            return ModelBundle.load(copy)
 
+    @contextmanager
+    def scene(self, job: Job) -> Iterator[Scene]:
+        """Yield the scene of a job, open for this thread to read from.
 
-@contextmanager
-def _opened(job: Job) -> Iterator[Scene]:
-    """The scene, to read from: opened once per thread, as GDAL's handles must not be shared, or once under a lock."""
-    key = (job.source, job.state)
-    if getattr(_thread, "key", None) == key:
-        yield _thread.scene
-        return
-    with _scenes_lock:
-        if key in _shared:
-            yield _shared[key]
+        Raises:
+            DataError: it cannot be opened.
+        """
+        key = (job.source, job.state)
+        if getattr(self._thread, "key", None) == key:
+            yield self._thread.scene
             return
-    scene = Scene.open(job.source)
-    _forget_scene(but=key)
-    if not scene.strips:
-        _thread.scene, _thread.key = scene, key
-        yield scene
-        return
-    with _scenes_lock:
-        if _shared.setdefault(key, scene) is not scene:
-            scene.close()
-        yield _shared[key]
+        with self._scenes_lock:
+            if key in self._shared:
+                yield self._shared[key]
+                return
+        scene = Scene.open(job.source)
+        self.forget_scene(but=key)
+        if not scene.strips:
+            self._thread.scene, self._thread.key = scene, key
+            yield scene
+            return
+        with self._scenes_lock:
+            if self._shared.setdefault(key, scene) is not scene:
+                scene.close()
+            yield self._shared[key]
+
+    def forget_scene(self, but: object = None) -> None:
+        """Close what this thread, or all of them, have open, so that it is opened anew."""
+        with self._scenes_lock:
+            for key in [k for k in self._shared if k != but]:
+                self._shared.pop(key).close()
+        if getattr(self._thread, "scene", None) is not None:
+            self._thread.scene.close()
+        self._thread.scene = self._thread.key = None
 
 
-def _forget_scene(but: Any = None) -> None:
-    """Close what this thread, or all of them, have open, so that it is opened anew."""
-    with _scenes_lock:
-        for key in [k for k in _shared if k != but]:
-            _shared.pop(key).close()
-    if getattr(_thread, "scene", None) is not None:
-        _thread.scene.close()
-    _thread.scene = _thread.key = None
+STATE = WorkerState()  # of this process; Dask's tasks are plain functions and find it here

@@ -177,7 +177,7 @@ def test_a_photograph_is_scored_as_predict_scores_it(tmp_path, model, model_path
     if bands == 4:
         array[3] = np.where(np.indices((90, 131)).sum(0) % 50 < 9, 0, 255)
     path = write_image(tmp_path / "photo.png", array)
-    predict([path], tmp_path / "out.tif", bundle=model_path, settings=settings, threshold=0.5)
+    predict([path], tmp_path / "out.tif", bundle_path=model_path, settings=settings, threshold=0.5)
     with_settings = model.with_settings(settings)
     kind = with_settings.config.score.kind
     decoded = decode(Frame("photo", path, None), indexes=(1, 2, 3))

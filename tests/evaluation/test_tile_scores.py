@@ -51,7 +51,7 @@ def test_figures_of_the_written_raster_are_those_of_evaluate(tmp_path, transform
     bundle = make_bundle(tmp_path / "model.safetensors", names=("red", "green", "blue"))
     (tmp_path / "scenes").mkdir()
     scene, labels = written(tmp_path / "scenes", transform=transform, order=order, nodata=nodata)
-    predict([scene], tmp_path / "out.tif", bundle=tmp_path / "model.safetensors", threshold=0.5, settings=settings)
+    predict([scene], tmp_path / "out.tif", bundle_path=tmp_path / "model.safetensors", threshold=0.5, settings=settings)
     with rasterio.open(tmp_path / "out.tif") as raster:
         scores = raster.read(1)
     truth = np.full(labels.shape, IGNORE, np.uint8)

@@ -84,9 +84,9 @@ def test_memory_is_given_back_before_the_limit(tmp_path, bundle_path, monkeypatc
 
     monkeypatch.setattr("geood.prediction.worker.give_back", given_back)
     scene = write_raster(tmp_path / "scene.tif", picture(96, 96))
-    predict([scene], tmp_path / "free.tif", bundle=bundle_path)
+    predict([scene], tmp_path / "free.tif", bundle_path=bundle_path)
     assert not bounds
-    predict([scene], tmp_path / "bound.tif", bundle=bundle_path, max_ram="3GB")
+    predict([scene], tmp_path / "bound.tif", bundle_path=bundle_path, max_ram="3GB")
     assert bounds and set(bounds) == {int(2.7e9)}
 
 
@@ -104,7 +104,7 @@ from geood.prediction.malloc import keep_freed_memory
 keep_freed_memory()
 from geood.prediction.pipeline import predict
 scene, bundle, out, limit = sys.argv[1:]
-predict([scene], out, bundle=bundle, max_ram=limit)
+predict([scene], out, bundle_path=bundle, max_ram=limit)
 print(int(re.search("VmHWM: *([0-9]+)", Path("/proc/self/status").read_text().replace("\t", " "))[1]) * 1024)
 """
 

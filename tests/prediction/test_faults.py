@@ -194,7 +194,7 @@ def stop_at(monkeypatch):
 
 
 def run(scene, out, bundle, **how):
-    return predict([scene], out, bundle=bundle, settings=SMALL, **how)
+    return predict([scene], out, bundle_path=bundle, settings=SMALL, **how)
 
 
 def test_a_run_is_the_same_wherever_it_was_stopped(tmp_path, scene, bundle_path, unbroken, stop_at):
@@ -248,9 +248,9 @@ def test_what_changed_meanwhile_is_named_and_refused(tmp_path, bundle_path, stop
         run(scene, out, bundle, resume=True)
     shutil.copy(bundle_path, bundle)
     with pytest.raises(OutputError, match=r"score: was"):
-        predict([scene], out, bundle=bundle, settings=[*SMALL, "score.kind=energy"], threshold=0.0, resume=True)
+        predict([scene], out, bundle_path=bundle, settings=[*SMALL, "score.kind=energy"], threshold=0.0, resume=True)
     with pytest.raises(OutputError, match=r"tile_px: was 64, is 96"):
-        predict([scene], out, bundle=bundle, settings=["predict.tile_px=96"], resume=True)
+        predict([scene], out, bundle_path=bundle, settings=["predict.tile_px=96"], resume=True)
     write_raster(scene, picture(600, 600, seed=1))
     with pytest.raises(OutputError, match=r"scene: was"):
         run(scene, out, bundle, resume=True)
@@ -294,14 +294,14 @@ def test_a_damaged_block_costs_its_tiles_and_no_other(tmp_path, bundle_path):
     array, large = picture(700, 700), ["predict.tile_px=128"]  # so that a block lies beyond its neighbours' halo
     blocks = {"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "deflate"}
     path = write_raster(tmp_path / "in" / "s.tif", array, **blocks)
-    predict([path], tmp_path / "whole.tif", bundle=bundle_path, settings=large)
+    predict([path], tmp_path / "whole.tif", bundle_path=bundle_path, settings=large)
     with rasterio.open(path) as file:
         offset, size = (int(file.get_tag_item(f"BLOCK_{item}_19_19", "TIFF", bidx=1)) for item in ("OFFSET", "SIZE"))
     with path.open("r+b") as file:
         file.seek(offset + 2)
         file.write(b"\xff" * (size - 4))
     with pytest.raises(TilesFailedError) as error:
-        predict([path], tmp_path / "x.tif", bundle=bundle_path, settings=large)
+        predict([path], tmp_path / "x.tif", bundle_path=bundle_path, settings=large)
     [made] = error.value.made
     with rasterio.open(tmp_path / "x.tif") as got, rasterio.open(tmp_path / "whole.tif") as wanted:
         found, whole = got.read(1), wanted.read(1)
@@ -386,7 +386,7 @@ def test_a_server_that_fails_now_and_then(tmp_path, scene, bundle_path, unbroken
     tiled = write_raster(tmp_path / "web" / "scene.tif", rasterio.open(scene).read(), nodata=0, tiled=True, zlevel=1)
     with serving(tiled.parent) as server:
         server.fail(action, every=7)
-        predict([server.url("scene.tif")], tmp_path / "x.tif", bundle=bundle_path, settings=SMALL)
+        predict([server.url("scene.tif")], tmp_path / "x.tif", bundle_path=bundle_path, settings=SMALL)
         assert len(server.requests) > 5
     with rasterio.open(tmp_path / "x.tif") as file:
         found = file.read(1)

@@ -26,7 +26,6 @@ from geood.geo import qgis
 from geood.geo.mosaic import write_mosaic
 from geood.geo.scene import Scene
 from geood.models.bundle import ModelBundle
-from geood.prediction import worker
 from geood.prediction.cluster import dask_client
 from geood.prediction.estimate import plan_run
 from geood.prediction.pipeline import polygonize, predict
@@ -55,7 +54,7 @@ def read(path):
 def test_scores_are_those_of_the_whole_image_where_tiles_see_enough(tmp_path, bundle_path, bundle):
     array = picture(64, 64)
     path = write_raster(tmp_path / "scene.tif", array)
-    predict([path], tmp_path / "out.tif", bundle=bundle_path)
+    predict([path], tmp_path / "out.tif", bundle_path=bundle_path)
     padded = np.pad(array, ((0, 0), (32, 32), (32, 32)), mode="reflect")
     image = bundle.bands.scale(padded, np.ones(padded.shape[1:], bool))
     whole = bundle.score(torch.from_numpy(image)[None])[0, 32:-32, 32:-32].numpy()
@@ -63,7 +62,7 @@ def test_scores_are_those_of_the_whole_image_where_tiles_see_enough(tmp_path, bu
 
 
 def test_every_valid_pixel_is_scored_and_no_other(tmp_path, bundle_path, scene):
-    [made] = predict([scene], tmp_path / "out.gpkg", bundle=bundle_path)
+    [made] = predict([scene], tmp_path / "out.gpkg", bundle_path=bundle_path)
     valid = read(scene) > 0
     assert (np.isfinite(read(made.scores)) == valid).all()
     assert ((read(made.classes) != 255) == valid).all()
@@ -71,7 +70,7 @@ def test_every_valid_pixel_is_scored_and_no_other(tmp_path, bundle_path, scene):
 
 
 def test_the_map_knows_its_statistics_without_being_read_again(tmp_path, bundle_path, scene):
-    [made] = predict([scene], tmp_path / "out.tif", bundle=bundle_path)
+    [made] = predict([scene], tmp_path / "out.tif", bundle_path=bundle_path)
     with rasterio.open(made.scores) as file:
         scores, said = file.read(1), {k.removeprefix("STATISTICS_"): float(v) for k, v in file.tags(1).items()}
     known = scores[np.isfinite(scores)].astype(np.float64)
@@ -81,7 +80,7 @@ def test_the_map_knows_its_statistics_without_being_read_again(tmp_path, bundle_
 
 def test_the_answer_is_the_same_for_threads_processes_and_a_scheduler(tmp_path, bundle_path, scene):
     def outputs(name, **how):
-        [made] = predict([scene], tmp_path / name / "out.gpkg", bundle=bundle_path, **how)
+        [made] = predict([scene], tmp_path / name / "out.gpkg", bundle_path=bundle_path, **how)
         frame = gpd.read_file(made.polygons, layer="anomalies")
         return digest(made.scores, made.classes), frame.to_json()
 
@@ -112,7 +111,7 @@ CUSTOM = CRS.from_proj4("+proj=laea +lat_0=10 +lon_0=20 +x_0=1234.5 +y_0=0 +ellp
 )
 def test_the_score_raster_has_the_grid_of_the_scene(tmp_path, bundle_path, crs, transform):
     path = write_raster(tmp_path / "scene.tif", picture(70, 45), crs=crs, transform=transform)
-    [made] = predict([path], tmp_path / "out.gpkg", bundle=bundle_path, threshold=0.3)
+    [made] = predict([path], tmp_path / "out.gpkg", bundle_path=bundle_path, threshold=0.3)
     with rasterio.open(path) as a, rasterio.open(made.scores) as b:
         assert (a.width, a.height, a.transform, a.crs) == (b.width, b.height, b.transform, b.crs)
         bounds = a.bounds
@@ -127,14 +126,14 @@ def test_the_score_raster_has_the_grid_of_the_scene(tmp_path, bundle_path, crs, 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 200), (33, 2), (65, 64)])
 def test_any_size_is_covered(tmp_path, bundle_path, height, width):
     path = write_raster(tmp_path / "scene.tif", picture(height, width))
-    predict([path], tmp_path / "out.tif", bundle=bundle_path)
+    predict([path], tmp_path / "out.tif", bundle_path=bundle_path)
     scores = read(tmp_path / "out.tif")
     assert scores.shape == (height, width) and np.isfinite(scores).all()
 
 
 def test_a_scene_of_nothing_gives_a_valid_empty_map(tmp_path, bundle_path):
     path = write_raster(tmp_path / "scene.tif", np.zeros((3, 80, 80), "uint8"), nodata=0)
-    [made] = predict([path], tmp_path / "out.gpkg", bundle=bundle_path)
+    [made] = predict([path], tmp_path / "out.gpkg", bundle_path=bundle_path)
     assert np.isnan(read(made.scores)).all() and made.anomalies == made.valid_pixels == 0
     frame = gpd.read_file(made.polygons, layer="anomalies")
     assert len(frame) == 0 and {"score_max", "area_m2", "class_name"} <= set(frame.columns)
@@ -146,7 +145,7 @@ def test_invalid_pixels_hardly_touch_their_neighbours(tmp_path, bundle_path):
     holed[:, 10, 10] = np.nan
     paths = [write_raster(tmp_path / f"{n}.tif", a) for n, a in (("full", array), ("holed", holed))]
     for path in paths:
-        predict([path], tmp_path / f"{path.stem}_out.tif", bundle=bundle_path)
+        predict([path], tmp_path / f"{path.stem}_out.tif", bundle_path=bundle_path)
     full, with_hole = (read(tmp_path / f"{p.stem}_out.tif") for p in paths)
     assert np.isnan(with_hole[10, 10]) and np.isfinite(with_hole).sum() == 96 * 96 - 1
     gap = np.abs(full - with_hole)[np.isfinite(with_hole)]
@@ -160,24 +159,24 @@ def test_bands_and_types(tmp_path, bands, dtype, high):
     make_bundle(tmp_path / "m.safetensors", bands=bands, high=float(high))
     options = {"photometric": "minisblack"} if bands == 4 else {}
     path = write_raster(tmp_path / "s.tif", picture(64, 64, bands=bands, dtype=dtype, high=high), **options)
-    predict([path], tmp_path / "out.tif", bundle=tmp_path / "m.safetensors")
+    predict([path], tmp_path / "out.tif", bundle_path=tmp_path / "m.safetensors")
     assert read(tmp_path / "out.tif").std() > 0
 
 
 def test_several_scenes_share_a_file_or_have_one_each(tmp_path, bundle_path):
     scenes = [write_raster(tmp_path / "in" / f"{n}.tif", picture(64, 64, seed=i)) for i, n in enumerate("ab")]
-    shared = predict(scenes, tmp_path / "all.gpkg", bundle=bundle_path, threshold=0.3)
+    shared = predict(scenes, tmp_path / "all.gpkg", bundle_path=bundle_path, threshold=0.3)
     frame = gpd.read_file(tmp_path / "all.gpkg", layer="anomalies")
     assert set(frame["scene"]) == {"a.tif", "b.tif"} and len(frame) == sum(p.anomalies for p in shared)
     assert (tmp_path / "all_a.tif").exists() and (tmp_path / "all_b.tif").exists()
-    apart = predict(scenes, tmp_path / "each", bundle=bundle_path, threshold=0.3)
+    apart = predict(scenes, tmp_path / "each", bundle_path=bundle_path, threshold=0.3)
     assert [p.polygons.name for p in apart] == ["a.gpkg", "b.gpkg"]
     assert sum(len(gpd.read_file(p.polygons, layer="anomalies")) for p in apart) == len(frame)
     assert digest(apart[0].scores) == digest(shared[0].scores)
 
 
 def test_polygons_can_be_cut_again_without_the_model(tmp_path, bundle_path, scene):
-    [made] = predict([scene], tmp_path / "out.gpkg", bundle=bundle_path, threshold=0.4)
+    [made] = predict([scene], tmp_path / "out.gpkg", bundle_path=bundle_path, threshold=0.4)
     again = polygonize(made.scores, tmp_path / "again.gpkg")
     assert again == made.anomalies
     first, second = (
@@ -191,14 +190,14 @@ def test_polygons_can_be_cut_again_without_the_model(tmp_path, bundle_path, scen
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".parquet", ".fgb"])
 def test_polygon_formats_agree(tmp_path, bundle_path, scene, suffix):
-    [made] = predict([scene], tmp_path / f"out{suffix}", bundle=bundle_path, threshold=0.5)
+    [made] = predict([scene], tmp_path / f"out{suffix}", bundle_path=bundle_path, threshold=0.5)
     frame = gpd.read_parquet(made.polygons) if suffix == ".parquet" else gpd.read_file(made.polygons, layer="anomalies")
     assert len(frame) == made.anomalies
     assert frame.crs.to_epsg() == (4326 if suffix == ".geojson" else 32633)
 
 
 def test_scores_open_as_an_array(tmp_path, bundle_path, scene):
-    predict([scene], tmp_path / "out.tif", bundle=bundle_path)
+    predict([scene], tmp_path / "out.tif", bundle_path=bundle_path)
     array = geood.open_scores(tmp_path / "out.tif")
     assert array.dims == ("y", "x") and array.shape == (150, 210) and array.chunks is not None
     assert array.rio.crs.to_epsg() == 32633
@@ -208,7 +207,7 @@ def test_scores_open_as_an_array(tmp_path, bundle_path, scene):
 
 def test_the_map_tells_how_it_was_made(tmp_path, scene):
     bundle = make_bundle(tmp_path / "m.safetensors", score={"kind": "entropy", "smooth_px": 3, "smooth_contrast": 0.2})
-    predict([scene], tmp_path / "out.tif", bundle=tmp_path / "m.safetensors", threshold=0.25)
+    predict([scene], tmp_path / "out.tif", bundle_path=tmp_path / "m.safetensors", threshold=0.25)
     told = geood.open_scores(tmp_path / "out.tif").attrs
     assert told["GEOOD_SCENE"] == scene.name and told["GEOOD_MODEL"] == bundle.identity
     assert told["GEOOD_SCORE"] == "entropy" and float(told["GEOOD_THRESHOLD"]) == 0.25
@@ -240,21 +239,23 @@ def out(tmp_path):
 
 
 def test_a_missing_scene(tmp_path, bundle_path, scene, out):
-    refused(DataError, "no such file; did you mean scene.tif", [scene.with_name("scen.tif")], out, bundle=bundle_path)
+    refused(
+        DataError, "no such file; did you mean scene.tif", [scene.with_name("scen.tif")], out, bundle_path=bundle_path
+    )
 
 
 def test_a_file_that_is_no_raster(tmp_path, bundle_path, out):
     path = tmp_path / "notes.tif"
     path.write_text("not a raster")
-    refused(DataError, "notes.tif.*cannot be read as a raster", [path], out, bundle=bundle_path)
+    refused(DataError, "notes.tif.*cannot be read as a raster", [path], out, bundle_path=bundle_path)
 
 
 def test_a_truncated_scene_is_mapped_where_it_is_whole_and_the_rest_is_listed(tmp_path, bundle_path, out):
     path = write_raster(tmp_path / "s.tif", picture(300, 300), tiled=True, blockxsize=64, blockysize=64)
-    predict([path], tmp_path / "whole.tif", bundle=bundle_path)
+    predict([path], tmp_path / "whole.tif", bundle_path=bundle_path)
     path.write_bytes(path.read_bytes()[:150_000])
     with pytest.raises(TilesFailedError, match=r"s\.tif: \d+ tiles could not be scored, the first at row") as error:
-        predict([path], out, bundle=bundle_path)
+        predict([path], out, bundle_path=bundle_path)
     [made] = error.value.made
     got, wanted, failed = read(made.scores), read(tmp_path / "whole.tif"), np.zeros((300, 300), bool)
     for window in made.failed_tiles:
@@ -274,35 +275,35 @@ def test_a_truncated_scene_is_mapped_where_it_is_whole_and_the_rest_is_listed(tm
 def test_a_scene_of_which_nothing_can_be_read(tmp_path, bundle_path, out):
     path = write_raster(tmp_path / "s.tif", picture(300, 300), tiled=True, blockxsize=64, blockysize=64)
     path.write_bytes(path.read_bytes()[:1200])
-    refused(DataError, "s.tif", [path], out, bundle=bundle_path)
+    refused(DataError, "s.tif", [path], out, bundle_path=bundle_path)
 
 
 def test_a_scene_with_other_bands(tmp_path, bundle_path, out):
     path = write_raster(tmp_path / "s.tif", picture(64, 64, bands=5))
-    refused(DataError, "has 5 bands .* trained on scenes with 3", [path], out, bundle=bundle_path)
+    refused(DataError, "has 5 bands .* trained on scenes with 3", [path], out, bundle_path=bundle_path)
 
 
 def test_a_bundle_that_is_none(tmp_path, scene, out):
-    refused(BundleError, "not a readable safetensors", [scene], out, bundle=scene)
+    refused(BundleError, "not a readable safetensors", [scene], out, bundle_path=scene)
 
 
 def test_an_output_that_exists_is_kept_until_overwritten(tmp_path, bundle_path, scene, out):
     out.write_text("precious")
-    refused(OutputError, "exists", [scene], out, bundle=bundle_path)
-    predict([scene], out, bundle=bundle_path, overwrite=True)
+    refused(OutputError, "exists", [scene], out, bundle_path=bundle_path)
+    predict([scene], out, bundle_path=bundle_path, overwrite=True)
     assert gpd.read_file(out, layer="anomalies") is not None
 
 
 def test_a_raster_beside_the_polygons_is_not_replaced_either(bundle_path, scene, out):
     out.with_suffix(".tif").write_text("precious")
-    refused(OutputError, r"x\.tif.*exists", [scene], out, bundle=bundle_path)
+    refused(OutputError, r"x\.tif.*exists", [scene], out, bundle_path=bundle_path)
 
 
 def test_the_scene_itself_is_never_replaced(bundle_path, scene):
     before = scene.read_bytes()
     for name in ("scene.gpkg", "scene.tif"):
         with pytest.raises(OutputError, match="replace the scene itself"):
-            predict([scene], scene.with_name(name), bundle=bundle_path, overwrite=True)
+            predict([scene], scene.with_name(name), bundle_path=bundle_path, overwrite=True)
     assert scene.read_bytes() == before and [p.name for p in scene.parent.iterdir()] == ["scene.tif"]
 
 
@@ -321,23 +322,23 @@ def test_nothing_that_is_read_is_ever_replaced(tmp_path, bundle_path, scene):
         ([scene], tmp_path / "area.gpkg", {"options": SceneOptions(area=tmp_path / "area.gpkg")}),
     ):
         with pytest.raises(OutputError, match="replace the scene itself"):
-            predict(scenes, out, bundle=bundle_path, overwrite=True, **how)
+            predict(scenes, out, bundle_path=bundle_path, overwrite=True, **how)
     assert {p: p.read_bytes() for p in before} == before
 
 
 def test_a_missing_output_folder(tmp_path, bundle_path, scene):
-    refused(OutputError, "folder", [scene], tmp_path / "nowhere" / "x.gpkg", bundle=bundle_path)
+    refused(OutputError, "folder", [scene], tmp_path / "nowhere" / "x.gpkg", bundle_path=bundle_path)
     assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_folder_that_cannot_be_written(bundle_path, scene):
     with pytest.raises(OutputError, match="writ"):
-        predict([scene], "/proc/x.gpkg", bundle=bundle_path)
+        predict([scene], "/proc/x.gpkg", bundle_path=bundle_path)
 
 
 @pytest.mark.parametrize("name", ["x.shp", "x.png", "x"])
 def test_an_unknown_ending(bundle_path, scene, out, name):
-    refused(ConfigError, r"\.gpkg", [scene], out.with_name(name), bundle=bundle_path)
+    refused(ConfigError, r"\.gpkg", [scene], out.with_name(name), bundle_path=bundle_path)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -351,21 +352,20 @@ def test_workers_cannot_be_reached_from_other_machines(workers):
 
 def test_a_scheduler_that_does_not_answer(bundle_path, scene, out, monkeypatch):
     monkeypatch.setattr("geood.prediction.cluster.ANSWER_S", 1)
-    refused(ConfigError, "no Dask scheduler", [scene], out, bundle=bundle_path, scheduler="tcp://127.0.0.1:9")
+    refused(ConfigError, "no Dask scheduler", [scene], out, bundle_path=bundle_path, scheduler="tcp://127.0.0.1:9")
 
 
 @pytest.mark.parametrize("small_disk", ["400k"], indirect=True)
 def test_a_full_disk(tmp_path, bundle_path, small_disk):
     path = write_raster(tmp_path / "s.tif", np.random.default_rng(0).integers(1, 255, (3, 500, 500), "uint8"))
-    refused(OutputError, "disk.*free|free.*disk", [path], small_disk / "x.gpkg", bundle=bundle_path)
+    refused(OutputError, "disk.*free|free.*disk", [path], small_disk / "x.gpkg", bundle_path=bundle_path)
 
 
 def test_the_model_is_loaded_once_for_each_process(tmp_path, bundle_path, scene, monkeypatch):
     loads = []
     load = ModelBundle.load.__func__
     monkeypatch.setattr(ModelBundle, "load", classmethod(lambda cls, path: loads.append(path) or load(cls, path)))
-    worker._engines.clear()
-    predict([scene], tmp_path / "a.tif", bundle=bundle_path)
+    predict([scene], tmp_path / "a.tif", bundle_path=bundle_path)
     assert len(loads) == 1 or torch.cuda.is_available()
 
 
@@ -382,7 +382,7 @@ def test_a_folder_of_odd_rasters_gives_maps_or_clear_errors(tmp_path):
             if count not in bundles:
                 bundles[count] = tmp_path / f"{count}.safetensors"
                 make_bundle(bundles[count], bands=count, predict={"tile_px": 512, "halo_px": 32})
-            [made] = predict([path], out, bundle=bundles[count])
+            [made] = predict([path], out, bundle_path=bundles[count])
         except GeoodError as error:
             assert str(path) in str(error) and not list(out.parent.iterdir())
             continue
@@ -399,15 +399,15 @@ def test_a_scheduler_that_lives_on_sees_the_file_as_it_is_now(tmp_path, bundle_p
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
         for seed in (1, 2):
             write_raster(path, picture(64, 64, seed=seed))
-            predict([path], tmp_path / f"{seed}.tif", bundle=bundle_path, scheduler=cluster.scheduler_address)
-    predict([path], tmp_path / "fresh.tif", bundle=bundle_path)
+            predict([path], tmp_path / f"{seed}.tif", bundle_path=bundle_path, scheduler=cluster.scheduler_address)
+    predict([path], tmp_path / "fresh.tif", bundle_path=bundle_path)
     assert digest(tmp_path / "2.tif") == digest(tmp_path / "fresh.tif") != digest(tmp_path / "1.tif")
 
 
 def test_outputs_that_would_meet_are_refused_before_any_work(tmp_path, bundle_path, out):
     scenes = [write_raster(tmp_path / "in" / n, picture(64, 64)) for n in ("a.tif", "a.classes.tif")]
-    refused(ConfigError, "same name", scenes, out.parent, bundle=bundle_path)
-    refused(ConfigError, "same name", [scenes[0], scenes[0]], out, bundle=bundle_path)
+    refused(ConfigError, "same name", scenes, out.parent, bundle_path=bundle_path)
+    refused(ConfigError, "same name", [scenes[0], scenes[0]], out, bundle_path=bundle_path)
 
 
 def test_scenes_with_and_without_crs_do_not_share_a_file(tmp_path, bundle_path, out):
@@ -415,26 +415,30 @@ def test_scenes_with_and_without_crs_do_not_share_a_file(tmp_path, bundle_path, 
         write_raster(tmp_path / "in" / "a.tif", picture(64, 64)),
         write_raster(tmp_path / "in" / "b.tif", picture(64, 64), crs=None, transform=Affine.identity()),
     ]
-    refused(ConfigError, "some have none", scenes, out, bundle=bundle_path)
+    refused(ConfigError, "some have none", scenes, out, bundle_path=bundle_path)
 
 
 def test_a_new_folder_goes_again_when_nothing_came_of_it(tmp_path, bundle_path, scene, out):
     refused(
-        BundleError, "no such bundle", [scene, scene.with_name("b.tif")], out.parent / "new", bundle=tmp_path / "no"
+        BundleError,
+        "no such bundle",
+        [scene, scene.with_name("b.tif")],
+        out.parent / "new",
+        bundle_path=tmp_path / "no",
     )
     other = write_raster(tmp_path / "in" / "b.tif", picture(64, 64, bands=5))
-    refused(DataError, "5 bands", [scene, other], out.parent / "new", bundle=bundle_path)
+    refused(DataError, "5 bands", [scene, other], out.parent / "new", bundle_path=bundle_path)
 
 
 @pytest.mark.parametrize("threshold", [float("nan"), float("inf")])
 def test_a_threshold_that_is_no_number(bundle_path, scene, out, threshold):
-    refused(ConfigError, "--threshold", [scene], out, bundle=bundle_path, threshold=threshold)
+    refused(ConfigError, "--threshold", [scene], out, bundle_path=bundle_path, threshold=threshold)
 
 
 def test_a_class_raster_of_another_scene_is_not_used(tmp_path, bundle_path, scene):
-    predict([scene], tmp_path / "out.gpkg", bundle=bundle_path)
+    predict([scene], tmp_path / "out.gpkg", bundle_path=bundle_path)
     other = write_raster(tmp_path / "in" / "other.tif", picture(150, 210, seed=3))
-    predict([other], tmp_path / "second.gpkg", bundle=bundle_path)
+    predict([other], tmp_path / "second.gpkg", bundle_path=bundle_path)
     (tmp_path / "second.classes.tif").replace(tmp_path / "out.classes.tif")
     with pytest.raises(DataError, match="not of the same prediction"):
         polygonize(tmp_path / "out.tif", tmp_path / "again.gpkg")
@@ -455,9 +459,9 @@ def between(scores, times):
 def test_a_finer_scene_is_read_at_the_models_resolution_and_answered_on_its_own_grid(tmp_path):
     make_bundle(tmp_path / "m.safetensors", predict={"tile_px": 128, "halo_px": 160})  # wide enough to see no seams
     array = picture(150, 150)
-    predict([at(tmp_path / "own.tif", array, 0.5)], tmp_path / "a.tif", bundle=tmp_path / "m.safetensors")
+    predict([at(tmp_path / "own.tif", array, 0.5)], tmp_path / "a.tif", bundle_path=tmp_path / "m.safetensors")
     fine = np.kron(array, np.ones((1, 2, 2), np.uint8))
-    predict([at(tmp_path / "fine.tif", fine, 0.25)], tmp_path / "b.tif", bundle=tmp_path / "m.safetensors")
+    predict([at(tmp_path / "fine.tif", fine, 0.25)], tmp_path / "b.tif", bundle_path=tmp_path / "m.safetensors")
     found, wanted = read(tmp_path / "b.tif"), between(read(tmp_path / "a.tif"), 2)
     inner = (slice(1, -1),) * 2  # the outermost pixels lie beyond the centres of the model's
     np.testing.assert_allclose(found[inner], wanted[inner], atol=1e-4)
@@ -468,7 +472,7 @@ def test_every_pixel_of_a_resampled_scene_has_a_score_where_it_is_valid_and_nowh
         array = picture(211, 160)
         array[:, 31:77, 60:95] = array[:, 100, 3] = 0
         path = at(tmp_path / f"{metres}.tif", array, metres, nodata=0)
-        [made] = predict([path], tmp_path / f"out_{metres}.gpkg", bundle=bundle_path)
+        [made] = predict([path], tmp_path / f"out_{metres}.gpkg", bundle_path=bundle_path)
         valid = (array != 0).any(axis=0)
         np.testing.assert_array_equal(np.isfinite(read(made.scores)), valid)
         np.testing.assert_array_equal(read(made.classes) != 255, valid)
@@ -476,34 +480,34 @@ def test_every_pixel_of_a_resampled_scene_has_a_score_where_it_is_valid_and_nowh
 
 def test_a_scene_may_be_read_as_it_is(tmp_path, bundle_path, caplog):
     path = at(tmp_path / "s.tif", picture(64, 64), 0.1)
-    predict([path], tmp_path / "out.tif", bundle=bundle_path, options=SceneOptions(resample=False))
+    predict([path], tmp_path / "out.tif", bundle_path=bundle_path, options=SceneOptions(resample=False))
     assert "--no-resample" in caplog.text
     same = at(tmp_path / "same.tif", picture(64, 64), 0.5)
-    predict([same], tmp_path / "same_out.tif", bundle=bundle_path)
+    predict([same], tmp_path / "same_out.tif", bundle_path=bundle_path)
     np.testing.assert_array_equal(read(tmp_path / "out.tif"), read(tmp_path / "same_out.tif"))
 
 
 def test_a_scene_of_quite_another_resolution_is_refused(tmp_path, bundle_path, out):
-    refused(DataError, "gdalwarp", [at(tmp_path / "s.tif", picture(64, 64), 0.01)], out, bundle=bundle_path)
+    refused(DataError, "gdalwarp", [at(tmp_path / "s.tif", picture(64, 64), 0.01)], out, bundle_path=bundle_path)
 
 
 def test_bands_are_taken_by_name(tmp_path, bundle_path):
     array = picture(64, 64, bands=4)
     path = write_raster(tmp_path / "s.tif", array[[3, 2, 1, 0]])
     plain = write_raster(tmp_path / "plain.tif", array[:3])
-    predict([plain], tmp_path / "a.tif", bundle=bundle_path)
+    predict([plain], tmp_path / "a.tif", bundle_path=bundle_path)
     options = SceneOptions(bands="band_1=4,band_2=3,band_3=2")
-    predict([path], tmp_path / "b.tif", bundle=bundle_path, options=options)
+    predict([path], tmp_path / "b.tif", bundle_path=bundle_path, options=options)
     np.testing.assert_array_equal(read(tmp_path / "a.tif"), read(tmp_path / "b.tif"))
 
 
 def test_a_part_of_a_scene_has_the_scores_of_the_whole(tmp_path, bundle_path, scene):
-    predict([scene], tmp_path / "whole.tif", bundle=bundle_path)
+    predict([scene], tmp_path / "whole.tif", bundle_path=bundle_path)
     with rasterio.open(scene) as file:
         west, north = file.transform @ (30, 20)
         east, south = file.transform @ (190, 140)
     options = SceneOptions(box=f"{west},{south},{east},{north}")
-    predict([scene], tmp_path / "part.tif", bundle=bundle_path, options=options)
+    predict([scene], tmp_path / "part.tif", bundle_path=bundle_path, options=options)
     whole, part = read(tmp_path / "whole.tif"), read(tmp_path / "part.tif")
     inside = np.zeros(whole.shape, bool)
     inside[20:140, 30:190] = True
@@ -515,8 +519,8 @@ def test_tiles_are_taken_as_one_scene(tmp_path, bundle_path, scene):
         for i, window in enumerate((RasterioWindow(0, 0, 100, 150), RasterioWindow(100, 0, 110, 150))):
             profile = {"crs": file.crs, "transform": file.window_transform(window), "nodata": 0}
             write_raster(tmp_path / "tiles" / f"{i}.tif", file.read(window=window), **profile)
-    predict([scene], tmp_path / "whole.tif", bundle=bundle_path)
-    [made] = predict([tmp_path / "tiles"], tmp_path / "city.gpkg", bundle=bundle_path, mosaic=True)
+    predict([scene], tmp_path / "whole.tif", bundle_path=bundle_path)
+    [made] = predict([tmp_path / "tiles"], tmp_path / "city.gpkg", bundle_path=bundle_path, mosaic=True)
     np.testing.assert_array_equal(read(made.scores), read(tmp_path / "whole.tif"))
     with rasterio.open(made.scores) as file:
         assert file.tags()["GEOOD_SCENE"] == "tiles"
@@ -524,25 +528,25 @@ def test_tiles_are_taken_as_one_scene(tmp_path, bundle_path, scene):
 
 def test_the_numbers_of_a_scene_are_compared_with_those_of_training(tmp_path, bundle_path, caplog):
     path = write_raster(tmp_path / "s.tif", picture(100, 100, dtype="uint16", high=4000))
-    predict([path], tmp_path / "out.tif", bundle=bundle_path)
+    predict([path], tmp_path / "out.tif", bundle_path=bundle_path)
     assert "the model knows numbers of 8 bit, the scene is uint16" in caplog.text
 
 
 def test_a_plan_says_what_would_be_done_and_is_kept_to(tmp_path, bundle_path, scene):
-    said = dict(plan_run(str(scene), bundle=bundle_path, options=SceneOptions(), max_ram="8GB", folder=tmp_path))
+    said = dict(plan_run(str(scene), bundle_path=bundle_path, options=SceneOptions(), max_ram="8GB", folder=tmp_path))
     assert "210 x 150 px" in said["scene"] and "12 of 64 px" in said["tiles"]
     assert said["valid"].startswith("about 89 %")
     assert list(tmp_path.iterdir()) == [scene.parent]
     with pytest.raises(ConfigError, match="--max-ram"):
-        plan_run(str(scene), bundle=bundle_path, options=SceneOptions(), max_ram="10MB", folder=tmp_path)
+        plan_run(str(scene), bundle_path=bundle_path, options=SceneOptions(), max_ram="10MB", folder=tmp_path)
     with pytest.raises(ConfigError, match="--max-ram"):
-        predict([scene], tmp_path / "x.tif", bundle=bundle_path, max_ram="10MB")
+        predict([scene], tmp_path / "x.tif", bundle_path=bundle_path, max_ram="10MB")
 
 
 @pytest.mark.parametrize("kind", ["max_softmax", "max_logit", "entropy", "energy"])
 def test_every_score_can_be_written_with_its_style(tmp_path, scene, kind):
     make_bundle(tmp_path / "m.safetensors", score={"kind": kind})
-    [made] = predict([scene], tmp_path / "out.gpkg", bundle=tmp_path / "m.safetensors", threshold=-1e6)
+    [made] = predict([scene], tmp_path / "out.gpkg", bundle_path=tmp_path / "m.safetensors", threshold=-1e6)
     scores = read(made.scores)
     assert np.nanstd(scores) > 0 and made.anomalies >= 1
     own_range = made.scores.with_suffix(".qml").read_text() != qgis.score_style(-1e6)
@@ -572,7 +576,7 @@ def summary(folder):
 
 def test_a_folder_of_photographs_gives_scores_of_each_and_a_summary_of_them(tmp_path, bundle_path):
     out = tmp_path / "out"
-    made = predict([photographs(tmp_path / "in")], out, bundle=bundle_path, threshold=0.6)
+    made = predict([photographs(tmp_path / "in")], out, bundle_path=bundle_path, threshold=0.6)
     assert [Path(one.scene).name for one in made] == ["photo_0.png", "photo_1.png", "photo_2.png"]
     assert {p.name for p in out.iterdir()} == {"summary.csv"} | {
         f"photo_{i}{end}" for i in range(3) for end in (".gpkg", ".tif", ".qml", ".classes.tif", ".classes.qml")
@@ -594,14 +598,14 @@ def test_a_folder_of_photographs_gives_scores_of_each_and_a_summary_of_them(tmp_
 def test_a_scene_without_a_valid_pixel_has_an_empty_row(tmp_path, bundle_path):
     folder = photographs(tmp_path / "in", 1)
     Image.fromarray(np.zeros((40, 40, 4), np.uint8)).save(folder / "nothing.png")
-    predict([folder], tmp_path / "out", bundle=bundle_path)
+    predict([folder], tmp_path / "out", bundle_path=bundle_path)
     row = summary(tmp_path / "out")[0]
     assert (row["scene"], row["valid_pixels"], row["anomalies"]) == ("nothing.png", "0", "0")
     assert row["score_mean"] == row["score_max"] == row["above_threshold"] == ""
 
 
 def test_photographs_without_a_place_are_warned_of_once(tmp_path, bundle_path, caplog):
-    predict([photographs(tmp_path / "in")], tmp_path / "out", bundle=bundle_path)
+    predict([photographs(tmp_path / "in")], tmp_path / "out", bundle_path=bundle_path)
     said = [record.getMessage() for record in caplog.records if "no CRS" in record.getMessage()]
     assert len(said) == 1 and "photo_0.png and 2 more: no CRS" in said[0]
 
@@ -611,14 +615,14 @@ def test_photographs_without_a_place_are_warned_of_once(tmp_path, bundle_path, c
     [("x.gpkg", "x.gpkg", "x.tif"), ("x.tif", None, "x.tif"), ("new", "new/photo_0.gpkg", "new/photo_0.tif")],
 )
 def test_a_folder_with_one_photograph_may_have_any_output(tmp_path, bundle_path, name, polygons, scores):
-    [made] = predict([photographs(tmp_path / "in", 1)], tmp_path / name, bundle=bundle_path)
+    [made] = predict([photographs(tmp_path / "in", 1)], tmp_path / name, bundle_path=bundle_path)
     assert made.polygons == (polygons and tmp_path / polygons) and made.scores == tmp_path / scores
     assert all(p.is_file() for p in (made.scores, made.polygons) if p)
     assert (tmp_path / name / "summary.csv").is_file() == (name == "new")
 
 
 def test_photographs_may_share_a_polygon_file(tmp_path, bundle_path):
-    made = predict([photographs(tmp_path / "in")], tmp_path / "x.gpkg", bundle=bundle_path, threshold=0.6)
+    made = predict([photographs(tmp_path / "in")], tmp_path / "x.gpkg", bundle_path=bundle_path, threshold=0.6)
     found = gpd.read_file(tmp_path / "x.gpkg", layer="anomalies")
     assert sorted(found["scene"].unique()) == [Path(one.scene).name for one in made]
     assert not (tmp_path / "summary.csv").exists()
@@ -631,16 +635,16 @@ def test_folders_that_cannot_be_predicted(tmp_path, bundle_path, out):
         r"no scene in this folder; needed: files ending in \.tif",
         [tmp_path / "empty"],
         out.parent,
-        bundle=bundle_path,
+        bundle_path=bundle_path,
     )
     folder = photographs(tmp_path / "in")
     shutil.copy(folder / "photo_1.png", folder / "photo_1.webp")
-    refused(ConfigError, "same name", [folder], out.parent, bundle=bundle_path)
+    refused(ConfigError, "same name", [folder], out.parent, bundle_path=bundle_path)
     (folder / "photo_1.webp").write_text("no picture")
-    refused(ConfigError, "same name", [folder], out.parent, bundle=bundle_path)
+    refused(ConfigError, "same name", [folder], out.parent, bundle_path=bundle_path)
     (folder / "photo_1.png").unlink()
-    refused(DataError, r"photo_1\.webp: cannot be read as a raster", [folder], out.parent, bundle=bundle_path)
+    refused(DataError, r"photo_1\.webp: cannot be read as a raster", [folder], out.parent, bundle_path=bundle_path)
     (folder / "photo_1.webp").unlink()
-    refused(ConfigError, r"cannot tell what to write", [folder], out.with_suffix(".tif"), bundle=bundle_path)
+    refused(ConfigError, r"cannot tell what to write", [folder], out.with_suffix(".tif"), bundle_path=bundle_path)
     (out.parent / "summary.csv").write_text("mine")
-    refused(OutputError, r"summary\.csv: exists already", [folder], out.parent, bundle=bundle_path)
+    refused(OutputError, r"summary\.csv: exists already", [folder], out.parent, bundle_path=bundle_path)
