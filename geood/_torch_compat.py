@@ -1,17 +1,16 @@
-"""Two things about torch that have to be put right before it is used.
+"""Workarounds for two defects of torch installations: torchvision without CUDA, and MKL's first vector call.
 
-The import of torchvision beside a torch that has no CUDA. The public torchvision wheel is built against a CUDA torch;
-next to a CPU-only torch its compiled operators do not load, and `import torchvision` then stops at `operator
-torchvision::nms does not exist`, because it describes shapes for two operators nobody declared. TorchGeo and timm
-import torchvision although geood uses none of its operators. Declaring the two schemas first is enough for the import.
-Where the real operators load, this room does nothing.
+Importing torchvision with a CPU-only torch: the public torchvision wheel is built against a CUDA torch. With a CPU-only
+torch its compiled operators do not load, and `import torchvision` fails with `operator torchvision::nms does not
+exist`, because it registers shape functions for two undeclared operators. TorchGeo and timm import torchvision,
+although geood uses none of its operators. Declaring the two schemas first is enough for the import. If the real
+operators load, nothing is done. Call `declare_missing_operators` before the first import of torchvision, timm or
+torchgeo.
 
-Call `declare_missing_operators` before the first import of torchvision, timm or torchgeo.
-
-The first exponential of a process. MKL's vector functions (exp, log, tanh ...) get ready in their first call, and where
-two threads make it together one of them may be served by a variant of low accuracy: in one process of three to five
-half of the first scores were off by 1e-4 (torch 2.13 on two cores). `start_vector_functions` makes that call alone;
-rooms that use these functions run it when they are imported.
+The first exponential of a process: MKL's vector functions (exp, log, tanh ...) initialize themselves in their first
+call. If two threads make it at the same time, one of them may get a low-accuracy variant: in one process out of three
+to five, half of the first scores were off by 1e-4 (torch 2.13 on two cores). `start_vector_functions` makes that call
+on one thread; modules that use these functions run it on import.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ def declare_missing_operators() -> bool:
     """Declare torchvision's two missing operator schemas if its compiled operators cannot be loaded.
 
     Returns:
-        True if anything was declared, now or by an earlier call; False where the real operators are there (or
-        torchvision is not installed or already imported).
+        True if the schemas were declared, now or by an earlier call; False if the real operators load, or torchvision
+        is not installed or already imported.
     """
     global _declared
     if _declared is not None:
@@ -51,19 +50,19 @@ def declare_missing_operators() -> bool:
 
 
 def start_vector_functions() -> None:
-    """Make the first call of a vector function in this process, on one thread."""
+    """Initialize MKL's vector functions in this process by a first call on one thread."""
     import torch
 
     torch.exp(torch.zeros(1))
 
 
 def _operators_load() -> bool:
-    """Whether torchvision's compiled operators can be loaded next to this torch (loads them, as torchvision would)."""
+    """Load torchvision's compiled operators, as torchvision would; return False if they do not fit this torch."""
     import torch
 
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
-        return True  # nothing to mend
+        return True  # not installed: no workaround needed
     libraries = [p for p in Path(spec.origin).parent.glob("_C*") if p.suffix in (".so", ".pyd", ".dylib")]
     try:
         for library in libraries:

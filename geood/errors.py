@@ -1,7 +1,7 @@
-"""The errors geood raises on purpose, and the exit code each one ends a command with.
+"""Exceptions of geood and the exit codes of the command line.
 
-Every message names the file, says what came and what was needed, and ends with what to do. The command line prints
-the message alone; `--debug` adds the traceback. Anything that is not a `GeoodError` is a bug of ours and exits with 1.
+Every message names the file, states what was found and what was expected, and ends with a remedy. The command line
+prints only the message; `--debug` adds the traceback. Any other exception is a bug in geood and exits with 1.
 """
 
 from collections.abc import Sequence
@@ -9,47 +9,47 @@ from typing import Any
 
 
 class GeoodError(Exception):
-    """Root of all errors that geood explains to its user."""
+    """Base class of all errors that geood raises on purpose."""
 
     exit_code = 1
 
 
 class ConfigError(GeoodError):
-    """A config, an option or a combination of them cannot be used."""
+    """Error in a config, an option or a combination of them."""
 
     exit_code = 2
 
 
 class OutputError(GeoodError):
-    """An output cannot be written where it was asked for."""
+    """Failure to write an output at the requested path."""
 
     exit_code = 2
 
 
 class DataError(GeoodError):
-    """An input file is missing, unreadable or does not fit."""
+    """Input file that is missing, unreadable or unsuitable."""
 
     exit_code = 3
 
 
 class BundleError(DataError):
-    """A model bundle is not one, is damaged, or is from a newer geood."""
+    """Model bundle that is damaged, from a newer geood, or not a bundle at all."""
 
 
 class TrainingError(GeoodError):
-    """Training cannot go on: a loss is not finite, or a run cannot be continued."""
+    """Failure of training: a loss is not finite, or a run cannot be resumed."""
 
     exit_code = 3
 
 
 class RunLostError(GeoodError):
-    """A run ended early through no fault of its inputs; what it finished is kept for `--resume`."""
+    """Early end of a run for a reason other than its inputs; finished work is kept for `--resume`."""
 
     exit_code = 130
 
 
 class TilesFailedError(GeoodError):
-    """Prediction finished, but some tiles could not be scored; `made` are the predictions with the tiles listed."""
+    """Prediction that finished with failed tiles; `made` holds the predictions, which list those tiles."""
 
     exit_code = 4
 

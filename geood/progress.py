@@ -1,6 +1,6 @@
-"""Progress as a person reads it: a live bar on a terminal, a plain line now and then everywhere else.
+"""Progress display: a live bar on a terminal, periodic log lines elsewhere.
 
-One class, used by every long job, so that logs of different jobs read alike. It knows nothing of what is counted.
+All long jobs use the same class, so that their logs look alike. It knows nothing of what is counted.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ log = logging.getLogger("geood")
 
 
 class Progress:
-    """Counts `total` steps of a job under a `title`; use as a context manager and call `advance`.
+    """Progress display of a job of `total` steps; use it as a context manager and call `advance`.
 
-    On a terminal this is a bar with elapsed and remaining time; elsewhere a log line every `every_s` seconds with the
-    same content. Figures given to `advance` (losses, rates) are shown behind the count. Of a `brief` job, which mostly
-    is over at once, nothing is left on a terminal, and nothing is said elsewhere unless it takes longer than that.
+    On a terminal it is a bar with elapsed and remaining time; elsewhere a log line with the same content every
+    `every_s` seconds. Figures given to `advance` (losses, rates) are shown after the count. A `brief` job usually ends
+    within `every_s`: its bar is removed at the end, and it writes no log lines unless it takes longer.
     """
 
     def __init__(self, title: str, total: int, *, start: int = 0, every_s: float = 10.0, brief: bool = False) -> None:
@@ -60,7 +60,7 @@ class Progress:
     _last_said = -1
 
     def advance(self, steps: int = 1, **figures: Any) -> None:
-        """Count `steps` more and show the figures (floats are shortened)."""
+        """Advance by `steps` and show the figures (floats with 4 significant digits)."""
         self.done += steps
         text = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items())
         if self._bar:
@@ -81,7 +81,7 @@ class Progress:
 
 
 def tracked(title: str, steps: Iterable[T], total: int) -> Iterator[T]:
-    """The steps of a job that is mostly over at once, with its progress shown where it is not."""
+    """Iterate over the steps of a usually brief job and show its progress."""
     with Progress(title, total, brief=True) as progress:
         for step in steps:
             yield step

@@ -1,10 +1,10 @@
-"""The data sets that geood knows by name: where each comes from, how its folder looks, and what its labels mean.
+"""Catalog of published data sets: source, licence, folder layout, splits and label encoding of each.
 
-An entry is a value and no code: layouts are templates of paths, label encodings are tables, splits are folder names,
-lists or rules. `datasets.layout` finds files by them, `datasets.frames` decodes pixels, `geood data list` shows them.
-TorchGeo has classes for some of the aerial sets. They open whole images without a place, drop missing pairs in
-silence and turn colours that match nothing into class 0, so these entries stand in for them; their splits and colours
-are the same. Sets whose images have a place can be trained on as scenes as well, through TorchGeo's own layers.
+Entries are data, not code: layouts are path templates, label encodings are tables, splits are folder names, lists or
+rules. `datasets.discovery` finds the files, `datasets.frames` decodes them, `geood data list` shows the entries.
+TorchGeo has classes for some of the aerial sets. They read whole images without georeferencing, silently drop missing
+pairs and map unknown colours to class 0, so these entries replace them, with the same splits and colours. Sets with
+georeferenced images can also be used for training as scenes, through TorchGeo's own layers.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ CATALOG: dict[str, DataSet] = {entry.name: entry for entry in (*ROADS, *AERIAL)}
 
 
 def data_set(name: str) -> DataSet:
-    """A data set by its name in `geood data list`.
+    """Return the data set of this name, as listed by `geood data list`.
 
     Raises:
-        ConfigError: there is none, with the nearest name.
+        ConfigError: there is no such data set; the message suggests the closest name.
     """
     if name in CATALOG:
         return CATALOG[name]

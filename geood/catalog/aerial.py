@@ -1,4 +1,4 @@
-"""Aerial sets, through the same door: none has an official split for anomalies, so classes are held out by name."""
+"""Catalog entries of aerial data sets; none has an official anomaly split, so classes are held out by name."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ vaihingen = DataSet(
 )
 loveda = DataSet(
     name="loveda",
-    title="LoveDA, towns and country at 30 cm",
+    title="LoveDA, urban and rural scenes at 30 cm",
     source="https://zenodo.org/records/5706578",
     licence="CC BY-NC-SA 4.0 and the terms of Google Earth: academic use only",
     taxonomy=t.LOVEDA,
@@ -113,18 +113,18 @@ landcoverai = DataSet(
     ),
     ids=t.same(t.LANDCOVERAI),
     size=(512, 512),
-    note="The chips that the set's own script cuts, by its lists. The orthophotos have a place: train on them as "
+    note="The chips and lists that the set's own script makes. The orthophotos are georeferenced: train on them as "
     "scenes (images: [images], labels: [masks]).",
 )
 openearthmap = DataSet(
     name="openearthmap",
     title="OpenEarthMap, 97 regions at 25 to 50 cm",
     source="https://open-earth-map.org",
-    licence="each source its own; what is unspecified CC BY-NC-SA 4.0",
+    licence="differs by source; CC BY-NC-SA 4.0 where unspecified",
     taxonomy=t.OPENEARTHMAP,
     layouts=(PathLayout("{region}/images/{id}.tif", "{region}/labels/{id}.tif"),),
     splits=(Split("train", {}, listed="train.txt"), Split("val", {}, listed="val.txt")),
     ids={0: t.VOID, t.VOID: t.VOID} | {i + 1: i for i in t.OPENEARTHMAP.classes},
-    note="Id 0 means unknown. Images that come from xBD are not part of the archive and are missed by name.",
+    note="Id 0 means unknown. Images from xBD are not in the archive and are reported as missing by name.",
 )
 AERIAL = (uavid, potsdam, vaihingen, loveda, landcoverai, openearthmap)

@@ -1,4 +1,4 @@
-"""What an entry of the catalog is: layouts as templates of paths, splits, and how label files are to be read."""
+"""Data model of the catalog: data sets with their path templates, splits and label encoding. Values only, no I/O."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Protocol = Literal["pooled", "fishyscapes", "smiyc", "caos", "densehybrid"]
 
 @dataclass(frozen=True)
 class PathLayout:
-    """Where images and labels lie below the root: templates of paths with places in braces.
+    """Path templates of images and labels below the root, with placeholders in braces.
 
-    `{split}` and the like are filled in by the split; what a split does not fill in stands for any one name. Images and
-    labels are a pair where all places that both templates have are equal. `base` is an image that the image is added
-    to; `segments` a COCO panoptic file that says what the labels' segments are; `name` what a frame is called, of
-    places of the images. What stands for `{number}` is digits alone.
+    Placeholders that the split does not fill in match any text without a slash; `{number}` matches digits only. An
+    image and a label are a pair if all placeholders that both templates contain have equal values. `base` is an image
+    to which the image is added; `segments` a COCO panoptic JSON file with the classes of the labels' segments; `name`
+    the name of a frame, from placeholders of `images`.
     """
 
     images: str
@@ -33,13 +33,20 @@ class PathLayout:
 
 @dataclass(frozen=True)
 class Split:
-    """A part of a data set: `places` fills in the templates; the other keys choose among the frames found.
+    """Split of a data set: values of the placeholders, and filters on the frames found.
 
-    `ids` is a regular expression that whole frame ids match, `drop` numbers of frames (out of `undropped` in all) in
-    the order of their ids, `hashed` a part of [0, 1) in which a hash of their names lies, for sets that come without a
-    split, `listed` a text file of frame names, `by_labels` takes the frames that have labels and `holds` is a rule on
-    what the labels of a whole image hold. `count` is how many frames the complete split has after all this (None: it
-    may differ); of a split that is not `labelled` only some frames have labels.
+    Attributes:
+        name: name of the split.
+        places: values of the placeholders in the path templates.
+        count: number of frames of the complete split after all filters; None if it varies.
+        ids: regular expression that the whole frame id must match.
+        drop: positions of frames to leave out, in the order of their ids.
+        undropped: number of frames of the complete split before `drop`.
+        hashed: interval within [0, 1) that a hash of the frame name must lie in, for sets without an official split.
+        listed: text file of frame names to keep.
+        by_labels: keep the frames that have labels.
+        holds: condition on the labels of the whole image.
+        labelled: False if only some frames have labels.
     """
 
     name: str
@@ -57,11 +64,13 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A published data set. `ids` maps the numbers in its label files, or `colours` their colours, to the taxonomy.
+    """Published data set: source, layouts, splits, label encoding and evaluation protocol.
 
-    `held_out` are classes that are anomalies in it, `components` the least pixels of a predicted and of a true
-    component, `benchmark` a name in the tables of published figures. A `stereo` set is also measured by distance, where
-    its disparities are there. A `crossed` set takes its open-set threshold for each folder of images from the others.
+    `ids` maps the numbers in its label files, or `colours` their colours, to ids of the taxonomy. `size` is (height,
+    width) in pixels. `held_out` are the classes that count as anomalies, `components` the minimum pixels of a predicted
+    and of a ground-truth component, `benchmark` the name in the tables of published results. A `stereo` set is also
+    evaluated by distance if its disparities are present. In a `crossed` set, the open-set threshold of each image
+    folder is cross-validated on the other folders.
     """
 
     name: str
@@ -85,7 +94,7 @@ class DataSet:
     note: str = ""
 
     def under(self, protocol: str) -> DataSet:
-        """Return this set measured by another protocol.
+        """Return this data set with another evaluation protocol.
 
         Raises:
             ConfigError: there is no such protocol.
@@ -94,10 +103,10 @@ class DataSet:
             if known == protocol:
                 benchmark = self.benchmark if known == self.protocol else ""
                 return replace(self, protocol=known, benchmark=benchmark)
-        raise ConfigError(f"{protocol}: no such protocol; they are {', '.join(get_args(Protocol))}")
+        raise ConfigError(f"{protocol}: no such protocol; choose one of {', '.join(get_args(Protocol))}")
 
     def description(self) -> str:
-        """All that a user needs to get the set and lay it out, as text."""
+        """Describe as text how to obtain the data set and how its folder must be laid out."""
         lines = [self.title, "", f"source    {self.source}", f"licence   {self.licence}"]
         classes = [f"{i} {name}" for i, name in self.taxonomy.classes.items()]
         lines.append(f"classes   {', '.join(classes)}")
@@ -113,19 +122,19 @@ class DataSet:
 
     @property
     def trains(self) -> bool:
-        """Whether there is something to train on."""
+        """True if the data set has a training split."""
         return any(split.name == "train" for split in self.splits)
 
     @property
     def evaluated(self) -> Split:
-        """The split that a model is measured on: the last one."""
+        """Split on which models are evaluated: the last one."""
         return self.splits[-1]
 
     def split(self, name: str) -> Split:
-        """A split by name.
+        """Return a split by name.
 
         Raises:
-            ConfigError: there is none of that name.
+            ConfigError: there is no split of that name.
         """
         for split in self.splits:
             if split.name == name:

@@ -1,4 +1,4 @@
-"""Road-driving sets: what trains, and what the field measures on."""
+"""Catalog entries of road-driving data sets: training sets, and the benchmarks of the field."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from geood.catalog import taxonomies as t
 from geood.catalog.entry import DataSet, PathLayout, Split
 
 FULL_HD, CITY, HD = (1080, 1920), (1024, 2048), (720, 1280)
-CITYSCAPES_TERMS = "own terms: research, not commercial; registration"
+CITYSCAPES_TERMS = "own terms: research, non-commercial; registration"
 BINARY = t.same(t.ANOMALY)
 
 cityscapes = DataSet(
@@ -53,7 +53,7 @@ wilddash2 = DataSet(
     splits=(Split("train", {}, hashed=(0.15, 1.0)), Split("val", {}, hashed=(0.0, 0.15))),
     ids=t.WILDDASH_IDS,
     encoding="panoptic",
-    note="The 4256 public images come without a split: by a hash of its name an image in seven is for validation.",
+    note="The 4256 public images come without a split: one image in seven, by a hash of its name, is for validation.",
 )
 bdd100k = DataSet(
     name="bdd100k",
@@ -86,8 +86,8 @@ bdd_anomaly = replace(
     ),
     held_out=("train", "motorcycle", "bicycle"),
     benchmark="BDD-Anomaly",
-    note="Papers quote two sets of this name; this is the one with bicycles among the anomalies. Void pixels are left "
-    "out, which the evaluator released with the set does not do.",
+    note="Papers use two sets of this name; this is the one with bicycles among the anomalies. Void pixels are "
+    "ignored, unlike in the evaluator released with the set.",
 )
 bdd_anomaly_361 = replace(
     bdd_anomaly,
@@ -99,7 +99,7 @@ bdd_anomaly_361 = replace(
         Split("test", {}, 361, by_labels=True, holds="anomalous"),
     ),
     held_out=("train", "motorcycle"),
-    note="The smaller of the two sets of this name. Void pixels are left out.",
+    note="The smaller of the two sets of this name. Void pixels are ignored.",
 )
 streethazards = DataSet(
     name="streethazards",
@@ -122,16 +122,16 @@ streethazards = DataSet(
     protocol="caos",
     benchmark="StreetHazards",
     crossed=True,
-    note="By the protocol of CAOS: figures are means over images, and background and other count as inliers.",
+    note="CAOS protocol: metrics are means over images, and the classes background and other count as inliers.",
 )
 streethazards_densehybrid = replace(
     streethazards,
     name="streethazards-densehybrid",
-    title="StreetHazards, by the protocol of DenseHybrid",
+    title="StreetHazards, DenseHybrid protocol",
     ids=dict(streethazards.ids) | {4: t.VOID},
     held_out=("other",),
     protocol="densehybrid",
-    note="As the DenseHybrid line of papers measures: pixels of the class other are void, 12 classes are known.",
+    note="As in the DenseHybrid line of papers: pixels of the class other are void, 12 classes are known.",
 )
 camvid = DataSet(
     name="camvid",
@@ -176,14 +176,14 @@ lums = DataSet(
     splits=(Split("train", {}, holds="clean"), Split("test", {}, holds="anomalous")),
     ids=t.same(t.LUMS),
     size=(640, 640),
-    note="Trained on frames without an obstacle, measured on those with one. A folder like it, images/X.jpg and "
-    "labels/X.png with these ids, is read the same way.",
+    note="Training uses the frames without an obstacle, evaluation those with one. A folder of your own with "
+    "images/X.jpg and labels/X.png in these ids is read the same way.",
 )
 lost_and_found = DataSet(
     name="lost-and-found",
     title="Lost and Found",
     source="http://www.6d-vision.com/lostandfounddataset",
-    licence="Daimler AG, not commercial",
+    licence="Daimler AG, non-commercial",
     taxonomy=t.ANOMALY,
     layouts=(
         PathLayout(
@@ -205,8 +205,8 @@ lost_and_found = DataSet(
     size=CITY,
     components=(50, 10),
     stereo=True,
-    note="Road and objects alone are measured; what is off the road is void. Frames without labels are left out. "
-    "Where disparity and camera lie beside the images, figures by distance are given too.",
+    note="Only road and objects are evaluated; pixels off the road are void. Frames without labels are left out. If "
+    "the disparity and camera folders are present next to the images, metrics by distance are computed too.",
 )
 lost_and_found_noknown = replace(
     lost_and_found,
@@ -221,13 +221,13 @@ lost_and_found_noknown = replace(
     ),
     protocol="smiyc",
     benchmark="LostAndFound-NoKnown",
-    note="Scenes with children and bicycles, which Cityscapes knows, are left out whole.",
+    note="Whole sequences with children and bicycles, which are Cityscapes classes, are left out.",
 )
 smiyc_anomaly = DataSet(
     name="smiyc-anomaly",
     title="SegmentMeIfYouCan AnomalyTrack (RoadAnomaly21), validation",
     source="https://zenodo.org/records/5270237",
-    licence="images CC BY, CC BY-SA or public domain, each its own",
+    licence="CC BY, CC BY-SA or public domain, differs by image",
     taxonomy=t.ANOMALY,
     layouts=tuple(
         PathLayout(f"images/{{id}}.{suffix}", "labels_masks/{id}_labels_semantic.png")
@@ -266,7 +266,7 @@ fishyscapes_laf = DataSet(
     name="fishyscapes-laf",
     title="Fishyscapes Lost & Found, validation",
     source="https://fishyscapes.com (masks), http://www.6d-vision.com/lostandfounddataset (images)",
-    licence="masks CC BY 4.0; images Daimler AG, not commercial",
+    licence="masks CC BY 4.0; images Daimler AG, non-commercial",
     taxonomy=t.ANOMALY,
     layouts=(
         PathLayout("{lf}/leftImg8bit/{part}/{scene}/{id}_leftImg8bit.png", "{fs}/{number}_{id}_labels.png"),
@@ -278,7 +278,7 @@ fishyscapes_laf = DataSet(
     size=CITY,
     protocol="fishyscapes",
     benchmark="Fishyscapes Lost & Found",
-    note="The masks' archive beside Lost and Found itself. The whole image is measured, not the road alone.",
+    note="Unpack the archive of masks next to Lost and Found itself. The whole image is evaluated, not only the road.",
 )
 
 
@@ -304,8 +304,8 @@ def _fishyscapes_static(version: int) -> DataSet:
         size=CITY,
         protocol="fishyscapes",
         benchmark="Fishyscapes Static",
-        note="The overlay is added to the Cityscapes frame and cut to 0 to 255. What is anomalous is read from the "
-        "labels; versions differ, and so do their figures.",
+        note="The overlay is added to the Cityscapes frame and clipped to 0 to 255. Anomalies are taken from the "
+        "labels. Results of different versions are not comparable.",
     )
 
 
@@ -327,16 +327,16 @@ road_anomaly = DataSet(
 )
 wd_pascal = DataSet(
     name="wd-pascal",
-    title="WildDash with pasted Pascal animals, by a list of your own",
+    title="WildDash with pasted Pascal animals, from your own list",
     source="made by the user from WildDash 1 and PASCAL VOC 2007",
-    licence="that of WildDash and of PASCAL VOC",
+    licence="those of WildDash and PASCAL VOC",
     taxonomy=t.ANOMALY,
     layouts=(PathLayout("images/{id}.png", "labels/{id}.png"), PathLayout("images/{id}.jpg", "labels/{id}.png")),
     splits=(Split("test", {}, listed="manifest.csv"),),
     ids=BINARY,
     benchmark="WD-Pascal",
-    note="Where and how the animals were pasted was never published: figures of two lists do not compare. "
-    "manifest.csv names the frames, one a line.",
+    note="The positions of the pasted animals were never published, so results of two lists are not comparable. "
+    "manifest.csv lists the frames, one per line.",
 )
 ROADS = (
     cityscapes,
@@ -344,7 +344,7 @@ ROADS = (
     replace(
         vistas,
         name="vistas-wilddash",
-        title="Mapillary Vistas 1.2, as Cityscapes classes by the policy of WildDash 2",
+        title="Mapillary Vistas 1.2, as Cityscapes classes by the WildDash 2 policy",
         ids=t.VISTAS_WILDDASH,
         note="Differs from vistas in 13 ids, such as parking and rail tracks, which are void here.",
     ),

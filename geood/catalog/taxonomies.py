@@ -1,8 +1,8 @@
-"""Vocabularies of classes: what the label ids of the data sets mean, once they are brought to one numbering each.
+"""Taxonomies (numbered classes) of the data sets, and tables that map label files to them.
 
-A taxonomy numbers its classes as its inventors do for training; data sets that share one can be mixed and a model of
-one is measured on another. The tables beside them say how the numbers in label files become those classes: a number
-that a table does not list was foreseen by nobody, is counted, and becomes 255, never 0.
+A taxonomy uses the training ids of its authors. Data sets that share one can be mixed, and a model trained on one can
+be evaluated on another. The tables map the numbers or colours in label files to class ids; an unlisted number is
+counted and becomes 255 (ignore index), never 0.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Taxonomy:
-    """A numbering of classes. `anomalies` are the ids that no model is ever taught; `colours` are for pictures."""
+    """Numbered classes. `anomalies` are ids that no model is trained on; `colours` (RGB) are used in figures."""
 
     name: str
     classes: Mapping[int, str]
@@ -24,7 +24,11 @@ class Taxonomy:
     colours: Mapping[int, Colour] = field(default_factory=dict)
 
     def id_of(self, class_name: str) -> int:
-        """The id of a class; KeyError if there is none of that name."""
+        """Return the id of a class.
+
+        Raises:
+            KeyError: there is no class of that name.
+        """
         return {name: i for i, name in self.classes.items()}[class_name]
 
 
@@ -80,7 +84,7 @@ OPENEARTHMAP = Taxonomy(
 
 
 def same(taxonomy: Taxonomy, *void: int) -> dict[int, int]:
-    """Label files that hold the taxonomy's own ids, 255, and some numbers that mean nothing."""
+    """Return the label table of files that use the taxonomy's own ids, 255, and further ids that are `void`."""
     return {i: i for i in taxonomy.classes} | {VOID: VOID} | dict.fromkeys(void, VOID)
 
 
@@ -89,14 +93,14 @@ CITYSCAPES_LABEL_IDS: dict[int, int] = dict.fromkeys(range(34), VOID) | {
     31: 16, 32: 17, 33: 18, -1: VOID, VOID: VOID,
 }  # fmt: skip
 
-# Mapillary Vistas 1.2 as in the Vistas-NP lists (Grcić et al.), where what stands in doubt is a class.
+# Mapillary Vistas 1.2 as in the Vistas-NP lists (Grcić et al.), which map ambiguous ids to a class.
 VISTAS_NP: dict[int, int] = dict.fromkeys(range(66), VOID) | {
     2: 1, 3: 4, 4: 4, 6: 3, 7: 0, 8: 0, 9: 1, 10: 0, 11: 1, 12: 0, 13: 0, 14: 0, 15: 1, 16: 2, 17: 2, 18: 2, 19: 11,
     20: 12, 21: 12, 22: 12, 23: 0, 24: 0, 26: 9, 27: 10, 28: 9, 29: 9, 30: 8, 45: 5, 46: 7, 47: 5, 48: 6, 50: 7,
     52: 18, 54: 15, 55: 13, 57: 17, 58: 16, 61: 14, VOID: VOID,
 }  # fmt: skip
 
-# The same ids as the unified policy of WildDash 2 has them: what stands in doubt is void.
+# Mapillary Vistas 1.2 by the unified policy of WildDash 2, which maps ambiguous ids to void.
 VISTAS_WILDDASH: dict[int, int] = VISTAS_NP | {
     4: VOID, 5: 3, 10: VOID, 11: 0, 12: VOID, 16: VOID, 18: VOID, 26: VOID, 28: VOID, 36: 0, 41: 0, 43: 0, 46: 5,
 }  # fmt: skip
@@ -106,7 +110,7 @@ WILDDASH_IDS: dict[int, int] = dict.fromkeys(range(81), VOID) | CITYSCAPES_LABEL
     65: 1, 70: 0, 74: 0, 75: 0, 76: 0, 77: 1, 78: 9, 79: 0, 80: 1,
 }  # fmt: skip
 
-# 0 outside, 1 free road; 2 to 43 objects, of which the seven that are no hazard count as objects on the road as well.
+# 0: off the road, 1: free road, 2 to 43: objects, including the seven non-hazard ones, which count as anomalies too.
 LOST_AND_FOUND_IDS: dict[int, int] = {0: VOID, 1: 0, VOID: VOID} | dict.fromkeys(range(2, 44), 1)
 
 UAVID_COLOURS: dict[Colour, int] = {

@@ -1,4 +1,4 @@
-"""Which classes a training on named data sets learns, and which it holds out: names in, ids of one taxonomy out."""
+"""Known and held-out classes of a training on named data sets, resolved from names to ids of their taxonomy."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from geood.errors import ConfigError
 
 
 def vocabulary(sets: Sequence[str], hold_out: Sequence[str]) -> tuple[dict[int, str], list[int]]:
-    """The classes to learn (id to name) and the ids to keep out of training, for data sets of one taxonomy.
+    """Return the known classes (id to name) and the sorted ids held out of training, for data sets of one taxonomy.
 
     Raises:
-        ConfigError: an unknown set or class, sets that number their classes differently, or nothing to train on.
+        ConfigError: a data set or class is unknown, taxonomies differ, or a data set has no training split.
     """
     chosen = [data_set(name) for name in sets]
     taxonomy = chosen[0].taxonomy
@@ -30,7 +30,7 @@ def vocabulary(sets: Sequence[str], hold_out: Sequence[str]) -> tuple[dict[int, 
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"they are {', '.join(names)}"
-            raise ConfigError(f"hold_out: {name} is no class of {taxonomy.name}; {hint}")
+            raise ConfigError(f"hold_out: {name} is not a class of {taxonomy.name}; {hint}")
     held = {names[name] for entry in chosen for name in entry.held_out} | {names[name] for name in hold_out}
     held |= taxonomy.anomalies
     return {i: name for i, name in taxonomy.classes.items() if i not in held}, sorted(held)

@@ -1,1 +1,1 @@
-"""The config: its sections, and how files become one."""
+"""Config sections, the score table, and loading of config files."""

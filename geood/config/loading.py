@@ -1,8 +1,8 @@
-"""Config files: read once from YAML, checked strictly, every fault told with its place.
+"""Loading of YAML config files: base files, `--set` overrides, strict validation with line numbers.
 
-`--set section.key=value` changes one key for a run, and a file may change keys of another, its `base`. Nothing is
-coerced and no key is ignored: what is wrong is refused with the file, the line, the dotted path, what came, what is
-allowed and the nearest name that exists.
+`--set section.key=value` overrides one key for a run, and a file may override keys of another file, its `base`. Values
+are not coerced and unknown keys are not ignored: an error names the file, the line, the dotted path, the value given,
+the values allowed and the closest existing name. The sections themselves are in `config.sections`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,20 @@ from geood.errors import ConfigError
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a config file, apply `section.key=value` overrides, check everything.
+    """Read a config file, apply overrides and validate the result.
 
-    A file may name another one under `base`, relative to itself, and then holds only what differs from that, key by
-    key. `data.root` comes back absolute: a path in a file starts from that file's folder, one in an override from the
-    current folder.
+    A file may name another one under `base`, relative to itself, and then holds only the keys that differ from it.
+
+    Args:
+        path: a YAML file.
+        overrides: strings `section.key=value`, applied in this order.
+
+    Returns:
+        The config. Its `data.root` is made absolute: a path in a file is relative to the file's folder, a path in an
+        override to the current folder.
 
     Raises:
-        ConfigError: with one line for each fault.
+        ConfigError: the file cannot be read or the config is invalid; the message has one line per error.
     """
     path = Path(path)
     tree, lines = _read_with_base(path)
@@ -44,10 +50,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def config_from_json(text: str, *, source: str) -> Config:
-    """A config from JSON text, as `Config.model_dump_json` wrote it; `source` names the file in errors.
+    """Parse a config from JSON text as written by `Config.model_dump_json`; `source` names the file in errors.
 
     Raises:
-        ConfigError: if it does not fit this version of geood.
+        ConfigError: the config does not fit this version of geood.
     """
     tree = json.loads(text)
     for key in ("classes", "label_ids"):
@@ -56,36 +62,39 @@ def config_from_json(text: str, *, source: str) -> Config:
 
 
 def change_config(config: Config, overrides: Sequence[str]) -> Config:
-    """A config with some values changed by `section.key=value`.
+    """Return a copy of a config with overrides `section.key=value` applied.
 
     Raises:
-        ConfigError: with one line for each fault.
+        ConfigError: an override is malformed or the config is invalid; the message has one line per error.
     """
     tree = config.model_dump(mode="python")
     lines: dict[tuple[str, ...], str] = {}
     for override in overrides:
         lines[apply_override(tree, override)] = f"--set {override}"
-    if config.data.sets:  # they follow from the sets, which may have changed
+    if config.data.sets:  # derived from the sets, which may have changed
         del tree["data"]["classes"], tree["data"]["anomaly"]
     return _validate(tree, source="the model's config", lines=lines)
 
 
 def config_schema() -> dict[str, Any]:
-    """The JSON schema of a config file, for editors."""
+    """Return the JSON schema of a config file, for editors."""
     schema = Config.model_json_schema()
-    schema["$defs"]["DataConfig"]["required"].remove("classes")  # which follow from sets
+    schema["$defs"]["DataConfig"]["required"].remove("classes")  # derived if sets are given
     schema["anyOf"] = [{"required": schema.pop("required")}, {"required": ["base"]}]
-    schema["properties"]["base"] = {"description": "another config, of which this file changes keys", "type": "string"}
+    schema["properties"]["base"] = {
+        "description": "another config file, whose keys this file overrides",
+        "type": "string",
+    }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def to_yaml(config: Config) -> str:
-    """The whole config as YAML text that `load_config` reads back to the same value."""
+    """Return the whole config as YAML text that `load_config` reads back to an equal config."""
     return yaml.safe_dump(config.model_dump(mode="python"), sort_keys=False, allow_unicode=True)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers: `1e-4` is a float here, as people write it."""
+    """YAML loader with the floats of YAML 1.2: `1e-4` is a number, not a string."""
 
 
 _Loader.add_implicit_resolver(
@@ -96,7 +105,7 @@ _Loader.add_implicit_resolver(
 
 
 def _read_with_base(path: Path, below: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
-    """The mapping in a YAML file laid over that of its base, and the place of each dotted path."""
+    """Return the mapping in a YAML file merged over that of its base, and the line of each dotted path."""
     tree, lines = _read_yaml(path)
     root = _get(tree, ("data", "root"), None)
     if isinstance(root, str):
@@ -105,7 +114,7 @@ def _read_with_base(path: Path, below: tuple[Path, ...] = ()) -> tuple[dict[str,
         return tree, lines
     base = tree.pop("base")
     if not isinstance(base, str):
-        raise ConfigError(f"{path}, {lines[('base',)]}: base: got {base!r}; it is the path of another config")
+        raise ConfigError(f"{path}, {lines[('base',)]}: base: got {base!r}; give the path of another config")
     if path.resolve() in below:
         raise ConfigError(f"{path}, {lines[('base',)]}: base: {base} leads back to this file; leave it out")
     under, under_lines = _read_with_base(path.parent / base, (*below, path.resolve()))
@@ -119,7 +128,7 @@ def _read_with_base(path: Path, below: tuple[Path, ...] = ()) -> tuple[dict[str,
 
 
 def _other_source(data: dict[str, Any]) -> tuple[str, ...]:
-    """Keys of a base that say where its pixels come from, where a file says so itself in the other way."""
+    """Return the data-source keys of a base that a file replaces by naming data sets or images itself."""
     if "sets" in data:
         named = ("images", "labels", "label_attribute", "classes", "anomaly")
         return (*named, "validation_images", "validation_labels", "test_images", "test_labels")
@@ -127,7 +136,7 @@ def _other_source(data: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
-    """The mapping in a YAML file, and for each dotted path the place it stands at."""
+    """Return the mapping in a YAML file and the line of each dotted path."""
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else "; give the path of a YAML config"
@@ -157,7 +166,7 @@ def _note_lines(node: yaml.Node | None, at: tuple[str, ...], lines: dict[tuple[s
         for key, value in node.value:
             here = (*at, str(key.value))
             if here in lines:
-                raise ConfigError(f"{path}, line {key.start_mark.line + 1}: {'.'.join(here)} stands here a second time")
+                raise ConfigError(f"{path}, line {key.start_mark.line + 1}: duplicate key {'.'.join(here)}; remove one")
             lines[here] = f"line {key.start_mark.line + 1}"
             _note_lines(value, here, lines, path)
     elif isinstance(node, yaml.SequenceNode):
@@ -174,10 +183,10 @@ def _get(tree: Any, keys: Iterable[str], default: Any) -> Any:
 
 
 def apply_override(tree: dict[str, Any], override: str) -> tuple[str, ...]:
-    """Put one `section.key=value` into the tree; return its path.
+    """Set the value of one override `section.key=value` in `tree`, in place; return its path (section, key).
 
     Raises:
-        ConfigError: it has another form, or its value is no YAML.
+        ConfigError: the override is malformed, or its value is not valid YAML.
     """
     dotted, equals, text = override.partition("=")
     keys = tuple(dotted.strip().split("."))
@@ -202,7 +211,7 @@ def _validate(tree: dict[str, Any], *, source: str, lines: dict[tuple[str, ...],
 
 
 def _explain(fault: Any, lines: dict[tuple[str, ...], str]) -> str:
-    """One fault as `line N: path: what came; what is allowed`."""
+    """Format a pydantic error as `line N: path: got VALUE; what is allowed`."""
     at = tuple(str(part) for part in fault["loc"] if part != "[key]")
     where = next((lines[at[:n]] for n in range(len(at), 0, -1) if at[:n] in lines), "top")
     path, kind = ".".join(at) or "config", fault["type"]
@@ -223,7 +232,7 @@ def _explain(fault: Any, lines: dict[tuple[str, ...], str]) -> str:
 
 
 def _keys(at: tuple[str, ...]) -> list[str]:
-    """Names that may stand at a path: the sections, or the keys of one section."""
+    """Return the names allowed below a path: the sections, or the keys of one section."""
     if not at:
         return list(Config.model_fields)
     if at[:2] == ("data", "sets"):

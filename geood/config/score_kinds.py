@@ -1,7 +1,7 @@
-"""The score table: one row for each anomaly score, read by config, bundle, tables, styles and `geood info`.
+"""Score table: one row per anomaly score, read by config, bundle, tables, styles and `geood info`.
 
-A row says what people call the score, what it is computed from, and whether it is bounded and takes a temperature. How
-it is computed stands under the same name in `models.scores` or `models.inlier_statistics`. No torch here.
+A row gives the score's title, what it is computed from, and whether it is bounded and takes a temperature. The
+computation is under the same name in `models.scores` or `models.inlier_statistics`, so that this module needs no torch.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ Need = Literal["logits", "class statistics", "feature bank", "head", "class"]
 
 
 class ScoreKind(NamedTuple):
-    """One row of the score table.
+    """Row of the score table.
 
-    `title` stands in tables. `needs` is what the score is computed from: the class logits alone, statistics of the
-    inliers' logits, a bank of inlier features, or a segmenter's outlier output of that kind (`head`, `class`).
-    `bounded` scores lie in [0, 1]. Of `tempered` ones the logits are divided by `score.temperature`.
+    Attributes:
+        title: name in tables.
+        needs: what the score is computed from: class logits only, statistics of inlier logits, a bank of inlier
+            features, or a segmenter's outlier output of this kind (`head`, `class`).
+        bounded: the score is in [0, 1].
+        tempered: the logits are divided by `score.temperature`.
     """
 
     title: str
@@ -46,12 +49,12 @@ LACKS: dict[Need, str] = {
 
 
 def scores_from(*needs: str) -> tuple[str, ...]:
-    """Return the scores that these needs serve, in the order of the table."""
+    """Return the scores that can be computed if these needs are met, in the order of the table."""
     return tuple(kind for kind, row in SCORES.items() if row.needs in needs)
 
 
 def title_of(kind: str) -> str:
-    """Return a score's title; any other name, as of score files, is its own."""
+    """Return the title of a score; any other name, such as that of a score file, is returned unchanged."""
     return SCORES[kind].title if kind in SCORES else kind
 
 
@@ -59,7 +62,7 @@ def check_known(kind: str) -> str:
     """Return `kind` if it is a row of the table.
 
     Raises:
-        ValueError: it is none; the message names all and the nearest.
+        ValueError: `kind` is unknown; the message lists all scores and suggests the nearest.
     """
     if kind not in SCORES:
         near = difflib.get_close_matches(kind, SCORES, n=1)
@@ -69,12 +72,12 @@ def check_known(kind: str) -> str:
 
 
 def why_not(kind: str, given: tuple[str, ...], outlier: str) -> str | None:
-    """Return why a model cannot give a score, and the remedy; None if it can.
+    """Return why a model cannot compute a score, with the remedy; None if it can.
 
     Args:
         kind: a row of the table.
-        given: the scores that the model gives.
-        outlier: the kind of its segmenter's outlier output (`segmenter.outlier`).
+        given: the scores that the model can compute.
+        outlier: the kind of its outlier output (`segmenter.outlier`).
     """
     if kind in given:
         return None

@@ -1,8 +1,8 @@
-"""The config: nine frozen sections, checked strictly, passed on section by section.
+"""Config sections: nine frozen pydantic models with strict validation, passed on section by section.
 
-A config is the only place for a knob. Each section goes whole to the one room that it concerns. `configs/aerial.yaml`
-lists every key with its unit and meaning; the descriptions below end up in the JSON schema that editors complete from.
-Files are read in `config_file`.
+All parameters are in the config, and each section is passed whole to the module it concerns. `configs/aerial.yaml`
+lists every key with its unit and meaning; the descriptions below become the JSON schema that editors use for
+completion. Files are read in `config.loading`.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
-    """What all sections have in common: frozen, strict types, no unknown keys."""
+    """Base of all sections: frozen, strict types, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     def differs(self, *keys: str) -> bool:
-        """Whether one of these keys has another value than its default."""
+        """Return whether any of these keys differs from its default."""
         return any(getattr(self, key) != type(self).model_fields[key].default for key in keys)
 
 
 class SetConfig(Section):
-    """One named data set to train on."""
+    """A published data set to train on."""
 
     name: str = Field(description="its name in `geood data list`")
-    folder: str = Field(".", description="where it lies, relative to data.root")
-    split: str = Field("train", description="the part of it to train on")
-    weight: Positive = Field(1.0, description="share of the crops that come from it, relative to the other sets")
+    folder: str = Field(".", description="its folder, relative to data.root")
+    split: str = Field("train", description="its split to train on")
+    weight: Positive = Field(1.0, description="relative share of the crops drawn from this set")
 
 
 class DataConfig(Section):
-    """Scenes and labels, what the ids mean, and how crops are cut from them."""
+    """Images and labels, the classes of the label ids, and the sampling and augmentation of crops."""
 
     kind: Literal["scenes", "photos"] = Field(
         "scenes", description="scenes: GeoTIFFs with a CRS; photos: images without one, paired with labels by name"
     )
-    root: str = Field(".", description="folder that the paths below start from; relative to this file")
+    root: str = Field(".", description="folder that the paths below are relative to; itself relative to this file")
     images: list[str] = Field([], description="images to train on: files, globs or folders of GeoTIFFs")
     labels: list[str] = Field([], description="their labels: rasters of class ids, or one vector file")
     sets: list[SetConfig] = Field(
@@ -54,44 +54,47 @@ class DataConfig(Section):
     )
     hold_out: list[str] = Field([], description="sets only: names of classes that are anomalies")
     hold_out_by: Literal["crop", "image"] = Field(
-        "crop", description="sets only: leave out the crops that hold an anomaly, or every image that does"
+        "crop", description="sets only: exclude crops with an anomaly, or whole images with one"
     )
-    label_ids: dict[int, int] = Field(
-        {}, description="photos only: numbers in label files that stand for other numbers, such as 2 for 255"
-    )
+    label_ids: dict[int, int] = Field({}, description="photos only: ids to replace in label files, such as 2: 255")
     label_attribute: str | None = Field(None, description="vector labels only: the attribute with the class id")
     validation_images: list[str] = Field(
-        [], description="photos only: images to validate on; none: runs of neighbours are drawn from images"
+        [], description="photos only: images to validate on; none: runs of consecutive images are held out"
     )
     validation_labels: list[str] = Field([], description="labels of the validation images")
-    test_images: list[str] = Field([], description="images that `geood evaluate scenes` takes")
+    test_images: list[str] = Field([], description="images for `geood evaluate scenes`")
     test_labels: list[str] = Field([], description="labels of the test images")
     classes: dict[int, str] = Field(min_length=2, description="id and name of each class to learn")
-    anomaly: list[int] = Field([], description="ids that are anomalies: kept out of training, sought in evaluation")
+    anomaly: list[int] = Field([], description="ids of anomalies: excluded from training, to be detected in evaluation")
     resolution: Positive | None = Field(None, description="CRS units per pixel; null: that of the first image")
     crop_px: Annotated[int, Field(ge=64, multiple_of=32)] = Field(256, description="side of a training crop, pixels")
     crops: Annotated[int, Field(ge=1)] = Field(10_000, description="crops drawn and screened for training")
-    min_valid: Share = Field(0.5, description="share of a crop that must hold data")
-    block_m: Positive = Field(150.0, description="side of the blocks that separate training from validation, metres")
+    min_valid: Share = Field(0.5, description="least share of valid pixels in a crop")
+    block_m: Positive = Field(
+        150.0, description="side of the spatial blocks that separate training from validation, metres"
+    )
     validation: Annotated[float, Field(gt=0, lt=1)] = Field(0.15, description="share of blocks kept for validation")
-    validation_crops: Annotated[int, Field(ge=1)] = Field(48, description="most crops used in one validation")
+    validation_crops: Annotated[int, Field(ge=1)] = Field(48, description="largest number of crops in one validation")
     scale_min: Annotated[float, Field(gt=0, le=1)] = Field(0.75, description="smallest scale in augmentation")
     scale_max: Annotated[float, Field(ge=1)] = Field(1.33, description="largest scale in augmentation")
     flips: Literal["none", "sideways", "both"] = Field(
-        "both", description="how crops are mirrored at random; sideways: where up is up, as in photos of roads"
+        "both",
+        description="random flips of crops; sideways: horizontal only, where up is up, as in photos of roads",
     )
-    quarter_turns: bool = Field(True, description="turn crops by multiples of 90 degrees at random")
-    brightness: Share = Field(0.1, description="largest random shift of all bands together, share of their range")
-    contrast: Share = Field(0.1, description="largest random stretch of the bands, share")
-    workers: Annotated[int, Field(ge=0)] = Field(0, description="processes that read crops; 0: the training process")
+    quarter_turns: bool = Field(True, description="rotate crops by random multiples of 90 degrees")
+    brightness: Share = Field(0.1, description="largest random shift of all bands together, as a share of their range")
+    contrast: Share = Field(0.1, description="largest random change of contrast, all bands together, as a share")
+    workers: Annotated[int, Field(ge=0)] = Field(
+        0, description="worker processes that read crops; 0: read in the training process"
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _named_sets(cls, given: Any) -> Any:
-        """Fill in what follows from the names of data sets: kind, classes, anomaly."""
+        """Fill in the keys that follow from the data sets: kind, classes, anomaly."""
         sets, held = (given.get(key) or [] for key in ("sets", "hold_out")) if isinstance(given, dict) else ([], [])
         if not sets or not isinstance(sets, list) or not isinstance(held, list):
-            return given  # which the fields' own types explain, if they are wrong
+            return given  # validation of the fields reports wrong types
         names: list[Any] = [entry.get("name") if isinstance(entry, dict) else None for entry in sets]
         if not all(isinstance(name, str) for name in (*names, *held)):
             return given
@@ -108,7 +111,7 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _images_or_sets(self) -> DataConfig:
         if self.sets and (self.images or self.labels or self.validation_images):
-            raise ValueError("sets stand instead of images and labels; leave one of them out")
+            raise ValueError("sets replace images and labels; leave one of them out")
         missing = [key for key in ("images", "labels") if not getattr(self, key)]
         if missing and not self.sets:
             raise ValueError(f"{' and '.join(missing)} missing; name images and labels, or data sets under sets")
@@ -122,48 +125,52 @@ class DataConfig(Section):
     def _ids_make_sense(self) -> DataConfig:
         both = sorted(set(self.classes) & set(self.anomaly))
         if both:
-            raise ValueError(f"ids {both} stand under both classes and anomaly; an id is one or the other")
+            raise ValueError(f"ids {both} are under both classes and anomaly; list each under one of them")
         outside = [i for i in [*self.classes, *self.anomaly] if not 0 <= i < IGNORE]
         if outside:
             raise ValueError(f"ids {outside} are not in 0 to 254 (255 means ignore)")
         for side in ("test", "validation"):
             if bool(getattr(self, f"{side}_images")) != bool(getattr(self, f"{side}_labels")):
-                raise ValueError(f"{side}_images and {side}_labels come together: give both or neither")
+                raise ValueError(f"{side}_images and {side}_labels belong together: give both or neither")
         if self.validation_images and self.kind == "scenes":
-            raise ValueError("validation_images are for kind photos; scenes are split by blocks of ground")
+            raise ValueError("validation_images are for kind photos; scenes are split by spatial blocks")
         return self
 
 
 class BandsConfig(Section):
-    """Which bands are used and how their digital numbers become [0, 1]."""
+    """Selection of bands and scaling of their digital numbers to [0, 1]."""
 
-    names: list[str] | None = Field(None, description="band names, in order; null: from the files")
-    indexes: list[Annotated[int, Field(ge=1)]] | None = Field(None, description="bands used, from 1; null: all")
-    nodata: float | None = Field(None, description="digital number that means no data; null: as the files say")
-    low_percentile: Annotated[float, Field(ge=0, lt=50)] = Field(0.5, description="percentile that becomes 0")
-    high_percentile: Annotated[float, Field(gt=50, le=100)] = Field(99.5, description="percentile that becomes 1")
+    names: list[str] | None = Field(None, description="band names, in order; null: those of the files")
+    indexes: list[Annotated[int, Field(ge=1)]] | None = Field(
+        None, description="band numbers to use, from 1; null: all"
+    )
+    nodata: float | None = Field(None, description="nodata value; null: that of the files")
+    low_percentile: Annotated[float, Field(ge=0, lt=50)] = Field(0.5, description="percentile scaled to 0")
+    high_percentile: Annotated[float, Field(gt=50, le=100)] = Field(99.5, description="percentile scaled to 1")
 
     @model_validator(mode="after")
     def _names_match_indexes(self) -> BandsConfig:
         if self.names and self.indexes and len(self.names) != len(self.indexes):
-            raise ValueError(f"{len(self.names)} names for {len(self.indexes)} indexes; they must be as many")
+            raise ValueError(f"{len(self.names)} names for {len(self.indexes)} indexes; give one name for each")
         return self
 
 
 class SegmenterConfig(Section):
-    """The network that knows the classes."""
+    """The segmentation network."""
 
-    network: Literal["ladder", "ldn121"] = Field("ladder", description="ldn121: the paper's, on densenet121")
+    network: Literal["ladder", "ldn121"] = Field(
+        "ladder", description="ldn121: the paper's network, with encoder densenet121"
+    )
     encoder: str = Field("densenet121", description="name of a timm encoder with features at strides 4 to 32")
     weights: str | None = Field(
         None, description="encoder weights: a local .safetensors file, imagenet (fetched by timm), or null: random"
     )
-    decoder_channels: Annotated[int, Field(ge=8)] = Field(128, description="width of the decoder of network ladder")
+    decoder_channels: Annotated[int, Field(ge=8)] = Field(128, description="channels of the decoder of network ladder")
     outlier: Literal["none", "head", "class"] = Field(
-        "head", description="what else tells outliers: a two-channel head, one class more, or none"
+        "head", description="outlier output: a two-channel head, an additional class, or none"
     )
     checkpointing: bool = Field(
-        False, description="less memory in training for a quarter more time: encoder blocks twice"
+        False, description="recompute encoder blocks in the backward pass: less memory for a quarter more time"
     )
 
     @model_validator(mode="after")
@@ -174,19 +181,19 @@ class SegmenterConfig(Section):
 
 
 class FlowConfig(Section):
-    """The normalizing flow that makes the synthetic negatives."""
+    """The normalizing flow that generates the synthetic negatives."""
 
     network: Literal["plain", "denseflow-small", "denseflow-25-6", "denseflow-45-6", "denseflow-74-10"] = Field(
-        "plain", description="plain: as the keys below say; denseflow-25-6: the paper's line of flows"
+        "plain", description="plain: defined by the keys below; denseflow-25-6: the paper's family of flows"
     )
     levels: Annotated[int, Field(ge=1, le=4)] = Field(
-        3, description="number of squeezes; sizes are multiples of 2^levels"
+        3, description="number of squeezes; patch sizes are multiples of 2^levels"
     )
-    steps: Annotated[int, Field(ge=1)] = Field(4, description="coupling steps on each level")
-    layers: Annotated[int, Field(ge=1)] = Field(3, description="densely connected layers in a coupling net")
-    growth: Annotated[int, Field(ge=1)] = Field(32, description="channels that each of those layers adds")
+    steps: Annotated[int, Field(ge=1)] = Field(4, description="coupling steps per level")
+    layers: Annotated[int, Field(ge=1)] = Field(3, description="densely connected layers in a coupling network")
+    growth: Annotated[int, Field(ge=1)] = Field(32, description="channels added by each of those layers")
     checkpointing: bool = Field(
-        False, description="less memory in training for more time: coupling nets computed twice"
+        False, description="recompute coupling networks in the backward pass: less memory for more time"
     )
 
     @model_validator(mode="after")
@@ -200,22 +207,24 @@ class NegativesConfig(Section):
     """The synthetic negatives pasted into training crops."""
 
     source: Literal["flow", "noise", "colour", "shuffled", "folder", "none"] = Field(
-        "flow", description="what is pasted; flow: the method, the others: what it is compared with"
+        "flow", description="source of the negatives; flow: the method, the others: baselines"
     )
-    folder: str | None = Field(None, description="source folder only: a folder of photographs, relative to data.root")
-    patches: Annotated[int, Field(ge=1)] = Field(1, description="patches in each crop")
+    folder: str | None = Field(None, description="source folder only: folder of photographs, relative to data.root")
+    patches: Annotated[int, Field(ge=1)] = Field(1, description="patches per crop")
     patch_min_px: Annotated[int, Field(ge=8, multiple_of=8)] = Field(16, description="shortest side of a patch, pixels")
     patch_max_px: Annotated[int, Field(ge=8, multiple_of=8)] = Field(72, description="longest side of a patch, pixels")
     shape: Literal["rectangle", "blob"] = Field(
-        "blob", description="outline of a patch: its whole box, or an irregular blob in it"
+        "blob", description="outline of a patch: its whole bounding box, or an irregular blob in it"
     )
     feather_px: Annotated[int, Field(ge=0)] = Field(
-        0, description="width of the rim over which a patch fades into the image, pixels; 0: a hard edge"
+        0, description="width of the alpha-blended rim of a patch, pixels; 0: hard edge"
     )
     tint: Annotated[float, Field(ge=0)] = Field(
-        0.3, description="spread of random changes of each band's contrast and level in a patch; 0: none"
+        0.3, description="strength of random changes of each band's contrast and level in a patch; 0: none"
     )
-    temperature: Positive = Field(1.0, description="spread of the flow's latent samples; 1: as learned")
+    temperature: Positive = Field(
+        1.0, description="factor of the latents' standard deviation in sampling; 1: as learned"
+    )
 
     @model_validator(mode="after")
     def _keys_fit(self) -> NegativesConfig:
@@ -233,64 +242,74 @@ class NegativesConfig(Section):
 
 
 class LossConfig(Section):
-    """The terms of the joint loss, their weights, and which network each one moves; the class term has weight 1."""
+    """Terms of the joint loss, their weights, and which networks get their gradients; the class term has weight 1."""
 
     negative: Literal["jsd", "kl_uniform", "kl_softmax"] = Field(
         "jsd", description="divergence on negatives: Jensen-Shannon, KL(uniform | softmax) or KL(softmax | uniform)"
     )
     negative_weight: Annotated[float, Field(ge=0)] = Field(0.3, description="weight of that term; the paper's is 0.03")
-    negative_to_flow: bool = Field(True, description="whether that term also moves the flow, through its samples")
-    class_to_flow: bool = Field(False, description="whether the class term does, through the pixels around a patch")
-    flow_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="weight of the flow's bits per dimension")
+    negative_to_flow: bool = Field(
+        True, description="whether the gradient of that term reaches the flow, through its samples"
+    )
+    class_to_flow: bool = Field(
+        False, description="whether the gradient of the class term reaches the flow, through the pixels around a patch"
+    )
+    flow_weight: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="weight of the flow's likelihood term, in bits per dimension"
+    )
     outlier_weight: Annotated[float, Field(ge=0)] = Field(
         1.0, description="weight of the cross-entropy of the outlier output, see segmenter.outlier"
     )
 
 
 class TrainConfig(Section):
-    """The three stages: segmenter alone, flow alone, both together."""
+    """The three training stages: segmenter alone, flow alone, both jointly."""
 
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of everything random")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="random seed")
     stages_from: str | None = Field(
-        None, description="a finished run with the same data and networks whose first two stages are taken over"
+        None, description="finished run with the same data and networks, to reuse its first two stages"
     )
-    batch: Annotated[int, Field(ge=2)] = Field(8, description="crops in a batch, on each device")
+    batch: Annotated[int, Field(ge=2)] = Field(8, description="batch size per device, crops")
     joint_batch: Annotated[int, Field(ge=2)] | None = Field(
-        None, description="crops in one of the third stage, if others"
+        None, description="batch size of the third stage; null: the same"
     )
     segmenter_steps: Annotated[int, Field(ge=0)] = Field(8000, description="steps of the first stage")
     segmenter_lr: Positive = Field(4e-4, description="its learning rate")
     flow_steps: Annotated[int, Field(ge=0)] = Field(8000, description="steps of the second stage")
     flow_lr: Positive = Field(1e-3, description="its learning rate")
     joint_steps: Annotated[int, Field(ge=0)] = Field(4000, description="steps of the third stage")
-    joint_segmenter_lr: Positive = Field(2e-5, description="the segmenter's learning rate there")
+    joint_segmenter_lr: Positive = Field(2e-5, description="the segmenter's learning rate in the third stage")
     joint_flow_lr: Annotated[float, Field(ge=0)] = Field(
-        1e-5, description="the flow's learning rate there; 0: the flow stays as it is"
+        1e-5, description="the flow's learning rate in the third stage; 0: the flow is frozen"
     )
-    encoder_lr_factor: Positive = Field(1.0, description="the encoder's learning rates, as a factor of the segmenter's")
+    encoder_lr_factor: Positive = Field(1.0, description="factor of the encoder's learning rates to the segmenter's")
     warmup_steps: Annotated[int, Field(ge=0)] = Field(
-        100, description="steps over which rates rise in the segmenter's stages, at most a tenth of each"
+        100, description="linear warm-up steps in the segmenter's stages, at most a tenth of each"
     )
-    flow_warmup_steps: Annotated[int, Field(ge=0)] = Field(100, description="the same for the flow in its own stage")
-    segmenter_last_lr: Positive = Field(1e-6, description="where the segmenter's rates end, along a cosine")
-    flow_last_lr: Positive = Field(1e-5, description="where the flow's rates end; not below it: constant")
-    flow_schedule: Literal["cosine", "exponential"] = Field("cosine", description="how the flow's rates fall")
-    flow_optimizer: Literal["adam", "adamax"] = Field("adam", description="adamax: the paper's")
-    adam_epsilon: Positive = Field(
-        1e-8, description="term that keeps the optimizers' steps finite; the paper's is 1e-7"
+    flow_warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        100, description="linear warm-up steps of the flow in its own stage"
     )
+    segmenter_last_lr: Positive = Field(1e-6, description="final learning rate of the segmenter's cosine schedule")
+    flow_last_lr: Positive = Field(
+        1e-5, description="final learning rate of the flow; a rate not above it stays constant"
+    )
+    flow_schedule: Literal["cosine", "exponential"] = Field("cosine", description="learning-rate schedule of the flow")
+    flow_optimizer: Literal["adam", "adamax"] = Field("adam", description="optimizer of the flow; adamax: the paper's")
+    adam_epsilon: Positive = Field(1e-8, description="epsilon of the optimizers; the paper's is 1e-7")
     weight_decay: Annotated[float, Field(ge=0)] = Field(1e-4, description="decoupled weight decay of the segmenter")
     average_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="decay of a moving average of all weights, which is what is kept; 0: none"
+        0.0, description="decay of an exponential moving average of all weights, which is what is saved; 0: none"
     )
     validate_every: Annotated[int, Field(ge=1)] = Field(500, description="steps between validations and checkpoints")
-    accelerator: Literal["auto", "cpu", "gpu"] = Field("auto", description="what to train on")
-    devices: Annotated[int, Field(ge=1)] = Field(1, description="how many of them")
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = Field("32-true", description="arithmetic of training")
+    accelerator: Literal["auto", "cpu", "gpu"] = Field("auto", description="device type to train on")
+    devices: Annotated[int, Field(ge=1)] = Field(1, description="number of devices")
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = Field(
+        "32-true", description="numeric precision of training"
+    )
 
 
-LEAST_FEATURES = 100  # in a bank that a mixture is fitted to
-FALSE_POSITIVE_RATES = (0.001, 0.01, 0.05)  # those a bundle has thresholds for
+LEAST_FEATURES = 100  # in a bank, to fit a mixture to it
+FALSE_POSITIVE_RATES = (0.001, 0.01, 0.05)  # a bundle has a threshold for each
 
 
 def _a_known_rate(rate: float) -> float:
@@ -306,60 +325,63 @@ def _enough_features(count: int) -> int:
 
 
 class ScoreConfig(Section):
-    """How logits become an anomaly score, and where it is cut by default."""
+    """The anomaly score, its smoothing and its default threshold."""
 
     kind: Annotated[str, AfterValidator(check_known)] = Field(
         "jsd", description="the score written by predict", json_schema_extra={"enum": list(SCORES)}
     )
     temperature: Positive = Field(2.0, description="logits are divided by this before the softmax")
     feature_bank: Annotated[int, Field(ge=0, le=100_000), AfterValidator(_enough_features)] = Field(
-        0, description="inlier features kept for the scores knn and gmm; 0: none, a few thousand where they are wanted"
+        0, description="inlier features kept for the scores knn and gmm; 0: none; use a few thousand for these scores"
     )
     smooth_px: Annotated[int, Field(ge=0, le=256)] = Field(
-        0, description="half the window of a guided filter that smooths scores along the image, pixels; 0: none"
+        0, description="radius of a guided filter that smooths scores along edges of the image, pixels; 0: none"
     )
     smooth_contrast: Annotated[float, Field(ge=1e-3)] = Field(
-        0.1, description="contrast of the image that counts as an edge to that filter, share of the bands' range"
+        0.1, description="image contrast that this filter preserves as an edge, as a share of the bands' range"
     )
     fpr: Annotated[float, AfterValidator(_a_known_rate)] = Field(
         0.01,
-        description="share of inlier pixels above the default threshold",
+        description="false-positive rate of the default threshold on validation pixels",
         json_schema_extra={"enum": list(FALSE_POSITIVE_RATES)},
     )
 
     def temperature_of(self, kind: str) -> float:
-        """Return the temperature of a kind of score: `temperature` for the divergence and for `kind` itself, else 1."""
+        """Return the temperature of a kind of score: `temperature` for `jsd` and for the config's `kind`, else 1."""
         return self.temperature if kind in ("jsd", self.kind) else 1.0
 
 
 class PredictConfig(Section):
-    """How a scene is tiled and its score map cut into polygons."""
+    """Tiling of scenes, inference, and extraction of polygons from score maps."""
 
     tile_px: Annotated[int, Field(ge=32, multiple_of=32)] = Field(
-        1024, description="side of a tile's kept part, pixels"
+        1024, description="side of a tile without its halo, pixels"
     )
-    halo_px: Annotated[int, Field(ge=0, multiple_of=32)] = Field(64, description="context read around it, pixels")
+    halo_px: Annotated[int, Field(ge=0, multiple_of=32)] = Field(
+        64, description="width of the halo read around a tile, pixels"
+    )
     batch: Annotated[int, Field(ge=0)] = Field(
-        0, description="tiles scored at once on a GPU, 0: as many as fit; a CPU takes one by one"
+        0, description="tiles per forward pass on a GPU; 0: as many as fit; a CPU scores one at a time"
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="what networks compute in; auto: bfloat16 on a GPU, float32 on a CPU"
+        "auto", description="numeric precision of inference; auto: bfloat16 on a GPU, float32 on a CPU"
     )
-    compile: bool = Field(False, description="let torch.compile work on the network first: minutes, then faster")
-    min_area_m2: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="polygons smaller than this are left out, square metres"
+    compile: bool = Field(False, description="compile the network with torch.compile: takes minutes, then faster")
+    min_area_m2: Annotated[float, Field(ge=0)] = Field(0.0, description="least area of a polygon, square metres")
+    connectivity: Literal[4, 8] = Field(
+        8, description="connectivity of components; 8: pixels that touch at corners are connected"
     )
-    connectivity: Literal[4, 8] = Field(8, description="8: pixels that touch at corners make one polygon")
     simplify_m: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="details of outlines about this large are smoothed away, metres; 0: outlines follow pixels"
+        0.0,
+        description="size of the details removed from outlines, metres; 0: outlines follow pixel edges",
     )
     max_polygons: Annotated[int, Field(ge=1)] = Field(
-        1_000_000, description="more polygons than this are an error: the threshold is too low to be of use"
+        1_000_000, description="more polygons than this are an error: the threshold is too low to be useful"
     )
 
 
 class Config(Section):
-    """A whole config; each section is documented on its own class."""
+    """A complete config; each section is documented in its own class."""
 
     data: DataConfig
     bands: BandsConfig = BandsConfig()

@@ -1,1 +1,1 @@
-"""Rasters and pixels: scenes, grids, bands, labels, score rasters and their styles. No torch."""
+"""Raster I/O and pixel geometry: scenes, grids, bands, labels, score rasters and QGIS styles. Imports no torch."""

@@ -1,7 +1,7 @@
-"""Which of a scene's bands serve a model, and whether their numbers are those it was trained on.
+"""Assignment of a scene's bands to a model's, by the user's choice, by band names, or by position.
 
-A mix-up of bands or of their scaling gives scores that look like any others, so what is known of both sides is
-compared: names, and the range of a small sample of pixels. Nothing is rescaled here; what is odd is said.
+Swapped bands give scores that look like any others, so the band names of scene and model are compared, and a
+contradiction is an error. No pixels are read here.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from geood.geo.bands import Bands
 from geood.geo.scene import Scene
 
 log = logging.getLogger("geood")
-# What files call a band that has no name: its place, or the colour that GDAL gives the first of any.
+# Default descriptions of unnamed bands: their number, or the colour interpretation that GDAL gives the first band.
 _UNNAMED = re.compile(r"(band|gray|grey|undefined|layer)?[ _-]?\d*", re.IGNORECASE)
 
 
 def parse_bands(text: str, bands: Bands) -> dict[str, int]:
-    """The scene's band for each of a model's, from `red=3,green=2,blue=1` or, in the model's order, `3,2,1`.
+    """Parse `--bands` to the scene's band (from 1) of each model band: `red=3,green=2,blue=1`, or `3,2,1` in order.
 
     Raises:
-        ConfigError: if it is neither, or does not name each band of the model once.
+        ConfigError: the text is neither, or does not name each band of the model exactly once.
     """
     wanted = f"--bands {text}: needed is one scene band for each of the model's ({', '.join(bands.names)})"
     example = ",".join(f"{name}={i}" for i, name in enumerate(bands.names, 1))
@@ -55,13 +55,14 @@ def parse_bands(text: str, bands: Bands) -> dict[str, int]:
 def match_bands(
     scene: Scene, bands: Bands, given: Mapping[str, int] | None, *, advise: bool = True
 ) -> tuple[tuple[int, ...], str]:
-    """The scene's bands in the model's order, and a sentence about how they were found.
+    """Return the scene's band indices in the model's order, and a sentence on how they were assigned.
 
-    What is `given` comes first, be it a band that the file calls alpha; then names, where the scene has each of the
-    model's just once, in any order and among any others; then places, where the number of bands fits.
+    `given` takes precedence, and may include a band that the file declares as alpha; then band names, if the scene has
+    each of the model's names exactly once, in any order and among other bands; then positions, if the number of bands
+    fits.
 
     Raises:
-        DataError: naming the bands of both sides, if none of these leads to an answer, or names contradict places.
+        DataError: no rule applies, or names contradict positions; the message lists the bands of both sides.
     """
     if given is not None:
         chosen = tuple(given[name] for name in bands.names)
@@ -86,16 +87,16 @@ def match_bands(
     except DataError as error:
         if not advise:
             raise
-        hint = f" (band {scene.alpha[0]} is said to be alpha: it can be named there)" if scene.alpha else ""
+        hint = f" (band {scene.alpha[0]} is declared as alpha, but can be named there)" if scene.alpha else ""
         raise DataError(f"{error}, or say which to take: --bands {_example(bands)}{hint}") from None
     moved = [name for name, one, i in zip(names, once, bands.indexes, strict=True) if one and standing[name] != i]
     if moved:
         raise DataError(
             f"{scene.path}: its bands are {listed(scene.band_indexes, scene.band_names)}, the model was trained on "
-            f"{listed(bands.indexes, bands.names)}: {', '.join(moved)} stands elsewhere, and not all names are in "
+            f"{listed(bands.indexes, bands.names)}: {', '.join(moved)} at another position, and not all names are in "
             f"both; {f'say which to take: --bands {_example(bands)}' if advise else 'name its bands'}"
         )
-    return bands.indexes, f"{listed(bands.indexes, bands.names)}, by their places (not all are named in both)"
+    return bands.indexes, f"{listed(bands.indexes, bands.names)}, by position (not all are named in both)"
 
 
 def listed(indexes: Sequence[int], names: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
-"""Bands: how digital numbers become [0, 1], and back to the size of one of them.
+"""Band scaling: from digital numbers (DN) to [0, 1].
 
-The range of each band is fixed once, from valid pixels of the training crops, and kept in the bundle; nothing is ever
-guessed from a tile, a file or a dtype, so a score means the same in every scene. A value and the function that makes
-it; no files and no tensors here.
+The range of each band is fixed once, from the valid pixels of the training crops, and stored in the bundle. Nothing is
+ever guessed from a tile, a file or a dtype, so a score means the same in every scene. This module holds a value class
+and the function that fits it; it opens no files and uses no tensors.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from geood.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class Bands:
-    """The bands a model uses and how their digital numbers become [0, 1].
+    """The bands of a model and their linear scaling from digital numbers to [0, 1].
 
-    One entry per band: `names`; `indexes` in the scene, from 1; `low` and `high`, the digital numbers that become 0
-    and 1; `fill`, the scaled value put where there is no data; `step`, one digital number after scaling (0 for float
-    data). `nodata` is the digital number that means no data where the config overrides the files, else None.
-    `scene_count` is how many bands (alpha aside) a scene must have; None: any number that has all `indexes`.
+    One entry per band: `names`; `indexes` in the scene, 1-based; `low` and `high`, the digital numbers mapped to 0 and
+    1; `fill`, the scaled value of invalid pixels; `step`, the size of one digital number after scaling (0 for float
+    data). `nodata` is the nodata value with which the config overrides that of the files, else None. `scene_count` is
+    the number of bands, alpha excluded, that a scene must have; None: any number that includes all `indexes`.
     """
 
     names: tuple[str, ...]
@@ -39,11 +39,11 @@ class Bands:
 
     @property
     def count(self) -> int:
-        """How many bands are used."""
+        """Number of bands used."""
         return len(self.indexes)
 
     def scale(self, array: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Bring digital numbers (C, H, W) to float32 in [0, 1]; invalid pixels (H, W) and NaN become `fill`."""
+        """Scale digital numbers (C, H, W) to float32 in [0, 1]; invalid pixels (H, W) and NaN become `fill`."""
         out = np.empty(array.shape, np.float32)
         wide = array.dtype.itemsize > 4 or (array.dtype.kind in "iu" and array.dtype.itemsize == 4)
         for band, scaled, low, high, fill in zip(array, out, self.low, self.high, self.fill, strict=True):
@@ -56,12 +56,12 @@ class Bands:
         return out
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as JSON values."""
+        """Return the fields as JSON values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """What `to_dict` wrote."""
+        """Create from the output of `to_dict`."""
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**fields)
 
@@ -75,13 +75,14 @@ def bands_from_samples(
     dtype: Any,
     scene_count: int | None,
 ) -> Bands:
-    """Bands whose range is taken from `values` (C, N), valid digital numbers of the training crops.
+    """Fit the range of each band to `values` (C, N), valid digital numbers of the training crops.
 
-    Low and high are the percentiles of the config; where those meet, the extremes; a constant band spans one number.
+    Low and high are the percentiles of the config; if those coincide, the minimum and maximum; a constant band gets a
+    range of one digital number.
 
     Raises:
-        ConfigError: if the config names another number of bands.
-        DataError: if there is no finite value.
+        ConfigError: the config names a different number of bands.
+        DataError: a band has no finite value.
     """
     named = tuple(config.names or names)
     if not len(named) == len(indexes) == len(values):

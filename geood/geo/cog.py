@@ -1,14 +1,15 @@
-"""Score rasters put together from tiles that were packed one by one.
+"""Encoding of tiles to compressed chunks, and assembly of a cloud-optimized GeoTIFF (COG) from them.
 
-Whoever finishes a tile packs it at once, wherever and in whatever order: compressed blocks of full resolution and of
-the first overview, and the bare pixels of the second. When the last tile is there, a cloud-optimized GeoTIFF is made
-around these bytes; only levels from the second up, a twelfth of the pixels, are compressed then. So the same tiles give
-the same file, whoever scored them when, and nothing is compressed twice. This room knows nothing of models or polygons.
+Each tile is encoded as soon as it is finished, in any process and any order: the compressed blocks of full resolution
+(level 0) and of the first overview (level 1), and the uncompressed pixels of the second overview (level 2). After the
+last tile, `assemble` writes a COG around these bytes; only level 2 and above, a twelfth of the pixels, are compressed
+then. So the same tiles give the same file whatever the order and the process, and nothing is compressed twice. This
+module knows nothing of models or polygons.
 
-For 10,000 x 10,000 smooth scores with noise, on one core, packing takes 18 ms a megapixel, of which it holds Python's
-lock for 1, and assembling 4 after the last tile, where GDAL's COG driver takes 56. The second level's pixels would take
-1.5 ms to compress and 0.5 to open again, for a quarter off them. Higher levels are made block by block, each from its
-four, so that memory does not grow with the scene.
+For 10,000 x 10,000 smooth scores with noise, on one core, encoding takes 18 ms/Mpx, 1 of them under the GIL, and
+assembly 4 ms/Mpx after the last tile, where GDAL's COG driver takes 56. Compressing level 2 as well would cost 1.5 ms
+and decompressing it 0.5 ms, to save a quarter of its bytes. Higher levels are built block by block, each from the four
+blocks below it, so memory does not grow with the scene.
 """
 
 from __future__ import annotations
@@ -33,19 +34,19 @@ from geood.geo.gdal import writing
 from geood.geo.grid import Grid, Window
 
 Overview = Literal["average", "mode"]
-Places = Mapping[int, tuple[int, int]]  # tile -> offset and length of something in a file
+Places = Mapping[int, tuple[int, int]]  # tile number -> byte offset and length of its chunk in a file
 
-BLOCK_PX = 512  # most of a block's side, as far as tiles allow, and of the smallest overview's longer side
-WORST = 1.5  # bytes of all chunks, and again of their COG with its scratch file, for a byte of pixels, at most
-THREADS = 8  # more would wait for the one that shrinks
+BLOCK_PX = 512  # maximum block side, as far as the tile size allows, and maximum longer side of the smallest overview
+WORST = 1.5  # upper bound, per byte of pixels, for all chunks, and again for their COG with its scratch file
+THREADS = 8  # more would wait for the one thread that downsamples
 EMPTY = np.zeros(0, np.uint8)  # the chunk of a tile without data
-_HEAD = struct.Struct("<4HI")  # of a chunk: rows and columns of level-1 blocks; rows, columns and bytes of level 2
+_HEAD = struct.Struct("<4HI")  # chunk header: rows and columns of level-1 blocks; rows, columns and bytes of level 2
 
 
 class Quarter(NamedTuple):
-    """Where the second overview's pixels of a tile lie in a file, row by row, and how many they are.
+    """Location in a file and shape of a tile's level-2 pixels (quarter resolution), row-major.
 
-    If `length` is not that of the pixels, they are compressed.
+    They are zlib-compressed if `length` differs from the byte length of the pixels.
     """
 
     offset: int
@@ -55,10 +56,10 @@ class Quarter(NamedTuple):
 
 
 def block_px(tile_px: int) -> int:
-    """Side of the blocks in which tiles of `tile_px` (a multiple of 32) are stored.
+    """Return the block side, in pixels, for tiles of `tile_px` (a multiple of 32).
 
-    Half a tile is a multiple of it, so that no block of the first overview is shared by tiles, and it is one of 16, as
-    TIFF wants. The largest such up to 512; where a large tile has none from 128 up, the next one above 512.
+    It divides half a tile, so that no block of the first overview spans two tiles, and is a multiple of 16, as TIFF
+    requires. The largest such side up to 512 is taken; if that is below 128 for a large tile, the smallest above 512.
     """
     sides = [side for side in range(16, tile_px // 2 + 1, 16) if tile_px // 2 % side == 0]
     side = max(side for side in sides if side <= BLOCK_PX)
@@ -66,10 +67,10 @@ def block_px(tile_px: int) -> int:
 
 
 def encode_tile(array: NDArray[Any], *, tile_px: int, nodata: float, overview: Overview) -> NDArray[np.uint8]:
-    """Pack one tile's pixels (h, w), at most `tile_px` a side, into the bytes of a chunk; none if all are nodata.
+    """Encode one tile's pixels (h, w), at most `tile_px` a side, as a chunk of bytes; empty if all are nodata.
 
-    Scores are float32 with nodata NaN and overview "average", classes uint8 with 255 and "mode". Safe in threads; the
-    same pixels give the same bytes.
+    Scores are float32 with nodata NaN and overview "average"; classes are uint8 with nodata 255 and overview "mode".
+    Thread-safe and deterministic.
     """
     if _is_empty(array, nodata):
         return EMPTY
@@ -78,15 +79,15 @@ def encode_tile(array: NDArray[Any], *, tile_px: int, nodata: float, overview: O
     half = SHRINK[overview](full)
     quarter = SHRINK[overview](half)[: -(-array.shape[0] // 4), : -(-array.shape[1] // 4)]
     with packed([full, half], nodata=nodata, block=block) as levels:
-        blocks = [one for level in levels for one in level]
-        sizes = np.array([len(one) for one in blocks], "<u4")
+        blocks = [data for level in levels for data in level]
+        sizes = np.array([len(data) for data in blocks], "<u4")
         rest = _bare(quarter, nodata)
         head = _HEAD.pack(half.shape[0] // block, half.shape[1] // block, *quarter.shape, len(rest))
-        parts = [head, sizes, *(part for one in blocks for part in frame(one)), rest]
+        parts = [head, sizes, *(part for data in blocks for part in frame(data)), rest]
         return np.concatenate([np.frombuffer(part, np.uint8) for part in parts])
 
 
-def assemble(  # noqa: PLR0913 - everything that a raster carries
+def assemble(  # noqa: PLR0913 - grid, pixels and metadata of a raster
     out: Path,
     grid: Grid,
     *,
@@ -100,15 +101,26 @@ def assemble(  # noqa: PLR0913 - everything that a raster carries
     tags: dict[str, str],
     statistics: dict[str, str],
 ) -> None:
-    """Write the COG of all chunks in `journal`; `out` appears whole or not at all, and is replaced if it exists.
+    """Write the COG of all chunks in `journal`, atomically; an existing `out` is replaced.
 
-    `places` gives offset and length of chunks by tile number, row by row in the grid of tiles; tiles that are missing
-    or of length 0 are nodata. `tags` are those of the data set, `description` and `statistics` those of its band. One
-    writer of `out` at a time: what an interrupted one left behind is taken away first.
+    Only one process may write `out` at a time: leftovers of an interrupted write are removed first.
+
+    Args:
+        out: path of the COG.
+        grid: size, transform and CRS of the raster.
+        journal: file with the chunks of `encode_tile`.
+        places: byte offset and length of each chunk by tile number (row-major); missing or empty tiles are nodata.
+        tile_px: side of a tile in pixels.
+        dtype: dtype of the pixels, "float32" or "uint8".
+        nodata: nodata value.
+        overview: resampling method of the overviews.
+        description: description of the band.
+        tags: tags (metadata items) of the dataset.
+        statistics: tags of the band.
 
     Raises:
-        DataError: if the journal does not hold the chunks.
-        OutputError: if the file cannot be written; nothing is left behind then.
+        DataError: the journal is cut short or damaged.
+        OutputError: the file cannot be written; nothing is left behind then.
     """
     block, shapes = block_px(tile_px), _shapes(grid.height, grid.width)
     with writing(out), atomic_files(out.parent, out.name, alone=True) as staging:
@@ -129,17 +141,17 @@ def assemble(  # noqa: PLR0913 - everything that a raster carries
 
 
 def assembled_bytes(height: int, width: int, *, tile_px: int, places: Places) -> int:
-    """Disk space that `assemble` needs at most for a raster of `height` x `width`, its scratch file included."""
+    """Return an upper bound of the disk space, in bytes, that `assemble` needs, its scratch file included."""
     block = block_px(tile_px)
     counts = [-(-rows // block) * -(-cols // block) for rows, cols in _shapes(height, width)]
     lengths = [length for _, length in places.values() if length]
-    raw = len(lengths) * tile_px**2 * 4 // 12  # all levels from the second up, not compressed
-    nearly_empty = 4096  # bytes of a block with little in it
+    raw = len(lengths) * tile_px**2 * 4 // 12  # level 2 and above, uncompressed
+    nearly_empty = 4096  # bytes of a block that is almost all nodata
     return sum(lengths) + 2 * (raw + nearly_empty * sum(counts[2:])) + 16 * sum(counts) + 2**17
 
 
 def _average(array: NDArray[Any]) -> NDArray[Any]:
-    """Half the size: the mean of what is not NaN in each 2 x 2."""
+    """Downsample by 2: the mean of the non-NaN values of each 2 x 2 pixels."""
     a, b, c, d = (array[i::2, j::2] for i in (0, 1) for j in (0, 1))
     with np.errstate(invalid="ignore"):
         mean: NDArray[Any] = ((a + b) + (c + d)) * array.dtype.type(0.25)
@@ -151,7 +163,7 @@ def _average(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _mode(array: NDArray[Any]) -> NDArray[Any]:
-    """Half the size: the most frequent value of each 2 x 2, the smallest of several; 255 does not count."""
+    """Downsample by 2: the most frequent value of each 2 x 2 pixels, the smallest of a tie; 255 does not count."""
     a, b, c, d = (array[i::2, j::2] for i in (0, 1) for j in (0, 1))
     a, b, c, d = np.minimum(a, b), np.maximum(a, b), np.minimum(c, d), np.maximum(c, d)
     a, b, c, d = np.minimum(a, c), np.minimum(b, d), np.maximum(a, c), np.maximum(b, d)
@@ -166,14 +178,14 @@ SHRINK: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {"average": _average
 
 
 def _bare(quarter: NDArray[Any], nodata: float) -> bytes:
-    """The pixels of level 2; compressed where there is nodata among them, of which there may be much."""
+    """Return the bytes of level-2 pixels; compressed if some are nodata and that makes them shorter."""
     data = quarter.tobytes()
     return min(data, zlib.compress(data, 1), key=len) if _holes(quarter, nodata).any() else data
 
 
 def _holes(array: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = np.isnan(array) if np.isnan(nodata) else array == nodata
-    return found
+    holes: NDArray[np.bool_] = np.isnan(array) if np.isnan(nodata) else array == nodata
+    return holes
 
 
 def _is_empty(array: NDArray[Any], nodata: float) -> bool:
@@ -181,7 +193,7 @@ def _is_empty(array: NDArray[Any], nodata: float) -> bool:
 
 
 def _padded(array: NDArray[Any], multiple: int, nodata: float) -> NDArray[Any]:
-    """The array, with nodata to the right and below, so that both sides are multiples."""
+    """Pad an array with nodata at the right and bottom so that both sides are multiples."""
     height, width = (-(-side // multiple) * multiple for side in array.shape)
     if (height, width) == array.shape:
         return array
@@ -191,7 +203,7 @@ def _padded(array: NDArray[Any], multiple: int, nodata: float) -> NDArray[Any]:
 
 
 def _shapes(height: int, width: int) -> list[tuple[int, int]]:
-    """(height, width) of all levels, full resolution first; odd sides are rounded up."""
+    """Return (height, width) of all levels, full resolution first; half of an odd side is rounded up."""
     shapes = [(height, width)]
     while max(shapes[-1]) > BLOCK_PX:
         shapes.append((-(-shapes[-1][0] // 2), -(-shapes[-1][1] // 2)))
@@ -201,7 +213,7 @@ def _shapes(height: int, width: int) -> list[tuple[int, int]]:
 def _lower_levels(
     chunks: BinaryIO, places: Places, shapes: list[tuple[int, int]], *, tile_px: int, dtype: np.dtype[Any]
 ) -> tuple[list[PyramidLevel], dict[int, Quarter]]:
-    """Full resolution and the first overview as they lie in the chunks, and where each tile's level 2 lies."""
+    """Index the chunks: the blocks of levels 0 and 1, and the location of each tile's level-2 pixels."""
     block, tile_cols = block_px(tile_px), -(-shapes[0][1] // tile_px)
     levels, quarters = [PyramidLevel.blank(chunks, shape, block) for shape in shapes[:2]], {}
     for tile, (offset, length) in places.items():
@@ -217,7 +229,7 @@ def _lower_levels(
             mine = slice(n * 4 * rows * cols, (n + 4) * rows * cols)
             row, col = (place * (tile_px // block >> n) for place in divmod(tile, tile_cols))
             there = slice(row, row + (2 * rows >> n)), slice(col, col + (2 * cols >> n))
-            seen = tuple(map(slice, level.sizes[there].shape))  # less at the edge, where the rest holds no data
+            seen = tuple(map(slice, level.sizes[there].shape))  # smaller at the edge; blocks beyond it hold no data
             for whole, part in ((level.sizes, sizes), (level.offsets, starts)):
                 whole[there] = part[mine].reshape(2 * rows >> n, 2 * cols >> n)[seen]
     return levels, quarters
@@ -231,9 +243,9 @@ def _make_upper(
     overview: Overview,
     block: int,
 ) -> None:
-    """Make the levels from the second up in their file; `second` gives a block of the second, None if it has no data.
+    """Build level 2 and above in their scratch file; `second` returns a block of level 2, None if it has no data.
 
-    One thread shrinks, going down to four blocks for each above, the others compress.
+    One thread downsamples, recursing to the four blocks below each block; the others compress.
     """
     waiting: deque[tuple[PyramidLevel, int, int, Future[tuple[int, bytes]]]] = deque()
 
@@ -269,7 +281,7 @@ def _make_upper(
 
 
 def _framed_block(array: NDArray[Any], *, nodata: float) -> tuple[int, bytes]:
-    """A single block's compressed size, and its bytes in their frame."""
+    """Compress a single block; return its compressed size and its framed bytes."""
     with packed([array], nodata=nodata, block=len(array)) as [[block]]:
         return len(block), b"".join(frame(block))
 
@@ -277,18 +289,18 @@ def _framed_block(array: NDArray[Any], *, nodata: float) -> tuple[int, bytes]:
 def _fill(
     array: NDArray[Any], window: Window, chunks: BinaryIO, quarters: Mapping[int, Quarter], *, tiles: tuple[int, int]
 ) -> None:
-    """Put into a block at `window` of level 2 what the tiles have there; `tiles`: how many in a row, their side."""
+    """Copy the tiles' level-2 pixels into a block at `window`; `tiles`: number of tiles per row, side at level 2."""
     tile_cols, side = tiles
     for tile_row in range(window.row // side, -(-(window.row + window.height) // side)):
         for tile_col in range(window.col // side, min(tile_cols, -(-(window.col + window.width) // side))):
-            found = quarters.get(tile_row * tile_cols + tile_col)
-            if not found:
+            quarter = quarters.get(tile_row * tile_cols + tile_col)
+            if not quarter:
                 continue
-            data = read_at(chunks, found.offset, found.length)
-            if found.length != found.height * found.width * array.itemsize:
+            data = read_at(chunks, quarter.offset, quarter.length)
+            if quarter.length != quarter.height * quarter.width * array.itemsize:
                 data = zlib.decompress(data)
-            pixels = np.frombuffer(data, array.dtype).reshape(found.height, found.width)
+            pixels = np.frombuffer(data, array.dtype).reshape(quarter.height, quarter.width)
             shared = Window(tile_row * side, tile_col * side, *pixels.shape).within(window)
-            within = shared._replace(row=shared.row - tile_row * side, col=shared.col - tile_col * side)
-            place = shared._replace(row=shared.row - window.row, col=shared.col - window.col)
-            array[place.slices] = pixels[within.slices]
+            source = shared._replace(row=shared.row - tile_row * side, col=shared.col - tile_col * side)
+            target = shared._replace(row=shared.row - window.row, col=shared.col - window.col)
+            array[target.slices] = pixels[source.slices]

@@ -1,14 +1,14 @@
-"""Cloud-optimized GeoTIFFs laid out around blocks that are compressed already.
+"""Byte layout of a cloud-optimized GeoTIFF (COG) written around already compressed blocks.
 
-GDAL compresses pixels and spells georeferencing and tags, both in small TIFFs that never reach a disk; this room takes
-the blocks and the tags out of them and lays out the final file: header, directories of all levels, then blocks, the
-smallest level first. It is GDAL's own COG layout to the byte, so GDAL fetches a block with one request. Blocks that
-hold no data are left out. This room knows nothing of tiles or scores.
+GDAL compresses the pixels and encodes georeferencing and metadata, both in small in-memory TIFFs. This module extracts
+the blocks and the TIFF tags from them and lays out the final file: header, IFDs of all levels, then the blocks,
+smallest level first. The result is GDAL's own COG layout to the byte, so GDAL fetches a block with one request. Blocks
+without data are omitted (sparse file). This module knows nothing of tiles or scores.
 
-ZSTD level 1 with the floating point predictor takes 10 ms a megapixel and 2.9 bytes a pixel of scores on one core;
-level 3 takes twice that and level 6 four times, for less than 1 %. Blocks are copied by read and write, which is no
-slower than copying in the kernel (3 GB/s both). They are kept with the leader and the trailer of the COG layout around
-them (`frame`), so that neighbours are copied in one piece.
+ZSTD level 1 with the floating-point predictor takes 10 ms/Mpx on one core and 2.9 bytes per pixel of scores; level 3
+takes twice and level 6 four times as long, for less than 1 %. Blocks are copied by read and write, which is no slower
+than copying in the kernel (3 GB/s both). They are stored with the leader and trailer of the COG layout (`frame`), so
+that a run of adjacent blocks is copied at once.
 """
 
 from __future__ import annotations
@@ -32,24 +32,25 @@ from geood.geo.grid import Grid, Window
 
 Tags = dict[int, tuple[int, int, bytes]]  # number -> field type, count, little-endian value
 
-CLASSIC_BYTES = 2**32 - 1  # a larger file is a BigTIFF: offsets of 32 bits do not reach its end
+CLASSIC_BYTES = 2**32 - 1  # a larger file must be a BigTIFF: 32-bit offsets do not reach its end
 PIECE = 2**23  # bytes copied at a time
-FRAME = 8  # bytes around a block: its size before it, its last four bytes once more after it
+FRAME = 8  # bytes around a block: leader (its size) and trailer (its last four bytes repeated)
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 12: 8, 16: 8}
 SUBFILE, WIDTH, HEIGHT, BLOCK_OFFSETS, BLOCK_SIZES = 254, 256, 257, 324, 325
-PIXEL_TAGS = {258, 259, 262, 277, 284, 317, 322, 323, 339, 42113}  # what overviews share with full resolution
+PIXEL_TAGS = {258, 259, 262, 277, 284, 317, 322, 323, 339, 42113}  # shared by overviews and full resolution
 LAYOUT = (
     b"LAYOUT=IFDS_BEFORE_DATA\nBLOCK_ORDER=ROW_MAJOR\nBLOCK_LEADER=SIZE_AS_UINT4\n"
     b"BLOCK_TRAILER=LAST_4_BYTES_REPEATED\nKNOWN_INCOMPATIBLE_EDITION=NO\n "
-)  # the blank is where GDAL marks a file that was edited later
+)  # GDAL overwrites the trailing blank in a file that was edited later
 GHOST = b"GDAL_STRUCTURAL_METADATA_SIZE=%06d bytes\n" % len(LAYOUT) + LAYOUT
 
 
 @dataclass(frozen=True)
 class PyramidLevel:
-    """A level of the pyramid: its pixels, and where its framed blocks lie in a file (row, column); size 0: no data.
+    """Level of the pyramid: size in pixels, and location of its framed blocks in the file `source`.
 
-    `offsets` are those of the frames, `sizes` those of the blocks within.
+    `offsets` (rows, columns of blocks) are the byte offsets of the frames, `sizes` the byte counts of the blocks inside
+    them without leader and trailer; size 0 means no data.
     """
 
     height: int
@@ -60,33 +61,33 @@ class PyramidLevel:
 
     @classmethod
     def blank(cls, source: BinaryIO, shape: tuple[int, int], block: int) -> PyramidLevel:
-        """A level of this (height, width) without any data, in blocks of this side."""
+        """Create a level without data, of `shape` (height, width) in pixels and with blocks of side `block`."""
         blocks = (-(-shape[0] // block), -(-shape[1] // block))
         return cls(*shape, source, np.zeros(blocks, np.int64), np.zeros(blocks, np.int64))
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Bytes of the frames."""
+        """Byte counts of the frames."""
         return framed(self.sizes)
 
 
 def frame(block: memoryview) -> tuple[bytes | memoryview, ...]:
-    """The parts of a block with leader and trailer; none for one without data."""
+    """Return leader, block and trailer; an empty tuple for a block without data."""
     return (len(block).to_bytes(4, "little"), block, block[-4:]) if block else ()
 
 
 def framed(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Bytes of blocks of these sizes with leader and trailer."""
+    """Return the byte counts of blocks of these sizes with leader and trailer."""
     return sizes + FRAME * (sizes > 0)
 
 
 @contextmanager
 def packed(levels: Sequence[NDArray[Any]], *, nodata: float, block: int) -> Iterator[list[list[memoryview]]]:
-    """The blocks of arrays as GDAL compresses them, row by row for each array; empty where there is no data.
+    """Compress arrays (H, W) with GDAL; yield the blocks of each in row-major order, empty ones where all is nodata.
 
-    Sides must be multiples of `block`, else what GDAL fills up with would show in the bytes, and no array wider than
-    the first. The bytes are GDAL's own and gone after the context. All arrays go through one TIFF, and nothing is
-    copied, as both are done under Python's lock. Safe in threads.
+    Sides must be multiples of `block`, as otherwise GDAL's padding would show in the bytes, and no array may be wider
+    than the first. The buffers belong to GDAL and are invalid after the context. All arrays go through one in-memory
+    TIFF and no buffer is copied, because opening and copying hold the GIL. Thread-safe.
     """
     height, width = sum(level.shape[0] for level in levels), levels[0].shape[1]
     with gdal_env(), MemoryFile() as memory:
@@ -97,7 +98,7 @@ def packed(levels: Sequence[NDArray[Any]], *, nodata: float, block: int) -> Iter
                 top += level.shape[0]
         rows = _rows_of_blocks(memoryview(memory.getbuffer()), width // block)
         yield [
-            [one for row in islice(rows, level.shape[0] // block) for one in row[: level.shape[1] // block]]
+            [data for row in islice(rows, level.shape[0] // block) for data in row[: level.shape[1] // block]]
             for level in levels
         ]
 
@@ -113,13 +114,13 @@ def _rows_of_blocks(tiff: memoryview, columns: int) -> Iterator[list[memoryview]
 def template(
     grid: Grid, *, block: int, dtype: str, nodata: float, tags: dict[str, str], band: tuple[str, dict[str, str]]
 ) -> Tags:
-    """The TIFF tags of a raster with these tags and this band (description, tags), as GDAL spells them.
+    """Return the TIFF tags that GDAL writes for a raster with these metadata `tags` and `band` (description, tags).
 
-    They come from a raster of one pixel: none but those of the size depend on it, and these are set when it is written.
+    They are taken from a raster of one pixel: only the tags of the size depend on it, and `write_cog` sets those.
     """
-    place = {"crs": grid.crs, "transform": None if grid.transform.is_identity else grid.transform}
+    georeferencing = {"crs": grid.crs, "transform": None if grid.transform.is_identity else grid.transform}
     with gdal_env(), MemoryFile() as memory:
-        with memory.open(height=1, width=1, **place, **_profile(dtype, nodata, block)) as dataset:
+        with memory.open(height=1, width=1, **georeferencing, **_profile(dtype, nodata, block)) as dataset:
             dataset.set_band_description(1, band[0])
             dataset.update_tags(1, **band[1])
             dataset.update_tags(**tags)
@@ -127,11 +128,11 @@ def template(
 
 
 def write_cog(path: Path, levels: list[PyramidLevel], like: Tags) -> None:
-    """Write a COG of these levels, full resolution first, with the tags of a template, and see that the disk has it.
+    """Write a COG of these levels, full resolution first, with the tags of a `template`; sync it and check its size.
 
     Raises:
-        DataError: if a source ends before its blocks do.
-        OSError: if it cannot be written, also if the disk took only part of it.
+        DataError: a source ends before its blocks do.
+        OSError: the file cannot be written, or only partly.
     """
     data = sum(int(level.lengths.sum()) for level in levels)
     head = _head(levels, like, big=False)
@@ -146,14 +147,14 @@ def write_cog(path: Path, levels: list[PyramidLevel], like: Tags) -> None:
         file.flush()
         os.fsync(file.fileno())
         if os.fstat(file.fileno()).st_size != len(head) + data:
-            raise OSError("the disk took only part of it")
+            raise OSError("only part of it reached the disk")
 
 
 def read_at(file: BinaryIO, offset: int, length: int) -> bytes:
-    """These bytes of a file.
+    """Read `length` bytes at `offset` of a file.
 
     Raises:
-        DataError: if it ends before.
+        DataError: the file ends before.
     """
     file.seek(offset)
     data = file.read(length)
@@ -170,7 +171,7 @@ def _profile(dtype: str, nodata: float, block: int) -> dict[str, Any]:
 
 
 def _tags_of(tiff: bytes | memoryview) -> Tags:
-    """The tags of the first image in a little-endian classic TIFF."""
+    """Parse the tags of the first IFD of a little-endian classic TIFF."""
     (at,) = struct.unpack_from("<I", tiff, 4)
     (count,) = struct.unpack_from("<H", tiff, at)
     tags = {}
@@ -183,7 +184,7 @@ def _tags_of(tiff: bytes | memoryview) -> Tags:
 
 
 def _runs(level: PyramidLevel) -> list[tuple[int, int]]:
-    """Byte ranges of the source that hold the blocks row by row, neighbours in one."""
+    """Return the byte ranges of the source that hold the blocks in row-major order, adjacent ones merged."""
     there = level.sizes > 0
     starts = level.offsets[there]
     ends = starts + level.lengths[there]
@@ -194,7 +195,7 @@ def _runs(level: PyramidLevel) -> list[tuple[int, int]]:
 
 
 def _head(levels: list[PyramidLevel], like: Tags, *, big: bool) -> bytes:
-    """All that stands before the blocks. How long it is does not depend on the places named in it: it is made twice."""
+    """Build the bytes before the blocks, twice: their length, which the offsets in them need, is known afterwards."""
     near, far = _directories(levels, like, far_at=0, data_at=0, big=big)
     return b"".join(_directories(levels, like, far_at=len(near), data_at=len(near) + len(far), big=big))
 
@@ -202,10 +203,10 @@ def _head(levels: list[PyramidLevel], like: Tags, *, big: bool) -> bytes:
 def _directories(
     levels: list[PyramidLevel], like: Tags, *, far_at: int, data_at: int, big: bool
 ) -> tuple[bytes, bytes]:
-    """The header with the tags of all levels, and the arrays of block offsets and sizes, which follow after them."""
+    """Build the header with the IFDs of all levels, and the arrays of block offsets and sizes that follow it."""
     word, entry, room = ("<Q", struct.Struct("<HHQ8s"), 8) if big else ("<I", struct.Struct("<HHI4s"), 4)
     near = bytearray(struct.pack("<2sHHH", b"II", 43, 8, 0) if big else struct.pack("<2sH", b"II", 42))
-    far, link = bytearray(), len(near)  # link: where the place of the next directory is to be noted
+    far, link = bytearray(), len(near)  # link: position of the pointer to the next IFD
     near += bytes(room) + GHOST
     after = data_at + sum(int(level.lengths.sum()) for level in levels)
     for n, level in enumerate(levels):
@@ -227,7 +228,7 @@ def _directories(
 
 
 def _level_tags(level: PyramidLevel, like: Tags, *, overview: bool, start: int, big: bool) -> Tags:
-    """The tags of a level whose first frame stands at `start` in the file."""
+    """Return the tags of a level whose first frame is at byte `start` of the file."""
     tags = {tag: value for tag, value in like.items() if tag in PIXEL_TAGS or not overview}
     if overview:
         tags[SUBFILE] = (4, 1, struct.pack("<I", 1))

@@ -1,8 +1,8 @@
-"""GDAL at arm's length: its settings, its windows, and its failures in plain words.
+"""GDAL wrapper: configuration options, window conversion, translation of GDAL errors to `DataError` and `OutputError`.
 
-Every room that touches rasters goes through here, so that the block cache is bounded, no raw error of rasterio or GDAL
-reaches a user, its warnings stay out of the log, and no server keeps anyone waiting for ever. rasterio's wheel carries
-its own GDAL: nothing set here reaches pyogrio. This room opens rasters but does not know what is in them.
+All access to rasters goes through this module, so that the block cache is bounded, no raw error of rasterio or GDAL
+reaches a user, GDAL's warnings stay out of the log, and no server can block a run for ever. rasterio's wheel carries
+its own GDAL: nothing set here affects pyogrio. This module opens rasters but does not interpret their bands.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from geood.errors import DataError, OutputError
 from geood.geo.grid import Grid, Window
 
 GDAL_FAILURES = (RasterioError, CPLE_BaseError, OSError)
-CACHE_BYTES = 256 * 2**20  # GDAL's block cache; its own default, a share of the memory, grows with the machine
-CHUNK = 2048  # side of the windows in which whole rasters are gone through
-LONGEST = 300  # characters of GDAL's words that reach a user
+CACHE_BYTES = 256 * 2**20  # GDAL's block cache; its default, a share of the RAM, would grow with the machine
+CHUNK = 2048  # side of the windows in which whole rasters are iterated
+LONGEST = 300  # maximum characters of a GDAL message shown to a user
 SCHEMES = {
     "http": "/vsicurl/http://",
     "https": "/vsicurl/https://",
@@ -40,35 +40,35 @@ SCHEMES = {
 }
 NETWORK = re.compile(r"/vsi(?:curl|s3|gs|az|adls|oss|swift|webhdfs|hdfs)(?:_streaming)?[/?]|^(?:https?|ftp|s3|gs|az):/")
 
-# A photo without georeferencing is a proper input; whoever cares sees `Grid.crs` None.
+# A photo without georeferencing is a valid input; callers that need a CRS check `Grid.crs`.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
-# Alpha is read apart from nodata, so neither hides the other.
+# Alpha and nodata are read separately, so neither hides the other.
 warnings.filterwarnings("ignore", category=NodataShadowWarning)
-# GDAL's messages reach the user inside geood's errors; the raw lines would only repeat them, with secrets in addresses.
+# GDAL's messages reach the user inside geood's errors; the raw lines would only repeat them, with secrets in URLs.
 for _logger in ("rasterio._env", "rasterio._err"):
     logging.getLogger(_logger).setLevel(logging.CRITICAL)
 
 _cache_bytes = CACHE_BYTES
 _FILES = {
-    # Where GDAL 3.10 reads a whole PNG at once, it takes one that was cut short for whole and hands on stray memory.
+    # With its whole-image path for PNG, GDAL 3.10 does not notice a truncated file and returns uninitialized memory.
     "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
-    # Its threads for JPEG 2000 swallow their errors, and blocks that could not be read come back black.
+    # GDAL's JPEG 2000 threads swallow errors, and blocks that could not be decoded come back black.
     "GDAL_NUM_THREADS": "1",
 }
-# How servers are dealt with, where the environment does not say otherwise.
+# Network options; the environment takes precedence.
 _SERVERS = {
-    # Asks again after about 0.5, 1 and 2 s where a server says 429 or 5xx, or hangs up without a word.
+    # Retries after about 0.5, 1 and 2 s if a server answers 429 or 5xx, or closes the connection without an answer.
     "GDAL_HTTP_MAX_RETRY": "3",
     "GDAL_HTTP_RETRY_DELAY": "0.5",
-    # A silent server ends in an error; a slow one, from 1 kB a second, is waited for.
+    # A server that does not answer is an error; a slow one, from 1 kB/s, is waited for.
     "GDAL_HTTP_CONNECTTIMEOUT": "10",
     "GDAL_HTTP_LOW_SPEED_TIME": "30",
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",
-    # GDAL keeps what came of a file for the life of the process, also "not there" and parts cut off on their way; so
-    # each file is forgotten with the closing of a handle on it.
+    # GDAL caches what it learned of a file for the life of the process, also "does not exist" and truncated ranges; so
+    # the cache of a file is dropped when a handle on it is closed.
     "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/:/vsiadls/",
 }
-_REMOTE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}  # each file looked for beside a raster would cost a request
+_REMOTE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}  # each probe for a sidecar file would cost a request
 _PROBE = {
     "CPL_VSIL_CURL_USE_HEAD": "NO",
     "GDAL_HTTP_MAX_RETRY": "0",
@@ -78,36 +78,36 @@ _PROBE = {
 _REMEDIES = {
     r"code: (404|410)|NoSuch|not exist": "there is no such file; check the address",
     r"code: (401|403|407)|denied|credential|_KEY|_SIGN_REQUEST": (
-        "check the address, what GDAL signs in with (GDAL_HTTP_USERPWD, AWS_*, GS_*, AZURE_*), and that a signed "
-        "address has not run out"
+        "check the address, GDAL's credentials (GDAL_HTTP_USERPWD, AWS_*, GS_*, AZURE_*), and that a signed address "
+        "has not expired"
     ),
-    r"code: (429|5\d\d)": "the server is in trouble; try again later",
+    r"code: (429|5\d\d)": "the server is overloaded or failing; try again later",
     r"resolve": "no such host, or no network; check the address",
-    r"connect|timed out|too slow|Timeout": "the server does not answer; try again later, or copy the file here first",
-    r"Range downloading": "the server only sends whole files; copy the file here first",
+    r"connect|timed out|too slow|Timeout": "the server does not answer; try again later, or download the file first",
+    r"Range downloading": "the server only sends whole files; download the file first",
     r"SSL|certificate": "its certificate is not trusted; see CURL_CA_BUNDLE",
 }
 
 
 def limit_cache(size: int) -> None:
-    """Bound GDAL's block cache in this process to `size` bytes from now on."""
+    """Limit GDAL's block cache in this process to `size` bytes from now on."""
     global _cache_bytes
     _cache_bytes = size
 
 
 def gdal_env(name: str | Path = "") -> rasterio.Env:
-    """The GDAL settings under which geood reads and writes rasters, this one in particular.
+    """Return the rasterio environment (GDAL configuration options) in which geood reads or writes the raster `name`.
 
-    The environment may set other ones for servers (GDAL_HTTP_MAX_RETRY and its like).
+    Environment variables take precedence over the network options (GDAL_HTTP_MAX_RETRY and the like).
     """
     asked = _SERVERS | (_REMOTE if NETWORK.search(str(name)) else {})
-    free = {key: value for key, value in asked.items() if key not in os.environ}
-    return rasterio.Env(GDAL_CACHEMAX=_cache_bytes, **_FILES, **free)
+    unset = {key: value for key, value in asked.items() if key not in os.environ}
+    return rasterio.Env(GDAL_CACHEMAX=_cache_bytes, **_FILES, **unset)
 
 
 @contextmanager
 def reading(path: str | Path) -> Iterator[None]:
-    """Turn whatever GDAL says while `path` is read into a `DataError`."""
+    """Translate GDAL failures while `path` is read to `DataError`."""
     try:
         with gdal_env(path):
             yield
@@ -118,7 +118,7 @@ def reading(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn whatever fails while `path` is written into an `OutputError`."""
+    """Translate GDAL and OS failures while `path` is written to `OutputError`."""
     try:
         with gdal_env():
             yield
@@ -129,7 +129,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """GDAL's own words for a failure, on one line; rasterio hides them behind its own."""
+    """Return GDAL's own message for a failure, on one line; rasterio wraps it in its own."""
     return _words(error)[:LONGEST]
 
 
@@ -140,15 +140,15 @@ def _words(error: BaseException) -> str:
 
 
 def _public(text: str) -> str:
-    """A text without what follows a "?" in addresses: that may be a secret."""
+    """Strip query strings from the URLs in a text, as they may hold secrets."""
     return re.sub(r"\?[^\s'\"}]+", "", text)
 
 
 def display_name(name: str | Path) -> str:
-    """A name for GDAL as its user would write it, and fit to be told."""
+    """Convert a GDAL name (/vsi...) back to the path or URL that a user would write, without its query string."""
     text = str(name)
-    if found := re.fullmatch(r"/vsizip/\{(.*)\}/?(.*)", text):
-        archive, inner = found.groups()
+    if match := re.fullmatch(r"/vsizip/\{(.*)\}/?(.*)", text):
+        archive, inner = match.groups()
         return display_name(archive) + (f"!{inner}" if inner else "")
     if not NETWORK.search(text):
         return text
@@ -159,10 +159,10 @@ def display_name(name: str | Path) -> str:
 
 
 def open_raster(path: str | Path) -> Any:
-    """A rasterio dataset with at least one band; `path` is a local file or a name for GDAL (/vsi...).
+    """Open a rasterio dataset with at least one band; `path` is a local file or a GDAL name (/vsi...).
 
     Raises:
-        DataError: if the file is missing, is no raster, cannot be had from its server, or has no bands of its own.
+        DataError: the file is missing, is not a raster, cannot be fetched from its server, or has only subdatasets.
     """
     name = str(path)
     local = not name.startswith("/vsi") and "://" not in name
@@ -195,14 +195,14 @@ def _check_local(path: Path) -> None:
 
 
 def _explained(path: str | Path, error: BaseException, advice: str) -> tuple[str, str]:
-    """Why a raster could not be read, and what to do; a server is asked once more where GDAL did not say."""
+    """Return the cause of a read failure and its remedy; if GDAL gives no cause, the server is asked once more."""
     said, name = _words(error), str(path)
     if NETWORK.search(name) and not _remedy(said, name):
         answer = _answer(name)
         if _remedy(answer, name):
             said = answer
         elif not answer:
-            advice = "the server answers, but did not send all of it: try again, or copy the file here first"
+            advice = "the server answers, but did not send all of it: try again, or download the file first"
     remedy = _remedy(said, name) if NETWORK.search(name) else None
     return said.replace(_public(name), display_name(name)).partition(" - Failure writing")[0][
         :LONGEST
@@ -215,7 +215,7 @@ def _remedy(said: str, name: str) -> str | None:
 
 
 def _answer(name: str) -> str:
-    """What comes of opening a remote raster afresh and without patience: GDAL's complaint, or nothing."""
+    """Open a remote raster again, with short timeouts and no retries; return GDAL's message, "" if it opens."""
     try:
         with gdal_env(name), rasterio.Env(**_PROBE):
             rasterio.open(name).close()
@@ -225,12 +225,12 @@ def _answer(name: str) -> str:
 
 
 def rasterio_window(window: Window) -> Any:
-    """The same window as rasterio spells it."""
+    """Convert a window to `rasterio.windows.Window`."""
     return rasterio.windows.Window(window.col, window.row, window.width, window.height)
 
 
 def pieces(grid: Grid) -> Iterator[Window]:
-    """Windows of at most 2048 x 2048 pixels that partition a grid, in reading order."""
+    """Yield windows of at most 2048 x 2048 pixels that partition a grid, in row-major order."""
     for row in range(0, grid.height, CHUNK):
         for col in range(0, grid.width, CHUNK):
             yield Window(row, col, CHUNK, CHUNK).within(grid.window)
@@ -238,7 +238,7 @@ def pieces(grid: Grid) -> Iterator[Window]:
 
 @cache
 def compression() -> str:
-    """ZSTD where this GDAL has it, else DEFLATE."""
+    """Return "ZSTD" if this build of GDAL supports it, else "DEFLATE"."""
     shape = {"height": 1, "width": 1, "count": 1, "dtype": "uint8"}
     try:
         with MemoryFile() as memory, memory.open(driver="GTiff", compress="zstd", **shape):

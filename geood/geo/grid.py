@@ -1,9 +1,9 @@
-"""Pixel geometry: where pixels lie on the ground, and how a scene is cut into tiles.
+"""Pixel geometry: windows, georeferenced grids, and the division of a scene into tiles.
 
-Inside geood a place is a `Window` of integer pixels; geography enters only as the float64 affine and the CRS of a
-`Grid`, which are carried along untouched. A `Tile` is read wider than it is written: the write windows of `tile_grid`
-partition the scene, the read windows are those grown by a halo. This room opens no files and knows no tensors; the CRS
-is whatever object the reader found (rasterio's), so that no projection is ever re-spelled on the way.
+geood addresses pixels by a `Window` of integers; georeferencing is only the float64 affine transform and the CRS of a
+`Grid`, both passed through unchanged. A `Tile` is read larger than it is written: the write windows of `tile_grid`
+partition the scene, the read windows add a halo. This module opens no files and uses no tensors. The CRS is the object
+that the reader returned (rasterio's), so no projection is ever rewritten in another notation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Window(NamedTuple):
-    """A rectangle of pixels; `row` and `col` may be negative where it overhangs the scene."""
+    """Rectangle of pixels; it may extend beyond the scene, so `row` and `col` may be negative."""
 
     row: int
     col: int
@@ -31,11 +31,11 @@ class Window(NamedTuple):
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """The same rectangle as (row slice, column slice), for indexing an array of the whole scene."""
+        """(row slice, column slice) of the window, for indexing an array of the whole scene."""
         return slice(self.row, self.row + self.height), slice(self.col, self.col + self.width)
 
     def within(self, outer: Window) -> Window:
-        """The part of this window that lies in `outer`; its height or width is 0 where they do not meet."""
+        """Intersect this window with `outer`; height or width of the result is 0 if they do not overlap."""
         row, col = max(self.row, outer.row), max(self.col, outer.col)
         bottom = min(self.row + self.height, outer.row + outer.height)
         right = min(self.col + self.width, outer.col + outer.width)
@@ -44,7 +44,7 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """The pixel grid of a raster: size in pixels, affine from (column, row) to CRS units, and CRS (None: a photo)."""
+    """Pixel grid of a raster: size in pixels, affine transform from (column, row) to CRS units, CRS (None: a photo)."""
 
     height: int
     width: int
@@ -52,31 +52,31 @@ class Grid:
     crs: CRS | None = None
 
     def __getitem__(self, window: Window) -> Grid:
-        """The grid of one window of this grid."""
+        """Return the grid of a window of this grid."""
         transform = self.transform @ Affine.translation(window.col, window.row)
         return Grid(window.height, window.width, transform, self.crs)
 
     @property
     def window(self) -> Window:
-        """The window that covers the whole grid."""
+        """Window that covers the whole grid."""
         return Window(0, 0, self.height, self.width)
 
     @property
     def pixel_size(self) -> tuple[float, float]:
-        """Length of a pixel's two sides (along a row, along a column), in CRS units; right for rotated grids too."""
+        """Side lengths of a pixel (along a row, along a column) in CRS units; correct for rotated grids too."""
         t = self.transform
         return (t.a**2 + t.d**2) ** 0.5, (t.b**2 + t.e**2) ** 0.5
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """(xmin, ymin, xmax, ymax) in CRS units, enclosing all four corners."""
+        """Bounding box (xmin, ymin, xmax, ymax) of all four corners in CRS units."""
         corners = [self.transform @ (x, y) for x in (0, self.width) for y in (0, self.height)]
         xs, ys = [x for x, _ in corners], [y for _, y in corners]
         return min(xs), min(ys), max(xs), max(ys)
 
     @property
     def resolution_m(self) -> float | None:
-        """Metres on the ground per pixel at the middle of the grid, the mean of both sides; None without a CRS."""
+        """Ground resolution at the centre in metres per pixel (geometric mean of both sides); None without a CRS."""
         if self.crs is None:
             return None
         x, y = self.transform @ (self.width / 2, self.height / 2)
@@ -87,9 +87,9 @@ class Grid:
 
 @dataclass(frozen=True)
 class Tile:
-    """One unit of prediction: pixels in `read` are looked at, scores in `write` are kept.
+    """Unit of prediction: the network sees the pixels in `read`, the scores in `write` are kept.
 
-    `read` may overhang the scene; the reader mirrors the scene there.
+    `read` may extend beyond the scene; the reader pads by reflection there.
     """
 
     read: Window
@@ -97,7 +97,7 @@ class Tile:
 
     @property
     def core(self) -> tuple[slice, slice]:
-        """Slices that cut the write window out of an array of the read window."""
+        """Slices of the write window in an array of the read window."""
         return Window(
             self.write.row - self.read.row, self.write.col - self.read.col, self.write.height, self.write.width
         ).slices
@@ -106,15 +106,16 @@ class Tile:
 def tile_grid(
     height: int, width: int, *, tile_px: int, halo_px: int, multiple: int = 32, scale: float = 1.0
 ) -> Iterator[Tile]:
-    """Cut a scene of `height` x `width` pixels into tiles, row by row.
+    """Split a scene of `height` x `width` pixels into tiles, in row-major order.
 
-    Write windows are `tile_px` square (smaller at the right and lower edge) and partition the scene. Read windows start
-    on multiples of `multiple` and have sides that are multiples of it, so that a network of that stride sees each pixel
-    at the same phase in every tile; hence `tile_px` and `halo_px` must be multiples too. With a `scale` other than 1
-    they are windows of the scene resampled to that many of its pixels, and hold all that `resampled` asks for.
+    Write windows are `tile_px` square (smaller at the right and bottom edge) and partition the scene. Read windows
+    start at multiples of `multiple` and have sides that are multiples of it, so that a network of that stride sees each
+    pixel at the same phase in every tile; hence `tile_px` and `halo_px` must be multiples too. With a `scale` other
+    than 1 (working pixels per scene pixel), read windows are on the resampled grid and contain every pixel that
+    `resampled` refers to.
 
     Raises:
-        ValueError: if the scene is empty or a size is not a multiple of `multiple`.
+        ValueError: the scene is empty, or a size is not a multiple of `multiple`.
     """
     if height < 1 or width < 1:
         raise ValueError(f"a scene has at least one pixel, got {height} x {width}")
@@ -122,7 +123,7 @@ def tile_grid(
         raise ValueError(f"tile_px and halo_px must be multiples of {multiple}, got {tile_px} and {halo_px}")
 
     def span(start: int, length: int) -> tuple[int, int]:
-        """Where reading starts along one axis, and how far it goes."""
+        """Return start and length of the read window along one axis."""
         beside = 0 if scale == 1 else 1
         first = math.floor(start * scale) - beside
         first -= first % multiple
@@ -139,27 +140,36 @@ def tile_grid(
 def resampled(
     start: int, length: int, scale: float, *, origin: int, size: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
-    """Where the pixels from `start` on lie among `size` resampled ones that begin at `origin`, along one axis.
+    """Compute, along one axis, linear interpolation from a resampled array back to scene pixels.
 
-    For each of `length` pixels the two resampled ones about its centre, and the share of the second.
+    Args:
+        start: first scene pixel.
+        length: number n of scene pixels.
+        scale: resampled pixels per scene pixel.
+        origin: position of the resampled array on the resampled axis.
+        size: length of the resampled array.
+
+    Returns:
+        Two index arrays (n,) of the resampled pixels on either side of each pixel centre, and the weight (n,) of the
+        second in [0, 1).
     """
-    place = (np.arange(start, start + length) + 0.5) * scale - 0.5 - origin
-    below = np.floor(place)
+    position = (np.arange(start, start + length) + 0.5) * scale - 0.5 - origin
+    below = np.floor(position)
     first = below.astype(np.intp)
-    return first.clip(0, size - 1), (first + 1).clip(0, size - 1), place - below
+    return first.clip(0, size - 1), (first + 1).clip(0, size - 1), position - below
 
 
 def mirrored(start: int, length: int, size: int) -> NDArray[np.intp]:
-    """Indexes into an axis of `size` for `length` places from `start`, mirrored outside it without repeating edges."""
+    """Return `length` indices from `start` into an axis of `size`, reflected outside it without repeating the edge."""
     period = max(1, 2 * (size - 1))
-    places = np.arange(start, start + length) % period
-    return np.minimum(places, period - places) if size > 1 else np.zeros(length, np.intp)
+    indices = np.arange(start, start + length) % period
+    return np.minimum(indices, period - indices) if size > 1 else np.zeros(length, np.intp)
 
 
 def metres_per_unit(crs: Any, x: float, y: float) -> tuple[float, float]:
-    """How many metres on the ground one CRS unit is at a point, along x and along y; right for degrees, feet, Mercator.
+    """Return the length of one CRS unit at (x, y) in metres on the ground, along x and y; for degrees, feet, Mercator.
 
-    A CRS without a place on the earth (a local engineering grid) is measured by its unit alone.
+    For a CRS that is not tied to the earth (a local engineering grid), it is the unit's conversion factor.
     """
     from pyproj import CRS, Geod, Transformer
     from pyproj.exceptions import ProjError

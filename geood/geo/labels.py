@@ -1,9 +1,9 @@
-"""Labels of a scene, as class ids on the scene's own pixel grid.
+"""Labels of a scene as class ids on the scene's pixel grid, read from rasters or one vector file.
 
-Rasters of ids may have any grid and CRS: they are warped onto the scene, nearest neighbour, window by window. One
-vector file is rasterized, window by window, from a class attribute; where its shapes overlap the later one counts. A
-pixel that no label reaches is 255. A class has no meaning here: ids are handed on as they stand in the file. What a
-label file must be is said here once, for training and evaluation: `open_id_raster`, `read_ids` and `read_shapes`.
+Rasters of ids may have any grid and CRS: they are warped onto the scene's grid, nearest neighbour, window by window. A
+vector file is rasterized window by window from a class attribute; of overlapping shapes the later one counts. Pixels
+without a label are 255. Class ids are passed on as they are in the file; their meaning is not known here. Training and
+evaluation share the rules for label files: `open_id_raster`, `read_ids` and `read_shapes`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from geood.geo.gdal import GDAL_FAILURES, open_raster, rasterio_window, reading,
 from geood.geo.grid import Grid, Window
 
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet")
-SEAM = 0.01  # neighbouring rasters may share this much of the smaller one: a seam, or a slip of reprojection
+SEAM = 0.01  # adjacent rasters may overlap by this fraction of the smaller one: a seam, or error of reprojection
 
 
 class _Source(Protocol):
@@ -40,16 +40,18 @@ class _Source(Protocol):
 
 
 class LabelReader:
-    """Class ids of a scene, read by windows; a context manager, made with `open_labels`."""
+    """Reader of a scene's class ids by windows, and a context manager; create it with `open_labels`."""
 
     def __init__(self, sources: Sequence[_Source], files: ExitStack) -> None:
         self._sources, self._files = sources, files
 
     def read(self, window: Window) -> NDArray[np.int64]:
-        """Ids (h, w) of a window of the scene's grid, 255 where there is no label; the first file that has one counts.
+        """Return the class ids (h, w) of a window of the scene's grid; of several labels the first file's counts.
+
+        Unlabelled pixels, and those outside the scene, are 255.
 
         Raises:
-            DataError: if a file cannot be read, or holds numbers that are not whole.
+            DataError: a file cannot be read, or contains numbers that are not integers.
         """
         ids = self._sources[0].read(window)
         for source in self._sources[1:]:
@@ -70,10 +72,11 @@ class LabelReader:
 def open_labels(paths: Sequence[str | Path], grid: Grid, *, attribute: str | None = None) -> LabelReader:
     """Open the labels of a scene with this grid: rasters of class ids, or one vector file with a class `attribute`.
 
-    Files that lie elsewhere are left out. A raster without CRS, or for a scene without one, must have the scene's size.
+    Rasters that do not overlap the scene are skipped. If raster or scene has no CRS, their sizes must be equal.
 
     Raises:
-        DataError: if a file is missing or unreadable, holds no ids, lacks the attribute, or if none overlaps the scene.
+        DataError: a file is missing or unreadable, contains no class ids, lacks the attribute, or none overlaps the
+            scene.
     """
     files = [Path(p) for p in paths]
     if not files:
@@ -96,10 +99,10 @@ def open_labels(paths: Sequence[str | Path], grid: Grid, *, attribute: str | Non
 
 
 def open_id_raster(path: Path) -> Any:
-    """An open raster with one band of class ids (alpha aside).
+    """Open a raster with exactly one band of class ids, alpha excluded.
 
     Raises:
-        DataError: if it is anything else, or cannot be read.
+        DataError: the file cannot be read, has several bands, or is complex.
     """
     dataset = open_raster(path)
     bands, complex_numbers = _id_bands(dataset), "complex" in dataset.dtypes[0]
@@ -107,15 +110,17 @@ def open_id_raster(path: Path) -> Any:
         return dataset
     dataset.close()
     if complex_numbers:
-        raise DataError(f"{path}: holds complex numbers, but labels are whole class ids")
-    raise DataError(f"{path}: has {len(bands)} bands, but labels are one band of class ids; save the ids alone")
+        raise DataError(f"{path}: holds complex numbers, but labels are integer class ids")
+    raise DataError(f"{path}: has {len(bands)} bands, but labels are one band of class ids; save only that band")
 
 
 def read_ids(path: Path, dataset: Any, window: Window) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Ids (h, w) of a window inside a raster of `open_id_raster`, 255 where it holds none, and where it holds some.
+    """Read the class ids (h, w) of a window inside a raster of `open_id_raster`, and a mask (h, w) of valid pixels.
+
+    Invalid pixels (masked, or NaN) get the id 255.
 
     Raises:
-        DataError: if it cannot be read, or holds numbers that are not whole.
+        DataError: the raster cannot be read, or contains numbers that are not integers.
     """
     band = _id_bands(dataset)[0]
     with reading(path):
@@ -130,10 +135,10 @@ def read_ids(path: Path, dataset: Any, window: Window) -> tuple[NDArray[np.int64
 
 
 def read_shapes(path: Path, attribute: str | None) -> geopandas.GeoDataFrame:
-    """The shapes of a vector file that have a class id, in its own CRS: columns `id` (0 to 255, int32) and `geometry`.
+    """Read the shapes of a vector file that have a class id: columns `id` (0 to 255, int32), `geometry` (file's CRS).
 
     Raises:
-        DataError: if the file is missing or unreadable, lacks the attribute, or its values are no class ids.
+        DataError: the file is missing or unreadable, lacks the attribute, or its values are not class ids.
     """
     frame = _read_frame(path, attribute)
     frame = frame[frame[attribute].notna() & frame.geometry.notna() & ~frame.geometry.is_empty]
@@ -149,17 +154,19 @@ def read_shapes(path: Path, attribute: str | None) -> geopandas.GeoDataFrame:
     if wrong.any():
         got = frame[attribute].to_numpy()[wrong][0]
         raise DataError(
-            f"{path}: attribute {attribute} must hold class ids, whole numbers from 0 to 254 (255: not labelled); got "
+            f"{path}: attribute {attribute} must hold class ids, integers from 0 to 254 (255: unlabelled); got "
             + (f"{got:g}" if isinstance(got, (int, float, np.number)) else repr(got))
         )
     return geopandas.GeoDataFrame({"id": ids.astype(np.int32)}, geometry=frame.geometry.to_numpy(), crs=frame.crs)
 
 
 def why_not_shared(labels: Sequence[Path]) -> str | None:
-    """Why rasters cannot be laid side by side, each pixel of a scene having one label at most; None if they can.
+    """Return the reason why label rasters cannot be used side by side on one scene; None if they can.
+
+    They can if all are rasters with a CRS and no two overlap by more than `SEAM`, so a pixel has at most one label.
 
     Raises:
-        DataError: if a file cannot be read as a raster of ids.
+        DataError: a file cannot be read as a raster of class ids.
     """
     grids: list[Grid] = []
     for path in labels:
@@ -176,11 +183,12 @@ def why_not_shared(labels: Sequence[Path]) -> str | None:
 
 
 def pair_by_name(images: list[Path], labels: list[Path]) -> list[list[Path]] | None:
-    """The label file of each image, where each has just one: of the same stem, or of that and more after `_`, `-`, `.`.
+    """Pair each image with its label file; None if any image has no label or several, or a label has no image.
 
-    A label that begins with the stems of several images belongs to the longest: `a_2_gt` is of `a_2`, not of `a`.
+    The stem of a label is that of its image, optionally with a suffix after `_`, `-` or `.`. If the stems of several
+    images match, the longest counts: `a_2_gt` belongs to `a_2`, not to `a`.
     """
-    found: list[list[Path]] = [[] for _ in images]
+    pairs: list[list[Path]] = [[] for _ in images]
     for label in labels:
         fits = [i for i, p in enumerate(images) if label.stem == p.stem or label.stem.startswith(_longer(p.stem))]
         if not fits:
@@ -188,8 +196,8 @@ def pair_by_name(images: list[Path], labels: list[Path]) -> list[list[Path]] | N
         longest = max(len(images[i].stem) for i in fits)
         for i in fits:
             if len(images[i].stem) == longest:
-                found[i].append(label)
-    return found if len(labels) == len(images) and all(len(files) == 1 for files in found) else None
+                pairs[i].append(label)
+    return pairs if len(labels) == len(images) and all(len(files) == 1 for files in pairs) else None
 
 
 def _longer(stem: str) -> tuple[str, ...]:
@@ -197,7 +205,7 @@ def _longer(stem: str) -> tuple[str, ...]:
 
 
 class _Raster:
-    """One raster of ids, seen on the scene's grid."""
+    """Raster of class ids, warped onto the scene's grid if it has another one."""
 
     def __init__(self, path: Path, grid: Grid, opened: ExitStack) -> None:
         self.path, self._grid = path, grid
@@ -229,7 +237,7 @@ class _Raster:
 
 
 class _Shapes:
-    """The shapes of one vector file that lie on the scene."""
+    """Shapes of one vector file that lie on the scene, rasterized window by window."""
 
     def __init__(self, path: Path, grid: Grid, attribute: str | None) -> None:
         self.path, self._grid = path, grid
@@ -243,19 +251,19 @@ class _Shapes:
         self._index = shapely.STRtree(self._shapes)
 
     def read(self, window: Window) -> NDArray[np.int64]:
-        place = self._grid[window]
-        near = np.sort(self._index.query(shapely.box(*place.bounds)))
+        target = self._grid[window]
+        near = np.sort(self._index.query(shapely.box(*target.bounds)))
         shape = (window.height, window.width)
         if not near.size:
             return np.full(shape, IGNORE, np.int64)
         burnt = [(self._shapes[i], int(self._ids[i])) for i in near]
         with reading(self.path):
-            ids = rasterize(burnt, shape, fill=IGNORE, transform=place.transform, dtype="int32")
+            ids = rasterize(burnt, shape, fill=IGNORE, transform=target.transform, dtype="int32")
         return np.asarray(ids, np.int64)
 
 
 def _warped(dataset: Any, grid: Grid) -> WarpedVRT:
-    """A raster on another grid, nearest neighbour; outside it the mask is 0."""
+    """Warp a raster onto another grid, nearest neighbour; outside its extent the mask is 0."""
     bare = dataset.nodata is None and not any(c == ColorInterp.alpha for c in dataset.colorinterp)
     return WarpedVRT(
         dataset,
@@ -264,7 +272,7 @@ def _warped(dataset: Any, grid: Grid) -> WarpedVRT:
         height=grid.height,
         width=grid.width,
         resampling=Resampling.nearest,
-        tolerance=1e-3,  # pixels; GDAL takes no 0
+        tolerance=1e-3,  # pixels; GDAL does not accept 0
         add_alpha=bare,
     )
 
@@ -274,7 +282,7 @@ def _id_bands(dataset: Any) -> list[int]:
 
 
 def _bounds_in(grid: Grid, other: Grid) -> tuple[float, float, float, float]:
-    """The bounds of a grid in the CRS of another; nowhere if it has no place there."""
+    """Transform the bounds of a grid to the CRS of another; an empty box at the origin if that fails."""
     try:
         xmin, ymin, xmax, ymax = transform_bounds(grid.crs, other.crs, *grid.bounds)
     except GDAL_FAILURES:
@@ -283,7 +291,7 @@ def _bounds_in(grid: Grid, other: Grid) -> tuple[float, float, float, float]:
 
 
 def _shared_area(own: Grid, grid: Grid) -> float:
-    """The area, in CRS units of `own`, of what the bounds of two grids share."""
+    """Return the area, in squared CRS units of `own`, in which the bounds of two grids overlap."""
     return float(shapely.box(*_bounds_in(grid, own)).intersection(shapely.box(*own.bounds)).area)
 
 
@@ -292,7 +300,7 @@ def _area(bounds: tuple[float, float, float, float]) -> float:
 
 
 def _read_frame(path: Path, attribute: str | None) -> geopandas.GeoDataFrame:
-    """A vector file as it is, with the class attribute, which is seen to be there."""
+    """Read a vector file after checking that it has the class attribute and geometries."""
     if not path.exists():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
         raise DataError(f"{path}: no such file; " + (f"did you mean {near[0]}?" if near else "give an existing file"))
@@ -315,12 +323,12 @@ def _read_frame(path: Path, attribute: str | None) -> geopandas.GeoDataFrame:
             f"{', '.join(names) or '(it has none)'}"
         )
     if not isinstance(frame, geopandas.GeoDataFrame):
-        raise DataError(f"{path}: holds a table without geometry; give a layer of polygons")
+        raise DataError(f"{path}: is a table without geometry; give a layer of polygons")
     return frame
 
 
 def _on_scene(frame: geopandas.GeoDataFrame, grid: Grid, path: Path) -> geopandas.GeoDataFrame:
-    """The shapes near the scene, in its CRS."""
+    """Return the shapes whose bounding boxes meet the scene's, in the scene's CRS."""
     if (frame.crs is None) != (grid.crs is None):
         bare, other = (
             ("the labels have", "the scene has") if frame.crs is None else ("the scene has", "the labels have")
@@ -330,7 +338,7 @@ def _on_scene(frame: geopandas.GeoDataFrame, grid: Grid, path: Path) -> geopanda
         try:
             frame = frame.to_crs(pyproj.CRS.from_wkt(grid.crs.to_wkt()))
         except ProjError as error:
-            raise DataError(f"{path}: cannot be brought to the CRS of the scene ({reason(error)})") from None
+            raise DataError(f"{path}: cannot be transformed to the CRS of the scene ({reason(error)})") from None
     return frame.cx[slice(*grid.bounds[::2]), slice(*grid.bounds[1::2])]
 
 

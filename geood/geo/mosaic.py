@@ -1,9 +1,9 @@
-"""Tiles as one scene: a VRT over rasters that share a grid.
+"""VRT mosaic: rasters on a common grid as one scene.
 
-What GDAL's own tool does band by band is done here pixel by pixel: the mosaic has one mask, a pixel is valid where it
-is in some tile, and shows the last such tile in name order. So what one tile does not know never hides another, the
-gaps between tiles are no data, and a band that happens to be at the nodata value in one pixel is not mixed from below.
-No pixel is read here, and none is moved: tiles that do not share a grid are refused.
+gdalbuildvrt resolves overlaps band by band, this module pixel by pixel. The mosaic has one mask; a pixel is valid if it
+is valid in any tile, and comes from the last such tile in name order. So nodata of one tile never hides another tile,
+gaps between tiles are nodata, and a pixel in which only some bands equal the nodata value is not filled from the tile
+below. Pixels are neither read nor resampled here: tiles that do not share a grid are rejected.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from geood.geo.gdal import display_name, open_raster, reading, writing
 from geood.geo.grid import Grid
 from geood.geo.paths import RASTERS, gdal_name
 
-TOLERANCE_PX = 0.01  # how far corners of tiles may lie off the common grid
+TOLERANCE_PX = 0.01  # largest misalignment of a tile's corner with the common grid, in pixels
 _TYPES = {
     "uint8": "Byte",
     "int8": "Int8",
@@ -40,10 +40,10 @@ _TYPES = {
 
 
 class _Tile(NamedTuple):
-    """What a raster says of itself.
+    """Metadata of one raster of the mosaic.
 
-    `nodata` per band, or None where it has none; `masked`: GDAL has a mask for all bands; `alpha`: a band that GDAL's
-    mask does not heed, because of nodata values or of its type.
+    `nodata` has a value per band, None if unset; `masked`: GDAL has one mask for all bands; `alpha`: index of an alpha
+    band that GDAL's mask ignores, because of nodata values or of its type; `block` is (height, width) in pixels.
     """
 
     name: str
@@ -63,16 +63,22 @@ class _Tile(NamedTuple):
 
 
 def write_mosaic(rasters: str | Path | Sequence[str | Path], out: str | Path, *, nodata: float | None = None) -> Path:
-    """Write the VRT `out` that shows rasters, or all rasters of folders, as one scene; returns `out`.
+    """Write a VRT that mosaics rasters, or all rasters of folders, into one scene.
 
-    A file that says the same already stays as it is.
+    Where tiles overlap, the last in name order is on top. Alpha bands become part of the mask. A float pixel with NaN
+    in only some bands takes those bands from the tile below. An `out` with the same content is left untouched.
 
-    Where tiles overlap, the last in name order is on top. `nodata` stands for the tiles' own nodata values. Alpha bands
-    become part of the mask. A float pixel of which only some bands are NaN takes those from the tile below.
+    Args:
+        rasters: raster files, or folders of them.
+        out: path of the VRT.
+        nodata: nodata value that overrides those of the tiles.
+
+    Returns:
+        The path `out`.
 
     Raises:
-        DataError: if there is no tile, one cannot be read, or they differ in CRS, type, bands, pixel size or alignment.
-        OutputError: if `out` cannot be written.
+        DataError: there is no tile, one cannot be read, or they differ in CRS, type, bands, pixel size or alignment.
+        OutputError: `out` cannot be written.
     """
     names = _names([rasters] if isinstance(rasters, (str, Path)) else rasters)
     tiles = [_look(name, nodata) for name in names]
@@ -88,20 +94,20 @@ def write_mosaic(rasters: str | Path | Sequence[str | Path], out: str | Path, *,
 
 
 def _names(given: Sequence[str | Path]) -> list[str]:
-    """Names of all rasters, each once, by their file names."""
-    found: set[str] = set()
-    for one in given:
-        folder = Path(one)
+    """Return the GDAL names of all rasters without duplicates, sorted by file name."""
+    names: set[str] = set()
+    for raster in given:
+        folder = Path(raster)
         if folder.is_dir():
             inside = [p for p in folder.iterdir() if p.suffix.lower() in RASTERS and p.is_file() and p.name[0] != "."]
             if not inside:
                 raise DataError(f"{folder}: no raster in this folder; needed: files ending in {', '.join(RASTERS)}")
-            found.update(gdal_name(path) for path in inside)
+            names.update(gdal_name(path) for path in inside)
         else:
-            found.add(gdal_name(one))
-    if not found:
+            names.add(gdal_name(raster))
+    if not names:
         raise DataError("no raster for a mosaic; give the tiles, or a folder of them")
-    return sorted(found, key=lambda name: (name.rsplit("/", 1)[-1], name))
+    return sorted(names, key=lambda name: (name.rsplit("/", 1)[-1], name))
 
 
 def _look(name: str, nodata: float | None) -> _Tile:
@@ -113,7 +119,7 @@ def _look(name: str, nodata: float | None) -> _Tile:
         if len(types) != 1 or types[0] not in _TYPES:
             raise DataError(
                 f"{display_name(name)}: has bands of type {', '.join(types) or 'alpha alone'}, where bands of one type "
-                "of real numbers were needed; convert it with gdal_translate -ot"
+                "of real numbers are needed; convert it with gdal_translate -ot"
             )
         flags = {flag for i in bands for flag in dataset.mask_flag_enums[i - 1]}
         own = tuple(dataset.nodatavals[i - 1] for i in bands) if MaskFlags.nodata in flags else None
@@ -135,27 +141,27 @@ def _look(name: str, nodata: float | None) -> _Tile:
 
 
 def _common(tiles: Sequence[_Tile]) -> tuple[Grid, list[tuple[int, int]]]:
-    """The grid of all tiles together, and (column, row) in it of each.
+    """Return the grid of all tiles together, and the (column, row) offset of each tile in it.
 
     Raises:
-        DataError: if a tile does not fit the first.
+        DataError: a tile does not match the first.
     """
     first = tiles[0]
-    places = [_place(tile, first) for tile in tiles]
-    left, top = (min(place[axis] for place in places) for axis in (0, 1))
-    width = max(col + tile.grid.width for (col, _), tile in zip(places, tiles, strict=True)) - left
-    height = max(row + tile.grid.height for (_, row), tile in zip(places, tiles, strict=True)) - top
+    offsets = [_place(tile, first) for tile in tiles]
+    left, top = (min(offset[axis] for offset in offsets) for axis in (0, 1))
+    width = max(col + tile.grid.width for (col, _), tile in zip(offsets, tiles, strict=True)) - left
+    height = max(row + tile.grid.height for (_, row), tile in zip(offsets, tiles, strict=True)) - top
     if max(width, height) >= 2**31:
         raise DataError(
             f"{display_name(first.name)}: with the other tiles it spans {width} x {height} pixels, more than a raster "
-            "can have; take out those of other places"
+            "can have; leave out tiles that lie elsewhere"
         )
     transform = first.grid.transform @ Affine.translation(left, top)
-    return Grid(height, width, transform, first.grid.crs), [(col - left, row - top) for col, row in places]
+    return Grid(height, width, transform, first.grid.crs), [(col - left, row - top) for col, row in offsets]
 
 
 def _place(tile: _Tile, first: _Tile) -> tuple[int, int]:
-    """Where a tile begins, in columns and rows of the first."""
+    """Check a tile against the first and return its (column, row) offset in pixels of the first."""
     facts = {
         "CRS": (tile.grid.crs, first.grid.crs),
         "type": (tile.dtype, first.dtype),
@@ -168,7 +174,7 @@ def _place(tile: _Tile, first: _Tile) -> tuple[int, int]:
             _refuse(tile, first, f"{what} {_short(came)}", _short(needed))
     if tile is not first and first.grid.crs is None and first.grid.transform.is_identity:
         raise DataError(
-            f"{display_name(tile.name)}: has no place on a map, so it is no tile of a mosaic; predict it by itself"
+            f"{display_name(tile.name)}: is not georeferenced, so it cannot be part of a mosaic; predict it on its own"
         )
     corners = [(x, y) for x in (0, tile.grid.width) for y in (0, tile.grid.height)]
     seen = [~first.grid.transform @ (tile.grid.transform @ corner) for corner in corners]
@@ -196,17 +202,17 @@ def _short(fact: object) -> str:
 
 def _refuse(tile: _Tile, first: _Tile, came: str, needed: str) -> None:
     raise DataError(
-        f"{display_name(tile.name)}: has {came}, where {needed} was needed, as {display_name(first.name)} has; make "
-        "the tiles alike (gdalwarp -t_srs CRS -tr SIZE SIZE -tap; gdal_translate -ot TYPE -b BAND), or build "
-        "one scene yourself with gdalbuildvrt"
+        f"{display_name(tile.name)}: has {came}, where {needed} was needed, as {display_name(first.name)} has; convert "
+        "the tiles to a common format (gdalwarp -t_srs CRS -tr SIZE SIZE -tap; gdal_translate -ot TYPE -b BAND), or "
+        "build one scene yourself with gdalbuildvrt"
     )
 
 
-# The document
+# The VRT document
 
 
 class _Source(NamedTuple):
-    """What stands for a tile: a file, or a VRT in one line that knows its mask; `partly`: the mask has holes."""
+    """Source of a tile: its file, or an inline VRT with the correct mask; `partly`: the mask may have holes."""
 
     name: str
     bands: tuple[int, ...]
@@ -214,9 +220,9 @@ class _Source(NamedTuple):
 
 
 def _document(tiles: Sequence[_Tile], grid: Grid, places: Sequence[tuple[int, int]]) -> Iterator[str]:
-    """Lines of the VRT."""
+    """Yield the lines of the VRT."""
     first = tiles[0]
-    parts = [(_standing_for(tile), _rectangles(tile, place)) for tile, place in zip(tiles, places, strict=True)]
+    parts = [(_standing_for(tile), _rectangles(tile, offset)) for tile, offset in zip(tiles, places, strict=True)]
     yield f'<VRTDataset rasterXSize="{grid.width}" rasterYSize="{grid.height}">'
     if grid.crs is not None:
         yield f"<SRS>{escape(grid.crs.to_wkt(version='WKT2_2019'))}</SRS>"
@@ -240,7 +246,7 @@ def _document(tiles: Sequence[_Tile], grid: Grid, places: Sequence[tuple[int, in
 
 
 def _standing_for(tile: _Tile) -> _Source:
-    """The tile itself where GDAL's mask of it is right, else a VRT of it."""
+    """Return the tile's file if GDAL's mask of it is right, else an inline VRT of it."""
     values = _representable(tile)
     masks = [f"mask,{tile.bands[0]}"] if tile.masked else []
     masks += [str(tile.alpha)] if tile.alpha else []
@@ -254,7 +260,7 @@ def _standing_for(tile: _Tile) -> _Source:
 
 
 def _representable(tile: _Tile) -> tuple[float, ...] | None:
-    """Nodata values that whole pixels can be equal to; NaN is looked after band by band."""
+    """Return the nodata values if pixels can equal them in all bands, else None; NaN is handled band by band."""
     if tile.nodata is None:
         return None
     if tile.is_float:
@@ -264,7 +270,7 @@ def _representable(tile: _Tile) -> tuple[float, ...] | None:
 
 
 def _wrapped(tile: _Tile, nodata: tuple[float, ...] | None, masks: Sequence[str] = ()) -> str:
-    """A VRT in one line: a tile's bands, of which pixels that are all `nodata`, or 0 in a mask, are no data."""
+    """Build an inline VRT of a tile; pixels that equal `nodata` in all bands, or are 0 in any mask, are nodata."""
     lines = [f'<VRTDataset rasterXSize="{tile.grid.width}" rasterYSize="{tile.grid.height}">']
     if nodata is not None:
         values = " ".join(repr(value) if tile.is_float else str(int(value)) for value in nodata)
@@ -281,7 +287,7 @@ def _wrapped(tile: _Tile, nodata: tuple[float, ...] | None, masks: Sequence[str]
 
 
 def _rectangles(tile: _Tile, place: tuple[int, int]) -> str:
-    """Where a tile comes from and goes to; told with its type and blocks, so that it is opened when it is needed."""
+    """Return the source and destination rectangles, and source properties, with which GDAL opens the file lazily."""
     width, height = tile.grid.width, tile.grid.height
     size = f'RasterXSize="{width}" RasterYSize="{height}" DataType="{_TYPES[tile.dtype]}"'
     return (
@@ -292,7 +298,7 @@ def _rectangles(tile: _Tile, place: tuple[int, int]) -> str:
 
 
 def _element(name: str, band: int | str, rectangles: str = "", *, nan: bool = False, masked: bool = False) -> str:
-    """One source of a VRT band."""
+    """Build one source element of a VRT band."""
     rules = ("<NODATA>nan</NODATA>" if nan else "") + ("<UseMaskBand>true</UseMaskBand>" if masked else "")
     kind = "ComplexSource" if rules or "<NODATA>" in rectangles else "SimpleSource"
     file = f'<SourceFilename relativeToVRT="0">{escape(name)}</SourceFilename><SourceBand>{band}</SourceBand>'

@@ -1,7 +1,8 @@
-"""What is taken for a scene: rasters that would be misread are refused here, and how a file is laid out is told.
+"""Opening of rasters as scenes: rejects unsupported inputs and reports the block layout.
 
-A scene that ground control points alone place is brought onto a north-up grid as it is read, as gdalwarp would choose
-it and by the nearest pixel, so that every number is one that was measured and outputs lie where the scene lies.
+Rejected are rasters that would be misread: palette images, complex numbers, bands of mixed dtypes, and rasters placed
+by RPCs alone. A scene that is georeferenced by ground control points (GCPs) alone is warped on reading to a north-up
+grid of gdalwarp's choice, nearest neighbour, so that every value is a measured one and outputs are georeferenced.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from rasterio.vrt import WarpedVRT
 from geood.errors import DataError
 from geood.geo.gdal import display_name, open_raster, reading
 
-STRIPS_PX = 2048  # width up to which rows decoded whole are no matter: one or two tiles share them
+STRIPS_PX = 2048  # width up to which decoding full rows costs little, as only one or two tiles share them
 
 
 class BlockLayout(NamedTuple):
-    """How the pixels of a file lie on disk: what can only be decoded together is a `block`.
+    """Layout of a file on disk: driver, blocks, compression, band interleaving and overviews.
 
-    `block` and `size` are (height, width) in pixels, `points` the ground control points that alone place the file.
+    `block` (the unit of decoding) and `size` are (height, width) in pixels; `points` is the number of GCPs if they
+    alone georeference the file, else 0.
     """
 
     driver: str
@@ -33,7 +35,7 @@ class BlockLayout(NamedTuple):
 
     @classmethod
     def of(cls, dataset: Any) -> BlockLayout:
-        """The layout of an open dataset."""
+        """Read the layout of an open dataset."""
         tags = dataset.tags(ns="IMAGE_STRUCTURE")
         height, width = dataset.block_shapes[0]
         return cls(
@@ -48,7 +50,7 @@ class BlockLayout(NamedTuple):
 
     @property
     def whole_rows(self) -> bool:
-        """Whether a block holds full rows."""
+        """True if a block spans full rows, as in a file of strips."""
         return self.block[1] >= self.size[1]
 
     def __str__(self) -> str:
@@ -58,12 +60,12 @@ class BlockLayout(NamedTuple):
             blocks = "one block"
         packed = f"{self.compression} compression" if self.compression != "none" else "no compression"
         overviews = f"{self.overviews or 'no'} overview{'s' if self.overviews != 1 else ''}"
-        placed = f", placed by {self.points} ground control points" if self.points else ""
+        placed = f", georeferenced by {self.points} ground control points" if self.points else ""
         return f"{self.driver}, {blocks}, {packed}, {overviews}{placed}"
 
 
 class Opened(NamedTuple):
-    """A raster to read from, and the file itself (the same, unless ground control points place it)."""
+    """Dataset to read from, and the file itself; they are the same object unless GCPs alone georeference the file."""
 
     dataset: Any
     file: Any
@@ -75,11 +77,11 @@ class Opened(NamedTuple):
 
 
 def open_measurements(name: str, nodata: float | None) -> Opened:
-    """Open a raster of measurements; `nodata` stands for the file's own where it is given.
+    """Open a raster of measurements; `nodata`, if given, overrides the file's own value.
 
     Raises:
-        DataError: if the file is missing, is no raster, or holds pixels that are no measurements per band
-            (palette, complex numbers, mixed types), or if all that places it are sensor coefficients (RPCs).
+        DataError: the file is missing, is not a raster, has a palette, complex numbers, mixed dtypes or only an alpha
+            band, has a degenerate transform, has GCPs without CRS, or is georeferenced by RPCs alone.
     """
     file = open_raster(name)
     try:
@@ -92,16 +94,16 @@ def open_measurements(name: str, nodata: float | None) -> Opened:
 
 
 def by_points(dataset: Any) -> bool:
-    """Whether nothing but ground control points says where a raster lies."""
+    """Check whether ground control points are a raster's only georeferencing."""
     return bool(dataset.crs is None and dataset.transform.is_identity and dataset.gcps[0])
 
 
 def _north_up(name: str, file: Any, nodata: float | None) -> Any:
-    """The raster on a north-up grid, with an alpha band that is 0 outside its footprint and where it holds no data."""
+    """Warp a raster to a north-up grid, with an alpha band that is 0 outside its footprint and at nodata."""
     if file.gcps[1] is None:
         raise DataError(
-            f"{display_name(name)}: its ground control points have no CRS, so they place it nowhere; add it first: "
-            "gdal_translate -gcp ... -a_srs EPSG:CODE IN OUT"
+            f"{display_name(name)}: its ground control points have no CRS, so it cannot be georeferenced; add it "
+            "first: gdal_translate -gcp ... -a_srs EPSG:CODE IN OUT"
         )
     alpha = ColorInterp.alpha in file.colorinterp
     chosen = {"src_nodata": nodata} if nodata is not None else {}
@@ -111,14 +113,14 @@ def _north_up(name: str, file: Any, nodata: float | None) -> Any:
         nodata=None,
         add_alpha=not alpha,
         resampling=Resampling.nearest,
-        tolerance=0,  # an approximation would depend on the window that is read
-        UNIFIED_SRC_NODATA="YES",  # no data is where all bands have it, as in any scene
+        tolerance=0,  # an approximate transformer would depend on the window that is read
+        UNIFIED_SRC_NODATA="YES",  # a pixel is nodata only if all bands are, as in any scene
         **chosen,
     )
 
 
 def _refuse_odd(name: str, dataset: Any) -> None:
-    """Refuse rasters whose numbers or place would be misread."""
+    """Reject rasters whose values or georeferencing would be misread."""
     types = sorted(set(dataset.dtypes))
     if any("complex" in t for t in types):
         raise DataError(f"{display_name(name)}: holds complex numbers; save their amplitude as float32 first")
@@ -128,7 +130,7 @@ def _refuse_odd(name: str, dataset: Any) -> None:
         )
     if ColorInterp.palette in dataset.colorinterp:
         raise DataError(
-            f"{display_name(name)}: a palette image; turn it into colours first: gdal_translate -expand rgb IN OUT"
+            f"{display_name(name)}: a palette image; expand it to RGB first: gdal_translate -expand rgb IN OUT"
         )
     if all(role == ColorInterp.alpha for role in dataset.colorinterp):
         raise DataError(
@@ -136,10 +138,10 @@ def _refuse_odd(name: str, dataset: Any) -> None:
         )
     if not dataset.transform.is_identity and abs(dataset.transform.determinant) == 0:
         raise DataError(
-            f"{display_name(name)}: its transform {tuple(dataset.transform)[:6]} has no area; georeference it again"
+            f"{display_name(name)}: its transform {tuple(dataset.transform)[:6]} is degenerate; georeference it again"
         )
     if dataset.crs is None and dataset.transform.is_identity and not dataset.gcps[0] and dataset.rpcs is not None:
         raise DataError(
-            f"{display_name(name)}: placed by sensor coefficients (RPCs) alone, which place nothing without heights; "
-            "rectify it first: gdalwarp -rpc -to RPC_DEM=HEIGHTS.tif IN OUT"
+            f"{display_name(name)}: georeferenced by RPCs (rational polynomial coefficients) alone, which need a DEM; "
+            "orthorectify it first: gdalwarp -rpc -to RPC_DEM=HEIGHTS.tif IN OUT"
         )

@@ -1,8 +1,7 @@
-"""The styles that travel with the data, so that a result opens in QGIS as it is meant to be seen.
+"""QGIS styles: QML for the outputs of geood (polygons, scores, classes), and embedding of a style in a GeoPackage.
 
-QML text for the three things geood writes (polygons, scores, classes), and the one way to put a style inside a
-GeoPackage. QGIS takes a raster's style from a `.qml` of the same name beside it, and a layer's from the row of
-`layer_styles` with `useAsDefault` set, of which it reads the QML alone. Written for QGIS 3.22 and later.
+QGIS loads a raster's style from a `.qml` sidecar file of the same name, and a vector layer's from the row of
+`layer_styles` with `useAsDefault` set, of which it reads only the QML. Written for QGIS 3.22 and later.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from xml.sax.saxutils import quoteattr
 
 FAILURES = (sqlite3.Error,)
 _DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
-# Yellow to purple along the score, cased in black: seen on vegetation, soil, roofs and water alike.
+# Yellow to purple with rising score, with a black casing: visible on vegetation, soil, roofs and water.
 _RAMP = ("#ffe08a", "#ff9a3c", "#ff3d6e", "#c400c4")
-# Colours people expect for common names; others get one of the list below (Okabe and Ito 2008).
+# Conventional colours of common class names; others get one of `_OTHERS` (Okabe and Ito 2008).
 _KNOWN = {
     "water": "#3f8fd2",
     "tree": "#1f7a3a",
@@ -34,8 +33,8 @@ _OTHERS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#c
 
 
 def polygon_style(threshold: float) -> str:
-    """QML of anomaly polygons: a bright outline with a dark casing, coloured by `score_max` above the threshold."""
-    threshold = float(threshold)  # numpy spells its numbers in another way
+    """Return the QML of anomaly polygons: outlines with dark casing, coloured by `score_max` from the threshold up."""
+    threshold = float(threshold)  # the repr of a NumPy scalar is not a QGIS number
     colour = (
         f"ramp_color(create_ramp(map(0,'{_RAMP[0]}',0.33,'{_RAMP[1]}',0.66,'{_RAMP[2]}',1,'{_RAMP[3]}')),"
         f'scale_linear("score_max",{threshold!r},max(maximum("score_max"),{threshold!r}+1e-6),0,1))'
@@ -54,9 +53,9 @@ def polygon_style(threshold: float) -> str:
 
 
 def score_style(threshold: float, low: float | None = None, high: float | None = None) -> str:
-    """QML of a score raster: clear below the threshold, then from yellow to purple up to `high`.
+    """Return the QML of a score raster: transparent below the threshold, then yellow to purple up to `high`.
 
-    `low` and `high` are the ends of the score's range; left out, those of the Jensen-Shannon score, 0 and 1.
+    `low` and `high` are the limits of the score's range; by default 0 and 1, those of the Jensen-Shannon score.
     """
     threshold, high = float(threshold), 1.0 if high is None else float(high)
     high = high if high > threshold else threshold + max(1e-6, abs(threshold) * 1e-3)
@@ -76,7 +75,7 @@ def score_style(threshold: float, low: float | None = None, high: float | None =
 
 
 def class_style(names: dict[int, str]) -> str:
-    """QML of a class raster: one colour and name for each value."""
+    """Return the QML of a class raster: a colour and a name for each value."""
     colours = class_colours(names)
     entries = "".join(
         f'<paletteEntry value="{value}" color="{colours[value]}" alpha="255" label={quoteattr(name)}/>'
@@ -89,7 +88,7 @@ def class_style(names: dict[int, str]) -> str:
 
 
 def class_colours(names: dict[int, str]) -> dict[int, str]:
-    """A hex colour for each class value: the one people expect for its name, else the next of a distinct set."""
+    """Choose a hex colour for each class value: the conventional one for its name, else the next of a distinct set."""
     colours: dict[int, str] = {}
     others = 0
     for value, name in sorted(names.items()):
@@ -100,10 +99,10 @@ def class_colours(names: dict[int, str]) -> dict[int, str]:
 
 
 def embed_style(gpkg: Path, layer: str, *, geometry_column: str, qml: str, name: str) -> None:
-    """Put a style into a GeoPackage as the default of one of its layers.
+    """Store a style in a GeoPackage as the default style of one of its layers.
 
     Raises:
-        sqlite3.Error: if the file cannot be written.
+        sqlite3.Error: the file cannot be written.
     """
     with closing(sqlite3.connect(gpkg)) as database, database:
         database.execute("PRAGMA journal_mode=delete")
@@ -133,7 +132,7 @@ _MIN_MAX = (
 
 
 def _line(colour: str, width_mm: float, expression: str | None) -> str:
-    """An outline as a symbol layer, its colour fixed or from an expression."""
+    """Return an outline as a symbol layer, its colour fixed or from an expression."""
     rule = ""
     if expression:
         rule = (

@@ -1,10 +1,9 @@
-"""Pixels brought to another size, so that a pixel's value never depends on the window it is asked for with.
+"""Resampling of arrays by windows: area average for downsampling, bilinear for upsampling.
 
-Shrinking, a pixel is the mean of the area it covers; enlarging, it lies on the straight line between the two nearest
-on each axis (bilinear: unlike cubic it makes no number that is not between its neighbours', which matters beside
-missing data). Only valid pixels count. Every pixel is the same sum in the same order whatever else is computed, so
-windows put together equal the whole, byte for byte; GDAL's warper, which works block by block and chooses among
-overviews, does not promise that. Arrays alone: no files here.
+Downsampling takes the mean over the area of the new pixel. Upsampling is bilinear: unlike cubic it never leaves the
+range of its neighbours, which matters next to nodata. Only valid pixels contribute. A pixel is the same sum in the same
+order whatever window it is computed in, so windows put together equal the whole, byte for byte; GDAL's warper, which
+works block by block and chooses among overviews, does not guarantee that. Works on arrays only, not on files.
 """
 
 from __future__ import annotations
@@ -15,13 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-MAJORITY = 0.4999  # of a pixel's area must be valid: half, and room for rounding
+MAJORITY = 0.4999  # fraction of a pixel's area that must be valid: half, with a margin for rounding
 
 
 class Taps(NamedTuple):
-    """Which pixels of an axis make up each new one: from `start`, `stop` excluded; (K, n) places counted from `start`.
+    """Filter taps of `n` new pixels along one axis, up to K source pixels each.
 
-    `weights` make the value, `shares` (K, n) are the parts of the new pixel's length that they cover.
+    The source pixels lie in `start` to `stop` (excluded); `places` (K, n) are their indices relative to `start`.
+    `weights` (K, n) make the value, `shares` (K, n) are the fractions of the new pixel's length that they cover.
     """
 
     start: int
@@ -32,14 +32,15 @@ class Taps(NamedTuple):
 
 
 def resized(size: int, scale: float) -> int:
-    """How many pixels an axis of `size` has at a scale: the last may reach beyond the end."""
+    """Return the number of pixels of an axis of `size` after resampling; the last may extend beyond its end."""
     return max(1, math.ceil(size * scale - 1e-3))
 
 
 def taps(first: int, length: int, *, scale: float, size: int) -> Taps:
-    """What makes up `length` new pixels from `first` on, of an axis that has `size` pixels before it is resized.
+    """Compute the taps of `length` new pixels from `first` on, for an axis of `size` source pixels.
 
-    Nothing outside the axis counts, so the last new pixel is made of what there is under it.
+    `scale` is new pixels per source pixel. Nothing outside the axis contributes: the last new pixel is made of the
+    source pixels that it covers.
     """
     pitch = 1 / scale
     new = np.arange(first, first + length)
@@ -67,10 +68,10 @@ def taps(first: int, length: int, *, scale: float, size: int) -> Taps:
 def resample(
     array: NDArray[Any], valid: NDArray[np.bool_], down: Taps, across: Taps
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """New pixels (C, h, w) and their validity (h, w) from the pixels (C, H, W) between the taps' starts and stops.
+    """Resample pixels (C, H, W) and their validity (H, W), cut to the taps' `start` and `stop` on both axes.
 
-    A new pixel is valid where at least half of its area is. The type is float32, or float64 where the digital numbers
-    have more than 24 bits.
+    Returns new pixels (C, h, w) and their validity (h, w). A new pixel is valid if at least half of its area is. The
+    dtype is float32, or float64 for 32-bit integers and 64-bit types.
     """
     kind = np.float64 if array.dtype.itemsize > 4 or array.dtype in (np.int32, np.uint32) else np.float32
     shape = down.places.shape[1], across.places.shape[1]
@@ -88,7 +89,7 @@ def resample(
 
 
 def _summed(plane: NDArray[Any], down: Taps, across: Taps, *, weights: bool) -> NDArray[Any]:
-    """The weighted sum of a plane (H, W) under each new pixel, rows first."""
+    """Compute the weighted sum of a plane (H, W) under each new pixel, rows first."""
     along = [(t.weights if weights else t.shares).astype(plane.dtype) for t in (down, across)]
     rows = _one_way(plane, down.places, along[0], axis=0)
     return _one_way(rows, across.places, along[1], axis=1)
@@ -108,7 +109,7 @@ def _one_way(plane: NDArray[Any], places: NDArray[np.intp], weights: NDArray[Any
 
 
 def _product(down: NDArray[Any], across: NDArray[Any]) -> NDArray[Any]:
-    """The sum of all weights under each new pixel, added up in the order of `_summed`."""
+    """Compute the sum of all weights under each new pixel, in the summation order of `_summed`."""
     ones = np.ones((1, down.shape[1]), down.dtype)
     rows = sum(ones * weight for weight in down)
     return np.asarray(sum(rows.T * weight for weight in across))

@@ -1,9 +1,9 @@
-"""Scenes: rasters read by integer windows, always together with what is valid.
+"""Scenes: rasters read by integer windows, always together with a validity mask.
 
-Windows may overhang the scene (it is mirrored there). Pixels come in the scene's own digital numbers; `Bands` brings
-those to [0, 1]. A scene may be read at another resolution than its own: then windows are of its `working` grid, while
-its own `grid` stays the one that answers are written on. Overviews are never read, as they may be made in any way, so
-the answer does not depend on whether a file has them. This room knows nothing of tensors or models.
+Windows may extend beyond the scene, which is padded by reflection. Pixels are the scene's digital numbers; `Bands`
+scales those to [0, 1]. A scene may be read at another resolution than its own: then windows are on its `working` grid,
+while outputs are written on its own `grid`. Overviews are never read, as they may have been made by any method, so
+results do not depend on whether a file has them. This module knows nothing of tensors or models.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from geood.geo.opener import STRIPS_PX, BlockLayout, Opened, open_measurements
 from geood.geo.resampling import resample, resized, taps
 
 log = logging.getLogger("geood")
-PIECE_PX = 2**21  # of the scene that are resampled at a time, to bound the memory
+PIECE_PX = 2**21  # scene pixels that are resampled at a time, to bound memory
 
 
 @dataclass(frozen=True)
 class SceneSource:
-    """How a scene is read; it travels to other processes.
+    """Picklable description of a scene and of the way to read it.
 
-    `name` as GDAL opens it (a path or /vsi...); `indexes` of the bands in the model's order (empty: all but alpha);
-    `nodata` stands for the file's own; `scale` is working pixels per scene pixel (0.5: read at half the resolution).
+    `name` is the GDAL name (a path or /vsi...); `indexes` are the bands (from 1) in the model's order (empty: all but
+    alpha); `nodata` overrides the file's own; `scale` is working pixels per scene pixel (0.5: half the resolution).
     """
 
     name: str
@@ -45,13 +45,13 @@ class SceneSource:
 
 
 class Scene:
-    """A raster, open for reading; a context manager, made with `Scene.open`.
+    """Raster open for reading, and a context manager; create it with `Scene.open`.
 
-    `grid` carries transform and CRS as stored (identity and None for a photo; a north-up grid where ground control
-    points alone place the file); `working` is the grid of the windows that are read. `count`, `band_names` and
-    `band_indexes` (from 1) leave out the `alpha` bands: GDAL calls the fourth of four 8-bit bands so unless it is told
-    otherwise, so one that the source asks for is a band like any. A scene belongs to the thread that opened it; where
-    `strips` is true it may serve several, one at a time, which spares each of them to decode all rows again.
+    `grid` has transform and CRS as stored (identity and None for a photo; a north-up grid if ground control points
+    alone georeference the file); `working` is the grid of the windows that are read. `count`, `band_names` and
+    `band_indexes` (from 1) exclude the `alpha` bands. GDAL by default declares the fourth of four 8-bit bands as alpha,
+    so one that the source asks for counts as a normal band. A scene belongs to the thread that opened it; if `strips`
+    is true, several threads may share it, one at a time, so that they do not each decode the same rows.
     """
 
     def __init__(self, source: SceneSource, opened: Opened) -> None:
@@ -62,7 +62,7 @@ class Scene:
         self.working = self.grid if source.scale == 1 else _scaled(self.grid, source.scale)
         self.dtype = np.dtype(dataset.dtypes[0])
         roles, described = dataset.colorinterp, opened.file.descriptions
-        asked_for = () if self.layout.points else source.indexes  # a footprint is told by its alpha alone
+        asked_for = () if self.layout.points else source.indexes  # only alpha marks the footprint
         self.alpha = tuple(i for i, role in enumerate(roles, 1) if role == ColorInterp.alpha and i not in asked_for)
         self.band_indexes = tuple(i for i in dataset.indexes if i not in self.alpha)
         self.band_names = tuple(
@@ -80,11 +80,11 @@ class Scene:
 
     @classmethod
     def open(cls, path: str | Path | SceneSource, nodata: float | None = None) -> Self:
-        """Open a raster by its path or name; `nodata` stands for the file's own nodata value where it is given.
+        """Open a raster by its path or GDAL name; `nodata`, if given, overrides the file's own nodata value.
 
         Raises:
-            DataError: if the file is missing, is no raster, or holds pixels that are no measurements per band
-                (palette, complex numbers, mixed types) or no place that could be told (see `intake`).
+            DataError: the file is missing, is not a raster, lacks a band of the source, or is rejected by
+                `open_measurements` (palette, complex numbers, mixed dtypes, no usable georeferencing).
         """
         source = path if isinstance(path, SceneSource) else SceneSource(str(path), nodata=nodata)
         opened = open_measurements(source.name, source.nodata)
@@ -99,7 +99,7 @@ class Scene:
             raise DataError(f"{scene.path}: has no bands {strange}, only {scene.band_indexes}; choose among these")
         if scene.layout.points and source is not path:
             size = f"{scene.grid.width} x {scene.grid.height}"
-            log.info("%s: brought onto a north-up grid of %s px by its ground control points", scene.path, size)
+            log.info("%s: warped to a north-up grid of %s px by its ground control points", scene.path, size)
         return scene
 
     @property
@@ -109,16 +109,16 @@ class Scene:
 
     @property
     def count(self) -> int:
-        """How many bands there are, alpha aside."""
+        """Number of bands, alpha excluded."""
         return len(self.band_indexes)
 
     @property
     def strips(self) -> bool:
-        """Whether the file can only be decoded by rows so long that tiles must share what is decoded."""
+        """True if blocks span full rows so long that tiles should share the decoded rows."""
         return self.layout.whole_rows and self.layout.block[1] > STRIPS_PX
 
     def rows_cache_bytes(self, rows: int) -> int:
-        """The GDAL block cache that holds so many full rows of a scene of strips; 0 for any other."""
+        """Return the size in bytes of a GDAL block cache for this many full rows; 0 unless `strips` is true."""
         if not self.strips:
             return 0
         height, width = self.layout.block
@@ -126,10 +126,10 @@ class Scene:
         return (-(-rows // height) + 1) * height * width * per_pixel
 
     def check_bands(self, bands: Bands) -> None:
-        """See that the scene has the bands a model wants.
+        """Check that the scene has the bands that a model needs.
 
         Raises:
-            DataError: naming the bands of both, if it has not.
+            DataError: it does not; the message lists the bands of both.
         """
         fits = set(bands.indexes) <= set(self.band_indexes)
         if bands.scene_count is not None:
@@ -143,14 +143,14 @@ class Scene:
             )
 
     def read(self, window: Window, indexes: Sequence[int] = ()) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Pixels (C, h, w) of a window of the working grid, and which of them are valid (h, w).
+        """Read pixels (C, h, w) of a window of the working grid, and their validity (h, w).
 
-        Where the window overhangs the scene, the scene is mirrored about its border pixels (as by `numpy.pad` with
-        "reflect"), as often as it takes. Digital numbers are as stored, or floats where they are resampled (see
-        `resampling`). Without `indexes`, the bands are those of the source.
+        Beyond the scene, pixels are reflected about the border pixels (`numpy.pad` mode "reflect"), repeatedly if
+        needed. Digital numbers are as stored, or floats if resampled (see `resampling`). Without `indexes`, the bands
+        are those of the source.
 
         Raises:
-            DataError: if the pixels cannot be read.
+            DataError: the pixels cannot be read.
         """
         rows = mirrored(window.row, window.height, self.working.height)
         cols = mirrored(window.col, window.width, self.working.width)
@@ -164,13 +164,13 @@ class Scene:
         return array, valid
 
     def valid(self, window: Window, indexes: Sequence[int] = ()) -> NDArray[np.bool_]:
-        """Which pixels (h, w) are valid in a window of the scene's own grid, which must lie in it.
+        """Return the validity (h, w) of a window of the scene's own grid, which must lie within the scene.
 
-        A pixel is valid where the mask band and alpha are above 0, not all bands equal their nodata, and every band
-        that is read is finite; with a nodata override, not all read bands equal that.
+        A pixel is valid if the mask band and alpha are above 0, not all bands equal their nodata value, and every band
+        read is finite; with a nodata override, if not all bands read equal the override.
 
         Raises:
-            DataError: if the pixels cannot be read.
+            DataError: the pixels cannot be read.
         """
         if self.nodata is not None or self.dtype.kind == "f":
             return self.stored(window, indexes or self.indexes)[1]
@@ -179,12 +179,12 @@ class Scene:
 
     @property
     def wholly_valid(self) -> bool:
-        """Whether nothing in the file could make a pixel invalid."""
+        """True if no pixel can be invalid: no mask, alpha or nodata value, and no float data."""
         marked = self._masked or self.alpha or self._masked_bands or self.nodata is not None
         return not marked and self.dtype.kind != "f"
 
     def stored(self, window: Window, indexes: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Pixels and validity of a window of the scene's own grid, which must lie in it, whatever the scale."""
+        """Read pixels (C, h, w) and validity (h, w) of a window within the scene's own grid, never resampled."""
         with reading(self.source.name):
             array = self._dataset.read(list(indexes), window=rasterio_window(window))
             valid = self._validity(window)
@@ -195,7 +195,7 @@ class Scene:
         return array, valid
 
     def _validity(self, window: Window) -> NDArray[np.bool_]:
-        """What mask band, alpha and nodata values say of a window."""
+        """Return the validity (h, w) of a window by mask band, alpha and the file's nodata values."""
         place = rasterio_window(window)
         valid = np.ones((window.height, window.width), np.bool_)
         if self._masked:
@@ -207,7 +207,7 @@ class Scene:
         return valid
 
     def _resampled(self, window: Window, indexes: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Pixels and validity of a window in the working grid, made piece by piece."""
+        """Resample pixels and validity of a window of the working grid, in strips of rows that bound memory."""
         scale = self.source.scale
         across = taps(window.col, window.width, scale=scale, size=self.grid.width)
         step = max(1, int(PIECE_PX * scale / (across.stop - across.start)))

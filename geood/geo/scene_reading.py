@@ -1,8 +1,8 @@
-"""Reading a scene for a model: which bands, at which resolution, tile by tile, and the way back to the scene's grid.
+"""Reading of scenes for a model: band assignment, resampling to the model's resolution, tiles, and the way back.
 
-`predict` and `evaluate` both read through this room, so they give one answer: bands are matched by name or place,
-scenes of another resolution are resampled to the model's, and what was computed there comes back to the scene's own
-pixels. It knows the bands of a model, not the model; arrays only, no torch.
+`predict` and `evaluate` both read through this module, so their scores agree: bands are matched by name or position,
+scenes of another resolution are resampled to the model's, and the results are resampled back to the scene's own grid.
+It knows the bands of a model, not the model; it works on NumPy arrays, without torch.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from geood.geo.grid import Grid, Tile, Window, resampled
 from geood.geo.scene import Scene
 
 log = logging.getLogger("geood")
-SAME = 0.05  # by which resolutions may differ and count as one: well within what training varies (data.scale_min)
-SHRINK = 8  # times at most: 64 pixels are read for each one looked at; beyond, a smaller file is the better way
-ENLARGE = 4  # times at most: beyond, next to nothing that the model was trained to see is in the pixels
-WIDEST = 2  # times the config's tile, the side of tiles on the grid of a scene that is read at a lower resolution
-STEP_PX = 128  # of which such sides are multiples, for whole blocks
+SAME = 0.05  # relative difference at which resolutions count as equal, well within the training range (data.scale_min)
+SHRINK = 8  # maximum downsampling factor: 64 pixels are read per pixel used; beyond, downsample the file instead
+ENLARGE = 4  # maximum upsampling factor: beyond, the pixels hold hardly any detail that the model was trained on
+WIDEST = 2  # maximum tile side on the own grid of a downsampled scene, as a multiple of the config's tile
+STEP_PX = 128  # such sides are multiples of this, for whole blocks
 
 
 class SceneReading(NamedTuple):
-    """The decision how a scene is read: its `indexes` in the model's band order, the `scale`, a sentence on each.
+    """Way to read a scene: band `indexes` (from 1) in the model's order, `scale`, and a sentence on each for the user.
 
-    `scale` is working pixels per scene pixel along each axis (0.5: read at half the resolution).
+    `scale` is working pixels per scene pixel along each axis (0.5: half the resolution).
     """
 
     indexes: tuple[int, ...]
@@ -41,23 +41,23 @@ class SceneReading(NamedTuple):
 
 
 class PixelSource(Protocol):
-    """Pixels that are read by windows of the working grid: a `Scene`, or an image in memory."""
+    """Source of pixels by windows of the working grid: a `Scene`, or an image in memory."""
 
     @property
     def scale(self) -> float:
         """Working pixels per own pixel along each axis."""
 
     def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Return digital numbers (C, h, w) and validity (h, w) of a window of the working grid, mirrored outside."""
+        """Return digital numbers (C, h, w) and validity (h, w) of a window of the working grid, reflected outside."""
 
     def valid(self, window: Window) -> NDArray[np.bool_]:
         """Return the validity (h, w) of a window of the own grid."""
 
 
 class TilePixels(NamedTuple):
-    """One tile as read: digital numbers (C, H, W), their validity (H, W), and the pixels to score (h, w).
+    """Pixels of one tile: digital numbers (C, H, W), their validity (H, W), and the pixels to score (h, w).
 
-    The first two cover `tile.read` on the working grid, the last `tile.write` on the own one.
+    The first two cover `tile.read` on the working grid, the last covers `tile.write` on the scene's own grid.
     """
 
     image: NDArray[Any]
@@ -74,18 +74,18 @@ def settle_reading(
     resample: bool = True,
     advise: bool = True,
 ) -> SceneReading:
-    """Decide how a scene is read for a model of these bands, trained at `resolution` metres a pixel (None: unknown).
+    """Choose the bands and the scale at which a scene is read for a model.
 
     Args:
-        scene: the scene, open.
-        bands: the model's.
-        resolution: metres a pixel of the model's training crops.
-        given: the scene's band for each of the model's by name, from the user.
-        resample: whether to bring the scene to the model's resolution.
-        advise: whether messages name the options of `geood predict`.
+        scene: the open scene.
+        bands: bands of the model.
+        resolution: metres per pixel of the model's training crops; None if unknown.
+        given: the user's choice, from the model's band names to the scene's bands; None to match them automatically.
+        resample: resample the scene to the model's resolution.
+        advise: name the options of `geood predict` in messages.
 
     Raises:
-        DataError: the bands cannot be matched, or the resolutions lie too far apart.
+        DataError: the bands cannot be matched, or the resolutions differ by too large a factor.
     """
     indexes, bands_note = match_bands(scene, bands, given, advise=advise)
     try:
@@ -96,7 +96,7 @@ def settle_reading(
 
 
 def tile_side(budgeted: int, scale: float) -> int:
-    """Return the side of tiles on the scene's own grid: about the `budgeted` side is read on the working grid."""
+    """Return the tile side on the scene's own grid at which about `budgeted` pixels are read on the working grid."""
     if scale == 1:
         return budgeted
     side = min(budgeted / scale, WIDEST * budgeted)
@@ -105,7 +105,7 @@ def tile_side(budgeted: int, scale: float) -> int:
 
 
 def read_tile(source: PixelSource, tile: Tile) -> TilePixels:
-    """Read one tile.
+    """Read the pixels and validity of one tile.
 
     Raises:
         DataError: the pixels cannot be read.
@@ -117,9 +117,9 @@ def read_tile(source: PixelSource, tile: Tile) -> TilePixels:
 def to_own_grid(
     score: NDArray[np.float32], classes: NDArray[np.uint8], tile: Tile, scale: float
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Bring scores (linearly between pixels) and classes (the nearest) of a resampled tile to the scene's own grid.
+    """Resample scores (bilinear) and classes (nearest) of a tile back to the scene's own grid.
 
-    Both come as (H, W) of `tile.read` and leave as (h, w) of `tile.write`.
+    Inputs are (H, W), covering `tile.read`; outputs are (h, w), covering `tile.write`.
     """
     write, read = tile.write, tile.read
     top, below, down = resampled(write.row, write.height, scale, origin=read.row, size=read.height)
@@ -134,18 +134,18 @@ def to_own_grid(
 def resampling_of(
     scene_grid: Grid, resolution: float | None, *, resample: bool, advise: bool = True
 ) -> tuple[float, str]:
-    """Return the scale at which a scene is read for a model trained at `resolution` metres a pixel, and a sentence.
+    """Return the scale at which to read a scene for a model trained at `resolution` metres per pixel, and a sentence.
 
-    Within 5 % of a whole ratio that one is taken (1 above all, which is no resampling): pixels then fall on pixels.
+    A ratio within 5 % of an integer is rounded to it, so that pixel edges coincide; 1 means no resampling.
 
     Raises:
-        DataError: the scene's pixels are too small or too large to be brought to the model's.
+        DataError: the resolutions of scene and model differ by too large a factor.
     """
     own = scene_grid.resolution_m
     if own is None or resolution is None:
         return 1.0, "read as it is: " + ("the scene has no CRS" if own is None else "the model's is not known")
     ratio = own / resolution
-    both = f"the scene has {own:.3g} m a pixel, the model {resolution:.3g} m"
+    both = f"the scene has {own:.3g} m per pixel, the model {resolution:.3g} m"
     times, shrinks = max(ratio, 1 / ratio), ratio < 1
     whole = round(times)
     times = float(whole) if abs(times / whole - 1) <= SAME else float(f"{times:.4g}")
@@ -154,7 +154,7 @@ def resampling_of(
     if not resample:
         log.warning("%s, and it is read as it is (--no-resample): expect worse scores", both)
         return 1.0, f"read as it is, as asked for: {both}"
-    most, word, kernel = (SHRINK, "shrunk", "average") if shrinks else (ENLARGE, "enlarged", "bilinear")
+    most, word, kernel = (SHRINK, "downsampled", "average") if shrinks else (ENLARGE, "upsampled", "bilinear")
     if times > most:
         x, y = (side / ratio for side in scene_grid.pixel_size)
         other = ", or read it as it is (--no-resample)" if advise else ""
@@ -162,5 +162,5 @@ def resampling_of(
             f"{both}: it would have to be {word} {times:.3g} times, and {most} is the most; bring it nearer to the "
             f"model's resolution (gdalwarp -r {kernel} -tr {x:.4g} {y:.4g} IN OUT){other}"
         )
-    how = f"shrunk {times:.4g} times, averaged" if shrinks else f"enlarged {times:.4g} times, between pixels linearly"
+    how = f"downsampled {times:.4g} times (average)" if shrinks else f"upsampled {times:.4g} times (bilinear)"
     return (1 / times if shrinks else times), f"{how}: {both}"

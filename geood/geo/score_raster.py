@@ -1,6 +1,6 @@
-"""Score rasters: whether one may be written, what it says of itself, its scores as an array.
+"""Reading of score rasters: their GEOOD_* tags, and their scores as a lazy xarray array.
 
-How they are put together is the matter of `cog`. This room knows nothing of tensors, models or polygons.
+They are written by `cog`. This module knows nothing of tensors, models or polygons.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def read_tags(path: str | Path, *, dtype: str = "float32") -> dict[str, str]:
-    """The GEOOD_* tags of a score raster (with dtype "uint8": of a class raster).
+    """Read the GEOOD_* tags of a score raster, or with dtype "uint8" of a class raster.
 
     Raises:
-        DataError: if the file is missing, cannot be read, or is no score raster of geood.
+        DataError: the file is missing, cannot be read, or is not a score raster of geood.
     """
     path = Path(path)
     with open_raster(path) as dataset:
@@ -33,10 +33,12 @@ def read_tags(path: str | Path, *, dtype: str = "float32") -> dict[str, str]:
 
 
 def open_scores(path: str | Path, chunks: int = 1024) -> xarray.DataArray:
-    """A score raster as an array (y, x) with coordinates and CRS, read lazily in dask chunks; NaN is no data.
+    """Open a score raster as a float32 array (y, x) with coordinates and CRS, lazy in dask chunks; NaN is nodata.
+
+    `chunks` is the side of a chunk in pixels.
 
     Raises:
-        DataError: if the file cannot be read or is no score raster of geood.
+        DataError: the file cannot be read or is not a score raster of geood.
     """
     import rioxarray
 

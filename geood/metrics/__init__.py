@@ -1,1 +1,1 @@
-"""Figures of score maps: pixel curves, connected components, open-set segmentation, benchmark protocols."""
+"""Metrics of score maps: pixel curves, connected components, open-set segmentation, benchmark protocols."""

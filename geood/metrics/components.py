@@ -1,13 +1,13 @@
-"""SegmentMeIfYouCan's component metrics: of the anomalies in the truth, how many were found as things, and how well.
+"""Component metrics of SegmentMeIfYouCan: sIoU, PPV and F1 over connected components.
 
-Pixels forgive a method that finds half of every object and one that finds half of the objects alike; components do
-not. Each true component gets an sIoU, each predicted one a share of anomalous pixels (PPV), and both are counted at
-eleven thresholds (Chan et al. 2021, with the counting of false positives by PPV of its later code). sIoU is IoU
-adjusted for fragments: it compares a true component with all predictions that touch it, and does not charge it with
-what of them lies on other true components.
+Pixel metrics do not distinguish a method that detects half of every object from one that detects half of the objects;
+component metrics do. Each ground-truth component gets an sIoU, each predicted one a share of anomaly pixels (PPV), and
+both are compared with eleven thresholds (Chan et al. 2021, with false positives counted by PPV as in its later code).
+sIoU is IoU adjusted for fragmentation: it compares a ground-truth component with all predicted components that overlap
+it, less their pixels on other ground-truth components.
 
-All follows from how many pixels each pair of a true and a predicted component shares, so that one pass over the
-pixels serves any number of components. Numpy and scipy's labelling; no files.
+Everything follows from the number of pixels shared by each pair of a ground-truth and a predicted component, so that
+one pass over the pixels serves any number of components. NumPy and SciPy's labelling; no files.
 """
 
 from __future__ import annotations
@@ -24,16 +24,23 @@ from geood.metrics.curve import NAN, ratio
 from geood.metrics.pixels import checked_truth, refuse_not_finite
 
 SIOU_THRESHOLDS = np.linspace(0.25, 0.75, 11)
-TRACKS_PX = {"anomaly": (500, 100), "obstacle": (50, 10), "lost_and_found": (50, 10)}  # least predicted, least true
+# Least sizes of a predicted and of a ground-truth component on each track.
+TRACKS_PX = {"anomaly": (500, 100), "obstacle": (50, 10), "lost_and_found": (50, 10)}
 _EIGHT_NEIGHBOURS = np.ones((3, 3), np.int8)
-_DENSE_PAIRS = 1 << 22  # a table of pairs up to this size is counted, above it the pairs are sorted
+_DENSE_PAIRS = 1 << 22  # up to this many possible pairs they are counted in a table, above it sorted
 
 Labels = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class SegmentComponents:
-    """One image's components: `siou` (n,) of the true ones, `predicted_siou` and `ppv` (m,) of the predicted ones."""
+    """Component metrics of one image, all in [0, 1].
+
+    Attributes:
+        siou: (n,), of the ground-truth components.
+        predicted_siou: (m,), of the predicted components.
+        ppv: (m,), share of each predicted component that is anomaly.
+    """
 
     siou: NDArray[np.float64]
     predicted_siou: NDArray[np.float64]
@@ -41,11 +48,11 @@ class SegmentComponents:
 
 
 class ComponentScores:
-    """sIoU, PPV and F1 over the components of many images; each component counts once, whatever its image.
+    """Accumulator of sIoU, PPV and F1 over the components of many images; each component has the same weight.
 
-    Predicted components under `minimum_predicted_px` are dropped; true ones under `minimum_true_px` become void, for
-    predictions too. A component of just that size stays. The sizes of the benchmark's tracks are in `TRACKS_PX`:
-    `ComponentScores(*TRACKS_PX["anomaly"])`.
+    Predicted components smaller than `minimum_predicted_px` are dropped; ground-truth components smaller than
+    `minimum_true_px` are ignored, as are predictions on them. The sizes used by the benchmark's tracks are in
+    `TRACKS_PX`: `ComponentScores(*TRACKS_PX["anomaly"])`.
     """
 
     def __init__(self, minimum_predicted_px: int, minimum_true_px: int) -> None:
@@ -57,36 +64,39 @@ class ComponentScores:
     def update(
         self, score: NDArray[np.floating | np.bool_], truth: NDArray[np.uint8], *, threshold: float | None = None
     ) -> SegmentComponents:
-        """Take one image, (H, W) both, and return its components; `truth` holds 0, 1 or 255 (ignored).
+        """Add one image and return its component metrics.
 
-        Predicted is where `score` is strictly above `threshold`, or where a boolean `score` says so, without a
-        threshold. The threshold is first rounded to the type of the score, as NumPy 1 compared a float16 map, which
-        is what SegmentMeIfYouCan's published figures rest on: for those, give the score as float16.
+        Args:
+            score: (H, W), anomaly score, or boolean mask of predicted anomalies.
+            truth: (H, W), 0 (inlier), 1 (anomaly) or 255 (ignored).
+            threshold: a pixel is predicted anomalous where `score` is strictly above it; None for a mask. It is rounded
+                to the dtype of `score` first, as NumPy 1 compared float16 arrays; SegmentMeIfYouCan's published figures
+                rest on that, so reproduce them with float16 scores.
 
         Raises:
-            ValueError: if shapes differ or are not (H, W), `truth` holds another value, a counted score is not
-                finite, or there is no threshold for a score or one for a mask.
+            ValueError: shapes differ or are not (H, W), `truth` holds another value, a counted score is not finite, or
+                there is no threshold for a score or one for a mask.
         """
         truth = checked_truth(score, truth)
         if truth.ndim != 2:
             raise ValueError(f"components need one image (H, W), got {truth.shape}")
-        found = components_of(
+        components = components_of(
             _mask(score, truth, threshold),
             truth,
             minimum_predicted_px=self.minimum_predicted_px,
             minimum_true_px=self.minimum_true_px,
         )
-        self._each.append(found)
+        self._each.append(components)
         self.images += 1
-        return found
+        return components
 
     def __iadd__(self, other: ComponentScores) -> ComponentScores:
         """Add the images of another accumulator to this one.
 
         Raises:
-            ValueError: if its least sizes are others.
+            ValueError: its minimum sizes differ.
         """
-        mine, theirs = ((one.minimum_predicted_px, one.minimum_true_px) for one in (self, other))
+        mine, theirs = ((each.minimum_predicted_px, each.minimum_true_px) for each in (self, other))
         if mine != theirs:
             raise ValueError(f"cannot add components of at least {theirs} px to those of at least {mine} px")
         self._each += other._each
@@ -94,26 +104,27 @@ class ComponentScores:
         return self
 
     def counts(self) -> NDArray[np.int64]:
-        """True positives, false negatives and false positives at each of `SIOU_THRESHOLDS`: (11, 3).
+        """Return true positives, false negatives and false positives at each of `SIOU_THRESHOLDS`, (11, 3).
 
-        A true component is found where its sIoU reaches the threshold; a predicted one is false where its PPV does
-        not.
+        A ground-truth component is a true positive if its sIoU reaches the threshold, else a false negative; a
+        predicted component is a false positive if its PPV is below the threshold.
         """
         siou, ppv = self._all("siou"), self._all("ppv")
-        found = [(siou >= threshold).sum() for threshold in SIOU_THRESHOLDS]
+        true = [(siou >= threshold).sum() for threshold in SIOU_THRESHOLDS]
         false = [(ppv < threshold).sum() for threshold in SIOU_THRESHOLDS]
-        return np.array([(hits, len(siou) - hits, wrong) for hits, wrong in zip(found, false, strict=True)], np.int64)
+        return np.array([(hits, len(siou) - hits, wrong) for hits, wrong in zip(true, false, strict=True)], np.int64)
 
     def f1(self) -> NDArray[np.float64]:
-        """F1 over the whole data set at each of `SIOU_THRESHOLDS`, (11,); NaN where there is no component at all."""
+        """Return F1 over the whole data set at each of `SIOU_THRESHOLDS`, (11,), in [0, 1]; NaN without components."""
         hits, missed, wrong = self.counts().T
         return np.array([ratio(2 * h, 2 * h + m + w) for h, m, w in zip(hits, missed, wrong, strict=True)])
 
     def figures(self) -> dict[str, float]:
-        """`mean_siou` of the true components, `mean_predicted_siou` and `mean_ppv` of the predicted ones, `mean_f1`
-        over the eleven thresholds, and the numbers of `images`, `true_components` and `predicted_components`.
+        """Return the metrics of all images so far.
 
-        A mean over no components is NaN. Exact sums: the order of the images does not matter.
+        `mean_siou` of the ground-truth components, `mean_predicted_siou` and `mean_ppv` of the predicted ones,
+        `mean_f1` over the eleven thresholds, and the numbers `images`, `true_components` and `predicted_components`. A
+        mean over no components is NaN. Sums are exact, so the order of the images does not matter.
         """
         siou, predicted_siou, ppv = (self._all(name) for name in ("siou", "predicted_siou", "ppv"))
         return {
@@ -127,17 +138,24 @@ class ComponentScores:
         }
 
     def _all(self, name: str) -> NDArray[np.float64]:
-        return np.concatenate([np.zeros(0), *(getattr(one, name) for one in self._each)])
+        return np.concatenate([np.zeros(0), *(getattr(image, name) for image in self._each)])
 
 
 def components_of(
     predicted: NDArray[np.bool_], truth: NDArray[np.uint8], *, minimum_predicted_px: int, minimum_true_px: int
 ) -> SegmentComponents:
-    """The components of one image, (H, W) both, of at least the given sizes; touching at a corner is touching.
+    """Compute the metrics of the 8-connected components of one image that have at least the given sizes.
 
-    In the benchmark's order: void pixels leave the prediction before its components are told apart and sized; true
-    components are told apart on the whole mask; then the too small ones, and all that is not anomaly if that is too
-    small, turn void as well, which may shrink a predicted component or remove it but not split it.
+    The order of the steps is the benchmark's. Ignored pixels are removed from the prediction before its components are
+    labelled and sized; ground-truth components are labelled on the whole mask. Then ground-truth components that are
+    too small, and the whole background if that is too small, become ignored as well, which may shrink or remove a
+    predicted component but does not split it.
+
+    Args:
+        predicted: (H, W), boolean mask of predicted anomalies.
+        truth: (H, W), 0 (inlier), 1 (anomaly) or 255 (ignored).
+        minimum_predicted_px: least size of a predicted component, in pixels.
+        minimum_true_px: least size of a ground-truth component, in pixels.
     """
     true_labels, true_px, _ = _labelled(truth == ANOMALY)
     guess_labels, guess_px, guess_at = _labelled(predicted & (truth != IGNORE))
@@ -159,28 +177,28 @@ def _adjusted(
     own_px: NDArray[np.int64],
     other_px: NDArray[np.int64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """sIoU and covered share of each component that has pixels, from the pixels shared by pairs (own, other, pixels).
+    """Return sIoU and covered share of each component k with pixels, from the pairs (own, other, shared pixels).
 
-    sIoU is |k and K| / (|k or K| - |K on other components of k's kind|), K being all that touches k.
+    sIoU is |k and K| / (|k or K| - |K on other components of k's kind|), K being the union of all that overlap k.
     """
     own, other, shared = pairs
     covered = _sums(own, shared, len(own_px))
     touching = _sums(own, other_px[other], len(own_px))
     elsewhere = _sums(own, _sums(other, shared, len(other_px))[other] - shared, len(own_px))
-    there = own_px > 0
-    inside, size = covered[there], own_px[there]
-    return inside / (touching[there] + size - inside - elsewhere[there]), inside / size
+    present = own_px > 0
+    inside, size = covered[present], own_px[present]
+    return inside / (touching[present] + size - inside - elsewhere[present]), inside / size
 
 
 def _sums(index: NDArray[np.int64], pixels: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-    """The pixels summed by index; float64 holds them exactly."""
+    """Sum `pixels` by index, (length,); float64 holds the sums exactly."""
     return np.bincount(index, weights=pixels, minlength=length).astype(np.int64)
 
 
 def _pairs(
     true: Labels, guess: Labels, *, shape: tuple[int, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """The pairs of a true and a predicted component that share pixels, and how many: three arrays (n,)."""
+    """Return the pairs of overlapping true and predicted components and their shared pixels: three arrays (n,)."""
     both = true > 0
     keys = true[both].astype(np.int64) * shape[1] + guess[both]
     if math.prod(shape) <= _DENSE_PAIRS:
@@ -193,9 +211,9 @@ def _pairs(
 
 
 def _labelled(mask: NDArray[np.bool_]) -> tuple[Labels, NDArray[np.int64], NDArray[np.int64]]:
-    """Eight-connected components numbered from 1, (H, W); the pixels of each number, 0 being the rest; where they are.
+    """Return labels (H, W) of the 8-connected components, from 1; pixels of each label, 0 the background; and indices.
 
-    The places index the flattened image: what follows need not look at the rest of it again.
+    The indices are those of the mask's pixels in the flattened image, so that later steps can skip the background.
     """
     labels, number = ndimage.label(mask, _EIGHT_NEIGHBOURS)
     at = np.flatnonzero(mask)
@@ -211,10 +229,10 @@ def _mask(
         raise ValueError("a score needs a threshold, and a boolean mask takes none")
     if threshold is None:
         return score.astype(np.bool_)
-    with np.errstate(over="ignore"):  # a threshold beyond the type's range is above, or below, all of it
+    with np.errstate(over="ignore"):  # a threshold outside the dtype's range becomes infinite
         rounded = float(score.dtype.type(threshold))
     if score.dtype == np.float16:
-        score = score.astype(np.float32)  # says the same, and is compared many times as fast
+        score = score.astype(np.float32)  # same values, and many times faster to compare
     refuse_not_finite(score, truth != IGNORE)
     return np.asarray(score > rounded)
 

@@ -1,10 +1,11 @@
-"""The curve that every threshold-free figure is read from: how many anomalies and inliers score at or above each score.
+"""Cumulative score curve, from which average precision, AUROC, FPR at a recall and best F1 are read.
 
-A `Curve` holds whole numbers, so the figures of a data set do not depend on the order its pixels came in. It knows
-nothing of images, labels or benchmarks: `metrics` fills it from counts of float16 codes, `protocols` from the exact
-scores or from a benchmark's own bins, and what those benchmarks call FPR95 differs only in the rule by which the point
-is picked. Average precision is the step-wise sum throughout: the trapezoid under precision and recall interpolates
-between points that no threshold reaches and flatters scores with many ties.
+A `Curve` holds the integer numbers of anomaly and inlier pixels that score at or above each score, so the metrics of a
+data set do not depend on the order of its pixels. It knows nothing of images, labels or benchmarks: `metrics.pixels`
+fills it from counts of float16 codes, `metrics.protocols` from exact scores or a benchmark's own bins, and the
+benchmarks' definitions of FPR95 differ only in the rule that picks the point. Average precision is the step-wise sum
+throughout: the trapezoidal rule interpolates between points that no threshold reaches and overrates scores with many
+ties.
 """
 
 from __future__ import annotations
@@ -23,10 +24,14 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Curve:
-    """Points (n,) from the highest score down; the last one counts every pixel.
+    """Numbers of anomaly and inlier pixels at or above each score: n points, the last of which counts every pixel.
 
-    `scores` are distinct and descend; `hits` and `false_alarms` are the anomalies and the inliers that score at or
-    above each. A point may be left out where only inliers lie between its neighbours: no figure here changes by it.
+    A point may be left out where only inliers lie between its neighbours: no metric here changes by it.
+
+    Attributes:
+        scores: (n,), distinct and descending.
+        hits: (n,), int64, anomaly pixels that score at or above each (true positives).
+        false_alarms: (n,), int64, inlier pixels that score at or above each (false positives).
     """
 
     scores: NDArray[np.floating]
@@ -45,33 +50,34 @@ class Curve:
 
     @property
     def average_precision(self) -> float:
-        """Step-wise area under precision over recall, in [0, 1]; NaN if there is no anomaly pixel."""
+        """Step-wise area under the precision-recall curve, in [0, 1]; NaN if there is no anomaly pixel."""
         gained = np.diff(self.hits, prepend=0)
         precision = self.hits / np.maximum(self.hits + self.false_alarms, 1)
         return ratio(float((gained * precision).sum()), self.positives)
 
     @property
     def auroc(self) -> float:
-        """Chance that an anomaly pixel scores above an inlier, ties half, in [0, 1]; NaN if either kind is missing."""
+        """Area under the ROC curve, ties counted half, in [0, 1]; NaN if there are no anomaly or no inlier pixels."""
         alarmed = np.diff(self.false_alarms, prepend=0)
         beaten = np.diff(self.hits, prepend=0) * (self.negatives - self.false_alarms + 0.5 * alarmed)
         return ratio(float(beaten.sum()), self.positives * self.negatives)
 
     def fpr_at(self, recall: float = 0.95, rule: FprRule = "first_ge") -> float:
-        """The share of inliers called anomalies where the share of anomalies found is `recall`; NaN if undefined.
+        """Return the false-positive rate at a recall, in [0, 1]; NaN if there are no anomaly or no inlier pixels.
 
-        The curve is made of steps and seldom passes through `recall` itself; benchmarks differ in what they read then:
+        The curve is a step function and seldom passes through `recall` exactly; benchmarks pick the point by different
+        rules:
 
         - `first_ge`: the highest threshold with at least this recall (Fishyscapes, SegmentMeIfYouCan);
-        - `first_gt`: the highest threshold with more than it (DenseHybrid);
-        - `closest`: the threshold whose recall is nearest; the lower one of equally near ones, so that a plateau is
-          read at its worst end (CAOS). Nearness is compared in float64 as there, where 0.9 is nearer to 0.95 than 1 is;
-        - `interp`: on the straight line between the two points around it, a plateau again at its worst end.
+        - `first_gt`: the highest threshold with a greater recall (DenseHybrid);
+        - `closest`: the threshold with the nearest recall; the lowest of equally near ones, so that a plateau is read
+          at its worst end (CAOS). Distances are compared in float64 as there, where 0.9 is nearer to 0.95 than 1 is;
+        - `interp`: linear interpolation between the two neighbouring points, a plateau again at its worst end.
 
-        The first two compare in whole numbers, as 0.95 is not a binary fraction.
+        The first two compare integers, because 0.95 is not a binary fraction.
 
         Raises:
-            ValueError: if `rule` is unknown, or `recall` is not above 0 and at most 1 (below 1 for `first_gt`).
+            ValueError: `rule` is unknown, or `recall` is not above 0 and at most 1 (below 1 for `first_gt`).
         """
         if rule not in get_args(FprRule):
             raise ValueError(f"rule must be one of {', '.join(get_args(FprRule))}, got {rule!r}")
@@ -92,10 +98,9 @@ class Curve:
         return int(self.false_alarms[point]) / self.negatives
 
     def best_f1(self) -> tuple[float, float]:
-        """The largest F1 = 2 TP / (2 TP + FP + FN), and the lowest score that is called an anomaly there.
+        """Return the largest F1 = 2 TP / (2 TP + FP + FN) and its threshold; both NaN if there is no anomaly pixel.
 
-        Called are the pixels *at or above* that score; of equal F1 the highest score is taken. NaN twice if there is
-        no anomaly pixel.
+        Pixels *at or above* the threshold are positive; of several thresholds with this F1 the highest is returned.
         """
         if not self.positives:
             return NAN, NAN
@@ -104,9 +109,9 @@ class Curve:
         return float(f1[best]), float(self.scores[best])
 
     def without_collinear(self) -> Curve:
-        """The curve without the points inside a run of equal steps, as scikit-learn's `roc_curve` hands it out.
+        """Drop points that are collinear with their neighbours, as scikit-learn's `roc_curve` does by default.
 
-        The areas stay as they are; a rule that takes the first point past some recall may take a later one.
+        The areas do not change; a rule that picks the first point past a recall may pick a later one.
         """
         if len(self.hits) <= 2:
             return self
@@ -116,10 +121,10 @@ class Curve:
 
 
 def curve_of_scores(inliers: NDArray[np.floating], anomalies: NDArray[np.floating]) -> Curve:
-    """The exact curve of two lists of finite scores, (n,) and (m,) of one dtype, by sorting each.
+    """Compute the exact curve of finite scores of inliers (n,) and anomalies (m,), of one dtype, by sorting.
 
-    Its points are those where an anomaly is gained and those just before, which is all that the figures need: far
-    fewer than the pixels of a data set whose anomalies are rare.
+    Only points that add an anomaly and those just before them are kept. That is all that the metrics need, and far
+    fewer than the pixels of a data set with rare anomalies.
     """
     inliers, anomalies = np.sort(inliers), np.sort(anomalies)
     next_above = np.searchsorted(inliers, anomalies, "right")
@@ -131,9 +136,9 @@ def curve_of_scores(inliers: NDArray[np.floating], anomalies: NDArray[np.floatin
 
 
 def curve_of_counts(scores: NDArray[np.floating], *, inliers: Counts, anomalies: Counts) -> Curve:
-    """The curve of pixels counted by score: `inliers` and `anomalies` (n,) at `scores` (n,), in any order, repeats too.
+    """Compute the curve from numbers of `inliers` and `anomalies` (n,), int64, at `scores` (n,).
 
-    Equal scores are moved through together, whichever list they came from.
+    Scores may come in any order and repeat; equal scores make one point.
     """
     distinct, where = np.unique(scores, return_inverse=True)
     hits, false = np.zeros(len(distinct), np.int64), np.zeros(len(distinct), np.int64)
@@ -143,5 +148,5 @@ def curve_of_counts(scores: NDArray[np.floating], *, inliers: Counts, anomalies:
 
 
 def ratio(part: float, whole: float) -> float:
-    """`part` / `whole`; NaN where `whole` is 0."""
+    """Return `part` / `whole`; NaN if `whole` is 0."""
     return part / whole if whole else NAN

@@ -1,9 +1,9 @@
-"""How far away an anomaly can be and still be found: pixel figures by distance from the camera.
+"""Pixel metrics by distance from the camera, in bins of 5 m from 5 to 50 m.
 
-The protocol of NFlowJS on Lost and Found (Grcic et al. 2022): the pixels of all images are pooled in buckets of 5 m,
-from 5 to 50 m, and each bucket has figures of its own. The distance of a pixel comes from stereo disparity and is often
-not known; such pixels are left out and counted, so that a figure can be read with what it rests on. How a data set
-writes disparities into files is no business of this room. Numpy only.
+The protocol of NFlowJS on Lost and Found (Grcic et al. 2022): the pixels of all images are pooled by distance, and each
+bin has its own metrics. The distance of a pixel comes from stereo disparity and is often unknown; such pixels are
+excluded and counted, so that it is known how many pixels a metric rests on. This module does not know how data sets
+encode disparity in files. NumPy only.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ BUCKETS_M = tuple(float(edge) for edge in range(5, 55, 5))
 
 
 class DistanceCurves:
-    """A `PixelCurve` for each bucket of distance; scores are rounded to float16, counts add up in any order.
+    """One `PixelCurve` per distance bin; scores are rounded to float16, images may come in any order.
 
-    `edges_m` ascend; a bucket holds its lower edge and not its upper one.
+    `edges_m` are the bins' edges in metres, ascending; a bin includes its lower edge and not its upper one.
     """
 
     def __init__(self, edges_m: Sequence[float] = BUCKETS_M) -> None:
         if len(edges_m) < 2 or not (np.diff(edges_m) > 0).all():
-            raise ValueError(f"the edges of distance buckets must be two or more and ascend, got {tuple(edges_m)}")
+            raise ValueError(f"the edges of distance bins must be two or more and ascend, got {tuple(edges_m)}")
         self.edges_m = tuple(edges_m)
         self.curves = [PixelCurve() for _ in self.edges_m[1:]]
         self.images = 0
@@ -38,13 +38,16 @@ class DistanceCurves:
     def update(
         self, score: NDArray[np.floating], truth: NDArray[np.uint8], *, distance_m: NDArray[np.floating]
     ) -> None:
-        """Count the pixels of one image: three arrays of one shape, `truth` with 0, 1 or 255 (ignored).
+        """Add the pixels of one image.
 
-        Pixels whose `distance_m` is NaN go to `unknown_px`, those beyond the buckets to `outside_px`; void is in
-        neither.
+        Args:
+            score: any shape, finite where it counts.
+            truth: same shape; 0 (inlier), 1 (anomaly) or 255 (ignored).
+            distance_m: same shape, metres. NaN counts in `unknown_px`, a distance outside the bins in `outside_px`;
+                ignored pixels count in neither.
 
         Raises:
-            ValueError: if shapes differ, a counted score is not finite, or `truth` holds another value.
+            ValueError: shapes differ, a counted score is not finite, or `truth` holds another value.
         """
         truth = checked_truth(score, truth)
         if distance_m.shape != truth.shape:
@@ -65,10 +68,10 @@ class DistanceCurves:
         """Add the pixels of another accumulator to this one.
 
         Raises:
-            ValueError: if its buckets are others.
+            ValueError: its bins differ.
         """
         if other.edges_m != self.edges_m:
-            raise ValueError(f"cannot add buckets {other.edges_m} to buckets {self.edges_m}")
+            raise ValueError(f"cannot add bins {other.edges_m} to bins {self.edges_m}")
         for index, curve in enumerate(other.curves):
             self.curves[index] += curve
         self.images += other.images
@@ -77,10 +80,11 @@ class DistanceCurves:
         return self
 
     def figures(self, *, rule: FprRule = "first_gt") -> list[dict[str, float]]:
-        """One row a bucket, nearest first: `from_m`, `to_m`, `average_precision`, `auroc`, `fpr95` and the pixels of
-        each kind; NaN where a bucket lacks a kind.
+        """Return one row per bin, nearest first.
 
-        The published figures take FPR95 where the recall first exceeds 0.95, hence the `rule`.
+        A row has `from_m`, `to_m`, `average_precision`, `auroc`, `fpr95`, `anomaly_px` and `inlier_px`; a metric is NaN
+        if it is undefined in its bin. The published figures take FPR95 where the recall first exceeds 0.95, hence the
+        default `rule`.
         """
         return [
             {

@@ -1,14 +1,14 @@
-"""The pixel protocols of the benchmarks, by name, each giving the number that its official evaluator gives.
+"""Pixel protocols of the benchmarks, by name, each reproducing the numbers of its official evaluator.
 
-All of them are accumulators of one shape (`PixelProtocol`): `update` with the score and the truth of one image, `+=`
-with another accumulator, `figures` at the end, which do not depend on the order of the images. They part where the
-benchmarks part: what is pooled, what is binned, and at which point of the curve the false-positive rate is read.
-`pooled` is geood's own and the one to use where no benchmark asks for another; where a figure has no meaning it says
-NaN, while a benchmark's protocol says what the benchmark's code says there.
+All of them are accumulators with one interface (`PixelProtocol`): `update` with the score and the ground truth of one
+image, `+=` with another accumulator, and `figures` at the end, which do not depend on the order of the images. They
+differ as the benchmarks do: in what is pooled, what is binned, and at which point of the curve the false-positive rate
+is read. `pooled` is geood's own and the default where no benchmark requires another; its undefined metrics are NaN,
+while a benchmark's protocol returns what the benchmark's code returns.
 
-Truth is 0 for inliers, 1 for anomalies, 255 for void, and void never counts: a benchmark whose evaluator counts pixels
-without a label as inliers must be read with 0 there. An image that is void all over is skipped and counted, also where
-the official code stops at it. Numpy only; no files.
+Ground truth is 0 for inliers, 1 for anomalies and 255 for ignored pixels, which never count: for a benchmark whose
+evaluator counts unlabelled pixels as inliers, set them to 0. An image with ignored pixels only is skipped and counted
+as such, even where the official code fails on it. NumPy only; no files.
 """
 
 from __future__ import annotations
@@ -31,35 +31,42 @@ Scores = NDArray[np.floating]
 
 
 class PixelProtocol(Protocol):
-    """What every protocol here is; `images` that counted and `skipped` ones make up all that were given."""
+    """Interface of the protocols; `images` counts the evaluated images and `skipped` the others."""
 
     images: int
     skipped: int
 
     def update(self, score: Scores, truth: NDArray[np.uint8]) -> None:
-        """Take one image: `score` of any shape, `truth` of that shape with 0, 1 or 255 (ignored).
+        """Add one image.
+
+        Args:
+            score: any shape, higher is more anomalous, finite where it counts.
+            truth: same shape; 0 (inlier), 1 (anomaly) or 255 (ignored).
 
         Raises:
-            ValueError: if shapes differ, a counted score is NaN or infinite, or `truth` holds another value.
+            ValueError: shapes differ, a counted score is NaN or infinite, or `truth` holds another value.
         """
 
     def __iadd__(self, other: Self) -> Self:
         """Add the images of another accumulator of the same protocol to this one."""
 
     def figures(self) -> Figures:
-        """`average_precision`, `auroc`, `fpr95`, then `best_f1` and `best_f1_threshold` where the protocol has them,
-        and the number of `images` and of `skipped` ones."""
+        """Return the metrics of all images so far.
+
+        `average_precision`, `auroc` and `fpr95`, `best_f1` and `best_f1_threshold` where the protocol defines them, and
+        the numbers `images` and `skipped`.
+        """
 
 
 class Pooled:
-    """All pixels in one curve, scores rounded to float16; memory does not grow with the number of pixels."""
+    """All pixels pooled in one curve, scores rounded to float16; memory does not grow with the number of pixels."""
 
     def __init__(self) -> None:
         self.images = self.skipped = 0
         self.curve = PixelCurve()
 
     def update(self, score: Scores, truth: NDArray[np.uint8]) -> None:
-        """Take one image; see `PixelProtocol.update`."""
+        """Add one image; see `PixelProtocol.update`."""
         self.curve.update(score, truth)
         _count_image(self, counted=bool((truth != IGNORE).any()))
 
@@ -70,16 +77,16 @@ class Pooled:
         return self
 
     def figures(self) -> Figures:
-        """The figures, NaN where they have no meaning; pixels *strictly above* the threshold have the best F1."""
+        """Return the metrics, NaN where undefined; pixels *strictly above* the threshold have the best F1."""
         f1 = {"best_f1": self.curve.best_f1, "best_f1_threshold": self.curve.best_f1_threshold}
         curve = self.curve.curve
         return _areas(curve) | {"fpr95": curve.fpr_at(0.95)} | f1 | _images(self)
 
 
 class Fishyscapes:
-    """All pixels in one exact curve of float32 scores (Blum et al. 2021); float16 scores are counted, not held.
+    """All pixels pooled in one exact curve of float32 scores (Blum et al. 2021); float16 scores are only counted.
 
-    Without any anomaly FPR95 is 0.0, as the official code has it.
+    Without anomaly pixels FPR95 is 0.0, as in the official code.
     """
 
     def __init__(self) -> None:
@@ -87,7 +94,7 @@ class Fishyscapes:
         self._pool = _ScorePool()
 
     def update(self, score: Scores, truth: NDArray[np.uint8]) -> None:
-        """Take one image; see `PixelProtocol.update`. Scores are cast to float32 and must be finite there too."""
+        """Add one image; see `PixelProtocol.update`. Scores are cast to float32 and must be finite after that."""
         exact = score if score.dtype == np.float16 else _cast(score, truth, np.float32)
         _count_image(self, counted=self._pool.take(*_split(exact, truth)))
 
@@ -98,21 +105,20 @@ class Fishyscapes:
         return self
 
     def figures(self) -> Figures:
-        """The official figures; Fishyscapes has no best F1."""
+        """Return the official metrics; Fishyscapes has no best F1."""
         curve = self._pool.curve
         return _areas(curve) | {"fpr95": _or_zero(curve, curve.fpr_at(0.95))} | _images(self)
 
 
 class Smiyc:
-    """SegmentMeIfYouCan's `PixBinaryClass` (Chan et al. 2021): float16 scores, binned in each image, bins pooled.
+    """SegmentMeIfYouCan's `PixBinaryClass` (Chan et al. 2021): float16 scores binned per image, bins pooled.
 
-    An image's bin edges are 384 quantiles of its anomalies' and 384 of its inliers' scores, and the bins of all images
-    are walked through by their lower edges; against the exact curve that costs about 1e-3. Equal edges of several
-    images are moved through together. The official code does the same except at the very highest edge: where several
-    images share it (saturated scores), it adds one point after whichever of them its unstable sort puts first, which
-    no order-free sum can repeat.
+    An image's bin edges are 384 quantiles of its anomalies' and 384 of its inliers' scores, and the curve has one point
+    per distinct lower edge over all images; it differs from the exact curve by about 1e-3. The official code does the
+    same except at the highest edge: where several images share it (saturated scores), it adds one point after whichever
+    of them its unstable sort puts first, which an order-independent sum cannot reproduce.
 
-    Without any anomaly FPR95 and the best F1 are 0.0, as the official code has them.
+    Without anomaly pixels FPR95 and the best F1 are 0.0, as in the official code.
     """
 
     def __init__(self) -> None:
@@ -121,14 +127,14 @@ class Smiyc:
         self._bins: list[tuple[NDArray[np.float64], Counts, Counts]] = [(np.zeros(0), none, none)]
 
     def update(self, score: Scores, truth: NDArray[np.uint8]) -> None:
-        """Take one image; see `PixelProtocol.update`.
+        """Add one image; see `PixelProtocol.update`.
 
-        Scores are rounded to float16 first and must be finite there: rescale those beyond 65504.
+        Scores are rounded to float16 and must be finite after that: rescale scores beyond 65504.
         """
-        one = PixelCurve()
-        one.update(_cast(score, truth, np.float16), truth)
-        if counted := bool(one.positives + one.negatives):
-            self._bins.append(quantile_bins(*one.distribution()))
+        curve = PixelCurve()
+        curve.update(_cast(score, truth, np.float16), truth)
+        if counted := bool(curve.positives + curve.negatives):
+            self._bins.append(quantile_bins(*curve.distribution()))
         _count_image(self, counted=counted)
 
     def __iadd__(self, other: Smiyc) -> Smiyc:
@@ -138,24 +144,24 @@ class Smiyc:
         return self
 
     def figures(self) -> Figures:
-        """The official figures; the best F1 counts bins whose lower edge is *at or above* the threshold.
+        """Return the official metrics; the best F1 counts bins with a lower edge *at or above* the threshold.
 
-        The official component metrics then call what is *strictly above* it, which is nothing at all where the
-        scores are a mask of two values.
+        The official component metrics then predict pixels *strictly above* it, which are none for a score map of two
+        values.
         """
         lower, inliers, anomalies = (np.concatenate(part) for part in zip(*self._bins, strict=True))
         curve = curve_of_counts(lower, inliers=inliers, anomalies=anomalies)
         best, threshold = curve.best_f1()
-        if curve.negatives and not curve.positives:  # the first point with any pixel, as 0 / n is the first number
+        if curve.negatives and not curve.positives:  # the first point with a pixel, where F1 is 0 / n and not NaN
             best, threshold = 0.0, float(curve.scores[np.argmax(curve.false_alarms > 0)])
         figures = _areas(curve) | {"fpr95": _or_zero(curve, curve.fpr_at(0.95))}
         return figures | {"best_f1": best, "best_f1_threshold": threshold} | _images(self)
 
 
 class Caos:
-    """The mean over images of each image's own figures, FPR95 at the recall closest to 0.95 (Hendrycks et al. 2022).
+    """Mean over images of the metrics per image, FPR95 at the recall closest to 0.95 (Hendrycks et al. 2022).
 
-    A one-pixel anomaly weighs as much as a bus. Images without both kinds of pixels are skipped.
+    A one-pixel anomaly has the weight of a bus. Images that lack anomaly or inlier pixels are skipped.
     """
 
     def __init__(self) -> None:
@@ -163,7 +169,7 @@ class Caos:
         self._each: list[Figures] = []
 
     def update(self, score: Scores, truth: NDArray[np.uint8]) -> None:
-        """Take one image; see `PixelProtocol.update`."""
+        """Add one image; see `PixelProtocol.update`."""
         inliers, anomalies = _split(score, truth)
         if counted := bool(inliers.size and anomalies.size):
             curve = _curve(inliers, anomalies)
@@ -177,17 +183,17 @@ class Caos:
         return self
 
     def figures(self) -> Figures:
-        """The official figures; CAOS has no best F1."""
+        """Return the official metrics; CAOS has no best F1."""
         return _means(self._each) | _images(self)
 
 
 class DenseHybrid:
     """FPR95 at the first point whose recall exceeds 0.95, pooled or (for StreetHazards) per image (Grcic et al. 2022).
 
-    The official code takes that point from scikit-learn's thinned ROC curve, and so does this. Per image the figures
-    are means over the images in which they are defined. An image without anomalies has an FPR95 of 0.0 there, which
-    counts; its average precision is left out here, as by the scikit-learn of that time (newer ones say 0.0).
-    Pooled float16 scores are counted; wider ones are held, 4 bytes a pixel if they are float32.
+    As in the official code, the point is picked on scikit-learn's ROC curve without collinear points. Metrics per image
+    are averaged over the images in which they are defined. An image without anomalies has an FPR95 of 0.0, which
+    counts; its average precision is undefined here, as in the scikit-learn of that time (newer versions return 0.0).
+    Pooled float16 scores are only counted; wider ones are stored, 4 bytes per pixel if they are float32.
     """
 
     def __init__(self, *, per_image: bool = False) -> None:
@@ -197,7 +203,7 @@ class DenseHybrid:
         self._each: list[Figures] = []
 
     def update(self, score: Scores, truth: NDArray[np.uint8]) -> None:
-        """Take one image; see `PixelProtocol.update`."""
+        """Add one image; see `PixelProtocol.update`."""
         inliers, anomalies = _split(score, truth)
         counted = bool(inliers.size or anomalies.size)
         if counted and self.per_image:
@@ -210,7 +216,7 @@ class DenseHybrid:
         """Add the images of another accumulator to this one.
 
         Raises:
-            ValueError: if one pools and the other does not.
+            ValueError: one pools and the other does not.
         """
         if other.per_image != self.per_image:
             raise ValueError("cannot add pooled scores and figures per image")
@@ -220,7 +226,7 @@ class DenseHybrid:
         return self
 
     def figures(self) -> Figures:
-        """The official figures; DenseHybrid has no best F1."""
+        """Return the official metrics; DenseHybrid has no best F1."""
         figures = _means(self._each) if self.per_image else self._read(self._pool.curve)
         return figures | _images(self)
 
@@ -231,7 +237,7 @@ class DenseHybrid:
 
 
 def threshold_at_recall(curve: Curve) -> float:
-    """Return the highest threshold with 95 % of the anomalies strictly above it, a float16 number; NaN without any."""
+    """Return the highest float16 threshold with at least 95 % of the anomalies strictly above it; NaN without any."""
     if not curve.positives:
         return NAN
     first = int(np.argmax(curve.hits * 20 >= curve.positives * 19))  # in integers: 0.95 is not a binary fraction
@@ -239,19 +245,21 @@ def threshold_at_recall(curve: Curve) -> float:
 
 
 def _densehybrid_threshold(curve: Curve) -> float:
-    """Return the score of the first point with more than 95 % of the anomalies at or above it, as DenseHybrid does."""
+    """Return the highest score with more than 95 % of the anomalies at or above it, as DenseHybrid; NaN without any."""
     if not curve.positives:
         return NAN
     return float(curve.scores[int(np.argmax(curve.hits * 20 > curve.positives * 19))])
 
 
 class ProtocolRules(NamedTuple):
-    """Everything that a protocol decides beside its figures.
+    """Choices of a protocol beside its pixel metrics.
 
-    `accumulator` makes an empty one, with the options `if_crossed` where a set is crossed (one threshold for each
-    folder of images). `recall_threshold` cuts scores for the open-set figures; what is strictly above is anomalous.
-    `components_px` are the least pixels of a predicted and of a true component, where a set has none of its own (None:
-    the protocol has no component figures).
+    Attributes:
+        accumulator: makes an empty accumulator.
+        if_crossed: options of `accumulator` for a crossed set (one threshold per folder of images).
+        recall_threshold: picks the threshold of the open-set metrics; scores strictly above it are anomalous.
+        components_px: least size of a predicted and of a ground-truth component in pixels, unless the set has its own
+            (None: the protocol has no component metrics).
     """
 
     accumulator: Callable[..., Any]
@@ -274,8 +282,8 @@ def protocol_named(name: str, *, crossed: bool = False, **options: Any) -> Pixel
 
     Args:
         name: the protocol.
-        crossed: take the options that the protocol has for crossed sets.
-        options: of the accumulator itself (`per_image`).
+        crossed: use the protocol's options for crossed sets.
+        options: further options of the accumulator (`per_image`).
 
     Raises:
         ValueError: there is no protocol of that name.
@@ -288,7 +296,7 @@ def protocol_named(name: str, *, crossed: bool = False, **options: Any) -> Pixel
 
 
 class _ScorePool:
-    """The counted scores of many images, inliers and anomalies apart: float16 as counts, wider ones as they came."""
+    """Pool of the inlier and anomaly scores of many images: float16 scores as counts, wider ones as arrays."""
 
     def __init__(self) -> None:
         self._counts = PixelCurve()
@@ -296,7 +304,7 @@ class _ScorePool:
         self._anomalies: list[Scores] = []
 
     def take(self, inliers: Scores, anomalies: Scores) -> bool:
-        """Keep one image's scores; whether there were any."""
+        """Add one image's inlier (n,) and anomaly (m,) scores; return whether there are any."""
         if inliers.dtype == np.float16 == anomalies.dtype:
             self._counts.update(inliers, np.full(inliers.shape, INLIER, np.uint8))
             self._counts.update(anomalies, np.full(anomalies.shape, ANOMALY, np.uint8))
@@ -319,27 +327,27 @@ class _ScorePool:
         wide = [np.concatenate(self._inliers), np.concatenate(self._anomalies)]
         if not scores.size:
             return curve_of_scores(*wide)
-        ones = [np.ones(len(part), np.int64) for part in wide]
+        ones = [np.ones(len(array), np.int64) for array in wide]
         counts = [np.concatenate([inliers, ones[0], 0 * ones[1]]), np.concatenate([anomalies, 0 * ones[0], ones[1]])]
         return curve_of_counts(np.concatenate([scores, *wide]), inliers=counts[0], anomalies=counts[1])
 
 
 def _curve(inliers: Scores, anomalies: Scores) -> Curve:
-    """The exact curve of one image: float16 scores are counted, which is faster than to sort them."""
+    """Compute the exact curve of one image; float16 scores are counted, which is faster than sorting."""
     pool = _ScorePool()
     pool.take(inliers, anomalies)
     return pool.curve
 
 
 def _split(score: Scores, truth: NDArray[np.uint8]) -> tuple[Scores, Scores]:
-    """The scores of the inliers and of the anomalies, (n,) and (m,), all finite."""
+    """Return the scores of the inliers (n,) and of the anomalies (m,) after checking that they are finite."""
     truth = checked_truth(score, truth)
     refuse_not_finite(score, truth != IGNORE)
     return score[truth == INLIER], score[truth == ANOMALY]
 
 
 def _cast(score: Scores, truth: NDArray[np.uint8], dtype: type[np.floating]) -> Scores:
-    """`score` in another float type; what overflows becomes infinite, and is refused where it counts."""
+    """Cast `score` to another float dtype; raise if a counted score overflows."""
     if score.dtype == dtype:
         return score
     with np.errstate(over="ignore", invalid="ignore"):
@@ -354,12 +362,12 @@ def _areas(curve: Curve) -> Figures:
 
 
 def _or_zero(curve: Curve, fpr: float) -> float:
-    """What a search for a recall that is NaN everywhere comes to in the official codes, where there are pixels."""
+    """Return `fpr`, or 0.0 without anomaly pixels, as the official codes do when recall is NaN everywhere."""
     return 0.0 if curve.negatives and not curve.positives else fpr
 
 
 def _means(each: Iterable[Figures]) -> Figures:
-    """The mean of each figure over the images that have it; exact sums, so that their order does not matter."""
+    """Return the mean of each metric over the images that define it; exact sums, so their order does not matter."""
     listed, means = list(each), {}
     for name in ("average_precision", "auroc", "fpr95"):
         known = [figures[name] for figures in listed if not math.isnan(figures[name])]

@@ -1,4 +1,8 @@
-"""Closed-set and open-set intersection over union."""
+"""Closed-set and open-set intersection over union (IoU), from additive confusion matrices.
+
+Open-set IoU follows DenseHybrid (Grcic et al. 2022): pixels whose score exceeds a threshold form an additional class.
+This module takes class indices and thresholds as given; it knows nothing of logits or files. NumPy only.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +15,20 @@ from geood.metrics.pixels import checked_truth, refuse_not_finite
 
 
 class Confusion:
-    """Counts of (true class, predicted class) over `classes` classes, and the IoU that follows."""
+    """Confusion matrix (true class, predicted class) over `classes` classes, and its IoU."""
 
     def __init__(self, classes: int) -> None:
         self.counts: Counts = np.zeros((classes, classes), np.int64)
 
     def update(self, predicted: NDArray[np.integer], mask: NDArray[np.integer]) -> None:
-        """Count the pixels of one tile; `mask` holds class indexes, 255 is ignored.
+        """Add the pixels of one tile.
+
+        Args:
+            predicted: any shape, class indices.
+            mask: same shape, class indices of the ground truth; 255 is ignored.
 
         Raises:
-            ValueError: if a counted index is not below the number of classes.
+            ValueError: a counted index is not below the number of classes.
         """
         classes, counted = len(self.counts), mask != IGNORE
         true, guess = mask[counted].astype(np.int64), predicted[counted].astype(np.int64)
@@ -35,7 +43,7 @@ class Confusion:
 
     @property
     def iou(self) -> NDArray[np.float64]:
-        """Intersection over union of each class, in [0, 1]; NaN for one that is neither there nor predicted."""
+        """IoU of each class, (classes,), in [0, 1]; NaN for a class in neither ground truth nor prediction."""
         hits = np.diag(self.counts).astype(np.float64)
         union = self.counts.sum(0) + self.counts.sum(1) - hits
         iou = np.full(len(hits), np.nan)
@@ -44,17 +52,16 @@ class Confusion:
 
     @property
     def miou(self) -> float:
-        """Mean IoU over the classes that occur in truth or prediction; NaN if none does."""
+        """Mean IoU over the classes that occur in ground truth or prediction, in [0, 1]; NaN if none does."""
         return mean_of_known(self.iou)
 
 
 class OpenSetConfusion:
-    """Open-set segmentation of `classes` known classes: the pixels whose score exceeds a threshold are an extra class.
+    """Open-set confusion matrix of `classes` known classes and the anomaly class, predicted above `threshold`.
 
-    Open mIoU is the mean over the *known* classes, in which a missed anomaly is a false alarm of the class it was
-    taken for, and a false alarm is a missed pixel of its class (Grcic et al. 2022, DenseHybrid). Beside it the same
-    matrix without thresholding and without anomalies gives the closed mIoU, and their difference is the price of
-    not knowing. Counts add up.
+    Open mIoU is the mean IoU over the *known* classes, where a missed anomaly is a false positive of the predicted
+    class and an inlier above the threshold is a false negative of its class (Grcic et al. 2022, DenseHybrid). Closed
+    mIoU is computed without thresholding and without anomaly pixels; the difference is the open-set performance gap.
     """
 
     def __init__(self, classes: int, threshold: float) -> None:
@@ -70,15 +77,17 @@ class OpenSetConfusion:
         mask: NDArray[np.integer],
         truth: NDArray[np.uint8],
     ) -> None:
-        """Count the pixels of one tile: four arrays of one shape.
+        """Add the pixels of one tile: four arrays of one shape.
 
-        `predicted` holds the class index of each pixel and `score` its anomaly score, an anomaly strictly above the
-        threshold; `truth` says 0, 1 or 255, and `mask` the class index of the inliers (255 is ignored, as are
-        inliers without a class; what it says under anomalies does not matter).
+        Args:
+            predicted: class indices of the closed-set prediction.
+            score: anomaly score; strictly above the threshold is predicted anomaly.
+            mask: class indices of the ground truth; 255 is ignored, and so is any value at anomaly pixels.
+            truth: 0 (inlier), 1 (anomaly) or 255 (ignored).
 
         Raises:
-            ValueError: if shapes differ, a counted score is not finite, `truth` holds another value, or a counted
-                index is not below the number of classes.
+            ValueError: shapes differ, a counted score is not finite, `truth` holds another value, or a counted index is
+                not below the number of classes.
         """
         if not predicted.shape == mask.shape == score.shape:
             raise ValueError(
@@ -89,7 +98,7 @@ class OpenSetConfusion:
         true = np.where(truth == ANOMALY, unknown, inlier_mask)
         refuse_not_finite(score, true != IGNORE)
         closed, opened = Confusion(unknown), Confusion(unknown + 1)
-        closed.update(predicted, inlier_mask)  # first all checks, then all sums: a refused tile leaves no trace
+        closed.update(predicted, inlier_mask)  # all checks before all sums: a rejected tile changes nothing
         opened.update(np.where(score > self.threshold, unknown, predicted), true)
         self.closed += closed
         self._open += opened
@@ -98,7 +107,7 @@ class OpenSetConfusion:
         """Add the pixels of another accumulator to this one.
 
         Raises:
-            ValueError: if it was thresholded elsewhere.
+            ValueError: its threshold differs.
         """
         if other.threshold != self.threshold:
             raise ValueError(f"cannot add counts at threshold {other.threshold} to counts at {self.threshold}")
@@ -108,36 +117,36 @@ class OpenSetConfusion:
 
     @property
     def counts(self) -> Counts:
-        """Pixels of (true class, predicted class), (classes + 1, classes + 1); the last index is the anomaly."""
+        """Confusion matrix (true class, predicted class), (classes + 1, classes + 1); the last index is the anomaly."""
         return self._open.counts
 
     @property
     def open_miou(self) -> float:
-        """Mean IoU over the known classes that occur in truth or prediction, in [0, 1]; NaN if none does."""
+        """Mean IoU over the known classes that occur in ground truth or prediction, in [0, 1]; NaN if none does."""
         return mean_of_known(self._open.iou[:-1])
 
     @property
     def iou(self) -> NDArray[np.float64]:
-        """Intersection over union of each class and, last, of the anomaly, in [0, 1]; NaN as in `Confusion.iou`."""
+        """IoU of each class and, last, of the anomaly, (classes + 1,), in [0, 1]; NaN as in `Confusion.iou`."""
         return self._open.iou
 
     @property
     def anomaly_iou(self) -> float:
-        """IoU of the anomaly, in [0, 1]; NaN if it is neither there nor predicted."""
+        """IoU of the anomaly, in [0, 1]; NaN if it is in neither ground truth nor prediction."""
         return float(self._open.iou[-1])
 
     @property
     def closed_miou(self) -> float:
-        """Mean IoU of the classes as predicted, over inliers alone."""
+        """Mean IoU without thresholding, over inlier pixels only, in [0, 1]; NaN if no class occurs."""
         return self.closed.miou
 
     @property
     def gap(self) -> float:
-        """Closed less open mIoU: what the threshold's errors cost."""
+        """Open-set performance gap: closed mIoU minus open mIoU."""
         return self.closed_miou - self.open_miou
 
 
 def mean_of_known(values: NDArray[np.float64]) -> float:
-    """The mean of the values that are not NaN; NaN if there is none."""
+    """Return the mean of the values (n,) that are not NaN; NaN if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")

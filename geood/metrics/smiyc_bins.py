@@ -1,6 +1,7 @@
-"""The bins of SegmentMeIfYouCan's `PixBinaryClass`: quantiles of one image's scores, as its evaluator takes them.
+"""Score bins of SegmentMeIfYouCan's `PixBinaryClass` evaluator, from quantiles of one image's scores.
 
-An image's bin edges are 384 quantiles of its anomalies' and 384 of its inliers' scores. NumPy only; no files.
+An image's bin edges are 384 quantiles of the scores of its anomaly pixels and 384 of those of its inlier pixels. Bins
+are pooled over images in `metrics.protocols`; this module knows one image only. NumPy only; no files.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from numpy.typing import NDArray
 
 from geood.metrics.curve import Counts
 
-EDGES_PER_KIND = 384  # SegmentMeIfYouCan: 768 bins, half of them from each kind of pixel
+EDGES_PER_KIND = 384  # SegmentMeIfYouCan: 768 bins, half of them from anomalies and half from inliers
 
 
 def quantile_bins(
     scores: NDArray[np.floating], inliers: Counts, anomalies: Counts
 ) -> tuple[NDArray[np.float64], Counts, Counts]:
-    """Return lower edges (n,) of one image's bins, and the inliers and anomalies (n,) in each.
+    """Return the lower edges (n,) of one image's bins, and the numbers of inliers and anomalies (n,) in each.
 
     `inliers` and `anomalies` (m,) count pixels at the distinct, ascending float16 `scores` (m,).
     """
@@ -31,10 +32,10 @@ def quantile_bins(
 
 
 def _quantiles(scores: NDArray[np.floating], counts: Counts) -> NDArray[np.float64]:
-    """Return evenly spaced quantiles, at most 384 and one a pixel, of pixels counted at ascending float16 scores.
+    """Return evenly spaced quantiles, at most 384 and one per pixel, of pixels counted at ascending float16 scores.
 
-    Interpolated as `np.quantile` does for float16: the step between neighbours is rounded to float16, and weighed from
-    the nearer of the two.
+    Interpolated as `np.quantile` does for float16: the difference of neighbours is rounded to float16, and
+    interpolation starts from the nearer one.
     """
     pixels = int(counts.sum())
     if not pixels:

@@ -1,10 +1,10 @@
-"""The trained thing: one safetensors file that says by itself what it is.
+"""Self-describing model file: safetensors weights with JSON metadata in the header.
 
-Weights of segmenter and flow and the statistics of inliers are tensors; everything else (config, bands, classes,
-resolution, thresholds, figures) is one JSON text in the file's header. Loading needs no config, no network and no
-pickle. The file's identity is a digest of its bytes, so two score rasters with the same identity in their tags came
-from the same model. A bundle gives every score that its networks and statistics serve, all from one forward pass; its
-config names the one that is taken.
+The weights of segmenter and flow and the inlier statistics are tensors; everything else (config, bands, classes,
+resolution, thresholds, validation metrics) is one JSON string in the file's header. Loading needs no config file, no
+network access and no pickle. A bundle's identity is a digest of the file's bytes, so two score rasters with the same
+identity in their tags came from the same model. A bundle computes every score that its networks and statistics support,
+all from one forward pass; its config selects the default one.
 """
 
 from __future__ import annotations
@@ -36,20 +36,21 @@ from geood.models.inlier_statistics import Inliers
 from geood.models.scores import anomaly_score, outlier_score
 from geood.models.segmenter import Segmenter, SegmenterOutput
 
-FORMAT = 2  # raised when older geood could no longer read the file
-USES = ("score", "predict")  # sections that may change after training
+FORMAT = 2  # incremented whenever an older geood could not read the file
+USES = ("score", "predict")  # config sections that may change after training
 WHOLE = (slice(None), slice(None))
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelBundle:
-    """A trained segmenter with all that is needed to use it on a new scene.
+    """Trained segmenter with everything needed to score a new scene.
 
-    Channel i of the logits is the class with id `class_ids[i]`. `flow` made the synthetic negatives; None where other
-    negatives, or none, were used. `inliers` serves the scores that need statistics. `resolution` is metres per pixel of
-    the training crops (None: not known). `calibration` maps each score and an inlier false-positive rate, written as a
-    decimal, to the score above which that share of inlier pixels of the validation side lies, for the temperature and
-    smoothing of `calibrated`. `metrics` are the last validation figures.
+    Channel i of the logits is the class with id `class_ids[i]`. `flow` generated the synthetic negatives (None: other
+    negatives, or none). `inliers` serves the scores that need inlier statistics. `resolution` is the ground sampling
+    distance of the training crops in metres per pixel (None: unknown). `calibration[score][fpr]` is the threshold at
+    which the false-positive rate on the validation pixels is `fpr` (a decimal string such as "0.01"); it holds for the
+    temperature and smoothing in `calibrated`. `metrics` are the last validation metrics. `identity` is empty until the
+    bundle is saved.
     """
 
     segmenter: Segmenter
@@ -71,13 +72,13 @@ class ModelBundle:
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """The kinds of score that this bundle can give."""
+        """Kinds of score that this bundle can compute."""
         known = () if self.inliers is None else self.inliers.serves
         return scores_from("logits", *known, self.config.segmenter.outlier)
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """Thresholds of the config's score by false-positive rate; none where it was not calibrated like this."""
+        """Thresholds of the config's score by false-positive rate; empty if its temperature or smoothing differs."""
         now, then = self.config.score, self.calibrated
         same = now.smooth_px == then.smooth_px and (not now.smooth_px or now.smooth_contrast == then.smooth_contrast)
         if SCORES[now.kind].tempered:
@@ -86,40 +87,42 @@ class ModelBundle:
 
     @property
     def threshold(self) -> float:
-        """The default threshold: the score at the false-positive rate that `score.fpr` names.
+        """Default threshold: the score at the false-positive rate `score.fpr`.
 
         Raises:
-            ConfigError: if the score was not calibrated with the config's temperature and smoothing.
+            ConfigError: the score was not calibrated with the config's temperature and smoothing.
         """
-        found = self.thresholds.get(str(self.config.score.fpr))
-        if found is None:
+        threshold = self.thresholds.get(str(self.config.score.fpr))
+        if threshold is None:
             raise ConfigError(
-                "this model has no threshold for another temperature or smoothing than it was trained with; give one "
-                "with --threshold, or leave score.temperature and score.smooth_* as they are"
+                "this model was calibrated with another temperature or smoothing, so it has no threshold for this one; "
+                "give one with --threshold, or leave score.temperature and score.smooth_* as they are"
             )
-        return found
+        return threshold
 
     @property
     def halo_px(self) -> int:
-        """Context that a tile needs about it: that of the network and of the smoothing, a multiple of 32 pixels."""
+        """Halo of a tile in pixels: that of the network plus that of the smoothing, a multiple of 32."""
         return self.config.predict.halo_px + -(-filter_radius(self.config.score.smooth_px) // 32) * 32
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """Device of the networks."""
         return self.segmenter.mean.device
 
     @torch.inference_mode()
     def infer(self, image: Tensor) -> SegmenterOutput:
-        """What the segmenter says of images (B, C, H, W) that `bands.scale` brought to [0, 1]."""
+        """Run the segmenter on images (B, C, H, W) scaled to [0, 1] by `bands.scale`; H and W are multiples of 32."""
         answer: SegmenterOutput = self.segmenter(image)
         return answer
 
     @torch.inference_mode()
     def score(self, image: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Anomaly score (B, H, W) as the config says; higher is more anomalous.
+        """Return the config's anomaly score (B, H, W), float32; higher is more anomalous.
 
-        `valid` (B, H, W) is where the images hold data (None: everywhere); only smoothing asks for it.
+        Args:
+            image: (B, C, H, W), scaled to [0, 1] by `bands.scale`; H and W are multiples of 32.
+            valid: (B, H, W), boolean, False at nodata pixels; used by the smoothing only (None: all valid).
         """
         return self.score_of(self.infer(image), image, valid)
 
@@ -133,10 +136,17 @@ class ModelBundle:
         kind: str | None = None,
         core: tuple[slice, slice] = WHOLE,
     ) -> Tensor:
-        """The score of an answer to `image`, cut to rows and columns `core`, of `kind` or else of the config's.
+        """Return the anomaly score (B, h, w) of a forward pass, float32; higher is more anomalous.
+
+        Args:
+            answer: output of `infer` for `image`.
+            image: (B, C, H, W), scaled to [0, 1]; guides the smoothing.
+            valid: (B, H, W), boolean, False at nodata pixels; used by the smoothing only (None: all valid).
+            kind: kind of score; None: the config's.
+            core: rows and columns to return, the tile without its halo; the default is the whole (H, W).
 
         Raises:
-            ValueError: if the bundle cannot give that score.
+            ValueError: the bundle cannot compute that score.
         """
         kind, settings = kind or self.config.score.kind, self.config.score
         if not settings.smooth_px:
@@ -147,7 +157,7 @@ class ModelBundle:
         return smooth[:, core[0], core[1]]
 
     def _raw(self, answer: SegmenterOutput, kind: str, core: tuple[slice, slice]) -> Tensor:
-        """A score before any smoothing. Those of logits are made of the core alone."""
+        """Return the unsmoothed score of the core (B, h, w); scores of logits are computed on the core alone."""
         if kind not in self.scores:
             raise ValueError(f"this bundle cannot give the score {kind}")
         rows, cols = core
@@ -164,12 +174,12 @@ class ModelBundle:
         return upsample(coarse[:, None], answer.logits.shape[-2:])[:, 0, rows, cols]
 
     def with_settings(self, settings: Sequence[str]) -> ModelBundle:
-        """The same bundle used otherwise: `score.KEY=value` and `predict.KEY=value` in place of its config's.
+        """Return a copy with the overrides `score.KEY=value` and `predict.KEY=value` applied to its config.
 
-        Another kind of score takes the temperature at which this bundle would give it anyway, unless one is set.
+        A new kind of score keeps the temperature that the present config gives it, unless one is set.
 
         Raises:
-            ConfigError: if that is no setting, of another section, or asks for a score that it cannot give.
+            ConfigError: an override is malformed, of another section, or selects a score that the bundle lacks.
         """
         for setting in settings:
             if setting.partition(".")[0] not in USES:
@@ -189,18 +199,18 @@ class ModelBundle:
         return dataclasses.replace(self, config=config)
 
     def with_score(self, score: ScoreConfig) -> ModelBundle:
-        """The same bundle taking another score."""
+        """Return a copy with another score section in its config."""
         return dataclasses.replace(self, config=self.config.model_copy(update={"score": score}))
 
     def to(self, device: torch.device | str) -> ModelBundle:
-        """The same bundle with its networks on another device."""
+        """Move the networks to a device, in place; return the bundle."""
         for part in (self.segmenter, self.flow, self.inliers):
             if part is not None:
                 part.to(device)
         return self
 
     def header(self) -> dict[str, Any]:
-        """Everything but the weights, as JSON values."""
+        """Return everything but the tensors, as JSON values."""
         return {
             "format": FORMAT,
             "geood": __version__,
@@ -214,10 +224,10 @@ class ModelBundle:
         }
 
     def save(self, path: str | Path) -> ModelBundle:
-        """Write the bundle whole or not at all; the bundle that comes back knows its identity.
+        """Write the bundle atomically; return a copy that knows its identity.
 
         Raises:
-            OutputError: if the file cannot be written.
+            OutputError: the file cannot be written.
         """
         path = Path(path)
         parts = {"segmenter": self.segmenter, "flow": self.flow, "inliers": self.inliers}
@@ -232,10 +242,10 @@ class ModelBundle:
 
     @classmethod
     def load(cls, path: str | Path) -> ModelBundle:
-        """Read a bundle; its networks are ready for inference on the CPU.
+        """Read a bundle, its networks on the CPU and in eval mode.
 
         Raises:
-            BundleError: if the file is missing, is not a bundle, is damaged, or is from a newer geood.
+            BundleError: the file is missing, not a bundle, damaged, or written by a geood with another format.
         """
         path = Path(path)
         header = read_header(path)
@@ -271,10 +281,10 @@ class ModelBundle:
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """What a bundle says about itself, without loading a network.
+    """Return the JSON metadata of a bundle without loading its tensors.
 
     Raises:
-        BundleError: if the file is missing, is not a bundle, is damaged, or is from a newer geood.
+        BundleError: the file is missing, not a bundle, damaged, or written by a geood with another format.
     """
     path = Path(path)
     if not path.is_file():
@@ -304,7 +314,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
 
 
 def _tensors(path: Path) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a bundle, by part and name."""
+    """Return the tensors of a bundle by network and name."""
     stored: dict[str, dict[str, Tensor]] = {}
     with safe_open(path, framework="pt") as file:
         for key in file.keys():  # noqa: SIM118

@@ -1,8 +1,9 @@
-"""The parts that flows are made of: invertible steps, the nets that steer them, the normal they end in.
+"""Building blocks of the flows: invertible steps, coupling networks and the normal prior.
 
-A step is an invertible 1x1 convolution with activation norm and an affine coupling (arXiv 1807.03039). The convolution
-stands before the norm, so that on the first batch a flow's first step can be set to the principal axes and spreads of
-its input; later steps start by turning the channels round, so that each half is transformed in turn. Tensors only.
+A step is an invertible 1x1 convolution, activation norm and an affine coupling (arXiv 1807.03039). The convolution
+comes before the norm, so that on the first batch the first step of a flow can be set to the principal axes and standard
+deviations of its input. The convolutions of later steps are initialized to reverse the channels, so that each half is
+transformed in turn. Tensors only.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-LEAST_SPREAD = 1e-4  # of a channel at the start, in units of the scaled image; a constant band would have 0
+LEAST_SPREAD = 1e-4  # least initial standard deviation of a channel, in scaled units; a constant band would have 0
 
 
 class Steps(nn.Module):
-    """Steps one after the other."""
+    """Sequence of flow steps."""
 
     steps: Sequence[FlowStep]
 
@@ -29,7 +30,7 @@ class Steps(nn.Module):
         self.steps = cast("Sequence[FlowStep]", nn.ModuleList(steps))
 
     def encode(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Outputs (B, C, H, W) and ln |det|, (B,); nothing is drawn from the generator."""
+        """Map `x` (B, C, H, W) to the output (B, C, H, W) and ln |det| (B,); the generator is not used."""
         log_det = x.new_zeros(len(x))
         for step in self.steps:
             x, change = step.encode(x)
@@ -37,21 +38,25 @@ class Steps(nn.Module):
         return x, log_det
 
     def decode(self, y: Tensor) -> Tensor:
-        """The input that `encode` maps to `y`."""
+        """Invert `encode`: return the input (B, C, H, W) that it maps to `y` (B, C, H, W)."""
         for step in reversed(self.steps):
             y = step.decode(y)
         return y
 
     def data_dependent_init(self, x: Tensor, *, later: int = 0) -> None:
-        """Set the first step to its input `x`, so that the leading axes come first after all turns and `later` more."""
+        """Initialize the first step from its input `x` (B, C, H, W).
+
+        The leading principal axes come first after all channel reversals of these steps and `later` further ones.
+        """
         self.steps[0].data_dependent_init(x, leading_first=(len(self.steps) + later) % 2 == 1)
 
 
 class FlowStep(nn.Module):
-    """One step on `channels` channels: 1x1 convolution, activation norm, affine coupling.
+    """Flow step on `channels` channels: 1x1 convolution, activation norm, affine coupling.
 
-    `net` makes shift and log-scale of the second half, one after the other, from the first; `bound` is the largest
-    log-scale. With `checkpointing` the net is computed again in the backward pass, and only its input is kept.
+    `net` maps the first half of the channels to the shift and the log-scale of the second half, concatenated in this
+    order; `bound` limits the absolute log-scale. With `checkpointing` only the net's input is stored and the net is
+    recomputed in the backward pass.
     """
 
     def __init__(self, channels: int, net: nn.Module, *, bound: float) -> None:
@@ -63,7 +68,7 @@ class FlowStep(nn.Module):
         self.net = net
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs (B, C, H, W) and ln |det|, (B,)."""
+        """Map `x` (B, C, H, W) to the output (B, C, H, W) and ln |det| (B,)."""
         mixing = self.log_scale.exp()[:, None] * self.weight
         x = functional.conv2d(x, mixing[:, :, None, None], self.shift)
         log_det = (self.log_scale.sum() + torch.linalg.slogdet(self.weight)[1]) * math.prod(x.shape[2:])
@@ -72,7 +77,7 @@ class FlowStep(nn.Module):
         return torch.cat([first, second * log_scale.exp() + shift], dim=1), log_det + log_scale.sum((1, 2, 3))
 
     def decode(self, y: Tensor) -> Tensor:
-        """The input that `encode` maps to `y`."""
+        """Invert `encode`: return the input (B, C, H, W) that it maps to `y` (B, C, H, W)."""
         first, second = y.chunk(2, dim=1)
         shift, log_scale = self._coupling(first)
         y = torch.cat([first, (second - shift) * (-log_scale).exp()], dim=1)
@@ -81,17 +86,18 @@ class FlowStep(nn.Module):
 
     @torch.no_grad()
     def data_dependent_init(self, x: Tensor, *, leading_first: bool) -> None:
-        """Start on the principal axes of `x` (B, C, H, W), each axis centred and of spread 1.
+        """Initialize the step to whiten `x` (B, C, H, W): each principal axis gets mean 0 and standard deviation 1.
 
-        Few places for many channels leave small spreads undetermined; the covariance is then drawn towards a sphere.
+        Few pixels for many channels leave small variances undetermined; the covariance is then shrunk towards a
+        multiple of the identity.
         """
         values = x.movedim(1, 0).flatten(1)
-        channels, places = values.shape
+        channels, pixels = values.shape
         mean = values.mean(1, keepdim=True)
-        covariance = (values - mean) @ (values - mean).T / places
-        doubt = (channels / (channels + places)) ** 2
+        covariance = (values - mean) @ (values - mean).T / pixels
+        shrinkage = (channels / (channels + pixels)) ** 2
         sphere = torch.eye(channels, dtype=x.dtype, device=x.device) * covariance.diagonal().mean()
-        variances, axes = torch.linalg.eigh((1 - doubt) * covariance + doubt * sphere)
+        variances, axes = torch.linalg.eigh((1 - shrinkage) * covariance + shrinkage * sphere)
         if leading_first:
             variances, axes = variances.flip(0), axes.flip(1)
         scale = variances.clamp_min(LEAST_SPREAD**2).rsqrt()
@@ -107,7 +113,7 @@ class FlowStep(nn.Module):
 
 
 class CouplingNet(nn.Module):
-    """Densely connected 3x3 layers from `inputs` to `outputs` channels; the last layer starts at zero."""
+    """Densely connected 3x3 convolutions from `inputs` to `outputs` channels; the last layer is initialized to zero."""
 
     def __init__(self, inputs: int, outputs: int, *, layers: int, growth: int) -> None:
         super().__init__()
@@ -116,7 +122,7 @@ class CouplingNet(nn.Module):
         self.last = zero_conv(inputs + layers * growth, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) to (B, outputs, H, W)."""
+        """Map (B, inputs, H, W) to (B, outputs, H, W)."""
         for layer in self.layers:
             x = torch.cat([x, functional.relu(layer(x))], dim=1)
         out: Tensor = self.last(x)
@@ -124,7 +130,7 @@ class CouplingNet(nn.Module):
 
 
 class ChannelNormal(nn.Module):
-    """A normal distribution with a learned mean and log-scale for each channel, the same at all places."""
+    """Normal distribution with a learned mean and log-scale per channel, shared by all pixels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -132,28 +138,28 @@ class ChannelNormal(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(channels))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """ln density of each of (B, C, H, W), in nats, (B,)."""
+        """Return the ln density (B,) of `z` (B, C, H, W), in nats."""
         standard = (z - self.mean[:, None, None]) * (-self.log_scale).exp()[:, None, None]
-        places = math.prod(z.shape[2:])
-        constant = (self.log_scale.sum() + 0.5 * z.shape[1] * math.log(2 * math.pi)) * places
+        pixels = math.prod(z.shape[2:])
+        constant = (self.log_scale.sum() + 0.5 * z.shape[1] * math.log(2 * math.pi)) * pixels
         return -0.5 * standard.square().sum((1, 2, 3)) - constant
 
     def sample(
         self, shape: tuple[int, int, int, int], *, temperature: float, generator: torch.Generator | None
     ) -> Tensor:
-        """Reparametrized draws of `shape` (B, C, H, W)."""
+        """Draw reparametrized samples of `shape` (B, C, H, W); `temperature` multiplies the standard deviation."""
         noise = standard_normal(shape, generator, like=self.mean)
         return self.mean[:, None, None] + (self.log_scale.exp() * temperature)[:, None, None] * noise
 
 
 def standard_normal(shape: Sequence[int], generator: torch.Generator | None, *, like: Tensor) -> Tensor:
-    """Draws of `shape` where `like` is and of its dtype, made on the generator's device."""
+    """Draw standard normal samples of `shape`, with device and dtype of `like`, on the generator's device."""
     device = generator.device if generator is not None else like.device
     return torch.randn(shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
 
 
 def zero_conv(inputs: int, outputs: int) -> nn.Conv2d:
-    """A 1x1 convolution that starts at zero, so that what it steers starts as the identity."""
+    """Return a 1x1 convolution initialized to zero, so that the coupling it feeds starts as the identity."""
     layer = nn.Conv2d(inputs, outputs, 1)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]

@@ -1,9 +1,10 @@
-"""Decoders: from an encoder's features at strides 4 to 32 to one map at stride 4.
+"""Ladder decoder: encoder features at strides 4 to 32 to one feature map at stride 4.
 
-A ladder climbs from the coarsest features to the finest and at each rung adds those of the encoder (Ladder-DenseNet,
-arXiv 1905.05661). What stands on its top differs: one convolution, or spatial pyramid pooling as in the paper's network
-(arXiv 2112.12833), which looks at the whole image and so ties a score to the tile it was computed in. All layers are
-batch norm, ReLU, convolution: the paper's order, which also takes encoder features of any range.
+The decoder upsamples from the coarsest features to the finest and adds a skip connection from the encoder at each rung
+(Ladder-DenseNet, arXiv 1905.05661). The module at the top is either one convolution, or spatial pyramid pooling as in
+the paper's network (arXiv 2112.12833), whose receptive field is the whole image, so that a score depends on the tile it
+was computed in. All layers are batch norm, ReLU, convolution: the paper's order, which also accepts encoder features of
+any range.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ PYRAMID_ROWS = (8, 4, 2, 1)
 
 
 class Ladder(nn.Module):
-    """From features of `widths` channels, finest first, to one map of the finest one's size.
+    """Decoder of features with `widths` channels, finest first, to one map of the finest one's size.
 
-    `top` takes the coarsest features; `channels` are what it gives and then what each rung gives.
+    `top` maps the coarsest features to `channels[0]` channels; rung i then outputs `channels[i]` channels (i from 1).
     """
 
     def __init__(self, widths: Sequence[int], *, top: nn.Module, channels: Sequence[int]) -> None:
@@ -34,7 +35,7 @@ class Ladder(nn.Module):
         self.rungs = nn.ModuleList(bn_relu_conv(below, above, kernel=3) for below, above in pairwise(channels))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Features, each half the size of the one before, to one tensor of the first one's size."""
+        """Map features (B, widths[i], H / 2^i, W / 2^i) to (B, channels[-1], H, W)."""
         hidden: Tensor = self.top(features[-1])
         for skip, rung, feature in zip(self.skips, self.rungs, features[-2::-1], strict=True):
             hidden = rung(upsample(hidden, feature.shape[-2:]) + skip(feature))
@@ -42,9 +43,9 @@ class Ladder(nn.Module):
 
 
 class PyramidPooling(nn.Module):
-    """Features, and beside them their means over the cells of grids of 8, 4, 2 and 1 rows.
+    """Spatial pyramid pooling: features concatenated with their averages over grids of 8, 4, 2 and 1 rows.
 
-    The cells are about square, so a wide image has more columns. A grid is never finer than the features.
+    Grid cells are about square, so a wide image has more columns. A grid is never finer than the features.
     """
 
     def __init__(self, inputs: int, *, width: int, level: int) -> None:
@@ -54,7 +55,7 @@ class PyramidPooling(nn.Module):
         self.fuse = bn_relu_conv(width + level * len(PYRAMID_ROWS), width, kernel=1)
 
     def forward(self, feature: Tensor) -> Tensor:
-        """(B, inputs, h, w) to (B, width, h, w)."""
+        """Map (B, inputs, h, w) to (B, width, h, w)."""
         hidden = self.entry(feature)
         height, width = hidden.shape[-2:]
         parts = [hidden]
@@ -66,7 +67,7 @@ class PyramidPooling(nn.Module):
 
 
 def bn_relu_conv(inputs: int, outputs: int, *, kernel: int, bias: bool = False) -> nn.Sequential:
-    """Batch norm, ReLU, convolution."""
+    """Return batch norm, ReLU and a convolution: (B, inputs, H, W) to (B, outputs, H, W)."""
     return nn.Sequential(
         nn.BatchNorm2d(inputs),
         nn.ReLU(inplace=False),
@@ -75,5 +76,5 @@ def bn_relu_conv(inputs: int, outputs: int, *, kernel: int, bias: bool = False) 
 
 
 def upsample(hidden: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear, to (height, width)."""
+    """Interpolate (B, C, h, w) bilinearly to (B, C, *size); `size` is (height, width)."""
     return functional.interpolate(hidden, size=tuple(size), mode="bilinear", align_corners=False)

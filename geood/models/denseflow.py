@@ -1,9 +1,10 @@
-"""DenseFlow's blocks: flows that grow wider by noise which depends on all that came before it.
+"""DenseFlow blocks: flow steps whose width grows by noise channels conditioned on earlier activations.
 
-After arXiv 2106.04627, in the form in which its authors train it beside a segmenter: no attention, whose fixed number
-of landmarks would tie it to a size. A block has some units of steps. Between units noise channels are appended, whose
-mean and scale come from the inputs of all earlier units of the block (cross-unit coupling); the likelihood is then a
-lower bound, and decoding drops them again. Inside a step a densely connected net steers the coupling. Tensors only.
+Follows arXiv 2106.04627 in the form in which its authors train it jointly with a segmenter: without attention, whose
+fixed number of landmarks would tie it to one image size. A block is a sequence of units, each a sequence of steps.
+Between units, noise channels are concatenated whose mean and scale are predicted from the inputs of all earlier units
+of the block (cross-unit coupling). The likelihood is then a lower bound, and decoding drops the noise channels. A
+densely connected network predicts shift and scale of each coupling. Tensors only.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from torch.nn import functional
 
 from geood.models.coupling import FlowStep, Steps, standard_normal, zero_conv
 
-BOUND = 2.0  # of log-scales, as in the authors' code
+BOUND = 2.0  # of the absolute log-scale, as in the authors' code
 
 
 class Shape(NamedTuple):
-    """Units of each block, steps of each unit of a block, noise channels between units; then the coupling nets'."""
+    """Architecture of a DenseFlow.
+
+    `units` of each block, `steps` of each unit of a block, `noise` channels added between units; `width`, `depth` and
+    `growth` of the coupling networks.
+    """
 
     units: tuple[int, ...]
     steps: tuple[int, ...]
@@ -32,8 +37,8 @@ class Shape(NamedTuple):
     growth: int = 64
 
 
-# "L-g" has L steps in all and g noise channels at a time. 25-6 and 74-10 are divided as in the authors' code; of 45-6
-# only the name is known, its division is ours. "small" is meant for two CPU cores.
+# "L-g" has L steps in all and g noise channels between units. 25-6 and 74-10 are divided into blocks as in the authors'
+# code; of 45-6 only the name is published, its division is ours. "small" is meant for two CPU cores.
 SHAPES = {
     "denseflow-small": Shape((2, 2, 1), (2, 2, 4), 4, 16, depth=3, growth=16),
     "denseflow-25-6": Shape((3, 2, 1), (3, 4, 8), 6, 32),
@@ -43,7 +48,7 @@ SHAPES = {
 
 
 class DenseBlock(nn.Module):
-    """Units of steps from `inputs` channels to `outputs`, with `noise` more channels from each unit to the next."""
+    """Block of units from `inputs` to `outputs` channels; each unit has `noise` more channels than the one before."""
 
     units: Sequence[Steps]
     noises: Sequence[CrossUnitCoupling]
@@ -61,7 +66,7 @@ class DenseBlock(nn.Module):
         )
 
     def encode(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Outputs (B, outputs, H, W), and ln |det| less the ln density of the noise that was drawn, (B,)."""
+        """Map `x` (B, inputs, H, W) to (B, outputs, H, W) and ln |det| minus the ln density of the noise (B,)."""
         seen: list[Tensor] = []
         log_det = x.new_zeros(len(x))
         for i, unit in enumerate(self.units):
@@ -76,7 +81,7 @@ class DenseBlock(nn.Module):
         return x, log_det
 
     def decode(self, y: Tensor) -> Tensor:
-        """The input that `encode` maps to `y`, whatever noise it drew."""
+        """Invert `encode`: map (B, outputs, H, W) to (B, inputs, H, W), whatever noise was drawn."""
         for i in reversed(range(len(self.units))):
             y = self.units[i].decode(y)
             if i:
@@ -84,20 +89,20 @@ class DenseBlock(nn.Module):
         return y
 
     def data_dependent_init(self, x: Tensor) -> None:
-        """Set the first step of the first unit to its input `x`."""
+        """Initialize the first step of the first unit from its input `x` (B, inputs, H, W)."""
         self.units[0].data_dependent_init(x, later=self._turns(1))
 
     def _behind(self, unit: int) -> bool:
-        """Whether the noise before a unit goes behind the rest, so that after all turns it lies behind at the start."""
+        """Return whether a unit's noise is concatenated last, so that it ends up last after the initial reversals."""
         return self._turns(unit) % 2 == 0
 
     def _turns(self, unit: int) -> int:
-        """How often the channels are turned round from a unit on, each step of which starts by doing so."""
+        """Return the number of channel reversals (initially one per step) from `unit` to the end of the block."""
         return sum(len(later.steps) for later in self.units[unit:])
 
 
 class CrossUnitCoupling(nn.Module):
-    """Noise of `outputs` channels whose mean and scale depend on `inputs` channels; standard normal at the start."""
+    """Noise of `outputs` channels with mean and scale predicted from `inputs` channels; initially standard normal."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -105,7 +110,10 @@ class CrossUnitCoupling(nn.Module):
         self.last = zero_conv(4 * inputs, 2 * outputs)
 
     def draw(self, seen: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Noise (B, outputs, H, W) and minus its ln density, (B,); differentiable in the net."""
+        """Draw noise (B, outputs, H, W) given `seen` (B, inputs, H, W); return it and minus its ln density (B,).
+
+        Both are differentiable in the parameters.
+        """
         mean, raw = self.last(functional.relu(self.hidden(seen))).chunk(2, dim=1)
         log_scale = BOUND * torch.tanh(raw / BOUND)
         normal = standard_normal(mean.shape, generator, like=seen)
@@ -114,7 +122,7 @@ class CrossUnitCoupling(nn.Module):
 
 
 class GatedDenseNet(nn.Module):
-    """The net of a coupling: into `shape.width` channels, a residual dense block with a gated end, out from zero."""
+    """Coupling network: 1x1 convolution to `shape.width` channels, gated residual dense block, zero-initialized end."""
 
     def __init__(self, inputs: int, outputs: int, shape: Shape) -> None:
         super().__init__()
@@ -126,7 +134,7 @@ class GatedDenseNet(nn.Module):
         self.last = zero_conv(shape.width, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) to (B, outputs, H, W)."""
+        """Map (B, inputs, H, W) to (B, outputs, H, W)."""
         hidden = short = self.first(x)
         for mix, grow in zip(self.mixes, self.grows, strict=True):
             new = functional.relu(grow(functional.relu(mix(hidden))))

@@ -1,4 +1,10 @@
-"""Encoders of timm: features at strides 4 to 32, any number of bands, weights from local files."""
+"""timm encoders: feature maps at strides 4 to 32, any number of bands, optional pretrained weights.
+
+An encoder is accepted only after a trial forward pass, because some timm models give feature maps at other strides or
+for one image size only. Weights are random, read from a local safetensors file (no pickle), or fetched by timm;
+encoders and fetched weights that are not for commercial use are refused. This module knows nothing of decoders or
+classes.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +28,15 @@ NON_COMMERCIAL = re.compile(r"^(mit_b\d|segformer)")  # NVIDIA's SegFormer encod
 
 
 def make_encoder(bands: int, config: SegmenterConfig) -> tuple[nn.Module, list[int]]:
-    """The config's timm encoder with its weights, and the widths of its features at strides 4, 8, 16 and 32."""
+    """Build the config's timm encoder; return it and the channels of its features at strides 4, 8, 16 and 32.
+
+    The encoder maps images (B, bands, H, W), H and W multiples of 32, to four maps (B, widths[i], H / 2^(i+2),
+    W / 2^(i+2)).
+
+    Raises:
+        ConfigError: the encoder is unknown, refused or lacks features at these strides, or its weights are missing,
+            damaged, not for commercial use, or of another network.
+    """
     timm, name = _timm(), config.encoder
     if NON_COMMERCIAL.match(name):
         raise ConfigError(f"segmenter.encoder: {name} is not for commercial use; take another, such as resnet18")
@@ -38,7 +52,7 @@ def make_encoder(bands: int, config: SegmenterConfig) -> tuple[nn.Module, list[i
         shape = {"features_only": True, "in_chans": bands, "out_indices": [last[s] for s in STRIDES]}
         encoder = timm.create_model(name, pretrained=False, **shape)
         widths = _widths(encoder, bands)
-    except Exception as error:  # timm asserts, raises and looks up in many ways; all mean that this encoder is unfit
+    except Exception as error:  # timm raises many types; each means that this encoder is unfit
         raise ConfigError(f"{unfit} ({type(error).__name__}: {error}); {remedy}") from error
     if widths is None:
         raise ConfigError(f"{unfit}; {remedy}")
@@ -50,7 +64,7 @@ def make_encoder(bands: int, config: SegmenterConfig) -> tuple[nn.Module, list[i
 
 
 def _fetched(name: str, shape: dict[str, Any]) -> nn.Module:
-    """The encoder with the pretrained weights that timm takes by default for it, from the network or timm's cache."""
+    """Return the encoder with timm's default pretrained weights, from the network or timm's cache."""
     timm = _timm()
     weights = timm.models.get_pretrained_cfg(name)
     local = "give the path of a local .safetensors file instead, or null"
@@ -63,15 +77,15 @@ def _fetched(name: str, shape: dict[str, Any]) -> nn.Module:
     try:
         encoder: nn.Module = timm.create_model(name, pretrained=True, **shape)
     except Exception as error:  # whatever the hub's client raises where there is no network
-        said = (str(error).split("\n")[0] or type(error).__name__)[:200]
+        reason = (str(error).split("\n")[0] or type(error).__name__)[:200]
         raise ConfigError(
-            f"segmenter.weights: no ImageNet weights of {name} could be fetched ({said}); {local}"
+            f"segmenter.weights: no ImageNet weights of {name} could be fetched ({reason}); {local}"
         ) from None
     return encoder
 
 
 def pool_as_ldn(encoder: nn.Module) -> None:
-    """Give timm's DenseNet-121 the pooling and the batch norm of LDN-121; weights are those of any DenseNet-121."""
+    """Change pooling and batch-norm momentum of timm's DenseNet-121 to LDN-121's, in place; weights still fit."""
     for name, module in list(encoder.named_modules()):
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.01
@@ -85,7 +99,7 @@ def pool_as_ldn(encoder: nn.Module) -> None:
 
 @torch.no_grad()
 def _widths(encoder: nn.Module, bands: int) -> list[int] | None:
-    """Channels of the four feature maps, found by looking; None if their sizes are not those of the strides."""
+    """Return the channels of the four feature maps from a trial forward pass; None if a stride is wrong."""
     height, width = 64, 96
     training = encoder.training
     features = encoder.eval()(torch.zeros(1, bands, height, width))
@@ -97,10 +111,10 @@ def _widths(encoder: nn.Module, bands: int) -> list[int] | None:
 
 
 def _load_weights(encoder: nn.Module, bands: int, *, name: str, path: Path) -> None:
-    """Fill `encoder` from a safetensors file of the timm model `name`.
+    """Load the weights of `encoder` from a safetensors file of the timm model `name`.
 
-    The first layer is fitted to `bands` bands as timm does it. timm's feature extractors rename `features.x` to
-    `features_x`; names are compared without that difference.
+    The first convolution is adapted to `bands` bands as timm does. timm's feature extractors rename `features.x` to
+    `features_x`; `_plain` removes that difference before names are compared.
     """
     if not path.is_file():
         raise ConfigError(f"segmenter.weights: {path} does not exist; give a local .safetensors file or null")
@@ -140,7 +154,7 @@ def _plain(key: str) -> str:
 
 
 def _timm() -> Any:
-    """timm, imported when first needed (a second or more), after torchvision's operators are seen to."""
+    """Import timm on first use (it takes a second or more), after declaring torchvision's missing operators."""
     declare_missing_operators()
     import timm
 

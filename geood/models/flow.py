@@ -1,16 +1,16 @@
-"""The normalizing flow: a density of image patches that can be sampled at any size, differentiably.
+"""Normalizing flow: a density over image patches with differentiable sampling at any size.
 
-A multi-scale flow in the line of Glow and DenseFlow (arXiv 1807.03039, 2106.04627): each level squeezes 2 x 2 pixels
-into channels, takes some invertible steps and lets half of the channels go; what goes and what remains follow a learned
-normal for each channel, the same at all places, hence any height and width that divide by 2^levels. `decode` returns a
-continuous image and keeps the graph: the joint training moves the flow through the pixels of its samples (arXiv
-2112.12833). What stands in a level is either some plain steps or a block of DenseFlow.
+A multi-scale flow after Glow and DenseFlow (arXiv 1807.03039, 2106.04627). Each level squeezes 2 x 2 pixels into
+channels, applies invertible steps and factors out half of the channels. The latents follow a learned normal per
+channel, shared by all pixels, so any height and width divisible by 2^levels will do. `decode` returns a continuous
+image and keeps the graph: in joint training the gradient reaches the flow through the pixels of its samples (arXiv
+2112.12833). The body of a level is either a sequence of plain steps or a DenseFlow block.
 
-On the first batch each level's first step is set to the principal axes and spreads of its input, for the sake of short
-training: smooth parts come first, contrasts between pixels and bands later, and even an untrained plain flow is the
-best Gaussian of its pixels rather than a checkerboard.
+On the first batch the first step of each level is initialized to the principal axes and standard deviations of its
+input, which shortens training: low frequencies come first, contrasts between pixels and bands later, and even an
+untrained plain flow is the best Gaussian fit of its pixels rather than a checkerboard.
 
-This room knows tensors only. Arithmetic is float32 or wider also under autocast: log-determinants do not bear less.
+Tensors only. Arithmetic is float32 or wider even under autocast, because log-determinants need the precision.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from geood.models.denseflow import SHAPES, DenseBlock
 
 start_vector_functions()
 
-# Of log-scales in plain steps. DenseFlow's 2 gave the same bits (3.78 against 3.77 after 300 steps on one aerial scene,
-# one seed) and wilder samples (-4.8 to 3.9 against -0.8 to 2.4).
+# Of the absolute log-scale in plain steps. DenseFlow's 2 gave the same bits per dimension (3.78 against 3.77 after 300
+# steps on one aerial scene, one seed) and samples of a wider range (-4.8 to 3.9 against -0.8 to 2.4).
 BOUND = 1.0
 
 
 class Flow(nn.Module):
-    """A density over images (B, `bands`, H, W) scaled to [0, 1], with H and W multiples of `multiple`.
+    """Density over images (B, `bands`, H, W) scaled to [0, 1], with H and W multiples of `multiple`.
 
-    `step` is one digital number of each band after scaling (0: a band of floats), the width of the dequantization
-    noise. The first batch that a flow in training mode encodes sets its starting point, see `initialize`.
+    `step` (`bands`,) is the size of one digital number of each band after scaling (0: a floating-point band), the width
+    of the dequantization noise. The first batch encoded in training mode initializes the flow, see `initialize`.
     """
 
     step: Tensor
@@ -61,7 +61,7 @@ class Flow(nn.Module):
                 normals.append((level.halved, len(levels)))
         normals.append((channels, len(levels)))
         self.bands, self.multiple = bands, 2 ** len(levels)
-        self.scales = [scale for _, scale in normals]  # of each latent: how often its pixels were squeezed
+        self.scales = [scale for _, scale in normals]  # of each latent: number of squeezes, log2 of its stride
         self.levels = cast("Sequence[FlowLevel]", nn.ModuleList(levels))
         self.normals = cast("Sequence[ChannelNormal]", nn.ModuleList(ChannelNormal(width) for width, _ in normals))
         for module in self.modules():
@@ -69,12 +69,13 @@ class Flow(nn.Module):
                 module.checkpointing = config.checkpointing
 
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> tuple[list[Tensor], Tensor]:
-        """Latents of `image` (B, C, H, W), finest level first, and ln |det| of the map, (B,).
+        """Map `image` (B, C, H, W) to latents, finest level first, and ln |det| (B,).
 
-        DenseFlow draws noise on the way, whose ln density is taken off ln |det|.
+        Latent i has shape (B, C_i, H >> scales[i], W >> scales[i]). DenseFlow draws noise with `generator`, whose ln
+        density is subtracted from ln |det|.
 
         Raises:
-            ValueError: if bands or size do not fit.
+            ValueError: the number of bands or the size does not fit.
         """
         self._check(tuple(image.shape))
         if self.training and not self.initialized:
@@ -89,7 +90,7 @@ class Flow(nn.Module):
         return [*latents, hidden], log_det
 
     def decode(self, latents: Sequence[Tensor]) -> Tensor:
-        """The image (B, C, H, W) that `encode` maps to `latents`; continuous, not clipped, differentiable."""
+        """Invert `encode`: map `latents` to an image (B, C, H, W), continuous, not clipped, differentiable."""
         *outs, hidden = latents
         with torch.autocast(hidden.device.type, enabled=False):
             for level in reversed(self.levels):
@@ -97,7 +98,13 @@ class Flow(nn.Module):
             return hidden + 0.5
 
     def log_prob(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """ln density of `image` (B, C, H, W) scaled to [0, 1], in nats, (B,); of DenseFlow a lower bound on average."""
+        """Return the ln density (B,) of `image` (B, C, H, W) scaled to [0, 1], in nats.
+
+        With DenseFlow it depends on the drawn noise and is a lower bound in expectation.
+
+        Raises:
+            ValueError: the number of bands or the size does not fit.
+        """
         latents, log_det = self.encode(image, generator)
         with torch.autocast(image.device.type, enabled=False):
             for normal, latent in zip(self.normals, latents, strict=True):
@@ -113,12 +120,13 @@ class Flow(nn.Module):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """`count` images (count, C, height, width), differentiable in the flow's parameters.
+        """Draw images (count, C, height, width), differentiable in the flow's parameters.
 
-        `temperature` stretches the latents' spread; 1 samples the learned density. Values may leave [0, 1].
+        `temperature` multiplies the standard deviation of the latents; 1 samples the learned density. Values may lie
+        outside [0, 1].
 
         Raises:
-            ValueError: if the size is not a multiple of `multiple`.
+            ValueError: the size is not a multiple of `multiple`.
         """
         self._check((count, self.bands, height, width))
         latents = []
@@ -128,22 +136,22 @@ class Flow(nn.Module):
         return self.decode(latents)
 
     def dequantize(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """`image` (B, C, H, W) with uniform noise one digital number wide about each value (arXiv 1511.01844)."""
+        """Add uniform noise one digital number wide, centred on 0, to `image` (B, C, H, W) (arXiv 1511.01844)."""
         device = generator.device if generator is not None else image.device
         noise = torch.rand(image.shape, generator=generator, device=device, dtype=self.step.dtype).to(image.device)
         return image + (noise - 0.5) * self.step[:, None, None]
 
     def bits_per_dimension(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Bits for each value of `image` (B, C, H, W) at the resolution of its digital numbers, (B,).
+        """Return the bits per dimension (B,) of `image` (B, C, H, W) at the resolution of its digital numbers.
 
-        An upper bound (uniform dequantization).
+        An upper bound, because of the uniform dequantization.
         """
         log_prob = self.log_prob(self.dequantize(image, generator), generator)
         return bits_per_dimension(log_prob, math.prod(image.shape[1:]), self.step)
 
     @torch.no_grad()
     def initialize(self, image: Tensor) -> None:
-        """Set each level's starting point from a batch of (B, C, H, W); training calls this once on its first batch."""
+        """Initialize each level from a batch (B, C, H, W); `encode` calls this on the first batch in training mode."""
         with torch.autocast(image.device.type, enabled=False):
             hidden = image.to(self.step.dtype) - 0.5
             generator = torch.Generator().manual_seed(0)
@@ -160,19 +168,23 @@ class Flow(nn.Module):
 
 
 def bits_per_dimension(log_prob: Tensor, dims: int, step: Tensor) -> Tensor:
-    """Bits for each of `dims` values of an image at the resolution of its digital numbers; (B,) to (B,).
+    """Convert a ln density (B,) to bits per dimension (B,) at the resolution of the image's digital numbers.
 
-    `log_prob` is in nats, of the image scaled to [0, 1]; `step` (C,) is one digital number after scaling. A band of
-    floats has step 0 and is counted without correction, so its bits depend on its scale.
+    Args:
+        log_prob: (B,), in nats, of images scaled to [0, 1].
+        dims: number of values in an image, C * H * W.
+        step: (C,), size of one digital number after scaling. A floating-point band has step 0 and no correction, so its
+            bits depend on its scale.
     """
     log_step = torch.log(torch.where(step > 0, step, torch.ones_like(step))).mean()
     return -(log_prob / dims + log_step) / math.log(2)
 
 
 class FlowLevel(nn.Module):
-    """Pixels squeezed 2 x 2 into channels, then `body`; half of the channels may go, before the body or after it.
+    """Flow level: squeeze of 2 x 2 pixels into channels, then `body`, with half of the channels factored out.
 
-    `outputs` channels go on to the next level, `halved` go out (0: none).
+    `halve` tells when they are factored out: "before" the body, "after" it, or "" (not at all). `outputs` channels
+    continue to the next level, `halved` channels become a latent (0: none).
     """
 
     def __init__(self, inputs: int, body: Steps | DenseBlock, *, halve: str, outputs: int) -> None:
@@ -182,7 +194,10 @@ class FlowLevel(nn.Module):
         self.outputs = outputs
 
     def encode(self, hidden: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None, Tensor]:
-        """What goes on, what goes out, and ln |det|, (B,)."""
+        """Map (B, inputs, H, W) to the next level's input, the latent that is factored out, and ln |det| (B,).
+
+        The first two are (B, outputs, H / 2, W / 2) and (B, halved, H / 2, W / 2); the latent is None if `halved` is 0.
+        """
         hidden, out = self._squeezed(hidden)
         hidden, log_det = self.body.encode(hidden, generator)
         if self.halve == "after":
@@ -190,7 +205,7 @@ class FlowLevel(nn.Module):
         return hidden, out, log_det
 
     def decode(self, hidden: Tensor, out: Tensor | None) -> Tensor:
-        """The input of `encode`."""
+        """Invert `encode`: return (B, inputs, H, W) from the next level's input and the latent."""
         if out is not None and self.halve == "after":
             hidden = torch.cat([hidden, out], dim=1)
         hidden = self.body.decode(hidden)
@@ -199,7 +214,7 @@ class FlowLevel(nn.Module):
         return functional.pixel_shuffle(hidden, 2)
 
     def data_dependent_init(self, hidden: Tensor) -> None:
-        """Set the body's first step to the level's input."""
+        """Initialize the body's first step from the level's input (B, inputs, H, W)."""
         self.body.data_dependent_init(self._squeezed(hidden)[0])
 
     def _squeezed(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -211,7 +226,7 @@ class FlowLevel(nn.Module):
 
 
 def _plain_levels(channels: int, config: FlowConfig) -> Iterator[FlowLevel]:
-    """Levels of plain steps; half goes after each but the last."""
+    """Yield levels of plain steps; each but the last factors out half of its channels after its body."""
     for i in range(config.levels):
         width, last = 4 * channels, i == config.levels - 1
         nets = (CouplingNet(width // 2, width, layers=config.layers, growth=config.growth) for _ in range(config.steps))
@@ -222,7 +237,7 @@ def _plain_levels(channels: int, config: FlowConfig) -> Iterator[FlowLevel]:
 
 
 def _dense_levels(channels: int, config: FlowConfig) -> Iterator[FlowLevel]:
-    """DenseFlow's blocks; half goes before each but the first."""
+    """Yield levels of DenseFlow blocks; each but the first factors out half of its channels before its body."""
     shape = SHAPES[config.network]
     for i in range(len(shape.units)):
         body = DenseBlock(2 * channels if i else 4 * channels, shape, i)

@@ -1,10 +1,10 @@
-"""Smoothing of a score map that follows the image: a guided filter that knows where data are.
+"""Edge-preserving smoothing of score maps: a guided filter with a validity mask.
 
-In each window the score is fitted as a line of the image's brightness, and the lines of all windows that hold a pixel
-are averaged (He, Sun and Tang, Guided Image Filtering, 2013): even ground is smoothed, while an edge of the image stays
-an edge of the score. Means are taken over valid pixels only, so gaps neither bleed into the map nor darken their
-rim. A pixel depends on `filter_radius` pixels about it and on nothing else, so a tile read that much wider gives what
-the whole scene would. Tensors only.
+In each window the score is fitted as a linear function of the image's brightness, and the fits of all windows that
+contain a pixel are averaged (He, Sun and Tang, Guided Image Filtering, 2013). Homogeneous areas are smoothed, while an
+edge in the image remains an edge in the score. Means are taken over valid pixels only, so that nodata neither bleeds
+into the map nor darkens its rim. A pixel depends only on pixels within `filter_radius`, so a tile with a halo of that
+width gives the same result as the whole scene. Tensors only.
 """
 
 from __future__ import annotations
@@ -15,15 +15,20 @@ from torch.nn import functional
 
 
 def filter_radius(radius: int) -> int:
-    """How many pixels away a smoothed score still looks: two windows of `radius`."""
+    """Return the radius of the filter's receptive field in pixels: that of two windows in a row."""
     return 2 * radius
 
 
 def guided_filter(score: Tensor, image: Tensor, valid: Tensor, *, radius: int, evenness: float) -> Tensor:
-    """Scores (B, H, W) smoothed along `image` (B, C, H, W) in [0, 1]; what is not `valid` (B, H, W) stays as it was.
+    """Smooth a score map along the edges of an image; return (B, H, W).
 
-    `radius` is half the window's side in pixels; contrasts of the image far below `evenness`, in units of the scaled
-    image, count as even ground.
+    Args:
+        score: (B, H, W); invalid pixels are returned unchanged.
+        image: (B, C, H, W) in [0, 1]; its mean over the bands is the guide.
+        valid: (B, H, W), boolean, False at nodata pixels.
+        radius: half the window's side, in pixels; a window is 2 * radius + 1 pixels wide.
+        evenness: contrast of the scaled image below which a window counts as homogeneous; its square is the filter's
+            regularization epsilon.
     """
     weight = valid.to(score.dtype)[:, None]
     guide = image.mean(1, keepdim=True) * weight
@@ -43,7 +48,7 @@ def guided_filter(score: Tensor, image: Tensor, valid: Tensor, *, radius: int, e
 
 
 def _means(values: Tensor, radius: int) -> Tensor:
-    """Means over windows (B, 1, H, W), zeros beyond the border; every window is summed alike, wherever it lies."""
+    """Return window means (B, 1, H, W), zero-padded; every window is summed in the same order, wherever it lies."""
     side = 2 * radius + 1
     rows = functional.avg_pool2d(values, (side, 1), stride=1, padding=(radius, 0))
     return functional.avg_pool2d(rows, (1, side), stride=1, padding=(0, radius))

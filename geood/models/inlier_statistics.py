@@ -1,11 +1,11 @@
-"""What some scores need to know of inliers: statistics of each class, and how decoder features are distributed.
+"""Inlier statistics for scores that need them: per-class logit statistics and the distribution of decoder features.
 
-`InlierFit` looks once at training pixels that bear a label; what it found is a handful of tensors, `Inliers`, that
-travels in the bundle. Standardized max logit compares the largest logit with what the class predicted usually gets
-(arXiv 2107.11264); KL matching asks how far a softmax is from the typical one of any class (arXiv 1911.11132). The two
-scores of features work at the decoder's resolution: the distance to the nearest of a bank of inlier features (arXiv
-2211.06660), and minus their log-density under a Gaussian mixture with one covariance for all components, fitted by
-scikit-learn. Tensors only; no files.
+`InlierFit` passes once over labelled training pixels; its result, `Inliers`, is a handful of tensors stored in the
+bundle. Standardized max logit compares the largest logit with its mean over pixels of the same predicted class (arXiv
+2107.11264). KL matching is the divergence of the softmax from the nearest class template, the mean softmax of a class
+(arXiv 1911.11132). The two feature scores work at the decoder's resolution: the mean distance to the nearest neighbours
+in a bank of inlier features (arXiv 2211.06660), and the negative log-density under a Gaussian mixture with one shared
+covariance, fitted by scikit-learn. Tensors only; no files.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from geood.constants import IGNORE
 from geood.models.scores import by_strips
 
 NEIGHBOURS = 3
-COMPONENTS = 2  # of the mixture, for each class
-LEAST_SPREAD = 1e-3  # of a max logit and of a feature
+COMPONENTS = 2  # of the mixture, per class
+LEAST_SPREAD = 1e-3  # least standard deviation of a max logit and of a feature
 PIXELS = 4096  # feature vectors scored at once: bounds the memory of distances
 
 
 class Inliers(nn.Module):
-    """What was learned of the inliers, as buffers; which ones are there decides which scores can be given."""
+    """Inlier statistics as buffers; the buffers present decide which scores can be computed."""
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         super().__init__()
@@ -36,21 +36,22 @@ class Inliers(nn.Module):
 
     @property
     def serves(self) -> tuple[Need, ...]:
-        """The needs of scores that these statistics serve."""
+        """Needs of scores (`ScoreKind.needs`) that these statistics satisfy."""
         return ("class statistics", "feature bank") if hasattr(self, "bank") else ("class statistics",)
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """The kinds of score that these statistics serve."""
+        """Kinds of score that can be computed from these statistics."""
         return scores_from(*self.serves)
 
     def score(self, kind: str, logits: Tensor, features: Tensor) -> Tensor:
-        """Score (B, H, W) from logits (B, K, H, W) or, at a quarter of the resolution, features (B, D, h, w).
+        """Return the score `kind`, float32, unbounded, without gradient; higher is more anomalous.
 
-        Higher is more anomalous; no bounds. Feature scores come back as (B, h, w).
+        Class scores are computed from logits (B, K, H, W) and have shape (B, H, W). Feature scores are computed from
+        decoder features (B, D, H / 4, W / 4) and have shape (B, H / 4, W / 4).
 
         Raises:
-            ValueError: if `kind` is none of `scores`.
+            ValueError: `kind` is none of `scores`.
         """
         if kind not in self.scores:
             raise ValueError(f"these statistics do not serve {kind!r}, only {', '.join(self.scores)}")
@@ -59,34 +60,34 @@ class Inliers(nn.Module):
                 return _OF_CLASSES[kind](self, logits.float())
             flat = features.float().movedim(1, -1).flatten(0, -2)
             flat = (flat - self._tensor("feature_mean")) / self._tensor("feature_std")
-            found = torch.cat([_OF_FEATURES[kind](self, part) for part in flat.split(PIXELS)])
-            return found.reshape(features.shape[0], *features.shape[2:])
+            scores = torch.cat([_OF_FEATURES[kind](self, chunk) for chunk in flat.split(PIXELS)])
+            return scores.reshape(features.shape[0], *features.shape[2:])
 
     def _standardized_max_logit(self, logits: Tensor) -> Tensor:
-        """Mean of the largest logit where its class is predicted, minus the largest logit, in standard deviations."""
+        """Return the predicted class's mean max logit minus the max logit, in standard deviations, (B, H, W)."""
         largest, taken = logits.max(1)
         return (self._tensor("logit_mean")[taken] - largest) / self._tensor("logit_std")[taken]
 
     def _kl_matching(self, logits: Tensor) -> Tensor:
-        """Least divergence to a template, strip by strip."""
+        """Return the divergence from the nearest template (B, H, W), computed strip by strip."""
         return by_strips(self._divergence_to_templates, logits)
 
     def _divergence_to_templates(self, logits: Tensor) -> Tensor:
-        """Least of KL(softmax || template) over the classes' templates, in nats."""
+        """Return the minimum of KL(softmax || template) over the class templates (B, H, W), in nats."""
         log_p = logits.log_softmax(1)
         p = log_p.exp()
         crossed = torch.einsum("bkhw,tk->bthw", p, self._tensor("log_templates"))
         return (p * log_p).sum(1) - crossed.amax(1)
 
     def _knn(self, flat: Tensor) -> Tensor:
-        """Mean distance of (N, D) to its nearest neighbours in the bank."""
+        """Return the mean distance (N,) of features (N, D) to their nearest neighbours in the bank."""
         bank = self._tensor("bank")
         near = torch.cdist(flat, bank).topk(min(NEIGHBOURS, len(bank)), largest=False).values
         return near.mean(1)
 
     def _gmm(self, flat: Tensor) -> Tensor:
-        """Minus the mixture's ln density of (N, D), for each dimension."""
-        root = self._tensor("mixture_root")  # of the precision that all components share: upper triangle (D, D)
+        """Return the negative ln density (N,) of features (N, D) under the mixture, divided by D."""
+        root = self._tensor("mixture_root")  # Cholesky factor of the shared precision matrix: upper triangular (D, D)
         apart = torch.cdist(flat @ root, self._tensor("mixture_centres"))
         density = self._tensor("mixture_log_weights") - 0.5 * apart.square()
         whole = density.logsumexp(1) + root.diagonal().log().sum() - 0.5 * flat.shape[1] * math.log(2 * math.pi)
@@ -98,7 +99,7 @@ class Inliers(nn.Module):
         return tensor
 
 
-# One function for each row of the score table that needs statistics: of logits, and of standardized features (N, D).
+# One function per row of the score table that needs statistics: of logits, and of standardized features (N, D).
 _OF_CLASSES: dict[str, Callable[[Inliers, Tensor], Tensor]] = {
     "standardized_max_logit": Inliers._standardized_max_logit,
     "kl_matching": Inliers._kl_matching,
@@ -107,9 +108,9 @@ _OF_FEATURES: dict[str, Callable[[Inliers, Tensor], Tensor]] = {"knn": Inliers._
 
 
 class InlierFit:
-    """Looks at answers to training crops and sums up what `Inliers` keeps.
+    """Accumulator of inlier statistics over the segmenter's outputs on training crops.
 
-    `samples` feature vectors in all are kept for the feature scores (0: none), drawn with `seed`, at most `each` of a
+    In all, `samples` feature vectors are kept for the feature scores (0: none), drawn with `seed`, at most `each` per
     batch.
     """
 
@@ -122,7 +123,13 @@ class InlierFit:
         self._generator = torch.Generator().manual_seed(seed)
 
     def update(self, logits: Tensor, features: Tensor, mask: Tensor) -> None:
-        """Count the pixels of logits (B, K, H, W) that `mask` (B, H, W) labels, and draw from features (B, D, h, w)."""
+        """Add the labelled pixels of one batch and draw feature vectors from it.
+
+        Args:
+            logits: (B, K, H, W).
+            features: (B, D, H / 4, W / 4), decoder features.
+            mask: (B, H, W), class indices; 255 is ignored.
+        """
         known = mask != IGNORE
         pixels = logits.movedim(1, -1)[known].double().cpu()
         largest, taken = pixels.max(1)
@@ -130,7 +137,7 @@ class InlierFit:
         self._sum.index_add_(0, taken, largest)
         self._squares.index_add_(0, taken, largest.square())
         self._softmax.index_add_(0, taken, pixels.softmax(1))
-        have = sum(len(part) for part in self._features)
+        have = sum(len(batch) for batch in self._features)
         if have < self.samples:
             scale = mask.shape[-1] // features.shape[-1]
             middle = known[:, scale // 2 :: scale, scale // 2 :: scale].to(features.device)
@@ -139,7 +146,7 @@ class InlierFit:
             self._features.append(flat[order[: min(self.each, self.samples - have)]])
 
     def finish(self) -> Inliers:
-        """What was found. A class that was never predicted takes the logits of all, and has no template."""
+        """Return the statistics. A class never predicted gets mean and deviation of all pixels, and no template."""
         tensors = self._classes()
         if self._features:
             tensors |= _features(torch.cat(self._features), components=COMPONENTS * self.classes)
@@ -151,7 +158,7 @@ class InlierFit:
         mean = torch.where(seen, self._sum / count, self._sum.sum() / total)
         square = torch.where(seen, self._squares / count, self._squares.sum() / total)
         templates = self._softmax[seen] / count[seen, None]
-        if not len(templates):  # nothing was labelled
+        if not len(templates):  # no labelled pixel
             templates = torch.full((1, self.classes), 1 / self.classes)
         return {
             "logit_mean": mean,
@@ -161,7 +168,7 @@ class InlierFit:
 
 
 def _features(samples: Tensor, *, components: int) -> dict[str, Tensor]:
-    """Bank and mixture of standardized feature vectors (N, D)."""
+    """Return bank and mixture of feature vectors (N, D), with the standardization applied to them."""
     from sklearn.mixture import GaussianMixture
 
     mean, std = samples.mean(0), samples.std(0).clamp_min(LEAST_SPREAD)

@@ -1,13 +1,13 @@
-"""From logits to one anomaly score for each pixel; higher is always more anomalous.
+"""Anomaly scores from logits, one value per pixel; higher is always more anomalous.
 
-The score of the method is the Jensen-Shannon divergence between the uniform distribution and the softmax, turned round
-and divided by its largest value, so that 1 says "no class at all" and 0 "one class for sure" whatever the number of
-classes. The usual baselines stand beside it and are read off the same logits; two more take a segmenter's outlier
-output. This room holds pure functions of tensors; what needs statistics of inliers is in `inliers`.
+The method's own score is one minus the Jensen-Shannon divergence between the uniform distribution and the softmax,
+normalized by its maximum: 1 for a uniform softmax and 0 for a one-hot one, whatever the number of classes. The usual
+baselines are computed from the same logits; two more scores use a segmenter's outlier output. This module holds pure
+functions of tensors; scores that need inlier statistics are in `models.inlier_statistics`.
 
 With r = K p, the divergence is the sum over classes of r ln r - (1 + r) ln((1 + r) / 2), divided by 2K. Each summand is
-non-negative and vanishes at r = 1, so nothing large cancels near the uniform distribution, and one exponential and one
-logarithm for each logit are all it costs.
+non-negative and vanishes at r = 1, so there is no cancellation of large terms near the uniform distribution, and the
+cost is one exponential and one logarithm per logit.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from geood._torch_compat import start_vector_functions
 
 start_vector_functions()
 
-STRIP = 1 << 17  # logits in a strip: half a megabyte, with two or three times that for what is made of them
+STRIP = 1 << 17  # logits in a strip: half a megabyte, and two or three times that for the intermediate tensors
 
 
 def score_max(classes: int) -> float:
-    """The largest Jensen-Shannon divergence to uniform over `classes` classes, in nats: that of a one-hot softmax.
+    """Return the largest Jensen-Shannon divergence to uniform over `classes` classes: that of a one-hot softmax.
 
     It grows from 0.216 for two classes towards ln 2 (arXiv 2112.12833; closed form in nats).
 
     Raises:
-        ValueError: if there are fewer than two classes.
+        ValueError: there are fewer than two classes.
     """
     if classes < 2:
         raise ValueError(f"a divergence between class distributions needs two classes or more, got {classes}")
@@ -42,10 +42,10 @@ def score_max(classes: int) -> float:
 
 
 def jensen_shannon_to_uniform(logits: Tensor, dim: int = 1) -> Tensor:
-    """Jensen-Shannon divergence between uniform and softmax(logits) along `dim`, in nats, in [0, score_max(K)].
+    """Compute the Jensen-Shannon divergence between uniform and softmax(logits), in nats, in [0, score_max(K)].
 
-    Differentiable; `dim` is removed from the shape. Half precision comes back as float32. (arXiv 2112.12833, the term
-    L_neg and the score.)
+    Maps logits (B, K, H, W) to (B, H, W) by default; `dim` is the class dimension, of length K, and is removed.
+    Differentiable. Half-precision logits give float32 (arXiv 2112.12833, the loss term L_neg and the score).
     """
     log_ratio, ratio = _ratios(logits, dim)
     terms = ratio * log_ratio - (1 + ratio) * torch.log1p((ratio - 1) / 2)
@@ -53,17 +53,25 @@ def jensen_shannon_to_uniform(logits: Tensor, dim: int = 1) -> Tensor:
 
 
 def anomaly_score(logits: Tensor, kind: str, temperature: float = 1.0) -> Tensor:
-    """The score `kind` of each pixel: logits (B, K, H, W) to (B, H, W) float32, higher is more anomalous, no gradient.
+    """Compute an anomaly score from logits; higher is more anomalous, no gradient.
 
     With z = logits / temperature and p = softmax(z): `jsd` is 1 - JSD(uniform, p) / score_max(K), `max_softmax`
     1 - max p and `entropy` H(p) / ln K, all in [0, 1]; `max_logit` is -max z and `energy` -temperature * logsumexp(z),
-    without bounds (Hendrycks et al. 2017 and 2022, Liu et al. 2020).
+    both unbounded (Hendrycks et al. 2017 and 2022, Liu et al. 2020).
+
+    Args:
+        logits: (B, K, H, W), of any floating-point dtype.
+        kind: `jsd`, `max_softmax`, `max_logit`, `entropy` or `energy`.
+        temperature: divisor of the logits, above 0.
+
+    Returns:
+        The score (B, H, W), float32.
 
     Raises:
-        ValueError: if `kind` is none of these.
+        ValueError: `kind` is none of these.
     """
     if kind not in _OF_LOGITS:
-        raise ValueError(f"no score of logits is called {kind!r}; there are {', '.join(_OF_LOGITS)}")
+        raise ValueError(f"unknown score of logits {kind!r}; choose one of {', '.join(_OF_LOGITS)}")
     score = _OF_LOGITS[kind]
 
     def of_strip(strip: Tensor) -> Tensor:
@@ -75,10 +83,14 @@ def anomaly_score(logits: Tensor, kind: str, temperature: float = 1.0) -> Tensor
 
 
 def by_strips(score: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
-    """What `score` makes of logits (B, K, H, W), (B, H, W), strip by strip of rows on a CPU.
+    """Apply `score` to logits (B, K, H, W), on a CPU in strips of rows; return (B, H, W), float32.
 
-    A strip's logits and what is made of them on the way stay in the cache of a core; done at once, every step would go
-    through memory. On a GPU all is done at once.
+    The logits of a strip and the intermediate tensors fit into a core's cache; on the whole tensor every operation
+    would go through main memory. On a GPU the whole tensor is processed at once.
+
+    Args:
+        score: maps logits (B, K, h, W) to scores (B, h, W), pixel by pixel.
+        logits: (B, K, H, W).
     """
     row = logits.shape[0] * logits.shape[1] * logits.shape[3]
     rows = max(1, STRIP // max(1, row))
@@ -91,30 +103,39 @@ def by_strips(score: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
 
 
 def outlier_score(logits: Tensor, outlier: Tensor, kind: str) -> Tensor:
-    """The score `kind` from logits (B, K, H, W) and the outlier logit (B, H, W), to (B, H, W) float32, no gradient.
+    """Compute an anomaly score from class logits and an outlier logit; higher is more anomalous, no gradient.
 
-    `hybrid` is ln P(outlier) - logsumexp(logits): both say how unlikely the pixel is, one learned from negatives, one
-    from inliers (arXiv 2207.02606). `uno` is P(outlier class) + 1 - P(likeliest class), in [0, 2]: negative objectness
-    and uncertainty together (arXiv 2402.15374), with sure inliers at 0, where floating-point numbers are dense.
+    `hybrid` is ln P(outlier) - logsumexp(logits), unbounded: a discriminative term learned from negatives and a
+    generative one learned from inliers (arXiv 2207.02606). `uno` is P(outlier class) + 1 - P(most likely class), in
+    [0, 2]: negative objectness plus uncertainty (arXiv 2402.15374), with confident inliers at 0, where floating-point
+    numbers are dense.
+
+    Args:
+        logits: (B, K, H, W), of the classes.
+        outlier: (B, H, W), logit of the outlier head (`hybrid`) or of the additional class (`uno`).
+        kind: `hybrid` or `uno`.
+
+    Returns:
+        The score (B, H, W), float32.
 
     Raises:
-        ValueError: if `kind` is neither.
+        ValueError: `kind` is neither.
     """
     if kind not in _OF_OUTLIER:
-        raise ValueError(f"no score of an outlier output is called {kind!r}; there are {' and '.join(_OF_OUTLIER)}")
+        raise ValueError(f"unknown score of an outlier output {kind!r}; choose one of {' and '.join(_OF_OUTLIER)}")
     with torch.no_grad():
         return _OF_OUTLIER[kind](logits, outlier.float())
 
 
 def _ratios(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """ln(K p) and K p."""
+    """Return ln(K p) and K p, of the shape of the logits; half precision becomes float32."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
     log_ratio = wide.log_softmax(dim) + math.log(logits.shape[dim])
     return log_ratio, log_ratio.exp()
 
 
 def _jsd_score(scaled: Tensor) -> Tensor:
-    """1 - JSD / score_max with two buffers of the logits' size; same formula as above, in place."""
+    """Return 1 - JSD / score_max (B, H, W); the formula above in place, with two buffers of the logits' size."""
     classes = scaled.shape[1]
     log_ratio, ratio = _ratios(scaled, 1)
     first = log_ratio.mul_(ratio).sum(1)
@@ -125,7 +146,7 @@ def _jsd_score(scaled: Tensor) -> Tensor:
 
 
 def _entropy(scaled: Tensor) -> Tensor:
-    """Entropy of the softmax over dimension 1, in nats."""
+    """Return the entropy of the softmax over dimension 1, in nats."""
     log_p = scaled.log_softmax(1)
     return log_p.exp().mul_(log_p).sum(1).neg_()
 
@@ -144,7 +165,7 @@ def _uno(logits: Tensor, outlier: Tensor) -> Tensor:
     return (outlier - whole).exp() - torch.expm1(likeliest - whole)
 
 
-# One function for each row of the score table that needs no statistics; of logits / temperature, and the temperature.
+# One function per row of the score table that needs no statistics; arguments: logits / temperature, temperature.
 _OF_LOGITS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "jsd": lambda scaled, _: _jsd_score(scaled),
     "max_softmax": lambda scaled, _: _max_softmax(scaled),

@@ -1,15 +1,16 @@
-"""The network that knows the classes: a timm encoder and a ladder decoder, logits at input size.
+"""Segmentation network: timm encoder and ladder decoder, logits at input resolution.
 
-There are two. `ladder` takes any convolutional encoder and has no global context: with a wide enough halo its scores do
-not depend on the tile. `ldn121` is the paper's Ladder-DenseNet-121 (arXiv 2112.12833): DenseNet-121 with pooling of its
-own, spatial pyramid pooling on top, rungs of 256, 256 and 128 channels, 11.1 million parameters. It takes images as
-they are; the other standardizes them inside. So a flow's sample in [0, 1] can be pasted into an input of both.
+There are two variants. `ladder` takes any convolutional encoder and has no global context: with a wide enough halo its
+scores do not depend on the tile. `ldn121` is the paper's Ladder-DenseNet-121 (arXiv 2112.12833): DenseNet-121 with
+modified pooling, spatial pyramid pooling at the top, rungs of 256, 256 and 128 channels, 11.1 million parameters.
+`ladder` standardizes its input internally and `ldn121` does not, so both take images in [0, 1], and a flow's samples in
+[0, 1] can be pasted into them.
 
-Beside the classes a segmenter may say of each pixel how much it is an outlier: by a head of two channels on the
-decoder's features (the binary head of DenseHybrid, arXiv 2207.02606), or by one class more (UNO, arXiv 2402.15374).
+Besides class logits a segmenter may have an outlier output: a two-channel head on the decoder's features (the binary
+head of DenseHybrid, arXiv 2207.02606), or one additional class (UNO, arXiv 2402.15374).
 
-Encoder weights are random, come from a local safetensors file, or, where the config asks for "imagenet", are fetched by
-timm when a training starts; a bundle never fetches any. This room knows neither files of scenes nor class names.
+Encoder weights are random, read from a local safetensors file, or, if the config says "imagenet", fetched by timm at
+the start of training; loading a bundle fetches nothing. This module knows neither rasters nor class names.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ from geood.models.encoder import make_encoder, pool_as_ldn
 
 
 class SegmenterOutput(NamedTuple):
-    """What a segmenter says of images (B, C, H, W).
+    """Output of a segmenter for images (B, C, H, W).
 
-    `logits` (B, K, H, W) of the classes; `outlier` (B, H, W), the logit of being none of them, None where the network
-    has no output for that; `features` (B, D, H / 4, W / 4), what the decoder made of the image.
+    Attributes:
+        logits: (B, K, H, W), of the classes.
+        outlier: (B, H, W), logit of being none of the classes; None if the network has no outlier output.
+        features: (B, D, H / 4, W / 4), of the decoder.
     """
 
     logits: Tensor
@@ -41,13 +44,13 @@ class SegmenterOutput(NamedTuple):
 
 
 class Segmenter(nn.Module):
-    """Segmentation network: images (B, `bands`, H, W) in [0, 1] to a `SegmenterOutput` about `classes` classes.
+    """Segmentation network: images (B, `bands`, H, W) in [0, 1] to a `SegmenterOutput` with `classes` classes.
 
     H and W are multiples of `stride`.
 
     Raises:
-        ConfigError: if the encoder is unknown, refused or without features at strides 4 to 32, or if its weights file
-            is missing, damaged or of another network.
+        ConfigError: the encoder is unknown, refused or lacks features at strides 4 to 32, or its weights are missing,
+            damaged, not for commercial use, or of another network.
     """
 
     stride = 32
@@ -72,13 +75,13 @@ class Segmenter(nn.Module):
         self.outlier_head = bn_relu_conv(channels[-1], beside, kernel=1, bias=True) if beside else None
         self.register_buffer("mean", torch.full((bands,), mean))
         self.register_buffer("std", torch.full((bands,), std))
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the faster layout: a tenth to a third on CPUs
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a tenth to a third faster on CPUs
 
     def forward(self, image: Tensor) -> SegmenterOutput:
-        """What the network says of `image`.
+        """Compute class logits, outlier logit and decoder features of `image` (B, bands, H, W).
 
         Raises:
-            ValueError: if bands or size do not fit.
+            ValueError: the number of bands or the size does not fit.
         """
         height, width = image.shape[-2:]
         if image.ndim != 4 or image.shape[1] != self.bands:
@@ -98,10 +101,10 @@ class Segmenter(nn.Module):
         return SegmenterOutput(logits, upsample(outlier, (height, width))[:, 0], features)
 
     def take_classes(self, state: Mapping[str, Tensor]) -> None:
-        """Take the weights of a segmenter of the same classes; an outlier output of a kind it lacks stays as it was.
+        """Load the weights of a segmenter with the same classes; an outlier output of another kind is left as it is.
 
         Raises:
-            RuntimeError: if they are those of another network.
+            RuntimeError: the weights are those of another network.
         """
         own = {name: tensor for name, tensor in self.state_dict().items() if name.startswith("outlier_head.")}
         same = all(name in state and state[name].shape == tensor.shape for name, tensor in own.items())
@@ -111,10 +114,10 @@ class Segmenter(nn.Module):
 
 @contextmanager
 def _checkpointed(network: nn.Module) -> Iterator[None]:
-    """While this lasts, blocks of `network` keep their inputs only and compute the rest again in the backward pass.
+    """Checkpoint the blocks of `network` in this context: store only their inputs, recompute the rest in backward.
 
-    A block is a smallest module of two convolutions or more (a dense layer, a residual block). Its batch norms learn
-    from the first pass alone.
+    A block is a smallest module with two or more convolutions (a dense layer, a residual block). The running statistics
+    of its batch norms are updated by the first forward pass only.
     """
     blocks = [module for module in network.modules() if _is_block(module)]
     for block in blocks:
@@ -127,8 +130,8 @@ def _checkpointed(network: nn.Module) -> Iterator[None]:
 
 
 def _twice(block: nn.Module, forward: Any, features: Any) -> Any:
-    """A block's output, to be computed again for the backward pass from what the features are now."""
-    kept = list(features) if isinstance(features, list) else features  # dense blocks go on to lengthen their list
+    """Return a block's output, checkpointed on a copy of its feature list."""
+    kept = list(features) if isinstance(features, list) else features  # a dense block appends to the list afterwards
     return checkpoint(forward, kept, use_reentrant=False, context_fn=lambda: (ExitStack(), _Forgetting(block)))
 
 
@@ -141,7 +144,7 @@ def _convolutions(module: nn.Module) -> int:
 
 
 class _Forgetting:
-    """A context, entered any number of times, in which what batch norms of a network learn is forgotten at its end."""
+    """Reusable context manager that undoes updates of batch-norm running statistics on exit."""
 
     def __init__(self, network: nn.Module) -> None:
         self.norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -230,7 +230,7 @@ def test_a_rectangle_in_degrees():
     ["", "1,2,3", "1,2,a,4", "3,2,1,4", "1,4,3,2", "1,2,1,4", "nan,1,2,3", "1,2,inf,4", "1,2,3,4,EPSG:0", "1,2,3,4,"],
 )
 def test_what_is_no_rectangle(box):
-    with pytest.raises(ConfigError, match=r"no rectangle; needed: west,south|is no CRS"):
+    with pytest.raises(ConfigError, match=r"not a rectangle; give west,south|is not a CRS"):
         AreaOfInterest.from_bbox(box, GRID)
 
 
@@ -317,7 +317,7 @@ def test_an_area_elsewhere_is_refused_with_both_extents(tmp_path):
     assert "spans west 11, south 47, east 12, north 48 (WGS 84)" in text
     assert "the scene west 500000.25, south 4649686.75, east 500125.25, north 4649776.75 (WGS 84 / UTM" in text
     for box_text in ("0,0,1,1", "-170,10,-160,20,EPSG:4326", "500125.25,4649700,500130,4649710"):
-        with pytest.raises(ConfigError, match="does not meet the scene"):
+        with pytest.raises(ConfigError, match="does not overlap the scene"):
             AreaOfInterest.from_bbox(box_text, GRID)
 
 

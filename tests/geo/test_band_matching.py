@@ -69,7 +69,7 @@ def test_places_are_no_names(tmp_path, names):
     bands = replace(RGB, names=names)
     with scene_of(tmp_path, *reversed(names)) as scene:
         indexes, sentence = match_bands(scene, bands, None)
-    assert indexes == (1, 2, 3) and "by their places" in sentence
+    assert indexes == (1, 2, 3) and "by position" in sentence
 
 
 def test_without_names_the_place_counts_where_the_number_fits(tmp_path):
@@ -87,7 +87,9 @@ def test_without_names_the_place_counts_where_the_number_fits(tmp_path):
 def test_names_that_contradict_places_are_refused(tmp_path):
     with (
         scene_of(tmp_path, "nir", "red", "green") as scene,
-        pytest.raises(DataError, match=r"1: nir, 2: red, 3: green.*1: red, 2: green, 3: blue.*red, green stands else"),
+        pytest.raises(
+            DataError, match=r"1: nir, 2: red, 3: green.*1: red, 2: green, 3: blue.*red, green at another position"
+        ),
     ):
         match_bands(scene, RGB, None)
     with scene_of(tmp_path, "red", "green", "") as scene:
@@ -99,7 +101,7 @@ def test_names_that_contradict_places_are_refused(tmp_path):
 def test_a_name_that_stands_twice_serves_nothing(tmp_path):
     with scene_of(tmp_path, "red", "red", "blue") as scene:
         indexes, sentence = match_bands(scene, RGB, None)
-    assert indexes == (1, 2, 3) and "by their places" in sentence
+    assert indexes == (1, 2, 3) and "by position" in sentence
 
 
 # Given by hand
@@ -118,7 +120,7 @@ def test_what_is_given_beats_names(tmp_path):
 def test_a_fourth_band_that_only_the_file_calls_alpha_can_be_given(tmp_path):
     bands = replace(RGB, names=("red", "green", "blue", "nir"), indexes=(1, 2, 3, 4), scene_count=4)
     with scene_of(tmp_path, count=4, photometric="rgb", alpha="yes") as scene:
-        with pytest.raises(DataError, match=r"has 3 bands .*--bands .*nir=N \(band 4 is said to be alpha"):
+        with pytest.raises(DataError, match=r"has 3 bands .*--bands .*nir=N \(band 4 is declared as alpha"):
             match_bands(scene, bands, None)
         indexes, _ = match_bands(scene, bands, {"red": 1, "green": 2, "blue": 3, "nir": 4})
     with rasterio.open(tmp_path / "a.tif", "r+") as dataset:

@@ -397,7 +397,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(small_disk, tmp_path, side):
 def test_a_short_file_is_noticed(tmp_path, monkeypatch):
     places = pack(tmp_path / "a.journal", pixels(64, 64), 64)
     monkeypatch.setattr("geood.geo.cog_layout.read_at", lambda *_: b"")
-    with pytest.raises(OutputError, match="took only part"):
+    with pytest.raises(OutputError, match="only part of it"):
         finish(tmp_path / "a.tif", Grid(64, 64, NORTH_UP, UTM), places, tile_px=64)
     assert os.listdir(tmp_path) == ["a.journal"]
 

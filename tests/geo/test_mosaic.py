@@ -313,7 +313,7 @@ def test_photographs_are_no_tiles(tmp_path):
     with warnings.catch_warnings(action="ignore"):
         for name in ("a.tif", "b.tif"):
             write_raster(tmp_path / name, picture(20, 20), crs=None, transform=Affine.identity())
-    with pytest.raises(DataError, match=r"b\.tif: has no place on a map"):
+    with pytest.raises(DataError, match=r"b\.tif: is not georeferenced"):
         write_mosaic(tmp_path, tmp_path / "m.vrt")
 
 

@@ -391,13 +391,13 @@ def test_threads_read_right_while_a_server_stumbles(folder, server):
     ("action", "plan", "said"),
     [
         (404, {}, r"code: 404\); there is no such file; check the address"),
-        (403, {}, r"code: 403\); check the address, what GDAL signs in with"),
-        (401, {}, r"code: 401\); check the address, what GDAL signs in with"),
-        (500, {}, r"code: 500\); the server is in trouble; try again later"),
-        (503, {"after": 2}, r"code: 503\); the server is in trouble"),
-        (403, {"method": "GET"}, r"code: 403\); check the address, what GDAL"),
-        (CUT, {"after": 3, "first": 4}, r"the server answers, but did not send all of it: try again, or copy"),
-        (HANG, {}, r"too slow.*the server does not answer; try again later, or copy the file here"),
+        (403, {}, r"code: 403\); check the address, GDAL.s credentials"),
+        (401, {}, r"code: 401\); check the address, GDAL.s credentials"),
+        (500, {}, r"code: 500\); the server is overloaded or failing; try again later"),
+        (503, {"after": 2}, r"code: 503\); the server is overloaded or failing"),
+        (403, {"method": "GET"}, r"code: 403\); check the address, GDAL"),
+        (CUT, {"after": 3, "first": 4}, r"the server answers, but did not send all of it: try again, or download"),
+        (HANG, {}, r"too slow.*the server does not answer; try again later, or download the file"),
         (STALL, {"after": 2}, r"too slow.*does not answer|did not send all of it"),
     ],
 )
@@ -411,7 +411,7 @@ def test_what_a_server_answered_is_told(server, action, plan, said, monkeypatch)
 
 def test_servers_that_cannot_be_used(server):
     server.odd(ranges=False)
-    assert "only sends whole files; copy the file here" in refusal(gdal_name(server.url("a.tif")))
+    assert "only sends whole files; download the file" in refusal(gdal_name(server.url("a.tif")))
     server.odd(claimed=-1000)
     assert "did not send all of it" in refusal(gdal_name(server.url("a.tif")))
     assert "does not answer; try again later" in refusal("/vsicurl/http://127.0.0.1:9/a.tif")

@@ -282,8 +282,8 @@ def test_what_has_no_ground_size_is_read_as_it_is(caplog):
 
 def test_a_scene_too_far_from_the_model_is_refused():
     grid = Grid(100, 100, NORTH_UP, UTM)
-    with pytest.raises(DataError, match=r"0\.25 m.*2\.5 m.*shrunk 10 times, and 8 .*average -tr 2\.499 2\.499 "):
+    with pytest.raises(DataError, match=r"0\.25 m.*2\.5 m.*downsampled 10 times, and 8 .*average -tr 2\.499 2\.499 "):
         resampling_of(grid, 2.5, resample=True)
-    with pytest.raises(DataError, match=r"enlarged 5 times, and 4 is the most; .*--no-resample"):
+    with pytest.raises(DataError, match=r"upsampled 5 times, and 4 is the most; .*--no-resample"):
         resampling_of(grid, 0.05, resample=True)
     assert resampling_of(grid, 0.05, resample=False)[0] == 1.0

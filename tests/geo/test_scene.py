@@ -326,7 +326,7 @@ def test_control_points_place_a_scene(tmp_path, caplog, bend):
         array, valid = scene.read(scene.grid.window)
         grid = scene.grid
         assert "16 ground control points" in str(scene.layout) and scene.dtype == np.uint8
-    assert "brought onto a north-up grid" in caplog.text
+    assert "warped to a north-up grid" in caplog.text
     assert grid.crs == UTM and grid.transform.b == grid.transform.d == 0 and grid.transform.e < 0
     assert grid.resolution_m == pytest.approx(0.5, rel=0.1)
     assert 0.3 < valid.mean() < 0.9 and not valid[0, 0] and not valid[-1, -1]

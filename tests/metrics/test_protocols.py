@@ -282,7 +282,7 @@ def test_distance_buckets_are_curves_of_their_pixels():
     counted = truth != 255
     assert whole.unknown_px == parts.unknown_px == (np.isnan(distance) & counted).sum()
     assert whole.outside_px == (((distance < 5) | (distance >= 50)) & counted).sum()
-    with pytest.raises(ValueError, match="cannot add buckets"):
+    with pytest.raises(ValueError, match="cannot add bins"):
         whole += DistanceCurves((0, 1))
 
 
