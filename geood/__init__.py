@@ -1,39 +1,27 @@
 """geood finds what a model was never taught, in aerial and satellite scenes and in road-driving images.
 
-The public names live here and are resolved on first use, so `import geood` costs nothing. Inside, imports only go
-down; CONTRIBUTING.md draws the floors.
+The public names live here and are resolved on first use, so `import geood` costs nothing. Inside, imports only go down:
+
+    cli > training | prediction | evaluation > polygons | datasets > models > geo > config
+        > catalog | metrics | atomic > errors | constants | progress | _torch_compat | _lazy | _version
+
+Packages of one floor never import each other, and across a border only names of a package's face (its `__init__`) are
+used; `geo` is a library, whose rooms are imported by name. docs/architecture.md names every room.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from geood._lazy import lazy_exports
 from geood._version import __version__
 
 if TYPE_CHECKING:
     from geood.catalog import data_set
-    from geood.config.loading import load_config
-    from geood.config.sections import Config
-    from geood.evaluation.catalog_sets import evaluate_set
-    from geood.evaluation.scenes import evaluate_scenes
+    from geood.config import Config, load_config
+    from geood.evaluation import evaluate_scenes, evaluate_set
     from geood.geo.score_raster import open_scores
-    from geood.models.bundle import ModelBundle
-    from geood.models.scores import anomaly_score
-    from geood.prediction.pipeline import polygonize, predict
-    from geood.training.trainer import train
-
-_HOMES = {
-    "Config": "config.sections",
-    "ModelBundle": "models.bundle",
-    "anomaly_score": "models.scores",
-    "data_set": "catalog",
-    "evaluate_scenes": "evaluation.scenes",
-    "evaluate_set": "evaluation.catalog_sets",
-    "load_config": "config.loading",
-    "open_scores": "geo.score_raster",
-    "polygonize": "prediction.pipeline",
-    "predict": "prediction.pipeline",
-    "train": "training.trainer",
-}
+    from geood.models import ModelBundle, anomaly_score
+    from geood.prediction import polygonize, predict
+    from geood.training import train
 
 __all__ = [
     "Config",
@@ -50,14 +38,19 @@ __all__ = [
     "train",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'geood' has no attribute {name!r}")
-    value = getattr(import_module(f"geood.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "Config": "config",
+        "ModelBundle": "models",
+        "anomaly_score": "models",
+        "data_set": "catalog",
+        "evaluate_scenes": "evaluation",
+        "evaluate_set": "evaluation",
+        "load_config": "config",
+        "open_scores": "geo.score_raster",
+        "polygonize": "prediction",
+        "predict": "prediction",
+        "train": "training",
+    },
+)

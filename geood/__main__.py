@@ -1,6 +1,6 @@
 """`python -m geood` and the `geood` command."""
 
-from geood.cli.process import main
+from geood.cli import main
 
 if __name__ == "__main__":
     main()

@@ -9,25 +9,8 @@ georeferenced images can also be used for training as scenes, through TorchGeo's
 
 from __future__ import annotations
 
-import difflib
+from geood.catalog.entry import DataSet, PathLayout, Protocol, Split
+from geood.catalog.lookup import CATALOG, data_set
+from geood.catalog.vocabulary import shared_vocabulary
 
-from geood.catalog.aerial import AERIAL
-from geood.catalog.entry import DataSet, PathLayout, Split
-from geood.catalog.roads import ROADS
-from geood.errors import ConfigError
-
-__all__ = ["CATALOG", "DataSet", "PathLayout", "Split", "data_set"]
-CATALOG: dict[str, DataSet] = {entry.name: entry for entry in (*ROADS, *AERIAL)}
-
-
-def data_set(name: str) -> DataSet:
-    """Return the data set of this name, as listed by `geood data list`.
-
-    Raises:
-        ConfigError: there is no such data set; the message suggests the closest name.
-    """
-    if name in CATALOG:
-        return CATALOG[name]
-    near = difflib.get_close_matches(name, CATALOG, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise ConfigError(f"{name}: no such data set; {hint}`geood data list` shows all")
+__all__ = ["CATALOG", "DataSet", "PathLayout", "Protocol", "Split", "data_set", "shared_vocabulary"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from geood.catalog import taxonomies as t
 from geood.catalog.entry import DataSet, PathLayout, Split
+from geood.constants import IGNORE
 
 POTSDAM_TRAIN = (
     "2_10 2_11 2_12 3_10 3_11 3_12 4_10 4_11 4_12 5_10 5_11 5_12 6_7 6_8 6_9 6_10 6_11 6_12 7_7 7_8 7_9 7_10 7_11 7_12"
@@ -94,7 +95,7 @@ loveda = DataSet(
     taxonomy=t.LOVEDA,
     layouts=(PathLayout("{split}/{scene}/images_png/{id}.png", "{split}/{scene}/masks_png/{id}.png"),),
     splits=(Split("train", {"split": "Train"}, 2522), Split("val", {"split": "Val"}, 1669)),
-    ids={0: t.VOID, t.VOID: t.VOID} | {i + 1: i for i in t.LOVEDA.classes},
+    ids={0: IGNORE, IGNORE: IGNORE} | {i + 1: i for i in t.LOVEDA.classes},
     size=(1024, 1024),
     resolution_m=0.3,
     note="Id 0 means no data. The labels of the test split are withheld.",
@@ -124,7 +125,7 @@ openearthmap = DataSet(
     taxonomy=t.OPENEARTHMAP,
     layouts=(PathLayout("{region}/images/{id}.tif", "{region}/labels/{id}.tif"),),
     splits=(Split("train", {}, listed="train.txt"), Split("val", {}, listed="val.txt")),
-    ids={0: t.VOID, t.VOID: t.VOID} | {i + 1: i for i in t.OPENEARTHMAP.classes},
+    ids={0: IGNORE, IGNORE: IGNORE} | {i + 1: i for i in t.OPENEARTHMAP.classes},
     note="Id 0 means unknown. Images from xBD are not in the archive and are reported as missing by name.",
 )
 AERIAL = (uavid, potsdam, vaihingen, loveda, landcoverai, openearthmap)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from geood.catalog import taxonomies as t
 from geood.catalog.entry import DataSet, PathLayout, Split
+from geood.constants import IGNORE
 
 FULL_HD, CITY, HD = (1080, 1920), (1024, 2048), (720, 1280)
 CITYSCAPES_TERMS = "own terms: research, non-commercial; registration"
@@ -117,7 +118,7 @@ streethazards = DataSet(
         Split("val", {"set": "train", "part": "validation"}, 1031),
         Split("test", {"set": "test", "part": "test"}, 1500),
     ),
-    ids={i + 1: i for i in t.STREETHAZARDS.classes} | {t.VOID: t.VOID},
+    ids={i + 1: i for i in t.STREETHAZARDS.classes} | {IGNORE: IGNORE},
     size=HD,
     protocol="caos",
     benchmark="StreetHazards",
@@ -128,7 +129,7 @@ streethazards_densehybrid = replace(
     streethazards,
     name="streethazards-densehybrid",
     title="StreetHazards, DenseHybrid protocol",
-    ids=dict(streethazards.ids) | {4: t.VOID},
+    ids=dict(streethazards.ids) | {4: IGNORE},
     held_out=("other",),
     protocol="densehybrid",
     note="As in the DenseHybrid line of papers: pixels of the class other are void, 12 classes are known.",
@@ -320,7 +321,7 @@ road_anomaly = DataSet(
         PathLayout("RoadAnomaly_jpg/frames/{id}.jpg", "RoadAnomaly_jpg/frames/{id}.labels/labels_semantic.png"),
     ),
     splits=(Split("test", {}, 60),),
-    ids={0: 0, 1: 1, 2: 1, t.VOID: t.VOID},
+    ids={0: 0, 1: 1, 2: 1, IGNORE: IGNORE},
     size=HD,
     benchmark="RoadAnomaly",
     note="Shares images with AnomalyTrack: do not tune on one and test on the other.",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-from geood.catalog import data_set
+from geood.catalog.lookup import data_set
 from geood.errors import ConfigError
 
 
-def vocabulary(sets: Sequence[str], hold_out: Sequence[str]) -> tuple[dict[int, str], list[int]]:
+def shared_vocabulary(sets: Sequence[str], hold_out: Sequence[str]) -> tuple[dict[int, str], list[int]]:
     """Return the known classes (id to name) and the sorted ids held out of training, for data sets of one taxonomy.
 
     Raises:

@@ -109,10 +109,10 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
 ) -> None:
     """Train a model on labelled scenes, to one file: OUT/model.safetensors."""
-    from geood.config.loading import load_config
+    from geood.config import load_config
 
     checked = load_config(config, settings or ())
-    from geood.training.trainer import train as run
+    from geood.training import train as run
 
     bundle = run(checked, out or Path("runs") / config.stem, resume=resume)
     print(f"model      {bundle}")
@@ -144,8 +144,8 @@ def predict(
     overwrite: Overwrite = False,
 ) -> None:
     """Map the anomalies of scenes: a score raster, and polygons that open styled in QGIS."""
-    from geood.prediction.pipeline import predict as run
-    from geood.prediction.plan import SceneOptions
+    from geood.prediction import SceneOptions
+    from geood.prediction import predict as run
 
     try:
         made = run(
@@ -193,8 +193,7 @@ def plan(
     settings: Uses = None,
 ) -> None:
     """Say what `predict` would do with a scene, and what it would take: tiles, memory, disk, time."""
-    from geood.prediction.estimate import plan_run
-    from geood.prediction.plan import SceneOptions
+    from geood.prediction import SceneOptions, plan_run
 
     options = SceneOptions(bands, nodata, not no_resample, aoi, bbox)
     for label, text in plan_run(
@@ -218,7 +217,7 @@ def polygonize(
     overwrite: Overwrite = False,
 ) -> None:
     """Cut polygons again from a score raster, without the model."""
-    from geood.prediction.pipeline import polygonize as run
+    from geood.prediction import polygonize as run
 
     count = run(scores, out, threshold=threshold, min_area_m2=min_area, overwrite=overwrite)
     print(f"polygons   {out}: {count}")
@@ -261,9 +260,8 @@ def evaluate(
 
     if out:
         check_output(out, overwrite=overwrite)
-    from geood.evaluation.results import write_metrics
-    from geood.evaluation.scenes import evaluate_scenes
-    from geood.models.bundle import ModelBundle
+    from geood.evaluation import evaluate_scenes, write_metrics
+    from geood.models import ModelBundle
 
     result = evaluate_scenes(root, ModelBundle.load(_bundle(model)), overrides=settings or ())
     print(result.table())
@@ -286,9 +284,8 @@ def _evaluate_set(
     """`evaluate` for a data set of the catalog."""
     if scores and model:
         raise ConfigError("give --model or --scores, one of the two")
-    from geood.evaluation.catalog_sets import evaluate_set
-    from geood.evaluation.results import staged
-    from geood.models.bundle import ModelBundle
+    from geood.evaluation import evaluate_set, staged
+    from geood.models import ModelBundle
 
     bundle = None if scores else ModelBundle.load(_bundle(model))
     with staged(out, overwrite=overwrite, inputs=[root, *([scores] if scores else [])]) as folder:
@@ -314,8 +311,8 @@ def submit(
     overwrite: Overwrite = False,
 ) -> None:
     """Write scores in the files that a benchmark's server takes."""
-    from geood.evaluation.submission import submit as run
-    from geood.models.bundle import ModelBundle
+    from geood.evaluation import submit as run
+    from geood.models import ModelBundle
 
     bundle = ModelBundle.load(_bundle(model))
     count = run(benchmark, root, bundle, out, method=method, settings=settings or (), overwrite=overwrite)
@@ -326,7 +323,7 @@ def submit(
 def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle, a config or a score raster.")]) -> None:
     """Say what a bundle, a config or a score raster holds."""
     if file.suffix in (".yaml", ".yml"):
-        from geood.config.loading import load_config, to_yaml
+        from geood.config import load_config, to_yaml
 
         print(to_yaml(load_config(file)), end="")
     elif file.suffix in (".tif", ".tiff"):
@@ -334,7 +331,7 @@ def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle, a 
 
         _print_pairs(read_tags(file))
     elif file.suffix == ".safetensors" or file.is_file():
-        from geood.models.bundle import read_header
+        from geood.models import read_header
 
         _print_bundle(read_header(file))
     else:

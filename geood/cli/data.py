@@ -41,12 +41,12 @@ def data_check(
 ) -> None:
     """Count the files of a data set, join its pairs, read all its labels, and say what is wrong."""
     from geood.catalog import data_set
-    from geood.datasets.check import check_set
+    from geood.datasets import check_set
 
     chosen = data_set(name)
     label_ids: dict[int, int] = {}
     if settings:
-        from geood.evaluation.class_mapping import data_settings
+        from geood.evaluation import data_settings
 
         hold_out, label_ids, rest = data_settings(settings)
         if hold_out or rest:

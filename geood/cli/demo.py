@@ -13,15 +13,13 @@ from pathlib import Path
 
 import torch
 
-from geood.config.loading import load_config
-from geood.datasets.synthetic.world import make_world
+from geood.config import load_config
+from geood.datasets import make_world
 from geood.errors import OutputError
-from geood.evaluation.pictures import draw_overview
-from geood.evaluation.results import write_metrics
-from geood.evaluation.scenes import evaluate_scenes
-from geood.models.bundle import ModelBundle
-from geood.prediction.pipeline import predict
-from geood.training.trainer import train
+from geood.evaluation import draw_overview, evaluate_scenes, write_metrics
+from geood.models import ModelBundle
+from geood.prediction import predict
+from geood.training import train
 
 log = logging.getLogger("geood")
 SEED = 7

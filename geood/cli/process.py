@@ -14,7 +14,7 @@ import typer
 
 from geood.cli.app import app
 from geood.errors import GeoodError
-from geood.prediction.malloc import keep_freed_memory
+from geood.prediction import keep_freed_memory
 
 INTERRUPTED = 130
 

@@ -1,1 +1,44 @@
 """Config sections, the score table, and loading of config files."""
+
+from __future__ import annotations
+
+from geood.config.loading import apply_override, change_config, config_from_json, config_schema, load_config, to_yaml
+from geood.config.score_kinds import SCORES, Need, scores_from, title_of, why_not
+from geood.config.sections import (
+    FALSE_POSITIVE_RATES,
+    BandsConfig,
+    Config,
+    DataConfig,
+    FlowConfig,
+    LossConfig,
+    NegativesConfig,
+    PredictConfig,
+    ScoreConfig,
+    SegmenterConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "FALSE_POSITIVE_RATES",
+    "SCORES",
+    "BandsConfig",
+    "Config",
+    "DataConfig",
+    "FlowConfig",
+    "LossConfig",
+    "Need",
+    "NegativesConfig",
+    "PredictConfig",
+    "ScoreConfig",
+    "SegmenterConfig",
+    "TrainConfig",
+    "apply_override",
+    "change_config",
+    "config_from_json",
+    "config_schema",
+    "load_config",
+    "scores_from",
+    "title_of",
+    "to_yaml",
+    "why_not",
+]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from geood.catalog.vocabulary import vocabulary
+from geood.catalog import shared_vocabulary
 from geood.config.score_kinds import SCORES, check_known
 from geood.constants import IGNORE
 from geood.errors import ConfigError
@@ -99,7 +99,7 @@ class DataConfig(Section):
         if not all(isinstance(name, str) for name in (*names, *held)):
             return given
         try:
-            classes, anomaly = vocabulary(names, held)
+            classes, anomaly = shared_vocabulary(names, held)
         except ConfigError as error:
             raise ValueError(str(error)) from None
         filled = {"kind": "photos", "classes": classes, "anomaly": anomaly}

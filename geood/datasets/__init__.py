@@ -1,24 +1,58 @@
-"""Data sets: what trains and evaluates a model, under one sample format."""
+"""Data sets for training and evaluation, under one sample format."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from geood._lazy import lazy_exports
+
 if TYPE_CHECKING:
-    from geood.config.sections import Config
+    from geood.datasets.check import check_set
     from geood.datasets.crops import Crops
+    from geood.datasets.discovery import drop_unlabelled, find_frames
+    from geood.datasets.disparity import distance_of, has_distance
+    from geood.datasets.files import find_files
+    from geood.datasets.frames import Decoded, Frame, decode, screened
+    from geood.datasets.outlier_photos import PhotographFolder
+    from geood.datasets.samples import seed_of
+    from geood.datasets.sources import open_crops
+    from geood.datasets.synthetic.world import make_world
 
+__all__ = [
+    "Crops",
+    "Decoded",
+    "Frame",
+    "PhotographFolder",
+    "check_set",
+    "decode",
+    "distance_of",
+    "drop_unlabelled",
+    "find_files",
+    "find_frames",
+    "has_distance",
+    "make_world",
+    "open_crops",
+    "screened",
+    "seed_of",
+]
 
-def open_crops(config: Config) -> Crops:
-    """The training and validation crops of a config, from scenes or photographs as `data.kind` says.
-
-    Raises:
-        DataError: a file is missing or cannot be used, labels and images do not fit, or no crop is left to train on.
-    """
-    if config.data.kind == "photos":
-        from geood.datasets.photo_crops import open_photos
-
-        return open_photos(config)
-    from geood.datasets.scene_crops import open_scenes
-
-    return open_scenes(config)
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "Crops": "crops",
+        "Decoded": "frames",
+        "Frame": "frames",
+        "PhotographFolder": "outlier_photos",
+        "check_set": "check",
+        "decode": "frames",
+        "distance_of": "disparity",
+        "drop_unlabelled": "discovery",
+        "find_files": "files",
+        "find_frames": "discovery",
+        "has_distance": "disparity",
+        "make_world": "synthetic.world",
+        "open_crops": "sources",
+        "screened": "frames",
+        "seed_of": "samples",
+    },
+)

@@ -1,1 +1,30 @@
 """Measures bundles, and score files of any tool, on labelled scenes and published data sets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from geood._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from geood.evaluation.catalog_sets import evaluate_set
+    from geood.evaluation.class_mapping import data_settings
+    from geood.evaluation.pictures import draw_overview
+    from geood.evaluation.results import staged, write_metrics
+    from geood.evaluation.scenes import evaluate_scenes
+    from geood.evaluation.submission import submit
+
+__all__ = ["data_settings", "draw_overview", "evaluate_scenes", "evaluate_set", "staged", "submit", "write_metrics"]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "data_settings": "class_mapping",
+        "draw_overview": "pictures",
+        "evaluate_scenes": "scenes",
+        "evaluate_set": "catalog_sets",
+        "staged": "results",
+        "submit": "submission",
+        "write_metrics": "results",
+    },
+)

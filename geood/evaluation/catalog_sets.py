@@ -23,9 +23,7 @@ from numpy.typing import NDArray
 
 from geood.catalog import DataSet, Split
 from geood.constants import ANOMALY, IGNORE
-from geood.datasets.discovery import drop_unlabelled, find_frames
-from geood.datasets.disparity import distance_of, has_distance
-from geood.datasets.frames import Decoded, Frame, decode, screened
+from geood.datasets import Decoded, Frame, decode, distance_of, drop_unlabelled, find_frames, has_distance, screened
 from geood.errors import ConfigError, DataError, OutputError
 from geood.evaluation.class_mapping import ClassMapping, data_settings
 from geood.evaluation.pictures import draw_frame
@@ -34,12 +32,18 @@ from geood.evaluation.score_files import ScoreFiles, Scores
 from geood.evaluation.tile_scores import ScoredFrame, frame_readings, on_best_device, score_frame
 from geood.geo.scene import Scene
 from geood.geo.scene_reading import SceneReading
-from geood.metrics.components import ComponentScores
-from geood.metrics.distance import DistanceCurves
-from geood.metrics.pixels import PixelCurve
-from geood.metrics.protocols import PROTOCOLS, PixelProtocol, protocol_named
-from geood.metrics.segmentation import Confusion, OpenSetConfusion, mean_of_known
-from geood.models.bundle import ModelBundle
+from geood.metrics import (
+    PROTOCOLS,
+    ComponentScores,
+    Confusion,
+    DistanceCurves,
+    OpenSetConfusion,
+    PixelCurve,
+    PixelProtocol,
+    mean_of_known,
+    protocol_named,
+)
+from geood.models import ModelBundle
 from geood.progress import Progress
 
 log = logging.getLogger("geood")

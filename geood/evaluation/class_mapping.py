@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from geood.catalog import DataSet
-from geood.config.loading import apply_override
+from geood.config import apply_override
 from geood.constants import ANOMALY, IGNORE, INLIER
 from geood.errors import ConfigError, DataError
-from geood.models.bundle import ModelBundle
+from geood.models import ModelBundle
 
 
 @dataclass(frozen=True)

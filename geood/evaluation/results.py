@@ -16,7 +16,7 @@ from typing import Any
 
 from geood.atomic import atomic_folder, atomic_write, check_output, output_errors
 from geood.catalog import DataSet, Split
-from geood.config.score_kinds import title_of
+from geood.config import title_of
 from geood.errors import OutputError
 from geood.evaluation.figures import percent, without_nan
 from geood.evaluation.leaderboards import PUBLISHED, Published

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geood.config.loading import load_config
+from geood.config import load_config
 from geood.constants import ANOMALY, IGNORE, INLIER
-from geood.datasets.files import find_files
+from geood.datasets import find_files
 from geood.errors import ConfigError, DataError
 from geood.evaluation.results import Evaluation
 from geood.evaluation.tile_scores import on_best_device, scored_tiles, tiles_of
@@ -30,9 +30,8 @@ from geood.geo.labels import VECTOR_SUFFIXES, open_labels, pair_by_name, why_not
 from geood.geo.paths import gdal_name
 from geood.geo.scene import Scene, SceneSource
 from geood.geo.scene_reading import settle_reading
-from geood.metrics.pixels import PixelCurve
-from geood.metrics.segmentation import Confusion
-from geood.models.bundle import ModelBundle
+from geood.metrics import Confusion, PixelCurve
+from geood.models import ModelBundle
 from geood.progress import Progress
 
 log = logging.getLogger("geood")

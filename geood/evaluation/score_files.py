@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geood.datasets.frames import Frame
+from geood.datasets import Frame
 from geood.errors import ConfigError, DataError
 from geood.geo.gdal import open_raster, reading
 

@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 
 from geood.atomic import atomic_write
 from geood.catalog import data_set
-from geood.datasets.discovery import find_frames
-from geood.datasets.frames import Frame, decode
+from geood.datasets import Frame, decode, find_frames
 from geood.errors import ConfigError, DataError, OutputError
 from geood.evaluation.score_files import h5py
 from geood.evaluation.tile_scores import frame_readings, on_best_device, score_frame
-from geood.models.bundle import ModelBundle
+from geood.models import ModelBundle
 from geood.progress import Progress
 
 log = logging.getLogger("geood")

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geood.datasets.frames import Decoded, Frame
+from geood.datasets import Decoded, Frame
 from geood.evaluation.score_files import LARGEST, Scores
 from geood.geo.grid import Tile, Window, mirrored, tile_grid
 from geood.geo.resampling import resample, resized, taps
 from geood.geo.scene import Scene
 from geood.geo.scene_reading import PixelSource, SceneReading, read_tile, settle_reading, tile_side, to_own_grid
-from geood.models.bundle import ModelBundle
+from geood.models import ModelBundle
 
 Known = TypeVar("Known")
 WHOLE = (slice(None), slice(None))

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from geood.config.sections import BandsConfig
+from geood.config import BandsConfig
 from geood.errors import ConfigError, DataError
 
 

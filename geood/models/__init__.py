@@ -1,1 +1,41 @@
 """Networks, anomaly scores and the bundle file that holds a trained model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from geood._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from geood.models.bundle import ModelBundle, read_header
+    from geood.models.flow import Flow
+    from geood.models.inlier_statistics import InlierFit, Inliers
+    from geood.models.scores import anomaly_score, jensen_shannon_to_uniform
+    from geood.models.segmenter import Segmenter, SegmenterOutput
+
+__all__ = [
+    "Flow",
+    "InlierFit",
+    "Inliers",
+    "ModelBundle",
+    "Segmenter",
+    "SegmenterOutput",
+    "anomaly_score",
+    "jensen_shannon_to_uniform",
+    "read_header",
+]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "Flow": "flow",
+        "InlierFit": "inlier_statistics",
+        "Inliers": "inlier_statistics",
+        "ModelBundle": "bundle",
+        "Segmenter": "segmenter",
+        "SegmenterOutput": "segmenter",
+        "anomaly_score": "scores",
+        "jensen_shannon_to_uniform": "scores",
+        "read_header": "bundle",
+    },
+)

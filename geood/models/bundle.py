@@ -24,9 +24,7 @@ from torch import Tensor
 
 from geood._version import __version__
 from geood.atomic import atomic_write
-from geood.config.loading import change_config, config_from_json
-from geood.config.score_kinds import SCORES, scores_from, why_not
-from geood.config.sections import Config, ScoreConfig
+from geood.config import SCORES, Config, ScoreConfig, change_config, config_from_json, scores_from, why_not
 from geood.errors import BundleError, ConfigError, OutputError
 from geood.geo.bands import Bands
 from geood.models.decoder import upsample

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from geood._torch_compat import declare_missing_operators
-from geood.config.sections import SegmenterConfig
+from geood.config import SegmenterConfig
 from geood.errors import ConfigError
 
 STRIDES = (4, 8, 16, 32)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geood._torch_compat import start_vector_functions
-from geood.config.sections import FlowConfig
+from geood.config import FlowConfig
 from geood.models.coupling import ChannelNormal, CouplingNet, FlowStep, Steps
 from geood.models.denseflow import SHAPES, DenseBlock
 

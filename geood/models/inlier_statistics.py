@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from geood.config.score_kinds import SCORES, Need, scores_from
+from geood.config import SCORES, Need, scores_from
 from geood.constants import IGNORE
 from geood.models.scores import by_strips
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from geood.config.sections import SegmenterConfig
+from geood.config import SegmenterConfig
 from geood.models.decoder import Ladder, PyramidPooling, bn_relu_conv, upsample
 from geood.models.encoder import make_encoder, pool_as_ldn
 

@@ -1,7 +1,32 @@
-"""From a score raster of any size to polygons in a file, in one pass of windows and in bounded memory.
+"""Vector polygons of anomalies from a score raster of any size, in one pass and in bounded memory.
 
-`runs` finds the connected components of one window, `seams` joins them across windows, `components` passes on what is
-whole; `statistics`, `quantiles` and `valid_counts` are its figures, `rings` its outline, `geodesic_area` its area.
-`extraction` puts these together, `external_sort` keeps rows on disk until they can be sorted, `formats` writes them.
-`export` is the door.
+The pass is streaming connected-component labelling: `runs` labels one window by its runs, `seams` joins labels across
+windows, and `components` yields each component once it is closed. `statistics`, `quantiles` and `valid_counts` compute
+its figures, `rings` its boundary, `simplification` a smoother one, and `geodesic_area` its area. `block_windows` reads
+the raster. `extraction` turns components into table rows, `external_sort` keeps rows on disk until they can be sorted,
+and `formats` writes them. `export` is the entry point.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from geood._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from geood.polygons.export import OUTPUT_SUFFIXES, PolygonSource, anomalies, write_anomalies, write_together
+    from geood.polygons.formats import beside
+
+__all__ = ["OUTPUT_SUFFIXES", "PolygonSource", "anomalies", "beside", "write_anomalies", "write_together"]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "OUTPUT_SUFFIXES": "export",
+        "PolygonSource": "export",
+        "anomalies": "export",
+        "beside": "formats",
+        "write_anomalies": "export",
+        "write_together": "export",
+    },
+)

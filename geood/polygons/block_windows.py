@@ -1,8 +1,8 @@
-"""Going through a raster window by window, the next window read while the last one is worked on.
+"""Block-aligned windows of a raster, with the next one read while the current one is processed.
 
-GDAL lets other threads run while it reads and unpacks, so one thread that reads ahead hides most of that time. Windows
-are whole blocks of the file, so that none is unpacked twice and there is little for GDAL to keep. Blocks that a sparse
-GeoTIFF does not hold are told from its index, without reading.
+GDAL releases the GIL while it reads and decompresses, so one read-ahead thread hides most of that time. Windows consist
+of whole blocks of the file, so that none is decompressed twice and GDAL needs little cache. Blocks that a sparse
+GeoTIFF does not store are recognized from its block index, without reading.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from geood.geo.gdal import open_raster, rasterio_window, reading
 from geood.geo.grid import Grid, Window
 
 T = TypeVar("T")
-SIDE = 2048  # of a window whose blocks are not larger; those of strips have as many pixels
+WINDOW_SIDE = 2048  # pixels, unless blocks are larger; windows of strips have about as many pixels
 CACHE_BYTES = 32 * 2**20
 
 
 def open_for_windows(path: Path) -> Any:
-    """A rasterio dataset, as of `open_raster`, whose blocks are unpacked on all cores if it is a GeoTIFF.
+    """Open a raster as `open_raster` does; the blocks of a GeoTIFF are decompressed on all cores.
 
     Raises:
-        DataError: if it cannot be read.
+        DataError: the file cannot be read.
     """
     dataset = open_raster(path)
     if dataset.driver != "GTiff":
@@ -39,45 +39,45 @@ def open_for_windows(path: Path) -> Any:
 
 
 def window_size(dataset: Any) -> tuple[int, int]:
-    """Height and width of windows of about SIDE x SIDE pixels that consist of whole blocks of a raster."""
+    """Return height and width of windows of about WINDOW_SIDE x WINDOW_SIDE pixels that consist of whole blocks."""
     height, width = dataset.block_shapes[0]
-    wide = width * max(1, SIDE // width)
-    return height * max(1, SIDE**2 // wide // height), wide
+    window_width = width * max(1, WINDOW_SIDE // width)
+    return height * max(1, WINDOW_SIDE**2 // window_width // height), window_width
 
 
-def read(dataset: Any, window: Window) -> NDArray[Any]:
-    """The first band of a raster in a window.
+def read_band(dataset: Any, window: Window) -> NDArray[Any]:
+    """Read the first band (h, w) of a raster in a window.
 
     Raises:
-        DataError: if it cannot be read.
+        DataError: the file cannot be read.
     """
     with reading(Path(dataset.name)), rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
         array: NDArray[Any] = dataset.read(1, window=rasterio_window(window))
     return array
 
 
-def windows(grid: Grid, size: tuple[int, int]) -> Iterator[Window]:
-    """Windows of at most `size` (height, width) that partition a grid, in reading order."""
+def iter_windows(grid: Grid, size: tuple[int, int]) -> Iterator[Window]:
+    """Yield windows of at most `size` (height, width) that partition a grid, in reading order."""
     for row in range(0, grid.height, size[0]):
         for col in range(0, grid.width, size[1]):
             yield Window(row, col, *size).within(grid.window)
 
 
-def ahead(places: Iterable[Window], look: Callable[[Window], T]) -> Iterator[T]:
-    """`look(window)` for each window in turn, one ahead in a thread of its own; what it raises is raised here."""
-    with ThreadPoolExecutor(1) as reader:
-        before: Future[T] | None = None
-        for place in places:
-            current = reader.submit(look, place)
-            if before is not None:
-                yield before.result()
-            before = current
-        if before is not None:
-            yield before.result()
+def read_ahead(windows: Iterable[Window], read: Callable[[Window], T]) -> Iterator[T]:
+    """Yield `read(window)` for each window in order, one window ahead in a thread; its exceptions are raised here."""
+    with ThreadPoolExecutor(1) as executor:
+        previous: Future[T] | None = None
+        for window in windows:
+            current = executor.submit(read, window)
+            if previous is not None:
+                yield previous.result()
+            previous = current
+        if previous is not None:
+            yield previous.result()
 
 
 def is_absent(dataset: Any, window: Window) -> bool:
-    """Whether no block of a window is in the file, and NaN stands for what is not: so in sparse GeoTIFFs of scores."""
+    """Return True if the file is a sparse GeoTIFF with nodata NaN that stores no block of the window."""
     if dataset.driver != "GTiff" or dataset.nodata is None or not np.isnan(dataset.nodata):
         return False
     height, width = dataset.block_shapes[0]

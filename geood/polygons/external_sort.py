@@ -1,7 +1,7 @@
-"""Rows on the way to a file: taken in in any order, handed out sorted, never all in memory.
+"""External merge sort of table rows: added in any order, read back sorted, never all in memory.
 
-Rows are gathered up to a bound, sorted, and laid on the disk as a run; in the end all runs are read side by side. What
-fits into the bound never touches the disk. No geometry, no formats here.
+Rows are collected up to a limit, sorted, and written to disk as a sorted run; in the end all runs are merged. What fits
+into the limit never touches the disk. Knows no geometry and no file formats.
 """
 
 from __future__ import annotations
@@ -19,28 +19,31 @@ RUN_BYTES = 32 * 2**20
 BATCH_BYTES = 2**20
 
 
-class Key(NamedTuple):
-    """Columns by which rows are sorted: falling by the first, then rising by the others."""
+class SortKey(NamedTuple):
+    """Sort columns: descending by the first, then ascending by the others."""
 
-    falling: str
-    rising: tuple[str, ...]
+    descending: str
+    ascending: tuple[str, ...]
 
-    def order(self, columns: Any) -> NDArray[np.intp]:
-        """Indexes that sort the rows of a table, or of arrays by name."""
-        rising = [np.asarray(columns[name]) for name in reversed(self.rising)]
-        return np.lexsort((*rising, -np.asarray(columns[self.falling])))
+    def argsort(self, columns: Any) -> NDArray[np.intp]:
+        """Return the indexes that sort the rows of a table, or of arrays by name."""
+        ascending = [np.asarray(columns[name]) for name in reversed(self.ascending)]
+        return np.lexsort((*ascending, -np.asarray(columns[self.descending])))
 
-    def of(self, table: pa.Table, row: int) -> tuple[Any, ...]:
-        """What a row is sorted by."""
-        return (-table.column(self.falling)[row].as_py(), *(table.column(name)[row].as_py() for name in self.rising))
+    def value(self, table: pa.Table, row: int) -> tuple[Any, ...]:
+        """Return the sort key of one row."""
+        return (
+            -table.column(self.descending)[row].as_py(),
+            *(table.column(name)[row].as_py() for name in self.ascending),
+        )
 
 
-class Spool:
-    """Rows of one schema; a context manager that removes its file `path`, if it needed one."""
+class ExternalSorter:
+    """External sorter of rows of one schema; a context manager that removes its file `path`, if it needed one."""
 
-    def __init__(self, path: Path, key: Key) -> None:
+    def __init__(self, path: Path, key: SortKey) -> None:
         self._path, self._key = path, key
-        self._waiting: list[pa.Table] = []
+        self._pending: list[pa.Table] = []
         self._bytes = 0
         self._runs: list[tuple[int, int]] = []  # first and end batch in the file
         self._file: Any = None
@@ -55,25 +58,25 @@ class Spool:
         self._path.unlink(missing_ok=True)
 
     def add(self, table: pa.Table) -> None:
-        """Take in rows.
+        """Add rows.
 
         Raises:
             OSError: the disk is full.
         """
         if not len(table):
             return
-        self._waiting.append(table)
+        self._pending.append(table)
         self._bytes += table.nbytes
         if self._bytes >= RUN_BYTES:
             self._write_run()
 
-    def rows(self) -> Iterator[pa.Table]:
-        """All rows in order, some at a time."""
+    def sorted_tables(self) -> Iterator[pa.Table]:
+        """Yield all rows in order, in chunks."""
         if not self._runs:
-            if self._waiting:
-                yield self._sorted(pa.concat_tables(self._waiting))
+            if self._pending:
+                yield self._sorted(pa.concat_tables(self._pending))
             return
-        if self._waiting:
+        if self._pending:
             self._write_run()
         self._writer.close()
         self._file.close()
@@ -82,40 +85,40 @@ class Spool:
             yield from self._merged([iter([*range(first, end)]) for first, end in self._runs], reader)
 
     def _merged(self, runs: list[Iterator[int]], reader: Any) -> Iterator[pa.Table]:
-        """Rows of all runs in order: of what is read, those before the last row of each run that goes on."""
+        """Merge runs: of the rows read so far, yield those up to the smallest last key of the runs that continue."""
         pool: list[pa.Table] = []
-        last: dict[int, tuple[Any, ...]] = dict.fromkeys(range(len(runs)), ())
-        while last:
-            bound = min(last.values())
-            for run in [run for run, key in last.items() if key <= bound]:
+        last_keys: dict[int, tuple[Any, ...]] = dict.fromkeys(range(len(runs)), ())
+        while last_keys:
+            bound = min(last_keys.values())
+            for run in [run for run, key in last_keys.items() if key <= bound]:
                 batch = next(runs[run], None)
                 if batch is None:
-                    del last[run]
+                    del last_keys[run]
                 else:
                     pool.append(pa.Table.from_batches([reader.get_batch(batch)]))
-                    last[run] = self._key.of(pool[-1], len(pool[-1]) - 1)
+                    last_keys[run] = self._key.value(pool[-1], len(pool[-1]) - 1)
             table = self._sorted(pa.concat_tables(pool))
-            ready = self._count_up_to(table, min(last.values())) if last else len(table)
+            ready = self._count_up_to(table, min(last_keys.values())) if last_keys else len(table)
             yield table.slice(0, ready)
             pool = [table.slice(ready)]
 
     def _count_up_to(self, table: pa.Table, bound: tuple[Any, ...]) -> int:
-        """How many rows of a sorted table come before or at `bound`."""
+        """Count the rows of a sorted table whose key is at most `bound`."""
         low, high = 0, len(table)
         while low < high:
             middle = (low + high) // 2
-            if self._key.of(table, middle) <= bound:
+            if self._key.value(table, middle) <= bound:
                 low = middle + 1
             else:
                 high = middle
         return low
 
     def _sorted(self, table: pa.Table) -> pa.Table:
-        return table.combine_chunks().take(self._key.order(table))
+        return table.combine_chunks().take(self._key.argsort(table))
 
     def _write_run(self) -> None:
-        table = self._sorted(pa.concat_tables(self._waiting))
-        self._waiting, self._bytes = [], 0
+        table = self._sorted(pa.concat_tables(self._pending))
+        self._pending, self._bytes = [], 0
         if self._writer is None:
             options = pa.ipc.IpcWriteOptions(compression="lz4")
             self._file = pa.OSFile(str(self._path), "wb")

@@ -1,8 +1,8 @@
-"""One score raster cut into rows: polygons at their place, with their figures, some at a time.
+"""Polygons of one score raster as table rows: georeferenced, with their statistics, in batches.
 
-Components come in pixels; here they get their place and their area. Those that are surely too small, by their pixels
-and the largest pixel nearby, never become outlines; the exact area has the last word. Which rows come first depends on
-the raster, so each carries what rows are sorted by.
+Components come in pixels; here they get coordinates and areas. Components that are certainly too small, judged by their
+pixel count and the largest pixel nearby, are dropped before rings are built; the exact area decides about the rest.
+Batches come in no particular order, so each row carries the columns by which rows are sorted.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ import shapely
 from affine import Affine
 from numpy.typing import NDArray
 
-from geood.config.sections import PredictConfig
+from geood.config import PredictConfig
 from geood.errors import ConfigError, DataError
 from geood.geo.gdal import open_raster
 from geood.geo.grid import Grid, Window
 from geood.geo.score_raster import read_tags
 from geood.polygons.block_windows import open_for_windows
-from geood.polygons.components import ClosedComponents, Components, Cut
-from geood.polygons.external_sort import Key
+from geood.polygons.components import ClosedComponents, ComponentOptions, Components
+from geood.polygons.external_sort import SortKey
 from geood.polygons.geodesic_area import GeodesicAreas
-from geood.polygons.rings import Outlines, outlines, to_shapes
-from geood.polygons.simplification import simplified
-from geood.polygons.valid_counts import UNKNOWN, grown, sizes
+from geood.polygons.rings import Rings, rings_from_vertices, to_multipolygons
+from geood.polygons.simplification import simplify
+from geood.polygons.valid_counts import UNKNOWN, box_areas, expand_boxes
 
 log = logging.getLogger("geood")
-ORDER = Key("score_max", ("row", "col", "first"))  # the highest score first, then in reading order
-EXTRA = ("row", "col", "first", "number", "around", "valid")  # columns that are dropped again
-_SAMPLES = 5  # pixels along each side of a window among which the largest is sought
-_MARGIN = 1.05  # by which one between those may be larger still
+ROW_ORDER = SortKey("score_max", ("row", "col", "first_x"))  # the highest score first, then in reading order
+HELPER_COLUMNS = ("row", "col", "first_x", "number", "box_px", "valid_px")  # dropped before writing
+_SAMPLES = 5  # pixels sampled along each side of a window to find the largest
+_MARGIN = 1.05  # by which a pixel between the samples may be larger still
 
 
 class PolygonSource(NamedTuple):
-    """The rasters of one scene; `failed` are windows of tiles that have no scores, `scene` a value for that column."""
+    """The rasters of one scene; `failed` are windows of tiles without scores, `scene` a value for that column."""
 
     scores: Path
     classes: Path | None
@@ -50,135 +50,140 @@ class PolygonSource(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Polygons and their columns: all but `valid_fraction`, for which there are those of EXTRA."""
+    """Polygons and their columns: all but `valid_fraction`, which is computed from HELPER_COLUMNS."""
 
     columns: dict[str, NDArray[Any]]
     shapes: NDArray[Any]
 
 
-class Late(NamedTuple):
-    """Pixels with data around those polygons of which that was not known in time, by rising `number`."""
+class DeferredCounts(NamedTuple):
+    """Valid-pixel counts that were UNKNOWN when their polygons were extracted, by ascending component number."""
 
     numbers: NDArray[np.int64]
-    valid: NDArray[np.int64]
+    valid_px: NDArray[np.int64]
 
-    def valid_fraction(self, number: NDArray[np.int64], valid: NDArray[np.int64], around: NDArray[np.int64]) -> Any:
-        """That column, from the columns of EXTRA."""
-        unknown = valid == UNKNOWN
-        found = valid.astype(np.float64)
-        found[unknown] = self.valid[np.searchsorted(self.numbers, number[unknown])]
-        return found / around
+    def valid_fraction(self, number: NDArray[np.int64], valid_px: NDArray[np.int64], box_px: NDArray[np.int64]) -> Any:
+        """Compute the column `valid_fraction` (n,) from the columns of HELPER_COLUMNS."""
+        unknown = valid_px == UNKNOWN
+        result = valid_px.astype(np.float64)
+        result[unknown] = self.valid_px[np.searchsorted(self.numbers, number[unknown])]
+        return result / box_px
 
 
-def grid_of(scores: Path) -> Grid:
-    """The grid of a score raster.
+def read_grid(scores: Path) -> Grid:
+    """Read the grid of a score raster.
 
     Raises:
-        DataError: if the file cannot be read or is no score raster of geood.
+        DataError: the file cannot be read or is no score raster of geood.
     """
     read_tags(scores)
     with open_raster(scores) as dataset:
         return Grid(dataset.height, dataset.width, dataset.transform, dataset.crs)
 
 
-def placed(points: NDArray[np.float64], grid: Grid) -> NDArray[np.float64]:
-    """Points (n, 2) as column and row brought to CRS units; without georeferencing y is minus the row, as in QGIS."""
+def pixel_to_crs(points: NDArray[np.float64], grid: Grid) -> NDArray[np.float64]:
+    """Transform points (n, 2) from column and row to CRS units; without georeferencing to (x, -y), as in QGIS."""
     t = Affine.scale(1, -1) if grid.transform.is_identity else grid.transform
-    there: NDArray[np.float64] = points @ np.array([[t.a, t.d], [t.b, t.e]]) + np.array([t.c, t.f])
-    return there
+    result: NDArray[np.float64] = points @ np.array([[t.a, t.d], [t.b, t.e]]) + np.array([t.c, t.f])
+    return result
 
 
-def cut(
-    part: PolygonSource,
-    take: Callable[[Rows], None],
+def extract_polygons(
+    source: PolygonSource,
+    consume: Callable[[Rows], None],
     *,
     threshold: float,
     predict: PredictConfig,
     model: str,
-    before: int = 0,
-) -> Late:
-    """Hand the polygons of one scene to `take`, in any order; the rest of what there is to know comes in the end.
+    count_before: int = 0,
+) -> DeferredCounts:
+    """Pass the polygons of one scene to `consume`, in any order; return the counts known only in the end.
 
     Raises:
-        ConfigError: if with the `before` others there are more than `predict.max_polygons`.
-        DataError: if the rasters cannot be read or do not fit each other.
+        ConfigError: with the `count_before` others there are more polygons than `predict.max_polygons`.
+        DataError: the rasters cannot be read or do not match.
     """
-    names = part.class_names if part.classes is not None and part.class_names else {}
+    names = source.class_names if source.classes is not None and source.class_names else {}
     with ExitStack() as stack:
-        grid, (scores, classes) = grid_of(part.scores), _opened(part, stack)
-        areas, detail_px = GeodesicAreas(grid), _detail_px(part.scores, grid, predict.simplify_m)
-        least_px = partial(_least_px, areas, predict.min_area_m2)
-        how = Cut(threshold, predict.connectivity, max(names, default=-1) + 1, least_px)
-        components, count, unknown = Components(scores, classes, grid, how), before, False
-        for found in components:
-            outline = outlines(found.corners, found.owner, len(found.number))
-            area = areas.of(outline)
+        grid, (scores, classes) = read_grid(source.scores), _open_rasters(source, stack)
+        areas, detail_px = GeodesicAreas(grid), _detail_px(source.scores, grid, predict.simplify_m)
+        min_px = partial(_min_px, areas, predict.min_area_m2)
+        options = ComponentOptions(threshold, predict.connectivity, max(names, default=-1) + 1, min_px)
+        components, count, unknown = Components(scores, classes, grid, options), count_before, False
+        for closed in components:
+            rings = rings_from_vertices(closed.vertices, closed.owner, len(closed.number))
+            area = areas.measure(rings)
             with np.errstate(invalid="ignore"):
                 kept = np.flatnonzero(~(area < predict.min_area_m2))
             count, unknown = count + len(kept), unknown or bool(np.isnan(area).any())
-            _check_count(count, predict, part.scores, found=found, rows=grid.height)
-            figures = _columns(found, outline, grid, names) | {"area_m2": area}
-            columns = {name: values[kept] for name, values in figures.items()}
+            _check_count(count, predict, source.scores, closed=closed, rows=grid.height)
+            all_columns = _columns(closed, rings, grid, names) | {"area_m2": area}
+            columns = {name: values[kept] for name, values in all_columns.items()}
             columns["model"] = np.full(len(kept), model, object)
-            rows = Rows(columns, _shapes(found, outline, grid, detail_px)[kept])
-            del found, outline, figures  # with one large component in it each is as large as its polygon
-            take(rows)
+            rows = Rows(columns, _shapes(closed, rings, grid, detail_px)[kept])
+            del closed, rings, all_columns  # each is as large as its polygon, if one component is large
+            consume(rows)
         if predict.min_area_m2 and unknown:
-            log.warning("%s: areas in square metres are not known, so no small polygons are left out", part.scores.name)
-        return Late(*components.late())
+            log.warning(
+                "%s: areas in square metres are not known, so no small polygons are left out", source.scores.name
+            )
+        return DeferredCounts(*components.deferred_counts())
 
 
-def _opened(part: PolygonSource, stack: ExitStack) -> tuple[Any, Any | None]:
-    """The rasters of a scene, which the stack closes."""
-    scores = stack.enter_context(open_for_windows(part.scores))
-    if part.classes is None:
+def _open_rasters(source: PolygonSource, stack: ExitStack) -> tuple[Any, Any | None]:
+    """Open the rasters of a scene; the stack closes them."""
+    scores = stack.enter_context(open_for_windows(source.scores))
+    if source.classes is None:
         return scores, None
-    classes = stack.enter_context(open_for_windows(part.classes))
+    classes = stack.enter_context(open_for_windows(source.classes))
     if classes.shape != scores.shape:
-        raise DataError(f"{part.classes}: its size differs from that of {part.scores}; give the classes of that scene")
+        raise DataError(
+            f"{source.classes}: its size differs from that of {source.scores}; give the classes of that scene"
+        )
     return scores, classes
 
 
-def _check_count(count: int, predict: PredictConfig, scores: Path, *, found: ClosedComponents, rows: int) -> None:
-    """See that there are not too many polygons, before they are made."""
+def _check_count(count: int, predict: PredictConfig, scores: Path, *, closed: ClosedComponents, rows: int) -> None:
+    """Check the number of polygons before they are built."""
     if count > predict.max_polygons:
         raise ConfigError(
-            f"{scores}: {count:,} polygons in the first {found.box[:, 2].max():,} of {rows:,} rows, more than "
+            f"{scores}: {count:,} polygons in the first {closed.box[:, 2].max():,} of {rows:,} rows, more than "
             f"predict.max_polygons {predict.max_polygons:,}; give a higher --threshold or a larger "
             f"predict.min_area_m2 (now {predict.min_area_m2:g}), or raise predict.max_polygons"
         )
 
 
-def _columns(found: ClosedComponents, outline: Outlines, grid: Grid, names: dict[int, str]) -> dict[str, NDArray[Any]]:
-    """The figures of components by name."""
-    kinds = np.array([names.get(kind) for kind in range(256)], dtype=object)
+def _columns(closed: ClosedComponents, rings: Rings, grid: Grid, names: dict[int, str]) -> dict[str, NDArray[Any]]:
+    """Return the columns of components by name."""
+    names_by_id = np.array([names.get(class_id) for class_id in range(256)], dtype=object)
+    first_point = rings.ring_offsets[rings.polygon_offsets[rings.component_offsets[:-1]]]
     return {
-        "score_max": found.high,
-        "score_mean": found.mean,
-        "score_p95": found.p95,
-        "class_name": kinds[found.kind],
-        "area_px": found.pixels,
-        "row": found.box[:, 0],
-        "col": found.box[:, 1],
-        "first": outline.points[outline.rings[outline.polygons[outline.components[:-1]]], 0].astype(np.int64),
-        "number": found.number,
-        "around": sizes(grown(found.box, grid)),
-        "valid": found.valid,
+        "score_max": closed.score_max,
+        "score_mean": closed.score_mean,
+        "score_p95": closed.score_p95,
+        "class_name": names_by_id[closed.class_id],
+        "area_px": closed.area_px,
+        "row": closed.box[:, 0],
+        "col": closed.box[:, 1],
+        "first_x": rings.points[first_point, 0].astype(np.int64),
+        "number": closed.number,
+        "box_px": box_areas(expand_boxes(closed.box, grid)),
+        "valid_px": closed.valid_px,
     }
 
 
-def _shapes(found: ClosedComponents, outline: Outlines, grid: Grid, detail_px: float) -> NDArray[Any]:
-    """The polygons of components in CRS units."""
-    points = outline.points.astype(np.float64)
+def _shapes(closed: ClosedComponents, rings: Rings, grid: Grid, detail_px: float) -> NDArray[Any]:
+    """Build the polygons of components in CRS units."""
+    points = rings.points.astype(np.float64)
     if not detail_px:
-        return to_shapes(outline, placed(points, grid))
-    smooth = simplified(to_shapes(outline, points), found.corners, found.owner, size_px=detail_px)
-    shapes: NDArray[Any] = shapely.transform(smooth, partial(placed, grid=grid))
+        return to_multipolygons(rings, pixel_to_crs(points, grid))
+    smooth = simplify(to_multipolygons(rings, points), closed.vertices, closed.owner, size_px=detail_px)
+    shapes: NDArray[Any] = shapely.transform(smooth, partial(pixel_to_crs, grid=grid))
     return shapes
 
 
 def _detail_px(scores: Path, grid: Grid, simplify_m: float) -> float:
-    """The size of details to be simplified, in pixels; 0: none."""
+    """Return the size of details to be simplified, in pixels; 0 means none."""
     if not simplify_m:
         return 0.0
     if grid.resolution_m is None:
@@ -187,11 +192,11 @@ def _detail_px(scores: Path, grid: Grid, simplify_m: float) -> float:
     return simplify_m / grid.resolution_m
 
 
-def _least_px(areas: GeodesicAreas, min_area_m2: float, window: Window) -> float:
-    """How many pixels of a window `min_area_m2` is at least, by the largest of them; 0 where that is not known."""
+def _min_px(areas: GeodesicAreas, min_area_m2: float, window: Window) -> float:
+    """Return how many pixels of a window `min_area_m2` is at least, by the largest of them; 0 where unknown."""
     if not min_area_m2 or areas.crs is None:
         return 0.0
     rows, cols = np.meshgrid(
         *(np.linspace(at, at + n - 1, _SAMPLES) for at, n in zip(window[:2], window[2:], strict=True))
     )
-    return min_area_m2 / (areas.of_largest_pixel(rows.ravel(), cols.ravel()) * _MARGIN)
+    return min_area_m2 / (areas.largest_pixel(rows.ravel(), cols.ravel()) * _MARGIN)

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 from geood.errors import ConfigError, OutputError
 from geood.geo.cog import WORST
 from geood.geo.gdal import CACHE_BYTES
-from geood.models.bundle import ModelBundle
+from geood.models import ModelBundle
 from geood.prediction.cluster import threads_of
 
 TILES_PX = (1024, 768, 512, 384, 256, 192, 128)  # tried where the config's does not fit the memory

@@ -20,9 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geood.config.sections import PredictConfig
-from geood.models.bundle import ModelBundle
-from geood.models.segmenter import SegmenterOutput
+from geood.config import PredictConfig
+from geood.models import ModelBundle, SegmenterOutput
 
 log = logging.getLogger("geood")
 MOST_AT_ONCE = 8  # tiles in a batch, and in a task: beyond, a GPU gains 7 % and the threads that feed it lose more

@@ -13,7 +13,7 @@ import torch
 
 from geood.errors import DataError, OutputError
 from geood.geo.paths import ScenePath
-from geood.models.bundle import ModelBundle
+from geood.models import ModelBundle
 from geood.prediction.budget import Budget, budget, check_disk, parse_bytes
 from geood.prediction.job import FailedTile, tiles_of
 from geood.prediction.plan import SceneOptions, ScenePlan, plan_scene

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from geood.config.sections import PredictConfig, ScoreConfig
+from geood.config import PredictConfig, ScoreConfig
 from geood.geo.aoi import AreaOfInterest
 from geood.geo.grid import Grid, Tile, Window, tile_grid
 from geood.geo.scene import SceneSource

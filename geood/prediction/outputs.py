@@ -19,8 +19,7 @@ from geood.errors import ConfigError, DataError, OutputError
 from geood.geo.gdal import open_raster, pieces, rasterio_window, reading, writing
 from geood.geo.grid import Grid, Window
 from geood.geo.paths import RASTERS, ScenePath, files_of, gdal_name
-from geood.polygons.export import OUTPUT_SUFFIXES
-from geood.polygons.formats import beside
+from geood.polygons import OUTPUT_SUFFIXES, beside
 from geood.prediction.workdir import PUBLISHING
 
 

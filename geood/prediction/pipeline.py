@@ -16,14 +16,14 @@ from functools import partial
 from pathlib import Path
 
 from geood.atomic import check_output
-from geood.config.sections import PredictConfig
+from geood.config import PredictConfig
 from geood.errors import ConfigError, DataError, TilesFailedError
 from geood.geo.grid import Window
 from geood.geo.mosaic import write_mosaic
 from geood.geo.paths import ScenePath
 from geood.geo.score_raster import read_tags
-from geood.models.bundle import ModelBundle
-from geood.polygons.export import OUTPUT_SUFFIXES, PolygonSource, write_anomalies, write_together
+from geood.models import ModelBundle
+from geood.polygons import OUTPUT_SUFFIXES, PolygonSource, write_anomalies, write_together
 from geood.prediction.budget import as_told, budget, check_disk, parse_bytes
 from geood.prediction.cluster import dask_client
 from geood.prediction.outputs import (

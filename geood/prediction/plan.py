@@ -25,7 +25,7 @@ from geood.geo.grid import Grid
 from geood.geo.paths import ScenePath, fingerprint, gdal_name
 from geood.geo.scene import Scene, SceneSource
 from geood.geo.scene_reading import settle_reading, tile_side
-from geood.models.bundle import ModelBundle
+from geood.models import ModelBundle
 from geood.prediction.budget import Budget, disk_needed
 from geood.prediction.job import Job, tiles_of
 from geood.prediction.scene_checks import far_from_training, undeclared_nodata, valid_share

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from geood._version import __version__
-from geood.config.score_kinds import SCORES
+from geood.config import SCORES
 from geood.constants import NO_CLASS
 from geood.geo import qgis
 from geood.geo.cog import assemble
 from geood.geo.gdal import open_raster
 from geood.geo.grid import Grid, Window
 from geood.geo.paths import ScenePath
-from geood.models.bundle import ModelBundle
+from geood.models import ModelBundle
 from geood.prediction.dispatch import have_gpu, score_scene
 from geood.prediction.journal import TileFigures
 from geood.prediction.outputs import Target

@@ -29,7 +29,7 @@ from geood.geo.gdal import limit_cache
 from geood.geo.paths import with_retries
 from geood.geo.scene import Scene
 from geood.geo.scene_reading import read_tile, to_own_grid
-from geood.models.bundle import ModelBundle
+from geood.models import ModelBundle
 from geood.prediction.engine import Batch, Core, Engine
 from geood.prediction.job import FailedTile, Job, NumberedTile, ScoredTile
 from geood.prediction.journal import Chunk, TileFigures
@@ -39,7 +39,7 @@ NOTHING = Chunk.of(EMPTY)
 NEARLY = 0.9  # of the memory a process may hold, from where on it gives back what it does not need now
 
 
-class TilePixels(NamedTuple):
+class ReadTile(NamedTuple):
     """A tile as read: image (C, H, W), scaled or of 8 bit, where it is valid (H, W), what is to be scored (h, w)."""
 
     numbered: NumberedTile
@@ -62,7 +62,7 @@ def score_tiles(job: Job, tiles: Sequence[NumberedTile]) -> list[ScoredTile | Fa
         failure.__context__ = failure.__cause__ = None  # GDAL's exceptions do not travel between processes
         raise failure from None
     results: list[ScoredTile | FailedTile] = []
-    ready: list[TilePixels] = []
+    ready: list[ReadTile] = []
     for numbered in tiles:
         try:
             pixels = _read(job, engine, numbered)
@@ -80,11 +80,11 @@ def score_tiles(job: Job, tiles: Sequence[NumberedTile]) -> list[ScoredTile | Fa
     return results
 
 
-def _read(job: Job, engine: Engine, numbered: NumberedTile) -> TilePixels | None:
+def _read(job: Job, engine: Engine, numbered: NumberedTile) -> ReadTile | None:
     """The pixels of a tile; None where none of them is to be scored."""
     tile = numbered.tile
 
-    def attempt() -> TilePixels | None:
+    def attempt() -> ReadTile | None:
         try:
             with STATE.scene(job) as scene:
                 pixels, valid, wanted = read_tile(scene, tile)
@@ -96,14 +96,14 @@ def _read(job: Job, engine: Engine, numbered: NumberedTile) -> TilePixels | None
         if not wanted.any():
             return None
         raw = engine.on_gpu and pixels.dtype == np.uint8
-        return TilePixels(numbered, pixels if raw else engine.bundle.bands.scale(pixels, valid), valid, wanted)
+        return ReadTile(numbered, pixels if raw else engine.bundle.bands.scale(pixels, valid), valid, wanted)
 
     return with_retries(attempt, name=job.source.name)
 
 
-def _alike(ready: list[TilePixels], most: int) -> Iterator[list[TilePixels]]:
+def _alike(ready: list[ReadTile], most: int) -> Iterator[list[ReadTile]]:
     """Runs of tiles of one shape, at most so many."""
-    batch: list[TilePixels] = []
+    batch: list[ReadTile] = []
     for pixels in ready:
         if batch and (len(batch) == most or pixels.image.shape != batch[0].image.shape):
             yield batch
@@ -113,7 +113,7 @@ def _alike(ready: list[TilePixels], most: int) -> Iterator[list[TilePixels]]:
         yield batch
 
 
-def _scored(job: Job, engine: Engine, batch: list[TilePixels]) -> list[ScoredTile | FailedTile]:
+def _scored(job: Job, engine: Engine, batch: list[ReadTile]) -> list[ScoredTile | FailedTile]:
     """Score a batch and pack what comes of it; halved for as long as it does not fit the memory."""
     stacked = Batch(*(_stacked([getattr(p, name) for p in batch]) for name in ("image", "valid")))
     try:
@@ -146,7 +146,7 @@ def _is_memory(error: BaseException) -> bool:
 
 
 def _packed(
-    job: Job, pixels: TilePixels, score: NDArray[np.float32], classes: NDArray[np.uint8]
+    job: Job, pixels: ReadTile, score: NDArray[np.float32], classes: NDArray[np.uint8]
 ) -> ScoredTile | FailedTile:
     """What is kept of a tile, its invalid pixels blank."""
     (number, tile), wanted = pixels.numbered, pixels.wanted

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from geood.catalog import CATALOG, DataSet, data_set, taxonomies
-from geood.catalog.vocabulary import vocabulary
+from geood.catalog.vocabulary import shared_vocabulary
+from geood.constants import IGNORE
 from geood.errors import ConfigError
 from support import miniatures
 
-VOID = taxonomies.VOID
 TABLES = {
     "cityscapes": miniatures.CITYSCAPES,
     "vistas": miniatures.VISTAS_NP,
@@ -23,7 +23,7 @@ TABLES = {
     "bdd-anomaly": miniatures.TRAIN_IDS,
     "bdd-anomaly-361": miniatures.TRAIN_IDS,
     "streethazards": miniatures.STREETHAZARDS,
-    "streethazards-densehybrid": miniatures.STREETHAZARDS | {4: VOID},
+    "streethazards-densehybrid": miniatures.STREETHAZARDS | {4: IGNORE},
     "camvid": miniatures.CAMVID,
     "camvid-ood": miniatures.CAMVID | {12: 12},
     "lums": miniatures.LUMS,
@@ -54,13 +54,13 @@ def test_an_entry_is_whole(entry):
 @every_set
 def test_every_number_and_colour_means_a_class_or_nothing(entry):
     classes = set(entry.taxonomy.classes)
-    assert set(entry.ids.values()) | set((entry.colours or {}).values()) <= classes | {VOID}
-    assert all(0 <= i < VOID for i in classes) and entry.taxonomy.anomalies <= classes
+    assert set(entry.ids.values()) | set((entry.colours or {}).values()) <= classes | {IGNORE}
+    assert all(0 <= i < IGNORE for i in classes) and entry.taxonomy.anomalies <= classes
     assert set(entry.held_out) <= set(entry.taxonomy.classes.values())
     reached = set((entry.colours or entry.ids).values())
     assert classes - reached <= {entry.taxonomy.id_of(name) for name in entry.held_out}
     if entry.encoding == "ids":
-        assert entry.ids[VOID] == VOID and entry.colours is None
+        assert entry.ids[IGNORE] == IGNORE and entry.colours is None
     assert (entry.encoding == "colours") == (entry.colours is not None)
     assert (entry.encoding == "panoptic") == any(layout.segments for layout in entry.layouts)
 
@@ -81,8 +81,8 @@ def test_counts_sizes_and_patterns_are_sound(entry):
 @pytest.mark.parametrize("name", TABLES)
 def test_ids_mean_what_the_documentation_of_the_set_says(name):
     entry = data_set(name)
-    assert {n: i for n, i in entry.ids.items() if n not in (-1, VOID)} == {
-        n: i for n, i in TABLES[name].items() if n != VOID
+    assert {n: i for n, i in entry.ids.items() if n not in (-1, IGNORE)} == {
+        n: i for n, i in TABLES[name].items() if n != IGNORE
     }
 
 
@@ -99,7 +99,7 @@ def test_colours_mean_what_the_documentation_of_the_set_says():
 def test_the_two_mappings_of_vistas_differ_where_they_are_known_to():
     one, two = data_set("vistas"), data_set("vistas-wilddash")
     assert {n for n in one.ids if one.ids[n] != two.ids[n]} == {4, 5, 10, 11, 12, 16, 18, 26, 28, 36, 41, 43, 46}
-    assert set(one.ids) == set(two.ids) == {*range(66), VOID}
+    assert set(one.ids) == set(two.ids) == {*range(66), IGNORE}
     assert dataclasses.replace(one, name="", title="", ids={}, note="") == dataclasses.replace(
         two, name="", title="", ids={}, note=""
     )
@@ -139,7 +139,7 @@ def test_splits_colours_and_classes_of_both_cities_are_those_of_torchgeo(name):
         assert len(tiles[split.name]) == split.count
     assert set(tiles) == {split.name for split in entry.splits}
     colours = {tuple(colour): i - 1 for i, colour in enumerate(other["colormap"])}
-    assert entry.colours == colours | {(255, 0, 0): VOID, (0, 0, 0): VOID}
+    assert entry.colours == colours | {(255, 0, 0): IGNORE, (0, 0, 0): IGNORE}
     assert [n.lower().rstrip("s") for n in other["classes"][1:]] == list(entry.taxonomy.classes.values())
 
 
@@ -153,23 +153,23 @@ def test_a_name_that_is_none_gets_the_nearest():
 @pytest.mark.parametrize("name", [e.name for e in CATALOG.values() if e.trains])
 def test_a_vocabulary_splits_the_taxonomy_in_what_is_learnt_and_what_is_not(name):
     entry = data_set(name)
-    classes, anomaly = vocabulary([name], [])
+    classes, anomaly = shared_vocabulary([name], [])
     assert set(classes) | set(anomaly) == set(entry.taxonomy.classes) and not set(classes) & set(anomaly)
     assert anomaly == sorted(entry.taxonomy.anomalies | {entry.taxonomy.id_of(n) for n in entry.held_out})
     first = next(iter(classes.values()))
-    assert first not in vocabulary([name], [first])[0].values()
+    assert first not in shared_vocabulary([name], [first])[0].values()
 
 
 def test_what_a_vocabulary_cannot_be_made_of_is_refused():
-    classes, anomaly = vocabulary(["cityscapes", "vistas", "wilddash2", "bdd100k"], ["person", "rider"])
+    classes, anomaly = shared_vocabulary(["cityscapes", "vistas", "wilddash2", "bdd100k"], ["person", "rider"])
     assert len(classes) == 17 and anomaly == [11, 12]
-    assert vocabulary(["bdd-anomaly", "cityscapes"], [])[1] == [16, 17, 18]
+    assert shared_vocabulary(["bdd-anomaly", "cityscapes"], [])[1] == [16, 17, 18]
     for name in ("lost-and-found", "smiyc-anomaly", "fishyscapes-static-v2", "camvid-ood"):
         with pytest.raises(ConfigError, match=f"{name} has nothing to train on; it is for evaluation"):
-            vocabulary([name], [])
+            shared_vocabulary([name], [])
     with pytest.raises(ConfigError, match=r"the classes of cityscapes, uavid those of uavid; .* must share them"):
-        vocabulary(["cityscapes", "uavid"], [])
+        shared_vocabulary(["cityscapes", "uavid"], [])
     with pytest.raises(ConfigError, match=r"hold_out: persn is not a class of cityscapes; did you mean person\?"):
-        vocabulary(["cityscapes"], ["persn"])
+        shared_vocabulary(["cityscapes"], ["persn"])
     with pytest.raises(ConfigError, match="hold_out: zzz is not a class of isprs; they are impervious surface,"):
-        vocabulary(["potsdam"], ["zzz"])
+        shared_vocabulary(["potsdam"], ["zzz"])

@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from tempfile import TemporaryFile
 
 import numpy as np
 import pytest
@@ -420,11 +421,17 @@ def test_the_room_asked_for_is_enough_and_not_absurd(tmp_path, monkeypatch, side
     """For noise, which nothing compresses."""
     array = np.random.default_rng(0).integers(0, 250, (side, side, np.dtype(dtype).itemsize), np.uint8)
     array = np.nan_to_num(array.view(dtype)[..., 0], nan=1, copy=True)
-    scratch = []
+    opened, scratch = [], []
+
+    def scratch_file(**how):
+        opened.append(TemporaryFile(**how))  # noqa: SIM115 - closed by the code under test
+        return opened[0]
+
+    monkeypatch.setattr("geood.geo.cog.TemporaryFile", scratch_file)
     write = cog.write_cog
     monkeypatch.setattr(
         "geood.geo.cog.write_cog",
-        lambda path, *rest: (write(path, *rest), scratch.append((path.parent / "levels").stat().st_size)),
+        lambda path, *rest: (write(path, *rest), scratch.append(opened[0].seek(0, os.SEEK_END))),
     )
     with np.errstate(over="ignore"):
         places = pack(tmp_path / "a.journal", array, tile_px)

@@ -1,4 +1,4 @@
-"""Laws of components: those of the whole mask, for windows of any size, with figures as numpy has them."""
+"""Laws of components: windows of any size give those of the whole mask, with the statistics of NumPy."""
 
 import numpy as np
 import pytest
@@ -13,10 +13,10 @@ from rasterio.windows import Window as RasterioWindow
 
 from geood.errors import ConfigError
 from geood.geo.grid import Grid, Window
-from geood.polygons.block_windows import ahead, is_absent, window_size, windows
-from geood.polygons.components import Components, Cut
+from geood.polygons.block_windows import is_absent, iter_windows, read_ahead, window_size
+from geood.polygons.components import ComponentOptions, Components
 from geood.polygons.quantiles import Tail, percentiles
-from geood.polygons.rings import outlines, to_shapes
+from geood.polygons.rings import rings_from_vertices, to_multipolygons
 from geood.polygons.seams import Seams
 from geood.polygons.valid_counts import UNKNOWN
 
@@ -33,25 +33,28 @@ class Raster:
         return self.array[window.row_off :, window.col_off :][: window.height, : window.width]
 
 
-def components_of(scores, *, threshold=0.5, connectivity=8, window=(64, 64), classes=None, least=0):
-    """All components as dictionaries, by the first of their pixels."""
+def components_of(scores, *, threshold=0.5, connectivity=8, window=(64, 64), classes=None, min_px=0):
+    """Return all components as dictionaries, sorted by their first pixel."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("geood.polygons.components.window_size", lambda _: window)
-        other = None if classes is None else Raster(classes)
-        cut = Cut(threshold, connectivity, 0 if classes is None else 3, lambda _: least)
-        search = Components(Raster(scores), other, Grid(*scores.shape, Affine.identity()), cut)
-        batches = list(search)
-        late = dict(zip(*(part.tolist() for part in search.late()), strict=True))
-    found = []
+        class_raster = None if classes is None else Raster(classes)
+        options = ComponentOptions(threshold, connectivity, 0 if classes is None else 3, lambda _: min_px)
+        extraction = Components(Raster(scores), class_raster, Grid(*scores.shape, Affine.identity()), options)
+        batches = list(extraction)
+        late = dict(zip(*(column.tolist() for column in extraction.deferred_counts()), strict=True))
+    components = []
     for batch in batches:
-        outline = outlines(batch.corners, batch.owner, len(batch.number))
-        shapes = to_shapes(outline, outline.points.astype(float))
+        rings = rings_from_vertices(batch.vertices, batch.owner, len(batch.number))
+        shapes = to_multipolygons(rings, rings.points.astype(float))
         for i, number in enumerate(batch.number.tolist()):
-            one = {name: getattr(batch, name)[i] for name in ("pixels", "mean", "high", "p95", "kind", "valid")}
-            one |= {"box": batch.box[i].tolist(), "shape": shapes[i]}
-            one["valid"] = late[number] if one["valid"] == UNKNOWN else one["valid"]
-            found.append(one)
-    return sorted(found, key=lambda one: shapely.get_coordinates(one["shape"])[0][::-1].tolist())
+            component = {
+                name: getattr(batch, name)[i]
+                for name in ("area_px", "score_mean", "score_max", "score_p95", "class_id", "valid_px")
+            }
+            component |= {"box": batch.box[i].tolist(), "shape": shapes[i]}
+            component["valid_px"] = late[number] if component["valid_px"] == UNKNOWN else component["valid_px"]
+            components.append(component)
+    return sorted(components, key=lambda component: shapely.get_coordinates(component["shape"])[0][::-1].tolist())
 
 
 def numbered(mask, connectivity):
@@ -59,32 +62,32 @@ def numbered(mask, connectivity):
 
 
 def polygons(mask):
-    """Those of one pass of GDAL over a whole mask, made valid where a ring passes a point twice."""
+    """Polygonize a whole mask with GDAL; make polygons valid where a ring passes a point twice."""
     traced = rasterio.features.shapes(mask.astype(np.uint8), mask=mask, connectivity=4, transform=Affine.identity())
     return {shapely.normalize(shapely.make_valid(shapely.geometry.shape(shape))) for shape, _ in traced}
 
 
-def assert_as_one_pass(scores, *, threshold=0.5, connectivity=8, classes=None, **how):
-    """Components in windows against those of the whole raster: outlines exactly, figures as numpy has them."""
+def assert_as_one_pass(scores, *, threshold=0.5, connectivity=8, classes=None, **options):
+    """Check components from windows against the whole raster: exact polygons, statistics as in NumPy."""
     number = numbered(scores > threshold, connectivity)
-    found = components_of(scores, threshold=threshold, connectivity=connectivity, classes=classes, **how)
-    assert len(found) == number.max()
-    for one in found:
-        assert one["shape"].is_valid and one["shape"].geom_type == "MultiPolygon"
-        here = number == number[rasterio.features.rasterize([one["shape"]], scores.shape) > 0][0]
-        parts = shapely.get_parts(one["shape"])
+    components = components_of(scores, threshold=threshold, connectivity=connectivity, classes=classes, **options)
+    assert len(components) == number.max()
+    for component in components:
+        assert component["shape"].is_valid and component["shape"].geom_type == "MultiPolygon"
+        here = number == number[rasterio.features.rasterize([component["shape"]], scores.shape) > 0][0]
+        parts = shapely.get_parts(component["shape"])
         assert len(parts) == len(polygons(here)) and set(map(shapely.normalize, parts)) == polygons(here)
         values = scores[here].astype(np.float64)
         rows, cols = np.nonzero(here)
-        assert one["box"] == [rows.min(), cols.min(), rows.max() + 1, cols.max() + 1]
-        assert (one["pixels"], one["high"]) == (len(values), values.max())
-        assert one["mean"] == pytest.approx(values.mean(), rel=1e-12)
-        assert one["p95"] == pytest.approx(np.percentile(values, 95), rel=1e-12)
+        assert component["box"] == [rows.min(), cols.min(), rows.max() + 1, cols.max() + 1]
+        assert (component["area_px"], component["score_max"]) == (len(values), values.max())
+        assert component["score_mean"] == pytest.approx(values.mean(), rel=1e-12)
+        assert component["score_p95"] == pytest.approx(np.percentile(values, 95), rel=1e-12)
         around = scores[max(0, rows.min() - 1) : rows.max() + 2, max(0, cols.min() - 1) : cols.max() + 2]
-        assert one["valid"] == np.isfinite(around).sum()
+        assert component["valid_px"] == np.isfinite(around).sum()
         if classes is not None:
-            assert one["kind"] == np.bincount(classes[here]).argmax()
-    return found
+            assert component["class_id"] == np.bincount(classes[here]).argmax()
+    return components
 
 
 def random_scores(shape, seed, holes):
@@ -115,7 +118,7 @@ def drawn(*rows):
     return np.array([[0.9 if pixel == "#" else 0.1 for pixel in row] for row in rows], np.float32)
 
 
-# Where joining over seams has gone wrong elsewhere: xarray-spatial #2171, #2172, #2583, #2606, detectree2 #226.
+# Where merging across seams has gone wrong elsewhere: xarray-spatial #2171, #2172, #2583, #2606, detectree2 #226.
 SEAMS = {
     "corner to corner": drawn("##..", "##..", "..##", "..##"),
     "and the other way": drawn("..##", "..##", "##..", "##.."),
@@ -123,7 +126,7 @@ SEAMS = {
     "near but apart": drawn("#.#.", "#.#.", "#.#.", "###."),
     "one on both sides that does not touch": drawn("####", "#...", "#.##", "#..#", "####"),
     "ring": drawn("......", ".####.", ".#..#.", ".#..#.", ".####.", "......"),
-    "ring of corners": drawn("..#..", ".#.#.", "#...#", ".#.#.", "..#.."),
+    "ring of contacts": drawn("..#..", ".#.#.", "#...#", ".#.#.", "..#.."),
     "hole that meets itself": drawn("#####", "#.###", "##.##", "#####"),
     "islands in holes": drawn("#######", "#.....#", "#.###.#", "#.#.#.#", "#.###.#", "#.....#", "#######"),
     "comb": drawn("#.#.#.#", "#.#.#.#", "#.#.#.#", "#######"),
@@ -143,14 +146,14 @@ def test_no_seam_shows(scores, connectivity):
     whole = assert_as_one_pass(scores, connectivity=connectivity)
     for height in (1, 2, 3, 5):
         for width in (1, 2, 3, 4):
-            found = components_of(scores, connectivity=connectivity, window=(height, width))
-            assert [one | {"shape": one["shape"].wkb} for one in found] == [
-                one | {"shape": one["shape"].wkb} for one in whole
+            components = components_of(scores, connectivity=connectivity, window=(height, width))
+            assert [component | {"shape": component["shape"].wkb} for component in components] == [
+                component | {"shape": component["shape"].wkb} for component in whole
             ]
 
 
 def test_a_component_over_many_windows_is_whole():
-    """A spiral of 257 x 257 pixels, beside some noise, in windows of 16 x 24."""
+    """Check a spiral of 257 x 257 pixels beside some noise, in windows of 16 x 24."""
     side = np.arange(257)
     ring = np.minimum(np.minimum(side[:, None], side), np.minimum(side[::-1, None], side[::-1]))
     scores = (ring % 2 == 0).astype(np.float32)
@@ -158,40 +161,40 @@ def test_a_component_over_many_windows_is_whole():
         scores[i + 1, i] = 0
         scores[i + 2, i + 1] = 1
     scores = np.hstack([scores, random_scores((257, 4), 0, 0.05)])
-    found = assert_as_one_pass(scores, connectivity=4, threshold=0.6, window=(16, 24))
-    assert max(one["pixels"] for one in found) > 30_000
+    components = assert_as_one_pass(scores, connectivity=4, threshold=0.6, window=(16, 24))
+    assert max(component["area_px"] for component in components) > 30_000
 
 
-def test_outlines_have_corners_alone_and_begin_nowhere_by_chance():
+def test_rings_turn_at_every_vertex_and_shells_are_counterclockwise():
     scores = random_scores((60, 70), 0, 0)
-    for one in components_of(scores, window=(7, 9)):
-        for ring in shapely.get_rings(shapely.get_parts(one["shape"])):
+    for component in components_of(scores, window=(7, 9)):
+        for ring in shapely.get_rings(shapely.get_parts(component["shape"])):
             steps = np.diff(shapely.get_coordinates(ring), axis=0) != 0
             assert (steps.sum(axis=1) == 1).all() and (steps[1:] != steps[:-1]).all()
-        shells = [shapely.get_exterior_ring(part) for part in shapely.get_parts(one["shape"])]
-        assert not any(shapely.is_ccw(shells))  # y is the row here, so it is counterclockwise to see
+        shells = [shapely.get_exterior_ring(part) for part in shapely.get_parts(component["shape"])]
+        assert not any(shapely.is_ccw(shells))  # y is the row here, so on screen they are
 
 
-def test_columns_beyond_65536_have_their_place():
+def test_columns_beyond_65536_are_sorted_correctly():
     scores = np.zeros((3, 70_000), np.float32)
     scores[0, 5:9], scores[1:, 65_530:65_540], scores[:, -3:] = 0.7, 0.8, 0.9
-    found = components_of(scores, window=(2, 4096))
+    components = components_of(scores, window=(2, 4096))
     wanted = [[5, 0, 9, 1], [69_997, 0, 70_000, 3], [65_530, 1, 65_540, 3]]
-    assert [list(one["shape"].bounds) for one in found] == wanted
+    assert [list(component["shape"].bounds) for component in components] == wanted
 
 
 @pytest.mark.parametrize("window", [(64, 64), (5, 7)])
-def test_what_is_too_small_is_left_out_before_it_is_outlined(window):
+def test_components_below_min_px_are_left_out(window):
     scores = random_scores((40, 40), 3, 0)
     every = components_of(scores, threshold=0.7, window=window)
-    large = components_of(scores, threshold=0.7, window=window, least=4)
-    assert [one for one in every if one["pixels"] >= 4] == large
+    large = components_of(scores, threshold=0.7, window=window, min_px=4)
+    assert [component for component in every if component["area_px"] >= 4] == large
     assert 0 < len(large) < len(every)
 
 
-def test_a_component_with_too_many_corners_is_an_error_with_remedies(monkeypatch):
-    monkeypatch.setattr("geood.polygons.seams.MOST_CORNERS", 500)
-    with pytest.raises(ConfigError, match=r"more than 500 corners.*--threshold"):
+def test_a_component_with_too_many_vertices_is_an_error_with_remedies(monkeypatch):
+    monkeypatch.setattr("geood.polygons.seams.MAX_VERTICES", 500)
+    with pytest.raises(ConfigError, match=r"more than 500 vertices.*--threshold"):
         components_of(random_scores((60, 60), 0, 0), window=(8, 8))
 
 
@@ -219,19 +222,19 @@ def test_percentiles_are_those_of_numpy(sets):
 @given(seed=st.integers(0, 10**6), cuts=st.lists(st.integers(0, 3000), max_size=12), scale=st.floats(1e-3, 1e3))
 @settings(max_examples=40, deadline=None)
 @pytest.mark.parametrize("large", [1000, 10**6])
-def test_a_tail_tells_the_percentile_however_it_grew(large, seed, cuts, scale):
+def test_the_percentile_of_a_tail_does_not_depend_on_how_it_grew(large, seed, cuts, scale):
     rng = np.random.default_rng(seed)
     values = (rng.gamma(0.5, size=3000) * scale).astype(np.float32) + np.float32(1e-6)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("geood.polygons.quantiles.LARGE", large)
-        patch.setattr("geood.polygons.quantiles.HELD", 300)
+        patch.setattr("geood.polygons.quantiles.EXACT_BELOW", large)
+        patch.setattr("geood.polygons.quantiles.MAX_KEPT", 300)
         tails = [Tail(0.0)]
         for chunk in np.split(values, sorted(cuts)):
             tails[-1].add(chunk)
             if rng.random() < 0.4:
                 tails.append(Tail(0.0))
         for other in tails[1:]:
-            tails[0].absorb(other)
+            tails[0].merge(other)
         whole = Tail(0.0)
         whole.add(np.sort(values))
         found, again = tails[0].percentile(), whole.percentile()
@@ -246,7 +249,7 @@ def test_a_tail_tells_the_percentile_however_it_grew(large, seed, cuts, scale):
 def test_windows_partition_a_grid_and_are_whole_blocks():
     grid = Grid(100, 90, Affine.identity())
     seen = np.zeros((100, 90), int)
-    for window in windows(grid, (32, 40)):
+    for window in iter_windows(grid, (32, 40)):
         seen[window.slices] += 1
     assert (seen == 1).all()
     assert window_size(Raster(seen, (512, 512))) == (2048, 2048)
@@ -255,21 +258,21 @@ def test_windows_partition_a_grid_and_are_whole_blocks():
 
 
 def test_reading_ahead_keeps_the_order_and_the_errors():
-    places = list(windows(Grid(10, 10, Affine.identity()), (2, 2)))
-    assert list(ahead(places, lambda window: window)) == places
+    all_windows = list(iter_windows(Grid(10, 10, Affine.identity()), (2, 2)))
+    assert list(read_ahead(all_windows, lambda window: window)) == all_windows
 
-    def look(window):
+    def read(window):
         if window.row == 4:
             raise KeyError(window)
         return window
 
     seen = []
     with pytest.raises(KeyError):
-        seen.extend(iter(ahead(places, look)))
+        seen.extend(iter(read_ahead(all_windows, read)))
 
 
 @pytest.mark.parametrize(("nodata", "absent"), [(float("nan"), True), (0.0, False), (None, False)])
-def test_blocks_that_are_not_in_the_file_are_told(tmp_path, nodata, absent):
+def test_blocks_that_are_not_in_the_file_are_recognized(tmp_path, nodata, absent):
     shape = {"width": 64, "height": 64, "count": 1, "dtype": "float32", "nodata": nodata}
     blocks = {"tiled": True, "blockxsize": 16, "blockysize": 16, "SPARSE_OK": True}
     with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", transform=Affine.scale(2), **shape, **blocks) as file:

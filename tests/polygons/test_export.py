@@ -1,4 +1,4 @@
-"""Laws of polygons: they are the pixels above the threshold, whole and with the right figures, in every format."""
+"""Laws of polygons: they are the pixels above the threshold, whole, with the right statistics, in every format."""
 
 import os
 import sqlite3
@@ -32,9 +32,9 @@ from geood.polygons.export import (
     write_frame,
     write_together,
 )
-from geood.polygons.external_sort import Key, Spool
+from geood.polygons.external_sort import ExternalSorter, SortKey
 from geood.polygons.geodesic_area import GeodesicAreas
-from geood.polygons.rings import Outlines
+from geood.polygons.rings import Rings
 from support.places import CUSTOM, NORTH_UP, PLACES, UTM
 
 NAMES = {0: "field", 1: "road", 2: "roof"}
@@ -50,7 +50,7 @@ def write_band(path, grid, array, nodata, **options):
 
 
 def scores_on(path, grid, array, **options):
-    """A score raster with these scores."""
+    """Write a score raster."""
     return write_band(path, grid, array, float("nan"), **options)
 
 
@@ -78,7 +78,7 @@ def write(path, out, *, threshold=0.5, classes=None, overwrite=False, scene=None
 
 
 def flooded(mask, diagonal):
-    """Number of its component for each pixel of a mask, 0 outside: the plainest flood fill."""
+    """Label the components of a mask by flood fill; 0 outside."""
     steps = [(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if (a or b) and (diagonal or not (a and b))]
     number, count = np.zeros(mask.shape, int), 0
     for start in zip(*np.nonzero(mask), strict=True):
@@ -107,7 +107,7 @@ def some_scores(height, width, seed=0, holes=0.1):
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_polygons_are_the_components_with_their_figures(tmp_path, monkeypatch, shape, case):
-    """Against a flood fill and numpy, for any size of the windows in which the raster is gone through."""
+    """Compare with a flood fill and NumPy, for windows of any size."""
     seed, window, connectivity = case
     monkeypatch.setattr("geood.polygons.components.window_size", lambda _: window)
     array, grid = some_scores(*shape, seed), Grid(*shape, NORTH_UP, UTM)
@@ -136,8 +136,8 @@ def test_polygons_are_the_components_with_their_figures(tmp_path, monkeypatch, s
 @pytest.mark.parametrize("side", [99, 16])
 def test_large_components_have_a_near_95th_percentile(tmp_path, monkeypatch, side):
     monkeypatch.setattr("geood.polygons.components.window_size", lambda _: (side, side))
-    monkeypatch.setattr("geood.polygons.components.LARGE", 100)
-    monkeypatch.setattr("geood.polygons.quantiles.LARGE", 100)
+    monkeypatch.setattr("geood.polygons.components.EXACT_BELOW", 100)
+    monkeypatch.setattr("geood.polygons.quantiles.EXACT_BELOW", 100)
     array = some_scores(80, 80, holes=0) * 0.5 + 0.5
     frame = cut(scores_on(tmp_path / "s.tif", Grid(80, 80, NORTH_UP, UTM), array), threshold=0.4)
     assert frame.area_px.tolist() == [6400]
@@ -326,7 +326,7 @@ def test_what_is_off_the_globe_is_said(tmp_path, frame):
 
 
 def same(frame, other):
-    """Whether two frames hold the same rows, in the same order."""
+    """Check that two frames hold the same rows in the same order."""
     columns = [name for name in COLUMNS if name != "class_name"]
     geopandas.testing.assert_geodataframe_equal(frame[[*columns, "geometry"]], other[[*columns, "geometry"]])
     assert frame.class_name.fillna("").tolist() == other.class_name.fillna("").tolist()
@@ -334,7 +334,7 @@ def same(frame, other):
 
 @pytest.fixture
 def scored(tmp_path):
-    """A score raster, its class raster, and an empty folder."""
+    """Return a score raster, its class raster, and an empty folder."""
     grid, classes = Grid(60, 70, NORTH_UP, UTM), np.random.default_rng(1).integers(0, 4, (60, 70)).astype(np.uint8)
     scores = scores_on(tmp_path / "s.tif", grid, some_scores(60, 70))
     (tmp_path / "out").mkdir()
@@ -365,7 +365,7 @@ def test_windows_and_runs_leave_no_trace_in_a_file(scored, monkeypatch, suffix):
     scores, classes, folder = scored
     write(scores, folder / f"whole{suffix}", classes=classes, threshold=0.6)
     monkeypatch.setattr("geood.polygons.components.window_size", lambda _: (11, 16))
-    monkeypatch.setattr("geood.polygons.components.AT_ONCE", 300)
+    monkeypatch.setattr("geood.polygons.components.BATCH_VERTICES", 300)
     monkeypatch.setattr("geood.polygons.external_sort.RUN_BYTES", 6000)
     monkeypatch.setattr("geood.polygons.external_sort.BATCH_BYTES", 700)
     monkeypatch.setattr("geood.polygons.formats.ROW_GROUP", 40)
@@ -377,9 +377,9 @@ def test_windows_and_runs_leave_no_trace_in_a_file(scored, monkeypatch, suffix):
 
 @given(st.lists(st.lists(st.tuples(st.sampled_from([0.5, 0.7, 0.9]), st.integers(0, 9)), max_size=9), max_size=6))
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_spool_sorts(tmp_path, lots):
-    key, number, rows = Key("score", ("row", "number")), 0, []
-    with pytest.MonkeyPatch.context() as patch, Spool(tmp_path / "rows.arrow", key) as spool:
+def test_an_external_sorter_sorts(tmp_path, lots):
+    key, number, rows = SortKey("score", ("row", "number")), 0, []
+    with pytest.MonkeyPatch.context() as patch, ExternalSorter(tmp_path / "rows.arrow", key) as sorter:
         patch.setattr("geood.polygons.external_sort.RUN_BYTES", 200)
         patch.setattr("geood.polygons.external_sort.BATCH_BYTES", 100)
         for lot in lots:
@@ -387,8 +387,8 @@ def test_a_spool_sorts(tmp_path, lots):
             numbers = [*range(number, number := number + len(lot))]
             rows += zip([-s for s in score], row, numbers, strict=True)
             columns = (pa.array(score, pa.float64()), pa.array(row, pa.int64()), pa.array(numbers, pa.int64()))
-            spool.add(pa.table(dict(zip(("score", "row", "number"), columns, strict=True))))
-        found = [row["number"] for table in spool.rows() for row in table.to_pylist()]
+            sorter.add(pa.table(dict(zip(("score", "row", "number"), columns, strict=True))))
+        found = [row["number"] for table in sorter.sorted_tables() for row in table.to_pylist()]
     assert found == [number for *_, number in sorted(rows)] and not os.listdir(tmp_path)
 
 
@@ -462,12 +462,12 @@ def test_failed_tiles_are_a_layer_or_a_file_of_their_own(scored, suffix):
 def test_too_many_polygons_are_an_error_that_says_what_to_do(scored, monkeypatch):
     scores, _, folder = scored
     monkeypatch.setattr("geood.polygons.components.window_size", lambda _: (10, 10))
-    monkeypatch.setattr("geood.polygons.components.AT_ONCE", 50)
+    monkeypatch.setattr("geood.polygons.components.BATCH_VERTICES", 50)
     made = []
     monkeypatch.setattr(
         "geood.polygons.extraction._shapes", lambda found, *rest: made.append(found) or np.empty(99, object)
     )
-    monkeypatch.setattr("geood.polygons.export._Intake.take", lambda *_: None)
+    monkeypatch.setattr("geood.polygons.export._RowSink.add", lambda *_: None)
     with pytest.raises(ConfigError) as error:
         write(scores, folder / "o.gpkg", threshold=0.7, max_polygons=40)
     for part in (
@@ -488,7 +488,7 @@ def test_the_cheap_bound_leaves_out_nothing_that_the_exact_area_keeps(tmp_path, 
     area = cut(path, threshold=0.7).area_m2
     least = 1.0 if area.isna().all() else float(area.median())
     bounded = cut(path, threshold=0.7, min_area_m2=least)
-    monkeypatch.setattr("geood.polygons.extraction._least_px", lambda *_: 0.0)
+    monkeypatch.setattr("geood.polygons.extraction._min_px", lambda *_: 0.0)
     same(bounded, cut(path, threshold=0.7, min_area_m2=least))
     assert 0 < len(bounded) <= len(area)
 
@@ -496,7 +496,7 @@ def test_the_cheap_bound_leaves_out_nothing_that_the_exact_area_keeps(tmp_path, 
 @pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
 def test_a_disk_that_fills_up_while_cutting_leaves_nothing(small_disk, tmp_path, monkeypatch, suffix):
     scores = scores_on(tmp_path / "s.tif", Grid(900, 900, NORTH_UP, UTM), some_scores(900, 900))
-    for run_bytes in (10**9, 10**5):  # so that the file, or before it the spool, does not fit
+    for run_bytes in (10**9, 10**5):  # so that the file, or before it the sorted runs, does not fit
         monkeypatch.setattr("geood.polygons.external_sort.RUN_BYTES", run_bytes)
         with pytest.raises(OutputError, match=r"cannot be written .*; free space"):
             write(scores, small_disk / f"o{suffix}", threshold=0.7)
@@ -557,7 +557,7 @@ def squares(rows, cols):
     corner = np.stack([cols, rows], axis=1).repeat(5, axis=0)
     square = np.tile([[0, 0], [0, 1], [1, 1], [1, 0], [0, 0]], (len(rows), 1))
     count = np.arange(len(rows) + 1)
-    return Outlines((corner + square).astype(np.int32), count * 5, count, count)
+    return Rings((corner + square).astype(np.int32), count * 5, count, count)
 
 
 @pytest.mark.parametrize(
@@ -574,7 +574,7 @@ def squares(rows, cols):
 def test_the_area_of_a_pixel_is_that_of_the_projection(code, transform):
     grid = Grid(1000, 1000, transform, CRS.from_epsg(code))
     place = np.arange(0, 1000, 37)
-    area = GeodesicAreas(grid).of(squares(place, place))
+    area = GeodesicAreas(grid).measure(squares(place, place))
     projection = pyproj.Proj(code)
     x, y = zip(*[transform @ (at + 0.5, at + 0.5) for at in place.tolist()], strict=True)
     scale = projection.get_factors(*projection(x, y, inverse=True)).areal_scale
@@ -585,7 +585,7 @@ def test_the_area_of_a_pixel_is_that_of_the_projection(code, transform):
 def test_an_area_around_a_pole_holds_the_pole(code):
     grid = Grid(2000, 2000, Affine(500, 0, -500_000, 0, -500, 500_000), CRS.from_epsg(code))
     ring = np.array([[600, 600], [600, 1400], [1400, 1400], [1400, 600], [600, 600]], np.int32)
-    whole = GeodesicAreas(grid).of(Outlines(ring, np.array([0, 5]), np.array([0, 1]), np.array([0, 1])))
+    whole = GeodesicAreas(grid).measure(Rings(ring, np.array([0, 5]), np.array([0, 1]), np.array([0, 1])))
     rows, cols = (part.ravel() for part in np.mgrid[600:1400:8, 600:1400:8])
-    pixel = GeodesicAreas(grid).of(squares(rows + 4, cols + 4)).sum() * 64
+    pixel = GeodesicAreas(grid).measure(squares(rows + 4, cols + 4)).sum() * 64
     assert whole[0] == pytest.approx(pixel, rel=1e-3)

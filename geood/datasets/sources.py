@@ -1,0 +1,21 @@
+"""The crops of a config, from scenes or photographs as its `data.kind` says; the other way to read is not imported."""
+
+from __future__ import annotations
+
+from geood.config import Config
+from geood.datasets.crops import Crops
+
+
+def open_crops(config: Config) -> Crops:
+    """Return the training and validation crops of a config, from scenes or photographs as `data.kind` says.
+
+    Raises:
+        DataError: a file is missing or cannot be used, labels and images do not fit, or no crop is left to train on.
+    """
+    if config.data.kind == "photos":
+        from geood.datasets.photo_crops import open_photos
+
+        return open_photos(config)
+    from geood.datasets.scene_crops import open_scenes
+
+    return open_scenes(config)
