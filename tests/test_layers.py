@@ -1,4 +1,4 @@
-"""Laws of the house: imports only go down, rooms load nothing that they do not need."""
+"""Laws of the house: imports only go down, through faces, without circles, and load nothing that is not needed."""
 
 import ast
 import subprocess
@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "geood"
-LADDER = [  # from the ground up; rooms of one floor never import each other, but for the lowest
+LADDER = [  # from the ground up; packages of one floor never import each other
     {"errors", "constants", "progress", "_torch_compat", "_lazy", "_version"},
-    {"catalog", "atomic"},
+    {"catalog", "metrics", "atomic"},
     {"config"},
-    {"geo", "metrics"},
+    {"geo"},
     {"models"},
     {"polygons", "datasets"},
     {"prediction", "training", "evaluation"},
@@ -21,36 +21,44 @@ LADDER = [  # from the ground up; rooms of one floor never import each other, bu
     {"__init__", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(LADDER) for room in rooms}
+OPEN = LADDER[0] | {"atomic", "geo"}  # whose rooms are imported by name
 FILES = sorted(PACKAGE.rglob("*.py"))
 IDS = [str(path.relative_to(PACKAGE)) for path in FILES]
 
 
 def package_of(path):
-    """The package, or the single room, that a file belongs to."""
+    """Return the package, or the single room, that a file belongs to."""
     relative = path.relative_to(PACKAGE)
     return relative.parts[0] if len(relative.parts) > 1 else path.stem
 
 
 def module_of(path):
-    """The dotted name of a file."""
+    """Return the dotted name of a file."""
     parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 MODULES = {module_of(path): path for path in FILES}
+PACKAGES = sorted({package_of(path) for path in FILES if path.parent != PACKAGE})
+FACES = sorted(module for module, path in MODULES.items() if path.name == "__init__.py")
 
 
-def imports(path):
-    """Every `geood` module and other top-level name that a file imports, wherever in it, but for type checking."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing_only = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        for inner in ast.walk(node)
-    }
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def for_typing(tree):
+    """Return the nodes that only a type checker sees."""
+    blocks = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n.test)]
+    return {id(inner) for block in blocks for inner in ast.walk(block)}
+
+
+def imports(path, *, typing=False):
+    """Yield (module, name or None) of all imports of a file, wherever in it; with `typing` those for types as well."""
+    tree = tree_of(path)
+    skipped = set() if typing else for_typing(tree)
     for node in ast.walk(tree):
-        if id(node) in typing_only:
+        if id(node) in skipped:
             continue
         if isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names)
@@ -60,33 +68,107 @@ def imports(path):
                 yield (inner, None) if inner in MODULES else (node.module, alias.name)
 
 
+def inside_imports(path):
+    """Yield (module, name) of the imports of other packages of geood."""
+    for module, name in imports(path):
+        parts = module.split(".")
+        if parts[0] == "geood" and len(parts) > 1 and parts[1] != package_of(path):
+            yield module, name
+
+
 @pytest.mark.parametrize("path", FILES, ids=IDS)
 def test_imports_go_down(path):
     here = package_of(path)
     assert here in FLOOR, f"{here} has no floor: give it one in this test"
-    for module, _ in imports(path):
-        parts = module.split(".")
-        if parts[0] == "geood" and len(parts) > 1 and parts[1] != here:
-            assert FLOOR[parts[1]] < FLOOR[here] or FLOOR[here] == 0, f"{here} imports {module}, which is not below it"
+    for module, _ in inside_imports(path):
+        there = module.split(".")[1]
+        assert FLOOR[there] < FLOOR[here] or FLOOR[here] == 0, f"{here} imports {module}, which is not below it"
 
 
-@pytest.mark.parametrize("package", sorted({package_of(path) for path in FILES if path.parent != PACKAGE}))
+def test_training_prediction_and_evaluation_never_import_each_other():
+    halls = {"training", "prediction", "evaluation"}
+    for path in FILES:
+        if package_of(path) in halls:
+            assert not {module.split(".")[1] for module, _ in inside_imports(path)} & halls, path
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 def test_no_circle_within_a_package(package):
-    inside = {name: path for name, path in MODULES.items() if package_of(path) == package and path.parent != PACKAGE}
-    graph = {name: {module for module, _ in imports(path)} & set(inside) for name, path in inside.items()}
+    """Circles for types count: they tell of two rooms that are one."""
+    inside = {
+        name: path for name, path in MODULES.items() if package_of(path) == package and path.name != "__init__.py"
+    }
+    graph = {name: {module for module, _ in imports(path, typing=True)} & set(inside) for name, path in inside.items()}
     TopologicalSorter(graph).prepare()  # raises CycleError with the circle
 
 
-def test_only_the_command_line_prints():
-    for path in FILES:
-        calls = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]
-        prints = [n for n in calls if isinstance(n.func, ast.Name) and n.func.id == "print"]
-        assert not prints or package_of(path) == "cli", path
+@pytest.mark.parametrize("path", FILES, ids=IDS)
+def test_only_names_of_a_face_cross_a_border(path):
+    for module, name in inside_imports(path):
+        if module.split(".")[1] not in OPEN and path != PACKAGE / "__init__.py":
+            assert module in FACES and module.count(".") == 1, f"{module} is a room: import from its package's face"
+            assert name in exported(MODULES[module]), f"{module} does not export {name}"
 
 
-def test_help_and_import_load_nothing_heavy():
-    heavy = "('torch', 'rasterio', 'geopandas', 'dask')"
-    code = f"import sys, geood, geood.cli.app; print([m for m in {heavy} if m in sys.modules])"
+def below(package):
+    """Return the modules of a package."""
+    return [name for name in MODULES if name.startswith(f"geood.{package}.")]
+
+
+def exported(path):
+    """Return the names in `__all__` of a face."""
+    for node in tree_of(path).body:
+        if isinstance(node, ast.Assign) and node.targets[0].id == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_a_face_says_the_same_thrice(face):
+    """`__all__`, the lazy map and the names for type checking."""
+    tree, names = tree_of(MODULES[face]), exported(MODULES[face])
+    lazy = [n.value for n in tree.body if isinstance(n, ast.Assign) and isinstance(n.value, ast.Call)]
+    if not lazy:
+        bound = {alias.name for n in tree.body if isinstance(n, ast.ImportFrom) for alias in n.names}
+        assert names == bound - {"annotations"}
+        return
+    typed = for_typing(tree)
+    checked = {a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and id(n) in typed for a in n.names}
+    assert names - {"__version__"} == set(ast.literal_eval(lazy[0].args[1])) == checked
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_each_exported_name_is_there(face):
+    code = f"import {face} as face; [getattr(face, name) for name in getattr(face, '__all__', ())]; dir(face)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+HEAVY = ("torch", "torchvision", "torchgeo", "timm", "lightning", "rasterio", "geopandas", "pyogrio", "pandas")
+HEAVY += ("xarray", "dask", "distributed", "matplotlib", "scipy", "sklearn", "numpy", "pydantic", "pyproj", "shapely")
+WORKER = ("geopandas", "pyogrio", "pandas", "matplotlib", "lightning", "torchgeo", "sklearn", "tensorboard")
+
+
+@pytest.mark.parametrize(
+    ("modules", "absent"),
+    [
+        (["geood", "geood.cli.process"], HEAVY),
+        (["geood.training", "geood.prediction", "geood.evaluation", "geood.datasets", "geood.polygons"], HEAVY),
+        (
+            [name for name in MODULES if name.startswith("geood.geo.")],
+            ("torch", "lightning", "matplotlib"),
+        ),
+        (["geood.config", "geood.catalog"], ("torch", "rasterio")),
+        (
+            [name for name in MODULES if name.startswith("geood.metrics")],
+            ("torch", "rasterio", "geopandas", "pydantic"),
+        ),
+        (below("models"), ("rasterio", "geopandas", "pyogrio")),
+        (["geood.prediction.worker"], WORKER),
+    ],
+    ids=["command line", "faces", "geo", "config", "metrics", "models", "worker"],
+)
+def test_nothing_heavy_is_loaded_where_it_is_not_needed(modules, absent):
+    code = f"import sys, {', '.join(modules)}; print([m for m in {absent} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
