@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from geood._version import __version__
+from geood._version import DISTRIBUTION, __version__
 from geood.cli.data import data_app
 from geood.errors import ConfigError, DataError, TilesFailedError
 
@@ -68,7 +68,7 @@ Threshold = Annotated[float | None, typer.Option(help="Score above which a pixel
 
 def _show_version(asked: bool) -> None:
     if asked:
-        print(f"geood {__version__}")
+        print(f"geood {__version__} (distribution {DISTRIBUTION})")
         raise typer.Exit
 
 
@@ -359,7 +359,7 @@ def _print_bundle(header: dict[str, Any]) -> None:
     thresholds = header["calibration"].get(config["score"]["kind"], {})
     _print_pairs(
         {
-            "written by": f"geood {header['geood']}, format {header['format']}",
+            "written by": f"{DISTRIBUTION} {header['geood']}, format {header['format']}",
             "classes": ", ".join(f"{i} {config['data']['classes'][str(i)]}" for i in header["class_ids"]),
             "anomaly ids": config["data"]["anomaly"],
             "bands": ", ".join(

@@ -105,5 +105,5 @@ def h5py() -> Any:
     try:
         import h5py as library
     except ImportError:
-        raise ConfigError("HDF5 files need h5py; install it with: pip install 'geood[hdf5]'") from None
+        raise ConfigError("HDF5 files need h5py; install it with: pip install 'geood-toolkit[hdf5]'") from None
     return library

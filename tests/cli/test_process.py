@@ -21,7 +21,7 @@ def geood(*arguments, cwd=None):
 
 def test_version_and_help():
     done = geood("--version")
-    assert done.returncode == 0 and done.stdout.strip() == f"geood {__version__}"
+    assert done.returncode == 0 and done.stdout.strip() == f"geood {__version__} (distribution geood-toolkit)"
     shown = geood("--help").stdout
     for verb in ("demo", "train", "predict", "polygonize", "evaluate", "info"):
         assert re.search(rf"^\W*{verb}\b", shown, re.MULTILINE), verb
@@ -50,9 +50,9 @@ def test_errors_are_one_message_and_a_code(tmp_path, monkeypatch, capsys, argume
 
 
 def test_a_bug_is_called_one_and_debug_shows_where(monkeypatch, capsys):
-    import geood.models.bundle
+    import geood.models
 
-    monkeypatch.setattr(geood.models.bundle, "read_header", lambda path: 1 / 0)
+    monkeypatch.setattr(geood.models, "read_header", lambda path: 1 / 0)
     assert _run(["info", str(ROOT / "README.md")], debug=False) == 1
     assert "bug in geood" in capsys.readouterr().err
     assert _run(["info", str(ROOT / "README.md")], debug=True) == 1

@@ -159,7 +159,7 @@ def test_errors_of_the_command_line(tmp_path, bundle_path, miniature, capsys, ar
 
 def test_without_h5py_the_remedy_is_said_before_any_work(tmp_path, bundle, miniature, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(ConfigError, match=r"pip install 'geood\[hdf5\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'geood-toolkit\[hdf5\]'"):
         submit("smiyc-anomaly", miniature("smiyc-anomaly")[0], bundle, tmp_path / "out", method="m")
     assert not (tmp_path / "out").exists()
 

@@ -1,0 +1,49 @@
+"""The distribution is geood-toolkit, and the command speaks up where the other package called geood is installed."""
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from geood import __version__
+from geood._version import DISTRIBUTION, other_package
+
+OTHER = "Metadata-Version: 2.1\nName: geood\nVersion: 0.1.6\n"
+
+
+def run(*arguments, path=""):
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(path), str(Path(__file__).parents[1])])}
+    command = [sys.executable, "-m", "geood", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=env, cwd="/", check=False)
+
+
+def test_the_distribution_has_the_version_of_the_package():
+    assert DISTRIBUTION == "geood-toolkit" and version(DISTRIBUTION) == __version__
+    assert other_package() is None
+
+
+def test_the_version_names_command_and_distribution():
+    done = run("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"geood {__version__} (distribution geood-toolkit)\n", "")
+
+
+def test_the_other_package_is_spoken_of_and_the_command_goes_on(tmp_path):
+    (tmp_path / "geood-0.1.6.dist-info").mkdir()
+    (tmp_path / "geood-0.1.6.dist-info" / "METADATA").write_text(OTHER)
+    done = run("--version", path=tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith(f"geood {__version__}")
+    assert "another package called geood (0.1.6) is installed" in done.stderr and "pip uninstall geood" in done.stderr
+
+
+def test_an_overwritten_package_is_not_run(tmp_path):
+    """As pip leaves it where the other package came later: its `__init__` among our rooms."""
+    (tmp_path / "geood-0.1.6.dist-info").mkdir()
+    (tmp_path / "geood-0.1.6.dist-info" / "METADATA").write_text(OTHER)
+    (tmp_path / "geood").mkdir()
+    (tmp_path / "geood" / "__init__.py").write_text('__version__ = "0.1.6"\n')
+    for room in ("__main__.py", "_version.py"):
+        (tmp_path / "geood" / room).write_text((Path(__file__).parents[1] / "geood" / room).read_text())
+    done = run("--version", path=tmp_path)
+    assert done.returncode == 2 and not done.stdout
+    assert "has overwritten some of them" in done.stderr and "Traceback" not in done.stderr
