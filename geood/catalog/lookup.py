@@ -15,8 +15,20 @@ CATALOG: dict[str, DataSet] = {entry.name: entry for entry in (*ROADS, *AERIAL)}
 def data_set(name: str) -> DataSet:
     """Return the data set of this name, as listed by `geood data list`.
 
+    Args:
+        name: such as "camvid" or "fishyscapes-laf".
+
+    Returns:
+        Its entry of the catalog: source, licence, folder layout, splits, label encoding, protocol.
+
     Raises:
         ConfigError: there is no such data set; the message suggests the closest name.
+
+    Example:
+        >>> import geood
+        >>> camvid = geood.data_set("camvid")
+        >>> camvid.protocol, [split.name for split in camvid.splits]
+        ('pooled', ['train', 'val', 'test'])
     """
     if name in CATALOG:
         return CATALOG[name]

@@ -36,6 +36,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises:
         ConfigError: the file cannot be read or the config is invalid; the message has one line per error.
+
+    Example:
+        >>> import geood
+        >>> config = geood.load_config("aerial.yaml", ["train.seed=7", "score.kind=energy"])
+        >>> config.train.seed, config.score.kind
+        (7, 'energy')
     """
     path = Path(path)
     tree, lines = _read_with_base(path)

@@ -381,7 +381,32 @@ class PredictConfig(Section):
 
 
 class Config(Section):
-    """A complete config; each section is documented in its own class."""
+    """A complete config; each section is documented in its own class.
+
+    Args:
+        data: scenes or photographs, labels, classes, crops.
+        bands: which bands are used and how they are scaled.
+        segmenter: the network of the classes.
+        flow: the normalizing flow.
+        negatives: what is pasted into training crops.
+        loss: weights and kinds of the loss terms.
+        train: stages, steps, learning rates.
+        score: the anomaly score and its threshold.
+        predict: tiles and polygons.
+
+    Raises:
+        ValidationError: of pydantic: a key is unknown, a value is invalid, or sections contradict each other. Files are
+            better read by `load_config`, whose errors name the line.
+
+    Example:
+        >>> import geood
+        >>> data = {"images": ["a.tif"], "labels": ["a_labels.tif"], "classes": {0: "land", 1: "road"}}
+        >>> config = geood.Config(data=data)
+        >>> config.score.kind, config.train.batch, config.predict.tile_px
+        ('jsd', 8, 1024)
+    """
+
+    model_config = ConfigDict(json_schema_extra={"description": "A geood config."})
 
     data: DataConfig
     bands: BandsConfig = BandsConfig()

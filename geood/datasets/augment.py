@@ -1,7 +1,7 @@
-"""Random changes to a training crop that leave its meaning as it is: scale, place, mirror, turn, light.
+"""Random augmentation of a training crop: scale, position, flips, quarter turns, brightness and contrast.
 
-Image, mask and validity go through the same geometry; only the image, and only where it holds data, through the change
-of light. Plain tensor operations, any number of bands. All chance comes from the generator that is passed in.
+Image, mask and validity go through the same geometry; brightness and contrast change the image only, and only where it
+holds data. Plain tensor operations for any number of bands. All randomness comes from the generator that is passed in.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from geood.config.sections import DataConfig
+from geood.config import DataConfig
 from geood.constants import IGNORE
 from geood.datasets.samples import Sample
 
-DRAWS = 8  # a window without enough data or without a label is drawn again, up to this many in all
+DRAWS = 8  # windows drawn at most; one without enough data or without a label is drawn again
 
 
 def augment(sample: Sample, config: DataConfig, *, generator: Generator) -> Sample:
-    """A changed copy of a sample, cut to `config.crop_px` pixels a side, `config.min_valid` of them valid if possible.
+    """Return an augmented copy of a sample, `config.crop_px` pixels a side, `config.min_valid` of it valid if possible.
 
     Args:
         sample: `image` (C, H, W) float in [0, 1], `mask` (H, W) int64, `valid` (H, W) bool; H and W at least
-            `crop_px / scale_min`, so that the smallest scale still finds enough ground. Other keys are passed on.
-        config: what may change, and how much.
-        generator: where all chance comes from.
+            `crop_px / scale_min`, so that a window at the smallest scale fits. Other keys are passed on.
+        config: the changes and their ranges.
+        generator: source of all randomness.
 
     Raises:
         ValueError: the sample is too small for the drawn scale.
@@ -47,7 +47,7 @@ def augment(sample: Sample, config: DataConfig, *, generator: Generator) -> Samp
 
 
 def _cut(sample: Sample, side: int, min_valid: float, generator: Generator) -> Sample:
-    """A random square window of `side` pixels that holds a label and enough data, or the best of `DRAWS`."""
+    """Cut a random square window of `side` pixels that holds a label and enough data, or the best of `DRAWS`."""
     height, width = sample["mask"].shape
     if side > min(height, width):
         raise ValueError(f"a window of {side} px does not fit in a sample of {height} x {width} px")
@@ -65,7 +65,7 @@ def _cut(sample: Sample, side: int, min_valid: float, generator: Generator) -> S
 
 
 def _resized(sample: Sample, side: int) -> Sample:
-    """The sample at `side` pixels: the image bilinear without aliasing, mask and validity from the nearest pixel."""
+    """Resample to `side` pixels: the image bilinearly with antialiasing, mask and validity by nearest neighbour."""
     if sample["mask"].shape == (side, side):
         return dict(sample)
 
@@ -77,7 +77,7 @@ def _resized(sample: Sample, side: int) -> Sample:
 
 
 def _lit(image: Tensor, valid: Tensor, shift: float, stretch: float) -> Tensor:
-    """The image stretched about its mean and shifted, all bands alike, in [0, 1]; untouched where it is not valid."""
+    """Stretch all bands about one mean, shift and clip to [0, 1]; invalid pixels stay as they are."""
     if (shift == 0 and stretch == 1) or not valid.any():
         return image
     mean = (image * valid).sum() / (image.shape[0] * valid.sum())
@@ -85,7 +85,7 @@ def _lit(image: Tensor, valid: Tensor, shift: float, stretch: float) -> Tensor:
 
 
 def _each(sample: Sample, change: Any) -> Sample:
-    """The sample with one change of geometry on everything that has pixels."""
+    """Apply one geometric change to all tensors of a sample."""
     return {key: change(value) if isinstance(value, Tensor) else value for key, value in sample.items()}
 
 

@@ -1,6 +1,6 @@
-"""Is a data set whole and as it should be? Files counted, pairs joined, every label file read.
+"""Completeness check of a published data set: counts files, joins pairs and reads every label file.
 
-What is wrong comes back as sentences that say what to do. Nothing is repaired, and nothing is fetched.
+Faults are returned as sentences that name the remedy. Nothing is repaired, and nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from geood.progress import Progress
 
 @dataclass
 class SplitCheck:
-    """What is there of one split.
+    """Findings in the files of one split.
 
-    Labelled pixels are counted three ways: those of each class by its name, those that are void as the set has it, and
-    those of unknown numbers. `not_found` are names on the split's list that no image has.
+    Labelled pixels are counted in three groups: those of each class by its name, those that the set defines as void,
+    and those of unknown numbers. `not_found` are names in the split's list that no image has.
     """
 
     split: Split
@@ -39,7 +39,7 @@ class SplitCheck:
     unknown: Counter[str] = field(default_factory=Counter)
 
     def lines(self, data_set: DataSet) -> Iterator[str]:
-        """What is there, for people: images, and the share of each class in their labels."""
+        """Yield a summary for people: number of images, and the share of each class in their labels."""
         yield f"{self.split.name}: {self.images} images, {self.labelled} with labels"
         labelled = sum(self.pixels.values()) + self.void + sum(self.unknown.values())
         for name, pixels in [(name, self.pixels[name]) for name in data_set.taxonomy.classes.values()]:
@@ -49,7 +49,7 @@ class SplitCheck:
             yield f"  {'void':<20}{100 * self.void / labelled:7.2f} %"
 
     def faults(self, data_set: DataSet) -> Iterator[str]:
-        """What is wrong, and what to do about it, a sentence each."""
+        """Yield each fault with its remedy, one sentence each."""
         name, expected = self.split.name, self.split.count
         if expected and self.images != expected:
             source = data_set.source
@@ -73,7 +73,7 @@ class SplitCheck:
         if self.unknown:
             found = ", ".join(f"{number} ({pixels:,} px)" for number, pixels in self.unknown.most_common(5))
             yield (
-                f"{name}: label files hold {found}, which stand for nothing in {data_set.name} and are ignored; take "
+                f"{name}: label files hold {found}, undefined in {data_set.name} and ignored; take "
                 "the label files as published, or say what they mean with data.label_ids"
             )
 
@@ -81,10 +81,10 @@ class SplitCheck:
 def check_set(
     data_set: DataSet, root: Path, *, label_ids: Mapping[int, int] | None = None
 ) -> tuple[list[SplitCheck], list[str]]:
-    """Look at every split of a data set below `root`; returns what is there, and all that is wrong.
+    """Check every split of a data set below `root`; return the findings by split, and all faults.
 
     Raises:
-        DataError: nothing of the set is there.
+        DataError: no split of the set is there.
     """
     found: dict[str, FoundFrames] = {}
     missing: dict[str, DataError] = {}
@@ -102,7 +102,7 @@ def check_set(
 
 def _checked(data_set: DataSet, split: Split, found: FoundFrames, label_ids: Mapping[int, int] | None) -> SplitCheck:
     check = SplitCheck(split, without_labels=found.without_labels, not_found=found.not_found)
-    if not (split.ids or split.listed):  # else labels of other splits' frames, which the rules leave out, lie there too
+    if not (split.ids or split.listed):  # else labels of other splits' frames are among them
         check.without_image = found.without_image
     held = {i for i, name in data_set.taxonomy.classes.items() if name in data_set.held_out}
     held |= data_set.taxonomy.anomalies
@@ -114,7 +114,7 @@ def _checked(data_set: DataSet, split: Split, found: FoundFrames, label_ids: Map
 
 
 def _count(frame: Frame, check: SplitCheck, held: set[int], label_ids: Mapping[int, int] | None) -> None:
-    """Count one frame and its labels, unless what they hold puts it in another split."""
+    """Count one frame and its labels, unless its labels put it in another split."""
     data_set, holds = frame.data_set, check.split.holds
     assert data_set is not None
     try:

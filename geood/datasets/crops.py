@@ -1,28 +1,30 @@
-"""Crops ready for a network, wherever they are cut from: shuffled and changed to train on, as they are to validate.
+"""Datasets of crops ready for a network: shuffled and augmented for training, unchanged for validation.
 
-Where pixels lie and who may see them is the matter of a `Ground`: scenes on one lattice of blocks (`scenes`), or
-photographs without a place (`photos`). What is the same for both stands here: a training item is a pure function of
-seed and number, whatever process reads it, and every crop of the pool comes once before any comes again.
+A `Ground` knows where pixels are and which side of the split owns them: scenes on one lattice of blocks (`scene_crops`)
+or photographs without georeference (`photo_crops`). This module holds what is the same for both: the recipe from drawn
+crops to datasets, and the sampling. A training item is a pure function of seed and index, whatever process reads it,
+and every crop of the pool comes once before any comes again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from geood.config.sections import Config
+from geood.config import Config
 from geood.constants import IGNORE
 from geood.datasets.augment import augment
-from geood.datasets.samples import Ground, Sample, seed_of
-from geood.geo.bands import Bands
-
-if TYPE_CHECKING:
-    from geood.datasets.screening import Screening
+from geood.datasets.samples import Ground, Sample, TrainingBands, seed_of
+from geood.datasets.screening import Screening, labelled, report_screening, screen, why_nothing
+from geood.errors import DataError
+from geood.geo.bands import Bands, bands_from_samples
 
 
 @dataclass(frozen=True)
@@ -39,24 +41,24 @@ class Crops:
     validation_boxes: tuple[Any, ...]
 
     def training(self, seed: int, length: int, *, rank: int = 0, world: int = 1) -> Dataset[Sample]:
-        """`length` augmented training samples for one of `world` processes; sample i depends on seed, rank and i only.
+        """Return `length` augmented samples for one of `world` processes; sample i depends on seed, rank and i only.
 
         A sample holds `image` float32 (C, S, S) in [0, 1], `mask` int64 (S, S) of channel numbers with 255 to ignore,
         `valid` bool (S, S) and `name`, S = data.crop_px.
         """
-        return TrainingCrops(self, seed, length, rank, world)
+        return TrainingCrops(self, seed, length, rank=rank, world=world)
 
     def validation(self) -> Dataset[Sample]:
-        """The validation crops, in the form of `training`, always the same and unchanged by augmentation."""
+        """Return the validation crops in the format of `training`, always the same and not augmented."""
         return ValidationCrops(self)
 
-    def sample(self, place: Any, *, validation: bool) -> Sample:
-        """The sample of one place, as seen from one side of the split.
+    def sample(self, crop: Any, *, validation: bool) -> Sample:
+        """Read one crop as a sample, as seen from one side of the split.
 
         Raises:
             DataError: a file cannot be read.
         """
-        pixels = self.ground.read(place, validation=validation)
+        pixels = self.ground.read(crop, validation=validation)
         mask = np.full(pixels.ids.shape, IGNORE, np.int64)
         for channel, class_id in enumerate(self.class_ids):
             mask[pixels.ids == class_id] = channel
@@ -64,20 +66,20 @@ class Crops:
             "image": torch.from_numpy(self.bands.scale(pixels.image, pixels.valid)),
             "mask": torch.from_numpy(mask),
             "valid": torch.from_numpy(pixels.valid),
-            "name": self.ground.name(place),
+            "name": self.ground.name(crop),
         }
 
     def write_split(self, folder: Path) -> None:
-        """Write down the split, in a form that suits the ground, as `folder/split.*`."""
+        """Write the split to `folder/split.*`, in a format that suits the ground."""
         self.ground.write_split(folder, self.training_boxes, self.validation_boxes)
 
 
 class TrainingCrops(Dataset[Sample]):
-    """Item i of process `rank`: a crop of the pool, augmented; see `Crops.training`."""
+    """Augmented training samples of process `rank`; see `Crops.training`."""
 
-    def __init__(self, crops: Crops, seed: int, length: int, *place: int) -> None:
+    def __init__(self, crops: Crops, seed: int, length: int, *, rank: int, world: int) -> None:
         self.crops, self.seed, self.length = crops, seed, length
-        self.rank, self.world = place
+        self.rank, self.world = rank, world
         self._round = -1
 
     def __len__(self) -> int:
@@ -88,11 +90,11 @@ class TrainingCrops(Dataset[Sample]):
             raise IndexError(i)
         position = i * self.world + self.rank
         generator = torch.Generator().manual_seed(seed_of(self.seed, 1, position))
-        box = self.crops.training_boxes[self._crop(position)]
-        return augment(self.crops.sample(box, validation=False), self.crops.config.data, generator=generator)
+        crop = self.crops.training_boxes[self._crop(position)]
+        return augment(self.crops.sample(crop, validation=False), self.crops.config.data, generator=generator)
 
     def _crop(self, position: int) -> int:
-        """Number of the crop at a position of the endless stream of shuffled pools."""
+        """Return the index of the crop at a position of the endless stream of shuffled pools."""
         pool = len(self.crops.training_boxes)
         if self._round != position // pool:
             self._round = position // pool
@@ -101,7 +103,7 @@ class TrainingCrops(Dataset[Sample]):
 
 
 class ValidationCrops(Dataset[Sample]):
-    """The validation crops of a `Crops`, in order."""
+    """Validation samples of a `Crops`, in order."""
 
     def __init__(self, crops: Crops) -> None:
         self.crops = crops
@@ -111,3 +113,44 @@ class ValidationCrops(Dataset[Sample]):
 
     def __getitem__(self, i: int) -> Sample:
         return self.crops.sample(self.crops.validation_boxes[i], validation=True)
+
+
+def build_crops(
+    config: Config, ground: Ground, *, bands: TrainingBands, drawn: Sequence[Any], grid: Sequence[Any]
+) -> Crops:
+    """Screen the drawn training crops, choose the validation crops and fit the bands to the pixels that are kept.
+
+    Args:
+        config: the config that the crops belong to.
+        ground: reads a crop of either side of the split.
+        bands: the bands of all training images.
+        drawn: candidate training crops in the order they were drawn; those beyond `data.crops` replace crops with too
+            little data.
+        grid: candidate validation crops, in order; at most `data.validation_crops` of them are taken.
+
+    Raises:
+        DataError: no drawn crop can be trained on, no crop of the grid holds a label, or a file cannot be read.
+    """
+    kept, values, report = screen(drawn, partial(ground.read, validation=False), config=config)
+    if not kept:
+        raise DataError(why_nothing(report, config))
+    shown = labelled(grid, partial(ground.read, validation=True), config=config)
+    report.validation_crops = len(shown)
+    report_screening(report, config)
+    return Crops(
+        config=config,
+        bands=bands_from_samples(
+            config.bands,
+            bands.names,
+            indexes=bands.indexes,
+            values=values,
+            dtype=bands.dtype,
+            scene_count=bands.scene_count,
+        ),
+        class_ids=tuple(sorted(config.data.classes)),
+        report=report,
+        resolution_m=ground.resolution_m(kept[0]),
+        ground=ground,
+        training_boxes=tuple(kept),
+        validation_boxes=tuple(shown),
+    )

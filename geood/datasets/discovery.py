@@ -1,7 +1,7 @@
-"""Finding the frames of a named data set: its templates of paths, matched against what lies below a root.
+"""Discovery of the frames of a named data set: its path templates, matched against the files below a root.
 
-Images and labels are found each by their own template and joined on the places that both have, so that a missing half
-of a pair is seen on either side. A root that does not look right is refused with the nearest folder that does.
+Images and labels have separate templates and are joined on the placeholders that both share, so that a missing half of
+a pair is noticed on either side. A root without the set is rejected with the nearest folder that holds it.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from geood.catalog import DataSet, PathLayout, Split
 from geood.datasets.frames import FoundFrames, Frame
 from geood.errors import DataError
 
-PLACE = re.compile(r"\{(\w+)\}")
-WHAT = {"number": r"\d+"}  # what may stand at a place; at all others any one name
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
+PATTERNS = {"number": r"\d+"}  # of placeholders; any other matches one path component
 HEADERS = {"image", "images", "name", "names", "file", "filename", "file_name", "frame", "id"}  # of a list's column
 
 
 def find_frames(data_set: DataSet, root: Path, split: Split) -> FoundFrames:
-    """The frames of one split below `root`, by the layout of the set that finds most pairs, the first of equals.
+    """Find the frames of one split below `root`, with the set's layout that matches most pairs, the first of equals.
 
-    What the labels of a whole image hold is not looked at.
+    Label files are not read.
 
     Raises:
-        DataError: nothing below the root looks like the set, with the nearest folder that does; or the images are
-            overlays, and one to add to is missing.
+        DataError: nothing below the root looks like the set (the message names the nearest folder that does), or the
+            images are overlays and a base image is missing.
     """
     best: FoundFrames | None = None
     for layout in data_set.layouts:
@@ -58,7 +58,7 @@ def find_frames(data_set: DataSet, root: Path, split: Split) -> FoundFrames:
 
 
 def drop_unlabelled(found: FoundFrames, data_set: DataSet, root: Path, *, split: Split) -> list[Frame]:
-    """Leave only the frames that have labels in `found`; returns the others.
+    """Remove the frames without labels from `found` and return them.
 
     Raises:
         DataError: no frame has labels.
@@ -74,78 +74,78 @@ def drop_unlabelled(found: FoundFrames, data_set: DataSet, root: Path, *, split:
 
 
 def _usable(found: FoundFrames, split: Split) -> bool:
-    """Whether there is an image, with the one that it is added to and the labels that make it one of the split."""
+    """Return True if any frame has its base image, where needed, and labels, where they put it in the split."""
     return any((f.base or not found.layout.base) and (f.labels or not split.by_labels) for f in found.frames)
 
 
 def _whole(found: FoundFrames) -> int:
-    """How many frames have all that belongs to them."""
+    """Count the complete frames: those with labels, and with a base image where the layout has one."""
     return sum(f.labels is not None and (f.base is not None or not found.layout.base) for f in found.frames)
 
 
 def _matched(data_set: DataSet, root: Path, layout: PathLayout, split: Split) -> FoundFrames:
-    """All that one layout finds, before the split's rules on names."""
+    """Match one layout below a root, before the split's rules on names."""
     images = dict(_files(root, layout.images, split))
-    labels = {path: places for path, places in _files(root, layout.labels, split) if path not in images}
+    labels = {path: values for path, values in _files(root, layout.labels, split) if path not in images}
     bases = dict(_files(root, layout.base, split))
-    names = [set(PLACE.findall(_filled(t, split))) for t in (layout.images, layout.labels, layout.base)]
+    names = [set(PLACEHOLDER.findall(_filled(t, split))) for t in (layout.images, layout.labels, layout.base)]
     shared = tuple(sorted(names[0] & names[1]))
     to_base = tuple(sorted(names[0] & names[2]))
-    by_key = {_key(places, shared): path for path, places in labels.items()}
-    by_base = {_key(places, to_base): path for path, places in bases.items()}
+    by_key = {_key(values, shared): path for path, values in labels.items()}
+    by_base = {_key(values, to_base): path for path, values in bases.items()}
     segments = root / layout.segments if layout.segments else None
-    if segments and not segments.is_file():  # labels that nothing explains are none
+    if segments and not segments.is_file():  # labels are useless without the index of their segments
         labels, by_key = {}, {}
     frames = [
         Frame(
-            layout.name.format_map(places),
+            layout.name.format_map(values),
             path,
-            by_key.get(_key(places, shared)),
+            by_key.get(_key(values, shared)),
             data_set,
-            by_base.get(_key(places, to_base)) if layout.base else None,
+            by_base.get(_key(values, to_base)) if layout.base else None,
             segments,
         )
-        for path, places in images.items()
+        for path, values in images.items()
     ]
     frames.sort(key=lambda frame: (frame.name, frame.image))
-    found = {_key(places, shared) for places in images.values()}
-    without_image = sorted(path for path, places in labels.items() if _key(places, shared) not in found)
+    found = {_key(values, shared) for values in images.values()}
+    without_image = sorted(path for path, values in labels.items() if _key(values, shared) not in found)
     return FoundFrames(layout, frames, without_image=without_image)
 
 
-def _key(places: dict[str, str], names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(places[name] for name in names)
+def _key(values: dict[str, str], names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(values[name] for name in names)
 
 
 def _files(root: Path, template: str, split: Split) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Files that match a template, with what stands at its places."""
+    """Yield the files that match a template, with the values of its placeholders."""
     if not template:
         return
     template = _filled(template, split)
     seen: set[str] = set()
     pattern = ""
-    for i, part in enumerate(PLACE.split(template)):
+    for i, part in enumerate(PLACEHOLDER.split(template)):
         if i % 2 == 0:
             pattern += re.escape(part)
-        else:  # a place that stands twice must be the same both times
-            pattern += f"(?P={part})" if part in seen else f"(?P<{part}>{WHAT.get(part, '[^/]+')})"
+        else:  # a repeated placeholder must have the same value
+            pattern += f"(?P={part})" if part in seen else f"(?P<{part}>{PATTERNS.get(part, '[^/]+')})"
             seen.add(part)
     whole = re.compile(pattern)
-    for path in root.glob(PLACE.sub("*", template)):
+    for path in root.glob(PLACEHOLDER.sub("*", template)):
         match = whole.fullmatch(path.relative_to(root).as_posix())
         if match:
             yield path, match.groupdict()
 
 
 def _filled(template: str, split: Split) -> str:
-    """A template with the places that the split knows filled in."""
-    return PLACE.sub(lambda place: split.places.get(place[1], place[0]), template)
+    """Fill in the placeholders that the split defines."""
+    return PLACEHOLDER.sub(lambda match: split.places.get(match[1], match[0]), template)
 
 
 def _chosen(frames: list[Frame], root: Path, split: Split) -> tuple[list[Frame], list[str]]:
-    """The frames that a split's rules on names leave, and names on its list that no frame has."""
+    """Apply a split's rules on names; return the frames left, and the names in its list that no frame has."""
     not_found: list[str] = []
-    if split.undropped in (None, len(frames)):  # else the set is not whole, and its numbers are others
+    if split.undropped in (None, len(frames)):  # else the set is incomplete and its indexes are shifted
         frames = [frame for i, frame in enumerate(frames) if i not in split.drop]
     if split.by_labels:
         frames = [frame for frame in frames if frame.labels]
@@ -166,27 +166,27 @@ def _chosen(frames: list[Frame], root: Path, split: Split) -> tuple[list[Frame],
 
 
 def _hashed(name: str) -> float:
-    """A number in [0, 1) that a name has everywhere and always."""
+    """Return a number in [0, 1) that depends on the name alone, on every machine."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) / 2**32
 
 
 def _listed(path: Path) -> list[str]:
-    """The first column of a list: names or paths, with or without suffix.
+    """Read the first column of a list: names or paths, with or without suffix.
 
     Raises:
-        DataError: the list is missing or no text.
+        DataError: the list is missing or not a text file.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             return [row[0].split()[0] for row in csv.reader(file) if row and row[0].strip()]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
-            f"{path}: the list of the split's frames cannot be read ({error}); it names one a line"
+            f"{path}: the list of the split's frames cannot be read ({error}); it must name one per line"
         ) from None
 
 
 def _nothing(data_set: DataSet, root: Path, split: Split, *, pairs: bool) -> str:
-    """That a root does not hold the set, and where it may be; `pairs`: there are images, but none has labels."""
+    """Say that a root does not hold the set, and where it may be; `pairs`: there are images, but none has labels."""
     pairs = pairs or split.by_labels
     needed = [(layout.images, layout.base, layout.labels if pairs else "") for layout in data_set.layouts]
     wanted = " or ".join(dict.fromkeys(_filled(" with ".join(filter(None, each)), split) for each in needed))
@@ -203,7 +203,7 @@ def _nothing(data_set: DataSet, root: Path, split: Split, *, pairs: bool) -> str
 
 
 def _nearest(data_set: DataSet, root: Path, split: Split, *, whole: bool) -> Path | None:
-    """The nearest folder that holds an image of the set; `whole`: with all that belongs to it."""
+    """Return the nearest folder that holds an image of the set (`whole`: a complete frame); None without one."""
     for folder in _near(root):
         found = [_matched(data_set, folder, layout, split) for layout in data_set.layouts]
         if any(_usable(each, split) and (_whole(each) or not whole) for each in found):
@@ -212,7 +212,7 @@ def _nearest(data_set: DataSet, root: Path, split: Split, *, whole: bool) -> Pat
 
 
 def _near(root: Path) -> Iterator[Path]:
-    """Folders that a user may have meant: up to two levels below the root, and above it."""
+    """Yield folders that a user may have meant: up to two levels below the root, and above it."""
     for depth in ("*", "*/*"):
         yield from sorted(p for p in root.glob(depth) if p.is_dir())[:200]
     yield from list(root.resolve().parents)[:4]

@@ -1,7 +1,7 @@
-"""How far the pixels of a frame are, where a data set has disparities and cameras beside its images.
+"""Distance of the pixels of a frame, from the disparities and cameras that a data set has beside its images.
 
-Disparities are 16-bit PNGs of 256ths of a pixel, 0 where none is known, read as the evaluation of NFlowJS by distance
-reads them (the code of Cityscapes has them one step smaller); cameras are JSON files with baseline and focal lengths.
+Disparities are 16-bit PNGs in units of 1/256 pixel, 0 where unknown, decoded as in NFlowJS's evaluation by distance
+(Cityscapes' own code reads them one step smaller); cameras are JSON files with baseline and focal lengths.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from geood.datasets.frames import Frame
 from geood.errors import DataError
 from geood.geo.gdal import open_raster, reading
 
-STEPS_PER_PX = 256  # of the disparity files
+STEPS_PER_PX = 256  # unit of the disparity files
 
 
 def has_distance(frame: Frame) -> bool:
-    """Whether disparity and camera of a frame lie where its data set has them."""
+    """Return True if disparity and camera of a frame exist where its data set keeps them."""
     return all(path.is_file() for path in _files(frame))
 
 
 def distance_of(frame: Frame) -> NDArray[np.float32]:
-    """Distance in metres of each pixel (H, W) of a frame, NaN where it is not known.
+    """Compute the distance in metres of each pixel of a frame, float32 (H, W), NaN where unknown.
 
     Raises:
         DataError: disparity or camera cannot be read.
@@ -36,14 +36,14 @@ def distance_of(frame: Frame) -> NDArray[np.float32]:
         baseline = float(found["extrinsic"]["baseline"])
         focal = (float(found["intrinsic"]["fx"]) + float(found["intrinsic"]["fy"])) / 2
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{camera}: no camera with baseline, fx and fy ({error}); download it again") from None
+        raise DataError(f"{camera}: not a camera file with baseline, fx and fy ({error}); download it again") from None
     with reading(disparity), open_raster(disparity) as source:
         steps = source.read(1)
     return distance_of_disparity(steps / STEPS_PER_PX, baseline_m=baseline, focal_px=focal)
 
 
 def _files(frame: Frame) -> tuple[Path, Path]:
-    """Disparity and camera of `ROOT/leftImg8bit/SPLIT/SCENE/NAME_leftImg8bit.png`."""
+    """Return the paths of disparity and camera of `ROOT/leftImg8bit/SPLIT/SCENE/NAME_leftImg8bit.png`."""
     scene, split, root = frame.image.parent.name, frame.image.parents[1].name, frame.image.parents[3]
     stem = frame.name
     return (
@@ -55,13 +55,13 @@ def _files(frame: Frame) -> tuple[Path, Path]:
 def distance_of_disparity(
     disparity_px: NDArray[np.floating], *, baseline_m: float, focal_px: float
 ) -> NDArray[np.float32]:
-    """Distance in metres of each pixel, float32 of any shape; NaN where `disparity_px` is NaN or not above 0.
+    """Compute distance in metres, float32 of the same shape; NaN where `disparity_px` is NaN or not above 0.
 
-    `baseline_m` lies between the two cameras, and `focal_px` is the mean of the focal lengths along x and y. Disparity
-    is in pixels, whatever code a file has for it.
+    `baseline_m` is the distance between the two cameras, `focal_px` the mean of the focal lengths along x and y.
+    Disparity is in pixels, whatever the unit of a file.
 
     Raises:
-        ValueError: if the baseline or the focal length is not above 0.
+        ValueError: the baseline or the focal length is not above 0.
     """
     if not (baseline_m > 0 and focal_px > 0):
         raise ValueError(f"baseline and focal length must be above 0, got {baseline_m} m and {focal_px} px")

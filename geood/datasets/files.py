@@ -1,32 +1,35 @@
-"""Finds the files that a config names, and checks that images fit each other."""
+"""Files that a config names: found by pattern, and checked to have the same bands and type.
+
+Scenes and photographs share these rules; pixels and labels are not read here.
+"""
 
 from __future__ import annotations
 
 import difflib
 import glob
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from geood.config.sections import Config
+from geood.config import Config
+from geood.datasets.samples import TrainingBands
 from geood.errors import ConfigError, DataError
 from geood.geo.scene import Scene
 
-RASTERS = (".tif", ".tiff")  # what is taken from a folder
+RASTERS = (".tif", ".tiff")  # suffixes taken from a folder
 
 
 def find_files(root: str | Path, patterns: list[str], *, what: str, suffixes: tuple[str, ...] = RASTERS) -> list[Path]:
-    """The files that patterns name (a file, a glob, or a folder of rasters), sorted, each once.
+    """Return the files that patterns name (a file, a glob, or a folder of rasters), sorted, without duplicates.
 
     Args:
-        root: folder that patterns start from.
-        patterns: as they stand in a config.
-        what: the config key they come from, for the error.
-        suffixes: what is taken from a folder.
+        root: folder that patterns are relative to.
+        patterns: patterns as in a config.
+        what: config key of the patterns, for the error message.
+        suffixes: suffixes taken from a folder.
 
     Raises:
-        DataError: a pattern names nothing.
+        DataError: a pattern matches no file.
     """
     found: set[Path] = set()
     for pattern in patterns:
@@ -44,7 +47,7 @@ def find_files(root: str | Path, patterns: list[str], *, what: str, suffixes: tu
 
 
 def _near(root: Path, pattern: str) -> str:
-    """What a user may have meant, or what lies in the folder."""
+    """Return a hint for the error message: similar names, or the first files of the folder."""
     if not root.is_dir():
         return "; that folder does not exist, check data.root"
     names = [str(p.relative_to(root)) for p in sorted(root.rglob("*"))[:5000] if p.is_file()]
@@ -52,10 +55,8 @@ def _near(root: Path, pattern: str) -> str:
     return f"; near it: {', '.join(near)}" if near else "; the folder is empty"
 
 
-def check_images(
-    paths: list[Path], config: Config
-) -> tuple[tuple[str, ...], tuple[int, ...], np.dtype[Any], int | None]:
-    """Names, indexes and type of the bands that all images share, and how many a scene must have (None: any number).
+def check_images(paths: list[Path], config: Config) -> TrainingBands:
+    """Check that all images can be used together; return the bands that the config selects.
 
     Raises:
         ConfigError: the config names other bands.
@@ -67,7 +68,7 @@ def check_images(
             if scene.grid.crs is None and config.data.kind == "scenes":
                 raise DataError(
                     f"{path}: this image has no CRS, and training on scenes needs one; set it (gdal_edit.py -a_srs "
-                    "EPSG:...), or set data.kind to photos if its place does not matter"
+                    "EPSG:...), or set data.kind to photos if its position does not matter"
                 )
             if first is None:
                 first = path, scene
@@ -87,7 +88,7 @@ def check_images(
             f"bands.names lists {len(config.bands.names)} names, but {len(indexes)} bands of {first[0]} are used "
             f"({', '.join(names)}); name each of them, or choose some with bands.indexes"
         )
-    return names, indexes, np.dtype(scene.dtype), None if config.bands.indexes else scene.count
+    return TrainingBands(names, indexes, np.dtype(scene.dtype), None if config.bands.indexes else scene.count)
 
 
 def _band_name(scene: Scene, index: int) -> str:

@@ -1,8 +1,8 @@
-"""Pixels of frames: an image as its file has it, and its labels as class ids of one byte.
+"""Decoding of frames: an image as stored, and its labels as uint8 class ids.
 
-The labels of a named data set are brought to its taxonomy by its table of ids or colours. What the table does not
-list becomes 255 and is handed on with its count, so that nothing unforeseen passes for a class. Masks in the coding of
-another tool are refused with the mapping that reads them, where their numbers show it.
+The labels of a named data set are mapped to its taxonomy by its table of ids or colours. Values that the table does not
+list become 255 and are counted, so that nothing unforeseen passes for a class. Masks whose numbers show the encoding of
+another tool are rejected with the `data.label_ids` that reads them.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from geood.geo.scene import Scene
 from geood.progress import Progress
 
 log = logging.getLogger("geood")
-ANYTHING = -32768  # below all numbers that a table may list
-STRIP_PX = 1 << 23  # label files are gone through in strips of about so many pixels
+NOT_LISTED = -32768  # below all numbers that a table may list
+STRIP_PX = 1 << 23  # label files are read in strips of about this many pixels
 
 
 class Decoded(NamedTuple):
-    """A frame or a window of it: image (C, H, W) in its own dtype, valid (H, W) bool, ids (H, W) uint8.
+    """Pixels of a frame or of a window of it: image (C, H, W) in its own dtype, valid (H, W) bool, ids (H, W) uint8.
 
     `unknown` counts the pixels of each number or colour that the set's table does not list.
     """
@@ -48,7 +48,7 @@ class Decoded(NamedTuple):
 
 
 def frame_size(frame: Frame) -> tuple[int, int]:
-    """Height and width of a frame in pixels.
+    """Return height and width of a frame in pixels.
 
     Raises:
         DataError: its image cannot be read.
@@ -65,17 +65,17 @@ def decode(
     nodata: float | None = None,
     label_ids: Mapping[int, int] | None = None,
 ) -> Decoded:
-    """Image and labels of a frame, or of a window inside it; without labels all ids are 255.
+    """Read image and labels of a frame, or of a window inside it; without labels all ids are 255.
 
     Args:
-        frame: what to read.
-        window: the part to read; None: the whole frame.
+        frame: the frame to read.
+        window: pixels to read; None: the whole frame.
         indexes: the bands to read, from 1.
         nodata: overrides the image's own nodata value.
-        label_ids: numbers in the label file that stand for other numbers, for files in another coding.
+        label_ids: maps numbers in the label file to other numbers, for files in another encoding.
 
     Raises:
-        DataError: a file cannot be read, labels and image differ in size, or the labels are in another coding.
+        DataError: a file cannot be read, labels and image differ in size, or the labels are in another encoding.
     """
     with Scene.open(frame.base or frame.image, nodata=nodata) as scene:
         window = window or scene.grid.window
@@ -106,12 +106,12 @@ def _overlaid(
     size: tuple[int, int],
     indexes: tuple[int, ...],
 ) -> NDArray[np.uint8]:
-    """A window of some bands of the base, with a signed overlay (H, W, 3) added and cut to the range of bytes."""
+    """Add a signed overlay (H, W, 3) to a window of some bands of its base image, clipped to 0 to 255."""
     try:
         with np.load(overlay, allow_pickle=False) as archive:
             added = np.asarray(archive["rgb"])
     except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{overlay}: no overlay with an array rgb ({error}); download it again") from None
+        raise DataError(f"{overlay}: not an overlay with an array rgb ({error}); download it again") from None
     if added.shape != (*size, 3):
         raise DataError(f"{overlay}: an overlay of shape {added.shape} does not fit its image; download it again")
     part = added[window.slices][..., [i - 1 for i in indexes]].transpose(2, 0, 1).astype(np.int16)
@@ -122,7 +122,7 @@ def _overlaid(
 def read_labels(
     frame: Frame, window: Window, *, label_ids: Mapping[int, int] | None, unknown: Counter[str]
 ) -> NDArray[np.uint8]:
-    """Labels (h, w) of a window as class ids of the frame's data set; what its table lacks is 255, added to `unknown`.
+    """Read labels (h, w) of a window as class ids of the frame's data set; unlisted values are 255 and counted.
 
     Raises:
         DataError: as `decode`.
@@ -138,9 +138,9 @@ def read_labels(
             )
         if frame.segments or (coloured and dataset.count >= 3):
             if label_ids:
-                what = "segments" if frame.segments else "colours"
+                kind = "segments" if frame.segments else "colours"
                 raise DataError(
-                    f"{frame.labels}: holds {what}, not ids, and data.label_ids renumbers ids; leave data.label_ids out"
+                    f"{frame.labels}: holds {kind}, not ids, and data.label_ids renumbers ids; leave data.label_ids out"
                 )
             with reading(frame.labels):
                 rgb = dataset.read([1, 2, 3], window=rasterio_window(window)).astype(np.int64)
@@ -170,9 +170,9 @@ def _renumbered(numbers: NDArray[np.int64], label_ids: Mapping[int, int] | None)
 def _refuse_wide_numbers(
     frame: Frame, dataset: Any, found: NDArray[np.int64], label_ids: Mapping[int, int] | None
 ) -> None:
-    """A file of more than bytes in which no number but 0 and 255 is the set's; those in a window of it are `found`.
+    """Reject a file of more than 8 bits in which no number but 0 and 255 is the set's; `found` are those of a window.
 
-    A window alone may hold nothing but the few strange numbers of a good file, so the whole is looked at before.
+    A window may hold only the few unknown numbers of a good file, so the whole file is read before it is rejected.
     """
     data_set, path = frame.data_set, frame.labels
     assert data_set is not None and path is not None
@@ -197,7 +197,7 @@ def _refuse_wide_numbers(
 
 
 def _refuse_other_coding(path: Path, numbers: NDArray[np.int64], data_set: DataSet) -> None:
-    """Label files whose distinct `numbers` show that they mean something else than the set's own."""
+    """Reject label files whose distinct `numbers` show another encoding than the set's own."""
     found, table = set(numbers.tolist()), data_set.ids
     if data_set.taxonomy.name == "streethazards" and 0 in found:
         shifted = ", ".join(f"{i}: {i + 1}" for i in data_set.taxonomy.classes)
@@ -221,9 +221,9 @@ def _refuse_other_coding(path: Path, numbers: NDArray[np.int64], data_set: DataS
 def _from_table(
     numbers: NDArray[np.int64], found: NDArray[np.int64], table: Mapping[int, int], unknown: Counter[str]
 ) -> NDArray[np.uint8]:
-    """Class ids of numbers, the distinct ones being `found`, by a table; what it does not list is 255 and counted."""
-    meant = _looked_up(numbers, found, table, missing=ANYTHING)
-    strange = meant == ANYTHING
+    """Map numbers, whose distinct values are `found`, to class ids; unlisted ones become 255 and are counted."""
+    meant = _looked_up(numbers, found, table, missing=NOT_LISTED)
+    strange = meant == NOT_LISTED
     for number, pixels in zip(*np.unique(numbers[strange], return_counts=True), strict=True):
         unknown[str(number)] += int(pixels)
     ids: NDArray[np.uint8] = np.where(strange, IGNORE, meant).astype(np.uint8)
@@ -233,7 +233,7 @@ def _from_table(
 def _looked_up(
     numbers: NDArray[np.int64], found: NDArray[np.int64], table: Mapping[int, int], *, missing: int
 ) -> NDArray[np.int64]:
-    """What a table has for each number, of which the distinct ones are `found`, ascending."""
+    """Look up each number in a table; `found` are the distinct numbers, ascending."""
     meant = np.array([table.get(number, missing) for number in found.tolist()], np.int64)
     return meant[np.searchsorted(found, numbers)]
 
@@ -241,7 +241,7 @@ def _looked_up(
 def _from_colours(
     rgb: NDArray[np.int64], colours: Mapping[tuple[int, int, int], int], unknown: Counter[str]
 ) -> NDArray[np.uint8]:
-    """Class ids of colours (3, H, W); a colour that stands for nothing is 255 and counted."""
+    """Map colours (3, H, W) to class ids; unlisted colours become 255 and are counted."""
     packed = (rgb[0] << 16) | (rgb[1] << 8) | rgb[2]
     counted: Counter[str] = Counter()
     table = {(r << 16) | (g << 8) | b: i for (r, g, b), i in colours.items()}
@@ -252,7 +252,7 @@ def _from_colours(
 
 
 def _from_segments(rgb: NDArray[np.int64], frame: Frame) -> NDArray[np.int64]:
-    """Category ids of a COCO panoptic image (3, H, W); pixels of no segment are 0, unlabelled."""
+    """Map a COCO panoptic image (3, H, W) to category ids; pixels of no segment are 0, unlabelled."""
     assert frame.labels is not None and frame.segments is not None
     segments = _panoptic(frame.segments).get(frame.labels.name)
     if segments is None:
@@ -263,16 +263,16 @@ def _from_segments(rgb: NDArray[np.int64], frame: Frame) -> NDArray[np.int64]:
 
 @cache
 def _panoptic(index: Path) -> dict[str, dict[int, int]]:
-    """What each label file of a panoptic index says of its segments: segment id to category id."""
+    """Read a COCO panoptic index: for each label file, the category id of each segment id."""
     try:
         annotations = json.loads(index.read_text(encoding="utf-8"))["annotations"]
         return {a["file_name"]: {int(s["id"]): int(s["category_id"]) for s in a["segments_info"]} for a in annotations}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{index}: no COCO panoptic index ({error}); download it again") from None
+        raise DataError(f"{index}: not a COCO panoptic index ({error}); download it again") from None
 
 
 def held_ids(frame: Frame, label_ids: Mapping[int, int] | None = None) -> tuple[dict[int, int], Counter[str]]:
-    """How many pixels of each class id a frame's labels hold, 255 included, and how many of each unknown number.
+    """Count the pixels of each class id in a frame's labels, 255 included, and those of each unknown number.
 
     Raises:
         DataError: as `decode`.
@@ -292,21 +292,21 @@ def held_ids(frame: Frame, label_ids: Mapping[int, int] | None = None) -> tuple[
 def screened(
     found: FoundFrames, anomaly: set[int], *, holds: str, label_ids: Mapping[int, int] | None = None
 ) -> list[Frame]:
-    """The frames whose labels hold an anomaly id anywhere (`anomalous`) or none (`clean`).
+    """Return the frames whose labels hold an anomaly id anywhere (`anomalous`) or none (`clean`).
 
     Raises:
-        DataError: none is left, or as `decode`.
+        DataError: no frame is left, or as `decode`.
     """
     if holds == "anything":
         return found.frames
     kept, total = [], Counter[str]()
-    with Progress("looking at labels", len(found.frames)) as progress:
+    with Progress("reading labels", len(found.frames)) as progress:
         for frame in found.frames:
             counts, unknown = held_ids(frame, label_ids)
             if sum(unknown.values()) > sum(n for i, n in counts.items() if i != IGNORE):
                 shown = ", ".join(number for number, _ in unknown.most_common(5))
                 raise DataError(
-                    f"{frame.labels}: holds {shown}, which stand for nothing, so nobody can tell whether it shows an "
+                    f"{frame.labels}: holds {shown}, undefined in its data set, so it is unknown whether it shows an "
                     "anomaly; take the label files as published, or say what they mean with data.label_ids"
                 )
             total += unknown
@@ -316,19 +316,19 @@ def screened(
             progress.advance()
     if total:
         shown = ", ".join(f"{number} ({pixels:,} pixels)" for number, pixels in total.most_common(5))
-        log.warning("label files hold numbers that stand for nothing, and so not for an anomaly: %s", shown)
+        log.warning("label files hold undefined numbers, which do not count as an anomaly: %s", shown)
     if not kept:
-        what = "an anomaly" if holds == "anomalous" else "no anomaly"
-        raise DataError(f"{found.frames[0].image.parent}: no frame holds {what} (class ids {sorted(anomaly)})")
+        wanted = "an anomaly" if holds == "anomalous" else "no anomaly"
+        raise DataError(f"{found.frames[0].image.parent}: no frame holds {wanted} (class ids {sorted(anomaly)})")
     return kept
 
 
 class Frame(NamedTuple):
-    """One image of a data set, and its labels (None: it has none). `name` is its id in the set's own terms.
+    """Image of a data set, and its labels (None: unlabelled). `name` is its id in the set's own terms.
 
-    Names that repeat from folder to folder have the folder before them, with `/`.
-    `base` is an image that `image` is an overlay of, `segments` the file that says what the segments of labels are.
-    Without a `data_set`, labels are rasters of the ids that the config names.
+    Names that repeat from folder to folder are prefixed with the folder and `/`. `base` is the image that `image` is an
+    overlay of, `segments` the index that gives the category of each segment in the labels. Without a `data_set`, labels
+    are rasters of the ids that the config names.
     """
 
     name: str
@@ -341,9 +341,9 @@ class Frame(NamedTuple):
 
 @dataclass
 class FoundFrames:
-    """The frames of a split in the order of their names, and what lacks its other half.
+    """Frames of a split ordered by name, and the files without a counterpart.
 
-    `not_found` are names on the split's list of frames that no image has.
+    `not_found` are names in the split's list of frames that no image has.
     """
 
     layout: PathLayout

@@ -1,7 +1,7 @@
-"""Negatives from a folder of photographs, the classic outlier exposure: things from elsewhere, cut at random.
+"""Negatives cut at random from a folder of unrelated photographs: classic outlier exposure.
 
-All files are opened once at the start, so that an empty folder or a file that is no photograph is found before any
-training. A photograph smaller than a patch is enlarged until it is not.
+All files are decoded once at the start, so that an empty folder or an unreadable file is found before training. A
+photograph smaller than a patch is enlarged to the patch's size.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 class PhotographFolder:
-    """Cuts patches from the photographs below a folder; called as `patches.Photographs` says.
+    """Source of patches cut from the photographs below a folder; a `negative_sources.Photographs`.
 
     Raises:
-        ConfigError: if scenes have other than three bands.
-        DataError: if the folder is missing, holds no photograph, or one that cannot be read.
+        ConfigError: the training images have other than three bands.
+        DataError: the folder is missing or holds no photograph, or a photograph cannot be read.
     """
 
     def __init__(self, folder: Path, *, bands: int) -> None:
@@ -33,7 +33,7 @@ class PhotographFolder:
                 "or choose three with bands.indexes"
             )
         if not folder.is_dir():
-            raise DataError(f"negatives.folder: {folder} is no folder; name one of photographs")
+            raise DataError(f"negatives.folder: {folder} is not a folder; give a folder of photographs")
         self.files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
         if not self.files:
             raise DataError(f"negatives.folder: {folder} holds no photograph ({', '.join(SUFFIXES)}); name another")
@@ -42,10 +42,10 @@ class PhotographFolder:
                 _rgb(photo, path)
 
     def __call__(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-        """`count` patches (count, 3, height, width) in [0, 1], each from a photograph drawn by itself.
+        """Draw patches (count, 3, height, width) float32 in [0, 1], each from a photograph drawn independently.
 
         Raises:
-            DataError: if a photograph cannot be read.
+            DataError: a photograph cannot be read.
         """
         return torch.stack([self._patch(height, width, generator) for _ in range(count)])
 
@@ -69,10 +69,10 @@ class PhotographFolder:
 
 
 def _rgb(photo: Image.Image, path: Path) -> Image.Image:
-    """The decoded photograph.
+    """Decode a photograph to RGB.
 
     Raises:
-        DataError: if it is damaged, or of more than 8 bits.
+        DataError: the photograph is damaged, or has more than 8 bits a band.
     """
     if photo.mode.startswith(("I", "F")):
         raise DataError(f"{path}: has more than 8 bits a band (mode {photo.mode}); save it as 8 bit or remove it")

@@ -1,11 +1,11 @@
-"""Training photographs: images without a place, such as road scenes, as crops ready for a network.
+"""Training crops from photographs: images without georeference, such as road scenes.
 
-They are files that a config names, or data sets of the catalog. An image belongs wholly to training or to validation:
-as the config or the data set says, or else runs of neighbours by name are drawn for validation, because consecutive
-frames of a drive are nearly the same picture. Crops are windows of integer pixels, drawn from the training images in
-proportion to their area (of each data set, in the proportion of their weights) and screened as those of scenes are: one
-that holds an anomaly pixel is left out whole. Photographs are decoded as a whole, so the last few stay in memory;
-GeoTIFFs are read by windows, for a whole one may be large.
+The images are files that a config names, or data sets of the catalog. An image belongs wholly to training or to
+validation: as the config or the data set says; otherwise runs of consecutive names are drawn for validation, because
+consecutive frames of a drive are nearly the same picture. Crops are windows of integer pixels, drawn from the training
+images in proportion to their area (across data sets, in proportion to their weights) and screened as those of scenes
+are, by `crops.build_crops`. Compressed photographs are decoded whole, so the last few stay in memory; GeoTIFFs may be
+large and are read by windows.
 """
 
 from __future__ import annotations
@@ -22,21 +22,19 @@ import numpy as np
 
 from geood.atomic import atomic_write
 from geood.catalog import DataSet, Split, data_set
-from geood.config.sections import Config
+from geood.config import Config
 from geood.constants import IGNORE
-from geood.datasets.crops import Crops
+from geood.datasets.crops import Crops, build_crops
 from geood.datasets.discovery import drop_unlabelled, find_frames
 from geood.datasets.files import check_images, find_files
 from geood.datasets.frames import Decoded, Frame, decode, frame_size, screened
 from geood.datasets.samples import CropPixels, seed_of
-from geood.datasets.screening import Screening, labelled, report_screening, screen, why_nothing
 from geood.errors import ConfigError, DataError
-from geood.geo.bands import bands_from_samples
 from geood.geo.grid import Window
 from geood.geo.labels import pair_by_name
 
-RUNS = 20  # the images in order of their names are cut into this many runs; validation takes whole ones
-KEPT_BYTES = 512 << 20  # decoded photographs kept in each process that reads
+RUNS = 20  # the images, ordered by name, are cut into this many runs; validation takes whole runs
+KEPT_BYTES = 512 << 20  # decoded photographs cached in each process
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 WINDOWED = (".tif", ".tiff")
 
@@ -44,7 +42,7 @@ log = logging.getLogger("geood")
 
 
 class Crop(NamedTuple):
-    """A square window of a frame, by the frame's number; it may overhang the lower and right border."""
+    """Square window of a frame, given by the frame's index; it may overhang the lower and right border."""
 
     frame: int
     row: int
@@ -53,7 +51,7 @@ class Crop(NamedTuple):
 
 
 class SetShare(NamedTuple):
-    """The data set that a training frame is of, by its number, and the weight of that whole set among the others."""
+    """Data set of a training frame, by its index, and the weight of that whole set among the others."""
 
     data_set: int
     weight: float
@@ -61,48 +59,52 @@ class SetShare(NamedTuple):
 
 @dataclass
 class Gallery:
-    """The photographs, and the ones decoded last; a copy in another process starts with none."""
+    """Photographs with their split, and a cache of those decoded last; a copy in another process starts empty."""
 
     frames: tuple[Frame, ...]
     validation: frozenset[int]
     indexes: tuple[int, ...]
     nodata: float | None
     label_ids: dict[int, int] = field(default_factory=dict)
+    pixel_m: float | None = None
     unknown: dict[int, Counter[str]] = field(default_factory=dict, repr=False, compare=False)
     _kept: OrderedDict[int, Decoded] = field(default_factory=OrderedDict, repr=False, compare=False)
 
-    def read(self, place: Crop, *, validation: bool) -> CropPixels:
-        """The pixels of a crop; what overhangs its frame is invalid.
+    def read(self, crop: Crop, *, validation: bool) -> CropPixels:
+        """Read the pixels of a crop; pixels beyond the border of its frame are invalid.
 
         Raises:
             DataError: a file cannot be read.
         """
-        if (place.frame in self.validation) != validation:
-            raise ValueError(f"{place} is not of this side of the split")
-        frame = self.frames[place.frame]
+        if (crop.frame in self.validation) != validation:
+            raise ValueError(f"{crop} is not of this side of the split")
+        frame = self.frames[crop.frame]
         if frame.image.suffix.lower() in WINDOWED and not frame.base:
             height, width = frame_size(frame)
-            rows, cols = min(place.side, height - place.row), min(place.side, width - place.col)
-            found = self._decode(place.frame, Window(place.row, place.col, rows, cols))
-            image, valid, ids = found[:3]
+            rows, cols = min(crop.side, height - crop.row), min(crop.side, width - crop.col)
+            image, valid, ids, _ = self._decode(crop.frame, Window(crop.row, crop.col, rows, cols))
         else:
-            window = (slice(place.row, place.row + place.side), slice(place.col, place.col + place.side))
-            whole = self._decoded(place.frame)
+            window = Window(crop.row, crop.col, crop.side, crop.side).slices
+            whole = self._decoded(crop.frame)
             image, valid, ids = whole.image[:, *window], whole.valid[window], whole.ids[window]
-        beside = tuple((0, place.side - n) for n in ids.shape)
+        padding = tuple((0, crop.side - n) for n in ids.shape)
         return CropPixels(
-            np.pad(image, ((0, 0), *beside)).astype(np.float32),
-            np.pad(valid, beside),
-            np.pad(ids, beside, constant_values=IGNORE).astype(np.int64),
+            np.pad(image, ((0, 0), *padding)).astype(np.float32),
+            np.pad(valid, padding),
+            np.pad(ids, padding, constant_values=IGNORE).astype(np.int64),
         )
 
-    def name(self, place: Crop) -> str:
-        """The image that a crop lies in, and where."""
-        return f"{self.frames[place.frame].image.name} at row {place.row}, column {place.col}"
+    def name(self, crop: Crop) -> str:
+        """Return the name of the image that a crop lies in, and the crop's upper left corner."""
+        return f"{self.frames[crop.frame].image.name} at row {crop.row}, column {crop.col}"
+
+    def resolution_m(self, crop: Crop) -> float | None:
+        """Return the size of a pixel in metres, which photographs know only from the catalog."""
+        return self.pixel_m
 
     def write_split(self, folder: Path, training: tuple[Crop, ...], validation: tuple[Crop, ...]) -> None:
         """Write each image with its side and its number of crops to `folder/split.csv`."""
-        crops = [place.frame for place in (*training, *validation)]
+        crops = [crop.frame for crop in (*training, *validation)]
         with atomic_write(folder / "split.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(("image", "split", "crops"))
@@ -110,7 +112,7 @@ class Gallery:
                 writer.writerow((frame.image, "validation" if i in self.validation else "train", crops.count(i)))
 
     def _decoded(self, number: int) -> Decoded:
-        """A whole frame."""
+        """Return a whole frame, from the cache if it is there."""
         if number not in self._kept:
             self._kept[number] = self._decode(number, None)
             while (
@@ -121,10 +123,10 @@ class Gallery:
         return self._kept[number]
 
     def _decode(self, number: int, window: Window | None) -> Decoded:
-        found = decode(self.frames[number], window, indexes=self.indexes, nodata=self.nodata, label_ids=self.label_ids)
-        if found.unknown:
-            self.unknown[number] = found.unknown
-        return found
+        pixels = decode(self.frames[number], window, indexes=self.indexes, nodata=self.nodata, label_ids=self.label_ids)
+        if pixels.unknown:
+            self.unknown[number] = pixels.unknown
+        return pixels
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_kept": OrderedDict()}
@@ -138,42 +140,34 @@ def open_photos(config: Config) -> Crops:
     """
     data, seed = config.data, config.train.seed
     frames, held, shares = _named_frames(config) if data.sets else _own_frames(config)
-    names, indexes, dtype, count = check_images([f.base or f.image for f in (*frames, *held)], config)
+    bands = check_images([f.base or f.image for f in (*frames, *held)], config)
     validation = (
         range(len(frames), len(frames) + len(held)) if held else _drawn_runs(len(frames), data.validation, seed)
     )
-    gallery = Gallery((*frames, *held), frozenset(validation), indexes, config.bands.nodata, data.label_ids)
+    gallery = Gallery(
+        frames=(*frames, *held),
+        validation=frozenset(validation),
+        indexes=bands.indexes,
+        nodata=config.bands.nodata,
+        label_ids=data.label_ids,
+        pixel_m=_resolution(config),
+    )
     sizes = [frame_size(frame) for frame in gallery.frames]
-    report = Screening()
     side = math.ceil(data.crop_px / data.scale_min)
     training = [i for i in range(len(frames)) if i not in gallery.validation]
     drawn = _drawn_crops(training, sizes, side, shares=shares, number=4 * data.crops, seed=seed_of(seed, 2))
-    kept, values = screen(drawn, lambda place: gallery.read(place, validation=False), config=config, report=report)
-    if not kept:
-        raise DataError(why_nothing(report, config))
     grid = [c for i in sorted(gallery.validation) for c in _grid_crops(i, sizes[i], data.crop_px)]
-    shown = labelled(grid, lambda place: gallery.read(place, validation=True), config=config)
-    report.validation_crops = len(shown)
-    report_screening(report, config)
+    crops = build_crops(config, gallery, bands=bands, drawn=drawn, grid=grid)
     _report_unknown(gallery)
-    return Crops(
-        config=config,
-        bands=bands_from_samples(config.bands, names, indexes=indexes, values=values, dtype=dtype, scene_count=count),
-        class_ids=tuple(sorted(data.classes)),
-        report=report,
-        resolution_m=_resolution(config),
-        ground=gallery,
-        training_boxes=tuple(kept),
-        validation_boxes=tuple(shown),
-    )
+    return crops
 
 
 def _own_frames(config: Config) -> tuple[list[Frame], list[Frame], list[SetShare]]:
-    """Training and validation frames of the files that a config names, and what share each training frame is part of.
+    """Pair the files that a config names; return training frames, validation frames, and the former's shares.
 
     Raises:
         ConfigError: an image is on both sides.
-        DataError: files are missing or are no pairs.
+        DataError: files are missing or do not pair.
     """
     frames = _frames(config, "images", "labels")
     held = _frames(config, "validation_images", "validation_labels") if config.data.validation_images else []
@@ -186,7 +180,7 @@ def _own_frames(config: Config) -> tuple[list[Frame], list[Frame], list[SetShare
 
 
 def _named_frames(config: Config) -> tuple[list[Frame], list[Frame], list[SetShare]]:
-    """The same for the data sets that a config names.
+    """Find the frames of a config's data sets; return training frames, validation frames, and the former's shares.
 
     Raises:
         ConfigError: an image comes twice, or is on both sides.
@@ -212,49 +206,50 @@ def _named_frames(config: Config) -> tuple[list[Frame], list[Frame], list[SetSha
 
 
 def _labelled_frames(chosen: DataSet, root: Path, split: Split, config: Config) -> list[Frame]:
-    """The frames of one split that have labels and may be used."""
+    """Return the labelled frames of one split, screened by content as the split or the config asks."""
     found = find_frames(chosen, root, split)
     count = len(found.frames)
     bare = drop_unlabelled(found, chosen, root, split=split)
     if bare:
-        log.warning("%s: %d of %d images of %s have no labels and are not used", *(root, len(bare), count, chosen.name))
+        said = "%s: %d of %d images of %s have no labels and are not used"
+        log.warning(said, root, len(bare), count, chosen.name)
     holds = "clean" if config.data.hold_out_by == "image" else split.holds
     return screened(found, set(config.data.anomaly), holds=holds, label_ids=config.data.label_ids)
 
 
 def _resolution(config: Config) -> float | None:
-    """Metres a pixel, where all the data sets have the same."""
+    """Return metres per pixel if all data sets have the same, else None."""
     known = {data_set(entry.name).resolution_m for entry in config.data.sets}
     return known.pop() if len(known) == 1 else None
 
 
 def _report_unknown(gallery: Gallery) -> None:
-    """Warn of numbers or colours in label files that stand for nothing."""
+    """Warn of numbers or colours in label files that their data set does not define."""
     total: Counter[str] = Counter()
     for counted in gallery.unknown.values():
         total.update(counted)
     if total:
         shown = ", ".join(f"{number} ({pixels:,} pixels)" for number, pixels in total.most_common(5))
-        log.warning("label files hold %d numbers that stand for no class, %s; they are ignored", len(total), shown)
+        log.warning("label files hold %d undefined numbers, %s; they are ignored", len(total), shown)
 
 
 def _frames(config: Config, images: str, labels: str) -> list[Frame]:
-    """Images and labels that two keys of the data section name, paired by name."""
+    """Pair by name the images and labels that two keys of the data section name."""
     data = config.data
-    found = [
+    files = [
         find_files(data.root, getattr(data, key), what=f"data.{key}", suffixes=SUFFIXES) for key in (images, labels)
     ]
-    pairs = pair_by_name(*found)
+    pairs = pair_by_name(*files)
     if pairs is None:
         raise DataError(
-            f"data.{images} names {len(found[0])} files, data.{labels} {len(found[1])}, and they are no pairs by name; "
-            f"the labels of {found[0][0].name} must be called {found[0][0].stem}.png or {found[0][0].stem}_*.png"
+            f"data.{images} names {len(files[0])} files, data.{labels} {len(files[1])}, and they do not pair by name; "
+            f"the labels of {files[0][0].name} must be called {files[0][0].stem}.png or {files[0][0].stem}_*.png"
         )
-    return [Frame(image.stem, image, chosen) for image, [chosen] in zip(found[0], pairs, strict=True)]
+    return [Frame(image.stem, image, chosen) for image, [chosen] in zip(files[0], pairs, strict=True)]
 
 
 def _drawn_runs(count: int, share: float, seed: int) -> list[int]:
-    """Numbers of the images kept for validation: runs of neighbours, about `share` of all, never all."""
+    """Draw the indexes of the validation images: runs of neighbours, about `share` of all, never all."""
     if count < 2:
         raise DataError("one photograph cannot both train and validate; give more, or data.validation_images")
     runs = np.array_split(np.arange(count), min(RUNS, count))
@@ -266,24 +261,24 @@ def _drawn_runs(count: int, share: float, seed: int) -> list[int]:
 def _drawn_crops(
     frames: list[int], sizes: list[tuple[int, int]], side: int, *, shares: list[SetShare], number: int, seed: int
 ) -> list[Crop]:
-    """Random windows: of each data set in proportion to its weight, of its frames to their area, anywhere in them.
+    """Draw random windows: sets in proportion to their weight, frames of a set to their area, positions uniformly.
 
-    (Uniform over all windows would seldom take images that are little larger than one.)
+    (Drawing uniformly over all windows would seldom take images that are little larger than a window.)
     """
     rng = np.random.default_rng(seed)
     areas = [math.prod(sizes[i]) for i in frames]
     of_set: Counter[int] = Counter()
     for i, area in zip(frames, areas, strict=True):
         of_set[shares[i].data_set] += area
-    places = np.array([shares[i].weight * a / of_set[shares[i].data_set] for i, a in zip(frames, areas, strict=True)])
+    odds = np.array([shares[i].weight * a / of_set[shares[i].data_set] for i, a in zip(frames, areas, strict=True)])
     drawn = []
-    for i in rng.choice(frames, number, p=places / places.sum()):
+    for i in rng.choice(frames, number, p=odds / odds.sum()):
         row, col = (int(rng.integers(max(1, length - side + 1))) for length in sizes[i])
         drawn.append(Crop(int(i), row, col, side))
     return drawn
 
 
 def _grid_crops(frame: int, size: tuple[int, int], side: int) -> list[Crop]:
-    """Windows side by side that cover a frame; the last of a row and of a column are moved inside."""
+    """Tile a frame with windows; the last of a row and of a column are moved inside."""
     rows, cols = (sorted({min(at, max(0, length - side)) for at in range(0, length, side)}) for length in size)
     return [Crop(frame, row, col, side) for row in rows for col in cols]

@@ -1,8 +1,8 @@
-"""One raster file on somebody else's pixels: the grid of a crop.
+"""Reading of a raster file on the pixel grid of a crop.
 
-Where the grids agree the pixels are taken as they are; a rotated file, one in another CRS or of another pixel size is
-resampled, measurements bilinearly and class ids from the nearest pixel. Validity goes the same way, so that nothing
-outside a file or without data turns into a value. Open files are few, and stay in their process.
+Where the grids agree, pixels are read unchanged; a rotated file, or one with another CRS or pixel size, is resampled:
+measurements bilinearly, class ids by nearest neighbour. The validity mask goes the same way, so that nothing outside a
+file or without data turns into a value. Few files stay open, and none crosses to another process.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from geood.geo.gdal import GDAL_FAILURES, reading, reason
 from geood.geo.grid import Grid, Window
 
 OPEN_FILES = 16  # a GDAL handle holds buffers; TorchGeo's 128 for each worker can eat gigabytes (its thread 1694)
-FINEST = 16  # a source may be this many times finer than the crops; beyond it one crop reads a huge window
-TOLERANCE_PX = 0.01  # grids that agree to this share of a pixel are the same grid
+FINEST = 16  # a source may be this many times finer than the crops; beyond that one crop reads a huge window
+TOLERANCE_PX = 0.01  # grids that agree to this fraction of a pixel are the same
 
 
 class OpenFiles:
-    """The few files used last, kept open; a copy in another process starts with none."""
+    """Cache of the files used last, kept open; a copy in another process starts empty."""
 
     def __init__(self, opener: Callable[[str], AbstractContextManager[Any]]) -> None:
         self._opener = opener
@@ -63,16 +63,16 @@ class OpenFiles:
 
 
 class SourcePart(NamedTuple):
-    """What one file knows of a grid: data (channels, h, w), valid (h, w)."""
+    """Pixels of one file on a grid: data (channels, h, w), valid (h, w) bool."""
 
     data: NDArray[Any]
     valid: NDArray[np.bool_]
 
 
 class SourceImage(NamedTuple):
-    """One open raster: its grid, how a window inside it is read, and what stands where it knows nothing.
+    """Open raster: its grid, a function that reads a window inside it, and the fill value of invalid pixels.
 
-    A `fill` that is a float marks measurements, to be resampled bilinearly; an int marks class ids.
+    A float `fill` marks measurements, resampled bilinearly; an int marks class ids, resampled by nearest neighbour.
     """
 
     path: str
@@ -82,7 +82,7 @@ class SourceImage(NamedTuple):
     fill: float
 
     def onto(self, target: Grid) -> SourcePart:
-        """The pixels of `target`: as they are where the grids agree, else resampled."""
+        """Return the pixels of `target`: unchanged where the grids agree, else resampled."""
         window = aligned_window(self.grid, target)
         return self._warped(target) if window is None else self._placed(window)
 
@@ -112,27 +112,27 @@ class SourceImage(NamedTuple):
             )
         array, valid = self.read(part)
         measured = isinstance(self.fill, float)
-        nothing = np.nan if measured else self.fill
-        here, known = self.grid[part], np.zeros(out.valid.shape, np.uint8)
-        place = {"src_transform": here.transform, "src_crs": here.crs}
-        place |= {"dst_transform": target.transform, "dst_crs": target.crs}
-        data = np.where(valid, array, nothing).astype(array.dtype)
-        fills = {"src_nodata": nothing, "dst_nodata": nothing, "init_dest_nodata": True}
+        nodata = np.nan if measured else self.fill
+        source, known = self.grid[part], np.zeros(out.valid.shape, np.uint8)
+        grids = {"src_transform": source.transform, "src_crs": source.crs}
+        grids |= {"dst_transform": target.transform, "dst_crs": target.crs}
+        data = np.where(valid, array, nodata).astype(array.dtype)
+        fills = {"src_nodata": nodata, "dst_nodata": nodata, "init_dest_nodata": True}
         with reading(Path(self.path)):
-            reproject(valid.astype(np.uint8), known, **place, resampling=Resampling.nearest)
+            reproject(valid.astype(np.uint8), known, **grids, resampling=Resampling.nearest)
             reproject(
-                data, out.data, **place, **fills, resampling=Resampling.bilinear if measured else Resampling.nearest
+                data, out.data, **grids, **fills, resampling=Resampling.bilinear if measured else Resampling.nearest
             )
         valid = (known > 0) & np.isfinite(out.data).all(0)
         return SourcePart(np.where(valid, out.data, self.fill).astype(array.dtype), valid)
 
     def _window_under(self, target: Grid) -> Window:
-        """The window of this raster that a target grid lies on, with two pixels to spare for resampling."""
+        """Return the window of this raster under a target grid, with a margin of two pixels for resampling."""
         try:
             xmin, ymin, xmax, ymax = transform_bounds(target.crs, self.grid.crs, *target.bounds)
         except GDAL_FAILURES as error:
             raise DataError(
-                f"{self.path}: cannot be brought to {target.crs} ({reason(error)}); check its CRS"
+                f"{self.path}: cannot be reprojected to {target.crs} ({reason(error)}); check its CRS"
             ) from None
         corners = [~self.grid.transform @ (x, y) for x in (xmin, xmax) for y in (ymin, ymax)]
         col, row = (math.floor(min(v)) - 2 for v in zip(*corners, strict=True))
@@ -141,7 +141,7 @@ class SourceImage(NamedTuple):
 
 
 def aligned_window(source: Grid, target: Grid) -> Window | None:
-    """The window of `source` that is `target`, if both have the same pixels on the ground; None if they differ."""
+    """Return the window of `source` that coincides with `target`; None if their pixels differ on the ground."""
     a, b = source.transform, target.transform
     drift = TOLERANCE_PX * b.a / max(target.height, target.width)
     same = all(abs(p - q) <= drift for p, q in zip((a.a, a.b, a.d, a.e), (b.a, b.b, b.d, b.e), strict=True))

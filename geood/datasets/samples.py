@@ -1,4 +1,4 @@
-"""Values of training data: where crops come from, and one sample."""
+"""Values that training data is made of: pixels of a crop, bands, the ground that crops are cut from, and a sample."""
 
 from __future__ import annotations
 
@@ -10,28 +10,40 @@ from numpy.typing import NDArray
 
 
 class CropPixels(NamedTuple):
-    """One crop as read: digital numbers (C, H, W) float32, valid (H, W) bool, ids (H, W) int64, 255 unlabelled."""
+    """Pixels of a crop: digital numbers (C, H, W) float32, valid (H, W) bool, ids (H, W) int64, 255 unlabelled."""
 
     image: NDArray[np.float32]
     valid: NDArray[np.bool_]
     ids: NDArray[np.int64]
 
 
+class TrainingBands(NamedTuple):
+    """Bands that all training images share; `scene_count` is the number a scene must have (None: any number)."""
+
+    names: tuple[str, ...]
+    indexes: tuple[int, ...]
+    dtype: np.dtype[Any]
+    scene_count: int | None
+
+
 class Ground(Protocol):
-    """What crops are cut from; a place is whatever it takes for one."""
+    """Imagery that crops are cut from; a crop is a value that the ground itself defines."""
 
-    def read(self, place: Any, *, validation: bool) -> CropPixels:
-        """The pixels of a place, those that the other side of the split owns invalid and unlabelled."""
+    def read(self, crop: Any, *, validation: bool) -> CropPixels:
+        """Read the pixels of a crop; those that the other side of the split owns are invalid and unlabelled."""
 
-    def name(self, place: Any) -> str:
-        """What a place is called in messages."""
+    def name(self, crop: Any) -> str:
+        """Return a crop's image and position, for messages."""
+
+    def resolution_m(self, crop: Any) -> float | None:
+        """Return the size of a crop's pixels in metres, None if it is unknown."""
 
     def write_split(self, folder: Path, training: tuple[Any, ...], validation: tuple[Any, ...]) -> None:
-        """Write down which ground and which crops belong to which side."""
+        """Write the ground and the crops of either side to `folder/split.*`."""
 
 
 def seed_of(*parts: int) -> int:
-    """One seed of 63 bits for several numbers: what is drawn for one combination says nothing about another."""
+    """Derive one seed of 63 bits from several numbers; different combinations give independent streams."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
 
 

@@ -1,8 +1,8 @@
-"""Every drawn crop is looked at once before training: is it fit, is it clean, what does it hold?
+"""Screening of drawn crops: rejects those with an anomaly pixel, too few valid pixels or no label.
 
-A crop that holds a single anomaly pixel is left out whole (masking only the pixels would still show the network the
-object's surroundings and rim); so is one with too little data, or without a label, for nobody has said what is on it.
-What is kept gives the values that band statistics are made from. Nothing is dropped unseen: all of it is counted.
+A crop with a single anomaly pixel is rejected whole (masking only the pixels would still show the network the object's
+surroundings and rim); so is one with too little data, or without a label, since its content is unknown. The crops that
+are kept provide the values for band statistics. Rejections are counted by reason.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from geood.config.sections import Config
+from geood.config import Config
 from geood.constants import IGNORE
 from geood.datasets.samples import CropPixels
 from geood.errors import DataError
@@ -24,13 +24,13 @@ from geood.progress import Progress
 
 log = logging.getLogger("geood")
 
-Place = TypeVar("Place")
-STATISTICS_VALUES = 2_000_000  # most band values kept; beyond a percentile of 0.5 % there are still thousands a band
+Crop = TypeVar("Crop")
+STATISTICS_VALUES = 2_000_000  # band values kept at most; thousands per band still lie beyond a percentile of 0.5 %
 
 
 @dataclass
 class Screening:
-    """What became of the crops that were drawn, and what their labels hold (crops overlap; pixels count each time)."""
+    """Counts of drawn crops by outcome, and of label pixels by id (crops overlap; a pixel counts once per crop)."""
 
     drawn: int = 0
     kept: int = 0
@@ -50,21 +50,25 @@ class Screening:
 
 
 def screen(
-    drawn: Sequence[Place], read: Callable[[Place], CropPixels], *, config: Config, report: Screening
-) -> tuple[list[Place], NDArray[np.float32]]:
-    """The crops to train on out of `drawn`, whose pixels `read` gives, and a sample of their valid values (C, N)."""
-    data = config.data
-    kept: list[Place] = []
+    drawn: Sequence[Crop], read: Callable[[Crop], CropPixels], *, config: Config
+) -> tuple[list[Crop], NDArray[np.float32], Screening]:
+    """Read drawn crops until there are enough; return those to train on, some of their valid values, and a report.
+
+    At most `data.crops` of those with enough data are looked at. Values are float32 (C, N), digital numbers; kept crops
+    stay in the order they were drawn.
+    """
+    data, report = config.data, Screening()
+    kept: list[Crop] = []
     values: list[NDArray[np.float32]] = []
     counts: Counter[int] = Counter()
     unknown: Counter[int] = Counter()
     rng = np.random.default_rng([config.train.seed, 3])
     with Progress("screening crops", data.crops) as progress:
-        for box in drawn:
+        for crop in drawn:
             if report.drawn - report.dropped_invalid == data.crops:
                 break
             report.drawn += 1
-            pixels = read(box)
+            pixels = read(crop)
             if not pixels.valid.any() or pixels.valid.mean() < data.min_valid:
                 report.dropped_invalid += 1
                 continue
@@ -76,7 +80,7 @@ def screen(
             elif not any(i in ids for i in data.classes):
                 report.dropped_unlabelled += 1
             else:
-                kept.append(box)
+                kept.append(crop)
                 counts.update({i: n for i, n in ids.items() if i in data.classes})
                 inside = pixels.image[:, pixels.valid]
                 take = max(1, STATISTICS_VALUES // (inside.shape[0] * data.crops))
@@ -84,18 +88,24 @@ def screen(
     report.kept = len(kept)
     report.unknown_ids = dict(sorted(unknown.items()))
     report.class_pixels = {i: counts[i] for i in sorted(data.classes)}
-    return kept, np.concatenate(values, axis=1) if values else np.empty((0, 0), np.float32)
+    return kept, np.concatenate(values, axis=1) if values else np.empty((0, 0), np.float32), report
 
 
-def labelled(grid: Sequence[Place], read: Callable[[Place], CropPixels], *, config: Config) -> list[Place]:
-    """At most `validation_crops` of the validation grid that hold enough data and a label, evenly spread."""
+def labelled(grid: Sequence[Crop], read: Callable[[Crop], CropPixels], *, config: Config) -> list[Crop]:
+    """Choose at most `validation_crops` of the validation grid that hold a label and enough data, evenly spread.
+
+    If none has enough data, those with less are taken.
+
+    Raises:
+        DataError: no crop that was read holds a labelled pixel of a class.
+    """
     data = config.data
-    full: list[Place] = []
-    some: list[Place] = []
-    for box in _thinned(grid, 4 * data.validation_crops):
-        pixels = read(box)
+    full: list[Crop] = []
+    some: list[Crop] = []
+    for crop in _thinned(grid, 4 * data.validation_crops):
+        pixels = read(crop)
         if np.isin(pixels.ids, list(data.classes)).any():
-            (full if pixels.valid.mean() >= data.min_valid else some).append(box)
+            (full if pixels.valid.mean() >= data.min_valid else some).append(crop)
     if not full and not some:
         raise DataError(
             f"none of the {len(grid)} validation crops holds a labelled pixel of a class; make data.block_m smaller or "
@@ -104,23 +114,23 @@ def labelled(grid: Sequence[Place], read: Callable[[Place], CropPixels], *, conf
     return _thinned(full or some, data.validation_crops)
 
 
-def _thinned(boxes: Sequence[Place], most: int) -> list[Place]:
-    if len(boxes) <= most:
-        return list(boxes)
-    return [boxes[i] for i in np.linspace(0, len(boxes) - 1, most).round().astype(int)]
+def _thinned(crops: Sequence[Crop], most: int) -> list[Crop]:
+    if len(crops) <= most:
+        return list(crops)
+    return [crops[i] for i in np.linspace(0, len(crops) - 1, most).round().astype(int)]
 
 
 def _count(ids: NDArray[np.int64]) -> dict[int, int]:
-    """Number of pixels of each id but 255."""
+    """Count the pixels of each id but 255."""
     if ids.min() >= 0 and ids.max() < 65536:
         counts = np.bincount(ids.ravel())
         return {int(i): int(counts[i]) for i in np.flatnonzero(counts) if i != IGNORE}
-    found, counts = np.unique(ids, return_counts=True)
-    return {int(i): int(n) for i, n in zip(found, counts, strict=True) if i != IGNORE}
+    distinct, counts = np.unique(ids, return_counts=True)
+    return {int(i): int(n) for i, n in zip(distinct, counts, strict=True) if i != IGNORE}
 
 
 def why_nothing(report: Screening, config: Config) -> str:
-    """What a user can change when no crop is left."""
+    """Return the error message for a screening that kept no crop: each reason with its remedy."""
     data = config.data
     reasons = {
         f"hold an anomaly pixel (ids {data.anomaly}): make data.crop_px smaller, or label more ground without "
@@ -135,11 +145,11 @@ def why_nothing(report: Screening, config: Config) -> str:
 
 
 def report_screening(report: Screening, config: Config) -> None:
-    """Log what was kept and left out, and warn of ids nobody named and classes nobody will learn."""
+    """Log how many crops were kept and rejected; warn of ids unknown to the config, and of classes in no crop."""
     log.info("%s", report)
     if report.unknown_ids:
-        found = ", ".join(f"{i} ({n} pixels)" for i, n in report.unknown_ids.items())
-        log.warning("label ids %s stand neither in data.classes nor in data.anomaly and are ignored", found)
+        shown = ", ".join(f"{i} ({n} pixels)" for i, n in report.unknown_ids.items())
+        log.warning("label ids %s are neither in data.classes nor in data.anomaly and are ignored", shown)
     for class_id, pixels in report.class_pixels.items():
         if not pixels:
             log.warning("class %d (%s) occurs in no training crop", class_id, config.data.classes[class_id])

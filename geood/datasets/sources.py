@@ -1,4 +1,7 @@
-"""The crops of a config, from scenes or photographs as its `data.kind` says; the other way to read is not imported."""
+"""Choice between scenes and photographs as the source of a config's crops.
+
+Only the module that the config needs is imported, since reading scenes loads TorchGeo.
+"""
 
 from __future__ import annotations
 

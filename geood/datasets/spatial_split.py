@@ -1,11 +1,11 @@
-"""The spatial split: square blocks on one lattice over all images, each for training or for validation, never both.
+"""Spatial split: square blocks on one lattice over all images, each for training or for validation, never both.
 
 Crops of one area overlap and neighbours look alike, so a random split of crops measures memory. Here the ground is
-split: a block belongs to one side, and the pixels of a crop that lie in a block of the other side are taken out of the
-crop. So nothing leaks, wherever crops lie and however images overlap. Crops are drawn with TorchGeo's samplers, which
-need three things mended: a box smaller than a crop yields nothing (boxes are grown to a crop here), positions are
-counted from a box's corner (boxes are put on the pixels of their image here, so that nothing is resampled), and the
-choice of the box comes from the global generator, whatever `generator` is given (it is seeded, apart, here).
+split: a block belongs to one side, and the pixels of a crop that lie in a block of the other side are masked. So
+nothing leaks, wherever crops lie and however images overlap. Crops are drawn with TorchGeo's samplers, with three
+workarounds: a box smaller than a crop yields nothing (boxes are grown to a crop), positions are counted from a box's
+corner (boxes are snapped to the pixels of their image, so that nothing is resampled), and the box is chosen with the
+global generator, whatever `generator` is given (a fork of it is seeded).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Cell = tuple[int, int]  # column and row on the lattice, counted east and south 
 
 @dataclass(frozen=True)
 class Piece:
-    """The part of one block that one image and its labels cover, and that image's whole box."""
+    """Part of one block that one image and its labels cover, and the bounding box of that image."""
 
     cell: Cell
     box: Box
@@ -44,7 +44,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Blocks:
-    """The lattice and who owns its cells. Sizes in CRS units; the origin is the north-west corner of all imagery."""
+    """Lattice of blocks, and the side that owns each. Sizes in CRS units; origin is the imagery's north-west corner."""
 
     west: float
     north: float
@@ -54,12 +54,12 @@ class Blocks:
     validation: frozenset[Cell]
 
     def polygon(self, cell: Cell) -> Any:
-        """The ground of one block."""
+        """Return the footprint of one block."""
         west, north = self.west + cell[0] * self.width, self.north - cell[1] * self.height
         return polygon(west, north - self.height, west + self.width, north)
 
     def owned(self, box: Box, shape: tuple[int, int], *, validation: bool) -> NDArray[np.bool_]:
-        """Which pixels of a box, (H, W) bool, lie in blocks of one side; the centre of a pixel decides."""
+        """Return which pixels of a box, (H, W) bool, lie in blocks of one side; the centre of a pixel decides."""
         xs = box.xmin + (np.arange(shape[1]) + 0.5) * (box.xmax - box.xmin) / shape[1]
         ys = box.ymax - (np.arange(shape[0]) + 0.5) * (box.ymax - box.ymin) / shape[0]
         cols, col_of = np.unique(np.floor((xs - self.west) / self.width).astype(int), return_inverse=True)
@@ -70,9 +70,9 @@ class Blocks:
 
 
 def split_blocks(layers: LabelledImages, *, block_m: float, share: float, seed: int) -> tuple[Blocks, list[Piece]]:
-    """Lay the lattice over images that have labels and give blocks to validation until they hold `share` of the ground.
+    """Lay the lattice over labelled imagery and give random blocks to validation until they hold `share` of the area.
 
-    At least one block goes to either side. The lattice is square in metres at the middle of the imagery.
+    Each side gets at least one block. Cells are square, `block_m` metres a side at the centre of the imagery.
 
     Raises:
         DataError: all imagery lies in one block.
@@ -103,7 +103,7 @@ def split_blocks(layers: LabelledImages, *, block_m: float, share: float, seed: 
 def draw_crops(
     layers: LabelledImages, blocks: Blocks, pieces: list[Piece], *, size_px: int, number: int, seed: int
 ) -> list[Box]:
-    """Random crops of `size_px` pixels about the training blocks, `number` of them, each block as likely as its ground.
+    """Draw `number` random crops of `size_px` pixels around the training blocks, each block in proportion to its area.
 
     The same seed gives the same crops, and the global generator is left as it was.
     """
@@ -120,7 +120,7 @@ def draw_crops(
                 min(piece.box.ymax + high / 2, piece.image.ymax),
             )
             x0, y0, x1, y1 = _on_pixels(around, piece.image, layers.res, size_px)
-            # one pixel more: the sampler takes the floor of a uniform number, and so never the last position
+            # one pixel more: the sampler takes the floor of a uniform number, so never the last position
             boxes.append(Box(x0, y0, x1 + layers.res[0], y1 + layers.res[1]))
     sampler = RandomGeoSampler(_region(layers, boxes), size=size_px, length=number)
     with torch.random.fork_rng(devices=[]):
@@ -129,9 +129,9 @@ def draw_crops(
 
 
 def grid_crops(layers: LabelledImages, blocks: Blocks, pieces: list[Piece], *, size_px: int) -> list[Box]:
-    """Crops of `size_px` pixels side by side over the validation blocks; the block is where a crop's centre is.
+    """Tile the validation blocks with crops of `size_px` pixels; a crop belongs to the block that holds its centre.
 
-    Where images cover the same ground on the same pixels, a crop comes once.
+    Where images cover the same ground on the same pixel grid, a crop comes once.
     """
     from torchgeo.samplers import GridGeoSampler
 
@@ -148,7 +148,7 @@ def grid_crops(layers: LabelledImages, blocks: Blocks, pieces: list[Piece], *, s
 
 
 def own_pixels(layers: LabelledImages, blocks: Blocks, box: Box, *, validation: bool) -> CropPixels:
-    """The pixels of a box, those in blocks of the other side invalid and unlabelled.
+    """Read the pixels of a box; those in blocks of the other side are invalid and unlabelled.
 
     Raises:
         DataError: a file cannot be read.
@@ -159,7 +159,7 @@ def own_pixels(layers: LabelledImages, blocks: Blocks, box: Box, *, validation: 
 
 
 def _pieces(layers: LabelledImages, lattice: Blocks) -> list[Piece]:
-    """All blocks that hold labelled imagery, image by image, in the order of the index."""
+    """Cut all labelled imagery along the lattice, image by image, in the order of the index."""
     index = layers.images.index
     whole = {path: Box(*shape.bounds) for path, shape in zip(index.filepath, index.geometry, strict=True)}
     found: dict[tuple[Cell, str], Box] = {}
@@ -172,7 +172,7 @@ def _pieces(layers: LabelledImages, lattice: Blocks) -> list[Piece]:
 
 
 def _cut(box: Box, lattice: Blocks, *, smallest: tuple[float, float]) -> Iterator[tuple[Cell, Box]]:
-    """The parts of a box in the lattice's cells; slivers below one pixel may hold no pixel and are left out."""
+    """Yield the part of a box in each cell; slivers narrower than a pixel may hold no pixel and are left out."""
     cols = range(*_span(box.xmin - lattice.west, box.xmax - lattice.west, lattice.width))
     rows = range(*_span(lattice.north - box.ymax, lattice.north - box.ymin, lattice.height))
     for col, row in itertools.product(cols, rows):
@@ -187,26 +187,26 @@ def _span(low: float, high: float, step: float) -> tuple[int, int]:
 
 
 def _on_pixels(box: Box, image: Box, res: tuple[float, float], size_px: int) -> Box:
-    """A box put on the pixels of its image and grown to at least one crop, inside the image where it has the room."""
-    x0, x1 = _side(box.xmin - image.xmin, box.xmax - image.xmin, (image.xmax - image.xmin) / res[0], (res[0], size_px))
-    y0, y1 = _side(box.ymin - image.ymin, box.ymax - image.ymin, (image.ymax - image.ymin) / res[1], (res[1], size_px))
+    """Snap a box to the pixels of its image and grow it to at least one crop, inside the image where it fits."""
+    wide, high = (image.xmax - image.xmin) / res[0], (image.ymax - image.ymin) / res[1]
+    x0, x1 = _side(box.xmin - image.xmin, box.xmax - image.xmin, res=res[0], limit_px=wide, size_px=size_px)
+    y0, y1 = _side(box.ymin - image.ymin, box.ymax - image.ymin, res=res[1], limit_px=high, size_px=size_px)
     return Box(image.xmin + x0 * res[0], image.ymin + y0 * res[1], image.xmin + x1 * res[0], image.ymin + y1 * res[1])
 
 
-def _side(low: float, high: float, limit_px: float, scale: tuple[float, int]) -> tuple[int, int]:
-    """One side of `_on_pixels`, in pixels from the image's lower corner."""
-    res, size = scale
+def _side(low: float, high: float, *, res: float, limit_px: float, size_px: int) -> tuple[int, int]:
+    """Snap one axis of a box as `_on_pixels` does; return first and end pixel from the image's lower corner."""
     first, last, limit = math.floor(low / res + 1e-6), math.ceil(high / res - 1e-6), round(limit_px)
-    if last - first < size:
-        first -= (size - (last - first)) // 2
-        if limit >= size:
-            first = min(max(first, 0), limit - size)
-        last = first + size
+    if last - first < size_px:
+        first -= (size_px - (last - first)) // 2
+        if limit >= size_px:
+            first = min(max(first, 0), limit - size_px)
+        last = first + size_px
     return first, last
 
 
 def _region(layers: LabelledImages, boxes: list[Box]) -> Any:
-    """The joint dataset with `boxes` for an index, which is all that a sampler looks at."""
+    """Return the joint dataset with `boxes` as its index, which is all that a sampler uses."""
     region = copy.copy(layers.joint)
     times = layers.joint.index.index
     span = pd.IntervalIndex.from_arrays(
@@ -217,6 +217,6 @@ def _region(layers: LabelledImages, boxes: list[Box]) -> Any:
 
 
 def _whole(query: Any, res: tuple[float, float], size_px: int) -> Box:
-    """The box of a sampler's query, exactly `size_px` pixels."""
+    """Return the box of a sampler's query, exactly `size_px` pixels."""
     x, y = float(query[0].start), float(query[1].start)
     return Box(x, y, x + size_px * res[0], y + size_px * res[1])

@@ -1,18 +1,19 @@
-"""Images and labels as two TorchGeo datasets that can be joined with `&`, with TorchGeo's reading mended.
+"""Images and labels as TorchGeo datasets that can be joined with `&`, with stricter reading.
 
 TorchGeo keeps the index of files, brings all of them to one CRS and resolution, joins images with labels and draws
-crops. What it does not do, and what the classes here add: an unreadable file is an error and not a hole in the data; a
-validity mask travels with the pixels (outside the files, nodata, mask band, alpha, NaN); labels are 255 where nobody
-labelled; where files overlap, the first valid pixel counts; a crop on a file's own pixel grid is read as it is, never
-resampled; few files stay open, and none crosses to another process. A place is always the query that was asked for,
-never the bounds in an answer, which TorchGeo 0.9 rounds to float32.
+crops. The classes here add what it lacks: an unreadable file is an error and not a hole in the data; a validity mask
+travels with the pixels (outside the files, nodata, mask band, alpha, NaN); unlabelled pixels are 255; where files
+overlap, the first valid pixel counts; a crop on a file's own pixel grid is read unchanged, never resampled; few files
+stay open, and none crosses to another process. The position of a crop is always that of the query, never the bounds
+that TorchGeo returns, which version 0.9 rounds to float32.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +44,7 @@ log = logging.getLogger("geood")
 
 
 class Box(NamedTuple):
-    """A rectangle in CRS units, float64."""
+    """Rectangle in CRS units, float64."""
 
     xmin: float
     ymin: float
@@ -52,7 +53,7 @@ class Box(NamedTuple):
 
 
 class LabelledImages:
-    """Images joined with their labels; `read` takes a box on the ground and gives its pixels."""
+    """Images joined with their labels; `read` returns the pixels of a box on the ground."""
 
     def __init__(self, images: ImageLayer, labels: LabelLayer | VectorLabels) -> None:
         self.images = images
@@ -71,7 +72,7 @@ class LabelledImages:
         return float(x), float(y)
 
     def read(self, box: Box) -> CropPixels:
-        """The pixels of a box whose sides are whole numbers of pixels.
+        """Read the pixels of a box whose sides are whole numbers of pixels.
 
         Raises:
             DataError: a file cannot be read.
@@ -82,44 +83,46 @@ class LabelledImages:
 
 
 class _Mosaic(RasterDataset):  # type: ignore[misc]
-    """What image and label rasters have in common: a query is put together from the files that meet it, by us."""
+    """Base of image and label rasters: assembles a query from the files that intersect it, without TorchGeo's merge."""
 
     def __init__(self, paths: Sequence[Path], *, crs: CRS, res: Any, opener: Callable[[str], Any]) -> None:
         self.target_crs, self._open = crs, OpenFiles(opener)
-        _index(super().__init__, [str(p) for p in paths], crs=crs, res=res)
+        files = [str(path) for path in paths]
+        with _whole_index(self, files, crs):
+            super().__init__(files, crs=crs, res=res)
         self._paths, self._boxes = list(self.index.filepath), self.index.geometry.bounds.to_numpy()
 
     def files_at(self, box: Box) -> list[str]:
-        """The files whose rectangle meets a box, in order."""
+        """Return the files whose bounding box intersects a box, in order."""
         xmin, ymin, xmax, ymax = self._boxes.T
         hits = (xmin < box.xmax) & (xmax > box.xmin) & (ymin < box.ymax) & (ymax > box.ymin)
         return [self._paths[i] for i in np.flatnonzero(hits)]
 
     def _source(self, path: str) -> SourceImage:
-        """An open file of this layer."""
+        """Return an open file of this layer."""
         raise NotImplementedError
 
     def _mosaic(self, query: Any) -> SourcePart:
-        """The query's pixels from the files that meet it; where several do, the first valid pixel counts."""
+        """Read a query's pixels from the files that intersect it; where several do, the first valid pixel counts."""
         target = _grid(self, query)
-        found: SourcePart | None = None
+        mosaic: SourcePart | None = None
         for path in self.files_at(Box(*target.bounds)):
-            part = self._source(path).onto(target)
-            if found is None or not found.valid.any():
-                found = part
+            pixels = self._source(path).onto(target)
+            if mosaic is None or not mosaic.valid.any():
+                mosaic = pixels
             else:
-                new = part.valid & ~found.valid
-                found.data[:, new] = part.data[:, new]
-                found = SourcePart(found.data, found.valid | part.valid)
-            if found.valid.all():
+                new = pixels.valid & ~mosaic.valid
+                mosaic.data[:, new] = pixels.data[:, new]
+                mosaic = SourcePart(mosaic.data, mosaic.valid | pixels.valid)
+            if mosaic.valid.all():
                 break
-        if found is None:
+        if mosaic is None:
             raise IndexError(f"{query} lies outside all files")
-        return found
+        return mosaic
 
 
 class ImageLayer(_Mosaic):
-    """Scenes of one band set. A sample holds `image` float32 (C, H, W) in digital numbers and `valid` bool (H, W)."""
+    """Images of equal bands. A sample holds `image` float32 (C, H, W) in digital numbers and `valid` bool (H, W)."""
 
     is_image = True
 
@@ -132,7 +135,7 @@ class ImageLayer(_Mosaic):
         self._warn_of_covered()
 
     def _warn_of_covered(self) -> None:
-        """Say so when the footprint of an image lies wholly under those of earlier ones, as other dates do."""
+        """Warn of images whose footprint lies wholly under those of earlier ones, as other dates do."""
         shapes = self.index.geometry.to_numpy()
         grown = shapely.buffer(shapes, max(self.res), join_style="mitre")
         near = shapely.STRtree(shapes)
@@ -194,8 +197,9 @@ class VectorLabels(VectorDataset):  # type: ignore[misc]
         frame = read_shapes(path, attribute)
         if frame.crs is None:
             raise DataError(f"{path}: these labels have no CRS; give them one (ogr2ogr -a_srs)")
-        self.target_crs = crs
-        _index(super().__init__, [str(path)], crs=crs, res=res, label_name=attribute)
+        self.target_crs, files = crs, [str(path)]
+        with _whole_index(self, files, crs):
+            super().__init__(files, crs=crs, res=res, label_name=attribute)
         self._shapes = frame.geometry.to_crs(self.crs)
         self._ids = frame["id"].to_numpy()
 
@@ -210,10 +214,10 @@ class VectorLabels(VectorDataset):  # type: ignore[misc]
 
 
 def open_label_raster(path: str) -> Any:
-    """An open raster with a CRS and one band of class ids (alpha aside).
+    """Open a raster with a CRS and one band of class ids (alpha aside).
 
     Raises:
-        DataError: it is anything else.
+        DataError: the file is anything else.
     """
     file = open_id_raster(Path(path))
     if file.crs is not None:
@@ -222,21 +226,28 @@ def open_label_raster(path: str) -> Any:
     raise DataError(f"{path}: these labels have no CRS; give them that of their image (gdal_edit.py -a_srs)")
 
 
-def _index(init: Callable[..., None], paths: list[str], **options: Any) -> None:
-    """Let TorchGeo build its index; all files must be in it, for it skips in silence what it cannot read."""
+@contextmanager
+def _whole_index(layer: Any, files: list[str], crs: CRS) -> Iterator[None]:
+    """Check, after TorchGeo has built a layer's index, that it holds all files; it skips silently what it cannot read.
+
+    Raises:
+        DataError: a file cannot be read, or not be reprojected to the layer's CRS.
+    """
     try:
-        init(paths=paths, **options)
-        missing = sorted(set(paths) - set(init.__self__.index.filepath))  # type: ignore[attr-defined]
+        yield
+        missing = sorted(set(files) - set(layer.index.filepath))
     except DatasetNotFoundError:
-        missing = paths
+        missing = files
     except (*GDAL_FAILURES, ProjError) as error:
-        raise DataError(f"{paths[0]} and the rest cannot be brought to one CRS ({reason(error)}); check each") from None
+        raise DataError(
+            f"{files[0]} and the rest cannot be reprojected to one CRS ({reason(error)}); check each"
+        ) from None
     if missing:
-        raise DataError(f"{missing[0]}: cannot be read, or brought to {options['crs']}; repair or remove it")
+        raise DataError(f"{missing[0]}: cannot be read, or reprojected to {crs}; repair or remove it")
 
 
 def _grid(layer: Any, query: Any) -> Grid:
-    """The pixel grid that a query asks for, in the layer's CRS and resolution."""
+    """Return the pixel grid of a query, in the layer's CRS and resolution."""
     x, y = query[0], query[1]
     (xres, yres), crs = layer.res, layer.target_crs
     height, width = round((y.stop - y.start) / yres), round((x.stop - x.start) / xres)

@@ -128,7 +128,7 @@ def read_ids(path: Path, dataset: Any, window: Window) -> tuple[NDArray[np.int64
         known: NDArray[np.bool_] = dataset.read_masks(band, window=rasterio_window(window)) > 0
     if ids.dtype.kind == "f":
         known &= np.isfinite(ids)
-        odd = ids[known][ids[known] % 1 != 0]
+        odd = ids[known][np.floor(ids[known]) != ids[known]]
         if odd.size:
             raise DataError(f"{path}: holds fractions such as {odd[0]}, not class ids")
     return np.where(known, ids, IGNORE).astype(np.int64), known
@@ -148,7 +148,7 @@ def read_shapes(path: Path, attribute: str | None) -> geopandas.GeoDataFrame:
         )
     try:
         ids = frame[attribute].to_numpy().astype(np.float64)
-        wrong = ~((ids % 1 == 0) & (ids >= 0) & (ids <= IGNORE))
+        wrong = ~((np.floor(ids) == ids) & (ids >= 0) & (ids <= IGNORE))
     except (TypeError, ValueError):
         wrong = np.ones(len(frame), np.bool_)
     if wrong.any():

@@ -33,12 +33,27 @@ def read_tags(path: str | Path, *, dtype: str = "float32") -> dict[str, str]:
 
 
 def open_scores(path: str | Path, chunks: int = 1024) -> xarray.DataArray:
-    """Open a score raster as a float32 array (y, x) with coordinates and CRS, lazy in dask chunks; NaN is nodata.
+    """Open a score raster as an xarray array, read lazily by Dask chunks.
 
-    `chunks` is the side of a chunk in pixels.
+    Args:
+        path: the `.tif` that `geood predict` wrote.
+        chunks: side of a chunk, pixels.
+
+    Returns:
+        Scores (y, x), float32, higher is more anomalous, NaN where there is no data; with coordinates in CRS units, the
+        CRS under `.rio.crs`, and the raster's tags as attributes.
 
     Raises:
         DataError: the file cannot be read or is not a score raster of geood.
+
+    Example:
+        >>> import geood
+        >>> scores = geood.open_scores("scores.tif")
+        >>> scores.dims, scores.shape, str(scores.dtype)
+        (('y', 'x'), (96, 128), 'float32')
+        >>> share = float((scores > float(scores.attrs["GEOOD_THRESHOLD"])).mean())
+        >>> 0 <= share <= 1
+        True
     """
     import rioxarray
 

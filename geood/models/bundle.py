@@ -49,6 +49,31 @@ class ModelBundle:
     which the false-positive rate on the validation pixels is `fpr` (a decimal string such as "0.01"); it holds for the
     temperature and smoothing in `calibrated`. `metrics` are the last validation metrics. `identity` is empty until the
     bundle is saved.
+
+    Args:
+        segmenter: the network of the classes, images (B, C, H, W) in [0, 1] to a `SegmenterOutput`.
+        flow: the normalizing flow, or None.
+        inliers: inlier statistics, or None.
+        bands: names, indexes and scaling of the C bands.
+        config: the config of the training.
+        class_ids: the class id of each of the K channels of the logits.
+        resolution: metres per pixel, or None.
+        calibration: thresholds by score and false-positive rate.
+        calibrated: the score settings that `calibration` holds for.
+        metrics: the last validation metrics by name.
+        identity: digest of the file, 12 hexadecimal digits.
+
+    Raises:
+        BundleError: of `load`: the file is missing, is no bundle, is damaged, or is from another format.
+
+    Example:
+        >>> import geood, torch
+        >>> bundle = geood.ModelBundle.load("model.safetensors")
+        >>> bundle.class_names
+        {0: 'land', 1: 'road', 2: 'roof'}
+        >>> image = torch.rand(1, 3, 64, 96)  # what bundle.bands.scale makes of digital numbers
+        >>> bundle.score(image).shape
+        torch.Size([1, 64, 96])
     """
 
     segmenter: Segmenter

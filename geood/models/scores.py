@@ -69,6 +69,14 @@ def anomaly_score(logits: Tensor, kind: str, temperature: float = 1.0) -> Tensor
 
     Raises:
         ValueError: `kind` is none of these.
+
+    Example:
+        A pixel that is sure of its class, and one that knows none:
+
+        >>> import geood, torch
+        >>> logits = torch.tensor([[9.0, 0.0], [0.0, 0.0], [0.0, 0.0]]).reshape(1, 3, 1, 2)
+        >>> geood.anomaly_score(logits, "jsd").numpy().round(3).tolist()
+        [[[0.001, 1.0]]]
     """
     if kind not in _OF_LOGITS:
         raise ValueError(f"unknown score of logits {kind!r}; choose one of {', '.join(_OF_LOGITS)}")

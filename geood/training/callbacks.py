@@ -1,4 +1,7 @@
-"""Lightning callbacks and samplers of the stages."""
+"""Lightning callback and sampler of a training stage: metrics, checkpoints, throughput, epochs.
+
+Nothing here changes what is learned.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,9 @@ log = logging.getLogger("geood")
 
 
 class EpochSlice(Sampler[int]):
-    """The positions of one epoch out of all positions of a stage; Lightning sets the epoch.
+    """Sampler of the positions of one epoch out of all positions of a stage; Lightning sets the epoch.
 
-    But not in time for the first: reading processes have taken positions by then, so that is given with `epoch`.
+    It does so too late for the first epoch, when workers have taken positions already; `epoch` gives that one.
     """
 
     def __init__(self, length: int, epoch: int) -> None:
@@ -40,9 +43,9 @@ class EpochSlice(Sampler[int]):
 
 
 class CheckpointCallback(pl.Callback):
-    """After each epoch: one row for every figure in metrics.csv and one checkpoint, both whole or not at all.
+    """Callback that ends each epoch with a row per figure in metrics.csv and a checkpoint, each written atomically.
 
-    Also keeps the time: crops a second, and the share of it that went by waiting for data.
+    It also measures throughput: crops per second, and the share of time spent waiting for data.
     """
 
     def __init__(self, run: Path, plan: Plan, progress: Progress) -> None:
@@ -78,7 +81,7 @@ class CheckpointCallback(pl.Callback):
             with atomic_write(self.checkpoint) as partial:
                 trainer.save_checkpoint(partial)
         else:
-            trainer.save_checkpoint(self.checkpoint)  # takes part in it, and writes nothing
+            trainer.save_checkpoint(self.checkpoint)  # collective: takes part, but does not write
 
     def on_train_end(self, *_: Any) -> None:
         if self.crops:
@@ -91,14 +94,14 @@ class CheckpointCallback(pl.Callback):
             )
 
     def _passed(self) -> float:
-        """Seconds since the last call, on a GPU of what was handed to it."""
+        """Return the seconds since the last call; on a GPU, those until the work was queued."""
         before, self._mark = self._mark, time.perf_counter()
         return self._mark - before
 
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's advice about its own settings off the user's screen; errors still show."""
+    """Silence Lightning's advice about its own settings; errors still show."""
     names = ("lightning.pytorch", "lightning.fabric")
     before = {n: logging.getLogger(n).level for n in names}
     for name in names:

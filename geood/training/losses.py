@@ -1,18 +1,17 @@
-"""The equation that is trained: class likelihood, uniform answers on synthetic negatives, flow likelihood.
+"""Joint training objective: class likelihood, uniform output on synthetic negatives, flow likelihood.
 
     L = mean over labelled pixels of -ln p_y  +  negative_weight * mean over pasted pixels of JSD(uniform, p)
         + flow_weight * mean over replaced crops of -log2 q(crop) / dimensions  +  outlier_weight * L_outlier
 
 The first three terms are arXiv 2112.12833 (the joint objective), with the flow's term in bits for each dimension of
-the digital numbers, so that its size does not depend on patch size or scaling. KL divergences may take the place of the
-Jensen-Shannon divergence, for comparison: they are not bounded, and push hardest where the segmenter is surest.
+the digital numbers, so that its size does not depend on patch size or scaling. KL divergences may replace the
+Jensen-Shannon divergence for comparison: they are unbounded, and push hardest where the segmenter is most confident.
 L_outlier teaches the segmenter's outlier output, where it has one, on the same negatives: for a head the mean of its
 binary cross-entropy on pasted and on labelled pixels, one half each (after arXiv 2207.02606); for a class, its
 likelihood on pasted pixels (after arXiv 2402.15374), while the class term then is over all classes and that one.
 
-This room sees tensors and weights; which network a term moves and who steps it is the training's matter. All sums are
-taken in float32 or wider, and a term with nothing to say (no labelled pixel, no pasted patch) is a zero that can still
-be differentiated.
+This module computes terms from tensors; `stage` decides which network a term trains. Sums are taken in float32 or
+wider, and an empty term (no labelled pixel, no pasted patch) is a zero that can still be differentiated.
 """
 
 from __future__ import annotations
@@ -24,15 +23,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from geood.config.sections import LossConfig
+from geood.config import LossConfig
 from geood.constants import IGNORE
-from geood.models.scores import jensen_shannon_to_uniform
-from geood.models.segmenter import SegmenterOutput
+from geood.models import SegmenterOutput, jensen_shannon_to_uniform
 from geood.training.pasting import PastedBatch
 
 
 class Losses(NamedTuple):
-    """Scalars: the weighted sum, and its terms without weights (nats, nats, bits per dimension, nats)."""
+    """Scalar losses: the weighted sum, and its terms without weights (nats, nats, bits per dimension, nats)."""
 
     total: Tensor
     classification: Tensor
@@ -44,14 +42,14 @@ class Losses(NamedTuple):
 def joint_loss(
     answer: SegmenterOutput, batch: PastedBatch, bits: Tensor | None, *, kind: str, config: LossConfig
 ) -> Losses:
-    """The objective of the joint stage.
+    """Compute the objective of the joint stage.
 
     Args:
-        answer: the segmenter's, to `batch.image`.
-        batch: crops with patches in them.
-        bits: (N,) the flow's bits per dimension of the dequantized `batch.crops`; None if there are none, or the flow
-            does not learn.
-        kind: what the outlier output is, as `segmenter.outlier` says.
+        answer: output of the segmenter for `batch.image`.
+        batch: crops with patches pasted in.
+        bits: (N,) bits per dimension of the dequantized `batch.crops` under the flow; None if there are no crops, or
+            the flow is frozen.
+        kind: type of the outlier output, as `segmenter.outlier`: none, head or class.
         config: the terms and their weights.
     """
     logits = answer.logits
@@ -66,19 +64,19 @@ def joint_loss(
 
 
 def class_nll(logits: Tensor, mask: Tensor) -> Tensor:
-    """Mean of -ln p_y over pixels whose `mask` (B, H, W) is not 255, in nats; 0 where all are.
+    """Compute the mean of -ln p_y over pixels whose `mask` (B, H, W) is not 255, in nats; 0 if there is none.
 
-    `logits` are (B, K, H, W); the mask holds class indexes 0 to K - 1.
+    `logits` are (B, K, H, W); the mask is int64 and holds class indexes 0 to K - 1.
     """
     labelled = (mask != IGNORE).sum().clamp_min(1)
     return functional.cross_entropy(logits.float(), mask, ignore_index=IGNORE, reduction="sum") / labelled
 
 
 def divergence_on(logits: Tensor, negative: Tensor, kind: str = "jsd") -> Tensor:
-    """Mean divergence between uniform and softmax over the pixels where `negative` (B, H, W) holds, in nats.
+    """Compute the mean divergence between uniform and softmax over `negative` (B, H, W) bool pixels, in nats.
 
-    `kind` is jsd, kl_uniform (KL of uniform from the softmax) or kl_softmax (the reverse). 0 where no pixel is
-    negative; of the Jensen-Shannon divergence score_max(K) is the largest value and says that the segmenter is sure.
+    `logits` are (B, K, H, W). `kind` is jsd, kl_uniform (KL of uniform from the softmax) or kl_softmax (the reverse). 0
+    if no pixel is negative; the Jensen-Shannon divergence is at most score_max(K), where the segmenter is certain.
     """
     pasted = logits.movedim(1, -1)[negative]
     if kind == "jsd":
@@ -91,7 +89,7 @@ def divergence_on(logits: Tensor, negative: Tensor, kind: str = "jsd") -> Tensor
 
 
 def _head_loss(answer: SegmenterOutput, batch: PastedBatch) -> Tensor:
-    """Binary cross-entropy of the outlier logit: the means over negatives and over labelled pixels, one half each."""
+    """Compute the binary cross-entropy of the outlier logit: means over negative and labelled pixels, one half each."""
     assert answer.outlier is not None
     outlier = answer.outlier.float()
     return 0.5 * (
@@ -100,7 +98,7 @@ def _head_loss(answer: SegmenterOutput, batch: PastedBatch) -> Tensor:
 
 
 def _class_loss(answer: SegmenterOutput, batch: PastedBatch) -> Tensor:
-    """Mean of -ln p of the outlier class over negatives."""
+    """Compute the mean of -ln p of the outlier class over negative pixels."""
     logits = _with_outlier(answer).float()
     return _mean(logits.logsumexp(1) - logits[:, -1], batch.negative)
 
@@ -111,5 +109,5 @@ def _with_outlier(answer: SegmenterOutput) -> Tensor:
 
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:
-    """Mean of the values (B, H, W) where a condition holds; 0 where it nowhere does."""
+    """Average the values (B, H, W) where a condition holds; 0 if it holds nowhere."""
     return values[where].sum() / where.sum().clamp_min(1)

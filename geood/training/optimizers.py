@@ -1,8 +1,9 @@
-"""Who steps which weights, how fast, and how the rate runs: Adam for the segmenter, Adam or Adamax for the flow.
+"""Optimizers, parameter groups and learning-rate schedules: Adam for the segmenter, Adam or Adamax for the flow.
 
-Encoder, the rest of the segmenter, and flow are groups with rates of their own. A rate rises linearly, then falls along
-a cosine (the flow's, where the config says so, exponentially) to its last value; the schedules are those of the paper's
-group (DenseHybrid's scripts for the segmenter, DenseFlow's for the flow). Adam with decoupled decay of 0 is plain Adam.
+The encoder, the rest of the segmenter, and the flow are groups with learning rates of their own. A rate warms up
+linearly, then decays to its last value along a cosine (the flow's exponentially, if the config says so). The schedules
+are those of the paper's group (DenseHybrid's scripts for the segmenter, DenseFlow's for the flow). AdamW with a weight
+decay of 0 is plain Adam.
 """
 
 from __future__ import annotations
@@ -15,20 +16,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adamax, AdamW, Optimizer
 
-from geood.config.sections import TrainConfig
-from geood.models.flow import Flow
-from geood.models.segmenter import Segmenter
+from geood.config import TrainConfig
+from geood.models import Flow, Segmenter
 
 
 class CombinedOptimizer(Optimizer):
-    """Optimizers of different kinds that step as one; `param_groups` are theirs, one after the other."""
+    """Optimizers of different types that step as one; `param_groups` are theirs, concatenated."""
 
     def __init__(self, parts: Sequence[Optimizer]) -> None:
         self.parts = list(parts)
         super().__init__([group for part in parts for group in part.param_groups], {})
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Step all parts after one evaluation."""
+        """Step all optimizers after one evaluation of the closure."""
         with torch.enable_grad():
             loss = closure() if closure is not None else None
         for part in self.parts:
@@ -36,20 +36,20 @@ class CombinedOptimizer(Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """The parts' states."""
+        """Return the states of all optimizers."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
+        """Restore the states of `state_dict`."""
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
 
 def make_optimizer(config: TrainConfig, stage: str, *, segmenter: Segmenter | None, flow: Flow | None) -> Optimizer:
-    """One optimizer for the networks that a stage (segmenter, flow or joint) moves; None stays as it is.
+    """Return one optimizer for the networks that a stage (segmenter, flow or joint) trains; None is left out.
 
-    Each group names its `first_lr` and `last_lr`, the ends of its schedule, and whether it is a `flow`'s.
+    Each group carries `first_lr` and `last_lr`, the ends of its schedule, and `flow`, True for the flow's weights.
     """
     parts: list[Optimizer] = []
     joint = stage == "joint"
@@ -74,7 +74,7 @@ def make_optimizer(config: TrainConfig, stage: str, *, segmenter: Segmenter | No
 
 
 def schedules(optimizer: Optimizer, config: TrainConfig, stage: str, *, steps: int) -> list[Callable[[int], float]]:
-    """For each group its rate at a step, as a factor of its first rate, in a stage of `steps` steps."""
+    """Return for each group a function of the step: the factor on its first rate, in a stage of `steps` steps."""
     warm_up = config.flow_warmup_steps if stage == "flow" else config.warmup_steps
     rise = min(warm_up, steps // 10)
     return [_schedule(group, config, steps=steps, rise=rise) for group in optimizer.param_groups]

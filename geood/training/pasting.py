@@ -1,11 +1,11 @@
-"""Mixed-content images: where patches go, what lay under them, and the pasting.
+"""Mixed-content images: sizes and positions of patches, their outlines, and the pasting.
 
-Patches of one size go into a batch, and each image has one box for its patch, drawn uniformly from the places where
+Patches of one size go into a batch, and each image has one box for its patch, drawn uniformly from the positions where
 every pixel holds data (arXiv 2112.12833; the sizes as in the authors' code, multiples of the flow's stride). The pixels
 that a patch replaces are the crop that the flow then learns from. Pasting is differentiable in the patches: that is how
-the segmenter's answer reaches the flow. What shows of a patch has an irregular outline, unless its whole box is asked
-for: straight edges are easy to learn and do not occur. It may fade into the image over a rim, which then is neither
-negative nor inlier. This room makes no patches and knows no losses.
+the segmenter's gradient reaches the flow. The visible part of a patch has an irregular outline, unless the config asks
+for its whole box: straight edges are easy to learn and do not occur. It may fade into the image over a rim, which is
+then neither negative nor inlier. This module makes no patches and knows no losses.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from geood.config.sections import NegativesConfig
+from geood.config import NegativesConfig
 from geood.constants import IGNORE
 
-WAVE_PX = 12  # length of the bends of a blob's outline
-BEND = 0.35  # and their depth, as a share of half its box
+WAVE_PX = 12  # wavelength of a blob's outline
+BEND = 0.35  # its amplitude, as a fraction of half the box
 
 
 class PastedBatch(NamedTuple):
-    """A batch with patches in it.
+    """Batch of images with patches pasted in.
 
     `image` (B, C, H, W) float in [0, 1] outside the patches; `mask` (B, H, W) int64 with 255 under them; `negative`
-    (B, H, W) bool, True on them but for a faded rim; `crops`, for each time that patches were pasted (N, C, h, w), the
-    pixels they replaced, cut from the graph, one for each image that took a patch, in order.
+    (B, H, W) bool, True on them but for a faded rim; `covered` (B, H, W) bool, True on them with the rim; `crops`, one
+    tensor (N, C, h, w) each time that patches were pasted: the replaced pixels, detached, of each image that took a
+    patch, in order.
     """
 
     image: Tensor
@@ -40,12 +41,12 @@ class PastedBatch(NamedTuple):
 
 
 def draw_size(config: NegativesConfig, *, multiple: int, generator: torch.Generator) -> tuple[int, int]:
-    """Height and width of a batch's patches in pixels, drawn independently and uniformly.
+    """Draw height and width of a batch's patches in pixels, independently and uniformly.
 
     Both are multiples of `multiple` (the flow's stride) in [patch_min_px, patch_max_px].
 
     Raises:
-        ValueError: if there is no such size.
+        ValueError: there is no such size.
     """
     shortest = -(-config.patch_min_px // multiple)
     longest = config.patch_max_px // multiple
@@ -56,39 +57,39 @@ def draw_size(config: NegativesConfig, *, multiple: int, generator: torch.Genera
 
 
 def draw_boxes(valid: Tensor, size: tuple[int, int], generator: torch.Generator) -> list[tuple[int, int] | None]:
-    """One (row, col) of the upper left corner for each image of `valid` (B, H, W) bool, None where nothing fits.
+    """Draw the upper left corner (row, col) of a box for each image of `valid` (B, H, W) bool; None where none fits.
 
-    Uniform among the places where a box of `size` (height, width) lies inside the image and on data only.
+    Uniform over the positions where a box of `size` (height, width) lies inside the image and on valid pixels only.
     """
     boxes: list[tuple[int, int] | None] = []
     for fits in _places(valid, size):
-        places = fits.flatten().nonzero().flatten()
-        if len(places) == 0:
+        corners = fits.flatten().nonzero().flatten()
+        if len(corners) == 0:
             boxes.append(None)
             continue
-        drawn = torch.randint(len(places), (1,), generator=generator, device=generator.device)
-        row, col = divmod(int(places[int(drawn)]), fits.shape[1])
+        drawn = torch.randint(len(corners), (1,), generator=generator, device=generator.device)
+        row, col = divmod(int(corners[int(drawn)]), fits.shape[1])
         boxes.append((row, col))
     return boxes
 
 
 def unpasted(image: Tensor, mask: Tensor) -> PastedBatch:
-    """A batch without patches: `image` (B, C, H, W) and `mask` (B, H, W) as they are."""
+    """Return a batch without patches: `image` (B, C, H, W) and `mask` (B, H, W) unchanged."""
     none = torch.zeros_like(mask, dtype=torch.bool)
     return PastedBatch(image, mask, none, none, ())
 
 
-def paste(  # noqa: PLR0917
-    batch: PastedBatch, valid: Tensor, patches: Tensor, strength: Tensor, boxes: Sequence[tuple[int, int] | None]
+def paste(
+    batch: PastedBatch, patches: Tensor, *, valid: Tensor, strength: Tensor, boxes: Sequence[tuple[int, int] | None]
 ) -> PastedBatch:
-    """`batch` with `patches` (B, C, h, w) put in at `boxes` as well; an image whose box is None stays as it is.
+    """Paste `patches` (B, C, h, w) into `batch` at `boxes` (row, col); an image whose box is None stays unchanged.
 
-    `strength` (B, h, w) in [0, 1] says how much of the patch shows: 0 leaves the image as it was, 1 makes a negative,
-    between them lies a rim that is neither negative nor inlier. `valid` (B, H, W) is where the images hold data.
-    Gradients flow to the patches; the replaced crops are detached. Nothing is clipped here.
+    `strength` (B, h, w) in [0, 1] is the opacity of the patch: 0 leaves the image unchanged, 1 makes a negative, and
+    values between make a rim that is neither negative nor inlier. `valid` (B, H, W) bool marks the pixels with data.
+    Gradients flow to the patches; the replaced crops are detached. Nothing is clipped.
 
     Raises:
-        ValueError: if a box overhangs its image, or covers a pixel without data or of an earlier patch.
+        ValueError: a box overhangs its image, or covers a pixel without data or of an earlier patch.
     """
     image, mask, negative, covered, before = batch
     crops, spread = [], []
@@ -117,9 +118,9 @@ def paste(  # noqa: PLR0917
 def draw_strength(
     config: NegativesConfig, count: int, size: tuple[int, int], *, like: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """How much of each of `count` patches of `size` (height, width) shows, (count, h, w) in [0, 1].
+    """Draw the opacity of `count` patches of `size` (height, width): (count, h, w) in [0, 1].
 
-    1 inside the outline, 0 outside, a ramp of `feather_px` pixels inside along it; of the dtype and place of `like`.
+    1 inside the outline, 0 outside, with a ramp of `feather_px` pixels just inside it; dtype and device are `like`'s.
     """
     if config.shape == "blob":
         inside = _blobs(count, size, generator).to(like)
@@ -133,7 +134,7 @@ def draw_strength(
 
 
 def _blobs(count: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Irregular outlines (count, h, w) bool about the middle of their boxes: a round hill, bent by noise and cut."""
+    """Draw irregular shapes (count, h, w) bool centred in their boxes: a round hill plus noise, thresholded."""
     grid = [max(2, side // WAVE_PX + 2) for side in size]
     noise = torch.randn((count, 1, *grid), generator=generator, device=generator.device)
     bent = functional.interpolate(noise, size=size, mode="bicubic", align_corners=True)[:, 0]
@@ -143,7 +144,7 @@ def _blobs(count: int, size: tuple[int, int], generator: torch.Generator) -> Ten
 
 
 def _under(batch: PastedBatch, valid: Tensor, i: int, window: tuple[int, int, int, int]) -> Tensor:
-    """The pixels (C, h, w) of image `i` in a window that a patch may take."""
+    """Return the pixels (C, h, w) of image `i` under a patch; `window` is (row, col, height, width)."""
     row, col, height, width = window
     rows, cols = slice(row, row + height), slice(col, col + width)
     sides = tuple(batch.image.shape[-2:])
@@ -155,7 +156,7 @@ def _under(batch: PastedBatch, valid: Tensor, i: int, window: tuple[int, int, in
 
 
 def _places(valid: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, H - h + 1, W - w + 1) bool: whether the box with this upper left corner is wholly on data."""
+    """Return (B, H - h + 1, W - w + 1) bool, True where the box with this upper left corner is wholly on data."""
     height, width = size
     batch, rows, cols = valid.shape
     if height > rows or width > cols:

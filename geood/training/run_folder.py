@@ -1,8 +1,8 @@
-"""The run folder of a training: what lies in it, and whether it can be continued.
+"""Run folder of a training: its files, and the checks before a run is started, resumed or reused.
 
-`config.yaml` (resolved), `split.gpkg`, `metrics.csv` (one row a figure), `samples/`, `tensorboard/`,
-`checkpoints/STAGE.ckpt` and, when all is done, `model.safetensors`. Checkpoints are read as tensors and plain values
-only. This room keeps the books; what is trained is the training's matter.
+`config.yaml` (resolved), `split.gpkg` (scenes) or `split.csv` (photographs), `metrics.csv` (one row per figure),
+`samples/`, `tensorboard/`, `checkpoints/STAGE.ckpt` and, at the end, `model.safetensors`. Checkpoints are read as
+tensors and plain values only. This module reads and writes the folder; it does not train.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ from typing import Any
 import torch
 
 from geood.atomic import atomic_write
-from geood.config.loading import load_config, to_yaml
-from geood.config.sections import Config
+from geood.config import Config, load_config, to_yaml
 from geood.errors import ConfigError, OutputError
-from geood.models.flow import Flow
-from geood.models.segmenter import Segmenter
+from geood.models import Flow, Segmenter
 
-FREE = ("data.workers", "data.test_images", "data.test_labels", "score", "predict")  # do not change what is trained
-# What a run must share with one whose first stages it takes over, and what may differ within that.
+FREE = ("data.workers", "data.test_images", "data.test_labels", "score", "predict")  # these do not affect training
+# Keys that a run must share with the run whose first stages it reuses, and exceptions among them.
 SHARED = ("data", "bands", "segmenter", "flow", "train.seed")
 APART = (
     *(f"data.{key}" for key in ("workers", "test_images", "test_labels")),
@@ -34,10 +32,10 @@ FIELDS = ("stage", "step", "figure", "value")
 
 
 def check_run(run: Path, config: Config, *, resume: bool) -> None:
-    """See that a run folder can be begun, or that the one there can be continued; nothing is made yet.
+    """Check that a run folder can be created, or that the existing one can be resumed; nothing is written yet.
 
     Raises:
-        OutputError: if it holds a run and `resume` is not asked for, a run with another config, or something else.
+        OutputError: the folder holds a run and `resume` is False, a run with another config, or something else.
     """
     saved = run / "config.yaml"
     if saved.exists() and not resume:
@@ -55,10 +53,10 @@ def check_run(run: Path, config: Config, *, resume: bool) -> None:
 
 
 def make_run(run: Path, config: Config) -> None:
-    """Make the run folder, if it is not there already, and put the config in it.
+    """Create the run folder, if it does not exist, and write the config to it.
 
     Raises:
-        OutputError: if it cannot be made.
+        OutputError: the folder cannot be created.
     """
     try:
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -69,12 +67,12 @@ def make_run(run: Path, config: Config) -> None:
 
 
 def take_stages(source: Path, config: Config, *, segmenter: Segmenter, flow: Flow | None) -> dict[str, float]:
-    """Fill the networks with what the first two stages of another run ended with; returns their last figures.
+    """Load the final weights of another run's first two stages into the networks; return their last figures.
 
-    A stage that has 0 steps in this config is not taken: its network starts afresh.
+    A stage with 0 steps in this config is skipped: its network starts afresh.
 
     Raises:
-        ConfigError: if that run has other data or networks, or did not finish those stages.
+        ConfigError: that run has other data or networks, or did not finish those stages.
     """
     saved, key = source / "config.yaml", f"train.stages_from: {source}"
     if not saved.exists():
@@ -91,13 +89,16 @@ def take_stages(source: Path, config: Config, *, segmenter: Segmenter, flow: Flo
             continue
         state = _finished(source / "checkpoints" / f"{stage}.ckpt", getattr(before.train, f"{stage}_steps"), key=key)
         state = {k.removeprefix(f"{stage}."): v for k, v in state.items() if k.startswith(f"{stage}.")}
-        network.take_classes(state) if isinstance(network, Segmenter) else network.load_state_dict(state)
+        if isinstance(network, Segmenter):
+            network.take_classes(state)
+        else:
+            network.load_state_dict(state)
         figures |= last_metrics(source / "metrics.csv", stage)
     return figures
 
 
 def _finished(checkpoint: Path, steps: int, *, key: str) -> dict[str, Any]:
-    """The weights in a checkpoint of a stage that is to have `steps` behind it."""
+    """Return the weights in a checkpoint of a stage, which must have done `steps` steps."""
     stage = checkpoint.stem
     anew = f"train such a run first, or start the {stage} afresh here with train.{stage}_steps: 0"
     if not checkpoint.exists():
@@ -114,7 +115,7 @@ def _finished(checkpoint: Path, steps: int, *, key: str) -> dict[str, Any]:
 
 
 def _changed(before: Config, now: Config) -> list[str]:
-    """The keys, as section.key, whose values differ."""
+    """List the keys, as section.key, whose values differ."""
     old, new = before.model_dump(), now.model_dump()
     return [f"{section}.{key}" for section in new for key in new[section] if new[section][key] != old[section][key]]
 
@@ -124,20 +125,20 @@ def _among(key: str, names: tuple[str, ...]) -> bool:
 
 
 def steps_done(checkpoint: Path) -> int:
-    """Steps that a checkpoint has behind it; 0 without one."""
+    """Return the number of steps done at a checkpoint; 0 without one."""
     if not checkpoint.exists():
         return 0
     return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
 
 
 def append_metrics(path: Path, stage: str, step: int, figures: dict[str, float]) -> None:
-    """Add a row for each figure to metrics.csv."""
+    """Append a row for each figure to metrics.csv."""
     added = [dict(zip(FIELDS, (stage, step, name, f"{value:.6g}"), strict=True)) for name, value in figures.items()]
     _write_rows(path, [*(_metric_rows(path) if path.exists() else ()), *added])
 
 
 def trim_metrics(path: Path, stage: str, step: int) -> None:
-    """Drop rows of a stage that lie after `step`: they came from work that is about to be done again."""
+    """Drop rows of a stage after `step`: they come from steps that are about to be repeated."""
     if path.exists():
         rows = _metric_rows(path)
         kept = [r for r in rows if r["stage"] != stage or int(r["step"]) <= step]
@@ -146,17 +147,17 @@ def trim_metrics(path: Path, stage: str, step: int) -> None:
 
 
 def last_metrics(path: Path, stage: str) -> dict[str, float]:
-    """The last validation figures of a stage, named `stage/figure`."""
-    found = {}
+    """Return the last validation figures of a stage, named `stage/figure`."""
+    figures = {}
     for row in _metric_rows(path) if path.exists() else []:
         kind, _, figure = row["figure"].partition("/")
         if row["stage"] == stage and kind == "val":
-            found[f"{stage}/{figure}"] = float(row["value"])
-    return found
+            figures[f"{stage}/{figure}"] = float(row["value"])
+    return figures
 
 
 def _write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Replace metrics.csv by these rows, whole or not at all."""
+    """Replace metrics.csv by these rows, atomically."""
     with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FIELDS)
         writer.writeheader()

@@ -1,11 +1,10 @@
-"""One step of each stage of training: the segmenter alone, the flow alone, both with pasted negatives.
+"""Training and validation step of each stage: the segmenter alone, the flow alone, both with pasted negatives.
 
-`Stage` is the mathematics of a step and of a validation, in the form that Lightning's Trainer runs; the order of
-stages, files and checkpoints are the matter of `training`, rates and optimizers of `optimizers`. Every random number of
-a step comes from a generator seeded by (seed, stage, step).
+`Stage` is a LightningModule; the order of stages, files and checkpoints are in `trainer`, learning rates in
+`optimizers`. Every random number of a step comes from a generator seeded by (seed, stage, step).
 
-The two terms on pixels share one forward pass. Where only the negatives' term is to move the flow, its gradient at the
-pasted pixels is taken by itself (one more backward pass as far as the image) and handed on to the flow alone.
+The two terms on pixels share one forward pass. Where only the negatives' term is to train the flow, its gradient at the
+pasted pixels is computed by itself (one more backward pass as far as the image) and passed on to the flow alone.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,12 @@ declare_missing_operators()
 
 import lightning.pytorch as pl  # noqa: E402
 
-from geood.config.sections import Config  # noqa: E402
+from geood.config import Config  # noqa: E402
 from geood.constants import IGNORE  # noqa: E402
-from geood.datasets.samples import seed_of  # noqa: E402
+from geood.datasets import seed_of  # noqa: E402
 from geood.errors import TrainingError  # noqa: E402
-from geood.metrics.segmentation import Confusion  # noqa: E402
-from geood.models.flow import Flow  # noqa: E402
-from geood.models.scores import anomaly_score  # noqa: E402
-from geood.models.segmenter import Segmenter  # noqa: E402
+from geood.metrics import Confusion  # noqa: E402
+from geood.models import Flow, Segmenter, anomaly_score  # noqa: E402
 from geood.training.losses import Losses, class_nll, joint_loss  # noqa: E402
 from geood.training.negative_sources import Photographs, draw_patches  # noqa: E402
 from geood.training.optimizers import make_optimizer, schedules  # noqa: E402
@@ -45,14 +42,14 @@ __all__ = ["STAGES", "Plan", "Stage", "cut_crops", "pl", "plans", "sample_pictur
 
 log = logging.getLogger("geood")
 STAGES = ("segmenter", "flow", "joint")
-PULL = 2.0**16  # the gradient handed to the flow is taken this many times as large, so that half precision holds it
-OUTSIDE, SPREAD, FORGOTTEN, DROWNED = 0.1, 0.02, 0.3, 0.03  # limits that `troubles` warns beyond
-SAMPLES = 16  # synthetic negatives drawn in the picture of a validation
+PULL = 2.0**16  # scale of the gradient passed to the flow, so that it does not underflow in half precision
+OUTSIDE, SPREAD, FORGOTTEN, DROWNED = 0.1, 0.02, 0.3, 0.03  # limits beyond which `troubles` warns
+SAMPLES = 16  # synthetic negatives in the picture of a validation
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One stage cut into equal epochs: `epochs` times `epoch_steps` steps of `batch` crops."""
+    """Stage cut into equal epochs: `epochs` times `epoch_steps` steps of `batch` crops."""
 
     stage: str
     epochs: int
@@ -61,13 +58,13 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """All steps of the stage: those of the config, rounded up to whole epochs."""
+        """Number of steps of the stage: that of the config, rounded up to whole epochs."""
         return self.epochs * self.epoch_steps
 
 
 def plans(config: Config) -> list[Plan]:
-    """The stages that the config asks for, in order; without those of 0 steps, taken over, or of a flow not needed."""
-    made = []
+    """Return the stages to run, in order; without those of 0 steps, those reused from a run, and a flow not needed."""
+    chosen = []
     wanted = {"joint"} if config.train.stages_from else set(STAGES)
     if config.negatives.source != "flow":
         wanted.discard("flow")
@@ -76,16 +73,26 @@ def plans(config: Config) -> list[Plan]:
         if steps and stage in wanted:
             epochs = max(1, round(steps / config.train.validate_every))
             batch = config.train.joint_batch if stage == "joint" else None
-            made.append(Plan(stage, epochs, math.ceil(steps / epochs), batch or config.train.batch))
-    return made
+            chosen.append(Plan(stage, epochs, math.ceil(steps / epochs), batch or config.train.batch))
+    return chosen
+
+
+@dataclass
+class _Validation:
+    """Running figures of one validation: `nll` per batch, `bpd` per crop, `samples` of the flow's samples."""
+
+    confusion: Confusion
+    samples: dict[str, float] = field(default_factory=dict)
+    nll: list[float] = field(default_factory=list)
+    bpd: list[float] = field(default_factory=list)
 
 
 class Stage(pl.LightningModule):
-    """One training step and one validation of a stage, as the paper's equations say.
+    """Lightning module with the training and validation steps of a stage, after the paper's equations.
 
-    Holds the networks that the stage moves, and in "joint" the flow even where it stays as it is. `photographs` cuts
-    negatives from photographs, where the config wants those; `before` are the last validation figures of the stages
-    before, named `stage/figure`.
+    Holds the networks that the stage trains, and in "joint" the flow even if it is frozen. `photographs` cuts negatives
+    from photographs, where the config asks for those; `before` are the last validation figures of earlier stages, named
+    `stage/figure`.
     """
 
     def __init__(
@@ -103,24 +110,26 @@ class Stage(pl.LightningModule):
         self.before = dict(before or {})
         self.segmenter = segmenter if plan.stage != "flow" else None
         self.flow = flow if plan.stage != "segmenter" else None
-        if self.flow is not None:  # where several devices train, all that may move must
+        if self.flow is not None:  # with several devices, every trainable parameter must get a gradient
             self.flow.requires_grad_(self.flow_learns)
         self.figures: dict[str, Tensor] = {}  # of the last step
         self.validated: dict[str, float] = {}  # of the last validation
+        self._validation = _Validation(Confusion(len(config.data.classes)))
         self._warned: set[str] = set()
 
     @property
     def flow_learns(self) -> bool:
-        """Whether this stage moves the flow."""
+        """True if this stage trains the flow."""
         return self.flow is not None and (self.plan.stage == "flow" or self.config.train.joint_flow_lr > 0)
 
     def generator(self) -> torch.Generator:
-        """The generator of this step: a function of seed, stage and step alone."""
+        """Return the generator of this step, seeded by seed, stage, step and rank alone."""
         key = (self.config.train.seed, STAGES.index(self.plan.stage), self.global_step, self.global_rank)
         return torch.Generator(device=self.device).manual_seed(seed_of(*key))
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
-        figures = getattr(self, f"_{self.plan.stage}_step")(batch)
+        steps = {"segmenter": self._segmenter_step, "flow": self._flow_step, "joint": self._joint_step}
+        figures = steps[self.plan.stage](batch)
         loss: Tensor = figures["loss"]
         if not torch.isfinite(loss):
             raise TrainingError(
@@ -135,12 +144,12 @@ class Stage(pl.LightningModule):
         assert self.segmenter is not None
         answer = self.segmenter(batch["image"])
         loss = class_nll(answer.logits, batch["mask"])
-        if answer.outlier is not None:  # learns nothing yet, but where several devices train all must be reached
+        if answer.outlier is not None:  # not trained yet, but with several devices every parameter needs a gradient
             loss = loss + 0.0 * answer.outlier.sum()
         return {"loss": loss}
 
     def _flow_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Likelihood of crops of the sizes that patches will have."""
+        """Compute the flow's loss on crops of the sizes that patches will have."""
         assert self.flow is not None
         generator = self.generator()
         crops = cut_crops(batch, self._draw_size(generator), generator)
@@ -171,9 +180,9 @@ class Stage(pl.LightningModule):
         return figures | self._gap(answer.logits.detach(), pasted)
 
     def _pull(self, losses: Losses, seen: Tensor, pasted: Tensor) -> Tensor:
-        """A zero whose gradient in the flow is that of the terms which are to move it, through the pasted pixels.
+        """Return a zero whose gradient in the flow is that of the terms that train it, through the pasted pixels.
 
-        `seen` is what the segmenter saw, cut from the graph that `pasted` still belongs to.
+        `seen` is the segmenter's input, detached from the graph that `pasted` still belongs to.
         """
         settings = self.config.loss
         moving = losses.negative * (settings.negative_to_flow * settings.negative_weight)
@@ -184,7 +193,7 @@ class Stage(pl.LightningModule):
 
     @torch.no_grad()
     def _gap(self, logits: Tensor, pasted: PastedBatch) -> dict[str, Tensor]:
-        """How much higher negatives score than labelled pixels on average: what the joint stage is to widen."""
+        """Return the mean score of negatives minus that of labelled pixels, which the joint stage is to widen."""
         inlier = pasted.mask != IGNORE
         if not pasted.negative.any() or not inlier.any():
             return {}
@@ -192,9 +201,9 @@ class Stage(pl.LightningModule):
         return {"gap": score[pasted.negative].mean() - score[inlier].mean()}
 
     def _no_flow(self) -> Tensor:
-        """A zero that touches every parameter of the flow: nowhere in this batch was enough data for a patch.
+        """Return a zero that depends on every parameter of the flow, for a batch without room for a patch.
 
-        Where several devices train together each step must reach all parameters on all of them.
+        With several devices, each step must give every parameter a gradient on all of them.
         """
         assert self.flow is not None
         return torch.stack([p.sum() for p in self.flow.parameters()]).sum() * 0.0
@@ -204,7 +213,7 @@ class Stage(pl.LightningModule):
         return draw_size(self.config.negatives, multiple=multiple, generator=generator)
 
     def _paste(self, batch: dict[str, Any], generator: torch.Generator) -> PastedBatch:
-        """Paste the config's number of patches into each image; where none fits any more, fewer."""
+        """Paste the config's number of patches into each image, fewer where no more fit."""
         settings = self.config.negatives
         pasted = unpasted(batch["image"], batch["mask"])
         for _ in range(settings.patches if settings.source != "none" else 0):
@@ -222,34 +231,33 @@ class Stage(pl.LightningModule):
                     generator=generator,
                 )
             strength = draw_strength(settings, len(patches), size, like=batch["image"], generator=generator)
-            pasted = paste(pasted, batch["valid"], patches.to(pasted.image.dtype), strength, boxes)
+            patches = patches.to(pasted.image.dtype)
+            pasted = paste(pasted, patches, valid=batch["valid"], strength=strength, boxes=boxes)
         return pasted
 
     def on_validation_epoch_start(self) -> None:
-        self._confusion = Confusion(len(self.config.data.classes))
-        self._nll: list[float] = []
-        self._bpd: list[float] = []
-        self._drawn = {} if self.flow is None else self._draw_samples()
+        samples = {} if self.flow is None else self._draw_samples()
+        self._validation = _Validation(Confusion(len(self.config.data.classes)), samples)
 
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
         if self.segmenter is not None:
             logits = self.segmenter(batch["image"]).logits.float()
-            self._nll.append(float(class_nll(logits, batch["mask"])))
-            self._confusion.update(logits.argmax(1).cpu().numpy(), batch["mask"].cpu().numpy())
+            self._validation.nll.append(float(class_nll(logits, batch["mask"])))
+            self._validation.confusion.update(logits.argmax(1).cpu().numpy(), batch["mask"].cpu().numpy())
         if self.flow is not None:
             generator = torch.Generator(device=self.device).manual_seed(index)
             side = self.config.negatives.patch_max_px
             crops = cut_crops(batch, (side, side), generator)
             if crops is not None:
-                self._bpd += self.flow.bits_per_dimension(crops, generator).tolist()
+                self._validation.bpd += self.flow.bits_per_dimension(crops, generator).tolist()
 
     def on_validation_end(self) -> None:
-        found: dict[str, float] = {}
+        tally, figures = self._validation, dict[str, float]()
         if self.segmenter is not None:
-            found |= {"class": float(np.mean(self._nll)), "miou": float(self._confusion.miou)}
+            figures |= {"class": float(np.mean(tally.nll)), "miou": float(tally.confusion.miou)}
         if self.flow is not None:
-            found["bpd"] = float(np.mean(self._bpd)) if self._bpd else float("nan")
-        self.validated = found | self._drawn
+            figures["bpd"] = float(np.mean(tally.bpd)) if tally.bpd else float("nan")
+        self.validated = figures | tally.samples
         if self.plan.stage == "joint" and self.trainer.is_global_zero:
             for trouble in troubles(self.validated, self.before):
                 if trouble not in self._warned:
@@ -260,7 +268,7 @@ class Stage(pl.LightningModule):
     def _draw_samples(self) -> dict[str, float]:
         """Write a picture of flow samples; return the share of their values outside [0, 1] and their spread.
 
-        A flow that was driven off the images shows here first, as saturated checkerboard or as one even colour, while
+        A flow that drifts away from the images shows here first, as a saturated checkerboard or one flat colour, while
         its likelihood still looks fine.
         """
         assert self.flow is not None
@@ -295,36 +303,36 @@ class Stage(pl.LightningModule):
 
 
 def troubles(now: Mapping[str, float], before: Mapping[str, float]) -> list[str]:
-    """What validation figures of the joint stage say is going wrong, compared with those before it, and what helps."""
-    found = []
+    """Compare validation figures of the joint stage with those before it; return a warning with remedy per problem."""
+    warnings = []
     if now.get("outside", 0.0) > OUTSIDE:
-        found.append(
-            "negatives leave the range of the images (see samples/): the flow is being driven off; lower "
+        warnings.append(
+            "negatives leave the range of the images (see samples/): the flow is diverging; lower "
             "train.joint_flow_lr or raise loss.flow_weight"
         )
     if now.get("spread", 1.0) < SPREAD:
-        found.append(
+        warnings.append(
             "negatives have become all alike (see samples/); lower train.joint_flow_lr or raise loss.flow_weight"
         )
     if now.get("bpd", 0.0) - before.get("flow/bpd", math.inf) > FORGOTTEN:
-        found.append("the flow forgets the images (bits per dimension rise); lower train.joint_flow_lr")
+        warnings.append("the flow forgets the images (bits per dimension rise); lower train.joint_flow_lr")
     if before.get("segmenter/miou", 0.0) - now.get("miou", math.inf) > DROWNED:
-        found.append(
+        warnings.append(
             "negatives drown inlier classes (mIoU falls); lower loss.negative_weight or negatives.patch_max_px"
         )
-    return found
+    return warnings
 
 
 def cut_crops(batch: dict[str, Any], size: tuple[int, int], generator: torch.Generator) -> Tensor | None:
-    """Crops (N, C, h, w) of a size from places with data, one from each image that has one; None if none has."""
+    """Cut random crops (N, C, h, w) of valid pixels, one from each image with room for one; None if no image has."""
     boxes = draw_boxes(batch["valid"], size, generator)
-    places = [(image, *box) for image, box in zip(batch["image"], boxes, strict=True) if box is not None]
-    cut = [image[:, row : row + size[0], col : col + size[1]] for image, row, col in places]
-    return torch.stack(cut) if cut else None
+    corners = [(image, *box) for image, box in zip(batch["image"], boxes, strict=True) if box is not None]
+    crops = [image[:, row : row + size[0], col : col + size[1]] for image, row, col in corners]
+    return torch.stack(crops) if crops else None
 
 
 def sample_picture(samples: Tensor) -> Image.Image:
-    """A picture of images (N, C, h, w) in [0, 1], four in a row; other than three bands are shown as grey or 1-2-3."""
+    """Draw images (N, C, h, w) in [0, 1] four in a row: bands 1-2-3, or the first as grey if there are fewer."""
     from torchvision.utils import make_grid
 
     shown = samples[:, :3] if samples.shape[1] >= 3 else samples[:, :1].expand(-1, 3, -1, -1)

@@ -1,10 +1,10 @@
-"""From a config to a bundle: the segmenter alone, the flow alone, then both together.
+"""Training from a config to a bundle: the segmenter alone, the flow alone, then both jointly.
 
-`train` is the order of things; one step of each stage is in `stages`. Lightning's Trainer runs a stage (precision,
+`train` runs the stages in order; the steps of a stage are in `stage`. Lightning's Trainer runs a stage (precision,
 devices) and stays hidden. A stage is cut into equal epochs, each ended by a validation and a checkpoint. The crop at
 position i of a stage is a pure function of (seed, stage, i), and so is every other random number of its step: a run
-continued after a kill redoes at most one epoch and ends with the same weights as an unbroken one (bit for bit on a
-CPU). Pre-training flow and segmenter apart keeps the segmenter from over-fitting to the first, poor samples (arXiv
+resumed after a kill repeats at most one epoch and ends with the same weights as an uninterrupted one (bit for bit on a
+CPU). Pre-training flow and segmenter separately keeps the segmenter from over-fitting to the first, poor samples (arXiv
 2112.12833).
 """
 
@@ -20,14 +20,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from geood.config.score_kinds import scores_from, why_not
-from geood.config.sections import Config
-from geood.datasets import open_crops
-from geood.datasets.crops import Crops
-from geood.datasets.outlier_photos import PhotographFolder
+from geood.config import Config, scores_from, why_not
+from geood.datasets import Crops, PhotographFolder, open_crops
 from geood.errors import ConfigError, GeoodError, OutputError, TrainingError
-from geood.models.flow import Flow
-from geood.models.segmenter import Segmenter
+from geood.models import Flow, Segmenter
 from geood.progress import Progress
 from geood.training.calibration import finish_bundle
 from geood.training.callbacks import CheckpointCallback, EpochSlice, quiet_lightning
@@ -43,29 +39,33 @@ from geood.training.run_folder import (
 from geood.training.stage import STAGES, Stage, cut_crops, pl, plans
 
 log = logging.getLogger("geood")
-FIRST_CROPS = 32  # training crops that the flow takes its starting point from
+FIRST_CROPS = 32  # training crops that the flow is initialized from
 
 
 def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
-    """Train a bundle; returns its path, `out/model.safetensors`.
+    """Train a bundle and return its path, `out/model.safetensors`.
 
-    The run folder also holds config.yaml (resolved), split.gpkg (blocks and crops), metrics.csv, samples/ (pictures of
-    synthetic negatives), tensorboard/ and checkpoints/.
+    The run folder also holds config.yaml (resolved), split.gpkg (blocks and crops) or split.csv (photographs),
+    metrics.csv, samples/ (pictures of synthetic negatives), tensorboard/ and checkpoints/.
 
     Args:
-        config: what to train on and how.
-        out: the run folder; made, with its parents, when all is checked.
-        resume: go on with the run in `out`, which must have the same config.
+        config: data, networks and training settings.
+        out: the run folder; created, with its parents, once everything is checked.
+        resume: continue the run in `out`, which must have the same config.
+
+    Returns:
+        Path of the bundle.
 
     Raises:
-        DataError: the scenes or labels cannot be used.
+        ConfigError: the config asks for devices, scores or stages that are not available.
+        DataError: the images or labels cannot be used.
         OutputError: the folder holds a run already (without `resume`), or cannot be written.
-        TrainingError: a loss became infinite or NaN, or the run cannot be continued.
+        TrainingError: a loss became infinite or NaN, or no patch fits into the first crops.
     """
     run = Path(out)
     leader = _is_leader()
     if not leader:
-        log.setLevel(logging.WARNING)  # one process speaks for all
+        log.setLevel(logging.WARNING)  # one process logs for all
     if leader:
         check_run(run, config, resume=resume)
     _check_devices(config)
@@ -95,7 +95,7 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
 
 
 def _check_sense(config: Config) -> None:
-    """See that the config can give the score that it asks for."""
+    """Check that the config can compute the score that it asks for."""
     bank = ("feature bank",) if config.score.feature_bank else ()
     outlier = config.segmenter.outlier
     given = scores_from("logits", "class statistics", *bank, outlier)
@@ -111,7 +111,7 @@ def _check_sense(config: Config) -> None:
 
 
 def _negatives(config: Config, crops: Crops) -> tuple[Flow | None, Photographs | None]:
-    """What makes the negatives, as far as the config's source needs something made."""
+    """Create the config's source of negatives: a flow, a folder of photographs, or neither."""
     settings, bands = config.negatives, crops.bands
     if settings.source == "flow":
         return Flow(bands.count, config.flow, bands.step), None
@@ -121,7 +121,7 @@ def _negatives(config: Config, crops: Crops) -> tuple[Flow | None, Photographs |
 
 
 def _run_stage(stage: Stage, run: Path, crops: Crops) -> dict[str, float]:
-    """Run one stage to its end (from its last checkpoint, if there is one); return its last validation figures."""
+    """Run one stage to its end, from its last checkpoint if there is one; return its last validation figures."""
     plan, config = stage.plan, stage.config
     checkpoint = run / "checkpoints" / f"{plan.stage}.ckpt"
     begun = steps_done(checkpoint)
@@ -154,7 +154,7 @@ def _run_stage(stage: Stage, run: Path, crops: Crops) -> dict[str, float]:
                 ckpt_path=checkpoint if checkpoint.exists() else None,
                 weights_only=True,
             )
-            for callback in average:  # does nothing of itself in a stage that was finished before
+            for callback in average:  # Lightning does not call it in a stage that was finished before
                 callback.on_train_end(trainer, stage)
         except TrainingError as error:
             done = steps_done(checkpoint)
@@ -166,13 +166,13 @@ def _run_stage(stage: Stage, run: Path, crops: Crops) -> dict[str, float]:
             raise OutputError(
                 f"{run}: cannot be written to ({error.strerror or error}); free space and --resume"
             ) from None
-        except SystemExit:  # how Lightning ends after Ctrl-C
+        except SystemExit:  # Lightning's reaction to Ctrl-C
             raise KeyboardInterrupt from None
     return last_metrics(run / "metrics.csv", plan.stage)
 
 
 def _check_devices(config: Config) -> None:
-    """See that the devices asked for are there."""
+    """Check that the devices asked for exist."""
     train, found = config.train, torch.cuda.device_count()
     if train.accelerator == "gpu" and not found:
         raise ConfigError("train.accelerator is gpu, but torch sees no GPU here; set it to auto or cpu")
@@ -184,7 +184,7 @@ def _check_devices(config: Config) -> None:
 
 
 def _of_worker(error: GeoodError) -> GeoodError:
-    """The error itself, without the traceback that a reading process puts around its message."""
+    """Return the error without the traceback that a data-loading worker adds to its message."""
     text = str(error)
     if text.startswith("Caught "):
         return type(error)(text.strip().splitlines()[-1].partition(": ")[2])
@@ -192,12 +192,12 @@ def _of_worker(error: GeoodError) -> GeoodError:
 
 
 def _is_leader() -> bool:
-    """Whether this is the process that writes, the only one unless several devices train."""
+    """Return True in the process that writes, the only one unless several devices train."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _first_crops(crops: Crops, config: Config) -> Tensor:
-    """Crops (N, C, h, w) for the flow's starting point: where the largest patch fits in the first training crops."""
+    """Cut crops (N, C, h, w) to initialize the flow: windows of the largest patch size in the first training crops."""
     side = config.negatives.patch_max_px
     samples = crops.training(config.train.seed, FIRST_CROPS)
     batch = default_collate([samples[i] for i in range(FIRST_CROPS)])
@@ -212,7 +212,7 @@ def _first_crops(crops: Crops, config: Config) -> Tensor:
 
 
 def _training_loader(stage: Stage, crops: Crops, trainer: pl.Trainer, *, epoch: int) -> DataLoader[Any]:
-    """Batches of a whole stage, from `epoch` on; each epoch takes the next slice of its positions."""
+    """Return a loader of batches of a stage, from `epoch` on; each epoch takes the next slice of its positions."""
     plan, config = stage.plan, stage.config
     per_epoch = plan.epoch_steps * plan.batch
     key = (config.train.seed, STAGES.index(plan.stage))

@@ -99,7 +99,7 @@ def test_sizes_unknown_numbers_and_files_that_cannot_be_read(damaged):
     size, cut, unknown, odd = found
     assert size.startswith("train: ") and "labels of 159 x 96 px for an image of 160 x 96" in size
     assert cut.startswith("train: ") and "0001TP_006720.png: cannot be read" in cut
-    assert unknown.startswith("val: label files hold 77 (15 px), which stand for nothing in camvid and are ignored")
+    assert unknown.startswith("val: label files hold 77 (15 px), undefined in camvid and ignored")
     assert odd.startswith("test: images are not 160 x 96 px but 30 x 20 (1); take the files as published")
     assert checks[0].images == 3 and checks[0].labelled == 1
     shares = sum(checks[1].pixels.values()) + checks[1].void + sum(checks[1].unknown.values())

@@ -165,7 +165,7 @@ def test_a_list_that_is_missing_and_names_without_an_image(miniature, tmp_path):
     here = found("openearthmap", root)
     assert here.not_found == ["santa-rosa-wildfire_7.tif"] and "kyoto_99" in {frame.name for frame in here.frames}
     (root / "val.txt").write_bytes(b"\xff\xfe\x00\x00")
-    with pytest.raises(DataError, match="it names one a line"):
+    with pytest.raises(DataError, match="it must name one per line"):
         found("openearthmap", root, "val")
     (root / "val.txt").write_text("nothing_1.tif\n")
     with pytest.raises(DataError, match="none of the frames of openearthmap belongs to its split val"):

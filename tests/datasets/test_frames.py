@@ -216,7 +216,7 @@ def test_a_panoptic_index_that_says_nothing_of_a_file(miniature, tmp_path):
     assert not decode(second, indexes=RGB).unknown
     other = root / "no_index.json"
     other.write_text('{"images": []}')
-    with pytest.raises(DataError, match=r"no_index\.json: no COCO panoptic index"):
+    with pytest.raises(DataError, match=r"no_index\.json: not a COCO panoptic index"):
         decode(second._replace(segments=other), indexes=RGB)
 
 
@@ -333,10 +333,10 @@ def test_a_frame_that_nobody_can_read_is_neither_clean_nor_anomalous(tmp_path, c
     frame = labelled(tmp_path, "lums", np.full((6, 8), 99))
     found = FoundFrames(frame.data_set.layouts[0], [frame])
     for holds in ("clean", "anomalous"):
-        with pytest.raises(DataError, match="holds 99, which stand for nothing"):
+        with pytest.raises(DataError, match="holds 99, undefined in its data set"):
             screened(found, {1}, holds=holds)
     ids = np.zeros((6, 8))
     ids[0, 0] = 99
     frame = labelled(tmp_path, "lums", ids)
     assert screened(FoundFrames(frame.data_set.layouts[0], [frame]), {1}, holds="clean") == [frame]
-    assert caplog.text.count("stand for nothing") == 1 and "99 (1 pixels)" in caplog.text
+    assert caplog.text.count("undefined numbers") == 1 and "99 (1 pixels)" in caplog.text

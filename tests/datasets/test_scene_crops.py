@@ -291,7 +291,7 @@ def test_vector_labels_that_cannot_be_used(folder):
         DataError, match=r"no attribute knd; did you mean kind\? set data.label_attribute to one of: kind"
     ):
         open_scenes(config(folder, **vector, label_attribute="knd"))
-    with pytest.raises(DataError, match=r"kind must hold class ids, whole numbers .*; got 'road'"):
+    with pytest.raises(DataError, match=r"kind must hold class ids, integers from 0 to 254 .*; got 'road'"):
         open_scenes(config(folder, **vector, label_attribute="kind"))
     with pytest.raises(DataError, match="one vector file or rasters"):
         open_scenes(config(folder, labels=["truth.gpkg", "truth.tif"], label_attribute="code"))

@@ -42,7 +42,7 @@ def squares(path, grid, ids, *, crs=None, attribute="kind", **kwargs):
     shapes = []
     for i in range(len(ids)):
         corners = [(10 * i, 10 * i), (10 * i + 10, 10 * i), (10 * i + 10, 10 * i + 10), (10 * i, 10 * i + 10)]
-        shapes.append(shapely.Polygon([grid.transform * c for c in corners]))
+        shapes.append(shapely.Polygon([grid.transform @ c for c in corners]))
     frame = geopandas.GeoDataFrame(
         {attribute: ids, "note": "x"}, geometry=shapes, crs=None if grid.crs is None else UTM
     )
@@ -69,7 +69,7 @@ def test_labels_on_the_same_grid_are_read_as_they_are(tmp_path, grid, dtype):
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 def test_labels_on_a_coarser_shifted_grid_are_the_nearest(tmp_path, grid):
     ids = some_ids(12, 16)
-    coarse = Grid(12, 16, grid.transform * Affine.translation(10, 5) * Affine.scale(4), UTM)
+    coarse = Grid(12, 16, grid.transform @ Affine.translation(10, 5) @ Affine.scale(4), UTM)
     with open_labels([write_ids(tmp_path / "l.tif", ids, coarse)], grid) as labels:
         seen = labels.read(grid.window)
     wanted = np.full((60, 80), 255)
@@ -85,9 +85,9 @@ def test_labels_in_another_crs_equal_a_lookup_of_each_pixel(tmp_path):
         seen = labels.read(GRID.window)
         np.testing.assert_array_equal(labels.read(Window(20, 30, 25, 35)), seen[20:45, 30:65])
     rows, cols = np.mgrid[:60, :80] + 0.5
-    x, y = GRID.transform * (cols.ravel(), rows.ravel())
+    x, y = GRID.transform @ (cols.ravel(), rows.ravel())
     lon, lat = (np.array(v) for v in move(UTM, "EPSG:4326", x, y))
-    col, row = ~degrees.transform * (lon, lat)
+    col, row = ~degrees.transform @ (lon, lat)
     inside = (row >= 0) & (row < 40) & (col >= 0) & (col < 40)
     wanted = np.where(inside, ids[row.astype(int).clip(0, 39), col.astype(int).clip(0, 39)], 255).reshape(60, 80)
     assert (seen == wanted).mean() > 0.999 and (seen != 255).sum() > 500

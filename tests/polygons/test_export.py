@@ -151,7 +151,7 @@ def test_polygons_lie_where_their_pixels_lie(tmp_path, place):
     array[4:7, 10:15] = 0.9
     frame = cut(scores_on(tmp_path / "s.tif", Grid(20, 30, transform, crs), array))
     seen = Affine.scale(1, -1) if transform.is_identity else transform  # as QGIS shows a photo: y is minus the row
-    corners = shapely.Polygon([seen * c for c in ((10, 4), (15, 4), (15, 7), (10, 7))])
+    corners = shapely.Polygon([seen @ c for c in ((10, 4), (15, 4), (15, 7), (10, 7))])
     assert frame.geometry[0].symmetric_difference(corners).area < 1e-9 * corners.area
     assert (frame.crs is None) == (crs is None)
     if crs is not None:

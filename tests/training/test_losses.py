@@ -97,7 +97,7 @@ def test_total_is_the_weighted_sum():
     image = torch.rand(2, 3, 8, 8, generator=generator)
     mask = torch.randint(4, (2, 8, 8), generator=generator)
     patches, valid = torch.rand(2, 3, 4, 4, generator=generator), torch.ones(2, 8, 8, dtype=torch.bool)
-    batch = paste(unpasted(image, mask), valid, patches, torch.ones(2, 4, 4), [(0, 0), (2, 4)])
+    batch = paste(unpasted(image, mask), patches, valid=valid, strength=torch.ones(2, 4, 4), boxes=[(0, 0), (2, 4)])
     config = LossConfig(negative_weight=0.5, flow_weight=0.25, outlier_weight=0.125)
     logits, outlier = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 8, 8, generator=generator)
     bits = torch.tensor([3.0, 5.0])
@@ -153,7 +153,7 @@ def _joint(config):
     flow.initialize(image)
     patches = flow.sample(2, 16, 24, generator=torch.Generator().manual_seed(0))
     valid = torch.ones(2, 64, 64, dtype=torch.bool)
-    batch = paste(unpasted(image, mask), valid, patches, torch.ones(2, 16, 24), [(8, 8), (20, 30)])
+    batch = paste(unpasted(image, mask), patches, valid=valid, strength=torch.ones(2, 16, 24), boxes=[(8, 8), (20, 30)])
     bits = flow.bits_per_dimension(*batch.crops, torch.Generator().manual_seed(1))
     return flow, segmenter, joint_loss(segmenter(batch.image), batch, bits, kind="none", config=config)
 
@@ -186,7 +186,13 @@ def test_uniform_answers_are_learned_by_both_networks(moved):
 
     def term():
         patches = flow.sample(2, 16, 24, generator=torch.Generator().manual_seed(0))
-        batch = paste(unpasted(image, valid.long()), valid, patches, torch.ones(2, 16, 24), [(8, 8), (20, 30)])
+        batch = paste(
+            unpasted(image, valid.long()),
+            patches,
+            valid=valid,
+            strength=torch.ones(2, 16, 24),
+            boxes=[(8, 8), (20, 30)],
+        )
         return divergence_on(segmenter(batch.image).logits, batch.negative)
 
     first = term()

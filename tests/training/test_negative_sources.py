@@ -102,7 +102,7 @@ def test_small_photographs_are_enlarged_and_large_ones_cut(tmp_path):
 
 
 def test_a_folder_that_gives_no_negatives_is_explained(tmp_path):
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         PhotographFolder(tmp_path / "missing", bands=3)
     with pytest.raises(DataError, match="holds no photograph"):
         PhotographFolder(tmp_path, bands=3)

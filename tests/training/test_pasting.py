@@ -58,7 +58,7 @@ def test_pasting_exchanges_box_and_crop_and_nothing_else():
     image, mask, valid, patches = _scene()
     boxes = [(0, 0), None, (6, 6)]
     before = image.clone(), mask.clone()
-    batch = paste(unpasted(image, mask), valid, patches, FULL, boxes)
+    batch = paste(unpasted(image, mask), patches, valid=valid, strength=FULL, boxes=boxes)
     assert torch.equal(image, before[0]) and torch.equal(mask, before[1])
     assert batch.negative.sum((1, 2)).tolist() == [24, 0, 24]
     assert (batch.mask[batch.negative] == 255).all()
@@ -67,7 +67,7 @@ def test_pasting_exchanges_box_and_crop_and_nothing_else():
     assert torch.equal(batch.image[2, :, 6:10, 6:12], patches[2])
     # putting the crops back restores the images
     [crops] = batch.crops
-    restored = paste(unpasted(batch.image, batch.mask), valid, crops[[0, 0, 1]], FULL, boxes)
+    restored = paste(unpasted(batch.image, batch.mask), crops[[0, 0, 1]], valid=valid, strength=FULL, boxes=boxes)
     assert torch.equal(restored.image, image)
 
 
@@ -75,7 +75,7 @@ def test_gradient_reaches_the_patches_and_not_the_crops():
     image, mask, valid, patches = _scene()
     image.requires_grad_()
     patches.requires_grad_()
-    batch = paste(unpasted(image, mask), valid, patches, FULL, [(1, 2), None, (0, 0)])
+    batch = paste(unpasted(image, mask), patches, valid=valid, strength=FULL, boxes=[(1, 2), None, (0, 0)])
     assert not batch.crops[0].requires_grad
     (2 * batch.image).sum().backward()
     assert torch.equal(patches.grad, torch.tensor([2.0, 0.0, 2.0]).reshape(3, 1, 1, 1).expand_as(patches))
@@ -84,7 +84,7 @@ def test_gradient_reaches_the_patches_and_not_the_crops():
 
 def test_a_batch_without_a_place_stays_as_it_is():
     image, mask, valid, patches = _scene()
-    batch = paste(unpasted(image, mask), valid, patches, FULL, [None, None, None])
+    batch = paste(unpasted(image, mask), patches, valid=valid, strength=FULL, boxes=[None, None, None])
     assert torch.equal(batch.image, image) and torch.equal(batch.mask, mask)
     assert batch.crops == () and not batch.negative.any()
 
@@ -93,20 +93,20 @@ def test_a_box_off_the_data_is_refused():
     image, mask, valid, patches = _scene()
     valid[0, 5, 5] = False
     with pytest.raises(ValueError, match="without data"):
-        paste(unpasted(image, mask), valid, patches, FULL, [(3, 3), None, None])
+        paste(unpasted(image, mask), patches, valid=valid, strength=FULL, boxes=[(3, 3), None, None])
     with pytest.raises(ValueError, match="overhangs"):
-        paste(unpasted(image, mask), valid, patches, FULL, [(7, 0), None, None])
+        paste(unpasted(image, mask), patches, valid=valid, strength=FULL, boxes=[(7, 0), None, None])
     with pytest.raises(ValueError, match="overhangs"):
-        paste(unpasted(image, mask), valid, patches, FULL, [(-1, 0), None, None])
+        paste(unpasted(image, mask), patches, valid=valid, strength=FULL, boxes=[(-1, 0), None, None])
 
 
 def test_more_patches_lie_beside_the_first_and_all_crops_are_kept():
     image, mask, valid, patches = _scene()
-    one = paste(unpasted(image, mask), valid, patches, FULL, [(0, 0), None, (6, 6)])
+    one = paste(unpasted(image, mask), patches, valid=valid, strength=FULL, boxes=[(0, 0), None, (6, 6)])
     with pytest.raises(ValueError, match="or of another"):
-        paste(one, valid, patches, FULL, [(3, 5), None, None])
+        paste(one, patches, valid=valid, strength=FULL, boxes=[(3, 5), None, None])
     small, boxes = patches[..., :2, :3] - 1, [(4, 6), (0, 0), None]
-    two = paste(one, valid, small, FULL[:, :2, :3], boxes)
+    two = paste(one, small, valid=valid, strength=FULL[:, :2, :3], boxes=boxes)
     assert [c.shape for c in two.crops] == [(2, 2, 4, 6), (2, 2, 2, 3)]
     assert torch.equal(two.crops[1][0], image[0, :, 4:6, 6:9])
     assert two.negative.sum((1, 2)).tolist() == [30, 6, 24] and (two.mask[two.negative] == 255).all()
@@ -119,7 +119,7 @@ def test_a_faded_rim_is_neither_negative_nor_inlier(feather):
     image, mask = torch.zeros(1, 1, 20, 20), torch.zeros(1, 20, 20, dtype=torch.int64)
     patches = torch.ones(1, 1, 8, 8)
     strength = draw_strength(config, 1, (8, 8), like=patches, generator=_seeded())
-    batch = paste(unpasted(image, mask), mask == 0, patches, strength, [(4, 4)])
+    batch = paste(unpasted(image, mask), patches, valid=mask == 0, strength=strength, boxes=[(4, 4)])
     assert (batch.covered.sum(), batch.negative.sum()) == (64, (8 - 2 * feather) ** 2)
     assert torch.equal(batch.mask == 255, batch.covered) and not (batch.negative & ~batch.covered).any()
     line = batch.image[0, 0, 8, 4:12]
@@ -144,7 +144,7 @@ def test_a_blob_leaves_the_rest_of_its_box_as_it_was():
     image, mask, valid, patches = _scene()
     strength = torch.zeros(3, 4, 6)
     strength[:, 1:3, 2:5] = 1
-    batch = paste(unpasted(image, mask), valid, patches, strength, [(0, 0), None, (6, 6)])
+    batch = paste(unpasted(image, mask), patches, valid=valid, strength=strength, boxes=[(0, 0), None, (6, 6)])
     assert batch.negative.sum((1, 2)).tolist() == [6, 0, 6] and batch.crops[0].shape == (2, 2, 4, 6)
     assert torch.equal(batch.image[0, :, 1:3, 2:5], patches[0, :, 1:3, 2:5])
     untouched = ~batch.negative

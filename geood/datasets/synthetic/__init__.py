@@ -1,1 +1,1 @@
-"""Made-up aerial scenes with labels and planted anomalies, for the demo and for tests."""
+"""Synthetic aerial scenes with labels and planted anomalies, for the demo and for tests."""

@@ -1,8 +1,8 @@
-"""The land in the demo's world: fields with furrows, water, roads with bends and marks, houses, trees.
+"""Landscape of the demo's scenes: fields with furrows, water, roads with bends and markings, houses, trees.
 
-A `Canvas` is a scene being painted: albedo, height above ground and class of each pixel, in metres from its upper left
-corner. What stands is put into the height map only; light and shadow come later, from all heights at once. Colours are
-what a vertical photograph of central Europe in June shows. This room draws; it writes no files and renders nothing.
+A `Canvas` is a scene being painted: albedo, height above ground and class of each pixel, with positions in metres from
+its upper left corner. Shading and shadows are not painted; they are rendered later, from all heights at once. Colours
+are those of a vertical photograph of central Europe in June. This module writes no files and renders nothing.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ ROAD_WIDTHS = (7.0, 5.0, 4.6)  # metres: the main road, then the two that branch
 
 @dataclass
 class Canvas:
-    """A scene being painted: albedo (H, W, 3) in [0, 1], height in metres, class ids, and its source of chance."""
+    """Scene being painted: albedo (H, W, 3) in [0, 1], height in metres, class ids, and its random generator."""
 
     rng: np.random.Generator
     size: int
@@ -72,7 +72,7 @@ class Canvas:
         return self.size * PIXEL_M
 
     def frame(self, centre: Point, angle: float, reach_m: float) -> tuple[tuple[slice, slice], Array, Array]:
-        """The pixels within `reach_m` of `centre` (x, y in metres), and their coordinates (u, v) in a turned frame."""
+        """Return slices of the pixels within `reach_m` of `centre` (metres), and their rotated coordinates (u, v)."""
         x, y = centre
         rows = slice(max(0, int((y - reach_m) / PIXEL_M)), max(0, min(self.size, int((y + reach_m) / PIXEL_M) + 1)))
         cols = slice(max(0, int((x - reach_m) / PIXEL_M)), max(0, min(self.size, int((x + reach_m) / PIXEL_M) + 1)))
@@ -82,7 +82,7 @@ class Canvas:
         return (rows, cols), dx * cos + dy * sin, dy * cos - dx * sin
 
     def mask(self, shape: BaseGeometry) -> NDArray[np.bool_]:
-        """The pixels inside a shape given in metres."""
+        """Rasterize a shape given in metres to (H, W) bool."""
         if shape.is_empty:
             return np.zeros((self.size, self.size), bool)
         burned = rasterize([shape], (self.size, self.size), transform=Affine.scale(PIXEL_M))
@@ -91,14 +91,14 @@ class Canvas:
     def paint(
         self, where: NDArray[np.bool_], colour: tuple[float, ...], *, grain: float, label: int | None = None
     ) -> None:
-        """Paint pixels with one colour, made uneven by the scene's blotches."""
+        """Paint pixels with one colour, varied by the scene's blotches."""
         self.albedo[where] = np.array(colour, np.float32) * (1 + grain * self.blotches[where])[:, None]
         if label is not None:
             self.labels[where] = label
 
 
 def fractal(rng: np.random.Generator, size: int, beta: float) -> Array:
-    """Noise (size, size) of mean 0 and deviation 1 whose amplitude falls with frequency to the power `beta`."""
+    """Draw noise (size, size) of mean 0 and deviation 1 whose amplitude falls as frequency to the power `beta`."""
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
     frequency[0, 0] = np.inf
     spectrum = np.fft.rfft2(rng.standard_normal((size, size), np.float32)) / frequency**beta
@@ -107,7 +107,7 @@ def fractal(rng: np.random.Generator, size: int, beta: float) -> Array:
 
 
 def blur(image: Array, times: int) -> Array:
-    """Smooth the first two axes with the binomial kernel 1 2 1, `times` over."""
+    """Smooth the first two axes `times` times with the binomial kernel 1 2 1."""
     for _ in range(times):
         for axis in (0, 1):
             padded = np.pad(image, [(1, 1) if i == axis else (0, 0) for i in range(image.ndim)], mode="edge")
@@ -118,7 +118,7 @@ def blur(image: Array, times: int) -> Array:
 
 
 def _bend(points: list[Point]) -> LineString:
-    """A road-like curve: straight stretches whose corners are rounded by cutting them (Chaikin)."""
+    """Round the corners of a polyline into a road-like curve, by Chaikin's corner cutting."""
     line = np.array(points, float)
     for _ in range(5):
         cut = np.stack([0.75 * line[:-1] + 0.25 * line[1:], 0.25 * line[:-1] + 0.75 * line[1:]], 1).reshape(-1, 2)
@@ -127,7 +127,7 @@ def _bend(points: list[Point]) -> LineString:
 
 
 def paint_landscape(rng: np.random.Generator, size: int) -> Canvas:
-    """Everything but trees and objects: fields, water, roads, gardens, houses."""
+    """Paint everything but trees and objects: fields, water, roads, gardens, houses."""
     canvas = Canvas(rng, size)
     _lay_fields(canvas)
     side, upright = canvas.side_m, rng.random() < 0.5
@@ -198,7 +198,7 @@ def _cut_parcels(canvas: Canvas, xs: Array, ys: Array, *, grain: float) -> NDArr
 
 
 def _fill_water(canvas: Canvas, place: Callable[[float, float], Point]) -> None:
-    """A stream that crosses the main road, and a pond."""
+    """Paint a stream that crosses the main road, and a pond."""
     rng = canvas.rng
     at = rng.uniform(0.42, 0.58)
     bends = [place(at + rng.uniform(-0.13, 0.13), a) for a in (0.2, 0.4, 0.6, 0.8)]
@@ -218,7 +218,7 @@ def _fill_water(canvas: Canvas, place: Callable[[float, float], Point]) -> None:
 
 
 def _lay_roads(canvas: Canvas) -> None:
-    """Asphalt with worn lanes, verges and marks; the main road is wider and has a dashed centre and edge lines."""
+    """Paint asphalt with worn lanes and verges; the main road is wider, with a dashed centre line and edge lines."""
     rng = canvas.rng
     for line, width in zip(canvas.roads, ROAD_WIDTHS, strict=True):
         canvas.paint(canvas.mask(line.buffer(width / 2 + 1.0)) & (canvas.labels == LAND), (0.55, 0.52, 0.42), grain=0.1)
@@ -248,12 +248,12 @@ class _Plot:
     towards_road: Point
 
     def covers(self, u: Array, v: Array, margin: float) -> NDArray[np.bool_]:
-        """Which local coordinates lie in the footprint, grown by a margin in metres."""
+        """Return which local coordinates lie in the footprint, grown by a margin in metres."""
         return (np.abs(u) <= self.length / 2 + margin) & (np.abs(v) <= self.width / 2 + margin)
 
 
 def _plan_houses(canvas: Canvas) -> list[_Plot]:
-    """Choose places for houses on both sides of the roads, more densely on the small ones, none on top of another."""
+    """Choose positions for houses on both sides of the roads, more densely on the small ones, without overlap."""
     rng, plots = canvas.rng, list[_Plot]()
     blocked = canvas.labels == WATER
     for line in canvas.roads:
@@ -274,7 +274,7 @@ def _plan_houses(canvas: Canvas) -> list[_Plot]:
 
 
 def _draw_plot(rng: np.random.Generator, line: LineString, *, distance: float, side: int) -> _Plot:
-    """A house, or now and then a barn, set back from a road and turned to it or across."""
+    """Draw the plot of a house, or now and then a barn, set back from a road and parallel or perpendicular to it."""
     barn = rng.random() < 0.18
     length = rng.uniform(19, 28) if barn else rng.uniform(10, 15)
     width = rng.uniform(11, 14) if barn else rng.uniform(7.5, 10)
@@ -287,7 +287,7 @@ def _draw_plot(rng: np.random.Generator, line: LineString, *, distance: float, s
 
 
 def _lay_garden(canvas: Canvas, plot: _Plot) -> None:
-    """A lawn around the house, and a paved drive to the road."""
+    """Paint a lawn around the house, and a paved drive to the road."""
     rng = canvas.rng
     where, u, v = canvas.frame(plot.centre, plot.angle, plot.length + 12)
     lawn = plot.covers(u, v, rng.uniform(5, 8)) & (canvas.labels[where] == LAND)
@@ -299,7 +299,7 @@ def _lay_garden(canvas: Canvas, plot: _Plot) -> None:
 
 
 def _build_house(canvas: Canvas, plot: _Plot) -> None:
-    """A house with a gabled or hipped roof, rows of tiles, a ridge and a chimney."""
+    """Build a house with a gabled or hipped roof, rows of tiles, a ridge and a chimney."""
     rng = canvas.rng
     where, u, v = canvas.frame(plot.centre, plot.angle, plot.length)
     colour = np.array(ROOFS[rng.integers(len(ROOFS))]) * rng.uniform(0.9, 1.1)
@@ -321,7 +321,7 @@ def _build_house(canvas: Canvas, plot: _Plot) -> None:
 
 
 def grow_trees(canvas: Canvas) -> None:
-    """Woods where a slow noise is high, hedgerows between parcels, and single trees; crowns overlap by height."""
+    """Grow woods where a smooth noise is high, hedgerows between parcels, and single trees; the highest crown shows."""
     rng, size = canvas.rng, canvas.size
     cover = fractal(rng, size, 2.0)
     woods = cover > np.quantile(cover, 0.86)

@@ -1,8 +1,8 @@
-"""The unknown objects of the demo's world: shapes that no training scene holds.
+"""Unknown objects of the demo's test scene: shapes that no training scene holds.
 
-Each is a function of local coordinates (u along, v across, metres) to a height map and an albedo map; height 0 means
-not the object, so its mask is exact. Flat things (a court, a pool) have the height `FLAT`. Sizes are those of the
-real things. Nothing here knows of scenes, labels or light.
+Each is a function from local coordinates (u along, v across, in metres) to a height map and an albedo map; height 0 is
+outside the object, so its mask is exact. Flat objects (a court, a pool) have the height `FLAT`. Sizes are realistic.
+This module knows nothing of scenes, labels or light.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _blank(u: Array) -> tuple[Array, Array]:
 
 
 def aircraft(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """A parked light twin: fuselage along u, straight wings with a stripe, tailplane and fin."""
+    """Draw a parked light twin: fuselage along u, straight wings with a stripe, tailplane and fin."""
     height, albedo = _blank(u)
     fuselage = (u / 7.0) ** 2 + (v / 0.95) ** 2 < 1
     sweep = 0.12 * np.abs(v)
@@ -45,7 +45,7 @@ def aircraft(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array, Array
 
 
 def storage_tanks(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Round storage tanks in two sizes, pale, with a dark rim, a radial seam and a hatch."""
+    """Draw round storage tanks of several sizes, pale, with a dark rim, a radial seam and a hatch."""
     height, albedo = _blank(u)
     for x, y, radius in ((-4.8, -4.6, 4.4), (4.8, -4.2, 4.0), (-4.4, 5.2, 3.4), (4.6, 5.0, 3.6)):
         r, theta = np.hypot(u - x, v - y), np.arctan2(v - y, u - x)
@@ -60,7 +60,7 @@ def storage_tanks(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array, 
 
 
 def containers(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Shipping containers in two rows, some stacked, in the paints of shipping lines, with ribbed roofs."""
+    """Draw shipping containers in two rows, some stacked, in the paints of shipping lines, with ribbed roofs."""
     height, albedo = _blank(u)
     paints = [
         (0.70, 0.22, 0.16),
@@ -84,7 +84,7 @@ def containers(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array, Arr
 
 
 def solar_panels(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Rows of tilted, dark blue modules with pale frames; only the modules belong to the object, not the gaps."""
+    """Draw rows of tilted, dark blue modules with pale frames; gaps between rows are not part of the object."""
     height, albedo = _blank(u)
     row = (v + 14) % 5.6
     inside = (np.abs(u) < 14) & (np.abs(v) < 14) & (row < 3.4)
@@ -95,7 +95,7 @@ def solar_panels(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array, A
 
 
 def debris_heap(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """A ragged heap of broken pieces: concrete, brick, timber, dark gaps."""
+    """Draw a ragged heap of broken pieces: concrete, brick, timber, dark gaps."""
     height, albedo = _blank(u)
     theta = np.arctan2(v, u)
     edge = 4.6 * (1 + 0.18 * np.sin(2 * theta + rng.uniform(0, 6)) + 0.12 * np.sin(5 * theta + rng.uniform(0, 6)))
@@ -123,7 +123,7 @@ def debris_heap(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array, Ar
 
 
 def sports_court(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """A tennis court: red apron, green or blue court, white lines; flat."""
+    """Draw a tennis court: red apron, green or blue court, white lines; flat."""
     height, albedo = _blank(u)
     inside = (np.abs(u) < 15) & (np.abs(v) < 7.8)
     court = (np.abs(u) < 11.9) & (np.abs(v) < 5.5)
@@ -142,7 +142,7 @@ def sports_court(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array, A
 
 
 def swimming_pool(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """A turquoise pool with a pale stone rim; flat."""
+    """Draw a turquoise pool with a pale stone rim; flat."""
     height, albedo = _blank(u)
     outer = np.maximum(np.abs(u) - 3.2, 0) ** 2 + np.maximum(np.abs(v) - 0.6, 0) ** 2 < 2.2**2
     inner = np.maximum(np.abs(u) - 3.2, 0) ** 2 + np.maximum(np.abs(v) - 0.6, 0) ** 2 < 1.5**2
@@ -154,7 +154,7 @@ def swimming_pool(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array, 
 
 
 def lorry(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """An articulated lorry: a coloured cab and a white trailer."""
+    """Draw an articulated lorry: a coloured cab and a white trailer."""
     height, albedo = _blank(u)
     trailer = (u > -6.6) & (u < 4.2) & (np.abs(v) < 1.25)
     cab = (u > 4.6) & (u < 6.8) & (np.abs(v) < 1.15)
@@ -167,7 +167,7 @@ def lorry(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array, Array]:
 
 
 def car(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """A car: body, dark windscreens, lighter roof."""
+    """Draw a car: body, dark windscreens, lighter roof."""
     height, albedo = _blank(u)
     body = np.maximum(np.abs(u) - 1.7, 0) ** 2 + np.maximum(np.abs(v) - 0.4, 0) ** 2 < 0.55**2
     cabin = (np.abs(u + 0.3) < 1.25) & (np.abs(v) < 0.75)
@@ -178,7 +178,7 @@ def car(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array, Array]:
     return height, albedo
 
 
-# name: (shape, reach in metres that encloses it, with a margin for those that stand on land)
+# name: (shape, radius in metres that encloses it, with a margin for those on land)
 OBJECTS: dict[str, tuple[ObjectShape, float]] = {
     "storage tanks": (storage_tanks, 13.0),
     "solar panels": (solar_panels, 21.0),

@@ -1,9 +1,9 @@
-"""The demo's world: procedural aerial scenes with labels, and unknown objects that stand in the test scene only.
+"""Procedural aerial scenes with labels for the demo, and unknown objects in the test scene only.
 
 A scene is painted as three maps, albedo, height above ground and class, and then rendered: one sun shades the heights
-and casts their shadows, a sensor blurs and adds noise. Roofs, crowns and objects are therefore lit alike, which is
-what makes the picture believable and keeps an object from standing out by its lighting. Everything is in metres and
-drawn from one seed. This room knows nothing of training; it writes ordinary GeoTIFFs that are read like anyone's.
+and casts their shadows, a sensor blurs and adds noise. Roofs, crowns and objects are therefore lit alike, which makes
+the picture believable and keeps an object from standing out by its lighting. Everything is in metres and drawn from one
+seed. This module knows nothing of training; it writes ordinary GeoTIFFs that are read like any others.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from geood.errors import OutputError
 from geood.geo.grid import Window
 
 CRS = "EPSG:32633"
-ORIGIN = (382000.0, 5820000.0)  # an ordinary place in the zone, so that maps and areas are ordinary too
-SUN_TO = (-0.82, -0.57)  # (row, column) direction in which shadows fall: the sun stands in the south-east
+ORIGIN = (382000.0, 5820000.0)  # inside the UTM zone, so that map positions and areas are realistic
+SUN_TO = (-0.82, -0.57)  # (row, column) direction of shadows: the sun is in the south-east
 SUN_TAN = 1.05  # tangent of its elevation, about 46 degrees
 AMBIENT = np.array([0.30, 0.34, 0.42], np.float32)  # share of light left in shadow; the sky is blue
 
 
 @dataclass(frozen=True)
 class Planted:
-    """One unknown object of the test scene: what it is, the window that encloses it, and its area in pixels."""
+    """Unknown object of the test scene: its kind, the window that encloses it, and its area in pixels."""
 
     kind: str
     window: Window
@@ -53,7 +53,7 @@ class Planted:
 
 @dataclass(frozen=True)
 class World:
-    """What `make_world` wrote: paths of scenes and labels, the meaning of the ids, and what was planted where."""
+    """Paths of the scenes and labels that `make_world` wrote, the meaning of the ids, and the planted objects."""
 
     folder: Path
     train_images: tuple[Path, ...]
@@ -73,8 +73,8 @@ def make_world(folder: Path, *, seed: int, size_px: int = 1024, scenes: int = 3)
     same seed gives the same pixels. Existing files of these names are replaced.
 
     Raises:
-        OutputError: if the folder cannot be made or written.
-        ValueError: if `size_px` is under 128, too small to hold a landscape.
+        OutputError: the folder cannot be made or written.
+        ValueError: `size_px` is under 128, too small for a landscape.
     """
     if size_px < 128:
         raise ValueError(f"size_px must be at least 128, got {size_px}")
@@ -82,8 +82,8 @@ def make_world(folder: Path, *, seed: int, size_px: int = 1024, scenes: int = 3)
     planted: list[Planted] = []
     try:
         (folder / "labels").mkdir(parents=True, exist_ok=True)
-        for place, name in enumerate(names):
-            canvas = paint_landscape(np.random.default_rng([seed, place]), size_px)
+        for index, name in enumerate(names):
+            canvas = paint_landscape(np.random.default_rng([seed, index]), size_px)
             void = np.zeros((size_px, size_px), bool)
             if name == "test":
                 void |= np.add.outer(np.arange(size_px), np.arange(size_px)[::-1]) < size_px // 7
@@ -92,7 +92,7 @@ def make_world(folder: Path, *, seed: int, size_px: int = 1024, scenes: int = 3)
             grow_trees(canvas)
             pixels, labels = _render(canvas), canvas.labels
             pixels[void], labels[void] = 0, IGNORE
-            transform = Affine(PIXEL_M, 0, ORIGIN[0] + 1.2 * place * size_px * PIXEL_M, 0, -PIXEL_M, ORIGIN[1])
+            transform = Affine(PIXEL_M, 0, ORIGIN[0] + 1.2 * index * size_px * PIXEL_M, 0, -PIXEL_M, ORIGIN[1])
             _write(folder / f"{name}.tif", pixels.transpose(2, 0, 1), transform=transform, nodata=0)
             _write(folder / "labels" / f"{name}.tif", labels[None], transform=transform, nodata=IGNORE)
     except (OSError, rasterio.errors.RasterioError) as error:
@@ -116,7 +116,7 @@ def _write(path: Path, pixels: NDArray[np.uint8], *, transform: Affine, nodata: 
 
 
 def _plant(canvas: Canvas) -> list[Planted]:
-    """Put each kind of unknown object on free land, and vehicles on the roads; what finds no room is left out."""
+    """Put each kind of unknown object on free land, and vehicles on the roads; those without room are left out."""
     rng, planted = canvas.rng, list[Planted]()
     for kind, (shape, reach) in OBJECTS.items():
         room = max(0.0, canvas.side_m - 2 * reach)
@@ -141,7 +141,7 @@ def _plant(canvas: Canvas) -> list[Planted]:
 def _stand(
     canvas: Canvas, shape: ObjectShape, *, centre: Point, angle: float, reach_m: float, ground: int = LAND
 ) -> tuple[Window, int] | None:
-    """Stand one object on the canvas if all of it, with a margin on land, finds the right ground under it."""
+    """Place one object on the canvas if all of it, with a margin on land, lies on the right kind of ground."""
     where, u, v = canvas.frame(centre, angle, reach_m)
     if not u.size:
         return None
@@ -159,7 +159,7 @@ def _stand(
 
 
 def _render(canvas: Canvas) -> NDArray[np.uint8]:
-    """Light the heights with one sun, cast their shadows, then blur and add noise as a sensor does; 1 to 255."""
+    """Shade the heights with one sun, cast their shadows, then blur and add noise as a sensor does; 1 to 255."""
     height, rng = canvas.height, canvas.rng
     south, east = np.gradient(height, PIXEL_M)
     steep = np.hypot(south, east) > 5  # a wall, seen from above as an edge
