@@ -75,11 +75,9 @@ def test_a_public_name_tells_what_it_takes_gives_and_raises(name):
     assert wanted <= parts_of(public.__doc__), f"{name} lacks {wanted - parts_of(public.__doc__)}"
 
 
-NO_VERBS = set(
-    "a all an and another any anything as at both by each either every everything for from how if in it its more most "
-    "neither no none not nothing of on one only or other same some something such that the their them then there these "
-    "they this those to what whatever when where whether which who whose why with".split()
-)
+NO_VERBS = """a all an and another any anything as at both by each either every everything for from how if in it its
+more most neither no none not nothing of on one only or other same some something such that the their them then
+there these they this those to what whatever when where whether which who whose why with""".split()  # noqa: SIM905
 BANNED = ("What", "How", "Whether", "Where", "Those", "The same")
 
 

@@ -93,7 +93,14 @@ def open_scenes(config: Config) -> Crops:
 
 def _open_layers(config: Config) -> tuple[LabelledImages, TrainingBands]:
     """Find and check images and labels; return them joined, and the bands that are used."""
-    from geood.datasets.torchgeo_layers import ImageLayer, LabelLayer, LabelledImages, VectorLabels, open_label_raster
+    from geood.datasets.torchgeo_layers import (
+        IMAGE,
+        ImageLayer,
+        LabelLayer,
+        LabelledImages,
+        VectorLabels,
+        open_label_raster,
+    )
 
     data = config.data
     images = find_files(data.root, data.images, what="data.images")
@@ -120,7 +127,7 @@ def _open_layers(config: Config) -> tuple[LabelledImages, TrainingBands]:
             open_label_raster(str(path)).close()
         truth = LabelLayer(labels, crs=layer.target_crs, res=res)
     joined = LabelledImages(layer, truth)
-    unused = sorted({str(p) for p in images} - set(joined.joint.index.filepath_1))
+    unused = sorted({str(p) for p in images} - set(joined.joint.index[IMAGE]))
     if unused:
         log.warning("%d of %d images have no labels and are not used, %s first", len(unused), len(images), unused[0])
     return joined, bands

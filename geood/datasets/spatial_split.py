@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ from shapely.geometry import box as polygon
 
 from geood.constants import IGNORE
 from geood.datasets.samples import CropPixels
-from geood.datasets.torchgeo_layers import Box, LabelledImages
+from geood.datasets.torchgeo_layers import IMAGE, Box, LabelledImages
 from geood.errors import DataError
 from geood.geo.grid import metres_per_unit
 
@@ -107,8 +108,6 @@ def draw_crops(
 
     The same seed gives the same crops, and the global generator is left as it was.
     """
-    from torchgeo.samplers import RandomGeoSampler
-
     wide, high = size_px * layers.res[0], size_px * layers.res[1]
     boxes = []
     for piece in pieces:
@@ -122,10 +121,11 @@ def draw_crops(
             x0, y0, x1, y1 = _on_pixels(around, piece.image, layers.res, size_px)
             # one pixel more: the sampler takes the floor of a uniform number, so never the last position
             boxes.append(Box(x0, y0, x1 + layers.res[0], y1 + layers.res[1]))
-    sampler = RandomGeoSampler(_region(layers, boxes), size=size_px, length=number)
+    region = _region(layers, boxes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return [_whole(query, layers.res, size_px) for query in sampler]
+        queries = _queries("RandomGeoSampler", region, size=size_px, length=number)
+    return [_whole(query, layers.res, size_px) for query in queries]
 
 
 def grid_crops(layers: LabelledImages, blocks: Blocks, pieces: list[Piece], *, size_px: int) -> list[Box]:
@@ -133,14 +133,12 @@ def grid_crops(layers: LabelledImages, blocks: Blocks, pieces: list[Piece], *, s
 
     Where images cover the same ground on the same pixel grid, a crop comes once.
     """
-    from torchgeo.samplers import GridGeoSampler
-
     crops: dict[tuple[float, float], Box] = {}
     for piece in pieces:
         if piece.cell in blocks.validation:
             box = _on_pixels(piece.box, piece.image, layers.res, size_px)
-            sampler = GridGeoSampler(_region(layers, [box]), size=size_px * (1 - 1e-9), stride=size_px)
-            for query in sampler:
+            region, size = _region(layers, [box]), size_px * (1 - 1e-9)
+            for query in _queries("GridGeoSampler", region, size=size, stride=size_px):
                 crop = _whole(query, layers.res, size_px)
                 if (crop.xmin + crop.xmax) / 2 < box.xmax and (crop.ymin + crop.ymax) / 2 < box.ymax:
                     crops.setdefault((round(crop.xmin / layers.res[0], 1), round(crop.ymin / layers.res[1], 1)), crop)
@@ -164,7 +162,7 @@ def _pieces(layers: LabelledImages, lattice: Blocks) -> list[Piece]:
     whole = {path: Box(*shape.bounds) for path, shape in zip(index.filepath, index.geometry, strict=True)}
     found: dict[tuple[Cell, str], Box] = {}
     joint = layers.joint.index
-    for path, shape in zip(joint.filepath_1, joint.geometry, strict=True):
+    for path, shape in zip(joint[IMAGE], joint.geometry, strict=True):
         for cell, box in _cut(Box(*shape.bounds), lattice, smallest=layers.res):
             known = found.get((cell, path), box)
             found[cell, path] = Box(*(f(a, b) for f, a, b in zip((min, min, max, max), known, box, strict=True)))
@@ -214,6 +212,19 @@ def _region(layers: LabelledImages, boxes: list[Box]) -> Any:
     )
     region.index = gpd.GeoDataFrame(geometry=[polygon(*box) for box in boxes], index=span, crs=layers.images.crs)
     return region
+
+
+def _queries(sampler: str, region: Any, **options: Any) -> list[Any]:
+    """Return all queries of one of TorchGeo's samplers over a region.
+
+    TorchGeo 0.10 deprecates these samplers in favour of others that shrink each box by the diagonal of a crop, so that
+    a block of a crop's size yields nothing; the old ones give the same crops in all versions.
+    """
+    from torchgeo import samplers
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Use (torchgeo|geopandas)", category=DeprecationWarning)
+        return list(getattr(samplers, sampler)(region, **options))
 
 
 def _whole(query: Any, res: tuple[float, float], size_px: int) -> Box:

@@ -41,6 +41,7 @@ declare_missing_operators()
 from torchgeo.datasets import DatasetNotFoundError, RasterDataset, VectorDataset  # noqa: E402
 
 log = logging.getLogger("geood")
+IMAGE = "image"  # column of the joint index with the path of the image
 
 
 class Box(NamedTuple):
@@ -57,6 +58,7 @@ class LabelledImages:
 
     def __init__(self, images: ImageLayer, labels: LabelLayer | VectorLabels) -> None:
         self.images = images
+        images.index[IMAGE] = images.index.filepath  # TorchGeo 0.10 drops the paths when it joins
         try:
             self.joint = images & labels
         except RuntimeError:

@@ -1,0 +1,159 @@
+"""Laws of how the house is kept: sizes, names, who writes and who prints, what the map names, where tests lie."""
+
+import ast
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "geood"
+FILES = sorted(PACKAGE.rglob("*.py"))
+ROOMS = {str(path.relative_to(PACKAGE)): path for path in FILES if path.name != "__init__.py"}
+SMALL = {  # one idea each, and no neighbour to join
+    "__main__.py",
+    "_lazy.py",
+    "_version.py",
+    "catalog/lookup.py",
+    "catalog/vocabulary.py",
+    "constants.py",
+    "datasets/sources.py",
+    "evaluation/figures.py",
+}
+LARGE = {"config/sections.py"}  # all keys of the config in one place, with the texts of the schema
+RENAMERS = {"atomic.py", "prediction/outputs.py"}  # that one publishes a whole run, and finishes what was cut short
+PRINTERS = "cli/"
+HELD_BY = {  # rooms without a test file of their own name, and the file whose laws hold them
+    "__main__": "test_version",
+    "_lazy": "test_layers",
+    "catalog/aerial": "catalog/test_entry",
+    "catalog/lookup": "catalog/test_entry",
+    "catalog/roads": "catalog/test_entry",
+    "catalog/taxonomies": "catalog/test_entry",
+    "catalog/vocabulary": "catalog/test_entry",
+    "cli/app": "test_end_to_end",
+    "cli/data": "datasets/test_check",
+    "cli/demo": "test_end_to_end",
+    "config/loading": "config/test_sections",
+    "constants": "metrics/test_protocols",
+    "datasets/disparity": "evaluation/test_catalog_sets",
+    "datasets/files": "datasets/test_scene_crops",
+    "datasets/outlier_photos": "training/test_negative_sources",
+    "datasets/samples": "datasets/test_crops",
+    "datasets/screening": "datasets/test_crops",
+    "datasets/sources": "datasets/test_sets",
+    "datasets/synthetic/landscape": "datasets/synthetic/test_world",
+    "datasets/synthetic/objects": "datasets/synthetic/test_world",
+    "datasets/torchgeo_layers": "datasets/test_scene_crops",
+    "errors": "cli/test_process",
+    "evaluation/class_mapping": "evaluation/test_catalog_sets",
+    "evaluation/figures": "evaluation/test_scenes",
+    "evaluation/leaderboards": "evaluation/test_catalog_sets",
+    "evaluation/results": "evaluation/test_scenes",
+    "evaluation/score_files": "evaluation/test_catalog_sets",
+    "geo/cog_layout": "geo/test_cog",
+    "geo/gdal": "geo/test_paths",
+    "geo/opener": "geo/test_scene",
+    "geo/scene_reading": "geo/test_resampling",
+    "metrics/curve": "metrics/test_protocols",
+    "metrics/distance": "metrics/test_protocols",
+    "metrics/segmentation": "metrics/test_pixels",
+    "metrics/smiyc_bins": "metrics/test_protocols",
+    "models/coupling": "models/test_flow",
+    "models/encoder": "models/test_segmenter",
+    "polygons/block_windows": "polygons/test_components",
+    "polygons/external_sort": "polygons/test_export",
+    "polygons/extraction": "polygons/test_export",
+    "polygons/formats": "polygons/test_export",
+    "polygons/geodesic_area": "polygons/test_export",
+    "polygons/quantiles": "polygons/test_components",
+    "polygons/rings": "polygons/test_components",
+    "polygons/runs": "polygons/test_components",
+    "polygons/seams": "polygons/test_components",
+    "polygons/simplification": "polygons/test_export",
+    "polygons/statistics": "polygons/test_components",
+    "polygons/valid_counts": "polygons/test_components",
+    "prediction/cluster": "prediction/test_pipeline",
+    "prediction/dispatch": "prediction/test_faults",
+    "prediction/engine": "prediction/test_pipeline",
+    "prediction/estimate": "prediction/test_budget",
+    "prediction/job": "prediction/test_pipeline",
+    "prediction/outputs": "prediction/test_pipeline",
+    "prediction/plan": "prediction/test_pipeline",
+    "prediction/rasters": "prediction/test_pipeline",
+    "prediction/scene_checks": "geo/test_band_matching",
+    "prediction/workdir": "prediction/test_faults",
+    "prediction/worker": "prediction/test_pipeline",
+    "training/calibration": "training/test_trainer",
+    "training/callbacks": "training/test_trainer",
+    "training/run_folder": "training/test_trainer",
+    "training/stage": "training/test_trainer",
+}
+
+
+def calls(path):
+    return [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_has_40_to_400_lines(room):
+    lines = len(ROOMS[room].read_text(encoding="utf-8").splitlines())
+    assert (lines < 40) == (room in SMALL) and (lines > 400) == (room in LARGE), f"{room} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_opens_with_what_is_in_it(path):
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def test_files_get_their_names_in_the_atomic_rooms_only():
+    for room, path in ROOMS.items():
+        renames = [c for c in calls(path) if ast.unparse(c.func) in ("os.replace", "os.rename", "shutil.move")]
+        assert not renames or room in RENAMERS, f"{room} renames files itself: use geood.atomic"
+
+
+def test_only_the_command_line_prints():
+    for room, path in ROOMS.items():
+        prints = [c for c in calls(path) if isinstance(c.func, ast.Name) and c.func.id == "print"]
+        assert not prints or room.startswith(PRINTERS), f"{room} prints"
+
+
+def test_no_two_classes_share_a_name():
+    names = Counter(
+        node.name
+        for path in FILES
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert not [name for name, count in names.items() if count > 1]
+
+
+def test_the_map_names_every_room_and_none_besides():
+    """The tree in docs/architecture.md: folders end in a slash, rooms in .py."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    [tree] = [block for block in re.findall(r"```text\n(.*?)```", text, re.DOTALL) if "__main__.py" in block]
+    folders, named = [], []
+    for line in tree.splitlines():
+        if found := re.match(r"( *)([\w/]+/|\w+\.py)(?:\s|$)", line):
+            depth, name = len(found[1]) // 2, found[2]
+            if name.endswith("/"):
+                folders[depth:] = [name]
+            else:
+                named.append("".join([*folders[:depth], name]).removeprefix("geood/"))
+    assert sorted(named) == sorted(ROOMS)
+
+
+def test_there_are_at_most_24_entries_in_the_package():
+    assert len([path for path in PACKAGE.iterdir() if path.name != "__pycache__"]) <= 24
+
+
+def test_tests_lie_where_the_rooms_lie():
+    tests = {str(path.relative_to(ROOT / "tests")) for path in (ROOT / "tests").rglob("test_*.py")}
+    bare = set()
+    for room in (name.removesuffix(".py") for name in ROOMS):
+        folder, _, name = room.rpartition("/")
+        if f"{folder}/test_{name.removeprefix('_')}.py".lstrip("/") not in tests:
+            bare.add(room)
+    assert bare == set(HELD_BY)
+    assert {f"{test}.py" for test in HELD_BY.values()} <= tests
