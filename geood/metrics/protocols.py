@@ -369,7 +369,7 @@ def _or_zero(curve: Curve, fpr: float) -> float:
 def _means(each: Iterable[Figures]) -> Figures:
     """Return the mean of each metric over the images that define it; exact sums, so their order does not matter."""
     listed, means = list(each), {}
-    for name in ("average_precision", "auroc", "fpr95"):
+    for name in listed[0] if listed else ("average_precision", "auroc", "fpr95"):
         known = [figures[name] for figures in listed if not math.isnan(figures[name])]
         means[name] = math.fsum(known) / len(known) if known else NAN
     return means

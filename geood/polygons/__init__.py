@@ -15,9 +15,9 @@ from geood._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from geood.polygons.export import OUTPUT_SUFFIXES, PolygonSource, anomalies, write_anomalies, write_together
-    from geood.polygons.formats import beside
+    from geood.polygons.formats import companion_of
 
-__all__ = ["OUTPUT_SUFFIXES", "PolygonSource", "anomalies", "beside", "write_anomalies", "write_together"]
+__all__ = ["OUTPUT_SUFFIXES", "PolygonSource", "anomalies", "companion_of", "write_anomalies", "write_together"]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
@@ -25,7 +25,7 @@ __getattr__, __dir__ = lazy_exports(
         "OUTPUT_SUFFIXES": "export",
         "PolygonSource": "export",
         "anomalies": "export",
-        "beside": "formats",
+        "companion_of": "formats",
         "write_anomalies": "export",
         "write_together": "export",
     },

@@ -36,10 +36,11 @@ from geood.polygons.extraction import (
     read_grid,
 )
 from geood.polygons.formats import (
+    FORMATS,
     GEOMETRY_FIELD,
     OUTPUT_SUFFIXES,
     Layer,
-    beside,
+    companion_of,
     extent,
     file_crs,
     reproject,
@@ -248,7 +249,7 @@ def _final_tables(sorter: ExternalSorter, deferred: DeferredCounts, scene: str |
 
 def _write_styled(path: Path, layer: Layer, threshold: float) -> None:
     write_layer(path, layer)
-    if path.suffix == ".gpkg":
+    if FORMATS[path.suffix].layers:
         qgis.embed_style(path, layer.name, geometry_column="geom", qml=qgis.polygon_style(threshold), name=layer.name)
 
 
@@ -268,7 +269,7 @@ def _write_failed(
         tables.append(to_table(columns | scene, shapes[-1], {"scene": pa.string()}))
     table = pa.concat_tables(tables)
     if len(table):
-        path = staging / (out if out.suffix == ".gpkg" else beside(out)).name
+        path = staging / (companion_of(out) or out).name
         write_layer(
             path, Layer(FAILED_LAYER, crs, table.schema, iter([table]), len(table), extent(np.concatenate(shapes)))
         )

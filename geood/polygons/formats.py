@@ -30,11 +30,33 @@ from geood.errors import OutputError
 from geood.geo import qgis
 from geood.geo.gdal import reason
 
-OUTPUT_SUFFIXES = (".gpkg", ".geojson", ".parquet", ".fgb")
+
+class PolygonFormat(NamedTuple):
+    """Everything that tells one polygon format from another.
+
+    `driver` is GDAL's (None: written by PyArrow). A format of several `layers` holds failed tiles and styles in the
+    same file; the others get a companion file. `keeps_names`: layers have names in the file. `crs` is prescribed by the
+    format (None: any). Dataset options hold for a new file, layer options where the polygons have a CRS.
+    """
+
+    driver: str | None
+    layers: bool = False
+    keeps_names: bool = True
+    crs: str | None = None
+    dataset_options: Mapping[str, str] = {}
+    layer_options: Mapping[str, str] = {}
+
+
+FORMATS: dict[str, PolygonFormat] = {
+    ".gpkg": PolygonFormat("GPKG", layers=True, dataset_options={"VERSION": "1.2"}),  # QGIS 3.22 reads it in full
+    ".geojson": PolygonFormat("GeoJSON", keeps_names=False, crs="OGC:CRS84", layer_options={"RFC7946": "YES"}),
+    ".parquet": PolygonFormat(None),
+    ".fgb": PolygonFormat("FlatGeobuf"),
+}
+OUTPUT_SUFFIXES = tuple(FORMATS)
 GEOMETRY = "geometry"
 GEOMETRY_FIELD = pa.field(GEOMETRY, pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"})
 ROW_GROUP = 50_000  # rows of a Parquet row group
-_DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf"}
 _FAILURES = (
     OSError,
     RuntimeError,
@@ -68,7 +90,7 @@ def staged_output(out: Path, *, overwrite: bool) -> Iterator[Path]:
     if out.suffix not in OUTPUT_SUFFIXES:
         raise OutputError(f"{out}: polygons are written as {', '.join(OUTPUT_SUFFIXES)}; choose one of these endings")
     check_output(out, overwrite=overwrite)
-    companion = None if out.suffix == ".gpkg" else beside(out)
+    companion = companion_of(out)
     if companion:
         check_output(companion, overwrite=overwrite)
 
@@ -85,22 +107,23 @@ def staged_output(out: Path, *, overwrite: bool) -> Iterator[Path]:
         ) from None
 
 
-def beside(out: Path) -> Path:
-    """Return the path of the failed tiles for formats that hold one layer only."""
+def companion_of(out: Path) -> Path | None:
+    """Return the file of failed tiles beside polygons; None where they lie in the same file, or for other outputs."""
+    if out.suffix not in FORMATS or FORMATS[out.suffix].layers:
+        return None
     return out.with_name(f"{out.stem}.failed_tiles{out.suffix}")
 
 
 def write_layer(path: Path, layer: Layer) -> None:
-    """Write a layer to a new file, or to a GeoPackage that has others.
+    """Write a layer to a new file, or to one that has others where its format holds several.
 
     Raises:
         OSError: the file holds fewer features than were given; besides whatever the writers raise.
     """
-    if path.suffix == ".parquet":
+    kind = FORMATS[path.suffix]
+    if kind.driver is None:
         _write_parquet(path, layer)
         return
-    options = {"RFC7946": "YES"} if path.suffix == ".geojson" and layer.crs is not None else {}
-    version = {"VERSION": "1.2"} if path.suffix == ".gpkg" else {}  # the newest that QGIS 3.22 reads in full
     batches = (batch for table in layer.rows for batch in table.to_batches())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="'crs' was not provided")  # reported when the scene was read
@@ -108,14 +131,14 @@ def write_layer(path: Path, layer: Layer) -> None:
             pa.RecordBatchReader.from_batches(layer.schema, batches),
             path,
             layer=layer.name,
-            driver=_DRIVERS[path.suffix],
+            driver=kind.driver,
             geometry_name=GEOMETRY,
             geometry_type="MultiPolygon",
             crs=None if layer.crs is None else layer.crs.to_wkt(),
-            dataset_options={} if path.exists() else version,
-            layer_options=options,
+            dataset_options={} if path.exists() else dict(kind.dataset_options),
+            layer_options={} if layer.crs is None else dict(kind.layer_options),
         )
-    name = None if path.suffix == ".geojson" else layer.name
+    name = layer.name if kind.keeps_names else None
     if pyogrio.read_info(path, layer=name, force_feature_count=True)["features"] != layer.feature_count:
         raise OSError("it holds fewer features than were written")
 
@@ -157,8 +180,9 @@ def extent(shapes: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def file_crs(out: Path, crs: pyproj.CRS | None) -> pyproj.CRS | None:
-    """Return the CRS of a file for polygons in `crs`: GeoJSON holds WGS84 only."""
-    return pyproj.CRS("OGC:CRS84") if out.suffix == ".geojson" and crs is not None else crs
+    """Return the CRS of a file for polygons in `crs`: that of the format where it prescribes one."""
+    prescribed = FORMATS[out.suffix].crs
+    return pyproj.CRS(prescribed) if prescribed and crs is not None else crs
 
 
 def _write_parquet(path: Path, layer: Layer) -> None:

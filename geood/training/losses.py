@@ -17,6 +17,7 @@ wider, and an empty term (no labelled pixel, no pasted patch) is a zero that can
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -77,15 +78,32 @@ def divergence_on(logits: Tensor, negative: Tensor, kind: str = "jsd") -> Tensor
 
     `logits` are (B, K, H, W). `kind` is jsd, kl_uniform (KL of uniform from the softmax) or kl_softmax (the reverse). 0
     if no pixel is negative; the Jensen-Shannon divergence is at most score_max(K), where the segmenter is certain.
+
+    Raises:
+        ValueError: `kind` is none of these.
     """
+    if kind not in DIVERGENCES:
+        raise ValueError(f"unknown divergence {kind!r}; choose one of {', '.join(DIVERGENCES)}")
     pasted = logits.movedim(1, -1)[negative]
-    if kind == "jsd":
-        each = jensen_shannon_to_uniform(pasted, dim=1)
-    else:
-        log_p = pasted.float().log_softmax(1)
-        away = -log_p.mean(1) if kind == "kl_uniform" else (log_p.exp() * log_p).sum(1)
-        each = away + math.log(pasted.shape[1]) * (1 if kind == "kl_softmax" else -1)
-    return each.sum() / max(1, pasted.shape[0])
+    return DIVERGENCES[kind](pasted).sum() / max(1, pasted.shape[0])
+
+
+def _kl_uniform(logits: Tensor) -> Tensor:
+    """Compute KL(uniform || softmax) of logits (N, K), (N,)."""
+    return -logits.float().log_softmax(1).mean(1) - math.log(logits.shape[1])
+
+
+def _kl_softmax(logits: Tensor) -> Tensor:
+    """Compute KL(softmax || uniform) of logits (N, K), (N,)."""
+    log_p = logits.float().log_softmax(1)
+    return (log_p.exp() * log_p).sum(1) + math.log(logits.shape[1])
+
+
+DIVERGENCES: dict[str, Callable[[Tensor], Tensor]] = {  # by `loss.negative`; of logits (N, K) to (N,), in nats
+    "jsd": lambda logits: jensen_shannon_to_uniform(logits, dim=1),
+    "kl_uniform": _kl_uniform,
+    "kl_softmax": _kl_softmax,
+}
 
 
 def _head_loss(answer: SegmenterOutput, batch: PastedBatch) -> Tensor:

@@ -1,6 +1,7 @@
 """Laws of the joint loss: the paper's table, its parts, and which network each term moves."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from geood.config.sections import FlowConfig, LossConfig, SegmenterConfig
 from geood.models.flow import Flow
 from geood.models.scores import jensen_shannon_to_uniform
 from geood.models.segmenter import Segmenter, SegmenterOutput
-from geood.training.losses import Losses, class_nll, divergence_on, joint_loss
+from geood.training.losses import DIVERGENCES, Losses, class_nll, divergence_on, joint_loss
 from geood.training.pasting import paste, unpasted
 
 # margin, p_max, JSD, L1 norms of the gradients of JSD, KL(U||p), KL(p||U), and KL(U||p), for 19 classes
@@ -175,6 +176,12 @@ def test_flow_term_does_not_move_the_segmenter():
     losses.flow.backward()
     assert _moved(flow) > 0
     assert _moved(segmenter) == 0
+
+
+def test_the_config_and_the_losses_know_the_same_divergences():
+    assert set(get_args(LossConfig.model_fields["negative"].annotation)) == set(DIVERGENCES)
+    with pytest.raises(ValueError, match="unknown divergence 'js'; choose one of jsd"):
+        divergence_on(torch.zeros(1, 2, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool), "js")
 
 
 @pytest.mark.parametrize("moved", [0, 1], ids=["flow", "segmenter"])
