@@ -108,7 +108,7 @@ def _overlaid(
 ) -> NDArray[np.uint8]:
     """Add a signed overlay (H, W, 3) to a window of some bands of its base image, clipped to 0 to 255."""
     try:
-        with np.load(overlay, allow_pickle=False) as archive:
+        with overlay.open("rb") as file, np.load(file, allow_pickle=False) as archive:  # np.load leaves cut files open
             added = np.asarray(archive["rgb"])
     except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{overlay}: not an overlay with an array rgb ({error}); download it again") from None

@@ -61,6 +61,15 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
         DataError: the images or labels cannot be used.
         OutputError: the folder holds a run already (without `resume`), or cannot be written.
         TrainingError: a loss became infinite or NaN, or no patch fits into the first crops.
+
+    Example:
+        >>> import geood
+        >>> config = geood.load_config("aerial.yaml", ["train.flow_steps=2"])
+        >>> bundle_path = geood.train(config, "runs/aerial")
+        >>> bundle_path.as_posix()
+        'runs/aerial/model.safetensors'
+        >>> geood.ModelBundle.load(bundle_path).class_ids
+        (0, 1, 2)
     """
     run = Path(out)
     leader = _is_leader()

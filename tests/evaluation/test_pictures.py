@@ -112,5 +112,5 @@ def test_mosaic_holds_every_sample_clipped():
 def test_what_cannot_be_read_or_written_is_explained(tmp_path, rasters):
     with pytest.raises(DataError, match=r"missing\.tif"):
         draw(tmp_path / "overview.png", {**rasters, "scene": tmp_path / "missing.tif"})
-    with pytest.raises(OutputError, match="choose another place"):
+    with pytest.raises(OutputError, match="choose another"):
         draw(tmp_path / "no folder" / "overview.png", rasters)
