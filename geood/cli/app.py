@@ -1,8 +1,8 @@
-"""The verbs of the command line: parse, call one function, say what was written.
+"""Commands of the command line: each parses its options, calls one function, and prints what was written.
 
-Nothing heavy is imported before a verb runs. Errors that geood foresees are one message on stderr and an exit code
-(0 done, 1 a bug of ours, 2 usage or config, 3 input data, 4 some tiles failed, 130 interrupted); `--debug`, anywhere on
-the line, adds the traceback. A knob belongs in a config section, not here.
+Nothing heavy is imported before a command runs. Expected errors are one message on stderr and an exit code (0 done, 1 a
+bug in geood, 2 usage or config, 3 input data, 4 some tiles failed, 130 interrupted); `--debug`, anywhere on the line,
+adds the traceback. Parameters of a method belong in a config section, not here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ app.add_typer(data_app, name="data")
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 Model = Annotated[
     Path | None,
-    typer.Option("--model", help="The model.safetensors of a training; without it, the newest below runs/."),
+    typer.Option("--model", help="The model.safetensors of a training run; default: the newest below runs/."),
 ]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one config value; repeatable.")
@@ -42,27 +42,29 @@ Settings = Annotated[
 Uses = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="SECTION.KEY=VALUE", help="Use the model otherwise: a key of score or predict; repeatable."
+        "--set", metavar="SECTION.KEY=VALUE", help="Override a key of the model's score or predict section; repeatable."
     ),
 ]
 Workers = Annotated[int, typer.Option(min=0, help="Processes on this machine; 0: threads in one process.")]
 MaxRam = Annotated[
     str | None,
-    typer.Option(metavar="SIZE", help="Memory for all processes together, as 2GB; smaller tiles, if need be."),
+    typer.Option(metavar="SIZE", help="Memory limit of all processes together, such as 2GB; tiles shrink to fit."),
 ]
 BandsOption = Annotated[
     str | None,
-    typer.Option("--bands", metavar="NAMES", help="Bands that serve the model's: red=3,green=2,blue=1; or 3,2,1."),
+    typer.Option("--bands", metavar="NAMES", help="Bands to read as the model's: red=3,green=2,blue=1; or 3,2,1."),
 ]
-NoData = Annotated[float | None, typer.Option(metavar="VALUE", help="Digital number that means no data.")]
+NoData = Annotated[float | None, typer.Option(metavar="VALUE", help="Nodata value of the scene.")]
 NoResample = Annotated[
-    bool, typer.Option("--no-resample", help="Read the scene as it is, whatever resolution the model was trained at.")
+    bool, typer.Option("--no-resample", help="Read the scene at its own resolution, not the model's.")
 ]
-Aoi = Annotated[Path | None, typer.Option(metavar="FILE", help="Score within the polygons of a vector file alone.")]
+Aoi = Annotated[Path | None, typer.Option(metavar="FILE", help="Score only within the polygons of a vector file.")]
 Bbox = Annotated[
-    str | None, typer.Option(metavar="W,S,E,N", help="Score within a box alone, in the scene's CRS (or ...,EPSG:4326).")
+    str | None, typer.Option(metavar="W,S,E,N", help="Score only within a box, in the scene's CRS (or ...,EPSG:4326).")
 ]
-Mosaic = Annotated[bool, typer.Option("--mosaic", help="Take the rasters, or a folder of them, as tiles of one scene.")]
+Mosaic = Annotated[
+    bool, typer.Option("--mosaic", help="Treat the rasters, or those of a folder, as tiles of one scene.")
+]
 Threshold = Annotated[float | None, typer.Option(help="Score above which a pixel is anomalous; default: the model's.")]
 
 
@@ -79,7 +81,7 @@ def _root(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """What stands before the verb; `--debug` is taken out of the line by `main`, wherever it stands."""
+    """Define the options before the command; `--debug` is removed by `main`, wherever it is on the line."""
 
 
 @app.command()
@@ -87,16 +89,16 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the made-up scenes and all results.")] = Path("demo"),
     overwrite: Overwrite = False,
 ) -> None:
-    """The whole tool in minutes: make aerial scenes, train, predict, evaluate, draw. Needs no data and no network."""
+    """Run the whole tool in minutes: make aerial scenes, train, predict, evaluate, draw. Needs no data, no network."""
     from geood.cli.demo import run_demo
 
     result = run_demo(out, overwrite=overwrite)
     print(result.table)
-    print(f"\nWhat lies where, in {out}:")
+    print(f"\nFiles in {out}:")
     for path, meaning in result.files:
         print(f"  {path!s:<34} {meaning}")
     print("\nOpen the GeoPackage and the rasters in QGIS: each carries its style. Then try your own scene:")
-    print(f"  geood predict YOUR_SCENE.tif --out anomalies.gpkg --model {result.bundle}")
+    print(f"  geood predict YOUR_SCENE.tif --out anomalies.gpkg --model {result.bundle_path}")
     print("or train on your own classes: copy configs/aerial.yaml, fill in its data section, and run")
     print("  geood train aerial.yaml")
 
@@ -106,7 +108,7 @@ def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file such as configs/aerial.yaml.")],
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/NAME-OF-CONFIG.")] = None,
     settings: Settings = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
 ) -> None:
     """Train a model on labelled scenes, to one file: OUT/model.safetensors."""
     from geood.config import load_config
@@ -114,10 +116,10 @@ def train(
     checked = load_config(config, settings or ())
     from geood.training import train as run
 
-    bundle = run(checked, out or Path("runs") / config.stem, resume=resume)
-    print(f"model      {bundle}")
-    print(f"run        {bundle.parent} (config.yaml, split.gpkg, metrics.csv, samples/, tensorboard/)")
-    print(f"next       geood predict SCENE.tif --out anomalies.gpkg --model {bundle}")
+    bundle_path = run(checked, out or Path("runs") / config.stem, resume=resume)
+    print(f"model      {bundle_path}")
+    print(f"run        {bundle_path.parent} (config.yaml, split.gpkg, metrics.csv, samples/, tensorboard/)")
+    print(f"next       geood predict SCENE.tif --out anomalies.gpkg --model {bundle_path}")
 
 
 @app.command()
@@ -137,10 +139,12 @@ def predict(
     bbox: Bbox = None,
     mosaic: Mosaic = False,
     workers: Workers = 0,
-    scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help="A running Dask scheduler.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Address of a running Dask scheduler.")
+    ] = None,
     max_ram: MaxRam = None,
     settings: Uses = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Map the anomalies of scenes: a score raster, and polygons that open styled in QGIS."""
@@ -151,7 +155,7 @@ def predict(
         made = run(
             scenes,
             out,
-            bundle_path=_bundle(model),
+            bundle_path=_bundle_path(model),
             threshold=threshold,
             options=SceneOptions(bands, nodata, not no_resample, aoi, bbox),
             mosaic=mosaic,
@@ -169,20 +173,20 @@ def predict(
 
 
 def _print_predictions(made: Sequence[Any]) -> None:
-    for one in made:
-        print(f"scene      {one.scene}: {one.valid_pixels:,} pixels scored")
-        print(f"scores     {one.scores}")
-        if one.classes:
-            print(f"classes    {one.classes}")
-        if one.polygons:
-            print(f"polygons   {one.polygons}: {one.anomalies} above {one.threshold:.4g}")
+    for prediction in made:
+        print(f"scene      {prediction.scene}: {prediction.valid_pixels:,} pixels scored")
+        print(f"scores     {prediction.scores}")
+        if prediction.classes:
+            print(f"classes    {prediction.classes}")
+        if prediction.polygons:
+            print(f"polygons   {prediction.polygons}: {prediction.anomalies} above {prediction.threshold:.4g}")
 
 
 @app.command()
 def plan(
-    scene: Annotated[str, typer.Argument(metavar="SCENE", help="The raster that is to be searched.")],
+    scene: Annotated[str, typer.Argument(metavar="SCENE", help="The raster to be searched.")],
     model: Model = None,
-    out: Annotated[Path, typer.Option(help="Folder that the outputs would go to, for its free space.")] = Path(),
+    out: Annotated[Path, typer.Option(help="Folder for the outputs, to check its free space.")] = Path(),
     bands: BandsOption = None,
     nodata: NoData = None,
     no_resample: NoResample = False,
@@ -192,13 +196,13 @@ def plan(
     max_ram: MaxRam = None,
     settings: Uses = None,
 ) -> None:
-    """Say what `predict` would do with a scene, and what it would take: tiles, memory, disk, time."""
+    """Show what `predict` would do with a scene, and what it would take: tiles, memory, disk, time."""
     from geood.prediction import SceneOptions, plan_run
 
     options = SceneOptions(bands, nodata, not no_resample, aoi, bbox)
     for label, text in plan_run(
         scene,
-        bundle_path=_bundle(model),
+        bundle_path=_bundle_path(model),
         options=options,
         workers=workers,
         max_ram=max_ram,
@@ -213,10 +217,10 @@ def polygonize(
     scores: Annotated[Path, typer.Argument(metavar="SCORES", help="A score raster that `geood predict` wrote.")],
     out: Annotated[Path, typer.Option(help="x.gpkg, x.geojson, x.parquet or x.fgb.")],
     threshold: Threshold = None,
-    min_area: Annotated[float | None, typer.Option(metavar="M2", min=0, help="Leave out smaller polygons.")] = None,
+    min_area: Annotated[float | None, typer.Option(metavar="M2", min=0, help="Omit smaller polygons.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Cut polygons again from a score raster, without the model."""
+    """Extract polygons again from a score raster, without the model."""
     from geood.prediction import polygonize as run
 
     count = run(scores, out, threshold=threshold, min_area_m2=min_area, overwrite=overwrite)
@@ -225,7 +229,7 @@ def polygonize(
 
 @app.command()
 def evaluate(
-    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="scenes, or a name of `geood data list`.")],
+    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="scenes, or a name from `geood data list`.")],
     root: Annotated[
         Path,
         typer.Argument(
@@ -247,7 +251,7 @@ def evaluate(
     settings: Settings = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Measure a model, or score files, by a benchmark's own protocol, beside all other scores that it can give."""
+    """Measure a model by every score that it supports, or score files, by a benchmark's own protocol."""
     if benchmark != "scenes":
         from geood.catalog import data_set
 
@@ -255,7 +259,7 @@ def evaluate(
         _evaluate_set(chosen, root, model, scores=scores, split=split, out=out, settings=settings, overwrite=overwrite)
         return
     if scores or split or protocol:
-        raise ConfigError("--scores, --split and --protocol are for the names of `geood data list`; scenes have none")
+        raise ConfigError("--scores, --split and --protocol are for the names from `geood data list`; scenes have none")
     from geood.atomic import check_output
 
     if out:
@@ -263,7 +267,7 @@ def evaluate(
     from geood.evaluation import evaluate_scenes, write_metrics
     from geood.models import ModelBundle
 
-    result = evaluate_scenes(root, ModelBundle.load(_bundle(model)), overrides=settings or ())
+    result = evaluate_scenes(root, ModelBundle.load(_bundle_path(model)), overrides=settings or ())
     print(result.table())
     if out:
         write_metrics(result, out, overwrite=overwrite)
@@ -281,13 +285,13 @@ def _evaluate_set(
     settings: list[str] | None,
     overwrite: bool,
 ) -> None:
-    """`evaluate` for a data set of the catalog."""
+    """Run `evaluate` on a data set of the catalog."""
     if scores and model:
         raise ConfigError("give --model or --scores, one of the two")
     from geood.evaluation import evaluate_set, staged
     from geood.models import ModelBundle
 
-    bundle = None if scores else ModelBundle.load(_bundle(model))
+    bundle = None if scores else ModelBundle.load(_bundle_path(model))
     with staged(out, overwrite=overwrite, inputs=[root, *([scores] if scores else [])]) as folder:
         result = evaluate_set(
             chosen, root, bundle=bundle, scores=scores, split=split, settings=settings or (), out=folder
@@ -304,24 +308,24 @@ def submit(
         typer.Argument(metavar="BENCHMARK", help="smiyc-anomaly, smiyc-obstacle, smiyc-lost-and-found or fishyscapes."),
     ],
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="The data set's folder; fishyscapes: any images.")],
-    out: Annotated[Path, typer.Option(help="Folder to write into; the official tool's DIR_OUTPUTS.")],
+    out: Annotated[Path, typer.Option(help="Output folder; the official tool's DIR_OUTPUTS.")],
     model: Model = None,
-    method: Annotated[str, typer.Option(help="What the official tool is to call the method.")] = "geood",
+    method: Annotated[str, typer.Option(help="Name of the method in the official tool.")] = "geood",
     settings: Uses = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write scores in the files that a benchmark's server takes."""
+    """Write submission files for a benchmark's server."""
     from geood.evaluation import submit as run
     from geood.models import ModelBundle
 
-    bundle = ModelBundle.load(_bundle(model))
+    bundle = ModelBundle.load(_bundle_path(model))
     count = run(benchmark, root, bundle, out, method=method, settings=settings or (), overwrite=overwrite)
     print(f"scores     of {count} images in {out}")
 
 
 @app.command()
 def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle, a config or a score raster.")]) -> None:
-    """Say what a bundle, a config or a score raster holds."""
+    """Show the contents of a bundle, a config or a score raster."""
     if file.suffix in (".yaml", ".yml"):
         from geood.config import load_config, to_yaml
 
@@ -338,15 +342,15 @@ def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle, a 
         raise DataError(f"{file}: no such file; give a model.safetensors, a config or a score raster")
 
 
-def _bundle(given: Path | None) -> Path:
-    """The bundle to use: the given one, or the newest of the runs in this folder (which is said)."""
+def _bundle_path(given: Path | None) -> Path:
+    """Return the given bundle path (or that in a run folder), else that of the newest run here, which is printed."""
     if given is not None:
         return given / "model.safetensors" if given.is_dir() else given
-    found = sorted(Path("runs").glob("*/model.safetensors"), key=lambda p: p.stat().st_mtime)
-    if not found:
+    paths = sorted(Path("runs").glob("*/model.safetensors"), key=lambda p: p.stat().st_mtime)
+    if not paths:
         raise ConfigError("no model: give --model BUNDLE, or train one here first (`geood train CONFIG`)")
-    print(f"model      {found[-1]} (the newest below runs/)")
-    return found[-1]
+    print(f"model      {paths[-1]} (the newest below runs/)")
+    return paths[-1]
 
 
 def _print_pairs(pairs: dict[str, Any]) -> None:

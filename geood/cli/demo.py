@@ -1,7 +1,7 @@
-"""The whole tool on a world of its own: make scenes, train, predict, evaluate, draw.
+"""Demo: the whole tool on a made-up landscape: make scenes, train, predict, evaluate, draw.
 
-Nothing here is special to the demo but its scenes and its small config: each step is the same call that the verb of
-the same name makes. It runs offline in minutes on two CPU cores.
+Only the scenes and the small config are special to the demo: each step is the same call that the command of that name
+makes. It runs offline in minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ predict:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo made: the bundle, each file with its meaning, and the table of figures as text."""
+    """Results of the demo: the path of the bundle, each file with its description, and the table of figures as text."""
 
-    bundle: Path
+    bundle_path: Path
     files: list[tuple[Path, str]]
     table: str
 
@@ -79,7 +79,7 @@ def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
     """Run the demo into the folder `out`.
 
     Raises:
-        OutputError: if `out` exists and is not to be replaced, or cannot be written.
+        OutputError: `out` exists and may not be replaced, or cannot be written.
     """
     if out.exists() and not (overwrite and (out / "demo.yaml").is_file()):
         hint = "add --overwrite or give another --out" if (out / "demo.yaml").is_file() else "give another --out"
@@ -93,7 +93,7 @@ def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
     world = make_world(out / "world", seed=SEED)
     config = load_config(config_path)
     bundle_path = train(config, out / "run")
-    [made] = predict([world.test_image], out / "anomalies.gpkg", bundle_path=bundle_path)
+    [result] = predict([world.test_image], out / "anomalies.gpkg", bundle_path=bundle_path)
     bundle = ModelBundle.load(bundle_path)
     evaluation = evaluate_scenes(config_path, bundle)
     write_metrics(evaluation, out / "metrics.json", overwrite=False)
@@ -102,34 +102,34 @@ def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
         negatives = bundle.flow.sample(8, 56, 56, generator=torch.Generator().manual_seed(SEED)).numpy()
     draw_overview(
         out / "overview.png",
-        scene=Path(made.scene),
-        scores=made.scores,
-        classes=made.classes,
+        scene=Path(result.scene),
+        scores=result.scores,
+        classes=result.classes,
         labels=world.test_labels,
         class_names=bundle.class_names,
         anomaly=config.data.anomaly,
         negatives=negatives,
-        threshold=made.threshold,
+        threshold=result.threshold,
         metrics=evaluation.headline(),
     )
     files = [
         (out / "overview.png", "scene, classes, score map, truth and synthetic negatives, in one picture"),
-        (out / "anomalies.gpkg", f"{made.anomalies} polygons above {made.threshold:.3f}, with their attributes"),
+        (out / "anomalies.gpkg", f"{result.anomalies} polygons above {result.threshold:.3f}, with their attributes"),
         (out / "anomalies.tif", "score of every pixel (cloud-optimized GeoTIFF)"),
-        (out / "anomalies.classes.tif", "what the segmenter took each pixel for"),
+        (out / "anomalies.classes.tif", "predicted class of every pixel"),
         (out / "metrics.json", "the figures above, and more"),
-        (out / "run", "the training: config, split, metrics, pictures of samples, model.safetensors"),
+        (out / "run", "the training run: config, split, metrics, pictures of samples, model.safetensors"),
         (out / "world", "the made-up scenes and their labels"),
-        (out / "demo.yaml", "the config that was trained"),
+        (out / "demo.yaml", "the config of the training run"),
     ]
     return DemoResult(bundle_path, files, evaluation.table())
 
 
 def _clear(out: Path) -> None:
-    """Make the folder, or take away what an earlier demo left in it and nothing else."""
+    """Make the folder, or delete what an earlier demo left in it and nothing else."""
     out.mkdir(exist_ok=True)
     for folder in ("run", "world"):
         shutil.rmtree(out / folder, ignore_errors=True)
-    for made in ("overview.png", "metrics.json", "anomalies.*"):
-        for path in out.glob(made):
+    for pattern in ("overview.png", "metrics.json", "anomalies.*"):
+        for path in out.glob(pattern):
             path.unlink()

@@ -1,4 +1,8 @@
-"""Runs the command line as a process: exit codes, signals, messages on stderr."""
+"""The command line as a process: exit codes, signals, and messages on stderr.
+
+The commands themselves are in `app`; here one of them is run, and whatever ends it becomes an exit code and one
+message. Signal handlers and glibc's settings concern a whole process, so they are set in `main` alone.
+"""
 
 from __future__ import annotations
 
@@ -26,27 +30,27 @@ def main() -> NoReturn:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("geood").setLevel(logging.INFO)
-    atexit.register(_heed_no_more)  # first of all, and so the last to be called
+    atexit.register(_ignore_signals)  # registered first, so called last
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(_run(arguments, debug=debug))
 
 
-def _heed_no_more() -> None:
-    """Ignore signals: Python drops its handlers before it ends, and one in between would take the exit code away."""
+def _ignore_signals() -> None:
+    """Ignore signals: Python removes its handlers before it ends, and one after that would change the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _interrupt(*_: object) -> NoReturn:
-    """Tidy up at the first Ctrl-C (or SIGTERM), end at once at the second: what lies on disk is whole at any moment."""
+    """Clean up at the first Ctrl-C (or SIGTERM), end at once at the second: files on disk are complete at any time."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(INTERRUPTED))
     raise KeyboardInterrupt
 
 
 def _run(arguments: list[str], *, debug: bool) -> int:
-    """Run one command line; returns its exit code, with whatever went wrong said on stderr."""
+    """Run one command line; print any error to stderr, and return the exit code."""
     try:
         result = app(arguments, prog_name="geood", standalone_mode=False)
         if result != INTERRUPTED:  # which is typer's own way of ending after Ctrl-C

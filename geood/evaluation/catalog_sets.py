@@ -1,9 +1,9 @@
-"""A bundle, or the score files of any other tool, measured on a data set of the catalog by that benchmark's protocol.
+"""Evaluation of a bundle, or of another tool's score files, on a data set of the catalog by its benchmark's protocol.
 
-Frames are scored once. Figures that need no threshold follow from that pass, whatever protocol; those that need one
-(components, open-set mIoU) take it from the first pass and read the scores again from disk, so memory does not grow
-with the number of frames. Thresholds found on test labels, as benchmarks do, are called by that name: they compare
-methods and are of no use on new images. Classes of a bundle and of a data set are the same where their names are.
+Frames are scored once. Figures that need no threshold come from that first pass, whatever the protocol; those that need
+one (components, open-set mIoU) take it from the first pass and read the scores again from disk, so memory does not grow
+with the number of frames. Thresholds chosen on test labels, as benchmarks do, are reported as such: they compare
+methods and are of no use on new images. Classes of a bundle and of a data set are matched by name.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ from geood.models import ModelBundle
 from geood.progress import Progress
 
 log = logging.getLogger("geood")
-GIVEN = "scores"  # what scores from files are called in tables
-DRAWN = 3  # images drawn of the worst, and of the best
+GIVEN = "scores"  # the kind of scores from files, in tables
+DRAWN = 3  # worst images drawn, and as many of the best
 
 
 class _Job(NamedTuple):
-    """What both passes need to know."""
+    """Inputs of both passes."""
 
-    meaning: ClassMapping
+    mapping: ClassMapping
     bundle: ModelBundle | None
     own: str
     label_ids: dict[int, int]
@@ -64,7 +64,7 @@ class _Job(NamedTuple):
 
 @dataclass
 class _Pass:
-    """What the first pass counts."""
+    """Accumulators of the first pass."""
 
     protocols: dict[str, PixelProtocol]
     pooled: PixelCurve
@@ -72,7 +72,7 @@ class _Pass:
     unknown: Counter[str]
     images: list[dict[str, Any]]
     skipped: list[str]
-    groups: dict[str, PixelCurve] = field(default_factory=dict)  # by folder where the set is crossed, else one
+    groups: dict[str, PixelCurve] = field(default_factory=dict)  # one per folder of a crossed set, else one
     distances: DistanceCurves = field(default_factory=DistanceCurves)
 
 
@@ -91,16 +91,27 @@ def evaluate_set(
     Args:
         data_set: an entry of the catalog.
         root: the folder that holds it.
-        bundle: the model; None: `scores` are measured.
+        bundle: the bundle to measure; None: `scores` are measured.
         scores: a folder of score files, one for each image, higher is more anomalous.
         split: the split to measure on; None: the set's last.
         settings: `data.hold_out=[...]`, `data.label_ids={...}` and, for a bundle, `score.KEY=` and `predict.KEY=`.
         out: an empty folder for `metrics.json`, `images.csv`, pictures of the worst and best images, and the scores
-            (float16) and classes of each image as `.npy`; None: nothing is left.
+            (float16) and classes of each image as `.npy`; None: nothing is written.
+
+    Returns:
+        The figures of the split.
 
     Raises:
-        ConfigError: a setting is none, or neither or both of bundle and scores are given.
+        ConfigError: a setting is invalid, or neither or both of bundle and scores are given.
         DataError: files are missing or cannot be used, scores are not finite, or bundle and set share no class.
+
+    Example:
+        >>> import geood
+        >>> from pathlib import Path
+        >>> camvid, bundle = geood.data_set("camvid"), geood.ModelBundle.load("model.safetensors")
+        >>> result = geood.evaluate_set(camvid, Path("CAMVID"), bundle=bundle)
+        >>> result.split.name, sorted(row["score"] for row in result.rows)[:2]
+        ('test', ['energy', 'entropy'])
     """
     if (bundle is None) == (scores is None):
         raise ConfigError("give a model or --scores with a folder of score files, one of the two")
@@ -109,19 +120,19 @@ def evaluate_set(
         bundle = bundle.with_settings(rest)
     elif rest:
         raise ConfigError(f"--set {rest[0]}: scores from files have no settings; only data.hold_out and data.label_ids")
-    meaning = ClassMapping.of(data_set, bundle, hold_out)
+    mapping = ClassMapping.of(data_set, bundle, hold_out)
     chosen = data_set.split(split) if split else data_set.evaluated
-    frames = _frames(data_set, root, split=chosen, meaning=meaning, label_ids=label_ids)
+    frames = _frames(data_set, root, split=chosen, mapping=mapping, label_ids=label_ids)
     files = ScoreFiles(scores, frames) if scores else None
     readings = frame_readings(frames, bundle) if bundle else {}
     kinds = bundle.scores if bundle else (GIVEN,)
     own = bundle.config.score.kind if bundle else GIVEN
     with _scratch(out) as folder, on_best_device(bundle) as device:
-        job = _Job(meaning, bundle, own, label_ids, folder, readings)
+        job = _Job(mapping, bundle, own, label_ids, folder, readings)
         counted = _Pass(
             {kind: protocol_named(data_set.protocol, crossed=data_set.crossed) for kind in kinds},
             PixelCurve(),
-            Confusion(len(bundle.class_ids)) if bundle and (meaning.channel != IGNORE).any() else None,
+            Confusion(len(bundle.class_ids)) if bundle and (mapping.channel != IGNORE).any() else None,
             Counter(),
             [],
             [],
@@ -148,9 +159,9 @@ def evaluate_set(
 
 
 def _frames(
-    data_set: DataSet, root: Path, *, split: Split, meaning: ClassMapping, label_ids: dict[int, int]
+    data_set: DataSet, root: Path, *, split: Split, mapping: ClassMapping, label_ids: dict[int, int]
 ) -> list[Frame]:
-    """The labelled frames of a split, those without labels named in the log."""
+    """Return the labelled frames of a split; log images without labels and labels without an image."""
     found = find_frames(data_set, root, split)
     bare = drop_unlabelled(found, data_set, root, split=split)
     if bare:
@@ -158,10 +169,10 @@ def _frames(
     if found.without_image and not (split.ids or split.listed):
         first = found.without_image[0]
         log.warning("%s: %d label files have no image, %s first", root, len(found.without_image), first)
-    if meaning.leaked:
-        names = ", ".join(meaning.leaked)
-        log.warning("%s: this model was taught %s, which is an anomaly here", data_set.name, names)
-    anomalies = {int(i) for i in np.flatnonzero(meaning.truth == ANOMALY)}
+    if mapping.leaked:
+        names = ", ".join(mapping.leaked)
+        log.warning("%s: this model was trained on %s, which is an anomaly here", data_set.name, names)
+    anomalies = {int(i) for i in np.flatnonzero(mapping.truth == ANOMALY)}
     frames = screened(found, anomalies, holds=split.holds, label_ids=label_ids)
     if split.count and len(frames) != split.count:
         log.warning(
@@ -172,13 +183,13 @@ def _frames(
 
 
 def _shown_bands(frame: Frame) -> tuple[int, ...]:
-    """Three bands to look at, or the one there is."""
+    """Return the indexes of three bands to display, or of one if there are fewer."""
     with Scene.open(frame.base or frame.image) as scene:
         return scene.band_indexes[:3] if scene.count >= 3 else scene.band_indexes[:1]
 
 
 def _decoded(frame: Frame, job: _Job) -> Decoded:
-    """The pixels that the bundle takes; for scores from files one band, which says where there is data."""
+    """Decode the bands that the bundle takes; for scores from files one band, which tells the validity."""
     if job.bundle is None:
         return decode(frame, indexes=(1,), label_ids=job.label_ids)
     indexes = job.readings[frame.name].indexes
@@ -186,8 +197,8 @@ def _decoded(frame: Frame, job: _Job) -> Decoded:
 
 
 def _count(frame: Frame, decoded: Decoded, scored: ScoredFrame, *, job: _Job, counted: _Pass) -> None:
-    """Count the pixels of one frame."""
-    truth = job.meaning.truth[decoded.ids]
+    """Add the pixels of one frame to the accumulators."""
+    truth = job.mapping.truth[decoded.ids]
     counted.unknown.update(decoded.unknown)
     if (truth == IGNORE).all():
         counted.skipped.append(frame.name)
@@ -204,7 +215,7 @@ def _count(frame: Frame, decoded: Decoded, scored: ScoredFrame, *, job: _Job, co
     if frame.data_set and frame.data_set.stereo and has_distance(frame):
         counted.distances.update(scored.scores[job.own], truth, distance_m=distance_of(frame))
     if counted.confusion is not None and scored.classes is not None:
-        counted.confusion.update(scored.classes, job.meaning.channel[decoded.ids])
+        counted.confusion.update(scored.classes, job.mapping.channel[decoded.ids])
     curve = here.curve
     counted.images.append(
         {
@@ -219,7 +230,7 @@ def _count(frame: Frame, decoded: Decoded, scored: ScoredFrame, *, job: _Job, co
 
 
 def _evaluation(data_set: DataSet, split: Split, counted: _Pass, *, job: _Job, source: str) -> SetEvaluation:
-    """The figures of the first pass."""
+    """Return the figures of the first pass."""
     if counted.skipped:
         first = ", ".join(counted.skipped[:3])
         log.warning("%d images are void in every pixel and count for nothing: %s", len(counted.skipped), first)
@@ -231,7 +242,7 @@ def _evaluation(data_set: DataSet, split: Split, counted: _Pass, *, job: _Job, s
         if bundle:
             row["temperature"] = bundle.config.score.temperature_of(kind)
         rows.append(row | protocol.figures())
-    shared, names = job.meaning.shared, bundle.class_names if bundle else {}
+    shared, names = job.mapping.shared, bundle.class_names if bundle else {}
     iou = counted.confusion.iou if counted.confusion else np.full(len(names), np.nan)
     return SetEvaluation(
         data_set=data_set,
@@ -244,8 +255,8 @@ def _evaluation(data_set: DataSet, split: Split, counted: _Pass, *, job: _Job, s
         miou=mean_of_known(iou[shared]),
         class_iou={names[i]: float(iou[i]) for i in shared} if counted.confusion else {},
         images=counted.images,
-        left_out=job.meaning.left_out,
-        leaked=job.meaning.leaked,
+        left_out=job.mapping.left_out,
+        leaked=job.mapping.leaked,
         skipped=counted.skipped,
         unknown=dict(counted.unknown.most_common()),
         distances=counted.distances.figures() if counted.distances.images else [],
@@ -253,7 +264,11 @@ def _evaluation(data_set: DataSet, split: Split, counted: _Pass, *, job: _Job, s
 
 
 def _second_pass(result: SetEvaluation, frames: list[Frame], *, job: _Job, counted: _Pass) -> float:
-    """Figures that need a threshold: components at that of the best F1, which is returned, open set at 95 % recall."""
+    """Add the figures that need a threshold to `result`: components at the best F1, open set at 95 % recall.
+
+    Returns:
+        The threshold of the best F1; NaN if there are no anomaly or no inlier pixels.
+    """
     data_set, pooled, groups = result.data_set, counted.pooled, counted.groups
     sizes = data_set.components or PROTOCOLS[data_set.protocol].components_px
     if not pooled.positives or not pooled.negatives:
@@ -265,28 +280,28 @@ def _second_pass(result: SetEvaluation, frames: list[Frame], *, job: _Job, count
     with Progress("components and open set", len(frames)) as progress:
         for frame in frames if components or opened else ():
             ids = _decoded(frame, job).ids
-            truth = job.meaning.truth[ids]
+            truth = job.mapping.truth[ids]
             score: Scores = np.load(job.folder / f"{frame.name}.npy")
             if components is not None:
                 components.update(score, truth, threshold=best)
             if opened:
                 classes = np.load(job.folder / f"{frame.name}.classes.npy")
-                opened[_group(frame)].update(classes, score, mask=job.meaning.channel[ids], truth=truth)
+                opened[_group(frame)].update(classes, score, mask=job.mapping.channel[ids], truth=truth)
             progress.advance()
     if components is not None:
         result.components = components.figures() | {"threshold": best}
     if opened:
-        result.open_set = _mean_open_set(opened, frames, job.meaning.shared)
+        result.open_set = _mean_open_set(opened, frames, job.mapping.shared)
     return best
 
 
 def _group(frame: Frame) -> str:
-    """The folder of images that has a threshold of its own, in a crossed set."""
+    """Return the folder of a frame, which has a threshold of its own in a crossed set; else an empty string."""
     return frame.image.parent.name if frame.data_set and frame.data_set.crossed else ""
 
 
 def _open_sets(groups: dict[str, PixelCurve], bundle: ModelBundle, protocol: str) -> dict[str, OpenSetConfusion]:
-    """An accumulator for each group, thresholded by the curves of the others, or by its own where it is alone."""
+    """Return an accumulator for each group, with the threshold of the other groups, or its own if there are none."""
     opened = {}
     for name, own in groups.items():
         others = PixelCurve()
@@ -302,18 +317,18 @@ def _open_sets(groups: dict[str, PixelCurve], bundle: ModelBundle, protocol: str
 def _mean_open_set(
     opened: dict[str, OpenSetConfusion], frames: list[Frame], shared: NDArray[np.intp]
 ) -> dict[str, float]:
-    """The figures of all groups, over the classes that the set has, each group weighted by its number of frames."""
+    """Return the mean figures of all groups, weighted by their numbers of frames, over the classes of the set."""
     weights = [sum(_group(frame) == name for frame in frames) for name in opened]
     each = []
-    for one in opened.values():
-        open_miou, closed = mean_of_known(one.iou[shared]), mean_of_known(one.closed.iou[shared])
-        row = {"open_miou": open_miou, "anomaly_iou": one.anomaly_iou, "gap": closed - open_miou}
-        each.append(row | {"threshold": one.threshold})
+    for confusion in opened.values():
+        open_miou, closed = mean_of_known(confusion.iou[shared]), mean_of_known(confusion.closed.iou[shared])
+        row = {"open_miou": open_miou, "anomaly_iou": confusion.anomaly_iou, "gap": closed - open_miou}
+        each.append(row | {"threshold": confusion.threshold})
     return {key: float(np.average([row[key] for row in each], weights=weights)) for key in each[0]}
 
 
 def _extremes(result: SetEvaluation, frames: list[Frame]) -> list[tuple[str, Frame]]:
-    """The images with the lowest and the highest average precision, or some if none has one, with names for files."""
+    """Return the images of lowest and highest average precision, or the first if none has one, with file names."""
     by_name = {frame.name: frame for frame in frames}
     known = [row for row in result.images if not math.isnan(row["average_precision"])]
     if not known:
@@ -326,7 +341,7 @@ def _extremes(result: SetEvaluation, frames: list[Frame]) -> list[tuple[str, Fra
 
 
 def _draw(out: Path, frame: Frame, *, job: _Job, threshold: float, rows: list[dict[str, Any]]) -> None:
-    """One picture of a frame: image, classes, score, what was found."""
+    """Draw a picture of a frame: image, classes, scores, pixels above the threshold."""
     out.parent.mkdir(parents=True, exist_ok=True)
     shown = decode(frame, indexes=_shown_bands(frame), label_ids=job.label_ids)
     photo = np.nan_to_num(shown.image.astype(np.float32)).transpose(1, 2, 0)
@@ -336,21 +351,21 @@ def _draw(out: Path, frame: Frame, *, job: _Job, threshold: float, rows: list[di
     score: Scores = np.load(job.folder / f"{frame.name}.npy")
     [row] = [row for row in rows if row["image"] == frame.name]
     figures = {"AP": row["average_precision"], "FPR95": row["fpr95"]}
-    said = "   ".join(f"{name} {100 * value:.1f} %" for name, value in figures.items() if math.isfinite(value))
+    listed = "   ".join(f"{name} {100 * value:.1f} %" for name, value in figures.items() if math.isfinite(value))
     draw_frame(
         out,
         np.clip(photo / np.float32(white), 0, 1),
         score=score,
-        truth=job.meaning.truth[shown.ids],
+        truth=job.mapping.truth[shown.ids],
         classes=classes,
         threshold=threshold if math.isfinite(threshold) else float(np.nanmax(score)),
-        title=f"{frame.name}    {said}",
+        title=f"{frame.name}    {listed}",
     )
 
 
 @contextmanager
 def _scratch(out: Path | None) -> Iterator[Path]:
-    """The folder in which scores lie between the two passes."""
+    """Yield the folder that holds the scores between the two passes."""
     if out is not None:
         (out / "scores").mkdir(parents=True, exist_ok=True)
         yield out / "scores"
@@ -360,7 +375,7 @@ def _scratch(out: Path | None) -> Iterator[Path]:
 
 
 def _save(stem: Path, scored: ScoredFrame, own: str) -> None:
-    """Leave a frame's own score and classes as `.npy`.
+    """Write a frame's default score and classes as `.npy`.
 
     Raises:
         OutputError: the disk is full.

@@ -1,7 +1,7 @@
-"""What the classes of a data set are to a bundle: its own classes, anomalies, or things it was never told of.
+"""Mapping of a data set's classes to those of a bundle: shared classes, anomalies, and classes it never learned.
 
-Classes are the same where their names are, whatever their numbers, so a bundle trained on one set is measured on
-another without a word changed in either.
+Classes are matched by name, whatever their ids, so a bundle trained on one set can be measured on another without a
+change to either.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from geood.models import ModelBundle
 
 @dataclass(frozen=True)
 class ClassMapping:
-    """What the class ids of a data set are to a bundle; both tables take ids of one byte.
+    """Lookup tables from a data set's class ids (0 to 255) to ground truth and to a bundle's channels.
 
-    `truth` is 0, 1 or 255, `channel` the bundle's channel or 255. `left_out` are classes that the bundle never learned
-    and nobody calls anomalies, `leaked` those that are anomalies here though the bundle learned them.
+    `truth` (256,) is 0 inlier, 1 anomaly or 255 ignore; `channel` (256,) is the bundle's channel or 255. `left_out` are
+    classes that the bundle never learned and that are not declared anomalies, `leaked` those that are anomalies here
+    though the bundle learned them.
     """
 
     truth: NDArray[np.uint8]
@@ -36,26 +37,26 @@ class ClassMapping:
 
     @property
     def shared(self) -> NDArray[np.intp]:
-        """The channels of the bundle whose classes the set has too, ascending."""
-        found: NDArray[np.intp] = np.unique(self.channel[self.channel != IGNORE]).astype(np.intp)
-        return found
+        """Channels of the bundle whose classes the set has too, ascending."""
+        channels: NDArray[np.intp] = np.unique(self.channel[self.channel != IGNORE]).astype(np.intp)
+        return channels
 
     @classmethod
     def of(cls, data_set: DataSet, bundle: ModelBundle | None, hold_out: Sequence[str] = ()) -> ClassMapping:
-        """The meaning of a set's classes, matched with those of a bundle by name; without one, all are inliers.
+        """Match a set's classes with those of a bundle by name; without a bundle, all are inliers.
 
         Raises:
-            ConfigError: `hold_out` names no class of the set.
+            ConfigError: `hold_out` has a name that is not a class of the set.
             DataError: the bundle learned none of the set's classes.
         """
         classes = data_set.taxonomy.classes
         strange = sorted(set(hold_out) - set(classes.values()))
         if strange:
             raise ConfigError(
-                f"data.hold_out: {strange[0]} is no class of {data_set.name}: {', '.join(classes.values())}"
+                f"data.hold_out: {strange[0]} is not a class of {data_set.name}: {', '.join(classes.values())}"
             )
         channels = {name: i for i, name in bundle.class_names.items()} if bundle else {}
-        official = bool(data_set.taxonomy.anomalies or data_set.held_out)  # its authors say what is anomalous
+        official = bool(data_set.taxonomy.anomalies or data_set.held_out)  # its authors define the anomalies
         held = {*hold_out, *data_set.held_out, *_held_by(data_set, bundle, official=official)}
         truth, channel = np.full(256, IGNORE, np.uint8), np.full(256, IGNORE, np.uint8)
         left_out, leaked = [], []
@@ -78,10 +79,10 @@ class ClassMapping:
 
 
 def _held_by(data_set: DataSet, bundle: ModelBundle | None, *, official: bool) -> list[str]:
-    """Names of the classes that a bundle's user held out of training, where the set has them too.
+    """Return the names of the set's classes that were held out of the bundle's training.
 
-    What was kept out because the training set's authors call it an anomaly counts as held out as well, but for sets
-    whose own authors may say otherwise.
+    Classes held out because the authors of the training set define them as anomalies count as well, except for sets
+    whose own authors define the anomalies.
     """
     if bundle is None:
         return []
@@ -93,24 +94,24 @@ def _held_by(data_set: DataSet, bundle: ModelBundle | None, *, official: bool) -
 
 
 def data_settings(settings: Sequence[str]) -> tuple[list[str], dict[int, int], list[str]]:
-    """`data.hold_out` and `data.label_ids` of `section.key=value` settings, and the settings of other sections.
+    """Split `section.key=value` settings into `data.hold_out`, `data.label_ids`, and those of other sections.
 
     Raises:
-        ConfigError: another key of data, or a value of the wrong kind.
+        ConfigError: another key of data is set, or a value has the wrong type.
     """
-    found: dict[str, Any] = {"hold_out": [], "label_ids": {}}
-    tree, rest = {"data": found}, []
+    values: dict[str, Any] = {"hold_out": [], "label_ids": {}}
+    tree, rest = {"data": values}, []
     for setting in settings:
         key = setting.partition("=")[0]
         if not key.startswith("data.") and key != "data":
             rest.append(setting)
-        elif key.removeprefix("data.") not in found:
+        elif key.removeprefix("data.") not in values:
             raise ConfigError(f"--set {setting}: of data only hold_out and label_ids can be set for a named data set")
         else:
             apply_override(tree, setting)
     try:
-        hold_out = TypeAdapter(list[str]).validate_python(found["hold_out"], strict=True)
-        return hold_out, TypeAdapter(dict[int, int]).validate_python(found["label_ids"], strict=True), rest
+        hold_out = TypeAdapter(list[str]).validate_python(values["hold_out"], strict=True)
+        return hold_out, TypeAdapter(dict[int, int]).validate_python(values["label_ids"], strict=True), rest
     except ValidationError as error:
         fault = error.errors()[0]
         raise ConfigError(

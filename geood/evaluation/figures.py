@@ -1,4 +1,7 @@
-"""Figures as people and programs read them: names of scores, per cent, JSON without NaN."""
+"""Formatting of figures: per cent in tables, JSON without NaN.
+
+Everywhere else figures are shares in [0, 1], NaN if undefined; JSON has no NaN, and tables read better in per cent.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,14 @@ from typing import Any
 
 
 def percent(share: float) -> str:
-    """A share in eight places of per cent, a dash if it is undefined; below 1 % with one decimal more."""
+    """Format a share as per cent, eight characters wide: one decimal, two below 1 %, a dash if it is NaN."""
     if math.isnan(share):
         return f"{'-':>8}"
     return f"{100 * share:8.2f}" if 0 < share < 0.01 else f"{100 * share:8.1f}"
 
 
 def without_nan(value: Any) -> Any:
-    """The same value with None for each number that is not finite, as JSON needs it."""
+    """Return a copy of nested dicts and lists with None in place of every number that is not finite."""
     if isinstance(value, dict):
         return {k: without_nan(v) for k, v in value.items()}
     if isinstance(value, list):

@@ -1,8 +1,8 @@
-"""Published figures of the benchmarks, to stand beside one's own: per cent, as their sources print them.
+"""Published figures of the benchmarks, shown beside measured ones: in per cent, as their sources print them.
 
-They were measured on the benchmarks' hidden tests unless a title says otherwise, so a figure of a validation split is
-beside them for orientation, not for a ranking. `negatives` tells whether real images of anomalies, or of anything
-beyond the training set, were used in training, as the authors declare it. Figures that could not be checked are left
+They were measured on the benchmarks' hidden test sets unless a title says otherwise; beside a figure of a validation
+split they serve for orientation, not for a ranking. `negatives` tells whether real images of anomalies, or of anything
+beyond the training set, were used in training, as declared by the authors. Figures that could not be checked are left
 out.
 """
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Published(NamedTuple):
-    """One method on one benchmark; None where the source gives no figure. The last three are of components."""
+    """One method on one benchmark; None if the source gives no figure. The last three are component metrics."""
 
     method: str
     negatives: bool
@@ -25,7 +25,7 @@ class Published(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The published figures of one benchmark, those of the method that geood implements first."""
+    """Published figures of one benchmark; the method that geood implements comes first."""
 
     title: str
     source: str

@@ -1,7 +1,7 @@
-"""Pictures of a result: one page that shows scene, classes, scores, truth and synthetic negatives side by side.
+"""Pictures of results: scene, classes, scores, ground truth and synthetic negatives side by side on one page.
 
-Rasters are read at the size they are drawn, whatever their own, so memory stays small for any scene; the picture is for
-looking, the figures in it come from elsewhere. Drawn with matplotlib's file canvas: no window, no global state.
+Rasters are read at the size at which they are drawn, so memory stays small for any scene. A picture is for looking at;
+the figures in its title are computed elsewhere. Drawn on matplotlib's file canvas: no window, no global state.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ def draw_overview(  # noqa: PLR0913 - the panels of one page, each given by name
     threshold: float,
     metrics: Mapping[str, float],
 ) -> None:
-    """Draw one PNG of a scene and what was found in it; an existing file is replaced.
+    """Draw a scene and its results as one PNG; an existing file is replaced.
 
     Args:
         out: the PNG.
         scene: the raster that was predicted.
         scores: its score raster.
-        classes: its class raster of channel indexes, 255 none; None: no such panel.
-        labels: a raster of class ids on any grid; None: no truth is shown.
+        classes: its class raster of channel indexes, 255 for none; None: no such panel.
+        labels: a raster of class ids on any grid; None: no ground truth is shown.
         class_names: name of each channel index in `classes`.
         anomaly: ids in `labels` that are anomalies.
         negatives: samples (N, C, h, w) of the flow in [0, 1]; None: no such panel.
-        threshold: score above which a pixel counts as found.
-        metrics: figures for the title, as shares.
+        threshold: score above which a pixel counts as detected.
+        metrics: figures for the title, as shares in [0, 1].
 
     Raises:
-        DataError: if a raster cannot be read.
-        OutputError: if the picture cannot be written.
+        DataError: a raster cannot be read.
+        OutputError: the picture cannot be written.
     """
     photo = _read_photo(scene)
     score = _read_band(scores, photo.shape[:2])
@@ -70,12 +70,12 @@ def draw_overview(  # noqa: PLR0913 - the panels of one page, each given by name
         panels.append(("classes", lambda ax: _show_classes(ax, index, class_names)))
     panels.append(("anomaly score", lambda ax: _show_score(ax, score, threshold)))
     if truth is not None:
-        panels.append(("truth", lambda ax: _show_truth(ax, photo, truth)))
-    panels.append((f"above {threshold:.3g}", lambda ax: _show_found(ax, photo, score > threshold, truth)))
+        panels.append(("ground truth", lambda ax: _show_truth(ax, photo, truth)))
+    panels.append((f"above {threshold:.3g}", lambda ax: _show_detected(ax, photo, score > threshold, truth)))
     if negatives is not None and len(negatives):
         panels.append(("synthetic negatives", lambda ax: _show(ax, _mosaic(negatives))))
-    said = "   ".join(f"{name} {100 * value:.1f} %" for name, value in metrics.items() if np.isfinite(value))
-    _draw_page(out, panels, title=f"{scene.name}    {said}")
+    listed = "   ".join(f"{name} {100 * value:.1f} %" for name, value in metrics.items() if np.isfinite(value))
+    _draw_page(out, panels, title=f"{scene.name}    {listed}")
 
 
 def draw_frame(
@@ -88,7 +88,7 @@ def draw_frame(
     threshold: float,
     title: str,
 ) -> None:
-    """Draw one PNG of a photograph and its scores; an existing file is replaced.
+    """Draw a photograph and its scores as one PNG; an existing file is replaced.
 
     Args:
         out: the PNG.
@@ -96,20 +96,20 @@ def draw_frame(
         score: its anomaly scores (H, W).
         truth: 0 inlier, 1 anomaly, 255 void (H, W).
         classes: class indexes (H, W) and the name of each; None: no such panel.
-        threshold: score above which a pixel counts as found.
-        title: what stands above.
+        threshold: score above which a pixel counts as detected.
+        title: the title of the page.
 
     Raises:
-        OutputError: if the picture cannot be written.
+        OutputError: the picture cannot be written.
     """
-    step = -(-max(score.shape) // LONGEST_PX)  # the page shows no more, and large images fill the memory
+    step = -(-max(score.shape) // LONGEST_PX)  # the page shows no more pixels, and large images fill the memory
     photo, score, truth = photo[::step, ::step], score[::step, ::step], truth[::step, ::step]
     panels: list[tuple[str, Callable[[Axes], None]]] = [("image", lambda ax: _show(ax, photo))]
     if classes:
         index, names = classes[0][::step, ::step].astype(np.float32), classes[1]
         panels.append(("classes", lambda ax: _show_classes(ax, index, names)))
     panels.append(("anomaly score", lambda ax: _show_score(ax, score.astype(np.float32), threshold)))
-    panels.append((f"above {threshold:.3g}", lambda ax: _show_found(ax, photo, score > threshold, truth)))
+    panels.append((f"above {threshold:.3g}", lambda ax: _show_detected(ax, photo, score > threshold, truth)))
     _draw_page(out, panels, title=title, columns=2, ratio=score.shape[0] / score.shape[1])
 
 
@@ -121,7 +121,7 @@ def _draw_page(
     columns: int = 3,
     ratio: float = 1.0,
 ) -> None:
-    """Panels in rows, each with its title, as one PNG; `ratio` is the height of a panel over its width."""
+    """Draw panels in rows, each with its title, as one PNG; `ratio` is the height of a panel over its width."""
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(5 * columns, (5 * ratio + 0.4) * rows), dpi=110, layout="constrained")
     for position, (name, draw) in enumerate(panels):
@@ -135,7 +135,7 @@ def _draw_page(
 
 
 def _read_photo(path: Path) -> Picture:
-    """Three bands (H, W, 3) in [0, 1] to look at, white where there is no data; other than bytes are stretched."""
+    """Read three bands (H, W, 3) in [0, 1] for display, white where invalid; all types but 8-bit are stretched."""
     with reading(path), open_raster(path) as source:
         shape = _drawn_shape(source.height, source.width)
         bands = [i for i, kind in zip(source.indexes, source.colorinterp, strict=True) if kind != ColorInterp.alpha]
@@ -149,20 +149,20 @@ def _read_photo(path: Path) -> Picture:
 
 
 def _read_band(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """The one band of a raster at the drawn size, nearest pixels."""
+    """Read the first band (h, w) of a raster at the drawn size, by nearest neighbour."""
     with reading(path), open_raster(path) as source:
         return np.asarray(source.read(1, out_shape=shape), np.float32)
 
 
 def _read_truth(labels: Path, scene: Path, *, shape: tuple[int, int], anomaly: Sequence[int]) -> NDArray[np.uint8]:
-    """1 anomaly, 0 another label, 255 none, on the scene's grid at the drawn size."""
+    """Read labels on the scene's grid at the drawn size: 1 anomaly, 0 another label, 255 none."""
     with reading(labels), open_raster(scene) as source, open_raster(labels) as target:
         if source.crs is None:
             ids, known = target.read(1, out_shape=shape), target.dataset_mask(out_shape=shape) > 0
         else:
             scale = Affine.scale(source.width / shape[1], source.height / shape[0])
-            place = {"crs": source.crs, "transform": source.transform * scale, "height": shape[0], "width": shape[1]}
-            with WarpedVRT(target, **place, add_alpha=target.nodata is None) as warped:  # nearest pixels
+            grid = {"crs": source.crs, "transform": source.transform @ scale, "height": shape[0], "width": shape[1]}
+            with WarpedVRT(target, **grid, add_alpha=target.nodata is None) as warped:  # nearest neighbour
                 ids, known = warped.read(1), warped.dataset_mask() > 0
     return np.where(known & (ids != IGNORE), np.isin(ids, list(anomaly)), IGNORE).astype(np.uint8)
 
@@ -185,7 +185,7 @@ def _show_classes(ax: Axes, index: NDArray[np.float32], names: Mapping[int, str]
 
 
 def _show_score(ax: Axes, score: NDArray[np.floating], threshold: float) -> None:
-    """The score map; the colours run from the lowest score to a little over the threshold at least."""
+    """Show the score map; the colours range from its 1st percentile to the 99.9th, or to the threshold if higher."""
     finite = score[np.isfinite(score)]
     low, high = np.percentile(finite, (1, 99.9)) if finite.size else (0.0, 1.0)
     ax.set_facecolor("white")
@@ -200,14 +200,14 @@ def _show_truth(ax: Axes, photo: Picture, truth: NDArray[np.uint8]) -> None:
     _legend(ax, {"anomaly": MISSED})
 
 
-def _show_found(ax: Axes, photo: Picture, found: NDArray[np.bool_], truth: NDArray[np.uint8] | None) -> None:
-    """Pixels above the threshold; where there is truth, hits, misses and false alarms apart."""
+def _show_detected(ax: Axes, photo: Picture, detected: NDArray[np.bool_], truth: NDArray[np.uint8] | None) -> None:
+    """Show the pixels above the threshold; with ground truth, hits, misses and false alarms in different colours."""
     if truth is None:
-        _show(ax, _tint(_pale(photo), found, HIT))
+        _show(ax, _tint(_pale(photo), detected, HIT))
         return
-    picture = _tint(_pale(photo), found & (truth == 0), FALSE)
-    picture = _tint(picture, ~found & (truth == 1), MISSED)
-    _show(ax, _tint(picture, found & (truth == 1), HIT))
+    picture = _tint(_pale(photo), detected & (truth == 0), FALSE)
+    picture = _tint(picture, ~detected & (truth == 1), MISSED)
+    _show(ax, _tint(picture, detected & (truth == 1), HIT))
     _legend(ax, {"hit": HIT, "missed": MISSED, "false alarm": FALSE})
 
 
@@ -230,7 +230,7 @@ def _tint(picture: Picture, where: NDArray[np.bool_], colour: str) -> Picture:
 
 
 def _mosaic(samples: NDArray[np.floating]) -> Picture:
-    """Samples (N, C, h, w) side by side in a near-square grid (H, W, 3), clipped to [0, 1], with white gaps."""
+    """Arrange samples (N, C, h, w) in a near-square picture (H, W, 3), clipped to [0, 1], with white gaps."""
     count, bands, height, width = samples.shape
     columns = int(np.ceil(np.sqrt(count)))
     rows = -(-count // columns)

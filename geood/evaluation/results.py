@@ -1,6 +1,7 @@
-"""Figures of a benchmark for people and programs: a table beside published figures, JSON, a table of the images.
+"""Results of an evaluation, and their writing: tables beside published figures, JSON, a CSV file of the images.
 
-The columns are those of the benchmark's own tables. Shares inside, per cent where people read.
+The columns are those of the benchmarks' own tables. Figures are shares in [0, 1] in the results and in JSON, per cent
+in tables. How they are measured is in `scenes` and `catalog_sets`.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from geood.errors import OutputError
 from geood.evaluation.figures import percent, without_nan
 from geood.evaluation.leaderboards import PUBLISHED, Published
 
-OUTPUTS = {"metrics.json", "images.csv", "scores", "pictures"}  # what a folder of figures may hold
+OUTPUTS = {"metrics.json", "images.csv", "scores", "pictures"}  # all that an evaluation's output folder may hold
 COMPONENT_COLUMNS = {"sIoU": "mean_siou", "PPV": "mean_ppv", "F1": "mean_f1"}
 
 
 @dataclass
 class SetEvaluation:
-    """The figures of one model, or of scores from files, on one split of a data set; shares, NaN where undefined.
+    """Figures of one bundle, or of score files, on one split of a data set; shares in [0, 1], NaN if undefined.
 
-    `rows` has a dict for each kind of score; `components`, `open_set` and `miou` are of the model's own score and
-    classes (empty, NaN: the benchmark has no such figure). `images` has a dict for each image.
+    `rows` has a dict for each kind of score; `components`, `open_set` and `miou` belong to the bundle's default score
+    `own` and its classes (empty, NaN: the benchmark has no such figure). `images` has a dict for each image.
     """
 
     data_set: DataSet
@@ -53,12 +54,12 @@ class SetEvaluation:
 
     @property
     def base_rate(self) -> float:
-        """Share of anomaly pixels, the average precision of a blind guess."""
+        """Share of anomaly pixels, which is the average precision of random scores."""
         return self.anomaly_pixels / self.pixels if self.pixels else math.nan
 
     def figures(self) -> dict[str, Any]:
-        """All figures as JSON values; what is undefined is None."""
-        found: dict[str, Any] = without_nan(
+        """Return all figures as JSON values; undefined ones are None."""
+        values: dict[str, Any] = without_nan(
             {
                 "data_set": self.data_set.name,
                 "split": self.split.name,
@@ -82,10 +83,10 @@ class SetEvaluation:
                 "unknown": self.unknown,
             }
         )
-        return found
+        return values
 
     def table(self) -> str:
-        """The figures as a table for people, in per cent, with published ones of the same benchmark below."""
+        """Return the figures as a text table in per cent, with published ones of the same benchmark below."""
         shown = self.anomaly_pixels > 0
         lines = _head(bool(self.components)) if shown else []
         for row in sorted(self.rows, key=lambda row: row["score"] != self.own) if shown else []:
@@ -102,7 +103,7 @@ class SetEvaluation:
         return "\n".join(lines)
 
     def _below(self) -> list[str]:
-        """What stands under the figures of the scores."""
+        """Return the lines below the table of scores."""
         lines = ["no anomaly pixel: AP, FPR95 and AUROC are undefined", ""]
         if self.anomaly_pixels:
             lines = ["* this score; all figures in per cent", ""]
@@ -110,7 +111,7 @@ class SetEvaluation:
         lines.append(f"{'images':<28}{len(self.images):>8}{complete} of {self.data_set.name}, split {self.split.name}")
         if self.anomaly_pixels:
             lines.append(
-                f"{'anomaly pixels':<28}{percent(self.base_rate)} of {self.pixels:,} (the AP of a blind guess)"
+                f"{'anomaly pixels':<28}{percent(self.base_rate)} of {self.pixels:,} (the AP of random scores)"
             )
         if not math.isnan(self.miou):
             each = ", ".join(f"{name} {100 * iou:.0f}" for name, iou in self.class_iou.items() if not math.isnan(iou))
@@ -118,8 +119,8 @@ class SetEvaluation:
         if self.open_set:
             gap = 100 * self.open_set["gap"]
             lines.append(
-                f"{'open-set mIoU':<28}{percent(self.open_set['open_miou'])}, {gap:.1f} below the closed one, at the "
-                "threshold that finds 95 % of these anomalies"
+                f"{'open-set mIoU':<28}{percent(self.open_set['open_miou'])}, {gap:.1f} below the closed-set mIoU, at "
+                "the threshold that detects 95 % of these anomalies"
             )
         if self.components:
             lines.append(
@@ -133,22 +134,22 @@ class SetEvaluation:
         if self.skipped:
             lines.append(f"{len(self.skipped)} images are void in every pixel")
         if self.leaked:
-            lines.append(f"anomalies that the model was taught: {', '.join(self.leaked)}")
+            lines.append(f"anomalies that the model was trained on: {', '.join(self.leaked)}")
         if self.left_out:
             lines.append(f"left out: classes that the model never learned: {', '.join(self.left_out)}")
         if self.unknown:
-            found = ", ".join(f"{number} ({pixels:,} pixels)" for number, pixels in list(self.unknown.items())[:5])
-            lines.append(f"left out: numbers or colours of labels that stand for nothing: {found}")
+            listed = ", ".join(f"{label} ({pixels:,} pixels)" for label, pixels in list(self.unknown.items())[:5])
+            lines.append(f"left out: label ids or colours that the data set does not define: {listed}")
         return lines
 
 
 @contextmanager
 def staged(out: Path | None, *, overwrite: bool = False, inputs: Sequence[Path] = ()) -> Iterator[Path | None]:
-    """A hidden folder beside `out` that takes its place once all is in it; None for None.
+    """Yield a hidden folder beside `out` that replaces it once it is complete; None for None.
 
     Raises:
-        OutputError: `out` exists, and is not to be replaced or is no folder of an evaluation alone; or one of `inputs`
-            lies in it; or the folder cannot be made.
+        OutputError: `out` exists and may not be replaced, or holds other things than an evaluation; one of `inputs` is
+            in it; or the folder cannot be made.
     """
     if out is None:
         yield None
@@ -157,26 +158,26 @@ def staged(out: Path | None, *, overwrite: bool = False, inputs: Sequence[Path] 
         raise OutputError(f"{out}: exists already; add --overwrite to replace it, or choose another name")
     if out.exists() and not _is_evaluation(out):
         raise OutputError(f"{out}: holds other things than an evaluation, and is left alone; choose another --out")
-    place = out.resolve()
-    if inputs := [path for path in inputs if path.resolve().is_relative_to(place)]:
+    target = out.resolve()
+    if inputs := [path for path in inputs if path.resolve().is_relative_to(target)]:
         raise OutputError(f"{out}: holds {inputs[0]}, which is to be read; choose another --out")
-    if not place.parent.is_dir():
+    if not target.parent.is_dir():
         raise OutputError(f"{out}: there is no folder {out.parent}; make it first, or choose another place")
-    with output_errors(out), atomic_folder(place) as folder:
+    with output_errors(out), atomic_folder(target) as folder:
         yield folder
 
 
 def _is_evaluation(folder: Path) -> bool:
-    """Whether a folder is empty, or holds an evaluation and nothing else that could be missed."""
+    """Return whether a folder is empty, or holds an evaluation and no other files."""
     if not folder.is_dir():
         return False
-    found = {p.name for p in folder.iterdir()}
-    inside = [p for name in ("scores", "pictures") for p in (folder / name).rglob("*") if not p.is_dir()]
-    return not found or ("metrics.json" in found <= OUTPUTS and all(p.suffix in (".npy", ".png") for p in inside))
+    names = {p.name for p in folder.iterdir()}
+    files = [p for name in ("scores", "pictures") for p in (folder / name).rglob("*") if not p.is_dir()]
+    return not names or ("metrics.json" in names <= OUTPUTS and all(p.suffix in (".npy", ".png") for p in files))
 
 
 def write_figures(evaluation: SetEvaluation, out: Path) -> list[Path]:
-    """Write `metrics.json` and `images.csv` into a folder; returns their paths.
+    """Write `metrics.json` and `images.csv` into a folder; return their paths.
 
     Raises:
         OutputError: they cannot be written.
@@ -212,11 +213,11 @@ def _published(row: Published, components: bool) -> str:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of one bundle on one set of scenes.
+    """Figures of one bundle on a set of scenes; shares in [0, 1], NaN if undefined.
 
-    `rows` has one dict for each score: `score`, `temperature`, `average_precision`, `fpr95`, `auroc`, all shares.
-    `at_threshold` tells what the bundle's default threshold does: recall, precision and false-positive rate. `scenes`
-    has a dict for each scene with the figures of the bundle's own score there. Undefined figures are NaN.
+    `rows` has a dict for each kind of score: `score`, `temperature`, `average_precision`, `fpr95`, `auroc`.
+    `at_threshold` has recall, precision and false-positive rate at the bundle's default threshold. `scenes` has a dict
+    for each scene with the figures of the bundle's default score.
     """
 
     model: str
@@ -232,7 +233,7 @@ class Evaluation:
     scenes: list[dict[str, Any]]
 
     def headline(self) -> dict[str, float]:
-        """The figures that are quoted: those of the bundle's own score, the base rate, and mIoU."""
+        """Return the main figures: those of the bundle's default score, the base rate, and mIoU."""
         [own] = [row for row in self.rows if row["score"] == self.score]
         return {
             "AP": own["average_precision"],
@@ -243,11 +244,11 @@ class Evaluation:
         }
 
     def to_json(self) -> str:
-        """All figures as JSON text; what is undefined is null."""
+        """Return all figures as JSON text; undefined ones are null."""
         return json.dumps(without_nan(asdict(self)), indent=2) + "\n"
 
     def table(self) -> str:
-        """The figures as a table for people, in per cent."""
+        """Return the figures as a text table, in per cent."""
         lines = [f"{'score':<24}{'AP':>8}{'FPR95':>8}{'AUROC':>8}"]
         for row in self.rows:
             name = title_of(row["score"]) + (" *" if row["score"] == self.score else "")
@@ -256,7 +257,7 @@ class Evaluation:
         lines += [
             "* the score of this model; all figures in per cent",
             "",
-            f"{'anomaly pixels':<24}{percent(self.base_rate)} of {self.pixels:,} (the AP of a blind guess)",
+            f"{'anomaly pixels':<24}{percent(self.base_rate)} of {self.pixels:,} (the AP of random scores)",
             f"{'closed-set mIoU':<24}{percent(self.miou)} "
             f"({', '.join(f'{name} {100 * iou:.0f}' for name, iou in self.class_iou.items() if not math.isnan(iou))})",
         ]
@@ -273,10 +274,10 @@ class Evaluation:
 
 
 def write_metrics(evaluation: Evaluation, out: Path, *, overwrite: bool = False) -> None:
-    """Write all figures of an evaluation as JSON, whole or not at all.
+    """Write all figures of an evaluation as JSON, atomically.
 
     Raises:
-        OutputError: if the file exists and is not to be replaced, or cannot be written.
+        OutputError: the file exists and may not be replaced, or cannot be written.
     """
     check_output(out, overwrite=overwrite)
     with output_errors(out), atomic_write(out) as partial:

@@ -1,9 +1,9 @@
-"""A bundle measured on labelled scenes: every score that it can give, and the closed-set IoU.
+"""Evaluation of a bundle on labelled scenes: every score that it supports, and closed-set IoU.
 
-Scenes are read exactly as in prediction (bands by name, at the model's resolution, in the same tiles), the network runs
-once a tile, and all scores are read off that one output, so their figures differ by the score alone. Pixels are pooled
-over all scenes; every anomaly id is a positive, every learned class a negative, anything else and every invalid pixel
-is left out. The score of the bundle takes the bundle's temperature; the other baselines take 1, as in their papers.
+Scenes are read exactly as in prediction (bands by name, at the model's resolution, in the same tiles). All scores of a
+tile come from one forward pass, so their figures differ by the score alone. Pixels are pooled over all scenes: every
+anomaly id is positive, every learned class negative; all other ids and all invalid pixels are ignored. The bundle's
+default score takes the bundle's temperature; the other baselines take 1, as in their papers.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".png")
 
 
 class _Case(NamedTuple):
-    """One scene and the files that label it."""
+    """One scene and its label files."""
 
     image: Path
     labels: list[Path]
@@ -47,7 +47,7 @@ class _Case(NamedTuple):
 
 
 class _Ids(NamedTuple):
-    """What label ids mean; both tables take an id of 0 to 255, and 256 for any other."""
+    """Lookup tables (257,) from label ids to truth and class channel; index 256 is any id outside 0 to 255."""
 
     truth: NDArray[np.uint8]
     channel: NDArray[np.int64]
@@ -60,14 +60,14 @@ class _Ids(NamedTuple):
         return cls(truth, channel)
 
     def unknown(self, ids: NDArray[np.int64]) -> dict[int, int]:
-        """How many pixels hold an id that is neither a class nor an anomaly nor 255."""
+        """Count the pixels of each id that is neither a class nor an anomaly nor 255."""
         values, counts = np.unique(ids, return_counts=True)
-        meant = self.truth[_bounded(values)] != IGNORE
-        return {int(v): int(n) for v, n, m in zip(values, counts, meant, strict=True) if not m and v != IGNORE}
+        known = self.truth[_bounded(values)] != IGNORE
+        return {int(v): int(n) for v, n, k in zip(values, counts, known, strict=True) if not k and v != IGNORE}
 
 
 class _Labelled(NamedTuple):
-    """Truth (h, w) and channels (h, w) of one tile, IGNORE where neither is known."""
+    """Ground truth (h, w) and class channels (h, w) of one tile, IGNORE where unknown."""
 
     truth: NDArray[np.uint8]
     channel: NDArray[np.int64]
@@ -75,7 +75,7 @@ class _Labelled(NamedTuple):
 
 @dataclass
 class _Counts:
-    """Counts over all scenes: the confusion of classes, and pixels by unknown label id."""
+    """Accumulators over all scenes: the class confusion, and the pixels of each unknown label id."""
 
     ids: _Ids
     confusion: Confusion
@@ -85,14 +85,29 @@ class _Counts:
 def evaluate_scenes(config_or_root: str | Path, bundle: ModelBundle, *, overrides: Sequence[str] = ()) -> Evaluation:
     """Measure a bundle on the test scenes of a config, or on a folder of scenes with labels.
 
-    A config names `data.test_images`, `data.test_labels` and `data.anomaly`. Labels go with the image whose name theirs
-    begins with (`X.tif`, `X_gt.tif`); otherwise one file, or rasters side by side, serve all images. In a folder the
-    labels of `X.tif` are `X_labels.tif`, `labels/X.tif`, or for `images/X.tif` `labels/X.tif`; which ids are anomalies
-    the bundle knows. `overrides` change keys of the config's section data, or the bundle's score and predict.
+    A config names `data.test_images`, `data.test_labels` and `data.anomaly`. Labels belong to the image whose name
+    theirs begins with (`X.tif`, `X_gt.tif`); otherwise one file, or adjacent rasters, serve all images. In a folder the
+    labels of `X.tif` are `X_labels.tif`, `labels/X.tif`, or for `images/X.tif` `labels/X.tif`; the anomaly ids are then
+    those of the bundle's config.
+
+    Args:
+        config_or_root: a config file, or a folder.
+        bundle: the bundle to measure.
+        overrides: `data.KEY=value` for the config, `score.KEY=value` and `predict.KEY=value` for the bundle.
+
+    Returns:
+        The figures of every score, pooled and by scene.
 
     Raises:
-        ConfigError: if the config does not fit the bundle or names no test scenes.
-        DataError: if scenes or labels are missing, unreadable, or do not fit the bundle.
+        ConfigError: the config does not fit the bundle or names no test scenes.
+        DataError: scenes or labels are missing, unreadable, or do not fit the bundle.
+
+    Example:
+        >>> import geood
+        >>> bundle = geood.ModelBundle.load("model.safetensors")
+        >>> evaluation = geood.evaluate_scenes("labelled", bundle)
+        >>> evaluation.score, list(evaluation.headline())
+        ('jsd', ['AP', 'FPR95', 'AUROC', 'base rate', 'mIoU'])
     """
     path = Path(config_or_root)
     if path.is_dir():
@@ -147,12 +162,12 @@ def _measure(
     with Scene.open(source) as scene, open_labels(case.labels, scene.grid, attribute=case.attribute) as labels:
 
         def labelled(tile: Tile, valid: NDArray[np.bool_]) -> _Labelled | None:
-            """Return the labels of a tile; None where there is nothing to measure."""
+            """Return the labels of a tile; None if there is nothing to measure."""
             ids = np.where(valid, labels.read(tile.write), IGNORE)
             counts.unknown.update(counts.ids.unknown(ids))
             progress.advance()
-            found = _Labelled(counts.ids.truth[_bounded(ids)], counts.ids.channel[_bounded(ids)])
-            return None if (found.truth == IGNORE).all() else found
+            label = _Labelled(counts.ids.truth[_bounded(ids)], counts.ids.channel[_bounded(ids)])
+            return None if (label.truth == IGNORE).all() else label
 
         tiles = tiles_of(scene.grid.height, scene.grid.width, source.scale, bundle)
         for _, label, scored in scored_tiles(bundle, scene, tiles, labelled, kinds=bundle.scores, device=device):
@@ -179,10 +194,10 @@ def _figures(curve: PixelCurve, *, brief: bool = False) -> dict[str, Any]:
 
 
 def _settled(cases: list[_Case], bundle: ModelBundle) -> tuple[list[SceneSource], int]:
-    """Open every scene and its labels once, so that one that does not fit is found before the work begins.
+    """Open every scene and its labels once, so that a mismatch is found before the work begins.
 
     Returns:
-        how each scene is read, as `predict` would, and the number of tiles of all.
+        How each scene is read, as by `predict`, and the total number of tiles.
     """
     sources, total = [], 0
     for case in cases:
@@ -199,10 +214,10 @@ def _settled(cases: list[_Case], bundle: ModelBundle) -> tuple[list[SceneSource]
 
 
 def _read_cases(path: Path, bundle: ModelBundle, overrides: Sequence[str]) -> tuple[list[_Case], list[int]]:
-    """The test scenes of a config, with their labels: by name where names match, else all labels for each.
+    """Return the test scenes of a config with their labels: paired by name if names match, else all labels for each.
 
     Raises:
-        ConfigError: if that would be a guess.
+        ConfigError: the config does not fit the bundle, or the pairing would be a guess.
     """
     data = load_config(path, overrides).data
     if not data.test_images:
@@ -223,7 +238,7 @@ def _read_cases(path: Path, bundle: ModelBundle, overrides: Sequence[str]) -> tu
             name = images[0].stem
             raise ConfigError(
                 f"{path}: {len(images)} test images ({_listed(images)}) and {len(labels)} label files "
-                f"({_listed(labels)}) are no pairs by name, and not all labels can serve every image: {why}; name the "
+                f"({_listed(labels)}) do not pair by name, and not all labels can serve every image: {why}; name the "
                 f"labels of {images[0].name} {name}_labels.tif or {name}_*, or give one georeferenced file for all"
             )
         chosen = [labels] * len(images)
@@ -232,7 +247,7 @@ def _read_cases(path: Path, bundle: ModelBundle, overrides: Sequence[str]) -> tu
 
 
 def _why_not_all(images: list[Path], labels: list[Path]) -> str | None:
-    """Why labels that are not paired by name cannot be laid under every image; None if they can."""
+    """Return the reason why labels that are not paired by name cannot serve every image; None if they can."""
     if len(labels) == 1 and (len(images) == 1 or labels[0].suffix.lower() in VECTOR_SUFFIXES):
         return None
     for image in images:
@@ -247,7 +262,7 @@ def _listed(paths: list[Path]) -> str:
 
 
 def _pair_folder(root: Path) -> list[_Case]:
-    """Scenes of a folder that have labels; those without are named in the log."""
+    """Return the scenes of a folder that have labels; log those without."""
     images = root / "images" if (root / "images").is_dir() else root
     scenes = [p for p in _rasters(images) if not p.stem.endswith("_labels")]
     labels = {p.stem: p for p in _rasters(root / "labels")}

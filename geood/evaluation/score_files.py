@@ -1,4 +1,8 @@
-"""Score files of any tool: found by image name, read from NumPy, GeoTIFF and HDF5."""
+"""Score files of any tool: found by image name, read from NumPy, GeoTIFF and HDF5.
+
+There is one file for each image; higher is more anomalous. Shape, type and range are checked here. Nothing is known of
+labels or figures.
+"""
 
 from __future__ import annotations
 
@@ -15,47 +19,49 @@ from geood.errors import ConfigError, DataError
 from geood.geo.gdal import open_raster, reading
 
 SCORE_SUFFIXES = (".npy", ".hdf5", ".h5", ".tif", ".tiff")
-LARGEST = 65504.0  # of float16
+LARGEST = 65504.0  # largest finite float16
 Scores = NDArray[np.floating]
 
 
 class ScoreFiles:
-    """Scores of frames in a folder, found by name; `.npy`, GeoTIFF, or HDF5 with a data set `value`."""
+    """Score files of frames in a folder, found by name: `.npy`, GeoTIFF, or HDF5 with a data set `value`."""
 
     def __init__(self, folder: Path, frames: Sequence[Frame]) -> None:
         """Find the files of all frames.
 
         Raises:
-            DataError: the folder is missing, the scores of some frames are, or some have two files.
+            DataError: the folder is missing, or a frame has no score file or two.
         """
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; give the folder of score files, one for each image")
         paths = [p for p in sorted(folder.rglob("*")) if _is_score(p)]
-        whole = _grouped((p.relative_to(folder).with_suffix("").as_posix(), p) for p in paths)
-        stems = _grouped((p.stem, p) for p in paths)
+        by_path = _grouped((p.relative_to(folder).with_suffix("").as_posix(), p) for p in paths)
+        by_stem = _grouped((p.stem, p) for p in paths)
         images = Counter(frame.image.stem for frame in frames)
         self._paths: dict[str, Path] = {}
         for frame in frames:
-            found = whole.get(frame.name)
-            if not found and images[frame.image.stem] == 1:  # else the name alone does not tell which one is meant
-                found = stems.get(frame.name) or stems.get(frame.image.stem)
-            if found and len(found) > 1:
-                raise DataError(f"{found[0]}: and {found[1]} are both scores of {frame.name}; move one of them away")
-            if found:
-                self._paths[frame.name] = found[0]
+            matches = by_path.get(frame.name)
+            if not matches and images[frame.image.stem] == 1:  # otherwise the stem is ambiguous
+                matches = by_stem.get(frame.name) or by_stem.get(frame.image.stem)
+            if matches and len(matches) > 1:
+                raise DataError(
+                    f"{matches[0]}: and {matches[1]} are both scores of {frame.name}; move one of them away"
+                )
+            if matches:
+                self._paths[frame.name] = matches[0]
         missing = [frame.name for frame in frames if frame.name not in self._paths]
         if missing:
-            named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+            listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
             raise DataError(
-                f"{folder}: {len(missing)} of {len(frames)} images have no score file: {named}; write each as "
+                f"{folder}: {len(missing)} of {len(frames)} images have no score file: {listed}; write each as "
                 "NAME.npy, .tif or .hdf5 (data set value)"
             )
 
     def read(self, frame: Frame, shape: tuple[int, int]) -> Scores:
-        """The scores (H, W) of a frame.
+        """Read the scores (H, W) of a frame, float16 or float32.
 
         Raises:
-            DataError: the file cannot be read, or holds something of another shape.
+            DataError: the file cannot be read, has another shape, or has scores beyond the range of float16.
         """
         path = self._paths[frame.name]
         array = _read_array(path)
@@ -97,7 +103,7 @@ def _read_array(path: Path) -> NDArray[Any]:
 
 
 def h5py() -> Any:
-    """The library for HDF5 files, which only some users need.
+    """Import and return h5py, the library for HDF5 files, which only some users need.
 
     Raises:
         ConfigError: it is not installed.

@@ -1,9 +1,9 @@
-"""Scores in the files that benchmark servers take.
+"""Submission files for benchmark servers.
 
-SegmentMeIfYouCan takes HDF5 files of float16 in a tree of its own; its official command line reads the tree that is
-written here. Fishyscapes takes a container that it starts with a folder of images as /input and an empty folder
-/output, and wants an anomaly map and a segmentation for each image; the container need only run `geood submit`. No
-labels are looked at.
+SegmentMeIfYouCan takes HDF5 files of float16 in a folder tree of its own; its official command line reads the tree that
+is written here. Fishyscapes takes a container, starts it with a folder of images as /input and an empty folder /output,
+and expects an anomaly map and a segmentation for each image; the container need only run `geood submit`. Labels are
+never read.
 """
 
 from __future__ import annotations
@@ -45,26 +45,26 @@ def submit(
     settings: Sequence[str] = (),
     overwrite: bool = False,
 ) -> int:
-    """Score all images of a benchmark and write its files; returns how many images there were.
+    """Score all images of a benchmark and write its submission files; return the number of images.
 
     Args:
         benchmark: `smiyc-anomaly`, `smiyc-obstacle`, `smiyc-lost-and-found` or `fishyscapes`.
         root: the folder of the data set; for `fishyscapes` any folder of images.
-        bundle: the model; its own score is written.
+        bundle: the bundle; its default score is written.
         out: where to write: `anomaly_p/METHOD/TRACK/NAME.hdf5` below it (the official tool's DIR_OUTPUTS), or
             `NAME_anomaly.npy` (float32) and `NAME_segmentation.npy` (uint8) in it.
-        method: what the official tool calls the method.
+        method: name of the method in the official tool.
         settings: `score.KEY=value` and `predict.KEY=value`.
         overwrite: replace files that exist.
 
     Raises:
-        ConfigError: no such benchmark, a method that is no name for a folder, or h5py is not installed.
-        DataError: images are missing, cannot be read, have other bands than the bundle or one name.
+        ConfigError: the benchmark is unknown, `method` cannot name a folder, or h5py is not installed.
+        DataError: images are missing or unreadable, have other bands than the bundle, or share a name.
         OutputError: a file exists or cannot be written.
     """
     if benchmark not in (*TRACKS, FISHYSCAPES):
         raise ConfigError(
-            f"{benchmark}: takes no submission that geood knows; known: {', '.join(TRACKS)}, {FISHYSCAPES}"
+            f"{benchmark}: not a benchmark that geood can write for; known: {', '.join(TRACKS)}, {FISHYSCAPES}"
         )
     if method in ("", ".", "..") or Path(method).name != method:
         raise ConfigError(f"--method {method}: it becomes the name of a folder; give one without / in it")
@@ -74,9 +74,9 @@ def submit(
     frames = _images(root) if benchmark == FISHYSCAPES else _track(benchmark, root)
     readings = frame_readings(frames, bundle)
     folder = out if benchmark == FISHYSCAPES else out / "anomaly_p" / method / TRACKS[benchmark]
-    there = [path for frame in frames for path in _files(benchmark, folder, frame) if path.exists()]
-    if there and not overwrite:
-        raise OutputError(f"{there[0]}: exists already; add --overwrite to replace it, or choose another --out")
+    existing = [path for frame in frames for path in _files(benchmark, folder, frame) if path.exists()]
+    if existing and not overwrite:
+        raise OutputError(f"{existing[0]}: exists already; add --overwrite to replace it, or choose another --out")
     kind = bundle.config.score.kind
     with on_best_device(bundle) as device, Progress(f"scoring for {benchmark}", len(frames)) as progress:
         for frame in frames:
@@ -105,7 +105,7 @@ def submit(
 
 
 def _track(benchmark: str, root: Path) -> list[Frame]:
-    """All images of a track, labelled or not."""
+    """Return all images of a track, labelled or not."""
     entry = data_set(benchmark)
     split = entry.splits[0]
     frames = find_frames(entry, root, split).frames
@@ -115,25 +115,25 @@ def _track(benchmark: str, root: Path) -> list[Frame]:
 
 
 def _images(folder: Path) -> list[Frame]:
-    """The images of a folder, in the order of their names."""
+    """Return the images of a folder, in the order of their names."""
     paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in IMAGES)
     if not paths:
         raise DataError(f"{folder}: no images ({', '.join(IMAGES)}); give the folder that holds them")
-    for one, other in itertools.pairwise(paths):
-        if one.stem == other.stem:
-            raise DataError(f"{one}: and {other.name} would have scores of one name; rename one of them")
+    for first, second in itertools.pairwise(paths):
+        if first.stem == second.stem:
+            raise DataError(f"{first}: and {second.name} would have scores of one name; rename one of them")
     return [Frame(path.stem, path, None) for path in paths]
 
 
 def _files(benchmark: str, folder: Path, frame: Frame) -> list[Path]:
-    """What is written for a frame."""
+    """Return the paths of the files that are written for a frame."""
     if benchmark == FISHYSCAPES:
-        return [folder / f"{frame.name}_{what}.npy" for what in ("anomaly", "segmentation")]
+        return [folder / f"{frame.name}_{kind}.npy" for kind in ("anomaly", "segmentation")]
     return [folder / f"{frame.name}.hdf5"]
 
 
 def _write(path: Path, array: NDArray[np.generic]) -> None:
-    """One file, whole or not at all."""
+    """Write an array to one file, atomically."""
     with atomic_write(path) as partial:
         if path.suffix == ".hdf5":
             with h5py().File(partial, "w") as file:

@@ -1,8 +1,8 @@
-"""Scores of scenes and photographs tile by tile, exactly those that `predict` writes.
+"""Scoring of scenes and photographs tile by tile, for evaluation: exactly the scores that `predict` writes.
 
 Bands are matched, scenes resampled and tiles cut as in prediction (`geo.scene_reading`); all kinds of score come from
-one forward pass a tile. Photographs are decoded whole and read from memory; their scores are float16, as benchmark
-servers take them. Score files of other tools are read in `score_files`.
+one forward pass per tile. Photographs are decoded as a whole and read from memory; their scores are float16, as
+benchmark servers take them. Score files of other tools are read in `score_files`.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ WHOLE = (slice(None), slice(None))
 
 
 class TileScores(NamedTuple):
-    """Scores (h, w) float32 by kind and class channels (h, w) of one tile's write window."""
+    """Scores (h, w) float32 by kind, and class channels (h, w) uint8, of one tile's write window."""
 
     scores: dict[str, NDArray[np.float32]]
     classes: NDArray[np.uint8]
 
 
 class ScoredFrame(NamedTuple):
-    """Scores (H, W) by kind, higher is more anomalous, and the class channel (H, W) of each pixel (None: not known)."""
+    """Scores (H, W) by kind, higher is more anomalous, and the class channel (H, W) of each pixel (None: unknown)."""
 
     scores: dict[str, Scores]
     classes: NDArray[np.uint8] | None
@@ -81,26 +81,26 @@ def scored_tiles(
     kinds: Sequence[str],
     device: torch.device | None = None,
 ) -> Iterator[tuple[Tile, Known, TileScores]]:
-    """Read and score tiles by each of `kinds`, one forward pass a tile.
+    """Read and score tiles by each of `kinds`, with one forward pass per tile.
 
     Args:
-        bundle: the model, its networks on `device`.
+        bundle: the bundle, its networks on `device`.
         source: the pixels.
         tiles: the tiles of the source.
-        known: returns what the caller has to say of a tile, from its validity (h, w); None: the tile is not scored.
+        known: returns the caller's data of a tile, such as its labels, given its validity (h, w); None: skip the tile.
         kinds: the kinds of score.
         device: where the networks compute; None: the CPU.
 
     Yields:
-        each tile that is scored, what the caller knows of it, and its scores.
+        Each tile that is scored, the caller's data of it, and its scores.
 
     Raises:
         DataError: the pixels cannot be read.
     """
     for tile in tiles:
         pixels, valid, wanted = read_tile(source, tile)
-        about = known(tile, wanted)
-        if about is None:
+        data = known(tile, wanted)
+        if data is None:
             continue
         image = torch.from_numpy(bundle.bands.scale(pixels, valid)[None]).to(device)
         output, seen = bundle.infer(image), torch.from_numpy(valid[None]).to(device)
@@ -110,7 +110,7 @@ def scored_tiles(
         if source.scale != 1:
             both = {kind: to_own_grid(score, classes, tile, source.scale) for kind, score in each.items()}
             each, classes = {kind: score for kind, (score, _) in both.items()}, both[kinds[0]][1]
-        yield tile, about, TileScores(each, classes)
+        yield tile, data, TileScores(each, classes)
 
 
 def score_frame(
@@ -136,7 +136,7 @@ def score_frame(
 
 
 def frame_readings(frames: Sequence[Frame], bundle: ModelBundle) -> Mapping[str, SceneReading]:
-    """Decide how each frame is read for a bundle, by the frame's name, as `predict` would.
+    """Decide how each frame is read for a bundle, as by `predict`; return the readings by the frames' names.
 
     Raises:
         DataError: an image cannot be read, has other bands, or lies too far from the model's resolution.

@@ -1,8 +1,8 @@
-"""What a prediction may take of a machine: tiles and threads for a memory, and room on a disk.
+"""Resource budget of a prediction: tile size and threads for a memory limit, and the disk space needed.
 
-What the network needs for a tile is found by sending shapes alone through it (torch's meta device: no arithmetic, a
-tenth of a second), since it differs tenfold between encoders; what Python, torch and GDAL need besides is nearly the
-same everywhere. `predict` keeps to the numbers that `geood plan` shows.
+The memory that a network needs for a tile differs tenfold between encoders, so it is measured by a forward pass on
+torch's meta device (shapes without arithmetic, a tenth of a second). What Python, torch and GDAL need besides is nearly
+the same everywhere, and a constant here. `predict` keeps to the numbers that `geood plan` shows.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ from geood.geo.gdal import CACHE_BYTES
 from geood.models import ModelBundle
 from geood.prediction.cluster import threads_of
 
-TILES_PX = (1024, 768, 512, 384, 256, 192, 128)  # tried where the config's does not fit the memory
+TILES_PX = (1024, 768, 512, 384, 256, 192, 128)  # sides to try if the config's does not fit the memory
 LEAST_CACHE = 32 * 2**20
-KERNELS = 130 * 2**20  # what the first pass through a network adds for code and scratch, measured with two encoders
-BASE = 720 * 2**20  # this process with all that it imports and one model; a constant, for the same tiles every time
-SPARE = 1.2  # times the tensors of a tile: gaps that freed memory leaves (1.05 to 1.15 measured)
-WORKER_BYTES = 480 * 2**20  # a process with torch and GDAL loaded, before any model
+KERNELS = 130 * 2**20  # added by the first forward pass for kernels and scratch space, measured with two encoders
+BASE = 720 * 2**20  # this process with all imports and one bundle; a constant, so that tile sizes are reproducible
+SPARE = 1.2  # factor on the tensors of a tile, for fragmentation of the heap (1.05 to 1.15 measured)
+WORKER_BYTES = 480 * 2**20  # a process with torch and GDAL loaded, before any bundle
 _UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How a run uses a machine: side of the tiles, tiles computed at a time in a process, and what that takes.
+    """Tile size, concurrency and memory of a run.
 
-    `bytes` is the resident memory of all processes together at their peak, of which `limit` allows so many (None: any);
-    `gpu_bytes` is the memory of one tile on a GPU, `workers` how many processes are started, 0 for this one alone.
+    Each process computes `computing` tiles of side `tile_px` at a time. `bytes` is the peak resident memory of all
+    processes together, at most `limit` (None: no limit); `gpu_bytes` is the memory of one tile on a GPU (None: no GPU).
+    `workers` is the number of worker processes, 0 for threads in this one.
     """
 
     tile_px: int
@@ -54,17 +55,17 @@ class Budget:
 
     @property
     def process_bytes(self) -> int | None:
-        """What one process that scores may hold, None: any."""
+        """Memory limit of one process that scores tiles; None: no limit."""
         if self.limit is None or not self.workers:
             return self.limit
         return (self.limit - BASE) // self.workers
 
 
 def parse_bytes(text: str) -> int:
-    """The bytes that a size such as 2GB, 1.5G, 800MB or 800MiB names.
+    """Return the number of bytes of a size such as 2GB, 1.5G, 800MB or 800MiB.
 
     Raises:
-        ConfigError: if it is none.
+        ConfigError: the text is not a size.
     """
     plain = text.strip().upper().removesuffix("B")
     binary = plain.endswith("I")
@@ -75,55 +76,55 @@ def parse_bytes(text: str) -> int:
     except ValueError:
         number = -1.0
     if not 0 < number < float("inf"):
-        raise ConfigError(f"--max-ram {text}: needed is a size such as 2GB, 1500MB or 8GiB")
+        raise ConfigError(f"--max-ram {text}: not a size; give one such as 2GB, 1500MB or 8GiB")
     return int(number * (1024 ** ("KMGT".index(unit) + 1) if binary and unit else _UNITS[unit]))
 
 
-def as_told(bundle: ModelBundle, *, workers: int = 0) -> Budget:
-    """Tiles and threads as the config says, without finding out what they take."""
+def config_budget(bundle: ModelBundle, *, workers: int = 0) -> Budget:
+    """Return tile size and concurrency of the config, without measuring the memory they need (`bytes` is 0)."""
     return Budget(bundle.config.predict.tile_px, threads_of(workers)[0], CACHE_BYTES, 0, None)
 
 
 def budget(bundle: ModelBundle, *, workers: int = 0, max_ram: int | None = None) -> Budget:
-    """Tiles and threads for a machine, the fastest within `max_ram` bytes; as the config says without one.
+    """Return the fastest tile size and concurrency within `max_ram` bytes; without a limit, those of the config.
 
     Raises:
-        ConfigError: if even the smallest does not fit, naming the least that does.
+        ConfigError: even the smallest does not fit; the message names the least limit that would do.
     """
     predict = bundle.config.predict
     computing, _ = threads_of(workers)
     cache = CACHE_BYTES if max_ram is None else max(LEAST_CACHE, min(CACHE_BYTES, max_ram // 16))
-    measured = functools.cache(lambda side: tile_bytes(bundle, side))  # one pass a size, however many threads are tried
-    made_of = functools.partial(_budget, bundle, measured, cache=cache, workers=workers)
-    largest = made_of(predict.tile_px, computing)
+    measured = functools.cache(lambda side: tile_bytes(bundle, side))  # one pass a size, whatever the concurrency
+    budget_of = functools.partial(_budget, bundle, measured, cache=cache, workers=workers)
+    largest = budget_of(predict.tile_px, computing)
     if max_ram is None or largest.bytes <= max_ram:
         return replace(largest, limit=max_ram, workers=workers)
     sizes = [px for px in TILES_PX if px < predict.tile_px] or [predict.tile_px]
     choices = itertools.product([predict.tile_px, *sizes], range(computing, 0, -1))
-    made = [made_of(px, at_once) for px, at_once in choices]
-    fitting = [one for one in made if one.bytes <= max_ram]
+    candidates = [budget_of(px, at_once) for px, at_once in choices]
+    fitting = [candidate for candidate in candidates if candidate.bytes <= max_ram]
     if not fitting:
-        least = min(one.bytes for one in made)
+        least = min(candidate.bytes for candidate in candidates)
         raise ConfigError(
             f"--max-ram {max_ram / 1e9:.3g}GB: this model needs at least {least / 1e9 + 0.05:.1f}GB here"
-            + (f" with {workers} workers; take fewer, or" if workers else ";")
+            + (f" with {workers} workers; use fewer, or" if workers else ";")
             + " allow that much, or train a smaller segmenter.encoder"
         )
-    fastest = max(fitting, key=lambda one: one.computing * _useful(one.tile_px, bundle.halo_px))
+    fastest = max(fitting, key=lambda fit: fit.computing * _useful(fit.tile_px, bundle.halo_px))
     return replace(fastest, limit=max_ram, workers=workers)
 
 
 def disk_needed(pixels: float, *, classes: bool) -> int:
-    """The most bytes that the journal and the finished rasters take together, for so many valid pixels."""
+    """Return an upper bound in bytes for the journal and the finished rasters together, for that many valid pixels."""
     per_pixel = WORST * (5 if classes else 4)
     return int(2 * pixels * per_pixel)
 
 
 def check_disk(folder: Path, needed: int) -> None:
-    """See that a disk has room.
+    """Check that the disk of a folder has `needed` bytes free.
 
     Raises:
-        OutputError: saying how much is free and how much is needed.
+        OutputError: it has less; the message names both figures.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -134,7 +135,7 @@ def check_disk(folder: Path, needed: int) -> None:
 
 
 def tile_bytes(bundle: ModelBundle, side: int) -> int:
-    """The most bytes of tensors alive while the segmenter looks at one tile of `side` x `side` pixels, in float32."""
+    """Return the peak bytes of live tensors in a float32 forward pass of the segmenter on a tile of side `side`."""
     network = copy.deepcopy(bundle.segmenter).to("meta")
     meter = _Meter()
     with torch.inference_mode(), meter:
@@ -149,10 +150,10 @@ def _budget(
     network = int(measured(side) * SPARE)
     bands = bundle.bands.count
     waiting = side * side * (bands * 8 + 2)  # digital numbers, scaled pixels, validity
-    answers = tile_px * tile_px * (8 + 2 * len(bundle.class_ids) * 4)  # scores and what they are made of
+    outputs = tile_px * tile_px * (8 + 2 * len(bundle.class_ids) * 4)  # scores and the logits they are computed from
     _, threads = threads_of(workers, computing)
     on_gpu = torch.cuda.is_available()
-    busy = 0 if on_gpu else computing * (network + answers)
+    busy = 0 if on_gpu else computing * (network + outputs)
     each = busy + threads * (waiting + tile_px * tile_px * 12) + cache + KERNELS
     total = BASE + each
     if workers:
@@ -161,12 +162,12 @@ def _budget(
 
 
 def _useful(tile_px: int, halo_px: int) -> float:
-    """The share of what is read of a tile that is kept."""
+    """Return the share of a tile's pixels as read that are not halo."""
     return (tile_px / (tile_px + 2 * halo_px)) ** 2
 
 
 class _Meter(TorchDispatchMode):
-    """Counts the bytes of tensors that are alive, and the most there ever were."""
+    """Counter of the bytes of live tensors, and of their peak."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call,unused-ignore]
@@ -174,8 +175,8 @@ class _Meter(TorchDispatchMode):
         self._alive: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(found):
+        output = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(output):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
                 if storage._cdata not in self._alive:
@@ -183,7 +184,7 @@ class _Meter(TorchDispatchMode):
                     self.now += storage.nbytes()
                     self.peak = max(self.peak, self.now)
                     weakref.finalize(storage, self._gone, storage._cdata)
-        return found
+        return output
 
     def _gone(self, key: int) -> None:
         self.now -= self._alive.pop(key)

@@ -1,8 +1,8 @@
-"""Where tiles are scored: threads in this process, processes on this machine, one for each GPU, or a Dask cluster.
+"""Dask clients for scoring: threads in this process, processes on this machine, one per GPU, or a running cluster.
 
-All of them are a `distributed.Client`, so that the engine has one code path. What is started here listens on this
-machine's loopback address only. A worker has more threads than it computes with: the others read ahead and pack what is
-done, so that neither cores nor a GPU wait for a disk or a server.
+Each of them is a `distributed.Client`, so that scoring has one code path. Whatever is started here listens on the
+loopback address only. A worker has more threads than it computes with: the others read ahead and pack finished tiles,
+so that neither cores nor a GPU wait for a disk or a server. This module knows nothing of scenes or bundles.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from geood.errors import ConfigError, GeoodError, OutputError, RunLostError
 from geood.prediction.malloc import KEEP_FREED_MEMORY
 
 HERE = "127.0.0.1"
-ANSWER_S = 10  # that a scheduler is given to answer
-WORKERS_S = 60  # that a scheduler without workers is given to get some
-READERS = 2  # threads beside those that compute
-GPU_THREADS = 8  # that serve one GPU: with fewer it waits for decoding and packing, more only hold memory
+ANSWER_S = 10  # timeout of the connection to a scheduler, seconds
+WORKERS_S = 60  # time that a scheduler may have no workers, seconds
+READERS = 2  # threads of a process beside those that compute
+GPU_THREADS = 8  # threads that feed one GPU: with fewer it waits for decoding and packing, more only hold memory
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads_of(workers: int, computing: int | None = None) -> tuple[int, int]:
-    """How many threads of each process compute at a time, and how many it has in all.
+    """Return how many threads of each process compute at a time, and how many it has in all.
 
-    `computing` bounds the first; on a GPU one batch is computed at a time.
+    `computing` is an upper limit of the first number; on a GPU one batch is computed at a time.
     """
     if torch.cuda.is_available():
         share = max(1, cores() // max(1, workers or torch.cuda.device_count()))
@@ -47,12 +47,12 @@ def threads_of(workers: int, computing: int | None = None) -> tuple[int, int]:
 
 @contextmanager
 def dask_client(workers: int, scheduler: str | None, *, computing: int | None = None) -> Iterator[Any]:
-    """A Dask client: a running scheduler, `workers` processes here, one process for each of several GPUs, or threads.
+    """Yield a Dask client: of a running scheduler, of `workers` local processes, of one process per GPU, or of threads.
 
     Raises:
-        ConfigError: both were asked for, or no scheduler answers.
-        OutputError: no workers could be started.
-        RunLostError: the scheduler went away meanwhile.
+        ConfigError: both `workers` and `scheduler` are given, or the scheduler does not answer or has no workers.
+        OutputError: no workers can be started.
+        RunLostError: the connection to the scheduler was lost meanwhile.
     """
     if workers and scheduler:
         raise ConfigError("--workers and --scheduler exclude each other: a running scheduler has its own workers")
@@ -80,7 +80,7 @@ def dask_client(workers: int, scheduler: str | None, *, computing: int | None = 
             if client.status == "running" and not isinstance(error, (CommClosedError, CancelledError)):
                 raise
             raise RunLostError(
-                f"the Dask scheduler went away ({type(error).__name__}); what was finished is kept: start it again and "
+                f"the Dask scheduler went away ({type(error).__name__}); finished tiles are kept: start it again and "
                 "add --resume"
             ) from None
         finally:
@@ -89,17 +89,17 @@ def dask_client(workers: int, scheduler: str | None, *, computing: int | None = 
 
 
 class WorkerWatchdog:
-    """How long a client has been without workers; Dask itself waits for them without end."""
+    """Watchdog for a client without workers; Dask itself would wait for them forever."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
         self._looked = self._seen = time.monotonic()
 
     def look(self) -> None:
-        """Look at the workers, every few seconds at most.
+        """Check for workers, once every few seconds at most.
 
         Raises:
-            RunLostError: if there have been none for a minute.
+            RunLostError: there have been none for a minute.
         """
         now = time.monotonic()
         if now - self._looked < WORKERS_S / 30:
@@ -109,15 +109,15 @@ class WorkerWatchdog:
             self._seen = time.monotonic()
         elif now - self._seen > WORKERS_S:
             raise RunLostError(
-                "there have been no Dask workers for a minute; what was finished is kept: start some and add --resume"
+                "there have been no Dask workers for a minute; finished tiles are kept: start some and add --resume"
             )
 
 
 def _connect(workers: int, scheduler: str | None, computing: int | None) -> Any:
-    """The client of `dask_client`, connected."""
+    """Connect the client of `dask_client`."""
     from distributed import Client
 
-    straight = {"direct_to_workers": True}  # packed tiles need not pass through the scheduler
+    straight = {"direct_to_workers": True}  # so packed tiles do not pass through the scheduler
     if scheduler:
         try:
             client = Client(scheduler, timeout=ANSWER_S, **straight)
@@ -148,7 +148,7 @@ def _connect(workers: int, scheduler: str | None, computing: int | None) -> Any:
 
 
 def _gpu_cluster(gpus: int, threads: int) -> Any:
-    """One process for each GPU, which sees no other: dask-cuda's cluster where that is installed, else our own."""
+    """Start one worker process per GPU, each of which sees only its own: with dask-cuda if installed, else by hand."""
     try:
         from dask_cuda import LocalCUDACluster  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
@@ -179,8 +179,8 @@ def _gpu_cluster(gpus: int, threads: int) -> Any:
 
 
 def dask_setup(_: Any) -> None:
-    """Leave Ctrl-C, which reaches all processes of a terminal, to the one that started this worker process.
+    """Ignore SIGINT in a worker process: Ctrl-C reaches all processes of a terminal, and the parent handles it.
 
-    Dask calls this by its name in every worker process of `dask_client`.
+    Dask calls this function by its name in every worker process of `dask_client`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)

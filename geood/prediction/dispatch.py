@@ -1,9 +1,9 @@
-"""The tile engine: a scene's tiles out to Dask workers, packed scores back into its journal, each once.
+"""Distribution of a scene's tiles to Dask workers, and collection of packed scores in its journal, each tile once.
 
-Workers get paths and windows (never pixels, never open files). Only a bounded number of tiles is under way, so memory
-does not grow with the scene; there is no blending and no accumulator. A worker that is lost has its tiles done again by
-the others; a tile that keeps failing is set down with its reason and the others go on. What a worker does with a tile
-is the matter of `workers`.
+Workers receive paths and windows, never pixels or open files. The number of tiles in flight is bounded, so memory does
+not grow with the scene; there is no blending and no accumulator. The tiles of a lost worker are scored again by the
+others; a tile that keeps failing is recorded with the reason, and the others go on. What a worker does with a tile is
+in `worker`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from geood.prediction.worker import score_tiles
 from geood.progress import Progress
 
 log = logging.getLogger("geood")
-LOOK_S = 0.01  # between looks whether a result is there
-TRIES = 2  # of a tile whose workers die
-HOPELESS = 16  # failed tiles without one that went well, after which a run is given up
-HOPELESS_AFAR = 2  # the same for a scene on a server, where each of them was tried for minutes
+LOOK_S = 0.01  # polling interval for results, seconds
+TRIES = 2  # attempts at a tile whose workers die
+HOPELESS = 16  # failed tiles without a single success, after which a run stops
+HOPELESS_AFAR = 2  # the same for a scene on a server, where each tile was retried for minutes
 
 
 def have_gpu(client: Any) -> bool:
-    """Whether a worker of a client has a GPU."""
+    """Return whether any worker of a `distributed.Client` has a GPU."""
     return any(client.run(_sees_gpu).values())
 
 
@@ -48,24 +48,24 @@ def _sees_gpu() -> bool:
 def score_scene(
     job: Job, grid: Grid, *, halo_px: int, journal: Journal, client: Any, on_gpu: bool, title: str
 ) -> list[FailedTile]:
-    """Score all tiles of a scene that its journal does not hold yet; returns those that failed.
+    """Score all tiles of a scene that are not in its journal yet; return those that failed.
 
-    `client` is a `distributed.Client`, whose workers have GPUs or not. At most two tasks for each of its threads are
-    under way.
+    `client` is a `distributed.Client`; `on_gpu` tells whether its workers have GPUs. At most two tasks per worker
+    thread are in flight.
 
     Raises:
-        BundleError: if workers cannot load the bundle.
-        DataError: if no tile at all can be scored.
-        OutputError: if the journal cannot be written.
-        RunLostError: if there are no workers any more.
+        BundleError: the workers cannot load the bundle.
+        DataError: not a single tile can be scored.
+        OutputError: the journal cannot be written.
+        RunLostError: all workers are gone.
     """
     total = sum(1 for _ in tiles_of(grid, job, halo_px=halo_px))
-    todo = (one for one in tiles_of(grid, job, halo_px=halo_px) if one.number not in journal.figures)
-    run = TileQueue(job, client, on_gpu=on_gpu)
+    todo = (tile for tile in tiles_of(grid, job, halo_px=halo_px) if tile.number not in journal.figures)
+    queue = TileQueue(job, client, on_gpu=on_gpu)
     failed: list[FailedTile] = []
     hopeless = HOPELESS_AFAR if is_remote(job.source.name) else HOPELESS
     with Progress(title, total, start=len(journal.figures)) as progress:
-        for result in run.results(todo):
+        for result in queue.results(todo):
             if isinstance(result, ScoredTile):
                 journal.append(result.number, result.figures, result.chunks)
             else:
@@ -79,38 +79,38 @@ def score_scene(
 
 
 class TileQueue:
-    """The tasks of one scene, given out to the workers of a client."""
+    """Queue of one scene's tiles, submitted to the workers of a client as tasks of one tile, or of a batch on GPUs."""
 
     def __init__(self, job: Job, client: Any, *, on_gpu: bool) -> None:
         self._client = client
-        self._job = self._sent(job)
-        self._plain = job
+        self._job_future = self._sent(job)
+        self._job = job
         self._size = MOST_AT_ONCE if on_gpu else 1
         threads = max(1, sum(client.nthreads().values()))
         self._slots = threads + 2 if on_gpu else 2 * threads
-        self._again: deque[tuple[NumberedTile, ...]] = deque()
+        self._retries: deque[tuple[NumberedTile, ...]] = deque()
         self._tries: Counter[int] = Counter()
 
     def results(self, tiles: Iterator[NumberedTile]) -> Iterator[ScoredTile | FailedTile]:
-        """What comes back of each tile, in whatever order."""
+        """Yield the result of each tile, in order of completion."""
         from distributed import as_completed
 
         tasks = self._tasks(tiles)
-        under_way: dict[Any, tuple[NumberedTile, ...]] = {}
+        in_flight: dict[Any, tuple[NumberedTile, ...]] = {}
         running = as_completed(with_results=True, raise_errors=False)
         while True:
-            while len(under_way) < self._slots and (task := self._next(tasks)):
-                future = self._client.submit(score_tiles, self._job, task, pure=False)
-                under_way[future] = task
+            while len(in_flight) < self._slots and (task := self._next(tasks)):
+                future = self._client.submit(score_tiles, self._job_future, task, pure=False)
+                in_flight[future] = task
                 running.add(future)
-            if not under_way:
+            if not in_flight:
                 return
-            patience = WorkerWatchdog(self._client)
+            watchdog = WorkerWatchdog(self._client)
             while not running.has_ready():
-                patience.look()
+                watchdog.look()
                 time.sleep(LOOK_S)
             future, result = next(running)
-            task = under_way.pop(future)
+            task = in_flight.pop(future)
             if future.status == "error":
                 yield from self._failed(task, result[1])
             elif isinstance(result, BaseException):
@@ -120,38 +120,38 @@ class TileQueue:
             future.release()
 
     def _next(self, tasks: Iterator[tuple[NumberedTile, ...]]) -> tuple[NumberedTile, ...] | None:
-        return self._again.popleft() if self._again else next(tasks, None)
+        return self._retries.popleft() if self._retries else next(tasks, None)
 
     def _tasks(self, tiles: Iterator[NumberedTile]) -> Iterator[tuple[NumberedTile, ...]]:
         while task := tuple(itertools.islice(tiles, self._size)):
             yield task
 
     def _failed(self, task: tuple[NumberedTile, ...], error: BaseException) -> Iterator[FailedTile]:
-        """What is to be done where a task brought an error instead of results."""
+        """Queue the tiles of a failed task again, or yield them as failed; raise errors that concern the whole run."""
         from distributed import KilledWorker
 
-        if isinstance(error, BundleError) and self._plain.weights is None and "no such bundle" in str(error):
-            log.info("a worker does not see %s: it is sent to the workers", self._plain.bundle_path)
-            self._plain = dataclasses.replace(self._plain, weights=Path(self._plain.bundle_path).read_bytes())
-            self._job = self._sent(self._plain)
-            self._again.append(task)
+        if isinstance(error, BundleError) and self._job.weights is None and "no such bundle" in str(error):
+            log.info("a worker cannot see %s: it is sent to the workers", self._job.bundle_path)
+            self._job = dataclasses.replace(self._job, weights=Path(self._job.bundle_path).read_bytes())
+            self._job_future = self._sent(self._job)
+            self._retries.append(task)
         elif isinstance(error, BundleError) and "no such bundle" in str(error):
-            self._again.append(task)  # given out before the bundle was sent
+            self._retries.append(task)  # submitted before the bundle was sent
         elif isinstance(error, GeoodError) or not isinstance(error, (KilledWorker, MemoryError)):
             raise error
         else:
-            for one in task:
-                self._tries[one.number] += 1
-                if self._tries[one.number] < TRIES:
-                    self._again.append((one,))
+            for numbered in task:
+                self._tries[numbered.number] += 1
+                if self._tries[numbered.number] < TRIES:
+                    self._retries.append((numbered,))
                 else:
                     reason = f"the workers died while they scored it ({type(error).__name__})"
-                    yield FailedTile(one.number, one.tile.write, reason)
+                    yield FailedTile(numbered.number, numbered.tile.write, reason)
 
     def _sent(self, job: Job) -> Any:
-        """The job as a future, so that it goes to each worker once, and again to one that comes later."""
-        return self._client.submit(_same, job, pure=False)
+        """Return the job as a future, which is sent to each worker once, including those that join later."""
+        return self._client.submit(_pass_through, job, pure=False)
 
 
-def _same(job: Job) -> Job:
+def _pass_through(job: Job) -> Job:
     return job

@@ -1,10 +1,11 @@
-"""The networks of a bundle where they compute: scores and classes of batches of tiles, on a CPU or a GPU.
+"""Inference engine: scores and classes of batches of tiles, on a CPU or a GPU.
 
-On a CPU one tile is scored on one thread, and as many at a time as are told. On a GPU batches of one shape go through
-in bfloat16. There the hundreds of small kernels of a pass are recorded once for each shape and replayed by one call (a
-CUDA graph): launched one by one they wait for Python's lock, which the threads that decode and pack tiles hold
-meanwhile, and a GPU that can do 270 Mpx/s gets 40. Digital numbers of 8 bit are scaled there too. Copies to and from
-the GPU run beside its work, in streams of their own. This room knows nothing of files or of where tiles lie.
+On a CPU each tile is scored by one thread, a given number of tiles at a time. On a GPU batches of tiles of one shape
+are scored in bfloat16. The hundreds of small kernels of a forward pass are captured once for each shape, as a CUDA
+graph, and replayed by one call: launched one by one they would wait for the GIL, which the threads that decode and pack
+tiles hold meanwhile, and a GPU capable of 270 Mpx/s would reach 40. 8-bit digital numbers are scaled on the GPU too.
+Transfers to and from the GPU overlap with computation, on streams of their own. This module knows nothing of files or
+of tile positions.
 """
 
 from __future__ import annotations
@@ -24,29 +25,29 @@ from geood.config import PredictConfig
 from geood.models import ModelBundle, SegmenterOutput
 
 log = logging.getLogger("geood")
-MOST_AT_ONCE = 8  # tiles in a batch, and in a task: beyond, a GPU gains 7 % and the threads that feed it lose more
-GPU_SHARE = 0.7  # of the free memory of a GPU that a batch may take; kernels need room of their own
-GRAPHS = 4  # recorded at most: the inner tiles of a scene and its edges; each holds the memory of its batch
+MOST_AT_ONCE = 8  # tiles in a batch, and in a task: with more, a GPU gains 7 % and the threads that feed it lose more
+GPU_SHARE = 0.7  # share of a GPU's free memory that batches may take; kernels need room of their own
+GRAPHS = 4  # graphs captured at most: inner tiles of a scene and its edges; each holds the memory of its batch
 
 Core = tuple[slice, slice]
 
 
 class Batch(NamedTuple):
-    """Tiles of one shape: digital numbers of 8 bit or scaled ones (B, C, H, W), where they are valid (B, H, W)."""
+    """Tiles of one shape: `image` (B, C, H, W), 8-bit digital numbers or scaled to [0, 1], and `valid` (B, H, W)."""
 
     image: NDArray[Any]
     valid: NDArray[np.bool_]
 
 
 class Maps(NamedTuple):
-    """Scores (B, h, w) float32 and class indexes (B, h, w) uint8."""
+    """Scores (B, h, w) float32 and class channels (B, h, w) uint8."""
 
     score: NDArray[np.float32]
     classes: NDArray[np.uint8]
 
 
 class _Graph(NamedTuple):
-    """A recorded pass: where its input goes, and where its output lies."""
+    """A captured CUDA graph with its static input and output tensors."""
 
     graph: Any
     image: Tensor
@@ -56,7 +57,7 @@ class _Graph(NamedTuple):
 
 
 class Engine:
-    """A bundle, ready to give the score of its config; `batch` is how many tiles it takes at once."""
+    """A bundle on its device, ready to compute the score of its config; `batch` is the most tiles of one pass."""
 
     def __init__(self, bundle: ModelBundle, computing: int, predict: PredictConfig) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -65,7 +66,7 @@ class Engine:
         self.batch = 1
         self._precision = _precision(predict.precision, self.device)
         self._gate = threading.BoundedSemaphore(1 if self.on_gpu else computing)
-        self._batch_told = predict.batch
+        self._configured_batch = predict.batch
         self._sized = not self.on_gpu
         self._stream = torch.cuda.Stream() if self.on_gpu else None
         self._graphs: dict[Any, _Graph | None] = {}
@@ -78,46 +79,46 @@ class Engine:
             self.bundle = dataclasses.replace(self.bundle, segmenter=compiled)
 
     def maps(self, batch: Batch, core: Core, *, classes: bool = True) -> Maps:
-        """Scores and classes in rows and columns `core` of a batch; without `classes` these may be anything.
+        """Return scores and classes in the rows and columns `core` of a batch; without `classes` these are undefined.
 
         Raises:
-            torch.OutOfMemoryError: if the batch is too large.
+            torch.OutOfMemoryError: the batch is too large.
         """
         if torch.get_num_threads() != 1:
-            torch.set_num_threads(1)  # of this thread alone; else each has a team of its own, and they fight for cores
+            torch.set_num_threads(1)  # for this thread; otherwise each has its own pool, and they compete for cores
         if self.on_gpu:
             return self._on_gpu(batch, core)
         with self._gate:
             image, valid = torch.from_numpy(batch.image), torch.from_numpy(batch.valid)
-            found = self._pass(image, valid, core, classes=classes)
-            return Maps(*(tensor.numpy() for tensor in found))
+            output = self._pass(image, valid, core, classes=classes)
+            return Maps(*(tensor.numpy() for tensor in output))
 
     def shrink(self, tiles: int) -> None:
-        """Take at most so many tiles at once from now on, and let go of the memory of larger batches."""
+        """Limit batches to `tiles` tiles from now on, and free the memory of larger ones."""
         self.batch = tiles
         self._graphs.clear()
         if self.on_gpu:
             torch.cuda.empty_cache()
 
     def _pass(self, image: Tensor, valid: Tensor, core: Core, *, classes: bool = True) -> tuple[Tensor, Tensor]:
-        """Score and class of a batch on its device."""
-        low = torch.autocast(self.device.type, dtype=self._precision) if self._precision else nullcontext()
+        """Return score and class of a batch on its device."""
+        autocast = torch.autocast(self.device.type, dtype=self._precision) if self._precision else nullcontext()
         with torch.inference_mode():
             if image.dtype == torch.uint8:
                 image = torch.where(valid[:, None], ((image - self._low) * self._gain).clamp_(0, 1), self._fill)
-            with low:
+            with autocast:
                 output = self.bundle.infer(image)
             rows, cols = core
-            if self.on_gpu:  # which is slow at sums over classes that lie next to each other in memory
-                parts: Any = (None if t is None else t.float().contiguous() for t in output)
-                output = SegmenterOutput(*parts)
+            if self.on_gpu:  # sums over classes are slow there if these are adjacent in memory (channels last)
+                tensors: Any = (None if t is None else t.float().contiguous() for t in output)
+                output = SegmenterOutput(*tensors)
             score = self.bundle.score_of(output, image, valid, core=core)
-            if not classes:  # finding them takes a CPU half as long as the score
+            if not classes:  # argmax takes a CPU half as long as the score
                 return score.float(), torch.zeros(score.shape, dtype=torch.uint8, device=score.device)
             return score.float(), output.logits[:, :, rows, cols].argmax(dim=1).to(torch.uint8)
 
     def _on_gpu(self, batch: Batch, core: Core) -> Maps:
-        """The same through a GPU: its work in one stream, copies of each thread in another beside it."""
+        """Compute `maps` on a GPU: kernels on one compute stream, each thread's transfers on its own copy stream."""
         compute, copies = self._stream, _copy_stream()
         assert compute is not None
         image, valid = (torch.from_numpy(array).pin_memory() for array in batch)
@@ -129,20 +130,20 @@ class Engine:
                 tensor.record_stream(compute)
             if not self._sized:
                 self._find_batch(image[:1], valid[:1], core)
-            found = self._replayed(image, valid, core) or self._pass(image, valid, core)
+            output = self._replayed(image, valid, core) or self._pass(image, valid, core)
             done = compute.record_event()
         with torch.cuda.stream(copies):
             copies.wait_event(done)
-            for tensor in found:
+            for tensor in output:
                 tensor.record_stream(copies)
-            on_host = [_to_host(tensor) for tensor in found]
-            ready = torch.cuda.Event(blocking=True)  # else this thread keeps a core busy with waiting
+            on_host = [_to_host(tensor) for tensor in output]
+            ready = torch.cuda.Event(blocking=True)  # otherwise this thread would busy-wait on a core
             ready.record(copies)
         ready.synchronize()
         return Maps(*(tensor.numpy() for tensor in on_host))
 
     def _replayed(self, image: Tensor, valid: Tensor, core: Core) -> tuple[Tensor, Tensor] | None:
-        """The same by a recorded pass; None where there is none: a score that cannot be recorded, a rare shape."""
+        """Replay the captured CUDA graph for this shape; None if capture failed or the shape is not captured."""
         tiles, rest = image.shape[0], image.shape[1:]
         key = (rest, image.dtype, *((c.start, c.stop) for c in core))
         if key not in self._graphs:
@@ -159,22 +160,22 @@ class Engine:
 
     def _recorded(self, image: Tensor, valid: Tensor, core: Core) -> _Graph | None:
         image, valid = image.clone(), valid.clone()
-        for _ in range(2):  # kernels choose themselves in the first passes
+        for _ in range(2):  # warm-up: kernels are selected in the first passes
             self._pass(image, valid, core)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 score, classes = self._pass(image, valid, core)
-        except RuntimeError as error:  # a step that waits for the CPU, as some scores have
+        except RuntimeError as error:  # an operation that synchronizes with the CPU, as some scores have
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            log.debug("tiles of %s are not recorded: %s", tuple(image.shape), error)
+            log.debug("no CUDA graph is captured for tiles of %s: %s", tuple(image.shape), error)
             return None
         return _Graph(graph, image, valid, score, classes)
 
     def _find_batch(self, image: Tensor, valid: Tensor, core: Core) -> None:
-        """Set how many tiles are scored at once: as told, else as many as fit beside a first one."""
+        """Set the batch size: that of the config, else as many tiles as fit, by the memory that a first one takes."""
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -183,7 +184,7 @@ class Engine:
         taken = max(1, torch.cuda.max_memory_allocated() - before)
         free, _ = torch.cuda.mem_get_info()
         fits = int(free * GPU_SHARE / taken / GRAPHS)
-        self.batch = self._batch_told or max(1, min(MOST_AT_ONCE, fits))
+        self.batch = self._configured_batch or max(1, min(MOST_AT_ONCE, fits))
         self._sized = True
 
 
@@ -193,7 +194,7 @@ def _to_host(tensor: Tensor) -> Tensor:
 
 
 def _precision(asked: str, device: torch.device) -> torch.dtype | None:
-    """The lower precision that networks compute in; None for float32."""
+    """Return the reduced precision of inference; None for float32."""
     if asked == "auto":
         return torch.bfloat16 if device.type == "cuda" else None
     return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[asked]
@@ -203,7 +204,7 @@ _thread = threading.local()
 
 
 def _copy_stream() -> Any:
-    """The stream of this thread for copies."""
+    """Return the copy stream of this thread."""
     if not hasattr(_thread, "stream"):
         _thread.stream = torch.cuda.Stream()
     return _thread.stream

@@ -1,4 +1,9 @@
-"""Estimates what a prediction takes, for `geood plan`: tiles, memory, disk, time."""
+"""Estimates for `geood plan`: tiles, memory, disk space and running time of a prediction.
+
+The running time is extrapolated from a few tiles that are scored on trial in this process, since it differs too much
+between machines and encoders to be computed. Everything else is read off the plan and the budget that `predict` would
+use. Nothing is written.
+"""
 
 from __future__ import annotations
 
@@ -19,35 +24,35 @@ from geood.prediction.job import FailedTile, tiles_of
 from geood.prediction.plan import SceneOptions, ScenePlan, plan_scene
 from geood.prediction.worker import STATE, score_tiles
 
-PROBE_TILES = 4  # scored on trial for each thread
+PROBE_TILES = 4  # the search for tiles with data ends after four times as many for each thread
 
 
 def trial_seconds(plan: ScenePlan, bundle: ModelBundle, *, bundle_path: Path) -> float | None:
-    """Expected seconds for the whole scene in this process, from a few tiles scored on trial; None if none has data.
+    """Return the expected seconds for the whole scene in this process, from a few trial tiles; None if none has data.
 
     Raises:
-        DataError: if the first tiles cannot be read.
+        DataError: one of the trial tiles cannot be read or scored.
     """
     STATE.preload(bundle_path, bundle)
-    numbered = list(tiles_of(plan.grid, plan.job, halo_px=plan.halo_px))
-    middle = itertools.chain(numbered[len(numbered) // 2 :], numbered[: len(numbered) // 2])
+    tiles = list(tiles_of(plan.grid, plan.job, halo_px=plan.halo_px))
+    from_middle = itertools.chain(tiles[len(tiles) // 2 :], tiles[: len(tiles) // 2])
     wanted = plan.job.computing
     with concurrent.futures.ThreadPoolExecutor(wanted) as pool:
-        found = []
-        for one in itertools.islice(middle, PROBE_TILES * wanted * 4):  # the first with data; they also warm up
-            (result,) = score_tiles(plan.job, [one])
+        trial = []
+        for tile in itertools.islice(from_middle, PROBE_TILES * wanted * 4):  # the first with data; also a warm-up
+            (result,) = score_tiles(plan.job, [tile])
             if isinstance(result, FailedTile):
                 raise DataError(result.reason)
             if result.figures.scored:
-                found.append(one)
-            if len(found) == wanted:
+                trial.append(tile)
+            if len(trial) == wanted:
                 break
-        if not found:
+        if not trial:
             return None
         began = time.perf_counter()
-        list(pool.map(lambda one: score_tiles(plan.job, [one]), found))
-        each = (time.perf_counter() - began) / len(found)
-    return each * max(1.0, len(numbered) * plan.valid_share)
+        list(pool.map(lambda tile: score_tiles(plan.job, [tile]), trial))
+        each = (time.perf_counter() - began) / len(trial)
+    return each * max(1.0, len(tiles) * plan.valid_share)
 
 
 def plan_run(
@@ -60,35 +65,35 @@ def plan_run(
     settings: Sequence[str] = (),
     folder: Path = Path(),
 ) -> list[tuple[str, str]]:
-    """What `predict` would do with a scene and what it would take, a label and a text for each line.
+    """Return what `predict` would do with a scene and what it would take, as (label, text) lines.
 
     Raises:
-        BundleError, ConfigError, DataError: as `predict` would, before any work.
+        BundleError, ConfigError, DataError: as in `predict`, before any work.
     """
     bundle = ModelBundle.load(bundle_path).with_settings(settings)
     limits = budget(bundle, workers=workers, max_ram=parse_bytes(max_ram) if max_ram else None)
     plan = plan_scene(ScenePath.of(scene), bundle, options, bundle_path=bundle_path, limits=limits, classes=True)
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
-    lines = describe(plan, limits, folder=there, seconds=trial_seconds(plan, bundle, bundle_path=bundle_path))
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    lines = describe(plan, limits, folder=existing, seconds=trial_seconds(plan, bundle, bundle_path=bundle_path))
     try:
-        check_disk(there, plan.disk_bytes)
+        check_disk(existing, plan.disk_bytes)
     except OutputError as error:
         lines.append(("warning", str(error)))
     return lines
 
 
 def describe(plan: ScenePlan, limits: Budget, *, folder: Path, seconds: float | None) -> list[tuple[str, str]]:
-    """The plan in words, a label and a text for each line."""
+    """Return the plan as (label, text) lines."""
     free = shutil.disk_usage(folder).free
-    kept = f"{plan.job.tile_px} px, read with {plan.halo_px} px about them"
+    size = f"{plan.job.tile_px} px, read with a halo of {plan.halo_px} px"
     at_once = f"{plan.job.computing} at a time" if not torch.cuda.is_available() else torch.cuda.get_device_name()
     lines = [
         *plan.notes.items(),
         ("valid", f"about {100 * plan.valid_share:.0f} % of {plan.pixels:,} pixels"),
-        ("tiles", f"{plan.tiles:,} of {kept}; {at_once}"),
+        ("tiles", f"{plan.tiles:,} of {size}; {at_once}"),
         ("memory", f"up to {limits.bytes / 1e9:.2f} GB"),
         ("disk", f"up to {plan.disk_bytes / 1e9:.2f} GB in {folder} ({free / 1e9:.1f} GB free)"),
-        ("time", "nothing to score" if seconds is None else f"about {_duration(seconds)}, by tiles scored on trial"),
+        ("time", "nothing to score" if seconds is None else f"about {_duration(seconds)}, estimated from trial tiles"),
     ]
     if limits.gpu_bytes is not None:
         lines.insert(-2, ("GPU", f"about {limits.gpu_bytes / 1e9:.2f} GB for each tile of a batch"))

@@ -1,4 +1,8 @@
-"""Values that travel between client and workers: a job, its tiles, and their results."""
+"""Values exchanged between client and workers: a job, its tiles, and their results.
+
+They hold paths, windows, figures and packed bytes, never pixels as read or open files, so any process on any machine
+can take them.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +19,12 @@ from geood.prediction.journal import Chunk, TileFigures
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What workers need to know of the run over one scene; paths and values only, so it travels.
+    """Everything that workers need to know about the run over one scene: paths and values only, so it can be sent.
 
-    `state` tells a scene from an older file of the same name, `identity` the bundle; `weights` holds the bundle's bytes
-    where workers do not see its path. `tile_px` is the side of the tiles, `computing` how many tiles a process computes
-    at a time, `process_bytes` what it may hold in memory, `classes` whether a class raster is wanted.
+    `state` tells the scene from an older file of the same name, `identity` does so for the bundle; `weights` holds the
+    bundle's bytes for workers that cannot see its path. `tile_px` is the side of a tile without halo on the scene's
+    grid, `computing` the number of tiles that a process computes at a time, `cache_bytes` the size of GDAL's block
+    cache, `process_bytes` a process's memory limit (None: no limit), `classes` whether a class raster is written.
     """
 
     source: SceneSource
@@ -38,16 +43,16 @@ class Job:
 
 
 class NumberedTile(NamedTuple):
-    """A tile and its number in the grid of tiles, row by row."""
+    """A tile and its number in the tile grid, in row-major order."""
 
     number: int
     tile: Tile
 
 
 class ScoredTile(NamedTuple):
-    """A finished tile: its figures, and its packed scores and classes (empty where there is nothing in them).
+    """A finished tile: its figures, and its packed scores and classes (empty chunks if there are none).
 
-    Chunks hold arrays of bytes, which Dask sends without a copy; `bytes` it would copy thrice.
+    Chunks hold NumPy buffers, which Dask sends zero-copy; `bytes` would be copied three times.
     """
 
     number: int
@@ -56,7 +61,7 @@ class ScoredTile(NamedTuple):
 
 
 class FailedTile(NamedTuple):
-    """A tile whose valid pixels have no score, and why."""
+    """A tile whose valid pixels have no score, and the reason."""
 
     number: int
     window: Window
@@ -64,7 +69,7 @@ class FailedTile(NamedTuple):
 
 
 def tiles_of(grid: Grid, job: Job, *, halo_px: int) -> Iterator[NumberedTile]:
-    """The tiles of a scene that a run is about, in reading order."""
+    """Yield the tiles of a scene that a job scores, in row-major order."""
     tiles = tile_grid(grid.height, grid.width, tile_px=job.tile_px, halo_px=halo_px, scale=job.source.scale)
     for number, tile in enumerate(tiles):
         if job.area is None or job.area.touches(tile.write):

@@ -1,14 +1,11 @@
-"""What a prediction has finished so far, on disk: the file that makes a run resumable, and the folder it works in.
+"""Journal of a prediction: an append-only file of finished tiles, which makes a run resumable.
 
-A journal is one append-only file: a header that says which run it is of, then a record for each finished tile with its
-compressed blocks. To a run that goes on, a record counts only with its checksums, so whatever ended the one before (a
-signal, a full disk, a power cut), the records before the first broken one are good and the rest is written again;
-nothing depends on clocks. Records lie in the order tiles were finished, the maps made from them do not show it.
-Checksums of chunks are made by those who pack them: at 4 ms a tile they would keep the one process that writes from
-more than 200 tiles a second.
-
-A workplace is the hidden folder beside the outputs in which everything is made. One run at a time holds it by a lock of
-the operating system, which goes with the process however that ends. It knows nothing of rasters or models.
+A header identifies the run; then comes a record for each finished tile with its compressed blocks. A resumed run
+accepts a record only if its checksums match, so whatever ended the run before (a signal, a full disk, a power cut), the
+records before the first broken one are valid and the rest is written again; nothing depends on clocks. Records lie in
+the order in which tiles were finished; the rasters made from them do not depend on it. Checksums of chunks are computed
+by the workers that pack them: at 4 ms a tile they would limit the one process that writes to some 200 tiles a second.
+This module knows nothing of rasters or models, and nothing of the folder that a journal lies in (`workdir`).
 """
 
 from __future__ import annotations
@@ -32,14 +29,14 @@ KIND = b"geood journal "
 MAGIC = KIND + b"2\n"
 SUFFIX = ".journal"
 LAYERS = 2  # chunks of a record: scores and classes
-SYNC_S = 5.0  # what a power cut may cost, seconds of work
+SYNC_S = 5.0  # work that a power cut may cost, seconds
 _HEADER = struct.Struct("<II")  # length and checksum of the key
 _RECORD = struct.Struct("<4sIqdddd2Q2II")  # mark, tile, figures, lengths and checksums of the chunks, its own checksum
 _MARK = b"tile"
 
 
 class TileFigures(NamedTuple):
-    """How many pixels of a tile have a score; mean, squared deviations and extremes of the scores."""
+    """Number of scored pixels of a tile; mean, sum of squared deviations, minimum and maximum of their scores."""
 
     scored: int = 0
     mean: float = 0.0
@@ -48,7 +45,7 @@ class TileFigures(NamedTuple):
     high: float = float("-inf")
 
     def __add__(self, other: object) -> TileFigures:
-        """The figures of both together (Chan et al. 1979)."""
+        """Return the figures of both together (Chan et al. 1979)."""
         if not isinstance(other, TileFigures):
             return NotImplemented
         scored = self.scored + other.scored
@@ -65,24 +62,24 @@ class TileFigures(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Bytes to be kept of a tile, and their checksum: whoever makes a chunk tells it, before it travels."""
+    """Packed bytes of a tile and their checksum, which is computed before they are sent."""
 
     data: Any
     check: int
 
     @classmethod
     def of(cls, data: Any) -> Self:
-        """The chunk of these bytes, or of an array of them."""
+        """Return the chunk of `bytes`, or of an array of bytes."""
         return cls(data, zlib.crc32(data))
 
 
 class Journal:
     """The finished tiles of one scene; a context manager.
 
-    `places[layer][tile]` is the (offset, length) of a chunk in the file; `figures[tile]` what was counted in it.
+    `places[layer][tile]` is the (offset, length) of a chunk in the file, `figures[tile]` the figures of a tile.
 
     Raises:
-        OutputError: if the file cannot be written, or is of another run than `key` says (naming what differs).
+        OutputError: the file cannot be written, or its key is not `key` (the message names the differences).
     """
 
     def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
@@ -100,7 +97,7 @@ class Journal:
                 raise
 
     def append(self, tile: int, figures: TileFigures, chunks: Sequence[Chunk]) -> None:
-        """Record a finished tile; it counts from the moment this returns, against a power cut some seconds later."""
+        """Record a finished tile; from then on it survives the end of the process, some seconds later a power cut."""
         lengths = [memoryview(chunk.data).nbytes for chunk in chunks]
         head = _RECORD.pack(_MARK, tile, *figures, *lengths, *(chunk.check for chunk in chunks), 0)
         head = head[:-4] + zlib.crc32(head).to_bytes(4, "little")
@@ -113,13 +110,13 @@ class Journal:
         self._take(tile, figures, lengths)
 
     def sync(self) -> None:
-        """See that the disk has it all."""
+        """Flush the file to the disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._synced = monotonic()
 
     def total(self) -> TileFigures:
-        """The figures of all tiles together, in the order of their numbers."""
+        """Return the figures of all tiles together, summed in the order of their numbers."""
         return sum((self.figures[tile] for tile in sorted(self.figures)), TileFigures())
 
     def close(self) -> None:
@@ -135,7 +132,7 @@ class Journal:
         try:
             self.close()
         except OutputError:
-            with suppress(OSError):  # what could not be written is still to be written, says the file
+            with suppress(OSError):  # the buffer could not be written, so closing fails again
                 self._file.close()
             if kind is None:
                 raise
@@ -148,11 +145,11 @@ class Journal:
         return self._file.tell()
 
     def _read(self, key: Mapping[str, Any]) -> int:
-        """Take in what the file holds; returns where its last good record ends, 0 where not even the header is good."""
+        """Read an existing file; return the end of its last valid record, 0 if not even the header is valid."""
         if _is_of_another_version(self._file):
             raise OutputError(
-                f"{self.path.parent}: the run that lies there was of another version of geood; finish it with that "
-                "one, or begin anew: --overwrite without --resume"
+                f"{self.path.parent}: holds an unfinished run of another version of geood; finish it with that "
+                "version, or start over: --overwrite without --resume"
             )
         stored, start = _read_key(self._file)
         if stored is None:
@@ -181,7 +178,7 @@ class Journal:
 
 
 def _read_key(file: Any) -> tuple[dict[str, Any] | None, int]:
-    """The key in the header of a journal and where the records begin; (None, 0) where the header is not whole."""
+    """Return the key in a journal's header and the offset of the first record; (None, 0) if the header is invalid."""
     file.seek(0)
     start = len(MAGIC) + _HEADER.size
     head = file.read(start)
@@ -207,8 +204,8 @@ def _refuse_other(path: Path, stored: Mapping[str, Any], key: Mapping[str, Any])
     if changed:
         was = "; ".join(f"{name}: was {_short(stored.get(name))}, is {_short(now.get(name))}" for name in changed)
         raise OutputError(
-            f"{path.parent}: the run that lies there was of something else ({was}); put it back as it was to --resume, "
-            "or begin anew: --overwrite without --resume"
+            f"{path.parent}: holds an unfinished run with other inputs ({was}); restore them to --resume, or start "
+            "over: --overwrite without --resume"
         )
 
 
@@ -218,7 +215,7 @@ def _short(value: Any) -> str:
 
 
 def has_tiles(path: Path) -> bool:
-    """Tell whether a journal holds a finished tile, or is one of another version of geood."""
+    """Return whether a journal holds a finished tile, or is one of another version of geood."""
     with path.open("rb") as file:
         _, start = _read_key(file)
         begun = bool(start) and path.stat().st_size >= start + _RECORD.size

@@ -1,8 +1,8 @@
-"""What will be done with a scene, settled before any work: its bands, resolution, area, tiles, and what that takes.
+"""Plan of a prediction, made before any work: a scene's bands, resolution, area, tiles, and the disk space needed.
 
-`predict` follows the same `ScenePlan` that `geood plan` prints. Everything here is found in bounded time for a scene of
-any size: from its header, from a small sample of its pixels, and (for `geood plan` alone) from a few tiles scored on
-trial.
+`predict` follows the same `ScenePlan` that `geood plan` prints. A plan takes bounded time for a scene of any size: it
+is made from the scene's header and a small sample of its pixels. The running time, which takes trial tiles, is in
+`estimate`.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ log = logging.getLogger("geood")
 
 @dataclass(frozen=True)
 class SceneOptions:
-    """How scenes are to be read.
+    """Options for reading scenes.
 
-    `bands` as on the command line (red=3,green=2,blue=1 or 3,2,1; None: by name, else by place), `nodata` in place of
-    the file's own, `resample` to the model's resolution or not, and the part to be scored: within the polygons of the
-    vector file `area`, within `box` (west,south,east,north in the scene's CRS), or all.
+    `bands` are given as on the command line (red=3,green=2,blue=1 or 3,2,1; None: by name, else by position); `nodata`
+    replaces the file's own; `resample` tells whether to resample to the model's resolution. `area` (a vector file) or
+    `box` (west,south,east,north in the scene's CRS) limits what is scored; None: the whole scene.
     """
 
     bands: str | None = None
@@ -51,7 +51,10 @@ class SceneOptions:
 
 @dataclass(frozen=True)
 class ScenePlan:
-    """One scene as it will be scored; `notes` and `warnings` say in words what was decided and what is odd."""
+    """One scene as it will be scored; `notes` and `warnings` tell the user what was decided and what is suspicious.
+
+    `state` is the fingerprint of the scene's file, `valid_share` the estimated share of valid pixels, 0 to 1.
+    """
 
     scene: ScenePath
     grid: Grid
@@ -64,7 +67,7 @@ class ScenePlan:
 
     @property
     def key(self) -> dict[str, Any]:
-        """All that the finished tiles depend on: equal keys, equal tiles."""
+        """Everything that finished tiles depend on: equal keys mean equal tiles."""
         source, crs = self.job.source, self.grid.crs
         return {
             "scene": self.state,
@@ -87,18 +90,18 @@ class ScenePlan:
 
     @property
     def tiles(self) -> int:
-        """How many tiles there are."""
+        """Number of tiles."""
         return sum(1 for _ in tiles_of(self.grid, self.job, halo_px=self.halo_px))
 
     @property
     def pixels(self) -> int:
-        """How many pixels lie in the part to be scored, valid or not."""
+        """Number of pixels of the area to be scored, valid or not."""
         window = self.job.area.window if self.job.area else self.grid.window
         return window.height * window.width
 
     @property
     def disk_bytes(self) -> int:
-        """The most that journal and rasters take."""
+        """Upper bound of the bytes that journal and rasters take."""
         return disk_needed(min(1.0, self.valid_share * 1.1 + 0.01) * self.pixels, classes=self.job.classes)
 
 
@@ -112,11 +115,11 @@ def plan_scene(
     classes: bool,
     mosaic: Path | None = None,
 ) -> ScenePlan:
-    """Settle how a scene is scored; `mosaic` is opened in its place, where it is one.
+    """Plan how a scene is scored; `mosaic` is the file to open in its place if the scene is a mosaic.
 
     Raises:
-        ConfigError: if an option does not fit the scene.
-        DataError: if the scene cannot be read or does not fit the bundle.
+        ConfigError: an option does not fit the scene.
+        DataError: the scene cannot be read or does not fit the bundle.
     """
     name = scene.opened if mosaic is None else gdal_name(mosaic)
     nodata = bundle.bands.nodata if options.nodata is None else options.nodata
@@ -124,7 +127,7 @@ def plan_scene(
         grid = opened.grid
         given = parse_bands(options.bands, bundle.bands) if options.bands else None
         reading = settle_reading(opened, bundle.bands, bundle.resolution, given=given, resample=options.resample)
-        warnings, share = _looked_at(opened, bundle.bands, reading.indexes)
+        warnings, share = _check_sample(opened, bundle.bands, reading.indexes)
         layout = opened.layout
         dtype, names = opened.dtype, ", ".join(opened.band_names)
         cache = _cache(opened, limits, rows=math.ceil((limits.tile_px + 2 * bundle.halo_px) / reading.scale))
@@ -145,7 +148,7 @@ def plan_scene(
         process_bytes=limits.process_bytes,
     )
     size = f"{grid.width:,} x {grid.height:,} px"
-    metres = f", {grid.resolution_m:.3g} m a pixel" if grid.resolution_m else ""
+    metres = f", {grid.resolution_m:.3g} m per pixel" if grid.resolution_m else ""
     notes = {
         "scene": f"{display_name(name)}: {size}{metres}, {dtype}, {names}, {layout}",
         "bands": reading.bands_note,
@@ -155,30 +158,30 @@ def plan_scene(
 
 
 def _cache(opened: Scene, limits: Budget, *, rows: int) -> int:
-    """GDAL's block cache, large enough to decode a scene of strips once.
+    """Return the size of GDAL's block cache, in bytes: large enough to decode a scene of strips only once.
 
     Raises:
-        ConfigError: if the memory that is allowed has no room for it.
+        ConfigError: the memory limit has no room for it.
     """
     more = max(0, opened.rows_cache_bytes(rows) - limits.cache_bytes)
     if limits.limit is not None and limits.bytes + more > limits.limit:
         raise ConfigError(
             f"{display_name(opened.source.name)}: can only be decoded by whole rows, which takes "
-            f"{(limits.bytes + more) / 1e9:.2f} GB with these tiles; allow as much with --max-ram, or bring it into "
+            f"{(limits.bytes + more) / 1e9:.2f} GB with these tiles; allow as much with --max-ram, or convert it to "
             "tiles first: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE IN OUT"
         )
     return limits.cache_bytes + more
 
 
-def _looked_at(opened: Scene, bands: Bands, indexes: tuple[int, ...]) -> tuple[list[str], float]:
-    """What is odd about the numbers of a scene by a sample of them, and the share of them that is valid."""
+def _check_sample(opened: Scene, bands: Bands, indexes: tuple[int, ...]) -> tuple[list[str], float]:
+    """Return warnings about the digital numbers of a scene, from a sample of them, and its share of valid pixels."""
     try:
         warnings = far_from_training(opened, bands, indexes)
-        if (looks := undeclared_nodata(opened)) is not None:
-            warnings.append(f"much of its border is {looks:g} in all bands: if that is no data, add --nodata {looks:g}")
+        if (value := undeclared_nodata(opened)) is not None:
+            warnings.append(f"much of its border is {value:g} in all bands: if that is nodata, add --nodata {value:g}")
         return warnings, valid_share(opened)
     except DataError as error:
-        return [f"its numbers were not compared with those of training: {error}"], 1.0
+        return [f"its digital numbers were not compared with those of training: {error}"], 1.0
 
 
 def _area(options: SceneOptions, grid: Grid) -> AreaOfInterest | None:

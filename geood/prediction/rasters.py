@@ -1,4 +1,9 @@
-"""Puts the rasters of one scene together from its journal: scores, classes, tags, statistics, styles."""
+"""Score and class rasters of one scene, assembled from its journal, with tags, statistics and QGIS styles.
+
+Tiles are scored into the journal first (`dispatch`); their packed chunks then become cloud-optimized GeoTIFFs. The tags
+say which bundle, scene and settings a raster comes from, so `polygonize` needs no bundle. Everything is written in the
+work folder; publishing is left to `pipeline`.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +34,7 @@ FAILED_TAG = "GEOOD_FAILED_TILES"  # windows [row, col, height, width] that hold
 
 
 class ScoredScene(NamedTuple):
-    """What came of one scene's tiles."""
+    """Result of one scene: its number of scored pixels, the windows of failed tiles, and the first reason."""
 
     valid: int
     failed: tuple[Window, ...]
@@ -37,20 +42,21 @@ class ScoredScene(NamedTuple):
 
 
 def assemble_rasters(
-    target: Target, plan: ScenePlan, bundle: ModelBundle, *, place: WorkDir, threshold: float, client: Any
+    target: Target, plan: ScenePlan, bundle: ModelBundle, *, work: WorkDir, threshold: float, client: Any
 ) -> ScoredScene:
-    """Score one scene and put its rasters together with their styles, all in the work folder."""
+    """Score one scene and assemble its rasters and their styles in the work folder."""
     name = target.scores.stem
     on_gpu, title = have_gpu(client), target.scene.label
-    with place.journal(name, plan.key | {"gpu": on_gpu}) as journal:
-        how = {"halo_px": plan.halo_px, "client": client, "on_gpu": on_gpu, "title": title}
-        failed = score_scene(plan.job, plan.grid, journal=journal, **how)
+    with work.journal(name, plan.key | {"gpu": on_gpu}) as journal:
+        failed = score_scene(
+            plan.job, plan.grid, halo_px=plan.halo_px, journal=journal, client=client, on_gpu=on_gpu, title=title
+        )
         figures = journal.total()
-        windows = tuple(one.window for one in failed)
+        windows = tuple(tile.window for tile in failed)
         tags = _tags(target.scene, bundle, threshold) | ({FAILED_TAG: json.dumps(windows)} if failed else {})
-        put = partial(assemble, grid=plan.grid, journal=journal.path, tile_px=plan.job.tile_px, tags=tags)
-        scores = place.folder / target.scores.name
-        put(
+        write = partial(assemble, grid=plan.grid, journal=journal.path, tile_px=plan.job.tile_px, tags=tags)
+        scores = work.folder / target.scores.name
+        write(
             scores,
             places=journal.places[0],
             dtype="float32",
@@ -60,8 +66,8 @@ def assemble_rasters(
             statistics=_statistics(figures, plan.grid),
         )
         if target.classes:
-            put(
-                place.folder / target.classes.name,
+            write(
+                work.folder / target.classes.name,
                 places=journal.places[1],
                 dtype="uint8",
                 nodata=NO_CLASS,
@@ -71,34 +77,34 @@ def assemble_rasters(
             )
     with open_raster(scores) as written:
         if written.crs is None and plan.grid.crs is not None:
-            log.warning("%s: a GeoTIFF has no words for its CRS: the maps have none, give them the scene's", title)
-    (place.folder / target.scores.with_suffix(".qml").name).write_text(_style(scores, bundle, threshold), "utf-8")
+            log.warning("%s: a GeoTIFF cannot store its CRS: the rasters have none, assign them the scene's", title)
+    (work.folder / target.scores.with_suffix(".qml").name).write_text(_style(scores, bundle, threshold), "utf-8")
     if target.classes:
         style = qgis.class_style(bundle.class_names)
-        (place.folder / target.classes.with_suffix(".qml").name).write_text(style, encoding="utf-8")
+        (work.folder / target.classes.with_suffix(".qml").name).write_text(style, encoding="utf-8")
     reason = failed[0].reason if failed else ""
     return ScoredScene(figures.scored, windows, reason)
 
 
 def _statistics(figures: TileFigures, grid: Grid) -> dict[str, str]:
-    """Band statistics as GDAL and QGIS keep them, over all valid pixels."""
+    """Return band statistics over all scored pixels, as GDAL's metadata items, which QGIS reads too."""
     share = {"STATISTICS_VALID_PERCENT": f"{100 * figures.scored / (grid.height * grid.width):.4g}"}
     if not figures.scored:
         return share
     deviation = (figures.squares / figures.scored) ** 0.5
-    found = {"MINIMUM": figures.low, "MAXIMUM": figures.high, "MEAN": figures.mean, "STDDEV": deviation}
-    return share | {f"STATISTICS_{name}": repr(value) for name, value in found.items()}
+    values = {"MINIMUM": figures.low, "MAXIMUM": figures.high, "MEAN": figures.mean, "STDDEV": deviation}
+    return share | {f"STATISTICS_{name}": repr(value) for name, value in values.items()}
 
 
 def _style(scores: Path, bundle: ModelBundle, threshold: float) -> str:
-    """The style of a finished score raster; scores without bounds are coloured over the range they have there."""
+    """Return the style of a finished score raster; unbounded scores are coloured over their range in this raster."""
     if SCORES[bundle.config.score.kind].bounded:
         return qgis.score_style(threshold)
     with open_raster(scores) as raster:
-        found = raster.tags(1)
-    if "STATISTICS_MINIMUM" not in found:
+        tags = raster.tags(1)
+    if "STATISTICS_MINIMUM" not in tags:
         return qgis.score_style(threshold)
-    return qgis.score_style(threshold, float(found["STATISTICS_MINIMUM"]), float(found["STATISTICS_MAXIMUM"]))
+    return qgis.score_style(threshold, float(tags["STATISTICS_MINIMUM"]), float(tags["STATISTICS_MAXIMUM"]))
 
 
 def _tags(scene: ScenePath, bundle: ModelBundle, threshold: float) -> dict[str, str]:

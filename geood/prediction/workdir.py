@@ -1,4 +1,9 @@
-"""The work folder of a prediction: one run at a time, resumed or begun anew."""
+"""Work folder of a prediction: the hidden folder beside the outputs in which everything is made.
+
+One run at a time holds it, by a lock of the operating system that ends with the process, however it ends. Afterwards
+the folder is removed, unless it holds finished tiles that a later run can resume from. This module knows nothing of
+rasters or models.
+"""
 
 from __future__ import annotations
 
@@ -16,70 +21,70 @@ from geood.prediction.journal import SUFFIX, Journal, has_tiles
 
 log = logging.getLogger("geood")
 
-PUBLISHING = "publishing.json"  # in a work folder: all is made, and outputs are getting their names
+PUBLISHING = "publishing.json"  # note in a work folder: all outputs are made, and being renamed to their final paths
 
 
 class WorkDir:
-    """The folder in which the outputs of one run are made; got from `work_dir`."""
+    """The folder in which the outputs of one run are made, as yielded by `work_dir`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.used: set[str] = set()
-        self.unfinished = False  # set where tiles failed that a later run may try again
+        self.unfinished = False  # set if tiles failed, so that a later run may try them again
 
     def journal(self, name: str, key: Mapping[str, Any]) -> Journal:
-        """The journal of one scene."""
+        """Open the journal of one scene."""
         self.used.add(name)
         return Journal(self.folder / f"{name}{SUFFIX}", key)
 
 
 @contextmanager
 def work_dir(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[WorkDir]:
-    """Hold the work folder; afterwards it is gone, unless the run failed or was interrupted with tiles to keep.
+    """Hold the work folder; remove it afterwards, unless the run failed or was interrupted with finished tiles.
 
     Raises:
-        OutputError: another run holds it; an earlier one left work there and neither `resume` nor `overwrite` says what
-            to do with that; it cannot be made.
+        OutputError: another run holds the folder; it holds earlier work and neither `resume` nor `overwrite` is set; or
+            it cannot be made.
     """
-    left = folder.is_dir()
+    existed = folder.is_dir()
     with output_errors(folder):
         folder.mkdir(exist_ok=True)
     try:
         lock = _locked(folder / "lock")
     except BaseException:
-        if not left:
+        if not existed:
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    asked = left and not resume and not overwrite and _work_in(folder)
-    place, done = WorkDir(folder), False
+    refused = existed and not resume and not overwrite and _work_in(folder)
+    work, done = WorkDir(folder), False
     try:
-        if asked:
+        if refused:
             raise OutputError(
-                f"{folder}: an unfinished run lies there; add --resume to go on with it, or --overwrite to begin anew"
+                f"{folder}: holds an unfinished run; add --resume to continue it, or --overwrite to start over"
             )
         if not resume:
             _empty(folder)
-        yield place
+        yield work
         done = True
     finally:
-        kept = _others(folder, place.used) if done and not place.unfinished else _work_in(folder)
+        kept = _others(folder, work.used) if done and not work.unfinished else _work_in(folder)
         if os.name == "nt":  # where an open file cannot be removed
             os.close(lock)
         if not kept:
             shutil.rmtree(folder, ignore_errors=True)
-        elif not done and not asked:
-            log.warning("what is finished is kept in %s: add --resume to go on with it", folder)
+        elif not done and not refused:
+            log.warning("finished tiles are kept in %s: add --resume to continue the run", folder)
         if os.name != "nt":
             os.close(lock)
 
 
 def _work_in(folder: Path) -> bool:
-    """Whether there is a finished tile in the folder, or a run that only has to be put in place."""
+    """Return whether the folder holds a finished tile, or outputs that only have to be published."""
     return (folder / PUBLISHING).exists() or any(has_tiles(path) for path in folder.glob(f"*{SUFFIX}"))
 
 
 def _others(folder: Path, used: set[str]) -> bool:
-    """Whether there is work on other scenes than these; what is of these goes."""
+    """Delete the work on the scenes `used`; return whether work on other scenes remains."""
     for path in folder.iterdir():
         done = path.name.removesuffix(SUFFIX) in used if path.suffix == SUFFIX else path.name != "lock"
         if done:
@@ -95,7 +100,7 @@ def _empty(folder: Path) -> None:
 
 
 def _locked(path: Path) -> int:
-    """A file descriptor that holds the lock until it is closed or the process ends.
+    """Lock a file; return its descriptor, which holds the lock until it is closed or the process ends.
 
     Raises:
         OutputError: another process holds it.
@@ -117,5 +122,5 @@ def _locked(path: Path) -> int:
             f"{path.parent}: another run is writing this output now; wait for it, or choose another --out"
         ) from None
     except OSError as error:  # a file system without locks
-        log.warning("%s: cannot be locked (%s); see that no other run writes this output", path, error.strerror)
+        log.warning("%s: cannot be locked (%s); make sure that no other run writes this output", path, error.strerror)
     return descriptor

@@ -1,11 +1,11 @@
-"""What a Dask worker does with a tile: read, score, cut off the halo, pack.
+"""Task of a Dask worker: read tiles, score them, cut off the halo, and pack the results.
 
-A tile is scored alone on a CPU, so the answer is independent of how many workers there are, byte for byte: the
-arithmetic of a tile never depends on what else runs. On a GPU tiles of one shape go in batches (see `engine`), and
-answers agree within the rounding of its kernels.
+On a CPU each tile is scored alone, so its arithmetic never depends on what else runs: the output is the same for any
+number of workers, byte for byte. On a GPU tiles of one shape are scored in batches (see `engine`), and outputs agree
+within the rounding of its kernels.
 
-The bundle is loaded once per process, the scene opened once per thread (or once for all, under a lock, where it can
-only be decoded by whole rows). A tile that cannot be read or scored comes back as a `FailedTile`, so that the others
+The bundle is loaded once per process. The scene is opened once per thread, or once per process under a lock if it can
+only be decoded by whole rows. A tile that cannot be read or scored is returned as a `FailedTile`, so that the others
 go on.
 """
 
@@ -36,11 +36,11 @@ from geood.prediction.journal import Chunk, TileFigures
 from geood.prediction.malloc import give_back
 
 NOTHING = Chunk.of(EMPTY)
-NEARLY = 0.9  # of the memory a process may hold, from where on it gives back what it does not need now
+NEARLY = 0.9  # share of a process's memory limit above which it releases freed memory
 
 
 class ReadTile(NamedTuple):
-    """A tile as read: image (C, H, W), scaled or of 8 bit, where it is valid (H, W), what is to be scored (h, w)."""
+    """A tile as read: image (C, H, W), 8-bit or scaled to [0, 1], validity (H, W), and the pixels to score (h, w)."""
 
     numbered: NumberedTile
     image: NDArray[Any]
@@ -49,10 +49,10 @@ class ReadTile(NamedTuple):
 
 
 def score_tiles(job: Job, tiles: Sequence[NumberedTile]) -> list[ScoredTile | FailedTile]:
-    """Read tiles, score them, pack them; one result each.
+    """Read, score and pack tiles; return one result for each, in any order.
 
     Raises:
-        BundleError: if the bundle cannot be loaded here, or is another.
+        BundleError: the bundle cannot be loaded here, or is not the job's.
     """
     try:
         limit_cache(job.cache_bytes)
@@ -73,7 +73,7 @@ def score_tiles(job: Job, tiles: Sequence[NumberedTile]) -> list[ScoredTile | Fa
             results.append(ScoredTile(numbered.number, TileFigures(), (NOTHING, NOTHING)))
         else:
             ready.append(pixels)
-    for batch in _alike(ready, engine.batch):
+    for batch in _batches(ready, engine.batch):
         results.extend(_scored(job, engine, batch))
     if job.process_bytes is not None:
         give_back(above=int(job.process_bytes * NEARLY))
@@ -81,7 +81,7 @@ def score_tiles(job: Job, tiles: Sequence[NumberedTile]) -> list[ScoredTile | Fa
 
 
 def _read(job: Job, engine: Engine, numbered: NumberedTile) -> ReadTile | None:
-    """The pixels of a tile; None where none of them is to be scored."""
+    """Read the pixels of a tile; None if none of them is to be scored."""
     tile = numbered.tile
 
     def attempt() -> ReadTile | None:
@@ -101,8 +101,8 @@ def _read(job: Job, engine: Engine, numbered: NumberedTile) -> ReadTile | None:
     return with_retries(attempt, name=job.source.name)
 
 
-def _alike(ready: list[ReadTile], most: int) -> Iterator[list[ReadTile]]:
-    """Runs of tiles of one shape, at most so many."""
+def _batches(ready: list[ReadTile], most: int) -> Iterator[list[ReadTile]]:
+    """Yield batches of consecutive tiles of one shape, of `most` tiles at most."""
     batch: list[ReadTile] = []
     for pixels in ready:
         if batch and (len(batch) == most or pixels.image.shape != batch[0].image.shape):
@@ -114,7 +114,7 @@ def _alike(ready: list[ReadTile], most: int) -> Iterator[list[ReadTile]]:
 
 
 def _scored(job: Job, engine: Engine, batch: list[ReadTile]) -> list[ScoredTile | FailedTile]:
-    """Score a batch and pack what comes of it; halved for as long as it does not fit the memory."""
+    """Score and pack a batch; halve it as long as it does not fit the memory."""
     stacked = Batch(*(_stacked([getattr(p, name) for p in batch]) for name in ("image", "valid")))
     try:
         core = _core(job, engine.bundle, batch[0].image.shape)
@@ -122,16 +122,16 @@ def _scored(job: Job, engine: Engine, batch: list[ReadTile]) -> list[ScoredTile 
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if _is_memory(error) and len(batch) > 1:
             engine.shrink(len(batch) // 2)
-            return [one for half in _alike(batch, engine.batch) for one in _scored(job, engine, half)]
-        why = f"{type(error).__name__}: {error}"
+            return [result for half in _batches(batch, engine.batch) for result in _scored(job, engine, half)]
+        reason = f"{type(error).__name__}: {error}"
         if _is_memory(error):
-            why = f"not enough memory for a tile of {job.tile_px} px; take a smaller predict.tile_px"
-        return [FailedTile(number, tile.write, why) for (number, tile), *_ in batch]
+            reason = f"not enough memory for a tile of {job.tile_px} px; use a smaller predict.tile_px"
+        return [FailedTile(number, tile.write, reason) for (number, tile), *_ in batch]
     return [_packed(job, pixels, *maps_of) for pixels, *maps_of in zip(batch, *maps, strict=True)]
 
 
 def _core(job: Job, bundle: ModelBundle, shape: tuple[int, ...]) -> Core:
-    """Rows and columns of a tile as read that scores are taken of: without the halo, unless it is resampled later."""
+    """Return the rows and columns of a tile as read to score: without the halo, unless scores are resampled later."""
     halo = bundle.halo_px if job.source.scale == 1 else 0
     rows, cols = (slice(halo, side - halo) for side in shape[1:])
     return rows, cols
@@ -148,7 +148,7 @@ def _is_memory(error: BaseException) -> bool:
 def _packed(
     job: Job, pixels: ReadTile, score: NDArray[np.float32], classes: NDArray[np.uint8]
 ) -> ScoredTile | FailedTile:
-    """What is kept of a tile, its invalid pixels blank."""
+    """Cut a scored tile to its write window, blank its invalid pixels, and pack it."""
     (number, tile), wanted = pixels.numbered, pixels.wanted
     if job.source.scale == 1:
         inside = slice(tile.write.height), slice(tile.write.width)
@@ -159,14 +159,16 @@ def _packed(
     values = score if whole else score[wanted]
     mean = float(values.mean(dtype=np.float64))
     if not np.isfinite(mean):
-        return FailedTile(number, tile.write, "valid pixels came back without a finite score; the model may be damaged")
+        return FailedTile(number, tile.write, "valid pixels have no finite score; the model may be damaged")
     squares = float(np.square(values - np.float32(mean)).sum(dtype=np.float64))
     figures = TileFigures(values.size, mean, squares, float(values.min()), float(values.max()))
     if not whole:
         score, classes = np.where(wanted, score, np.float32(np.nan)), np.where(wanted, classes, np.uint8(NO_CLASS))
-    scores = encode_tile(score, tile_px=job.tile_px, nodata=float("nan"), overview="average")
-    kinds = encode_tile(classes, tile_px=job.tile_px, nodata=NO_CLASS, overview="mode") if job.classes else EMPTY
-    return ScoredTile(number, figures, (Chunk.of(scores), Chunk.of(kinds)))
+    packed = encode_tile(score, tile_px=job.tile_px, nodata=float("nan"), overview="average")
+    packed_classes = (
+        encode_tile(classes, tile_px=job.tile_px, nodata=NO_CLASS, overview="mode") if job.classes else EMPTY
+    )
+    return ScoredTile(number, figures, (Chunk.of(packed), Chunk.of(packed_classes)))
 
 
 def _stacked(arrays: list[NDArray[Any]]) -> NDArray[Any]:
@@ -174,7 +176,7 @@ def _stacked(arrays: list[NDArray[Any]]) -> NDArray[Any]:
 
 
 class WorkerState:
-    """What one worker process keeps between tiles: the engine of its bundle, and open scenes.
+    """State of one worker process between tiles: the engine of its bundle, and open scenes.
 
     GDAL's handles must not be shared by threads, so a scene is opened once per thread; a scene of strips, which can
     only be decoded by whole rows, is opened once for all threads and read under a lock.
@@ -190,23 +192,23 @@ class WorkerState:
         self._thread = threading.local()
 
     def preload(self, bundle_path: Path, bundle: ModelBundle) -> None:
-        """Keep a bundle that is loaded already for the threads of this process; it moves to a GPU where it is used."""
+        """Keep a loaded bundle for the threads of this process; its engine moves it to a GPU if there is one."""
         with self._lock:
             self._key = self._engine = None
             self._preloaded = str(bundle_path.resolve()), bundle.identity, bundle
 
     def engine(self, job: Job) -> Engine:
-        """Return the engine of a job, made once for each bundle, score and way to compute.
+        """Return the engine of a job, made once for each bundle, score and set of inference settings.
 
         Raises:
             BundleError: the bundle cannot be loaded, or was replaced meanwhile.
         """
         predict = job.predict
-        way = (job.computing, predict.precision, predict.compile, predict.batch)
-        key = (job.bundle_path, job.identity, job.score, *way)
+        inference = (job.computing, predict.precision, predict.compile, predict.batch)
+        key = (job.bundle_path, job.identity, job.score, *inference)
         with self._lock:
             if self._engine is None or self._key != key:
-                self._engine = None  # its memory goes before the next one comes
+                self._engine = None  # frees its memory before the next one is made
                 bundle = self._loaded(job)
                 if bundle.identity != job.identity:
                     raise BundleError(f"{job.bundle_path}: was replaced while it was in use; run again")
@@ -225,10 +227,10 @@ class WorkerState:
 
     @contextmanager
     def scene(self, job: Job) -> Iterator[Scene]:
-        """Yield the scene of a job, open for this thread to read from.
+        """Yield the scene of a job, open for reading in this thread.
 
         Raises:
-            DataError: it cannot be opened.
+            DataError: the scene cannot be opened.
         """
         key = (job.source, job.state)
         if getattr(self._thread, "key", None) == key:
@@ -250,7 +252,7 @@ class WorkerState:
             yield self._shared[key]
 
     def forget_scene(self, but: object = None) -> None:
-        """Close what this thread, or all of them, have open, so that it is opened anew."""
+        """Close the scene of this thread, and all shared ones except `but`, so that they are opened anew."""
         with self._scenes_lock:
             for key in [k for k in self._shared if k != but]:
                 self._shared.pop(key).close()
@@ -259,4 +261,4 @@ class WorkerState:
         self._thread.scene = self._thread.key = None
 
 
-STATE = WorkerState()  # of this process; Dask's tasks are plain functions and find it here
+STATE = WorkerState()  # one per process; Dask tasks are plain functions and find it here

@@ -159,16 +159,16 @@ def test_names_and_folders_that_are_none(capsys, tmp_path):
 def test_the_check_on_the_command_line(miniature, monkeypatch, capsys, damaged):
     root, tree = miniature("camvid")
     assert run("check", "camvid", root) == 3  # a miniature is not the published set
-    assert "things to look at" in capsys.readouterr().err
+    assert "problems found" in capsys.readouterr().err
     monkeypatch.setitem(geood.catalog.CATALOG, "camvid", complete("camvid", tree))
     assert run("check", "camvid", root) == 0
     said = capsys.readouterr().out
-    assert "train: 3 images, 3 with labels" in said and "whole, as far as geood can tell" in said
+    assert "train: 3 images, 3 with labels" in said and "complete, as far as geood can tell" in said
     shares = [float(line.split()[-2]) for line in said.splitlines() if line.endswith(" %")]
     assert len(shares) == 3 * len(set(CAMVID.values())) and sum(shares) == pytest.approx(300, abs=0.3)
     (damaged[0] / "testannot/0001TP_008550.png").unlink()
     assert run("check", "camvid", damaged[0]) == 3
-    assert "1 things to look at\n  test: 1 images without labels" in capsys.readouterr().err
+    assert "1 problems found\n  test: 1 images without labels" in capsys.readouterr().err
 
 
 def test_the_check_reads_labels_in_another_coding(miniature, tmp_path, capsys):

@@ -454,7 +454,7 @@ def test_masks_in_other_codings_are_refused_with_the_mapping_that_reads_them(
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("data.hold_out=[cat]", "data.hold_out: cat is no class of camvid: sky, building"),
+        ("data.hold_out=[cat]", "data.hold_out: cat is not a class of camvid: sky, building"),
         ("data.hold_out=car", "for example data.hold_out=[car]"),
         ("data.hold_out=[", "the value is not valid YAML"),
         ("data.label_ids={a: 1}", "'data.label_ids={2: 255}'"),
@@ -691,7 +691,7 @@ def test_a_taught_anomaly_is_said(miniature, tmp_path, caplog):
     classes = data_set("cityscapes").taxonomy.classes
     bundle = make_bundle(tmp_path / "m.safetensors", data={"kind": "photos", "classes": dict(classes), "anomaly": []})
     result = evaluate_set(data_set("bdd-anomaly"), root, bundle=bundle)
-    assert set(result.leaked) == set(BDD_ANOMALIES) and "was taught" in caplog.text
+    assert set(result.leaked) == set(BDD_ANOMALIES) and "was trained on" in caplog.text
 
 
 def test_miou_is_over_the_classes_that_both_know(camvid, tmp_path):

@@ -143,7 +143,7 @@ def test_images_of_other_bands_are_refused_before_any_work(tmp_path, bundle):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["camvid", "{root}"], 2, "camvid: takes no submission that geood knows; known: smiyc-anomaly"),
+        (["camvid", "{root}"], 2, "camvid: not a benchmark that geood can write for; known: smiyc-anomaly"),
         (["smiyc-anomaly", "{root}", "--method", "../x"], 2, "--method ../x: it becomes the name of a folder"),
         (["smiyc-anomaly", "{root}/images"], 3, "{root} does; give that folder"),
         (["smiyc-anomaly", "{root}", "--set", "train.seed=1"], 2, "only the sections score and predict"),

@@ -193,7 +193,7 @@ def test_the_band_and_both_ranges_are_named(tmp_path):
 @pytest.mark.parametrize("factor", [16, 257])
 def test_sixteen_bits_for_eight_are_told(tmp_path, factor):
     sentences = findings(tmp_path, land().astype(np.uint16) * factor)
-    assert len(sentences) == 4 and all("8 bit, the scene is uint16" in s for s in sentences)
+    assert len(sentences) == 4 and all("on 8-bit scenes, this one is uint16" in s for s in sentences)
 
 
 def test_reflectance_is_told(tmp_path):

@@ -16,7 +16,7 @@ from geood.errors import DataError
 from geood.geo.bands import Bands
 from geood.geo.grid import Grid, Window, tile_grid
 from geood.geo.scene import Scene, SceneSource
-from geood.prediction.scene_checks import places, undeclared_nodata, valid_share
+from geood.prediction.scene_checks import sample_windows, undeclared_nodata, valid_share
 from support.places import NORTH_UP, PLACES, UTM, noise, write_raster
 from support.rasters import write_scores
 
@@ -261,10 +261,10 @@ def test_a_border_that_looks_like_no_data_is_told(tmp_path, dtype, value, share)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (64, 64), (65, 64), (700, 900), (5000, 300), (100_000, 200_000)])
-def test_places_are_distinct_and_spread(height, width):
+def test_sample_windows_are_distinct_and_spread(height, width):
     grid, seen = Grid(height, width, NORTH_UP, UTM), set()
     for skip, count in ((0, 32), (32, 128), (128, 512)):
-        found = list(places(grid, count, skip=skip))
+        found = list(sample_windows(grid, count, skip=skip))
         assert found == sorted(found) and not seen & set(found) and len(found) <= count
         assert all(w.height and w.width and w == w.within(grid.window) for w in found)
         seen |= set(found)

@@ -529,7 +529,7 @@ def test_tiles_are_taken_as_one_scene(tmp_path, bundle_path, scene):
 def test_the_numbers_of_a_scene_are_compared_with_those_of_training(tmp_path, bundle_path, caplog):
     path = write_raster(tmp_path / "s.tif", picture(100, 100, dtype="uint16", high=4000))
     predict([path], tmp_path / "out.tif", bundle_path=bundle_path)
-    assert "the model knows numbers of 8 bit, the scene is uint16" in caplog.text
+    assert "the model was trained on 8-bit scenes, this one is uint16" in caplog.text
 
 
 def test_a_plan_says_what_would_be_done_and_is_kept_to(tmp_path, bundle_path, scene):
