@@ -226,14 +226,14 @@ def trained(config: Config, out: Path) -> tuple[Path, float]:
 def measured(setting: str, bundle: ModelBundle, root: Path) -> dict[str, Any]:
     """All scores of a bundle on the test images."""
     path, settings = HERE / f"{setting}.yaml", [f"data.root={root}"]
-    whole = evaluate_scenes(path, bundle, overrides=settings)
+    whole = evaluate_scenes(path, bundle, settings=settings)
     rows = {row["score"]: row for row in whole.rows}
     figures: dict[str, Any] = {"miou": whole.miou, "base_rate": whole.base_rate, "scores": rows}
     if bundle.config.segmenter.outlier != "none":
-        smooth = evaluate_scenes(path, bundle.with_settings(["score.smooth_px=4"]), overrides=settings)
+        smooth = evaluate_scenes(path, bundle.with_settings(["score.smooth_px=4"]), settings=settings)
         rows |= {f"{row['score']}, smoothed": row for row in smooth.rows if row["score"] in SMOOTHED}
     if setting == "lums":
-        inside = evaluate_scenes(path, bundle, overrides=[*settings, "data.test_labels=[test/labels_inside/*.png]"])
+        inside = evaluate_scenes(path, bundle, settings=[*settings, "data.test_labels=[test/labels_inside/*.png]"])
         figures["inside"] = {row["score"]: row for row in inside.rows}
         figures["inside_base_rate"] = inside.base_rate
     return figures

@@ -267,7 +267,7 @@ def evaluate(
     from geood.evaluation import evaluate_scenes, write_metrics
     from geood.models import ModelBundle
 
-    result = evaluate_scenes(root, ModelBundle.load(_bundle_path(model)), overrides=settings or ())
+    result = evaluate_scenes(root, ModelBundle.load(_bundle_path(model)), settings=settings or ())
     print(result.table())
     if out:
         write_metrics(result, out, overwrite=overwrite)

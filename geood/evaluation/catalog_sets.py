@@ -14,7 +14,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,7 +150,7 @@ def evaluate_set(
                 _save(folder / frame.name, scored, own)
                 progress.advance()
         result = _evaluation(data_set, chosen, counted, job=job, source=str(scores or ""))
-        threshold = _second_pass(result, frames, job=job, counted=counted)
+        result, threshold = _with_thresholds(result, frames, job=job, counted=counted)
         if out:
             write_figures(result, out)
             for stem, frame in _extremes(result, frames):
@@ -263,16 +263,17 @@ def _evaluation(data_set: DataSet, split: Split, counted: _Pass, *, job: _Job, s
     )
 
 
-def _second_pass(result: SetEvaluation, frames: list[Frame], *, job: _Job, counted: _Pass) -> float:
-    """Add the figures that need a threshold to `result`: components at the best F1, open set at 95 % recall.
+def _with_thresholds(
+    result: SetEvaluation, frames: list[Frame], *, job: _Job, counted: _Pass
+) -> tuple[SetEvaluation, float]:
+    """Return the evaluation with what needs a threshold: components at the best F1, open set at 95 % recall.
 
-    Returns:
-        The threshold of the best F1; NaN if there are no anomaly or no inlier pixels.
+    Beside it the threshold of the best F1; NaN if there are no anomaly or no inlier pixels.
     """
     data_set, pooled, groups = result.data_set, counted.pooled, counted.groups
     sizes = data_set.components or PROTOCOLS[data_set.protocol].components_px
     if not pooled.positives or not pooled.negatives:
-        return math.nan
+        return result, math.nan
     [own] = [row for row in result.rows if row["score"] == result.own]
     best = float(own.get("best_f1_threshold", pooled.best_f1_threshold))
     components = ComponentScores(*sizes) if sizes else None
@@ -288,11 +289,9 @@ def _second_pass(result: SetEvaluation, frames: list[Frame], *, job: _Job, count
                 classes = np.load(job.folder / f"{frame.name}.classes.npy")
                 opened[_group(frame)].update(classes, score, mask=job.mapping.channel[ids], truth=truth)
             progress.advance()
-    if components is not None:
-        result.components = components.figures() | {"threshold": best}
-    if opened:
-        result.open_set = _mean_open_set(opened, frames, job.mapping.shared)
-    return best
+    found = {} if components is None else components.figures() | {"threshold": best}
+    open_set = _mean_open_set(opened, frames, job.mapping.shared) if opened else {}
+    return replace(result, components=found, open_set=open_set), best
 
 
 def _group(frame: Frame) -> str:

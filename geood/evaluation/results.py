@@ -26,7 +26,7 @@ OUTPUTS = {"metrics.json", "images.csv", "scores", "pictures"}  # all that an ev
 COMPONENT_COLUMNS = {"sIoU": "mean_siou", "PPV": "mean_ppv", "F1": "mean_f1"}
 
 
-@dataclass
+@dataclass(frozen=True)
 class SetEvaluation:
     """Figures of one bundle, or of score files, on one split of a data set; shares in [0, 1], NaN if undefined.
 

@@ -82,7 +82,7 @@ class _Counts:
     unknown: Counter[int] = field(default_factory=Counter)
 
 
-def evaluate_scenes(config_or_root: str | Path, bundle: ModelBundle, *, overrides: Sequence[str] = ()) -> Evaluation:
+def evaluate_scenes(config_or_root: str | Path, bundle: ModelBundle, *, settings: Sequence[str] = ()) -> Evaluation:
     """Measure a bundle on the test scenes of a config, or on a folder of scenes with labels.
 
     A config names `data.test_images`, `data.test_labels` and `data.anomaly`. Labels belong to the image whose name
@@ -93,7 +93,7 @@ def evaluate_scenes(config_or_root: str | Path, bundle: ModelBundle, *, override
     Args:
         config_or_root: a config file, or a folder.
         bundle: the bundle to measure.
-        overrides: `data.KEY=value` for the config, `score.KEY=value` and `predict.KEY=value` for the bundle.
+        settings: `data.KEY=value` for the config, `score.KEY=value` and `predict.KEY=value` for the bundle.
 
     Returns:
         The figures of every score, pooled and by scene.
@@ -111,12 +111,12 @@ def evaluate_scenes(config_or_root: str | Path, bundle: ModelBundle, *, override
     """
     path = Path(config_or_root)
     if path.is_dir():
-        if overrides:
+        if settings:
             raise ConfigError(f"{path}: --set changes a config, and this is a folder; give a config or leave --set out")
         cases, anomaly = _pair_folder(path), bundle.config.data.anomaly
     else:
-        bundle = bundle.with_settings([s for s in overrides if not s.startswith("data.")])
-        cases, anomaly = _read_cases(path, bundle, [s for s in overrides if s.startswith("data.")])
+        bundle = bundle.with_settings([s for s in settings if not s.startswith("data.")])
+        cases, anomaly = _read_cases(path, bundle, [s for s in settings if s.startswith("data.")])
     own = bundle.config.score
     curves = {kind: PixelCurve() for kind in bundle.scores}
     counts, scenes = _Counts(_Ids.of(bundle.class_ids, anomaly), Confusion(len(bundle.class_ids))), []
@@ -213,13 +213,13 @@ def _settled(cases: list[_Case], bundle: ModelBundle) -> tuple[list[SceneSource]
     return sources, total
 
 
-def _read_cases(path: Path, bundle: ModelBundle, overrides: Sequence[str]) -> tuple[list[_Case], list[int]]:
+def _read_cases(path: Path, bundle: ModelBundle, settings: Sequence[str]) -> tuple[list[_Case], list[int]]:
     """Return the test scenes of a config with their labels: paired by name if names match, else all labels for each.
 
     Raises:
         ConfigError: the config does not fit the bundle, or the pairing would be a guess.
     """
-    data = load_config(path, overrides).data
+    data = load_config(path, settings).data
     if not data.test_images:
         raise ConfigError(f"{path}: data.test_images is empty; name the scenes to evaluate, and data.test_labels")
     strange = sorted(set(data.classes) - set(bundle.class_ids))

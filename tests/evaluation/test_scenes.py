@@ -150,10 +150,10 @@ def test_each_folder_layout_and_a_config_give_the_same_figures(tmp_path, model, 
         f"  test_labels: ['{labels}']\n  classes: {{2: land, 5: road}}\n  anomaly: [{ANOMALY}]\n"
     )
     assert evaluate_scenes(config, model).headline() == expected
-    assert evaluate_scenes(config, model, overrides=["score.kind=energy"]).score == "energy"
+    assert evaluate_scenes(config, model, settings=["score.kind=energy"]).score == "energy"
     with pytest.raises(ConfigError, match=r"--set train\.seed=1: of a trained model only"):
-        evaluate_scenes(config, model, overrides=["train.seed=1"])
-    other = evaluate_scenes(config, model, overrides=[f"data.anomaly=[{STRANGE}]"])
+        evaluate_scenes(config, model, settings=["train.seed=1"])
+    other = evaluate_scenes(config, model, settings=[f"data.anomaly=[{STRANGE}]"])
     assert set(other.unknown_ids) == {ANOMALY}
 
 
@@ -239,7 +239,7 @@ def test_a_scene_without_labels_is_named_and_left_out(tmp_path, model, caplog):
 def test_set_needs_a_config(tmp_path, model):
     make_scenes(tmp_path)
     with pytest.raises(ConfigError, match="--set changes a config"):
-        evaluate_scenes(tmp_path, model, overrides=["data.crops=1"])
+        evaluate_scenes(tmp_path, model, settings=["data.crops=1"])
 
 
 @pytest.mark.parametrize(
