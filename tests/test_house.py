@@ -19,7 +19,6 @@ SMALL = {  # one idea each, and no neighbour to join
     "catalog/vocabulary.py",
     "constants.py",
     "datasets/sources.py",
-    "evaluation/figures.py",
 }
 LARGE = {"config/sections.py"}  # all keys of the config in one place, with the texts of the schema
 RENAMERS = {"atomic.py", "prediction/outputs.py"}  # that one publishes a whole run, and finishes what was cut short
@@ -48,7 +47,6 @@ HELD_BY = {  # rooms without a test file of their own name, and the file whose l
     "datasets/torchgeo_layers": "datasets/test_scene_crops",
     "errors": "cli/test_process",
     "evaluation/class_mapping": "evaluation/test_catalog_sets",
-    "evaluation/figures": "evaluation/test_scenes",
     "evaluation/leaderboards": "evaluation/test_catalog_sets",
     "evaluation/results": "evaluation/test_scenes",
     "evaluation/score_files": "evaluation/test_catalog_sets",

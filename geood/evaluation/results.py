@@ -19,7 +19,6 @@ from geood.atomic import atomic_folder, atomic_write, check_output, output_error
 from geood.catalog import DataSet, Split
 from geood.config import title_of
 from geood.errors import OutputError
-from geood.evaluation.figures import percent, without_nan
 from geood.evaluation.leaderboards import PUBLISHED, Published
 
 OUTPUTS = {"metrics.json", "images.csv", "scores", "pictures"}  # all that an evaluation's output folder may hold
@@ -282,3 +281,19 @@ def write_metrics(evaluation: Evaluation, out: Path, *, overwrite: bool = False)
     check_output(out, overwrite=overwrite)
     with output_errors(out), atomic_write(out) as partial:
         partial.write_text(evaluation.to_json(), encoding="utf-8")
+
+
+def percent(share: float) -> str:
+    """Format a share as per cent, eight characters wide: one decimal, two below 1 %, a dash if it is NaN."""
+    if math.isnan(share):
+        return f"{'-':>8}"
+    return f"{100 * share:8.2f}" if 0 < share < 0.01 else f"{100 * share:8.1f}"
+
+
+def without_nan(value: Any) -> Any:
+    """Return a copy of nested dicts and lists with None in place of every number that is not finite."""
+    if isinstance(value, dict):
+        return {k: without_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -24,7 +24,7 @@ from geood.constants import ANOMALY, IGNORE, INLIER
 from geood.datasets import find_files
 from geood.errors import ConfigError, DataError
 from geood.evaluation.results import Evaluation
-from geood.evaluation.tile_scores import on_best_device, scored_tiles, tiles_of
+from geood.evaluation.tile_scores import on_best_device, prediction_tiles, scored_tiles
 from geood.geo.grid import Tile
 from geood.geo.labels import VECTOR_SUFFIXES, open_labels, pair_by_name, why_not_shared
 from geood.geo.paths import gdal_name
@@ -169,7 +169,7 @@ def _measure(
             label = _Labelled(counts.ids.truth[_bounded(ids)], counts.ids.channel[_bounded(ids)])
             return None if (label.truth == IGNORE).all() else label
 
-        tiles = tiles_of(scene.grid.height, scene.grid.width, source.scale, bundle)
+        tiles = prediction_tiles(scene.grid.height, scene.grid.width, source.scale, bundle)
         for _, label, scored in scored_tiles(bundle, scene, tiles, labelled, kinds=bundle.scores, device=device):
             counts.confusion.update(scored.classes, label.channel)
             for kind, curve in curves.items():
@@ -208,7 +208,7 @@ def _settled(cases: list[_Case], bundle: ModelBundle) -> tuple[list[SceneSource]
                 open_labels(case.labels, scene.grid, attribute=case.attribute).close()
             except DataError as error:
                 raise DataError(f"{case.image.name}: its labels do not fit; {error}") from None
-            total += sum(1 for _ in tiles_of(scene.grid.height, scene.grid.width, reading.scale, bundle))
+            total += sum(1 for _ in prediction_tiles(scene.grid.height, scene.grid.width, reading.scale, bundle))
         sources.append(SceneSource(name, reading.indexes, nodata, reading.scale))
     return sources, total
 

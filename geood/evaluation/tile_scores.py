@@ -66,7 +66,7 @@ class ImageSource:
         return self.mask[window.slices]
 
 
-def tiles_of(height: int, width: int, scale: float, bundle: ModelBundle) -> Iterator[Tile]:
+def prediction_tiles(height: int, width: int, scale: float, bundle: ModelBundle) -> Iterator[Tile]:
     """Yield the tiles of a scene of that size, those of `predict` with the bundle's config."""
     side = tile_side(bundle.config.predict.tile_px, scale)
     return tile_grid(height, width, tile_px=side, halo_px=bundle.halo_px, scale=scale)
@@ -126,7 +126,7 @@ def score_frame(
     scores = {kind: np.empty((height, width), np.float16) for kind in kinds}
     classes = np.empty((height, width), np.uint8)
     source = ImageSource(decoded.image, decoded.valid, scale)
-    tiles = tiles_of(height, width, scale, bundle)
+    tiles = prediction_tiles(height, width, scale, bundle)
     for tile, _, scored in scored_tiles(bundle, source, tiles, lambda *_: True, kinds=kinds, device=device):
         out = tile.write.slices
         classes[out] = scored.classes

@@ -1,4 +1,4 @@
-"""Polygon files: writes a layer of table rows in one of four formats, whole or not at all.
+"""Polygon files: writes a layer of table rows in one of the formats of a table, whole or not at all.
 
 Rows come as Arrow tables and go straight to the writers of GDAL and Parquet, so a file may be larger than memory. Files
 are written in a hidden folder beside the target, their features counted, then renamed. Knows nothing of what columns

@@ -21,8 +21,7 @@ from geood.datasets.frames import Frame, decode
 from geood.errors import ConfigError, DataError, OutputError
 from geood.evaluation.catalog_sets import evaluate_set
 from geood.evaluation.class_mapping import ClassMapping
-from geood.evaluation.figures import percent
-from geood.evaluation.results import staged
+from geood.evaluation.results import percent, staged
 from geood.evaluation.tile_scores import score_frame
 from geood.metrics.components import ComponentScores
 from geood.metrics.pixels import PixelCurve
