@@ -20,8 +20,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import rasterio
@@ -32,7 +34,7 @@ from predict import AERIAL, make_scene, untrained_bundle
 from geood.config.loading import load_config
 from geood.geo.cog import encode_tile
 from geood.geo.grid import Grid
-from geood.prediction import dispatch
+from geood.prediction import cluster, dispatch
 from geood.prediction.job import Job, NumberedTile, ScoredTile
 from geood.prediction.journal import Chunk, Journal, TileFigures
 from geood.prediction.malloc import KEEP_FREED_MEMORY
@@ -72,16 +74,12 @@ def one_row(scene: str, out: str, bundle: str, workers: str) -> None:
         began.append(time.perf_counter())
         return found
 
-    import geood.prediction.budget
-    import geood.prediction.cluster
-    import geood.prediction.pipeline
-
-    geood.prediction.budget.threads_of = geood.prediction.cluster.threads_of = lambda *_: (
-        1,
-        1 + geood.prediction.cluster.READERS,
-    )
-    geood.prediction.pipeline.score_scene = watched
-    predict([scene], out, bundle_path=bundle, workers=int(workers), overwrite=True)
+    threads = (1, 1 + cluster.READERS)
+    with ExitStack() as patches:  # by name, so that a name that is gone is an error
+        for name in ("budget.threads_of", "cluster.threads_of"):
+            patches.enter_context(patch(f"geood.prediction.{name}", lambda *_: threads))
+        patches.enter_context(patch("geood.prediction.rasters.score_scene", watched))
+        predict([scene], out, bundle_path=bundle, workers=int(workers), overwrite=True)
     print(began[1] - began[0])
 
 

@@ -7,14 +7,14 @@ import sys
 from typing import NoReturn
 
 import geood
-from geood._version import DISTRIBUTION, __version__, other_package
+from geood._version import DISTRIBUTION, other_package
 
 
 def main() -> NoReturn:
     """Run the command line and exit with its code; exit with 2 if the other package has overwritten this one."""
     other = other_package()
     if other is not None:
-        replaced = getattr(geood, "__version__", None) != __version__
+        replaced = "lazy_exports" not in vars(geood)  # by what it holds: versions may be equal
         said = (
             f"another package called geood ({other}) is installed in this environment and uses the same files"
             f"{', and has overwritten some of them' if replaced else ''}; keep them apart, or leave this one alone: "

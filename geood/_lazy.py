@@ -32,4 +32,4 @@ def lazy_exports(package: str, rooms: Mapping[str, str]) -> tuple[Callable[[str]
         setattr(sys.modules[package], name, value)
         return value
 
-    return resolve, lambda: sorted(rooms)
+    return resolve, lambda: sorted({*rooms, *vars(sys.modules[package])})

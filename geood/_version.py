@@ -11,9 +11,11 @@ DISTRIBUTION = "geood-toolkit"
 
 def other_package() -> str | None:
     """Return the version of the other package called geood if it is installed in this environment, else None."""
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import PackageNotFoundError, metadata
 
     try:
-        return version("geood")
+        found = metadata("geood")
     except PackageNotFoundError:
         return None
+    own = "aerial and satellite scenes" in (found["Summary"] or "")  # installed from here under the name of before
+    return None if own else str(found["Version"])

@@ -106,9 +106,23 @@ def test_a_room_opens_with_what_is_in_it(path):
 
 
 def test_files_get_their_names_in_the_atomic_rooms_only():
+    """As `os.replace(a, b)`, `from os import replace`, `path.rename(b)` or, with one argument, `path.replace(b)`."""
     for room, path in ROOMS.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        taken = [a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module == "os" for a in n.names]
         renames = [c for c in calls(path) if ast.unparse(c.func) in ("os.replace", "os.rename", "shutil.move")]
-        assert not renames or room in RENAMERS, f"{room} renames files itself: use geood.atomic"
+        renames += [c for c in calls(path) if isinstance(c.func, ast.Attribute) and _renames(c)]
+        assert (not renames and not {"replace", "rename"} & set(taken)) or room in RENAMERS, (
+            f"{room} renames files itself: use geood.atomic"
+        )
+
+
+def _renames(call):
+    """Tell a call of a path's method from those of strings (two arguments), tables and dataclasses (keywords)."""
+    arguments = len(call.args), len(call.keywords)
+    return (
+        call.func.attr in ("replace", "rename") and arguments == (1, 0) and not isinstance(call.args[0], ast.Constant)
+    )
 
 
 def test_only_the_command_line_prints():

@@ -6,6 +6,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
+
 from geood import __version__
 from geood._version import DISTRIBUTION, other_package
 
@@ -36,14 +38,24 @@ def test_the_other_package_is_spoken_of_and_the_command_goes_on(tmp_path):
     assert "another package called geood (0.1.6) is installed" in done.stderr and "pip uninstall geood" in done.stderr
 
 
-def test_an_overwritten_package_is_not_run(tmp_path):
+@pytest.mark.parametrize("number", ["0.1.6", __version__])
+def test_an_overwritten_package_is_not_run(tmp_path, number):
     """As pip leaves it where the other package came later: its `__init__` among our rooms."""
     (tmp_path / "geood-0.1.6.dist-info").mkdir()
     (tmp_path / "geood-0.1.6.dist-info" / "METADATA").write_text(OTHER)
     (tmp_path / "geood").mkdir()
-    (tmp_path / "geood" / "__init__.py").write_text('__version__ = "0.1.6"\n')
+    (tmp_path / "geood" / "__init__.py").write_text(f'__version__ = "{number}"\n')
     for room in ("__main__.py", "_version.py"):
         (tmp_path / "geood" / room).write_text((Path(__file__).parents[1] / "geood" / room).read_text())
     done = run("--version", path=tmp_path)
     assert done.returncode == 2 and not done.stdout
     assert "has overwritten some of them" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_earlier_installation_of_this_package_is_not_the_other(tmp_path):
+    (tmp_path / "geood-0.1.0.dist-info").mkdir()
+    summary = (
+        "Summary: Finds what a model was never taught, in aerial and satellite scenes and in road-driving images\n"
+    )
+    (tmp_path / "geood-0.1.0.dist-info" / "METADATA").write_text(OTHER + summary)
+    assert run("--version", path=tmp_path).stderr == ""

@@ -291,7 +291,7 @@ def protocol_named(name: str, *, crossed: bool = False, **options: Any) -> Pixel
     if name not in PROTOCOLS:
         raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {name!r}")
     rules = PROTOCOLS[name]
-    accumulator: PixelProtocol = rules.accumulator(**(rules.if_crossed if crossed else {}), **options)
+    accumulator: PixelProtocol = rules.accumulator(**{**(rules.if_crossed if crossed else {}), **options})
     return accumulator
 
 
