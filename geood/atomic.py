@@ -39,7 +39,7 @@ def check_output(path: str | Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def output_errors(path: Path) -> Iterator[None]:
-    """Translate each `OSError` of the block to an `OutputError` that names `path`.
+    """Translate each `OSError` of the block to an `OutputError` that names `path`, and what else could not be opened.
 
     Raises:
         OutputError: something in the block could not be written.
@@ -47,23 +47,28 @@ def output_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        why, named = error.strerror or str(error), Path(str(error.filename or path))
+        if named != path and ".partial" not in named.name:
+            why = f"{why}: {named}"
         raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error}); free space on that disk, or choose another --out"
+            f"{path}: cannot be written ({why}); free space on that disk, or choose another --out"
         ) from None
 
 
 @contextmanager
-def atomic_write(path: Path, *, keep_same: bool = False) -> Iterator[Path]:
+def atomic_write(path: Path, *, alone: bool = False, keep_same: bool = False) -> Iterator[Path]:
     """Yield a hidden name beside `path`, of the same suffix; the file made there replaces `path` when the block ends.
 
-    After an error `path` is as it was before, and nothing is left beside it. A process that is killed may leave the
-    hidden file. Errors of the block pass unchanged. With `keep_same` a file of the same bytes stays as it is, with the
+    After an error `path` is as it was before, and nothing is left beside it. A process that is killed leaves the hidden
+    file; where the caller is `alone` in writing `path`, as in a run folder, that has one name and the next write
+    replaces it. Errors of the block pass unchanged. With `keep_same` a file of the same bytes stays as it is, with the
     time it was written.
 
     Raises:
         OSError: the file cannot be put in place.
     """
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    writer = "" if alone else f".{os.getpid()}"
+    partial = path.with_name(f".{path.stem}{writer}.partial{path.suffix}")
     partial.unlink(missing_ok=True)
     try:
         yield partial
@@ -105,19 +110,22 @@ def atomic_files(
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a hidden folder beside `path` that takes its place, contents and all, when the block ends.
 
-    After an error the folder that was there before is there again, and nothing is left beside it.
+    After an error the folder that was there before is there again, and nothing is left beside it. Errors of the block
+    pass unchanged.
 
     Raises:
-        OSError: the folder cannot be made or put in place.
+        OutputError: the folder cannot be made or put in place.
     """
     place = path.resolve()
     partial, before = (place.with_name(f".{place.name}.{os.getpid()}.{what}") for what in ("partial", "before"))
     try:
-        partial.mkdir()
+        with output_errors(path):
+            partial.mkdir()
         yield partial
-        if place.exists():
-            os.replace(place, before)
-        os.replace(partial, place)
+        with output_errors(path):
+            if place.exists():
+                os.replace(place, before)
+            os.replace(partial, place)
     finally:
         if before.exists() and not place.exists():
             os.replace(before, place)

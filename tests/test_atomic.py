@@ -96,3 +96,21 @@ def test_errors_of_writing_are_told_as_such(tmp_path):
         (tmp_path / "file").write_text("")
         with output_errors(tmp_path / "a.csv"), atomic_write(tmp_path / "file" / "a.csv") as partial:
             partial.write_text("")
+
+
+def test_what_kills_leave_in_a_run_folder_has_one_name_and_goes(tmp_path):
+    (tmp_path / ".joint.partial.ckpt").write_text("left by a kill")
+    with atomic_write(tmp_path / "joint.ckpt", alone=True) as partial:
+        assert partial.name == ".joint.partial.ckpt" and not partial.exists()
+        partial.write_text("new")
+    assert os.listdir(tmp_path) == ["joint.ckpt"]
+
+
+def test_an_error_of_the_body_is_not_one_of_the_folder(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "figures"):
+        (tmp_path / "labels.png").read_bytes()
+    with pytest.raises(OutputError, match=r"figures: cannot be written"), atomic_folder(tmp_path / "no" / "figures"):
+        pass
+    other = pytest.raises(OutputError, match=r"a\.csv: cannot be written \(No such file or directory: .*b\.csv\)")
+    with other, output_errors(tmp_path / "a.csv"):
+        (tmp_path / "b.csv").read_text()

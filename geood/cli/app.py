@@ -18,7 +18,7 @@ from geood.cli.data import data_app
 from geood.errors import ConfigError, DataError, TilesFailedError
 
 if TYPE_CHECKING:
-    from geood.catalog import DataSet
+    pass
 
 
 app = typer.Typer(
@@ -248,15 +248,40 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="scenes: a JSON file; else a folder for figures, images.csv, scores, pictures.")
     ] = None,
+    bands: BandsOption = None,
+    nodata: NoData = None,
+    no_resample: NoResample = False,
     settings: Settings = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Measure a model by every score that it supports, or score files, by a benchmark's own protocol."""
+    from geood.geo.scene_reading import ReadingOptions
+
+    options = ReadingOptions(bands, nodata, not no_resample)
     if benchmark != "scenes":
         from geood.catalog import data_set
 
         chosen = data_set(benchmark).under(protocol) if protocol else data_set(benchmark)
-        _evaluate_set(chosen, root, model, scores=scores, split=split, out=out, settings=settings, overwrite=overwrite)
+        if scores and model:
+            raise ConfigError("give --model or --scores, one of the two")
+        from geood.evaluation import evaluate_set, staged
+        from geood.models import ModelBundle
+
+        bundle = None if scores else ModelBundle.load(_bundle_path(model))
+        with staged(out, overwrite=overwrite, inputs=[root, *([scores] if scores else [])]) as folder:
+            measured = evaluate_set(
+                chosen,
+                root,
+                bundle=bundle,
+                scores=scores,
+                split=split,
+                settings=settings or (),
+                options=options,
+                out=folder,
+            )
+        print(measured.table())
+        if out:
+            print(f"\nfigures    {out} (metrics.json, images.csv, scores/, pictures/)")
         return
     if scores or split or protocol:
         raise ConfigError("--scores, --split and --protocol are for the names from `geood data list`; scenes have none")
@@ -267,38 +292,11 @@ def evaluate(
     from geood.evaluation import evaluate_scenes, write_metrics
     from geood.models import ModelBundle
 
-    result = evaluate_scenes(root, ModelBundle.load(_bundle_path(model)), settings=settings or ())
+    result = evaluate_scenes(root, ModelBundle.load(_bundle_path(model)), settings=settings or (), options=options)
     print(result.table())
     if out:
         write_metrics(result, out, overwrite=overwrite)
         print(f"\nfigures    {out}")
-
-
-def _evaluate_set(
-    chosen: DataSet,
-    root: Path,
-    model: Path | None,
-    *,
-    scores: Path | None,
-    split: str | None,
-    out: Path | None,
-    settings: list[str] | None,
-    overwrite: bool,
-) -> None:
-    """Run `evaluate` on a data set of the catalog."""
-    if scores and model:
-        raise ConfigError("give --model or --scores, one of the two")
-    from geood.evaluation import evaluate_set, staged
-    from geood.models import ModelBundle
-
-    bundle = None if scores else ModelBundle.load(_bundle_path(model))
-    with staged(out, overwrite=overwrite, inputs=[root, *([scores] if scores else [])]) as folder:
-        result = evaluate_set(
-            chosen, root, bundle=bundle, scores=scores, split=split, settings=settings or (), out=folder
-        )
-    print(result.table())
-    if out:
-        print(f"\nfigures    {out} (metrics.json, images.csv, scores/, pictures/)")
 
 
 @app.command()
@@ -311,15 +309,21 @@ def submit(
     out: Annotated[Path, typer.Option(help="Output folder; the official tool's DIR_OUTPUTS.")],
     model: Model = None,
     method: Annotated[str, typer.Option(help="Name of the method in the official tool.")] = "geood",
+    bands: BandsOption = None,
+    nodata: NoData = None,
+    no_resample: NoResample = False,
     settings: Uses = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write submission files for a benchmark's server."""
     from geood.evaluation import submit as run
+    from geood.geo.scene_reading import ReadingOptions
     from geood.models import ModelBundle
 
-    bundle = ModelBundle.load(_bundle_path(model))
-    count = run(benchmark, root, bundle, out, method=method, settings=settings or (), overwrite=overwrite)
+    bundle, options = ModelBundle.load(_bundle_path(model)), ReadingOptions(bands, nodata, not no_resample)
+    count = run(
+        benchmark, root, bundle, out, method=method, settings=settings or (), options=options, overwrite=overwrite
+    )
     print(f"scores     of {count} images in {out}")
 
 

@@ -35,7 +35,7 @@ def find_files(root: str | Path, patterns: list[str], *, what: str, suffixes: tu
     for pattern in patterns:
         path = Path(root) / pattern
         if path.is_dir():
-            hits = [p for p in path.rglob("*") if p.suffix.lower() in suffixes]
+            hits = [p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.name[0] != "."]
         elif path.is_file():
             hits = [path]
         else:

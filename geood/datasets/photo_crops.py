@@ -105,7 +105,10 @@ class Gallery:
     def write_split(self, folder: Path, training: tuple[Crop, ...], validation: tuple[Crop, ...]) -> None:
         """Write each image with its side and its number of crops to `folder/split.csv`."""
         crops = [crop.frame for crop in (*training, *validation)]
-        with atomic_write(folder / "split.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        with (
+            atomic_write(folder / "split.csv", alone=True) as partial,
+            partial.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(("image", "split", "crops"))
             for i, frame in enumerate(self.frames):

@@ -68,7 +68,7 @@ class SceneGround:
         rows = [(side, self.blocks.polygon(cell)) for side, cells in sides for cell in sorted(cells)]
         crops = [("train", polygon(*b)) for b in training] + [("validation", polygon(*b)) for b in validation]
         crs = self.layers.images.crs
-        with atomic_write(folder / "split.gpkg") as partial:
+        with atomic_write(folder / "split.gpkg", alone=True) as partial:
             for layer, shapes in (("blocks", rows), ("crops", crops)):
                 frame = gpd.GeoDataFrame({"split": [s for s, _ in shapes]}, geometry=[g for _, g in shapes], crs=crs)
                 frame.to_file(partial, layer=layer, driver="GPKG", engine="pyogrio")

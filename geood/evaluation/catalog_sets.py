@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from geood.atomic import output_errors
 from geood.catalog import DataSet, Split
 from geood.constants import ANOMALY, IGNORE
 from geood.datasets import Decoded, Frame, decode, distance_of, drop_unlabelled, find_frames, has_distance, screened
@@ -29,9 +30,9 @@ from geood.evaluation.class_mapping import ClassMapping, data_settings
 from geood.evaluation.pictures import draw_frame
 from geood.evaluation.results import SetEvaluation, write_figures
 from geood.evaluation.score_files import ScoreFiles, Scores
-from geood.evaluation.tile_scores import ScoredFrame, frame_readings, on_best_device, score_frame
+from geood.evaluation.tile_scores import ScoredFrame, frame_readings, nodata_for, on_best_device, score_frame
 from geood.geo.scene import Scene
-from geood.geo.scene_reading import SceneReading
+from geood.geo.scene_reading import AUTOMATIC, ReadingOptions, SceneReading
 from geood.metrics import (
     PROTOCOLS,
     ComponentScores,
@@ -60,6 +61,7 @@ class _Job(NamedTuple):
     label_ids: dict[int, int]
     folder: Path
     readings: Mapping[str, SceneReading]
+    nodata: float | None
 
 
 @dataclass
@@ -76,7 +78,7 @@ class _Pass:
     distances: DistanceCurves = field(default_factory=DistanceCurves)
 
 
-def evaluate_set(
+def evaluate_set(  # noqa: PLR0913 - the options of a verb
     data_set: DataSet,
     root: Path,
     *,
@@ -84,6 +86,7 @@ def evaluate_set(
     scores: Path | None = None,
     split: str | None = None,
     settings: Sequence[str] = (),
+    options: ReadingOptions = AUTOMATIC,
     out: Path | None = None,
 ) -> SetEvaluation:
     """Measure a bundle, or score files, on a split of a data set.
@@ -95,6 +98,7 @@ def evaluate_set(
         scores: a folder of score files, one for each image, higher is more anomalous.
         split: the split to measure on; None: the set's last.
         settings: `data.hold_out=[...]`, `data.label_ids={...}` and, for a bundle, `score.KEY=` and `predict.KEY=`.
+        options: how the images are read for a bundle, as for `predict`.
         out: an empty folder for `metrics.json`, `images.csv`, pictures of the worst and best images, and the scores
             (float16) and classes of each image as `.npy`; None: nothing is written.
 
@@ -118,17 +122,21 @@ def evaluate_set(
     hold_out, label_ids, rest = data_settings(settings)
     if bundle:
         bundle = bundle.with_settings(rest)
+    elif options != AUTOMATIC:
+        raise ConfigError(
+            "scores from files are not read from images; --bands, --nodata and --no-resample are for a model"
+        )
     elif rest:
         raise ConfigError(f"--set {rest[0]}: scores from files have no settings; only data.hold_out and data.label_ids")
     mapping = ClassMapping.of(data_set, bundle, hold_out)
     chosen = data_set.split(split) if split else data_set.evaluated
     frames = _frames(data_set, root, split=chosen, mapping=mapping, label_ids=label_ids)
     files = ScoreFiles(scores, frames) if scores else None
-    readings = frame_readings(frames, bundle) if bundle else {}
+    readings = frame_readings(frames, bundle, options) if bundle else {}
     kinds = bundle.scores if bundle else (GIVEN,)
     own = bundle.config.score.kind if bundle else GIVEN
     with _scratch(out) as folder, on_best_device(bundle) as device:
-        job = _Job(mapping, bundle, own, label_ids, folder, readings)
+        job = _Job(mapping, bundle, own, label_ids, folder, readings, nodata_for(bundle, options) if bundle else None)
         counted = _Pass(
             {kind: protocol_named(data_set.protocol, crossed=data_set.crossed) for kind in kinds},
             PixelCurve(),
@@ -193,7 +201,7 @@ def _decoded(frame: Frame, job: _Job) -> Decoded:
     if job.bundle is None:
         return decode(frame, indexes=(1,), label_ids=job.label_ids)
     indexes = job.readings[frame.name].indexes
-    return decode(frame, indexes=indexes, nodata=job.bundle.bands.nodata, label_ids=job.label_ids)
+    return decode(frame, indexes=indexes, nodata=job.nodata, label_ids=job.label_ids)
 
 
 def _count(frame: Frame, decoded: Decoded, scored: ScoredFrame, *, job: _Job, counted: _Pass) -> None:
@@ -366,7 +374,8 @@ def _draw(out: Path, frame: Frame, *, job: _Job, threshold: float, rows: list[di
 def _scratch(out: Path | None) -> Iterator[Path]:
     """Yield the folder that holds the scores between the two passes."""
     if out is not None:
-        (out / "scores").mkdir(parents=True, exist_ok=True)
+        with output_errors(out):
+            (out / "scores").mkdir(parents=True, exist_ok=True)
         yield out / "scores"
         return
     with tempfile.TemporaryDirectory(prefix="geood-scores-") as folder:

@@ -162,7 +162,7 @@ def staged(out: Path | None, *, overwrite: bool = False, inputs: Sequence[Path] 
         raise OutputError(f"{out}: holds {inputs[0]}, which is to be read; choose another --out")
     if not target.parent.is_dir():
         raise OutputError(f"{out}: there is no folder {out.parent}; make it first, or choose another place")
-    with output_errors(out), atomic_folder(target) as folder:
+    with atomic_folder(target) as folder:
         yield folder
 
 

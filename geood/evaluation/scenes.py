@@ -24,12 +24,12 @@ from geood.constants import ANOMALY, IGNORE, INLIER
 from geood.datasets import find_files
 from geood.errors import ConfigError, DataError
 from geood.evaluation.results import Evaluation
-from geood.evaluation.tile_scores import on_best_device, prediction_tiles, scored_tiles
+from geood.evaluation.tile_scores import nodata_for, on_best_device, prediction_tiles, scored_tiles
 from geood.geo.grid import Tile
 from geood.geo.labels import VECTOR_SUFFIXES, open_labels, pair_by_name, why_not_shared
 from geood.geo.paths import gdal_name
 from geood.geo.scene import Scene, SceneSource
-from geood.geo.scene_reading import settle_reading
+from geood.geo.scene_reading import AUTOMATIC, ReadingOptions, settle_reading
 from geood.metrics import Confusion, PixelCurve
 from geood.models import ModelBundle
 from geood.progress import Progress
@@ -82,7 +82,13 @@ class _Counts:
     unknown: Counter[int] = field(default_factory=Counter)
 
 
-def evaluate_scenes(config_or_root: str | Path, bundle: ModelBundle, *, settings: Sequence[str] = ()) -> Evaluation:
+def evaluate_scenes(
+    config_or_root: str | Path,
+    bundle: ModelBundle,
+    *,
+    settings: Sequence[str] = (),
+    options: ReadingOptions = AUTOMATIC,
+) -> Evaluation:
     """Measure a bundle on the test scenes of a config, or on a folder of scenes with labels.
 
     A config names `data.test_images`, `data.test_labels` and `data.anomaly`. Labels belong to the image whose name
@@ -94,6 +100,7 @@ def evaluate_scenes(config_or_root: str | Path, bundle: ModelBundle, *, settings
         config_or_root: a config file, or a folder.
         bundle: the bundle to measure.
         settings: `data.KEY=value` for the config, `score.KEY=value` and `predict.KEY=value` for the bundle.
+        options: how the scenes are read, as for `predict`.
 
     Returns:
         The figures of every score, pooled and by scene.
@@ -120,7 +127,7 @@ def evaluate_scenes(config_or_root: str | Path, bundle: ModelBundle, *, settings
     own = bundle.config.score
     curves = {kind: PixelCurve() for kind in bundle.scores}
     counts, scenes = _Counts(_Ids.of(bundle.class_ids, anomaly), Confusion(len(bundle.class_ids))), []
-    sources, tiles = _settled(cases, bundle)
+    sources, tiles = _settled(cases, bundle, options)
     with on_best_device(bundle) as device, Progress("evaluating", tiles) as progress:
         for case, source in zip(cases, sources, strict=True):
             here = _measure(case, source, bundle, counts=counts, progress=progress, device=device)
@@ -193,7 +200,7 @@ def _figures(curve: PixelCurve, *, brief: bool = False) -> dict[str, Any]:
     return {"pixels": curve.positives + curve.negatives, "anomaly_pixels": curve.positives, **figures}
 
 
-def _settled(cases: list[_Case], bundle: ModelBundle) -> tuple[list[SceneSource], int]:
+def _settled(cases: list[_Case], bundle: ModelBundle, options: ReadingOptions) -> tuple[list[SceneSource], int]:
     """Open every scene and its labels once, so that a mismatch is found before the work begins.
 
     Returns:
@@ -201,9 +208,9 @@ def _settled(cases: list[_Case], bundle: ModelBundle) -> tuple[list[SceneSource]
     """
     sources, total = [], 0
     for case in cases:
-        name, nodata = gdal_name(case.image), bundle.bands.nodata
+        name, nodata = gdal_name(case.image), nodata_for(bundle, options)
         with Scene.open(name, nodata=nodata) as scene:
-            reading = settle_reading(scene, bundle.bands, bundle.resolution, advise=False)
+            reading = settle_reading(scene, bundle.bands, bundle.resolution, options)
             try:
                 open_labels(case.labels, scene.grid, attribute=case.attribute).close()
             except DataError as error:
@@ -280,7 +287,7 @@ def _pair_folder(root: Path) -> list[_Case]:
 
 
 def _rasters(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob("*") if p.suffix.lower() in RASTER_SUFFIXES)
+    return sorted(p for p in folder.glob("*") if p.suffix.lower() in RASTER_SUFFIXES and p.name[0] != ".")
 
 
 def _bounded(ids: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -84,7 +84,7 @@ def _grouped(named: Iterable[tuple[str, Path]]) -> dict[str, list[Path]]:
 
 
 def _is_score(path: Path) -> bool:
-    return path.suffix.lower() in SCORE_SUFFIXES and path.is_file()
+    return path.suffix.lower() in SCORE_SUFFIXES and path.is_file() and path.name[0] != "."
 
 
 def _read_array(path: Path) -> NDArray[Any]:

@@ -21,7 +21,8 @@ from geood.catalog import data_set
 from geood.datasets import Frame, decode, find_frames
 from geood.errors import ConfigError, DataError, OutputError
 from geood.evaluation.score_files import h5py
-from geood.evaluation.tile_scores import frame_readings, on_best_device, score_frame
+from geood.evaluation.tile_scores import frame_readings, nodata_for, on_best_device, score_frame
+from geood.geo.scene_reading import AUTOMATIC, ReadingOptions
 from geood.models import ModelBundle
 from geood.progress import Progress
 
@@ -35,7 +36,7 @@ FISHYSCAPES = "fishyscapes"
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 
 
-def submit(
+def submit(  # noqa: PLR0913 - the options of a verb
     benchmark: str,
     root: Path,
     bundle: ModelBundle,
@@ -43,6 +44,7 @@ def submit(
     *,
     method: str,
     settings: Sequence[str] = (),
+    options: ReadingOptions = AUTOMATIC,
     overwrite: bool = False,
 ) -> int:
     """Score all images of a benchmark and write its submission files; return the number of images.
@@ -55,6 +57,7 @@ def submit(
             `NAME_anomaly.npy` (float32) and `NAME_segmentation.npy` (uint8) in it.
         method: name of the method in the official tool.
         settings: `score.KEY=value` and `predict.KEY=value`.
+        options: how the images are read, as for `predict`.
         overwrite: replace files that exist.
 
     Raises:
@@ -72,7 +75,7 @@ def submit(
     if benchmark != FISHYSCAPES:
         h5py()  # before the work, not after it
     frames = _images(root) if benchmark == FISHYSCAPES else _track(benchmark, root)
-    readings = frame_readings(frames, bundle)
+    readings, nodata = frame_readings(frames, bundle, options), nodata_for(bundle, options)
     folder = out if benchmark == FISHYSCAPES else out / "anomaly_p" / method / TRACKS[benchmark]
     existing = [path for frame in frames for path in _files(benchmark, folder, frame) if path.exists()]
     if existing and not overwrite:
@@ -80,7 +83,7 @@ def submit(
     kind = bundle.config.score.kind
     with on_best_device(bundle) as device, Progress(f"scoring for {benchmark}", len(frames)) as progress:
         for frame in frames:
-            reading, nodata = readings[frame.name], bundle.bands.nodata
+            reading = readings[frame.name]
             decoded = decode(frame._replace(labels=None), indexes=reading.indexes, nodata=nodata)
             scored = score_frame(bundle, decoded, kinds=[kind], scale=reading.scale, device=device)
             assert scored.classes is not None
@@ -116,7 +119,7 @@ def _track(benchmark: str, root: Path) -> list[Frame]:
 
 def _images(folder: Path) -> list[Frame]:
     """Return the images of a folder, in the order of their names."""
-    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in IMAGES)
+    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in IMAGES and p.name[0] != ".")
     if not paths:
         raise DataError(f"{folder}: no images ({', '.join(IMAGES)}); give the folder that holds them")
     for first, second in itertools.pairwise(paths):

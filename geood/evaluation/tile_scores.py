@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -21,8 +22,16 @@ from geood.evaluation.score_files import LARGEST, Scores
 from geood.geo.grid import Tile, Window, mirrored, tile_grid
 from geood.geo.resampling import resample, resized, taps
 from geood.geo.scene import Scene
-from geood.geo.scene_reading import PixelSource, SceneReading, read_tile, settle_reading, tile_side, to_own_grid
-from geood.models import ModelBundle
+from geood.geo.scene_reading import (
+    PixelSource,
+    ReadingOptions,
+    SceneReading,
+    read_tile,
+    settle_reading,
+    tile_side,
+    to_own_grid,
+)
+from geood.models import ModelBundle, autocast
 
 Known = TypeVar("Known")
 WHOLE = (slice(None), slice(None))
@@ -52,14 +61,19 @@ class ImageSource:
 
     def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return digital numbers (C, h, w) and validity (h, w) of a window of the working grid, mirrored outside."""
-        image, valid = self.image, self.mask
-        if self.scale != 1:
-            sizes = [(size, resized(size, self.scale)) for size in valid.shape]
-            down, across = (taps(0, new, scale=self.scale, size=size) for size, new in sizes)
-            image, valid = resample(image, valid, down, across)
+        image, valid = self._working
         rows, cols = valid.shape
         chosen = np.ix_(mirrored(window.row, window.height, rows), mirrored(window.col, window.width, cols))
         return image[:, chosen[0], chosen[1]], valid[chosen]
+
+    @cached_property
+    def _working(self) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """The image and its validity on the working grid, resampled once for all windows."""
+        if self.scale == 1:
+            return self.image, self.mask
+        sizes = [(size, resized(size, self.scale)) for size in self.mask.shape]
+        down, across = (taps(0, new, scale=self.scale, size=size) for size, new in sizes)
+        return resample(self.image, self.mask, down, across)
 
     def valid(self, window: Window) -> NDArray[np.bool_]:
         """Return the validity (h, w) of a window of the image's own grid."""
@@ -103,10 +117,14 @@ def scored_tiles(
         if data is None:
             continue
         image = torch.from_numpy(bundle.bands.scale(pixels, valid)[None]).to(device)
-        output, seen = bundle.infer(image), torch.from_numpy(valid[None]).to(device)
+        seen = torch.from_numpy(valid[None]).to(device)
+        with autocast(bundle.config.predict.precision, image.device):
+            output = bundle.infer(image)
         core = tile.core if source.scale == 1 else WHOLE
         classes = output.logits[0, :, core[0], core[1]].argmax(0).to(torch.uint8).cpu().numpy()
-        each = {kind: bundle.score_of(output, image, seen, kind=kind, core=core)[0].cpu().numpy() for kind in kinds}
+        each = {
+            kind: bundle.score_of(output, image, seen, kind=kind, core=core)[0].float().cpu().numpy() for kind in kinds
+        }
         if source.scale != 1:
             both = {kind: to_own_grid(score, classes, tile, source.scale) for kind, score in each.items()}
             each, classes = {kind: score for kind, (score, _) in both.items()}, both[kinds[0]][1]
@@ -135,17 +153,23 @@ def score_frame(
     return ScoredFrame(scores, classes)
 
 
-def frame_readings(frames: Sequence[Frame], bundle: ModelBundle) -> Mapping[str, SceneReading]:
-    """Decide how each frame is read for a bundle, as by `predict`; return the readings by the frames' names.
+def frame_readings(frames: Sequence[Frame], bundle: ModelBundle, options: ReadingOptions) -> Mapping[str, SceneReading]:
+    """Choose how each frame is read for a bundle, by the frame's name, as `predict` would.
 
     Raises:
-        DataError: an image cannot be read, has other bands, or lies too far from the model's resolution.
+        ConfigError: the bands chosen by the user are not those of the bundle.
+        DataError: an image cannot be read, has other bands, or lies too far from the bundle's resolution.
     """
-    readings = {}
+    readings, nodata = {}, nodata_for(bundle, options)
     for frame in frames:
-        with Scene.open(frame.base or frame.image, bundle.bands.nodata) as scene:
-            readings[frame.name] = settle_reading(scene, bundle.bands, bundle.resolution, advise=False)
+        with Scene.open(frame.base or frame.image, nodata) as scene:
+            readings[frame.name] = settle_reading(scene, bundle.bands, bundle.resolution, options)
     return readings
+
+
+def nodata_for(bundle: ModelBundle, options: ReadingOptions) -> float | None:
+    """Return the nodata value that takes the place of a file's own: the user's, else the bundle's."""
+    return bundle.bands.nodata if options.nodata is None else options.nodata
 
 
 @contextmanager

@@ -7,7 +7,6 @@ contradiction is an error. No pixels are read here.
 from __future__ import annotations
 
 import difflib
-import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -15,7 +14,6 @@ from geood.errors import ConfigError, DataError
 from geood.geo.bands import Bands
 from geood.geo.scene import Scene
 
-log = logging.getLogger("geood")
 # Default descriptions of unnamed bands: their number, or the colour interpretation that GDAL gives the first band.
 _UNNAMED = re.compile(r"(band|gray|grey|undefined|layer)?[ _-]?\d*", re.IGNORECASE)
 
@@ -52,9 +50,7 @@ def parse_bands(text: str, bands: Bands) -> dict[str, int]:
     return given
 
 
-def match_bands(
-    scene: Scene, bands: Bands, given: Mapping[str, int] | None, *, advise: bool = True
-) -> tuple[tuple[int, ...], str]:
+def match_bands(scene: Scene, bands: Bands, given: Mapping[str, int] | None) -> tuple[tuple[int, ...], str]:
     """Return the scene's band indices in the model's order, and a sentence on how they were assigned.
 
     `given` takes precedence, and may include a band that the file declares as alpha; then band names, if the scene has
@@ -78,15 +74,10 @@ def match_bands(
     once = [said.count(name) == 1 and not _UNNAMED.fullmatch(name) for name in names]
     if all(once) and len(set(names)) == len(names):
         chosen = tuple(standing[name] for name in names)
-        text = f"{listed(chosen, bands.names)}, by their names in the scene"
-        if chosen != bands.indexes:
-            log.info("%s: bands %s (in the training scenes: %s)", scene.path, text, listed(bands.indexes, bands.names))
-        return chosen, text
+        return chosen, f"{listed(chosen, bands.names)}, by their names in the scene"
     try:
         scene.check_bands(bands)
     except DataError as error:
-        if not advise:
-            raise
         hint = f" (band {scene.alpha[0]} is declared as alpha, but can be named there)" if scene.alpha else ""
         raise DataError(f"{error}, or say which to take: --bands {_example(bands)}{hint}") from None
     moved = [name for name, one, i in zip(names, once, bands.indexes, strict=True) if one and standing[name] != i]
@@ -94,7 +85,7 @@ def match_bands(
         raise DataError(
             f"{scene.path}: its bands are {listed(scene.band_indexes, scene.band_names)}, the model was trained on "
             f"{listed(bands.indexes, bands.names)}: {', '.join(moved)} at another position, and not all names are in "
-            f"both; {f'say which to take: --bands {_example(bands)}' if advise else 'name its bands'}"
+            f"both; say which to take: --bands {_example(bands)}"
         )
     return bands.indexes, f"{listed(bands.indexes, bands.names)}, by position (not all are named in both)"
 

@@ -86,7 +86,7 @@ def write_mosaic(rasters: str | Path | Sequence[str | Path], out: str | Path, *,
     out = Path(out)
     with (
         writing(out),
-        atomic_write(out, keep_same=True) as partial,
+        atomic_write(out, alone=True, keep_same=True) as partial,
         partial.open("w", encoding="utf-8", errors="surrogateescape") as file,
     ):
         file.writelines(f"{line}\n" for line in _document(tiles, grid, places))

@@ -16,8 +16,10 @@ import re
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from geood.errors import DataError
@@ -78,30 +80,34 @@ def stem(scene: str | Path) -> str:
     return re.sub(r"[:*?\"<>|{}]", "_", Path(last).stem) or "scene"
 
 
-class ScenePath(NamedTuple):
-    """Names of one scene: as given by the user, as opened by GDAL, as shown in messages, and the stem of its outputs.
-
-    `shown` omits the query string of a URL, which may hold a secret.
-    """
+@dataclass(frozen=True)
+class ScenePath:
+    """The names of one scene; the archive that it may lie in is looked into once, when `opened` is first asked for."""
 
     given: str
-    opened: str
-    shown: str
-    stem: str
 
-    @classmethod
-    def of(cls, scene: str | Path) -> Self:
-        """Return the names of a scene; a zip archive is listed only here, once.
+    @property
+    def stem(self) -> str:
+        """Name of its outputs, without suffix."""
+        return stem(self.given)
+
+    @cached_property
+    def opened(self) -> str:
+        """Name that GDAL opens.
 
         Raises:
-            DataError: an archive cannot be read, or holds no raster, or several of which none is named.
+            DataError: an archive holds no raster or several and none is named, or is no archive.
         """
-        opened = gdal_name(scene)
-        return cls(str(scene), opened, display_name(opened), stem(scene))
+        return gdal_name(self.given)
+
+    @property
+    def shown(self) -> str:
+        """Name for people, without what follows a "?" in an address, which may be a secret."""
+        return display_name(self.opened)
 
     @property
     def label(self) -> str:
-        """File name of the scene, for outputs and log lines."""
+        """File name for outputs and log lines."""
         return Path(self.shown).name
 
 

@@ -8,14 +8,13 @@ It knows the bands of a model, not the model; it works on NumPy arrays, without 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geood.errors import DataError
-from geood.geo.band_matching import match_bands
+from geood.geo.band_matching import match_bands, parse_bands
 from geood.geo.bands import Bands
 from geood.geo.grid import Grid, Tile, Window, resampled
 from geood.geo.scene import Scene
@@ -65,14 +64,23 @@ class TilePixels(NamedTuple):
     wanted: NDArray[np.bool_]
 
 
+class ReadingOptions(NamedTuple):
+    """The user's choice of how scenes are read.
+
+    `bands` as on the command line, `red=3,green=2,blue=1` or `3,2,1` (None: matched by name, else by position);
+    `nodata` in place of the file's own or the bundle's; `resample` to the model's resolution or not.
+    """
+
+    bands: str | None = None
+    nodata: float | None = None
+    resample: bool = True
+
+
+AUTOMATIC = ReadingOptions()
+
+
 def settle_reading(
-    scene: Scene,
-    bands: Bands,
-    resolution: float | None,
-    *,
-    given: Mapping[str, int] | None = None,
-    resample: bool = True,
-    advise: bool = True,
+    scene: Scene, bands: Bands, resolution: float | None, options: ReadingOptions = AUTOMATIC
 ) -> SceneReading:
     """Choose the bands and the scale at which a scene is read for a model.
 
@@ -80,16 +88,16 @@ def settle_reading(
         scene: the open scene.
         bands: bands of the model.
         resolution: metres per pixel of the model's training crops; None if unknown.
-        given: the user's choice, from the model's band names to the scene's bands; None to match them automatically.
-        resample: resample the scene to the model's resolution.
-        advise: name the options of `geood predict` in messages.
+        options: the user's choice.
 
     Raises:
+        ConfigError: the bands chosen by the user are not those of the model.
         DataError: the bands cannot be matched, or the resolutions differ by too large a factor.
     """
-    indexes, bands_note = match_bands(scene, bands, given, advise=advise)
+    given = parse_bands(options.bands, bands) if options.bands else None
+    indexes, bands_note = match_bands(scene, bands, given)
     try:
-        scale, resolution_note = resampling_of(scene.grid, resolution, resample=resample, advise=advise)
+        scale, resolution_note = resampling_of(scene.grid, resolution, resample=options.resample)
     except DataError as error:
         raise DataError(f"{scene.path}: {error}") from None
     return SceneReading(indexes, scale, bands_note, resolution_note)
@@ -131,9 +139,7 @@ def to_own_grid(
     return spread, near
 
 
-def resampling_of(
-    scene_grid: Grid, resolution: float | None, *, resample: bool, advise: bool = True
-) -> tuple[float, str]:
+def resampling_of(scene_grid: Grid, resolution: float | None, *, resample: bool) -> tuple[float, str]:
     """Return the scale at which to read a scene for a model trained at `resolution` metres per pixel, and a sentence.
 
     A ratio within 5 % of an integer is rounded to it, so that pixel edges coincide; 1 means no resampling.
@@ -157,10 +163,9 @@ def resampling_of(
     most, word, kernel = (SHRINK, "downsampled", "average") if shrinks else (ENLARGE, "upsampled", "bilinear")
     if times > most:
         x, y = (side / ratio for side in scene_grid.pixel_size)
-        other = ", or read it as it is (--no-resample)" if advise else ""
         raise DataError(
             f"{both}: it would have to be {word} {times:.3g} times, and {most} is the most; bring it nearer to the "
-            f"model's resolution (gdalwarp -r {kernel} -tr {x:.4g} {y:.4g} IN OUT){other}"
+            f"model's resolution (gdalwarp -r {kernel} -tr {x:.4g} {y:.4g} IN OUT), or read it as it is (--no-resample)"
         )
     how = f"downsampled {times:.4g} times (average)" if shrinks else f"upsampled {times:.4g} times (bilinear)"
     return (1 / times if shrinks else times), f"{how}: {both}"

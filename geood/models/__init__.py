@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from geood._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from geood.models.bundle import ModelBundle, read_header
+    from geood.models.bundle import ModelBundle, autocast, read_header
     from geood.models.flow import Flow
     from geood.models.inlier_statistics import InlierFit, Inliers
     from geood.models.scores import anomaly_score, jensen_shannon_to_uniform
@@ -21,6 +21,7 @@ __all__ = [
     "Segmenter",
     "SegmenterOutput",
     "anomaly_score",
+    "autocast",
     "jensen_shannon_to_uniform",
     "read_header",
 ]
@@ -35,6 +36,7 @@ __getattr__, __dir__ = lazy_exports(
         "Segmenter": "segmenter",
         "SegmenterOutput": "segmenter",
         "anomaly_score": "scores",
+        "autocast": "bundle",
         "jensen_shannon_to_uniform": "scores",
         "read_header": "bundle",
     },

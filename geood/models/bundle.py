@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +302,15 @@ class ModelBundle:
             metrics=metrics,
             identity=_identity(path),
         )
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context in which networks compute in a precision of `predict.precision`; auto: bfloat16 on a GPU."""
+    if precision == "auto":
+        precision = "bfloat16" if device.type == "cuda" else "float32"
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype={"bfloat16": torch.bfloat16, "float16": torch.float16}[precision])
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

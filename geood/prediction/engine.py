@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geood.config import PredictConfig
-from geood.models import ModelBundle, SegmenterOutput
+from geood.models import ModelBundle, SegmenterOutput, autocast
 
 log = logging.getLogger("geood")
 MOST_AT_ONCE = 8  # tiles in a batch, and in a task: with more, a GPU gains 7 % and the threads that feed it lose more
@@ -64,7 +63,7 @@ class Engine:
         self.bundle = bundle.to(self.device)
         self.on_gpu = self.device.type == "cuda"
         self.batch = 1
-        self._precision = _precision(predict.precision, self.device)
+        self._precision = predict.precision
         self._gate = threading.BoundedSemaphore(1 if self.on_gpu else computing)
         self._configured_batch = predict.batch
         self._sized = not self.on_gpu
@@ -102,11 +101,10 @@ class Engine:
 
     def _pass(self, image: Tensor, valid: Tensor, core: Core, *, classes: bool = True) -> tuple[Tensor, Tensor]:
         """Return score and class of a batch on its device."""
-        autocast = torch.autocast(self.device.type, dtype=self._precision) if self._precision else nullcontext()
         with torch.inference_mode():
             if image.dtype == torch.uint8:
                 image = torch.where(valid[:, None], ((image - self._low) * self._gain).clamp_(0, 1), self._fill)
-            with autocast:
+            with autocast(self._precision, self.device):
                 output = self.bundle.infer(image)
             rows, cols = core
             if self.on_gpu:  # sums over classes are slow there if these are adjacent in memory (channels last)
@@ -191,13 +189,6 @@ class Engine:
 def _to_host(tensor: Tensor) -> Tensor:
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return host.copy_(tensor, non_blocking=True)
-
-
-def _precision(asked: str, device: torch.device) -> torch.dtype | None:
-    """Return the reduced precision of inference; None for float32."""
-    if asked == "auto":
-        return torch.bfloat16 if device.type == "cuda" else None
-    return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[asked]
 
 
 _thread = threading.local()

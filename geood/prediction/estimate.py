@@ -72,7 +72,7 @@ def plan_run(
     """
     bundle = ModelBundle.load(bundle_path).with_settings(settings)
     limits = budget(bundle, workers=workers, max_ram=parse_bytes(max_ram) if max_ram else None)
-    plan = plan_scene(ScenePath.of(scene), bundle, options, bundle_path=bundle_path, limits=limits, classes=True)
+    plan = plan_scene(ScenePath(scene), bundle, options, bundle_path=bundle_path, limits=limits, classes=True)
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     lines = describe(plan, limits, folder=existing, seconds=trial_seconds(plan, bundle, bundle_path=bundle_path))
     try:

@@ -72,7 +72,7 @@ def sources_of(scenes: Sequence[str | Path], *, mosaic: bool) -> list[str]:
 
 
 def _scenes_of(folder: Path) -> list[str]:
-    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in RASTERS and p.is_file())
+    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in RASTERS and p.is_file() and p.name[0] != ".")
     if not paths:
         raise DataError(f"{folder}: no scene in this folder; needed: files ending in {', '.join(RASTERS)}")
     return [str(path) for path in paths]
@@ -121,7 +121,7 @@ def targets_of(sources: list[str], out: Path, *, folder: bool) -> tuple[list[Tar
     """
     if not sources:
         raise ConfigError("no scene to predict; give at least one raster")
-    scenes = [ScenePath.of(source) for source in sources]
+    scenes = [ScenePath(source) for source in sources]
     if len({scene.stem for scene in scenes}) < len(scenes):
         raise ConfigError("two scenes have the same name, so their outputs would too; predict them one by one")
     if out.is_dir() or (out.suffix == "" and (folder or len(scenes) > 1)):
@@ -159,7 +159,7 @@ def write_summary(out: Path, made: list[Prediction], staging: Path) -> None:
                 highest = float(np.fmax(highest, scores.max(initial=-np.inf))) if scores.size else highest
         rows.append(
             {
-                "scene": ScenePath.of(prediction.scene).label,
+                "scene": ScenePath(prediction.scene).label,
                 "scores": prediction.scores.name,
                 "valid_pixels": prediction.valid_pixels,
                 "score_mean": total / counted if counted else math.nan,
@@ -198,7 +198,7 @@ def publish(folder: Path, finals: list[Path], made: Sequence[Prediction]) -> Non
     note = folder / PUBLISHING
     listed = [companion for path in finals if (companion := companion_of(path))]
     values = [{k: str(v) if isinstance(v, Path) else v for k, v in vars(prediction).items()} for prediction in made]
-    with writing(note), atomic_write(note) as partial, partial.open("w", encoding="utf-8") as file:
+    with writing(note), atomic_write(note, alone=True) as partial, partial.open("w", encoding="utf-8") as file:
         json.dump({"finals": [str(p) for p in finals + listed], "made": values}, file)
         file.flush()
         os.fsync(file.fileno())

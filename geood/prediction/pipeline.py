@@ -270,7 +270,7 @@ def _raise_failed(made: list[Prediction], scored: list[ScoredScene]) -> None:
     prediction, scene = incomplete[0]
     tiles, window = sum(len(s.failed) for _, s in incomplete), scene.failed[0]
     raise TilesFailedError(
-        f"{ScenePath.of(prediction.scene).label}: {tiles} tiles could not be scored, the first at row {window.row}, "
+        f"{ScenePath(prediction.scene).label}: {tiles} tiles could not be scored, the first at row {window.row}, "
         f"column {window.col}: {scene.reason}. They are nodata in the map, and listed in its tag {FAILED_TAG} and in "
         "failed_tiles. If the failure was transient, run again with --resume --overwrite; otherwise repair the scene "
         "and predict again",

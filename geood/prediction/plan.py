@@ -18,13 +18,13 @@ import torch
 from geood._version import __version__
 from geood.errors import ConfigError, DataError
 from geood.geo.aoi import AreaOfInterest
-from geood.geo.band_matching import parse_bands
+from geood.geo.band_matching import listed
 from geood.geo.bands import Bands
 from geood.geo.gdal import compression, display_name
 from geood.geo.grid import Grid
 from geood.geo.paths import ScenePath, fingerprint, gdal_name
 from geood.geo.scene import Scene, SceneSource
-from geood.geo.scene_reading import settle_reading, tile_side
+from geood.geo.scene_reading import ReadingOptions, settle_reading, tile_side
 from geood.models import ModelBundle
 from geood.prediction.budget import Budget, disk_needed
 from geood.prediction.job import Job, tiles_of
@@ -47,6 +47,11 @@ class SceneOptions:
     resample: bool = True
     area: Path | None = None
     box: str | None = None
+
+    @property
+    def reading(self) -> ReadingOptions:
+        """The options that evaluation has as well."""
+        return ReadingOptions(self.bands, self.nodata, self.resample)
 
 
 @dataclass(frozen=True)
@@ -125,8 +130,10 @@ def plan_scene(
     nodata = bundle.bands.nodata if options.nodata is None else options.nodata
     with Scene.open(name, nodata) as opened:
         grid = opened.grid
-        given = parse_bands(options.bands, bundle.bands) if options.bands else None
-        reading = settle_reading(opened, bundle.bands, bundle.resolution, given=given, resample=options.resample)
+        reading = settle_reading(opened, bundle.bands, bundle.resolution, options.reading)
+        if reading.indexes != bundle.bands.indexes:
+            trained = listed(bundle.bands.indexes, bundle.bands.names)
+            log.info("%s: bands %s (in the training scenes: %s)", scene.label, reading.bands_note, trained)
         warnings, share = _check_sample(opened, bundle.bands, reading.indexes)
         layout = opened.layout
         dtype, names = opened.dtype, ", ".join(opened.band_names)

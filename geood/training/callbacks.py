@@ -78,7 +78,7 @@ class CheckpointCallback(pl.Callback):
             append_metrics(self.run / "metrics.csv", self.plan.stage, trainer.global_step, trained | validated)
             if trainer.logger is not None:
                 trainer.logger.log_metrics(validated, step=trainer.global_step)
-            with atomic_write(self.checkpoint) as partial:
+            with atomic_write(self.checkpoint, alone=True) as partial:
                 trainer.save_checkpoint(partial)
         else:
             trainer.save_checkpoint(self.checkpoint)  # collective: takes part, but does not write

@@ -60,7 +60,7 @@ def make_run(run: Path, config: Config) -> None:
     """
     try:
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-        with atomic_write(run / "config.yaml") as partial:
+        with atomic_write(run / "config.yaml", alone=True) as partial:
             partial.write_text(to_yaml(config), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{run}: cannot be made ({error.strerror}); give another --out") from None
@@ -158,7 +158,7 @@ def last_metrics(path: Path, stage: str) -> dict[str, float]:
 
 def _write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Replace metrics.csv by these rows, atomically."""
-    with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path, alone=True) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FIELDS)
         writer.writeheader()
         writer.writerows(rows)

@@ -305,3 +305,9 @@ def test_vector_labels_that_cannot_be_used(folder):
     (folder / "truth.gpkg").write_text("no GeoPackage")
     with pytest.raises(DataError, match=r"truth.gpkg"):
         open_scenes(config(folder, **vector, label_attribute="code"))
+
+
+def test_hidden_files_of_a_folder_are_no_scenes(tmp_path):
+    for name in ("a.tif", "._a.tif", ".a.12.partial.tif"):
+        (tmp_path / name).write_bytes(b"")
+    assert find_files(tmp_path, ["."], what="data.images") == [tmp_path / "a.tif"]

@@ -6,13 +6,16 @@ import rasterio
 from affine import Affine
 
 from geood.constants import ANOMALY, IGNORE, INLIER
+from geood.errors import ConfigError
 from geood.evaluation.scenes import evaluate_scenes
 from geood.evaluation.tile_scores import ImageSource
 from geood.geo.grid import Window
 from geood.geo.scene import Scene, SceneSource
+from geood.geo.scene_reading import AUTOMATIC, ReadingOptions
 from geood.metrics.pixels import PixelCurve
 from geood.models.bundle import ModelBundle
 from geood.prediction.pipeline import predict
+from geood.prediction.plan import SceneOptions
 from support.bundles import make_bundle
 from support.rasters import picture, write_raster
 
@@ -46,12 +49,42 @@ def written(folder, *, transform, order, nodata=False):
         (FINE, [2, 1, 0], True),
     ],
 )
-@pytest.mark.parametrize("settings", [[], ["score.smooth_px=4"]])
+@pytest.mark.parametrize("settings", [[], ["score.smooth_px=4"], ["predict.precision=bfloat16"]])
 def test_figures_of_the_written_raster_are_those_of_evaluate(tmp_path, transform, order, nodata, settings):
+    compare(tmp_path, transform=transform, order=order, nodata=nodata, settings=settings)
+
+
+@pytest.mark.parametrize("transform", [FINE, COARSE, Affine(0.02, 0, 0, 0, -0.02, 0)])
+def test_both_read_scenes_as_they_are_told(tmp_path, transform):
+    """At their own resolution, with bands that the user names; the last is too fine to be resampled."""
+    options = ReadingOptions("2,3,1", nodata=9.0, resample=False)
+    compare(tmp_path, transform=transform, order=[0, 1, 2], nodata=False, options=options)
+    with pytest.raises(ConfigError, match="named twice"):
+        bundle = ModelBundle.load(tmp_path / "model.safetensors")
+        evaluate_scenes(tmp_path / "scenes", bundle, options=ReadingOptions("red=1,red=2,blue=3"))
+
+
+def test_another_order_of_bands_is_said_once(tmp_path, caplog):
+    with caplog.at_level("INFO", "geood"):
+        compare(tmp_path, transform=OWN, order=[2, 1, 0], nodata=False)
+    assert (
+        caplog.text.count("bands 3: red, 2: green, 1: blue, by their names in the scene (in the training scenes") == 1
+    )
+
+
+def compare(tmp_path, *, transform, order, nodata, settings=(), options=AUTOMATIC):
+    """Compare what `predict` wrote with what `evaluate` measures."""
     bundle = make_bundle(tmp_path / "model.safetensors", names=("red", "green", "blue"))
     (tmp_path / "scenes").mkdir()
     scene, labels = written(tmp_path / "scenes", transform=transform, order=order, nodata=nodata)
-    predict([scene], tmp_path / "out.tif", bundle_path=tmp_path / "model.safetensors", threshold=0.5, settings=settings)
+    predict(
+        [scene],
+        tmp_path / "out.tif",
+        bundle_path=tmp_path / "model.safetensors",
+        threshold=0.5,
+        settings=settings,
+        options=SceneOptions(*options),
+    )
     with rasterio.open(tmp_path / "out.tif") as raster:
         scores = raster.read(1)
     truth = np.full(labels.shape, IGNORE, np.uint8)
@@ -60,7 +93,7 @@ def test_figures_of_the_written_raster_are_those_of_evaluate(tmp_path, transform
     wanted = PixelCurve()
     wanted.update(scores, truth)
     bundle = ModelBundle.load(tmp_path / "model.safetensors").with_settings(settings)
-    found = evaluate_scenes(tmp_path / "scenes", bundle)
+    found = evaluate_scenes(tmp_path / "scenes", bundle, options=options)
     [own] = [row for row in found.rows if row["score"] == "jsd"]
     assert found.pixels == wanted.positives + wanted.negatives
     assert own["average_precision"] == wanted.average_precision

@@ -1,6 +1,5 @@
 """Laws of finding a model's bands in a scene, and of telling numbers that are unlike the training."""
 
-import logging
 from dataclasses import replace
 
 import numpy as np
@@ -48,14 +47,9 @@ def test_names_find_bands_in_any_order(tmp_path, names):
     assert "by their names" in sentence and f"{indexes[0]}: red" in sentence
 
 
-def test_another_order_is_said_and_the_same_is_not(tmp_path, caplog):
-    with caplog.at_level(logging.INFO, "geood"):
-        with scene_of(tmp_path, "red", "green", "blue") as scene:
-            match_bands(scene, RGB, None)
-        assert not caplog.text
-        with scene_of(tmp_path, "blue", "green", "red") as scene:
-            match_bands(scene, RGB, None)
-        assert "3: red, 2: green, 1: blue" in caplog.text
+def test_another_order_is_said(tmp_path):
+    with scene_of(tmp_path, "blue", "green", "red") as scene:
+        assert match_bands(scene, RGB, None)[1].startswith("3: red, 2: green, 1: blue")
 
 
 def test_colours_are_names(tmp_path):

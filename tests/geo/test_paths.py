@@ -17,7 +17,7 @@ from geood.errors import DataError
 from geood.geo import gdal
 from geood.geo.gdal import display_name, gdal_env, open_raster, reading
 from geood.geo.grid import Window
-from geood.geo.paths import fingerprint, gdal_name, is_remote, stem, with_retries
+from geood.geo.paths import ScenePath, fingerprint, gdal_name, is_remote, stem, with_retries
 from geood.geo.scene import Scene
 from support.http_server import CUT, DROP, HANG, STALL, serving
 from support.rasters import picture, write_raster
@@ -526,3 +526,13 @@ def test_no_trace_of_gdal_in_the_log(server, caplog, capfd):
     refusal(gdal_name(server.url("a.jp2")))
     assert not [r for r in caplog.records if r.name.startswith("rasterio") and r.levelname != "DEBUG"]
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_scene_path_looks_into_its_archive_when_it_is_opened(tmp_path):
+    path = ScenePath(str(tmp_path / "cut.zip"))
+    (tmp_path / "cut.zip").write_bytes(b"not a zip")
+    assert (path.stem, path.given) == ("cut", str(tmp_path / "cut.zip"))
+    with pytest.raises(DataError, match="zip file"):
+        _ = path.opened
+    remote = ScenePath("https://host/maps/a.tif?sig=secret")
+    assert (remote.stem, remote.label) == ("a", "a.tif") and "secret" not in remote.shown
