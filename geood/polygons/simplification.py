@@ -2,7 +2,8 @@
 
 Each component is simplified on its own as a coverage in the sense of GEOS, so that its polygons keep their diagonal
 contacts and stay valid, and so that the result does not depend on the batch it came in. Pixels of other components that
-it touches diagonally take part unchanged, which keeps that contact too.
+it touches diagonally take part unchanged, which keeps that contact too. Their other pixels do not: where details of
+several pixels are removed, a polygon may cover some of another component.
 """
 
 from __future__ import annotations
