@@ -26,11 +26,11 @@ OWN = Affine(0.5, 0, 500_000.25, 0, -0.5, 4_649_776.75)
 
 def written(folder, *, transform, order, nodata=False):
     """A scene with bands in another order and its labels, in a folder as `evaluate scenes` takes it."""
-    image = picture(230, 190, bands=3, seed=3)
-    labels = np.random.default_rng(1).choice([0, 1, 2, 7, 255], (230, 190), p=[0.3, 0.3, 0.2, 0.1, 0.1]).astype("uint8")
+    image = picture(140, 120, bands=3, seed=3)
+    labels = np.random.default_rng(1).choice([0, 1, 2, 7, 255], (140, 120), p=[0.3, 0.3, 0.2, 0.1, 0.1]).astype("uint8")
     if nodata:
-        image[:, 60:120, 40:90] = 0
-        image[:, :, 180:] = 0
+        image[:, 60:100, 40:80] = 0
+        image[:, :, 115:] = 0
     names = ["red", "green", "blue"]
     path = write_raster(folder / "a.tif", image[order], transform=transform, nodata=0 if nodata else None)
     with rasterio.open(path, "r+") as file:
