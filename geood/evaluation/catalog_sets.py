@@ -30,7 +30,7 @@ from geood.evaluation.class_mapping import ClassMapping, data_settings
 from geood.evaluation.pictures import draw_frame
 from geood.evaluation.results import SetEvaluation, write_figures
 from geood.evaluation.score_files import ScoreFiles, Scores
-from geood.evaluation.tile_scores import ScoredFrame, frame_readings, nodata_for, on_best_device, score_frame
+from geood.evaluation.tile_scores import ScoredFrame, frame_readings, on_best_device, score_frame
 from geood.geo.scene import Scene
 from geood.geo.scene_reading import AUTOMATIC, ReadingOptions, SceneReading
 from geood.metrics import (
@@ -61,7 +61,7 @@ class _Job(NamedTuple):
     label_ids: dict[int, int]
     folder: Path
     readings: Mapping[str, SceneReading]
-    nodata: float | None
+    options: ReadingOptions
 
 
 @dataclass
@@ -136,7 +136,7 @@ def evaluate_set(  # noqa: PLR0913 - the options of a verb
     kinds = bundle.scores if bundle else (GIVEN,)
     own = bundle.config.score.kind if bundle else GIVEN
     with _scratch(out) as folder, on_best_device(bundle) as device:
-        job = _Job(mapping, bundle, own, label_ids, folder, readings, nodata_for(bundle, options) if bundle else None)
+        job = _Job(mapping, bundle, own, label_ids, folder, readings, options)
         counted = _Pass(
             {kind: protocol_named(data_set.protocol, crossed=data_set.crossed) for kind in kinds},
             PixelCurve(),
@@ -201,7 +201,7 @@ def _decoded(frame: Frame, job: _Job) -> Decoded:
     if job.bundle is None:
         return decode(frame, indexes=(1,), label_ids=job.label_ids)
     indexes = job.readings[frame.name].indexes
-    return decode(frame, indexes=indexes, nodata=job.nodata, label_ids=job.label_ids)
+    return decode(frame, indexes=indexes, nodata=job.options.nodata_for(job.bundle.bands), label_ids=job.label_ids)
 
 
 def _count(frame: Frame, decoded: Decoded, scored: ScoredFrame, *, job: _Job, counted: _Pass) -> None:

@@ -24,7 +24,7 @@ from geood.constants import ANOMALY, IGNORE, INLIER
 from geood.datasets import find_files
 from geood.errors import ConfigError, DataError
 from geood.evaluation.results import Evaluation
-from geood.evaluation.tile_scores import nodata_for, on_best_device, prediction_tiles, scored_tiles
+from geood.evaluation.tile_scores import on_best_device, prediction_tiles, scored_tiles
 from geood.geo.grid import Tile
 from geood.geo.labels import VECTOR_SUFFIXES, open_labels, pair_by_name, why_not_shared
 from geood.geo.paths import gdal_name
@@ -208,7 +208,7 @@ def _settled(cases: list[_Case], bundle: ModelBundle, options: ReadingOptions) -
     """
     sources, total = [], 0
     for case in cases:
-        name, nodata = gdal_name(case.image), nodata_for(bundle, options)
+        name, nodata = gdal_name(case.image), options.nodata_for(bundle.bands)
         with Scene.open(name, nodata=nodata) as scene:
             reading = settle_reading(scene, bundle.bands, bundle.resolution, options)
             try:

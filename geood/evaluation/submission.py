@@ -21,7 +21,7 @@ from geood.catalog import data_set
 from geood.datasets import Frame, decode, find_frames
 from geood.errors import ConfigError, DataError, OutputError
 from geood.evaluation.score_files import h5py
-from geood.evaluation.tile_scores import frame_readings, nodata_for, on_best_device, score_frame
+from geood.evaluation.tile_scores import frame_readings, on_best_device, score_frame
 from geood.geo.scene_reading import AUTOMATIC, ReadingOptions
 from geood.models import ModelBundle
 from geood.progress import Progress
@@ -75,7 +75,7 @@ def submit(  # noqa: PLR0913 - the options of a verb
     if benchmark != FISHYSCAPES:
         h5py()  # before the work, not after it
     frames = _images(root) if benchmark == FISHYSCAPES else _track(benchmark, root)
-    readings, nodata = frame_readings(frames, bundle, options), nodata_for(bundle, options)
+    readings, nodata = frame_readings(frames, bundle, options), options.nodata_for(bundle.bands)
     folder = out if benchmark == FISHYSCAPES else out / "anomaly_p" / method / TRACKS[benchmark]
     existing = [path for frame in frames for path in _files(benchmark, folder, frame) if path.exists()]
     if existing and not overwrite:

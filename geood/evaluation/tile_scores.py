@@ -26,10 +26,10 @@ from geood.geo.scene_reading import (
     PixelSource,
     ReadingOptions,
     SceneReading,
+    WayBack,
     read_tile,
     settle_reading,
     tile_side,
-    to_own_grid,
 )
 from geood.models import ModelBundle, autocast
 
@@ -126,8 +126,8 @@ def scored_tiles(
             kind: bundle.score_of(output, image, seen, kind=kind, core=core)[0].float().cpu().numpy() for kind in kinds
         }
         if source.scale != 1:
-            both = {kind: to_own_grid(score, classes, tile, source.scale) for kind, score in each.items()}
-            each, classes = {kind: score for kind, (score, _) in both.items()}, both[kinds[0]][1]
+            back = WayBack(tile, source.scale)
+            each, classes = {kind: back.scores(score) for kind, score in each.items()}, back.classes(classes)
         yield tile, data, TileScores(each, classes)
 
 
@@ -160,16 +160,11 @@ def frame_readings(frames: Sequence[Frame], bundle: ModelBundle, options: Readin
         ConfigError: the bands chosen by the user are not those of the bundle.
         DataError: an image cannot be read, has other bands, or lies too far from the bundle's resolution.
     """
-    readings, nodata = {}, nodata_for(bundle, options)
+    readings, nodata = {}, options.nodata_for(bundle.bands)
     for frame in frames:
         with Scene.open(frame.base or frame.image, nodata) as scene:
             readings[frame.name] = settle_reading(scene, bundle.bands, bundle.resolution, options)
     return readings
-
-
-def nodata_for(bundle: ModelBundle, options: ReadingOptions) -> float | None:
-    """Return the nodata value that takes the place of a file's own: the user's, else the bundle's."""
-    return bundle.bands.nodata if options.nodata is None else options.nodata
 
 
 @contextmanager

@@ -75,6 +75,10 @@ class ReadingOptions(NamedTuple):
     nodata: float | None = None
     resample: bool = True
 
+    def nodata_for(self, bands: Bands) -> float | None:
+        """Return the nodata value that takes the place of a file's own: the user's, else that of the model's bands."""
+        return bands.nodata if self.nodata is None else self.nodata
+
 
 AUTOMATIC = ReadingOptions()
 
@@ -122,21 +126,25 @@ def read_tile(source: PixelSource, tile: Tile) -> TilePixels:
     return TilePixels(pixels, valid, valid[tile.core] if source.scale == 1 else source.valid(tile.write))
 
 
-def to_own_grid(
-    score: NDArray[np.float32], classes: NDArray[np.uint8], tile: Tile, scale: float
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Resample scores (bilinear) and classes (nearest) of a tile back to the scene's own grid.
+class WayBack:
+    """Way of one resampled tile to the scene's own grid, from (H, W) of `tile.read` to (h, w) of `tile.write`."""
 
-    Inputs are (H, W), covering `tile.read`; outputs are (h, w), covering `tile.write`.
-    """
-    write, read = tile.write, tile.read
-    top, below, down = resampled(write.row, write.height, scale, origin=read.row, size=read.height)
-    left, right, across = resampled(write.col, write.width, scale, origin=read.col, size=read.width)
-    down32, across32 = down.astype(np.float32)[:, None], across.astype(np.float32)
-    rows = score[top] + (score[below] - score[top]) * down32
-    spread = rows[:, left] + (rows[:, right] - rows[:, left]) * across32
-    near = classes[np.where(down < 0.5, top, below)][:, np.where(across < 0.5, left, right)]
-    return spread, near
+    def __init__(self, tile: Tile, scale: float) -> None:
+        write, read = tile.write, tile.read
+        self._rows = resampled(write.row, write.height, scale, origin=read.row, size=read.height)
+        self._cols = resampled(write.col, write.width, scale, origin=read.col, size=read.width)
+
+    def scores(self, score: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Resample scores, bilinear."""
+        (top, below, down), (left, right, across) = self._rows, self._cols
+        rows = score[top] + (score[below] - score[top]) * down.astype(np.float32)[:, None]
+        spread: NDArray[np.float32] = rows[:, left] + (rows[:, right] - rows[:, left]) * across.astype(np.float32)
+        return spread
+
+    def classes(self, classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resample classes, nearest."""
+        (top, below, down), (left, right, across) = self._rows, self._cols
+        return classes[np.where(down < 0.5, top, below)][:, np.where(across < 0.5, left, right)]
 
 
 def resampling_of(scene_grid: Grid, resolution: float | None, *, resample: bool) -> tuple[float, str]:

@@ -119,7 +119,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
     else:
         limits = config_budget(bundle, workers=workers)
     with new_folder(finals[0].parent), work_dir(folder, resume=resume, overwrite=overwrite) as work:
-        nodata = bundle.bands.nodata if options.nodata is None else options.nodata
+        nodata = options.reading.nodata_for(bundle.bands)
         tiles = write_mosaic([str(s) for s in scenes], work.folder / MOSAIC, nodata=nodata) if mosaic else None
         plan_of = partial(plan_scene, bundle=bundle, options=options, bundle_path=Path(bundle_path), limits=limits)
         plans = [plan_of(target.scene, mosaic=tiles, classes=bool(target.classes)) for target in targets]

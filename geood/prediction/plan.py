@@ -127,7 +127,7 @@ def plan_scene(
         DataError: the scene cannot be read or does not fit the bundle.
     """
     name = scene.opened if mosaic is None else gdal_name(mosaic)
-    nodata = bundle.bands.nodata if options.nodata is None else options.nodata
+    nodata = options.reading.nodata_for(bundle.bands)
     with Scene.open(name, nodata) as opened:
         grid = opened.grid
         reading = settle_reading(opened, bundle.bands, bundle.resolution, options.reading)

@@ -28,7 +28,7 @@ from geood.geo.cog import EMPTY, encode_tile
 from geood.geo.gdal import limit_cache
 from geood.geo.paths import with_retries
 from geood.geo.scene import Scene
-from geood.geo.scene_reading import read_tile, to_own_grid
+from geood.geo.scene_reading import WayBack, read_tile
 from geood.models import ModelBundle
 from geood.prediction.engine import Batch, Core, Engine
 from geood.prediction.job import FailedTile, Job, NumberedTile, ScoredTile
@@ -154,7 +154,8 @@ def _packed(
         inside = slice(tile.write.height), slice(tile.write.width)
         score, classes = score[inside], classes[inside]
     else:
-        score, classes = to_own_grid(score, classes, tile, job.source.scale)
+        back = WayBack(tile, job.source.scale)
+        score, classes = back.scores(score), back.classes(classes)
     whole = bool(wanted.all())
     values = score if whole else score[wanted]
     mean = float(values.mean(dtype=np.float64))
