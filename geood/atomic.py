@@ -1,40 +1,85 @@
-"""Atomic outputs: checked before any work, written under a hidden name, renamed when complete.
+"""Atomic outputs: checked before any work, written under a hidden name, put in place when complete.
 
 A file that is written in place is half a file for a while, and what ends the process then leaves it so. Here every
 output is made beside its target (a rename within one folder cannot be half done) and what is there stays until then.
-This room knows nothing of formats. A whole run with many outputs is published in `prediction.outputs`.
+Without leave to overwrite nothing is replaced, whenever it appeared; with it, the files that programs keep beside the
+old one and read as part of it go with it. A link is replaced, never the file that it leads to. This room knows nothing
+of what is written. A whole run with many outputs is published in `prediction.outputs`.
 """
 
 from __future__ import annotations
 
 import filecmp
+import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from geood.errors import OutputError
+
+NAME_BYTES = 255  # longest name of a file where the system tells no other limit
+HIDDEN_BYTES = 200  # longest name of a hidden file, which leaves room for what libraries append
+_SQLITE = ("{name}-wal", "{name}-shm", "{name}-journal", "{name}.aux.xml")
+_RASTER = ("{name}.aux.xml", "{name}.ovr", "{name}.msk", "{stem}.aux", "{stem}.tfw", "{stem}.tifw", "{stem}.wld")
+SIDECARS = {".gpkg": _SQLITE, ".tif": (*_RASTER, "{stem}.tab")}  # what SQLite and GDAL read as part of a file
 
 
 def check_output(path: str | Path, *, overwrite: bool) -> None:
     """Check that a file can be written, before work is spent on it.
 
     Raises:
-        OutputError: it exists and `overwrite` is not set, it is a folder, or its folder is missing or not writable.
+        OutputError: it exists, or a file that would be read as part of it, and `overwrite` is not set; it is a folder;
+            its name cannot be written; or its folder is missing or not writable.
     """
     path = Path(path)
+    _check_name(path)
     if path.is_dir():
         raise OutputError(f"{path}: is a folder; give the name of a file")
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:
         raise OutputError(f"{path}: exists already; add --overwrite to replace it, or choose another name")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: there is no folder {path.parent}; make it first, or choose another place")
+    if (beside := sidecars_of(path)) and not overwrite:
+        raise OutputError(
+            f"{path}: {beside[0].name} lies beside it and would be read as part of it; move it away, add --overwrite "
+            "to remove it, or choose another name"
+        )
     try:
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise OutputError(f"{path}: its folder cannot be written to ({error.strerror}); choose another place") from None
+
+
+def _check_name(path: Path) -> None:
+    try:
+        size = len(path.name.encode())
+    except UnicodeEncodeError:
+        raise OutputError(
+            f"{str(path)!a}: its name is no valid text, so GDAL cannot write it; rename it"
+        ) from None
+    if "\0" in str(path):
+        raise OutputError(f"{str(path)!a}: a name cannot hold a zero byte; rename it")
+    longest = NAME_BYTES
+    with suppress(OSError, AttributeError, ValueError):
+        longest = os.pathconf(path.parent, "PC_NAME_MAX")
+    if size > longest:
+        raise OutputError(f"{path}: its name has {size} bytes, and that disk allows {longest}; choose a shorter name")
+
+
+def sidecars_of(path: Path) -> list[Path]:
+    """Return the files beside `path` that programs read as part of it: journals of SQLite, statistics, masks."""
+    names = (pattern.format(name=path.name, stem=path.stem) for pattern in SIDECARS.get(path.suffix, ()))
+    return [beside for name in names if os.path.lexists(beside := path.with_name(name))]
+
+
+def hidden_name(name: str, ending: str) -> str:
+    """Return the name of a hidden file or folder for the work on `name`; a long name is shortened to a digest."""
+    if len(os.fsencode(name)) + len(ending) >= HIDDEN_BYTES:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    return f".{name}{ending}"
 
 
 @contextmanager
@@ -55,9 +100,50 @@ def output_errors(path: Path) -> Iterator[None]:
         ) from None
 
 
+def put_in_place(made: Path, final: Path, *, overwrite: bool) -> None:
+    """Give a complete file its name on the same disk, and remove what lay beside the file that it replaces.
+
+    Without `overwrite` the name is taken in one step that fails if it exists, so that nothing is replaced that
+    appeared a moment ago.
+
+    Raises:
+        OSError: the file cannot be put in place.
+        OutputError: `final` exists, or a file that would be read as part of it, and `overwrite` is not set.
+    """
+    beside = sidecars_of(final)
+    if overwrite:
+        for old in beside:
+            old.unlink()
+        os.replace(made, final)
+        return
+    if beside:
+        raise _appeared(beside[0])
+    try:
+        os.link(made, final)
+    except FileExistsError:
+        if not os.path.samestat(
+            os.lstat(final), os.lstat(made)
+        ):  # else a run before this one was stopped between the two steps
+            raise _appeared(final) from None
+    except OSError:  # a disk without hard links: the name is taken by an empty file
+        try:
+            os.close(os.open(final, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            raise _appeared(final) from None
+        os.replace(made, final)
+        return
+    made.unlink()
+
+
+def _appeared(path: Path) -> OutputError:
+    return OutputError(
+        f"{path}: exists now, which it did not when the work began; move it away, or add --overwrite to replace it"
+    )
+
+
 @contextmanager
-def atomic_write(path: Path, *, alone: bool = False, keep_same: bool = False) -> Iterator[Path]:
-    """Yield a hidden name beside `path`, of the same suffix; the file made there replaces `path` when the block ends.
+def atomic_write(path: Path, *, alone: bool = False, keep_same: bool = False, overwrite: bool = True) -> Iterator[Path]:
+    """Yield a hidden name beside `path`, of the same suffix; the file made there becomes `path` when the block ends.
 
     After an error `path` is as it was before, and nothing is left beside it. A process that is killed leaves the hidden
     file; where the caller is `alone` in writing `path`, as in a run folder, that has one name and the next write
@@ -66,66 +152,75 @@ def atomic_write(path: Path, *, alone: bool = False, keep_same: bool = False) ->
 
     Raises:
         OSError: the file cannot be put in place.
+        OutputError: `path` exists and `overwrite` is not set.
     """
     writer = "" if alone else f".{os.getpid()}"
-    partial = path.with_name(f".{path.stem}{writer}.partial{path.suffix}")
+    partial = path.with_name(hidden_name(path.stem, f"{writer}.partial{path.suffix}"))
     partial.unlink(missing_ok=True)
     try:
         yield partial
         if not (keep_same and path.exists() and filecmp.cmp(partial, path, shallow=False)):
-            os.replace(partial, path)
+            put_in_place(partial, path, overwrite=overwrite)
     finally:
         partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_files(
-    folder: Path, name: str, *, alone: bool = False, before: Callable[[Path], None] = lambda _: None
+    folder: Path, name: str, *, alone: bool = False, overwrite: bool = True, finals: Mapping[str, Path] | None = None
 ) -> Iterator[Path]:
-    """Yield a hidden folder in `folder`; the files made in it move to `folder` when the block ends.
+    """Yield a hidden folder in `folder`; the files made in it get their names when the block ends.
 
-    They replace files of the same names one after the other, after `before` was called with the hidden folder. `name`
-    is part of the hidden folder's name. After an error none of them has moved and nothing is left. Where the caller is
-    `alone` in writing `name`, what a killed process left is removed first.
+    They move one after the other: to `folder` under their own names, or those named in `finals` to its paths, of which
+    the first has to be made; what lies at the others goes if it is not made again. `name` is part of the hidden
+    folder's name. After an error of the block none of them has moved and nothing is left. Where the caller is `alone`
+    in writing `name`, what a killed process left is removed first.
 
     Raises:
-        OSError: a file cannot be put in place.
+        OSError: a file cannot be put in place, or was not made.
+        OutputError: a file of that name exists and `overwrite` is not set.
     """
     if alone:
-        staging = folder / f".{name}.partial"
+        staging = folder / hidden_name(name, ".partial")
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
     else:
-        staging = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=folder))
+        staging = Path(tempfile.mkdtemp(prefix=hidden_name(name, "."), dir=folder))
     try:
         yield staging
-        before(staging)
-        for made in staging.iterdir():
-            os.replace(made, folder / made.name)
+        moves = finals or {made.name: folder / made.name for made in staging.iterdir()}
+        for i, (made, final) in enumerate(moves.items()):
+            if i == 0 or (staging / made).exists():
+                put_in_place(staging / made, final, overwrite=overwrite)
+            elif overwrite:
+                final.unlink(missing_ok=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     """Yield a hidden folder beside `path` that takes its place, contents and all, when the block ends.
 
     After an error the folder that was there before is there again, and nothing is left beside it. Errors of the block
     pass unchanged.
 
     Raises:
-        OutputError: the folder cannot be made or put in place.
+        OutputError: the folder cannot be made or put in place, or it holds something and `overwrite` is not set.
     """
     place = path.resolve()
-    partial, before = (place.with_name(f".{place.name}.{os.getpid()}.{what}") for what in ("partial", "before"))
+    endings = (f".{os.getpid()}.{what}" for what in ("partial", "before"))
+    partial, before = (place.with_name(hidden_name(place.name, ending)) for ending in endings)
     try:
         with output_errors(path):
             partial.mkdir()
         yield partial
         with output_errors(path):
-            if place.exists():
+            if place.exists() and not overwrite and (not place.is_dir() or any(place.iterdir())):
+                raise _appeared(place)
+            if place.exists() and overwrite:
                 os.replace(place, before)
-            os.replace(partial, place)
+            os.replace(partial, place)  # of folders only an empty one is replaced
     finally:
         if before.exists() and not place.exists():
             os.replace(before, place)

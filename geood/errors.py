@@ -48,6 +48,12 @@ class RunLostError(GeoodError):
     exit_code = 130
 
 
+class SceneChangedError(GeoodError):
+    """Scene that was changed while it was read; no map of it is written."""
+
+    exit_code = 4
+
+
 class TilesFailedError(GeoodError):
     """Prediction that finished with failed tiles; `made` holds the predictions, which list those tiles."""
 

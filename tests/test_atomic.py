@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from geood.atomic import atomic_files, atomic_folder, atomic_write, check_output, output_errors
+from geood.atomic import atomic_files, atomic_folder, atomic_write, check_output, output_errors, put_in_place
 from geood.errors import OutputError
 
 
@@ -60,14 +60,125 @@ def test_files_of_one_output_move_together(tmp_path, alone):
         (staging / "a.fgb").write_text("half")
         raise KeyError
     assert (tmp_path / "a.fgb").read_text() == "old" and os.listdir(tmp_path) == ["a.fgb"]
-    seen = []
-    with atomic_files(
-        tmp_path, "a.fgb", alone=alone, before=lambda staging: seen.extend(os.listdir(staging))
-    ) as staging:
+    with atomic_files(tmp_path, "a.fgb", alone=alone) as staging:
         (staging / "a.fgb").write_text("new")
         (staging / "a.qml").write_text("style")
-    assert sorted(os.listdir(tmp_path)) == sorted(seen) == ["a.fgb", "a.qml"]
+    assert sorted(os.listdir(tmp_path)) == ["a.fgb", "a.qml"]
     assert (tmp_path / "a.fgb").read_text() == "new"
+
+
+def test_files_made_under_plain_names_get_their_own_and_what_is_not_made_again_goes(tmp_path):
+    out, companion = tmp_path / "a;b\n.fgb", tmp_path / "a;b\n.failed.fgb"
+    finals = {"main.fgb": out, "failed.fgb": companion}
+    with atomic_files(tmp_path, out.name, finals=finals) as staging:
+        for name in (*finals, "scratch"):
+            (staging / name).write_text(name)
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {out.name: "main.fgb", companion.name: "failed.fgb"}
+    with atomic_files(tmp_path, out.name, finals=finals) as staging:
+        (staging / "main.fgb").write_text("again")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {out.name: "again"}
+    with pytest.raises(FileNotFoundError), atomic_files(tmp_path, out.name, finals=finals):
+        pass
+    assert out.read_text() == "again"
+
+
+@pytest.fixture(params=["links", "no links"])
+def disk(request, monkeypatch):
+    """A disk with hard links, and one without."""
+
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    if request.param == "no links":
+        monkeypatch.setattr(os, "link", refuse)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "dangling link"])
+def test_what_appeared_meanwhile_is_not_replaced_unasked(tmp_path, disk, kind):
+    path = tmp_path / "a.csv"
+    with pytest.raises(OutputError, match="exists now"), atomic_write(path, overwrite=False) as partial:
+        partial.write_text("new")
+        if kind == "file":
+            path.write_text("somebody else's")
+        elif kind == "folder":
+            path.mkdir()
+        else:
+            path.symlink_to("nowhere")
+    assert os.listdir(tmp_path) == ["a.csv"] and not (kind == "file" and path.read_text() == "new")
+    assert kind != "dangling link" or os.readlink(path) == "nowhere"
+
+
+def test_a_name_that_is_free_is_taken_without_overwrite(tmp_path, disk):
+    with atomic_write(tmp_path / "a.csv", overwrite=False) as partial:
+        partial.write_text("new")
+    assert os.listdir(tmp_path) == ["a.csv"] and (tmp_path / "a.csv").read_text() == "new"
+    assert (tmp_path / "a.csv").stat().st_nlink == 1
+
+
+def test_taking_a_name_can_be_finished_after_it_was_interrupted(tmp_path):
+    (tmp_path / "made").write_text("new")
+    os.link(tmp_path / "made", tmp_path / "final")
+    put_in_place(tmp_path / "made", tmp_path / "final", overwrite=False)
+    assert os.listdir(tmp_path) == ["final"]
+
+
+BESIDE = {"x.gpkg": ["x.gpkg-wal", "x.gpkg-shm", "x.gpkg-journal"], "x.tif": ["x.tif.aux.xml", "x.tif.ovr", "x.tfw"]}
+
+
+@pytest.mark.parametrize(("name", "beside"), [(name, other) for name, others in BESIDE.items() for other in others])
+def test_what_would_be_read_as_part_of_an_output_is_replaced_with_it_or_refused(tmp_path, name, beside):
+    for other in (beside, "y.gpkg-wal", "x.txt"):
+        (tmp_path / other).write_text("of an older file")
+    with pytest.raises(OutputError, match=rf"{beside} lies beside it.*--overwrite"):
+        check_output(tmp_path / name, overwrite=False)
+    with pytest.raises(OutputError, match="exists now"), atomic_write(tmp_path / name, overwrite=False) as partial:
+        partial.write_text("new")
+    check_output(tmp_path / name, overwrite=True)
+    with atomic_write(tmp_path / name) as partial:
+        partial.write_text("new")
+    assert sorted(os.listdir(tmp_path)) == sorted([name, "x.txt", "y.gpkg-wal"])
+
+
+def test_a_link_is_replaced_and_not_what_it_leads_to(tmp_path):
+    (tmp_path / "kept").write_text("kept")
+    (tmp_path / "a.csv").symlink_to("kept")
+    (tmp_path / "b.csv").symlink_to("nowhere")
+    for name in ("a.csv", "b.csv"):
+        with pytest.raises(OutputError, match="exists already"):
+            check_output(tmp_path / name, overwrite=False)
+        check_output(tmp_path / name, overwrite=True)
+        with atomic_write(tmp_path / name) as partial:
+            partial.write_text("new")
+        assert not (tmp_path / name).is_symlink() and (tmp_path / name).read_text() == "new"
+    assert (tmp_path / "kept").read_text() == "kept"
+
+
+@pytest.mark.parametrize("name", ["a" * 260, "ä" * 130, "a\udcff.tif", "a\0.tif"])
+def test_names_that_no_disk_takes_are_refused_before_work(tmp_path, name):
+    with pytest.raises(OutputError) as error:
+        check_output(tmp_path / name, overwrite=False)
+    str(error.value).encode()
+
+
+@pytest.mark.parametrize("length", [200, 240, 251])
+def test_long_names_are_written(tmp_path, length):
+    path = tmp_path / ("a" * length + ".csv")
+    check_output(path, overwrite=False)
+    for alone in (True, False):
+        with atomic_write(path, alone=alone) as partial:
+            partial.write_text("new")
+        with atomic_files(tmp_path, path.name, alone=alone) as staging:
+            (staging / path.name).write_text("new")
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_folder_that_appeared_meanwhile_is_not_replaced_unasked(tmp_path):
+    place = tmp_path / "figures"
+    with pytest.raises(OutputError, match="exists now"), atomic_folder(place, overwrite=False) as folder:
+        (folder / "new.json").write_text("{}")
+        place.mkdir()
+        (place / "old.json").write_text("{}")
+    assert os.listdir(tmp_path) == ["figures"] and os.listdir(place) == ["old.json"]
 
 
 def test_what_a_killed_writer_left_goes_first(tmp_path):

@@ -21,6 +21,7 @@ from geood.datasets.samples import CropPixels, TrainingBands, seed_of
 from geood.errors import DataError
 from geood.geo.grid import metres_per_unit
 from geood.geo.labels import VECTOR_SUFFIXES
+from geood.geo.ogr import fixed_time, plain_path
 
 if TYPE_CHECKING:
     from geood.datasets.spatial_split import Blocks
@@ -68,10 +69,10 @@ class SceneGround:
         rows = [(side, self.blocks.polygon(cell)) for side, cells in sides for cell in sorted(cells)]
         crops = [("train", polygon(*b)) for b in training] + [("validation", polygon(*b)) for b in validation]
         crs = self.layers.images.crs
-        with atomic_write(folder / "split.gpkg", alone=True) as partial:
+        with atomic_write(folder / "split.gpkg", alone=True) as partial, plain_path(partial) as plain, fixed_time():
             for layer, shapes in (("blocks", rows), ("crops", crops)):
                 frame = gpd.GeoDataFrame({"split": [s for s, _ in shapes]}, geometry=[g for _, g in shapes], crs=crs)
-                frame.to_file(partial, layer=layer, driver="GPKG", engine="pyogrio")
+                frame.to_file(plain, layer=layer, driver="GPKG", engine="pyogrio")
 
 
 def open_scenes(config: Config) -> Crops:

@@ -11,6 +11,8 @@ from contextlib import closing
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
+from geood.geo.ogr import WRITTEN
+
 FAILURES = (sqlite3.Error,)
 _DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 # Yellow to purple with rising score, with a black casing: visible on vegetation, soil, roofs and water.
@@ -109,14 +111,15 @@ def embed_style(gpkg: Path, layer: str, *, geometry_column: str, qml: str, name:
         database.execute(_TABLE)
         database.execute(
             "INSERT OR REPLACE INTO gpkg_contents (table_name, data_type, identifier, description, last_change) VALUES "
-            "('layer_styles', 'attributes', 'layer_styles', 'styles of QGIS', strftime('%Y-%m-%dT%H:%M:%fZ','now'))"
+            "('layer_styles', 'attributes', 'layer_styles', 'styles of QGIS', ?)",
+            (WRITTEN,),
         )
         database.execute("DELETE FROM layer_styles WHERE f_table_name = ?", (layer,))
         database.execute(
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName, "
-            "styleQML, styleSLD, useAsDefault, description, owner, ui) "
-            "VALUES ('', '', ?, ?, ?, ?, '', 1, '', '', NULL)",
-            (layer, geometry_column, name, qml),
+            "styleQML, styleSLD, useAsDefault, description, owner, ui, update_time) "
+            "VALUES ('', '', ?, ?, ?, ?, '', 1, '', '', NULL, ?)",
+            (layer, geometry_column, name, qml, WRITTEN),
         )
 
 

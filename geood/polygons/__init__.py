@@ -15,9 +15,17 @@ from geood._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from geood.polygons.export import OUTPUT_SUFFIXES, PolygonSource, anomalies, write_anomalies, write_together
-    from geood.polygons.formats import companion_of
+    from geood.polygons.formats import companion_of, is_anomalies
 
-__all__ = ["OUTPUT_SUFFIXES", "PolygonSource", "anomalies", "companion_of", "write_anomalies", "write_together"]
+__all__ = [
+    "OUTPUT_SUFFIXES",
+    "PolygonSource",
+    "anomalies",
+    "companion_of",
+    "is_anomalies",
+    "write_anomalies",
+    "write_together",
+]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
@@ -26,6 +34,7 @@ __getattr__, __dir__ = lazy_exports(
         "PolygonSource": "export",
         "anomalies": "export",
         "companion_of": "formats",
+        "is_anomalies": "formats",
         "write_anomalies": "export",
         "write_together": "export",
     },

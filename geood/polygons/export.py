@@ -40,7 +40,6 @@ from geood.polygons.formats import (
     GEOMETRY_FIELD,
     OUTPUT_SUFFIXES,
     Layer,
-    companion_of,
     extent,
     file_crs,
     reproject,
@@ -166,7 +165,7 @@ def write_together(
             )
         crs, sinks, tables = file_crs(out, scene_crs[0]), list[_RowSink](), list[Iterator[pa.Table]]()
         for i, (source, own_crs) in enumerate(zip(sources, scene_crs, strict=True)):
-            sorter = stack.enter_context(ExternalSorter(staging / f"rows{i}.arrow", ROW_ORDER))
+            sorter = stack.enter_context(ExternalSorter(staging.folder / f"rows{i}.arrow", ROW_ORDER))
             sinks.append(_RowSink(sorter, own_crs, crs))
             deferred = extract_polygons(
                 source, sinks[-1].add, threshold=threshold, predict=predict, model=model, count_before=sum(counts)
@@ -176,8 +175,8 @@ def write_together(
         bounds = np.concatenate([f([x.bounds for x in sinks], axis=0)[at] for f, at in _EXTREMES])
         rows = (table for scene_tables in tables for table in scene_tables)
         layer = Layer(LAYER, crs, _schema(with_scene=sources[0].scene is not None), rows, sum(counts), bounds)
-        _write_styled(staging / out.name, layer, threshold)
-        _write_failed(staging, out, sources, scene_crs)
+        _write_styled(staging.polygons, layer, threshold)
+        _write_failed(staging.failed, sources, scene_crs)
     return counts
 
 
@@ -195,7 +194,7 @@ def write_frame(frame: GeoDataFrame, out: Path, *, threshold: float, overwrite: 
         types = {name: _ARROW.get(str(COLUMNS.get(name))) for name in columns}
         table = to_table(columns, shapes, types)
         layer = Layer(LAYER, crs, table.schema, iter([table]), len(frame), extent(shapes))
-        _write_styled(staging / out.name, layer, threshold)
+        _write_styled(staging.polygons, layer, threshold)
 
 
 _EXTREMES = ((np.min, slice(0, 2)), (np.max, slice(2, 4)))
@@ -253,11 +252,9 @@ def _write_styled(path: Path, layer: Layer, threshold: float) -> None:
         qgis.embed_style(path, layer.name, geometry_column="geom", qml=qgis.polygon_style(threshold), name=layer.name)
 
 
-def _write_failed(
-    staging: Path, out: Path, sources: Sequence[PolygonSource], scene_crs: Sequence[pyproj.CRS | None]
-) -> None:
+def _write_failed(path: Path, sources: Sequence[PolygonSource], scene_crs: Sequence[pyproj.CRS | None]) -> None:
     """Write the windows of failed tiles, if there are any."""
-    crs, tables, shapes = file_crs(out, scene_crs[0]), [], []
+    crs, tables, shapes = file_crs(path, scene_crs[0]), [], []
     for source, own_crs in zip(sources, scene_crs, strict=True):
         windows = np.array(source.failed, np.int64).reshape(-1, 4)
         row, col, height, width = windows.T
@@ -269,7 +266,6 @@ def _write_failed(
         tables.append(to_table(columns | scene, shapes[-1], {"scene": pa.string()}))
     table = pa.concat_tables(tables)
     if len(table):
-        path = staging / (companion_of(out) or out).name
         write_layer(
             path, Layer(FAILED_LAYER, crs, table.schema, iter([table]), len(table), extent(np.concatenate(shapes)))
         )

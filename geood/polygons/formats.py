@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 from pyproj.exceptions import ProjError
 
 from geood.atomic import atomic_files, check_output
-from geood.errors import OutputError
+from geood.errors import DataError, OutputError
 from geood.geo import qgis
 from geood.geo.gdal import reason
+from geood.geo.ogr import fixed_time, plain_path
 
 
 class PolygonFormat(NamedTuple):
@@ -57,6 +58,7 @@ OUTPUT_SUFFIXES = tuple(FORMATS)
 GEOMETRY = "geometry"
 GEOMETRY_FIELD = pa.field(GEOMETRY, pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"})
 ROW_GROUP = 50_000  # rows of a Parquet row group
+_OURS = {"score_max", "area_px", "model"}  # columns that tell polygons of geood
 _FAILURES = (
     OSError,
     RuntimeError,
@@ -80,27 +82,37 @@ class Layer(NamedTuple):
     bounds: NDArray[np.float64]  # xmin, ymin, xmax, ymax
 
 
+class StagedOutput(NamedTuple):
+    """Hidden folder in which a polygon file is made, and the plain paths of its parts in that folder.
+
+    `failed` is the companion with the failed tiles, or `polygons` where they lie in the same file.
+    """
+
+    folder: Path
+    polygons: Path
+    failed: Path
+
+
 @contextmanager
-def staged_output(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield a hidden folder beside `out`, whose files are moved into place when the block ends without an error.
+def staged_output(out: Path, *, overwrite: bool) -> Iterator[StagedOutput]:
+    """Yield a hidden folder beside `out`, whose files are put in place when the block ends without an error.
+
+    The files have plain names in it, as GDAL's drivers parse some names.
 
     Raises:
         OutputError: `out` has another suffix or exists, or something in the block cannot be written.
     """
     if out.suffix not in OUTPUT_SUFFIXES:
         raise OutputError(f"{out}: polygons are written as {', '.join(OUTPUT_SUFFIXES)}; choose one of these endings")
-    check_output(out, overwrite=overwrite)
     companion = companion_of(out)
-    if companion:
-        check_output(companion, overwrite=overwrite)
-
-    def drop_companion(staging: Path) -> None:
-        if companion and not (staging / companion.name).exists():
-            companion.unlink(missing_ok=True)  # it belongs to the file that is replaced
-
+    for path in (out, companion):
+        if path:
+            check_output(path, overwrite=overwrite)
+    polygons, failed = f"polygons{out.suffix}", f"failed_tiles{out.suffix}"
+    finals = {polygons: out} | ({failed: companion} if companion else {})
     try:
-        with atomic_files(out.parent, out.name, before=drop_companion) as staging:
-            yield staging
+        with atomic_files(out.parent, out.name, overwrite=overwrite, finals=finals) as folder:
+            yield StagedOutput(folder, folder / polygons, folder / (failed if companion else polygons))
     except _FAILURES as error:
         raise OutputError(
             f"{out}: cannot be written ({reason(error)}); free space on that disk, or choose another place"
@@ -114,6 +126,17 @@ def companion_of(out: Path) -> Path | None:
     return out.with_name(f"{out.stem}.failed_tiles{out.suffix}")
 
 
+def is_anomalies(path: Path) -> bool:
+    """Return whether a file holds polygons that geood wrote, by their columns."""
+    try:
+        if path.suffix == ".parquet":
+            return set(pyarrow.parquet.read_schema(path).names) >= _OURS
+        with plain_path(path) as plain:
+            return set(pyogrio.read_info(plain)["fields"]) >= _OURS
+    except (*_FAILURES, DataError, ValueError):
+        return False
+
+
 def write_layer(path: Path, layer: Layer) -> None:
     """Write a layer to a new file, or to one that has others where its format holds several.
 
@@ -125,11 +148,12 @@ def write_layer(path: Path, layer: Layer) -> None:
         _write_parquet(path, layer)
         return
     batches = (batch for table in layer.rows for batch in table.to_batches())
-    with warnings.catch_warnings():
+    name = layer.name if kind.keeps_names else None
+    with plain_path(path) as plain, fixed_time(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="'crs' was not provided")  # reported when the scene was read
         pyogrio.write_arrow(
             pa.RecordBatchReader.from_batches(layer.schema, batches),
-            path,
+            plain,
             layer=layer.name,
             driver=kind.driver,
             geometry_name=GEOMETRY,
@@ -138,8 +162,8 @@ def write_layer(path: Path, layer: Layer) -> None:
             dataset_options={} if path.exists() else dict(kind.dataset_options),
             layer_options={} if layer.crs is None else dict(kind.layer_options),
         )
-    name = layer.name if kind.keeps_names else None
-    if pyogrio.read_info(path, layer=name, force_feature_count=True)["features"] != layer.feature_count:
+        written = pyogrio.read_info(plain, layer=name, force_feature_count=True)["features"]
+    if written != layer.feature_count:
         raise OSError("it holds fewer features than were written")
 
 

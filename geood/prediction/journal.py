@@ -33,6 +33,7 @@ SYNC_S = 5.0  # work that a power cut may cost, seconds
 _HEADER = struct.Struct("<II")  # length and checksum of the key
 _RECORD = struct.Struct("<4sIqdddd2Q2II")  # mark, tile, figures, lengths and checksums of the chunks, its own checksum
 _MARK = b"tile"
+_OPEN = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 class TileFigures(NamedTuple):
@@ -88,7 +89,7 @@ class Journal:
         self.figures: dict[int, TileFigures] = {}
         self._synced = monotonic()
         with output_errors(path):
-            self._file = path.open("r+b" if path.exists() else "w+b")
+            self._file = os.fdopen(os.open(path, _OPEN, 0o644), "r+b")
             try:
                 self._end = self._read(key) or self._begin(key)
                 self._file.truncate(self._end)
@@ -154,7 +155,7 @@ class Journal:
         stored, start = _read_key(self._file)
         if stored is None:
             return 0
-        _refuse_other(self.path, stored, key)
+        refuse_other(self.path.parent, stored, key)
         self._end, size = start, os.fstat(self._file.fileno()).st_size
         while (head := self._file.read(_RECORD.size)) and len(head) == _RECORD.size:
             mark, tile, *rest = _RECORD.unpack(head)
@@ -188,8 +189,11 @@ def _read_key(file: Any) -> tuple[dict[str, Any] | None, int]:
     text = file.read(min(length, os.fstat(file.fileno()).st_size))
     if len(text) != length or zlib.crc32(text) != check:
         return None, 0
-    key: dict[str, Any] = json.loads(text)
-    return key, start + length
+    try:
+        key = json.loads(text)
+    except (ValueError, RecursionError):
+        return None, 0
+    return (key, start + length) if isinstance(key, dict) else (None, 0)
 
 
 def _is_of_another_version(file: Any) -> bool:
@@ -198,13 +202,18 @@ def _is_of_another_version(file: Any) -> bool:
     return start.startswith(KIND) and len(start) == len(MAGIC) and start != MAGIC
 
 
-def _refuse_other(path: Path, stored: Mapping[str, Any], key: Mapping[str, Any]) -> None:
+def refuse_other(folder: Path, stored: Mapping[str, Any], key: Mapping[str, Any]) -> None:
+    """Check that the inputs of an unfinished run in `folder` are those of this one, `key`.
+
+    Raises:
+        OutputError: they are not; the message names the differences.
+    """
     now = json.loads(json.dumps(key))
     changed = [name for name in sorted({*stored, *now}) if stored.get(name) != now.get(name)]
     if changed:
         was = "; ".join(f"{name}: was {_short(stored.get(name))}, is {_short(now.get(name))}" for name in changed)
         raise OutputError(
-            f"{path.parent}: holds an unfinished run with other inputs ({was}); restore them to --resume, or start "
+            f"{folder}: holds an unfinished run with other inputs ({was}); restore them to --resume, or start "
             "over: --overwrite without --resume"
         )
 

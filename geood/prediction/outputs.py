@@ -1,16 +1,13 @@
-"""Outputs of a prediction: their names, checks before any work, and publication.
+"""Outputs of a prediction: their names, checks before any work, and the summary of a folder.
 
 Names follow from the scenes and `--out` alone, so everything that could forbid writing is found before any work:
-outputs that exist, two of one name, or one that would replace an input. Finished files are renamed only once all are
-complete; a note of the pending renames lets an interrupted publication be finished. How scores and polygons are made is
-not known here.
+outputs that exist, two of one name, one that would replace an input, or one that would be left beside another map. How
+finished files get their names is in `publication`; how scores and polygons are made is not known here.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,13 +17,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from geood.atomic import atomic_write, check_output
+from geood.atomic import check_output, output_errors
 from geood.errors import ConfigError, DataError, OutputError
 from geood.geo.gdal import open_raster, pieces, rasterio_window, reading, writing
 from geood.geo.grid import Grid, Window
 from geood.geo.paths import RASTERS, ScenePath, files_of, gdal_name
-from geood.polygons import OUTPUT_SUFFIXES, companion_of
-from geood.prediction.workdir import PUBLISHING
+from geood.polygons import OUTPUT_SUFFIXES, companion_of, is_anomalies
 
 
 @dataclass(frozen=True)
@@ -89,18 +85,17 @@ def check_outputs(
     """
     if len({str(path).casefold() for path in finals}) < len(finals):
         raise ConfigError("two of the scenes would have outputs of the same name; predict them one by one")
-    existing = [path for final in finals for path in (final, companion_of(final)) if path and path.exists()]
+    every = [path for final in finals for path in (final, companion_of(final)) if path]
+    existing = [path for path in every if path.exists()]
     inputs = [file for source in sources for file in _files(source)] if existing else []
     for path in existing:
         if any(path.samefile(file) for file in (*inputs, *others) if file.exists()):
             raise OutputError(
                 f"{path}: this output would replace the scene itself or another input; choose another --out"
             )
-    for path in finals:
+    for path in every:
         check_output(out if path.parent == out and not out.exists() else path, overwrite=overwrite)
-        companion = companion_of(path)
-        if companion and companion.exists():
-            check_output(companion, overwrite=overwrite)
+    check_families(finals)
 
 
 def _files(source: str) -> list[Path]:
@@ -113,8 +108,10 @@ def _files(source: str) -> list[Path]:
     return files
 
 
-def targets_of(sources: list[str], out: Path, *, folder: bool) -> tuple[list[Target], Path | None]:
+def targets_of(sources: list[str], out: Path) -> tuple[list[Target], Path | None]:
     """Return the outputs of each scene, and the polygon file that several scenes share (None if they do not).
+
+    A name without a suffix is a folder.
 
     Raises:
         ConfigError: there is no scene, two have the same name, or the suffix of `out` is unknown.
@@ -124,14 +121,15 @@ def targets_of(sources: list[str], out: Path, *, folder: bool) -> tuple[list[Tar
     scenes = [ScenePath(source) for source in sources]
     if len({scene.stem for scene in scenes}) < len(scenes):
         raise ConfigError("two scenes have the same name, so their outputs would too; predict them one by one")
-    if out.is_dir() or (out.suffix == "" and (folder or len(scenes) > 1)):
+    if out.is_dir() or out.suffix == "":
         return [_target(s, out / f"{s.stem}.gpkg") for s in scenes], None
     if out.suffix == ".tif" and len(scenes) == 1:
         return [Target(scenes[0], out, None, None)], None
     if out.suffix not in OUTPUT_SUFFIXES:
         kinds = ", ".join(OUTPUT_SUFFIXES)
         raise ConfigError(
-            f"{out}: cannot tell what to write; end the name in {kinds}, .tif (one scene), or name a folder"
+            f"{out}: cannot tell what to write; end the name in {kinds} or .tif (one scene), or make a folder of that "
+            "name first"
         )
     if len(scenes) == 1:
         return [_target(scenes[0], out)], None
@@ -177,9 +175,10 @@ def write_summary(out: Path, made: list[Prediction], staging: Path) -> None:
 @contextmanager
 def new_folder(folder: Path) -> Iterator[None]:
     """Make the output folder if only that is missing; remove it afterwards if it is still empty."""
-    made = not folder.exists()
+    made = not folder.is_dir()
     if made:
-        folder.mkdir()
+        with output_errors(folder):
+            folder.mkdir()
     try:
         yield
     finally:
@@ -187,50 +186,19 @@ def new_folder(folder: Path) -> Iterator[None]:
             folder.rmdir()
 
 
-def publish(folder: Path, finals: list[Path], made: Sequence[Prediction]) -> None:
-    """Rename every finished file to its final path, and with it the lists of failed tiles.
-
-    The pending renames are written to a note first, so that they can be finished after an interruption (`published`).
+def check_families(finals: Sequence[Path]) -> None:
+    """Check that no polygons of geood are left beside a raster that is not theirs any more.
 
     Raises:
-        OutputError: a file cannot be put in place.
+        OutputError: a raster would be replaced beside polygons of another file that were cut from it.
     """
-    note = folder / PUBLISHING
-    listed = [companion for path in finals if (companion := companion_of(path))]
-    values = [{k: str(v) if isinstance(v, Path) else v for k, v in vars(prediction).items()} for prediction in made]
-    with writing(note), atomic_write(note, alone=True) as partial, partial.open("w", encoding="utf-8") as file:
-        json.dump({"finals": [str(p) for p in finals + listed], "made": values}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    _put_in_place(folder, finals + listed)
-
-
-def published(folder: Path) -> list[Prediction]:
-    """Finish an interrupted `publish`, which left `PUBLISHING` in the folder, and return its predictions.
-
-    Raises:
-        OutputError: a file cannot be put in place.
-    """
-    stored = json.loads((folder / PUBLISHING).read_text(encoding="utf-8"))
-    _put_in_place(folder, [Path(p) for p in stored["finals"]])
-    made = []
-    for values in stored["made"]:
-        paths = {k: None if values[k] is None else Path(values[k]) for k in ("scores", "polygons", "classes")}
-        failed = tuple(Window(*window) for window in values["failed_tiles"])
-        made.append(Prediction(**(values | paths | {"failed_tiles": failed})))
-    return made
-
-
-def _put_in_place(folder: Path, finals: list[Path]) -> None:
-    """Rename the files in the folder; delete an older list of failed tiles if there is no new one."""
-    for final in finals:
-        try:
-            if (folder / final.name).exists():
-                os.replace(folder / final.name, final)
-            elif ".failed_tiles." in final.name:
-                final.unlink(missing_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"{final}: cannot be put in place ({error.strerror}); close the program that uses it, then --resume"
-            ) from None
-    (folder / PUBLISHING).unlink()
+    for raster in finals:
+        if raster.suffix != ".tif" or not raster.exists():
+            continue
+        for suffix in OUTPUT_SUFFIXES:
+            polygons = raster.with_suffix(suffix)
+            if polygons not in finals and polygons.exists() and is_anomalies(polygons):
+                raise OutputError(
+                    f"{raster}: belongs to the polygons in {polygons.name}, which would be left without it; delete or "
+                    "move these first, or choose another --out"
+                )

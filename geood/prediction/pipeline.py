@@ -14,32 +14,32 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from geood.atomic import check_output
 from geood.config import PredictConfig
-from geood.errors import ConfigError, DataError, TilesFailedError
+from geood.errors import ConfigError, DataError, SceneChangedError, TilesFailedError
 from geood.geo.grid import Window
 from geood.geo.mosaic import write_mosaic
-from geood.geo.paths import ScenePath
+from geood.geo.paths import ScenePath, fingerprint, with_retries
 from geood.geo.score_raster import read_tags
 from geood.models import ModelBundle
 from geood.polygons import OUTPUT_SUFFIXES, PolygonSource, write_anomalies, write_together
-from geood.prediction.budget import budget, check_disk, config_budget, parse_bytes
+from geood.prediction.budget import Budget, budget, check_disk, config_budget, parse_bytes
 from geood.prediction.cluster import dask_client
 from geood.prediction.outputs import (
     Prediction,
     Target,
     check_outputs,
     new_folder,
-    publish,
-    published,
     sources_of,
     targets_of,
     write_summary,
 )
 from geood.prediction.plan import SceneOptions, ScenePlan, plan_scene
+from geood.prediction.publication import Publication, SceneFigures
 from geood.prediction.rasters import FAILED_TAG, SAME_RUN, ScoredScene, assemble_rasters
-from geood.prediction.workdir import PUBLISHING, work_dir
+from geood.prediction.workdir import WorkDir, work_dir, work_folder
 from geood.prediction.worker import STATE
 
 log = logging.getLogger("geood")
@@ -92,6 +92,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
         DataError: a scene cannot be read or does not fit the bundle.
         OutputError: an output exists or cannot be written, or the run to be resumed had other inputs.
         RunLostError: the scheduler went away, or there were no workers for a minute.
+        SceneChangedError: a scene was changed while it was read; nothing is written.
         TilesFailedError: some tiles have no scores; all outputs are written and listed in its `made`.
 
     Example:
@@ -102,44 +103,56 @@ def predict(  # noqa: PLR0913 - the options of a verb
     """
     out, folders = Path(out), any(Path(s).is_dir() for s in scenes) and not mosaic
     sources = sources_of(scenes, mosaic=mosaic)
-    targets, together = targets_of(sources, out, folder=folders)
+    targets, together = targets_of(sources, out)
     summary = out / SUMMARY if folders and targets[0].scores.parent == out else None
     finals = [p for t in targets for p in t.files] + [p for p in (together, summary) if p]
-    options, folder = options or SceneOptions(), finals[0].parent / f".{out.name}.geood"
-    if resume and (folder / PUBLISHING).exists():
-        with work_dir(folder, resume=True, overwrite=False) as work:
-            work.used.update(target.scores.stem for target in targets)
-            return published(folder)
+    parent, options = finals[0].parent, options or SceneOptions()
+    folder = work_folder(parent, out.name if parent == out else out.stem)
     others = [Path(bundle_path), *([options.area] if options.area else [])]
-    check_outputs(finals, [str(s) for s in scenes], out, others=others, overwrite=overwrite)
-    bundle = ModelBundle.load(bundle_path).with_settings(settings)
-    chosen = bundle.threshold if threshold is None else _finite(threshold)
-    if max_ram:
-        limits = budget(bundle, workers=workers, max_ram=parse_bytes(max_ram))
-    else:
-        limits = config_budget(bundle, workers=workers)
-    with new_folder(finals[0].parent), work_dir(folder, resume=resume, overwrite=overwrite) as work:
+    check = partial(check_outputs, sources=[str(s) for s in scenes], out=out, others=others, overwrite=overwrite)
+    if not (resume and folder.exists()):
+        check(finals)
+    with new_folder(parent), work_dir(folder, resume=resume, overwrite=overwrite) as work:
+        publication = Publication(work.folder, finals, overwrite=overwrite)
+        check([path for path in finals if not publication.in_place(path)])
+        bundle = ModelBundle.load(bundle_path).with_settings(settings)
+        chosen = bundle.threshold if threshold is None else _finite(threshold)
+        limits = _limits(bundle, workers=workers, max_ram=max_ram)
         nodata = options.reading.nodata_for(bundle.bands)
         tiles = write_mosaic([str(s) for s in scenes], work.folder / MOSAIC, nodata=nodata) if mosaic else None
         plan_of = partial(plan_scene, bundle=bundle, options=options, bundle_path=Path(bundle_path), limits=limits)
         plans = [plan_of(target.scene, mosaic=tiles, classes=bool(target.classes)) for target in targets]
         _log_warnings(plans, together=bool(together))
-        check_disk(work.folder, sum(plan.disk_bytes for plan in plans) - _held(work.folder))
-        STATE.preload(Path(bundle_path), bundle)
-        scored: list[ScoredScene] = []
-        with dask_client(workers, scheduler, computing=limits.computing) as client:
-            for target, plan in zip(targets, plans, strict=True):
-                scored.append(assemble_rasters(target, plan, bundle, work=work, threshold=chosen, client=client))
-        counts = _polygons(targets, scored, bundle, folder=work.folder, together=together, threshold=chosen)
+        key = _key(plans, finals, bundle, chosen)
+        if publication.interrupted:
+            work.used.update(target.scores.stem for target in targets)
+            figures = publication.figures(key)
+        else:
+            check_disk(work.folder, sum(plan.disk_bytes for plan in plans) - _held(work.folder))
+            STATE.preload(Path(bundle_path), bundle)
+            scored: list[ScoredScene] = []
+            with dask_client(workers, scheduler, computing=limits.computing) as client:
+                for target, plan in zip(targets, plans, strict=True):
+                    scored.append(assemble_rasters(target, plan, bundle, work=work, threshold=chosen, client=client))
+            _check_unchanged(targets, plans, work)
+            counts = _polygons(targets, scored, bundle, folder=work.folder, together=together, threshold=chosen)
+            figures = [
+                SceneFigures(valid=s.valid, anomalies=count, failed=s.failed, reason=s.reason)
+                for s, count in zip(scored, counts, strict=True)
+            ]
         made = [
-            Prediction(t.scene.given, t.scores, t.polygons or together, t.classes, chosen, s.valid, count, s.failed)
-            for t, s, count in zip(targets, scored, counts, strict=True)
+            Prediction(
+                t.scene.given, t.scores, t.polygons or together, t.classes, chosen, f.valid, f.anomalies, _windows(f)
+            )
+            for t, f in zip(targets, figures, strict=True)
         ]
-        if summary:
-            write_summary(work.folder / summary.name, made, work.folder)
-        publish(work.folder, finals, made)
-        work.unfinished = any(scene.failed for scene in scored)
-    _raise_failed(made, scored)
+        if not publication.interrupted:
+            if summary:
+                write_summary(work.folder / summary.name, made, work.folder)
+            publication.begin(key, figures)
+        publication.finish()
+        work.unfinished = any(prediction.failed_tiles for prediction in made)
+    _raise_failed(made, figures)
     return made
 
 
@@ -262,13 +275,52 @@ def _polygons(
     return counts
 
 
-def _raise_failed(made: list[Prediction], scored: list[ScoredScene]) -> None:
+def _limits(bundle: ModelBundle, *, workers: int, max_ram: str | None) -> Budget:
+    if max_ram:
+        return budget(bundle, workers=workers, max_ram=parse_bytes(max_ram))
+    return config_budget(bundle, workers=workers)
+
+
+def _key(plans: list[ScenePlan], finals: list[Path], bundle: ModelBundle, threshold: float) -> dict[str, Any]:
+    """Return everything that the outputs of a run depend on, as JSON values."""
+    return {
+        "scenes": [plan.key for plan in plans],
+        "outputs": [path.name for path in finals],
+        "threshold": threshold,
+        "predict": bundle.config.predict.model_dump(mode="json"),
+    }
+
+
+def _windows(figures: SceneFigures) -> tuple[Window, ...]:
+    return tuple(Window(*window) for window in figures.failed)
+
+
+def _check_unchanged(targets: list[Target], plans: list[ScenePlan], work: WorkDir) -> None:
+    """Check that every scene is still what it was when its tiles were planned; the tiles of one that is not are lost.
+
+    Raises:
+        SceneChangedError: a scene was changed meanwhile.
+    """
+    changed = []
+    for target, plan in zip(targets, plans, strict=True):
+        name = plan.job.source.name
+        if with_retries(partial(fingerprint, name), name=name) != plan.state:
+            work.discard.add(target.scores.stem)
+            changed.append(target.scene.label)
+    if changed:
+        raise SceneChangedError(
+            f"{changed[0]}: changed while it was read, so the map would be of two scenes, and is not written; wait "
+            "until nothing writes to it, and predict again"
+        )
+
+
+def _raise_failed(made: list[Prediction], figures: Sequence[SceneFigures]) -> None:
     """Raise an error that names the first tile without scores and counts all, if there are any."""
-    incomplete = [(m, s) for m, s in zip(made, scored, strict=True) if s.failed]
+    incomplete = [(m, f) for m, f in zip(made, figures, strict=True) if f.failed]
     if not incomplete:
         return
     prediction, scene = incomplete[0]
-    tiles, window = sum(len(s.failed) for _, s in incomplete), scene.failed[0]
+    tiles, window = sum(len(f.failed) for _, f in incomplete), prediction.failed_tiles[0]
     raise TilesFailedError(
         f"{ScenePath(prediction.scene).label}: {tiles} tiles could not be scored, the first at row {window.row}, "
         f"column {window.col}: {scene.reason}. They are nodata in the map, and listed in its tag {FAILED_TAG} and in "

@@ -1,36 +1,58 @@
 """Work folder of a prediction: the hidden folder beside the outputs in which everything is made.
 
-One run at a time holds it, by a lock of the operating system that ends with the process, however it ends. Afterwards
-the folder is removed, unless it holds finished tiles that a later run can resume from. This module knows nothing of
-rasters or models.
+All outputs that share a name share a folder. One run at a time holds it, by a lock of the operating system that ends
+with the process, however it ends. Afterwards the folder is removed, unless it holds finished tiles that a later run can
+resume from. Whoever else may write beside the outputs could have laid something there, so the folder has to be a real
+one of the same user, no link in it is followed, and only files that geood makes are removed. This module knows nothing
+of rasters or models.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from geood.atomic import output_errors
+from geood.atomic import hidden_name, output_errors
 from geood.errors import OutputError
 from geood.prediction.journal import SUFFIX, Journal, has_tiles
 
 log = logging.getLogger("geood")
 
-PUBLISHING = "publishing.json"  # note in a work folder: all outputs are made, and being renamed to their final paths
+ENDING = ".geood"  # of the folder's name
+LOCK = "lock"
+PUBLISHING = "publishing.json"  # note in a work folder: all outputs are made, and are being put in place
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+# What geood makes in it: hidden files and folders, lock, note, journals, outputs, and what SQLite leaves of those.
+_MADE = re.compile(
+    r"\..+|lock|publishing\.json|.+\.(?:journal|tif|qml|gpkg(?:-\w+)?|geojson|parquet|fgb|csv|vrt)", re.S
+)
+
+
+def work_folder(parent: Path, name: str) -> Path:
+    """Return the path of the work folder of the outputs in `parent` that share `name`."""
+    return parent / hidden_name(name, ENDING)
 
 
 class WorkDir:
-    """The folder in which the outputs of one run are made, as yielded by `work_dir`."""
+    """The folder in which the outputs of one run are made, as yielded by `work_dir`.
+
+    `unfinished` is set if tiles failed, so that a later run may try them again; `discard` names the scenes whose tiles
+    are of no use any more.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.used: set[str] = set()
-        self.unfinished = False  # set if tiles failed, so that a later run may try them again
+        self.discard: set[str] = set()
+        self.unfinished = False
 
     def journal(self, name: str, key: Mapping[str, Any]) -> Journal:
         """Open the journal of one scene."""
@@ -43,39 +65,87 @@ def work_dir(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[WorkDir
     """Hold the work folder; remove it afterwards, unless the run failed or was interrupted with finished tiles.
 
     Raises:
-        OutputError: another run holds the folder; it holds earlier work and neither `resume` nor `overwrite` is set; or
-            it cannot be made.
+        OutputError: another run holds the folder; it is a link, another user's, or holds what geood does not make; it
+            holds earlier work and neither `resume` nor `overwrite` is set; or it cannot be made.
     """
-    existed = folder.is_dir()
     with output_errors(folder):
-        folder.mkdir(exist_ok=True)
+        existed = _settle(folder)
     try:
-        lock = _locked(folder / "lock")
+        lock = _locked(folder / LOCK)
     except BaseException:
         if not existed:
-            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                folder.rmdir()
         raise
-    refused = existed and not resume and not overwrite and _work_in(folder)
-    work, done = WorkDir(folder), False
+    work, done, refused = WorkDir(folder), False, True
     try:
-        if refused:
+        if existed:
+            _check_contents(folder)
+        if existed and not resume and not overwrite and _work_in(folder):
             raise OutputError(
                 f"{folder}: holds an unfinished run; add --resume to continue it, or --overwrite to start over"
             )
         if not resume:
-            _empty(folder)
+            with output_errors(folder):
+                _remove(path for path in folder.iterdir() if path.name != LOCK)
+        refused = False
         yield work
         done = True
     finally:
-        kept = _others(folder, work.used) if done and not work.unfinished else _work_in(folder)
-        if os.name == "nt":  # where an open file cannot be removed
-            os.close(lock)
-        if not kept:
-            shutil.rmtree(folder, ignore_errors=True)
-        elif not done and not refused:
-            log.warning("finished tiles are kept in %s: add --resume to continue the run", folder)
-        if os.name != "nt":
-            os.close(lock)
+        _leave(work, lock, done=done, refused=refused)
+
+
+def _leave(work: WorkDir, lock: int, *, done: bool, refused: bool) -> None:
+    """Give up a work folder: remove it if nothing in it is of use for a later run; a refused one stays as it is."""
+    if os.name == "nt":  # where an open file cannot be removed
+        os.close(lock)
+    with suppress(OSError):
+        _remove(work.folder / f"{name}{SUFFIX}" for name in work.discard)
+        if not refused and done and not work.unfinished:
+            _remove(path for path in work.folder.iterdir() if _is_done(path, work.used))
+        if not refused and not _work_in(work.folder):
+            _remove(work.folder.iterdir())
+            work.folder.rmdir()
+        elif not refused and not done:
+            log.warning("finished tiles are kept in %s: add --resume to continue the run", work.folder)
+    if os.name != "nt":
+        os.close(lock)
+
+
+def _settle(folder: Path) -> bool:
+    """Make the folder, or check that the one there is a real folder of this user; return whether it was there.
+
+    Raises:
+        OSError: it cannot be made.
+        OutputError: something else lies there.
+    """
+    try:
+        folder.mkdir(mode=0o755)
+        return False
+    except FileExistsError:
+        found = os.lstat(folder)
+    what = "a link" if stat.S_ISLNK(found.st_mode) else "" if stat.S_ISDIR(found.st_mode) else "no folder"
+    with tempfile.TemporaryFile(dir=folder.parent) as mine:  # a disk may show one owner for everything
+        if not what and found.st_uid != os.fstat(mine.fileno()).st_uid:
+            what = "another user's"
+    if what:
+        raise OutputError(f"{folder}: is {what}, where this run would work; remove it, or choose another --out")
+    return True
+
+
+def _check_contents(folder: Path) -> None:
+    """Check that a folder holds only what geood makes, and no link.
+
+    Raises:
+        OutputError: it holds something else.
+    """
+    for path in folder.iterdir():
+        mode = os.lstat(path).st_mode
+        if not _MADE.fullmatch(path.name) or not (stat.S_ISREG(mode) or (stat.S_ISDIR(mode) and path.name[0] == ".")):
+            raise OutputError(
+                f"{path}: is nothing that geood makes in its work folder, and is left alone; remove the folder, or "
+                "choose another --out"
+            )
 
 
 def _work_in(folder: Path) -> bool:
@@ -83,20 +153,20 @@ def _work_in(folder: Path) -> bool:
     return (folder / PUBLISHING).exists() or any(has_tiles(path) for path in folder.glob(f"*{SUFFIX}"))
 
 
-def _others(folder: Path, used: set[str]) -> bool:
-    """Delete the work on the scenes `used`; return whether work on other scenes remains."""
-    for path in folder.iterdir():
-        done = path.name.removesuffix(SUFFIX) in used if path.suffix == SUFFIX else path.name != "lock"
-        if done:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    return _work_in(folder)
+def _is_done(path: Path, used: set[str]) -> bool:
+    """Return whether a file is of no use after the work on the scenes `used`: all but journals of others."""
+    return path.name.removesuffix(SUFFIX) in used if path.suffix == SUFFIX else path.name != LOCK
 
 
-def _empty(folder: Path) -> None:
-    with output_errors(folder):
-        for path in folder.iterdir():
-            if path.name != "lock":
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+def _remove(paths: Iterator[Path]) -> None:
+    """Remove files and folders that geood made; a link goes itself, not what it leads to."""
+    for path in list(paths):
+        if not _MADE.fullmatch(path.name):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _locked(path: Path) -> int:
@@ -106,7 +176,7 @@ def _locked(path: Path) -> int:
         OutputError: another process holds it.
     """
     with output_errors(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o644)
     try:
         if os.name == "nt":
             import msvcrt

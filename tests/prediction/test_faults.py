@@ -63,7 +63,7 @@ def start(line):
 
 
 def journal_of(out):
-    return out.parent / f".{out.name}.geood" / f"{out.stem}.journal"
+    return out.parent / f".{out.stem}.geood" / f"{out.stem}.journal"
 
 
 def wait_for_tiles(process, out, size=3000):
@@ -94,13 +94,13 @@ def test_ctrl_c_keeps_the_tiles_that_are_done(tmp_path, command, unbroken, worke
     said = killed(process, signal.SIGINT)  # as a terminal does: to all processes of the command
     assert process.returncode == 130, said
     assert "interrupted" in said and "--resume" in said and "Traceback" not in said
-    assert [p.name for p in tmp_path.iterdir()] == [".x.tif.geood"]
+    assert [p.name for p in tmp_path.iterdir()] == [".x.geood"]
     before = journal_of(out).stat().st_size
     assert before > len(MAGIC)
     again = resumed(command, out)
     assert again.returncode == 0, again.stderr
     assert digest(out) == unbroken
-    assert not (tmp_path / ".x.tif.geood").exists()
+    assert not (tmp_path / ".x.geood").exists()
 
 
 def test_ctrl_c_twice_ends_at_once_and_can_be_resumed(tmp_path, command, unbroken):
@@ -263,7 +263,7 @@ def test_work_dated_by_a_clock_that_was_wrong(tmp_path, scene, bundle_path, unbr
     with pytest.raises(KeyboardInterrupt):
         run(scene, tmp_path / "x.tif", bundle_path)
     stop_at(0)
-    for path in (tmp_path / ".x.tif.geood").iterdir():
+    for path in (tmp_path / ".x.geood").iterdir():
         os.utime(path, (moment, moment))
     run(scene, tmp_path / "x.tif", bundle_path, resume=True)
     assert digest(tmp_path / "x.tif") == unbroken
@@ -275,7 +275,7 @@ def test_a_disk_that_fills_up_meanwhile(small_disk, scene, bundle_path, unbroken
     out = small_disk / "x.tif"
     with pytest.raises(OutputError, match="free space"):
         run(scene, out, bundle_path)
-    assert [p.name for p in small_disk.iterdir()] == [".x.tif.geood"]
+    assert [p.name for p in small_disk.iterdir()] == [".x.geood"]
     subprocess.run(["mount", "-o", "remount,size=60M", small_disk], check=True)
     run(scene, out, bundle_path, resume=True)
     assert digest(out) == unbroken
@@ -411,7 +411,7 @@ def test_outputs_that_were_only_half_put_in_place(tmp_path, scene, bundle_path, 
     monkeypatch.setattr(os, "replace", real)
     [made] = run(scene, tmp_path / "x.gpkg", bundle_path, resume=True)
     assert made.polygons.exists() and made.scores.exists() and made.classes.exists() and made.anomalies > 0
-    assert not (tmp_path / ".x.gpkg.geood").exists()
+    assert not (tmp_path / ".x.geood").exists()
 
 
 @pytest.mark.parametrize("suffix", [pytest.param(".gpkg", marks=pytest.mark.slow), ".geojson"])
@@ -433,6 +433,6 @@ def test_tiles_that_failed_for_a_while_are_tried_again(tmp_path, scene, bundle_p
     monkeypatch.setattr(geood.prediction.worker, "_read", read)
     [made] = run(scene, out, bundle_path, resume=True, overwrite=True)
     assert not listed.exists() and not made.failed_tiles
-    assert not (tmp_path / f".{out.name}.geood").exists()
+    assert not (tmp_path / f".{out.stem}.geood").exists()
     run(scene, tmp_path / "y.tif", bundle_path)
     assert np.array_equal(*(rasterio.open(p).read(1) for p in (made.scores, tmp_path / "y.tif")), equal_nan=True)
