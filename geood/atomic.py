@@ -35,7 +35,7 @@ def check_output(path: str | Path, *, overwrite: bool) -> None:
             its name cannot be written; or its folder is missing or not writable.
     """
     path = Path(path)
-    _check_name(path)
+    check_name(path)
     if path.is_dir():
         raise OutputError(f"{path}: is a folder; give the name of a file")
     if os.path.lexists(path) and not overwrite:
@@ -53,13 +53,16 @@ def check_output(path: str | Path, *, overwrite: bool) -> None:
         raise OutputError(f"{path}: its folder cannot be written to ({error.strerror}); choose another place") from None
 
 
-def _check_name(path: Path) -> None:
+def check_name(path: Path) -> None:
+    """Check that a file can have the name of `path`.
+
+    Raises:
+        OutputError: it is too long for the disk, or no valid text.
+    """
     try:
         size = len(path.name.encode())
     except UnicodeEncodeError:
-        raise OutputError(
-            f"{str(path)!a}: its name is no valid text, so GDAL cannot write it; rename it"
-        ) from None
+        raise OutputError(f"{str(path)!a}: its name is no valid text, so GDAL cannot write it; rename it") from None
     if "\0" in str(path):
         raise OutputError(f"{str(path)!a}: a name cannot hold a zero byte; rename it")
     longest = NAME_BYTES

@@ -21,7 +21,7 @@ SMALL = {  # one idea each, and no neighbour to join
     "datasets/sources.py",
 }
 LARGE = {"config/sections.py"}  # all keys of the config in one place, with the texts of the schema
-RENAMERS = {"atomic.py", "prediction/outputs.py"}  # that one publishes a whole run, and finishes what was cut short
+RENAMERS = {"atomic.py"}
 PRINTERS = "cli/"
 HELD_BY = {  # rooms without a test file of their own name, and the file whose laws hold them
     "__main__": "test_version",
@@ -81,7 +81,6 @@ HELD_BY = {  # rooms without a test file of their own name, and the file whose l
     "prediction/plan": "prediction/test_pipeline",
     "prediction/rasters": "prediction/test_pipeline",
     "prediction/scene_checks": "geo/test_band_matching",
-    "prediction/workdir": "prediction/test_faults",
     "prediction/worker": "prediction/test_pipeline",
     "training/calibration": "training/test_trainer",
     "training/callbacks": "training/test_trainer",

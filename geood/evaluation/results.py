@@ -162,7 +162,7 @@ def staged(out: Path | None, *, overwrite: bool = False, inputs: Sequence[Path] 
         raise OutputError(f"{out}: holds {inputs[0]}, which is to be read; choose another --out")
     if not target.parent.is_dir():
         raise OutputError(f"{out}: there is no folder {out.parent}; make it first, or choose another place")
-    with atomic_folder(target) as folder:
+    with atomic_folder(target, overwrite=overwrite) as folder:
         yield folder
 
 
@@ -279,7 +279,7 @@ def write_metrics(evaluation: Evaluation, out: Path, *, overwrite: bool = False)
         OutputError: the file exists and may not be replaced, or cannot be written.
     """
     check_output(out, overwrite=overwrite)
-    with output_errors(out), atomic_write(out) as partial:
+    with output_errors(out), atomic_write(out, overwrite=overwrite) as partial:
         partial.write_text(evaluation.to_json(), encoding="utf-8")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -94,11 +95,12 @@ def submit(  # noqa: PLR0913 - the options of a verb
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 paths = _files(benchmark, folder, frame)
+                write = partial(_write, overwrite=overwrite)
                 if benchmark == FISHYSCAPES:
-                    _write(paths[0], scored.scores[kind].astype(np.float32))
-                    _write(paths[1], np.array(bundle.class_ids, np.uint8)[scored.classes])
+                    write(paths[0], scored.scores[kind].astype(np.float32))
+                    write(paths[1], np.array(bundle.class_ids, np.uint8)[scored.classes])
                 else:
-                    _write(paths[0], scored.scores[kind])
+                    write(paths[0], scored.scores[kind])
             except OSError as error:
                 raise OutputError(
                     f"{folder}: cannot be written ({error}); free space, or choose another --out"
@@ -135,11 +137,11 @@ def _files(benchmark: str, folder: Path, frame: Frame) -> list[Path]:
     return [folder / f"{frame.name}.hdf5"]
 
 
-def _write(path: Path, array: NDArray[np.generic]) -> None:
+def _write(path: Path, array: NDArray[np.generic], *, overwrite: bool) -> None:
     """Write an array to one file, atomically."""
-    with atomic_write(path) as partial:
+    with atomic_write(path, overwrite=overwrite) as made:
         if path.suffix == ".hdf5":
-            with h5py().File(partial, "w") as file:
+            with h5py().File(made, "w") as file:
                 file.create_dataset("value", data=array, compression=7)
         else:
-            np.save(partial, array)
+            np.save(made, array)

@@ -17,19 +17,23 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from geood.atomic import check_output, output_errors
+from geood.atomic import check_name, check_output, output_errors
 from geood.errors import ConfigError, DataError, OutputError
 from geood.geo.gdal import open_raster, pieces, rasterio_window, reading, writing
 from geood.geo.grid import Grid, Window
 from geood.geo.paths import RASTERS, ScenePath, files_of, gdal_name
 from geood.polygons import OUTPUT_SUFFIXES, companion_of, is_anomalies
+from geood.prediction.workdir import work_folder
+
+SUMMARY = "summary.csv"
 
 
 @dataclass(frozen=True)
 class Prediction:
     """The outputs of one scene and their figures; `polygons` is None if only scores are written.
 
-    `failed_tiles` are the windows (row, column, height, width in pixels) that could not be scored.
+    `failed_tiles` are the windows (row, column, height, width in pixels) that could not be scored; `reason` says why
+    the first could not.
     """
 
     scene: str
@@ -40,6 +44,7 @@ class Prediction:
     valid_pixels: int
     anomalies: int | None
     failed_tiles: tuple[Window, ...] = ()
+    reason: str = ""
 
 
 class Target(NamedTuple):
@@ -54,6 +59,43 @@ class Target(NamedTuple):
     def files(self) -> list[Path]:
         rasters = [p for p in (self.scores, self.classes) if p]
         return [*rasters, *(p.with_suffix(".qml") for p in rasters), *([self.polygons] if self.polygons else [])]
+
+
+class RunOutputs(NamedTuple):
+    """Final paths of a run: those of each scene, the polygon file that scenes share, and the table of a folder.
+
+    All of them lie in `folder`; `work_folder` is the one in which they are made.
+    """
+
+    targets: tuple[Target, ...]
+    together: Path | None
+    summary: Path | None
+    work_folder: Path
+
+    @property
+    def finals(self) -> list[Path]:
+        """Paths of all files."""
+        own = [path for target in self.targets for path in target.files]
+        return own + [path for path in (self.together, self.summary) if path]
+
+    @property
+    def folder(self) -> Path:
+        """Folder of all files."""
+        return self.targets[0].scores.parent
+
+
+def outputs_of(scenes: Sequence[str | Path], out: Path, *, mosaic: bool) -> RunOutputs:
+    """Name the outputs of a run: a folder of scenes, in a folder of outputs, gets a table too.
+
+    Raises:
+        ConfigError: there is no scene, two have the same name, or the suffix of `out` is unknown.
+        DataError: a folder holds no scene.
+    """
+    targets, together = targets_of(sources_of(scenes, mosaic=mosaic), out)
+    inside = targets[0].scores.parent == out
+    summary = out / SUMMARY if inside and not mosaic and any(Path(s).is_dir() for s in scenes) else None
+    parent = targets[0].scores.parent
+    return RunOutputs(tuple(targets), together, summary, work_folder(parent, out.name if inside else out.stem))
 
 
 def sources_of(scenes: Sequence[str | Path], *, mosaic: bool) -> list[str]:
@@ -86,6 +128,8 @@ def check_outputs(
     if len({str(path).casefold() for path in finals}) < len(finals):
         raise ConfigError("two of the scenes would have outputs of the same name; predict them one by one")
     every = [path for final in finals for path in (final, companion_of(final)) if path]
+    for path in every:
+        check_name(path)
     existing = [path for path in every if path.exists()]
     inputs = [file for source in sources for file in _files(source)] if existing else []
     for path in existing:

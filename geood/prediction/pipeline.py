@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,21 +30,20 @@ from geood.prediction.budget import Budget, budget, check_disk, config_budget, p
 from geood.prediction.cluster import dask_client
 from geood.prediction.outputs import (
     Prediction,
+    RunOutputs,
     Target,
     check_outputs,
     new_folder,
-    sources_of,
-    targets_of,
+    outputs_of,
     write_summary,
 )
 from geood.prediction.plan import SceneOptions, ScenePlan, plan_scene
 from geood.prediction.publication import Publication, SceneFigures
 from geood.prediction.rasters import FAILED_TAG, SAME_RUN, ScoredScene, assemble_rasters
-from geood.prediction.workdir import WorkDir, work_dir, work_folder
+from geood.prediction.workdir import WorkDir, work_dir
 from geood.prediction.worker import STATE
 
 log = logging.getLogger("geood")
-SUMMARY = "summary.csv"
 MOSAIC = "mosaic.vrt"
 
 
@@ -101,59 +101,62 @@ def predict(  # noqa: PLR0913 - the options of a verb
         >>> prediction.scores.name, prediction.valid_pixels
         ('anomalies.tif', 12288)
     """
-    out, folders = Path(out), any(Path(s).is_dir() for s in scenes) and not mosaic
-    sources = sources_of(scenes, mosaic=mosaic)
-    targets, together = targets_of(sources, out)
-    summary = out / SUMMARY if folders and targets[0].scores.parent == out else None
-    finals = [p for t in targets for p in t.files] + [p for p in (together, summary) if p]
-    parent, options = finals[0].parent, options or SceneOptions()
-    folder = work_folder(parent, out.name if parent == out else out.stem)
+    out, options = Path(out), options or SceneOptions()
+    outputs = outputs_of(scenes, out, mosaic=mosaic)
     others = [Path(bundle_path), *([options.area] if options.area else [])]
     check = partial(check_outputs, sources=[str(s) for s in scenes], out=out, others=others, overwrite=overwrite)
-    if not (resume and folder.exists()):
-        check(finals)
-    with new_folder(parent), work_dir(folder, resume=resume, overwrite=overwrite) as work:
-        publication = Publication(work.folder, finals, overwrite=overwrite)
-        check([path for path in finals if not publication.in_place(path)])
+    if not (resume and outputs.work_folder.exists()):
+        check(outputs.finals)
+    with new_folder(outputs.folder), work_dir(outputs.work_folder, resume=resume, overwrite=overwrite) as work:
+        publication = Publication(work.folder, outputs.finals, overwrite=overwrite)
+        check([path for path in outputs.finals if not publication.in_place(path)])
         bundle = ModelBundle.load(bundle_path).with_settings(settings)
         chosen = bundle.threshold if threshold is None else _finite(threshold)
         limits = _limits(bundle, workers=workers, max_ram=max_ram)
         nodata = options.reading.nodata_for(bundle.bands)
         tiles = write_mosaic([str(s) for s in scenes], work.folder / MOSAIC, nodata=nodata) if mosaic else None
         plan_of = partial(plan_scene, bundle=bundle, options=options, bundle_path=Path(bundle_path), limits=limits)
-        plans = [plan_of(target.scene, mosaic=tiles, classes=bool(target.classes)) for target in targets]
-        _log_warnings(plans, together=bool(together))
-        key = _key(plans, finals, bundle, chosen)
+        plans = [plan_of(target.scene, mosaic=tiles, classes=bool(target.classes)) for target in outputs.targets]
+        _log_warnings(plans, together=bool(outputs.together))
+        key = _key(plans, outputs, bundle, chosen)
         if publication.interrupted:
-            work.used.update(target.scores.stem for target in targets)
-            figures = publication.figures(key)
+            work.used.update(target.scores.stem for target in outputs.targets)
+            made = _predictions(outputs, publication.figures(key), chosen)
         else:
-            check_disk(work.folder, sum(plan.disk_bytes for plan in plans) - _held(work.folder))
             STATE.preload(Path(bundle_path), bundle)
-            scored: list[ScoredScene] = []
-            with dask_client(workers, scheduler, computing=limits.computing) as client:
-                for target, plan in zip(targets, plans, strict=True):
-                    scored.append(assemble_rasters(target, plan, bundle, work=work, threshold=chosen, client=client))
-            _check_unchanged(targets, plans, work)
-            counts = _polygons(targets, scored, bundle, folder=work.folder, together=together, threshold=chosen)
-            figures = [
-                SceneFigures(valid=s.valid, anomalies=count, failed=s.failed, reason=s.reason)
-                for s, count in zip(scored, counts, strict=True)
-            ]
-        made = [
-            Prediction(
-                t.scene.given, t.scores, t.polygons or together, t.classes, chosen, f.valid, f.anomalies, _windows(f)
-            )
-            for t, f in zip(targets, figures, strict=True)
-        ]
-        if not publication.interrupted:
-            if summary:
-                write_summary(work.folder / summary.name, made, work.folder)
+            client_of = partial(dask_client, workers, scheduler, computing=limits.computing)
+            figures = _score(outputs, plans, bundle, work=work, threshold=chosen, client_of=client_of)
+            made = _predictions(outputs, figures, chosen)
+            if outputs.summary:
+                write_summary(work.folder / outputs.summary.name, made, work.folder)
             publication.begin(key, figures)
         publication.finish()
         work.unfinished = any(prediction.failed_tiles for prediction in made)
-    _raise_failed(made, figures)
+    _raise_failed(made)
     return made
+
+
+def _score(
+    outputs: RunOutputs,
+    plans: list[ScenePlan],
+    bundle: ModelBundle,
+    *,
+    work: WorkDir,
+    threshold: float,
+    client_of: Callable[[], AbstractContextManager[Any]],
+) -> list[SceneFigures]:
+    """Score all scenes, and make their rasters and polygons in the work folder."""
+    check_disk(work.folder, sum(plan.disk_bytes for plan in plans) - _held(work.folder))
+    scored: list[ScoredScene] = []
+    with client_of() as client:
+        for target, plan in zip(outputs.targets, plans, strict=True):
+            scored.append(assemble_rasters(target, plan, bundle, work=work, threshold=threshold, client=client))
+    _check_unchanged(outputs.targets, plans, work)
+    counts = _polygons(outputs, scored, bundle, folder=work.folder, threshold=threshold)
+    return [
+        SceneFigures(valid=scene.valid, anomalies=count, failed=scene.failed, reason=scene.reason)
+        for scene, count in zip(scored, counts, strict=True)
+    ]
 
 
 def polygonize(
@@ -233,20 +236,14 @@ def _log_warnings(plans: list[ScenePlan], *, together: bool) -> None:
 
 
 def _polygons(
-    targets: list[Target],
-    scored: list[ScoredScene],
-    bundle: ModelBundle,
-    *,
-    folder: Path,
-    together: Path | None,
-    threshold: float,
+    outputs: RunOutputs, scored: list[ScoredScene], bundle: ModelBundle, *, folder: Path, threshold: float
 ) -> list[int | None]:
     """Extract the polygons of all scenes from their finished rasters; return their numbers (None: not asked for)."""
-    names, settings = bundle.class_names, bundle.config.predict
+    names, settings, together = bundle.class_names, bundle.config.predict, outputs.together
     if together:
         sources = [
             PolygonSource(folder / t.scores.name, folder / t.classes.name, names, t.scene.label, s.failed)
-            for t, s in zip(targets, scored, strict=True)
+            for t, s in zip(outputs.targets, scored, strict=True)
             if t.classes
         ]
         shared = folder / together.name
@@ -256,7 +253,7 @@ def _polygons(
             )
         ]
     counts: list[int | None] = []
-    for target, scene in zip(targets, scored, strict=True):
+    for target, scene in zip(outputs.targets, scored, strict=True):
         if not (target.polygons and target.classes):
             counts.append(None)
             continue
@@ -281,21 +278,34 @@ def _limits(bundle: ModelBundle, *, workers: int, max_ram: str | None) -> Budget
     return config_budget(bundle, workers=workers)
 
 
-def _key(plans: list[ScenePlan], finals: list[Path], bundle: ModelBundle, threshold: float) -> dict[str, Any]:
+def _key(plans: list[ScenePlan], outputs: RunOutputs, bundle: ModelBundle, threshold: float) -> dict[str, Any]:
     """Return everything that the outputs of a run depend on, as JSON values."""
     return {
         "scenes": [plan.key for plan in plans],
-        "outputs": [path.name for path in finals],
+        "outputs": [path.name for path in outputs.finals],
         "threshold": threshold,
         "predict": bundle.config.predict.model_dump(mode="json"),
     }
 
 
-def _windows(figures: SceneFigures) -> tuple[Window, ...]:
-    return tuple(Window(*window) for window in figures.failed)
+def _predictions(outputs: RunOutputs, figures: Sequence[SceneFigures], threshold: float) -> list[Prediction]:
+    return [
+        Prediction(
+            scene=t.scene.given,
+            scores=t.scores,
+            polygons=t.polygons or outputs.together,
+            classes=t.classes,
+            threshold=threshold,
+            valid_pixels=scene.valid,
+            anomalies=scene.anomalies,
+            failed_tiles=tuple(Window(*window) for window in scene.failed),
+            reason=scene.reason,
+        )
+        for t, scene in zip(outputs.targets, figures, strict=True)
+    ]
 
 
-def _check_unchanged(targets: list[Target], plans: list[ScenePlan], work: WorkDir) -> None:
+def _check_unchanged(targets: Sequence[Target], plans: list[ScenePlan], work: WorkDir) -> None:
     """Check that every scene is still what it was when its tiles were planned; the tiles of one that is not are lost.
 
     Raises:
@@ -314,16 +324,16 @@ def _check_unchanged(targets: list[Target], plans: list[ScenePlan], work: WorkDi
         )
 
 
-def _raise_failed(made: list[Prediction], figures: Sequence[SceneFigures]) -> None:
+def _raise_failed(made: list[Prediction]) -> None:
     """Raise an error that names the first tile without scores and counts all, if there are any."""
-    incomplete = [(m, f) for m, f in zip(made, figures, strict=True) if f.failed]
+    incomplete = [prediction for prediction in made if prediction.failed_tiles]
     if not incomplete:
         return
-    prediction, scene = incomplete[0]
-    tiles, window = sum(len(f.failed) for _, f in incomplete), prediction.failed_tiles[0]
+    first, tiles = incomplete[0], sum(len(prediction.failed_tiles) for prediction in incomplete)
+    window = first.failed_tiles[0]
     raise TilesFailedError(
-        f"{ScenePath(prediction.scene).label}: {tiles} tiles could not be scored, the first at row {window.row}, "
-        f"column {window.col}: {scene.reason}. They are nodata in the map, and listed in its tag {FAILED_TAG} and in "
+        f"{ScenePath(first.scene).label}: {tiles} tiles could not be scored, the first at row {window.row}, "
+        f"column {window.col}: {first.reason}. They are nodata in the map, and listed in its tag {FAILED_TAG} and in "
         "failed_tiles. If the failure was transient, run again with --resume --overwrite; otherwise repair the scene "
         "and predict again",
         made,

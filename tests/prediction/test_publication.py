@@ -1,0 +1,370 @@
+"""Laws of publication: outputs get their names together, replace nothing unasked, and only for the run they are of."""
+
+import hashlib
+import json
+import os
+import sqlite3
+import threading
+from contextlib import closing
+
+import numpy as np
+import pyogrio
+import pytest
+import rasterio
+
+import geood.prediction.pipeline
+import geood.prediction.publication
+from geood.errors import ConfigError, OutputError, SceneChangedError
+from geood.prediction.pipeline import polygonize, predict
+from geood.prediction.workdir import PUBLISHING
+from support.bundles import make_bundle
+from support.rasters import picture, write_raster
+
+NAMES = ["x.classes.qml", "x.classes.tif", "x.gpkg", "x.qml", "x.tif"]
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    return write_raster(tmp_path_factory.mktemp("in") / "scene.tif", picture(70, 90))
+
+
+@pytest.fixture
+def out(tmp_path):
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out" / "x.gpkg"
+
+
+@pytest.fixture
+def run(scene, bundle_path):
+    """A function of the output: predict the scene."""
+
+    def of(out, *, scenes=(scene,), bundle=bundle_path, **options):
+        return predict(list(scenes), out, bundle_path=bundle, **{"threshold": 0.5, **options})
+
+    return of
+
+
+@pytest.fixture
+def meanwhile(monkeypatch):
+    """A function of a callable: it is called once when the outputs of a run are complete, before they get names."""
+
+    def call(what):
+        begin = geood.prediction.publication.Publication.begin
+
+        def watched(self, *args):
+            begin(self, *args)
+            what()
+
+        monkeypatch.setattr(geood.prediction.publication.Publication, "begin", watched)
+        return lambda: monkeypatch.setattr(geood.prediction.publication.Publication, "begin", begin)
+
+    return call
+
+
+@pytest.fixture
+def killed(run, monkeypatch):
+    """A function of the output and of a count: a run that ends when so many of its files have their names."""
+    put = geood.prediction.publication.put_in_place
+
+    def after(out, count, *, between=False, **options):
+        left = iter(range(count))
+
+        def limited(made, final, **how):
+            if next(left, None) is None:
+                if between:
+                    os.link(made, final)
+                raise KeyboardInterrupt
+            put(made, final, **how)
+
+        monkeypatch.setattr(geood.prediction.publication, "put_in_place", limited)
+        with pytest.raises(KeyboardInterrupt):
+            run(out, **options)
+        monkeypatch.setattr(geood.prediction.publication, "put_in_place", put)
+
+    return after
+
+
+def digests(folder):
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir() if p.is_file()}
+
+
+def note_of(out):
+    return out.parent / ".x.geood" / PUBLISHING
+
+
+def count_of(path):
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        return database.execute("SELECT count(*) FROM anomalies").fetchone()[0]
+
+
+def test_equal_runs_have_equal_bytes(tmp_path, run, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for suffix in (".gpkg", ".fgb", ".parquet", ".geojson"):
+            run(tmp_path / name / f"x{suffix[1:]}{suffix}")
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    info = pyogrio.read_info(tmp_path / "a" / "xgpkg.gpkg", layer="anomalies")
+    assert info["features"] > 0
+    with closing(sqlite3.connect(tmp_path / "a" / "xgpkg.gpkg")) as database:
+        times = database.execute("SELECT last_change FROM gpkg_contents UNION SELECT update_time FROM layer_styles")
+        assert {time for (time,) in times} == {"2000-01-01T00:00:00.000Z"}
+
+
+@pytest.mark.parametrize("name", ["x.tif", "x.classes.qml", "x.gpkg"])
+def test_a_file_that_appeared_meanwhile_is_kept_and_so_is_the_work(out, run, meanwhile, name):
+    restore = meanwhile(lambda: (out.parent / name).write_text("somebody else's"))
+    with pytest.raises(OutputError, match=rf"{name}: exists already; add --overwrite"):
+        run(out)
+    restore()
+    assert sorted(os.listdir(out.parent)) == sorted([".x.geood", name])
+    assert (out.parent / name).read_text() == "somebody else's"
+    with pytest.raises(OutputError, match="exists already"):
+        run(out, resume=True)
+    (out.parent / name).unlink()
+    [made] = run(out, resume=True)
+    assert sorted(os.listdir(out.parent)) == NAMES and made.anomalies == count_of(out)
+
+
+def test_two_runs_that_share_a_name_do_not_share_a_moment(out, run, meanwhile):
+    said = []
+
+    def other():
+        for name in ("x.tif", "x.geojson", "x.gpkg"):
+            with pytest.raises(OutputError, match="another run is writing this output now") as error:
+                run(out.with_name(name), overwrite=True)
+            said.append(str(error.value))
+
+    meanwhile(other)
+    run(out)
+    assert len(said) == 3 and sorted(os.listdir(out.parent)) == NAMES
+
+
+def test_publications_in_one_folder_wait_for_each_other(tmp_path, run, meanwhile, monkeypatch):
+    """A run stops in the middle of its publication; another one into the same folder waits until it is through."""
+    put, order, at, go = geood.prediction.publication.put_in_place, [], threading.Event(), threading.Event()
+
+    def watched(made, final, **how):
+        if final.name == "a.tif":
+            at.set()
+            go.wait(60)
+        order.append(final.stem[0])
+        put(made, final, **how)
+
+    monkeypatch.setattr(geood.prediction.publication, "put_in_place", watched)
+    finish = geood.prediction.publication.Publication.finish
+    first = threading.Thread(target=run, args=(tmp_path / "a.gpkg",))
+
+    def second(self):
+        if "b.tif" in self._finals:
+            threading.Timer(0.2, go.set).start()
+        finish(self)
+
+    monkeypatch.setattr(geood.prediction.publication.Publication, "finish", second)
+    first.start()
+    assert at.wait(120)
+    run(tmp_path / "b.gpkg")
+    first.join()
+    assert "".join(order) == "aaaaabbbbb"
+
+
+@pytest.mark.parametrize(("count", "between"), [(0, False), (0, True), (2, False), (4, True)])
+def test_a_publication_is_finished_whenever_it_ended(out, run, killed, count, between):
+    killed(out, count, between=between)
+    [made] = run(out, resume=True)
+    assert sorted(os.listdir(out.parent)) == NAMES and made.anomalies == count_of(out) and made.valid_pixels == 6300
+
+
+def test_a_publication_is_finished_for_the_same_run_alone(tmp_path, out, scene, run, killed):
+    killed(out, 2)
+    before = digests(out.parent)
+    other = write_raster(tmp_path / "other" / "scene.tif", picture(70, 90, seed=3))
+    model = tmp_path / "other.safetensors"
+    make_bundle(model, flow={"steps": 2})
+    for match, options in (
+        ("threshold: was 0.5, is 0.6", {"threshold": 0.6}),
+        ("predict: was", {"settings": ["predict.min_area_m2=3"]}),
+        ("scenes: was", {"scenes": [other]}),
+        ("scenes: was", {"bundle": model}),
+    ):
+        with pytest.raises(OutputError, match=match):
+            run(out, resume=True, **options)
+    for name in ("x.tif", "x.geojson"):
+        with pytest.raises(OutputError, match=r"outputs: was|exists already"):
+            run(out.with_name(name), resume=True)
+    assert digests(out.parent) == before
+    run(out, resume=True)
+    assert sorted(os.listdir(out.parent)) == NAMES
+
+
+def test_a_publication_is_finished_from_another_folder(tmp_path, run, killed, monkeypatch):
+    (tmp_path / "here" / "out").mkdir(parents=True)
+    (tmp_path / "there" / "out").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    relative = tmp_path.__class__("out/x.gpkg")
+    killed(relative, 1)
+    monkeypatch.chdir(tmp_path / "there")
+    run(tmp_path / "here" / "out" / "x.gpkg", resume=True)
+    assert sorted(os.listdir(tmp_path / "here" / "out")) == NAMES and not os.listdir(tmp_path / "there" / "out")
+
+
+def crafted(out, note, **files):
+    """A work folder in which somebody laid a note and files."""
+    note_of(out).parent.mkdir()
+    for name, text in files.items():
+        (note_of(out).parent / name).write_text(text)
+    note_of(out).write_text(note)
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"finals": []}',
+        '{"finals": ["../home/keys", "../home/x.failed_tiles.y"], "made": []}',
+        '{"key": {}, "files": [["x.tif", -1, 0]], "scenes": []}',
+        '{"key": {}, "files": [], "scenes": [], "more": 1}',
+        '{"key": {}, "files": [["x.tif", 1e400, 0]], "scenes": []}',
+        "[" * 100_000,
+        "\x00\xff",
+    ],
+)
+def test_a_damaged_note_is_an_error_of_the_output(tmp_path, out, run, note):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "x.failed_tiles.y").write_text("mine")
+    crafted(out, note)
+    with pytest.raises(OutputError, match=r"publishing\.json: this note of an unfinished run is damaged"):
+        run(out, resume=True)
+    run(out, overwrite=True)
+    assert os.listdir(tmp_path / "home") == ["x.failed_tiles.y"] and sorted(os.listdir(out.parent)) == NAMES
+
+
+def test_a_note_leads_to_no_other_path(tmp_path, out, run):
+    (tmp_path / "keys").write_text("mine")
+    files = [["../../keys", 4, 0], ["/etc/passwd", 1, 1], ["x.tif", 4, 0]]
+    crafted(out, json.dumps({"key": {}, "files": files, "scenes": []}), **{"x.tif": "theirs"})
+    with pytest.raises(OutputError, match="unfinished run with other inputs"):
+        run(out, resume=True)
+    assert (tmp_path / "keys").read_text() == "mine" and os.listdir(out.parent) == [".x.geood"]
+
+
+def test_a_run_without_one_of_its_files_is_no_finished_run(out, run, monkeypatch):
+    monkeypatch.setattr(geood.prediction.pipeline, "write_anomalies", lambda *_, **__: 7)
+    with pytest.raises(OutputError, match=r"x\.gpkg: was not made"):
+        run(out)
+    assert not (out.parent / "x.tif").exists()
+
+
+ODD = ["q;1", "a?b#c%20d", "a!b", "a\tb\nc", "'q\" naïve 🌍", "a" * 220]
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"), [*((name, ".gpkg") for name in ODD), *(("q;1\n?", s) for s in (".geojson", ".fgb", ".parquet"))]
+)
+def test_outputs_have_the_names_that_were_asked_for(tmp_path, run, name, suffix):
+    (tmp_path / "q").write_text("mine")
+    [made] = run(tmp_path / f"{name}{suffix}")
+    wanted = {f"{name}{suffix}", *(f"{name}{end}" for end in (".tif", ".qml", ".classes.tif", ".classes.qml"))}
+    assert set(os.listdir(tmp_path)) == {"q", *wanted} and (tmp_path / "q").read_text() == "mine"
+    again = tmp_path / f"again{name[:200]}{suffix}"
+    assert polygonize(made.scores, again, threshold=0.5) == made.anomalies > 0
+    if suffix == ".gpkg":
+        assert count_of(again) == count_of(made.polygons) == made.anomalies
+
+
+@pytest.mark.parametrize("folder", ["a;b!c", "c\td.zip"])
+def test_outputs_lie_in_folders_of_any_name(tmp_path, run, folder):
+    (tmp_path / folder).mkdir()
+    run(tmp_path / folder / "x.gpkg")
+    assert sorted(os.listdir(tmp_path / folder)) == NAMES and os.listdir(tmp_path) == [folder]
+
+
+@pytest.mark.parametrize("name", ["a" * 250 + ".gpkg", "é" * 124 + ".gpkg", "a" * 240 + ".geojson", "a\udcff.gpkg"])
+def test_names_that_cannot_be_written_are_refused_before_work(tmp_path, run, name):
+    with pytest.raises(OutputError) as error:
+        run(tmp_path / name, bundle="never read")
+    str(error.value).encode()
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["-wal", "-journal"])
+def test_what_lay_beside_an_older_file_does_no_harm_to_the_new_one(out, run, ending):
+    run(out)
+    with closing(sqlite3.connect(out)) as database:
+        database.execute("PRAGMA journal_mode=wal")
+        database.execute("CREATE TABLE notes(a)")
+        out.with_name("kept").write_bytes(out.with_name("x.gpkg-wal").read_bytes())
+    out.with_name("kept").rename(out.with_name(f"x.gpkg{ending}"))
+    [made] = run(out, threshold=0.4, overwrite=True)
+    assert sorted(os.listdir(out.parent)) == NAMES and count_of(out) == made.anomalies
+    for name in NAMES:
+        out.with_name(name).unlink()
+    out.with_name(f"x.gpkg{ending}").write_text("left alone")
+    with pytest.raises(OutputError, match=rf"x\.gpkg{ending} lies beside it"):
+        run(out)
+
+
+def test_statistics_and_masks_of_an_older_raster_go_with_it(out, run):
+    [before] = run(out)
+    for ending in (".aux.xml", ".msk", ".ovr"):
+        before.scores.with_name(f"x.tif{ending}").write_text("of the older raster")
+    [made] = run(out, overwrite=True)
+    assert sorted(os.listdir(out.parent)) == NAMES
+    with rasterio.open(made.scores) as raster:
+        assert raster.files == [str(made.scores)] and np.isfinite(raster.read(1)).all()
+
+
+def test_polygons_are_not_left_beside_the_raster_of_another_run(out, run):
+    run(out)
+    before = digests(out.parent)
+    for name in ("x.parquet", "x.tif"):
+        with pytest.raises(OutputError, match=r"belongs to the polygons in x\.gpkg"):
+            run(out.with_name(name), overwrite=True)
+    assert digests(out.parent) == before
+    out.with_name("x.geojson").write_text('{"type": "FeatureCollection", "features": []}')  # of the user's own
+    run(out, overwrite=True)
+    out.unlink()
+    run(out.with_suffix(".parquet"), overwrite=True)
+    assert out.with_name("x.geojson").exists()
+
+
+def test_a_scene_that_changes_while_it_is_read_has_no_map(tmp_path, out, run, monkeypatch):
+    scene = write_raster(tmp_path / "in" / "s.tif", picture(70, 90))
+    assemble = geood.prediction.pipeline.assemble_rasters
+
+    def changed(*args, **kwargs):
+        result = assemble(*args, **kwargs)
+        write_raster(scene, picture(70, 90, seed=1))
+        return result
+
+    monkeypatch.setattr(geood.prediction.pipeline, "assemble_rasters", changed)
+    with pytest.raises(SceneChangedError, match=r"s\.tif: changed while it was read") as error:
+        run(out, scenes=[scene])
+    assert error.value.exit_code == 4 and not os.listdir(out.parent)
+    monkeypatch.setattr(geood.prediction.pipeline, "assemble_rasters", assemble)
+    run(out, scenes=[scene])
+
+
+def test_a_link_in_place_of_an_output_is_replaced_and_not_what_it_leads_to(tmp_path, out, run):
+    (tmp_path / "kept").write_text("kept")
+    out.symlink_to(tmp_path / "kept")
+    out.with_name("x.tif").symlink_to("nowhere")
+    with pytest.raises(OutputError, match="exists already"):
+        run(out)
+    run(out, overwrite=True)
+    assert (tmp_path / "kept").read_text() == "kept" and not any(p.is_symlink() for p in out.parent.iterdir())
+
+
+def test_a_name_without_a_suffix_is_a_folder(tmp_path, run):
+    run(tmp_path / "results")
+    assert sorted(os.listdir(tmp_path / "results"))[-1] == "scene.tif"
+    with pytest.raises(ConfigError, match=r"results\.v1: cannot tell what to write.*or make a folder of that name"):
+        run(tmp_path / "results.v1")
+    (tmp_path / "results.v1").mkdir()
+    run(tmp_path / "results.v1")
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(OutputError, match="link"):
+        run(tmp_path / "link", overwrite=True)
