@@ -52,6 +52,7 @@ HELD_BY = {  # rooms without a test file of their own name, and the file whose l
     "evaluation/score_files": "evaluation/test_catalog_sets",
     "geo/cog_layout": "geo/test_cog",
     "geo/gdal": "geo/test_paths",
+    "geo/ogr": "prediction/test_publication",
     "geo/opener": "geo/test_scene",
     "geo/scene_reading": "geo/test_resampling",
     "metrics/curve": "metrics/test_protocols",
