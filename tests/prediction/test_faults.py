@@ -18,6 +18,7 @@ from distributed import LocalCluster
 
 import geood.prediction.cluster
 import geood.prediction.pipeline
+import geood.prediction.publication
 import geood.prediction.worker
 from geood.errors import DataError, OutputError, RunLostError, TilesFailedError
 from geood.prediction.journal import MAGIC, Journal
@@ -396,19 +397,18 @@ def test_a_server_that_fails_now_and_then(tmp_path, scene, bundle_path, unbroken
 
 
 def test_outputs_that_were_only_half_put_in_place(tmp_path, scene, bundle_path, monkeypatch):
-    real, calls = os.replace, []
+    put, calls = geood.prediction.publication.put_in_place, []
 
-    def failing(source, target):
-        if str(target).endswith((".tif", ".gpkg")) and not str(target).count(".geood"):
-            calls.append(target)
-            if len(calls) == 2:
-                raise PermissionError(13, "in use")
-        real(source, target)
+    def failing(made, final, **how):
+        calls.append(final)
+        if len(calls) == 2:
+            raise PermissionError(13, "in use")
+        put(made, final, **how)
 
-    monkeypatch.setattr(os, "replace", failing)
-    with pytest.raises(OutputError, match=r"cannot be put in place.*--resume"):
+    monkeypatch.setattr(geood.prediction.publication, "put_in_place", failing)
+    with pytest.raises(OutputError, match=r"cannot be put in place \(in use\).*--resume"):
         run(scene, tmp_path / "x.gpkg", bundle_path)
-    monkeypatch.setattr(os, "replace", real)
+    monkeypatch.setattr(geood.prediction.publication, "put_in_place", put)
     [made] = run(scene, tmp_path / "x.gpkg", bundle_path, resume=True)
     assert made.polygons.exists() and made.scores.exists() and made.classes.exists() and made.anomalies > 0
     assert not (tmp_path / ".x.geood").exists()

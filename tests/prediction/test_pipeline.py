@@ -337,7 +337,7 @@ def test_a_folder_that_cannot_be_written(bundle_path, scene):
         predict([scene], "/proc/x.gpkg", bundle_path=bundle_path)
 
 
-@pytest.mark.parametrize("name", ["x.shp", "x.png", "x"])
+@pytest.mark.parametrize("name", ["x.shp", "x.png", "x.v1"])
 def test_an_unknown_ending(bundle_path, scene, out, name):
     refused(ConfigError, r"\.gpkg", [scene], out.with_name(name), bundle_path=bundle_path)
 
