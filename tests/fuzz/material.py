@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -37,6 +38,14 @@ def tiny_bundle(folder: Path) -> Path:
     return path
 
 
+_NO_PAGES: dict[str, Any] = {
+    "dashboard_address": "127.0.0.1:0",
+    "worker_dashboard_address": "127.0.0.1:0",
+    "scheduler_kwargs": {"dashboard": False},
+    "silence_logs": CRITICAL,
+}
+
+
 @contextmanager
 def quick_predictions() -> Iterator[None]:
     """Let `predict` in the block use one Dask client, and load a bundle once; both take longer than a tiny scene."""
@@ -51,9 +60,8 @@ def quick_predictions() -> Iterator[None]:
         return loaded[str(path)]
 
     with ExitStack() as stack:
-        client = stack.enter_context(
-            Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None, silence_logs=CRITICAL)
-        )
+        client = stack.enter_context(Client(processes=False, n_workers=1, threads_per_worker=2, **_NO_PAGES))
+        stack.enter_context(patch.object(os, "fsync", lambda _: None))  # no power cut is tried here
         stack.enter_context(patch.object(geood.prediction.pipeline, "dask_client", lambda *_, **__: nullcontext(client)))
         stack.enter_context(patch.object(geood.prediction.dispatch, "LOOK_S", 0.001))
         stack.enter_context(patch.object(ModelBundle, "load", once))

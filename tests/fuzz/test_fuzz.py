@@ -1,12 +1,13 @@
 """Some hundred damaged or crafted inputs of every kind: geood's own errors come out of them, or right results."""
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuzz import KINDS
+from fuzz.labels import GRID
 from fuzz.law import examine
 from geood.config.loading import apply_override
 from geood.errors import GeoodError
@@ -28,3 +29,21 @@ def test_damaged_inputs_end_well(name, tmp_path):
     faults = [f"seed {ending.seed}: {ending.fault}" for ending in endings if ending.fault]
     assert not faults, f"{len(faults)} of {CASES} (python -m fuzz {name} --seed N):\n" + "\n".join(faults[:20])
     assert len({ending.outcome for ending in endings}) > 1  # else nothing was tried
+
+
+BANDS = Bands(("red", "green"), (1, 2), (0.0, 0.0), (255.0, 255.0), (0.5, 0.5), (0.1, 0.1))
+WORDS = st.text() | st.lists(st.sampled_from(["red", "=", ",", "1", "-1", "nan", "1e999", ".", "GB", "EPSG:4326", " "])).map("".join)
+PARSERS = {
+    "--bands": lambda text: parse_bands(text, BANDS),
+    "--bbox": lambda text: AreaOfInterest.from_bbox(text, GRID),
+    "--max-ram": parse_bytes,
+    "--set": lambda text: apply_override({"score": {}}, text),
+}
+
+
+@pytest.mark.parametrize("option", PARSERS)
+@given(text=WORDS)
+@settings(max_examples=200, deadline=None)
+def test_any_text_of_an_option_is_read_or_refused(option, text):
+    with suppress(GeoodError):
+        PARSERS[option](text)
