@@ -8,6 +8,7 @@ lies in the box.
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import shutil
@@ -94,7 +95,7 @@ def lay(case: Case, box: Path) -> None:
 def _outcome(kind: Any, case: Case, box: Path, stock: Any, limit_s: float) -> tuple[str, str | None]:
     strays: list[str] = []
     try:
-        with _alarm(limit_s), _guarded(box, strays), _inside(box):
+        with _alarm(limit_s), _guarded(box, strays), _inside(box), _quiet():
             expected = kind.run(box, case.options, stock)
         outcome, fault = FINE, None
         if (found := {p.name for p in (box / "made").iterdir()}) != set(expected):
@@ -168,6 +169,17 @@ def _alarm(limit_s: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what is logged."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """The law of the fuzzing sees what breaks it: other errors, strange messages, files left or written elsewhere, hangs."""
 
 import os
+import re
 import socket
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,7 +66,7 @@ BROKEN = {
     "a changed input": (lambda box: write(box / "given" / "x"), r"inputs changed or added: \['x'\]"),
     "an output too many": (lambda box: write(box / "made" / "y"), r"outputs: \['y'\] where \[\]"),
     "an output too few": (lambda box: ["y"], r"outputs: \[\] where \['y'\]"),
-    "a temporary file left": (lambda box: tempfile.mkstemp(), "left over: "),
+    "a temporary file left": (lambda box: Path(tempfile.mkdtemp()) and [], "left over: "),
 }
 
 
@@ -72,7 +74,7 @@ BROKEN = {
 def test_what_breaks_the_law_is_seen(what, tmp_path):
     run, told = BROKEN[what]
     fault = held(run, tmp_path).fault
-    assert fault and __import__("re").search(told, fault)
+    assert fault and re.search(told, fault)
 
 
 OUTSIDE = {
@@ -83,15 +85,18 @@ OUTSIDE = {
     "a folder": lambda box, other: (other / "y").mkdir(),
     "by a link": lambda box, other: os.symlink(other / "victim", "link") or write(Path("link")),
     "though it is caught": lambda box, other: swallowed(lambda: write(other / "y")),
-    "a connection": lambda box, other: socket.socket().connect(("127.0.0.1", 9)),
+    "a connection": lambda box, other: connect(),
 }
 
 
+def connect():
+    with socket.socket() as opened:
+        opened.connect(("127.0.0.1", 9))
+
+
 def swallowed(run):
-    try:
+    with suppress(BaseException):
         run()
-    except BaseException:
-        pass
 
 
 @pytest.mark.parametrize("what", OUTSIDE)

@@ -23,31 +23,34 @@ from geood.prediction.journal import _HEADER, _RECORD, MAGIC, Journal
 from support.rasters import picture, write_raster
 
 around = quick_predictions
-OUT = "x.geojson"
-WORK = f"made/.{OUT}.geood"
-JOURNAL, NOTE = f"{WORK}/x.journal", f"{WORK}/publishing.json"
-NAMES = [OUT, "x.tif", "x.qml", "x.classes.tif", "x.classes.qml"]
+TILES, PUBLISHING = "x.tif", "x.geojson"  # outputs of the run that stops among its tiles, and of the other
+NAMES = {TILES: ["x.tif", "x.qml"], PUBLISHING: [PUBLISHING, "x.tif", "x.qml", "x.classes.tif", "x.classes.qml"]}
+JOURNAL, NOTE = "x.journal", "publishing.json"
 MADE, GIVEN = "@MADE@", "@GIVEN@"  # in a stored note, for the folders of the box
 VICTIM = "victim.txt"
+STRANGE = ("x.txt", "x.tif", ".x", "y.journal", "lock", JOURNAL, NOTE, "mosaic.vrt", ".x.partial.tif", "summary.csv")
 
 
 class Stock(NamedTuple):
-    """A scene and a bundle, the outputs of an unbroken run, and two folders that were left behind, by their files."""
+    """A scene and a bundle, the outputs of unbroken runs, and two folders that were left behind, by their files."""
 
     scene: Path
     bundle: Path
-    outputs: dict[str, bytes]
+    outputs: dict[str, dict[str, bytes]]
     tiles: dict[str, bytes]
     publishing: dict[str, bytes]
 
 
 def stock(folder: Path) -> Stock:
-    """Make one run whole, one that stops at its third tile, and one that stops before its outputs get their names."""
+    """Make two runs whole, one that stops at its third tile, and one that stops before its outputs get their names."""
     scene, bundle = write_raster(folder / "in" / "scene.tif", picture(HEIGHT, WIDTH)), tiny_bundle(folder)
-    outputs = folder / "whole"
-    outputs.mkdir()
+    outputs = {}
     with quick_predictions():
-        predict([scene], outputs / OUT, bundle_path=bundle)
+        for out in NAMES:
+            whole = folder / f"whole{out}"
+            whole.mkdir()
+            predict([scene], whole / out, bundle_path=bundle)
+            outputs[out] = {p.name: p.read_bytes() for p in whole.iterdir()}
         append, left = Journal.append, iter(range(2))
 
         def two(self: Journal, *arguments: Any) -> None:
@@ -56,75 +59,72 @@ def stock(folder: Path) -> Stock:
             append(self, *arguments)
 
         with patch.object(Journal, "append", two):
-            tiles = _left_behind(folder / "tiles", scene, bundle, KeyboardInterrupt)
+            tiles = _left_behind(folder / TILES, scene, bundle, KeyboardInterrupt)
         with patch.object(geood.prediction.outputs, "_put_in_place", side_effect=OutputError("cut short")):
-            publishing = _left_behind(folder / "publishing", scene, bundle, OutputError)
-    return Stock(scene, bundle, {p.name: p.read_bytes() for p in outputs.iterdir()}, tiles, publishing)
+            publishing = _left_behind(folder / PUBLISHING, scene, bundle, OutputError)
+    return Stock(scene, bundle, outputs, tiles, publishing)
 
 
 def case(rng: Rng, stock: Stock) -> Case:
     """Return a work folder that was left behind, damaged or crafted."""
-    kind, crafted, links = int(rng.integers(12)), False, {}
+    kind, crafted, link = int(rng.integers(12)), True, None
+    out = TILES if kind <= 6 or (kind >= 10 and rng.integers(2)) else PUBLISHING
+    files = dict(stock.tiles if out == TILES else stock.publishing)
     if kind <= 5:
-        files = dict(stock.tiles)
-        files[JOURNAL] = _records_moved(files[JOURNAL], rng) if kind <= 1 else damage(files[JOURNAL], rng)
+        crafted = False
+        files[JOURNAL] = (_records_moved if kind <= 1 else damage)(files[JOURNAL], rng)
     elif kind == 6:
-        files, crafted = dict(stock.tiles), True
         files[JOURNAL] = _crafted(files[JOURNAL], rng)
     elif kind <= 9:
-        files, crafted = dict(stock.publishing), kind != 7
+        crafted = kind != 7
         files[NOTE] = odd_json(files[NOTE], rng) if kind == 7 else _odd_note(files[NOTE], rng)
     elif kind == 10:
-        files = dict(pick(rng, (stock.tiles, stock.publishing)))
-        strange = pick(rng, ("x.txt", "x.tif", ".x", "y.journal", "lock/x", "x.journal/x", "mosaic.vrt", "x.partial.tif"))
-        if "/" in strange:
-            files.pop(f"{WORK}/{strange.split('/')[0]}", None)
-        files[f"{WORK}/{strange}"] = rng.bytes(20)
-        crafted = True
+        files.pop(strange := pick(rng, STRANGE), None)
+        files[strange if rng.integers(2) else f"{strange}/x"] = rng.bytes(20)
     else:
-        files, crafted = dict(pick(rng, (stock.tiles, stock.publishing))), True
-        place = pick(rng, (JOURNAL, NOTE, f"{WORK}/lock", f"{WORK}/x.tif", f"{WORK}/.x.partial.tif", WORK))
-        files = {name: data for name, data in files.items() if not name.startswith(place)}
-        links[place] = f"given/{VICTIM}" if place != WORK else "given"
-    return Case(files | {f"given/{VICTIM}": b"of value"}, {"links": links, "crafted": crafted})
+        link = pick(rng, (JOURNAL, NOTE, "lock", "x.tif", ".x.partial.tif", ""))
+        files = {name: data for name, data in files.items() if link and name != link}
+    work = {f"made/.{out}.geood/{name}": data for name, data in files.items()}
+    return Case(work | {f"given/{VICTIM}": b"of value"}, {"out": out, "link": link, "crafted": crafted})
 
 
 def run(box: Path, options: dict[str, Any], stock: Stock) -> list[str]:
     """Resume the run; a damaged folder costs work at most."""
-    note = box / NOTE
-    if note.is_file():
-        text = note.read_bytes().replace(MADE.encode(), str(box / "made").encode())
+    out, made = options["out"], box / "made"
+    work = made / f".{out}.geood"
+    if (note := work / NOTE).is_file():
+        text = note.read_bytes().replace(MADE.encode(), str(made).encode())
         note.write_bytes(text.replace(GIVEN.encode(), str(box / "given").encode()))
-    for place, target in options["links"].items():
-        (box / place).parent.mkdir(exist_ok=True)
-        (box / place).symlink_to(box / target)
+    if options["link"] == "":
+        work.symlink_to(box / "given")
+    elif options["link"]:
+        (work / options["link"]).symlink_to(box / "given" / VICTIM)
     try:
-        predict([stock.scene], box / "made" / OUT, bundle_path=stock.bundle, resume=True)
+        predict([stock.scene], made / out, bundle_path=stock.bundle, resume=True)
     except TilesFailedError:
         assert options["crafted"]
-        return [p.name for p in (box / "made").iterdir()]
+        return [p.name for p in made.iterdir()]
     if not options["crafted"]:
-        for name in NAMES:
-            assert (box / "made" / name).read_bytes() == stock.outputs[name], f"{name} is not that of an unbroken run"
-    return NAMES
+        for name in NAMES[out]:
+            assert (made / name).read_bytes() == stock.outputs[out][name], f"{name} is not that of an unbroken run"
+    return [*NAMES[out], *([work.name] if (work / "y.journal").exists() else [])]  # work on another scene
 
 
 def kept(name: str) -> bool:
     """Return whether a name is that of the work folder, which stays after an error."""
-    return name == Path(WORK).name
+    return name in [f".{out}.geood" for out in NAMES]
 
 
 def _left_behind(folder: Path, scene: Path, bundle: Path, error: type[BaseException]) -> dict[str, bytes]:
-    """Return the files of the work folder that a run leaves which ends with an error."""
+    """Return the files of the work folder that a run leaves which ends with an error; the folder is called as its output."""
     folder.mkdir()
     try:
-        predict([scene], folder / OUT, bundle_path=bundle)
+        predict([scene], folder / folder.name, bundle_path=bundle)
     except error:
         pass
     else:
         raise AssertionError("the run should have ended early")
-    work = folder / Path(WORK).name
-    files = {f"{WORK}/{p.name}": p.read_bytes() for p in work.iterdir()}
+    files = {p.name: p.read_bytes() for p in (folder / f".{folder.name}.geood").iterdir()}
     shutil.rmtree(folder)
     return {name: data.replace(str(folder).encode(), MADE.encode()) if name == NOTE else data for name, data in files.items()}
 
