@@ -126,8 +126,10 @@ def _long(name: str, given: argparse.Namespace) -> bool:
 
 def _starts(given: argparse.Namespace) -> range:
     step = max(1, min(PER_PROCESS, -(-given.cases // given.jobs)))
-    return range(given.first, given.first + given.cases, step) if step == PER_PROCESS else range(
-        given.first, given.first + given.cases, PER_PROCESS
+    return (
+        range(given.first, given.first + given.cases, step)
+        if step == PER_PROCESS
+        else range(given.first, given.first + given.cases, PER_PROCESS)
     )
 
 

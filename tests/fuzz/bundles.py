@@ -91,7 +91,9 @@ def _odd_tensor(entry: Any, rng: Rng) -> Any:
     if kind == 1:
         return entry | {"dtype": pick(rng, DTYPES)}
     if kind == 2:
-        return entry | {"data_offsets": pick(rng, ([end, start], [start, end + 4], [0, 2**63], [-4, 0], [], [start, "x"]))}
+        return entry | {
+            "data_offsets": pick(rng, ([end, start], [start, end + 4], [0, 2**63], [-4, 0], [], [start, "x"]))
+        }
     return edited(entry, rng)
 
 

@@ -45,7 +45,25 @@ TAGS = (
     "!!int !!float !!bool !!null !!str !!binary !!timestamp !!set !!omap !!pairs !!seq !!map !!python/none !x "
     "!!python/object/apply:os.getcwd !!python/name:os.system !!python/tuple !<tag:yaml.org,2002:int>"
 ).split()
-CHARACTERS = ("\x00", "\t", "\ufeff", "\x85", "\u2028", "\x1b[2J", "\u202e", "é", "𝔘", "\r", "\x7f", ":", "#", "'", '"', "{", "[")
+CHARACTERS = (
+    "\x00",
+    "\t",
+    "\ufeff",
+    "\x85",
+    "\u2028",
+    "\x1b[2J",
+    "\u202e",
+    "é",
+    "𝔘",
+    "\r",
+    "\x7f",
+    ":",
+    "#",
+    "'",
+    '"',
+    "{",
+    "[",
+)
 KEYS = "data.classes data.anomaly train.seed train.batch score.kind predict.tile_px data.images flow.steps x.y data".split()
 
 
@@ -63,7 +81,9 @@ def case(rng: Rng, stock: tuple[str, ...]) -> Case:
     if not rng.integers(8):
         files["given/config.yaml"] = damage(files["given/config.yaml"], rng)
     if not rng.integers(5):
-        base = pick(rng, ("config.yaml", "other.yaml", ".", "..", "/proc/self/mem", "missing.yaml", "{}", "''", "5", *PATHS))
+        base = pick(
+            rng, ("config.yaml", "other.yaml", ".", "..", "/proc/self/mem", "missing.yaml", "{}", "''", "5", *PATHS)
+        )
         files["given/config.yaml"] = f"base: {base}\n".encode("utf-8", "surrogatepass") + files["given/config.yaml"]
         other = pick(rng, (stock[0], "base: config.yaml\n", "", "[]", "data: 5\n", "base: ./././config.yaml\n"))
         files["given/other.yaml"] = other.encode()
@@ -92,7 +112,9 @@ def _value(rng: Rng) -> str:
         depth = int(10 ** rng.uniform(1, 3.7))
         return pick(rng, ("[" * depth + "]" * depth, "{a: " * depth + "}" * depth, "[" * depth, "- " * depth + "x"))
     if kind == 7:
-        return pick(rng, ("&a [*a]", "&a {x: *a}", "*missing", "&a [1, 2]", "{<<: &a {x: 1}}", "{<<: 5}", "{<<: [&a {}, *a]}"))
+        return pick(
+            rng, ("&a [*a]", "&a {x: *a}", "*missing", "&a [1, 2]", "{<<: &a {x: 1}}", "{<<: 5}", "{<<: [&a {}, *a]}")
+        )
     return str(pick(rng, SCALARS)) * int(10 ** rng.uniform(0, 3))
 
 

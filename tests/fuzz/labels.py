@@ -75,7 +75,7 @@ def case(rng: Rng, stock: dict[str, bytes]) -> Case:
         if rng.integers(2):
             options["transform"] = odd_transform(rng)
         else:
-            options["crs"] = pick(rng, (None, "EPSG:4326", "EPSG:32661", "EPSG:3857", "LOCAL_CS[\"x\"]"))
+            options["crs"] = pick(rng, (None, "EPSG:4326", "EPSG:32661", "EPSG:3857", 'LOCAL_CS["x"]'))
         name, data = "odd.tif", raster_bytes(ids, **options)
     return Case({f"given/{name}": data}, {"name": name, "value": None if value is None else repr(value)})
 

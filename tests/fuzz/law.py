@@ -68,7 +68,11 @@ def examine(name: str, kind: Any, seed: int, *, stock: Any, folder: Path, limit_
     before, peak, start = _contents(box / "given"), _peak(), time.monotonic()
     try:
         outcome, fault = _outcome(kind, case, box, stock, limit_s)
-        fault = fault or _left(box, before) or ("memory: the peak rose by a gigabyte" if _peak() - peak > MOST_MEMORY else None)
+        fault = (
+            fault
+            or _left(box, before)
+            or ("memory: the peak rose by a gigabyte" if _peak() - peak > MOST_MEMORY else None)
+        )
     finally:
         shutil.rmtree(box, ignore_errors=True)
     return Ending(seed, outcome, fault, time.monotonic() - start)

@@ -62,7 +62,9 @@ def quick_predictions() -> Iterator[None]:
     with ExitStack() as stack:
         client = stack.enter_context(Client(processes=False, n_workers=1, threads_per_worker=2, **_NO_PAGES))
         stack.enter_context(patch.object(os, "fsync", lambda _: None))  # no power cut is tried here
-        stack.enter_context(patch.object(geood.prediction.pipeline, "dask_client", lambda *_, **__: nullcontext(client)))
+        stack.enter_context(
+            patch.object(geood.prediction.pipeline, "dask_client", lambda *_, **__: nullcontext(client))
+        )
         stack.enter_context(patch.object(geood.prediction.dispatch, "LOOK_S", 0.001))
         stack.enter_context(patch.object(ModelBundle, "load", once))
         yield
@@ -134,7 +136,9 @@ def odd_tag(data: bytes, rng: Rng) -> bytes:
     out, kind = bytearray(data), int(rng.integers(5))
     word = pick(rng, (0, 1, 2, 3, 5, 7, 16, 255, 65535, 2**31 - 1, 2**32 - 1, len(data), len(data) - 4, at))
     if kind == 0:
-        struct.pack_into(f"{order}H", out, at, pick(rng, (254, 256, 257, 258, 259, 262, 277, 284, 317, 322, 338, 339, 42113)))
+        struct.pack_into(
+            f"{order}H", out, at, pick(rng, (254, 256, 257, 258, 259, 262, 277, 284, 317, 322, 338, 339, 42113))
+        )
     elif kind == 1:
         struct.pack_into(f"{order}H", out, at + 2, int(rng.integers(20)))
     else:

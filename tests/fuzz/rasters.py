@@ -50,16 +50,25 @@ BAND = """<VRTRasterBand dataType="Byte" band="{band}">
 TOKENS = (
     ("Byte", ("UInt16", "Float64", "CFloat32", "Int8", "Nothing", "")),
     ("SimpleSource", ("ComplexSource", "ArraySource", "X")),
-    ("tiles.tif", ("s.vrt", "missing.tif", "", ".", "../given/tiles.tif", "/dev/zero", "/dev/null", "<OGR/>", "&amp;&#0;")),
+    (
+        "tiles.tif",
+        ("s.vrt", "missing.tif", "", ".", "../given/tiles.tif", "/dev/zero", "/dev/null", "<OGR/>", "&amp;&#0;"),
+    ),
     ('relativeToVRT="1"', ('relativeToVRT="0"', 'shared="0" relativeToVRT="1"', "")),
     ("EPSG:32633", ("EPSG:0", "EPSG:4326", "", "x", "LOCAL_CS[x]", "+proj=geocent")),
     (str(WIDTH), ("0", "-1", "1", "49", "2147483647", "4294967296", "1e9", "nan", "")),
     (str(HEIGHT), ("0", "-1", "1", "41", "2147483647", "x")),
     ('xOff="0"', ('xOff="-5"', 'xOff="5.5"', 'xOff="nan"', 'xOff="1e300"')),
     ("<SourceBand>1", ("<SourceBand>0", "<SourceBand>9", "<SourceBand>mask", "<SourceBand>-1")),
-    ("</VRTRasterBand>", ("<NoDataValue>nan</NoDataValue></VRTRasterBand>", "<NoDataValue>0</NoDataValue></VRTRasterBand>")),
+    (
+        "</VRTRasterBand>",
+        ("<NoDataValue>nan</NoDataValue></VRTRasterBand>", "<NoDataValue>0</NoDataValue></VRTRasterBand>"),
+    ),
     ("</VRTRasterBand>", ("<Scale>0</Scale><Offset>inf</Offset></VRTRasterBand>", "<MaskBand/></VRTRasterBand>", "")),
-    ("<VRTRasterBand ", ('<VRTRasterBand subClass="VRTDerivedRasterBand" ', '<VRTRasterBand subClass="VRTRawRasterBand" ', "<X ")),
+    (
+        "<VRTRasterBand ",
+        ('<VRTRasterBand subClass="VRTDerivedRasterBand" ', '<VRTRasterBand subClass="VRTRawRasterBand" ', "<X "),
+    ),
 )
 
 

@@ -16,7 +16,24 @@ from geood.datasets import Frame
 from geood.evaluation.score_files import LARGEST, ScoreFiles
 
 HUGE = 10**7  # a side of which no machine holds the square
-TYPES = ("<f2", "<f4", "<f8", ">f4", "<i1", "<u2", "<i8", "<u8", "|b1", "<c8", "|O", "|S3", "<U2", "<M8[s]", "|V4", "<f16")
+TYPES = (
+    "<f2",
+    "<f4",
+    "<f8",
+    ">f4",
+    "<i1",
+    "<u2",
+    "<i8",
+    "<u8",
+    "|b1",
+    "<c8",
+    "|O",
+    "|S3",
+    "<U2",
+    "<M8[s]",
+    "|V4",
+    "<f16",
+)
 VALUES = (0.5, -1.0, 65504.0, 65520.0, 1e300, -(2.0**63), float("nan"), float("inf"), 5e-324)
 
 
@@ -63,7 +80,9 @@ def _npy(array: Any) -> bytes:
 
 def _odd_npy(data: bytes, rng: Rng) -> bytes:
     """Return an .npy file with another header; its length is that of the text, or not."""
-    shape = pick(rng, (f"({HUGE}, {HUGE})", f"({HEIGHT},)", "(-1, 5)", f"({WIDTH}, {HEIGHT})", "()", "5", "(1e3, 2)", "('x',)"))
+    shape = pick(
+        rng, (f"({HUGE}, {HUGE})", f"({HEIGHT},)", "(-1, 5)", f"({WIDTH}, {HEIGHT})", "()", "5", "(1e3, 2)", "('x',)")
+    )
     text = pick(
         rng,
         (

@@ -33,7 +33,9 @@ def test_damaged_inputs_end_well(name, tmp_path):
 
 
 BANDS = Bands(("red", "green"), (1, 2), (0.0, 0.0), (255.0, 255.0), (0.5, 0.5), (0.1, 0.1))
-WORDS = st.text() | st.lists(st.sampled_from(["red", "=", ",", "1", "-1", "nan", "1e999", ".", "GB", "EPSG:4326", " "])).map("".join)
+WORDS = st.text() | st.lists(
+    st.sampled_from(["red", "=", ",", "1", "-1", "nan", "1e999", ".", "GB", "EPSG:4326", " "])
+).map("".join)
 PARSERS = {
     "--bands": lambda text: parse_bands(text, BANDS),
     "--bbox": lambda text: AreaOfInterest.from_bbox(text, GRID),

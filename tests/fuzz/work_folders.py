@@ -126,7 +126,10 @@ def _left_behind(folder: Path, scene: Path, bundle: Path, error: type[BaseExcept
         raise AssertionError("the run should have ended early")
     files = {p.name: p.read_bytes() for p in (folder / f".{folder.name}.geood").iterdir()}
     shutil.rmtree(folder)
-    return {name: data.replace(str(folder).encode(), MADE.encode()) if name == NOTE else data for name, data in files.items()}
+    return {
+        name: data.replace(str(folder).encode(), MADE.encode()) if name == NOTE else data
+        for name, data in files.items()
+    }
 
 
 def _records(data: bytes) -> tuple[bytes, list[bytes]]:
@@ -193,7 +196,13 @@ def _odd_note(data: bytes, rng: Rng) -> bytes:
         return json_bytes(edited(tree, rng))
     names = [(parent, key) for parent, key in _texts(tree)]
     parent, key = pick(rng, names)
-    place = (f"{GIVEN}/{VICTIM}", f"../given/{VICTIM}", f"{MADE}/../given/{VICTIM}", f"{GIVEN}/y.failed_tiles.geojson", *PATHS)
+    place = (
+        f"{GIVEN}/{VICTIM}",
+        f"../given/{VICTIM}",
+        f"{MADE}/../given/{VICTIM}",
+        f"{GIVEN}/y.failed_tiles.geojson",
+        *PATHS,
+    )
     parent[key] = pick(rng, place) if rng.integers(6) else odd_value(rng)
     return json_bytes(tree)
 
