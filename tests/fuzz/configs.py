@@ -37,14 +37,16 @@ predict:
 """
 SETS = "data:\n  sets: [{name: cityscapes, folder: cs, split: train}]\n  hold_out: [person]\n"
 SCALARS = (
-    "010 0o17 0x1F 1_000 1:30 no yes on off ~ null .inf -.inf .nan 1e999 1e-4 -0 2026-13-01 2026-01-01 = << !!null '' "
-    '"" "\\ud800" "\\x00" "\\e[31m" |- > - ? & * ! % @ ` 2147483648 99999999999999999999 [] {} [[]] {a} {a: } "*.tif" '
-    "1e-400 0.0 -1 1.5 true ../.. /proc/self/mem"
-).split()
+    "010", "0o17", "0x1F", "1_000", "1:30", "no", "yes", "on", "off", "~", "null", ".inf", "-.inf", ".nan", "1e999",
+    "1e-4", "-0", "2026-13-01", "2026-01-01", "=", "<<", "!!null", "''", '""', '"\\ud800"', '"\\x00"', '"\\e[31m"',
+    "|-", ">", "-", "?", "&", "*", "!", "%", "@", "`", "2147483648", "99999999999999999999", "[]", "{}", "[[]]",
+    "{a}", "{a:", "}", '"*.tif"', "1e-400", "0.0", "-1", "1.5", "true", "../..", "/proc/self/mem",
+)  # fmt: skip
 TAGS = (
-    "!!int !!float !!bool !!null !!str !!binary !!timestamp !!set !!omap !!pairs !!seq !!map !!python/none !x "
-    "!!python/object/apply:os.getcwd !!python/name:os.system !!python/tuple !<tag:yaml.org,2002:int>"
-).split()
+    "!!int", "!!float", "!!bool", "!!null", "!!str", "!!binary", "!!timestamp", "!!set", "!!omap", "!!pairs",
+    "!!seq", "!!map", "!!python/none", "!x", "!!python/object/apply:os.getcwd", "!!python/name:os.system",
+    "!!python/tuple", "!<tag:yaml.org,2002:int>",
+)  # fmt: skip
 CHARACTERS = (
     "\x00",
     "\t",
@@ -64,7 +66,10 @@ CHARACTERS = (
     "{",
     "[",
 )
-KEYS = "data.classes data.anomaly train.seed train.batch score.kind predict.tile_px data.images flow.steps x.y data".split()
+KEYS = (
+    "data.classes", "data.anomaly", "train.seed", "train.batch", "score.kind", "predict.tile_px", "data.images",
+    "flow.steps", "x.y", "data",
+)  # fmt: skip
 
 
 def stock(_: Path) -> tuple[str, ...]:

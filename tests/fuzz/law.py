@@ -1,7 +1,7 @@
 """The law that every case is held to, and the guards that see when it is broken.
 
-A case runs in a box, a folder with `given/` (its inputs), `made/` (its outputs), `here/` (the current folder) and `tmp/`
-(for temporary files). Python's audit hook tells of files that are opened for writing, renamed, removed or linked
+A case runs in a box, a folder with `given/` (its inputs), `made/` (its outputs), `here/` (the current folder) and
+`tmp/` (for temporary files). Python's audit hook tells of files that are opened for writing, renamed, removed or linked
 outside the box, and of connections; those raise before they happen. What C libraries write is seen afterwards, where it
 lies in the box.
 """

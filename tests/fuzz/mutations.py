@@ -81,7 +81,7 @@ def edited(tree: Any, rng: Rng, most: int = 3) -> Any:
         elif kind == 6 and isinstance(parent[key], (int, float)):
             parent[key] = pick(rng, NUMBERS + NOT_NUMBERS)
         elif isinstance(parent, dict):
-            parent[pick(rng, TEXTS + ("extra",))] = parent.pop(key) if rng.integers(2) else copy.deepcopy(parent[key])
+            parent[pick(rng, (*TEXTS, "extra"))] = parent.pop(key) if rng.integers(2) else copy.deepcopy(parent[key])
         else:
             parent.insert(int(rng.integers(len(parent) + 1)), odd_value(rng))
     return tree

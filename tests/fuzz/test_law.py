@@ -1,4 +1,4 @@
-"""The law of the fuzzing sees what breaks it: other errors, strange messages, files left or written elsewhere, hangs."""
+"""The law of the fuzzing sees what breaks it: other errors, odd messages, files left or written elsewhere, hangs."""
 
 import os
 import re

@@ -116,7 +116,7 @@ def kept(name: str) -> bool:
 
 
 def _left_behind(folder: Path, scene: Path, bundle: Path, error: type[BaseException]) -> dict[str, bytes]:
-    """Return the files of the work folder that a run leaves which ends with an error; the folder is called as its output."""
+    """Return the files of the work folder that a run to `folder/NAME-OF-FOLDER` leaves, which ends with an error."""
     folder.mkdir()
     try:
         predict([scene], folder / folder.name, bundle_path=bundle)
@@ -146,7 +146,7 @@ def _records(data: bytes) -> tuple[bytes, list[bytes]]:
 
 
 def _records_moved(data: bytes, rng: Rng) -> bytes:
-    """Return a journal with records swapped, doubled, cut, dropped or of another run's head; each is whole or broken."""
+    """Return a journal with records swapped, doubled, cut or dropped, or with junk at its end."""
     head, records = _records(data)
     at, kind = int(rng.integers(len(records))), int(rng.integers(5))
     if kind == 0:

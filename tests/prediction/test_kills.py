@@ -124,13 +124,18 @@ def check_like(folder, unbroken):
     assert len(frames[0]) and not assert_geodataframe_equal(*frames)
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+    ("phase", "workers"),
+    [
+        *((phase, "0") for phase in PHASES),
+        *((phase, "2") for phase in ("start", "amid the tiles", "polygons", "publishing")),
+    ],
+)
 def test_a_run_killed_in_any_phase_is_finished(phase, workers, tmp_path, arguments, unbroken):
     out = tmp_path / "out"
     out.mkdir()
     given = [*arguments(out / OUT), "--workers", workers]
-    assert killed("at_call{!r}".format(PHASES[phase]), tmp_path, given)
+    assert killed(f"at_call{PHASES[phase]!r}", tmp_path, given)
     assert {p.name for p in out.iterdir()} <= {f".{OUT}.geood"}  # no output before all are complete
     again = resumed(given)
     assert again.returncode == 0, again.stderr
@@ -156,7 +161,7 @@ def test_a_run_killed_again_while_it_resumes_is_finished(number, tmp_path, argum
     out.mkdir()
     given = arguments(out / OUT)
     for phase in ("amid the tiles", "first tile", "assembly of the classes", "publishing")[number:]:
-        assert killed("at_call{!r}".format(PHASES[phase]), tmp_path, [*given, "--resume"])
+        assert killed(f"at_call{PHASES[phase]!r}", tmp_path, [*given, "--resume"])
     note = out / f".{OUT}.geood" / "publishing.json"
     killed(f"at_change({str(note)!r}, {number})", tmp_path, [*given, "--resume"])
     again = resumed(given)
@@ -176,8 +181,7 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize(("damage", "workers"), [*((damage, "0") for damage in DAMAGES), ("cut", "2")])
 def test_a_damaged_journal_costs_tiles_and_nothing_else(damage, workers, tmp_path, arguments, unbroken):
     out = tmp_path / "out"
     out.mkdir()
