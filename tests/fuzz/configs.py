@@ -5,6 +5,7 @@ A config that loads must come back the same from the YAML that geood writes of i
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -80,19 +81,21 @@ def stock(_: Path) -> tuple[str, ...]:
 def case(rng: Rng, stock: tuple[str, ...]) -> Case:
     """Return a config, perhaps with a base, and overrides of it."""
     text, overrides = stock[0] if rng.integers(6) else stock[1], []
-    for _ in range(int(rng.integers(1, 4))):
+    for _ in range(int(rng.integers(3)) if rng.integers(3) else 0):
         text = pick(rng, CHANGES)(text, rng)
+    if rng.integers(2):
+        text = _harmless(text, rng)
     files = {"given/config.yaml": text.encode("utf-8", "surrogatepass")}
-    if not rng.integers(8):
+    if not rng.integers(12):
         files["given/config.yaml"] = damage(files["given/config.yaml"], rng)
-    if not rng.integers(5):
+    if not rng.integers(6):
         base = pick(
             rng, ("config.yaml", "other.yaml", ".", "..", "/proc/self/mem", "missing.yaml", "{}", "''", "5", *PATHS)
         )
         files["given/config.yaml"] = f"base: {base}\n".encode("utf-8", "surrogatepass") + files["given/config.yaml"]
         other = pick(rng, (stock[0], "base: config.yaml\n", "", "[]", "data: 5\n", "base: ./././config.yaml\n"))
         files["given/other.yaml"] = other.encode()
-    while not rng.integers(3):
+    while not rng.integers(4):
         overrides.append(f"{pick(rng, KEYS)}{pick(rng, ('=', '=', '=', '', '==', ' = '))}{_value(rng)}")
     return Case(files, {"overrides": overrides})
 
@@ -158,6 +161,16 @@ def _put_in(text: str, rng: Rng) -> str:
     return text[:at] + pick(rng, (*CHARACTERS, *TAGS, *SCALARS)) + text[at:]
 
 
+def _harmless(text: str, rng: Rng) -> str:
+    """Return the text with changes that leave it a config: comments, anchors, other numbers, another order."""
+    for old, choices in HARMLESS:
+        if not rng.integers(3):
+            text = text.replace(old, pick(rng, choices))
+    head, *sections = re.split(r"^(?=\w)", text, flags=re.MULTILINE)
+    rng.shuffle(sections)
+    return head + "".join(sections)
+
+
 def _aliases(text: str, rng: Rng) -> str:
     """Return the text with a value that grows tenfold with each of up to six aliases."""
     depth = int(rng.integers(1, 7))
@@ -165,4 +178,13 @@ def _aliases(text: str, rng: Rng) -> str:
     return f"data:\n  l0: &l0 [x, x]\n{levels}\n  images: *l{depth - 1}\n" + text.replace("data:\n", "", 1)
 
 
+HARMLESS = (
+    ("batch: 2", ("batch: &b 4", "batch: 0x2", "batch: 1_0", "batch: 2 # two", "batch: !!int 2", '"batch": 2')),
+    ("seed: 1", ("seed: 0", "seed: 2147483647", "seed: +1", "seed: 0b1")),
+    ("flow_lr: 1e-4", ("flow_lr: 0.0001", "flow_lr: 1.e-4", "flow_lr: !!float 1e-4", "flow_lr: .0001")),
+    ("{0: land, 1: road, 2: roof}", ("{0: 'no', 1: \"road\", 2: é}", "{2: a, 1: b, 0: c}", "{0: &n x, 1: y, 254: z}")),
+    ("[7]", ("[7, 9]", "\n    - 7", "[ 7 ,]", "[7]  # a comment")),
+    ("data:", ("# a comment\ndata:", "--- # a document\ndata:", "%YAML 1.1\n---\ndata:")),
+    ("\n", ("\r\n", " \n")),
+)
 CHANGES = (_other_value, _other_value, _other_value, _swapped, _lines_moved, _put_in, _put_in, _aliases)
