@@ -1,10 +1,12 @@
 """The distribution is geood-toolkit, and the command speaks up where the other package called geood is installed."""
 
+import ast
 import os
+import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,57 @@ def test_every_package_is_distributed():
     folders = {str(p.parent.relative_to(root)).replace(os.sep, ".") for p in (root / "geood").rglob("__init__.py")}
     listed = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
     assert set(listed) == folders | {"geood_toolkit"}
+
+
+ROOT = Path(__file__).parents[1]
+OPTIONAL = {"dask_cuda"}  # used where it is installed, and not to be had for every machine
+
+
+def plain(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def named(*groups):
+    """Names of the distributions that pyproject.toml names as dependencies, or in these of its extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = project["dependencies"] + [line for group in groups for line in project["optional-dependencies"][group]]
+    return {plain(re.match(r"[\w.-]+", line)[0]): line for line in lines}
+
+
+def imported(folder):
+    """Names of the distributions whose modules the files of a folder import."""
+    found = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(node.module.partition(".")[0])
+    ours = (
+        {path.stem for path in ROOT.iterdir()} | {path.stem for path in (ROOT / "tests").iterdir()} | {"geood_toolkit"}
+    )
+    owners, others = packages_distributions(), found - ours - OPTIONAL - sys.stdlib_module_names
+    return {plain(owner) for module in others for owner in owners.get(module, [module])[:1]}
+
+
+def test_what_the_package_imports_is_named():
+    assert imported("geood") - {*named("hdf5")} == set()
+
+
+def test_what_the_tests_import_is_named():
+    assert imported("tests") - {*named("dev")} <= {
+        "pydantic-core",
+        "road-anomaly-benchmark",
+    }  # pydantic brings it; a user's checkout
+
+
+def test_each_bound_and_each_pin_is_told():
+    """A dependency has a lowest version, which `make lowest` tries, and a pin, which `make test` takes."""
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    pins = {plain(name): version for name, version in re.findall(r"^([\w.-]+)==(\S+)$", text, re.MULTILINE)}
+    for name, line in named("hdf5", "dev").items():
+        assert ">=" in line and name in pins, line
+    assert len(pins) == sum("==" in line for line in text.splitlines())
 
 
 def test_an_earlier_installation_of_this_package_is_not_the_other(tmp_path):

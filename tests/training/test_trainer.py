@@ -294,6 +294,51 @@ Stage.training_step = deadly
     assert (run / "metrics.csv").read_text() == (unbroken.parent / "metrics.csv").read_text()
 
 
+RENAMES = 14  # of a run: its config, then a row and a checkpoint for each epoch of each stage, pictures, the bundle
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(RENAMES))
+def test_a_run_killed_as_any_of_its_files_gets_its_name_goes_on(unbroken, scenes_folder, tmp_path, number):
+    run, settings = tmp_path / "run", config(scenes_folder)
+    deadly = f"""
+import signal, sys
+renames = iter(range({number}))
+def hook(event, arguments):
+    if event == "os.rename" and {str(run)!r} in str(arguments[1]) and next(renames, None) is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+"""
+    ended = train_apart(settings, run, before=deadly)
+    assert ended == -9 or number == RENAMES - 1
+    assert train_apart(settings, run, resume=run.exists()) == 0
+    assert digest(run / "model.safetensors") == digest(unbroken)
+    assert (run / "metrics.csv").read_text() == (unbroken.parent / "metrics.csv").read_text()
+    assert not [p for p in run.rglob("*") if "partial" in p.name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["segmenter", "flow", "joint"])
+def test_a_run_killed_by_the_system_in_a_stage_goes_on(unbroken, scenes_folder, tmp_path, stage):
+    """By SIGKILL, also in the validation that ends an epoch and while the bundle is completed."""
+    settings = config(scenes_folder)
+    for place in ("Stage.training_step", "Stage.validation_step"):
+        run = tmp_path / place.lower()
+        deadly = f"""
+import signal
+step = {place}
+def deadly(self, *arguments):
+    if self.plan.stage == {stage!r} and self.global_step:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *arguments)
+{place} = deadly
+"""
+        assert train_apart(settings, run, before=deadly) == -9
+        assert train_apart(settings, run, resume=True) == 0
+        assert digest(run / "model.safetensors") == digest(unbroken)
+        assert not [p for p in run.rglob("*") if "partial" in p.name]
+
+
 def test_a_run_is_neither_replaced_nor_continued_with_another_config(unbroken, scenes_folder):
     before = digest(unbroken)
     with pytest.raises(OutputError, match="holds a run already; add --resume"):

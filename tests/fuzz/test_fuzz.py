@@ -1,0 +1,52 @@
+"""Some hundred damaged or crafted inputs of every kind: geood's own errors come out of them, or right results."""
+
+from contextlib import nullcontext, suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fuzz import KINDS
+from fuzz.labels import GRID
+from fuzz.law import examine
+from geood.config.loading import apply_override
+from geood.errors import GeoodError
+from geood.geo.aoi import AreaOfInterest
+from geood.geo.band_matching import parse_bands
+from geood.geo.bands import Bands
+from geood.prediction.budget import parse_bytes
+
+CASES = 200
+LIMIT_S = 60.0  # far beyond what a busy machine needs
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # rasterio logs GDAL's odd bytes so
+@pytest.mark.parametrize("name", KINDS)
+def test_damaged_inputs_end_well(name, tmp_path):
+    kind = KINDS[name]
+    stock = kind.stock(tmp_path)
+    with getattr(kind, "around", nullcontext)():
+        endings = [examine(name, kind, seed, stock=stock, folder=tmp_path, limit_s=LIMIT_S) for seed in range(CASES)]
+    faults = [f"seed {ending.seed}: {ending.fault}" for ending in endings if ending.fault]
+    assert not faults, f"{len(faults)} of {CASES} (python -m fuzz {name} --seed N):\n" + "\n".join(faults[:20])
+    assert len({ending.outcome for ending in endings}) > 1  # else nothing was tried
+
+
+BANDS = Bands(("red", "green"), (1, 2), (0.0, 0.0), (255.0, 255.0), (0.5, 0.5), (0.1, 0.1))
+WORDS = st.text() | st.lists(
+    st.sampled_from(["red", "=", ",", "1", "-1", "nan", "1e999", ".", "GB", "EPSG:4326", " "])
+).map("".join)
+PARSERS = {
+    "--bands": lambda text: parse_bands(text, BANDS),
+    "--bbox": lambda text: AreaOfInterest.from_bbox(text, GRID),
+    "--max-ram": parse_bytes,
+    "--set": lambda text: apply_override({"score": {}}, text),
+}
+
+
+@pytest.mark.parametrize("option", PARSERS)
+@given(text=WORDS)
+@settings(max_examples=200, deadline=None)
+def test_any_text_of_an_option_is_read_or_refused(option, text):
+    with suppress(GeoodError):
+        PARSERS[option](text)
