@@ -58,6 +58,7 @@ HELD_BY = {  # rooms without a test file of their own name, and the file whose l
     "metrics/distance": "metrics/test_protocols",
     "metrics/segmentation": "metrics/test_pixels",
     "metrics/smiyc_bins": "metrics/test_protocols",
+    "models/bundle_tensors": "models/test_bundle_header",
     "models/coupling": "models/test_flow",
     "models/encoder": "models/test_segmenter",
     "polygons/block_windows": "polygons/test_components",

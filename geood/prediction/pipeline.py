@@ -112,7 +112,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
             return published(folder)
     others = [Path(bundle_path), *([options.area] if options.area else [])]
     check_outputs(finals, [str(s) for s in scenes], out, others=others, overwrite=overwrite)
-    bundle = ModelBundle.load(bundle_path).with_settings(settings)
+    bundle = ModelBundle.load(bundle_path, flow=False).with_settings(settings)
     chosen = bundle.threshold if threshold is None else _finite(threshold)
     if max_ram:
         limits = budget(bundle, workers=workers, max_ram=parse_bytes(max_ram))
