@@ -49,7 +49,6 @@ HELD_BY = {  # rooms without a test file of their own name, and the file whose l
     "evaluation/class_mapping": "evaluation/test_catalog_sets",
     "evaluation/leaderboards": "evaluation/test_catalog_sets",
     "evaluation/results": "evaluation/test_scenes",
-    "evaluation/score_files": "evaluation/test_catalog_sets",
     "geo/cog_layout": "geo/test_cog",
     "geo/gdal": "geo/test_paths",
     "geo/opener": "geo/test_scene",

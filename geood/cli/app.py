@@ -339,9 +339,10 @@ def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle, a 
 
         print(to_yaml(load_config(file)), end="")
     elif file.suffix in (".tif", ".tiff"):
-        from geood.geo.score_raster import read_tags
+        from geood.geo.score_raster import read_tags, score_tags
 
         _print_pairs(read_tags(file))
+        score_tags(file)  # what is shown may be what is wrong
     elif file.suffix == ".safetensors" or file.is_file():
         from geood.models import read_header
 

@@ -79,7 +79,7 @@ HEADERS = {
     "a range too narrow": lambda tree: tree["bands"].update(low=[0.0] * 3, high=[5e-324] * 3),
     "names lists": put("bands", "names", value=[[1]] * 3),
     "no bands": lambda tree: tree["bands"].update(
-        dict.fromkeys(("names", "indexes", "low", "high", "fill", "step"), [])
+        {key: [] for key, of in tree["bands"].items() if isinstance(of, list)}
     ),
     "an index 0": put("bands", "indexes", value=[0, 1, 2]),
     "nodata a list": put("bands", "nodata", value=[]),
