@@ -8,9 +8,10 @@ completion. Files are read in `config.loading`.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from geood.catalog import shared_vocabulary
 from geood.config.score_kinds import SCORES, check_known
@@ -131,14 +132,14 @@ class DataConfig(Section):
             raise ValueError("label_ids are for kind photos")
         return self
 
-    @model_validator(mode="after")
-    def _names_are_distinct(self) -> DataConfig:
-        names = list(self.classes.values())
-        twice = [name for i, name in enumerate(names) if name in names[:i]]
-        if twice:
-            both = [i for i, name in self.classes.items() if name == twice[0]]
-            raise ValueError(f"classes {both} have the same name {twice[0]}; give each class a name of its own")
-        return self
+    @field_validator("classes")
+    @classmethod
+    def _names_are_distinct(cls, classes: dict[int, str]) -> dict[int, str]:
+        counts = Counter(classes.values())
+        if twice := [name for name, count in counts.items() if count > 1]:
+            ids = [i for i, name in classes.items() if name == twice[0]]
+            raise ValueError(f"ids {ids} have the same name {twice[0]}; give each class a name of its own")
+        return classes
 
     @model_validator(mode="after")
     def _ids_make_sense(self) -> DataConfig:
