@@ -50,7 +50,7 @@ class _Loader(yaml.SafeLoader):
         self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "tag", None) not in PLAIN_TAGS:
             raise _fault(f"the tag {shown(event.tag)} has no use here; leave it out", event.start_mark)
         self._depth += 1
@@ -99,7 +99,7 @@ def read_value(text: str) -> tuple[Any, Lines]:
     except ReaderError as error:
         line = text.count("\n", 0, error.position)
         character = shown(chr(error.character) if isinstance(error.character, int) else error.character)
-        raise _fault(f"the character {character} is not allowed", Mark("", 0, line, 0, None, None)) from None
+        raise _fault(f"the character {character} is not allowed", Mark("", 0, line, 0, None, 0)) from None
     node = loader.get_single_node()
     if node is None:
         return None, lines

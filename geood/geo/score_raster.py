@@ -121,7 +121,7 @@ def _failed(path: Path, tags: dict[str, str], shape: tuple[int, int]) -> tuple[W
 def _is_window(window: object, shape: tuple[int, int]) -> bool:
     if not (isinstance(window, list) and len(window) == 4 and all(type(number) is int for number in window)):
         return False
-    row, col, height, width = window
+    row, col, height, width = map(int, window)
     return min(row, col) >= 0 and min(height, width) > 0 and row + height <= shape[0] and col + width <= shape[1]
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from geood._version import __version__
 from geood.atomic import atomic_write
 from geood.config import SCORES, Config, ScoreConfig, change_config, scores_from, why_not
-from geood.errors import ConfigError, OutputError
+from geood.errors import ConfigError, OutputError, shown
 from geood.geo.bands import Bands
 from geood.models.bundle_header import FORMAT, damaged, finite, read_header
 from geood.models.bundle_tensors import BundleTensors
@@ -209,8 +209,8 @@ class ModelBundle:
         for setting in settings:
             if setting.partition(".")[0] not in USES:
                 raise ConfigError(
-                    f"--set {setting}: of a trained model only the sections {' and '.join(USES)} can be changed, for "
-                    "example --set score.kind=energy"
+                    f"--set {shown(setting)}: of a trained model only the sections {' and '.join(USES)} can be "
+                    "changed, for example --set score.kind=energy"
                 )
         config = change_config(self.config, settings)
         before, score = self.config.score, config.score
