@@ -13,6 +13,7 @@ import filecmp
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -162,10 +163,33 @@ def atomic_write(path: Path, *, alone: bool = False, keep_same: bool = False, ov
     partial.unlink(missing_ok=True)
     try:
         yield partial
+        settle(partial)
         if not (keep_same and path.exists() and filecmp.cmp(partial, path, shallow=False)):
             put_in_place(partial, path, overwrite=overwrite)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def settle(made: Path) -> None:
+    """Give a finished file the mode that the umask gives new files, and return when its bytes are on the disk.
+
+    A library that makes files for its owner alone would hide an output from everybody else, and a file that is renamed
+    before its bytes are written may be empty after a power cut.
+
+    Raises:
+        OSError: the file is not there, or the disk cannot hold it.
+    """
+    with made.open("rb+") as file:
+        probe = made.with_name(f"{made.name}.mode")
+        probe.unlink(missing_ok=True)
+        try:
+            probe.touch()
+            mode = stat.S_IMODE(probe.stat().st_mode)
+        finally:
+            probe.unlink(missing_ok=True)
+        if stat.S_IMODE(os.fstat(file.fileno()).st_mode) != mode:
+            made.chmod(mode)
+        os.fsync(file.fileno())
 
 
 @contextmanager

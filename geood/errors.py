@@ -1,11 +1,21 @@
 """Exceptions of geood and the exit codes of the command line.
 
-Every message names the file, states what was found and what was expected, and ends with a remedy. The command line
-prints only the message; `--debug` adds the traceback. Any other exception is a bug in geood and exits with 1.
+Every message names the file, states what was found and what was expected, and ends with a remedy. What a file holds is
+repeated through `shown`. The command line prints only the message; `--debug` adds the traceback. Any other exception is
+a bug in geood and exits with 1.
 """
 
 from collections.abc import Sequence
 from typing import Any
+
+SHOWN = 80  # characters of a value that a message repeats
+
+
+def shown(value: object, *, most: int = SHOWN) -> str:
+    """Return a value as text for a message: cut after `most` characters, and what cannot be printed is escaped."""
+    text = value if isinstance(value, str) else str(value) if isinstance(value, Exception) else repr(value)
+    cut = text if len(text) <= most else f"{text[:most]}..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
 
 class GeoodError(Exception):

@@ -15,10 +15,12 @@ import typer
 
 from geood._version import DISTRIBUTION, __version__
 from geood.cli.data import data_app
-from geood.errors import ConfigError, DataError, TilesFailedError
+from geood.errors import ConfigError, DataError, TilesFailedError, shown
 
 if TYPE_CHECKING:
-    pass
+    from geood.models import BundleHeader
+
+LONGEST_LINE = 10_000  # characters of a value that `info` shows
 
 
 app = typer.Typer(
@@ -267,7 +269,7 @@ def evaluate(
         from geood.evaluation import evaluate_set, staged
         from geood.models import ModelBundle
 
-        bundle = None if scores else ModelBundle.load(_bundle_path(model))
+        bundle = None if scores else ModelBundle.load(_bundle_path(model), flow=False)
         with staged(out, overwrite=overwrite, inputs=[root, *([scores] if scores else [])]) as folder:
             measured = evaluate_set(
                 chosen,
@@ -292,7 +294,9 @@ def evaluate(
     from geood.evaluation import evaluate_scenes, write_metrics
     from geood.models import ModelBundle
 
-    result = evaluate_scenes(root, ModelBundle.load(_bundle_path(model)), settings=settings or (), options=options)
+    result = evaluate_scenes(
+        root, ModelBundle.load(_bundle_path(model), flow=False), settings=settings or (), options=options
+    )
     print(result.table())
     if out:
         write_metrics(result, out, overwrite=overwrite)
@@ -320,7 +324,7 @@ def submit(
     from geood.geo.scene_reading import ReadingOptions
     from geood.models import ModelBundle
 
-    bundle, options = ModelBundle.load(_bundle_path(model)), ReadingOptions(bands, nodata, not no_resample)
+    bundle, options = ModelBundle.load(_bundle_path(model), flow=False), ReadingOptions(bands, nodata, not no_resample)
     count = run(
         benchmark, root, bundle, out, method=method, settings=settings or (), options=options, overwrite=overwrite
     )
@@ -335,9 +339,10 @@ def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle, a 
 
         print(to_yaml(load_config(file)), end="")
     elif file.suffix in (".tif", ".tiff"):
-        from geood.geo.score_raster import read_tags
+        from geood.geo.score_raster import read_tags, score_tags
 
         _print_pairs(read_tags(file))
+        score_tags(file)  # what is shown may be what is wrong
     elif file.suffix == ".safetensors" or file.is_file():
         from geood.models import read_header
 
@@ -359,26 +364,27 @@ def _bundle_path(given: Path | None) -> Path:
 
 def _print_pairs(pairs: dict[str, Any]) -> None:
     for key, value in pairs.items():
-        print(f"{key.removeprefix('GEOOD_').lower():<22} {value}")
+        print(shown(f"{key.removeprefix('GEOOD_').lower():<22} {value}", most=LONGEST_LINE))
 
 
-def _print_bundle(header: dict[str, Any]) -> None:
-    config, bands = header["config"], header["bands"]
-    thresholds = header["calibration"].get(config["score"]["kind"], {})
+def _print_bundle(header: BundleHeader) -> None:
+    config, bands = header.config, header.bands
+    ranges = zip(bands.names, bands.low, bands.high, strict=True)
     _print_pairs(
         {
-            "written by": f"{DISTRIBUTION} {header['geood']}, format {header['format']}",
-            "classes": ", ".join(f"{i} {config['data']['classes'][str(i)]}" for i in header["class_ids"]),
-            "anomaly ids": config["data"]["anomaly"],
-            "bands": ", ".join(
-                f"{n} [{lo:g}, {hi:g}]" for n, lo, hi in zip(bands["names"], bands["low"], bands["high"], strict=True)
-            ),
-            "resolution": f"{header['resolution']} m per pixel",
-            "encoder": config["segmenter"]["encoder"],
-            "negatives": config["negatives"]["source"],
-            "score": f"{config['score']['kind']}, temperature {config['score']['temperature']}",
-            "other scores": ", ".join(kind for kind in header["calibration"] if kind != config["score"]["kind"]),
-            **{f"threshold at {rate}": f"{value:.6g}" for rate, value in thresholds.items()},
-            **{k: f"{v:.4g}" for k, v in header["metrics"].items()},
+            "written by": f"{DISTRIBUTION} {header.geood}, format {header.format}",
+            "classes": ", ".join(f"{i} {config.data.classes[i]}" for i in header.class_ids),
+            "anomaly ids": config.data.anomaly,
+            "bands": ", ".join(f"{name} [{low:g}, {high:g}]" for name, low, high in ranges),
+            "resolution": f"{header.resolution} m per pixel",
+            "encoder": config.segmenter.encoder,
+            "negatives": config.negatives.source,
+            "score": f"{config.score.kind}, temperature {config.score.temperature}",
+            "other scores": ", ".join(kind for kind in header.calibration if kind != config.score.kind),
+            **{
+                f"threshold at {rate}": f"{value:.6g}"
+                for rate, value in header.calibration.get(config.score.kind, {}).items()
+            },
+            **{k: f"{v:.4g}" for k, v in header.metrics.items()},
         }
     )

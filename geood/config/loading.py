@@ -8,7 +8,7 @@ the values allowed and the closest existing name. The sections themselves are in
 from __future__ import annotations
 
 import difflib
-import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,7 +18,16 @@ import yaml
 from pydantic import ValidationError
 
 from geood.config.sections import Config, SetConfig
-from geood.errors import ConfigError
+from geood.config.yaml_text import Lines, dump, read_text, read_value
+from geood.errors import ConfigError, shown
+
+LONGEST_PATH = 500  # characters of a path or a sentence that a message repeats
+MOST_FAULTS = 10  # that one message lists
+DEEPEST_BASE = 20  # files, each the base of the one before
+HINTS = {  # words for what YAML makes of a value, by pydantic's type of error
+    "bool_type": "; write true or false",
+    "string_type": "; put it in quotes to make it text",
+}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -49,22 +58,35 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         tree["data"].setdefault("root", str(path.resolve().parent))
     for override in overrides:
         dotted = apply_override(tree, override)
-        lines[dotted] = f"--set {override}"
+        lines[dotted] = f"--set {shown(override)}"
         if dotted == ("data", "root"):
-            tree["data"]["root"] = str(Path(str(tree["data"]["root"])).resolve())
-    return _validate(tree, source=str(path), lines=lines)
+            tree["data"]["root"] = _absolute(tree["data"]["root"])
+    return _validate(tree, source=shown(str(path), most=LONGEST_PATH), lines=lines)
 
 
-def config_from_json(text: str, *, source: str) -> Config:
-    """Parse a config from JSON text as written by `Config.model_dump_json`; `source` names the file in errors.
+def _absolute(root: object) -> object:
+    """Return a folder's absolute path; anything but text is left to validation."""
+    return str(Path(os.path.expanduser(root)).resolve()) if isinstance(root, str) else root
+
+
+def config_from_tree(tree: object, *, source: str) -> Config:
+    """Check a config parsed from JSON, as `Config.model_dump` writes it; `source` names the file in errors.
 
     Raises:
-        ConfigError: the config does not fit this version of geood.
+        ConfigError: it is none, or does not fit this version of geood.
     """
-    tree = json.loads(text)
-    for key in ("classes", "label_ids"):
-        tree["data"][key] = {int(k): v for k, v in _get(tree, ("data", key), {}).items()}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{source}: not a mapping with sections such as data and train")
+    data = tree.get("data")
+    if isinstance(data, dict):
+        numbered = {key: _numbered(data[key]) for key in ("classes", "label_ids") if isinstance(data.get(key), dict)}
+        tree = tree | {"data": data | numbered}
     return _validate(tree, source=source, lines={})
+
+
+def _numbered(names: dict[Any, Any]) -> dict[Any, Any]:
+    """Return a mapping whose keys are ids again, which JSON makes text of."""
+    return {int(key) if re.fullmatch(r"0|[1-9][0-9]{0,8}", str(key), re.ASCII) else key: v for key, v in names.items()}
 
 
 def change_config(config: Config, overrides: Sequence[str]) -> Config:
@@ -76,7 +98,7 @@ def change_config(config: Config, overrides: Sequence[str]) -> Config:
     tree = config.model_dump(mode="python")
     lines: dict[tuple[str, ...], str] = {}
     for override in overrides:
-        lines[apply_override(tree, override)] = f"--set {override}"
+        lines[apply_override(tree, override)] = f"--set {shown(override)}"
     if config.data.sets:  # derived from the sets, which may have changed
         del tree["data"]["classes"], tree["data"]["anomaly"]
     return _validate(tree, source="the model's config", lines=lines)
@@ -96,41 +118,35 @@ def config_schema() -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """Return the whole config as YAML text that `load_config` reads back to an equal config."""
-    return yaml.safe_dump(config.model_dump(mode="python"), sort_keys=False, allow_unicode=True)
+    return dump(config.model_dump(mode="python"))
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML loader with the floats of YAML 1.2: `1e-4` is a number, not a string."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"),
-    list("-+.0123456789"),
-)
-
-
-def _read_with_base(path: Path, below: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
+def _read_with_base(path: Path, below: tuple[Path, ...] = ()) -> tuple[dict[str, Any], Lines]:
     """Return the mapping in a YAML file merged over that of its base, and the line of each dotted path."""
     tree, lines = _read_yaml(path)
     root = _get(tree, ("data", "root"), None)
     if isinstance(root, str):
-        tree["data"]["root"] = str(path.resolve().parent / root)
+        tree["data"]["root"] = str(path.resolve().parent / os.path.expanduser(root))
     if "base" not in tree:
         return tree, lines
-    base = tree.pop("base")
+    base, place = tree.pop("base"), f"{shown(str(path), most=LONGEST_PATH)}, {lines.get(('base',), 'top')}: base"
     if not isinstance(base, str):
-        raise ConfigError(f"{path}, {lines[('base',)]}: base: got {base!r}; give the path of another config")
+        raise ConfigError(f"{place}: got {shown(base)}; give the path of another config")
     if path.resolve() in below:
-        raise ConfigError(f"{path}, {lines[('base',)]}: base: {base} leads back to this file; leave it out")
-    under, under_lines = _read_with_base(path.parent / base, (*below, path.resolve()))
+        raise ConfigError(f"{place}: {shown(base)} leads back to this file; leave it out")
+    if len(below) == DEEPEST_BASE:
+        raise ConfigError(
+            f"{place}: {shown(base)} is the base of {DEEPEST_BASE} files in a row; leave some of them out"
+        )
+    beneath = path.parent / os.path.expanduser(base)
+    under, under_lines = _read_with_base(beneath, (*below, path.resolve()))
     if isinstance(tree.get("data"), dict) and isinstance(under.get("data"), dict):
         for key in _other_source(tree["data"]):
             under["data"].pop(key, None)
     for section, keys in tree.items():
         both = isinstance(keys, dict) and isinstance(under.get(section), dict)
         under[section] = under[section] | keys if both else keys
-    return under, {at: f"{line} of {base}" for at, line in under_lines.items()} | lines
+    return under, {at: f"{line} of {shown(base)}" for at, line in under_lines.items()} | lines
 
 
 def _other_source(data: dict[str, Any]) -> tuple[str, ...]:
@@ -141,43 +157,35 @@ def _other_source(data: dict[str, Any]) -> tuple[str, ...]:
     return ("kind", "sets", "hold_out", "hold_out_by") if "images" in data else ()
 
 
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
+def _read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
     """Return the mapping in a YAML file and the line of each dotted path."""
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else "; give the path of a YAML config"
-        raise ConfigError(f"{path}: no such config file{hint}")
+    named = shown(str(path), most=LONGEST_PATH)
+    if not os.path.isfile(path):
+        near = _neighbours(path)
+        hint = f"did you mean {shown(str(path.parent / near[0]))}?" if near else "give the path of a YAML config"
+        raise ConfigError(f"{named}: no such config file; {hint}")
     try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=_Loader)
-        tree = yaml.load(text, Loader=_Loader)
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not a text file; a config is YAML, such as configs/aerial.yaml") from None
-    except (yaml.YAMLError, ValueError) as error:
+        tree, lines = read_value(read_text(path))
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"{path}{line}: not valid YAML ({problem}); check indentation and quotes there") from None
+        raise ConfigError(
+            f"{named}{line}: not valid YAML ({shown(problem, most=200)}); check indentation and quotes there"
+        ) from None
     if not isinstance(tree, dict):
         raise ConfigError(
-            f"{path}: a config is a mapping with sections such as data and train, got {type(tree).__name__}"
+            f"{named}: a config is a mapping with sections such as data and train, got {type(tree).__name__}"
         )
-    lines: dict[tuple[str, ...], str] = {}
-    _note_lines(node, (), lines, path)
     return tree, lines
 
 
-def _note_lines(node: yaml.Node | None, at: tuple[str, ...], lines: dict[tuple[str, ...], str], path: Path) -> None:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            here = (*at, str(key.value))
-            if here in lines:
-                raise ConfigError(f"{path}, line {key.start_mark.line + 1}: duplicate key {'.'.join(here)}; remove one")
-            lines[here] = f"line {key.start_mark.line + 1}"
-            _note_lines(value, here, lines, path)
-    elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            lines[(*at, str(i))] = f"line {value.start_mark.line + 1}"
+def _neighbours(path: Path) -> list[str]:
+    """Return the name of a config beside a missing one that its name is close to, if there is one."""
+    try:
+        return difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
+    except (OSError, ValueError):  # the folder cannot be listed
+        return []
 
 
 def _get(tree: Any, keys: Iterable[str], default: Any) -> Any:
@@ -194,47 +202,52 @@ def apply_override(tree: dict[str, Any], override: str) -> tuple[str, ...]:
     Raises:
         ConfigError: the override is malformed, or its value is not valid YAML.
     """
+    given = f"--set {shown(override)}"
     dotted, equals, text = override.partition("=")
     keys = tuple(dotted.strip().split("."))
     if not equals or len(keys) != 2:
-        raise ConfigError(f"--set {override}: the form is section.key=value, for example --set train.seed=1")
+        raise ConfigError(f"{given}: the form is section.key=value, for example --set train.seed=1")
     section = tree.setdefault(keys[0], {})
     if not isinstance(section, dict):
-        raise ConfigError(f"--set {override}: {keys[0]} is not a section in this config")
+        raise ConfigError(f"{given}: {shown(keys[0])} is not a section in this config")
     try:
-        section[keys[1]] = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError):
-        raise ConfigError(f"--set {override}: the value is not valid YAML; put it in quotes") from None
+        section[keys[1]], _ = read_value(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"{given}: the value is not valid YAML; put it in quotes") from None
     return keys
 
 
-def _validate(tree: dict[str, Any], *, source: str, lines: dict[tuple[str, ...], str]) -> Config:
+def _validate(tree: dict[str, Any], *, source: str, lines: Lines) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        faults = [_explain(fault, lines) for fault in error.errors()]
-        raise ConfigError("\n".join(f"{source}, {fault}" for fault in faults)) from None
+        found = error.errors(include_url=False)
+        faults = [f"{source}, {_explain(fault, lines)}" for fault in found[:MOST_FAULTS]]
+        if len(found) > MOST_FAULTS:
+            faults.append(f"{source}: and {len(found) - MOST_FAULTS:,} more; correct these first")
+        raise ConfigError("\n".join(faults)) from None
 
 
-def _explain(fault: Any, lines: dict[tuple[str, ...], str]) -> str:
+def _explain(fault: Any, lines: Lines) -> str:
     """Format a pydantic error as `line N: path: got VALUE; what is allowed`."""
     at = tuple(str(part) for part in fault["loc"] if part != "[key]")
     where = next((lines[at[:n]] for n in range(len(at), 0, -1) if at[:n] in lines), "top")
-    path, kind = ".".join(at) or "config", fault["type"]
+    path, kind = ".".join(map(shown, at)) or "config", fault["type"]
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(at[-1], _keys(at[:-1]), n=1, cutoff=0.5)
+        near = difflib.get_close_matches(at[-1][:LONGEST_PATH], _keys(at[:-1]), n=1, cutoff=0.5)
         hint = f"did you mean {'.'.join((*at[:-1], near[0]))}?" if near else f"allowed: {', '.join(_keys(at[:-1]))}"
         return f"{where}: {path} is not a key; {hint}"
     if kind == "missing":
         return f"{where}: {path} is missing; it has no default, see configs/aerial.yaml"
     message = fault["msg"].removeprefix("Value error, ")
     if kind == "value_error":
-        return f"{where}: {path}: {message}"
-    near = []
+        return f"{where}: {path}: {shown(message, most=LONGEST_PATH)}"
+    given = shown(repr(fault["input"]))
+    hint = HINTS.get(kind, "")
     if kind == "literal_error":
-        near = difflib.get_close_matches(str(fault["input"]), re.findall(r"'([^']+)'", fault["ctx"]["expected"]), n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{where}: {path}: got {fault['input']!r}; {message[0].lower()}{message[1:]}{hint}"
+        near = difflib.get_close_matches(given, re.findall(r"'[^']+'", fault["ctx"]["expected"]), n=1)
+        hint = f"; did you mean {near[0].strip(chr(39))}?" if near else ""
+    return f"{where}: {path}: got {given}; {message[0].lower()}{message[1:]}{hint}"
 
 
 def _keys(at: tuple[str, ...]) -> list[str]:

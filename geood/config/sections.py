@@ -7,9 +7,11 @@ completion. Files are read in `config.loading`.
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from geood.catalog import shared_vocabulary
 from geood.config.score_kinds import SCORES, check_known
@@ -18,6 +20,9 @@ from geood.errors import ConfigError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+HomePath = Annotated[str, AfterValidator(os.path.expanduser)]  # `~/scenes` lies in the home folder, as in a shell
+# Bounds of what a config or a bundle of others can make geood build or count to; far above what is of use.
+Steps = Annotated[int, Field(ge=0, le=1_000_000_000)]
 
 
 class Section(BaseModel):
@@ -34,7 +39,7 @@ class SetConfig(Section):
     """A published data set to train on."""
 
     name: str = Field(description="its name in `geood data list`")
-    folder: str = Field(".", description="its folder, relative to data.root")
+    folder: HomePath = Field(".", description="its folder, relative to data.root")
     split: str = Field("train", description="its split to train on")
     weight: Positive = Field(1.0, description="relative share of the crops drawn from this set")
 
@@ -45,9 +50,9 @@ class DataConfig(Section):
     kind: Literal["scenes", "photos"] = Field(
         "scenes", description="scenes: GeoTIFFs with a CRS; photos: images without one, paired with labels by name"
     )
-    root: str = Field(".", description="folder that the paths below are relative to; itself relative to this file")
-    images: list[str] = Field([], description="images to train on: files, globs or folders of GeoTIFFs")
-    labels: list[str] = Field([], description="their labels: rasters of class ids, or one vector file")
+    root: HomePath = Field(".", description="folder that the paths below are relative to; itself relative to this file")
+    images: list[HomePath] = Field([], description="images to train on: files, globs or folders of GeoTIFFs")
+    labels: list[HomePath] = Field([], description="their labels: rasters of class ids, or one vector file")
     sets: list[SetConfig] = Field(
         [],
         description="published data sets by name, instead of images, labels, classes and anomaly; see geood data list",
@@ -58,25 +63,31 @@ class DataConfig(Section):
     )
     label_ids: dict[int, int] = Field({}, description="photos only: ids to replace in label files, such as 2: 255")
     label_attribute: str | None = Field(None, description="vector labels only: the attribute with the class id")
-    validation_images: list[str] = Field(
+    validation_images: list[HomePath] = Field(
         [], description="photos only: images to validate on; none: runs of consecutive images are held out"
     )
-    validation_labels: list[str] = Field([], description="labels of the validation images")
-    test_images: list[str] = Field([], description="images for `geood evaluate scenes`")
-    test_labels: list[str] = Field([], description="labels of the test images")
+    validation_labels: list[HomePath] = Field([], description="labels of the validation images")
+    test_images: list[HomePath] = Field([], description="images for `geood evaluate scenes`")
+    test_labels: list[HomePath] = Field([], description="labels of the test images")
     classes: dict[int, str] = Field(min_length=2, description="id and name of each class to learn")
     anomaly: list[int] = Field([], description="ids of anomalies: excluded from training, to be detected in evaluation")
     resolution: Positive | None = Field(None, description="CRS units per pixel; null: that of the first image")
-    crop_px: Annotated[int, Field(ge=64, multiple_of=32)] = Field(256, description="side of a training crop, pixels")
-    crops: Annotated[int, Field(ge=1)] = Field(10_000, description="crops drawn and screened for training")
+    crop_px: Annotated[int, Field(ge=64, le=8192, multiple_of=32)] = Field(
+        256, description="side of a training crop, pixels"
+    )
+    crops: Annotated[int, Field(ge=1, le=100_000_000)] = Field(
+        10_000, description="crops drawn and screened for training"
+    )
     min_valid: Share = Field(0.5, description="least share of valid pixels in a crop")
     block_m: Positive = Field(
         150.0, description="side of the spatial blocks that separate training from validation, metres"
     )
     validation: Annotated[float, Field(gt=0, lt=1)] = Field(0.15, description="share of blocks kept for validation")
-    validation_crops: Annotated[int, Field(ge=1)] = Field(48, description="largest number of crops in one validation")
+    validation_crops: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        48, description="largest number of crops in one validation"
+    )
     scale_min: Annotated[float, Field(gt=0, le=1)] = Field(0.75, description="smallest scale in augmentation")
-    scale_max: Annotated[float, Field(ge=1)] = Field(1.33, description="largest scale in augmentation")
+    scale_max: Annotated[float, Field(ge=1, le=100)] = Field(1.33, description="largest scale in augmentation")
     flips: Literal["none", "sideways", "both"] = Field(
         "both",
         description="random flips of crops; sideways: horizontal only, where up is up, as in photos of roads",
@@ -84,7 +95,7 @@ class DataConfig(Section):
     quarter_turns: bool = Field(True, description="rotate crops by random multiples of 90 degrees")
     brightness: Share = Field(0.1, description="largest random shift of all bands together, as a share of their range")
     contrast: Share = Field(0.1, description="largest random change of contrast, all bands together, as a share")
-    workers: Annotated[int, Field(ge=0)] = Field(
+    workers: Annotated[int, Field(ge=0, le=1024)] = Field(
         0, description="worker processes that read crops; 0: read in the training process"
     )
 
@@ -121,6 +132,15 @@ class DataConfig(Section):
             raise ValueError("label_ids are for kind photos")
         return self
 
+    @field_validator("classes")
+    @classmethod
+    def _names_are_distinct(cls, classes: dict[int, str]) -> dict[int, str]:
+        counts = Counter(classes.values())
+        if twice := [name for name, count in counts.items() if count > 1]:
+            ids = [i for i, name in classes.items() if name == twice[0]]
+            raise ValueError(f"ids {ids} have the same name {twice[0]}; give each class a name of its own")
+        return classes
+
     @model_validator(mode="after")
     def _ids_make_sense(self) -> DataConfig:
         both = sorted(set(self.classes) & set(self.anomaly))
@@ -141,7 +161,7 @@ class BandsConfig(Section):
     """Selection of bands and scaling of their digital numbers to [0, 1]."""
 
     names: list[str] | None = Field(None, description="band names, in order; null: those of the files")
-    indexes: list[Annotated[int, Field(ge=1)]] | None = Field(
+    indexes: list[Annotated[int, Field(ge=1, le=65_535)]] | None = Field(
         None, description="band numbers to use, from 1; null: all"
     )
     nodata: float | None = Field(None, description="nodata value; null: that of the files")
@@ -162,10 +182,12 @@ class SegmenterConfig(Section):
         "ladder", description="ldn121: the paper's network, with encoder densenet121"
     )
     encoder: str = Field("densenet121", description="name of a timm encoder with features at strides 4 to 32")
-    weights: str | None = Field(
+    weights: HomePath | None = Field(
         None, description="encoder weights: a local .safetensors file, imagenet (fetched by timm), or null: random"
     )
-    decoder_channels: Annotated[int, Field(ge=8)] = Field(128, description="channels of the decoder of network ladder")
+    decoder_channels: Annotated[int, Field(ge=8, le=4096)] = Field(
+        128, description="channels of the decoder of network ladder"
+    )
     outlier: Literal["none", "head", "class"] = Field(
         "head", description="outlier output: a two-channel head, an additional class, or none"
     )
@@ -189,9 +211,9 @@ class FlowConfig(Section):
     levels: Annotated[int, Field(ge=1, le=4)] = Field(
         3, description="number of squeezes; patch sizes are multiples of 2^levels"
     )
-    steps: Annotated[int, Field(ge=1)] = Field(4, description="coupling steps per level")
-    layers: Annotated[int, Field(ge=1)] = Field(3, description="densely connected layers in a coupling network")
-    growth: Annotated[int, Field(ge=1)] = Field(32, description="channels added by each of those layers")
+    steps: Annotated[int, Field(ge=1, le=64)] = Field(4, description="coupling steps per level")
+    layers: Annotated[int, Field(ge=1, le=32)] = Field(3, description="densely connected layers in a coupling network")
+    growth: Annotated[int, Field(ge=1, le=512)] = Field(32, description="channels added by each of those layers")
     checkpointing: bool = Field(
         False, description="recompute coupling networks in the backward pass: less memory for more time"
     )
@@ -209,10 +231,16 @@ class NegativesConfig(Section):
     source: Literal["flow", "noise", "colour", "shuffled", "folder", "none"] = Field(
         "flow", description="source of the negatives; flow: the method, the others: baselines"
     )
-    folder: str | None = Field(None, description="source folder only: folder of photographs, relative to data.root")
-    patches: Annotated[int, Field(ge=1)] = Field(1, description="patches per crop")
-    patch_min_px: Annotated[int, Field(ge=8, multiple_of=8)] = Field(16, description="shortest side of a patch, pixels")
-    patch_max_px: Annotated[int, Field(ge=8, multiple_of=8)] = Field(72, description="longest side of a patch, pixels")
+    folder: HomePath | None = Field(
+        None, description="source folder only: folder of photographs, relative to data.root"
+    )
+    patches: Annotated[int, Field(ge=1, le=1000)] = Field(1, description="patches per crop")
+    patch_min_px: Annotated[int, Field(ge=8, le=4096, multiple_of=8)] = Field(
+        16, description="shortest side of a patch, pixels"
+    )
+    patch_max_px: Annotated[int, Field(ge=8, le=4096, multiple_of=8)] = Field(
+        72, description="longest side of a patch, pixels"
+    )
     shape: Literal["rectangle", "blob"] = Field(
         "blob", description="outline of a patch: its whole bounding box, or an irregular blob in it"
     )
@@ -265,30 +293,28 @@ class LossConfig(Section):
 class TrainConfig(Section):
     """The three training stages: segmenter alone, flow alone, both jointly."""
 
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="random seed")
-    stages_from: str | None = Field(
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="random seed")
+    stages_from: HomePath | None = Field(
         None, description="finished run with the same data and networks, to reuse its first two stages"
     )
-    batch: Annotated[int, Field(ge=2)] = Field(8, description="batch size per device, crops")
-    joint_batch: Annotated[int, Field(ge=2)] | None = Field(
+    batch: Annotated[int, Field(ge=2, le=65_536)] = Field(8, description="batch size per device, crops")
+    joint_batch: Annotated[int, Field(ge=2, le=65_536)] | None = Field(
         None, description="batch size of the third stage; null: the same"
     )
-    segmenter_steps: Annotated[int, Field(ge=0)] = Field(8000, description="steps of the first stage")
+    segmenter_steps: Steps = Field(8000, description="steps of the first stage")
     segmenter_lr: Positive = Field(4e-4, description="its learning rate")
-    flow_steps: Annotated[int, Field(ge=0)] = Field(8000, description="steps of the second stage")
+    flow_steps: Steps = Field(8000, description="steps of the second stage")
     flow_lr: Positive = Field(1e-3, description="its learning rate")
-    joint_steps: Annotated[int, Field(ge=0)] = Field(4000, description="steps of the third stage")
+    joint_steps: Steps = Field(4000, description="steps of the third stage")
     joint_segmenter_lr: Positive = Field(2e-5, description="the segmenter's learning rate in the third stage")
     joint_flow_lr: Annotated[float, Field(ge=0)] = Field(
         1e-5, description="the flow's learning rate in the third stage; 0: the flow is frozen"
     )
     encoder_lr_factor: Positive = Field(1.0, description="factor of the encoder's learning rates to the segmenter's")
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+    warmup_steps: Steps = Field(
         100, description="linear warm-up steps in the segmenter's stages, at most a tenth of each"
     )
-    flow_warmup_steps: Annotated[int, Field(ge=0)] = Field(
-        100, description="linear warm-up steps of the flow in its own stage"
-    )
+    flow_warmup_steps: Steps = Field(100, description="linear warm-up steps of the flow in its own stage")
     segmenter_last_lr: Positive = Field(1e-6, description="final learning rate of the segmenter's cosine schedule")
     flow_last_lr: Positive = Field(
         1e-5, description="final learning rate of the flow; a rate not above it stays constant"
@@ -300,9 +326,11 @@ class TrainConfig(Section):
     average_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="decay of an exponential moving average of all weights, which is what is saved; 0: none"
     )
-    validate_every: Annotated[int, Field(ge=1)] = Field(500, description="steps between validations and checkpoints")
+    validate_every: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
+        500, description="steps between validations and checkpoints"
+    )
     accelerator: Literal["auto", "cpu", "gpu"] = Field("auto", description="device type to train on")
-    devices: Annotated[int, Field(ge=1)] = Field(1, description="number of devices")
+    devices: Annotated[int, Field(ge=1, le=1024)] = Field(1, description="number of devices")
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = Field(
         "32-true", description="numeric precision of training"
     )

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from geood.catalog import DataSet
 from geood.config import apply_override
 from geood.constants import ANOMALY, IGNORE, INLIER
-from geood.errors import ConfigError, DataError
+from geood.errors import ConfigError, DataError, shown
 from geood.models import ModelBundle
 
 
@@ -106,7 +106,9 @@ def data_settings(settings: Sequence[str]) -> tuple[list[str], dict[int, int], l
         if not key.startswith("data.") and key != "data":
             rest.append(setting)
         elif key.removeprefix("data.") not in values:
-            raise ConfigError(f"--set {setting}: of data only hold_out and label_ids can be set for a named data set")
+            raise ConfigError(
+                f"--set {shown(setting)}: of data only hold_out and label_ids can be set for a named data set"
+            )
         else:
             apply_override(tree, setting)
     try:
@@ -115,6 +117,6 @@ def data_settings(settings: Sequence[str]) -> tuple[list[str], dict[int, int], l
     except ValidationError as error:
         fault = error.errors()[0]
         raise ConfigError(
-            f"--set data: got {fault['input']!r}; {fault['msg'].lower()}; for example data.hold_out=[car] or "
-            "'data.label_ids={2: 255}'"
+            f"--set data: got {shown(repr(fault['input']))}; {fault['msg'].lower()}; for example data.hold_out=[car] "
+            "or 'data.label_ids={2: 255}'"
         ) from None

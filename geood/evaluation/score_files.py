@@ -1,11 +1,14 @@
 """Score files of any tool: found by image name, read from NumPy, GeoTIFF and HDF5.
 
-There is one file for each image; higher is more anomalous. Shape, type and range are checked here. Nothing is known of
-labels or figures.
+There is one file for each image; higher is more anomalous. Shape and type are looked at before anything is read, since
+a file of a few bytes can unpack to any size, and no file leads to another one. Nothing is known of labels or figures.
 """
 
 from __future__ import annotations
 
+import math
+import tokenize
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,11 +18,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geood.datasets import Frame
-from geood.errors import ConfigError, DataError
+from geood.errors import ConfigError, DataError, shown
 from geood.geo.gdal import open_raster, reading
 
 SCORE_SUFFIXES = (".npy", ".hdf5", ".h5", ".tif", ".tiff")
 LARGEST = 65504.0  # largest finite float16
+MOST_BLOCK_BYTES = 250_000_000  # of one compressed block of a file, or those of all its scores
+UNREADABLE = (  # what NumPy and h5py raise for files that are damaged, or made to do harm
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    MemoryError,
+    ArithmeticError,
+    SyntaxError,
+    tokenize.TokenError,
+)
+NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 Scores = NDArray[np.floating]
 
 
@@ -64,16 +80,11 @@ class ScoreFiles:
             DataError: the file cannot be read, has another shape, or has scores beyond the range of float16.
         """
         path = self._paths[frame.name]
-        array = _read_array(path)
-        if array.shape != shape or array.dtype.kind not in "fiu":
-            raise DataError(
-                f"{path}: {array.dtype} of shape {array.shape}; scores are numbers (height, width) = {shape}, one for "
-                "each pixel of the image"
-            )
-        if (np.isfinite(array) & (np.abs(array) > LARGEST)).any():
+        scores = read_scores(path, shape)
+        if (np.isfinite(scores) & ((scores > LARGEST) | (scores < -LARGEST))).any():
             raise DataError(f"{path}: holds scores beyond {LARGEST:g}, the range of float16; rescale them")
-        scores: Scores = array if array.dtype == np.float16 else array.astype(np.float32)
-        return scores
+        kept: Scores = scores if scores.dtype == np.float16 else scores.astype(np.float32)
+        return kept
 
 
 def _grouped(named: Iterable[tuple[str, Path]]) -> dict[str, list[Path]]:
@@ -87,19 +98,73 @@ def _is_score(path: Path) -> bool:
     return path.suffix.lower() in SCORE_SUFFIXES and path.is_file() and path.name[0] != "."
 
 
-def _read_array(path: Path) -> NDArray[Any]:
+def read_scores(path: Path, shape: tuple[int, int]) -> NDArray[Any]:
+    """Read numbers (H, W) from a score file whose shape and type are looked at before its contents.
+
+    Raises:
+        DataError: the file cannot be read, has another shape, holds no numbers, or leads to other files.
+    """
+    read = {".npy": _read_npy, ".hdf5": _read_hdf5, ".h5": _read_hdf5}.get(path.suffix.lower(), _read_raster)
     try:
-        if path.suffix.lower() == ".npy":
-            with path.open("rb") as opened:
-                array: NDArray[Any] = np.lib.format.read_array(opened, allow_pickle=False)
-            return np.squeeze(array)
-        if path.suffix.lower() in (".hdf5", ".h5"):
-            with h5py().File(path, "r") as file:
-                return np.asarray(file["value"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: no scores can be read from it ({error})") from None
+        return read(path, shape).reshape(shape)
+    except UNREADABLE as error:
+        why = shown(str(error).partition("\n")[0] or type(error).__name__, most=200)
+        raise DataError(f"{path}: no scores can be read from it ({why}); write it again") from None
+
+
+def _check_shape(path: Path, found: tuple[int, ...] | None, dtype: Any, shape: tuple[int, int]) -> None:
+    """Check shape and type of scores that have not been read; axes of length 1 are no matter."""
+    flat, wanted = (tuple(n for n in sizes or () if n != 1) for sizes in (found, shape))
+    if found is None or flat != wanted or len(found) < 2 or np.dtype(dtype).kind not in "fiu":
+        raise DataError(
+            f"{path}: {shown(str(dtype))} of shape {shown(found)}; scores are numbers (height, width) = {shape}, one "
+            "for each pixel of the image"
+        )
+
+
+def _check_blocks(path: Path, block: tuple[int, ...] | None, dtype: Any, shape: tuple[int, int]) -> None:
+    """Check that a block, which is decoded whole, is not much larger than the scores themselves."""
+    size = math.prod(block or ()) * np.dtype(dtype).itemsize
+    if size > max(MOST_BLOCK_BYTES, math.prod(shape) * np.dtype(dtype).itemsize):
+        raise DataError(f"{path}: is kept in blocks of {size:,} bytes; write it again in smaller ones")
+
+
+def _read_npy(path: Path, shape: tuple[int, int]) -> NDArray[Any]:
+    with path.open("rb") as file, warnings.catch_warnings(action="ignore"):  # of the parser, on odd headers
+        version = np.lib.format.read_magic(file)
+        if version not in NPY_HEADERS:
+            raise DataError(f"{path}: is of version {version} of NumPy's format; save it with numpy.save")
+        found, _, dtype = NPY_HEADERS[version](file)
+        _check_shape(path, found, dtype, shape)
+        file.seek(0)
+        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+        return array
+
+
+def _read_hdf5(path: Path, shape: tuple[int, int]) -> NDArray[Any]:
+    library = h5py()
+    with library.File(path, "r") as file:
+        link = file.get("value", getlink=True)
+        if link is None:
+            raise DataError(f"{path}: has no data set value; write the scores under that name")
+        if not isinstance(link, library.HardLink):
+            raise DataError(f"{path}: its value is a link and no data set; write the scores into the file itself")
+        stored = file["value"]
+        if not isinstance(stored, library.Dataset):
+            raise DataError(f"{path}: its value is no data set; write the scores under that name")
+        _check_shape(path, stored.shape, stored.dtype, shape)
+        if stored.external or stored.is_virtual:
+            raise DataError(f"{path}: its scores lie in other files; write them into the file itself")
+        _check_blocks(path, stored.chunks, stored.dtype, shape)
+        return np.asarray(stored)
+
+
+def _read_raster(path: Path, shape: tuple[int, int]) -> NDArray[Any]:
     with reading(path), open_raster(path) as source:
-        return np.squeeze(source.read(), axis=0) if source.count == 1 else np.asarray(source.read())
+        found = (source.count, source.height, source.width)
+        _check_shape(path, found if source.count > 1 else found[1:], source.dtypes[0], shape)
+        _check_blocks(path, source.block_shapes[0], source.dtypes[0], shape)
+        return np.asarray(source.read(1))
 
 
 def h5py() -> Any:

@@ -7,15 +7,20 @@ and the function that fits it; it opens no files and uses no tensors.
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from geood.config import BandsConfig
-from geood.errors import ConfigError, DataError
+from geood.errors import ConfigError, DataError, shown
+
+MOST_BANDS = 65_535  # that a raster of GDAL can have
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,47 @@ class Bands:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Create from the output of `to_dict`."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**fields)
+    def from_dict(cls, values: object) -> Self:
+        """Create from the output of `to_dict`, which may have been through a file of others.
+
+        Raises:
+            DataError: a value has another type, is not finite, or the bands do not have one of each.
+        """
+        try:
+            fields = _Fields.model_validate_json(json.dumps(values))
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            place = ".".join(["bands", *(shown(part) for part in fault["loc"])])
+            raise DataError(f"{place}: {fault['msg'].removeprefix('Value error, ')}") from None
+        except (TypeError, ValueError, RecursionError):
+            raise DataError("bands: not a mapping of JSON values") from None
+        return cls(**dict(fields))
+
+
+class _Fields(BaseModel):
+    """Fields of `Bands` as they may come from a file."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    names: tuple[str, ...] = Field(min_length=1)
+    indexes: tuple[Annotated[int, Field(ge=1, le=MOST_BANDS)], ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    fill: tuple[Annotated[float, Field(ge=0, le=1)], ...]
+    step: tuple[Annotated[float, Field(ge=0)], ...]
+    nodata: float | None
+    scene_count: Annotated[int, Field(ge=1, le=MOST_BANDS)] | None
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        lengths = {key: len(getattr(self, key)) for key in ("indexes", "low", "high", "fill", "step")}
+        for key, length in lengths.items():
+            if length != len(self.names):
+                raise ValueError(f"{len(self.names)} names, and {length} values under {key}")
+        for name, low, high in zip(self.names, self.low, self.high, strict=True):
+            if not (0 < high - low < math.inf and 1 / (high - low) < math.inf):
+                raise ValueError(f"{shown(name)} has the range {low:g} to {high:g}, which cannot be scaled")
+        return self
 
 
 def bands_from_samples(

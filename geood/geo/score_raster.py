@@ -1,18 +1,135 @@
-"""Reading of score rasters: their GEOOD_* tags, and their scores as a lazy xarray array.
+"""Reading of score rasters: their GEOOD_* tags, as text and as checked values, and their scores as a lazy xarray array.
 
-They are written by `cog`. This module knows nothing of tensors, models or polygons.
+They are written by `cog`. Tags are lost or changed by other programs, so each is checked before it is used, here alone.
+This module knows nothing of tensors, models or polygons.
 """
 
 from __future__ import annotations
 
+import json
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geood.errors import DataError
+from pydantic import ValidationError
+
+from geood.config import PredictConfig
+from geood.constants import NO_CLASS
+from geood.errors import DataError, shown
 from geood.geo.gdal import open_raster
+from geood.geo.grid import Window
 
 if TYPE_CHECKING:
     import xarray
+
+MODEL_TAG, SCENE_TAG = "GEOOD_MODEL", "GEOOD_SCENE"
+THRESHOLD_TAG, PREDICT_TAG, CLASSES_TAG = "GEOOD_THRESHOLD", "GEOOD_PREDICT", "GEOOD_CLASSES"
+FAILED_TAG = "GEOOD_FAILED_TILES"  # windows [row, col, height, width] that hold no scores because they failed
+SAME_RUN = (MODEL_TAG, SCENE_TAG)  # tags that score raster and class raster of one prediction share
+
+
+@dataclass(frozen=True)
+class ScoreTags:
+    """Tags of a score raster that polygons are made with, checked.
+
+    `model` and `scene` say of which prediction it is, `class_names` name the values of its class raster, `failed` are
+    windows without scores because their tiles failed.
+    """
+
+    model: str
+    scene: str
+    threshold: float
+    predict: PredictConfig
+    class_names: dict[int, str]
+    failed: tuple[Window, ...]
+
+
+def score_tags(path: str | Path, *, threshold: float | None = None) -> ScoreTags:
+    """Read and check the tags of a score raster; a `threshold` given is taken instead of that of its tag.
+
+    Raises:
+        DataError: the file is no score raster of geood, or a tag is missing or wrong; the message names the tag.
+    """
+    path = Path(path)
+    tags = read_tags(path)
+    with open_raster(path) as dataset:
+        shape = dataset.shape
+    failed = _failed(path, tags, shape) if FAILED_TAG in tags else ()
+    return ScoreTags(
+        model=_text(path, tags, MODEL_TAG),
+        scene=_text(path, tags, SCENE_TAG),
+        threshold=_threshold(path, tags) if threshold is None else threshold,
+        predict=_predict(path, tags),
+        class_names=_class_names(path, tags),
+        failed=failed,
+    )
+
+
+def _text(path: Path, tags: dict[str, str], tag: str) -> str:
+    if not tags.get(tag):
+        raise _bad(path, tags, tag, wanted="the text that `geood predict` wrote")
+    return tags[tag]
+
+
+def _threshold(path: Path, tags: dict[str, str]) -> float:
+    try:
+        threshold = float(tags[THRESHOLD_TAG])
+    except (KeyError, ValueError):
+        threshold = math.nan
+    if not math.isfinite(threshold):
+        raise _bad(path, tags, THRESHOLD_TAG, wanted="a finite number", remedy="give one with --threshold")
+    return threshold
+
+
+def _predict(path: Path, tags: dict[str, str]) -> PredictConfig:
+    try:
+        return PredictConfig.model_validate_json(tags[PREDICT_TAG])
+    except (KeyError, ValidationError):
+        wanted = "the config section predict of this geood as JSON"
+        raise _bad(path, tags, PREDICT_TAG, wanted=wanted) from None
+
+
+def _class_names(path: Path, tags: dict[str, str]) -> dict[int, str]:
+    try:
+        given = json.loads(tags[CLASSES_TAG])
+        names = {int(key): name for key, name in given.items()}
+        fine = len(names) == len(given) and all(0 <= i < NO_CLASS and _is_name(n) for i, n in names.items())
+    except (KeyError, ValueError, AttributeError, RecursionError):
+        fine = False
+    if not fine:
+        raise _bad(path, tags, CLASSES_TAG, wanted='names by class value as JSON, such as {"0": "land"}')
+    return names
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and name.strip() != "" and name.isprintable()
+
+
+def _failed(path: Path, tags: dict[str, str], shape: tuple[int, int]) -> tuple[Window, ...]:
+    try:
+        given = json.loads(tags[FAILED_TAG])
+        fine = isinstance(given, list) and all(_is_window(window, shape) for window in given)
+    except (ValueError, RecursionError):
+        fine = False
+    if not fine:
+        wanted = f"JSON windows [row, col, height, width] within its {shape[0]} x {shape[1]} pixels"
+        raise _bad(path, tags, FAILED_TAG, wanted=wanted)
+    return tuple(Window(*window) for window in given)
+
+
+def _is_window(window: object, shape: tuple[int, int]) -> bool:
+    if not (isinstance(window, list) and len(window) == 4 and all(type(number) is int for number in window)):
+        return False
+    row, col, height, width = map(int, window)
+    return min(row, col) >= 0 and min(height, width) > 0 and row + height <= shape[0] and col + width <= shape[1]
+
+
+def _bad(path: Path, tags: dict[str, str], tag: str, *, wanted: str, remedy: str = "predict again") -> DataError:
+    found = f"is {shown(tags[tag])}" if tag in tags else "is missing"
+    return DataError(
+        f"{path}: its tag {tag} {found}; needed is {wanted}; another program may have changed it: {remedy}"
+    )
 
 
 def read_tags(path: str | Path, *, dtype: str = "float32") -> dict[str, str]:

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 from geood._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from geood.models.bundle import ModelBundle, autocast, read_header
+    from geood.models.bundle import ModelBundle, autocast
+    from geood.models.bundle_header import BundleHeader, read_header
     from geood.models.flow import Flow
     from geood.models.inlier_statistics import InlierFit, Inliers
     from geood.models.scores import anomaly_score, jensen_shannon_to_uniform
     from geood.models.segmenter import Segmenter, SegmenterOutput
 
 __all__ = [
+    "BundleHeader",
     "Flow",
     "InlierFit",
     "Inliers",
@@ -29,6 +31,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "BundleHeader": "bundle_header",
         "Flow": "flow",
         "InlierFit": "inlier_statistics",
         "Inliers": "inlier_statistics",
@@ -38,6 +41,6 @@ __getattr__, __dir__ = lazy_exports(
         "anomaly_score": "scores",
         "autocast": "bundle",
         "jensen_shannon_to_uniform": "scores",
-        "read_header": "bundle",
+        "read_header": "bundle_header",
     },
 )

@@ -14,20 +14,22 @@ import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from geood._version import __version__
 from geood.atomic import atomic_write
-from geood.config import SCORES, Config, ScoreConfig, change_config, config_from_json, scores_from, why_not
-from geood.errors import BundleError, ConfigError, OutputError
+from geood.config import SCORES, Config, ScoreConfig, change_config, scores_from, why_not
+from geood.errors import ConfigError, OutputError, shown
 from geood.geo.bands import Bands
+from geood.models.bundle_header import FORMAT, damaged, finite, read_header
+from geood.models.bundle_tensors import BundleTensors
 from geood.models.decoder import upsample
 from geood.models.flow import Flow
 from geood.models.guided_filter import filter_radius, guided_filter
@@ -35,7 +37,6 @@ from geood.models.inlier_statistics import Inliers
 from geood.models.scores import anomaly_score, outlier_score
 from geood.models.segmenter import Segmenter, SegmenterOutput
 
-FORMAT = 2  # incremented whenever an older geood could not read the file
 USES = ("score", "predict")  # config sections that may change after training
 WHOLE = (slice(None), slice(None))
 
@@ -208,8 +209,8 @@ class ModelBundle:
         for setting in settings:
             if setting.partition(".")[0] not in USES:
                 raise ConfigError(
-                    f"--set {setting}: of a trained model only the sections {' and '.join(USES)} can be changed, for "
-                    "example --set score.kind=energy"
+                    f"--set {shown(setting)}: of a trained model only the sections {' and '.join(USES)} can be "
+                    "changed, for example --set score.kind=energy"
                 )
         config = change_config(self.config, settings)
         before, score = self.config.score, config.score
@@ -242,9 +243,9 @@ class ModelBundle:
             "bands": self.bands.to_dict(),
             "class_ids": list(self.class_ids),
             "resolution": self.resolution,
-            "calibration": self.calibration,
+            "calibration": {kind: finite(thresholds) for kind, thresholds in self.calibration.items()},
             "calibrated": self.calibrated.model_dump(mode="json"),
-            "metrics": self.metrics,
+            "metrics": finite(self.metrics),
         }
 
     def save(self, path: str | Path) -> ModelBundle:
@@ -265,42 +266,41 @@ class ModelBundle:
         return dataclasses.replace(self, identity=_identity(path))
 
     @classmethod
-    def load(cls, path: str | Path) -> ModelBundle:
+    def load(cls, path: str | Path, *, flow: bool = True) -> ModelBundle:
         """Read a bundle, its networks on the CPU and in eval mode.
+
+        Args:
+            path: the `model.safetensors` of a training run.
+            flow: False: leave out the flow, which no score needs; a bundle saved from that has none.
 
         Raises:
             BundleError: the file is missing, not a bundle, damaged, or written by a geood with another format.
         """
         path = Path(path)
         header = read_header(path)
+        config, bands, classes = header.config, header.bands, len(header.class_ids)
+        local = config.segmenter.model_copy(update={"weights": None})
         try:
-            config = config_from_json(json.dumps(header["config"]), source=str(path))
-            bands = Bands.from_dict(header["bands"])
-            class_ids = tuple(header["class_ids"])
-            local = config.segmenter.model_copy(update={"weights": None})
-            segmenter = Segmenter(bands.count, len(class_ids), local)
-            stored = _tensors(path)
-            flow = Flow(bands.count, config.flow, bands.step) if "flow" in stored else None
-            for name, network in (("segmenter", segmenter), ("flow", flow)):
-                if network is not None:
-                    network.load_state_dict(stored[name])
-            inliers = Inliers(stored["inliers"]) if "inliers" in stored else None
-            calibrated = ScoreConfig.model_validate(header["calibrated"])
-            resolution, calibration, metrics = (header[key] for key in ("resolution", "calibration", "metrics"))
-        except (KeyError, RuntimeError, SafetensorError, TypeError, ValidationError) as error:
-            raise BundleError(f"{path}: the bundle is damaged ({str(error)[:200]}); copy or train it again") from None
+            stored = BundleTensors(path)
+            segmenter = stored.fill("segmenter", partial(Segmenter, bands.count, classes, local)).eval()
+            make_flow = partial(Flow, bands.count, config.flow, bands.step)
+            generator = stored.fill("flow", make_flow).eval() if flow and "flow" in stored else None
+            inliers = stored.inliers(classes, segmenter.features)
+            identity = _identity(path)
+        except (ConfigError, ValueError, RuntimeError, SafetensorError, OSError) as error:
+            raise damaged(path, error) from None
         return cls(
-            segmenter=segmenter.eval(),
-            flow=None if flow is None else flow.eval(),
+            segmenter=segmenter,
+            flow=generator,
             inliers=inliers,
             bands=bands,
             config=config,
-            class_ids=class_ids,
-            resolution=resolution,
-            calibration=calibration,
-            calibrated=calibrated,
-            metrics=metrics,
-            identity=_identity(path),
+            class_ids=header.class_ids,
+            resolution=header.resolution,
+            calibration=header.calibration,
+            calibrated=header.calibrated,
+            metrics=header.metrics,
+            identity=identity,
         )
 
 
@@ -311,49 +311,6 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype={"bfloat16": torch.bfloat16, "float16": torch.float16}[precision])
-
-
-def read_header(path: str | Path) -> dict[str, Any]:
-    """Return the JSON metadata of a bundle without loading its tensors.
-
-    Raises:
-        BundleError: the file is missing, not a bundle, damaged, or written by a geood with another format.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise BundleError(f"{path}: no such bundle; give the model.safetensors that `geood train` wrote")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise BundleError(
-            f"{path}: not a readable safetensors file ({error}); it may be cut short, copy it again, "
-            "or give the model.safetensors that `geood train` wrote"
-        ) from None
-    if "geood" not in metadata:
-        raise BundleError(f"{path}: safetensors, but no geood bundle; give the model.safetensors of `geood train`")
-    header: dict[str, Any] = json.loads(metadata["geood"])
-    if header.get("format", 0) < FORMAT:
-        raise BundleError(
-            f"{path}: written by geood {header.get('geood')} in format {header.get('format')}, which this geood no "
-            "longer reads; train it again"
-        )
-    if header["format"] > FORMAT:
-        raise BundleError(
-            f"{path}: written by geood {header.get('geood')} in format {header['format']}, this geood "
-            f"{__version__} reads up to {FORMAT}; upgrade geood"
-        )
-    return header
-
-
-def _tensors(path: Path) -> dict[str, dict[str, Tensor]]:
-    """Return the tensors of a bundle by network and name."""
-    stored: dict[str, dict[str, Tensor]] = {}
-    with safe_open(path, framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118
-            part, _, name = key.partition(".")
-            stored.setdefault(part, {})[name] = file.get_tensor(key)
-    return stored
 
 
 def _identity(path: Path) -> str:

@@ -69,6 +69,7 @@ class Segmenter(nn.Module):
         else:
             top = bn_relu_conv(widths[-1], config.decoder_channels, kernel=1)
             channels, mean, std = [config.decoder_channels] * len(widths), 0.5, 0.25
+        self.features = channels[-1]  # channels of the decoder's features
         self.decoder = Ladder(widths, top=top, channels=channels)
         self.head = bn_relu_conv(channels[-1], classes, kernel=1, bias=True)
         beside = {"none": 0, "head": 2, "class": 1}[config.outlier]

@@ -8,7 +8,6 @@ that folder, for `--resume`, and nothing else. How a scene is read is decided in
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -18,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from geood.atomic import check_output
-from geood.config import PredictConfig
 from geood.errors import ConfigError, DataError, SceneChangedError, TilesFailedError
 from geood.geo.grid import Window
 from geood.geo.mosaic import write_mosaic
 from geood.geo.paths import ScenePath, fingerprint, with_retries
-from geood.geo.score_raster import read_tags
+from geood.geo.score_raster import FAILED_TAG, SAME_RUN, read_tags, score_tags
 from geood.models import ModelBundle
 from geood.polygons import OUTPUT_SUFFIXES, PolygonSource, write_anomalies, write_together
 from geood.prediction.budget import Budget, budget, check_disk, config_budget, parse_bytes
@@ -39,7 +37,7 @@ from geood.prediction.outputs import (
 )
 from geood.prediction.plan import SceneOptions, ScenePlan, plan_scene
 from geood.prediction.publication import Publication, SceneFigures
-from geood.prediction.rasters import FAILED_TAG, SAME_RUN, ScoredScene, assemble_rasters
+from geood.prediction.rasters import ScoredScene, assemble_rasters
 from geood.prediction.workdir import WorkDir, work_dir
 from geood.prediction.worker import STATE
 
@@ -110,7 +108,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
     with new_folder(outputs.folder), work_dir(outputs.work_folder, resume=resume, overwrite=overwrite) as work:
         publication = Publication(work.folder, outputs.finals, overwrite=overwrite)
         check([path for path in outputs.finals if not publication.in_place(path)])
-        bundle = ModelBundle.load(bundle_path).with_settings(settings)
+        bundle = ModelBundle.load(bundle_path, flow=False).with_settings(settings)
         chosen = bundle.threshold if threshold is None else _finite(threshold)
         limits = _limits(bundle, workers=workers, max_ram=max_ram)
         nodata = options.reading.nodata_for(bundle.bands)
@@ -182,8 +180,8 @@ def polygonize(
         The number of polygons.
 
     Raises:
-        ConfigError: the suffix of `out` is not that of a polygon format.
-        DataError: `scores` is not a score raster of geood.
+        ConfigError: the suffix of `out` is not that of a polygon format, or a number is none.
+        DataError: `scores` is not a score raster of geood, or one of its tags is missing or wrong.
         OutputError: `out` exists or cannot be written.
 
     Example:
@@ -195,24 +193,29 @@ def polygonize(
     if out.suffix not in OUTPUT_SUFFIXES:
         raise ConfigError(f"{out}: polygons are written as {', '.join(OUTPUT_SUFFIXES)}; choose one of these suffixes")
     check_output(out, overwrite=overwrite)
-    tags = read_tags(scores)
-    chosen = float(tags["GEOOD_THRESHOLD"]) if threshold is None else _finite(threshold)
-    settings = PredictConfig.model_validate_json(tags["GEOOD_PREDICT"])
+    tags = score_tags(scores, threshold=None if threshold is None else _finite(threshold))
+    settings = tags.predict
     if min_area_m2 is not None:
+        if not 0 <= min_area_m2 < math.inf:
+            raise ConfigError(f"--min-area {min_area_m2}: not an area; give square metres, 0 or more")
         settings = settings.model_copy(update={"min_area_m2": min_area_m2})
     classes = scores.with_suffix(".classes.tif")
-    if classes.exists() and any(read_tags(classes, dtype="uint8").get(k) != tags[k] for k in SAME_RUN):
-        raise DataError(f"{classes}: is not of the same prediction as {scores.name}; move it away, or predict again")
+    if classes.exists():
+        beside = read_tags(classes, dtype="uint8")
+        if (tags.model, tags.scene) != tuple(beside.get(tag) for tag in SAME_RUN):
+            raise DataError(
+                f"{classes}: is not of the same prediction as {scores.name}; move it away, or predict again"
+            )
     return write_anomalies(
         scores,
         out,
-        threshold=chosen,
+        threshold=tags.threshold,
         classes=classes if classes.exists() else None,
-        class_names={int(k): v for k, v in json.loads(tags["GEOOD_CLASSES"]).items()},
+        class_names=tags.class_names,
         predict=settings,
-        model=tags["GEOOD_MODEL"],
+        model=tags.model,
         overwrite=overwrite,
-        failed=[Window(*window) for window in json.loads(tags.get(FAILED_TAG, "[]"))],
+        failed=tags.failed,
     )
 
 

@@ -21,6 +21,7 @@ from geood.geo.cog import assemble
 from geood.geo.gdal import open_raster
 from geood.geo.grid import Grid, Window
 from geood.geo.paths import ScenePath
+from geood.geo.score_raster import CLASSES_TAG, FAILED_TAG, MODEL_TAG, PREDICT_TAG, SCENE_TAG, THRESHOLD_TAG
 from geood.models import ModelBundle
 from geood.prediction.dispatch import have_gpu, score_scene
 from geood.prediction.journal import TileFigures
@@ -29,8 +30,6 @@ from geood.prediction.plan import ScenePlan
 from geood.prediction.workdir import WorkDir
 
 log = logging.getLogger("geood")
-SAME_RUN = ("GEOOD_MODEL", "GEOOD_SCENE")  # tags that score raster and class raster of one prediction share
-FAILED_TAG = "GEOOD_FAILED_TILES"  # windows [row, col, height, width] that hold no scores because they failed
 
 
 class ScoredScene(NamedTuple):
@@ -111,13 +110,13 @@ def _tags(scene: ScenePath, bundle: ModelBundle, threshold: float) -> dict[str, 
     score = bundle.config.score
     return {
         "GEOOD_VERSION": __version__,
-        "GEOOD_MODEL": bundle.identity,
-        "GEOOD_SCENE": scene.label,
+        MODEL_TAG: bundle.identity,
+        SCENE_TAG: scene.label,
         "GEOOD_SCORE": score.kind,
         "GEOOD_TEMPERATURE": str(score.temperature),
         "GEOOD_SMOOTH_PX": str(score.smooth_px),
         "GEOOD_SMOOTH_CONTRAST": str(score.smooth_contrast),
-        "GEOOD_THRESHOLD": repr(threshold),
-        "GEOOD_CLASSES": json.dumps(bundle.class_names),
-        "GEOOD_PREDICT": bundle.config.predict.model_dump_json(),
+        THRESHOLD_TAG: repr(threshold),
+        CLASSES_TAG: json.dumps(bundle.class_names),
+        PREDICT_TAG: bundle.config.predict.model_dump_json(),
     }

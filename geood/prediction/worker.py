@@ -220,11 +220,11 @@ class WorkerState:
         if self._preloaded and self._preloaded[:2] == (job.bundle_path, job.identity):
             return self._preloaded[2]
         if job.weights is None:
-            return ModelBundle.load(job.bundle_path)
+            return ModelBundle.load(job.bundle_path, flow=False)
         with tempfile.TemporaryDirectory(prefix="geood-") as folder:
             copy = Path(folder) / "model.safetensors"
             copy.write_bytes(job.weights)
-            return ModelBundle.load(copy)
+            return ModelBundle.load(copy, flow=False)
 
     @contextmanager
     def scene(self, job: Job) -> Iterator[Scene]:

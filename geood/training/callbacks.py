@@ -52,7 +52,11 @@ class CheckpointCallback(pl.Callback):
         self.run, self.plan, self.progress = run, plan, progress
         self.checkpoint = run / "checkpoints" / f"{plan.stage}.ckpt"
         self.crops, self.busy, self.waited = 0, 0.0, 0.0  # seconds
+        self.started, self.saved = False, 0  # once weights and optimizers are in place; step of the last checkpoint
         self._mark = 0.0
+
+    def on_train_start(self, *_: Any) -> None:
+        self.started = True
 
     def on_train_epoch_start(self, *_: Any) -> None:
         self._mark = time.perf_counter()
@@ -82,6 +86,7 @@ class CheckpointCallback(pl.Callback):
                 trainer.save_checkpoint(partial)
         else:
             trainer.save_checkpoint(self.checkpoint)  # collective: takes part, but does not write
+        self.saved = trainer.global_step
 
     def on_train_end(self, *_: Any) -> None:
         if self.crops:

@@ -1,8 +1,8 @@
 """Run folder of a training: its files, and the checks before a run is started, resumed or reused.
 
 `config.yaml` (resolved), `split.gpkg` (scenes) or `split.csv` (photographs), `metrics.csv` (one row per figure),
-`samples/`, `tensorboard/`, `checkpoints/STAGE.ckpt` and, at the end, `model.safetensors`. Checkpoints are read as
-tensors and plain values only. This module reads and writes the folder; it does not train.
+`samples/`, `tensorboard/`, `checkpoints/STAGE.ckpt` and, at the end, `model.safetensors`. This module reads and writes
+the folder; it does not train. Checkpoints are read in `checkpoints`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
-
-import torch
 
 from geood.atomic import atomic_write
 from geood.config import Config, load_config, to_yaml
-from geood.errors import ConfigError, OutputError
+from geood.errors import ConfigError, OutputError, TrainingError, shown
 from geood.models import Flow, Segmenter
+from geood.training.checkpoints import DamagedCheckpoint, read_checkpoint
 
 FREE = ("data.workers", "data.test_images", "data.test_labels", "score", "predict")  # these do not affect training
 # Keys that a run must share with the run whose first stages it reuses, and exceptions among them.
@@ -28,6 +26,8 @@ APART = (
     *(f"segmenter.{key}" for key in ("outlier", "weights", "checkpointing")),
     "flow.checkpointing",
 )
+FILES = ("config.yaml", "split.gpkg", "split.csv", "metrics.csv", "model.safetensors")
+FOLDERS = ("checkpoints", "samples", "tensorboard")
 FIELDS = ("stage", "step", "figure", "value")
 
 
@@ -35,21 +35,36 @@ def check_run(run: Path, config: Config, *, resume: bool) -> None:
     """Check that a run folder can be created, or that the existing one can be resumed; nothing is written yet.
 
     Raises:
+        ConfigError: its config.yaml is damaged.
         OutputError: the folder holds a run and `resume` is False, a run with another config, or something else.
+        TrainingError: its metrics.csv is damaged.
     """
     saved = run / "config.yaml"
+    _check_kinds(run)
     if saved.exists() and not resume:
         raise OutputError(f"{run}: holds a run already; add --resume to go on with it, or give another --out")
     if saved.exists():
         changed = _changed(load_config(saved), config)
         if not (run / "model.safetensors").exists():
             changed = [key for key in changed if not _among(key, FREE)]
+        if (run / "metrics.csv").exists():
+            _metric_rows(run / "metrics.csv")
         if changed:
             raise OutputError(
                 f"{run}: was begun with other values of {', '.join(changed)}; give those, or another --out"
             )
-    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise OutputError(f"{run}: exists and is not a run of geood; give another --out")
+    elif run.exists() and (not run.is_dir() or any(p.name != ".config.partial.yaml" for p in run.iterdir())):
+        lacks = ", it has no config.yaml" if run.is_dir() else ""
+        raise OutputError(f"{run}: exists and is not a run of geood{lacks}; give another --out")
+
+
+def _check_kinds(run: Path) -> None:
+    """Check that what has the name of a file of a run is one, and what has that of a folder too."""
+    checkpoints = [p.relative_to(run).as_posix() for p in (run / "checkpoints").glob("*.ckpt")]
+    for names, kind in (((*FILES, *checkpoints), "file"), (FOLDERS, "folder")):
+        for path in (run / name for name in names):
+            if path.exists() and not (path.is_file() if kind == "file" else path.is_dir()):
+                raise OutputError(f"{path}: is no {kind}, as it is in a run; move it away, or give another --out")
 
 
 def make_run(run: Path, config: Config) -> None:
@@ -59,9 +74,10 @@ def make_run(run: Path, config: Config) -> None:
         OutputError: the folder cannot be created.
     """
     try:
-        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-        with atomic_write(run / "config.yaml", alone=True) as partial:
+        run.mkdir(parents=True, exist_ok=True)
+        with atomic_write(run / "config.yaml", alone=True) as partial:  # first: without it a folder is no run
             partial.write_text(to_yaml(config), encoding="utf-8")
+        (run / "checkpoints").mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(f"{run}: cannot be made ({error.strerror}); give another --out") from None
 
@@ -89,10 +105,13 @@ def take_stages(source: Path, config: Config, *, segmenter: Segmenter, flow: Flo
             continue
         state = _finished(source / "checkpoints" / f"{stage}.ckpt", getattr(before.train, f"{stage}_steps"), key=key)
         state = {k.removeprefix(f"{stage}."): v for k, v in state.items() if k.startswith(f"{stage}.")}
-        if isinstance(network, Segmenter):
-            network.take_classes(state)
-        else:
-            network.load_state_dict(state)
+        try:
+            network.take_classes(state) if isinstance(network, Segmenter) else network.load_state_dict(state)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"{key}: the checkpoint of its stage {stage} has other weights than this config's network "
+                f"({shown(error, most=200)}); give a run of this geood, or train anew"
+            ) from None
         figures |= last_metrics(source / "metrics.csv", stage)
     return figures
 
@@ -104,14 +123,14 @@ def _finished(checkpoint: Path, steps: int, *, key: str) -> dict[str, Any]:
     if not checkpoint.exists():
         raise ConfigError(f"{key} has no stage {stage}; {anew}")
     try:
-        stored: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError, OSError) as error:
-        raise ConfigError(f"{key}: {checkpoint.name} cannot be read ({str(error)[:100]}); {anew}") from None
-    if stored["global_step"] < steps:
-        done = f"{stored['global_step']} of {steps} steps of its stage {stage}"
-        raise ConfigError(f"{key} has done {done}; go on with it (geood train --resume)")
-    weights: dict[str, Any] = stored["state_dict"]
-    return weights
+        stored = read_checkpoint(checkpoint)
+    except DamagedCheckpoint as error:
+        raise ConfigError(f"{key}: {checkpoint.name} cannot be read ({error}); {anew}") from None
+    if stored.steps < steps:
+        raise ConfigError(
+            f"{key} has done {stored.steps} of {steps} steps of its stage {stage}; go on with it (geood train --resume)"
+        )
+    return stored.weights
 
 
 def _changed(before: Config, now: Config) -> list[str]:
@@ -122,13 +141,6 @@ def _changed(before: Config, now: Config) -> list[str]:
 
 def _among(key: str, names: tuple[str, ...]) -> bool:
     return key in names or key.partition(".")[0] in names
-
-
-def steps_done(checkpoint: Path) -> int:
-    """Return the number of steps done at a checkpoint; 0 without one."""
-    if not checkpoint.exists():
-        return 0
-    return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
 
 
 def append_metrics(path: Path, stage: str, step: int, figures: dict[str, float]) -> None:
@@ -165,5 +177,20 @@ def _write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def _metric_rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    """Return the rows of metrics.csv.
+
+    Raises:
+        TrainingError: it is damaged.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            if tuple(row) != FIELDS or None in row.values():
+                raise ValueError(f"a row is not {', '.join(FIELDS)}")
+            int(row["step"]), float(row["value"])
+    except (OSError, ValueError, csv.Error) as error:
+        raise TrainingError(
+            f"{path}: is damaged ({shown(error)}); restore it, or remove it to go on without the figures in it"
+        ) from None
+    return rows

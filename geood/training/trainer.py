@@ -22,17 +22,17 @@ from torch.utils.data import DataLoader, default_collate
 
 from geood.config import Config, scores_from, why_not
 from geood.datasets import Crops, PhotographFolder, open_crops
-from geood.errors import ConfigError, GeoodError, OutputError, TrainingError
-from geood.models import Flow, Segmenter
+from geood.errors import BundleError, ConfigError, GeoodError, OutputError, TrainingError, shown
+from geood.models import Flow, ModelBundle, Segmenter
 from geood.progress import Progress
 from geood.training.calibration import finish_bundle
 from geood.training.callbacks import CheckpointCallback, EpochSlice, quiet_lightning
+from geood.training.checkpoints import steps_at
 from geood.training.negative_sources import Photographs
 from geood.training.run_folder import (
     check_run,
     last_metrics,
     make_run,
-    steps_done,
     take_stages,
     trim_metrics,
 )
@@ -60,7 +60,8 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
         ConfigError: the config asks for devices, scores or stages that are not available.
         DataError: the images or labels cannot be used.
         OutputError: the folder holds a run already (without `resume`), or cannot be written.
-        TrainingError: a loss became infinite or NaN, or no patch fits into the first crops.
+        TrainingError: a loss became infinite or NaN, no patch fits into the first crops, or a file of the run to be
+            resumed is damaged beyond what can be made again.
 
     Example:
         >>> import geood
@@ -80,7 +81,7 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
     _check_devices(config)
     _check_sense(config)
     bundle_path = run / "model.safetensors"
-    if bundle_path.exists() and resume:
+    if resume and _is_finished(bundle_path):
         log.info("%s is finished already", run)
         return bundle_path
     torch.manual_seed(config.train.seed)
@@ -93,11 +94,19 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
     if leader:
         make_run(run, config)
         crops.write_split(run)
-    for plan in plans(config):
+    chosen = plans(config)
+    done = steps_at(run / "checkpoints", [plan.stage for plan in chosen])
+    if any(done.values()) and not (run / "metrics.csv").exists():
+        log.warning("%s is missing: the figures of earlier steps are lost", run / "metrics.csv")
+    for plan in chosen:
+        begun = done[plan.stage]
+        if begun is None:
+            figures |= last_metrics(run / "metrics.csv", plan.stage)
+            continue
         if plan.stage != "segmenter" and flow is not None and not flow.initialized:
             flow.initialize(_first_crops(crops, config))
         stage = Stage(plan, config, segmenter=segmenter, flow=flow, photographs=photographs, before=figures)
-        figures |= _run_stage(stage, run, crops)
+        figures |= _run_stage(stage, run, crops, begun=begun)
     if leader:
         finish_bundle(segmenter, flow, crops, figures).save(bundle_path)
     return bundle_path
@@ -129,24 +138,36 @@ def _negatives(config: Config, crops: Crops) -> tuple[Flow | None, Photographs |
     return None, None
 
 
-def _run_stage(stage: Stage, run: Path, crops: Crops) -> dict[str, float]:
-    """Run one stage to its end, from its last checkpoint if there is one; return its last validation figures."""
+def _is_finished(bundle_path: Path) -> bool:
+    """Return whether a run has its bundle; a damaged one is made again from the checkpoints."""
+    if not bundle_path.exists():
+        return False
+    try:
+        ModelBundle.load(bundle_path)
+    except BundleError as error:
+        log.warning("%s; it is made again from the checkpoints", error)
+        return False
+    return True
+
+
+def _run_stage(stage: Stage, run: Path, crops: Crops, *, begun: int) -> dict[str, float]:
+    """Run one stage to its end, from step `begun` of its checkpoint (0: afresh); return its last validation figures."""
     plan, config = stage.plan, stage.config
     checkpoint = run / "checkpoints" / f"{plan.stage}.ckpt"
-    begun = steps_done(checkpoint)
     if _is_leader():
         trim_metrics(run / "metrics.csv", plan.stage, begun)
     from lightning.pytorch.loggers import TensorBoardLogger
 
     average = [pl.callbacks.EMAWeightAveraging(decay=config.train.average_decay)] if config.train.average_decay else []
     with Progress(plan.stage, plan.steps, start=begun) as progress, quiet_lightning():
+        callback = CheckpointCallback(run, plan, progress)
         trainer = pl.Trainer(
             accelerator=config.train.accelerator,
             devices=config.train.devices,
             precision=config.train.precision,
             max_epochs=plan.epochs,
             logger=TensorBoardLogger(run, name="tensorboard", version=plan.stage),
-            callbacks=[CheckpointCallback(run, plan, progress), *average],
+            callbacks=[callback, *average],
             default_root_dir=run,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -160,13 +181,13 @@ def _run_stage(stage: Stage, run: Path, crops: Crops) -> dict[str, float]:
                 stage,
                 train_dataloaders=_training_loader(stage, crops, trainer, epoch=begun // plan.epoch_steps),
                 val_dataloaders=DataLoader(crops.validation(), batch_size=config.train.batch),
-                ckpt_path=checkpoint if checkpoint.exists() else None,
+                ckpt_path=checkpoint if begun else None,
                 weights_only=True,
             )
-            for callback in average:  # Lightning does not call it in a stage that was finished before
-                callback.on_train_end(trainer, stage)
+            for ema in average:  # Lightning does not call it in a stage that was finished before
+                ema.on_train_end(trainer, stage)
         except TrainingError as error:
-            done = steps_done(checkpoint)
+            done = callback.saved or begun
             last = f"{checkpoint} (step {done})" if done else "none in this stage yet"
             raise TrainingError(f"{error}; last good checkpoint: {last}") from None
         except GeoodError as error:
@@ -174,6 +195,13 @@ def _run_stage(stage: Stage, run: Path, crops: Crops) -> dict[str, float]:
         except OSError as error:
             raise OutputError(
                 f"{run}: cannot be written to ({error.strerror or error}); free space and --resume"
+            ) from None
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+            if callback.started or not begun:
+                raise
+            raise TrainingError(
+                f"{checkpoint}: does not fit this run ({shown(error)}), it may be of another geood; remove it, and "
+                f"--resume begins the stage {plan.stage} again"
             ) from None
         except SystemExit:  # Lightning's reaction to Ctrl-C
             raise KeyboardInterrupt from None

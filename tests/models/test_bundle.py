@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from geood.config.score_kinds import SCORES
 from geood.errors import BundleError, ConfigError, OutputError
-from geood.models.bundle import FORMAT, ModelBundle, read_header
+from geood.models.bundle import ModelBundle
+from geood.models.bundle_header import FORMAT, read_header
 from geood.models.guided_filter import guided_filter
 from geood.models.inlier_statistics import InlierFit
 from support.bundles import make_bundle
@@ -38,10 +39,10 @@ def test_the_same_model_gives_the_same_bytes(tmp_path):
 
 def test_the_header_says_what_the_model_is(bundle_path, bundle):
     header = read_header(bundle_path)
-    assert header["class_ids"] == [0, 1, 2]
+    assert header.class_ids == (0, 1, 2)
     assert bundle.class_names == {0: "land", 1: "road", 2: "roof"}
-    assert bundle.threshold == header["calibration"]["jsd"]["0.01"] == 0.7
-    assert header["config"]["segmenter"]["encoder"] == "resnet10t"
+    assert bundle.threshold == header.calibration["jsd"]["0.01"] == 0.7
+    assert header.config.segmenter.encoder == "resnet10t"
 
 
 def test_scores_lie_in_the_unit_interval_and_vary(bundle):

@@ -365,7 +365,9 @@ def test_a_full_disk(tmp_path, bundle_path, small_disk):
 def test_the_model_is_loaded_once_for_each_process(tmp_path, bundle_path, scene, monkeypatch):
     loads = []
     load = ModelBundle.load.__func__
-    monkeypatch.setattr(ModelBundle, "load", classmethod(lambda cls, path: loads.append(path) or load(cls, path)))
+    monkeypatch.setattr(
+        ModelBundle, "load", classmethod(lambda cls, path, **keys: loads.append(path) or load(cls, path, **keys))
+    )
     predict([scene], tmp_path / "a.tif", bundle_path=bundle_path)
     assert len(loads) == 1 or torch.cuda.is_available()
 

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -337,6 +338,34 @@ def deadly(self, *arguments):
         assert train_apart(settings, run, resume=True) == 0
         assert digest(run / "model.safetensors") == digest(unbroken)
         assert not [p for p in run.rglob("*") if "partial" in p.name]
+
+
+def test_a_damaged_run_goes_on_from_what_is_whole_and_ends_as_the_unbroken_one(unbroken, scenes_folder, tmp_path):
+    """From the stage before, from a later one that holds all weights, and with a bundle that was cut."""
+    run, settings = tmp_path / "run", config(scenes_folder)
+    shutil.copytree(unbroken.parent, run)
+    (run / "model.safetensors").write_bytes(unbroken.read_bytes()[:-100])
+    (run / "checkpoints" / "joint.ckpt").write_bytes(b"cut")
+    assert train_apart(settings, run, resume=True) == 0
+    assert digest(run / "model.safetensors") == digest(unbroken)
+    (run / "model.safetensors").unlink()
+    for stage in ("segmenter", "flow"):
+        (run / "checkpoints" / f"{stage}.ckpt").write_bytes(b"cut")
+    never = "Stage.training_step = lambda *_: os._exit(9)"
+    assert train_apart(settings, run, before=never, resume=True) == 0
+    assert digest(run / "model.safetensors") == digest(unbroken)
+
+
+def test_a_checkpoint_of_other_networks_is_told(unbroken, scenes_folder, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(unbroken.parent, run)
+    (run / "model.safetensors").unlink()
+    path = run / "checkpoints" / "segmenter.ckpt"
+    stored = torch.load(path, weights_only=True)
+    stored["state_dict"]["segmenter.more"] = torch.zeros(1)
+    torch.save(stored, path)
+    with pytest.raises(TrainingError, match=r"segmenter\.ckpt: does not fit this run .*; remove it"):
+        train(config(scenes_folder), run, resume=True)
 
 
 def test_a_run_is_neither_replaced_nor_continued_with_another_config(unbroken, scenes_folder):

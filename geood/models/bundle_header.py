@@ -1,0 +1,145 @@
+"""Header of a bundle: one strict schema of everything but the tensors, and its reading.
+
+A bundle may come from anybody, and its header decides which networks are built. So nothing of it is used before all of
+it has passed: types, lengths, ranges, and that its parts agree. Loading and `geood info` read it here alike, and what
+does not fit is a `BundleError`. Nothing is known of networks; tensors are checked in `bundle_tensors`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError, field_validator, model_validator
+from safetensors import SafetensorError, safe_open
+
+from geood._version import __version__
+from geood.config import SCORES, Config, ScoreConfig, config_from_tree
+from geood.errors import BundleError, ConfigError, DataError, shown
+from geood.geo.bands import Bands
+
+FORMAT = 2  # incremented whenever an older geood could not read the file
+DAMAGED = "the bundle is damaged"
+REMEDY = "copy or train it again"
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class BundleHeader(BaseModel):
+    """Header of a bundle, checked as a whole; the fields are those of `ModelBundle`, with format and version."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format: int
+    geood: str
+    config: Config
+    bands: InstanceOf[Bands]
+    class_ids: tuple[int, ...] = Field(min_length=2)
+    resolution: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+    calibration: dict[str, dict[str, Finite]]
+    calibrated: ScoreConfig
+    metrics: dict[str, Finite]
+
+    @field_validator("calibration")
+    @classmethod
+    def _known(cls, calibration: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        for kind, thresholds in calibration.items():
+            if kind not in SCORES:
+                raise ValueError(f"got {shown(kind)}, which is not a score")
+            for rate in thresholds:
+                if not _is_share(rate):
+                    raise ValueError(f"got {shown(rate)}, which is not a false-positive rate")
+        return calibration
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        if strange := [i for i in self.class_ids if i not in self.config.data.classes]:
+            raise ValueError(f"class_ids: {strange[0]} has no name in the config")
+        if len(set(self.class_ids)) < len(self.class_ids):
+            raise ValueError("class_ids: an id is there twice")
+        return self
+
+
+def _is_share(text: str) -> bool:
+    try:
+        return 0 < float(text) < 1
+    except ValueError:
+        return False
+
+
+def read_header(path: str | Path) -> BundleHeader:
+    """Read and check the header of a bundle without its tensors.
+
+    Raises:
+        BundleError: the file is missing, not a bundle, damaged, or written by a geood with another format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BundleError(f"{path}: no such bundle; give the model.safetensors that `geood train` wrote")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise BundleError(
+            f"{path}: not a readable safetensors file ({shown(error)}); it may be cut short, copy it again, "
+            "or give the model.safetensors that `geood train` wrote"
+        ) from None
+    if "geood" not in metadata:
+        raise BundleError(f"{path}: safetensors, but no geood bundle; give the model.safetensors of `geood train`")
+    return _checked(_parsed(metadata["geood"], path), path)
+
+
+def damaged(path: Path, why: object) -> BundleError:
+    """Return the error of a bundle whose contents do not fit, for `raise`."""
+    return BundleError(f"{path}: {DAMAGED} ({shown(why, most=200)}); {REMEDY}")
+
+
+def _parsed(text: str, path: Path) -> dict[str, Any]:
+    """Parse the JSON text, and refuse one of another format."""
+    try:
+        tree = json.loads(text)
+    except RecursionError:
+        raise damaged(path, "its header is nested too deeply") from None
+    except ValueError as error:
+        raise damaged(path, f"its header is not valid JSON: {error}") from None
+    if not isinstance(tree, dict):
+        raise damaged(path, f"its header is not a mapping but a {type(tree).__name__}")
+    given, by = tree.get("format"), shown(tree.get("geood"))
+    if type(given) is not int:
+        raise damaged(path, f"its format is {shown(given)}, not a number")
+    if given < FORMAT:
+        raise BundleError(
+            f"{path}: written by geood {by} in format {shown(given)}, which this geood no longer reads; train it again"
+        )
+    if given > FORMAT:
+        raise BundleError(
+            f"{path}: written by geood {by} in format {shown(given)}, this geood {__version__} reads up to {FORMAT}; "
+            "upgrade geood"
+        )
+    return tree
+
+
+def _checked(tree: dict[str, Any], path: Path) -> BundleHeader:
+    try:
+        tree["config"] = config_from_tree(tree.get("config"), source="its config")
+        tree["bands"] = Bands.from_dict(tree.get("bands"))
+        tree["calibrated"] = ScoreConfig.model_validate(tree.get("calibrated"))
+        if isinstance(tree.get("class_ids"), list):
+            tree["class_ids"] = tuple(tree["class_ids"])
+        return BundleHeader.model_validate(tree)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        place = ".".join(shown(part) for part in fault["loc"])
+        raise damaged(
+            path, f"its header, {place or 'as a whole'}: {fault['msg'].removeprefix('Value error, ')}"
+        ) from None
+    except (ConfigError, DataError) as error:
+        raise damaged(path, str(error).splitlines()[0]) from None
+    except RecursionError:
+        raise damaged(path, "its header is nested too deeply") from None
+
+
+def finite(figures: dict[str, float]) -> dict[str, float]:
+    """Return the figures that are finite: JSON has no others, and a threshold of a set without pixels is none."""
+    return {name: value for name, value in figures.items() if math.isfinite(value)}

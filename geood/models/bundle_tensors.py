@@ -1,0 +1,141 @@
+"""Tensors of a bundle: compared by name, shape and type with the networks of its header, then loaded.
+
+The networks that a header asks for are first built without memory (on torch's device "meta"). Only if the file holds
+just their tensors, by its own table of contents, are they built in earnest and filled, so that a file never takes more
+memory than a few times its size. Nothing is known of headers, configs or JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from geood.errors import shown
+from geood.models.inlier_statistics import Inliers
+
+PARTS = ("segmenter", "flow", "inliers")
+TYPES = {  # names of safetensors
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class TensorKind(NamedTuple):
+    """Shape and type of a tensor, which are known before it is read."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        """Return them as in `F32 [3, 64]`."""
+        return f"{self.dtype} {list(self.shape)}"
+
+
+class BundleTensors:
+    """Tensors of one bundle file, by part (segmenter, flow, inliers) and name; read when a network takes them."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file's table of contents.
+
+        Raises:
+            SafetensorError: the file is damaged.
+            ValueError: it holds a tensor of no known part.
+        """
+        self._path = path
+        self._kinds: dict[str, dict[str, TensorKind]] = {}
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118
+                part, _, name = key.partition(".")
+                if part not in PARTS or not name:
+                    raise ValueError(f"it holds a tensor {shown(key)}, which belongs to no network")
+                stored = file.get_slice(key)
+                kind = TensorKind(tuple(stored.get_shape()), str(stored.get_dtype()))
+                self._kinds.setdefault(part, {})[name] = kind
+
+    def __contains__(self, part: str) -> bool:
+        """Return whether there are tensors of a part."""
+        return part in self._kinds
+
+    def fill(self, part: str, make: Callable[[], Network]) -> Network:
+        """Build a network by calling `make` and load its tensors.
+
+        Raises:
+            SafetensorError: the file is damaged.
+            ValueError: it does not hold just the tensors of that network.
+        """
+        with torch.device("meta"):
+            bare = make()
+        wanted = {name: TensorKind(tuple(t.shape), TYPES[t.dtype]) for name, t in bare.state_dict().items()}
+        _compare(part, self._kinds.get(part, {}), wanted)
+        network = make()
+        network.load_state_dict(self._read(part))
+        return network
+
+    def inliers(self, classes: int, features: int) -> Inliers | None:
+        """Load the inlier statistics of `classes` classes and features of `features` channels; None without any.
+
+        Raises:
+            SafetensorError: the file is damaged.
+            ValueError: the tensors are no such statistics.
+        """
+        kinds = self._kinds.get("inliers")
+        if kinds is None:
+            return None
+        _compare("inliers", kinds, _of_inliers(kinds, classes, features))
+        return Inliers(self._read("inliers"))
+
+    def _read(self, part: str) -> dict[str, Tensor]:
+        with safe_open(self._path, framework="pt") as file:
+            return {name: file.get_tensor(f"{part}.{name}") for name in self._kinds[part]}
+
+
+def _compare(part: str, found: Mapping[str, TensorKind], wanted: Mapping[str, TensorKind]) -> None:
+    """Check that tensors are those of a network, by name, shape and type.
+
+    Raises:
+        ValueError: they are not; the message names the first.
+    """
+    for name, kind in wanted.items():
+        if name not in found:
+            raise ValueError(f"it lacks the tensor {part}.{name}, which the network of its config has")
+        if found[name] != kind:
+            raise ValueError(f"its tensor {part}.{name} is {found[name]}, and the network of its config has {kind}")
+    if strange := sorted(set(found) - set(wanted)):
+        raise ValueError(f"it holds a tensor {part}.{shown(strange[0])}, which the network of its config lacks")
+
+
+def _of_inliers(found: Mapping[str, TensorKind], classes: int, features: int) -> dict[str, TensorKind]:
+    """Return the tensors that inlier statistics consist of; their numbers of templates and features are free."""
+    templates, kept, centres = (_rows(found, name) for name in ("log_templates", "bank", "mixture_centres"))
+    shapes: dict[str, tuple[int, ...]] = {
+        "logit_mean": (classes,),
+        "logit_std": (classes,),
+        "log_templates": (templates, classes),
+    }
+    if set(found) - set(shapes):
+        shapes |= {
+            "feature_mean": (features,),
+            "feature_std": (features,),
+            "bank": (kept, features),
+            "mixture_root": (features, features),
+            "mixture_centres": (centres, features),
+            "mixture_log_weights": (centres,),
+        }
+    return {name: TensorKind(shape, TYPES[torch.float32]) for name, shape in shapes.items()}
+
+
+def _rows(found: Mapping[str, TensorKind], name: str) -> int:
+    shape = found[name].shape if name in found else ()
+    return max(1, shape[0]) if shape else 1
