@@ -300,7 +300,7 @@ def test_vector_labels_that_cannot_be_used(folder):
         with pytest.raises(DataError, match=rf"truth.gpkg: attribute code must hold class ids, .*; got {wrong}$"):
             open_scenes(config(folder, **vector, label_attribute="code"))
     frame.to_crs("EPSG:32633").set_crs(None, allow_override=True).to_file(folder / "truth.gpkg")
-    with pytest.raises(DataError, match="labels have no CRS"):
+    with pytest.raises(DataError, match="has no CRS, where one was needed"):
         open_scenes(config(folder, **vector, label_attribute="code"))
     (folder / "truth.gpkg").write_text("no GeoPackage")
     with pytest.raises(DataError, match=r"truth.gpkg"):
