@@ -78,7 +78,7 @@ class AreaOfInterest:
                 )
             try:
                 crs = pyproj.CRS.from_user_input(parts[4]).to_2d()
-            except CRSError:
+            except (CRSError, UnicodeError):
                 raise ConfigError(f"box {shown}: {_short(parts[4])} is not a CRS; give one such as EPSG:4326") from None
         return cls._placed(Polygons(f"box {shown}", np.array([shapely.box(*numbers)]), np.zeros(1), crs), grid)
 
@@ -186,7 +186,7 @@ def _numbers(parts: Sequence[str | float]) -> tuple[float, float, float, float] 
 
 
 def _short(text: Any) -> str:
-    words = str(text)
+    words = "".join(mark if mark.isprintable() else "?" for mark in str(text))
     return words if len(words) <= SHOWN else f"{words[:SHOWN]}..."
 
 

@@ -82,7 +82,7 @@ class IdRaster:
         stored = read_ids(self.path, self._dataset, source, self._label_ids)
         inside = _inside(rows, self.grid.height) & _inside(cols, self.grid.width)
         down, across = (rows - source.row).clip(0, source.height - 1), (cols - source.col).clip(0, source.width - 1)
-        ids[inside] = stored[down, across][inside]
+        ids[:] = np.where(inside, stored[down, across], IGNORE)
 
     def _at(self, target: Grid) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the row and the column under each pixel centre of a grid; they broadcast to its shape."""
@@ -131,10 +131,9 @@ def read_ids(path: Path, dataset: Any, window: Window, label_ids: Mapping[int, i
             known &= dataset.read(alpha, window=rasterio_window(window)) > 0
     if numbers.dtype.kind == "f":
         known &= ~np.isnan(numbers)
-    _refuse_no_ids(path, numbers[known])
-    ids = np.full(numbers.shape, IGNORE, np.int64)
-    ids[known] = renumbered(numbers[known].astype(np.int64), label_ids)
-    return ids
+    numbers = np.where(known, numbers, numbers.dtype.type(0))
+    _refuse_no_ids(path, numbers)
+    return np.where(known, renumbered(numbers.astype(np.int64), label_ids), IGNORE)
 
 
 def renumbered(numbers: NDArray[np.int64], label_ids: Mapping[int, int] | None) -> NDArray[np.int64]:
@@ -149,7 +148,7 @@ def renumbered(numbers: NDArray[np.int64], label_ids: Mapping[int, int] | None) 
 
 def _refuse_no_ids(path: Path, numbers: NDArray[Any]) -> None:
     """Reject numbers that are no integers of 32 bits, before a cast would turn them into others."""
-    if not numbers.size or (numbers.dtype.kind in "biu" and numbers.dtype.itemsize < LIMITS.dtype.itemsize):
+    if numbers.dtype.kind in "biu" and numbers.dtype.itemsize < LIMITS.dtype.itemsize:
         return
     far = numbers[(numbers < LIMITS.min) | (numbers > LIMITS.max)]
     if far.size:
