@@ -35,7 +35,9 @@ def covered(kind, path, grid=GRID, layer=None):
 
 def written(path, shapes, *, crs=UTM, ids=None, **options):
     ids = [1] * len(shapes) if ids is None else ids
-    frame = gpd.GeoDataFrame({"kind": ids}, geometry=list(shapes), crs=None if crs is None else CRS.from_user_input(crs))
+    frame = gpd.GeoDataFrame(
+        {"kind": ids}, geometry=list(shapes), crs=None if crs is None else CRS.from_user_input(crs)
+    )
     frame.to_parquet(path) if path.suffix == ".parquet" else frame.to_file(path, **options)
     return path
 
@@ -135,7 +137,9 @@ def test_a_layer_is_chosen_and_never_guessed(tmp_path, kind):
     written(path, [HERE], layer="labels_2024")
     with pytest.raises(FAULTS[kind], match=r"a\.gpkg: its layers are old_2019, labels_2024, where one was needed; "):
         covered(kind, path)
-    with pytest.raises(FAULTS[kind], match=r"its layers are .* labels_2042 is none of them; did you mean labels_2024\?"):
+    with pytest.raises(
+        FAULTS[kind], match=r"its layers are .* labels_2042 is none of them; did you mean labels_2024\?"
+    ):
         covered(kind, path, layer="labels_2042")
     np.testing.assert_array_equal(covered(kind, path, layer="labels_2024"), expected())
 
