@@ -245,8 +245,8 @@ def _frames(config: Config, images: str, labels: str) -> list[Frame]:
     ]
     if vectors := [path for path in files[1] if path.suffix.lower() in VECTOR_SUFFIXES]:
         raise DataError(
-            f"{vectors[0]}: photographs take rasters of class ids as labels, not vector files; burn it into a raster of "
-            "the photograph's size (gdal_rasterize -a ATTRIBUTE)"
+            f"{vectors[0]}: photographs take rasters of class ids as labels, not vector files; burn it into a raster "
+            "of the photograph's size (gdal_rasterize -a ATTRIBUTE)"
         )
     pairs = pair_by_name(*files)
     if pairs is None:
