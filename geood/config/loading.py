@@ -152,7 +152,7 @@ def _read_with_base(path: Path, below: tuple[Path, ...] = ()) -> tuple[dict[str,
 def _other_source(data: dict[str, Any]) -> tuple[str, ...]:
     """Return the data-source keys of a base that a file replaces by naming data sets or images itself."""
     if "sets" in data:
-        named = ("images", "labels", "label_attribute", "classes", "anomaly")
+        named = ("images", "labels", "label_attribute", "label_layer", "classes", "anomaly")
         return (*named, "validation_images", "validation_labels", "test_images", "test_labels")
     return ("kind", "sets", "hold_out", "hold_out_by") if "images" in data else ()
 

@@ -61,8 +61,11 @@ class DataConfig(Section):
     hold_out_by: Literal["crop", "image"] = Field(
         "crop", description="sets only: exclude crops with an anomaly, or whole images with one"
     )
-    label_ids: dict[int, int] = Field({}, description="photos only: ids to replace in label files, such as 2: 255")
+    label_ids: dict[int, int] = Field(
+        {}, description="numbers in label files and the class ids that they mean, such as 255: 1; 255: unlabelled"
+    )
     label_attribute: str | None = Field(None, description="vector labels only: the attribute with the class id")
+    label_layer: str | None = Field(None, description="vector labels only: the layer, if the file has several")
     validation_images: list[HomePath] = Field(
         [], description="photos only: images to validate on; none: runs of consecutive images are held out"
     )
@@ -128,8 +131,9 @@ class DataConfig(Section):
             raise ValueError(f"{' and '.join(missing)} missing; name images and labels, or data sets under sets")
         if not self.sets and self.differs("hold_out", "hold_out_by"):
             raise ValueError("hold_out is for sets; give the ids under anomaly instead, and not under classes")
-        if self.label_ids and self.kind == "scenes":
-            raise ValueError("label_ids are for kind photos")
+        strange = [meant for meant in self.label_ids.values() if not 0 <= meant <= IGNORE]
+        if strange and not self.sets:
+            raise ValueError(f"label_ids map to {strange}, which are not in 0 to 255 (255 means unlabelled)")
         return self
 
     @field_validator("classes")
@@ -148,7 +152,8 @@ class DataConfig(Section):
             raise ValueError(f"ids {both} are under both classes and anomaly; list each under one of them")
         outside = [i for i in [*self.classes, *self.anomaly] if not 0 <= i < IGNORE]
         if outside:
-            raise ValueError(f"ids {outside} are not in 0 to 254 (255 means ignore)")
+            hint = "; map 255 to another id with label_ids, such as {255: 1}" if IGNORE in outside else ""
+            raise ValueError(f"ids {outside} are not in 0 to 254 (255 means unlabelled){hint}")
         for side in ("test", "validation"):
             if bool(getattr(self, f"{side}_images")) != bool(getattr(self, f"{side}_labels")):
                 raise ValueError(f"{side}_images and {side}_labels belong together: give both or neither")

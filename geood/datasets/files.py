@@ -22,6 +22,8 @@ RASTERS = (".tif", ".tiff")  # suffixes taken from a folder
 def find_files(root: str | Path, patterns: list[str], *, what: str, suffixes: tuple[str, ...] = RASTERS) -> list[Path]:
     """Return the files that patterns name (a file, a glob, or a folder of rasters), sorted, without duplicates.
 
+    Hidden files, and those in hidden folders such as `.ipynb_checkpoints`, are taken only if named.
+
     Args:
         root: folder that patterns are relative to.
         patterns: patterns as in a config.
@@ -35,7 +37,8 @@ def find_files(root: str | Path, patterns: list[str], *, what: str, suffixes: tu
     for pattern in patterns:
         path = Path(root) / pattern
         if path.is_dir():
-            hits = [p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.name[0] != "."]
+            inside = (p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+            hits = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
         elif path.is_file():
             hits = [path]
         else:

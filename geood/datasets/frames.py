@@ -26,7 +26,8 @@ from geood.constants import IGNORE
 from geood.errors import DataError
 from geood.geo.gdal import open_raster, rasterio_window, reading
 from geood.geo.grid import Window
-from geood.geo.labels import open_id_raster, open_labels, read_ids
+from geood.geo.id_rasters import open_id_raster, read_ids
+from geood.geo.labels import LabelRules, open_labels
 from geood.geo.scene import Scene
 from geood.progress import Progress
 
@@ -88,8 +89,8 @@ def decode(
     if frame.labels is None:
         return Decoded(image, valid, np.full(valid.shape, IGNORE, np.uint8), unknown)
     if frame.data_set is None:
-        with open_labels([frame.labels], grid) as reader:
-            numbers = _renumbered(reader.read(window), label_ids)
+        with open_labels([frame.labels], grid, LabelRules(label_ids=label_ids)) as reader:
+            numbers = reader.read(window)
         if numbers.min() < 0 or numbers.max() > IGNORE:
             raise DataError(f"{frame.labels}: holds ids outside 0 to 255; save class ids as bytes")
         ids = numbers.astype(np.uint8)
@@ -150,21 +151,12 @@ def read_labels(
             numbers = _from_segments(rgb, frame)
             return _from_table(numbers, np.unique(numbers), data_set.ids, unknown)
     with open_id_raster(frame.labels) as dataset:
-        numbers = _renumbered(read_ids(frame.labels, dataset, window)[0], label_ids)
+        numbers = read_ids(frame.labels, dataset, window, label_ids)
         found = np.unique(numbers)
         if np.dtype(dataset.dtypes[0]).itemsize > 1:
             _refuse_wide_numbers(frame, dataset, found, label_ids)
     _refuse_other_coding(frame.labels, found, data_set)
     return _from_table(numbers, found, data_set.ids, unknown)
-
-
-def _renumbered(numbers: NDArray[np.int64], label_ids: Mapping[int, int] | None) -> NDArray[np.int64]:
-    if not label_ids:
-        return numbers
-    out = numbers.copy()
-    for number, meant in label_ids.items():
-        out[numbers == number] = meant
-    return out
 
 
 def _refuse_wide_numbers(
@@ -187,7 +179,7 @@ def _refuse_wide_numbers(
     rows = max(1, STRIP_PX // dataset.width)
     for row in range(0, dataset.height, rows):
         strip = Window(row, 0, min(rows, dataset.height - row), dataset.width)
-        everything |= set(np.unique(_renumbered(read_ids(path, dataset, strip)[0], label_ids)).tolist())
+        everything |= set(np.unique(read_ids(path, dataset, strip, label_ids)).tolist())
     if strange(everything):
         shown = ", ".join(str(number) for number in sorted(everything - known)[:5])
         raise DataError(

@@ -32,6 +32,7 @@ from geood.datasets.samples import CropPixels, seed_of
 from geood.errors import ConfigError, DataError
 from geood.geo.grid import Window
 from geood.geo.labels import pair_by_name
+from geood.geo.vector import VECTOR_SUFFIXES
 
 RUNS = 20  # the images, ordered by name, are cut into this many runs; validation takes whole runs
 KEPT_BYTES = 512 << 20  # decoded photographs cached in each process
@@ -242,6 +243,11 @@ def _frames(config: Config, images: str, labels: str) -> list[Frame]:
     files = [
         find_files(data.root, getattr(data, key), what=f"data.{key}", suffixes=SUFFIXES) for key in (images, labels)
     ]
+    if vectors := [path for path in files[1] if path.suffix.lower() in VECTOR_SUFFIXES]:
+        raise DataError(
+            f"{vectors[0]}: photographs take rasters of class ids as labels, not vector files; burn it into a raster "
+            "of the photograph's size (gdal_rasterize -a ATTRIBUTE)"
+        )
     pairs = pair_by_name(*files)
     if pairs is None:
         raise DataError(

@@ -1,8 +1,8 @@
 """Reading of a raster file on the pixel grid of a crop.
 
-Where the grids agree, pixels are read unchanged; a rotated file, or one with another CRS or pixel size, is resampled:
-measurements bilinearly, class ids by nearest neighbour. The validity mask goes the same way, so that nothing outside a
-file or without data turns into a value. Few files stay open, and none crosses to another process.
+Where the grids agree, pixels are read unchanged; a rotated file, or one with another CRS or pixel size, is resampled
+bilinearly. The validity mask goes the same way, so that nothing outside a file or without data turns into a value. Few
+files stay open, and none crosses to another process. Class ids are never resampled: `geo.id_rasters` looks them up.
 """
 
 from __future__ import annotations
@@ -70,16 +70,12 @@ class SourcePart(NamedTuple):
 
 
 class SourceImage(NamedTuple):
-    """Open raster: its grid, a function that reads a window inside it, and the fill value of invalid pixels.
-
-    A float `fill` marks measurements, resampled bilinearly; an int marks class ids, resampled by nearest neighbour.
-    """
+    """Open raster of measurements: its grid, and a function that reads a window inside it; invalid pixels are 0."""
 
     path: str
     grid: Grid
     read: Callable[[Window], SourcePart]
     channels: int
-    fill: float
 
     def onto(self, target: Grid) -> SourcePart:
         """Return the pixels of `target`: unchanged where the grids agree, else resampled."""
@@ -87,8 +83,7 @@ class SourceImage(NamedTuple):
         return self._warped(target) if window is None else self._placed(window)
 
     def _empty(self, height: int, width: int) -> SourcePart:
-        kind = np.float32 if isinstance(self.fill, float) else np.int32
-        return SourcePart(np.full((self.channels, height, width), self.fill, kind), np.zeros((height, width), np.bool_))
+        return SourcePart(np.zeros((self.channels, height, width), np.float32), np.zeros((height, width), np.bool_))
 
     def _placed(self, window: Window) -> SourcePart:
         part = window.within(self.grid.window)
@@ -111,20 +106,16 @@ class SourceImage(NamedTuple):
                 "their size first (gdalwarp -tr), or set data.resolution nearer to its own"
             )
         array, valid = self.read(part)
-        measured = isinstance(self.fill, float)
-        nodata = np.nan if measured else self.fill
         source, known = self.grid[part], np.zeros(out.valid.shape, np.uint8)
         grids = {"src_transform": source.transform, "src_crs": source.crs}
         grids |= {"dst_transform": target.transform, "dst_crs": target.crs}
-        data = np.where(valid, array, nodata).astype(array.dtype)
-        fills = {"src_nodata": nodata, "dst_nodata": nodata, "init_dest_nodata": True}
+        data = np.where(valid, array, np.nan).astype(np.float32)
+        fills = {"src_nodata": np.nan, "dst_nodata": np.nan, "init_dest_nodata": True}
         with reading(Path(self.path)):
             reproject(valid.astype(np.uint8), known, **grids, resampling=Resampling.nearest)
-            reproject(
-                data, out.data, **grids, **fills, resampling=Resampling.bilinear if measured else Resampling.nearest
-            )
+            reproject(data, out.data, **grids, **fills, resampling=Resampling.bilinear)
         valid = (known > 0) & np.isfinite(out.data).all(0)
-        return SourcePart(np.where(valid, out.data, self.fill).astype(array.dtype), valid)
+        return SourcePart(np.where(valid, out.data, 0).astype(np.float32), valid)
 
     def _window_under(self, target: Grid) -> Window:
         """Return the window of this raster under a target grid, with a margin of two pixels for resampling."""

@@ -20,8 +20,9 @@ from geood.datasets.files import check_images, find_files
 from geood.datasets.samples import CropPixels, TrainingBands, seed_of
 from geood.errors import DataError
 from geood.geo.grid import metres_per_unit
-from geood.geo.labels import VECTOR_SUFFIXES
+from geood.geo.labels import LabelRules
 from geood.geo.ogr import fixed_time, plain_path
+from geood.geo.vector import VECTOR_SUFFIXES
 
 if TYPE_CHECKING:
     from geood.datasets.spatial_split import Blocks
@@ -116,17 +117,18 @@ def _open_layers(config: Config) -> tuple[LabelledImages, TrainingBands]:
     layer = ImageLayer(images, indexes=bands.indexes, nodata=config.bands.nodata, res=data.resolution)
     vectors = [p for p in labels if p.suffix.lower() in VECTOR_SUFFIXES]
     res = (float(layer.res[0]), float(layer.res[1]))
+    rules = LabelRules(data.label_attribute, data.label_layer, data.label_ids)
     truth: LabelLayer | VectorLabels
     if vectors:
         if len(labels) > 1:
             raise DataError(
                 f"data.labels: one vector file or rasters, not both or several; got {labels[0]}, {labels[1]}"
             )
-        truth = VectorLabels(vectors[0], attribute=data.label_attribute, crs=layer.target_crs, res=res)
+        truth = VectorLabels(vectors[0], ground=layer.ground, res=res, rules=rules)
     else:
         for path in labels:
             open_label_raster(str(path)).close()
-        truth = LabelLayer(labels, crs=layer.target_crs, res=res)
+        truth = LabelLayer(labels, crs=layer.target_crs, res=res, rules=rules)
     joined = LabelledImages(layer, truth)
     unused = sorted({str(p) for p in images} - set(joined.joint.index[IMAGE]))
     if unused:

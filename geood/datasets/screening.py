@@ -20,6 +20,7 @@ from geood.config import Config
 from geood.constants import IGNORE
 from geood.datasets.samples import CropPixels
 from geood.errors import DataError
+from geood.geo.labels import mask_hint
 from geood.progress import Progress
 
 log = logging.getLogger("geood")
@@ -38,6 +39,7 @@ class Screening:
     dropped_invalid: int = 0
     dropped_unlabelled: int = 0
     validation_crops: int = 0
+    unlabelled_pixels: int = 0
     unknown_ids: dict[int, int] = field(default_factory=dict)
     class_pixels: dict[int, int] = field(default_factory=dict)
 
@@ -73,7 +75,8 @@ def screen(
                 report.dropped_invalid += 1
                 continue
             progress.advance(kept=len(kept))
-            ids = _count(pixels.ids)
+            ids = _count(pixels.ids[pixels.valid])
+            report.unlabelled_pixels += ids.pop(IGNORE, 0)
             unknown.update({i: n for i, n in ids.items() if i not in data.classes and i not in data.anomaly})
             if any(i in ids for i in data.anomaly):
                 report.dropped_anomaly += 1
@@ -121,12 +124,12 @@ def _thinned(crops: Sequence[Crop], most: int) -> list[Crop]:
 
 
 def _count(ids: NDArray[np.int64]) -> dict[int, int]:
-    """Count the pixels of each id but 255."""
+    """Count the pixels of each id, 255 included."""
     if ids.min() >= 0 and ids.max() < 65536:
         counts = np.bincount(ids.ravel())
-        return {int(i): int(counts[i]) for i in np.flatnonzero(counts) if i != IGNORE}
+        return {int(i): int(counts[i]) for i in np.flatnonzero(counts)}
     distinct, counts = np.unique(ids, return_counts=True)
-    return {int(i): int(n) for i, n in zip(distinct, counts, strict=True) if i != IGNORE}
+    return {int(i): int(n) for i, n in zip(distinct, counts, strict=True)}
 
 
 def why_nothing(report: Screening, config: Config) -> str:
@@ -138,7 +141,7 @@ def why_nothing(report: Screening, config: Config) -> str:
         f"hold data in less than {data.min_valid:.0%} of their pixels: make data.crop_px or data.min_valid smaller, or "
         "data.block_m larger": report.dropped_invalid,
         f"hold no pixel of the classes {sorted(data.classes)}; their labels hold {report.unknown_ids or 'nothing'}: "
-        "check data.classes and the labels": report.dropped_unlabelled,
+        f"check data.classes and the labels{_hint(report)}": report.dropped_unlabelled,
     }
     lines = [f"{count} {reason}" for reason, count in reasons.items() if count]
     return f"none of the {report.drawn} crops drawn can be trained on: {'; '.join(lines)}"
@@ -152,4 +155,10 @@ def report_screening(report: Screening, config: Config) -> None:
         log.warning("label ids %s are neither in data.classes nor in data.anomaly and are ignored", shown)
     for class_id, pixels in report.class_pixels.items():
         if not pixels:
-            log.warning("class %d (%s) occurs in no training crop", class_id, config.data.classes[class_id])
+            name = config.data.classes[class_id]
+            log.warning("class %d (%s) occurs in no training crop%s", class_id, name, _hint(report))
+
+
+def _hint(report: Screening) -> str:
+    held = [i for i, pixels in (report.class_pixels | report.unknown_ids).items() if pixels]
+    return mask_hint([*held, IGNORE] if report.unlabelled_pixels else held)

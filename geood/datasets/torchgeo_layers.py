@@ -12,19 +12,20 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import geopandas
 import numpy as np
-import rasterio.features
+import pandas
 import shapely
 import torch
 from affine import Affine
 from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
-from shapely.geometry import box as box_polygon
 
 from geood._torch_compat import declare_missing_operators
 from geood.constants import IGNORE
@@ -33,12 +34,13 @@ from geood.datasets.samples import CropPixels
 from geood.errors import DataError
 from geood.geo.gdal import GDAL_FAILURES, reason
 from geood.geo.grid import Grid, Window
-from geood.geo.labels import open_id_raster, read_ids, read_shapes
+from geood.geo.id_rasters import IdRaster
+from geood.geo.labels import IdShapes, LabelRules, first_labels
 from geood.geo.scene import Scene
 
 declare_missing_operators()
 
-from torchgeo.datasets import DatasetNotFoundError, RasterDataset, VectorDataset  # noqa: E402
+from torchgeo.datasets import DatasetNotFoundError, GeoDataset, RasterDataset  # noqa: E402
 
 log = logging.getLogger("geood")
 IMAGE = "image"  # column of the joint index with the path of the image
@@ -84,8 +86,8 @@ class LabelledImages:
         return CropPixels(image, valid, np.where(valid, sample["mask"].numpy(), IGNORE))
 
 
-class _Mosaic(RasterDataset):  # type: ignore[misc]
-    """Base of image and label rasters: assembles a query from the files that intersect it, without TorchGeo's merge."""
+class _Rasters(RasterDataset):  # type: ignore[misc]
+    """Base of image and label rasters: the index, and the files that a query meets, without TorchGeo's merge."""
 
     def __init__(self, paths: Sequence[Path], *, crs: CRS, res: Any, opener: Callable[[str], Any]) -> None:
         self.target_crs, self._open = crs, OpenFiles(opener)
@@ -100,30 +102,8 @@ class _Mosaic(RasterDataset):  # type: ignore[misc]
         hits = (xmin < box.xmax) & (xmax > box.xmin) & (ymin < box.ymax) & (ymax > box.ymin)
         return [self._paths[i] for i in np.flatnonzero(hits)]
 
-    def _source(self, path: str) -> SourceImage:
-        """Return an open file of this layer."""
-        raise NotImplementedError
 
-    def _mosaic(self, query: Any) -> SourcePart:
-        """Read a query's pixels from the files that intersect it; where several do, the first valid pixel counts."""
-        target = _grid(self, query)
-        mosaic: SourcePart | None = None
-        for path in self.files_at(Box(*target.bounds)):
-            pixels = self._source(path).onto(target)
-            if mosaic is None or not mosaic.valid.any():
-                mosaic = pixels
-            else:
-                new = pixels.valid & ~mosaic.valid
-                mosaic.data[:, new] = pixels.data[:, new]
-                mosaic = SourcePart(mosaic.data, mosaic.valid | pixels.valid)
-            if mosaic.valid.all():
-                break
-        if mosaic is None:
-            raise IndexError(f"{query} lies outside all files")
-        return mosaic
-
-
-class ImageLayer(_Mosaic):
+class ImageLayer(_Rasters):
     """Images of equal bands. A sample holds `image` float32 (C, H, W) in digital numbers and `valid` bool (H, W)."""
 
     is_image = True
@@ -155,6 +135,13 @@ class ImageLayer(_Mosaic):
                 covered[0],
             )
 
+    @property
+    def ground(self) -> Grid:
+        """Grid of the crops' pixels that spans all images."""
+        (xmin, ymin, xmax, ymax), (xres, yres) = self.index.total_bounds, self.res
+        height, width = math.ceil((ymax - ymin) / yres), math.ceil((xmax - xmin) / xres)
+        return Grid(height, width, Affine(xres, 0.0, xmin, 0.0, -yres, ymax), self.target_crs)
+
     def __getitem__(self, query: Any) -> dict[str, Any]:
         image, valid = self._mosaic(query)
         return {"image": torch.from_numpy(image), "valid": torch.from_numpy(valid)}
@@ -168,61 +155,66 @@ class ImageLayer(_Mosaic):
             image[:, ~valid] = 0
             return SourcePart(image, valid)
 
-        return SourceImage(path, scene.grid, read, len(self._indexes), 0.0)
+        return SourceImage(path, scene.grid, read, len(self._indexes))
+
+    def _mosaic(self, query: Any) -> SourcePart:
+        """Read a query's pixels from the files that intersect it; where several do, the first valid pixel counts."""
+        target = _grid(self, query)
+        mosaic: SourcePart | None = None
+        for path in self.files_at(Box(*target.bounds)):
+            pixels = self._source(path).onto(target)
+            if mosaic is None or not mosaic.valid.any():
+                mosaic = pixels
+            else:
+                new = pixels.valid & ~mosaic.valid
+                mosaic.data[:, new] = pixels.data[:, new]
+                mosaic = SourcePart(mosaic.data, mosaic.valid | pixels.valid)
+            if mosaic.valid.all():
+                break
+        if mosaic is None:
+            raise IndexError(f"{query} lies outside all files")
+        return mosaic
 
 
-class LabelLayer(_Mosaic):
+class LabelLayer(_Rasters):
     """Rasters of class ids, on any grid or CRS. A sample holds `mask` int64 (H, W), 255 where there is no label."""
 
     is_image = False
 
-    def __init__(self, paths: Sequence[Path], *, crs: CRS, res: tuple[float, float]) -> None:
-        super().__init__(paths, crs=crs, res=res, opener=open_label_raster)
-
-    def __getitem__(self, query: Any) -> dict[str, Any]:
-        return {"mask": torch.from_numpy(self._mosaic(query).data[0]).long()}
-
-    def _source(self, path: str) -> SourceImage:
-        file = self._open(path)
-
-        def read(window: Window) -> SourcePart:
-            ids, known = read_ids(Path(path), file, window)
-            return SourcePart(ids.astype(np.int32)[None], known)
-
-        return SourceImage(path, Grid(file.height, file.width, file.transform, file.crs), read, 1, IGNORE)
-
-
-class VectorLabels(VectorDataset):  # type: ignore[misc]
-    """Polygons of one vector file with the class id in an attribute; where polygons overlap, the later one counts."""
-
-    def __init__(self, path: Path, *, attribute: str | None, crs: CRS, res: tuple[float, float]) -> None:
-        frame = read_shapes(path, attribute)
-        if frame.crs is None:
-            raise DataError(f"{path}: these labels have no CRS; give them one (ogr2ogr -a_srs)")
-        self.target_crs, files = crs, [str(path)]
-        with _whole_index(self, files, crs):
-            super().__init__(files, crs=crs, res=res, label_name=attribute)
-        self._shapes = frame.geometry.to_crs(self.crs)
-        self._ids = frame["id"].to_numpy()
+    def __init__(self, paths: Sequence[Path], *, crs: CRS, res: tuple[float, float], rules: LabelRules) -> None:
+        opener = functools.partial(open_label_raster, label_ids=rules.label_ids)
+        super().__init__(paths, crs=crs, res=res, opener=opener)
 
     def __getitem__(self, query: Any) -> dict[str, Any]:
         target = _grid(self, query)
-        hits = np.sort(self._shapes.sindex.query(box_polygon(*target.bounds), predicate="intersects"))
-        mask = np.full((target.height, target.width), IGNORE, np.int32)
-        if hits.size:
-            shapes = zip(self._shapes.iloc[hits], self._ids[hits].tolist(), strict=True)
-            rasterio.features.rasterize(shapes, out=mask, transform=target.transform)
-        return {"mask": torch.from_numpy(mask).long()}
+        ids = first_labels((self._open(path) for path in self.files_at(Box(*target.bounds))), target)
+        return {"mask": torch.from_numpy(ids)}
 
 
-def open_label_raster(path: str) -> Any:
+class VectorLabels(GeoDataset):  # type: ignore[misc]
+    """Polygons of one vector file with the class id in an attribute; where polygons overlap, the later one counts."""
+
+    def __init__(self, path: Path, *, ground: Grid, res: tuple[float, float], rules: LabelRules) -> None:
+        self.target_crs, self.paths, self.transforms, self._res = ground.crs, str(path), None, res
+        self._shapes = IdShapes(path, ground, rules)
+        always = pandas.IntervalIndex.from_tuples(
+            [(pandas.Timestamp.min, pandas.Timestamp.max)], closed="both", name="datetime"
+        )
+        extent = [shapely.box(*self._shapes.bounds)]
+        self.index = geopandas.GeoDataFrame({"filepath": [str(path)]}, index=always, geometry=extent, crs=ground.crs)
+
+    def __getitem__(self, query: Any) -> dict[str, Any]:
+        return {"mask": torch.from_numpy(self._shapes.onto(_grid(self, query)))}
+
+
+def open_label_raster(path: str, *, label_ids: Mapping[int, int] | None = None) -> IdRaster:
     """Open a raster with a CRS and one band of class ids (alpha aside).
 
     Raises:
         DataError: the file is anything else.
     """
-    file = open_id_raster(Path(path))
-    if file.crs is not None:
+    file = IdRaster(Path(path), label_ids)
+    if file.grid.crs is not None:
         return file
     file.close()
     raise DataError(f"{path}: these labels have no CRS; give them that of their image (gdal_edit.py -a_srs)")

@@ -23,19 +23,22 @@ from geood.config import load_config
 from geood.constants import ANOMALY, IGNORE, INLIER
 from geood.datasets import find_files
 from geood.errors import ConfigError, DataError
+from geood.evaluation.class_mapping import data_settings
 from geood.evaluation.results import Evaluation
 from geood.evaluation.tile_scores import on_best_device, prediction_tiles, scored_tiles
 from geood.geo.grid import Tile
-from geood.geo.labels import VECTOR_SUFFIXES, open_labels, pair_by_name, why_not_shared
+from geood.geo.labels import LabelRules, mask_hint, open_labels, pair_by_name, why_not_shared
 from geood.geo.paths import gdal_name
 from geood.geo.scene import Scene, SceneSource
 from geood.geo.scene_reading import AUTOMATIC, ReadingOptions, settle_reading
+from geood.geo.vector import VECTOR_SUFFIXES
 from geood.metrics import Confusion, PixelCurve
 from geood.models import ModelBundle
 from geood.progress import Progress
 
 log = logging.getLogger("geood")
 RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".png")
+MARK = "_labels"  # end of the name of a label file beside its scene
 
 
 class _Case(NamedTuple):
@@ -43,7 +46,7 @@ class _Case(NamedTuple):
 
     image: Path
     labels: list[Path]
-    attribute: str | None = None
+    rules: LabelRules
 
 
 class _Ids(NamedTuple):
@@ -59,11 +62,10 @@ class _Ids(NamedTuple):
         channel[list(class_ids)] = np.arange(len(class_ids))
         return cls(truth, channel)
 
-    def unknown(self, ids: NDArray[np.int64]) -> dict[int, int]:
-        """Count the pixels of each id that is neither a class nor an anomaly nor 255."""
-        values, counts = np.unique(ids, return_counts=True)
-        known = self.truth[_bounded(values)] != IGNORE
-        return {int(v): int(n) for v, n, k in zip(values, counts, known, strict=True) if not k and v != IGNORE}
+    def unknown(self, held: Counter[int]) -> dict[int, int]:
+        """Return the pixels of each id that is neither a class nor an anomaly nor 255."""
+        known = {int(i) for i in np.flatnonzero(self.truth != IGNORE)} | {IGNORE}
+        return {i: pixels for i, pixels in sorted(held.items()) if i not in known}
 
 
 class _Labelled(NamedTuple):
@@ -75,11 +77,11 @@ class _Labelled(NamedTuple):
 
 @dataclass
 class _Counts:
-    """Accumulators over all scenes: the class confusion, and the pixels of each unknown label id."""
+    """Accumulators over all scenes: the class confusion, and the valid pixels of each label id, 255 included."""
 
     ids: _Ids
     confusion: Confusion
-    unknown: Counter[int] = field(default_factory=Counter)
+    held: Counter[int] = field(default_factory=Counter)
 
 
 def evaluate_scenes(
@@ -94,12 +96,13 @@ def evaluate_scenes(
     A config names `data.test_images`, `data.test_labels` and `data.anomaly`. Labels belong to the image whose name
     theirs begins with (`X.tif`, `X_gt.tif`); otherwise one file, or adjacent rasters, serve all images. In a folder the
     labels of `X.tif` are `X_labels.tif`, `labels/X.tif`, or for `images/X.tif` `labels/X.tif`; the anomaly ids are then
-    those of the bundle's config.
+    those of the bundle's config. Numbers in label files that mean other ids are mapped by `data.label_ids`.
 
     Args:
         config_or_root: a config file, or a folder.
         bundle: the bundle to measure.
-        settings: `data.KEY=value` for the config, `score.KEY=value` and `predict.KEY=value` for the bundle.
+        settings: `data.KEY=value` for the config, `score.KEY=value` and `predict.KEY=value` for the bundle; for
+            a folder `data.label_ids={...}` alone.
         options: how the scenes are read, as for `predict`.
 
     Returns:
@@ -118,9 +121,13 @@ def evaluate_scenes(
     """
     path = Path(config_or_root)
     if path.is_dir():
-        if settings:
-            raise ConfigError(f"{path}: --set changes a config, and this is a folder; give a config or leave --set out")
-        cases, anomaly = _pair_folder(path), bundle.config.data.anomaly
+        if any(not s.startswith("data.label_ids=") for s in settings):
+            raise ConfigError(
+                f"{path}: --set changes a config, and this is a folder, where only data.label_ids can be set; give a "
+                "config or leave --set out"
+            )
+        _, label_ids, _ = data_settings(settings)
+        cases, anomaly = _pair_folder(path, LabelRules(label_ids=label_ids)), bundle.config.data.anomaly
     else:
         bundle = bundle.with_settings([s for s in settings if not s.startswith("data.")])
         cases, anomaly = _read_cases(path, bundle, [s for s in settings if s.startswith("data.")])
@@ -136,7 +143,8 @@ def evaluate_scenes(
             scenes.append({"scene": str(case.image), **_figures(here[own.kind])})
     pooled = curves[own.kind]
     if not pooled.positives:
-        log.warning("no anomaly pixel (ids %s) in the labels: AP, AUROC and FPR95 are undefined", list(anomaly))
+        said = "no anomaly pixel (ids %s) in the labels: AP, AUROC and FPR95 are undefined%s"
+        log.warning(said, list(anomaly), mask_hint(counts.held))
     return Evaluation(
         model=bundle.identity,
         score=own.kind,
@@ -150,7 +158,7 @@ def evaluate_scenes(
         base_rate=pooled.base_rate,
         miou=counts.confusion.miou,
         class_iou={bundle.class_names[i]: float(iou) for i, iou in enumerate(counts.confusion.iou)},
-        unknown_ids=dict(sorted(counts.unknown.items())),
+        unknown_ids=counts.ids.unknown(counts.held),
         scenes=scenes,
     )
 
@@ -166,12 +174,12 @@ def _measure(
 ) -> dict[str, PixelCurve]:
     """Score one scene tile by tile, add its pixels to `counts`, and return its curves by kind of score."""
     curves = {kind: PixelCurve() for kind in bundle.scores}
-    with Scene.open(source) as scene, open_labels(case.labels, scene.grid, attribute=case.attribute) as labels:
+    with Scene.open(source) as scene, open_labels(case.labels, scene.grid, case.rules) as labels:
 
         def labelled(tile: Tile, valid: NDArray[np.bool_]) -> _Labelled | None:
             """Return the labels of a tile; None if there is nothing to measure."""
             ids = np.where(valid, labels.read(tile.write), IGNORE)
-            counts.unknown.update(counts.ids.unknown(ids))
+            counts.held.update(dict(zip(*(v.tolist() for v in np.unique(ids[valid], return_counts=True)), strict=True)))
             progress.advance()
             label = _Labelled(counts.ids.truth[_bounded(ids)], counts.ids.channel[_bounded(ids)])
             return None if (label.truth == IGNORE).all() else label
@@ -212,7 +220,7 @@ def _settled(cases: list[_Case], bundle: ModelBundle, options: ReadingOptions) -
         with Scene.open(name, nodata=nodata) as scene:
             reading = settle_reading(scene, bundle.bands, bundle.resolution, options)
             try:
-                open_labels(case.labels, scene.grid, attribute=case.attribute).close()
+                open_labels(case.labels, scene.grid, case.rules).close()
             except DataError as error:
                 raise DataError(f"{case.image.name}: its labels do not fit; {error}") from None
             total += sum(1 for _ in prediction_tiles(scene.grid.height, scene.grid.width, reading.scale, bundle))
@@ -249,7 +257,8 @@ def _read_cases(path: Path, bundle: ModelBundle, settings: Sequence[str]) -> tup
                 f"labels of {images[0].name} {name}_labels.tif or {name}_*, or give one georeferenced file for all"
             )
         chosen = [labels] * len(images)
-    cases = [_Case(i, files, data.label_attribute) for i, files in zip(images, chosen, strict=True)]
+    rules = LabelRules(data.label_attribute, data.label_layer, data.label_ids)
+    cases = [_Case(i, files, rules) for i, files in zip(images, chosen, strict=True)]
     return cases, list(data.anomaly)
 
 
@@ -268,26 +277,43 @@ def _listed(paths: list[Path]) -> str:
     return ", ".join(p.name for p in paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
 
 
-def _pair_folder(root: Path) -> list[_Case]:
-    """Return the scenes of a folder that have labels; log those without."""
+def _pair_folder(root: Path, rules: LabelRules) -> list[_Case]:
+    """Return the scenes of a folder that have labels; log those without.
+
+    Raises:
+        DataError: there is no pair, or two files claim one place in a pair.
+    """
     images = root / "images" if (root / "images").is_dir() else root
-    scenes = [p for p in _rasters(images) if not p.stem.endswith("_labels")]
-    labels = {p.stem: p for p in _rasters(root / "labels")}
-    labels |= {p.stem.removesuffix("_labels"): p for p in _rasters(images) if p.stem.endswith("_labels")}
-    cases = [_Case(p, [labels[p.stem]]) for p in scenes if p.stem in labels]
-    if not cases:
+    scenes: dict[str, list[Path]] = {}
+    labels: dict[str, list[Path]] = {}
+    for path in _rasters(images):
+        marked = path.stem.lower().endswith(MARK)
+        (labels if marked else scenes).setdefault(path.stem[: -len(MARK)] if marked else path.stem, []).append(path)
+    for path in _rasters(root / "labels"):
+        labels.setdefault(path.stem, []).append(path)
+    paired = [stem for stem in scenes if stem in labels]
+    for stem in paired:
+        for what, files in (("labels of one scene", labels[stem]), ("scenes with the same labels", scenes[stem])):
+            if len(files) > 1:
+                raise DataError(
+                    f"{files[0]} and {files[1]}: {what}; move one of them away, or name the files in a config with "
+                    "data.test_images and data.test_labels"
+                )
+    if not paired:
         raise DataError(
             f"{root}: {len(scenes)} scenes and {len(labels)} label files, but no pair; name the labels of X.tif "
             "X_labels.tif or labels/X.tif, or give a config with data.test_images and data.test_labels"
         )
-    bare = [p.name for p in scenes if p.stem not in labels]
+    bare = [path.name for stem, files in scenes.items() if stem not in labels for path in files]
     if bare:
         log.warning("%s: %d scenes have no labels and are left out: %s", root, len(bare), ", ".join(bare[:5]))
-    return cases
+    return [_Case(scenes[stem][0], labels[stem], rules) for stem in paired]
 
 
 def _rasters(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob("*") if p.suffix.lower() in RASTER_SUFFIXES and p.name[0] != ".")
+    """Return the raster files of a folder, without hidden ones and without folders that are named like rasters."""
+    found = (p for p in folder.glob("*") if p.suffix.lower() in RASTER_SUFFIXES and p.name[0] != ".")
+    return sorted(p for p in found if p.is_file())
 
 
 def _bounded(ids: NDArray[np.int64]) -> NDArray[np.int64]:

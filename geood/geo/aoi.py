@@ -21,18 +21,17 @@ import pyproj
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
-from pyproj.exceptions import CRSError, ProjError
+from pyproj.exceptions import CRSError
 from shapely.affinity import affine_transform
 
 from geood.errors import ConfigError
-from geood.geo.grid import Grid, Window, metres_per_unit
+from geood.geo.grid import Grid, Window
+from geood.geo.vector import LARGEST, Polygons, Purpose, crs_of, onto_grid, polygonal, read_polygons
 
 LEAF_PX = 32  # windows up to this side are tested pixel by pixel
-STRAY_PX = 0.01  # largest deviation of an edge, in pixels, caused by transforming it to another CRS
-EARTH_M = 6_371_000.0
-MARGIN = 0.1  # polygons are transformed up to this far beyond the scene, as a fraction of its size
 DIGITS = 4  # decimals of a pixel that enter a digest; PROJ releases differ beyond that
-_POLYGONS = ("Polygon", "MultiPolygon")
+SHOWN = 80  # characters of an option that errors repeat
+AREA = Purpose(ConfigError, layers="save the one to use in its own file", attributes="", shapes="draw an area")
 _lock = threading.Lock()  # GEOS completes a prepared geometry on its first use, in whichever thread that happens
 
 
@@ -56,16 +55,8 @@ class AreaOfInterest:
             ConfigError: the file cannot be read, contains anything but valid polygons, does not overlap the scene, or
                 only one of file and scene has a CRS.
         """
-        path = Path(path)
-        frame = _read(path, layer)
-        shapes = np.asarray(frame.geometry)
-        shapes = shapely.force_2d(shapes[~(shapely.is_missing(shapes) | shapely.is_empty(shapes))])
-        _check_polygons(path, shapes)
-        if (frame.crs is None) != (grid.crs is None):
-            came = "no CRS" if frame.crs is None else f"the CRS {frame.crs.name}"
-            needed = "one was needed" if frame.crs is None else "none was needed, as the scene has none"
-            raise ConfigError(f"{path}: has {came}, where {needed}; save it with the CRS in which it is drawn")
-        return cls._placed(str(path), shapely.union_all(shapes), frame.crs, grid)
+        polygons = read_polygons(Path(path), AREA, layer=layer)
+        return cls._placed(polygons._replace(shapes=np.array([shapely.union_all(polygons.shapes)])), grid)
 
     @classmethod
     def from_bbox(cls, box: str | Sequence[float], grid: Grid) -> Self:
@@ -75,31 +66,34 @@ class AreaOfInterest:
             ConfigError: the box is not a rectangle, its CRS is unknown, or it does not overlap the scene.
         """
         parts = [part.strip() for part in box.split(",", 4)] if isinstance(box, str) else list(box)
-        numbers, crs = _numbers(parts[:4]), _crs(grid)
+        numbers, crs, shown = _numbers(parts[:4]), crs_of(grid), _short(box)
         if numbers is None:
-            raise ConfigError(f"{box}: not a rectangle; give west,south,east,north with west < east and south < north")
+            raise ConfigError(
+                f"box {shown}: not a rectangle; give west,south,east,north with west < east and south < north"
+            )
         if parts[4:]:
             if grid.crs is None:
-                raise ConfigError(f"{box}: has a CRS, but the scene has none; give x as columns and y as minus rows")
+                raise ConfigError(
+                    f"box {shown}: has a CRS, but the scene has none; give x as columns and y as minus rows"
+                )
             try:
-                crs = pyproj.CRS.from_user_input(parts[4])
-            except CRSError:
-                raise ConfigError(f"{box}: {parts[4]} is not a CRS; give one such as EPSG:4326") from None
-        return cls._placed(f"box {box}", shapely.box(*numbers), crs, grid)
+                crs = pyproj.CRS.from_user_input(parts[4]).to_2d()
+            except (CRSError, UnicodeError):
+                raise ConfigError(f"box {shown}: {_short(parts[4])} is not a CRS; give one such as EPSG:4326") from None
+        return cls._placed(Polygons(f"box {shown}", np.array([shapely.box(*numbers)]), np.zeros(1), crs), grid)
 
     @classmethod
-    def _placed(cls, name: str, shape: Any, crs: Any, grid: Grid) -> Self:
-        """Return the part of a shape in CRS coordinates that lies on the grid."""
-        bounds, here = shape.bounds, _crs(grid)
-        if crs is not None and crs != here:
-            shape = _brought_over(name, shape, crs, grid)
-        t = ~_affine(grid)
-        shape = _polygons(affine_transform(shape, (t.a, t.b, t.d, t.e, t.c, t.f)))
-        shape = _polygons(shapely.intersection(shape, shapely.box(0, 0, grid.width, grid.height)))
+    def _placed(cls, polygons: Polygons, grid: Grid) -> Self:
+        """Return the part of one shape in CRS coordinates that lies on the grid."""
+        [shape], t = onto_grid(polygons, grid, AREA), ~grid.transform
+        shape = polygonal(affine_transform(shape, (t.a, t.b, t.d, t.e, t.c, t.f)))
+        shape = polygonal(shapely.intersection(shape, shapely.box(0, 0, grid.width, grid.height)))
         if shape.is_empty:
+            drawn = Grid(grid.height, grid.width, Affine.scale(1, -1)) if grid.transform.is_identity else grid
             raise ConfigError(
-                f"{name}: does not overlap the scene: it spans {_spoken(bounds, crs)}, the scene "
-                f"{_spoken(_bounds(grid), here)}; draw it over the scene, or correct the CRS of either"
+                f"{polygons.name}: does not overlap the scene: it spans "
+                f"{_spoken(polygons.shapes[0].bounds, polygons.crs)}, the scene {_spoken(drawn.bounds, crs_of(grid))}; "
+                "draw it over the scene, or correct the CRS of either"
             )
         left, top, right, bottom = shape.bounds
         row, col = math.floor(top), math.floor(left)
@@ -178,86 +172,22 @@ def _quarters(window: Window) -> Iterator[Window]:
             yield Window(row, col, tall, wide).within(window)
 
 
-# Reading polygons and transforming them to pixel coordinates
-
-
-def _read(path: Path, layer: str | None) -> Any:
-    """Read the geometries of a vector file, with their CRS."""
-    if not path.exists():
-        raise ConfigError(f"{path}: no such file; give a file of polygons (.gpkg, .geojson, .shp, .parquet, .fgb)")
-    import geopandas  # here, as workers need the value alone
-    import pyogrio
-
-    try:
-        if path.suffix.lower() == ".parquet":
-            return geopandas.read_parquet(path)
-        drawn = [name for name, kind in pyogrio.list_layers(path) if kind is not None]
-        if len(drawn) == 1 or layer in drawn:
-            return pyogrio.read_dataframe(path, layer=layer or drawn[0], columns=[])
-    except (OSError, RuntimeError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{path}: cannot be read ({said}); give polygons as .gpkg or .geojson") from None
-    layers = ", ".join(drawn) or "none with geometry"
-    raise ConfigError(f"{path}: its layers are {layers}, where one was needed; save the one to use in its own file")
-
-
-def _check_polygons(path: Path, shapes: NDArray[Any]) -> None:
-    kinds = sorted({shape.geom_type for shape in shapes})
-    if not kinds or not set(kinds) <= set(_POLYGONS):
-        raise ConfigError(f"{path}: holds {', '.join(kinds) or 'no shapes'}, where polygons were needed; draw an area")
-    for number, shape in enumerate(shapes, 1):
-        if not shape.is_valid:
-            raise ConfigError(
-                f"{path}: polygon {number} is not valid ({shapely.is_valid_reason(shape)}); repair it, in QGIS with "
-                "Fix geometries"
-            )
+# Rectangles, and words
 
 
 def _numbers(parts: Sequence[str | float]) -> tuple[float, float, float, float] | None:
     """Parse west, south, east, north; None if they do not form a rectangle."""
     try:
         west, south, east, north = map(float, parts)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
-    fits = west < east and south < north and all(map(math.isfinite, (west, south, east, north)))
+    fits = west < east and south < north and all(abs(number) <= LARGEST for number in (west, south, east, north))
     return (west, south, east, north) if fits else None
 
 
-def _brought_over(name: str, shape: Any, crs: Any, grid: Grid) -> Any:
-    """Transform a shape, clipped near the grid, to the grid's CRS; edges are densified to stray at most `STRAY_PX`."""
-    try:
-        change = pyproj.Transformer.from_crs(crs, _crs(grid), always_xy=True)
-        frame = change.transform_bounds(*_bounds(grid), direction="INVERSE")
-        if all(map(math.isfinite, frame)) and frame[0] < frame[2]:
-            spare = MARGIN * max(frame[2] - frame[0], frame[3] - frame[1])
-            shape = shapely.intersection(shape, shapely.buffer(shapely.box(*frame), spare, join_style="mitre"))
-        x, y = shapely.box(*frame).centroid.coords[0] if all(map(math.isfinite, frame)) else shape.centroid.coords[0]
-        edge_m = math.sqrt(8 * EARTH_M * STRAY_PX * (grid.resolution_m or 1.0))
-        shape = shapely.segmentize(shape, edge_m / max(metres_per_unit(crs, x, y)))
-        moved = shapely.transform(shape, lambda points: np.column_stack(change.transform(*points.T, errcheck=True)))
-        if not np.isfinite(shapely.get_coordinates(moved)).all():
-            raise ProjError("it extends beyond the area where that CRS is defined")
-    except ProjError as error:
-        raise ConfigError(f"{name}: cannot be transformed to the scene's CRS ({error}); draw it in that CRS") from None
-    return moved
-
-
-def _polygons(shape: Any) -> Any:
-    """Return the polygonal part of a shape, made valid: rounding may have made a ring intersect itself."""
-    parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(shape)))
-    return shapely.union_all([part for part in parts if part.geom_type == "Polygon" and part.area > 0])
-
-
-def _crs(grid: Grid) -> Any:
-    return None if grid.crs is None else pyproj.CRS.from_user_input(grid.crs)
-
-
-def _affine(grid: Grid) -> Affine:
-    return Affine.scale(1, -1) if grid.transform.is_identity else grid.transform
-
-
-def _bounds(grid: Grid) -> tuple[float, float, float, float]:
-    return Grid(grid.height, grid.width, _affine(grid)).bounds
+def _short(text: Any) -> str:
+    words = "".join(mark if mark.isprintable() else "?" for mark in str(text))
+    return words if len(words) <= SHOWN else f"{words[:SHOWN]}..."
 
 
 def _spoken(bounds: Sequence[float], crs: Any) -> str:

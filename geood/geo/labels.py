@@ -1,49 +1,79 @@
 """Labels of a scene as class ids on the scene's pixel grid, read from rasters or one vector file.
 
-Rasters of ids may have any grid and CRS: they are warped onto the scene's grid, nearest neighbour, window by window. A
-vector file is rasterized window by window from a class attribute; of overlapping shapes the later one counts. Pixels
-without a label are 255. Class ids are passed on as they are in the file; their meaning is not known here. Training and
-evaluation share the rules for label files: `open_id_raster`, `read_ids` and `read_shapes`.
+Training, validation and evaluation read labels through the same two sources, which put the ids of a file onto any grid:
+`IdRaster` for rasters, nearest pixel, and `IdShapes` for the polygons of a vector file with a class attribute; of
+overlapping shapes the later one counts. Of several files the first that has a label counts. Pixels without a label are
+255. Class ids are passed on as they are in the file, or as `LabelRules.label_ids` maps them; their meaning is not known
+here.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
-import geopandas
 import numpy as np
-import pyogrio
 import pyproj
 import shapely
 from numpy.typing import NDArray
-from pyproj.exceptions import ProjError
-from rasterio.enums import ColorInterp, Resampling
 from rasterio.features import rasterize
-from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
 from geood.constants import IGNORE
 from geood.errors import DataError
-from geood.geo.gdal import GDAL_FAILURES, open_raster, rasterio_window, reading, reason
+from geood.geo.gdal import GDAL_FAILURES, reading
 from geood.geo.grid import Grid, Window
+from geood.geo.id_rasters import IdRaster, renumbered
+from geood.geo.vector import VECTOR_SUFFIXES, Polygons, Purpose, onto_grid, read_polygons
 
-VECTOR_SUFFIXES = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet")
-SEAM = 0.01  # adjacent rasters may overlap by this fraction of the smaller one: a seam, or error of reprojection
+SEAM = 0.01  # neighbours may overlap by this fraction of the smaller one: a seam, or error of reprojection
+LABELS = Purpose(
+    DataError,
+    layers="choose one with data.label_layer",
+    attributes="set data.label_attribute to one of",
+    shapes="labels are areas: keep those, and draw lines and points as areas (in QGIS with Buffer)",
+)
 
 
-class _Source(Protocol):
-    def read(self, window: Window) -> NDArray[np.int64]: ...
+class LabelRules(NamedTuple):
+    """Rules for label files, as the keys of the data section say.
+
+    `attribute` and `layer` choose the class attribute and the layer of a vector file; `label_ids` maps numbers in the
+    files to class ids.
+    """
+
+    attribute: str | None = None
+    layer: str | None = None
+    label_ids: Mapping[int, int] | None = None
+
+
+PLAIN = LabelRules()
+
+
+class LabelSource(Protocol):
+    """File of labels that is read onto any grid."""
+
+    def onto(self, target: Grid) -> NDArray[np.int64]:
+        """Return the class ids (h, w) at the pixel centres of a grid, 255 where there is no label."""
+
+
+def first_labels(sources: Iterable[LabelSource], target: Grid) -> NDArray[np.int64]:
+    """Return the class ids (h, w) on a grid; of several labels of a pixel that of the first source counts."""
+    ids = np.full((target.height, target.width), IGNORE, np.int64)
+    for source in sources:
+        ids = np.where(ids == IGNORE, source.onto(target), ids)
+        if not (ids == IGNORE).any():
+            break
+    return ids
 
 
 class LabelReader:
     """Reader of a scene's class ids by windows, and a context manager; create it with `open_labels`."""
 
-    def __init__(self, sources: Sequence[_Source], files: ExitStack) -> None:
-        self._sources, self._files = sources, files
+    def __init__(self, sources: Sequence[LabelSource], grid: Grid, files: ExitStack) -> None:
+        self._sources, self._grid, self._files = sources, grid, files
 
     def read(self, window: Window) -> NDArray[np.int64]:
         """Return the class ids (h, w) of a window of the scene's grid; of several labels the first file's counts.
@@ -51,11 +81,13 @@ class LabelReader:
         Unlabelled pixels, and those outside the scene, are 255.
 
         Raises:
-            DataError: a file cannot be read, or contains numbers that are not integers.
+            DataError: a file cannot be read, or contains numbers that are not class ids.
         """
-        ids = self._sources[0].read(window)
-        for source in self._sources[1:]:
-            ids = np.where(ids == IGNORE, source.read(window), ids)
+        ids = np.full((window.height, window.width), IGNORE, np.int64)
+        inner = window.within(self._grid.window)
+        if inner.height and inner.width:
+            place = Window(inner.row - window.row, inner.col - window.col, inner.height, inner.width)
+            ids[place.slices] = first_labels(self._sources, self._grid[inner])
         return ids
 
     def close(self) -> None:
@@ -69,8 +101,8 @@ class LabelReader:
         self.close()
 
 
-def open_labels(paths: Sequence[str | Path], grid: Grid, *, attribute: str | None = None) -> LabelReader:
-    """Open the labels of a scene with this grid: rasters of class ids, or one vector file with a class `attribute`.
+def open_labels(paths: Sequence[str | Path], grid: Grid, rules: LabelRules = PLAIN) -> LabelReader:
+    """Open the labels of a scene with this grid: rasters of class ids, or one vector file with a class attribute.
 
     Rasters that do not overlap the scene are skipped. If raster or scene has no CRS, their sizes must be equal.
 
@@ -85,79 +117,131 @@ def open_labels(paths: Sequence[str | Path], grid: Grid, *, attribute: str | Non
     if vectors and len(files) > 1:
         raise DataError(f"{vectors[0]}: vector labels come as one file, got {len(files)}; merge them first")
     if vectors:
-        return LabelReader([_Shapes(vectors[0], grid, attribute)], ExitStack())
+        return LabelReader([IdShapes(vectors[0], grid, rules)], grid, ExitStack())
     with ExitStack() as opened:
-        rasters = [_Raster(path, grid, opened) for path in files]
-        near = [r for r in rasters if r.overlaps]
+        rasters = [opened.enter_context(_raster_of(path, grid, rules)) for path in files]
+        near = [r for r in rasters if r.grid == grid or _shared_area(r.grid, grid) > 0]
         if not near:
             names = ", ".join(p.name for p in files[:3])
             raise DataError(
                 f"{names}: these labels do not overlap the scene, which spans {_span(grid.bounds)} in "
                 f"{_name(grid.crs)}; give the labels of this scene, or check their CRS"
             )
-        return LabelReader(near, opened.pop_all())
+        return LabelReader(near, grid, opened.pop_all())
 
 
-def open_id_raster(path: Path) -> Any:
-    """Open a raster with exactly one band of class ids, alpha excluded.
-
-    Raises:
-        DataError: the file cannot be read, has several bands, or is complex.
-    """
-    dataset = open_raster(path)
-    bands, complex_numbers = _id_bands(dataset), "complex" in dataset.dtypes[0]
-    if len(bands) == 1 and not complex_numbers:
-        return dataset
-    dataset.close()
-    if complex_numbers:
-        raise DataError(f"{path}: holds complex numbers, but labels are integer class ids")
-    raise DataError(f"{path}: has {len(bands)} bands, but labels are one band of class ids; save only that band")
-
-
-def read_ids(path: Path, dataset: Any, window: Window) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Read the class ids (h, w) of a window inside a raster of `open_id_raster`, and a mask (h, w) of valid pixels.
-
-    Invalid pixels (masked, or NaN) get the id 255.
-
-    Raises:
-        DataError: the raster cannot be read, or contains numbers that are not integers.
-    """
-    band = _id_bands(dataset)[0]
-    with reading(path):
-        ids = dataset.read(band, window=rasterio_window(window))
-        known: NDArray[np.bool_] = dataset.read_masks(band, window=rasterio_window(window)) > 0
-    if ids.dtype.kind == "f":
-        known &= np.isfinite(ids)
-        odd = ids[known][np.floor(ids[known]) != ids[known]]
-        if odd.size:
-            raise DataError(f"{path}: holds fractions such as {odd[0]}, not class ids")
-    return np.where(known, ids, IGNORE).astype(np.int64), known
+def _raster_of(path: Path, grid: Grid, rules: LabelRules) -> IdRaster:
+    """Open a raster of class ids; without a CRS on both sides its pixels are those of the scene."""
+    raster = IdRaster(path, rules.label_ids)
+    own = raster.grid
+    if own.crs is not None and grid.crs is not None:
+        return raster
+    if (own.height, own.width) == (grid.height, grid.width):
+        raster.grid = grid
+        return raster
+    raster.close()
+    raise DataError(
+        f"{path}: {own.height} x {own.width} pixels for a scene of {grid.height} x {grid.width}, and without a CRS on "
+        "both they can only be matched pixel by pixel; georeference them, or give labels of that size"
+    )
 
 
-def read_shapes(path: Path, attribute: str | None) -> geopandas.GeoDataFrame:
-    """Read the shapes of a vector file that have a class id: columns `id` (0 to 255, int32), `geometry` (file's CRS).
+class IdShapes:
+    """Polygons of one vector file that lie on a grid, with their class ids, rasterized onto parts of it."""
 
-    Raises:
-        DataError: the file is missing or unreadable, lacks the attribute, or its values are not class ids.
-    """
-    frame = _read_frame(path, attribute)
-    frame = frame[frame[attribute].notna() & frame.geometry.notna() & ~frame.geometry.is_empty]
-    if frame.empty:
-        raise DataError(
-            f"{path}: no shape has both a geometry and a value of {attribute}; draw some, or choose another"
-        )
+    def __init__(self, path: Path, grid: Grid, rules: LabelRules) -> None:
+        """Read the polygons that lie on a grid.
+
+        Raises:
+            DataError: the file is missing, unreadable, holds anything but polygons with class ids, or none of them
+                lies on the grid.
+        """
+        self.path = path
+        polygons = read_polygons(path, LABELS, layer=rules.layer, attribute=rules.attribute)
+        ids = _ids_of(polygons, rules)
+        _refuse_lost_order(polygons, ids)
+        shapes = onto_grid(polygons, grid, LABELS)
+        here = ~shapely.is_empty(shapes) & shapely.intersects(shapely.box(*shapely.bounds(shapes).T), _box_of(grid))
+        if not here.any():
+            raise DataError(
+                f"{path}: no shape with a {rules.attribute} overlaps the scene, which spans {_span(grid.bounds)} in "
+                f"{_name(grid.crs)}; give the labels of this scene, or check their CRS"
+            )
+        self._ids, self._shapes = ids[here], shapes[here]
+        self._index = shapely.STRtree(self._shapes)
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Bounding box (xmin, ymin, xmax, ymax) of the shapes in the coordinates of the grid."""
+        xmin, ymin, xmax, ymax = shapely.total_bounds(self._shapes).tolist()
+        return xmin, ymin, xmax, ymax
+
+    def onto(self, target: Grid) -> NDArray[np.int64]:
+        """Return the ids (h, w) of the shapes that hold the pixel centres of a part of the grid, 255 where none does.
+
+        Raises:
+            DataError: the shapes cannot be rasterized.
+        """
+        near = np.sort(self._index.query(_box_of(target)))
+        shape = (target.height, target.width)
+        if not near.size:
+            return np.full(shape, IGNORE, np.int64)
+        burnt = [(self._shapes[i], int(self._ids[i])) for i in near]
+        with reading(self.path):
+            ids = rasterize(burnt, shape, fill=IGNORE, transform=target.transform, dtype="int32")
+        return np.asarray(ids, np.int64)
+
+
+def _ids_of(polygons: Polygons, rules: LabelRules) -> NDArray[np.int64]:
+    """Return the class ids of polygons, 0 to 255."""
+    values = polygons.values
     try:
-        ids = frame[attribute].to_numpy().astype(np.float64)
-        wrong = ~((np.floor(ids) == ids) & (ids >= 0) & (ids <= IGNORE))
+        numbers = values.astype(np.float64)
+        wrong = ~((np.floor(numbers) == numbers) & (np.abs(numbers) < 2**31))
     except (TypeError, ValueError):
-        wrong = np.ones(len(frame), np.bool_)
+        wrong = np.ones(len(values), np.bool_)
+    if not wrong.any():
+        ids = renumbered(numbers.astype(np.int64), rules.label_ids)
+        wrong = (ids < 0) | (ids > IGNORE)
     if wrong.any():
-        got = frame[attribute].to_numpy()[wrong][0]
+        got = values[wrong][0]
+        shown = f"{got:g}" if isinstance(got, (float, np.floating)) else repr(got)
         raise DataError(
-            f"{path}: attribute {attribute} must hold class ids, integers from 0 to 254 (255: unlabelled); got "
-            + (f"{got:g}" if isinstance(got, (int, float, np.number)) else repr(got))
+            f"{polygons.name}: attribute {rules.attribute} must hold class ids, integers from 0 to 254 (255: "
+            f"unlabelled); got {shown if not isinstance(got, np.integer) else got}"
         )
-    return geopandas.GeoDataFrame({"id": ids.astype(np.int32)}, geometry=frame.geometry.to_numpy(), crs=frame.crs)
+    return ids
+
+
+def _refuse_lost_order(polygons: Polygons, ids: NDArray[np.int64]) -> None:
+    """Reject overlapping shapes of different ids where the format does not keep which of them was drawn last."""
+    if polygons.ordered:
+        return
+    shapes = polygons.shapes
+    one, other = shapely.STRtree(shapes).query(shapes, predicate="intersects")
+    pairs = (one < other) & (ids[one] != ids[other])
+    one, other = one[pairs], other[pairs]
+    shared = shapely.area(shapely.intersection(shapes[one], shapes[other]))
+    over = shared > SEAM * np.minimum(shapely.area(shapes[one]), shapely.area(shapes[other]))
+    if over.any():
+        first = np.flatnonzero(over)[0]
+        raise DataError(
+            f"{polygons.name}: shapes with the ids {ids[one[first]]} and {ids[other[first]]} overlap, and FlatGeobuf "
+            "with a spatial index does not keep which lies on top; save it from its source as .gpkg or .geojson, or "
+            "cut the overlap out (in QGIS with Difference)"
+        )
+
+
+def mask_hint(held: Iterable[int]) -> str:
+    """Return what to do about labels that hold no ids but 255, or 0 and 255, as black and white masks do; else ""."""
+    ids = set(held)
+    if IGNORE not in ids or not ids <= {0, IGNORE}:
+        return ""
+    return (
+        "; the labels hold 255, which means unlabelled, and "
+        + ("0 alone beside it" if 0 in ids else "nothing else")
+        + ": if they are masks of 0 and 255, say what 255 means with data.label_ids, such as {255: 1}"
+    )
 
 
 def why_not_shared(labels: Sequence[Path]) -> str | None:
@@ -172,8 +256,8 @@ def why_not_shared(labels: Sequence[Path]) -> str | None:
     for path in labels:
         if path.suffix.lower() in VECTOR_SUFFIXES:
             return f"{path.name} is a vector file among several files"
-        with open_id_raster(path) as dataset:
-            grids.append(Grid(dataset.height, dataset.width, dataset.transform, dataset.crs))
+        with IdRaster(path) as raster:
+            grids.append(raster.grid)
         if grids[-1].crs is None:
             return f"{path.name} has no CRS"
         for other, grid in zip(labels, grids[:-1], strict=False):
@@ -204,83 +288,6 @@ def _longer(stem: str) -> tuple[str, ...]:
     return tuple(stem + mark for mark in "_-.")
 
 
-class _Raster:
-    """Raster of class ids, warped onto the scene's grid if it has another one."""
-
-    def __init__(self, path: Path, grid: Grid, opened: ExitStack) -> None:
-        self.path, self._grid = path, grid
-        dataset: Any = opened.enter_context(open_id_raster(path))
-        own = Grid(dataset.height, dataset.width, dataset.transform, dataset.crs)
-        same_size = (own.height, own.width) == (grid.height, grid.width)
-        self.overlaps = True
-        if own.crs is None or grid.crs is None:
-            if not same_size:
-                raise DataError(
-                    f"{path}: {own.height} x {own.width} pixels for a scene of {grid.height} x {grid.width}, and "
-                    "without a CRS on both they can only be matched pixel by pixel; georeference them, or give labels "
-                    "of that size"
-                )
-        elif own != grid:
-            self.overlaps = _shared_area(own, grid) > 0
-            with reading(path):
-                dataset = opened.enter_context(_warped(dataset, grid)) if self.overlaps else dataset
-        self._dataset = dataset
-
-    def read(self, window: Window) -> NDArray[np.int64]:
-        inner = window.within(self._grid.window)
-        out = np.full((window.height, window.width), IGNORE, np.int64)
-        if not inner.height or not inner.width:
-            return out
-        ids, _ = read_ids(self.path, self._dataset, inner)
-        out[inner.row - window.row :, inner.col - window.col :][: inner.height, : inner.width] = ids
-        return out
-
-
-class _Shapes:
-    """Shapes of one vector file that lie on the scene, rasterized window by window."""
-
-    def __init__(self, path: Path, grid: Grid, attribute: str | None) -> None:
-        self.path, self._grid = path, grid
-        frame = _on_scene(read_shapes(path, attribute), grid, path)
-        if not len(frame):
-            raise DataError(
-                f"{path}: no shape with a {attribute} overlaps the scene, which spans {_span(grid.bounds)} in "
-                f"{_name(grid.crs)}; give the labels of this scene, or check their CRS"
-            )
-        self._ids, self._shapes = frame["id"].to_numpy(), frame.geometry.to_numpy()
-        self._index = shapely.STRtree(self._shapes)
-
-    def read(self, window: Window) -> NDArray[np.int64]:
-        target = self._grid[window]
-        near = np.sort(self._index.query(shapely.box(*target.bounds)))
-        shape = (window.height, window.width)
-        if not near.size:
-            return np.full(shape, IGNORE, np.int64)
-        burnt = [(self._shapes[i], int(self._ids[i])) for i in near]
-        with reading(self.path):
-            ids = rasterize(burnt, shape, fill=IGNORE, transform=target.transform, dtype="int32")
-        return np.asarray(ids, np.int64)
-
-
-def _warped(dataset: Any, grid: Grid) -> WarpedVRT:
-    """Warp a raster onto another grid, nearest neighbour; outside its extent the mask is 0."""
-    bare = dataset.nodata is None and not any(c == ColorInterp.alpha for c in dataset.colorinterp)
-    return WarpedVRT(
-        dataset,
-        crs=grid.crs,
-        transform=grid.transform,
-        height=grid.height,
-        width=grid.width,
-        resampling=Resampling.nearest,
-        tolerance=1e-3,  # pixels; GDAL does not accept 0
-        add_alpha=bare,
-    )
-
-
-def _id_bands(dataset: Any) -> list[int]:
-    return [i for i in dataset.indexes if dataset.colorinterp[i - 1] != ColorInterp.alpha]
-
-
 def _bounds_in(grid: Grid, other: Grid) -> tuple[float, float, float, float]:
     """Transform the bounds of a grid to the CRS of another; an empty box at the origin if that fails."""
     try:
@@ -292,54 +299,15 @@ def _bounds_in(grid: Grid, other: Grid) -> tuple[float, float, float, float]:
 
 def _shared_area(own: Grid, grid: Grid) -> float:
     """Return the area, in squared CRS units of `own`, in which the bounds of two grids overlap."""
-    return float(shapely.box(*_bounds_in(grid, own)).intersection(shapely.box(*own.bounds)).area)
+    return float(shapely.box(*_bounds_in(grid, own)).intersection(_box_of(own)).area)
+
+
+def _box_of(grid: Grid) -> Any:
+    return shapely.box(*grid.bounds)
 
 
 def _area(bounds: tuple[float, float, float, float]) -> float:
     return (bounds[2] - bounds[0]) * (bounds[3] - bounds[1])
-
-
-def _read_frame(path: Path, attribute: str | None) -> geopandas.GeoDataFrame:
-    """Read a vector file after checking that it has the class attribute and geometries."""
-    if not path.exists():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
-        raise DataError(f"{path}: no such file; " + (f"did you mean {near[0]}?" if near else "give an existing file"))
-    frame: geopandas.GeoDataFrame | None = None
-    try:
-        if path.suffix.lower() == ".parquet":
-            frame = geopandas.read_parquet(path)
-            names = [str(c) for c in frame.columns if c != frame.geometry.name]
-        else:
-            names = list(pyogrio.read_info(path)["fields"])
-            if attribute in names:
-                frame = geopandas.read_file(path, columns=[attribute])
-    except Exception as error:  # pyogrio, pyarrow, shapely and geopandas each have their own
-        raise DataError(f"{path}: cannot be read as a vector file ({reason(error)}); copy it again") from None
-    if attribute not in names:
-        near = difflib.get_close_matches(attribute or "", names, n=1)
-        came = "which attribute holds the class id?" if attribute is None else f"has no attribute {attribute};"
-        raise DataError(
-            f"{path}: {came} {f'did you mean {near[0]}? ' if near else ''}set data.label_attribute to one of: "
-            f"{', '.join(names) or '(it has none)'}"
-        )
-    if not isinstance(frame, geopandas.GeoDataFrame):
-        raise DataError(f"{path}: is a table without geometry; give a layer of polygons")
-    return frame
-
-
-def _on_scene(frame: geopandas.GeoDataFrame, grid: Grid, path: Path) -> geopandas.GeoDataFrame:
-    """Return the shapes whose bounding boxes meet the scene's, in the scene's CRS."""
-    if (frame.crs is None) != (grid.crs is None):
-        bare, other = (
-            ("the labels have", "the scene has") if frame.crs is None else ("the scene has", "the labels have")
-        )
-        raise DataError(f"{path}: {bare} no CRS, {other} one; assign the missing one, for example with gdal_edit")
-    if grid.crs is not None:
-        try:
-            frame = frame.to_crs(pyproj.CRS.from_wkt(grid.crs.to_wkt()))
-        except ProjError as error:
-            raise DataError(f"{path}: cannot be transformed to the CRS of the scene ({reason(error)})") from None
-    return frame.cx[slice(*grid.bounds[::2]), slice(*grid.bounds[1::2])]
 
 
 def _span(bounds: Sequence[float]) -> str:

@@ -98,7 +98,7 @@ def settle_reading(
         ConfigError: the bands chosen by the user are not those of the model.
         DataError: the bands cannot be matched, or the resolutions differ by too large a factor.
     """
-    given = parse_bands(options.bands, bands) if options.bands else None
+    given = None if options.bands is None else parse_bands(options.bands, bands)
     indexes, bands_note = match_bands(scene, bands, given)
     try:
         scale, resolution_note = resampling_of(scene.grid, resolution, resample=options.resample)

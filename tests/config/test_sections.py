@@ -233,7 +233,7 @@ def test_a_fault_in_or_on_a_base_is_refused_with_its_file_and_line(write, text, 
         ("data:\n  sets: [{name: camvid}]\n  kind: scenes\n", ["kind follows from sets", "leave it out"]),
         ("data:\n  sets: [{name: camvid}]\n  images: [a.png]\n", ["leave one of them out"]),
         (SMALL + "  hold_out: [road]\n", ["hold_out is for sets", "under anomaly"]),
-        (SMALL + "  label_ids: {2: 255}\n", ["label_ids are for kind photos"]),
+        (SMALL + "  label_ids: {2: 300}\n", ["label_ids map to [300]", "not in 0 to 255"]),
     ],
 )
 def test_a_fault_is_refused_with_place_value_and_remedy(write, text, wanted):

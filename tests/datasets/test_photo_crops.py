@@ -112,6 +112,28 @@ def test_a_photograph_smaller_than_a_crop_is_filled_up_with_nothing(tmp_path):
     assert (sample["mask"][~sample["valid"]] == 255).all()
 
 
+def test_photographs_take_no_vector_labels(tmp_path):
+    make_photos(tmp_path)
+    (tmp_path / "l.gpkg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"l\.gpkg: photographs take rasters of class ids as labels, not vector files"):
+        open_crops(config(tmp_path, labels=["l.gpkg"], label_attribute="kind"))
+
+
+def test_masked_pixels_of_labels_have_no_id_whatever_the_table(tmp_path):
+    """A mask of 0 and 255 with a transparent border: 255 is a class by the table, the border is none."""
+    make_photos(tmp_path)
+    for i in range(12):
+        ids = np.where(truth(picture(HEIGHT, WIDTH, seed=i)) == 1, 255, 0).astype("uint8")
+        alpha = np.full_like(ids, 255)
+        alpha[:, :20], ids[:, :20] = 0, 255
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.merge("LA", [Image.fromarray(ids), Image.fromarray(alpha)]).save(tmp_path / f"masks/frame_{i:03d}.png")
+    crops = open_crops(config(tmp_path, labels=["masks"], classes={0: "land", 1: "road"}, label_ids={255: 1}))
+    ids = crops.ground._decoded(0).ids
+    assert (ids[:, :20] == 255).all()
+    np.testing.assert_array_equal(ids[:, 20:], truth(picture(HEIGHT, WIDTH, seed=0))[:, 20:] == 1)
+
+
 def test_what_does_not_fit_is_explained(tmp_path):
     make_photos(tmp_path, 3)
     with pytest.raises(DataError, match=r"do not pair by name; the labels of frame_000\.png must be called"):

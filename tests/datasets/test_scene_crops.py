@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from affine import Affine
+from rasterio.crs import CRS
 from shapely.geometry import box
 from torch.utils.data import DataLoader
 
 from geood.datasets import reprojection
 from geood.datasets.files import find_files
 from geood.datasets.scene_crops import open_scenes
+from geood.datasets.torchgeo_layers import Box, ImageLayer, LabelLayer, LabelledImages, VectorLabels
 from geood.errors import ConfigError, DataError
+from geood.geo.grid import Grid, Window
+from geood.geo.labels import LabelRules, open_labels
 from support.rasters import HALF_METRE, UTM, picture, write_raster
 from support.scenery import SIZE, assert_mask_is_on_image, config, digital, make_scene, moved, read_all, truth
 
@@ -300,7 +305,7 @@ def test_vector_labels_that_cannot_be_used(folder):
         with pytest.raises(DataError, match=rf"truth.gpkg: attribute code must hold class ids, .*; got {wrong}$"):
             open_scenes(config(folder, **vector, label_attribute="code"))
     frame.to_crs("EPSG:32633").set_crs(None, allow_override=True).to_file(folder / "truth.gpkg")
-    with pytest.raises(DataError, match="labels have no CRS"):
+    with pytest.raises(DataError, match="has no CRS, where one was needed"):
         open_scenes(config(folder, **vector, label_attribute="code"))
     (folder / "truth.gpkg").write_text("no GeoPackage")
     with pytest.raises(DataError, match=r"truth.gpkg"):
@@ -311,3 +316,109 @@ def test_hidden_files_of_a_folder_are_no_scenes(tmp_path):
     for name in ("a.tif", "._a.tif", ".a.12.partial.tif"):
         (tmp_path / name).write_bytes(b"")
     assert find_files(tmp_path, ["."], what="data.images") == [tmp_path / "a.tif"]
+
+
+def test_hidden_folders_and_folders_named_like_rasters_are_no_scenes(tmp_path):
+    for name in ("a.tif", ".ipynb_checkpoints/a-checkpoint.tif", "b.tif/c.tif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert find_files(tmp_path, ["."], what="data.images") == [tmp_path / "a.tif", tmp_path / "b.tif" / "c.tif"]
+    assert find_files(tmp_path, ["*.tif"], what="data.images", suffixes=(".tif",)) == [tmp_path / "a.tif"]
+
+
+# -- training and evaluation see the same labels
+
+
+GROUND = Grid(64, 64, HALF_METRE, CRS.from_string(UTM))
+LABELS = {  # affine from a label's pixels to the image's, the label's height and width, and options of the file
+    "same grid": (Affine.identity(), 64, 64, {}),
+    "shifted": (Affine.translation(0.4, 0.7), 64, 64, {}),
+    "half a pixel": (Affine.translation(0.5, 0.5), 64, 64, {}),
+    "finer": (Affine.scale(0.4), 160, 160, {}),
+    "coarser": (Affine.scale(2.5), 26, 26, {}),
+    "part": (Affine.translation(0, 0), 32, 64, {}),
+    "nodata": (Affine.identity(), 64, 64, {"nodata": 2}),
+    "nodata, shifted": (Affine.translation(0.4, 0.7), 64, 64, {"nodata": 2}),
+}
+
+
+def as_trained(image, layer):
+    """The ids of the whole image, as a crop of training or validation has them."""
+    images = ImageLayer([image], indexes=(1, 2, 3), nodata=None, res=None)
+    return LabelledImages(images, layer(images)).read(Box(*GROUND.bounds)).ids
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    ["uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "uint64", "float32", "float64"],
+)
+def test_training_and_evaluation_see_the_same_label_rasters(tmp_path, dtype):
+    image = write_raster(tmp_path / "a.tif", picture(64, 64))
+    for number, (name, (place, height, width, options)) in enumerate(LABELS.items()):
+        ids = np.random.default_rng(0).integers(0, 6, (height, width)).astype(dtype)
+        path = write_raster(tmp_path / f"{number}.tif", ids, transform=HALF_METRE @ place, **options)
+        rules = LabelRules(label_ids={5: 255, 4: 0})
+        trained = as_trained(
+            image, lambda images, p=path, r=rules: LabelLayer([p], crs=images.target_crs, res=images.res, rules=r)
+        )
+        with open_labels([path], GROUND, rules) as labels:
+            evaluated = labels.read(Window(0, 0, 64, 64))
+        np.testing.assert_array_equal(trained, evaluated, err_msg=name)
+        assert set(np.unique(evaluated)) == {0, 1, 3, 255} | ({2} if not options else set()), name
+        if name == "part":
+            assert (evaluated[32:] == 255).all()
+
+
+def test_training_and_evaluation_see_the_same_of_two_rasters_that_overlap(tmp_path):
+    """A stored 255 is no label, so the next file counts."""
+    image = write_raster(tmp_path / "a.tif", picture(64, 64))
+    first, second = np.full((64, 64), 1, "uint8"), np.full((64, 64), 2, "uint8")
+    first[:, 20:] = 255
+    paths = [write_raster(tmp_path / "1.tif", first), write_raster(tmp_path / "2.tif", second)]
+    trained = as_trained(
+        image, lambda images: LabelLayer(paths, crs=images.target_crs, res=images.res, rules=LabelRules())
+    )
+    with open_labels(paths, GROUND) as labels:
+        np.testing.assert_array_equal(trained, labels.read(GROUND.window))
+    np.testing.assert_array_equal(trained, np.where(first == 255, 2, 1))
+
+
+def test_training_and_evaluation_see_the_same_shapes(tmp_path):
+    image = write_raster(tmp_path / "a.tif", picture(64, 64))
+    west, south, east, north = GROUND.bounds
+    shapes = [box(west + 3, south + 3, east + 900, north - 4), box(west - 9, south + 6, west + 11, south + 20)]
+    frame = gpd.GeoDataFrame({"kind": [300, 4]}, geometry=shapes, crs=UTM).to_crs("EPSG:4326")
+    frame.to_file(tmp_path / "l.gpkg", layer="old")
+    frame.assign(kind=[300, 6]).to_file(tmp_path / "l.gpkg", layer="new")
+    rules = LabelRules("kind", "new", {300: 3})
+    trained = as_trained(
+        image, lambda images: VectorLabels(tmp_path / "l.gpkg", ground=images.ground, res=images.res, rules=rules)
+    )
+    with open_labels([tmp_path / "l.gpkg"], GROUND, rules) as labels:
+        np.testing.assert_array_equal(trained, labels.read(GROUND.window))
+    assert set(np.unique(trained)) == {3, 6, 255}
+
+
+def test_a_layer_is_chosen_by_the_config(folder):
+    place = box(500_000, 4_649_500, 500_200, 4_649_800)
+    for layer, kind in (("old", 0), ("new", 1)):
+        gpd.GeoDataFrame({"kind": [kind]}, geometry=[place], crs=UTM).to_file(folder / "l.gpkg", layer=layer)
+    vector = {"labels": ["l.gpkg"], "label_attribute": "kind", "crops": 6, "classes": {0: "land", 1: "road"}}
+    with pytest.raises(DataError, match=r"its layers are old, new, .*data\.label_layer"):
+        open_scenes(config(folder, **vector))
+    assert open_scenes(config(folder, **vector, label_layer="new")).report.class_pixels[0] == 0
+
+
+def test_masks_of_0_and_255_are_read_by_a_table_and_said_without_one(tmp_path, caplog):
+    write_raster(tmp_path / "a.tif", image := picture(SIZE, SIZE))
+    write_raster(tmp_path / "truth.tif", np.where(truth(image) == 1, 255, 0).astype("uint8"))
+    keys = {"crops": 6, "classes": {0: "land", 1: "road"}}
+    with caplog.at_level(logging.WARNING, "geood"):
+        open_scenes(config(tmp_path, **keys))
+    assert "class 1 (road) occurs in no training crop; the labels hold 255, which means unlabelled" in caplog.text
+    assert "say what 255 means with data.label_ids, such as {255: 1}" in caplog.text
+    mapped = open_scenes(config(tmp_path, **keys, label_ids={255: 1}))
+    np.testing.assert_array_equal(read_all(mapped).ids, truth(image) == 1)
+    write_raster(tmp_path / "truth.tif", np.full((SIZE, SIZE), 255, "uint8"))
+    with pytest.raises(DataError, match=r"check data.classes and the labels; the labels hold 255.*data\.label_ids"):
+        open_scenes(config(tmp_path, **keys))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.features
+import rasterio.vrt
 import torch
 from affine import Affine
 from shapely.geometry import shape
@@ -373,3 +374,78 @@ def test_scores_that_are_not_finite_name_scene_and_cause(tmp_path, model, monkey
     monkeypatch.setattr(PixelNet, "gain", float("nan"))
     with pytest.raises(DataError, match=r"east.tif.*not finite.*damaged"):
         evaluate_scenes(tmp_path, model)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "uint32", "int64", "float32"])
+def test_what_labels_of_any_type_do_not_cover_is_not_measured(tmp_path, model, dtype):
+    image, ids = draw_scene(np.random.default_rng(4), 64, 96)
+    ids[ids == NONE] = STRANGE
+    figures = []
+    for name in ("uint8", dtype):
+        write(tmp_path / name / "x.tif", image)
+        write(tmp_path / name / "x_labels.tif", ids[None, :32].astype(name))
+        figures.append(evaluate_scenes(tmp_path / name, model))
+    assert figures[1].pixels == figures[0].pixels == int(np.isin(ids[:32], [2, 5, ANOMALY]).sum())
+    assert figures[1].headline() == figures[0].headline()
+    assert figures[1].unknown_ids == {STRANGE: int((ids[:32] == STRANGE).sum())}
+
+
+def test_masks_of_0_and_255_are_read_by_a_table_and_said_without_one(tmp_path, model, caplog):
+    image, ids = draw_scene(np.random.default_rng(5), 64, 64)
+    write(tmp_path / "x.tif", image)
+    mask = np.where(ids == ANOMALY, 255, 0).astype(np.uint8)
+    write(tmp_path / "x_labels.tif", mask[None])
+    with caplog.at_level("WARNING", "geood"):
+        assert evaluate_scenes(tmp_path, model).anomaly_pixels == 0
+    assert "no anomaly pixel (ids [9]) in the labels" in caplog.text
+    assert "say what 255 means with data.label_ids, such as {255: 1}" in caplog.text
+    table = ["data.label_ids={255: 9, 0: 2}"]
+    result = evaluate_scenes(tmp_path, model, settings=table)
+    assert (result.pixels, result.anomaly_pixels) == (mask.size, int((mask == 255).sum()))
+    config = a_config(tmp_path, "x.tif", "x_labels.tif")
+    assert evaluate_scenes(config, model, settings=table).headline() == result.headline()
+    with pytest.raises(ConfigError, match=r"only data\.label_ids can be set"):
+        evaluate_scenes(tmp_path, model, settings=["data.label_ids_={1: 2}"])
+
+
+def test_two_files_for_one_place_in_a_pair_are_refused(tmp_path, model):
+    make_scenes(tmp_path)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "east.tif").write_bytes((tmp_path / "east_labels.tif").read_bytes())
+    with pytest.raises(DataError, match=r"east_labels\.tif and .*labels/east\.tif: labels of one scene; move one"):
+        evaluate_scenes(tmp_path, model)
+    (tmp_path / "labels" / "east.tif").rename(tmp_path / "west.png")
+    with pytest.raises(DataError, match=r"west\.png and .*west\.tif: scenes with the same labels; move one"):
+        evaluate_scenes(tmp_path, model)
+
+
+def test_case_of_names_hidden_files_and_folders_do_not_matter(tmp_path, model):
+    make_scenes(tmp_path / "plain")
+    expected = evaluate_scenes(tmp_path / "plain", model).headline()
+    made = tmp_path / "odd"
+    make_scenes(made)
+    (made / "east.tif").rename(made / "east.TIF")
+    (made / "west_labels.tif").rename(made / "west_LABELS.Tif")
+    (made / "._east.tif").write_bytes(b"")
+    for folder in ("folder.tif", "folder_labels.tif", ".ipynb_checkpoints"):
+        (made / folder).mkdir()
+    assert evaluate_scenes(made, model).headline() == expected
+
+
+def test_labels_in_another_crs_fall_on_their_scene(tmp_path, model):
+    image, ids = draw_scene(np.random.default_rng(6), 64, 96)
+    ids = np.kron(ids[::8, ::8], np.ones((8, 8), np.uint8))
+    for name in ("own", "other"):
+        write(tmp_path / name / "x.tif", image, nodata=0)
+    write(tmp_path / "own" / "x_labels.tif", ids[None])
+    with (
+        rasterio.open(tmp_path / "own" / "x_labels.tif") as source,
+        rasterio.vrt.WarpedVRT(source, crs="EPSG:4326", add_alpha=True) as warped,
+    ):
+        array, profile = warped.read(1, masked=True).filled(NONE), warped.profile
+    profile |= {"driver": "GTiff", "count": 1, "nodata": None}
+    with rasterio.open(tmp_path / "other" / "x_labels.tif", "w", **profile) as target:
+        target.write(array.astype(np.uint8), 1)
+    one, two = (evaluate_scenes(tmp_path / name, model) for name in ("own", "other"))
+    assert two.pixels == pytest.approx(one.pixels, rel=0.05)
+    assert two.headline()["AUROC"] == pytest.approx(one.headline()["AUROC"], abs=0.03)

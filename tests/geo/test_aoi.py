@@ -3,6 +3,7 @@
 import pickle
 import threading
 import time
+from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
@@ -19,6 +20,7 @@ from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
 from geood.errors import ConfigError
 from geood.geo.aoi import AreaOfInterest
 from geood.geo.grid import Grid, Window, tile_grid
+from geood.prediction.plan import SceneOptions, _area
 
 UTM = CRS.from_epsg(32633)
 NORTH_UP = Affine(0.5, 0, 500_000.25, 0, -0.5, 4_649_776.75)
@@ -227,11 +229,42 @@ def test_a_rectangle_in_degrees():
 
 @pytest.mark.parametrize(
     "box",
-    ["", "1,2,3", "1,2,a,4", "3,2,1,4", "1,4,3,2", "1,2,1,4", "nan,1,2,3", "1,2,inf,4", "1,2,3,4,EPSG:0", "1,2,3,4,"],
+    [
+        *(
+            "",
+            "1,2,3",
+            "1,2,a,4",
+            "3,2,1,4",
+            "1,4,3,2",
+            "1,2,1,4",
+            "nan,1,2,3",
+            "1,2,inf,4",
+            "1,2,3,4,EPSG:0",
+            "1,2,3,4,",
+        ),
+        *("1e308,1e308,1.1e308,1.2e308", "-1e308,-1e308,1e308,1e308", "1,2,1e300,4"),
+        *((10**400, 1, 2, 3), (1, 2, 3, None), "1,2,3,4,\0", "1,2,3,4,\ud800"),
+    ],
 )
 def test_what_is_no_rectangle(box):
-    with pytest.raises(ConfigError, match=r"not a rectangle; give west,south|is not a CRS"):
+    with pytest.raises(ConfigError, match=r"not a rectangle; give west,south|is not a CRS") as caught:
         AreaOfInterest.from_bbox(box, GRID)
+    assert str(caught.value).isprintable()
+
+
+def test_an_option_of_thousands_of_characters_is_not_repeated():
+    for text in ("9" * 5000 + ",1,2,3", "1,2,3,4," + "9" * 5000):
+        with pytest.raises(ConfigError) as caught:
+            AreaOfInterest.from_bbox(text, GRID)
+        assert len(str(caught.value)) < 400
+
+
+def test_an_empty_option_is_refused_and_never_the_whole_scene():
+    for options in (SceneOptions(box=""), SceneOptions(area=Path())):
+        with pytest.raises(ConfigError, match=r"not a rectangle|cannot be read as a vector file|its layers are none"):
+            _area(options, GRID)
+    with pytest.raises(ConfigError, match="exclude each other"):
+        _area(SceneOptions(box="", area=Path()), GRID)
 
 
 # Values

@@ -14,7 +14,7 @@ from rasterio.warp import transform as move
 from geood.constants import IGNORE
 from geood.errors import DataError
 from geood.geo.grid import Grid, Window
-from geood.geo.labels import open_labels, read_shapes, why_not_shared
+from geood.geo.labels import LabelRules, open_labels, why_not_shared
 
 UTM = CRS.from_epsg(32633)
 GRID = Grid(60, 80, Affine(0.5, 0, 500000, 0, -0.5, 5000000), UTM)
@@ -116,7 +116,7 @@ def test_photos_match_by_size(tmp_path):
 @pytest.mark.parametrize("crs", [None, "EPSG:4326"])
 def test_shapes_become_their_ids(tmp_path, suffix, crs):
     path = squares(tmp_path / f"l{suffix}", GRID, [3, 0, 4], crs=crs)
-    with open_labels([path], GRID, attribute="kind") as labels:
+    with open_labels([path], GRID, LabelRules("kind")) as labels:
         seen = labels.read(GRID.window)
         np.testing.assert_array_equal(labels.read(Window(5, 5, 20, 20)), seen[5:25, 5:25])
         assert (labels.read(Window(40, 0, 10, 10)) == 255).all()
@@ -128,13 +128,13 @@ def test_shapes_become_their_ids(tmp_path, suffix, crs):
 
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 def test_shapes_fall_on_any_grid(tmp_path, grid):
-    with open_labels([squares(tmp_path / "l.gpkg", grid, [5, 6])], grid, attribute="kind") as labels:
+    with open_labels([squares(tmp_path / "l.gpkg", grid, [5, 6])], grid, LabelRules("kind")) as labels:
         seen = labels.read(grid.window)
     assert (seen[:10, :10] == 5).all() and (seen[10:20, 10:20] == 6).all() and (seen != 255).sum() == 200
 
 
 def test_a_shape_without_id_is_no_label(tmp_path):
-    with open_labels([squares(tmp_path / "l.gpkg", GRID, [5, None, 6])], GRID, attribute="kind") as labels:
+    with open_labels([squares(tmp_path / "l.gpkg", GRID, [5, None, 6])], GRID, LabelRules("kind")) as labels:
         seen = labels.read(GRID.window)
     assert sorted(np.unique(seen)) == [5, 6, 255]
 
@@ -145,15 +145,12 @@ def test_a_class_id_is_a_whole_number_of_a_byte(tmp_path, wrong):
     with pytest.raises(
         DataError, match=rf"l\.gpkg: attribute kind must hold class ids, .* 0 to 254 .*; got {wrong:g}$"
     ):
-        read_shapes(path, "kind")
-    with pytest.raises(DataError, match="kind must hold class ids"):
-        open_labels([path], GRID, attribute="kind")
+        open_labels([path], GRID, LabelRules("kind"))
 
 
 def test_255_is_no_label_in_shapes_too(tmp_path):
     path = squares(tmp_path / "l.gpkg", GRID, [0, 254, IGNORE])
-    assert read_shapes(path, "kind")["id"].tolist() == [0, 254, 255]
-    with open_labels([path], GRID, attribute="kind") as labels:
+    with open_labels([path], GRID, LabelRules("kind")) as labels:
         assert sorted(np.unique(labels.read(GRID.window))) == [0, 254, 255]
 
 
@@ -182,7 +179,7 @@ def test_labels_that_cannot_be_used_are_refused(tmp_path):
 
     def refused(match, paths, attribute=None):
         with pytest.raises(DataError, match=match):
-            open_labels(paths, GRID, attribute=attribute).read(GRID.window)
+            open_labels(paths, GRID, LabelRules(attribute)).read(GRID.window)
 
     refused(
         r"far\.tif: these labels do not overlap the scene, .* UTM zone 33N", [write_ids(tmp_path / "far.tif", ids, far)]
@@ -205,9 +202,11 @@ def test_labels_that_cannot_be_used_are_refused(tmp_path):
     refused("no shape with a kind overlaps", [squares(tmp_path / "far.gpkg", far, [1])], "kind")
     table = tmp_path / "table.gpkg"
     pyogrio.write_dataframe(pandas.DataFrame({"kind": [1]}), table)
-    refused("a table without geometry", [table], "kind")
+    refused("its layers are none with geometry", [table], "kind")
     refused("no shape has both", [squares(tmp_path / "none.gpkg", GRID, [None, None])], "kind")
-    refused("the labels have no CRS", [squares(tmp_path / "bare.gpkg", Grid(9, 9, GRID.transform), [1])], "kind")
+    refused(
+        "has no CRS, where one was needed", [squares(tmp_path / "bare.gpkg", Grid(9, 9, GRID.transform), [1])], "kind"
+    )
     (tmp_path / "bad.gpkg").write_text("x")
     refused(r"bad\.gpkg: cannot be read as a vector file", [tmp_path / "bad.gpkg"], "kind")
     (tmp_path / "bad.parquet").write_text("x")
