@@ -132,7 +132,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
                 scored.append(assemble_rasters(target, plan, bundle, work=work, threshold=chosen, client=client))
         counts = _polygons(targets, scored, bundle, folder=work.folder, together=together, threshold=chosen)
         made = [
-            Prediction(t.scene.given, t.scores, t.polygons or together, t.classes, chosen, s.valid, count, s.failed)
+            Prediction(t.scene.public, t.scores, t.polygons or together, t.classes, chosen, s.valid, count, s.failed)
             for t, s, count in zip(targets, scored, counts, strict=True)
         ]
         if summary:
