@@ -8,7 +8,9 @@ below. Pixels are neither read nor resampled here: tiles that do not share a gri
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,10 +22,12 @@ from rasterio.enums import ColorInterp, MaskFlags
 
 from geood.atomic import atomic_write
 from geood.errors import DataError
-from geood.geo.gdal import display_name, open_raster, reading, writing
+from geood.geo.addresses import NETWORK, display_name, holds_secret
+from geood.geo.gdal import allow_servers, open_raster, reading, writing
 from geood.geo.grid import Grid
 from geood.geo.paths import RASTERS, gdal_name
 
+log = logging.getLogger("geood")
 TOLERANCE_PX = 0.01  # largest misalignment of a tile's corner with the common grid, in pixels
 _TYPES = {
     "uint8": "Byte",
@@ -66,7 +70,9 @@ def write_mosaic(rasters: str | Path | Sequence[str | Path], out: str | Path, *,
     """Write a VRT that mosaics rasters, or all rasters of folders, into one scene.
 
     Where tiles overlap, the last in name order is on top. Alpha bands become part of the mask. A float pixel with NaN
-    in only some bands takes those bands from the tile below. An `out` with the same content is left untouched.
+    in only some bands takes those bands from the tile below. Tiles without band names are taken to have those of the
+    others. An `out` with the same content is left untouched; only its owner may read it if the addresses of tiles hold
+    secrets.
 
     Args:
         rasters: raster files, or folders of them.
@@ -83,13 +89,18 @@ def write_mosaic(rasters: str | Path | Sequence[str | Path], out: str | Path, *,
     names = _names([rasters] if isinstance(rasters, (str, Path)) else rasters)
     tiles = [_look(name, nodata) for name in names]
     grid, places = _common(tiles)
-    out = Path(out)
+    tiles = _with_names(tiles)
+    out, mode = Path(out), 0o600 if any(holds_secret(name) for name in names) else 0o666
     with (
         writing(out),
         atomic_write(out, alone=True, keep_same=True) as partial,
-        partial.open("w", encoding="utf-8", errors="surrogateescape") as file,
+        open(partial, "w", encoding="utf-8", errors="surrogateescape", opener=lambda p, f: os.open(p, f, mode)) as file,
     ):
         file.writelines(f"{line}\n" for line in _document(tiles, grid, places))
+    if mode == 0o600:
+        out.chmod(mode)  # where one of the same content was kept
+    if any(NETWORK.search(name) for name in names):
+        allow_servers(gdal_name(out))
     return out
 
 
@@ -160,13 +171,40 @@ def _common(tiles: Sequence[_Tile]) -> tuple[Grid, list[tuple[int, int]]]:
     return Grid(height, width, transform, first.grid.crs), [(col - left, row - top) for col, row in offsets]
 
 
+def _with_names(tiles: Sequence[_Tile]) -> list[_Tile]:
+    """Return the tiles with the band names that some of them have.
+
+    Raises:
+        DataError: a band has different names in two tiles.
+    """
+    names: list[str | None] = [None] * len(tiles[0].names)
+    givers: list[_Tile] = [tiles[0]] * len(names)
+    for tile in tiles:
+        for band, name in enumerate(tile.names):
+            if name is not None and names[band] is None:
+                names[band], givers[band] = name, tile
+            elif name is not None and name != names[band]:
+                raise DataError(
+                    f"{display_name(tile.name)}: its band {band + 1} is called {name}, where {names[band]} was needed, "
+                    f"as in {display_name(givers[band].name)}; leave out tiles of other bands, or give all tiles the "
+                    "same names: in Python, rasterio.open(TILE, 'r+').descriptions = ..."
+                )
+    if bare := [tile for tile in tiles if tile.names != tuple(names)]:
+        log.info(
+            "%s%s: without all band names, taken to be those of the other tiles: %s",
+            display_name(bare[0].name),
+            f" and {len(bare) - 1} more tiles" if len(bare) > 1 else "",
+            ", ".join(name or "(none)" for name in names),
+        )
+    return [tile._replace(names=tuple(names)) for tile in tiles]
+
+
 def _place(tile: _Tile, first: _Tile) -> tuple[int, int]:
     """Check a tile against the first and return its (column, row) offset in pixels of the first."""
     facts = {
         "CRS": (tile.grid.crs, first.grid.crs),
         "type": (tile.dtype, first.dtype),
         "bands": (len(tile.bands), len(first.bands)),
-        "band names": (tile.names, first.names),
         "colours": (tile.roles, first.roles),
     }
     for what, (came, needed) in facts.items():
@@ -203,8 +241,8 @@ def _short(fact: object) -> str:
 def _refuse(tile: _Tile, first: _Tile, came: str, needed: str) -> None:
     raise DataError(
         f"{display_name(tile.name)}: has {came}, where {needed} was needed, as {display_name(first.name)} has; convert "
-        "the tiles to a common format (gdalwarp -t_srs CRS -tr SIZE SIZE -tap; gdal_translate -ot TYPE -b BAND), or "
-        "build one scene yourself with gdalbuildvrt"
+        "the tiles to a common format (gdalwarp -t_srs CRS -tr SIZE SIZE -tap; gdal_translate -ot TYPE -b BAND; "
+        "gdal_edit -colorinterp_BAND COLOUR), or build one scene yourself with gdalbuildvrt"
     )
 
 

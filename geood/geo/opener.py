@@ -13,7 +13,8 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 
 from geood.errors import DataError
-from geood.geo.gdal import display_name, open_raster, reading
+from geood.geo.addresses import display_name
+from geood.geo.gdal import open_raster, reading
 
 STRIPS_PX = 2048  # width up to which decoding full rows costs little, as only one or two tiles share them
 

@@ -1,7 +1,7 @@
 """Paths of scenes on disk, in zip archives and on servers: GDAL names, output stems, retries and fingerprints.
 
 User input goes through `gdal_name` once; from then on a scene is named by a local path or a GDAL name (/vsi...), which
-`geood.geo.gdal.display_name` converts back for messages. Servers fail now and then: all readers use `with_retries`.
+`geood.geo.addresses.display_name` converts back. Servers fail now and then: all readers use `with_retries`.
 Fingerprints are taken from file metadata, and from a few pixels if no local file exists. This module knows nothing of
 bands or models.
 """
@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import html
 import logging
 import re
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,15 +22,16 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from geood.errors import DataError
-from geood.geo.gdal import NETWORK, SCHEMES, display_name, open_raster, rasterio_window, reading
+from geood.geo.addresses import NETWORK, SCHEMES, display_name
+from geood.geo.gdal import open_raster, rasterio_window, reading
 from geood.geo.grid import Window
+from geood.geo.vrt import document, named_sources
 
 T = TypeVar("T")
 log = logging.getLogger("geood")
 RASTERS = (".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".jpeg", ".webp")  # searched for in folders and archives
 _SCHEME = re.compile(r"(https?|ftp|s3|gs|az):/+(.+)", re.IGNORECASE)  # pathlib turns two slashes into one
 _ZIP = re.compile(r"(.*?\.zip)(?:[/!]+(.*))?", re.IGNORECASE)
-_SOURCE = re.compile(r"<(?:SourceFilename|SourceDataset)([^>]*)>([^<]+)<")
 _PLACES = 3  # number of sampled positions along each axis
 _PATCH_PX = 64  # side of the window sampled at each, never beyond one block
 
@@ -70,21 +70,27 @@ def gdal_name(scene: str | Path) -> str:
 
 
 def stem(scene: str | Path) -> str:
-    """Return the base name for outputs of a scene: its file name without folder, extension and query string."""
+    """Return the base name for outputs of a scene: its file name without folder and extension, and without secrets."""
     text = str(scene)
     if NETWORK.search(text):
-        text = unquote(text.partition("?")[0])
+        text = unquote(display_name(gdal_name(text)))
     last = re.split(r"[/\\!]", text.rstrip("/\\!}"))[-1]
     if last in ("", ".", ".."):
         last = Path(text).resolve().name
     return re.sub(r"[:*?\"<>|{}]", "_", Path(last).stem) or "scene"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ScenePath:
-    """The names of one scene; the archive that it may lie in is looked into once, when `opened` is first asked for."""
+    """The names of one scene; the archive that it may lie in is looked into once, when `opened` is first asked for.
+
+    `given` and `opened` may hold secrets, and are only for opening it.
+    """
 
     given: str
+
+    def __repr__(self) -> str:
+        return f"ScenePath({self.public!r})"
 
     @property
     def stem(self) -> str:
@@ -101,8 +107,13 @@ class ScenePath:
         return gdal_name(self.given)
 
     @property
+    def public(self) -> str:
+        """Name as the user gave it, an address without user, password and what follows a "?"."""
+        return display_name(gdal_name(self.given) if NETWORK.search(self.given) else self.given)
+
+    @property
     def shown(self) -> str:
-        """Name for people, without what follows a "?" in an address, which may be a secret."""
+        """Name for people, without the secrets of an address; a local one with its folder."""
         return display_name(self.opened)
 
     @property
@@ -115,8 +126,7 @@ def is_remote(name: str) -> bool:
     """Check whether reading a GDAL name uses the network, for a local VRT through any of its source files."""
     if NETWORK.search(name):
         return True
-    path = Path(name)
-    return path.suffix.lower() == ".vrt" and any(NETWORK.search(source) for source in _sources(path))
+    return any(NETWORK.search(source) for source in _sources(name))
 
 
 def with_retries(attempt: Callable[[], T], *, name: str, attempts: int = 4, wait_s: float = 0.5) -> T:
@@ -207,16 +217,22 @@ def _member(archive: str, inner: str) -> str:
 def _only_raster(archive: Path) -> str:
     try:
         with zipfile.ZipFile(archive) as file:
-            inside = [n for n in file.namelist() if n.lower().endswith(RASTERS) and not n.startswith("__MACOSX/")]
+            inside = [n for n in file.namelist() if n.lower().endswith(RASTERS) and not _hidden(n)]
     except (zipfile.BadZipFile, OSError) as error:
         raise DataError(f"{archive}: cannot be read as a zip file ({error}); copy it again") from None
     if len(inside) != 1:
+        inside = [display_name(n) for n in inside]
         some = ", ".join(inside[:5]) + (", ..." if len(inside) > 5 else "")
         raise DataError(
             f"{archive}: holds {len(inside)} rasters ({some or 'none'}), where one was needed; "
             + (f"name it, as {archive.name}/{inside[0]}" if inside else f"needed: one ending in {', '.join(RASTERS)}")
         )
     return inside[0]
+
+
+def _hidden(member: str) -> bool:
+    """Check whether a member of an archive is hidden, as those that macOS adds (._x.tif, __MACOSX)."""
+    return member.startswith("__MACOSX/") or member.rsplit("/", 1)[-1].startswith(".")
 
 
 def _files(name: str, told: Iterable[str]) -> list[str]:
@@ -227,29 +243,19 @@ def _files(name: str, told: Iterable[str]) -> list[str]:
         file = waiting.pop(0)
         if file not in found:
             found[file] = None
-            if file.lower().endswith(".vrt"):
-                waiting.extend(_sources(Path(file)))
+            waiting.extend(_sources(file))
     return list(found)
 
 
-def _sources(vrt: Path) -> list[str]:
-    """Return the source names in a local VRT; an empty list if it cannot be read."""
-    try:
-        text = vrt.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    return list(dict.fromkeys(_named(text, vrt.parent)))
-
-
-def _named(text: str, folder: Path) -> Iterator[str]:
-    for attributes, raw in _SOURCE.findall(text):
-        source = html.unescape(raw)
-        if source.startswith("<"):  # a VRT in a VRT
-            yield from _named(source, folder)
-        elif 'relativeToVRT="1"' in attributes.replace("'", '"') and not NETWORK.search(source):
-            yield str(folder / source)
-        else:
-            yield source
+def _sources(name: str, folder: Path | None = None) -> list[str]:
+    """Return the names of the sources of a local VRT, those of VRTs in its text included; none for other rasters."""
+    text = document(name)
+    found: list[str] = []
+    if text is not None:
+        folder = folder or Path(name).parent
+        for source in dict.fromkeys(named_sources(text, folder)):
+            found += _sources(source, folder) if source.startswith("<") else [source]
+    return list(dict.fromkeys(found))
 
 
 def _on_disk(name: str) -> Path | None:

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
 
 from geood.errors import DataError
+from geood.geo.addresses import display_name
 from geood.geo.bands import Bands
-from geood.geo.gdal import display_name, rasterio_window, reading
+from geood.geo.gdal import allow_servers, rasterio_window, reading
 from geood.geo.grid import Grid, Window, mirrored
 from geood.geo.opener import STRIPS_PX, BlockLayout, Opened, open_measurements
 from geood.geo.resampling import resample, resized, taps
@@ -35,13 +36,15 @@ class SceneSource:
     """Picklable description of a scene and of the way to read it.
 
     `name` is the GDAL name (a path or /vsi...); `indexes` are the bands (from 1) in the model's order (empty: all but
-    alpha); `nodata` overrides the file's own; `scale` is working pixels per scene pixel (0.5: half the resolution).
+    alpha); `nodata` overrides the file's own; `scale` is working pixels per scene pixel (0.5: half the resolution);
+    `servers` lets a local VRT name servers, as a mosaic of addresses does.
     """
 
     name: str
     indexes: tuple[int, ...] = ()
     nodata: float | None = None
     scale: float = 1.0
+    servers: bool = False
 
 
 class Scene:
@@ -87,6 +90,8 @@ class Scene:
                 `open_measurements` (palette, complex numbers, mixed dtypes, no usable georeferencing).
         """
         source = path if isinstance(path, SceneSource) else SceneSource(str(path), nodata=nodata)
+        if source.servers:
+            allow_servers(source.name)
         opened = open_measurements(source.name, source.nodata)
         try:
             with reading(source.name):

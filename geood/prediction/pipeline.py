@@ -294,7 +294,7 @@ def _key(plans: list[ScenePlan], outputs: RunOutputs, bundle: ModelBundle, thres
 def _predictions(outputs: RunOutputs, figures: Sequence[SceneFigures], threshold: float) -> list[Prediction]:
     return [
         Prediction(
-            scene=t.scene.given,
+            scene=t.scene.public,
             scores=t.scores,
             polygons=t.polygons or outputs.together,
             classes=t.classes,

@@ -17,10 +17,11 @@ import torch
 
 from geood._version import __version__
 from geood.errors import ConfigError, DataError
+from geood.geo.addresses import display_name
 from geood.geo.aoi import AreaOfInterest
 from geood.geo.band_matching import listed
 from geood.geo.bands import Bands
-from geood.geo.gdal import compression, display_name
+from geood.geo.gdal import compression, may_ask_servers
 from geood.geo.grid import Grid
 from geood.geo.paths import ScenePath, fingerprint, gdal_name
 from geood.geo.scene import Scene, SceneSource
@@ -138,7 +139,7 @@ def plan_scene(
         layout = opened.layout
         dtype, names = opened.dtype, ", ".join(opened.band_names)
         cache = _cache(opened, limits, rows=math.ceil((limits.tile_px + 2 * bundle.halo_px) / reading.scale))
-    source = SceneSource(name, reading.indexes, nodata, reading.scale)
+    source = SceneSource(name, reading.indexes, nodata, reading.scale, may_ask_servers(name))
     state = fingerprint(name)
     job = Job(
         source=source,

@@ -1,0 +1,179 @@
+"""VRT documents: the files that one names, found and checked before GDAL opens any of them.
+
+GDAL opens whatever a VRT names, at any depth and with any of its drivers. So a small local file could make requests to
+servers that the user never named, and one that leads back to itself would stop threads that read it for ever. Both are
+refused before any of its sources is opened. The text is read as leniently as GDAL reads it: comments, CDATA, character
+references, names in any case, and attributes in place of elements.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+from xml.sax.saxutils import escape
+
+from geood.errors import DataError
+from geood.geo.addresses import NETWORK, display_name, reaches_server
+
+ALLOW = "GEOOD_VRT_NETWORK"  # environment variable: "YES" lets local VRTs name servers
+_DEEPEST = 16  # VRTs within VRTs
+_MOST_READS = 10**7  # rasters read for one pass over a VRT, each as often as it is named
+_HEAD_BYTES = 2048
+_NAME = r"(?:SourceFilename|SourceDataset)"
+_IN_TAG = r"(?:\"[^\"]*\"|'[^']*'|[^>\"'])*"
+_SOURCE = re.compile(
+    rf"<\s*{_NAME}\b(?P<attributes>{_IN_TAG})>(?P<text>[^<]*)|\b{_NAME}\s*=\s*(?P<quoted>\"[^\"]*\"|'[^']*')", re.I
+)
+_BESIDE = re.compile(r"relativeToVRT\s*=\s*[\"']?\s*1", re.I)
+_COMMENT = re.compile(r"<!--.*?-->", re.S)
+_CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.S)
+_SERVICE_DOCUMENT = re.compile(
+    r"<\s*(?:GDAL_WMS|GDAL_WMTS|WMS_|WMT_MS|WCS_|Capabilities|TileMap|TileService|VSISparseFile)|\"stac_version\"", re.I
+)
+
+
+def named_sources(text: str, folder: Path) -> Iterator[str]:
+    """Yield the names of all sources in a VRT's text, in order and as often as they occur.
+
+    Those relative to the VRT are joined to its folder. A VRT within the text counts as a source, whose name is its
+    text; what that names is not yielded.
+    """
+    plain = _CDATA.sub(lambda found: escape(found[1]), _COMMENT.sub("", text))
+    for found in _SOURCE.finditer(plain):
+        quoted = found["quoted"]
+        source = html.unescape(quoted[1:-1] if quoted else found["text"]).lstrip()
+        beside = not quoted and _BESIDE.search(found["attributes"])
+        if source:
+            yield str(folder / source) if beside and not NETWORK.search(source) and source[0] != "<" else source
+
+
+def document(name: str) -> str | None:
+    """Return the text of a VRT on disk or within another's text, None if the name is that of anything else.
+
+    Raises:
+        DataError: the name is that of a pipe or a device, which would be waited for without end.
+    """
+    if name.startswith("<"):
+        return name if "<VRTDataset" in name else None
+    if name.lower().startswith("vrt://"):
+        return f"<SourceFilename>{escape(name[6:].partition('?')[0])}</SourceFilename>"
+    if name.startswith("DERIVED_SUBDATASET:"):
+        return f"<SourceFilename>{escape(name.split(':', 2)[-1])}</SourceFilename>"
+    if "://" in name or name.startswith("/vsi"):
+        return None
+    head = _head(name)
+    if not head.lstrip().startswith("<VRTDataset"):
+        return None
+    return Path(name).read_text(encoding="utf-8", errors="surrogateescape")
+
+
+def is_allowed() -> bool:
+    """Check whether the environment lets local VRTs name servers."""
+    return os.environ.get(ALLOW, "").strip().upper() in ("YES", "TRUE", "ON", "1")
+
+
+class SourceCheck:
+    """A walk through all that a raster draws on, if it is a VRT.
+
+    `servers` says whether it may name servers; `fetch` returns the text of a VRT that only GDAL can read (/vsi...), and
+    None if a name is that of anything else.
+    """
+
+    def __init__(self, top: str, *, servers: bool, fetch: Callable[[str], str | None]) -> None:
+        self.top, self._servers, self._fetch = top, servers, fetch
+        self._known: dict[object, tuple[int, int]] = {}
+
+    def run(self, text: str | None) -> None:
+        """Check the raster; `text` is that of a VRT that does not lie on disk.
+
+        Raises:
+            DataError: it leads back to itself, its VRTs are nested too deep or name their images too often, or it names
+                servers though it may not.
+        """
+        text = document(self.top) if text is None else text
+        if text is not None:
+            self._visit(text, Path(self.top).parent, (_identity(self.top),))
+
+    def _visit(self, text: str, folder: Path, above: tuple[object, ...]) -> tuple[int, int]:
+        """Return how many VRTs are nested in one, itself included, and how many rasters are read for all its pixels."""
+        if len(above) > _DEEPEST:
+            self._refuse(f"more than {_DEEPEST} VRTs within one another", _FLATTEN)
+        depth, reads = 0, 0
+        for source, times in Counter(named_sources(text, folder)).items():
+            below, each = self._source(source, folder, above)
+            depth, reads = max(depth, below), reads + times * each
+        if not self._servers and (found := NETWORK.search(html.unescape(text))):  # elsewhere than in a source's name
+            self._refuse_server(found[0])
+        if depth + len(above) > _DEEPEST:
+            self._refuse(f"more than {_DEEPEST} VRTs within one another", _FLATTEN)
+        if reads > _MOST_READS:
+            self._refuse(f"names its images {reads:,} times", _FLATTEN)
+        return depth + 1, reads
+
+    def _source(self, name: str, folder: Path, above: tuple[object, ...]) -> tuple[int, int]:
+        key = _identity(name)
+        if key in above:
+            self._refuse(
+                f"leads back to itself, through {_short(name)}", "write it again from its images, with gdalbuildvrt"
+            )
+        if key not in self._known:
+            if not self._servers and (_is_service(name) or (name[0] != "<" and reaches_server(name))):
+                self._refuse_server(name)
+            text = self._fetch(name) if name.startswith("/vsi") else document(name)
+            within = folder if name.startswith("<") else Path(name).parent
+            self._known[key] = (0, 1) if text is None else self._visit(text, within, (*above, key))
+        return self._known[key]
+
+    def _refuse_server(self, name: str) -> NoReturn:
+        self._refuse(
+            f"a local file that names a server ({_short(name)})",
+            f"give the address itself as the scene, or set {ALLOW}=YES in the environment if you trust the file",
+        )
+
+    def _refuse(self, came: str, remedy: str) -> NoReturn:
+        raise DataError(f"{display_name(self.top)}: {came}; {remedy}")
+
+
+_FLATTEN = "save it as one GeoTIFF first: gdal_translate IN OUT"
+
+
+def _is_service(name: str) -> bool:
+    """Check whether a name is a document for one of GDAL's drivers for services, or that of a local file with one."""
+    text = name if name.startswith("<") else "" if name.startswith("/vsi") or "://" in name else _head(name)
+    return bool(_SERVICE_DOCUMENT.search(text))
+
+
+def _head(name: str) -> str:
+    """Return the first characters of a local file; "" if it cannot be read.
+
+    Raises:
+        DataError: it is a pipe or a device, which would be waited for without end.
+    """
+    try:
+        mode = os.stat(name).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise DataError(f"{display_name(name)}: neither a file nor a folder; give an image that lies on disk")
+        with open(name, "rb") as file:
+            return file.read(_HEAD_BYTES).decode("latin-1")
+    except (OSError, ValueError):
+        return ""
+
+
+def _identity(name: str) -> object:
+    """Return a value that all names of one file share, also through links."""
+    try:
+        state = os.stat(name)
+    except (OSError, ValueError):
+        return name
+    return state.st_dev, state.st_ino
+
+
+def _short(name: str) -> str:
+    text = display_name("a text within it" if name.startswith("<") else name)
+    return text if len(text) <= 100 else f"{text[:97]}..."
