@@ -65,6 +65,7 @@ Bbox = Annotated[
 Mosaic = Annotated[
     bool, typer.Option("--mosaic", help="Treat the rasters, or those of a folder, as tiles of one scene.")
 ]
+TlsFile = Annotated[Path | None, typer.Option(metavar="FILE", help="For a --scheduler at tls://, in PEM format.")]
 Threshold = Annotated[float | None, typer.Option(help="Score above which a pixel is anomalous; default: the model's.")]
 
 
@@ -140,17 +141,25 @@ def predict(
     mosaic: Mosaic = False,
     workers: Workers = 0,
     scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Address of a running Dask scheduler.")
+        str | None, typer.Option(metavar="ADDRESS", help="Address of a running Dask scheduler, which is trusted like code.")
     ] = None,
+    tls_ca_file: TlsFile = None,
+    tls_cert: TlsFile = None,
+    tls_key: TlsFile = None,
     max_ram: MaxRam = None,
     settings: Uses = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Map the anomalies of scenes: a score raster, and polygons that open styled in QGIS."""
-    from geood.prediction import SceneOptions
+    from geood.prediction import SceneOptions, TlsFiles
     from geood.prediction import predict as run
 
+    tls = None
+    if tls_ca_file and tls_cert:
+        tls = TlsFiles(tls_ca_file, tls_cert, tls_key)
+    elif tls_ca_file or tls_cert or tls_key:
+        raise ConfigError("--tls-ca-file and --tls-cert belong together, and --tls-key to them; give them all")
     try:
         made = run(
             scenes,
@@ -161,6 +170,7 @@ def predict(
             mosaic=mosaic,
             workers=workers,
             scheduler=scheduler,
+            tls=tls,
             max_ram=max_ram,
             settings=settings or (),
             resume=resume,

@@ -25,7 +25,7 @@ from geood.geo.score_raster import read_tags
 from geood.models import ModelBundle
 from geood.polygons import OUTPUT_SUFFIXES, PolygonSource, write_anomalies, write_together
 from geood.prediction.budget import budget, check_disk, config_budget, parse_bytes
-from geood.prediction.cluster import dask_client
+from geood.prediction.cluster import TlsFiles, dask_client
 from geood.prediction.outputs import (
     Prediction,
     Target,
@@ -57,6 +57,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
     mosaic: bool = False,
     workers: int = 0,
     scheduler: str | None = None,
+    tls: TlsFiles | None = None,
     max_ram: str | None = None,
     settings: Sequence[str] = (),
     resume: bool = False,
@@ -77,6 +78,8 @@ def predict(  # noqa: PLR0913 - the options of a verb
         mosaic: treat all scenes together, or those of a folder, as tiles of one scene.
         workers: 0: threads in this process (several GPUs: a process for each); N: that many processes on this machine.
         scheduler: address of a running Dask scheduler (tcp://host:8786) whose workers see the scenes by the same names.
+            Whoever answers there, or can get between, can run code in this process.
+        tls: certificate files for a scheduler at tls://, see `geood.prediction.TlsFiles`.
         max_ram: memory limit of all processes on this machine together, such as "2GB"; None: what the config's tiles
             need.
         settings: overrides of the bundle's sections score and predict, such as `score.kind=energy`.
@@ -127,7 +130,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
         check_disk(work.folder, sum(plan.disk_bytes for plan in plans) - _held(work.folder))
         STATE.preload(Path(bundle_path), bundle)
         scored: list[ScoredScene] = []
-        with dask_client(workers, scheduler, computing=limits.computing) as client:
+        with dask_client(workers, scheduler, computing=limits.computing, tls=tls) as client:
             for target, plan in zip(targets, plans, strict=True):
                 scored.append(assemble_rasters(target, plan, bundle, work=work, threshold=chosen, client=client))
         counts = _polygons(targets, scored, bundle, folder=work.folder, together=together, threshold=chosen)
