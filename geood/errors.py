@@ -2,10 +2,27 @@
 
 Every message names the file, states what was found and what was expected, and ends with a remedy. The command line
 prints only the message; `--debug` adds the traceback. Any other exception is a bug in geood and exits with 1.
+Names that come from files pass through `printable` before they are shown.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
+
+
+def printable(text: object, *, keep: str = "") -> str:
+    """Return a text with control characters, direction marks and lone surrogates escaped, except those in `keep`.
+
+    A terminal would obey them: a name in a file could move the cursor, recolour what follows or hide it.
+    """
+    plain = str(text)
+    if plain.isprintable():
+        return plain
+    odd = ("Cc", "Cf", "Cn", "Cs", "Zl", "Zp")
+    keep += "\u200c\u200d"  # joiners, which some scripts need to be read
+    return "".join(
+        c if c in keep or unicodedata.category(c) not in odd else c.encode("unicode_escape").decode() for c in plain
+    )
 
 
 class GeoodError(Exception):

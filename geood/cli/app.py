@@ -7,6 +7,7 @@ adds the traceback. Parameters of a method belong in a config section, not here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +16,7 @@ import typer
 
 from geood._version import DISTRIBUTION, __version__
 from geood.cli.data import data_app
-from geood.errors import ConfigError, DataError, TilesFailedError
+from geood.errors import ConfigError, DataError, TilesFailedError, printable
 
 if TYPE_CHECKING:
     pass
@@ -30,6 +31,21 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
+
+
+def _not_infinite(value: float | None) -> float | None:
+    """Refuse infinity, which 1e400 is as well."""
+    if value is not None and math.isinf(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
+def _finite(value: float | None) -> float | None:
+    """Refuse infinity and NaN."""
+    if value is not None and math.isnan(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return _not_infinite(value)
+
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 Model = Annotated[
@@ -54,7 +70,9 @@ BandsOption = Annotated[
     str | None,
     typer.Option("--bands", metavar="NAMES", help="Bands to read as the model's: red=3,green=2,blue=1; or 3,2,1."),
 ]
-NoData = Annotated[float | None, typer.Option(metavar="VALUE", help="Nodata value of the scene.")]
+NoData = Annotated[
+    float | None, typer.Option(metavar="VALUE", help="Nodata value of the scene.", callback=_not_infinite)
+]
 NoResample = Annotated[
     bool, typer.Option("--no-resample", help="Read the scene at its own resolution, not the model's.")
 ]
@@ -66,7 +84,10 @@ Mosaic = Annotated[
     bool, typer.Option("--mosaic", help="Treat the rasters, or those of a folder, as tiles of one scene.")
 ]
 TlsFile = Annotated[Path | None, typer.Option(metavar="FILE", help="For a --scheduler at tls://, in PEM format.")]
-Threshold = Annotated[float | None, typer.Option(help="Score above which a pixel is anomalous; default: the model's.")]
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Score above which a pixel is anomalous; default: the model's.", callback=_finite),
+]
 
 
 def _show_version(asked: bool) -> None:
@@ -141,7 +162,8 @@ def predict(
     mosaic: Mosaic = False,
     workers: Workers = 0,
     scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Address of a running Dask scheduler, which is trusted like code.")
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Address of a running Dask scheduler, which is trusted like code."),
     ] = None,
     tls_ca_file: TlsFile = None,
     tls_cert: TlsFile = None,
@@ -184,7 +206,7 @@ def predict(
 
 def _print_predictions(made: Sequence[Any]) -> None:
     for prediction in made:
-        print(f"scene      {prediction.scene}: {prediction.valid_pixels:,} pixels scored")
+        print(f"scene      {printable(prediction.scene)}: {prediction.valid_pixels:,} pixels scored")
         print(f"scores     {prediction.scores}")
         if prediction.classes:
             print(f"classes    {prediction.classes}")
@@ -219,7 +241,7 @@ def plan(
         settings=settings or (),
         folder=out,
     ):
-        print(f"{label:<11}{text}")
+        print(f"{label:<11}{printable(text)}")
 
 
 @app.command()
@@ -227,7 +249,9 @@ def polygonize(
     scores: Annotated[Path, typer.Argument(metavar="SCORES", help="A score raster that `geood predict` wrote.")],
     out: Annotated[Path, typer.Option(help="x.gpkg, x.geojson, x.parquet or x.fgb.")],
     threshold: Threshold = None,
-    min_area: Annotated[float | None, typer.Option(metavar="M2", min=0, help="Omit smaller polygons.")] = None,
+    min_area: Annotated[
+        float | None, typer.Option(metavar="M2", min=0, help="Omit smaller polygons.", callback=_finite)
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Extract polygons again from a score raster, without the model."""
@@ -369,7 +393,7 @@ def _bundle_path(given: Path | None) -> Path:
 
 def _print_pairs(pairs: dict[str, Any]) -> None:
     for key, value in pairs.items():
-        print(f"{key.removeprefix('GEOOD_').lower():<22} {value}")
+        print(f"{key.removeprefix('GEOOD_').lower():<22} {printable(value)}")
 
 
 def _print_bundle(header: dict[str, Any]) -> None:

@@ -34,7 +34,10 @@ ANSWER_S = 10  # timeout of the connection to a scheduler, seconds
 WORKERS_S = 60  # time that a scheduler may have no workers, seconds
 CLOSE_S = 10  # timeout of the end of worker processes, seconds
 READERS = 2  # threads of a process beside those that compute
-HANDLES, HANDLES_EACH = 24, 14  # files and sockets that this process opens at most: always, and for each worker (measured)
+HANDLES, HANDLES_EACH = (
+    24,
+    14,
+)  # files and sockets that this process opens at most: always, and for each worker (measured)
 GPU_THREADS = 8  # threads that feed one GPU: with fewer it waits for decoding and packing, more only hold memory
 _FAILURES = (OSError, ValueError, TypeError, RuntimeError, ImportError)  # of Dask while it connects or starts
 
@@ -118,6 +121,8 @@ def dask_client(
         OutputError: no workers can be started.
         RunLostError: the connection to the scheduler was lost meanwhile.
     """
+    if scheduler is not None and not scheduler.strip():
+        raise ConfigError("--scheduler: the address is empty; give one such as tcp://host:8786, or leave it out")
     if workers and scheduler:
         raise ConfigError("--workers and --scheduler exclude each other: a running scheduler has its own workers")
     if tls and not scheduler:
@@ -129,22 +134,22 @@ def dask_client(
     for name in [n for n in logging.root.manager.loggerDict if n.startswith("distributed")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     threads = torch.get_num_threads()
-    with _scratch() as folder, dask.config.set(_settings(folder)):
-        with _of_scheduler(scheduler, tls) if scheduler else _of_this_machine(workers, computing) as client:
-            try:
-                yield client
-            except GeoodError:
+    connected = _of_scheduler(scheduler, tls) if scheduler else _of_this_machine(workers, computing)
+    with _scratch() as folder, dask.config.set(_settings(folder)), connected as client:
+        try:
+            yield client
+        except GeoodError:
+            raise
+        except Exception as error:
+            if client.status == "running" and not isinstance(error, (CommClosedError, CancelledError)):
                 raise
-            except Exception as error:
-                if client.status == "running" and not isinstance(error, (CommClosedError, CancelledError)):
-                    raise
-                raise RunLostError(
-                    f"the Dask scheduler went away ({type(error).__name__}); finished tiles are kept: start it again "
-                    "and add --resume"
-                ) from None
-            finally:
-                client.close()
-                torch.set_num_threads(threads)
+            raise RunLostError(
+                f"the Dask scheduler went away ({type(error).__name__}); finished tiles are kept: start it again and "
+                "add --resume"
+            ) from None
+        finally:
+            client.close()
+            torch.set_num_threads(threads)
 
 
 def _scratch() -> TemporaryDirectory[str]:
@@ -231,7 +236,7 @@ def _of_scheduler(address: str, tls: TlsFiles | None) -> Iterator[Any]:
 
 def _without_secrets(address: str) -> str:
     """Return an address without what may be a user, password or token in it."""
-    return re.sub(r"[?#].*", "", re.sub(r"(//|^).*@", r"\1", address, flags=re.DOTALL), flags=re.DOTALL)
+    return re.sub(r"[?#].*", "", re.sub(r"^([\w+.-]+://)?.*@", r"\1", address, flags=re.DOTALL), flags=re.DOTALL)
 
 
 @contextmanager
@@ -299,8 +304,8 @@ def _check_handles(workers: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:
             raise OutputError(
-                f"this process may open {hard} files at once, {needed} are needed here: allow more (ulimit -n {needed}), "
-                "or use fewer --workers"
+                f"this process may open {hard} files at once, {needed} are needed here: allow more "
+                f"(ulimit -n {needed}), or use fewer --workers"
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 

@@ -117,7 +117,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
     check_outputs(finals, [str(s) for s in scenes], out, others=others, overwrite=overwrite)
     bundle = ModelBundle.load(bundle_path).with_settings(settings)
     chosen = bundle.threshold if threshold is None else _finite(threshold)
-    if max_ram:
+    if max_ram is not None:
         limits = budget(bundle, workers=workers, max_ram=parse_bytes(max_ram))
     else:
         limits = config_budget(bundle, workers=workers)

@@ -192,8 +192,8 @@ def _check_sample(opened: Scene, bands: Bands, indexes: tuple[int, ...]) -> tupl
 
 
 def _area(options: SceneOptions, grid: Grid) -> AreaOfInterest | None:
-    if options.area and options.box:
+    if options.area is not None and options.box is not None:
         raise ConfigError("--aoi and --bbox exclude each other; give one of them")
-    if options.area:
+    if options.area is not None:
         return AreaOfInterest.from_file(options.area, grid)
-    return AreaOfInterest.from_bbox(options.box, grid) if options.box else None
+    return AreaOfInterest.from_bbox(options.box, grid) if options.box is not None else None

@@ -66,7 +66,9 @@ def test_all_that_opens_ports_has_tls(monkeypatch, workers, cuda):
 
     monkeypatch.setattr(cluster.torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(distributed, "SpecCluster", spec_cluster)
-    monkeypatch.setitem(sys.modules, "dask_cuda", types.SimpleNamespace(LocalCUDACluster=cuda_cluster) if cuda else None)
+    monkeypatch.setitem(
+        sys.modules, "dask_cuda", types.SimpleNamespace(LocalCUDACluster=cuda_cluster) if cuda else None
+    )
     with pytest.raises(OutputError, match="seen"), dask_client(workers, None):
         pass
     made.extend(worker["options"] for worker in grown.values())
@@ -142,7 +144,9 @@ def test_secrets_in_an_address_are_refused_and_not_shown(address, shown):
     assert f"--scheduler {shown}:" in str(error.value) and "ter2" not in str(error.value)
 
 
-@pytest.mark.parametrize("address", ["nonsense", "tcp://", "tcp://host:port", "ftp://host:1", "inproc://x", "127.0.0.1:1"])
+@pytest.mark.parametrize(
+    "address", ["nonsense", "tcp://", "tcp://host:port", "ftp://host:1", "inproc://x", "127.0.0.1:1"]
+)
 def test_an_address_without_a_scheduler_is_an_error(monkeypatch, address):
     monkeypatch.setattr(cluster, "ANSWER_S", 0.5)
     with pytest.raises(ConfigError, match="--scheduler"), dask_client(0, address):
@@ -159,7 +163,10 @@ def test_certificates_belong_to_a_scheduler_with_tls(tls):
 def test_too_few_file_handles_are_an_error_before_anything_starts(monkeypatch):
     resource = pytest.importorskip("resource")
     monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 64))
-    with pytest.raises(OutputError, match=r"may open 64 files at once, \d+ are needed.*ulimit -n \d+"), dask_client(9, None):
+    with (
+        pytest.raises(OutputError, match=r"may open 64 files at once, \d+ are needed.*ulimit -n \d+"),
+        dask_client(9, None),
+    ):
         pass
     allowed = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 4096))
