@@ -43,6 +43,8 @@ class Shown:
         """
         if not isinstance(text, str):
             raise TypeError(f"text was needed, got {type(text).__name__}")  # by which click tells text from binary
+        if not text:  # of which click makes a trial
+            return 0
         try:
             self._stream.write(printable(text, keep="\n\t"))
             self._stream.flush()
