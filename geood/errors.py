@@ -1,21 +1,36 @@
 """Exceptions of geood and the exit codes of the command line.
 
-Every message names the file, states what was found and what was expected, and ends with a remedy. What a file holds is
-repeated through `shown`. The command line prints only the message; `--debug` adds the traceback. Any other exception is
-a bug in geood and exits with 1.
+Every message names the file, states what was found and what was expected, and ends with a remedy. Names that come from
+files pass through `printable` before they are shown, and other values through `shown`. The command line prints only the
+message; `--debug` adds the traceback. Any other exception is a bug in geood and exits with 1.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 SHOWN = 80  # characters of a value that a message repeats
 
 
+def printable(text: object, *, keep: str = "") -> str:
+    """Return a text with control characters, direction marks and lone surrogates escaped, except those in `keep`.
+
+    A terminal would obey them: a name in a file could move the cursor, recolour what follows or hide it.
+    """
+    plain = str(text)
+    if plain.isprintable():
+        return plain
+    odd = ("Cc", "Cf", "Cn", "Cs", "Zl", "Zp")
+    keep += "\u200c\u200d"  # joiners, which some scripts need to be read
+    return "".join(
+        c if c in keep or unicodedata.category(c) not in odd else c.encode("unicode_escape").decode() for c in plain
+    )
+
+
 def shown(value: object, *, most: int = SHOWN) -> str:
-    """Return a value as text for a message: cut after `most` characters, and what cannot be printed is escaped."""
+    """Return a value as printable text for a message, cut after `most` characters."""
     text = value if isinstance(value, str) else str(value) if isinstance(value, Exception) else repr(value)
-    cut = text if len(text) <= most else f"{text[:most]}..."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+    return printable(text if len(text) <= most else f"{text[:most]}...")
 
 
 class GeoodError(Exception):

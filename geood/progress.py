@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from geood.errors import printable
+
 T = TypeVar("T")
 log = logging.getLogger("geood")
 
@@ -29,22 +31,22 @@ class Progress:
     """
 
     def __init__(self, title: str, total: int, *, start: int = 0, every_s: float = 10.0, brief: bool = False) -> None:
-        self.title, self.total, self.done, self.start = title, total, start, start
+        self.title, self.total, self.done, self.start = printable(title), total, start, start
         self.every_s, self.brief = every_s, brief
         self._began = self._said = time.monotonic()
         self._bar: RichProgress | None = None
-        if sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty():  # None: a program without a terminal, as QGIS on Windows
             self._bar = RichProgress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[figures]}"),
+                TextColumn("{task.fields[figures]}", markup=False),
                 console=Console(stderr=True),
                 transient=brief,
             )
-            self._task = self._bar.add_task(title, total=total, completed=start, figures="")
+            self._task = self._bar.add_task(self.title, total=total, completed=start, figures="")
 
     def __enter__(self) -> Progress:
         if self._bar:

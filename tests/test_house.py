@@ -73,7 +73,6 @@ HELD_BY = {  # rooms without a test file of their own name, and the file whose l
     "polygons/simplification": "polygons/test_export",
     "polygons/statistics": "polygons/test_components",
     "polygons/valid_counts": "polygons/test_components",
-    "prediction/cluster": "prediction/test_pipeline",
     "prediction/dispatch": "prediction/test_faults",
     "prediction/engine": "prediction/test_pipeline",
     "prediction/estimate": "prediction/test_budget",

@@ -1,5 +1,6 @@
 """Progress counts to its end, says so in plain lines where no terminal is, and repeats nothing."""
 
+import io
 import logging
 from types import SimpleNamespace
 
@@ -33,6 +34,22 @@ def test_time_left_counts_this_run_only(caplog):
         progress.advance(5)
         progress.advance(5)
     assert lines(caplog)[-1].startswith("resumed 100/100") and " 0 s left" in lines(caplog)[-1]
+
+
+def test_progress_needs_no_stderr_and_takes_titles_as_they_are(caplog, monkeypatch):
+    monkeypatch.setattr("sys.stderr", None)
+    with caplog.at_level(logging.INFO, "geood"), Progress("[/red]\x1b[2J.tif", 1) as progress:
+        progress.advance()
+    assert lines(caplog)[0].startswith("[/red]\\x1b[2J.tif 1/1")
+
+
+def test_a_bar_takes_brackets_in_a_title_as_they_are(monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr", terminal)
+    with Progress("[/red].tif", 1) as progress:
+        progress.advance(loss="[/b]")
+    assert "[/red].tif" in terminal.getvalue()
 
 
 def test_what_is_over_at_once_is_not_spoken_of(caplog, monkeypatch):

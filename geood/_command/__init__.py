@@ -7,6 +7,7 @@ outside the name that both claim, and imports nothing of `geood` before it has l
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import NoReturn
 
@@ -29,6 +30,7 @@ def other_package() -> str | None:
 
 def main() -> NoReturn:
     """Run the command line and exit with its code; exit with 2 if the other package has taken this one's place."""
+    _open_standard_streams()
     other = other_package()
     if other is not None:
         replaced = _is_replaced()
@@ -43,6 +45,19 @@ def main() -> NoReturn:
     from geood.cli import main as run
 
     run()
+
+
+def _open_standard_streams() -> None:
+    """Put the null device in the place of standard streams that are closed.
+
+    The next file that is opened would take the number of a closed one, and receive what libraries write there.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(number)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the life of the process
 
 
 def _is_replaced() -> bool:

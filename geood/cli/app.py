@@ -7,6 +7,7 @@ adds the traceback. Parameters of a method belong in a config section, not here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +16,7 @@ import typer
 
 from geood._version import DISTRIBUTION, __version__
 from geood.cli.data import data_app
-from geood.errors import ConfigError, DataError, TilesFailedError, shown
+from geood.errors import ConfigError, DataError, TilesFailedError, printable, shown
 
 if TYPE_CHECKING:
     from geood.models import BundleHeader
@@ -32,6 +33,21 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
+
+
+def _not_infinite(value: float | None) -> float | None:
+    """Refuse infinity, which 1e400 is as well."""
+    if value is not None and math.isinf(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
+def _finite(value: float | None) -> float | None:
+    """Refuse infinity and NaN."""
+    if value is not None and math.isnan(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return _not_infinite(value)
+
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 Model = Annotated[
@@ -56,7 +72,9 @@ BandsOption = Annotated[
     str | None,
     typer.Option("--bands", metavar="NAMES", help="Bands to read as the model's: red=3,green=2,blue=1; or 3,2,1."),
 ]
-NoData = Annotated[float | None, typer.Option(metavar="VALUE", help="Nodata value of the scene.")]
+NoData = Annotated[
+    float | None, typer.Option(metavar="VALUE", help="Nodata value of the scene.", callback=_not_infinite)
+]
 NoResample = Annotated[
     bool, typer.Option("--no-resample", help="Read the scene at its own resolution, not the model's.")
 ]
@@ -67,7 +85,11 @@ Bbox = Annotated[
 Mosaic = Annotated[
     bool, typer.Option("--mosaic", help="Treat the rasters, or those of a folder, as tiles of one scene.")
 ]
-Threshold = Annotated[float | None, typer.Option(help="Score above which a pixel is anomalous; default: the model's.")]
+TlsFile = Annotated[Path | None, typer.Option(metavar="FILE", help="For a --scheduler at tls://, in PEM format.")]
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Score above which a pixel is anomalous; default: the model's.", callback=_finite),
+]
 
 
 def _show_version(asked: bool) -> None:
@@ -142,17 +164,26 @@ def predict(
     mosaic: Mosaic = False,
     workers: Workers = 0,
     scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Address of a running Dask scheduler.")
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Address of a running Dask scheduler, which is trusted like code."),
     ] = None,
+    tls_ca_file: TlsFile = None,
+    tls_cert: TlsFile = None,
+    tls_key: TlsFile = None,
     max_ram: MaxRam = None,
     settings: Uses = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Map the anomalies of scenes: a score raster, and polygons that open styled in QGIS."""
-    from geood.prediction import SceneOptions
+    from geood.prediction import SceneOptions, TlsFiles
     from geood.prediction import predict as run
 
+    tls = None
+    if tls_ca_file and tls_cert:
+        tls = TlsFiles(tls_ca_file, tls_cert, tls_key)
+    elif tls_ca_file or tls_cert or tls_key:
+        raise ConfigError("--tls-ca-file and --tls-cert belong together, and --tls-key to them; give them all")
     try:
         made = run(
             scenes,
@@ -163,6 +194,7 @@ def predict(
             mosaic=mosaic,
             workers=workers,
             scheduler=scheduler,
+            tls=tls,
             max_ram=max_ram,
             settings=settings or (),
             resume=resume,
@@ -176,7 +208,7 @@ def predict(
 
 def _print_predictions(made: Sequence[Any]) -> None:
     for prediction in made:
-        print(f"scene      {prediction.scene}: {prediction.valid_pixels:,} pixels scored")
+        print(f"scene      {printable(prediction.scene)}: {prediction.valid_pixels:,} pixels scored")
         print(f"scores     {prediction.scores}")
         if prediction.classes:
             print(f"classes    {prediction.classes}")
@@ -211,7 +243,7 @@ def plan(
         settings=settings or (),
         folder=out,
     ):
-        print(f"{label:<11}{text}")
+        print(f"{label:<11}{printable(text)}")
 
 
 @app.command()
@@ -219,7 +251,9 @@ def polygonize(
     scores: Annotated[Path, typer.Argument(metavar="SCORES", help="A score raster that `geood predict` wrote.")],
     out: Annotated[Path, typer.Option(help="x.gpkg, x.geojson, x.parquet or x.fgb.")],
     threshold: Threshold = None,
-    min_area: Annotated[float | None, typer.Option(metavar="M2", min=0, help="Omit smaller polygons.")] = None,
+    min_area: Annotated[
+        float | None, typer.Option(metavar="M2", min=0, help="Omit smaller polygons.", callback=_finite)
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Extract polygons again from a score raster, without the model."""

@@ -1,7 +1,8 @@
 """The command line as a process: exit codes, signals, and messages on stderr.
 
 The commands themselves are in `app`; here one of them is run, and whatever ends it becomes an exit code and one
-message. Signal handlers and glibc's settings concern a whole process, so they are set in `main` alone.
+message. What is printed is made fit to be shown in `terminal`. Signal handlers and glibc's settings concern a whole
+process, so they are set in `main` alone.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from typing import NoReturn
 
 import typer
 
 from geood.cli.app import app
-from geood.errors import GeoodError
+from geood.cli.terminal import Shown, check_not_empty
+from geood.errors import GeoodError, OutputError
 from geood.prediction import keep_freed_memory
 
 INTERRUPTED = 130
@@ -28,7 +31,8 @@ def main() -> NoReturn:
     keep_freed_memory()
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    sys.stdout = Shown(sys.stdout)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=Shown(sys.stderr))
     logging.getLogger("geood").setLevel(logging.INFO)
     atexit.register(_ignore_signals)  # registered first, so called last
     signal.signal(signal.SIGINT, _interrupt)
@@ -52,6 +56,7 @@ def _interrupt(*_: object) -> NoReturn:
 def _run(arguments: list[str], *, debug: bool) -> int:
     """Run one command line; print any error to stderr, and return the exit code."""
     try:
+        check_not_empty(arguments)
         result = app(arguments, prog_name="geood", standalone_mode=False)
         if result != INTERRUPTED:  # which is typer's own way of ending after Ctrl-C
             return result if isinstance(result, int) else 0
@@ -60,19 +65,24 @@ def _run(arguments: list[str], *, debug: bool) -> int:
     except GeoodError as error:
         if debug:
             traceback.print_exc()
-        print(f"geood: {error}", file=sys.stderr)
+        _say(f"geood: {error}")
         return error.exit_code
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # a usage error of click, by whatever path
-            error.show()
+            error.show(file=Shown(sys.stderr))
             return int(error.exit_code)
         if debug:
             traceback.print_exc()
-        print(
+        _say(
             f"geood: {type(error).__name__}: {error}\n"
-            "This is a bug in geood. Run again with --debug and report what it shows.",
-            file=sys.stderr,
+            "This is a bug in geood. Run again with --debug and report what it shows."
         )
         return 1
-    print("geood: interrupted", file=sys.stderr)
+    _say("geood: interrupted")
     return INTERRUPTED
+
+
+def _say(message: str) -> None:
+    """Print a message on stderr; if that cannot be written, the exit code has to do."""
+    with suppress(OutputError):
+        print(message, file=Shown(sys.stderr))

@@ -16,13 +16,26 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from geood.catalog import shared_vocabulary
 from geood.config.score_kinds import SCORES, check_known
 from geood.constants import IGNORE
-from geood.errors import ConfigError
+from geood.errors import ConfigError, printable
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 HomePath = Annotated[str, AfterValidator(os.path.expanduser)]  # `~/scenes` lies in the home folder, as in a shell
 # Bounds of what a config or a bundle of others can make geood build or count to; far above what is of use.
 Steps = Annotated[int, Field(ge=0, le=1_000_000_000)]
+LONGEST_NAME = 200  # characters
+
+
+def _shown_as_it_is(name: str) -> str:
+    if not name.strip() or len(name) > LONGEST_NAME or printable(name) != name:
+        raise ValueError(
+            f"{printable(name[:40])!r} is no name to be shown on maps and terminals; give 1 to {LONGEST_NAME} "
+            "characters without control characters"
+        )
+    return name
+
+
+ClassName = Annotated[str, AfterValidator(_shown_as_it_is)]
 
 
 class Section(BaseModel):
@@ -72,7 +85,7 @@ class DataConfig(Section):
     validation_labels: list[HomePath] = Field([], description="labels of the validation images")
     test_images: list[HomePath] = Field([], description="images for `geood evaluate scenes`")
     test_labels: list[HomePath] = Field([], description="labels of the test images")
-    classes: dict[int, str] = Field(min_length=2, description="id and name of each class to learn")
+    classes: dict[int, ClassName] = Field(min_length=2, description="id and name of each class to learn")
     anomaly: list[int] = Field([], description="ids of anomalies: excluded from training, to be detected in evaluation")
     resolution: Positive | None = Field(None, description="CRS units per pixel; null: that of the first image")
     crop_px: Annotated[int, Field(ge=64, le=8192, multiple_of=32)] = Field(
@@ -387,10 +400,10 @@ class ScoreConfig(Section):
 class PredictConfig(Section):
     """Tiling of scenes, inference, and extraction of polygons from score maps."""
 
-    tile_px: Annotated[int, Field(ge=32, multiple_of=32)] = Field(
+    tile_px: Annotated[int, Field(ge=32, le=65_536, multiple_of=32)] = Field(
         1024, description="side of a tile without its halo, pixels"
     )
-    halo_px: Annotated[int, Field(ge=0, multiple_of=32)] = Field(
+    halo_px: Annotated[int, Field(ge=0, le=16_384, multiple_of=32)] = Field(
         64, description="width of the halo read around a tile, pixels"
     )
     batch: Annotated[int, Field(ge=0)] = Field(

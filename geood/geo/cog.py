@@ -61,9 +61,12 @@ def block_px(tile_px: int) -> int:
     It divides half a tile, so that no block of the first overview spans two tiles, and is a multiple of 16, as TIFF
     requires. The largest such side up to 512 is taken; if that is below 128 for a large tile, the smallest above 512.
     """
-    sides = [side for side in range(16, tile_px // 2 + 1, 16) if tile_px // 2 % side == 0]
-    side = max(side for side in sides if side <= BLOCK_PX)
-    return side if side >= BLOCK_PX // 4 or sides[-1] <= BLOCK_PX else min(side for side in sides if side > BLOCK_PX)
+    units = tile_px // 32  # of 16 pixels in half a tile
+    side = max(16 * n for n in range(1, BLOCK_PX // 16 + 1) if units % n == 0)
+    if side >= BLOCK_PX // 4 or 16 * units <= BLOCK_PX:
+        return side
+    parts = min(units, 16 * units // BLOCK_PX)  # the smallest side above is half a tile in the most parts
+    return 16 * units // max(n for n in range(1, parts + 1) if units % n == 0 and 16 * units // n > BLOCK_PX)
 
 
 def encode_tile(array: NDArray[Any], *, tile_px: int, nodata: float, overview: Overview) -> NDArray[np.uint8]:

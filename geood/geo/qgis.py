@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
+from geood.errors import printable
 from geood.geo.ogr import WRITTEN
 
 FAILURES = (sqlite3.Error,)
@@ -77,10 +78,10 @@ def score_style(threshold: float, low: float | None = None, high: float | None =
 
 
 def class_style(names: dict[int, str]) -> str:
-    """Return the QML of a class raster: a colour and a name for each value."""
+    """Return the QML of a class raster: a colour and a name for each value; XML has no control characters."""
     colours = class_colours(names)
     entries = "".join(
-        f'<paletteEntry value="{value}" color="{colours[value]}" alpha="255" label={quoteattr(name)}/>'
+        f'<paletteEntry value="{value}" color="{colours[value]}" alpha="255" label={quoteattr(printable(name))}/>'
         for value, name in sorted(names.items())
     )
     return _raster_style(

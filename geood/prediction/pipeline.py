@@ -25,7 +25,7 @@ from geood.geo.score_raster import FAILED_TAG, SAME_RUN, read_tags, score_tags
 from geood.models import ModelBundle
 from geood.polygons import OUTPUT_SUFFIXES, PolygonSource, write_anomalies, write_together
 from geood.prediction.budget import Budget, budget, check_disk, config_budget, parse_bytes
-from geood.prediction.cluster import dask_client
+from geood.prediction.cluster import TlsFiles, dask_client
 from geood.prediction.outputs import (
     Prediction,
     RunOutputs,
@@ -55,6 +55,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
     mosaic: bool = False,
     workers: int = 0,
     scheduler: str | None = None,
+    tls: TlsFiles | None = None,
     max_ram: str | None = None,
     settings: Sequence[str] = (),
     resume: bool = False,
@@ -75,6 +76,8 @@ def predict(  # noqa: PLR0913 - the options of a verb
         mosaic: treat all scenes together, or those of a folder, as tiles of one scene.
         workers: 0: threads in this process (several GPUs: a process for each); N: that many processes on this machine.
         scheduler: address of a running Dask scheduler (tcp://host:8786) whose workers see the scenes by the same names.
+            Whoever answers there, or can get between, can run code in this process.
+        tls: certificate files for a scheduler at tls://, see `geood.prediction.TlsFiles`.
         max_ram: memory limit of all processes on this machine together, such as "2GB"; None: what the config's tiles
             need.
         settings: overrides of the bundle's sections score and predict, such as `score.kind=energy`.
@@ -122,7 +125,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
             made = _predictions(outputs, publication.figures(key), chosen)
         else:
             STATE.preload(Path(bundle_path), bundle)
-            client_of = partial(dask_client, workers, scheduler, computing=limits.computing)
+            client_of = partial(dask_client, workers, scheduler, computing=limits.computing, tls=tls)
             figures = _score(outputs, plans, bundle, work=work, threshold=chosen, client_of=client_of)
             made = _predictions(outputs, figures, chosen)
             if outputs.summary:
@@ -276,7 +279,7 @@ def _polygons(
 
 
 def _limits(bundle: ModelBundle, *, workers: int, max_ram: str | None) -> Budget:
-    if max_ram:
+    if max_ram is not None:
         return budget(bundle, workers=workers, max_ram=parse_bytes(max_ram))
     return config_budget(bundle, workers=workers)
 

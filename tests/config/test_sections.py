@@ -257,6 +257,21 @@ def test_a_bad_override_is_refused_and_named(write, override):
     assert override in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["", " ", "\x1b[31mred", "a\nb", "half \ud800", "x" * 201, "turned \u202e"])
+def test_a_class_name_that_cannot_be_shown_is_refused(name):
+    tree = {"images": ["a.tif"], "labels": ["b.tif"], "classes": {0: "land", 1: name}}
+    with pytest.raises(ValueError, match="is no name to be shown") as error:
+        Config.model_validate({"data": tree})
+    assert "\x1b" not in str(error.value.errors()[0]["msg"])
+
+
+@pytest.mark.parametrize("key", ["tile_px", "halo_px"])
+def test_a_tile_has_an_upper_bound(key):
+    tree = {"images": ["a.tif"], "labels": ["b.tif"], "classes": {0: "land", 1: "road"}}
+    with pytest.raises(ValueError, match="less than or equal"):
+        Config.model_validate({"data": tree, "predict": {key: 1_000_000_000_000}})
+
+
 def test_sections_are_frozen(write):
     config = load_config(write(SMALL))
     with pytest.raises(ValueError, match="frozen"):

@@ -149,6 +149,7 @@ def test_blocks_divide_half_a_tile_and_suit_tiff():
 def test_blocks_of_common_tiles():
     assert [block_px(px) for px in (32, 96, 256, 512, 768, 1024, 2048, 1280)] == [16, 48, 128, 256, 384, 512, 512, 320]
     assert block_px(2 * 16 * 37) == 16 * 37
+    assert block_px(2 * 16 * 37 * 41) == 16 * 37 and block_px(2**36) == 512
 
 
 def test_an_empty_tile_is_no_bytes():

@@ -15,7 +15,7 @@ import rasterio.shutil
 
 from geood.errors import DataError
 from geood.geo import gdal
-from geood.geo.addresses import display_name, public
+from geood.geo.addresses import display_name
 from geood.geo.gdal import gdal_env, open_raster, reading
 from geood.geo.grid import Window
 from geood.geo.paths import ScenePath, fingerprint, gdal_name, is_remote, stem, with_retries

@@ -170,6 +170,12 @@ def test_names_are_escaped_and_colours_distinct():
     assert len(set(qgis.class_colours(names).values())) == len(names)
 
 
+@pytest.mark.parametrize("name", ["a\x00b", "\x1b[31m", "\x0b", "half \ud800", "\ufffe", "line\nbreak", "]]>"])
+def test_any_name_makes_a_style_that_is_xml(name):
+    root = ET.fromstring(qgis.class_style({0: name}).encode())
+    assert [e.get("value") for e in root.iter("paletteEntry")] == ["0"]
+
+
 def test_a_style_is_registered_once(tmp_path):
     make_outputs(tmp_path, PLACES["utm"], 0.6)
     path = tmp_path / "a.gpkg"
