@@ -52,7 +52,7 @@ def display_name(name: str | Path) -> str:
         archive, inner = match.groups()
         return display_name(archive) + (f"!{_CONTROL.sub('?', inner)}" if inner else "")
     if not NETWORK.search(text):
-        return _CONTROL.sub("?", text)
+        return _CONTROL.sub("?", public(text) if _SERVICE.search(text) else text)
     if match := re.fullmatch(r"(/vsi\w+)\?(.*)", text, re.DOTALL):  # options and the address, each quoted
         text = f"{match[1]}/{parse_qs(match[2]).get('url', [''])[0]}"
     for scheme, prefix in SCHEMES.items():

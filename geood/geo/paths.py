@@ -59,11 +59,11 @@ def gdal_name(scene: str | Path) -> str:
         name = SCHEMES[found[1].lower()] + address
         return name if inner is None else _member(name, inner)
     path = _local(text)
-    if not zipped and path.exists() and path.suffix.lower() != ".zip":
+    if not zipped and path.suffix.lower() != ".zip" and _exists(path):
         return str(path)
     archive, _, inner = text.rpartition("!")
     for outer in (Path(archive),) if archive else (path, *path.parents):
-        if outer.is_file() and (archive or outer.suffix.lower() == ".zip"):
+        if _exists(outer) and outer.is_file() and (archive or outer.suffix.lower() == ".zip"):
             within = inner.strip("/") if archive else "" if outer == path else path.relative_to(outer).as_posix()
             return _member(str(_local(outer)), within or _only_raster(outer))
     return str(path)
@@ -197,6 +197,14 @@ def files_of(name: str) -> list[Path]:
 def _local(path: str | Path) -> Path:
     path = Path(path)
     return path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
+
+
+def _exists(path: Path) -> bool:
+    """Check whether a path exists; one that cannot even be looked for, as its name is too long, does not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _in_archive(address: str, zipped: bool) -> tuple[str, str | None]:

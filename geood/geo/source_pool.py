@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 from functools import cache
+from typing import Any
 
 import rasterio
 from rasterio.io import MemoryFile
@@ -22,7 +23,9 @@ _LEAST = 8
 _OTHER_FILES = 64  # files that Python, Dask and torch have open
 
 _thread = threading.local()
-_in_use = False
+_lock = threading.Lock()
+_filler: Any = None
+_kept: list[MemoryFile] = []  # for the life of the process
 
 
 class _Listener(logging.Filter):
@@ -55,38 +58,41 @@ def pool_size() -> int:
 
 
 def expect_failures() -> None:
-    """Take note that a VRT was opened in this process; before the first one there is no pool."""
-    global _in_use
-    _in_use = True
+    """Get ready to forget failures, now that a VRT was opened in this process; before the first there is no pool."""
+    global _filler
+    with _lock:
+        if _filler is None:
+            _filler = _open_filler()
 
 
 def forget_failures() -> None:
-    """Empty the pool if GDAL signalled an error in this thread since the last call."""
-    if not (_in_use and getattr(_thread, "failed", False)):
+    """Empty the pool if GDAL signalled an error in this thread since the last call.
+
+    The filler stays open: rasterio opens files while it holds Python's own lock, for which a thread may wait that tells
+    of an error while it holds GDAL's.
+    """
+    if _filler is None or not getattr(_thread, "failed", False):
         return
-    set_size = os.environ.get(SIZE_KEY, "")
-    name, length = _tiny()
-    count = max(_USUAL, int(set_size) if set_size.isdigit() else 0)
-    rectangle = 'xSize="1" ySize="1"'
-    parts = "".join(
-        f"<SimpleSource><SourceFilename>/vsisubfile/0_{length + i},{name}</SourceFilename><SourceBand>1</SourceBand>"
-        f'<SrcRect xOff="0" yOff="0" {rectangle}/><DstRect xOff="{i}" yOff="0" {rectangle}/></SimpleSource>'
-        for i in range(count)
-    )
-    band = f'<VRTRasterBand dataType="Byte" band="1">{parts}</VRTRasterBand>'
-    with rasterio.open(f'<VRTDataset rasterXSize="{count}" rasterYSize="1">{band}</VRTDataset>') as filler:
-        filler.read(1)
+    with _lock:
+        _filler.read(1)
     _thread.failed = False
 
 
-@cache
-def _tiny() -> tuple[str, int]:
-    """Return the name and the bytes of an image of one pixel in memory, which stays for the life of the process."""
+def _open_filler() -> Any:
+    """Open a VRT of more tiny images in memory than the pool holds; reading it puts them all into the pool."""
     memory = MemoryFile(ext=".tif")
     with memory.open(driver="GTiff", height=1, width=1, count=1, dtype="uint8"):
         pass
     _kept.append(memory)
-    return memory.name, len(memory.getbuffer())
-
-
-_kept: list[MemoryFile] = []
+    asked, length = os.environ.get(SIZE_KEY, ""), len(memory.getbuffer())
+    count = max(_USUAL, int(asked) if asked.isdigit() else 0)
+    side = 'xSize="1" ySize="1"'
+    properties = 'RasterXSize="1" RasterYSize="1" DataType="Byte" BlockXSize="1" BlockYSize="1"'
+    parts = "".join(
+        f"<SimpleSource><SourceFilename>/vsisubfile/0_{length + i},{memory.name}</SourceFilename>"
+        f"<SourceBand>1</SourceBand><SourceProperties {properties}/>"
+        f'<SrcRect xOff="0" yOff="0" {side}/><DstRect xOff="{i}" yOff="0" {side}/></SimpleSource>'
+        for i in range(count)
+    )
+    band = f'<VRTRasterBand dataType="Byte" band="1">{parts}</VRTRasterBand>'
+    return rasterio.open(f'<VRTDataset rasterXSize="{count}" rasterYSize="1">{band}</VRTDataset>')

@@ -349,3 +349,59 @@ def test_a_tile_that_goes_bad_is_an_error_that_names_it(tmp_path, options, harm)
     with pytest.raises(DataError, match=r"m\.vrt: cannot be read .*1_0\.tif"):
         read(path)
     np.testing.assert_array_equal(read(path, Window(0, 0, 30, 30))[1], True)
+
+
+@pytest.mark.parametrize("options", [{}, {"nodata": 7}])
+@pytest.mark.parametrize("harm", ["gone", "empty"])
+def test_a_tile_that_went_bad_stays_an_error_however_often_it_is_read(tmp_path, options, harm):
+    """GDAL keeps in mind that it could not open a file, and then returns zeros without a word."""
+    folder = cut(tmp_path / "tiles", picture(HEIGHT, WIDTH), **options)
+    path, tile = write_mosaic(folder, tmp_path / "m.vrt"), folder / "1_0.tif"
+    before = tile.read_bytes()
+    tile.unlink() if harm == "gone" else tile.write_bytes(b"")
+    with Scene.open(path) as scene:
+        for _ in range(3):
+            with pytest.raises(DataError, match=r"1_0\.tif"):
+                scene.read(scene.grid.window)
+        tile.write_bytes(before)  # as a server that is well again
+        np.testing.assert_array_equal(scene.read(scene.grid.window)[0], picture(HEIGHT, WIDTH))
+
+
+def test_another_vrt_is_no_better_off_after_a_mosaic(tmp_path):
+    read(write_mosaic(cut(tmp_path / "tiles", picture(HEIGHT, WIDTH), nodata=7), tmp_path / "m.vrt"))
+    source = "<SimpleSource><SourceFilename>gone.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource>"
+    band = f'<VRTRasterBand dataType="Byte" band="1">{source}</VRTRasterBand>'
+    (tmp_path / "gone.vrt").write_text(f'<VRTDataset rasterXSize="64" rasterYSize="64">{band}</VRTDataset>')
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"gone\.tif"):
+            read(tmp_path / "gone.vrt")
+
+
+def test_names_that_only_some_tiles_have_are_those_of_all(tmp_path, caplog):
+    caplog.set_level("INFO", logger="geood")
+    folder = cut(tmp_path / "tiles", picture(HEIGHT, WIDTH))
+    for name, names in (("0_1.tif", ("red", "green", None)), ("1_1.tif", ("red", "green", "blue"))):
+        with rasterio.open(folder / name, "r+") as tile:
+            tile.descriptions = names
+    with Scene.open(write_mosaic(folder, tmp_path / "m.vrt")) as scene:
+        assert scene.band_names == ("red", "green", "blue")
+    assert "0_0.tif and 2 more tiles: without all band names" in caplog.text
+    with rasterio.open(folder / "1_0.tif", "r+") as tile:
+        tile.descriptions = ("red", "nir", "blue")
+    with pytest.raises(
+        DataError, match=r"band 2 is called nir, where green was needed, as in .*0_1\.tif.*descriptions"
+    ):
+        write_mosaic(folder, tmp_path / "m.vrt")
+
+
+def test_only_the_owner_reads_a_mosaic_of_secret_addresses(tmp_path):
+    folder, out = cut(tmp_path / "tiles", picture(HEIGHT, WIDTH)), tmp_path / "m.vrt"
+    names = sorted(path.name for path in folder.iterdir())
+    with serving(folder) as server:
+        write_mosaic([server.url(name) for name in names], out)
+        assert out.stat().st_mode & 0o077
+        for _ in range(2):
+            write_mosaic([f"{server.url(name)}?sig=SECRET" for name in names], out)
+            assert not out.stat().st_mode & 0o077 and "SECRET" in out.read_text()
+            out.chmod(0o644)
+        np.testing.assert_array_equal(read(out)[0], picture(HEIGHT, WIDTH))

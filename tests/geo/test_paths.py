@@ -540,3 +540,43 @@ def test_a_scene_path_looks_into_its_archive_when_it_is_opened(tmp_path):
         _ = path.opened
     remote = ScenePath("https://host/maps/a.tif?sig=secret")
     assert (remote.stem, remote.label) == ("a", "a.tif") and "secret" not in remote.shown
+
+
+# Names that lead nowhere
+
+
+def test_names_that_lead_nowhere_are_told_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("link.tif").symlink_to("nowhere.tif")
+    write_raster(tmp_path / "s.tif", picture(8, 8))
+    shutil.copy("s.tif", "s.tif.gz")
+    Path("s.tif.gz").write_bytes(b"\x1f\x8b" + bytes(100))
+    Path("s.tar").write_bytes(bytes(1024))
+    for name, said in {
+        "link.tif": "a link to nowhere.tif, which is not there; mend the link",
+        "GTIFF_DIR:1:s.tif": "names of layers in a file (GTIFF_DIR:...) are not taken; save the layer",
+        'NETCDF:"deep/x.nc":v': "names of layers in a file (NETCDF:...) are not taken",
+        "s.tif.gz": "unpack it first: gunzip s.tif.gz",
+        "s.tar": "unpack it first: tar -xf s.tar",
+        "x" * 300 + ".tif": "cannot be looked at (File name too long)",
+        os.fsdecode(b"\xff.tif"): "its name is not UTF-8, which GDAL needs; rename it",
+        "t.tif": "no such file; did you mean s.tif?",
+    }.items():
+        assert said in refusal(gdal_name(name)), name
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".tif", "a b;c%20?#[1]'\"\t\n.tif", "\N{SNOWMAN}\u0301.tif"])
+def test_odd_names_are_names(tmp_path, name):
+    path = write_raster(tmp_path / "a.tif", picture(8, 8))
+    path = path.rename(tmp_path / name)
+    np.testing.assert_array_equal(whole(gdal_name(path)), picture(8, 8))
+    assert fingerprint(gdal_name(path))["bytes"] == str(path.stat().st_size)
+
+
+def test_hidden_members_of_an_archive_are_no_rasters(tmp_path):
+    write_raster(tmp_path / "a.tif", picture(8, 8))
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.write(tmp_path / "a.tif", "in/a.tif")
+        for name in ("in/._a.tif", "._b.tif", "__MACOSX/a.tif", ".hidden.tif"):
+            archive.writestr(name, "junk")
+    np.testing.assert_array_equal(whole(gdal_name(tmp_path / "z.zip")), picture(8, 8))

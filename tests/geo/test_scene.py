@@ -14,7 +14,9 @@ from rasterio.crs import CRS
 
 from geood.errors import DataError
 from geood.geo.bands import Bands
+from geood.geo.gdal import open_raster
 from geood.geo.grid import Grid, Window, tile_grid
+from geood.geo.labels import open_id_raster
 from geood.geo.scene import Scene, SceneSource
 from geood.prediction.scene_checks import sample_windows, undeclared_nodata, valid_share
 from support.places import NORTH_UP, PLACES, UTM, noise, write_raster
@@ -527,3 +529,31 @@ def test_a_huge_scene_is_judged_by_a_few_places(tmp_path, monkeypatch):
     pixels.clear()
     with Scene.open(tmp_path / "a.vrt") as scene:
         assert valid_share(scene) == pytest.approx(0.25, abs=0.1) and len(pixels) == 33
+
+
+ODD_SIZES = (1e300, 1e-300, 1e13, 1e-13, float("nan"), float("inf"))
+ODD_PLACES = [Affine(odd, 0, 5e5, 0, -0.5, 4e6) for odd in ODD_SIZES]
+ODD_PLACES += [Affine(0.5, 0, 5e5, 0, -odd, 4e6) for odd in ODD_SIZES]
+ODD_PLACES += [Affine(0.5, 0, odd, 0, -0.5, 4e6) for odd in (1e300, -1e16, float("nan"), float("inf"))]
+ODD_PLACES += [Affine(0.5, 0, 5e5, 0, -0.5, odd) for odd in (1e300, -1e16, float("nan"), float("-inf"))]
+
+
+@pytest.mark.parametrize("place", ODD_PLACES, ids=str)
+def test_places_beyond_reason_are_refused(tmp_path, place):
+    path = write_raster(tmp_path / "a.tif", noise(1, 8, 8).astype(np.uint8), transform=place)
+    for opened in (Scene.open, open_id_raster, open_raster):
+        with pytest.raises(DataError, match=r"a\.tif: lies nowhere on Earth: .* georeference it again"):
+            opened(path)
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_ground_control_points_beyond_reason_are_refused(tmp_path, odd):
+    points = [GroundControlPoint(r, c, 5e5 + c, 4e6 - r) for r, c in ((0, 0), (0, 8), (8, 0))]
+    points.append(GroundControlPoint(8, 8, odd, 4e6))
+    path = tmp_path / "a.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", height=8, width=8, count=1, dtype="uint8", gcps=points, crs=UTM
+    ) as file:
+        file.write(noise(1, 8, 8).astype(np.uint8))
+    with pytest.raises(DataError, match=r"a\.tif: has ground control points that are not finite numbers"):
+        Scene.open(path)
