@@ -268,7 +268,7 @@ def _scheduler(workers: int, threads: int) -> tuple[Any, dict[Any, Any]]:
     gpus = torch.cuda.device_count()
     alone = not workers and gpus < 2
     _check_handles(0 if alone else workers or gpus)
-    private = {"protocol": "inproc://"} if alone else {"protocol": "tls://", "host": HERE}
+    private: dict[str, Any] = {"protocol": "inproc://"} if alone else {"protocol": "tls://", "host": HERE}
     security = None if alone else Security.temporary()
     private |= {"security": security, "preload": [__name__], "dashboard": False, "dashboard_address": f"{HERE}:0"}
     each = private | {"nthreads": threads, "memory_limit": 0, "silence_logs": logging.CRITICAL}
