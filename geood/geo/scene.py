@@ -127,7 +127,7 @@ class Scene:
 
     @property
     def shared(self) -> bool:
-        """True if threads should share one open file: for strips, and for blocks too large to decode several at once."""
+        """True if threads should share one open file: for strips, and blocks too large to decode several at once."""
         return self.strips or self.block_bytes > SHARED_BYTES
 
     def rows_cache_bytes(self, rows: int) -> int:

@@ -5,8 +5,8 @@ number of workers, byte for byte. On a GPU tiles of one shape are scored in batc
 within the rounding of its kernels.
 
 The bundle is loaded once per process. The scene is opened once per thread, or once per process under a lock if it can
-only be decoded by whole rows or in large blocks. A tile that cannot be read or scored is returned as a `FailedTile`, so that the others
-go on.
+only be decoded by whole rows or in large blocks. A tile that cannot be read or scored is returned as a `FailedTile`, so
+that the others go on.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def test_the_memory_that_was_allowed_is_kept(tmp_path):
 def test_large_blocks_count_for_the_limit(tmp_path, bundle, interleave, most):
     import rasterio
 
-    shape = {"height": 8192, "width": 8192, "count": 3, "dtype": "uint8", "sparse_ok": True, "crs": "EPSG:32633"}
+    shape = {"height": 8192, "width": 16_384, "count": 3, "dtype": "uint8", "sparse_ok": True, "crs": "EPSG:32633"}
     blocks = {"tiled": True, "blockxsize": 8192, "blockysize": 8192, "compress": "deflate", "interleave": interleave}
     with rasterio.open(tmp_path / "s.tif", "w", driver="GTiff", transform=HALF_METRE, **shape, **blocks):
         pass
