@@ -7,15 +7,15 @@ adds the traceback. Parameters of a method belong in a config section, not here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from geood._version import DISTRIBUTION, __version__
 from geood.cli.data import data_app
+from geood.cli.terminal import finite, not_infinite
 from geood.errors import ConfigError, DataError, TilesFailedError, printable, shown
 
 if TYPE_CHECKING:
@@ -33,21 +33,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
-
-
-def _not_infinite(value: float | None) -> float | None:
-    """Refuse infinity, which 1e400 is as well."""
-    if value is not None and math.isinf(value):
-        raise typer.BadParameter(f"{value} is not a finite number.")
-    return value
-
-
-def _finite(value: float | None) -> float | None:
-    """Refuse infinity and NaN."""
-    if value is not None and math.isnan(value):
-        raise typer.BadParameter(f"{value} is not a finite number.")
-    return _not_infinite(value)
-
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 Model = Annotated[
@@ -73,7 +58,7 @@ BandsOption = Annotated[
     typer.Option("--bands", metavar="NAMES", help="Bands to read as the model's: red=3,green=2,blue=1; or 3,2,1."),
 ]
 NoData = Annotated[
-    float | None, typer.Option(metavar="VALUE", help="Nodata value of the scene.", callback=_not_infinite)
+    float | None, typer.Option(metavar="VALUE", help="Nodata value of the scene.", callback=not_infinite)
 ]
 NoResample = Annotated[
     bool, typer.Option("--no-resample", help="Read the scene at its own resolution, not the model's.")
@@ -88,7 +73,7 @@ Mosaic = Annotated[
 TlsFile = Annotated[Path | None, typer.Option(metavar="FILE", help="For a --scheduler at tls://, in PEM format.")]
 Threshold = Annotated[
     float | None,
-    typer.Option(help="Score above which a pixel is anomalous; default: the model's.", callback=_finite),
+    typer.Option(help="Score above which a pixel is anomalous; default: the model's.", callback=finite),
 ]
 
 
@@ -252,7 +237,7 @@ def polygonize(
     out: Annotated[Path, typer.Option(help="x.gpkg, x.geojson, x.parquet or x.fgb.")],
     threshold: Threshold = None,
     min_area: Annotated[
-        float | None, typer.Option(metavar="M2", min=0, help="Omit smaller polygons.", callback=_finite)
+        float | None, typer.Option(metavar="M2", min=0, help="Omit smaller polygons.", callback=finite)
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:

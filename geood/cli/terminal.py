@@ -7,10 +7,13 @@ encoding cannot spell. An option of an unset shell variable is empty, and would 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 from collections.abc import Sequence
 from typing import Any
+
+import typer
 
 from geood.errors import ConfigError, OutputError, printable
 
@@ -81,3 +84,17 @@ def check_not_empty(arguments: Sequence[str]) -> None:
         raise ConfigError(
             f"{where}: the value is empty, as that of a shell variable that is not set; give a value, or leave it out"
         )
+
+
+def not_infinite(value: float | None) -> float | None:
+    """Refuse infinity as the value of an option; 1e400 is that as well."""
+    if value is not None and math.isinf(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
+def finite(value: float | None) -> float | None:
+    """Refuse infinity and NaN as the value of an option."""
+    if value is not None and math.isnan(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return not_infinite(value)

@@ -28,6 +28,7 @@ from geood.geo.opener import STRIPS_PX, BlockLayout, Opened, open_measurements
 from geood.geo.resampling import resample, resized, taps
 
 log = logging.getLogger("geood")
+SHARED_BYTES = 2**26  # a block above this is decoded by one thread at a time
 PIECE_PX = 2**21  # scene pixels that are resampled at a time, to bound memory
 
 
@@ -53,8 +54,8 @@ class Scene:
     `grid` has transform and CRS as stored (identity and None for a photo; a north-up grid if ground control points
     alone georeference the file); `working` is the grid of the windows that are read. `count`, `band_names` and
     `band_indexes` (from 1) exclude the `alpha` bands. GDAL by default declares the fourth of four 8-bit bands as alpha,
-    so one that the source asks for counts as a normal band. A scene belongs to the thread that opened it; if `strips`
-    is true, several threads may share it, one at a time, so that they do not each decode the same rows.
+    so one that the source asks for counts as a normal band. A scene belongs to the thread that opened it; if `shared`
+    is true, several threads may share it, one at a time, so that they do not each decode the same blocks.
     """
 
     def __init__(self, source: SceneSource, opened: Opened) -> None:
@@ -121,6 +122,18 @@ class Scene:
     def strips(self) -> bool:
         """True if blocks span full rows so long that tiles should share the decoded rows."""
         return self.layout.whole_rows and self.layout.block[1] > STRIPS_PX
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes that one thread holds while it decodes a block: what the codec returns, and its copy in the cache."""
+        height, width = self.layout.block
+        bands: int = self._opened.file.count if self.layout.interleave == "pixel" else 1
+        return int(2 * height * width * bands * self.dtype.itemsize)
+
+    @property
+    def shared(self) -> bool:
+        """True if threads should share one open file: for strips, and blocks too large to decode several at once."""
+        return self.strips or self.block_bytes > SHARED_BYTES
 
     def rows_cache_bytes(self, rows: int) -> int:
         """Return the size in bytes of a GDAL block cache for this many full rows; 0 unless `strips` is true."""

@@ -28,6 +28,7 @@ from geood.geo.scene import Scene, SceneSource
 from geood.geo.scene_reading import ReadingOptions, settle_reading, tile_side
 from geood.models import ModelBundle
 from geood.prediction.budget import Budget, disk_needed
+from geood.prediction.cluster import threads_of
 from geood.prediction.job import Job, tiles_of
 from geood.prediction.scene_checks import far_from_training, undeclared_nodata, valid_share
 
@@ -169,16 +170,20 @@ def _cache(opened: Scene, limits: Budget, *, rows: int) -> int:
     """Return the size of GDAL's block cache, in bytes: large enough to decode a scene of strips only once.
 
     Raises:
-        ConfigError: the memory limit has no room for it.
+        ConfigError: the memory limit has no room for it, or for the blocks that threads decode.
     """
-    more = max(0, opened.rows_cache_bytes(rows) - limits.cache_bytes)
+    cache = max(limits.cache_bytes, opened.rows_cache_bytes(rows))
+    decoding = opened.block_bytes * (1 if opened.shared else threads_of(limits.workers, limits.computing)[1])
+    more = (max(cache, decoding) - limits.cache_bytes) * max(1, limits.workers)
     if limits.limit is not None and limits.bytes + more > limits.limit:
+        height, width = opened.layout.block
+        why = "can only be decoded by whole rows" if opened.strips else f"is stored in blocks of {width} x {height} px"
         raise ConfigError(
-            f"{display_name(opened.source.name)}: can only be decoded by whole rows, which takes "
-            f"{(limits.bytes + more) / 1e9:.2f} GB with these tiles; allow as much with --max-ram, or convert it to "
-            "tiles first: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE IN OUT"
+            f"{display_name(opened.source.name)}: {why}, which takes {(limits.bytes + more) / 1e9:.2f} GB with these "
+            "tiles; allow as much with --max-ram, or convert it to small blocks first: gdal_translate -co TILED=YES "
+            "-co COMPRESS=DEFLATE IN OUT"
         )
-    return limits.cache_bytes + more
+    return cache
 
 
 def _check_sample(opened: Scene, bands: Bands, indexes: tuple[int, ...]) -> tuple[list[str], float]:

@@ -5,8 +5,8 @@ number of workers, byte for byte. On a GPU tiles of one shape are scored in batc
 within the rounding of its kernels.
 
 The bundle is loaded once per process. The scene is opened once per thread, or once per process under a lock if it can
-only be decoded by whole rows. A tile that cannot be read or scored is returned as a `FailedTile`, so that the others
-go on.
+only be decoded by whole rows or in large blocks. A tile that cannot be read or scored is returned as a `FailedTile`, so
+that the others go on.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class WorkerState:
     """State of one worker process between tiles: the engine of its bundle, and open scenes.
 
     GDAL's handles must not be shared by threads, so a scene is opened once per thread; a scene of strips, which can
-    only be decoded by whole rows, is opened once for all threads and read under a lock.
+    only be decoded by whole rows, or of large blocks is opened once for all threads and read under a lock.
     """
 
     def __init__(self) -> None:
@@ -243,7 +243,7 @@ class WorkerState:
                 return
         scene = Scene.open(job.source)
         self.forget_scene(but=key)
-        if not scene.strips:
+        if not scene.shared:
             self._thread.scene, self._thread.key = scene, key
             yield scene
             return

@@ -2,16 +2,20 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from geood.errors import ConfigError, OutputError
+from geood.geo.scene import Scene
 from geood.prediction.budget import Budget, budget, check_disk, disk_needed, parse_bytes, tile_bytes
+from geood.prediction.cluster import threads_of
 from geood.prediction.pipeline import predict
+from geood.prediction.plan import _cache
 from support.bundles import make_bundle
-from support.rasters import picture, write_raster
+from support.rasters import HALF_METRE, picture, write_raster
 
 SIZES = [
     ("2GB", 2e9),
@@ -102,7 +106,9 @@ import re, sys
 from pathlib import Path
 from geood.prediction.malloc import keep_freed_memory
 keep_freed_memory()
+from geood.prediction.cluster import threads_of
 from geood.prediction.pipeline import predict
+from geood.prediction.plan import _cache
 scene, bundle, out, limit = sys.argv[1:]
 predict([scene], out, bundle_path=bundle, max_ram=limit)
 print(int(re.search("VmHWM: *([0-9]+)", Path("/proc/self/status").read_text().replace("\t", " "))[1]) * 1024)
@@ -119,3 +125,34 @@ def test_the_memory_that_was_allowed_is_kept(tmp_path):
     command = [sys.executable, "-c", MEASURE, str(scene), str(tmp_path / "m.safetensors"), str(tmp_path / "x.tif")]
     done = subprocess.run([*command, "1200MB"], capture_output=True, text=True, check=True)
     assert int(done.stdout.split()[-1]) < 1.2e9
+
+
+@pytest.mark.parametrize(("interleave", "most"), [("pixel", 3), ("band", 1)])
+def test_large_blocks_count_for_the_limit(tmp_path, bundle, interleave, most):
+    import rasterio
+
+    shape = {"height": 8192, "width": 16_384, "count": 3, "dtype": "uint8", "sparse_ok": True, "crs": "EPSG:32633"}
+    blocks = {"tiled": True, "blockxsize": 8192, "blockysize": 8192, "compress": "deflate", "interleave": interleave}
+    with rasterio.open(tmp_path / "s.tif", "w", driver="GTiff", transform=HALF_METRE, **shape, **blocks):
+        pass
+    one = 2 * 8192**2 * most
+    limits = budget(bundle, max_ram=budget(bundle).bytes)
+    limits = replace(limits, limit=limits.bytes)
+    with Scene.open(tmp_path / "s.tif") as scene:
+        assert scene.block_bytes == one and scene.shared and not scene.strips
+        with pytest.raises(ConfigError, match=r"stored in blocks of 8192 x 8192 px.*--max-ram"):
+            _cache(scene, limits, rows=64)
+        enough = replace(limits, limit=limits.bytes + one)
+        assert _cache(scene, enough, rows=64) == limits.cache_bytes
+
+
+def test_blocks_of_every_thread_count(tmp_path, bundle):
+    tiled = {"tiled": True, "blockxsize": 1024, "blockysize": 1024, "interleave": "pixel"}
+    path = write_raster(tmp_path / "s.tif", picture(1024, 1024), **tiled)
+    limits = replace(budget(bundle), cache_bytes=0, bytes=0, workers=2, computing=1)
+    threads = threads_of(2, 1)[1]
+    with Scene.open(path) as scene:
+        needed = 2 * threads * 2 * 1024**2 * 3
+        _cache(scene, replace(limits, limit=needed), rows=64)
+        with pytest.raises(ConfigError, match="blocks"):
+            _cache(scene, replace(limits, limit=needed - 1), rows=64)
