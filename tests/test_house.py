@@ -34,6 +34,7 @@ HELD_BY = {  # rooms without a test file of their own name, and the file whose l
     "cli/app": "test_end_to_end",
     "cli/data": "datasets/test_check",
     "cli/demo": "test_end_to_end",
+    "cli/printing": "test_end_to_end",
     "config/loading": "config/test_sections",
     "constants": "metrics/test_protocols",
     "datasets/disparity": "evaluation/test_catalog_sets",

@@ -7,22 +7,16 @@ adds the traceback. Parameters of a method belong in a config section, not here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from geood._version import DISTRIBUTION, __version__
 from geood.cli.data import data_app
+from geood.cli.printing import print_bundle, print_pairs, print_predictions
 from geood.cli.terminal import finite, not_infinite
-from geood.errors import ConfigError, DataError, TilesFailedError, printable, shown
-
-if TYPE_CHECKING:
-    from geood.models import BundleHeader
-
-LONGEST_LINE = 10_000  # characters of a value that `info` shows
-
+from geood.errors import ConfigError, DataError, TilesFailedError, printable
 
 app = typer.Typer(
     name="geood",
@@ -186,19 +180,9 @@ def predict(
             overwrite=overwrite,
         )
     except TilesFailedError as error:
-        _print_predictions(error.made)
+        print_predictions(error.made)
         raise
-    _print_predictions(made)
-
-
-def _print_predictions(made: Sequence[Any]) -> None:
-    for prediction in made:
-        print(f"scene      {printable(prediction.scene)}: {prediction.valid_pixels:,} pixels scored")
-        print(f"scores     {prediction.scores}")
-        if prediction.classes:
-            print(f"classes    {prediction.classes}")
-        if prediction.polygons:
-            print(f"polygons   {prediction.polygons}: {prediction.anomalies} above {prediction.threshold:.4g}")
+    print_predictions(made)
 
 
 @app.command()
@@ -360,12 +344,12 @@ def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle, a 
     elif file.suffix in (".tif", ".tiff"):
         from geood.geo.score_raster import read_tags, score_tags
 
-        _print_pairs(read_tags(file))
+        print_pairs(read_tags(file))
         score_tags(file)  # what is shown may be what is wrong
     elif file.suffix == ".safetensors" or file.is_file():
         from geood.models import read_header
 
-        _print_bundle(read_header(file))
+        print_bundle(read_header(file))
     else:
         raise DataError(f"{file}: no such file; give a model.safetensors, a config or a score raster")
 
@@ -379,31 +363,3 @@ def _bundle_path(given: Path | None) -> Path:
         raise ConfigError("no model: give --model BUNDLE, or train one here first (`geood train CONFIG`)")
     print(f"model      {paths[-1]} (the newest below runs/)")
     return paths[-1]
-
-
-def _print_pairs(pairs: dict[str, Any]) -> None:
-    for key, value in pairs.items():
-        print(shown(f"{key.removeprefix('GEOOD_').lower():<22} {value}", most=LONGEST_LINE))
-
-
-def _print_bundle(header: BundleHeader) -> None:
-    config, bands = header.config, header.bands
-    ranges = zip(bands.names, bands.low, bands.high, strict=True)
-    _print_pairs(
-        {
-            "written by": f"{DISTRIBUTION} {header.geood}, format {header.format}",
-            "classes": ", ".join(f"{i} {config.data.classes[i]}" for i in header.class_ids),
-            "anomaly ids": config.data.anomaly,
-            "bands": ", ".join(f"{name} [{low:g}, {high:g}]" for name, low, high in ranges),
-            "resolution": f"{header.resolution} m per pixel",
-            "encoder": config.segmenter.encoder,
-            "negatives": config.negatives.source,
-            "score": f"{config.score.kind}, temperature {config.score.temperature}",
-            "other scores": ", ".join(kind for kind in header.calibration if kind != config.score.kind),
-            **{
-                f"threshold at {rate}": f"{value:.6g}"
-                for rate, value in header.calibration.get(config.score.kind, {}).items()
-            },
-            **{k: f"{v:.4g}" for k, v in header.metrics.items()},
-        }
-    )

@@ -1,0 +1,59 @@
+"""Printing of results on the command line: predictions, and the contents of bundles and score rasters.
+
+Names in files may be of any length and hold anything: they are shown cut and escaped. What is printed is not computed
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from geood._version import DISTRIBUTION
+from geood.errors import printable, shown
+
+if TYPE_CHECKING:
+    from geood.models import BundleHeader
+
+LONGEST_LINE = 10_000  # characters of a value
+
+
+def print_predictions(made: Sequence[Any]) -> None:
+    """Print what was written for each scene."""
+    for prediction in made:
+        print(f"scene      {printable(prediction.scene)}: {prediction.valid_pixels:,} pixels scored")
+        print(f"scores     {prediction.scores}")
+        if prediction.classes:
+            print(f"classes    {prediction.classes}")
+        if prediction.polygons:
+            print(f"polygons   {prediction.polygons}: {prediction.anomalies} above {prediction.threshold:.4g}")
+
+
+def print_pairs(pairs: dict[str, Any]) -> None:
+    """Print names and values of a file, one a line."""
+    for key, value in pairs.items():
+        print(shown(f"{key.removeprefix('GEOOD_').lower():<22} {value}", most=LONGEST_LINE))
+
+
+def print_bundle(header: BundleHeader) -> None:
+    """Print what the header of a bundle tells."""
+    config, bands = header.config, header.bands
+    ranges = zip(bands.names, bands.low, bands.high, strict=True)
+    print_pairs(
+        {
+            "written by": f"{DISTRIBUTION} {header.geood}, format {header.format}",
+            "classes": ", ".join(f"{i} {config.data.classes[i]}" for i in header.class_ids),
+            "anomaly ids": config.data.anomaly,
+            "bands": ", ".join(f"{name} [{low:g}, {high:g}]" for name, low, high in ranges),
+            "resolution": f"{header.resolution} m per pixel",
+            "encoder": config.segmenter.encoder,
+            "negatives": config.negatives.source,
+            "score": f"{config.score.kind}, temperature {config.score.temperature}",
+            "other scores": ", ".join(kind for kind in header.calibration if kind != config.score.kind),
+            **{
+                f"threshold at {rate}": f"{value:.6g}"
+                for rate, value in header.calibration.get(config.score.kind, {}).items()
+            },
+            **{k: f"{v:.4g}" for k, v in header.metrics.items()},
+        }
+    )
