@@ -17,7 +17,7 @@ test: install  ## the test suite in three processes, as some tests wait; more th
 slow: install  ## the tests that take minutes: prediction and training killed in every phase
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m slow
 
-fuzz: install  ## thousands of damaged inputs of each kind, FUZZ_CASES of them: hours; what breaks the law goes to build/fuzz
+fuzz: install  ## damaged inputs of each kind, FUZZ_CASES of them: about an hour; what breaks the law goes to build/fuzz
 	cd tests && PYTHONPATH=.. ../$(BIN)/python -m fuzz --cases $(FUZZ_CASES) --save ../build/fuzz $(FUZZ)
 
 check: install lint types test  ## format, lint, types, tests

@@ -207,7 +207,8 @@ class Scene:
             array = self._dataset.read(list(indexes), window=rasterio_window(window))
             valid = self._validity(window)
         if self.nodata is not None:
-            valid &= ~(array == self.nodata).all(axis=0)
+            with np.errstate(over="ignore"):  # a nodata value beyond the type is that of no pixel
+                valid &= ~(array == self.nodata).all(axis=0)
         if array.dtype.kind == "f":
             valid &= np.isfinite(array).all(axis=0)
         return array, valid

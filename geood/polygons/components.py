@@ -117,7 +117,7 @@ class Components:
         score = read_band(self._scores, window)
         valid = np.isfinite(score)
         state = ALL if valid.all() else SOME if valid.any() else NONE
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):  # NaN; a threshold beyond float32
             above = score > self._options.threshold
         if not above.any():
             return WindowPixels(window), state

@@ -31,7 +31,8 @@ def percentiles(ids: NDArray[Any], values: NDArray[np.float32], count: int) -> N
     position = QUANTILE * (counts - 1)
     below = ends - counts + position.astype(np.int64)
     above = np.minimum(below + 1, ends - 1)
-    result: NDArray[np.float64] = values[below] + (values[above] - values[below]) * (position % 1)
+    with np.errstate(invalid="ignore"):  # of infinite values
+        result: NDArray[np.float64] = values[below] + (values[above] - values[below]) * (position % 1)
     return result
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import os
 import resource
@@ -20,19 +21,20 @@ import sys
 import tempfile
 import threading
 import time
+import tomllib
 import traceback
 import warnings
 from collections import Counter, defaultdict
 from pathlib import Path
 
 from fuzz import KINDS
-from fuzz.law import Ending, case_of, examine, lay
+from fuzz.law import Ending, TooSlowError, case_of, examine, lay
 
 LIMIT_S = 30.0  # of one case
 DEAD_S = 3 * LIMIT_S  # without a word from a process: it hangs in a library
 MORE_MEMORY = 4 << 30  # bytes of address space that cases may take beyond what the process has at its start
 LARGEST_FILE = 1 << 30
-PER_PROCESS = 4000  # cases until a process is replaced
+PER_PROCESS = 2000  # cases until a process is replaced
 SAVED = 3  # inputs of each fault
 
 
@@ -69,25 +71,22 @@ def _work(name: str, first: int, end: int) -> None:
                 print(json.dumps([seed]), file=out, flush=True)
                 ending = examine(name, kind, seed, stock=stock, folder=Path(folder), limit_s=LIMIT_S)
                 print(json.dumps(ending), file=out, flush=True)
+                if ending.outcome == TooSlowError.__name__:
+                    os._exit(1)  # a thread may go on for ever
                 if seed == first:  # libraries are loaded
                     _bounded()
-            out.close()
 
 
 def _strict() -> None:
     """Make errors of warnings, as the suite does, but for those that the suite lets pass."""
-    import tomllib
-
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
     for line in project["tool"]["pytest"]["ini_options"]["filterwarnings"]:
         action, _, rest = line.partition(":")
         message, _, rest = rest.partition(":")
         category, _, module = rest.partition(":")
-        import importlib
-
         owner, _, last = category.rpartition(".")
         kind = getattr(importlib.import_module(owner or "builtins"), last) if last else Warning
-        warnings.filterwarnings(action, message=message.replace("`", "."), category=kind, module=module)
+        warnings.filterwarnings(action, message=message, category=kind, module=module)
 
 
 def _bounded() -> None:
@@ -100,7 +99,8 @@ def _bounded() -> None:
 def _long(name: str, given: argparse.Namespace) -> bool:
     """Run all cases of a kind, print how they ended, and return whether one broke the law."""
     start, endings, lock = time.monotonic(), [], threading.Lock()
-    seeds = [(a, min(a + PER_PROCESS, given.first + given.cases)) for a in _starts(given)]
+    step, last = min(PER_PROCESS, -(-given.cases // given.jobs)), given.first + given.cases
+    seeds = [(first, min(first + step, last)) for first in range(given.first, last, step)]
 
     def job() -> None:
         while True:
@@ -123,15 +123,6 @@ def _long(name: str, given: argparse.Namespace) -> bool:
     print(f"{name:<14} {len(endings)} cases in {time.monotonic() - start:.0f} s: {told}", flush=True)
     _tell_faults(name, endings, given.save)
     return bool(counts["FAULT"])
-
-
-def _starts(given: argparse.Namespace) -> range:
-    step = max(1, min(PER_PROCESS, -(-given.cases // given.jobs)))
-    return (
-        range(given.first, given.first + given.cases, step)
-        if step == PER_PROCESS
-        else range(given.first, given.first + given.cases, PER_PROCESS)
-    )
 
 
 def _process(name: str, first: int, end: int) -> list[Ending]:
@@ -157,7 +148,7 @@ def _process(name: str, first: int, end: int) -> list[Ending]:
                 begun = told[0]
                 if len(told) > 1:
                     endings.append(Ending(*told))
-    if not endings or endings[-1].seed != end - 1:
+    if not endings or endings[-1].seed < begun:
         endings.append(Ending(begun, "ended", fault or f"the process ended with {process.returncode}", 0.0))
     return endings
 

@@ -117,6 +117,7 @@ def run(box: Path, options: dict[str, Any], stock: tuple[Path, dict[str, bytes]]
         kept = [p.name for p in (box / "made").iterdir() if p.name == f".{out.name}.geood" or "failed_tiles" in p.name]
     with rasterio.open(made.scores) as file:
         scores, size = file.read(1), (file.height, file.width)
+        assert np.isfinite(file.transform[:6]).all()
     seen = scores[~np.isnan(scores)]
     assert seen.size == made.valid_pixels and ((seen >= 0) & (seen <= 1)).all()
     if options["name"] != "s.vrt":

@@ -51,7 +51,7 @@ def stock(_: Path) -> dict[str, bytes]:
 def case(rng: Rng, stock: dict[str, bytes]) -> Case:
     """Return a score file of the frame `a.png`."""
     suffix, kind = pick(rng, sorted(stock)), int(rng.integers(3))
-    data = stock[suffix]
+    data, elsewhere = stock[suffix], False
     if kind == 0:
         data = damage(data, rng)
     elif suffix == ".npy":
@@ -59,15 +59,17 @@ def case(rng: Rng, stock: dict[str, bytes]) -> Case:
     elif suffix == ".tif":
         data = odd_tag(data, rng) if kind == 1 else raster_bytes(_real(rng)[None])
     else:
-        data = _odd_hdf5(rng)
-    return Case({f"given/scores/a{suffix}": data, "given/other.bin": stock[".h5"]}, {})
+        data, elsewhere = _odd_hdf5(rng)
+    files = {f"given/scores/a{suffix}": data, "given/other.bin": stock[".h5"]}
+    return Case(files, {"elsewhere": elsewhere})
 
 
-def run(box: Path, _: dict[str, Any], __: Any) -> list[str]:
-    """Find and read the scores of the frame."""
+def run(box: Path, options: dict[str, Any], _: Any) -> list[str]:
+    """Find and read the scores of the frame, which lie in that one file."""
     frame = Frame("a", box / "given" / "a.png", None)
     scores = ScoreFiles(box / "given" / "scores", [frame]).read(frame, (HEIGHT, WIDTH))
     assert scores.shape == (HEIGHT, WIDTH) and scores.dtype in (np.float16, np.float32)
+    assert not options["elsewhere"], "scores of another file"
     assert not (np.abs(scores[np.isfinite(scores)]) > LARGEST).any()
     return []
 
@@ -129,8 +131,8 @@ def _hdf5(fill: Any) -> bytes:
     return out.getvalue()
 
 
-def _odd_hdf5(rng: Rng) -> bytes:
-    """Return an HDF5 file in which `value` is something else, or lies elsewhere, or in a ring."""
+def _odd_hdf5(rng: Rng) -> tuple[bytes, bool]:
+    """Return an HDF5 file in which `value` is something else, or lies in a ring, and whether it is in another file."""
     shape = (HEIGHT, WIDTH)
 
     def virtual(file: Any) -> None:
@@ -164,4 +166,5 @@ def _odd_hdf5(rng: Rng) -> bytes:
         lambda file: file.create_dataset("values", shape, "f4"),
         lambda file: file.create_dataset("value", data=_real(rng)),
     )
-    return _hdf5(pick(rng, fills))
+    fill = pick(rng, fills)
+    return _hdf5(fill), fill in (virtual, outside, raw)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyogrio
+import rasterio
 
 from fuzz.law import Case
 from fuzz.material import HEIGHT, ODD_NODATA, WIDTH, odd_tag, odd_transform, raster_bytes
@@ -76,6 +77,9 @@ def run(box: Path, options: dict[str, Any], _: Any) -> list[str]:
     how, out = dict(options), box / "made" / f"x{options['suffix']}"
     del how["suffix"]
     count = polygonize(box / "given" / "x.tif", out, **how)
+    if options["threshold"] is None:
+        with rasterio.open(box / "given" / "x.tif") as file:
+            assert np.isfinite(float(file.tags()["GEOOD_THRESHOLD"])), "no threshold"
     if out.suffix == ".parquet":
         import geopandas
 

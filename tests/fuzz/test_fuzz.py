@@ -1,6 +1,10 @@
 """Some hundred damaged or crafted inputs of every kind: geood's own errors come out of them, or right results."""
 
+import os
+import subprocess
+import sys
 from contextlib import nullcontext, suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -30,6 +34,17 @@ def test_damaged_inputs_end_well(name, tmp_path):
     faults = [f"seed {ending.seed}: {ending.fault}" for ending in endings if ending.fault]
     assert not faults, f"{len(faults)} of {CASES} (python -m fuzz {name} --seed N):\n" + "\n".join(faults[:20])
     assert len({ending.outcome for ending in endings}) > 1  # else nothing was tried
+
+
+@pytest.mark.slow
+def test_the_long_run_tells_how_cases_ended(tmp_path):
+    tests = Path(__file__).parents[1]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)])}
+    command = [sys.executable, "-m", "fuzz", "--cases", "40", "--jobs", "2", "--save", str(tmp_path / "saved")]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line.split()[:3] for line in done.stdout.splitlines()[1:]] == [[name, "40", "cases"] for name in KINDS]
+    assert not list(tmp_path.iterdir())
 
 
 BANDS = Bands(("red", "green"), (1, 2), (0.0, 0.0), (255.0, 255.0), (0.5, 0.5), (0.1, 0.1))

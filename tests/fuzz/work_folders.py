@@ -105,6 +105,7 @@ def run(box: Path, options: dict[str, Any], stock: Stock) -> list[str]:
         assert options["crafted"]
         return [p.name for p in made.iterdir()]
     if not options["crafted"]:
+        assert {p.name for p in made.iterdir()} >= {*NAMES[out]}
         for name in NAMES[out]:
             assert (made / name).read_bytes() == stock.outputs[out][name], f"{name} is not that of an unbroken run"
     return [*NAMES[out], *([work.name] if (work / "y.journal").exists() else [])]  # work on another scene
