@@ -30,6 +30,7 @@ MAGIC = KIND + b"2\n"
 SUFFIX = ".journal"
 LAYERS = 2  # chunks of a record: scores and classes
 SYNC_S = 5.0  # work that a power cut may cost, seconds
+LARGEST = 1e100  # beyond all sums of squared float32 scores
 _HEADER = struct.Struct("<II")  # length and checksum of the key
 _RECORD = struct.Struct("<4sIqdddd2Q2II")  # mark, tile, figures, lengths and checksums of the chunks, its own checksum
 _MARK = b"tile"
@@ -44,6 +45,11 @@ class TileFigures(NamedTuple):
     squares: float = 0.0
     low: float = float("inf")
     high: float = float("-inf")
+
+    @property
+    def sane(self) -> bool:
+        """True if these can be the figures of scores, which are finite."""
+        return self.scored == 0 or (self.scored > 0 and all(abs(number) <= LARGEST for number in self[1:]))
 
     def __add__(self, other: object) -> TileFigures:
         """Return the figures of both together (Chan et al. 1979)."""
@@ -79,12 +85,17 @@ class Journal:
 
     `places[layer][tile]` is the (offset, length) of a chunk in the file, `figures[tile]` the figures of a tile.
 
+    Args:
+        path: the file, made if it does not exist.
+        key: what the tiles depend on, as JSON values.
+        tiles: number of tiles of the scene; a record of a tile beyond is no valid one (None: any).
+
     Raises:
         OutputError: the file cannot be written, or its key is not `key` (the message names the differences).
     """
 
-    def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
-        self.path = path
+    def __init__(self, path: Path, key: Mapping[str, Any], *, tiles: int | None = None) -> None:
+        self.path, self._tiles = path, tiles
         self.places: tuple[dict[int, tuple[int, int]], ...] = tuple({} for _ in range(LAYERS))
         self.figures: dict[int, TileFigures] = {}
         self._synced = monotonic()
@@ -165,7 +176,9 @@ class Journal:
                 break
             if [zlib.crc32(self._file.read(length)) for length in lengths] != checks:
                 break
-            self._take(tile, TileFigures(*numbers), lengths)
+            if (self._tiles is not None and tile >= self._tiles) or not (figures := TileFigures(*numbers)).sane:
+                break
+            self._take(tile, figures, lengths)
         return self._end
 
     def _take(self, tile: int, figures: TileFigures, lengths: list[int]) -> None:

@@ -117,10 +117,10 @@ class Publication:
         return self._note.scenes
 
     def finish(self) -> None:
-        """Give every file its name, remove an older list of failed tiles if there is no new one, then the note.
+        """Give every file its name, and remove an older list of failed tiles if there is no new one.
 
         All names are looked at first, so that no file moves if something is in the way. Publications in one folder
-        wait for each other.
+        wait for each other. The note stays until the work folder is given up.
 
         Raises:
             OutputError: a file cannot be put in place, or its name was taken meanwhile; all is kept for a later run.
@@ -141,7 +141,6 @@ class Publication:
             for name, final in self._companions.items():
                 if name not in listed and self._overwrite:
                     final.unlink(missing_ok=True)  # it belongs to the file that was replaced
-        self._note_path.unlink()
 
     def _put(self, final: Path) -> None:
         try:

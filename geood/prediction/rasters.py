@@ -46,7 +46,8 @@ def assemble_rasters(
     """Score one scene and assemble its rasters and their styles in the work folder."""
     name = target.scores.stem
     on_gpu, title = have_gpu(client), target.scene.label
-    with work.journal(name, plan.key | {"gpu": on_gpu}) as journal:
+    tiles = -(-plan.grid.height // plan.job.tile_px) * -(-plan.grid.width // plan.job.tile_px)
+    with work.journal(name, plan.key | {"gpu": on_gpu}, tiles=tiles) as journal:
         failed = score_scene(
             plan.job, plan.grid, halo_px=plan.halo_px, journal=journal, client=client, on_gpu=on_gpu, title=title
         )

@@ -15,7 +15,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -54,10 +54,10 @@ class WorkDir:
         self.discard: set[str] = set()
         self.unfinished = False
 
-    def journal(self, name: str, key: Mapping[str, Any]) -> Journal:
-        """Open the journal of one scene."""
+    def journal(self, name: str, key: Mapping[str, Any], *, tiles: int | None = None) -> Journal:
+        """Open the journal of one scene of so many tiles."""
         self.used.add(name)
-        return Journal(self.folder / f"{name}{SUFFIX}", key)
+        return Journal(self.folder / f"{name}{SUFFIX}", key, tiles=tiles)
 
 
 @contextmanager
@@ -101,8 +101,10 @@ def _leave(work: WorkDir, lock: int, *, done: bool, refused: bool) -> None:
         os.close(lock)
     with suppress(OSError):
         _remove(work.folder / f"{name}{SUFFIX}" for name in work.discard)
-        if not refused and done and not work.unfinished:
-            _remove(path for path in work.folder.iterdir() if _is_done(path, work.used))
+        if not refused and done:
+            if not work.unfinished:
+                _remove(path for path in work.folder.iterdir() if _is_done(path, work.used))
+            _remove([work.folder / PUBLISHING])  # last, so that a run killed meanwhile can be finished
         if not refused and not _work_in(work.folder):
             _remove(work.folder.iterdir())
             work.folder.rmdir()
@@ -154,11 +156,11 @@ def _work_in(folder: Path) -> bool:
 
 
 def _is_done(path: Path, used: set[str]) -> bool:
-    """Return whether a file is of no use after the work on the scenes `used`: all but journals of others."""
-    return path.name.removesuffix(SUFFIX) in used if path.suffix == SUFFIX else path.name != LOCK
+    """Return whether a file is of no use after the work on the scenes `used`, be the note and the lock left aside."""
+    return path.name.removesuffix(SUFFIX) in used if path.suffix == SUFFIX else path.name not in (LOCK, PUBLISHING)
 
 
-def _remove(paths: Iterator[Path]) -> None:
+def _remove(paths: Iterable[Path]) -> None:
     """Remove files and folders that geood made; a link goes itself, not what it leads to."""
     for path in list(paths):
         if not _MADE.fullmatch(path.name):

@@ -114,7 +114,7 @@ def run(box: Path, options: dict[str, Any], stock: tuple[Path, dict[str, bytes]]
         [made] = predict([scene], out, bundle_path=stock[0], options=reading)
     except TilesFailedError as error:
         [made] = error.made
-        kept = [p.name for p in (box / "made").iterdir() if p.name == f".{out.name}.geood" or "failed_tiles" in p.name]
+        kept = [p.name for p in (box / "made").iterdir() if p.name == f".{out.stem}.geood" or "failed_tiles" in p.name]
     with rasterio.open(made.scores) as file:
         scores, size = file.read(1), (file.height, file.width)
         assert np.isfinite(file.transform[:6]).all()
@@ -129,7 +129,7 @@ def run(box: Path, options: dict[str, Any], stock: tuple[Path, dict[str, bytes]]
 
 def kept(name: str) -> bool:
     """Return whether a name is that of the work folder, which keeps finished tiles."""
-    return name.startswith(".x.") and name.endswith(".geood")
+    return name == ".x.geood"
 
 
 def _odd_values(rng: Rng) -> bytes:

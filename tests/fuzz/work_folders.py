@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-import geood.prediction.outputs
+import geood.prediction.publication
 from fuzz.law import Case
 from fuzz.material import HEIGHT, WIDTH, quick_predictions, tiny_bundle
 from fuzz.mutations import PATHS, Rng, damage, edited, json_bytes, odd_json, odd_value, pick
@@ -25,7 +25,7 @@ from support.rasters import picture, write_raster
 around = quick_predictions
 TILES, PUBLISHING = "x.tif", "x.geojson"  # outputs of the run that stops among its tiles, and of the other
 NAMES = {TILES: ["x.tif", "x.qml"], PUBLISHING: [PUBLISHING, "x.tif", "x.qml", "x.classes.tif", "x.classes.qml"]}
-JOURNAL, NOTE = "x.journal", "publishing.json"
+WORK, JOURNAL, NOTE = ".x.geood", "x.journal", "publishing.json"
 MADE, GIVEN = "@MADE@", "@GIVEN@"  # in a stored note, for the folders of the box
 VICTIM = "victim.txt"
 STRANGE = ("x.txt", "x.tif", ".x", "y.journal", "lock", JOURNAL, NOTE, "mosaic.vrt", ".x.partial.tif", "summary.csv")
@@ -60,7 +60,7 @@ def stock(folder: Path) -> Stock:
 
         with patch.object(Journal, "append", two):
             tiles = _left_behind(folder / TILES, scene, bundle, KeyboardInterrupt)
-        with patch.object(geood.prediction.outputs, "_put_in_place", side_effect=OutputError("cut short")):
+        with patch.object(geood.prediction.publication, "put_in_place", side_effect=OutputError("cut short")):
             publishing = _left_behind(folder / PUBLISHING, scene, bundle, OutputError)
     return Stock(scene, bundle, outputs, tiles, publishing)
 
@@ -84,14 +84,14 @@ def case(rng: Rng, stock: Stock) -> Case:
     else:
         link = pick(rng, (JOURNAL, NOTE, "lock", "x.tif", ".x.partial.tif", ""))
         files = {name: data for name, data in files.items() if link and name != link}
-    work = {f"made/.{out}.geood/{name}": data for name, data in files.items()}
+    work = {f"made/{WORK}/{name}": data for name, data in files.items()}
     return Case(work | {f"given/{VICTIM}": b"of value"}, {"out": out, "link": link, "crafted": crafted})
 
 
 def run(box: Path, options: dict[str, Any], stock: Stock) -> list[str]:
     """Resume the run; a damaged folder costs work at most."""
     out, made = options["out"], box / "made"
-    work = made / f".{out}.geood"
+    work = made / WORK
     if (note := work / NOTE).is_file():
         text = note.read_bytes().replace(MADE.encode(), str(made).encode())
         note.write_bytes(text.replace(GIVEN.encode(), str(box / "given").encode()))
@@ -113,7 +113,7 @@ def run(box: Path, options: dict[str, Any], stock: Stock) -> list[str]:
 
 def kept(name: str) -> bool:
     """Return whether a name is that of the work folder, which stays after an error."""
-    return name in [f".{out}.geood" for out in NAMES]
+    return name == WORK
 
 
 def _left_behind(folder: Path, scene: Path, bundle: Path, error: type[BaseException]) -> dict[str, bytes]:
@@ -125,7 +125,7 @@ def _left_behind(folder: Path, scene: Path, bundle: Path, error: type[BaseExcept
         pass
     else:
         raise AssertionError("the run should have ended early")
-    files = {p.name: p.read_bytes() for p in (folder / f".{folder.name}.geood").iterdir()}
+    files = {p.name: p.read_bytes() for p in (folder / WORK).iterdir()}
     shutil.rmtree(folder)
     return {
         name: data.replace(str(folder).encode(), MADE.encode()) if name == NOTE else data

@@ -18,7 +18,7 @@ from geopandas.testing import assert_geodataframe_equal
 from geood.prediction.journal import MAGIC
 from support.rasters import picture, write_raster
 
-OUT = "x.gpkg"
+OUT, WORK = "x.gpkg", ".x.geood"
 RASTERS = ("x.tif", "x.classes.tif", "x.qml", "x.classes.qml")
 KILLING = """
 import importlib, os, signal, sys
@@ -67,7 +67,7 @@ PHASES = {
     "polygons": ("geood.prediction.pipeline", "write_anomalies", 0),
     "amid the polygons": ("geood.polygons.export", "extract_polygons", 0),
     "polygons to their file": ("geood.polygons.export", "write_layer", 0),
-    "publishing": ("geood.prediction.pipeline", "publish", 0),
+    "publishing": ("geood.prediction.publication", "Publication.finish", 0),
 }
 pytestmark = pytest.mark.slow
 
@@ -136,19 +136,19 @@ def test_a_run_killed_in_any_phase_is_finished(phase, workers, tmp_path, argumen
     out.mkdir()
     given = [*arguments(out / OUT), "--workers", workers]
     assert killed(f"at_call{PHASES[phase]!r}", tmp_path, given)
-    assert {p.name for p in out.iterdir()} <= {f".{OUT}.geood"}  # no output before all are complete
+    assert {p.name for p in out.iterdir()} <= {WORK}  # no output before all are complete
     again = resumed(given)
     assert again.returncode == 0, again.stderr
     check_like(out, unbroken)
 
 
-@pytest.mark.parametrize("number", range(9))
+@pytest.mark.parametrize("number", range(16))
 def test_a_run_killed_at_any_change_of_names_is_finished(number, tmp_path, arguments, unbroken):
     """Each of them may be another output that gets its name, or a file of the work folder that goes."""
     out = tmp_path / "out"
     out.mkdir()
     given = arguments(out / OUT)
-    note = out / f".{OUT}.geood" / "publishing.json"
+    note = out / WORK / "publishing.json"
     if killed(f"at_change({str(note)!r}, {number})", tmp_path, given):
         again = resumed(given)
         assert again.returncode == 0, again.stderr
@@ -162,7 +162,7 @@ def test_a_run_killed_again_while_it_resumes_is_finished(number, tmp_path, argum
     given = arguments(out / OUT)
     for phase in ("amid the tiles", "first tile", "assembly of the classes", "publishing")[number:]:
         assert killed(f"at_call{PHASES[phase]!r}", tmp_path, [*given, "--resume"])
-    note = out / f".{OUT}.geood" / "publishing.json"
+    note = out / WORK / "publishing.json"
     killed(f"at_change({str(note)!r}, {number})", tmp_path, [*given, "--resume"])
     again = resumed(given)
     assert again.returncode == 0, again.stderr
@@ -187,7 +187,7 @@ def test_a_damaged_journal_costs_tiles_and_nothing_else(damage, workers, tmp_pat
     out.mkdir()
     given = [*arguments(out / OUT), "--workers", workers]
     assert killed("at_call{!r}".format(PHASES["amid the tiles"]), tmp_path, given)
-    journal = out / f".{OUT}.geood" / "x.journal"
+    journal = out / WORK / "x.journal"
     journal.write_bytes(DAMAGES[damage](journal.read_bytes()))
     again = resumed(given)
     assert again.returncode == 0, again.stderr
@@ -204,7 +204,7 @@ def test_no_worker_outlives_its_run(tmp_path, arguments):
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
-    journal, until = out / f".{OUT}.geood" / "x.journal", time.monotonic() + 120
+    journal, until = out / WORK / "x.journal", time.monotonic() + 120
     while not (journal.exists() and journal.stat().st_size > 3000) and time.monotonic() < until:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
