@@ -1,4 +1,4 @@
-"""Terminal and shell: text that is safe to show, and values that are not empty or infinite.
+"""Text to and from the terminal: lines that are safe to show, and values that are not empty or infinite.
 
 Names in bundles, tags and archives may hold control characters, which a terminal would obey, and letters that its
 encoding cannot spell. An option of an unset shell variable is empty, and would silently be taken for one left out.

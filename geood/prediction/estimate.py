@@ -71,7 +71,7 @@ def plan_run(
         BundleError, ConfigError, DataError: as in `predict`, before any work.
     """
     bundle = ModelBundle.load(bundle_path, flow=False).with_settings(settings)
-    limits = budget(bundle, workers=workers, max_ram=parse_bytes(max_ram) if max_ram else None)
+    limits = budget(bundle, workers=workers, max_ram=None if max_ram is None else parse_bytes(max_ram))
     plan = plan_scene(ScenePath(scene), bundle, options, bundle_path=bundle_path, limits=limits, classes=True)
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     lines = describe(plan, limits, folder=existing, seconds=trial_seconds(plan, bundle, bundle_path=bundle_path))

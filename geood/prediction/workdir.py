@@ -156,7 +156,7 @@ def _work_in(folder: Path) -> bool:
 
 
 def _is_done(path: Path, used: set[str]) -> bool:
-    """Return whether a file is of no use after the work on the scenes `used`, be the note and the lock left aside."""
+    """Return whether a file is of no use after the work on the scenes `used`; lock and note are kept."""
     return path.name.removesuffix(SUFFIX) in used if path.suffix == SUFFIX else path.name not in (LOCK, PUBLISHING)
 
 
