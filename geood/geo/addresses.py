@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 from urllib.parse import parse_qs
 
+from geood.errors import printable
+
 SCHEMES = {
     "http": "/vsicurl/http://",
     "https": "/vsicurl/https://",
@@ -29,7 +31,6 @@ _SERVICE = re.compile(
 )
 _USER = re.compile(r"(://)[^/\s'\"<>]*@")  # up to the last @ before the path, as a password may hold one
 _QUERY = re.compile(r"\?[^\s'\"}]+")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def reaches_server(name: str) -> bool:
@@ -45,20 +46,20 @@ def holds_secret(name: str) -> bool:
 def display_name(name: str | Path) -> str:
     """Convert a GDAL name (/vsi...) back to the path or address that a user would write, without its secrets.
 
-    User, password and all after a "?" are left out. Control characters, which a terminal would obey, become "?".
+    User, password and all after a "?" are left out. Control characters, which a terminal would obey, are escaped.
     """
     text = str(name)
     if match := re.fullmatch(r"/vsizip/\{(.*)\}/?(.*)", text, re.DOTALL):
         archive, inner = match.groups()
-        return display_name(archive) + (f"!{_CONTROL.sub('?', inner)}" if inner else "")
+        return display_name(archive) + (f"!{printable(inner)}" if inner else "")
     if not NETWORK.search(text):
-        return _CONTROL.sub("?", public(text) if _SERVICE.search(text) else text)
+        return printable(public(text) if _SERVICE.search(text) else text)
     if match := re.fullmatch(r"(/vsi\w+)\?(.*)", text, re.DOTALL):  # options and the address, each quoted
         text = f"{match[1]}/{parse_qs(match[2]).get('url', [''])[0]}"
     for scheme, prefix in SCHEMES.items():
         if text.lower().startswith(prefix):
             text = f"{scheme}://{text[len(prefix) :]}"
-    return _CONTROL.sub("?", public(text.partition("?")[0]))
+    return printable(public(text.partition("?")[0]))
 
 
 def public(text: str) -> str:

@@ -24,13 +24,12 @@ from numpy.typing import NDArray
 from pyproj.exceptions import CRSError
 from shapely.affinity import affine_transform
 
-from geood.errors import ConfigError
+from geood.errors import ConfigError, shown
 from geood.geo.grid import Grid, Window
 from geood.geo.vector import LARGEST, Polygons, Purpose, crs_of, onto_grid, polygonal, read_polygons
 
 LEAF_PX = 32  # windows up to this side are tested pixel by pixel
 DIGITS = 4  # decimals of a pixel that enter a digest; PROJ releases differ beyond that
-SHOWN = 80  # characters of an option that errors repeat
 AREA = Purpose(ConfigError, layers="save the one to use in its own file", attributes="", shapes="draw an area")
 _lock = threading.Lock()  # GEOS completes a prepared geometry on its first use, in whichever thread that happens
 
@@ -66,21 +65,19 @@ class AreaOfInterest:
             ConfigError: the box is not a rectangle, its CRS is unknown, or it does not overlap the scene.
         """
         parts = [part.strip() for part in box.split(",", 4)] if isinstance(box, str) else list(box)
-        numbers, crs, shown = _numbers(parts[:4]), crs_of(grid), _short(box)
+        numbers, crs, given = _numbers(parts[:4]), crs_of(grid), f"box {shown(str(box))}"
         if numbers is None:
             raise ConfigError(
-                f"box {shown}: not a rectangle; give west,south,east,north with west < east and south < north"
+                f"{given}: not a rectangle; give west,south,east,north with west < east and south < north"
             )
         if parts[4:]:
             if grid.crs is None:
-                raise ConfigError(
-                    f"box {shown}: has a CRS, but the scene has none; give x as columns and y as minus rows"
-                )
+                raise ConfigError(f"{given}: has a CRS, but the scene has none; give x as columns and y as minus rows")
             try:
                 crs = pyproj.CRS.from_user_input(parts[4]).to_2d()
             except (CRSError, UnicodeError):
-                raise ConfigError(f"box {shown}: {_short(parts[4])} is not a CRS; give one such as EPSG:4326") from None
-        return cls._placed(Polygons(f"box {shown}", np.array([shapely.box(*numbers)]), np.zeros(1), crs), grid)
+                raise ConfigError(f"{given}: {shown(str(parts[4]))} is not a CRS; give one such as EPSG:4326") from None
+        return cls._placed(Polygons(given, np.array([shapely.box(*numbers)]), np.zeros(1), crs), grid)
 
     @classmethod
     def _placed(cls, polygons: Polygons, grid: Grid) -> Self:
@@ -183,11 +180,6 @@ def _numbers(parts: Sequence[str | float]) -> tuple[float, float, float, float] 
         return None
     fits = west < east and south < north and all(abs(number) <= LARGEST for number in (west, south, east, north))
     return (west, south, east, north) if fits else None
-
-
-def _short(text: Any) -> str:
-    words = "".join(mark if mark.isprintable() else "?" for mark in str(text))
-    return words if len(words) <= SHOWN else f"{words[:SHOWN]}..."
 
 
 def _spoken(bounds: Sequence[float], crs: Any) -> str:

@@ -10,11 +10,10 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from geood.errors import ConfigError, DataError
+from geood.errors import ConfigError, DataError, shown
 from geood.geo.bands import Bands
 from geood.geo.scene import Scene
 
-SHOWN = 80  # characters of an option that errors repeat
 _NUMBER = re.compile(r"0{0,9}[1-9][0-9]{0,5}")  # GeoTIFF has room for 65,535 bands
 # Default descriptions of unnamed bands: their number, or the colour interpretation that GDAL gives the first band.
 _UNNAMED = re.compile(r"(band|gray|grey|undefined|layer)?[ _-]?\d*", re.IGNORECASE)
@@ -26,8 +25,7 @@ def parse_bands(text: str, bands: Bands) -> dict[str, int]:
     Raises:
         ConfigError: the text is neither, or does not name each band of the model exactly once.
     """
-    shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-    wanted = f"--bands {shown}: needed is one scene band for each of the model's ({', '.join(bands.names)})"
+    wanted = f"--bands {shown(text)}: needed is one scene band for each of the model's ({', '.join(bands.names)})"
     example = ",".join(f"{name}={i}" for i, name in enumerate(bands.names, 1))
     parts = [part.strip() for part in text.split(",")]
     named = [part.rpartition("=") for part in parts]
@@ -46,7 +44,7 @@ def parse_bands(text: str, bands: Bands) -> dict[str, int]:
             near = difflib.get_close_matches(plain, known, n=1)
             hint = f"did you mean {known[near[0]]}?" if near and plain not in known else f"give them as {example}"
             why = "is named twice" if plain in known else "is none of them"
-            raise ConfigError(f"{wanted}; {name.strip()[:SHOWN] or 'a number alone'} {why}; {hint}")
+            raise ConfigError(f"{wanted}; {shown(name.strip()) or 'a number alone'} {why}; {hint}")
         given[known[plain]] = number
     if missing := [name for name in bands.names if name not in given]:
         raise ConfigError(f"{wanted}; {', '.join(missing)} missing; give them as {example}")
