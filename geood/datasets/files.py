@@ -6,7 +6,6 @@ Scenes and photographs share these rules; pixels and labels are not read here.
 from __future__ import annotations
 
 import difflib
-import glob
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from geood.config import Config
 from geood.datasets.samples import TrainingBands
 from geood.errors import ConfigError, DataError
+from geood.geo.listing import files_in, files_matching
 from geood.geo.scene import Scene
 
 RASTERS = (".tif", ".tiff")  # suffixes taken from a folder
@@ -29,17 +29,12 @@ def find_files(root: str | Path, patterns: list[str], *, what: str, suffixes: tu
         suffixes: suffixes taken from a folder.
 
     Raises:
-        DataError: a pattern matches no file.
+        DataError: a pattern matches no file, a folder cannot be listed, or a link leads nowhere.
     """
     found: set[Path] = set()
     for pattern in patterns:
         path = Path(root) / pattern
-        if path.is_dir():
-            hits = [p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.name[0] != "."]
-        elif path.is_file():
-            hits = [path]
-        else:
-            hits = [Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file()]
+        hits = files_in(path, suffixes, deep=True) if path.is_dir() else files_matching(root, pattern)
         if not hits:
             raise DataError(f"{what}: {pattern!r} names no file under {root}{_near(Path(root), pattern)}")
         found.update(hits)

@@ -31,7 +31,7 @@ from geood.datasets.frames import Decoded, Frame, decode, frame_size, screened
 from geood.datasets.samples import CropPixels, seed_of
 from geood.errors import ConfigError, DataError
 from geood.geo.grid import Window
-from geood.geo.labels import pair_by_name
+from geood.geo.listing import pair_by_name, why_no_pairs
 
 RUNS = 20  # the images, ordered by name, are cut into this many runs; validation takes whole runs
 KEPT_BYTES = 512 << 20  # decoded photographs cached in each process
@@ -245,8 +245,9 @@ def _frames(config: Config, images: str, labels: str) -> list[Frame]:
     pairs = pair_by_name(*files)
     if pairs is None:
         raise DataError(
-            f"data.{images} names {len(files[0])} files, data.{labels} {len(files[1])}, and they do not pair by name; "
-            f"the labels of {files[0][0].name} must be called {files[0][0].stem}.png or {files[0][0].stem}_*.png"
+            f"data.{images} names {len(files[0])} files, data.{labels} {len(files[1])}, and they do not pair by name: "
+            f"{why_no_pairs(*files)}; the labels of {files[0][0].name} must be called {files[0][0].stem}.png or "
+            f"{files[0][0].stem}_*.png"
         )
     return [Frame(image.stem, image, chosen) for image, [chosen] in zip(files[0], pairs, strict=True)]
 

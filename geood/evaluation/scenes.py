@@ -26,7 +26,8 @@ from geood.errors import ConfigError, DataError
 from geood.evaluation.results import Evaluation
 from geood.evaluation.tile_scores import on_best_device, prediction_tiles, scored_tiles
 from geood.geo.grid import Tile
-from geood.geo.labels import VECTOR_SUFFIXES, open_labels, pair_by_name, why_not_shared
+from geood.geo.labels import VECTOR_SUFFIXES, open_labels, why_not_shared
+from geood.geo.listing import files_in, pair_by_name, same_name, why_no_pairs
 from geood.geo.paths import gdal_name
 from geood.geo.scene import Scene, SceneSource
 from geood.geo.scene_reading import AUTOMATIC, ReadingOptions, settle_reading
@@ -242,11 +243,11 @@ def _read_cases(path: Path, bundle: ModelBundle, settings: Sequence[str]) -> tup
     if chosen is None:
         why = _why_not_all(images, labels)
         if why:
-            name = images[0].stem
+            name, alone = images[0].stem, why_no_pairs(images, labels)
             raise ConfigError(
                 f"{path}: {len(images)} test images ({_listed(images)}) and {len(labels)} label files "
-                f"({_listed(labels)}) do not pair by name, and not all labels can serve every image: {why}; name the "
-                f"labels of {images[0].name} {name}_labels.tif or {name}_*, or give one georeferenced file for all"
+                f"({_listed(labels)}) do not pair by name ({alone}), and not all labels can serve every image: {why}; "
+                f"name the labels of {images[0].name} {name}_labels.tif or {name}_*, or give one georeferenced file for all"
             )
         chosen = [labels] * len(images)
     cases = [_Case(i, files, data.label_attribute) for i, files in zip(images, chosen, strict=True)]
@@ -272,22 +273,22 @@ def _pair_folder(root: Path) -> list[_Case]:
     """Return the scenes of a folder that have labels; log those without."""
     images = root / "images" if (root / "images").is_dir() else root
     scenes = [p for p in _rasters(images) if not p.stem.endswith("_labels")]
-    labels = {p.stem: p for p in _rasters(root / "labels")}
-    labels |= {p.stem.removesuffix("_labels"): p for p in _rasters(images) if p.stem.endswith("_labels")}
-    cases = [_Case(p, [labels[p.stem]]) for p in scenes if p.stem in labels]
+    labels = {same_name(p.stem): p for p in _rasters(root / "labels")}
+    labels |= {same_name(p.stem.removesuffix("_labels")): p for p in _rasters(images) if p.stem.endswith("_labels")}
+    cases = [_Case(p, [labels[same_name(p.stem)]]) for p in scenes if same_name(p.stem) in labels]
     if not cases:
         raise DataError(
             f"{root}: {len(scenes)} scenes and {len(labels)} label files, but no pair; name the labels of X.tif "
             "X_labels.tif or labels/X.tif, or give a config with data.test_images and data.test_labels"
         )
-    bare = [p.name for p in scenes if p.stem not in labels]
+    bare = [p.name for p in scenes if same_name(p.stem) not in labels]
     if bare:
         log.warning("%s: %d scenes have no labels and are left out: %s", root, len(bare), ", ".join(bare[:5]))
     return cases
 
 
 def _rasters(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob("*") if p.suffix.lower() in RASTER_SUFFIXES and p.name[0] != ".")
+    return files_in(folder, RASTER_SUFFIXES) if folder.is_dir() else []
 
 
 def _bounded(ids: NDArray[np.int64]) -> NDArray[np.int64]:

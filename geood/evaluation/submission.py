@@ -22,6 +22,7 @@ from geood.datasets import Frame, decode, find_frames
 from geood.errors import ConfigError, DataError, OutputError
 from geood.evaluation.score_files import h5py
 from geood.evaluation.tile_scores import frame_readings, on_best_device, score_frame
+from geood.geo.listing import files_in
 from geood.geo.scene_reading import AUTOMATIC, ReadingOptions
 from geood.models import ModelBundle
 from geood.progress import Progress
@@ -119,7 +120,7 @@ def _track(benchmark: str, root: Path) -> list[Frame]:
 
 def _images(folder: Path) -> list[Frame]:
     """Return the images of a folder, in the order of their names."""
-    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in IMAGES and p.name[0] != ".")
+    paths = files_in(folder, IMAGES) if folder.is_dir() else []
     if not paths:
         raise DataError(f"{folder}: no images ({', '.join(IMAGES)}); give the folder that holds them")
     for first, second in itertools.pairwise(paths):

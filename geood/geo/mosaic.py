@@ -22,6 +22,7 @@ from geood.atomic import atomic_write
 from geood.errors import DataError
 from geood.geo.gdal import display_name, open_raster, reading, writing
 from geood.geo.grid import Grid
+from geood.geo.listing import files_in
 from geood.geo.paths import RASTERS, gdal_name
 
 TOLERANCE_PX = 0.01  # largest misalignment of a tile's corner with the common grid, in pixels
@@ -99,7 +100,7 @@ def _names(given: Sequence[str | Path]) -> list[str]:
     for raster in given:
         folder = Path(raster)
         if folder.is_dir():
-            inside = [p for p in folder.iterdir() if p.suffix.lower() in RASTERS and p.is_file() and p.name[0] != "."]
+            inside = files_in(folder, RASTERS)
             if not inside:
                 raise DataError(f"{folder}: no raster in this folder; needed: files ending in {', '.join(RASTERS)}")
             names.update(gdal_name(path) for path in inside)

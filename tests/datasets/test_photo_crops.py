@@ -114,7 +114,10 @@ def test_a_photograph_smaller_than_a_crop_is_filled_up_with_nothing(tmp_path):
 
 def test_what_does_not_fit_is_explained(tmp_path):
     make_photos(tmp_path, 3)
-    with pytest.raises(DataError, match=r"do not pair by name; the labels of frame_000\.png must be called"):
+    with pytest.raises(
+        DataError,
+        match=r"do not pair by name: no image for frame_002\.png; the labels of frame_000\.png must be called",
+    ):
         open_crops(config(tmp_path, images=["images/frame_000.png", "images/frame_001.png"]))
     Image.fromarray(np.zeros((10, 10), np.uint8)).save(tmp_path / "labels" / "frame_001.png")
     with pytest.raises(DataError, match=r"frame_001\.png: 10 x 10 pixels for a scene of 90 x 120"):
