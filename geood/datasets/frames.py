@@ -27,7 +27,7 @@ from geood.errors import DataError
 from geood.geo.gdal import open_raster, rasterio_window, reading
 from geood.geo.grid import Window
 from geood.geo.labels import open_id_raster, open_labels, read_ids
-from geood.geo.scene import Scene
+from geood.geo.scene import Scene, SceneSource
 from geood.progress import Progress
 
 log = logging.getLogger("geood")
@@ -53,7 +53,7 @@ def frame_size(frame: Frame) -> tuple[int, int]:
     Raises:
         DataError: its image cannot be read.
     """
-    with Scene.open(frame.base or frame.image) as scene:
+    with Scene.open(SceneSource(str(frame.base or frame.image), measured=())) as scene:
         return scene.grid.height, scene.grid.width
 
 
@@ -63,6 +63,7 @@ def decode(
     *,
     indexes: tuple[int, ...],
     nodata: float | None = None,
+    measured: tuple[int, ...] | None = None,
     label_ids: Mapping[int, int] | None = None,
 ) -> Decoded:
     """Read image and labels of a frame, or of a window inside it; without labels all ids are 255.
@@ -72,12 +73,13 @@ def decode(
         window: pixels to read; None: the whole frame.
         indexes: the bands to read, from 1.
         nodata: overrides the image's own nodata value.
+        measured: bands declared as alpha that hold measurements; None: told by their values.
         label_ids: maps numbers in the label file to other numbers, for files in another encoding.
 
     Raises:
         DataError: a file cannot be read, labels and image differ in size, or the labels are in another encoding.
     """
-    with Scene.open(frame.base or frame.image, nodata=nodata) as scene:
+    with Scene.open(SceneSource(str(frame.base or frame.image), indexes, nodata, measured=measured)) as scene:
         window = window or scene.grid.window
         image, valid = scene.read(window, indexes)
         grid = scene.grid

@@ -65,6 +65,7 @@ class Gallery:
     validation: frozenset[int]
     indexes: tuple[int, ...]
     nodata: float | None
+    measured: tuple[int, ...] = ()
     label_ids: dict[int, int] = field(default_factory=dict)
     pixel_m: float | None = None
     unknown: dict[int, Counter[str]] = field(default_factory=dict, repr=False, compare=False)
@@ -126,7 +127,14 @@ class Gallery:
         return self._kept[number]
 
     def _decode(self, number: int, window: Window | None) -> Decoded:
-        pixels = decode(self.frames[number], window, indexes=self.indexes, nodata=self.nodata, label_ids=self.label_ids)
+        pixels = decode(
+            self.frames[number],
+            window,
+            indexes=self.indexes,
+            nodata=self.nodata,
+            measured=self.measured,
+            label_ids=self.label_ids,
+        )
         if pixels.unknown:
             self.unknown[number] = pixels.unknown
         return pixels
@@ -152,6 +160,7 @@ def open_photos(config: Config) -> Crops:
         validation=frozenset(validation),
         indexes=bands.indexes,
         nodata=config.bands.nodata,
+        measured=bands.measured,
         label_ids=data.label_ids,
         pixel_m=_resolution(config),
     )

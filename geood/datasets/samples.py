@@ -18,12 +18,16 @@ class CropPixels(NamedTuple):
 
 
 class TrainingBands(NamedTuple):
-    """Bands that all training images share; `scene_count` is the number a scene must have (None: any number)."""
+    """Bands that all training images share; `scene_count` is the number a scene must have (None: any number).
+
+    `measured` are bands that files declare as alpha and that hold measurements.
+    """
 
     names: tuple[str, ...]
     indexes: tuple[int, ...]
     dtype: np.dtype[Any]
     scene_count: int | None
+    measured: tuple[int, ...] = ()
 
 
 class Ground(Protocol):

@@ -217,7 +217,7 @@ def _settled(cases: list[_Case], bundle: ModelBundle, options: ReadingOptions) -
             except DataError as error:
                 raise DataError(f"{case.image.name}: its labels do not fit; {error}") from None
             total += sum(1 for _ in prediction_tiles(scene.grid.height, scene.grid.width, reading.scale, bundle))
-        sources.append(SceneSource(name, reading.indexes, nodata, reading.scale))
+        sources.append(reading.source(name, nodata))
     return sources, total
 
 
@@ -247,7 +247,8 @@ def _read_cases(path: Path, bundle: ModelBundle, settings: Sequence[str]) -> tup
             raise ConfigError(
                 f"{path}: {len(images)} test images ({_listed(images)}) and {len(labels)} label files "
                 f"({_listed(labels)}) do not pair by name ({alone}), and not all labels can serve every image: {why}; "
-                f"name the labels of {images[0].name} {name}_labels.tif or {name}_*, or give one georeferenced file for all"
+                f"name the labels of {images[0].name} {name}_labels.tif or {name}_*, or give one georeferenced file "
+                "for all"
             )
         chosen = [labels] * len(images)
     cases = [_Case(i, files, data.label_attribute) for i, files in zip(images, chosen, strict=True)]

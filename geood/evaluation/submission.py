@@ -85,7 +85,9 @@ def submit(  # noqa: PLR0913 - the options of a verb
     with on_best_device(bundle) as device, Progress(f"scoring for {benchmark}", len(frames)) as progress:
         for frame in frames:
             reading = readings[frame.name]
-            decoded = decode(frame._replace(labels=None), indexes=reading.indexes, nodata=nodata)
+            decoded = decode(
+                frame._replace(labels=None), indexes=reading.indexes, nodata=nodata, measured=reading.measured
+            )
             scored = score_frame(bundle, decoded, kinds=[kind], scale=reading.scale, device=device)
             assert scored.classes is not None
             if not np.isfinite(scored.scores[kind]).all():

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
 
 from geood.errors import DataError
+from geood.geo.alpha import declared_so, told_apart
 from geood.geo.bands import Bands
 from geood.geo.gdal import display_name, rasterio_window, reading
 from geood.geo.grid import Grid, Window, mirrored
@@ -35,13 +36,15 @@ class SceneSource:
     """Picklable description of a scene and of the way to read it.
 
     `name` is the GDAL name (a path or /vsi...); `indexes` are the bands (from 1) in the model's order (empty: all but
-    alpha); `nodata` overrides the file's own; `scale` is working pixels per scene pixel (0.5: half the resolution).
+    alpha); `nodata` overrides the file's own; `scale` is working pixels per scene pixel (0.5: half the resolution);
+    `measured` are bands declared as alpha that hold measurements (None: told by their values, see `geo.alpha`).
     """
 
     name: str
     indexes: tuple[int, ...] = ()
     nodata: float | None = None
     scale: float = 1.0
+    measured: tuple[int, ...] | None = None
 
 
 class Scene:
@@ -49,9 +52,10 @@ class Scene:
 
     `grid` has transform and CRS as stored (identity and None for a photo; a north-up grid if ground control points
     alone georeference the file); `working` is the grid of the windows that are read. `count`, `band_names` and
-    `band_indexes` (from 1) exclude the `alpha` bands. GDAL by default declares the fourth of four 8-bit bands as alpha,
-    so one that the source asks for counts as a normal band. A scene belongs to the thread that opened it; if `strips`
-    is true, several threads may share it, one at a time, so that they do not each decode the same rows.
+    `band_indexes` (from 1) exclude the `alpha` bands, which are masks. A band `declared` as alpha that the source asks
+    for, or that is `measured` by its values, counts as a normal band; `dark` alpha bands are 0 wherever they were
+    looked at. A scene belongs to the thread that opened it; if `strips` is true, several threads may share it, one at a
+    time, so that they do not each decode the same rows.
     """
 
     def __init__(self, source: SceneSource, opened: Opened) -> None:
@@ -62,8 +66,13 @@ class Scene:
         self.working = self.grid if source.scale == 1 else _scaled(self.grid, source.scale)
         self.dtype = np.dtype(dataset.dtypes[0])
         roles, described = dataset.colorinterp, opened.file.descriptions
-        asked_for = () if self.layout.points else source.indexes  # only alpha marks the footprint
-        self.alpha = tuple(i for i, role in enumerate(roles, 1) if role == ColorInterp.alpha and i not in asked_for)
+        self.declared = tuple(i for i, role in enumerate(roles, 1) if role == ColorInterp.alpha)
+        settled = () if self.layout.points else source.measured  # with points, only alpha marks the footprint
+        asked_for = () if self.layout.points else source.indexes
+        open_to_doubt = tuple(i for i in self.declared if i not in asked_for)
+        told = told_apart(dataset, open_to_doubt if settled is None else ())
+        self.measured, self.dark = settled or told.measured, told.dark
+        self.alpha = tuple(i for i in open_to_doubt if i not in self.measured)
         self.band_indexes = tuple(i for i in dataset.indexes if i not in self.alpha)
         self.band_names = tuple(
             described[i - 1] or (roles[i - 1].name if roles[i - 1] in _COLOURS else f"band_{i}")
@@ -97,6 +106,8 @@ class Scene:
         if strange := sorted(set(source.indexes) - set(scene.band_indexes)):
             scene.close()
             raise DataError(f"{scene.path}: has no bands {strange}, only {scene.band_indexes}; choose among these")
+        if source is not path and scene.measured:
+            log.warning("%s: %s", scene.path, declared_so(scene.measured))
         if scene.layout.points and source is not path:
             size = f"{scene.grid.width} x {scene.grid.height}"
             log.info("%s: warped to a north-up grid of %s px by its ground control points", scene.path, size)
@@ -131,16 +142,23 @@ class Scene:
         Raises:
             DataError: it does not; the message lists the bands of both.
         """
-        fits = set(bands.indexes) <= set(self.band_indexes)
-        if bands.scene_count is not None:
-            fits = fits and self.count == bands.scene_count
-        if not fits:
+        if not self._holds(bands):
             wanted = bands.count if bands.scene_count is None else bands.scene_count
             used = ", ".join(f"{i}: {name}" for i, name in zip(bands.indexes, bands.names, strict=True))
             raise DataError(
                 f"{self.path}: has {self.count} bands ({', '.join(self.band_names)}), but the model was trained on "
                 f"scenes with {wanted} ({used}); give a scene with these bands in this order"
             )
+
+    def _holds(self, bands: Bands) -> bool:
+        wanted, there = set(bands.indexes), set(self.band_indexes)
+        if bands.scene_count is None:  # the user ordered these in training, whatever a file declares
+            return wanted <= there | set(self.alpha)
+        if bands.scene_count == self.count:
+            return wanted <= there
+        if self.dark and bands.scene_count == self.count + len(self.dark):
+            return wanted <= there | set(self.dark)
+        return bands.scene_count == self.count - len(self.measured) and wanted <= there - set(self.measured)
 
     def read(self, window: Window, indexes: Sequence[int] = ()) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Read pixels (C, h, w) of a window of the working grid, and their validity (h, w).

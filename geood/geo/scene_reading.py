@@ -17,7 +17,7 @@ from geood.errors import DataError
 from geood.geo.band_matching import match_bands, parse_bands
 from geood.geo.bands import Bands
 from geood.geo.grid import Grid, Tile, Window, resampled
-from geood.geo.scene import Scene
+from geood.geo.scene import Scene, SceneSource
 
 log = logging.getLogger("geood")
 SAME = 0.05  # relative difference at which resolutions count as equal, well within the training range (data.scale_min)
@@ -30,13 +30,19 @@ STEP_PX = 128  # such sides are multiples of this, for whole blocks
 class SceneReading(NamedTuple):
     """Way to read a scene: band `indexes` (from 1) in the model's order, `scale`, and a sentence on each for the user.
 
-    `scale` is working pixels per scene pixel along each axis (0.5: half the resolution).
+    `scale` is working pixels per scene pixel along each axis (0.5: half the resolution). `measured` are bands declared
+    as alpha that hold measurements.
     """
 
     indexes: tuple[int, ...]
     scale: float
     bands_note: str
     resolution_note: str
+    measured: tuple[int, ...] = ()
+
+    def source(self, name: str, nodata: float | None) -> SceneSource:
+        """Return the description of a scene by its GDAL name, to be read this way wherever it is opened."""
+        return SceneSource(name, self.indexes, nodata, self.scale, self.measured)
 
 
 class PixelSource(Protocol):
@@ -104,7 +110,7 @@ def settle_reading(
         scale, resolution_note = resampling_of(scene.grid, resolution, resample=options.resample)
     except DataError as error:
         raise DataError(f"{scene.path}: {error}") from None
-    return SceneReading(indexes, scale, bands_note, resolution_note)
+    return SceneReading(indexes, scale, bands_note, resolution_note, scene.measured)
 
 
 def tile_side(budgeted: int, scale: float) -> int:

@@ -23,7 +23,7 @@ from geood.geo.bands import Bands
 from geood.geo.gdal import compression, display_name
 from geood.geo.grid import Grid
 from geood.geo.paths import ScenePath, fingerprint, gdal_name
-from geood.geo.scene import Scene, SceneSource
+from geood.geo.scene import Scene
 from geood.geo.scene_reading import ReadingOptions, settle_reading, tile_side
 from geood.models import ModelBundle
 from geood.prediction.budget import Budget, disk_needed
@@ -138,7 +138,7 @@ def plan_scene(
         layout = opened.layout
         dtype, names = opened.dtype, ", ".join(opened.band_names)
         cache = _cache(opened, limits, rows=math.ceil((limits.tile_px + 2 * bundle.halo_px) / reading.scale))
-    source = SceneSource(name, reading.indexes, nodata, reading.scale)
+    source = reading.source(name, nodata)
     state = fingerprint(name)
     job = Job(
         source=source,

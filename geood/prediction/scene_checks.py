@@ -7,7 +7,7 @@ sentences for the user; nothing is corrected. This module knows the bands that a
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,33 +16,13 @@ from scipy.optimize import linear_sum_assignment
 
 from geood.geo.band_matching import listed
 from geood.geo.bands import Bands
-from geood.geo.grid import Grid, Window
+from geood.geo.grid import Window, sample_windows
 from geood.geo.scene import Scene
 
-WINDOW_PX = 64  # side of the sample windows; block sizes of files are mostly multiples of it
 MOST_WINDOWS = 1024  # for an estimate of the valid share
 PATIENCE = 2.0  # seconds after which that estimate stops early
 BORDER_WINDOWS = 24  # on each side of a scene
 BORDER_SHARE = 0.2  # share of border pixels above which a value is taken for nodata
-
-
-def sample_windows(grid: Grid, count: int, *, skip: int = 0) -> Iterator[Window]:
-    """Yield `count` small windows spread evenly over a grid, in row-major order, without those of the count `skip`.
-
-    They lie on a lattice of their own size, so that a window mostly touches one block of the file. Row-major order
-    matters for files that can only be decoded from the top.
-    """
-    rows, cols = -(-grid.height // WINDOW_PX), -(-grid.width // WINDOW_PX)
-
-    def lattice(most: int) -> set[tuple[int, int]]:
-        if rows * cols <= most:
-            return {(r, c) for r in range(rows) for c in range(cols)}
-        # The R2 sequence: any part of it is spread evenly over the square (M. Roberts, 2018).
-        down, across = ((0.5 + step * np.arange(most)) % 1 for step in (0.7548776662466927, 0.5698402909980532))
-        return set(zip((down * rows).astype(int).tolist(), (across * cols).astype(int).tolist(), strict=True))
-
-    for row, col in sorted(lattice(count) - lattice(skip)):
-        yield Window(row * WINDOW_PX, col * WINDOW_PX, WINDOW_PX, WINDOW_PX).within(grid.window)
 
 
 def valid_share(scene: Scene) -> float:

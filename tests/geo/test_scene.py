@@ -106,7 +106,9 @@ def test_mask_band_alpha_and_nan_count(tmp_path):
 
 
 def test_alpha_is_no_band(tmp_path):
-    path = write_raster(tmp_path / "a.tif", noise(4, 3, 3).astype(np.uint8), photometric="rgb", alpha="yes")
+    pixels = noise(4, 3, 3).astype(np.uint8)
+    pixels[3] = 255
+    path = write_raster(tmp_path / "a.tif", pixels, photometric="rgb", alpha="yes")
     with Scene.open(path) as scene:
         assert (scene.count, scene.band_indexes, scene.band_names) == (3, (1, 2, 3), ("red", "green", "blue"))
 
