@@ -19,6 +19,7 @@ from geood.errors import ConfigError, DataError
 from geood.geo.alpha import declared_so
 from geood.geo.listing import files_in, files_matching
 from geood.geo.scene import Scene, SceneSource
+from geood.geo.scene_reading import Tags, other_tags
 
 log = logging.getLogger("geood")
 RASTERS = (".tif", ".tiff")  # suffixes taken from a folder
@@ -63,6 +64,7 @@ class _Image(NamedTuple):
     dtype: np.dtype[Any]
     declared: tuple[int, ...]
     measured: tuple[int, ...]
+    tags: Tags
 
 
 def check_images(paths: list[Path], config: Config) -> TrainingBands:
@@ -97,7 +99,20 @@ def check_images(paths: list[Path], config: Config) -> TrainingBands:
             f"bands.names lists {len(config.bands.names)} names, but {len(indexes)} bands of {paths[0]} are used "
             f"({', '.join(names)}); name each of them, or choose some with bands.indexes"
         )
-    return TrainingBands(names, indexes, images[0].dtype, None if ordered else len(known), measured)
+    scales, offsets = _tags(images, indexes)
+    return TrainingBands(names, indexes, images[0].dtype, None if ordered else len(known), measured, scales, offsets)
+
+
+def _tags(images: Sequence[_Image], indexes: Sequence[int]) -> Tags:
+    """Return the scale and offset tags of the bands that are used; warn of images that differ from the first."""
+    tags = [(tuple(i.tags[0][b - 1] for b in indexes), tuple(i.tags[1][b - 1] for b in indexes)) for i in images]
+    different = [(image.path, own) for image, own in zip(images, tags, strict=True) if own != tags[0]]
+    if different:
+        path, own = different[0]
+        why = other_tags(own, tags[0], f"{images[0].path.name} has")
+        said = "%d of %d training images have other tags than the first, such as %s: %s"
+        log.warning(said, len(different), len(images), path, why)
+    return tags[0]
 
 
 def _looked_at(path: Path, config: Config) -> _Image:
@@ -113,7 +128,8 @@ def _looked_at(path: Path, config: Config) -> _Image:
                 "EPSG:...), or set data.kind to photos if its position does not matter"
             )
         count = len(scene.band_indexes) + len(scene.alpha)
-        return _Image(path, count, np.dtype(scene.dtype), scene.declared, scene.measured)
+        tags = scene.scale_tags(range(1, count + 1))
+        return _Image(path, count, np.dtype(scene.dtype), scene.declared, scene.measured, tags)
 
 
 def _measured(images: Sequence[_Image], ordered: tuple[int, ...]) -> tuple[int, ...]:

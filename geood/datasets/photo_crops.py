@@ -14,6 +14,7 @@ import csv
 import logging
 import math
 from collections import Counter, OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +33,7 @@ from geood.datasets.samples import CropPixels, seed_of
 from geood.errors import ConfigError, DataError
 from geood.geo.grid import Window
 from geood.geo.listing import pair_by_name, why_no_pairs
+from geood.geo.orientation import UPRIGHT, orientation_of
 
 RUNS = 20  # the images, ordered by name, are cut into this many runs; validation takes whole runs
 KEPT_BYTES = 512 << 20  # decoded photographs cached in each process
@@ -83,7 +85,8 @@ class Gallery:
         if frame.image.suffix.lower() in WINDOWED and not frame.base:
             height, width = frame_size(frame)
             rows, cols = min(crop.side, height - crop.row), min(crop.side, width - crop.col)
-            image, valid, ids, _ = self._decode(crop.frame, Window(crop.row, crop.col, rows, cols))
+            part = self._decode(crop.frame, Window(crop.row, crop.col, rows, cols))
+            image, valid, ids = part.image, part.valid, part.ids
         else:
             window = Window(crop.row, crop.col, crop.side, crop.side).slices
             whole = self._decoded(crop.frame)
@@ -164,6 +167,7 @@ def open_photos(config: Config) -> Crops:
         label_ids=data.label_ids,
         pixel_m=_resolution(config),
     )
+    _report_turned(gallery.frames)
     sizes = [frame_size(frame) for frame in gallery.frames]
     side = math.ceil(data.crop_px / data.scale_min)
     training = [i for i in range(len(frames)) if i not in gallery.validation]
@@ -233,6 +237,14 @@ def _resolution(config: Config) -> float | None:
     """Return metres per pixel if all data sets have the same, else None."""
     known = {data_set(entry.name).resolution_m for entry in config.data.sets}
     return known.pop() if len(known) == 1 else None
+
+
+def _report_turned(frames: Sequence[Frame]) -> None:
+    """Say that photographs are read as viewers show them, where that is not how they are stored."""
+    turned = [frame.image for frame in frames if frame.base is None and orientation_of(frame.image) != UPRIGHT]
+    if turned:
+        said = "%d of %d photographs are read turned, as viewers show them by their EXIF orientation, %s first; "
+        log.warning(said + "their labels must be drawn on what is shown", len(turned), len(frames), turned[0])
 
 
 def _report_unknown(gallery: Gallery) -> None:

@@ -28,6 +28,7 @@ from geood.evaluation.tile_scores import on_best_device, prediction_tiles, score
 from geood.geo.grid import Tile
 from geood.geo.labels import VECTOR_SUFFIXES, open_labels, why_not_shared
 from geood.geo.listing import files_in, pair_by_name, same_name, why_no_pairs
+from geood.geo.orientation import UPRIGHT, orientation_of
 from geood.geo.paths import gdal_name
 from geood.geo.scene import Scene, SceneSource
 from geood.geo.scene_reading import AUTOMATIC, ReadingOptions, settle_reading
@@ -212,6 +213,11 @@ def _settled(cases: list[_Case], bundle: ModelBundle, options: ReadingOptions) -
         name, nodata = gdal_name(case.image), options.nodata_for(bundle.bands)
         with Scene.open(name, nodata=nodata) as scene:
             reading = settle_reading(scene, bundle.bands, bundle.resolution, options)
+            if scene.grid.crs is None and orientation_of(case.image) != UPRIGHT:
+                said = (
+                    "%s: viewers show it turned, by its EXIF orientation; it is read as stored, as its labels must be"
+                )
+                log.warning(said, case.image)
             try:
                 open_labels(case.labels, scene.grid, attribute=case.attribute).close()
             except DataError as error:

@@ -97,11 +97,12 @@ def submit(  # noqa: PLR0913 - the options of a verb
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 paths = _files(benchmark, folder, frame)
+                score, classes = (decoded.orientation.back(a) for a in (scored.scores[kind], scored.classes))
                 if benchmark == FISHYSCAPES:
-                    _write(paths[0], scored.scores[kind].astype(np.float32))
-                    _write(paths[1], np.array(bundle.class_ids, np.uint8)[scored.classes])
+                    _write(paths[0], score.astype(np.float32))
+                    _write(paths[1], np.array(bundle.class_ids, np.uint8)[classes])
                 else:
-                    _write(paths[0], scored.scores[kind])
+                    _write(paths[0], score)
             except OSError as error:
                 raise OutputError(
                     f"{folder}: cannot be written ({error}); free space, or choose another --out"

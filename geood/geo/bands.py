@@ -25,7 +25,8 @@ class Bands:
     One entry per band: `names`; `indexes` in the scene, 1-based; `low` and `high`, the digital numbers mapped to 0 and
     1; `fill`, the scaled value of invalid pixels; `step`, the size of one digital number after scaling (0 for float
     data). `nodata` is the nodata value with which the config overrides that of the files, else None. `scene_count` is
-    the number of bands, alpha excluded, that a scene must have; None: any number that includes all `indexes`.
+    the number of bands, alpha excluded, that a scene must have; None: any number that includes all `indexes`. `scales`
+    and `offsets` are the tags of the training images, which are never applied; empty in bundles that do not know them.
     """
 
     names: tuple[str, ...]
@@ -36,6 +37,8 @@ class Bands:
     step: tuple[float, ...]
     nodata: float | None = None
     scene_count: int | None = None
+    scales: tuple[float, ...] = ()
+    offsets: tuple[float, ...] = ()
 
     @property
     def count(self) -> int:

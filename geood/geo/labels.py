@@ -21,7 +21,7 @@ import pyproj
 import shapely
 from numpy.typing import NDArray
 from pyproj.exceptions import ProjError
-from rasterio.enums import ColorInterp, Resampling
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.features import rasterize
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
@@ -125,7 +125,9 @@ def read_ids(path: Path, dataset: Any, window: Window) -> tuple[NDArray[np.int64
     band = _id_bands(dataset)[0]
     with reading(path):
         ids = dataset.read(band, window=rasterio_window(window))
-        known: NDArray[np.bool_] = dataset.read_masks(band, window=rasterio_window(window)) > 0
+        known: NDArray[np.bool_] = np.ones(ids.shape, np.bool_)
+        if not _shown_transparent(dataset):
+            known = dataset.read_masks(band, window=rasterio_window(window)) > 0
     if ids.dtype.kind == "f":
         known &= np.isfinite(ids)
         odd = ids[known][np.floor(ids[known]) != ids[known]]
@@ -257,6 +259,18 @@ def _warped(dataset: Any, grid: Grid) -> WarpedVRT:
 
 def _id_bands(dataset: Any) -> list[int]:
     return [i for i in dataset.indexes if dataset.colorinterp[i - 1] != ColorInterp.alpha]
+
+
+def _shown_transparent(dataset: Any) -> bool:
+    """Check whether the only mask of a PNG is a transparent colour, which is how it is shown, not what it holds.
+
+    GDAL calls such a colour the nodata value; PNG itself has none, a file beside it may.
+    """
+    if dataset.driver != "PNG" or dataset.nodata is None:
+        return False
+    beside = [Path(name) for name in dataset.files if name.endswith(".aux.xml")]
+    declared = any("<NoDataValue>" in path.read_text(encoding="utf-8", errors="replace") for path in beside)
+    return not declared and not any(MaskFlags.per_dataset in flags for flags in dataset.mask_flag_enums)
 
 
 def _bounds_in(grid: Grid, other: Grid) -> tuple[float, float, float, float]:

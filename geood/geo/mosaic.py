@@ -2,8 +2,9 @@
 
 gdalbuildvrt resolves overlaps band by band, this module pixel by pixel. The mosaic has one mask; a pixel is valid if it
 is valid in any tile, and comes from the last such tile in name order. So nodata of one tile never hides another tile,
-gaps between tiles are nodata, and a pixel in which only some bands equal the nodata value is not filled from the tile
-below. Pixels are neither read nor resampled here: tiles that do not share a grid are rejected.
+and gaps between tiles are nodata. As in any scene, a pixel is invalid if any band is at the nodata value, in 8-bit
+tiles if all bands are; here all bands of the tiles count, as the mosaic does not know which will be read. Pixels are
+neither read nor resampled here: tiles that do not share a grid are rejected.
 """
 
 from __future__ import annotations
@@ -61,6 +62,11 @@ class _Tile(NamedTuple):
     @property
     def is_float(self) -> bool:
         return self.dtype.startswith("float")
+
+    @property
+    def unified(self) -> bool:
+        """True if a pixel is nodata only where all bands are: in 8 bits, each number is a measurement too."""
+        return np.dtype(self.dtype).itemsize == 1 or len(self.bands) == 1
 
 
 def write_mosaic(rasters: str | Path | Sequence[str | Path], out: str | Path, *, nodata: float | None = None) -> Path:
@@ -254,6 +260,9 @@ def _standing_for(tile: _Tile) -> _Source:
     if tile.nodata is None and not tile.alpha:
         return _Source(tile.name, tile.bands, tile.masked)
     plain = _wrapped(tile, values)
+    if values is not None and not tile.unified:
+        masks += [_element(plain, f"mask,{number}") for number in range(1, len(tile.bands) + 1)]
+        return _Source(_wrapped(tile, None, masks), tuple(range(1, len(tile.bands) + 1)), True)
     if not masks:
         return _Source(plain, tuple(range(1, len(tile.bands) + 1)), values is not None)
     parts = [_element(tile.name, mask) for mask in masks] + ([_element(plain, "mask,1")] if values else [])
@@ -271,16 +280,20 @@ def _representable(tile: _Tile) -> tuple[float, ...] | None:
 
 
 def _wrapped(tile: _Tile, nodata: tuple[float, ...] | None, masks: Sequence[str] = ()) -> str:
-    """Build an inline VRT of a tile; pixels that equal `nodata` in all bands, or are 0 in any mask, are nodata."""
+    """Build an inline VRT of a tile in which pixels are nodata that equal `nodata`, or are 0 in any mask.
+
+    In a `unified` tile they are if all bands equal theirs, and each band has the same mask; else each has its own.
+    """
     lines = [f'<VRTDataset rasterXSize="{tile.grid.width}" rasterYSize="{tile.grid.height}">']
-    if nodata is not None:
-        values = " ".join(repr(value) if tile.is_float else str(int(value)) for value in nodata)
-        lines.append(f'<Metadata><MDI key="NODATA_VALUES">{values}</MDI></Metadata>')
+    values = [repr(value) if tile.is_float else str(int(value)) for value in nodata or ()]
+    if values and tile.unified:
+        lines.append(f'<Metadata><MDI key="NODATA_VALUES">{" ".join(values)}</MDI></Metadata>')
     for number, band in enumerate(tile.bands, 1):
-        source = _element(tile.name, band)
+        own = f"<NoDataValue>{values[number - 1]}</NoDataValue>" if values and not tile.unified else ""
+        source = own + _element(tile.name, band)
         lines.append(f'<VRTRasterBand dataType="{_TYPES[tile.dtype]}" band="{number}">{source}</VRTRasterBand>')
     if masks:
-        product = "<PixelFunctionType>mul</PixelFunctionType><SourceTransferType>Float32</SourceTransferType>"
+        product = "<PixelFunctionType>mul</PixelFunctionType><SourceTransferType>Float64</SourceTransferType>"
         derived = ' subClass="VRTDerivedRasterBand"' if len(masks) > 1 else ""
         inner = "".join([product if derived else "", *masks])
         lines.append(f'<MaskBand><VRTRasterBand dataType="Byte"{derived}>{inner}</VRTRasterBand></MaskBand>')

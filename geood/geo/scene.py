@@ -84,6 +84,7 @@ class Scene:
         overruled = self.nodata is not None
         own = [i for i, of_band in flags.items() if not of_band or (MaskFlags.nodata in of_band and not overruled)]
         self._masked_bands = own  # each has a nodata value or a mask of its own
+        self._numbers = self._compared()
         self._masked = MaskFlags.per_dataset in every and not every & {MaskFlags.alpha}
         self._masked &= not (overruled and MaskFlags.nodata in every)
 
@@ -127,6 +128,11 @@ class Scene:
     def strips(self) -> bool:
         """True if blocks span full rows so long that tiles should share the decoded rows."""
         return self.layout.whole_rows and self.layout.block[1] > STRIPS_PX
+
+    def scale_tags(self, indexes: Sequence[int]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return the scale and offset tags of bands; pixels are read as stored, so they are never applied."""
+        file = self._opened.file
+        return tuple(float(file.scales[i - 1]) for i in indexes), tuple(float(file.offsets[i - 1]) for i in indexes)
 
     def rows_cache_bytes(self, rows: int) -> int:
         """Return the size in bytes of a GDAL block cache for this many full rows; 0 unless `strips` is true."""
@@ -184,16 +190,17 @@ class Scene:
     def valid(self, window: Window, indexes: Sequence[int] = ()) -> NDArray[np.bool_]:
         """Return the validity (h, w) of a window of the scene's own grid, which must lie within the scene.
 
-        A pixel is valid if the mask band and alpha are above 0, not all bands equal their nodata value, and every band
-        read is finite; with a nodata override, if not all bands read equal the override.
+        A pixel is valid if the mask band and alpha are above 0, every band read is finite, and none of them has the
+        nodata value (its own or the override). In 8-bit scenes, where no number is to spare and each of them is a
+        measurement too, a pixel is invalid only if all bands read that have a nodata value are at it.
 
         Raises:
             DataError: the pixels cannot be read.
         """
-        if self.nodata is not None or self.dtype.kind == "f":
+        if self._numbers or self.dtype.kind == "f":
             return self.stored(window, indexes or self.indexes)[1]
         with reading(self.source.name):
-            return self._validity(window)
+            return self._validity(window, indexes or self.indexes)
 
     @property
     def wholly_valid(self) -> bool:
@@ -205,14 +212,31 @@ class Scene:
         """Read pixels (C, h, w) and validity (h, w) of a window within the scene's own grid, never resampled."""
         with reading(self.source.name):
             array = self._dataset.read(list(indexes), window=rasterio_window(window))
-            valid = self._validity(window)
-        if self.nodata is not None:
-            valid &= ~(array == self.nodata).all(axis=0)
+            valid = self._validity(window, indexes)
+        if at_nodata := [array[k] == self._numbers[i] for k, i in enumerate(indexes) if i in self._numbers]:
+            valid &= ~self._missing(at_nodata)
         if array.dtype.kind == "f":
             valid &= np.isfinite(array).all(axis=0)
         return array, valid
 
-    def _validity(self, window: Window) -> NDArray[np.bool_]:
+    def _compared(self) -> dict[int, float]:
+        """Return the nodata values that pixels are compared with when read; GDAL's masks tell the others.
+
+        These are the override, and those of a scene that control points place: the mask of the warped scene is only 0
+        where all bands are at nodata.
+        """
+        if self.nodata is not None:
+            return dict.fromkeys(self.band_indexes, self.nodata)
+        values = self._opened.file.nodatavals if self.layout.points and self.dtype.itemsize > 1 else ()
+        return {i: value for i, value in enumerate(values, 1) if value is not None}
+
+    def _missing(self, at_nodata: Sequence[NDArray[np.bool_]] | NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return the pixels (h, w) without data, given where each band (n, h, w) is at its nodata value."""
+        rule = np.logical_and if self.dtype.itemsize == 1 else np.logical_or
+        missing: NDArray[np.bool_] = rule.reduce(at_nodata, axis=0)
+        return missing
+
+    def _validity(self, window: Window, indexes: Sequence[int]) -> NDArray[np.bool_]:
         """Return the validity (h, w) of a window by mask band, alpha and the file's nodata values."""
         place = rasterio_window(window)
         valid = np.ones((window.height, window.width), np.bool_)
@@ -220,8 +244,8 @@ class Scene:
             valid &= self._dataset.read_masks(self.band_indexes[0], window=place) > 0
         for index in self.alpha:
             valid &= self._dataset.read(index, window=place) > 0
-        if self._masked_bands:
-            valid &= self._dataset.read_masks(self._masked_bands, window=place).any(axis=0)
+        if own := [i for i in self._masked_bands if i in indexes]:
+            valid &= ~self._missing(self._dataset.read_masks(own, window=place) == 0)
         return valid
 
     def _resampled(self, window: Window, indexes: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.bool_]]:

@@ -28,7 +28,7 @@ from geood.geo.scene_reading import ReadingOptions, settle_reading, tile_side
 from geood.models import ModelBundle
 from geood.prediction.budget import Budget, disk_needed
 from geood.prediction.job import Job, tiles_of
-from geood.prediction.scene_checks import far_from_training, undeclared_nodata, valid_share
+from geood.prediction.scene_checks import far_from_training, turned_by_viewers, undeclared_nodata, valid_share
 
 log = logging.getLogger("geood")
 
@@ -183,7 +183,7 @@ def _cache(opened: Scene, limits: Budget, *, rows: int) -> int:
 def _check_sample(opened: Scene, bands: Bands, indexes: tuple[int, ...]) -> tuple[list[str], float]:
     """Return warnings about the digital numbers of a scene, from a sample of them, and its share of valid pixels."""
     try:
-        warnings = far_from_training(opened, bands, indexes)
+        warnings = [*filter(None, [turned_by_viewers(opened)]), *far_from_training(opened, bands, indexes)]
         if (value := undeclared_nodata(opened)) is not None:
             warnings.append(f"much of its border is {value:g} in all bands: if that is nodata, add --nodata {value:g}")
         return warnings, valid_share(opened)

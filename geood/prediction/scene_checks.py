@@ -17,6 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from geood.geo.band_matching import listed
 from geood.geo.bands import Bands
 from geood.geo.grid import Window, sample_windows
+from geood.geo.orientation import UPRIGHT, orientation_of
 from geood.geo.scene import Scene
 
 MOST_WINDOWS = 1024  # for an estimate of the valid share
@@ -69,6 +70,18 @@ SHIFTED = 0.35  # distance of the scene's mean from the training mean, as a shar
 # Correct orders of real scenes gained 0.08 at most, red swapped with infrared at least 0.30, and a third.
 GAIN = 0.18
 GAINED = 0.3
+
+
+def turned_by_viewers(scene: Scene) -> str | None:
+    """Return a warning if viewers show a photograph turned, which is not how it is read; else None."""
+    grid = scene.grid
+    if grid.crs is not None or not grid.transform.is_identity or orientation_of(scene.source.name) == UPRIGHT:
+        return None
+    return (
+        "viewers show this photograph turned, by its EXIF orientation; it is read as stored, and so are its outputs, "
+        "as GDAL and QGIS do; a model of upright photographs finds less there: turn the file first (exiftran -a, "
+        "magick -auto-orient)"
+    )
 
 
 def far_from_training(scene: Scene, bands: Bands, indexes: Sequence[int]) -> list[str]:

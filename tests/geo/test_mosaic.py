@@ -83,7 +83,7 @@ def test_tiles_put_together_equal_the_raster(tmp_path, dtype, kind):
     if "nodata" in kind:
         options["nodata"] = 7
         array[:, 70:80, :90] = 7
-        array[0, 5:15] = 7  # at the nodata value in one band only: a measurement
+        array[0, 5:15] = 7  # at the nodata value in one band only: a measurement in 8 bits, else nodata
     if "alpha" in kind:
         array = np.concatenate([array, (mask * 100).astype(dtype)[None]])
         options |= {"photometric": "rgb", "alpha": "yes"}
