@@ -130,8 +130,8 @@ def other_tags(own: Tags, others: Tags, have: str) -> str:
     other_scales, other_offsets = (", ".join(dict.fromkeys(f"{number:g}" for number in numbers)) for numbers in others)
     return (
         f"its bands have scale {scales} and offset {offsets} as tags, {have} scale {other_scales} and offset "
-        f"{other_offsets}; the tags are not applied, so the same number means different values: bring them to one scale "
-        "first (gdal_translate -unscale -ot Float32)"
+        f"{other_offsets}; the tags are not applied, so the same number means different values: bring them to one "
+        "scale first (gdal_translate -unscale -ot Float32)"
     )
 
 

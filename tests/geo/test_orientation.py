@@ -25,7 +25,8 @@ def test_an_image_is_turned_as_by_viewers(tmp_path, suffix, orientation):
     path = save(tmp_path / f"a.{suffix}", STORED, orientation)
     turn = orientation_of(path)
     with Image.open(path) as image:
-        stored, wanted = (np.asarray(i).transpose(2, 0, 1) for i in (image, ImageOps.exif_transpose(image)))
+        stored = STORED if suffix == "tif" else np.asarray(image)  # Pillow turns TIFF as it reads
+        stored, wanted = (np.asarray(i).transpose(2, 0, 1) for i in (stored, ImageOps.exif_transpose(image)))
     np.testing.assert_array_equal(turn.shown(stored), wanted)
     np.testing.assert_array_equal(turn.back(wanted), stored)
     assert turn.size(5, 8) == wanted.shape[1:]
