@@ -17,11 +17,13 @@ from geood.config import Config
 from geood.datasets.samples import TrainingBands
 from geood.errors import ConfigError, DataError
 from geood.geo.alpha import declared_so
+from geood.geo.border import undeclared_nodata
 from geood.geo.listing import files_in, files_matching
 from geood.geo.scene import Scene, SceneSource
 from geood.geo.scene_reading import Tags, other_tags
 
 log = logging.getLogger("geood")
+BORDERS = 16  # scenes whose border is looked at
 RASTERS = (".tif", ".tiff")  # suffixes taken from a folder
 
 
@@ -77,6 +79,7 @@ def check_images(paths: list[Path], config: Config) -> TrainingBands:
         DataError: an image cannot be read, lacks a CRS though it is a scene, or differs from the first.
     """
     images = [_looked_at(path, config) for path in paths]
+    _report_border(paths, config)
     ordered = tuple(config.bands.indexes or ())
     measured = _measured(images, ordered)
     for image in images:
@@ -130,6 +133,19 @@ def _looked_at(path: Path, config: Config) -> _Image:
         count = len(scene.band_indexes) + len(scene.alpha)
         tags = scene.scale_tags(range(1, count + 1))
         return _Image(path, count, np.dtype(scene.dtype), scene.declared, scene.measured, tags)
+
+
+def _report_border(paths: Sequence[Path], config: Config) -> None:
+    """Warn of scenes that are framed by what looks like nodata and counts as data, by a sample of the scenes."""
+    if config.data.kind != "scenes":
+        return
+    for path in paths[:: -(-len(paths) // BORDERS)]:
+        with Scene.open(SceneSource(str(path), nodata=config.bands.nodata)) as scene:
+            value = undeclared_nodata(scene)
+        if value is not None:
+            said = "%s: much of its border is %g in its bands and counts as data; if that is nodata, set bands.nodata"
+            log.warning(said, path, value)
+            return
 
 
 def _measured(images: Sequence[_Image], ordered: tuple[int, ...]) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from geood.errors import ConfigError, DataError
 from geood.geo.aoi import AreaOfInterest
 from geood.geo.band_matching import listed
 from geood.geo.bands import Bands
+from geood.geo.border import undeclared_nodata
 from geood.geo.gdal import compression, display_name
 from geood.geo.grid import Grid
 from geood.geo.paths import ScenePath, fingerprint, gdal_name
@@ -28,7 +29,7 @@ from geood.geo.scene_reading import ReadingOptions, settle_reading, tile_side
 from geood.models import ModelBundle
 from geood.prediction.budget import Budget, disk_needed
 from geood.prediction.job import Job, tiles_of
-from geood.prediction.scene_checks import far_from_training, turned_by_viewers, undeclared_nodata, valid_share
+from geood.prediction.scene_checks import far_from_training, turned_by_viewers, valid_share
 
 log = logging.getLogger("geood")
 
@@ -185,7 +186,7 @@ def _check_sample(opened: Scene, bands: Bands, indexes: tuple[int, ...]) -> tupl
     try:
         warnings = [*filter(None, [turned_by_viewers(opened)]), *far_from_training(opened, bands, indexes)]
         if (value := undeclared_nodata(opened)) is not None:
-            warnings.append(f"much of its border is {value:g} in all bands: if that is nodata, add --nodata {value:g}")
+            warnings.append(f"much of its border is {value:g} in its bands: if that is nodata, add --nodata {value:g}")
         return warnings, valid_share(opened)
     except DataError as error:
         return [f"its digital numbers were not compared with those of training: {error}"], 1.0

@@ -1,4 +1,4 @@
-"""Checks of a scene by a small sample of its pixels: valid share, undeclared nodata, distance from training data.
+"""Checks of a scene by a small sample of its pixels: valid share, orientation, distance from training data.
 
 Samples are small windows spread over the scene, so a check takes bounded time for a scene of any size. Findings are
 sentences for the user; nothing is corrected. This module knows the bands that a model was trained on, not the model.
@@ -16,14 +16,12 @@ from scipy.optimize import linear_sum_assignment
 
 from geood.geo.band_matching import listed
 from geood.geo.bands import Bands
-from geood.geo.grid import Window, sample_windows
+from geood.geo.grid import sample_windows
 from geood.geo.orientation import UPRIGHT, orientation_of
 from geood.geo.scene import Scene
 
 MOST_WINDOWS = 1024  # for an estimate of the valid share
 PATIENCE = 2.0  # seconds after which that estimate stops early
-BORDER_WINDOWS = 24  # on each side of a scene
-BORDER_SHARE = 0.2  # share of border pixels above which a value is taken for nodata
 
 
 def valid_share(scene: Scene) -> float:
@@ -39,25 +37,6 @@ def valid_share(scene: Scene) -> float:
                 return seen / pixels
         done = count
     return seen / pixels
-
-
-def undeclared_nodata(scene: Scene) -> float | None:
-    """Return a value that much of the scene's border has in all bands, like nodata, but counts as valid; else None."""
-    grid, whole = scene.grid, scene.grid.window
-    down, across = (np.linspace(0, side - 1, BORDER_WINDOWS).astype(int) for side in (grid.height, grid.width))
-    sides = {Window(row, int(c), 1, 16) for row in (0, grid.height - 1) for c in across}
-    sides |= {Window(int(r), col, 16, 1) for col in (0, grid.width - 1) for r in down}
-    samples = [scene.stored(window.within(whole), scene.band_indexes) for window in sorted(sides)]
-    numbers = np.concatenate([array.reshape(scene.count, -1) for array, _ in samples], axis=1)
-    uniform = np.concatenate([valid.ravel() for _, valid in samples]) & (numbers == numbers[0]).all(axis=0)
-    if scene.dtype.kind == "f":
-        usual = [0.0, -9999.0, -32768.0, float(np.finfo(scene.dtype).min)]
-    else:
-        limits = np.iinfo(scene.dtype)
-        usual = [0.0, float(limits.max), *([-9999.0, float(limits.min)] if limits.min < -9999 else [])]
-    share = {value: float((uniform & (numbers[0] == value)).mean()) for value in usual}
-    likely = max(usual, key=lambda value: share[value])
-    return likely if share[likely] >= BORDER_SHARE else None
 
 
 SAMPLES = (64, 256, 1024)  # numbers of windows: more where a scene is mostly empty

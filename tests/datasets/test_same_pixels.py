@@ -182,3 +182,17 @@ def test_other_scale_and_offset_tags_are_told(tmp_path, caplog):
                 settle_reading(scene, model, None)
         assert ("offset -20 as tags, the training images have scale 1 and offset 0" in caplog.text) == said
         assert "a.tif: its bands" not in caplog.text
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("uint16", 65535), ("uint16", 0), ("float32", -9999), ("uint8", 0)])
+def test_a_frame_that_is_no_data_and_not_declared_is_told_in_training(tmp_path, dtype, value, caplog):
+    array = plain(dtype)
+    path = write(tmp_path / "a.tif", array)
+    array[:, :12] = array[:, :, :20] = value
+    framed = write(tmp_path / "b.tif", array)
+    with caplog.at_level(logging.WARNING, "geood"):
+        check_images([path], config(tmp_path))
+        check_images([framed], config(tmp_path, bands={"nodata": value}))
+        assert not caplog.text
+        check_images([path, framed], config(tmp_path))
+    assert f"b.tif: much of its border is {value} in its bands and counts as data" in caplog.text

@@ -15,9 +15,10 @@ from rasterio.crs import CRS
 
 from geood.errors import DataError
 from geood.geo.bands import Bands
+from geood.geo.border import undeclared_nodata
 from geood.geo.grid import Grid, Window, tile_grid
 from geood.geo.scene import Scene, SceneSource
-from geood.prediction.scene_checks import sample_windows, turned_by_viewers, undeclared_nodata, valid_share
+from geood.prediction.scene_checks import sample_windows, turned_by_viewers, valid_share
 from support.places import NORTH_UP, PLACES, UTM, noise, write_raster
 from support.rasters import write_scores
 
@@ -259,7 +260,10 @@ def test_a_border_that_looks_like_no_data_is_told(tmp_path, dtype, value, share)
     with Scene.open(path, nodata=value) as scene:
         assert undeclared_nodata(scene) is None
     pixels[1, tilted] = 3
-    with Scene.open(write_raster(tmp_path / "one.tif", pixels)) as scene:
+    with Scene.open(write_raster(tmp_path / "one.tif", pixels)) as scene:  # in two of three bands
+        assert undeclared_nodata(scene) == (value if share > 0.2 and dtype != "uint8" else None)
+    pixels[0, tilted] = 3
+    with Scene.open(write_raster(tmp_path / "two.tif", pixels)) as scene:
         assert undeclared_nodata(scene) is None
 
 
