@@ -50,6 +50,7 @@ HELD_BY = {  # rooms without a test file of their own name, and the file whose l
     "evaluation/class_mapping": "evaluation/test_catalog_sets",
     "evaluation/leaderboards": "evaluation/test_catalog_sets",
     "evaluation/results": "evaluation/test_scenes",
+    "geo/border": "geo/test_scene",
     "geo/cog_layout": "geo/test_cog",
     "geo/gdal": "geo/test_paths",
     "geo/ogr": "prediction/test_publication",

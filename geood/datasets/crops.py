@@ -9,7 +9,7 @@ and every crop of the pool comes once before any comes again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -139,13 +139,17 @@ def build_crops(
     report_screening(report, config)
     return Crops(
         config=config,
-        bands=bands_from_samples(
-            config.bands,
-            bands.names,
-            indexes=bands.indexes,
-            values=values,
-            dtype=bands.dtype,
-            scene_count=bands.scene_count,
+        bands=replace(
+            bands_from_samples(
+                config.bands,
+                bands.names,
+                indexes=bands.indexes,
+                values=values,
+                dtype=bands.dtype,
+                scene_count=bands.scene_count,
+            ),
+            scales=bands.scales,
+            offsets=bands.offsets,
         ),
         class_ids=tuple(sorted(config.data.classes)),
         report=report,

@@ -16,6 +16,7 @@ from pathlib import Path
 from geood.catalog import DataSet, PathLayout, Split
 from geood.datasets.frames import FoundFrames, Frame
 from geood.errors import DataError
+from geood.geo.listing import files_matching, same_name
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 PATTERNS = {"number": r"\d+"}  # of placeholders; any other matches one path component
@@ -114,7 +115,7 @@ def _matched(data_set: DataSet, root: Path, layout: PathLayout, split: Split) ->
 
 
 def _key(values: dict[str, str], names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(values[name] for name in names)
+    return tuple(same_name(values[name]) for name in names)
 
 
 def _files(root: Path, template: str, split: Split) -> Iterator[tuple[Path, dict[str, str]]]:
@@ -131,7 +132,7 @@ def _files(root: Path, template: str, split: Split) -> Iterator[tuple[Path, dict
             pattern += f"(?P={part})" if part in seen else f"(?P<{part}>{PATTERNS.get(part, '[^/]+')})"
             seen.add(part)
     whole = re.compile(pattern)
-    for path in root.glob(PLACEHOLDER.sub("*", template)):
+    for path in files_matching(root, PLACEHOLDER.sub("*", template)) if root.is_dir() else ():
         match = whole.fullmatch(path.relative_to(root).as_posix())
         if match:
             yield path, match.groupdict()
@@ -150,10 +151,10 @@ def _chosen(frames: list[Frame], root: Path, split: Split) -> tuple[list[Frame],
     if split.by_labels:
         frames = [frame for frame in frames if frame.labels]
     if split.listed:
-        there = {frame.name for frame in frames}
+        there = {same_name(frame.name) for frame in frames}
         listed = {name: {name, Path(name).name, Path(name).stem} & there for name in _listed(root / split.listed)}
         chosen = set().union(*listed.values())
-        frames = [frame for frame in frames if frame.name in chosen]
+        frames = [frame for frame in frames if same_name(frame.name) in chosen]
         not_found = [
             name for i, (name, names) in enumerate(listed.items()) if not names and (i or name.lower() not in HEADERS)
         ]
@@ -178,7 +179,7 @@ def _listed(path: Path) -> list[str]:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            return [row[0].split()[0] for row in csv.reader(file) if row and row[0].strip()]
+            return [same_name(row[0].split()[0]) for row in csv.reader(file) if row and row[0].strip()]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             f"{path}: the list of the split's frames cannot be read ({error}); it must name one per line"
@@ -205,7 +206,10 @@ def _nothing(data_set: DataSet, root: Path, split: Split, *, pairs: bool) -> str
 def _nearest(data_set: DataSet, root: Path, split: Split, *, whole: bool) -> Path | None:
     """Return the nearest folder that holds an image of the set (`whole`: a complete frame); None without one."""
     for folder in _near(root):
-        found = [_matched(data_set, folder, layout, split) for layout in data_set.layouts]
+        try:
+            found = [_matched(data_set, folder, layout, split) for layout in data_set.layouts]
+        except DataError:  # a folder that may not be read, which nobody named
+            continue
         if any(_usable(each, split) and (_whole(each) or not whole) for each in found):
             return folder
     return None

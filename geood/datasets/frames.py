@@ -1,7 +1,8 @@
 """Decoding of frames: an image as stored, and its labels as uint8 class ids.
 
 The labels of a named data set are mapped to its taxonomy by its table of ids or colours. Values that the table does not
-list become 255 and are counted, so that nothing unforeseen passes for a class. Masks whose numbers show the encoding of
+list become 255 and are counted, so that nothing unforeseen passes for a class. Photographs are read as viewers show
+them, by their EXIF orientation, because labels are drawn on what is shown. Masks whose numbers show the encoding of
 another tool are rejected with the `data.label_ids` that reads them.
 """
 
@@ -19,16 +20,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from affine import Affine
 from numpy.typing import NDArray
 
 from geood.catalog import DataSet, PathLayout
 from geood.constants import IGNORE
 from geood.errors import DataError
 from geood.geo.gdal import open_raster, rasterio_window, reading
-from geood.geo.grid import Window
+from geood.geo.grid import Grid, Window
 from geood.geo.id_rasters import open_id_raster, read_ids
 from geood.geo.labels import LabelRules, open_labels
-from geood.geo.scene import Scene
+from geood.geo.orientation import UPRIGHT, Orientation, orientation_of
+from geood.geo.scene import Scene, SceneSource
 from geood.progress import Progress
 
 log = logging.getLogger("geood")
@@ -39,23 +42,31 @@ STRIP_PX = 1 << 23  # label files are read in strips of about this many pixels
 class Decoded(NamedTuple):
     """Pixels of a frame or of a window of it: image (C, H, W) in its own dtype, valid (H, W) bool, ids (H, W) uint8.
 
-    `unknown` counts the pixels of each number or colour that the set's table does not list.
+    `unknown` counts the pixels of each number or colour that the set's table does not list. All arrays are as viewers
+    show the image; `orientation` leads back to what is stored.
     """
 
     image: NDArray[np.generic]
     valid: NDArray[np.bool_]
     ids: NDArray[np.uint8]
     unknown: Counter[str]
+    orientation: Orientation = UPRIGHT
 
 
 def frame_size(frame: Frame) -> tuple[int, int]:
-    """Return height and width of a frame in pixels.
+    """Return height and width of a frame in pixels, as viewers show it.
 
     Raises:
         DataError: its image cannot be read.
     """
-    with Scene.open(frame.base or frame.image) as scene:
-        return scene.grid.height, scene.grid.width
+    with Scene.open(SceneSource(str(frame.base or frame.image), measured=())) as scene:
+        return orientation_in(frame, scene.grid).size(scene.grid.height, scene.grid.width)
+
+
+def orientation_in(frame: Frame, grid: Grid) -> Orientation:
+    """Return how a frame's image, whose stored grid is given, is turned to what viewers show."""
+    placed = grid.crs is not None or not grid.transform.is_identity
+    return UPRIGHT if placed or frame.base else orientation_of(frame.image)
 
 
 def decode(
@@ -64,39 +75,58 @@ def decode(
     *,
     indexes: tuple[int, ...],
     nodata: float | None = None,
+    measured: tuple[int, ...] | None = None,
     label_ids: Mapping[int, int] | None = None,
 ) -> Decoded:
     """Read image and labels of a frame, or of a window inside it; without labels all ids are 255.
 
     Args:
         frame: the frame to read.
-        window: pixels to read; None: the whole frame.
+        window: pixels to read, of the frame as viewers show it; None: the whole frame.
         indexes: the bands to read, from 1.
         nodata: overrides the image's own nodata value.
+        measured: bands declared as alpha that hold measurements; None: told by their values.
         label_ids: maps numbers in the label file to other numbers, for files in another encoding.
 
     Raises:
         DataError: a file cannot be read, labels and image differ in size, or the labels are in another encoding.
     """
-    with Scene.open(frame.base or frame.image, nodata=nodata) as scene:
-        window = window or scene.grid.window
-        image, valid = scene.read(window, indexes)
-        grid = scene.grid
+    with Scene.open(SceneSource(str(frame.base or frame.image), indexes, nodata, measured=measured)) as scene:
+        turn, grid = orientation_in(frame, scene.grid), scene.grid
+        size = turn.size(grid.height, grid.width)
+        window = window or Window(0, 0, *size)
+        image, valid = (turn.shown(array) for array in scene.read(turn.stored(window, *size), indexes))
     if frame.base:
-        size = grid.height, grid.width
         image = _overlaid(frame.image, image, window=window, size=size, indexes=indexes)
     unknown: Counter[str] = Counter()
     if frame.labels is None:
-        return Decoded(image, valid, np.full(valid.shape, IGNORE, np.uint8), unknown)
+        return Decoded(image, valid, np.full(valid.shape, IGNORE, np.uint8), unknown, turn)
     if frame.data_set is None:
+        own = orientation_of(frame.labels)
+        if turn != UPRIGHT or own != UPRIGHT:
+            _refuse_unturned(frame, size, own)
+            grid = Grid(*own.size(*size), Affine.identity(), None)
         with open_labels([frame.labels], grid, LabelRules(label_ids=label_ids)) as reader:
-            numbers = reader.read(window)
+            numbers = own.shown(reader.read(own.stored(window, *size)))
         if numbers.min() < 0 or numbers.max() > IGNORE:
             raise DataError(f"{frame.labels}: holds ids outside 0 to 255; save class ids as bytes")
         ids = numbers.astype(np.uint8)
     else:
         ids = read_labels(frame, window, label_ids=label_ids, unknown=unknown)
-    return Decoded(image, valid, np.where(valid, ids, np.uint8(IGNORE)), unknown)
+    return Decoded(image, valid, np.where(valid, ids, np.uint8(IGNORE)), unknown, turn)
+
+
+def _refuse_unturned(frame: Frame, size: tuple[int, int], own: Orientation) -> None:
+    """Reject labels that only fit the image as stored, given its size as shown and the orientation of the labels."""
+    assert frame.labels is not None
+    with open_raster(frame.labels) as dataset:
+        height, width = own.size(dataset.height, dataset.width)
+    if (height, width) != size and (width, height) == size:
+        raise DataError(
+            f"{frame.labels}: {width} x {height} px, but {frame.image.name} is shown turned by its EXIF orientation, "
+            f"as {size[1]} x {size[0]}; labels must be drawn on what viewers show: turn them, or remove the tag from "
+            "the image if its pixels are right as stored (exiftool -Orientation= IMAGE)"
+        )
 
 
 def _overlaid(
@@ -129,6 +159,23 @@ def read_labels(
         DataError: as `decode`.
     """
     data_set, (height, width) = frame.data_set, frame_size(frame)
+    assert frame.labels is not None and data_set is not None
+    own = orientation_of(frame.labels)
+    _refuse_unturned(frame, (height, width), own)
+    window = own.stored(window, height, width)
+    return own.shown(_read_stored(frame, window, own.size(height, width), label_ids=label_ids, unknown=unknown))
+
+
+def _read_stored(
+    frame: Frame,
+    window: Window,
+    size: tuple[int, int],
+    *,
+    label_ids: Mapping[int, int] | None,
+    unknown: Counter[str],
+) -> NDArray[np.uint8]:
+    """Read the class ids of a window of a label file as it is stored; `size` is what it must have."""
+    data_set, (height, width) = frame.data_set, size
     assert frame.labels is not None and data_set is not None
     coloured = data_set.encoding == "colours" and data_set.colours is not None
     with open_raster(frame.labels) as dataset:

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from geood.errors import ConfigError, DataError
+from geood.geo.listing import files_in
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -34,7 +35,7 @@ class PhotographFolder:
             )
         if not folder.is_dir():
             raise DataError(f"negatives.folder: {folder} is not a folder; give a folder of photographs")
-        self.files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        self.files = files_in(folder, SUFFIXES, deep=True)
         if not self.files:
             raise DataError(f"negatives.folder: {folder} holds no photograph ({', '.join(SUFFIXES)}); name another")
         for path in self.files:

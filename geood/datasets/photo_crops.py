@@ -14,6 +14,7 @@ import csv
 import logging
 import math
 from collections import Counter, OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +32,8 @@ from geood.datasets.frames import Decoded, Frame, decode, frame_size, screened
 from geood.datasets.samples import CropPixels, seed_of
 from geood.errors import ConfigError, DataError
 from geood.geo.grid import Window
-from geood.geo.labels import pair_by_name
+from geood.geo.listing import pair_by_name, why_no_pairs
+from geood.geo.orientation import UPRIGHT, orientation_of
 from geood.geo.vector import VECTOR_SUFFIXES
 
 RUNS = 20  # the images, ordered by name, are cut into this many runs; validation takes whole runs
@@ -66,6 +68,7 @@ class Gallery:
     validation: frozenset[int]
     indexes: tuple[int, ...]
     nodata: float | None
+    measured: tuple[int, ...] = ()
     label_ids: dict[int, int] = field(default_factory=dict)
     pixel_m: float | None = None
     unknown: dict[int, Counter[str]] = field(default_factory=dict, repr=False, compare=False)
@@ -83,7 +86,8 @@ class Gallery:
         if frame.image.suffix.lower() in WINDOWED and not frame.base:
             height, width = frame_size(frame)
             rows, cols = min(crop.side, height - crop.row), min(crop.side, width - crop.col)
-            image, valid, ids, _ = self._decode(crop.frame, Window(crop.row, crop.col, rows, cols))
+            part = self._decode(crop.frame, Window(crop.row, crop.col, rows, cols))
+            image, valid, ids = part.image, part.valid, part.ids
         else:
             window = Window(crop.row, crop.col, crop.side, crop.side).slices
             whole = self._decoded(crop.frame)
@@ -127,7 +131,14 @@ class Gallery:
         return self._kept[number]
 
     def _decode(self, number: int, window: Window | None) -> Decoded:
-        pixels = decode(self.frames[number], window, indexes=self.indexes, nodata=self.nodata, label_ids=self.label_ids)
+        pixels = decode(
+            self.frames[number],
+            window,
+            indexes=self.indexes,
+            nodata=self.nodata,
+            measured=self.measured,
+            label_ids=self.label_ids,
+        )
         if pixels.unknown:
             self.unknown[number] = pixels.unknown
         return pixels
@@ -153,9 +164,11 @@ def open_photos(config: Config) -> Crops:
         validation=frozenset(validation),
         indexes=bands.indexes,
         nodata=config.bands.nodata,
+        measured=bands.measured,
         label_ids=data.label_ids,
         pixel_m=_resolution(config),
     )
+    _report_turned(gallery.frames)
     sizes = [frame_size(frame) for frame in gallery.frames]
     side = math.ceil(data.crop_px / data.scale_min)
     training = [i for i in range(len(frames)) if i not in gallery.validation]
@@ -227,6 +240,14 @@ def _resolution(config: Config) -> float | None:
     return known.pop() if len(known) == 1 else None
 
 
+def _report_turned(frames: Sequence[Frame]) -> None:
+    """Say that photographs are read as viewers show them, where that is not how they are stored."""
+    turned = [frame.image for frame in frames if frame.base is None and orientation_of(frame.image) != UPRIGHT]
+    if turned:
+        said = "%d of %d photographs are read turned, as viewers show them by their EXIF orientation, %s first; "
+        log.warning(said + "their labels must be drawn on what is shown", len(turned), len(frames), turned[0])
+
+
 def _report_unknown(gallery: Gallery) -> None:
     """Warn of numbers or colours in label files that their data set does not define."""
     total: Counter[str] = Counter()
@@ -251,8 +272,9 @@ def _frames(config: Config, images: str, labels: str) -> list[Frame]:
     pairs = pair_by_name(*files)
     if pairs is None:
         raise DataError(
-            f"data.{images} names {len(files[0])} files, data.{labels} {len(files[1])}, and they do not pair by name; "
-            f"the labels of {files[0][0].name} must be called {files[0][0].stem}.png or {files[0][0].stem}_*.png"
+            f"data.{images} names {len(files[0])} files, data.{labels} {len(files[1])}, and they do not pair by name: "
+            f"{why_no_pairs(*files)}; the labels of {files[0][0].name} must be called {files[0][0].stem}.png or "
+            f"{files[0][0].stem}_*.png"
         )
     return [Frame(image.stem, image, chosen) for image, [chosen] in zip(files[0], pairs, strict=True)]
 

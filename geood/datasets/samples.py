@@ -18,12 +18,18 @@ class CropPixels(NamedTuple):
 
 
 class TrainingBands(NamedTuple):
-    """Bands that all training images share; `scene_count` is the number a scene must have (None: any number)."""
+    """Bands that all training images share; `scene_count` is the number a scene must have (None: any number).
+
+    `measured` are bands that files declare as alpha and that hold measurements; `scales` and `offsets` are tags.
+    """
 
     names: tuple[str, ...]
     indexes: tuple[int, ...]
     dtype: np.dtype[Any]
     scene_count: int | None
+    measured: tuple[int, ...] = ()
+    scales: tuple[float, ...] = ()
+    offsets: tuple[float, ...] = ()
 
 
 class Ground(Protocol):

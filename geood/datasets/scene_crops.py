@@ -114,7 +114,7 @@ def _open_layers(config: Config) -> tuple[LabelledImages, TrainingBands]:
             "instead of tile*.tif"
         )
     bands = check_images(images, config)
-    layer = ImageLayer(images, indexes=bands.indexes, nodata=config.bands.nodata, res=data.resolution)
+    layer = ImageLayer(images, bands, nodata=config.bands.nodata, res=data.resolution)
     vectors = [p for p in labels if p.suffix.lower() in VECTOR_SUFFIXES]
     res = (float(layer.res[0]), float(layer.res[1]))
     rules = LabelRules(data.label_attribute, data.label_layer, data.label_ids)

@@ -30,13 +30,13 @@ from rasterio.crs import CRS
 from geood._torch_compat import declare_missing_operators
 from geood.constants import IGNORE
 from geood.datasets.reprojection import OpenFiles, SourceImage, SourcePart
-from geood.datasets.samples import CropPixels
+from geood.datasets.samples import CropPixels, TrainingBands
 from geood.errors import DataError
 from geood.geo.gdal import GDAL_FAILURES, reason
 from geood.geo.grid import Grid, Window
 from geood.geo.id_rasters import IdRaster
 from geood.geo.labels import IdShapes, LabelRules, first_labels
-from geood.geo.scene import Scene
+from geood.geo.scene import Scene, SceneSource
 
 declare_missing_operators()
 
@@ -108,11 +108,11 @@ class ImageLayer(_Rasters):
 
     is_image = True
 
-    def __init__(self, paths: Sequence[Path], *, indexes: Sequence[int], nodata: float | None, res: Any) -> None:
-        self._indexes = tuple(indexes)
-        with Scene.open(paths[0], nodata=nodata) as first:
+    def __init__(self, paths: Sequence[Path], bands: TrainingBands, *, nodata: float | None, res: Any) -> None:
+        self._indexes = bands.indexes
+        opener = functools.partial(_open_scene, bands=bands, nodata=nodata)
+        with opener(str(paths[0])) as first:
             grid = first.grid
-        opener = functools.partial(Scene.open, nodata=nodata)
         super().__init__(paths, crs=grid.crs, res=res or grid.pixel_size, opener=opener)
         self._warn_of_covered()
 
@@ -174,6 +174,10 @@ class ImageLayer(_Rasters):
         if mosaic is None:
             raise IndexError(f"{query} lies outside all files")
         return mosaic
+
+
+def _open_scene(path: str, *, bands: TrainingBands, nodata: float | None) -> Scene:
+    return Scene.open(SceneSource(path, bands.indexes, nodata, measured=bands.measured))
 
 
 class LabelLayer(_Rasters):

@@ -200,8 +200,8 @@ def _decoded(frame: Frame, job: _Job) -> Decoded:
     """Decode the bands that the bundle takes; for scores from files one band, which tells the validity."""
     if job.bundle is None:
         return decode(frame, indexes=(1,), label_ids=job.label_ids)
-    indexes = job.readings[frame.name].indexes
-    return decode(frame, indexes=indexes, nodata=job.options.nodata_for(job.bundle.bands), label_ids=job.label_ids)
+    reading, nodata = job.readings[frame.name], job.options.nodata_for(job.bundle.bands)
+    return decode(frame, indexes=reading.indexes, nodata=nodata, measured=reading.measured, label_ids=job.label_ids)
 
 
 def _count(frame: Frame, decoded: Decoded, scored: ScoredFrame, *, job: _Job, counted: _Pass) -> None:

@@ -27,7 +27,9 @@ from geood.evaluation.class_mapping import data_settings
 from geood.evaluation.results import Evaluation
 from geood.evaluation.tile_scores import on_best_device, prediction_tiles, scored_tiles
 from geood.geo.grid import Tile
-from geood.geo.labels import LabelRules, mask_hint, open_labels, pair_by_name, why_not_shared
+from geood.geo.labels import LabelRules, mask_hint, open_labels, why_not_shared
+from geood.geo.listing import files_in, pair_by_name, same_name, why_no_pairs
+from geood.geo.orientation import UPRIGHT, orientation_of
 from geood.geo.paths import gdal_name
 from geood.geo.scene import Scene, SceneSource
 from geood.geo.scene_reading import AUTOMATIC, ReadingOptions, settle_reading
@@ -219,12 +221,17 @@ def _settled(cases: list[_Case], bundle: ModelBundle, options: ReadingOptions) -
         name, nodata = gdal_name(case.image), options.nodata_for(bundle.bands)
         with Scene.open(name, nodata=nodata) as scene:
             reading = settle_reading(scene, bundle.bands, bundle.resolution, options)
+            if scene.grid.crs is None and orientation_of(case.image) != UPRIGHT:
+                said = (
+                    "%s: viewers show it turned, by its EXIF orientation; it is read as stored, as its labels must be"
+                )
+                log.warning(said, case.image)
             try:
                 open_labels(case.labels, scene.grid, case.rules).close()
             except DataError as error:
                 raise DataError(f"{case.image.name}: its labels do not fit; {error}") from None
             total += sum(1 for _ in prediction_tiles(scene.grid.height, scene.grid.width, reading.scale, bundle))
-        sources.append(SceneSource(name, reading.indexes, nodata, reading.scale))
+        sources.append(reading.source(name, nodata))
     return sources, total
 
 
@@ -250,11 +257,12 @@ def _read_cases(path: Path, bundle: ModelBundle, settings: Sequence[str]) -> tup
     if chosen is None:
         why = _why_not_all(images, labels)
         if why:
-            name = images[0].stem
+            name, alone = images[0].stem, why_no_pairs(images, labels)
             raise ConfigError(
                 f"{path}: {len(images)} test images ({_listed(images)}) and {len(labels)} label files "
-                f"({_listed(labels)}) do not pair by name, and not all labels can serve every image: {why}; name the "
-                f"labels of {images[0].name} {name}_labels.tif or {name}_*, or give one georeferenced file for all"
+                f"({_listed(labels)}) do not pair by name ({alone}), and not all labels can serve every image: {why}; "
+                f"name the labels of {images[0].name} {name}_labels.tif or {name}_*, or give one georeferenced file "
+                "for all"
             )
         chosen = [labels] * len(images)
     rules = LabelRules(data.label_attribute, data.label_layer, data.label_ids)
@@ -288,9 +296,10 @@ def _pair_folder(root: Path, rules: LabelRules) -> list[_Case]:
     labels: dict[str, list[Path]] = {}
     for path in _rasters(images):
         marked = path.stem.lower().endswith(MARK)
-        (labels if marked else scenes).setdefault(path.stem[: -len(MARK)] if marked else path.stem, []).append(path)
+        stem = same_name(path.stem[: -len(MARK)] if marked else path.stem)
+        (labels if marked else scenes).setdefault(stem, []).append(path)
     for path in _rasters(root / "labels"):
-        labels.setdefault(path.stem, []).append(path)
+        labels.setdefault(same_name(path.stem), []).append(path)
     paired = [stem for stem in scenes if stem in labels]
     for stem in paired:
         for what, files in (("labels of one scene", labels[stem]), ("scenes with the same labels", scenes[stem])):
@@ -311,9 +320,7 @@ def _pair_folder(root: Path, rules: LabelRules) -> list[_Case]:
 
 
 def _rasters(folder: Path) -> list[Path]:
-    """Return the raster files of a folder, without hidden ones and without folders that are named like rasters."""
-    found = (p for p in folder.glob("*") if p.suffix.lower() in RASTER_SUFFIXES and p.name[0] != ".")
-    return sorted(p for p in found if p.is_file())
+    return files_in(folder, RASTER_SUFFIXES) if folder.is_dir() else []
 
 
 def _bounded(ids: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from geood.datasets import Frame
 from geood.errors import ConfigError, DataError, shown
 from geood.geo.gdal import open_raster, reading
+from geood.geo.listing import files_in, same_name
 
 SCORE_SUFFIXES = (".npy", ".hdf5", ".h5", ".tif", ".tiff")
 LARGEST = 65504.0  # largest finite float16
@@ -50,15 +51,15 @@ class ScoreFiles:
         """
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; give the folder of score files, one for each image")
-        paths = [p for p in sorted(folder.rglob("*")) if _is_score(p)]
-        by_path = _grouped((p.relative_to(folder).with_suffix("").as_posix(), p) for p in paths)
-        by_stem = _grouped((p.stem, p) for p in paths)
+        paths = files_in(folder, SCORE_SUFFIXES, deep=True)
+        by_path = _grouped((same_name(p.relative_to(folder).with_suffix("").as_posix()), p) for p in paths)
+        by_stem = _grouped((same_name(p.stem), p) for p in paths)
         images = Counter(frame.image.stem for frame in frames)
         self._paths: dict[str, Path] = {}
         for frame in frames:
-            matches = by_path.get(frame.name)
+            matches = by_path.get(same_name(frame.name))
             if not matches and images[frame.image.stem] == 1:  # otherwise the stem is ambiguous
-                matches = by_stem.get(frame.name) or by_stem.get(frame.image.stem)
+                matches = by_stem.get(same_name(frame.name)) or by_stem.get(same_name(frame.image.stem))
             if matches and len(matches) > 1:
                 raise DataError(
                     f"{matches[0]}: and {matches[1]} are both scores of {frame.name}; move one of them away"
@@ -92,10 +93,6 @@ def _grouped(named: Iterable[tuple[str, Path]]) -> dict[str, list[Path]]:
     for name, path in named:
         groups.setdefault(name, []).append(path)
     return groups
-
-
-def _is_score(path: Path) -> bool:
-    return path.suffix.lower() in SCORE_SUFFIXES and path.is_file() and path.name[0] != "."
 
 
 def read_scores(path: Path, shape: tuple[int, int]) -> NDArray[Any]:

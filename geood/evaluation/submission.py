@@ -23,6 +23,7 @@ from geood.datasets import Frame, decode, find_frames
 from geood.errors import ConfigError, DataError, OutputError
 from geood.evaluation.score_files import h5py
 from geood.evaluation.tile_scores import frame_readings, on_best_device, score_frame
+from geood.geo.listing import files_in
 from geood.geo.scene_reading import AUTOMATIC, ReadingOptions
 from geood.models import ModelBundle
 from geood.progress import Progress
@@ -85,7 +86,9 @@ def submit(  # noqa: PLR0913 - the options of a verb
     with on_best_device(bundle) as device, Progress(f"scoring for {benchmark}", len(frames)) as progress:
         for frame in frames:
             reading = readings[frame.name]
-            decoded = decode(frame._replace(labels=None), indexes=reading.indexes, nodata=nodata)
+            decoded = decode(
+                frame._replace(labels=None), indexes=reading.indexes, nodata=nodata, measured=reading.measured
+            )
             scored = score_frame(bundle, decoded, kinds=[kind], scale=reading.scale, device=device)
             assert scored.classes is not None
             if not np.isfinite(scored.scores[kind]).all():
@@ -96,11 +99,12 @@ def submit(  # noqa: PLR0913 - the options of a verb
                 folder.mkdir(parents=True, exist_ok=True)
                 paths = _files(benchmark, folder, frame)
                 write = partial(_write, overwrite=overwrite)
+                score, classes = (decoded.orientation.back(a) for a in (scored.scores[kind], scored.classes))
                 if benchmark == FISHYSCAPES:
-                    write(paths[0], scored.scores[kind].astype(np.float32))
-                    write(paths[1], np.array(bundle.class_ids, np.uint8)[scored.classes])
+                    write(paths[0], score.astype(np.float32))
+                    write(paths[1], np.array(bundle.class_ids, np.uint8)[classes])
                 else:
-                    write(paths[0], scored.scores[kind])
+                    write(paths[0], score)
             except OSError as error:
                 raise OutputError(
                     f"{folder}: cannot be written ({error}); free space, or choose another --out"
@@ -121,7 +125,7 @@ def _track(benchmark: str, root: Path) -> list[Frame]:
 
 def _images(folder: Path) -> list[Frame]:
     """Return the images of a folder, in the order of their names."""
-    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in IMAGES and p.name[0] != ".")
+    paths = files_in(folder, IMAGES) if folder.is_dir() else []
     if not paths:
         raise DataError(f"{folder}: no images ({', '.join(IMAGES)}); give the folder that holds them")
     for first, second in itertools.pairwise(paths):

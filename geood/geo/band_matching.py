@@ -88,7 +88,9 @@ def match_bands(scene: Scene, bands: Bands, given: Mapping[str, int] | None) -> 
             f"{listed(bands.indexes, bands.names)}: {', '.join(moved)} at another position, and not all names are in "
             f"both; say which to take: --bands {_example(bands)}"
         )
-    return bands.indexes, f"{listed(bands.indexes, bands.names)}, by position (not all are named in both)"
+    masks = ", ".join(str(i) for i in bands.indexes if i in scene.alpha)
+    but = f"; band {masks} is declared as alpha, but was a band in training" if masks else ""
+    return bands.indexes, f"{listed(bands.indexes, bands.names)}, by position (not all are named in both){but}"
 
 
 def listed(indexes: Sequence[int], names: Sequence[str]) -> str:

@@ -30,7 +30,8 @@ class Bands:
     One entry per band: `names`; `indexes` in the scene, 1-based; `low` and `high`, the digital numbers mapped to 0 and
     1; `fill`, the scaled value of invalid pixels; `step`, the size of one digital number after scaling (0 for float
     data). `nodata` is the nodata value with which the config overrides that of the files, else None. `scene_count` is
-    the number of bands, alpha excluded, that a scene must have; None: any number that includes all `indexes`.
+    the number of bands, alpha excluded, that a scene must have; None: any number that includes all `indexes`. `scales`
+    and `offsets` are the tags of the training images, which are never applied; empty in bundles that do not know them.
     """
 
     names: tuple[str, ...]
@@ -41,6 +42,8 @@ class Bands:
     step: tuple[float, ...]
     nodata: float | None = None
     scene_count: int | None = None
+    scales: tuple[float, ...] = ()
+    offsets: tuple[float, ...] = ()
 
     @property
     def count(self) -> int:
@@ -95,10 +98,13 @@ class _Fields(BaseModel):
     step: tuple[Annotated[float, Field(ge=0)], ...]
     nodata: float | None
     scene_count: Annotated[int, Field(ge=1, le=MOST_BANDS)] | None
+    scales: tuple[float, ...] = ()
+    offsets: tuple[float, ...] = ()
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:
-        lengths = {key: len(getattr(self, key)) for key in ("indexes", "low", "high", "fill", "step")}
+        tags = ("scales", "offsets") if self.scales or self.offsets else ()
+        lengths = {key: len(getattr(self, key)) for key in ("indexes", "low", "high", "fill", "step", *tags)}
         for key, length in lengths.items():
             if length != len(self.names):
                 raise ValueError(f"{len(self.names)} names, and {length} values under {key}")

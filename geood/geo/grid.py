@@ -187,3 +187,25 @@ def metres_per_unit(crs: Any, x: float, y: float) -> tuple[float, float]:
         pass
     factor = float(crs.axis_info[0].unit_conversion_factor) if crs.axis_info else 1.0
     return factor, factor
+
+
+SAMPLE_PX = 64  # side of the sample windows; block sizes of files are mostly multiples of it
+
+
+def sample_windows(grid: Grid, count: int, *, skip: int = 0) -> Iterator[Window]:
+    """Yield `count` small windows spread evenly over a grid, in row-major order, without those of the count `skip`.
+
+    They lie on a lattice of their own size, so that a window mostly touches one block of the file. Row-major order
+    matters for files that can only be decoded from the top.
+    """
+    rows, cols = -(-grid.height // SAMPLE_PX), -(-grid.width // SAMPLE_PX)
+
+    def lattice(most: int) -> set[tuple[int, int]]:
+        if rows * cols <= most:
+            return {(r, c) for r in range(rows) for c in range(cols)}
+        # The R2 sequence: any part of it is spread evenly over the square (M. Roberts, 2018).
+        down, across = ((0.5 + step * np.arange(most)) % 1 for step in (0.7548776662466927, 0.5698402909980532))
+        return set(zip((down * rows).astype(int).tolist(), (across * cols).astype(int).tolist(), strict=True))
+
+    for row, col in sorted(lattice(count) - lattice(skip)):
+        yield Window(row * SAMPLE_PX, col * SAMPLE_PX, SAMPLE_PX, SAMPLE_PX).within(grid.window)

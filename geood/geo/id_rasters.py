@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.warp import transform as transform_points
 
 from geood.constants import IGNORE
@@ -114,8 +114,9 @@ def open_id_raster(path: Path) -> Any:
 def read_ids(path: Path, dataset: Any, window: Window, label_ids: Mapping[int, int] | None = None) -> NDArray[np.int64]:
     """Read the class ids (h, w) of a window inside a raster of `open_id_raster`, 255 where there is none.
 
-    There is none where the mask or the alpha band is 0, at the nodata value, and at NaN. `label_ids` maps numbers in
-    the file to others; if it names the nodata value, that is a number like any other.
+    There is none where the mask or the alpha band is 0, at the nodata value, and at NaN. The transparent colour of a
+    PNG is a colour like any other. `label_ids` maps numbers in the file to others; if it names the nodata value, that
+    is a number like any other too.
 
     Raises:
         DataError: the raster cannot be read, or contains numbers that are not class ids.
@@ -125,7 +126,7 @@ def read_ids(path: Path, dataset: Any, window: Window, label_ids: Mapping[int, i
     with reading(path):
         numbers = dataset.read(band, window=rasterio_window(window))
         known = np.ones(numbers.shape, np.bool_)
-        if dataset.nodata is None or dataset.nodata not in label_ids:
+        if (dataset.nodata is None or dataset.nodata not in label_ids) and not _shown_transparent(dataset):
             known = dataset.read_masks(band, window=rasterio_window(window)) > 0
         for alpha in alphas:  # GDAL takes an alpha band for a mask in 8 and 16 bits only
             known &= dataset.read(alpha, window=rasterio_window(window)) > 0
@@ -233,3 +234,15 @@ def _around(rows: NDArray[np.int64], cols: NDArray[np.int64], grid: Grid) -> Win
 
 def _id_bands(dataset: Any) -> list[int]:
     return [i for i in dataset.indexes if dataset.colorinterp[i - 1] != ColorInterp.alpha]
+
+
+def _shown_transparent(dataset: Any) -> bool:
+    """Check whether the only mask of a PNG is a transparent colour, which is how it is shown, not what it holds.
+
+    GDAL calls such a colour the nodata value; PNG itself has none, a file beside it may.
+    """
+    if dataset.driver != "PNG" or dataset.nodata is None:
+        return False
+    beside = [Path(name) for name in dataset.files if name.endswith(".aux.xml")]
+    declared = any("<NoDataValue>" in path.read_text(encoding="utf-8", errors="replace") for path in beside)
+    return not declared and not any(MaskFlags.per_dataset in flags for flags in dataset.mask_flag_enums)

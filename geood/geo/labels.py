@@ -266,28 +266,6 @@ def why_not_shared(labels: Sequence[Path]) -> str | None:
     return None
 
 
-def pair_by_name(images: list[Path], labels: list[Path]) -> list[list[Path]] | None:
-    """Pair each image with its label file; None if any image has no label or several, or a label has no image.
-
-    The stem of a label is that of its image, optionally with a suffix after `_`, `-` or `.`. If the stems of several
-    images match, the longest counts: `a_2_gt` belongs to `a_2`, not to `a`.
-    """
-    pairs: list[list[Path]] = [[] for _ in images]
-    for label in labels:
-        fits = [i for i, p in enumerate(images) if label.stem == p.stem or label.stem.startswith(_longer(p.stem))]
-        if not fits:
-            return None
-        longest = max(len(images[i].stem) for i in fits)
-        for i in fits:
-            if len(images[i].stem) == longest:
-                pairs[i].append(label)
-    return pairs if len(labels) == len(images) and all(len(files) == 1 for files in pairs) else None
-
-
-def _longer(stem: str) -> tuple[str, ...]:
-    return tuple(stem + mark for mark in "_-.")
-
-
 def _bounds_in(grid: Grid, other: Grid) -> tuple[float, float, float, float]:
     """Transform the bounds of a grid to the CRS of another; an empty box at the origin if that fails."""
     try:

@@ -2,8 +2,9 @@
 
 gdalbuildvrt resolves overlaps band by band, this module pixel by pixel. The mosaic has one mask; a pixel is valid if it
 is valid in any tile, and comes from the last such tile in name order. So nodata of one tile never hides another tile,
-gaps between tiles are nodata, and a pixel in which only some bands equal the nodata value is not filled from the tile
-below. Pixels are neither read nor resampled here: tiles that do not share a grid are rejected.
+and gaps between tiles are nodata. As in any scene, a pixel is invalid if any band is at the nodata value, in 8-bit
+tiles if all bands are; here all bands of the tiles count, as the mosaic does not know which will be read. Pixels are
+neither read nor resampled here: tiles that do not share a grid are rejected.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from rasterio.enums import ColorInterp, MaskFlags
 from geood.atomic import atomic_write
 from geood.errors import DataError
 from geood.geo.addresses import NETWORK, display_name, holds_secret
+from geood.geo.alpha import declared_so, told_apart
 from geood.geo.gdal import allow_servers, open_raster, reading, writing
 from geood.geo.grid import Grid
+from geood.geo.listing import files_in
 from geood.geo.paths import RASTERS, gdal_name
 
 log = logging.getLogger("geood")
+LOOKED_AT = 16  # tiles whose alpha bands are looked at
 TOLERANCE_PX = 0.01  # largest misalignment of a tile's corner with the common grid, in pixels
 _TYPES = {
     "uint8": "Byte",
@@ -47,7 +51,8 @@ class _Tile(NamedTuple):
     """Metadata of one raster of the mosaic.
 
     `nodata` has a value per band, None if unset; `masked`: GDAL has one mask for all bands; `alpha`: index of an alpha
-    band that GDAL's mask ignores, because of nodata values or of its type; `block` is (height, width) in pixels.
+    band that GDAL's mask ignores, because of nodata values or of its type; `as_data`: a band declared as alpha is none,
+    though GDAL's mask follows it; `block` is (height, width) in pixels.
     """
 
     name: str
@@ -59,11 +64,17 @@ class _Tile(NamedTuple):
     nodata: tuple[float, ...] | None
     masked: bool
     alpha: int | None
+    as_data: bool
     block: tuple[int, int]
 
     @property
     def is_float(self) -> bool:
         return self.dtype.startswith("float")
+
+    @property
+    def unified(self) -> bool:
+        """True if a pixel is nodata only where all bands are: in 8 bits, each number is a measurement too."""
+        return np.dtype(self.dtype).itemsize == 1 or len(self.bands) == 1
 
 
 def write_mosaic(rasters: str | Path | Sequence[str | Path], out: str | Path, *, nodata: float | None = None) -> Path:
@@ -87,7 +98,8 @@ def write_mosaic(rasters: str | Path | Sequence[str | Path], out: str | Path, *,
         OutputError: `out` cannot be written.
     """
     names = _names([rasters] if isinstance(rasters, (str, Path)) else rasters)
-    tiles = [_look(name, nodata) for name in names]
+    measured = _measured(names)
+    tiles = [_look(name, nodata, measured) for name in names]
     grid, places = _common(tiles)
     tiles = _with_names(tiles)
     out, mode = Path(out), 0o600 if any(holds_secret(name) for name in names) else 0o666
@@ -110,7 +122,7 @@ def _names(given: Sequence[str | Path]) -> list[str]:
     for raster in given:
         folder = Path(raster)
         if folder.is_dir():
-            inside = [p for p in folder.iterdir() if p.suffix.lower() in RASTERS and p.is_file() and p.name[0] != "."]
+            inside = files_in(folder, RASTERS)
             if not inside:
                 raise DataError(f"{folder}: no raster in this folder; needed: files ending in {', '.join(RASTERS)}")
             names.update(gdal_name(path) for path in inside)
@@ -121,11 +133,25 @@ def _names(given: Sequence[str | Path]) -> list[str]:
     return sorted(names, key=lambda name: (name.rsplit("/", 1)[-1], name))
 
 
-def _look(name: str, nodata: float | None) -> _Tile:
+def _measured(names: Sequence[str]) -> frozenset[int]:
+    """Return the bands that tiles declare as alpha and that hold measurements, by a sample of the tiles."""
+    found: set[int] = set()
+    for name in names[:: -(-len(names) // LOOKED_AT)]:
+        with open_raster(name) as dataset, reading(name):
+            declared = [i for i, role in enumerate(dataset.colorinterp, 1) if role == ColorInterp.alpha]
+            found |= set(told_apart(dataset, declared).measured)
+    if found:
+        log.warning("%s and the other tiles: %s", display_name(names[0]), declared_so(sorted(found)))
+    return frozenset(found)
+
+
+def _look(name: str, nodata: float | None, measured: frozenset[int]) -> _Tile:
     with open_raster(name) as dataset, reading(name):
         roles = dataset.colorinterp
-        alpha = next((i for i, role in enumerate(roles, 1) if role == ColorInterp.alpha), None)
-        bands = tuple(i for i in dataset.indexes if roles[i - 1] != ColorInterp.alpha)
+        declared = {i for i, role in enumerate(roles, 1) if role == ColorInterp.alpha}
+        alpha = min(declared - measured, default=None)
+        bands = tuple(i for i in dataset.indexes if i not in declared - measured)
+        as_data = bool(declared & measured)
         types = sorted({dataset.dtypes[i - 1] for i in bands})
         if len(types) != 1 or types[0] not in _TYPES:
             raise DataError(
@@ -140,10 +166,11 @@ def _look(name: str, nodata: float | None) -> _Tile:
             types[0],
             bands,
             tuple(dataset.descriptions[i - 1] for i in bands),
-            tuple(roles[i - 1].name for i in bands),
+            tuple("undefined" if i in declared else roles[i - 1].name for i in bands),
             own if nodata is None else (nodata,) * len(bands),
-            MaskFlags.per_dataset in flags,
-            None if MaskFlags.alpha in flags else alpha,
+            MaskFlags.per_dataset in flags and not (as_data and MaskFlags.alpha in flags),
+            None if MaskFlags.alpha in flags and not as_data else alpha,
+            as_data,
             dataset.block_shapes[0],
         )
 
@@ -288,8 +315,13 @@ def _standing_for(tile: _Tile) -> _Source:
     values = _representable(tile)
     masks = [f"mask,{tile.bands[0]}"] if tile.masked else []
     masks += [str(tile.alpha)] if tile.alpha else []
-    if tile.nodata is None and not tile.alpha:
+    if tile.nodata is None and not tile.alpha and not tile.as_data:
         return _Source(tile.name, tile.bands, tile.masked)
+    if values is not None and not tile.unified:
+        alone = [(tile._replace(bands=(band,)), (value,)) for band, value in zip(tile.bands, values, strict=True)]
+        parts = [_element(tile.name, mask) for mask in masks]
+        parts += [_element(_wrapped(one, value), "mask,1") for one, value in alone]
+        return _Source(_wrapped(tile, None, parts), tuple(range(1, len(tile.bands) + 1)), True)
     plain = _wrapped(tile, values)
     if not masks:
         return _Source(plain, tuple(range(1, len(tile.bands) + 1)), values is not None)
@@ -317,7 +349,7 @@ def _wrapped(tile: _Tile, nodata: tuple[float, ...] | None, masks: Sequence[str]
         source = _element(tile.name, band)
         lines.append(f'<VRTRasterBand dataType="{_TYPES[tile.dtype]}" band="{number}">{source}</VRTRasterBand>')
     if masks:
-        product = "<PixelFunctionType>mul</PixelFunctionType><SourceTransferType>Float32</SourceTransferType>"
+        product = "<PixelFunctionType>mul</PixelFunctionType><SourceTransferType>Float64</SourceTransferType>"
         derived = ' subClass="VRTDerivedRasterBand"' if len(masks) > 1 else ""
         inner = "".join([product if derived else "", *masks])
         lines.append(f'<MaskBand><VRTRasterBand dataType="Byte"{derived}>{inner}</VRTRasterBand></MaskBand>')

@@ -115,7 +115,7 @@ def _north_up(name: str, file: Any, nodata: float | None) -> Any:
         add_alpha=not alpha,
         resampling=Resampling.nearest,
         tolerance=0,  # an approximate transformer would depend on the window that is read
-        UNIFIED_SRC_NODATA="YES",  # a pixel is nodata only if all bands are, as in any scene
+        UNIFIED_SRC_NODATA="YES",  # numbers stay as they are; `Scene` tells what only some bands lack
         **chosen,
     )
 

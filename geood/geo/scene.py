@@ -9,6 +9,7 @@ results do not depend on whether a file has them. This module knows nothing of t
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 
 from geood.errors import DataError
 from geood.geo.addresses import display_name
+from geood.geo.alpha import declared_so, told_apart
 from geood.geo.bands import Bands
 from geood.geo.gdal import allow_servers, rasterio_window, reading
 from geood.geo.grid import Grid, Window, mirrored
@@ -38,6 +40,7 @@ class SceneSource:
 
     `name` is the GDAL name (a path or /vsi...); `indexes` are the bands (from 1) in the model's order (empty: all but
     alpha); `nodata` overrides the file's own; `scale` is working pixels per scene pixel (0.5: half the resolution);
+    `measured` are bands declared as alpha that hold measurements (None: told by their values, see `geo.alpha`);
     `servers` lets a local VRT name servers, as a mosaic of addresses does.
     """
 
@@ -45,6 +48,7 @@ class SceneSource:
     indexes: tuple[int, ...] = ()
     nodata: float | None = None
     scale: float = 1.0
+    measured: tuple[int, ...] | None = None
     servers: bool = False
 
 
@@ -53,9 +57,10 @@ class Scene:
 
     `grid` has transform and CRS as stored (identity and None for a photo; a north-up grid if ground control points
     alone georeference the file); `working` is the grid of the windows that are read. `count`, `band_names` and
-    `band_indexes` (from 1) exclude the `alpha` bands. GDAL by default declares the fourth of four 8-bit bands as alpha,
-    so one that the source asks for counts as a normal band. A scene belongs to the thread that opened it; if `shared`
-    is true, several threads may share it, one at a time, so that they do not each decode the same blocks.
+    `band_indexes` (from 1) exclude the `alpha` bands, which are masks. A band `declared` as alpha that the source asks
+    for, or that is `measured` by its values, counts as a normal band; `dark` alpha bands are 0 wherever they were
+    looked at. A scene belongs to the thread that opened it; if `shared` is true, several threads may share it, one at a
+    time, so that they do not each decode the same blocks.
     """
 
     def __init__(self, source: SceneSource, opened: Opened) -> None:
@@ -66,8 +71,13 @@ class Scene:
         self.working = self.grid if source.scale == 1 else _scaled(self.grid, source.scale)
         self.dtype = np.dtype(dataset.dtypes[0])
         roles, described = dataset.colorinterp, opened.file.descriptions
-        asked_for = () if self.layout.points else source.indexes  # only alpha marks the footprint
-        self.alpha = tuple(i for i, role in enumerate(roles, 1) if role == ColorInterp.alpha and i not in asked_for)
+        self.declared = tuple(i for i, role in enumerate(roles, 1) if role == ColorInterp.alpha)
+        settled = () if self.layout.points else source.measured  # with points, only alpha marks the footprint
+        asked_for = () if self.layout.points else source.indexes
+        open_to_doubt = tuple(i for i in self.declared if i not in asked_for)
+        told = told_apart(dataset, open_to_doubt if settled is None else ())
+        self.measured, self.dark = settled or told.measured, told.dark
+        self.alpha = tuple(i for i in open_to_doubt if i not in self.measured)
         self.band_indexes = tuple(i for i in dataset.indexes if i not in self.alpha)
         self.band_names = tuple(
             described[i - 1] or (roles[i - 1].name if roles[i - 1] in _COLOURS else f"band_{i}")
@@ -79,6 +89,7 @@ class Scene:
         overruled = self.nodata is not None
         own = [i for i, of_band in flags.items() if not of_band or (MaskFlags.nodata in of_band and not overruled)]
         self._masked_bands = own  # each has a nodata value or a mask of its own
+        self._numbers = self._compared()
         self._masked = MaskFlags.per_dataset in every and not every & {MaskFlags.alpha}
         self._masked &= not (overruled and MaskFlags.nodata in every)
 
@@ -103,6 +114,8 @@ class Scene:
         if strange := sorted(set(source.indexes) - set(scene.band_indexes)):
             scene.close()
             raise DataError(f"{scene.path}: has no bands {strange}, only {scene.band_indexes}; choose among these")
+        if source is not path and scene.measured:
+            log.warning("%s: %s", scene.path, declared_so(scene.measured))
         if scene.layout.points and source is not path:
             size = f"{scene.grid.width} x {scene.grid.height}"
             log.info("%s: warped to a north-up grid of %s px by its ground control points", scene.path, size)
@@ -135,6 +148,17 @@ class Scene:
         """True if threads should share one open file: for strips, and blocks too large to decode several at once."""
         return self.strips or self.block_bytes > SHARED_BYTES
 
+    def scale_tags(self, indexes: Sequence[int]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return the scale and offset tags of bands; pixels are read as stored, so they are never applied.
+
+        A tag that is not finite is as good as none.
+        """
+        scales, offsets = self._opened.file.scales, self._opened.file.offsets
+        return (
+            tuple(float(scales[i - 1]) if math.isfinite(scales[i - 1]) else 1.0 for i in indexes),
+            tuple(float(offsets[i - 1]) if math.isfinite(offsets[i - 1]) else 0.0 for i in indexes),
+        )
+
     def rows_cache_bytes(self, rows: int) -> int:
         """Return the size in bytes of a GDAL block cache for this many full rows; 0 unless `strips` is true."""
         if not self.strips:
@@ -149,16 +173,23 @@ class Scene:
         Raises:
             DataError: it does not; the message lists the bands of both.
         """
-        fits = set(bands.indexes) <= set(self.band_indexes)
-        if bands.scene_count is not None:
-            fits = fits and self.count == bands.scene_count
-        if not fits:
+        if not self._holds(bands):
             wanted = bands.count if bands.scene_count is None else bands.scene_count
             used = ", ".join(f"{i}: {name}" for i, name in zip(bands.indexes, bands.names, strict=True))
             raise DataError(
                 f"{self.path}: has {self.count} bands ({', '.join(self.band_names)}), but the model was trained on "
                 f"scenes with {wanted} ({used}); give a scene with these bands in this order"
             )
+
+    def _holds(self, bands: Bands) -> bool:
+        wanted, there = set(bands.indexes), set(self.band_indexes)
+        if bands.scene_count is None:  # the user ordered these in training, whatever a file declares
+            return wanted <= there | set(self.alpha)
+        if bands.scene_count == self.count:
+            return wanted <= there
+        if self.dark and bands.scene_count == self.count + len(self.dark):
+            return wanted <= there | set(self.dark)
+        return bands.scene_count == self.count - len(self.measured) and wanted <= there - set(self.measured)
 
     def read(self, window: Window, indexes: Sequence[int] = ()) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Read pixels (C, h, w) of a window of the working grid, and their validity (h, w).
@@ -184,16 +215,17 @@ class Scene:
     def valid(self, window: Window, indexes: Sequence[int] = ()) -> NDArray[np.bool_]:
         """Return the validity (h, w) of a window of the scene's own grid, which must lie within the scene.
 
-        A pixel is valid if the mask band and alpha are above 0, not all bands equal their nodata value, and every band
-        read is finite; with a nodata override, if not all bands read equal the override.
+        A pixel is valid if the mask band and alpha are above 0, every band read is finite, and none of them has the
+        nodata value (its own or the override). In 8-bit scenes, where no number is to spare and each of them is a
+        measurement too, a pixel is invalid only if all bands read that have a nodata value are at it.
 
         Raises:
             DataError: the pixels cannot be read.
         """
-        if self.nodata is not None or self.dtype.kind == "f":
+        if self._numbers or self.dtype.kind == "f":
             return self.stored(window, indexes or self.indexes)[1]
         with reading(self.source.name):
-            return self._validity(window)
+            return self._validity(window, indexes or self.indexes)
 
     @property
     def wholly_valid(self) -> bool:
@@ -205,15 +237,33 @@ class Scene:
         """Read pixels (C, h, w) and validity (h, w) of a window within the scene's own grid, never resampled."""
         with reading(self.source.name):
             array = self._dataset.read(list(indexes), window=rasterio_window(window))
-            valid = self._validity(window)
-        if self.nodata is not None:
-            with np.errstate(over="ignore"):  # a nodata value beyond the type is that of no pixel
-                valid &= ~(array == self.nodata).all(axis=0)
+            valid = self._validity(window, indexes)
+        with np.errstate(over="ignore"):  # a nodata value beyond the type is that of no pixel
+            at_nodata = [array[k] == self._numbers[i] for k, i in enumerate(indexes) if i in self._numbers]
+        if at_nodata:
+            valid &= ~self._missing(at_nodata)
         if array.dtype.kind == "f":
             valid &= np.isfinite(array).all(axis=0)
         return array, valid
 
-    def _validity(self, window: Window) -> NDArray[np.bool_]:
+    def _compared(self) -> dict[int, float]:
+        """Return the nodata values that pixels are compared with when read; GDAL's masks tell the others.
+
+        These are the override, and those of a scene that control points place: the mask of the warped scene is only 0
+        where all bands are at nodata.
+        """
+        if self.nodata is not None:
+            return dict.fromkeys(self.band_indexes, self.nodata)
+        values = self._opened.file.nodatavals if self.layout.points and self.dtype.itemsize > 1 else ()
+        return {i: value for i, value in enumerate(values, 1) if value is not None}
+
+    def _missing(self, at_nodata: Sequence[NDArray[np.bool_]] | NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return the pixels (h, w) without data, given where each band (n, h, w) is at its nodata value."""
+        rule = np.logical_and if self.dtype.itemsize == 1 else np.logical_or
+        missing: NDArray[np.bool_] = rule.reduce(at_nodata, axis=0)
+        return missing
+
+    def _validity(self, window: Window, indexes: Sequence[int]) -> NDArray[np.bool_]:
         """Return the validity (h, w) of a window by mask band, alpha and the file's nodata values."""
         place = rasterio_window(window)
         valid = np.ones((window.height, window.width), np.bool_)
@@ -221,8 +271,8 @@ class Scene:
             valid &= self._dataset.read_masks(self.band_indexes[0], window=place) > 0
         for index in self.alpha:
             valid &= self._dataset.read(index, window=place) > 0
-        if self._masked_bands:
-            valid &= self._dataset.read_masks(self._masked_bands, window=place).any(axis=0)
+        if own := [i for i in self._masked_bands if i in indexes]:
+            valid &= ~self._missing(self._dataset.read_masks(own, window=place) == 0)
         return valid
 
     def _resampled(self, window: Window, indexes: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.bool_]]:

@@ -17,7 +17,7 @@ from geood.errors import DataError
 from geood.geo.band_matching import match_bands, parse_bands
 from geood.geo.bands import Bands
 from geood.geo.grid import Grid, Tile, Window, resampled
-from geood.geo.scene import Scene
+from geood.geo.scene import Scene, SceneSource
 
 log = logging.getLogger("geood")
 SAME = 0.05  # relative difference at which resolutions count as equal, well within the training range (data.scale_min)
@@ -27,16 +27,25 @@ WIDEST = 2  # maximum tile side on the own grid of a downsampled scene, as a mul
 STEP_PX = 128  # such sides are multiples of this, for whole blocks
 
 
+Tags = tuple[tuple[float, ...], tuple[float, ...]]  # scales and offsets of bands
+
+
 class SceneReading(NamedTuple):
     """Way to read a scene: band `indexes` (from 1) in the model's order, `scale`, and a sentence on each for the user.
 
-    `scale` is working pixels per scene pixel along each axis (0.5: half the resolution).
+    `scale` is working pixels per scene pixel along each axis (0.5: half the resolution). `measured` are bands declared
+    as alpha that hold measurements.
     """
 
     indexes: tuple[int, ...]
     scale: float
     bands_note: str
     resolution_note: str
+    measured: tuple[int, ...] = ()
+
+    def source(self, name: str, nodata: float | None) -> SceneSource:
+        """Return the description of a scene by its GDAL name, to be read this way wherever it is opened."""
+        return SceneSource(name, self.indexes, nodata, self.scale, self.measured)
 
 
 class PixelSource(Protocol):
@@ -104,7 +113,26 @@ def settle_reading(
         scale, resolution_note = resampling_of(scene.grid, resolution, resample=options.resample)
     except DataError as error:
         raise DataError(f"{scene.path}: {error}") from None
-    return SceneReading(indexes, scale, bands_note, resolution_note)
+    _compare_tags(scene, bands, indexes)
+    return SceneReading(indexes, scale, bands_note, resolution_note, scene.measured)
+
+
+def _compare_tags(scene: Scene, bands: Bands, indexes: tuple[int, ...]) -> None:
+    """Warn of scale and offset tags that differ from those of the training images."""
+    own, trained = scene.scale_tags(indexes), (bands.scales, bands.offsets)
+    if bands.scales and own != trained:
+        log.warning("%s: %s", scene.path, other_tags(own, trained, "the training images have"))
+
+
+def other_tags(own: Tags, others: Tags, have: str) -> str:
+    """Return a sentence on scale and offset tags that differ; `have` says who has the others."""
+    scales, offsets = (", ".join(dict.fromkeys(f"{number:g}" for number in numbers)) for numbers in own)
+    other_scales, other_offsets = (", ".join(dict.fromkeys(f"{number:g}" for number in numbers)) for numbers in others)
+    return (
+        f"its bands have scale {scales} and offset {offsets} as tags, {have} scale {other_scales} and offset "
+        f"{other_offsets}; the tags are not applied, so the same number means different values: bring them to one "
+        "scale first (gdal_translate -unscale -ot Float32)"
+    )
 
 
 def tile_side(budgeted: int, scale: float) -> int:

@@ -21,6 +21,7 @@ from geood.atomic import check_name, check_output, output_errors
 from geood.errors import ConfigError, DataError, OutputError
 from geood.geo.gdal import open_raster, pieces, rasterio_window, reading, writing
 from geood.geo.grid import Grid, Window
+from geood.geo.listing import files_in
 from geood.geo.paths import RASTERS, ScenePath, files_of, gdal_name
 from geood.polygons import OUTPUT_SUFFIXES, companion_of, is_anomalies
 from geood.prediction.workdir import work_folder
@@ -110,7 +111,7 @@ def sources_of(scenes: Sequence[str | Path], *, mosaic: bool) -> list[str]:
 
 
 def _scenes_of(folder: Path) -> list[str]:
-    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in RASTERS and p.is_file() and p.name[0] != ".")
+    paths = files_in(folder, RASTERS)
     if not paths:
         raise DataError(f"{folder}: no scene in this folder; needed: files ending in {', '.join(RASTERS)}")
     return [str(path) for path in paths]

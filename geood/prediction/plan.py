@@ -7,6 +7,7 @@ is made from the scene's header and a small sample of its pixels. The running ti
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from dataclasses import dataclass
@@ -21,16 +22,17 @@ from geood.geo.addresses import display_name
 from geood.geo.aoi import AreaOfInterest
 from geood.geo.band_matching import listed
 from geood.geo.bands import Bands
+from geood.geo.border import undeclared_nodata
 from geood.geo.gdal import compression, may_ask_servers
 from geood.geo.grid import Grid
 from geood.geo.paths import ScenePath, fingerprint, gdal_name
-from geood.geo.scene import Scene, SceneSource
+from geood.geo.scene import Scene
 from geood.geo.scene_reading import ReadingOptions, settle_reading, tile_side
 from geood.models import ModelBundle
 from geood.prediction.budget import Budget, disk_needed
 from geood.prediction.cluster import threads_of
 from geood.prediction.job import Job, tiles_of
-from geood.prediction.scene_checks import far_from_training, undeclared_nodata, valid_share
+from geood.prediction.scene_checks import far_from_training, turned_by_viewers, valid_share
 
 log = logging.getLogger("geood")
 
@@ -140,7 +142,7 @@ def plan_scene(
         layout = opened.layout
         dtype, names = opened.dtype, ", ".join(opened.band_names)
         cache = _cache(opened, limits, rows=math.ceil((limits.tile_px + 2 * bundle.halo_px) / reading.scale))
-    source = SceneSource(name, reading.indexes, nodata, reading.scale, may_ask_servers(name))
+    source = dataclasses.replace(reading.source(name, nodata), servers=may_ask_servers(name))
     state = fingerprint(name)
     job = Job(
         source=source,
@@ -189,9 +191,9 @@ def _cache(opened: Scene, limits: Budget, *, rows: int) -> int:
 def _check_sample(opened: Scene, bands: Bands, indexes: tuple[int, ...]) -> tuple[list[str], float]:
     """Return warnings about the digital numbers of a scene, from a sample of them, and its share of valid pixels."""
     try:
-        warnings = far_from_training(opened, bands, indexes)
+        warnings = [*filter(None, [turned_by_viewers(opened)]), *far_from_training(opened, bands, indexes)]
         if (value := undeclared_nodata(opened)) is not None:
-            warnings.append(f"much of its border is {value:g} in all bands: if that is nodata, add --nodata {value:g}")
+            warnings.append(f"much of its border is {value:g} in its bands: if that is nodata, add --nodata {value:g}")
         return warnings, valid_share(opened)
     except DataError as error:
         return [f"its digital numbers were not compared with those of training: {error}"], 1.0

@@ -1,4 +1,4 @@
-"""Checks of a scene by a small sample of its pixels: valid share, undeclared nodata, distance from training data.
+"""Checks of a scene by a small sample of its pixels: valid share, orientation, distance from training data.
 
 Samples are small windows spread over the scene, so a check takes bounded time for a scene of any size. Findings are
 sentences for the user; nothing is corrected. This module knows the bands that a model was trained on, not the model.
@@ -7,7 +7,7 @@ sentences for the user; nothing is corrected. This module knows the bands that a
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,33 +16,12 @@ from scipy.optimize import linear_sum_assignment
 
 from geood.geo.band_matching import listed
 from geood.geo.bands import Bands
-from geood.geo.grid import Grid, Window
+from geood.geo.grid import sample_windows
+from geood.geo.orientation import UPRIGHT, orientation_of
 from geood.geo.scene import Scene
 
-WINDOW_PX = 64  # side of the sample windows; block sizes of files are mostly multiples of it
 MOST_WINDOWS = 1024  # for an estimate of the valid share
 PATIENCE = 2.0  # seconds after which that estimate stops early
-BORDER_WINDOWS = 24  # on each side of a scene
-BORDER_SHARE = 0.2  # share of border pixels above which a value is taken for nodata
-
-
-def sample_windows(grid: Grid, count: int, *, skip: int = 0) -> Iterator[Window]:
-    """Yield `count` small windows spread evenly over a grid, in row-major order, without those of the count `skip`.
-
-    They lie on a lattice of their own size, so that a window mostly touches one block of the file. Row-major order
-    matters for files that can only be decoded from the top.
-    """
-    rows, cols = -(-grid.height // WINDOW_PX), -(-grid.width // WINDOW_PX)
-
-    def lattice(most: int) -> set[tuple[int, int]]:
-        if rows * cols <= most:
-            return {(r, c) for r in range(rows) for c in range(cols)}
-        # The R2 sequence: any part of it is spread evenly over the square (M. Roberts, 2018).
-        down, across = ((0.5 + step * np.arange(most)) % 1 for step in (0.7548776662466927, 0.5698402909980532))
-        return set(zip((down * rows).astype(int).tolist(), (across * cols).astype(int).tolist(), strict=True))
-
-    for row, col in sorted(lattice(count) - lattice(skip)):
-        yield Window(row * WINDOW_PX, col * WINDOW_PX, WINDOW_PX, WINDOW_PX).within(grid.window)
 
 
 def valid_share(scene: Scene) -> float:
@@ -60,25 +39,6 @@ def valid_share(scene: Scene) -> float:
     return seen / pixels
 
 
-def undeclared_nodata(scene: Scene) -> float | None:
-    """Return a value that much of the scene's border has in all bands, like nodata, but counts as valid; else None."""
-    grid, whole = scene.grid, scene.grid.window
-    down, across = (np.linspace(0, side - 1, BORDER_WINDOWS).astype(int) for side in (grid.height, grid.width))
-    sides = {Window(row, int(c), 1, 16) for row in (0, grid.height - 1) for c in across}
-    sides |= {Window(int(r), col, 16, 1) for col in (0, grid.width - 1) for r in down}
-    samples = [scene.stored(window.within(whole), scene.band_indexes) for window in sorted(sides)]
-    numbers = np.concatenate([array.reshape(scene.count, -1) for array, _ in samples], axis=1)
-    uniform = np.concatenate([valid.ravel() for _, valid in samples]) & (numbers == numbers[0]).all(axis=0)
-    if scene.dtype.kind == "f":
-        usual = [0.0, -9999.0, -32768.0, float(np.finfo(scene.dtype).min)]
-    else:
-        limits = np.iinfo(scene.dtype)
-        usual = [0.0, float(limits.max), *([-9999.0, float(limits.min)] if limits.min < -9999 else [])]
-    share = {value: float((uniform & (numbers[0] == value)).mean()) for value in usual}
-    likely = max(usual, key=lambda value: share[value])
-    return likely if share[likely] >= BORDER_SHARE else None
-
-
 SAMPLES = (64, 256, 1024)  # numbers of windows: more where a scene is mostly empty
 ENOUGH = 20_000  # valid pixels of a sample
 OUTSIDE = 0.25  # share of a band's pixels outside the training range; 0.01 by construction on training data
@@ -89,6 +49,18 @@ SHIFTED = 0.35  # distance of the scene's mean from the training mean, as a shar
 # Correct orders of real scenes gained 0.08 at most, red swapped with infrared at least 0.30, and a third.
 GAIN = 0.18
 GAINED = 0.3
+
+
+def turned_by_viewers(scene: Scene) -> str | None:
+    """Return a warning if viewers show a photograph turned, which is not how it is read; else None."""
+    grid = scene.grid
+    if grid.crs is not None or not grid.transform.is_identity or orientation_of(scene.source.name) == UPRIGHT:
+        return None
+    return (
+        "viewers show this photograph turned, by its EXIF orientation; it is read as stored, and so are its outputs, "
+        "as GDAL and QGIS do; a model of upright photographs finds less there: turn the file first (exiftran -a, "
+        "magick -auto-orient)"
+    )
 
 
 def far_from_training(scene: Scene, bands: Bands, indexes: Sequence[int]) -> list[str]:

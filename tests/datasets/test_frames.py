@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from PIL import Image, ImageOps
 
 from geood.catalog import CATALOG, data_set
 from geood.datasets import frames
@@ -340,3 +340,36 @@ def test_a_frame_that_nobody_can_read_is_neither_clean_nor_anomalous(tmp_path, c
     frame = labelled(tmp_path, "lums", ids)
     assert screened(FoundFrames(frame.data_set.layouts[0], [frame]), {1}, holds="clean") == [frame]
     assert caplog.text.count("undefined numbers") == 1 and "99 (1 pixels)" in caplog.text
+
+
+def tagged(path, array, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(array).save(path, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 8])
+@pytest.mark.parametrize("own", [1, 6])
+def test_frames_are_read_as_viewers_show_them_by_windows_too(tmp_path, orientation, own):
+    stored = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
+    image = tagged(tmp_path / "image.png", stored, orientation)
+    with Image.open(image) as opened:
+        shown = np.asarray(ImageOps.exif_transpose(opened))
+    ids = shown[..., 0] % 5
+    kept = ids if own == 1 else np.rot90(ids, 1)  # what a viewer turns back
+    labels = tagged(tmp_path / "labels.png", np.ascontiguousarray(kept), own)
+    for data in (None, data_set("lums")):
+        frame = Frame("image", image, labels, data)
+        assert frame_size(frame) == ids.shape
+        for window in (None, Window(3, 5, 40, 20), Window(ids.shape[0] - 9, ids.shape[1] - 33, 9, 33)):
+            got, at = decode(frame, window, indexes=RGB), window.slices if window else (slice(None), slice(None))
+            assert np.array_equal(got.image, shown.transpose(2, 0, 1)[:, *at])
+            assert np.array_equal(got.ids, ids[at])
+        assert np.array_equal(got.orientation.back(shown.transpose(2, 0, 1)), stored.transpose(2, 0, 1))
+    assert sum(held_ids(frame)[0].values()) == ids.size
+    if orientation > 4:
+        fits_stored = tagged(tmp_path / "stored.png", stored[..., 0] % 5, 1)
+        for data in (None, data_set("lums")):
+            with pytest.raises(DataError, match=r"stored\.png: 160 x 96 px, but image\.png is shown turned .*96 x 160"):
+                decode(Frame("image", image, fits_stored, data), indexes=RGB)

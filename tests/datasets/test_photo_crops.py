@@ -136,7 +136,10 @@ def test_masked_pixels_of_labels_have_no_id_whatever_the_table(tmp_path):
 
 def test_what_does_not_fit_is_explained(tmp_path):
     make_photos(tmp_path, 3)
-    with pytest.raises(DataError, match=r"do not pair by name; the labels of frame_000\.png must be called"):
+    with pytest.raises(
+        DataError,
+        match=r"do not pair by name: no image for frame_002\.png; the labels of frame_000\.png must be called",
+    ):
         open_crops(config(tmp_path, images=["images/frame_000.png", "images/frame_001.png"]))
     Image.fromarray(np.zeros((10, 10), np.uint8)).save(tmp_path / "labels" / "frame_001.png")
     with pytest.raises(DataError, match=r"frame_001\.png: 10 x 10 pixels for a scene of 90 x 120"):
@@ -145,3 +148,79 @@ def test_what_does_not_fit_is_explained(tmp_path):
         open_crops(config(tmp_path, images=["images/frame_000.png"], labels=["labels/frame_000.png"]))
     with pytest.raises(DataError, match=r"has no CRS.*set data\.kind to photos"):
         open_crops(config(tmp_path, kind="scenes", images=["images/*.png"], labels=["labels/*.png"]))
+
+
+# Orientation
+
+TURNS = {  # what a camera stores of a picture, by the tag that tells viewers to undo it
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, 1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+def tagged(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def turned_photos(folder, turns, *, suffix="png", labels_too=False, stored_labels=False):
+    """Write a photograph for each orientation, with labels drawn on what viewers show."""
+    for i, turn in enumerate(turns):
+        image = picture(HEIGHT, WIDTH, seed=i).transpose(1, 2, 0)
+        ids = truth(image.transpose(2, 0, 1))
+        for kind, array, tag in (("images", image, turn), ("labels", ids, turn if labels_too else 1)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            stored = TURNS[turn if stored_labels else tag](array)
+            ending = suffix if kind == "images" else "png"
+            Image.fromarray(np.ascontiguousarray(stored)).save(folder / kind / f"p{i}.{ending}", exif=tagged(tag))
+    return folder
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("labels_too", [False, True])
+def test_photographs_are_read_as_viewers_show_them(tmp_path, suffix, labels_too, caplog):
+    turned_photos(tmp_path, TURNS, suffix=suffix, labels_too=labels_too)
+    with caplog.at_level("WARNING", "geood"):
+        crops = open_crops(config(tmp_path))
+    assert "7 of 8 photographs are read turned, as viewers show them by their EXIF orientation" in caplog.text
+    for crop in [*crops.training_boxes, *crops.validation_boxes]:
+        pixels = crops.ground.read(crop, validation=crop in crops.validation_boxes)
+        known = pixels.ids != 255
+        assert known.all(), "the size is the one that viewers show"
+        np.testing.assert_array_equal(truth(pixels.image)[known], pixels.ids[known])
+
+
+def test_labels_that_fit_the_stored_pixels_alone_are_refused(tmp_path):
+    turned_photos(tmp_path, [1, 6, 1], stored_labels=True)
+    with pytest.raises(DataError, match=r"p1\.png: 90 x 120 px, but p1\.png is shown turned .*exiftool -Orientation="):
+        open_crops(config(tmp_path))
+
+
+def test_the_name_without_a_partner_is_told(tmp_path):
+    make_photos(tmp_path, 4)
+    (tmp_path / "labels" / "frame_002.png").rename(tmp_path / "labels" / "Frame_002.png")
+    with pytest.raises(DataError, match=r"no labels for frame_002\.png.*Frame_002\.png and frame_002\.png differ in"):
+        open_crops(config(tmp_path))
+
+
+@pytest.mark.parametrize("mode", ["P", "L"])
+def test_a_transparent_colour_of_labels_is_how_they_are_shown(tmp_path, mode):
+    make_photos(tmp_path, 4)
+    for path in (tmp_path / "labels").iterdir():
+        with Image.open(path) as labels:
+            ids = labels.convert("L")
+        shown = ids.copy() if mode == "L" else Image.frombytes("P", ids.size, ids.tobytes())
+        if mode == "P":
+            shown.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+        shown.save(path, transparency=0)
+    crops = open_crops(config(tmp_path))
+    for crop in crops.training_boxes[:5]:
+        pixels = crops.ground.read(crop, validation=False)
+        np.testing.assert_array_equal(truth(pixels.image), pixels.ids)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from geood.datasets import reprojection
 from geood.datasets.files import find_files
+from geood.datasets.samples import TrainingBands
 from geood.datasets.scene_crops import open_scenes
 from geood.datasets.torchgeo_layers import Box, ImageLayer, LabelLayer, LabelledImages, VectorLabels
 from geood.errors import ConfigError, DataError
@@ -344,7 +345,8 @@ LABELS = {  # affine from a label's pixels to the image's, the label's height an
 
 def as_trained(image, layer):
     """The ids of the whole image, as a crop of training or validation has them."""
-    images = ImageLayer([image], indexes=(1, 2, 3), nodata=None, res=None)
+    bands = TrainingBands(("red", "green", "blue"), (1, 2, 3), np.dtype("uint8"), 3)
+    images = ImageLayer([image], bands, nodata=None, res=None)
     return LabelledImages(images, layer(images)).read(Box(*GROUND.bounds)).ids
 
 

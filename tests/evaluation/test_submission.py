@@ -229,3 +229,16 @@ def test_the_official_tool_reads_a_submission_and_finds_the_same_figures(tmp_pat
         ("mean_f1", "f1_mean"),
     ):
         assert components[ours] == pytest.approx(official[theirs], abs=1e-12), ours
+
+
+def test_a_photograph_that_viewers_turn_is_scored_upright_and_written_as_stored(tmp_path, bundle):
+    image = picture(48, 80)
+    write_image(tmp_path / "in" / "a.png", image)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned to the left
+    turned = np.ascontiguousarray(np.rot90(image.transpose(1, 2, 0), 1))
+    Image.fromarray(turned).save(tmp_path / "in" / "b.png", exif=exif)
+    submit("fishyscapes", tmp_path / "in", bundle, tmp_path / "out", method="m")
+    for kind in ("anomaly", "segmentation"):
+        upright, stored = (np.load(tmp_path / "out" / f"{name}_{kind}.npy") for name in "ab")
+        np.testing.assert_array_equal(stored, np.rot90(upright, 1))

@@ -20,6 +20,8 @@ RGB = Bands(("red", "green", "blue"), (1, 2, 3), (0,) * 3, (255,) * 3, (0.5,) * 
 def scene_of(tmp_path, *names, count=None, **options):
     """A scene whose bands are described so ("" for none)."""
     pixels = noise(count or len(names), 4, 4).astype(np.uint8)
+    if options.get("alpha") == "yes":
+        pixels[3] = 255
     path = write_raster(tmp_path / "a.tif", pixels, **{"photometric": "minisblack", **options})
     with rasterio.open(path, "r+") as dataset:
         for i, name in enumerate(names, 1):

@@ -1,6 +1,7 @@
 """Laws of scaling bands, and of their statistics."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,7 +32,14 @@ def test_scaling_equals_float64_arithmetic(dtype):
 
 def test_bands_survive_json():
     bands = Bands(("a", "b"), (3, 1), (0.0, 1.0), (5.0, 9.0), (0.1, 0.2), (0.2, 0.125), -9999.0, None)
-    assert Bands.from_dict(json.loads(json.dumps(bands.to_dict()))) == bands
+    tagged = replace(bands, scales=(0.1, 1.0), offsets=(0.0, -20.0))
+    for each in (bands, tagged):
+        assert Bands.from_dict(json.loads(json.dumps(each.to_dict()))) == each
+    before_tags = {key: value for key, value in bands.to_dict().items() if key not in ("scales", "offsets")}
+    assert Bands.from_dict(before_tags) == bands
+    for wrong in ({"scales": [1.0]}, {"offsets": []}, {"scales": [1.0, float("nan")]}, {"scales": "ab"}):
+        with pytest.raises(DataError, match="bands"):
+            Bands.from_dict(tagged.to_dict() | wrong)
 
 
 def sampled(values, dtype, **config):

@@ -83,7 +83,7 @@ def test_tiles_put_together_equal_the_raster(tmp_path, dtype, kind):
     if "nodata" in kind:
         options["nodata"] = 7
         array[:, 70:80, :90] = 7
-        array[0, 5:15] = 7  # at the nodata value in one band only: a measurement
+        array[0, 5:15] = 7  # at the nodata value in one band only: a measurement in 8 bits, else nodata
     if "alpha" in kind:
         array = np.concatenate([array, (mask * 100).astype(dtype)[None]])
         options |= {"photometric": "rgb", "alpha": "yes"}
@@ -174,7 +174,9 @@ def test_what_a_tile_does_not_know_hides_nothing(tmp_path, kind):
         elif kind == "nan":
             written = np.where(mask, array, np.nan).astype(dtype)
         elif kind == "alpha":
-            written = np.concatenate([array, (mask * rng.integers(1, 255, mask.shape)).astype(dtype)[None]])
+            written = np.concatenate(
+                [array, (mask * rng.choice([1, 100, 255, 255, 255], mask.shape)).astype(dtype)[None]]
+            )
             options = {"photometric": "rgb", "alpha": "yes"}
         path = write_raster(tmp_path / "in" / f"{i}.tif", written, transform=at(col, row), **options)
         if kind == "mask":
@@ -405,3 +407,26 @@ def test_only_the_owner_reads_a_mosaic_of_secret_addresses(tmp_path):
             assert not out.stat().st_mode & 0o077 and "SECRET" in out.read_text()
             out.chmod(0o644)
         np.testing.assert_array_equal(read(out)[0], picture(HEIGHT, WIDTH))
+
+
+def test_a_pixel_that_lacks_a_band_comes_from_the_tile_below(tmp_path):
+    below, above = (picture(40, 40, dtype="uint16", high=900, seed=seed) for seed in (1, 2))
+    above[:, :10], above[1, 10:20] = 0, 0
+    for name, array in (("a", below), ("b", above)):
+        write_raster(tmp_path / "tiles" / f"{name}.tif", array, nodata=0, transform=at(0, 0))
+    pixels, valid = read(write_mosaic(tmp_path / "tiles", tmp_path / "m.vrt"))
+    assert valid.all()
+    np.testing.assert_array_equal(pixels[:, :20], below[:, :20])
+    np.testing.assert_array_equal(pixels[:, 20:], above[:, 20:])
+
+
+def test_infrared_that_tiles_declare_as_alpha_stays_data(tmp_path, caplog):
+    array = picture(HEIGHT, WIDTH, bands=4)
+    array[3, :30] = 0
+    options = {"photometric": "rgb", "alpha": "yes"}
+    whole = cut(tmp_path / "whole", array, rows=(0,), cols=(0,), **options) / "0_0.tif"
+    with caplog.at_level("WARNING", "geood"):
+        path = write_mosaic(cut(tmp_path / "tiles", array, **options), tmp_path / "m.vrt")
+    assert "band 4 is declared as alpha, but holds measurements" in caplog.text
+    assert_same(path, whole)
+    assert read(path)[1].all()

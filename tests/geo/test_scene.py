@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from PIL import Image
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
 from geood.errors import DataError
 from geood.geo.bands import Bands
+from geood.geo.border import undeclared_nodata
 from geood.geo.gdal import open_raster
 from geood.geo.grid import Grid, Window, tile_grid
-from geood.geo.labels import open_id_raster
+from geood.geo.id_rasters import open_id_raster
 from geood.geo.scene import Scene, SceneSource
-from geood.prediction.scene_checks import sample_windows, undeclared_nodata, valid_share
+from geood.prediction.scene_checks import sample_windows, turned_by_viewers, valid_share
 from support.places import NORTH_UP, PLACES, UTM, noise, write_raster
 from support.rasters import write_scores
 
@@ -108,7 +110,9 @@ def test_mask_band_alpha_and_nan_count(tmp_path):
 
 
 def test_alpha_is_no_band(tmp_path):
-    path = write_raster(tmp_path / "a.tif", noise(4, 3, 3).astype(np.uint8), photometric="rgb", alpha="yes")
+    pixels = noise(4, 3, 3).astype(np.uint8)
+    pixels[3] = 255
+    path = write_raster(tmp_path / "a.tif", pixels, photometric="rgb", alpha="yes")
     with Scene.open(path) as scene:
         assert (scene.count, scene.band_indexes, scene.band_names) == (3, (1, 2, 3), ("red", "green", "blue"))
 
@@ -258,7 +262,10 @@ def test_a_border_that_looks_like_no_data_is_told(tmp_path, dtype, value, share)
     with Scene.open(path, nodata=value) as scene:
         assert undeclared_nodata(scene) is None
     pixels[1, tilted] = 3
-    with Scene.open(write_raster(tmp_path / "one.tif", pixels)) as scene:
+    with Scene.open(write_raster(tmp_path / "one.tif", pixels)) as scene:  # in two of three bands
+        assert undeclared_nodata(scene) == (value if share > 0.2 and dtype != "uint8" else None)
+    pixels[0, tilted] = 3
+    with Scene.open(write_raster(tmp_path / "two.tif", pixels)) as scene:
         assert undeclared_nodata(scene) is None
 
 
@@ -557,3 +564,16 @@ def test_ground_control_points_beyond_reason_are_refused(tmp_path, odd):
         file.write(noise(1, 8, 8).astype(np.uint8))
     with pytest.raises(DataError, match=r"a\.tif: has ground control points that are not finite numbers"):
         Scene.open(path)
+
+
+def test_a_photograph_that_viewers_turn_is_told(tmp_path):
+    for orientation, placed in ((1, False), (6, False), (6, True)):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = tmp_path / f"{orientation}_{placed}.jpg"
+        Image.fromarray(noise(3, 20, 30).astype(np.uint8).transpose(1, 2, 0)).save(path, exif=exif)
+        if placed:
+            path.with_suffix(".jgw").write_text("0.5\n0\n0\n-0.5\n500000\n4600000\n")
+        with Scene.open(path) as scene:
+            assert (scene.grid.height, scene.grid.width) == (20, 30), "scenes are read as stored"
+            assert (turned_by_viewers(scene) is not None) == (orientation == 6 and not placed)
