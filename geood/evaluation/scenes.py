@@ -28,7 +28,7 @@ from geood.evaluation.results import Evaluation
 from geood.evaluation.tile_scores import on_best_device, prediction_tiles, scored_tiles
 from geood.geo.grid import Tile
 from geood.geo.labels import LabelRules, mask_hint, open_labels, why_not_shared
-from geood.geo.listing import files_in, pair_by_name, same_name, why_no_pairs
+from geood.geo.listing import files_in, pair_by_name, same_name, some_of, why_no_pairs
 from geood.geo.orientation import UPRIGHT, orientation_of
 from geood.geo.paths import gdal_name
 from geood.geo.scene import Scene, SceneSource
@@ -259,8 +259,8 @@ def _read_cases(path: Path, bundle: ModelBundle, settings: Sequence[str]) -> tup
         if why:
             name, alone = images[0].stem, why_no_pairs(images, labels)
             raise ConfigError(
-                f"{path}: {len(images)} test images ({_listed(images)}) and {len(labels)} label files "
-                f"({_listed(labels)}) do not pair by name ({alone}), and not all labels can serve every image: {why}; "
+                f"{path}: {len(images)} test images ({some_of(images)}) and {len(labels)} label files "
+                f"({some_of(labels)}) do not pair by name ({alone}), and not all labels can serve every image: {why}; "
                 f"name the labels of {images[0].name} {name}_labels.tif or {name}_*, or give one georeferenced file "
                 "for all"
             )
@@ -279,10 +279,6 @@ def _why_not_all(images: list[Path], labels: list[Path]) -> str | None:
             if scene.grid.crs is None:
                 return f"{image.name} has no CRS"
     return why_not_shared(labels)
-
-
-def _listed(paths: list[Path]) -> str:
-    return ", ".join(p.name for p in paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
 
 
 def _pair_folder(root: Path, rules: LabelRules) -> list[_Case]:

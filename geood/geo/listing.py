@@ -70,12 +70,12 @@ def why_no_pairs(images: Sequence[Path], labels: Sequence[Path]) -> str:
     pairs, alone = _paired(images, labels)
     bare = [image for image, files in zip(images, pairs, strict=True) if not files]
     twice = [(image, files) for image, files in zip(images, pairs, strict=True) if len(files) > 1]
-    found = [f"no labels for {_some(bare)}"] if bare else []
-    found += [f"no image for {_some(alone)}"] if alone else []
-    found += [f"several labels for {image.name} ({_some(files)})" for image, files in twice[:1]]
+    found = [f"no labels for {some_of(bare)}"] if bare else []
+    found += [f"no image for {some_of(alone)}"] if alone else []
+    found += [f"several labels for {image.name} ({some_of(files)})" for image, files in twice[:1]]
     stems = Counter(same_name(image.stem) for image in images)
     of_one_name = [image for image in images if stems[same_name(image.stem)] > 1]
-    found += [f"{_some(of_one_name)} have one name"] if of_one_name else []
+    found += [f"{some_of(of_one_name)} have one name"] if of_one_name else []
     in_other_case = [
         f"{label.name} and {image.name} differ in upper and lower case"
         for image in bare[:100]
@@ -83,6 +83,11 @@ def why_no_pairs(images: Sequence[Path], labels: Sequence[Path]) -> str:
         if same_name(label.stem).casefold().startswith(same_name(image.stem).casefold())
     ]
     return "; ".join([*found, *in_other_case[:1]])
+
+
+def some_of(paths: Sequence[Path]) -> str:
+    """Return the names of some of the files, for messages."""
+    return ", ".join(p.name for p in paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
 
 
 def _paired(images: Sequence[Path], labels: Sequence[Path]) -> tuple[list[list[Path]], list[Path]]:
@@ -101,10 +106,6 @@ def _paired(images: Sequence[Path], labels: Sequence[Path]) -> tuple[list[list[P
         for i in stems.get(longest or "", ()):
             pairs[i].append(label)
     return pairs, alone
-
-
-def _some(paths: Sequence[Path]) -> str:
-    return ", ".join(p.name for p in paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
 
 
 def _matching(folder: Path, parts: Sequence[str]) -> Iterator[Path]:

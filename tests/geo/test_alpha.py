@@ -165,3 +165,14 @@ def test_a_band_is_data_in_all_images_if_it_is_in_one(tmp_path, caplog):
         check_images([*images, plain], settings)
     with pytest.raises(DataError, match=r"bands 1 to 4; bands\.indexes asks for 5"):
         check_images(images, config(tmp_path, bands={"indexes": [5]}))
+
+
+def test_a_band_taken_for_a_mask_is_said(tmp_path, caplog):
+    paths = [four(tmp_path / "a.tif", MASKS["hard"])]
+    with caplog.at_level(logging.INFO, "geood"):
+        assert check_images(paths, config(tmp_path)).indexes == (1, 2, 3)
+    assert "band 4 of the training images is declared as alpha" in caplog.text and "bands.indexes" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "geood"):
+        assert check_images(paths, config(tmp_path, bands={"indexes": [1, 2, 3, 4]})).indexes == (1, 2, 3, 4)
+    assert "alpha" not in caplog.text
