@@ -162,7 +162,11 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
     named = shown(str(path), most=LONGEST_PATH)
     if not os.path.isfile(path):
         near = _neighbours(path)
-        hint = f"did you mean {shown(str(path.parent / near[0]))}?" if near else "give the path of a YAML config"
+        hint = (
+            f"did you mean {shown(str(path.parent / near[0]), most=LONGEST_PATH)}?"
+            if near
+            else "give the path of a YAML config"
+        )
         raise ConfigError(f"{named}: no such config file; {hint}")
     try:
         tree, lines = read_value(read_text(path))

@@ -157,7 +157,7 @@ def read_at(file: BinaryIO, offset: int, length: int) -> bytes:
         DataError: the file ends before.
     """
     file.seek(offset)
-    data = file.read(length)
+    data = file.read(min(length, os.fstat(file.fileno()).st_size))
     if len(data) != length:
         raise DataError(f"{file.name}: cut short at byte {offset + len(data)}; remove it and run again")
     return data

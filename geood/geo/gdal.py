@@ -32,7 +32,8 @@ from geood.geo.grid import Grid, Window
 from geood.geo.source_pool import SIZE_KEY, expect_failures, forget_failures, listen, pool_size
 from geood.geo.vrt import ALLOW, SourceCheck, is_allowed
 
-GDAL_FAILURES = (RasterioError, CPLE_BaseError, OSError)
+# A message of GDAL may repeat bytes of a file that are no text, which rasterio cannot decode.
+GDAL_FAILURES = (RasterioError, CPLE_BaseError, OSError, UnicodeDecodeError)
 CACHE_BYTES = 256 * 2**20  # GDAL's block cache; its default, a share of the RAM, would grow with the machine
 CHUNK = 2048  # side of the windows in which whole rasters are iterated
 LONGEST = 300  # maximum characters of a GDAL message shown to a user

@@ -31,6 +31,8 @@ from geood.prediction.malloc import KEEP_FREED_MEMORY
 
 HERE = "127.0.0.1"
 ANSWER_S = 10  # timeout of the connection to a scheduler, seconds
+# Packed tiles do not pass through the scheduler; the caller's own computations with Dask stay where they were.
+_CLIENT = {"direct_to_workers": True, "set_as_default": False}
 WORKERS_S = 60  # time that a scheduler may have no workers, seconds
 CLOSE_S = 10  # timeout of the end of worker processes, seconds
 READERS = 2  # threads of a process beside those that compute
@@ -220,7 +222,7 @@ def _of_scheduler(address: str, tls: TlsFiles | None) -> Iterator[Any]:
             raise ConfigError(f"{shown}: certificates are for an address that begins with tls://; give that one")
         secured = {"security": tls.security()}
     try:
-        client = Client(address, timeout=ANSWER_S, direct_to_workers=True, **secured)
+        client = Client(address, timeout=ANSWER_S, **_CLIENT, **secured)
     except _FAILURES as error:
         remedy = "give an address such as tcp://host:8786"
         if address.startswith("tls:"):
@@ -250,7 +252,7 @@ def _of_this_machine(workers: int, computing: int | None) -> Iterator[Any]:
             started.callback(_close, cluster)
             cluster.worker_spec.update(nodes)
             cluster.sync(_grown, cluster)
-            client = Client(cluster, direct_to_workers=True)  # so packed tiles do not pass through the scheduler
+            client = Client(cluster, **_CLIENT)
         except _FAILURES as error:
             raise OutputError(f"no Dask workers could be started on this machine ({_cause(error)})") from None
         yield client

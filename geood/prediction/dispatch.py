@@ -97,7 +97,7 @@ class TileQueue:
 
         tasks = self._tasks(tiles)
         in_flight: dict[Any, tuple[NumberedTile, ...]] = {}
-        running = as_completed(with_results=True, raise_errors=False)
+        running = as_completed(loop=self._client.loop, with_results=True, raise_errors=False)
         while True:
             while len(in_flight) < self._slots and (task := self._next(tasks)):
                 future = self._client.submit(score_tiles, self._job_future, task, pure=False)

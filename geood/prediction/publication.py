@@ -107,13 +107,16 @@ class Publication:
             os.fsync(file.fileno())
 
     def figures(self, key: Mapping[str, Any]) -> Sequence[SceneFigures]:
-        """Return the figures of the interrupted run, in the order of the scenes.
+        """Return the figures of the interrupted run, in the order of the scenes in `key`.
 
         Raises:
-            OutputError: it had other inputs than `key`; the message names the differences.
+            OutputError: it had other inputs than `key`; the message names the differences. Or the note is damaged.
         """
         assert self._note is not None
         refuse_other(self._folder, self._note.key, key)
+        needed = {*self._finals} - {*self._companions}
+        if not needed <= {name for name, _, _ in self._note.files} or len(self._note.scenes) != len(key["scenes"]):
+            raise _damaged(self._note_path)
         return self._note.scenes
 
     def finish(self) -> None:
@@ -162,10 +165,12 @@ def _read(path: Path) -> _Note | None:
     try:
         note = _Note.model_validate_json(path.read_bytes())
     except (OSError, ValueError, RecursionError):
-        raise OutputError(
-            f"{path}: this note of an unfinished run is damaged; start over: --overwrite without --resume"
-        ) from None
+        raise _damaged(path) from None
     return note
+
+
+def _damaged(path: Path) -> OutputError:
+    return OutputError(f"{path}: this note of an unfinished run is damaged; start over: --overwrite without --resume")
 
 
 def _state(path: Path) -> tuple[str, int, int]:

@@ -60,7 +60,9 @@ def quick_predictions() -> Iterator[None]:
         return loaded[str(path)]
 
     with ExitStack() as stack:
-        client = stack.enter_context(Client(processes=False, n_workers=1, threads_per_worker=2, **_NO_PAGES))
+        client = stack.enter_context(
+            Client(processes=False, set_as_default=False, n_workers=1, threads_per_worker=2, **_NO_PAGES)
+        )
         stack.enter_context(patch.object(os, "fsync", lambda _: None))  # no power cut is tried here
         stack.enter_context(
             patch.object(geood.prediction.pipeline, "dask_client", lambda *_, **__: nullcontext(client))

@@ -348,7 +348,7 @@ def test_workers_cannot_be_reached_from_other_machines(workers):
         me = psutil.Process()
         found = [c for p in (me, *me.children(recursive=True)) for c in p.net_connections("inet")]
         listening = {c.laddr.ip for c in found if c.status == psutil.CONN_LISTEN}
-    assert listening == {"127.0.0.1"}
+    assert listening == ({"127.0.0.1"} if workers else set())  # threads need no port
 
 
 def test_a_scheduler_that_does_not_answer(bundle_path, scene, out, monkeypatch):
