@@ -35,6 +35,7 @@ from geood.geo.vrt import ALLOW, SourceCheck, is_allowed
 # A message of GDAL may repeat bytes of a file that are no text, which rasterio cannot decode.
 GDAL_FAILURES = (RasterioError, CPLE_BaseError, OSError, UnicodeDecodeError)
 CACHE_BYTES = 256 * 2**20  # GDAL's block cache; its default, a share of the RAM, would grow with the machine
+MOST_BANDS = 4096  # rasterio takes time by the square of their number for their colours and masks
 CHUNK = 2048  # side of the windows in which whole rasters are iterated
 LONGEST = 300  # maximum characters of a GDAL message shown to a user
 # A photo without georeferencing is a valid input; callers that need a CRS check `Grid.crs`.
@@ -65,7 +66,7 @@ _SERVERS = {
 }
 _REMOTE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}  # each probe for a sidecar file would cost a request
 # Nothing reaches a server with these: no file in GDAL's network file systems is there, and no proxy is of such a kind.
-_OFFLINE = {
+OFFLINE = {
     "CPL_VSIL_CURL_ALLOWED_FILENAME": "none",
     "GDAL_HTTP_PROXY": "refused://none",
     "GDAL_HTTPS_PROXY": "refused://none",
@@ -135,9 +136,9 @@ def gdal_env(name: str | Path = "") -> Iterator[None]:
         _online = True
     asked = _SERVERS | (_REMOTE if NETWORK.search(str(name)) else {}) | {SIZE_KEY: str(pool_size())}
     unset = {key: value for key, value in asked.items() if key not in os.environ}
-    with rasterio.Env(GDAL_CACHEMAX=_cache_bytes, **_FILES, **unset, **({} if _online else _OFFLINE)):
+    with rasterio.Env(GDAL_CACHEMAX=_cache_bytes, **_FILES, **unset, **({} if _online else OFFLINE)):
         if _online:  # an environment around this one may be older
-            for key in _OFFLINE:
+            for key in OFFLINE:
                 del_gdal_config(key)
         forget_failures()
         try:
@@ -276,6 +277,11 @@ def _check_opened(name: str, dataset: Any) -> None:
         raise DataError(
             f"{display_name(name)}: holds no bands of its own ({inner or 'empty'}); save the wanted layer as a "
             "GeoTIFF, with gdal_translate"
+        )
+    if dataset.count > MOST_BANDS:
+        raise DataError(
+            f"{display_name(name)}: has {dataset.count:,} bands, more than the {MOST_BANDS:,} that are read; take out "
+            "those that are needed, with gdal_translate -b"
         )
     overview = str(dataset.tags(ns="OVERVIEWS").get("OVERVIEW_FILE", ""))
     if reaches_server(overview) and not may_ask_servers(name):

@@ -122,7 +122,7 @@ def read_ids(path: Path, dataset: Any, window: Window, label_ids: Mapping[int, i
         DataError: the raster cannot be read, or contains numbers that are not class ids.
     """
     band, label_ids = _id_bands(dataset)[0], label_ids or {}
-    alphas = [i for i in dataset.indexes if dataset.colorinterp[i - 1] == ColorInterp.alpha]
+    alphas = [i for i, role in enumerate(dataset.colorinterp, 1) if role == ColorInterp.alpha]
     with reading(path):
         numbers = dataset.read(band, window=rasterio_window(window))
         known = np.ones(numbers.shape, np.bool_)
@@ -233,7 +233,7 @@ def _around(rows: NDArray[np.int64], cols: NDArray[np.int64], grid: Grid) -> Win
 
 
 def _id_bands(dataset: Any) -> list[int]:
-    return [i for i in dataset.indexes if dataset.colorinterp[i - 1] != ColorInterp.alpha]
+    return [i for i, role in enumerate(dataset.colorinterp, 1) if role != ColorInterp.alpha]
 
 
 def _shown_transparent(dataset: Any) -> bool:

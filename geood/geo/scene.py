@@ -84,7 +84,8 @@ class Scene:
             for i in self.band_indexes
         )
         self.indexes = source.indexes or self.band_indexes
-        flags = {i: dataset.mask_flag_enums[i - 1] for i in self.band_indexes}
+        masks = dataset.mask_flag_enums
+        flags = {i: masks[i - 1] for i in self.band_indexes}
         every = {flag for of_band in flags.values() for flag in of_band}
         overruled = self.nodata is not None
         own = [i for i, of_band in flags.items() if not of_band or (MaskFlags.nodata in of_band and not overruled)]

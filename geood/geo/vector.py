@@ -12,6 +12,7 @@ import difflib
 import logging
 import math
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +23,9 @@ from numpy.typing import NDArray
 from pyproj.exceptions import ProjError
 from shapely.affinity import affine_transform
 
-from geood.errors import GeoodError
+from geood.errors import DataError, GeoodError
 from geood.geo.grid import Grid, metres_per_unit
+from geood.geo.ogr import local_file
 
 log = logging.getLogger("geood")
 
@@ -120,8 +122,6 @@ def _check_name(path: Path, purpose: Purpose) -> None:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
         hint = f"did you mean {near[0]}?" if near else f"give a file of polygons ({', '.join(VECTOR_SUFFIXES)})"
         raise purpose.fault(f"{path}: no such file; {hint}")
-    if odd := [mark for mark in ";!" if mark in str(path)]:
-        raise purpose.fault(f"{path}: vector files whose path holds {odd[0]} cannot be read; rename it")
 
 
 def _read_frame(path: Path, purpose: Purpose, layer: str | None, attribute: str | None) -> tuple[Any, bool]:
@@ -130,22 +130,27 @@ def _read_frame(path: Path, purpose: Purpose, layer: str | None, attribute: str 
     import pyogrio
 
     try:
-        with warnings.catch_warnings(), np.errstate(invalid="ignore"):  # measures are dropped, NaN is refused later
+        with ExitStack() as opened:
+            opened.enter_context(warnings.catch_warnings())
+            opened.enter_context(np.errstate(invalid="ignore"))  # measures are dropped, NaN is refused later
             warnings.simplefilter("ignore")
+            plain = opened.enter_context(local_file(path))
             if path.suffix.lower() == ".parquet":
-                frame = geopandas.read_parquet(path)
+                frame = geopandas.read_parquet(plain)
                 _check_attribute(path, purpose, attribute, [c for c in frame.columns if c != frame.geometry.name])
                 return frame, True
             fields = {
-                str(name): [str(f) for f in pyogrio.read_info(path, layer=name)["fields"]]
-                for name, kind in pyogrio.list_layers(path)
+                str(name): [str(f) for f in pyogrio.read_info(plain, layer=name)["fields"]]
+                for name, kind in pyogrio.list_layers(plain)
                 if kind is not None
             }
             chosen = _layer(path, purpose, fields, layer=layer, attribute=attribute)
             _check_attribute(path, purpose, attribute, fields[chosen])
-            frame = pyogrio.read_dataframe(path, layer=chosen, columns=[attribute] if attribute else [])
-            indexed = pyogrio.read_info(path, layer=chosen)["capabilities"]["fast_spatial_filter"]
+            frame = pyogrio.read_dataframe(plain, layer=chosen, columns=[attribute] if attribute else [])
+            indexed = pyogrio.read_info(plain, layer=chosen)["capabilities"]["fast_spatial_filter"]
             return frame, not (path.suffix.lower() == ".fgb" and indexed)
+    except DataError as error:
+        raise purpose.fault(str(error)) from None
     except GeoodError:
         raise
     except Exception as error:  # pyogrio, pyarrow, shapely and geopandas each have their own
@@ -188,13 +193,14 @@ def _check_polygons(path: Path, shapes: NDArray[Any], numbers: NDArray[Any], pur
         raise purpose.fault(
             f"{path}: holds {', '.join(kinds) or 'no shapes'}, where polygons were needed; {purpose.shapes}"
         )
-    with np.errstate(invalid="ignore"):
+    with np.errstate(all="ignore"):
         invalid = ~shapely.is_valid(shapes)
     if invalid.any():
         first = int(np.flatnonzero(invalid)[0])
+        with np.errstate(all="ignore"):
+            why = shapely.is_valid_reason(shapes[first])
         raise purpose.fault(
-            f"{path}: polygon {numbers[first]} is not valid ({shapely.is_valid_reason(shapes[first])}); repair it, in "
-            "QGIS with Fix geometries"
+            f"{path}: polygon {numbers[first]} is not valid ({why}); repair it, in QGIS with Fix geometries"
         )
     reach = np.abs(shapely.bounds(shapes)).max(axis=1)
     if reach.max() > LARGEST:

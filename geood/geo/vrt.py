@@ -31,6 +31,8 @@ _SOURCE = re.compile(
     rf"<\s*{_NAME}\b(?P<attributes>{_IN_TAG})>(?P<text>[^<]*)|\b{_NAME}\s*=\s*(?P<quoted>\"[^\"]*\"|'[^']*')", re.I
 )
 _BESIDE = re.compile(r"relativeToVRT\s*=\s*[\"']?\s*1", re.I)
+_FILTERED = re.compile(r"<\s*KernelFilteredSource\b.*?(?:</\s*KernelFilteredSource|\Z)", re.S | re.I)
+_KERNEL = re.compile(r"<\s*Kernel\b.*<\s*Size\s*>\s*\+?0*[1-9]", re.S | re.I)
 _COMMENT = re.compile(r"<!--.*?-->", re.S)
 _CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.S)
 _SERVICE_DOCUMENT = re.compile(
@@ -93,8 +95,8 @@ class SourceCheck:
         """Check the raster; `text` is that of a VRT that does not lie on disk.
 
         Raises:
-            DataError: it leads back to itself, its VRTs are nested too deep or name their images too often, or it names
-                servers though it may not.
+            DataError: it leads back to itself, its VRTs are nested too deep or name their images too often, it names
+                servers though it may not, or it has a filter without a kernel.
         """
         text = document(self.top) if text is None else text
         if text is not None:
@@ -110,6 +112,8 @@ class SourceCheck:
             depth, reads = max(depth, below), reads + times * each
         if not self._servers and (found := NETWORK.search(html.unescape(text))):  # elsewhere than in a source's name
             self._refuse_server(found[0])
+        if any(not _KERNEL.search(found[0]) for found in _FILTERED.finditer(_COMMENT.sub("", text))):
+            self._refuse("a source that is filtered without a kernel, which GDAL does not survive", _FLATTEN)
         if depth + len(above) > _DEEPEST:
             self._refuse(f"more than {_DEEPEST} VRTs within one another", _FLATTEN)
         if reads > _MOST_READS:

@@ -18,6 +18,7 @@ from geood.errors import ConfigError, DataError
 from geood.geo.aoi import AreaOfInterest
 from geood.geo.grid import Grid
 from geood.geo.labels import LabelRules, open_labels
+from support.http_server import serving
 
 UTM = CRS.from_epsg(32633)
 GRID = Grid(60, 80, Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000), UTM)
@@ -93,10 +94,41 @@ def test_a_missing_or_empty_or_broken_file_is_said(tmp_path, kind):
         "b.gpkg": "cannot be read as a vector file",
         "c.geojson": "(holds no shapes|no shape has both)",
         "d.geojson": "(holds no shapes|has no attribute kind|no shape has both)",
-        "e;x.geojson": "vector files whose path holds ; cannot be read; rename it",
+        "e;x.geojson": "cannot be read as a vector file",
     }.items():
         with pytest.raises(FAULTS[kind], match=rf"{name}: {said}"):
             covered(kind, tmp_path / name)
+
+
+@both
+@pytest.mark.parametrize("suffix", [".gpkg", ".shp", ".fgb", ".geojson", ".parquet"])
+def test_a_file_of_any_name_in_a_folder_of_any_name_is_read(tmp_path, kind, suffix):
+    plain = written(tmp_path / f"a{suffix}", [HERE])
+    folder = tmp_path / "b;c!d.zip\te"
+    folder.mkdir()
+    for part in tmp_path.glob("a.*"):
+        part.rename(folder / f"f;g?h!i{part.suffix}")
+    np.testing.assert_array_equal(covered(kind, folder / f"f;g?h!i{plain.suffix}"), expected())
+
+
+SERVICES = {
+    "OGR VRT": '<OGRVRTDataSource><OGRVRTLayer name="a"><SrcDataSource>/vsicurl/{url}</SrcDataSource></OGRVRTLayer>'
+    "</OGRVRTDataSource>",
+    "WFS": "<OGRWFSDataSource><URL>{url}</URL></OGRWFSDataSource>",
+}
+
+
+@both
+@pytest.mark.parametrize("suffix", [".gpkg", ".shp", ".fgb", ".geojson", ".json", ".parquet"])
+def test_a_local_file_asks_no_server(tmp_path, kind, suffix):
+    (tmp_path / "web").mkdir()
+    with serving(tmp_path / "web") as server:
+        for service, text in SERVICES.items():
+            path = tmp_path / f"{service}{suffix}"
+            path.write_text(text.format(url=server.url("a.geojson")))
+            with pytest.raises(FAULTS[kind], match="by its content it is no"):
+                covered(kind, path)
+        assert not server.requests
 
 
 @both

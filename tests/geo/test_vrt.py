@@ -156,10 +156,10 @@ def test_gdal_is_offline_until_an_address_is_named(monkeypatch):
         with gdal_env(name):
             return set(rasterio.env.getenv())
 
-    assert set(gdal._OFFLINE) <= options("/x/a.tif")
+    assert set(gdal.OFFLINE) <= options("/x/a.tif")
     with gdal_env("/x/a.tif"), gdal_env("/vsicurl/http://host/a.tif"):
-        assert not any(rasterio._env.get_gdal_config(key) for key in gdal._OFFLINE)
-    assert not set(gdal._OFFLINE) & options("/x/a.tif")
+        assert not any(rasterio._env.get_gdal_config(key) for key in gdal.OFFLINE)
+    assert not set(gdal.OFFLINE) & options("/x/a.tif")
 
 
 def test_what_the_user_asked_for_is_fetched(tmp_path, folder, server, monkeypatch):
@@ -231,3 +231,17 @@ def test_only_formats_of_files_are_opened(tmp_path):
         assert "cannot be read as a raster" in refusal(written(tmp_path / "a.tif", text))
     with open_raster(write_raster(tmp_path / "b.tif", picture(8, 8))) as dataset:
         assert dataset.driver in gdal.DRIVERS
+
+
+@pytest.mark.parametrize(
+    "kernel", ["", "<Kernel/>", "<Kernel><Size>0</Size></Kernel>", "<!-- <Kernel><Size>3</Size> -->"]
+)
+def test_a_filter_without_a_kernel_is_refused_as_gdal_would_end_the_process(tmp_path, kernel):
+    write_raster(tmp_path / "a.tif", np.ones((1, 8, 8), np.uint8))
+    source = f'<SourceFilename relativeToVRT="1">a.tif</SourceFilename><SourceBand>1</SourceBand>{kernel}'
+    band = (
+        f'<VRTRasterBand dataType="Byte" band="1"><KernelFilteredSource>{source}</KernelFilteredSource></VRTRasterBand>'
+    )
+    (tmp_path / "a.vrt").write_text(f'<VRTDataset rasterXSize="8" rasterYSize="8">{band}</VRTDataset>')
+    with pytest.raises(DataError, match="filtered without a kernel"):
+        open_raster(tmp_path / "a.vrt")
