@@ -75,8 +75,8 @@ def local_file(path: Path) -> Iterator[Path]:
         head = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
     if starts and not head.startswith(starts):
         raise DataError(
-            f"{path}: cannot be read as a vector file (by its content it is no {path.suffix}); copy it again, or give it "
-            "the suffix of its format"
+            f"{path}: cannot be read as a vector file (by its content it is no {path.suffix}); copy it again, or give "
+            "it the suffix of its format"
         )
     with plain_path(path) as plain, _options({} if is_allowed() else OFFLINE):
         yield plain

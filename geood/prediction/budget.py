@@ -33,6 +33,8 @@ KERNELS = 130 * 2**20  # added by the first forward pass for kernels and scratch
 BASE = 720 * 2**20  # this process with all imports and one bundle; a constant, so that tile sizes are reproducible
 SPARE = 1.2  # factor on the tensors of a tile, for fragmentation of the heap (1.05 to 1.15 measured)
 WORKER_BYTES = 480 * 2**20  # a process with torch and GDAL loaded, before any bundle
+CUDA_LIBRARIES = 320 * 2**20  # more in each process where torch is a build for CUDA, with or without a GPU
+CUDA_CONTEXT = 440 * 2**20  # more in each process that computes on a GPU: context and kernels (H200, torch 2.11)
 _UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -58,7 +60,7 @@ class Budget:
         """Memory limit of one process that scores tiles; None: no limit."""
         if self.limit is None or not self.workers:
             return self.limit
-        return (self.limit - BASE) // self.workers
+        return (self.limit - BASE - _libraries()) // self.workers
 
 
 def parse_bytes(text: str) -> int:
@@ -154,11 +156,15 @@ def _budget(
     _, threads = threads_of(workers, computing)
     on_gpu = torch.cuda.is_available()
     busy = 0 if on_gpu else computing * (network + outputs)
-    each = busy + threads * (waiting + tile_px * tile_px * 12) + cache + KERNELS
-    total = BASE + each
+    each = busy + threads * (waiting + tile_px * tile_px * 12) + cache + (CUDA_CONTEXT if on_gpu else KERNELS)
+    total = BASE + _libraries() + each
     if workers:
-        total = BASE + workers * (WORKER_BYTES + each)
+        total = BASE + _libraries() + workers * (WORKER_BYTES + _libraries() + each)
     return Budget(tile_px, computing, cache, total, network // 2 if on_gpu else None)
+
+
+def _libraries() -> int:
+    return CUDA_LIBRARIES if torch.version.cuda else 0
 
 
 def _useful(tile_px: int, halo_px: int) -> float:

@@ -30,7 +30,7 @@ from geood.progress import Progress
 log = logging.getLogger("geood")
 LOOK_S = 0.01  # polling interval for results, seconds
 TRIES = 2  # attempts at a tile whose workers die
-HOPELESS = 16  # failed tiles without a single success, after which a run stops
+HOPELESS = 16  # first tiles of a scene after whose failure a run stops: in their order, whichever fails soonest
 HOPELESS_AFAR = 2  # the same for a scene on a server, where each tile was retried for minutes
 
 
@@ -60,18 +60,22 @@ def score_scene(
         RunLostError: all workers are gone.
     """
     total = sum(1 for _ in tiles_of(grid, job, halo_px=halo_px))
-    todo = (tile for tile in tiles_of(grid, job, halo_px=halo_px) if tile.number not in journal.figures)
+    todo: Iterator[NumberedTile] = (
+        tile for tile in tiles_of(grid, job, halo_px=halo_px) if tile.number not in journal.figures
+    )
+    first = [*itertools.islice(todo, HOPELESS_AFAR if is_remote(job.source.name) else HOPELESS)]
+    todo, needed = itertools.chain(first, todo), {tile.number for tile in first}
     queue = TileQueue(job, client, on_gpu=on_gpu)
     failed: list[FailedTile] = []
-    hopeless = HOPELESS_AFAR if is_remote(job.source.name) else HOPELESS
     with Progress(title, total, start=len(journal.figures)) as progress:
         for result in queue.results(todo):
             if isinstance(result, ScoredTile):
                 journal.append(result.number, result.figures, result.chunks)
             else:
                 failed.append(result)
-                if len(failed) >= hopeless and not journal.figures:
-                    raise DataError(f"{title}: none of the first {len(failed)} tiles could be scored ({result.reason})")
+                needed.discard(result.number)
+                if not needed and not journal.figures and len(first) < total:
+                    raise DataError(f"{title}: none of the first {len(first)} tiles could be scored ({result.reason})")
             progress.advance()
     if failed and len(failed) == total:
         raise DataError(f"{title}: no tile could be scored ({failed[0].reason})")

@@ -123,8 +123,9 @@ def test_the_memory_that_was_allowed_is_kept(tmp_path):
     make_bundle(tmp_path / "m.safetensors", segmenter=encoder, predict={"tile_px": 2048, "halo_px": 64})
     scene = write_raster(tmp_path / "s.tif", picture(2200, 2200))
     command = [sys.executable, "-c", MEASURE, str(scene), str(tmp_path / "m.safetensors"), str(tmp_path / "x.tif")]
-    done = subprocess.run([*command, "1200MB"], capture_output=True, text=True, check=True)
-    assert int(done.stdout.split()[-1]) < 1.2e9
+    allowed = 1200 if torch.version.cuda is None else 2100 if torch.cuda.is_available() else 1550
+    done = subprocess.run([*command, f"{allowed}MB"], capture_output=True, text=True, check=True)
+    assert int(done.stdout.split()[-1]) < allowed * 1e6
 
 
 @pytest.mark.parametrize(("interleave", "most"), [("pixel", 3), ("band", 1)])

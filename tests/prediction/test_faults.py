@@ -313,6 +313,33 @@ def test_a_damaged_block_costs_its_tiles_and_no_other(tmp_path, bundle_path):
     np.testing.assert_array_equal(found, whole)
 
 
+def test_many_tiles_that_fail_sooner_than_the_first_is_done_do_not_end_a_run(tmp_path, scene, bundle_path, monkeypatch):
+    read = geood.prediction.worker._read
+
+    def uneven(job, engine, numbered):
+        if numbered.number:
+            raise DataError("away")
+        time.sleep(1)  # as the first pass on a GPU takes
+        return read(job, engine, numbered)
+
+    monkeypatch.setattr(geood.prediction.worker, "_read", uneven)
+    with pytest.raises(TilesFailedError, match="120 tiles could not be scored"):
+        run(scene, tmp_path / "x.tif", bundle_path)
+
+
+def test_a_run_ends_when_the_first_tiles_have_all_failed(tmp_path, scene, bundle_path, monkeypatch):
+    count = iter(range(1000))
+
+    def broken(*_):
+        next(count)
+        raise DataError("away")
+
+    monkeypatch.setattr(geood.prediction.worker, "_read", broken)
+    with pytest.raises(DataError, match=r"none of the first 16 tiles could be scored \(away\)"):
+        run(scene, tmp_path / "x.tif", bundle_path)
+    assert next(count) < 60
+
+
 def test_two_runs_of_one_output(tmp_path, command, scene, bundle_path, unbroken):
     process = start(command(tmp_path / "x.tif"))
     wait_for_tiles(process, tmp_path / "x.tif", size=300)
