@@ -22,7 +22,7 @@ from time import monotonic
 from typing import Any, NamedTuple, Self
 
 from geood.atomic import output_errors
-from geood.errors import OutputError
+from geood.errors import OutputError, shown
 
 log = logging.getLogger("geood")
 KIND = b"geood journal "
@@ -224,16 +224,17 @@ def refuse_other(folder: Path, stored: Mapping[str, Any], key: Mapping[str, Any]
     now = json.loads(json.dumps(key))
     changed = [name for name in sorted({*stored, *now}) if stored.get(name) != now.get(name)]
     if changed:
-        was = "; ".join(f"{name}: was {_short(stored.get(name))}, is {_short(now.get(name))}" for name in changed)
+        was = "; ".join(
+            f"{shown(name)}: was {_text(stored.get(name))}, is {_text(now.get(name))}" for name in changed[:9]
+        )
         raise OutputError(
             f"{folder}: holds an unfinished run with other inputs ({was}); restore them to --resume, or start "
             "over: --overwrite without --resume"
         )
 
 
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _text(value: Any) -> str:
+    return shown(value if isinstance(value, str) else json.dumps(value))
 
 
 def has_tiles(path: Path) -> bool:
