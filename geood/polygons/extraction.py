@@ -199,4 +199,5 @@ def _min_px(areas: GeodesicAreas, min_area_m2: float, window: Window) -> float:
     rows, cols = np.meshgrid(
         *(np.linspace(at, at + n - 1, _SAMPLES) for at, n in zip(window[:2], window[2:], strict=True))
     )
-    return min_area_m2 / (areas.largest_pixel(rows.ravel(), cols.ravel()) * _MARGIN)
+    largest = areas.largest_pixel(rows.ravel(), cols.ravel())
+    return min_area_m2 / (largest * _MARGIN) if largest > 0 else 0.0

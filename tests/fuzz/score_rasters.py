@@ -98,6 +98,13 @@ def _raster(array: Any, tags: dict[str, str], **options: Any) -> bytes:
     return raster_bytes(array[None], tags=kept, tiled=True, blockxsize=16, blockysize=16, compress="deflate", **options)
 
 
+def _is_json(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:  # odd already
+        return False
+
+
 def _odd_tags(tags: dict[str, str], rng: Rng) -> dict[str, str]:
     key, out = pick(rng, sorted(tags)), dict(tags)
     kind = int(rng.integers(4))
@@ -107,7 +114,7 @@ def _odd_tags(tags: dict[str, str], rng: Rng) -> dict[str, str]:
         out[key] = pick(rng, TEXTS)
     elif key == "GEOOD_THRESHOLD":
         out[key] = pick(rng, THRESHOLDS)
-    elif kind == 2 or not tags[key].startswith("{"):
+    elif kind == 2 or not _is_json(tags[key]):
         out["GEOOD_FAILED_TILES"] = pick(rng, WINDOWS)
     else:
         tree = json.dumps(edited(json.loads(tags[key]), rng))
