@@ -15,7 +15,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,8 +24,9 @@ from geood.errors import OutputError
 NAME_BYTES = 255  # longest name of a file where the system tells no other limit
 HIDDEN_BYTES = 200  # longest name of a hidden file, which leaves room for what libraries append
 _SQLITE = ("{name}-wal", "{name}-shm", "{name}-journal", "{name}.aux.xml")
-_RASTER = ("{name}.aux.xml", "{name}.ovr", "{name}.msk", "{stem}.aux", "{stem}.tfw", "{stem}.tifw", "{stem}.wld")
-SIDECARS = {".gpkg": _SQLITE, ".tif": (*_RASTER, "{stem}.tab")}  # what SQLite and GDAL read as part of a file
+_RASTER = ("{name}.aux.xml", "{name}.ovr", "{name}.msk")
+SIDECARS = {".gpkg": _SQLITE, ".tif": _RASTER}  # what SQLite and GDAL read as part of a file, and which goes with it
+WORLD_FILES = {".tif": ("{stem}.tfw", "{stem}.tifw", "{stem}.wld")}  # the same, but they may belong to another image
 
 
 def check_output(path: str | Path, *, overwrite: bool) -> None:
@@ -47,6 +48,11 @@ def check_output(path: str | Path, *, overwrite: bool) -> None:
         raise OutputError(
             f"{path}: {beside[0].name} lies beside it and would be read as part of it; move it away, add --overwrite "
             "to remove it, or choose another name"
+        )
+    if beside := sidecars_of(path, WORLD_FILES):
+        raise OutputError(
+            f"{path}: {beside[0].name} lies beside it and would be read as its place; move it away, or choose another "
+            "name"
         )
     try:
         tempfile.TemporaryFile(dir=path.parent).close()
@@ -73,9 +79,9 @@ def check_name(path: Path) -> None:
         raise OutputError(f"{path}: its name has {size} bytes, and that disk allows {longest}; choose a shorter name")
 
 
-def sidecars_of(path: Path) -> list[Path]:
+def sidecars_of(path: Path, patterns: Mapping[str, Sequence[str]] = SIDECARS) -> list[Path]:
     """Return the files beside `path` that programs read as part of it: journals of SQLite, statistics, masks."""
-    names = (pattern.format(name=path.name, stem=path.stem) for pattern in SIDECARS.get(path.suffix, ()))
+    names = (pattern.format(name=path.name, stem=path.stem) for pattern in patterns.get(path.suffix, ()))
     return [beside for name in names if os.path.lexists(beside := path.with_name(name))]
 
 
@@ -116,9 +122,7 @@ def put_in_place(made: Path, final: Path, *, overwrite: bool) -> None:
     """
     beside = sidecars_of(final)
     if overwrite:
-        for old in beside:
-            old.unlink()
-        os.replace(made, final)
+        _replace(made, final, beside)
         return
     if beside:
         raise _appeared(beside[0])
@@ -134,9 +138,29 @@ def put_in_place(made: Path, final: Path, *, overwrite: bool) -> None:
             os.close(os.open(final, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         except FileExistsError:
             raise _appeared(final) from None
-        os.replace(made, final)
+        try:
+            os.replace(made, final)
+        except BaseException:
+            final.unlink()
+            raise
         return
     made.unlink()
+
+
+def _replace(made: Path, final: Path, beside: Sequence[Path]) -> None:
+    """Replace a file, and remove what lay beside it once the new one is in place; after an error all is as before."""
+    aside = {old: old.with_name(hidden_name(old.name, f".{os.getpid()}.before")) for old in beside}
+    try:
+        for old, away in aside.items():
+            os.replace(old, away)
+        os.replace(made, final)
+    except BaseException:
+        for old, away in aside.items():
+            if os.path.lexists(away):
+                os.replace(away, old)
+        raise
+    for away in aside.values():
+        away.unlink()
 
 
 def _appeared(path: Path) -> OutputError:
@@ -146,13 +170,15 @@ def _appeared(path: Path) -> OutputError:
 
 
 @contextmanager
-def atomic_write(path: Path, *, alone: bool = False, keep_same: bool = False, overwrite: bool = True) -> Iterator[Path]:
+def atomic_write(
+    path: Path, *, alone: bool = False, keep_same: bool = False, overwrite: bool = True, mode: int = 0o666
+) -> Iterator[Path]:
     """Yield a hidden name beside `path`, of the same suffix; the file made there becomes `path` when the block ends.
 
     After an error `path` is as it was before, and nothing is left beside it. A process that is killed leaves the hidden
     file; where the caller is `alone` in writing `path`, as in a run folder, that has one name and the next write
     replaces it. Errors of the block pass unchanged. With `keep_same` a file of the same bytes stays as it is, with the
-    time it was written.
+    time it was written. The umask takes from `mode` what it takes from the modes of all new files.
 
     Raises:
         OSError: the file cannot be put in place.
@@ -163,15 +189,15 @@ def atomic_write(path: Path, *, alone: bool = False, keep_same: bool = False, ov
     partial.unlink(missing_ok=True)
     try:
         yield partial
-        settle(partial)
+        settle(partial, mode)
         if not (keep_same and path.exists() and filecmp.cmp(partial, path, shallow=False)):
             put_in_place(partial, path, overwrite=overwrite)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def settle(made: Path) -> None:
-    """Give a finished file the mode that the umask gives new files, and return when its bytes are on the disk.
+def settle(made: Path, mode: int = 0o666) -> None:
+    """Give a finished file the mode that the umask leaves of `mode`, and return when its bytes are on the disk.
 
     A library that makes files for its owner alone would hide an output from everybody else, and a file that is renamed
     before its bytes are written may be empty after a power cut.
@@ -180,10 +206,10 @@ def settle(made: Path) -> None:
         OSError: the file is not there, or the disk cannot hold it.
     """
     with made.open("rb+") as file:
-        probe = made.with_name(f"{made.name}.mode")
+        probe = made.with_name(f".{os.getpid()}.mode")
         probe.unlink(missing_ok=True)
         try:
-            probe.touch()
+            probe.touch(mode)
             mode = stat.S_IMODE(probe.stat().st_mode)
         finally:
             probe.unlink(missing_ok=True)
@@ -218,6 +244,7 @@ def atomic_files(
         moves = finals or {made.name: folder / made.name for made in staging.iterdir()}
         for i, (made, final) in enumerate(moves.items()):
             if i == 0 or (staging / made).exists():
+                settle(staging / made)
                 put_in_place(staging / made, final, overwrite=overwrite)
             elif overwrite:
                 final.unlink(missing_ok=True)

@@ -122,7 +122,10 @@ def test_taking_a_name_can_be_finished_after_it_was_interrupted(tmp_path):
     assert os.listdir(tmp_path) == ["final"]
 
 
-BESIDE = {"x.gpkg": ["x.gpkg-wal", "x.gpkg-shm", "x.gpkg-journal"], "x.tif": ["x.tif.aux.xml", "x.tif.ovr", "x.tfw"]}
+BESIDE = {
+    "x.gpkg": ["x.gpkg-wal", "x.gpkg-shm", "x.gpkg-journal"],
+    "x.tif": ["x.tif.aux.xml", "x.tif.ovr", "x.tif.msk"],
+}
 
 
 @pytest.mark.parametrize(("name", "beside"), [(name, other) for name, others in BESIDE.items() for other in others])
@@ -137,6 +140,51 @@ def test_what_would_be_read_as_part_of_an_output_is_replaced_with_it_or_refused(
     with atomic_write(tmp_path / name) as partial:
         partial.write_text("new")
     assert sorted(os.listdir(tmp_path)) == sorted([name, "x.txt", "y.gpkg-wal"])
+
+
+def test_a_world_file_beside_an_output_is_never_removed(tmp_path):
+    for other in ("x.tfw", "x.tab", "x.aux"):
+        (tmp_path / other).write_text("of another image")
+    with pytest.raises(OutputError, match=r"x\.tfw lies beside it and would be read as its place"):
+        check_output(tmp_path / "x.tif", overwrite=True)
+    with atomic_write(tmp_path / "x.tif") as partial:
+        partial.write_text("new")
+    assert sorted(os.listdir(tmp_path)) == ["x.aux", "x.tab", "x.tfw", "x.tif"]
+
+
+def test_what_lay_beside_a_file_is_there_again_if_it_could_not_be_replaced(tmp_path, monkeypatch):
+    for name in ("x.gpkg", "x.gpkg-wal"):
+        (tmp_path / name).write_text("rows")
+    real = os.replace
+
+    def failing(source, target):
+        if str(target).endswith("x.gpkg"):
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(OSError, match="No space"), atomic_write(tmp_path / "x.gpkg") as partial:
+        partial.write_text("new")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"x.gpkg": "rows", "x.gpkg-wal": "rows"}
+
+
+def test_a_name_that_was_taken_for_nothing_is_given_back(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(PermissionError), atomic_write(tmp_path / "x.tif", overwrite=False) as partial:
+        partial.write_text("new")
+    assert not os.listdir(tmp_path)
+
+
+def test_a_file_for_its_owner_alone_is_that_from_the_first(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(os, "replace", lambda made, final: seen.append(made.stat().st_mode & 0o777))
+    with atomic_write(tmp_path / "x.vrt", mode=0o600) as partial:
+        partial.write_text("new")
+    assert seen == [0o600]
 
 
 def test_a_link_is_replaced_and_not_what_it_leads_to(tmp_path):

@@ -116,7 +116,7 @@ def _matching(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
     part, rest = parts[0], parts[1:]
     if os.path.lexists(folder / part):
         yield from _matching(folder / part, rest)
-    elif part == "**":
+    elif part == "**" and folder.is_dir():
         yield from _matching(folder, rest or ("*",))
         for path in _entries(folder):
             if path.is_dir() and not path.is_symlink():

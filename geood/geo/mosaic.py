@@ -105,7 +105,7 @@ def write_mosaic(rasters: str | Path | Sequence[str | Path], out: str | Path, *,
     out, mode = Path(out), 0o600 if any(holds_secret(name) for name in names) else 0o666
     with (
         writing(out),
-        atomic_write(out, alone=True, keep_same=True) as partial,
+        atomic_write(out, alone=True, keep_same=True, mode=mode) as partial,
         open(partial, "w", encoding="utf-8", errors="surrogateescape", opener=lambda p, f: os.open(p, f, mode)) as file,
     ):
         file.writelines(f"{line}\n" for line in _document(tiles, grid, places))

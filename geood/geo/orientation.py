@@ -98,7 +98,7 @@ def _in_jpeg(file: BinaryIO) -> int:
     while True:
         mark, kind = struct.unpack(">BB", file.read(2))
         while mark == kind == 0xFF:  # filling
-            kind = file.read(1)[0]
+            [kind] = struct.unpack(">B", file.read(1))
         if mark != 0xFF or kind in _PIXELS:
             return 1
         if kind in _WITHOUT_LENGTH:

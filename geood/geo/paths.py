@@ -169,7 +169,8 @@ def fingerprint(name: str) -> dict[str, str]:
                 afar = True
             elif not local.name.endswith(".aux.xml"):
                 state = local.stat() if local.exists() else None
-                facts.append(f"{local.name} {state and (state.st_size, state.st_mtime_ns)}")
+                member = file.partition(local.name)[2]  # of an archive
+                facts.append(f"{local.name} {state and (state.st_size, state.st_mtime_ns)} {member}")
                 size += state.st_size if state else 0
                 times.append(state.st_mtime_ns if state else 0)
         if afar or size == 0:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 from functools import cache
 from typing import Any
@@ -19,6 +20,7 @@ from rasterio.io import MemoryFile
 
 SIZE_KEY = "GDAL_MAX_DATASET_POOL_SIZE"
 _USUAL = 100  # GDAL's own default
+_MOST = 10_000  # of which a filler is made
 _LEAST = 8
 _OTHER_FILES = 64  # files that Python, Dask and torch have open
 
@@ -85,7 +87,7 @@ def _open_filler() -> Any:
         pass
     _kept.append(memory)
     asked, length = os.environ.get(SIZE_KEY, ""), len(memory.getbuffer())
-    count = max(_USUAL, int(asked) if asked.isdigit() else 0)
+    count = max(_USUAL, min(_MOST, int(asked)) if re.fullmatch("[0-9]{1,9}", asked) else 0)
     side = 'xSize="1" ySize="1"'
     properties = 'RasterXSize="1" RasterYSize="1" DataType="Byte" BlockXSize="1" BlockYSize="1"'
     parts = "".join(

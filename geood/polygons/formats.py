@@ -29,7 +29,7 @@ from geood.atomic import atomic_files, check_output
 from geood.errors import DataError, OutputError
 from geood.geo import qgis
 from geood.geo.gdal import reason
-from geood.geo.ogr import fixed_time, plain_path
+from geood.geo.ogr import fixed_time, local_file, plain_path
 
 
 class PolygonFormat(NamedTuple):
@@ -131,7 +131,7 @@ def is_anomalies(path: Path) -> bool:
     try:
         if path.suffix == ".parquet":
             return set(pyarrow.parquet.read_schema(path).names) >= _OURS
-        with plain_path(path) as plain:
+        with local_file(path) as plain:
             return set(pyogrio.read_info(plain)["fields"]) >= _OURS
     except (*_FAILURES, DataError, ValueError):
         return False

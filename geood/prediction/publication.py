@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
-from geood.atomic import atomic_write, check_output, output_errors, put_in_place
+from geood.atomic import atomic_write, check_output, output_errors, put_in_place, settle
 from geood.errors import OutputError
 from geood.polygons import companion_of
 from geood.prediction.journal import refuse_other
@@ -92,6 +92,9 @@ class Publication:
             OutputError: it cannot be written, or a file was not made.
         """
         made = [name for name in self._finals if (self._folder / name).exists()]
+        with output_errors(self._note_path):
+            for name in made:
+                settle(self._folder / name)
         if missing := [final for name, final in self._finals.items() if name not in {*made, *self._companions}]:
             raise OutputError(f"{missing[0]}: was not made; free space on that disk, and predict again")
         files = tuple(_state(self._folder / name) for name in made)
@@ -186,10 +189,9 @@ def _alone_in(folder: Path) -> Iterator[None]:
         return
     import fcntl
 
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
+    with ExitStack() as held:
+        with suppress(OSError):  # also where the folder may be written to but not be listed
+            descriptor = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)

@@ -79,9 +79,11 @@ def work_dir(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[WorkDir
         raise
     work, done, refused = WorkDir(folder), False, True
     try:
-        if existed:
-            _check_contents(folder)
-        if existed and not resume and not overwrite and _work_in(folder):
+        with output_errors(folder):
+            if existed:
+                _check_contents(folder)
+            held = existed and _work_in(folder)
+        if held and not resume and not overwrite:
             raise OutputError(
                 f"{folder}: holds an unfinished run; add --resume to continue it, or --overwrite to start over"
             )
@@ -195,4 +197,11 @@ def _locked(path: Path) -> int:
         ) from None
     except OSError as error:  # a file system without locks
         log.warning("%s: cannot be locked (%s); make sure that no other run writes this output", path, error.strerror)
+    try:
+        same = os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except OSError:
+        same = False
+    if not same:  # the run that held it ended meanwhile, and its folder is gone
+        os.close(descriptor)
+        raise OutputError(f"{path.parent}: another run ended just now; run the command again")
     return descriptor

@@ -128,3 +128,10 @@ def test_the_longest_stem_pairs():
 def test_what_has_no_partner_is_named(images, labels, said):
     assert pair_by_name(paths(*images), paths(*labels)) is None
     assert why_no_pairs(paths(*images), paths(*labels)) == said
+
+
+def test_a_pattern_passes_over_files_where_folders_are_meant(tmp_path):
+    (tmp_path / "readme.txt").write_text("")
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "x.tif").write_text("")
+    assert list(files_matching(tmp_path, "*/**/*.tif")) == [tmp_path / "a" / "b" / "x.tif"]

@@ -54,3 +54,9 @@ def test_files_without_a_readable_tag_are_upright(tmp_path, suffix):
         seen.add(orientation_of(tmp_path / "cut"))
     assert UPRIGHT in seen and all(isinstance(turn, Orientation) for turn in seen)
     assert orientation_of(tmp_path / "nowhere.jpg") == UPRIGHT
+
+
+@pytest.mark.parametrize("end", [b"", b"\xff", b"\xff\xff", b"\xff\xff\xff", b"\xff\xe1", b"\xff\xe1\x00"])
+def test_a_photograph_that_ends_in_its_head_is_upright(tmp_path, end):
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8" + end)
+    assert orientation_of(tmp_path / "a.jpg") == UPRIGHT

@@ -5,6 +5,7 @@ import json
 import os
 import sqlite3
 import threading
+import zipfile
 from contextlib import closing
 
 import numpy as np
@@ -18,6 +19,7 @@ from geood.errors import ConfigError, OutputError, SceneChangedError
 from geood.prediction.pipeline import polygonize, predict
 from geood.prediction.workdir import PUBLISHING
 from support.bundles import make_bundle
+from support.http_server import serving
 from support.rasters import picture, write_raster
 
 NAMES = ["x.classes.qml", "x.classes.tif", "x.gpkg", "x.qml", "x.tif"]
@@ -329,6 +331,27 @@ def test_polygons_are_not_left_beside_the_raster_of_another_run(out, run):
     out.unlink()
     run(out.with_suffix(".parquet"), overwrite=True)
     assert out.with_name("x.geojson").exists()
+
+
+def test_a_file_beside_the_output_asks_no_server(out, run):
+    run(out.with_name("x.tif"))
+    with serving(out.parent) as server:
+        for suffix in (".gpkg", ".fgb", ".geojson"):
+            path = out.with_suffix(suffix)
+            path.write_text(f"<OGRWFSDataSource><URL>{server.url('wfs')}</URL></OGRWFSDataSource>")
+        run(out.with_name("x.tif"), overwrite=True)
+        assert not server.requests
+
+
+def test_another_member_of_an_archive_is_another_scene(tmp_path, scene, run, killed):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("x.tif", "y.tif"):
+            archive.write(scene, name)
+    (tmp_path / "out").mkdir()
+    out = tmp_path / "out" / "o.tif"
+    killed(out, 1, scenes=[tmp_path / "a.zip" / "x.tif"])
+    with pytest.raises(OutputError, match="scenes: was"):
+        run(out, resume=True, scenes=[tmp_path / "a.zip" / "y.tif"])
 
 
 def test_a_scene_that_changes_while_it_is_read_has_no_map(tmp_path, out, run, monkeypatch):

@@ -113,3 +113,16 @@ def test_outputs_of_any_name_have_a_work_folder(tmp_path, name):
     with work_dir(work_folder(tmp_path, name), resume=False, overwrite=False) as work:
         assert work.folder.is_dir() and work.folder.parent == tmp_path
     assert not os.listdir(tmp_path)
+
+
+def test_a_lock_on_a_file_that_is_gone_is_none(tmp_path, monkeypatch):
+    folder, real = tmp_path / ".x.geood", os.open
+
+    def late(path, *how):
+        descriptor = real(path, *how)
+        if str(path).endswith("lock"):
+            os.unlink(path)  # as by a run that ends between the two steps
+        return descriptor
+
+    monkeypatch.setattr(os, "open", late)
+    refused(folder, "another run ended just now", resume=False, overwrite=False)
