@@ -7,6 +7,7 @@ grid of gdalwarp's choice, nearest neighbour, so that every value is a measured 
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 from rasterio.enums import ColorInterp, Resampling
@@ -17,6 +18,7 @@ from geood.geo.addresses import display_name
 from geood.geo.gdal import open_raster, reading
 
 STRIPS_PX = 2048  # width up to which decoding full rows costs little, as only one or two tiles share them
+_BLOCK = re.compile(r'BlockXSize="(\d{1,9})" BlockYSize="(\d{1,9})"')
 
 
 class BlockLayout(NamedTuple):
@@ -63,6 +65,15 @@ class BlockLayout(NamedTuple):
         overviews = f"{self.overviews or 'no'} overview{'s' if self.overviews != 1 else ''}"
         placed = f", georeferenced by {self.points} ground control points" if self.points else ""
         return f"{self.driver}, {blocks}, {packed}, {overviews}{placed}"
+
+
+def largest_block(file: Any, own: tuple[int, int]) -> tuple[int, int]:
+    """Return (height, width) of the largest block that a VRT names of its sources; `own` for any other raster."""
+    if file.driver != "VRT":
+        return own
+    text = "".join(file.tags(ns="xml:VRT").values())
+    named = [(int(high), int(wide)) for wide, high in _BLOCK.findall(text)]
+    return max([own, *named], key=lambda block: block[0] * block[1])
 
 
 class Opened(NamedTuple):

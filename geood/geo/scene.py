@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,7 +27,7 @@ from geood.geo.alpha import declared_so, told_apart
 from geood.geo.bands import Bands
 from geood.geo.gdal import allow_servers, rasterio_window, reading
 from geood.geo.grid import Grid, Window, mirrored
-from geood.geo.opener import STRIPS_PX, BlockLayout, Opened, open_measurements
+from geood.geo.opener import STRIPS_PX, BlockLayout, Opened, largest_block, open_measurements
 from geood.geo.resampling import resample, resized, taps
 
 log = logging.getLogger("geood")
@@ -140,9 +141,15 @@ class Scene:
     @property
     def block_bytes(self) -> int:
         """Bytes that one thread holds while it decodes a block: what the codec returns, and its copy in the cache."""
-        height, width = self.layout.block
-        bands: int = self._opened.file.count if self.layout.interleave == "pixel" else 1
+        height, width = self.decoded_block
+        together = self.layout.interleave == "pixel" or self.layout.driver == "VRT"  # whose sources may be
+        bands: int = self._opened.file.count if together else 1
         return int(2 * height * width * bands * self.dtype.itemsize)
+
+    @cached_property
+    def decoded_block(self) -> tuple[int, int]:
+        """Height and width of the blocks that are decoded: of a VRT the largest of its sources, where it tells them."""
+        return largest_block(self._opened.file, self.layout.block)
 
     @property
     def shared(self) -> bool:

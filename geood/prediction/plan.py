@@ -178,7 +178,7 @@ def _cache(opened: Scene, limits: Budget, *, rows: int) -> int:
     decoding = opened.block_bytes * (1 if opened.shared else threads_of(limits.workers, limits.computing)[1])
     more = (max(cache, decoding) - limits.cache_bytes) * max(1, limits.workers)
     if limits.limit is not None and limits.bytes + more > limits.limit:
-        height, width = opened.layout.block
+        height, width = opened.decoded_block
         why = "can only be decoded by whole rows" if opened.strips else f"is stored in blocks of {width} x {height} px"
         raise ConfigError(
             f"{display_name(opened.source.name)}: {why}, which takes {(limits.bytes + more) / 1e9:.2f} GB with these "

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from geood.errors import ConfigError, OutputError
+from geood.geo.mosaic import write_mosaic
 from geood.geo.scene import Scene
 from geood.prediction.budget import Budget, budget, check_disk, disk_needed, parse_bytes, tile_bytes
 from geood.prediction.cluster import threads_of
@@ -145,6 +146,15 @@ def test_large_blocks_count_for_the_limit(tmp_path, bundle, interleave, most):
             _cache(scene, limits, rows=64)
         enough = replace(limits, limit=limits.bytes + one)
         assert _cache(scene, enough, rows=64) == limits.cache_bytes
+
+
+def test_blocks_of_the_tiles_of_a_mosaic_count_as_those_of_a_scene(tmp_path):
+    blocks = {"tiled": True, "blockxsize": 256, "blockysize": 240, "interleave": "pixel"}
+    path = write_raster(tmp_path / "s.tif", picture(300, 300), **blocks)
+    small = write_raster(tmp_path / "t.tif", picture(300, 300), tiled=True, blockxsize=16, blockysize=16)
+    with Scene.open(path) as scene, Scene.open(write_mosaic([small, path], tmp_path / "m.vrt")) as mosaic:
+        assert mosaic.block_bytes == scene.block_bytes == 2 * 256 * 240 * 3
+        assert mosaic.shared == scene.shared
 
 
 def test_blocks_of_every_thread_count(tmp_path, bundle):
