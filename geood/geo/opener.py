@@ -16,6 +16,7 @@ from rasterio.vrt import WarpedVRT
 from geood.errors import DataError
 from geood.geo.addresses import display_name
 from geood.geo.gdal import open_raster, reading
+from geood.geo.vrt import document
 
 STRIPS_PX = 2048  # width up to which decoding full rows costs little, as only one or two tiles share them
 _BLOCK = re.compile(r'BlockXSize="(\d{1,9})" BlockYSize="(\d{1,9})"')
@@ -71,7 +72,7 @@ def largest_block(file: Any, own: tuple[int, int]) -> tuple[int, int]:
     """Return (height, width) of the largest block that a VRT names of its sources; `own` for any other raster."""
     if file.driver != "VRT":
         return own
-    text = "".join(file.tags(ns="xml:VRT").values())
+    text = document(file.name) or "".join(file.tags(ns="xml:VRT").values())  # GDAL leaves them out of its own text
     named = [(int(high), int(wide)) for wide, high in _BLOCK.findall(text)]
     return max([own, *named], key=lambda block: block[0] * block[1])
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from affine import Affine
 
 from geood.errors import ConfigError, OutputError
 from geood.geo.mosaic import write_mosaic
@@ -151,7 +152,10 @@ def test_large_blocks_count_for_the_limit(tmp_path, bundle, interleave, most):
 def test_blocks_of_the_tiles_of_a_mosaic_count_as_those_of_a_scene(tmp_path):
     blocks = {"tiled": True, "blockxsize": 256, "blockysize": 240, "interleave": "pixel"}
     path = write_raster(tmp_path / "s.tif", picture(300, 300), **blocks)
-    small = write_raster(tmp_path / "t.tif", picture(300, 300), tiled=True, blockxsize=16, blockysize=16)
+    east = HALF_METRE @ Affine.translation(300, 0)
+    small = write_raster(
+        tmp_path / "t.tif", picture(300, 300), transform=east, tiled=True, blockxsize=16, blockysize=16
+    )
     with Scene.open(path) as scene, Scene.open(write_mosaic([small, path], tmp_path / "m.vrt")) as mosaic:
         assert mosaic.block_bytes == scene.block_bytes == 2 * 256 * 240 * 3
         assert mosaic.shared == scene.shared
