@@ -66,6 +66,8 @@ _SERVERS = {
 }
 _REMOTE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}  # each probe for a sidecar file would cost a request
 # Nothing reaches a server with these: no file in GDAL's network file systems is there, and no proxy is of such a kind.
+# Where the environment has a no_proxy, libcurl heeds that instead: GDAL has no option against it, and a variable of the
+# process cannot be taken away while threads run. So `vrt` also refuses addresses given as reference systems.
 OFFLINE = {
     "CPL_VSIL_CURL_ALLOWED_FILENAME": "none",
     "GDAL_HTTP_PROXY": "refused://none",

@@ -77,9 +77,32 @@ def test_sources_are_found_as_gdal_finds_them(tmp_path):
         "<SourceFilename><!-- no -->&#47;vsicurl/http://h/a</SourceFilename>": "/vsicurl/http://h/a",
         '<SimpleSource SourceFilename="/x/a.tif"/>': "/x/a.tif",
         '<SourceDataset relativeToVRT="1">/vsis3/b/a.tif</SourceDataset>': "/vsis3/b/a.tif",
+        '<SourceFilename relativeToVRT=" +02x">a.tif</SourceFilename>': str(tmp_path / "a.tif"),
+        '<SourceFilename relativeToVRT="0">a.tif</SourceFilename>': "a.tif",
+        "<SourceFilename <!-- ' --> relativeToVRT=<![CDATA[1]]>>a.tif</SourceFilename>": str(tmp_path / "a.tif"),
+        "<SimpleSource SourceFilename=a.tif/>": "a.tif",
+        "<SourceFilename>/x/&#x00002f;&copy.tif</SourceFilename>": "/x//&copy.tif",
     }.items():
         assert list(named_sources(text, tmp_path)) == [name], text
+    in_doubt = '<SourceFilename relativeToVRT="yes">a.tif</SourceFilename>'
+    assert list(named_sources(in_doubt, tmp_path)) == [str(tmp_path / "a.tif"), "a.tif"]
     assert list(named_sources("<!--<SourceFilename>a</SourceFilename>--><SRS>http://x</SRS>", tmp_path)) == []
+
+
+# Marks that hide nothing from GDAL: what stands before and behind the bands of a VRT.
+HIDING = {
+    "comment in CDATA": ("<M><![CDATA[<!--]]></M>", "<M><![CDATA[-->]]></M>"),
+    "comment in value": ('<M key="<!--"/>', '<M key="-->"/>'),
+    "CDATA in value": ("<M key='<![CDATA['/>", "<M key=']]>'/>"),
+    "CDATA in comment": ("<!--<![CDATA[-->", "<!--]]>-->"),
+    "quotes in text": ('<M>SourceFilename="</M>', '<M>"</M>'),
+    "quotes in CDATA": ("<M><![CDATA[<x y=']]></M>", "<M>'</M>"),
+}
+
+
+def hidden(text, hiding):
+    before, behind = HIDING[hiding]
+    return text.replace("<VRTRasterBand", f"{before}<VRTRasterBand", 1).replace("</VRTD", f"{behind}</VRTD")
 
 
 # Servers
@@ -108,12 +131,42 @@ SPELLINGS = {
     "wcs": lambda at: f"<WCS_GDAL><ServiceURL>{at}?</ServiceURL><CoverageName>x</CoverageName></WCS_GDAL>",
     "wmts": lambda at: f"<GDAL_WMTS><GetCapabilitiesUrl>{at}</GetCapabilitiesUrl></GDAL_WMTS>",
     "opendap": lambda at: vrt(f'NETCDF:"{at}":v'),
+    "text before inline": lambda at: vrt("x" + vrt(f"/vsicurl/{at}"), attributes=' relativeToVRT="1"'),
+    **{f"inline, {kind}": lambda at, kind=kind: vrt(hidden(vrt(f"/vsicurl/{at}"), kind)) for kind in HIDING},
+    **{kind: lambda at, kind=kind: hidden(vrt(service(at)), kind) for kind in HIDING},
+    "reference system": lambda at: with_part(f"<SRS>{escape(at)}</SRS>"),
+    "reference system of points": lambda at: with_part(f'<GCPList Projection="{escape(at)}"/>'),
+    "reference system of positions": lambda at: with_part(f'<Metadata><MDI key="SRS">{escape(at)}</MDI></Metadata>'),
+    "behind metadata": lambda at: with_part(f"<Metadata/><SRS>{escape(at)}</SRS><Metadata></Metadata>"),
+    "warp": lambda at: WARPED.format(at=escape(at)),
+    "warp option": lambda at: with_part(f'<GDALWarpOptions><Option name="DST_SRS">{at}</Option></GDALWarpOptions>'),
 }
 
 
+def with_part(part):
+    return vrt("a.tif").replace("<VRTRasterBand", f"{part}<VRTRasterBand", 1)
+
+
+_PLACE = "<{0}GeoTransform>0,1,0,0,0,-1</{0}GeoTransform><{0}InvGeoTransform>0,1,0,0,0,-1</{0}InvGeoTransform>"
+WARPED = (
+    f'<VRTDataset rasterXSize="{SIDE}" rasterYSize="{SIDE}" subClass="VRTWarpedDataset">'
+    '<GeoTransform>0,1,0,0,0,-1</GeoTransform><VRTRasterBand dataType="Byte" band="1" subClass="VRTWarpedRasterBand"/>'
+    '<GDALWarpOptions><SourceDataset relativeToVRT="1">image.tif</SourceDataset>'
+    '<BandList><BandMapping src="1" dst="1"/></BandList><Transformer><GenImgProjTransformer>'
+    f"{_PLACE.format('Src')}<ReprojectTransformer><ReprojectionTransformer><SourceSRS>{{at}}</SourceSRS>"
+    f"<TargetSRS>{{at}}</TargetSRS></ReprojectionTransformer></ReprojectTransformer>{_PLACE.format('Dst')}"
+    "</GenImgProjTransformer></Transformer></GDALWarpOptions></VRTDataset>"
+)
+
+
+@pytest.mark.parametrize("no_proxy", [None, "*"])
 @pytest.mark.parametrize("name", ["a.tif", "a.vrt"])
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_no_local_file_makes_requests(tmp_path, server, spelling, name):
+def test_no_local_file_makes_requests(tmp_path, server, monkeypatch, spelling, name, no_proxy):
+    if no_proxy:  # libcurl heeds it, whatever proxy GDAL asks for
+        monkeypatch.setenv("no_proxy", no_proxy)
+        monkeypatch.setenv("NO_PROXY", no_proxy)
+    write_raster(tmp_path / "image.tif", picture(SIDE, SIDE, bands=1))
     path = written(tmp_path / name, SPELLINGS[spelling](server.url("a.tif?sig=SECRET")))
     asked = len(server.requests)
     for opened in (Scene.open, open_id_raster):
@@ -121,6 +174,14 @@ def test_no_local_file_makes_requests(tmp_path, server, spelling, name):
         assert str(path) in said and "SECRET" not in said
         assert ("names a server" in said and ALLOW in said) or "not recognized" in said
     assert len(server.requests) == asked
+
+
+def test_metadata_may_hold_addresses(tmp_path):
+    write_raster(tmp_path / "a.tif", picture(SIDE, SIDE, bands=1))
+    item = '<Metadata><MDI key="licence">see https://host/licence?x=1</MDI></Metadata>'
+    xml = '<Metadata domain="xml:XMP" format="xml"><x xmlns="http://www.w3.org/x"/></Metadata>'
+    text = vrt("a.tif", attributes=' relativeToVRT="1"').replace("<VRTRasterBand", f"{item}{xml}<VRTRasterBand", 1)
+    np.testing.assert_array_equal(pixels(written(tmp_path / "a.vrt", text)), pixels(tmp_path / "a.tif"))
 
 
 @pytest.mark.parametrize("spelling", ["plain", "wms", "inline"])
@@ -203,6 +264,25 @@ def test_a_vrt_of_itself_is_refused_by_every_way(tmp_path, folder, server):
     assert "leads back" in refusal(address)
 
 
+@pytest.mark.parametrize("hiding", HIDING)
+def test_no_ring_hides_behind_marks(tmp_path, hiding):
+    text = vrt("a.vrt", attributes=' relativeToVRT="1"')
+    assert "leads back to itself" in refusal(written(tmp_path / "a.vrt", hidden(text, hiding)))
+    image = write_raster(tmp_path / "a.tif", picture(SIDE, SIDE, bands=1))
+    np.testing.assert_array_equal(pixels(written(tmp_path / "b.vrt", hidden(vrt(image), hiding))), pixels(image))
+
+
+@pytest.mark.parametrize("relative", ['"01"', '"2"', '"-1"', '" +1x"', '"&#49;"', "1", "<![CDATA[1]]>", '"yes"'])
+def test_no_ring_hides_behind_what_gdal_takes_for_true(tmp_path, relative):
+    text = vrt("a.vrt", attributes=f" relativeToVRT={relative}")
+    assert "leads back to itself" in refusal(written(tmp_path / "a.vrt", text))
+
+
+def test_a_doctype_is_refused(tmp_path):
+    text = vrt("a.tif").replace("<VRTRasterBand", '<!DOCTYPE x "<!--"><VRTRasterBand', 1)
+    assert "DOCTYPE" in refusal(written(tmp_path / "a.vrt", text))
+
+
 def test_one_image_may_be_named_often_and_deep_but_not_beyond_reason(tmp_path):
     image = write_raster(tmp_path / "a.tif", picture(SIDE, SIDE, bands=1))
     path = written(tmp_path / "0.vrt", vrt(image, image))
@@ -234,7 +314,8 @@ def test_only_formats_of_files_are_opened(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kernel", ["", "<Kernel/>", "<Kernel><Size>0</Size></Kernel>", "<!-- <Kernel><Size>3</Size> -->"]
+    "kernel",
+    ["", "<Kernel/>", "<Kernel><Size>0</Size></Kernel>", "<!-- <Kernel><Size>3</Size> -->", "<M k='<Kernel><Size>3'/>"],
 )
 def test_a_filter_without_a_kernel_is_refused_as_gdal_would_end_the_process(tmp_path, kernel):
     write_raster(tmp_path / "a.tif", np.ones((1, 8, 8), np.uint8))
