@@ -80,7 +80,8 @@ def read_polygons(path: Path, purpose: Purpose, *, layer: str | None = None, att
             f"{path}: no shape has both a geometry and a value of {attribute}; draw some, or choose another"
         )
     numbers = np.flatnonzero(wanted) + 1
-    shapes = shapely.force_2d(shapes[wanted])
+    with np.errstate(invalid="ignore"):  # coordinates that are no numbers are refused below
+        shapes = shapely.force_2d(shapes[wanted])
     _check_polygons(path, shapes, numbers, purpose)
     crs = None if frame.crs is None else frame.crs.to_2d()
     return Polygons(str(path), shapes, values[wanted], crs, ordered)
