@@ -129,9 +129,8 @@ def put_in_place(made: Path, final: Path, *, overwrite: bool) -> None:
     try:
         os.link(made, final)
     except FileExistsError:
-        if not os.path.samestat(
-            os.lstat(final), os.lstat(made)
-        ):  # else a run before this one was stopped between the two steps
+        same = os.path.samestat(os.lstat(final), os.lstat(made))  # if a run before was stopped between the two steps
+        if not same:
             raise _appeared(final) from None
     except OSError:  # a disk without hard links: the name is taken by an empty file
         try:

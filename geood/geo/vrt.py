@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 from xml.sax.saxutils import escape
 
-from geood.errors import DataError
+from geood.errors import DataError, shown
 from geood.geo.addresses import NETWORK, display_name, reaches_server
 
 ALLOW = "GEOOD_VRT_NETWORK"  # environment variable: "YES" lets local VRTs name servers
@@ -56,7 +56,11 @@ def named_sources(text: str, folder: Path) -> Iterator[str]:
     Those relative to the VRT are joined to its folder; where GDAL might take a name either way, both are yielded. A VRT
     within the text counts as a source, whose name is its text; what that names is not yielded.
     """
-    for found in _SOURCE.finditer(_plain(text)):
+    return _named(_plain(text), folder)
+
+
+def _named(plain: str, folder: Path) -> Iterator[str]:
+    for found in _SOURCE.finditer(plain):
         source = _unescaped((found["value"] or found["text"]).strip('"')).lstrip()
         if source:
             fixed = NETWORK.search(source) or source[0] == "<" or _is_inline(source)
@@ -76,12 +80,12 @@ def _plain(text: str) -> str:
     """Return a VRT's text without comments and CDATA, in which <, > and quotes are nothing but marks of tags."""
     parts, at, in_tag = [], 0, False
     while found := (_IN_TAG if in_tag else _IN_TEXT).search(text, at):
-        before, at, groups = text[at : found.start()], found.end(), found.groupdict()
+        before, at, kind = text[at : found.start()], found.end(), found.lastgroup
         parts.append(before if in_tag else _without_marks(before))
-        if (quoted := groups.get("quoted")) is not None:
-            parts.append(f'"{_without_marks(quoted[1:-1])}"')
-        elif groups["cdata"] is not None:
-            inner = _without_marks(escape(groups["cdata"]))
+        if kind == "quoted":
+            parts.append(f'"{_without_marks(found["quoted"][1:-1])}"')
+        elif kind == "cdata":
+            inner = _without_marks(escape(found["cdata"]))
             parts.append(f'"{inner}"' if in_tag else inner)
         elif found[0] in ("<", ">"):
             parts.append(found[0])
@@ -166,7 +170,7 @@ class SourceCheck:
         if "<!doctype" in plain.lower():  # quotes and brackets in it have rules of their own
             self._refuse("a VRT with a DOCTYPE, which GDAL does not write", "take it out of the file")
         depth, reads = 0, 0
-        for source, times in Counter(named_sources(text, folder)).items():
+        for source, times in Counter(_named(plain, folder)).items():
             below, each = self._source(source, folder, above)
             depth, reads = max(depth, below), reads + times * each
         if not self._servers and (address := _address(plain)):  # elsewhere than in a source's name
@@ -252,5 +256,4 @@ def _identity(name: str) -> object:
 
 
 def _short(name: str) -> str:
-    text = display_name("a text within it" if name.startswith("<") else name)
-    return text if len(text) <= 100 else f"{text[:97]}..."
+    return shown(display_name("a text within it" if name.startswith("<") else name), most=97)
