@@ -10,24 +10,9 @@ from pydantic_core import PydanticUndefined
 from geood.config.loading import change_config, config_from_tree, config_schema, load_config, to_yaml
 from geood.config.sections import Config, DataConfig
 from geood.errors import ConfigError
+from support.configs import SMALL
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-SMALL = """\
-data:
-  images: [a.tif]
-  labels: [b.tif]
-  classes: {0: land, 1: road}
-"""
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(text, name="my.yaml"):
-        path = tmp_path / name
-        path.write_text(text, encoding="utf-8")
-        return path
-
-    return write
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)

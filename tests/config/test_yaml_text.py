@@ -10,22 +10,7 @@ from geood.config.loading import load_config, to_yaml
 from geood.config.sections import Config
 from geood.config.yaml_text import dump, read_value
 from geood.errors import ConfigError
-
-SMALL = """\
-data:
-  images: [a.tif]
-  labels: [b.tif]
-  classes: {0: land, 1: road}
-"""
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(text, name="my.yaml"):
-        (tmp_path / name).write_text(text, encoding="utf-8")
-        return tmp_path / name
-
-    return write
+from support.configs import SMALL
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Laws of areas of interest: a pixel is in or out whatever the window and the CRS, and equals a reference."""
 
 import pickle
-import threading
 import time
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from geood.errors import ConfigError
 from geood.geo.aoi import AreaOfInterest
 from geood.geo.grid import Grid, Window, tile_grid
 from geood.prediction.plan import SceneOptions, _area
+from support.threads import in_threads
 
 UTM = CRS.from_epsg(32633)
 NORTH_UP = Affine(0.5, 0, 500_000.25, 0, -0.5, 4_649_776.75)
@@ -287,11 +287,7 @@ def test_threads_may_share_an_area():
         for _ in range(20):
             bad.extend([1] if not np.array_equal(whole(area), wanted) else [])
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(work)
     assert not bad
 
 

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import threading
 import time
 import zipfile
 from pathlib import Path
@@ -23,6 +22,7 @@ from geood.geo.scene import Scene
 from geood.geo.vrt import ALLOW
 from support.http_server import CUT, DROP, HANG, STALL, serving
 from support.rasters import picture, write_raster
+from support.threads import in_threads
 
 SIDE = 700
 
@@ -382,11 +382,7 @@ def test_threads_read_right_while_a_server_stumbles(folder, server):
         if not np.array_equal(found, wanted):
             bad.append(found)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(work)
     assert not bad
 
 

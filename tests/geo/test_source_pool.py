@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from geood.geo.grid import Window
 from geood.geo.mosaic import write_mosaic
 from geood.geo.scene import Scene
 from support.rasters import HALF_METRE, write_raster
+from support.threads import in_threads
 
 
 def tiles(folder, count, side=16):
@@ -54,11 +54,7 @@ def test_sources_that_are_whole_are_read_on(tmp_path):
                     if not (scene.read(Window(0, col, 16, 16))[0] == 90).all():
                         bad.append(col)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(work)
     assert not bad
 
 

@@ -25,7 +25,7 @@ from geood.prediction.journal import MAGIC, Journal
 from geood.prediction.pipeline import predict
 from support.bundles import make_bundle
 from support.http_server import DROP, serving
-from support.rasters import picture, write_raster
+from support.rasters import picture, write_holed_scene, write_raster
 
 
 def digest(path):
@@ -35,9 +35,7 @@ def digest(path):
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
     """A scene of 121 tiles with a hole in it."""
-    array = picture(700, 700)
-    array[:, 150:350, 100:450] = 0
-    return write_raster(tmp_path_factory.mktemp("in") / "scene.tif", array, nodata=0)
+    return write_holed_scene(tmp_path_factory.mktemp("in"))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pytest
 from geopandas.testing import assert_geodataframe_equal
 
 from geood.prediction.journal import MAGIC
-from support.rasters import picture, write_raster
+from support.rasters import write_holed_scene
 
 OUT, WORK = "x.gpkg", ".x.geood"
 RASTERS = ("x.tif", "x.classes.tif", "x.qml", "x.classes.qml")
@@ -75,9 +75,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
     """A scene of 121 tiles with a hole in it."""
-    array = picture(700, 700)
-    array[:, 150:350, 100:450] = 0
-    return write_raster(tmp_path_factory.mktemp("in") / "scene.tif", array, nodata=0)
+    return write_holed_scene(tmp_path_factory.mktemp("in"))
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +122,13 @@ def check_like(folder, unbroken):
     assert len(frames[0]) and not assert_geodataframe_equal(*frames)
 
 
+def finish(given, out, unbroken):
+    """Resume a killed run, and check that it ends as the unbroken one."""
+    again = resumed(given)
+    assert again.returncode == 0, again.stderr
+    check_like(out, unbroken)
+
+
 @pytest.mark.parametrize(
     ("phase", "workers"),
     [
@@ -137,9 +142,7 @@ def test_a_run_killed_in_any_phase_is_finished(phase, workers, tmp_path, argumen
     given = [*arguments(out / OUT), "--workers", workers]
     assert killed(f"at_call{PHASES[phase]!r}", tmp_path, given)
     assert {p.name for p in out.iterdir()} <= {WORK}  # no output before all are complete
-    again = resumed(given)
-    assert again.returncode == 0, again.stderr
-    check_like(out, unbroken)
+    finish(given, out, unbroken)
 
 
 @pytest.mark.parametrize("number", range(16))
@@ -164,9 +167,7 @@ def test_a_run_killed_again_while_it_resumes_is_finished(number, tmp_path, argum
         assert killed(f"at_call{PHASES[phase]!r}", tmp_path, [*given, "--resume"])
     note = out / WORK / "publishing.json"
     killed(f"at_change({str(note)!r}, {number})", tmp_path, [*given, "--resume"])
-    again = resumed(given)
-    assert again.returncode == 0, again.stderr
-    check_like(out, unbroken)
+    finish(given, out, unbroken)
 
 
 DAMAGES = {
@@ -189,9 +190,7 @@ def test_a_damaged_journal_costs_tiles_and_nothing_else(damage, workers, tmp_pat
     assert killed("at_call{!r}".format(PHASES["amid the tiles"]), tmp_path, given)
     journal = out / WORK / "x.journal"
     journal.write_bytes(DAMAGES[damage](journal.read_bytes()))
-    again = resumed(given)
-    assert again.returncode == 0, again.stderr
-    check_like(out, unbroken)
+    finish(given, out, unbroken)
 
 
 def test_no_worker_outlives_its_run(tmp_path, arguments):

@@ -65,3 +65,10 @@ def picture(height, width, *, bands=3, seed=0, dtype="uint8", high=255):
     coarse = rng.random((bands, height // 8 + 2, width // 8 + 2))
     fine = np.kron(coarse, np.ones((1, 8, 8)))[:, :height, :width] + rng.random((bands, height, width)) * 0.2
     return (1 + fine / 1.2 * (high - 1)).astype(dtype)
+
+
+def write_holed_scene(folder):
+    """Write a scene of 121 tiles of 64 pixels with a hole in it."""
+    array = picture(700, 700)
+    array[:, 150:350, 100:450] = 0
+    return write_raster(folder / "scene.tif", array, nodata=0)
