@@ -208,8 +208,6 @@ class WorkerWatchdog:
 @contextmanager
 def _of_scheduler(address: str, tls: TlsFiles | None) -> Iterator[Any]:
     """Yield a client of a running scheduler; whoever answers there can run code in this process."""
-    from distributed import Client
-
     shown = f"--scheduler {_without_secrets(address)}"
     if shown != f"--scheduler {address}":
         raise ConfigError(
@@ -222,7 +220,7 @@ def _of_scheduler(address: str, tls: TlsFiles | None) -> Iterator[Any]:
             raise ConfigError(f"{shown}: certificates are for an address that begins with tls://; give that one")
         secured = {"security": tls.security()}
     try:
-        client = Client(address, timeout=ANSWER_S, **_CLIENT, **secured)
+        client = connect(address, timeout=ANSWER_S, **secured)
     except _FAILURES as error:
         remedy = "give an address such as tcp://host:8786"
         if address.startswith("tls:"):
@@ -236,6 +234,26 @@ def _of_scheduler(address: str, tls: TlsFiles | None) -> Iterator[Any]:
         yield client
 
 
+def connect(target: Any, **options: Any) -> Any:
+    """Return a client of the scheduler or cluster `target`; one that fails to connect is closed here.
+
+    Left to the garbage collector, it would be closed in any thread, also in one that Dask starts and waits for while it
+    holds the lock that closing needs: the next client would not start.
+    """
+    from distributed import Client
+
+    client = Client.__new__(Client)
+    try:
+        Client.__init__(client, target, **_CLIENT, **options)
+    except BaseException:
+        with suppress(AssertionError, AttributeError, *_FAILURES):  # as far as it came
+            client.close()
+        with suppress(AttributeError, *_FAILURES):
+            client._loop_runner.stop()
+        raise
+    return client
+
+
 def _without_secrets(address: str) -> str:
     """Return an address without what may be a user, password or token in it."""
     return re.sub(r"[?#].*", "", re.sub(r"^([\w+.-]+://)?.*@", r"\1", address, flags=re.DOTALL), flags=re.DOTALL)
@@ -244,15 +262,13 @@ def _without_secrets(address: str) -> str:
 @contextmanager
 def _of_this_machine(workers: int, computing: int | None) -> Iterator[Any]:
     """Yield a client of threads in this process, or of processes that are started for it."""
-    from distributed import Client
-
     with ExitStack() as started:
         try:
             cluster, nodes = _scheduler(workers, threads_of(workers, computing)[1])
             started.callback(_close, cluster)
             cluster.worker_spec.update(nodes)
             cluster.sync(_grown, cluster)
-            client = Client(cluster, **_CLIENT)
+            client = connect(cluster)
         except _FAILURES as error:
             raise OutputError(f"no Dask workers could be started on this machine ({_cause(error)})") from None
         yield client

@@ -4,19 +4,20 @@ import re
 import stat
 import subprocess
 import sys
+import threading
 import types
 from pathlib import Path
 
 import distributed
 import psutil
 import pytest
-from distributed import Client, LocalCluster
+from distributed import LocalCluster
 from distributed.security import Security
 
 import geood
 from geood.errors import ConfigError, OutputError
 from geood.prediction import cluster
-from geood.prediction.cluster import TlsFiles, dask_client
+from geood.prediction.cluster import TlsFiles, connect, dask_client
 
 
 def listening(process):
@@ -39,7 +40,7 @@ def test_processes_answer_only_who_has_the_certificate_of_this_run():
         assert len(ports) == 3  # scheduler, worker, and the process that watches over it: no pages
         for scheme, security in strangers:
             with pytest.raises((OSError, TypeError)):
-                Client(f"{scheme}://127.0.0.1:{client.scheduler.addr.split(':')[-1]}", timeout=2, security=security)
+                connect(f"{scheme}://{client.scheduler.addr.split('://')[-1]}", timeout=2, security=security)
         for place in [*sys.path, *client.run(lambda: __import__("sys").path).popitem()[1]]:
             if "dask" in place and Path(place).is_dir():
                 assert stat.S_IMODE(Path(place).parents[0].stat().st_mode) & 0o022 == 0
@@ -149,8 +150,11 @@ def test_secrets_in_an_address_are_refused_and_not_shown(address, shown):
 )
 def test_an_address_without_a_scheduler_is_an_error(monkeypatch, address):
     monkeypatch.setattr(cluster, "ANSWER_S", 0.5)
-    with pytest.raises(ConfigError, match="--scheduler"), dask_client(0, address):
+    before = {thread for thread in threading.enumerate() if thread.name == "IO loop"}
+    with pytest.raises(ConfigError, match="--scheduler") as error, dask_client(0, address):
         pass
+    # Not left to the garbage collector: that closes clients in any thread, and may lock the next one out.
+    assert {thread for thread in threading.enumerate() if thread.name == "IO loop"} <= before, error
 
 
 def test_certificates_belong_to_a_scheduler_with_tls(tls):
