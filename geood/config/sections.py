@@ -207,7 +207,7 @@ class SegmenterConfig(Section):
         128, description="channels of the decoder of network ladder"
     )
     outlier: Literal["none", "head", "class"] = Field(
-        "head", description="outlier output: a two-channel head, an additional class, or none"
+        "head", description="outlier output: two small heads on features, an additional class, or none"
     )
     checkpointing: bool = Field(
         False, description="recompute encoder blocks in the backward pass: less memory for a quarter more time"

@@ -119,7 +119,7 @@ def scored_tiles(
         image = torch.from_numpy(bundle.bands.scale(pixels, valid)[None]).to(device)
         seen = torch.from_numpy(valid[None]).to(device)
         with autocast(bundle.config.predict.precision, image.device):
-            output = bundle.infer(image)
+            output = bundle.infer(image, kinds)
         core = tile.core if source.scale == 1 else WHOLE
         classes = output.logits[0, :, core[0], core[1]].argmax(0).to(torch.uint8).cpu().numpy()
         each = {

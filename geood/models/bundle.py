@@ -136,9 +136,14 @@ class ModelBundle:
         return self.segmenter.mean.device
 
     @torch.inference_mode()
-    def infer(self, image: Tensor) -> SegmenterOutput:
-        """Run the segmenter on images (B, C, H, W) scaled to [0, 1] by `bands.scale`; H and W are multiples of 32."""
-        answer: SegmenterOutput = self.segmenter(image)
+    def infer(self, image: Tensor, kinds: Sequence[str] | None = None) -> SegmenterOutput:
+        """Run the segmenter on images (B, C, H, W) scaled to [0, 1] by `bands.scale`; H and W are multiples of 32.
+
+        `kinds` are the scores that the answer is to serve (None: all); the outlier output is computed only for those
+        that need it.
+        """
+        wanted = kinds is None or any(SCORES[kind].needs in ("head", "class") for kind in kinds)
+        answer: SegmenterOutput = self.segmenter(image, "mean" if wanted else "none")
         return answer
 
     @torch.inference_mode()
@@ -149,7 +154,7 @@ class ModelBundle:
             image: (B, C, H, W), scaled to [0, 1] by `bands.scale`; H and W are multiples of 32.
             valid: (B, H, W), boolean, False at nodata pixels; used by the smoothing only (None: all valid).
         """
-        return self.score_of(self.infer(image), image, valid)
+        return self.score_of(self.infer(image, (self.config.score.kind,)), image, valid)
 
     @torch.inference_mode()
     def score_of(

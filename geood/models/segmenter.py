@@ -6,8 +6,9 @@ modified pooling, spatial pyramid pooling at the top, rungs of 256, 256 and 128 
 `ladder` standardizes its input internally and `ldn121` does not, so both take images in [0, 1], and a flow's samples in
 [0, 1] can be pasted into them.
 
-Besides class logits a segmenter may have an outlier output: a two-channel head on the decoder's features (the binary
-head of DenseHybrid, arXiv 2207.02606), or one additional class (UNO, arXiv 2402.15374).
+Besides class logits a segmenter may have an outlier output: two small heads on its features (`outlier_heads`, after the
+binary head of DenseHybrid, arXiv 2207.02606), or one additional class (UNO, arXiv 2402.15374). It is computed on demand
+only, so scores of class logits alone do not pay for it.
 
 Encoder weights are random, read from a local safetensors file, or, if the config says "imagenet", fetched by timm at
 the start of training; loading a bundle fetches nothing. This module knows neither rasters nor class names.
@@ -18,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,9 @@ from torch.utils.checkpoint import checkpoint
 from geood.config import SegmenterConfig
 from geood.models.decoder import Ladder, PyramidPooling, bn_relu_conv, upsample
 from geood.models.encoder import make_encoder, pool_as_ldn
+from geood.models.outlier_heads import FeatureMaps, OutlierHeads
+
+Outlier = Literal["none", "mean", "each"]
 
 
 class SegmenterOutput(NamedTuple):
@@ -34,13 +38,16 @@ class SegmenterOutput(NamedTuple):
 
     Attributes:
         logits: (B, K, H, W), of the classes.
-        outlier: (B, H, W), logit of being none of the classes; None if the network has no outlier output.
+        outlier: (B, H, W), logit of being none of the classes, of two heads their mean; None if the network has no
+            outlier output, or it was not asked for.
         features: (B, D, H / 4, W / 4), of the decoder.
+        heads: (B, N, H, W), logit of each of N outlier heads, if asked for; else None.
     """
 
     logits: Tensor
     outlier: Tensor | None
     features: Tensor
+    heads: Tensor | None = None
 
 
 class Segmenter(nn.Module):
@@ -72,14 +79,33 @@ class Segmenter(nn.Module):
         self.features = channels[-1]  # channels of the decoder's features
         self.decoder = Ladder(widths, top=top, channels=channels)
         self.head = bn_relu_conv(channels[-1], classes, kernel=1, bias=True)
-        beside = {"none": 0, "head": 2, "class": 1}[config.outlier]
-        self.outlier_head = bn_relu_conv(channels[-1], beside, kernel=1, bias=True) if beside else None
+        self.outlier_head: nn.Module | None = None
+        if config.outlier == "head":
+            self.outlier_head = OutlierHeads(channels[-1], widths)
+        elif config.outlier == "class":
+            self.outlier_head = bn_relu_conv(channels[-1], 1, kernel=1, bias=True)
         self.register_buffer("mean", torch.full((bands,), mean))
         self.register_buffer("std", torch.full((bands,), std))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a tenth to a third faster on CPUs
 
-    def forward(self, image: Tensor) -> SegmenterOutput:
+    def forward(self, image: Tensor, outlier: Outlier = "mean") -> SegmenterOutput:
         """Compute class logits, outlier logit and decoder features of `image` (B, bands, H, W).
+
+        `outlier` says whether a network with an outlier output computes it: no, the mean of its heads, or that of each
+        as well.
+
+        Raises:
+            ValueError: the number of bands or the size does not fit.
+        """
+        maps = self.maps(image)
+        logits = self.class_logits(maps)
+        if self.outlier_head is None or outlier == "none":
+            return SegmenterOutput(logits, None, maps.decoder)
+        heads = self.outlier_logits(maps, each=outlier == "each")
+        return SegmenterOutput(logits, heads.mean(1), maps.decoder, heads if outlier == "each" else None)
+
+    def maps(self, image: Tensor) -> FeatureMaps:
+        """Compute the feature maps of `image` (B, bands, H, W), of which all outputs are made.
 
         Raises:
             ValueError: the number of bands or the size does not fit.
@@ -93,13 +119,22 @@ class Segmenter(nn.Module):
         standard = standard.contiguous(memory_format=torch.channels_last)
         with _checkpointed(self.encoder) if self.checkpointing and torch.is_grad_enabled() else ExitStack():
             encoded = self.encoder(standard)
-        features = self.decoder(encoded)
-        logits = upsample(self.head(features), (height, width))
-        if self.outlier_head is None:
-            return SegmenterOutput(logits, None, features)
-        beside = self.outlier_head(features)
-        outlier = beside if self.outlier == "class" else beside[:, 1:] - beside[:, :1]
-        return SegmenterOutput(logits, upsample(outlier, (height, width))[:, 0], features)
+        return FeatureMaps(self.decoder(encoded), (encoded[0], encoded[1]), (height, width))
+
+    def class_logits(self, maps: FeatureMaps) -> Tensor:
+        """Compute the class logits (B, K, H, W) from feature maps."""
+        return upsample(self.head(maps.decoder), maps.size)
+
+    def outlier_logits(self, maps: FeatureMaps, *, each: bool = False) -> Tensor:
+        """Compute the outlier logit (B, 1, H, W) from feature maps; with `each`, that of every head (B, N, H, W)."""
+        assert self.outlier_head is not None
+        coarse = self.outlier_head(maps if self.outlier == "head" else maps.decoder)
+        return upsample(coarse if each else coarse.mean(1, keepdim=True), maps.size)
+
+    @property
+    def frozen_parts(self) -> tuple[nn.Module, ...]:
+        """Parts that class logits depend on: encoder, decoder and class head."""
+        return (self.encoder, self.decoder, self.head)
 
     def take_classes(self, state: Mapping[str, Tensor]) -> None:
         """Load the weights of a segmenter with the same classes; an outlier output of another kind is left as it is.

@@ -105,7 +105,7 @@ class Engine:
             if image.dtype == torch.uint8:
                 image = torch.where(valid[:, None], ((image - self._low) * self._gain).clamp_(0, 1), self._fill)
             with autocast(self._precision, self.device):
-                output = self.bundle.infer(image)
+                output = self.bundle.infer(image, (self.bundle.config.score.kind,))
             rows, cols = core
             if self.on_gpu:  # sums over classes are slow there if these are adjacent in memory (channels last)
                 tensors: Any = (None if t is None else t.float().contiguous() for t in output)
