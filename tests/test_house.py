@@ -86,6 +86,7 @@ HELD_BY = {  # rooms without a test file of their own name, and the file whose l
     "prediction/worker": "prediction/test_pipeline",
     "training/calibration": "training/test_trainer",
     "training/callbacks": "training/test_trainer",
+    "training/plans": "training/test_trainer",
     "training/run_folder": "training/test_trainer",
     "training/stage": "training/test_trainer",
 }

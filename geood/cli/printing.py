@@ -47,7 +47,8 @@ def print_bundle(header: BundleHeader) -> None:
             "bands": ", ".join(f"{name} [{low:g}, {high:g}]" for name, low, high in ranges),
             "resolution": f"{header.resolution} m per pixel",
             "encoder": config.segmenter.encoder,
-            "negatives": config.negatives.source,
+            "negatives": ", ".join(f"{name} {share:g}" for name, share in config.negatives.sources.items()) or "none",
+            "third stage": config.train.third_stage,
             "score": f"{config.score.kind}, temperature {config.score.temperature}",
             "other scores": ", ".join(kind for kind in header.calibration if kind != config.score.kind),
             **{

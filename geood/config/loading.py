@@ -234,7 +234,7 @@ def _validate(tree: dict[str, Any], *, source: str, lines: Lines) -> Config:
 
 def _explain(fault: Any, lines: Lines) -> str:
     """Format a pydantic error as `line N: path: got VALUE; what is allowed`."""
-    at = tuple(str(part) for part in fault["loc"] if part != "[key]")
+    at = tuple(str(part) for part in fault["loc"] if not str(part).startswith("["))
     where = next((lines[at[:n]] for n in range(len(at), 0, -1) if at[:n] in lines), "top")
     path, kind = ".".join(map(shown, at)) or "config", fault["type"]
     if kind == "extra_forbidden":

@@ -11,7 +11,16 @@ import os
 from collections import Counter
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from geood.catalog import shared_vocabulary
 from geood.config.score_kinds import SCORES, check_known
@@ -24,6 +33,11 @@ HomePath = Annotated[str, AfterValidator(os.path.expanduser)]  # `~/scenes` lies
 # Bounds of what a config or a bundle of others can make geood build or count to; far above what is of use.
 Steps = Annotated[int, Field(ge=0, le=1_000_000_000)]
 LONGEST_NAME = 200  # characters
+Source = Literal["flow", "phase", "crop", "scaled", "shuffled", "noise", "colour", "folder", "none"]
+OneOrMixture = Annotated[  # told apart first, so that a fault is explained once, and as what it was meant to be
+    Annotated[Source, Tag("[one]")] | Annotated[dict[Source, Positive], Field(min_length=1), Tag("[mixture]")],
+    Discriminator(lambda given: "[mixture]" if isinstance(given, dict) else "[one]"),
+]
 
 
 def _shown_as_it_is(name: str) -> str:
@@ -246,18 +260,29 @@ class FlowConfig(Section):
 class NegativesConfig(Section):
     """The synthetic negatives pasted into training crops."""
 
-    source: Literal["flow", "noise", "colour", "shuffled", "folder", "none"] = Field(
-        "flow", description="source of the negatives; flow: the method, the others: baselines"
+    source: OneOrMixture = Field(
+        "phase",
+        description="source of the negatives, or a mapping of sources to weights, from which each image draws one; "
+        "flow: the paper's, phase: crops with their Fourier phases drawn anew, crop: crops in a wrong place, scaled: "
+        "shrunk and turned crops, shuffled: crops with permuted tiles, noise, colour: even colours, folder: "
+        "photographs, none",
     )
     folder: HomePath | None = Field(
         None, description="source folder only: folder of photographs, relative to data.root"
     )
     patches: Annotated[int, Field(ge=1, le=1000)] = Field(1, description="patches per crop")
     patch_min_px: Annotated[int, Field(ge=8, le=4096, multiple_of=8)] = Field(
-        16, description="shortest side of a patch, pixels"
+        8, description="shortest side of a patch, pixels"
     )
     patch_max_px: Annotated[int, Field(ge=8, le=4096, multiple_of=8)] = Field(
         72, description="longest side of a patch, pixels"
+    )
+    sizes: Literal["log", "uniform"] = Field(
+        "log",
+        description="log: each patch its own size, its sides log-uniform; uniform: multiples of 8 px, one size a batch",
+    )
+    decoys: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0, description="inlier crops pasted into each crop with the same outlines, which keep their classes"
     )
     shape: Literal["rectangle", "blob"] = Field(
         "blob", description="outline of a patch: its whole bounding box, or an irregular blob in it"
@@ -266,7 +291,7 @@ class NegativesConfig(Section):
         0, description="width of the alpha-blended rim of a patch, pixels; 0: hard edge"
     )
     tint: Annotated[float, Field(ge=0)] = Field(
-        0.3, description="strength of random changes of each band's contrast and level in a patch; 0: none"
+        0.15, description="strength of random changes of each band's contrast and level in a patch; 0: none"
     )
     temperature: Positive = Field(
         1.0, description="factor of the latents' standard deviation in sampling; 1: as learned"
@@ -282,9 +307,18 @@ class NegativesConfig(Section):
                 f"feather_px {self.feather_px} leaves nothing of a {self.shape} of {self.patch_min_px} px; make it at "
                 f"most {most}, or patch_min_px larger"
             )
-        if (self.source == "folder") != (self.folder is not None):
+        if ("folder" in self.sources) != (self.folder is not None):
             raise ValueError("source folder and the key folder come together: name the folder of photographs")
+        if isinstance(self.source, dict) and "none" in self.source:
+            raise ValueError("source none cannot be mixed with others; leave it out of the mixture")
         return self
+
+    @property
+    def sources(self) -> dict[str, float]:
+        """Weight of each source; empty if there are to be no negatives."""
+        if isinstance(self.source, dict):
+            return {name: weight for name, weight in self.source.items()}  # noqa: C416  # of plain strings
+        return {} if self.source == "none" else {self.source: 1.0}
 
 
 class LossConfig(Section):
@@ -309,7 +343,7 @@ class LossConfig(Section):
 
 
 class TrainConfig(Section):
-    """The three training stages: segmenter alone, flow alone, both jointly."""
+    """The training stages: segmenter alone, flow alone, and a third one that learns from negatives."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="random seed")
     stages_from: HomePath | None = Field(
@@ -323,10 +357,16 @@ class TrainConfig(Section):
     segmenter_lr: Positive = Field(4e-4, description="its learning rate")
     flow_steps: Steps = Field(8000, description="steps of the second stage")
     flow_lr: Positive = Field(1e-3, description="its learning rate")
-    joint_steps: Steps = Field(4000, description="steps of the third stage")
-    joint_segmenter_lr: Positive = Field(2e-5, description="the segmenter's learning rate in the third stage")
+    third_stage: Literal["head", "joint"] = Field(
+        "head",
+        description="head: the outlier heads alone, the classes stay as they are; joint: segmenter and flow together",
+    )
+    head_steps: Steps = Field(400, description="steps of the third stage head")
+    head_lr: Positive = Field(2e-3, description="the outlier heads' learning rate in the third stage, head or joint")
+    joint_steps: Steps = Field(4000, description="steps of the third stage joint")
+    joint_segmenter_lr: Positive = Field(2e-5, description="the segmenter's learning rate in the third stage joint")
     joint_flow_lr: Annotated[float, Field(ge=0)] = Field(
-        1e-5, description="the flow's learning rate in the third stage; 0: the flow is frozen"
+        1e-5, description="the flow's learning rate in the third stage, head or joint; 0: the flow is frozen"
     )
     encoder_lr_factor: Positive = Field(1.0, description="factor of the encoder's learning rates to the segmenter's")
     warmup_steps: Steps = Field(
@@ -466,11 +506,10 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Config:
-        multiple, source = 2**self.flow.levels, self.negatives.source
-        for key in ("patch_min_px", "patch_max_px"):
-            if source == "flow" and getattr(self.negatives, key) % multiple:
-                raise ValueError(f"negatives.{key} must be a multiple of 2^flow.levels = {multiple}")
-        if source != "none" and self.negatives.patch_max_px > self.data.crop_px // 2:
+        multiple, sources = 2**self.flow.levels, self.negatives.sources
+        if "flow" in sources and self.negatives.patch_max_px % multiple:
+            raise ValueError(f"negatives.patch_max_px must be a multiple of 2^flow.levels = {multiple}")
+        if sources and self.negatives.patch_max_px > self.data.crop_px // 2:
             raise ValueError(
                 f"negatives.patch_max_px {self.negatives.patch_max_px} is over half of data.crop_px "
                 f"{self.data.crop_px}; make the patch smaller or the crop larger"

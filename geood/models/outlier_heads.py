@@ -1,8 +1,8 @@
 """Outlier heads: two small networks beside the classes, from a segmenter's feature maps to an outlier logit.
 
 One head sees the decoder's features alone, the other these and the encoder's two finest maps, which keep what the
-classes did not need. Each is a batch norm, a 1x1 convolution to 64 channels, ReLU and a 1x1 convolution to one. Norm and
-first convolution treat each map at its own resolution and the coarser one is upsampled behind them: for a 1x1
+classes did not need. Each is a batch norm, a 1x1 convolution to 64 channels, ReLU and a 1x1 convolution to one channel.
+Norm and first convolution treat each map at its own resolution and the coarser one is upsampled behind them: for a 1x1
 convolution that is what upsampling before it gives, with 64 channels to interpolate in place of hundreds. The last
 layer starts at zero, so an untrained head says nothing: a random one would rank pixels by chance, with a large effect
 on any score that it enters. Nothing is known of classes or losses here.

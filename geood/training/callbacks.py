@@ -17,8 +17,9 @@ from torch.utils.data import Sampler
 
 from geood.atomic import atomic_write
 from geood.progress import Progress
+from geood.training.plans import Plan
 from geood.training.run_folder import append_metrics
-from geood.training.stage import Plan, Stage, pl
+from geood.training.stage import Stage, pl
 
 log = logging.getLogger("geood")
 

@@ -2,8 +2,8 @@
 
 A checkpoint is a zip archive with a pickle. It is read without running anything (torch's `weights_only`), after the
 checksum of every member was compared, which torch itself leaves out. A damaged one is never loaded: its stage begins
-again, from the stage before, or is passed over where a later one holds what it would give. Nothing is known of
-training.
+again, from the stage before, or is passed over where a later one holds what it would give. Of training nothing but the
+names of its stages is known.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from geood.errors import shown
+from geood.training.plans import THIRD
 
 log = logging.getLogger("geood")
 NEEDED = ("epoch", "global_step", "state_dict", "loops", "callbacks", "optimizer_states", "lr_schedulers")
@@ -87,7 +88,7 @@ def _are_weights(weights: Mapping[Any, Any]) -> bool:
 def steps_at(folder: Path, stages: Sequence[str]) -> dict[str, int | None]:
     """Return the steps done at the checkpoint of each stage, in order; 0: begin the stage, None: pass over it.
 
-    A damaged checkpoint counts as none: its stage begins again from the stage before. It is passed over where the joint
+    A damaged checkpoint counts as none: its stage begins again from the stage before. It is passed over where the third
     stage has a checkpoint that is whole, which holds the weights of all.
     """
     found: dict[str, int | None] = {}
@@ -101,7 +102,7 @@ def steps_at(folder: Path, stages: Sequence[str]) -> dict[str, int | None]:
     for i, stage in enumerate(stages):
         if stage not in damaged:
             continue
-        later = [other for other in stages[i + 1 :] if other == "joint" and found[other]]
+        later = [other for other in stages[i + 1 :] if other in THIRD and found[other]]
         said = f"goes on from {later[0]}.ckpt, which holds its weights" if later else f"stage {stage} begins again"
         log.warning("%s is damaged (%s): %s", folder / f"{stage}.ckpt", damaged[stage], said)
         if later:

@@ -6,8 +6,8 @@
 The first three terms are arXiv 2112.12833 (the joint objective), with the flow's term in bits for each dimension of
 the digital numbers, so that its size does not depend on patch size or scaling. KL divergences may replace the
 Jensen-Shannon divergence for comparison: they are unbounded, and push hardest where the segmenter is most confident.
-L_outlier teaches the segmenter's outlier output, where it has one, on the same negatives: for a head the mean of its
-binary cross-entropy on pasted and on labelled pixels, one half each (after arXiv 2207.02606); for a class, its
+L_outlier teaches the segmenter's outlier output, where it has one, on the same negatives: for heads the mean over them
+of the binary cross-entropy on pasted and on labelled pixels, one half each (after arXiv 2207.02606); for a class, its
 likelihood on pasted pixels (after arXiv 2402.15374), while the class term then is over all classes and that one.
 
 This module computes terms from tensors; `stage` decides which network a term trains. Sums are taken in float32 or
@@ -107,12 +107,16 @@ DIVERGENCES: dict[str, Callable[[Tensor], Tensor]] = {  # by `loss.negative`; of
 
 
 def _head_loss(answer: SegmenterOutput, batch: PastedBatch) -> Tensor:
-    """Compute the binary cross-entropy of the outlier logit: means over negative and labelled pixels, one half each."""
+    """Compute the balanced cross-entropy of each outlier head's logit, and their mean."""
     assert answer.outlier is not None
-    outlier = answer.outlier.float()
-    return 0.5 * (
-        _mean(functional.softplus(-outlier), batch.negative) + _mean(functional.softplus(outlier), batch.mask != IGNORE)
-    )
+    heads = answer.outlier[:, None] if answer.heads is None else answer.heads
+    return torch.stack([_balanced(logit.float(), batch) for logit in heads.unbind(1)]).mean()
+
+
+def _balanced(logit: Tensor, batch: PastedBatch) -> Tensor:
+    """Compute the binary cross-entropy of a logit: means over negative and labelled pixels, one half each."""
+    negative, inlier = batch.negative, batch.mask != IGNORE
+    return 0.5 * (_mean(functional.softplus(-logit), negative) + _mean(functional.softplus(logit), inlier))
 
 
 def _class_loss(answer: SegmenterOutput, batch: PastedBatch) -> Tensor:

@@ -1,16 +1,20 @@
-"""Sources of negative patches: samples of the flow, or one of the simpler alternatives it is compared with.
+"""Sources of negative patches: samples of the flow, textures made of real crops, and plainer ones to compare with.
 
-All sources return patches (B, C, h, w) in the scaled units of the images, drawn with one generator: `flow` samples,
-`noise` (independent uniform values), `colour` (one colour per patch), `shuffled` (crops of the batch itself with their
-tiles permuted: real textures, senseless layout) and `folder` (cut from photographs: classic outlier exposure, arXiv
-1812.04606). Each patch then gets a tint: contrast and level of every band change at random, so that negatives also
-differ from inliers as unknown materials do. Only the flow's patches carry a gradient. This module handles tensors only;
-photographs come from a function.
+A patch is (C, h, w) in the scaled units of the images, drawn with one generator, and each image of a batch has its own:
+`flow` samples; `phase`, a real crop with its Fourier phases drawn anew, the same for all bands: a texture with the
+crop's colours, spectrum and ties between bands, and none of its things; `crop`, a real crop as it is, in a wrong place;
+`scaled`, one shrunk two to four times, turned and mirrored; `shuffled`, one with its tiles permuted; `noise`
+(independent uniform values); `colour` (one colour a patch); `folder` (cut from photographs: classic outlier exposure,
+arXiv 1812.04606). Sources may be mixed, with weights. Real crops come from valid pixels of another image of the batch
+than the one they go into, unless no other has room. Each patch then gets a tint: contrast and level of every band
+change at random, so that negatives also differ from inliers as unknown materials do. Only the flow's patches carry a
+gradient. This module handles tensors only; photographs come from a function.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,82 +22,175 @@ from torch.nn import functional
 
 from geood.config import NegativesConfig
 from geood.models import Flow
-from geood.training.pasting import draw_boxes
+from geood.training.pasting import Size, draw_boxes
 
-TILE = 8  # side of the permuted tiles of shuffled crops, in pixels; patch sides are multiples of it
+TILE = 8  # side of the permuted tiles of shuffled crops, in pixels
+SHRUNK = (2.0, 4.0)  # least and largest factor by which scaled crops are made smaller
 
 Photographs = Callable[[int, int, int, torch.Generator], Tensor]  # count, height, width, generator
 
 
+class Images(NamedTuple):
+    """Images (B, C, H, W) of a batch, and their validity (B, H, W) bool."""
+
+    image: Tensor
+    valid: Tensor
+
+
 def draw_patches(
     config: NegativesConfig,
-    size: tuple[int, int],
+    sizes: Sequence[Size],
     *,
     image: Tensor,
     valid: Tensor,
     flow: Flow | None,
     photographs: Photographs | None,
     generator: torch.Generator,
-) -> Tensor:
-    """Draw patches (B, C, h, w) of `size` (h, w), one for each image (B, C, H, W) of a batch.
+) -> list[Tensor]:
+    """Draw a patch (C, h, w) for each image (B, C, H, W) of a batch, of its size (h, w) in `sizes`.
 
     Values are in [0, 1], except those of flow samples without a tint: the loss is to see what lies outside. `valid`
     (B, H, W) bool marks the pixels with data.
 
     Raises:
-        ValueError: the config's source is not available.
+        ValueError: a source of the config is not available.
     """
-    patches = _drawn(config, size, image=image, valid=valid, flow=flow, photographs=photographs, generator=generator)
-    return _tinted(patches, config.tint, generator).clamp(0, 1) if config.tint else patches
+    given, patches = Images(image, valid), dict[int, Tensor]()
+    chosen = _chosen(config, len(sizes), generator)
+    for source in config.sources:
+        which = [i for i, name in enumerate(chosen) if name == source]
+        if source == "flow" and flow is not None:
+            patches |= _sampled(flow, {i: sizes[i] for i in which}, config.temperature, generator)
+        elif source == "folder" and photographs is not None:
+            patches |= {i: photographs(1, *sizes[i], generator)[0].to(image) for i in which}
+        elif source in DRAWN:
+            patches |= {i: DRAWN[source](given, i, sizes[i], generator) for i in which}
+        else:
+            raise ValueError(f"no patches of source {source!r} can be drawn here")
+    drawn = [patches[i] for i in range(len(sizes))]
+    return [_tinted(patch, config.tint, generator).clamp(0, 1) for patch in drawn] if config.tint else drawn
 
 
-def _drawn(
-    config: NegativesConfig,
-    size: tuple[int, int],
-    *,
-    image: Tensor,
-    valid: Tensor,
-    flow: Flow | None,
-    photographs: Photographs | None,
-    generator: torch.Generator,
-) -> Tensor:
-    """Draw patches from the config's source, without a tint."""
-    (count, bands), (height, width) = image.shape[:2], size
-    if config.source == "flow" and flow is not None:
-        return flow.sample(count, height, width, temperature=config.temperature, generator=generator)
-    if config.source == "folder" and photographs is not None:
-        return photographs(count, height, width, generator).to(image)
-    if config.source == "shuffled":
-        return _shuffled(image, valid, size, generator)
-    shape = {"noise": (count, bands, height, width), "colour": (count, bands, 1, 1)}.get(config.source)
-    if shape is None:
-        raise ValueError(f"no patches of source {config.source!r} can be drawn here")
-    drawn = torch.rand(shape, generator=generator, device=generator.device, dtype=image.dtype).to(image.device)
-    return drawn.expand(count, bands, height, width)
+def cut_from_another(given: Images, i: int, size: Size, generator: torch.Generator) -> tuple[int, int, int] | None:
+    """Draw a valid place of `size` (h, w) in another image than `i`: image, row, col; in `i` if no other has room.
+
+    None if there is no room at all.
+    """
+    order = torch.randperm(len(given.image), generator=generator, device=generator.device).tolist()
+    for j in (*(j for j in order if j != i), i):
+        [box] = draw_boxes(given.valid[j : j + 1], [size], generator)
+        if box is not None:
+            return j, *box
+    return None
 
 
-def _tinted(patches: Tensor, spread: float, generator: torch.Generator) -> Tensor:
-    """Stretch each band of each patch (B, C, h, w) about its mean by e^(spread n), and shift it by spread n / 2."""
-    shape = (2, *patches.shape[:2], 1, 1)
-    drawn = torch.randn(shape, generator=generator, device=generator.device, dtype=patches.dtype)
-    stretch, shift = (spread * drawn).to(patches.device)
-    mean = patches.mean((2, 3), keepdim=True)
-    tinted: Tensor = (patches - mean) * stretch.exp() + mean + shift / 2
+def _chosen(config: NegativesConfig, count: int, generator: torch.Generator) -> list[str]:
+    """Draw a source for each of `count` images, by their weights."""
+    names, weights = list(config.sources), list(config.sources.values())
+    if len(names) == 1:
+        return names * count
+    shares = torch.tensor(weights, device=generator.device)
+    drawn = torch.multinomial(shares, count, replacement=True, generator=generator)
+    return [names[i] for i in drawn.tolist()]
+
+
+def _sampled(flow: Flow, sizes: dict[int, Size], temperature: float, generator: torch.Generator) -> dict[int, Tensor]:
+    """Sample the flow at the next larger sizes that it has, those of one size together, and cut to `sizes`."""
+    alike: dict[Size, list[int]] = {}
+    for i, (height, width) in sizes.items():
+        whole = tuple(-(-side // flow.multiple) * flow.multiple for side in (height, width))
+        alike.setdefault((whole[0], whole[1]), []).append(i)
+    patches: dict[int, Tensor] = {}
+    for whole, which in alike.items():
+        samples = flow.sample(len(which), *whole, temperature=temperature, generator=generator)
+        patches |= {i: sample[:, : sizes[i][0], : sizes[i][1]] for i, sample in zip(which, samples, strict=True)}
+    return patches
+
+
+def _tinted(patch: Tensor, spread: float, generator: torch.Generator) -> Tensor:
+    """Stretch each band of a patch (C, h, w) about its mean by e^(spread n), and shift it by spread n / 2."""
+    drawn = torch.randn((2, len(patch), 1, 1), generator=generator, device=generator.device, dtype=patch.dtype)
+    stretch, shift = (spread * drawn).to(patch.device)
+    mean = patch.mean((1, 2), keepdim=True)
+    tinted: Tensor = (patch - mean) * stretch.exp() + mean + shift / 2
     return tinted
 
 
-def _shuffled(image: Tensor, valid: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Cut crops from the batch, each for another image than its own (if two have one), with tiles in random order.
+def _crop(given: Images, i: int, size: Size, generator: torch.Generator) -> Tensor:
+    """Cut a crop (C, h, w) for image `i`; an even grey (0.5) if no image has room for it."""
+    return _at(given, cut_from_another(given, i, size, generator), size)
 
-    An image without room for a crop provides none; if no image has room, patches are constant (0.5).
+
+def _at(given: Images, place: tuple[int, int, int] | None, size: Size) -> Tensor:
+    """Return the crop (C, h, w) at a place (image, row, col); an even grey if it is None."""
+    if place is None:
+        return given.image.new_full((given.image.shape[1], *size), 0.5)
+    j, row, col = place
+    return given.image[j, :, row : row + size[0], col : col + size[1]]
+
+
+def _phase(given: Images, i: int, size: Size, generator: torch.Generator) -> Tensor:
+    """Draw a Gaussian texture with mean, spread and spectrum of a crop, bands tied as they are in it.
+
+    The crop fades to its mean along a Hann window, else its jump from border to border would be in the spectrum. One
+    white noise turns the phases of all bands (random phase noise: Galerne et al., IEEE TIP 20(1), 2011).
     """
-    boxes = draw_boxes(valid, size, generator)
-    cut = {i: image[i, :, b[0] : b[0] + size[0], b[1] : b[1] + size[1]] for i, b in enumerate(boxes) if b is not None}
-    if not cut:
-        return image.new_full((len(image), image.shape[1], *size), 0.5)
-    sources = [next((j for j in sorted(cut) if j > i), min(cut)) for i in range(len(image))]
-    crops = torch.stack([cut[j] for j in sources])
-    tiles = functional.unfold(crops, TILE, stride=TILE)
-    order = torch.rand((len(tiles), tiles.shape[2]), generator=generator, device=generator.device).argsort(1)
-    mixed = tiles.gather(2, order.to(tiles.device)[:, None].expand_as(tiles))
-    return functional.fold(mixed, size, TILE, stride=TILE)
+    crop = _crop(given, i, size, generator)
+    mean = crop.mean((1, 2), keepdim=True)
+    rows, cols = (torch.hann_window(side, periodic=False, dtype=crop.dtype, device=crop.device) for side in size)
+    spectrum = torch.fft.rfft2((crop - mean) * rows[:, None] * cols)
+    noise = torch.randn(size, generator=generator, device=generator.device, dtype=crop.dtype).to(crop.device)
+    turn = torch.fft.rfft2(noise)
+    texture = torch.fft.irfft2(spectrum * turn / turn.abs().clamp_min(1e-6), s=size)
+    gain = (crop - mean).std() / texture.std().clamp_min(1e-4)
+    patch: Tensor = (mean + texture * gain).clamp(0, 1)
+    return patch
+
+
+def _scaled(given: Images, i: int, size: Size, generator: torch.Generator) -> Tensor:
+    """Shrink, turn and mirror a crop: real things at a wrong scale; less shrunk where no image has room for more."""
+    factor, turns, mirrored = torch.rand(3, generator=generator, device=generator.device).tolist()
+    drawn, quarter = SHRUNK[0] * (SHRUNK[1] / SHRUNK[0]) ** factor, int(4 * turns)
+    sides, most = size[::-1] if quarter % 2 else size, given.image.shape[2:]
+    for times in (drawn, drawn**0.5, 1.0):
+        height, width = (min(round(side * times), whole) for side, whole in zip(sides, most, strict=True))
+        place = cut_from_another(given, i, (height, width), generator)
+        if place is not None:
+            break
+    crop = torch.rot90(_at(given, place, (height, width)), quarter, (1, 2))
+    crop = crop.flip(2) if mirrored < 0.5 else crop
+    small = functional.interpolate(crop[None], size=size, mode="bilinear", antialias=True, align_corners=False)
+    return small[0].clamp(0, 1)
+
+
+def _shuffled(given: Images, i: int, size: Size, generator: torch.Generator) -> Tensor:
+    """Permute the tiles of a crop: real textures, senseless layout."""
+    whole = (-(-size[0] // TILE) * TILE, -(-size[1] // TILE) * TILE)
+    tiles = functional.unfold(_crop(given, i, whole, generator)[None], TILE, stride=TILE)
+    order = torch.randperm(tiles.shape[2], generator=generator, device=generator.device).to(tiles.device)
+    mixed: Tensor = functional.fold(tiles[:, :, order], whole, TILE, stride=TILE)
+    return mixed[0, :, : size[0], : size[1]]
+
+
+def _noise(given: Images, _: int, size: Size, generator: torch.Generator) -> Tensor:
+    return _uniform(given, size, generator)
+
+
+def _colour(given: Images, _: int, size: Size, generator: torch.Generator) -> Tensor:
+    return _uniform(given, (1, 1), generator).expand(-1, *size)
+
+
+def _uniform(given: Images, size: Size, generator: torch.Generator) -> Tensor:
+    shape, like = (given.image.shape[1], *size), given.image
+    return torch.rand(shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
+
+
+# One function per source of `negatives.source` that needs nothing from outside: a patch for image i of a batch.
+DRAWN: dict[str, Callable[[Images, int, Size, torch.Generator], Tensor]] = {
+    "phase": _phase,
+    "crop": _crop,
+    "scaled": _scaled,
+    "shuffled": _shuffled,
+    "noise": _noise,
+    "colour": _colour,
+}

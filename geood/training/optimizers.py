@@ -1,8 +1,9 @@
 """Optimizers, parameter groups and learning-rate schedules: Adam for the segmenter, Adam or Adamax for the flow.
 
-The encoder, the rest of the segmenter, and the flow are groups with learning rates of their own. A rate warms up
-linearly, then decays to its last value along a cosine (the flow's exponentially, if the config says so). The schedules
-are those of the paper's group (DenseHybrid's scripts for the segmenter, DenseFlow's for the flow). AdamW with a weight
+The encoder, the rest of the segmenter, its outlier heads and the flow are groups with learning rates of their own. A
+rate warms up linearly, then decays to its last value along a cosine (the flow's exponentially, if the config says so).
+The schedules are those of the paper's group (DenseHybrid's scripts for the segmenter, DenseFlow's for the flow). The
+heads start at zero on features that are there already, so they take a high rate and few steps. AdamW with a weight
 decay of 0 is plain Adam.
 """
 
@@ -18,6 +19,10 @@ from torch.optim import Adamax, AdamW, Optimizer
 
 from geood.config import TrainConfig
 from geood.models import Flow, Segmenter
+
+HEAD_WARMUP = 10  # steps in which the rate of the outlier heads rises
+HEAD_LAST = 0.02  # its last value, as a share of the first
+HEAD_DECAY = 1e-3  # their weight decay
 
 
 class CombinedOptimizer(Optimizer):
@@ -47,25 +52,18 @@ class CombinedOptimizer(Optimizer):
 
 
 def make_optimizer(config: TrainConfig, stage: str, *, segmenter: Segmenter | None, flow: Flow | None) -> Optimizer:
-    """Return one optimizer for the networks that a stage (segmenter, flow or joint) trains; None is left out.
+    """Return one optimizer for the parts of these networks that a stage of `plans` trains; None is left out.
 
-    Each group carries `first_lr` and `last_lr`, the ends of its schedule, and `flow`, True for the flow's weights.
+    Each group carries `first_lr` and `last_lr`, the ends of its schedule, and `of`, what it belongs to: segmenter,
+    heads or flow.
     """
     parts: list[Optimizer] = []
-    joint = stage == "joint"
     if segmenter is not None:
-        first, factor = config.joint_segmenter_lr if joint else config.segmenter_lr, config.encoder_lr_factor
-        encoder = list(segmenter.encoder.parameters())
-        inside = {id(p) for p in encoder}
-        rest = [p for p in segmenter.parameters() if id(p) not in inside]
-        groups = [
-            _group(encoder, factor * first, factor * config.segmenter_last_lr, flow=False),
-            _group(rest, first, config.segmenter_last_lr, flow=False),
-        ]
+        groups = _segmenter_groups(config, stage, segmenter)
         parts.append(AdamW(groups, weight_decay=config.weight_decay, eps=config.adam_epsilon))
     if flow is not None:
-        first = config.joint_flow_lr if joint else config.flow_lr
-        groups = [_group(flow.parameters(), first, config.flow_last_lr, flow=True)]
+        first = config.flow_lr if stage == "flow" else config.joint_flow_lr
+        groups = [_group(flow.parameters(), first, config.flow_last_lr, of="flow")]
         if config.flow_optimizer == "adamax":
             parts.append(Adamax(groups, eps=config.adam_epsilon))
         else:
@@ -73,16 +71,35 @@ def make_optimizer(config: TrainConfig, stage: str, *, segmenter: Segmenter | No
     return parts[0] if len(parts) == 1 else CombinedOptimizer(parts)
 
 
+def _segmenter_groups(config: TrainConfig, stage: str, segmenter: Segmenter) -> list[dict[str, Any]]:
+    """Return the segmenter's groups: encoder, rest, and in the third stage its outlier heads; these alone in `head`."""
+    heads = segmenter.outlier_head if segmenter.outlier == "head" else None
+    groups = []
+    if stage != "head":
+        first = config.joint_segmenter_lr if stage == "joint" else config.segmenter_lr
+        factor, last = config.encoder_lr_factor, config.segmenter_last_lr
+        encoder = list(segmenter.encoder.parameters())
+        apart = {id(p) for p in (*encoder, *(heads.parameters() if heads is not None else ()))}
+        rest = [p for p in segmenter.parameters() if id(p) not in apart]
+        groups = [_group(encoder, factor * first, factor * last), _group(rest, first, last)]
+    if heads is not None and stage != "segmenter":
+        first = config.head_lr
+        groups.append(_group(heads.parameters(), first, HEAD_LAST * first, of="heads") | {"weight_decay": HEAD_DECAY})
+    return groups
+
+
 def schedules(optimizer: Optimizer, config: TrainConfig, stage: str, *, steps: int) -> list[Callable[[int], float]]:
     """Return for each group a function of the step: the factor on its first rate, in a stage of `steps` steps."""
     warm_up = config.flow_warmup_steps if stage == "flow" else config.warmup_steps
-    rise = min(warm_up, steps // 10)
-    return [_schedule(group, config, steps=steps, rise=rise) for group in optimizer.param_groups]
+    return [
+        _schedule(group, config, steps=steps, rise=min(HEAD_WARMUP if group["of"] == "heads" else warm_up, steps // 10))
+        for group in optimizer.param_groups
+    ]
 
 
 def _schedule(group: dict[str, Any], config: TrainConfig, *, steps: int, rise: int) -> Callable[[int], float]:
     last: float = min(1.0, group["last_lr"] / group["first_lr"])
-    exponential = group["flow"] and config.flow_schedule == "exponential"
+    exponential = group["of"] == "flow" and config.flow_schedule == "exponential"
 
     def factor(step: int) -> float:
         if step < rise:
@@ -95,6 +112,6 @@ def _schedule(group: dict[str, Any], config: TrainConfig, *, steps: int, rise: i
     return factor
 
 
-def _group(parameters: Any, first: float, last: float, *, flow: bool) -> dict[str, Any]:
+def _group(parameters: Any, first: float, last: float, *, of: str = "segmenter") -> dict[str, Any]:
     chosen: list[nn.Parameter | Tensor] = list(parameters)
-    return {"params": chosen, "lr": first, "first_lr": first, "last_lr": last, "flow": flow}
+    return {"params": chosen, "lr": first, "first_lr": first, "last_lr": last, "of": of}

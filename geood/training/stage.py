@@ -1,17 +1,16 @@
-"""Training and validation step of each stage: the segmenter alone, the flow alone, both with pasted negatives.
+"""Training and validation step of each stage: the segmenter alone, the flow alone, and what learns from negatives.
 
-`Stage` is a LightningModule; the order of stages, files and checkpoints are in `trainer`, learning rates in
-`optimizers`. Every random number of a step comes from a generator seeded by (seed, stage, step).
-
-The two terms on pixels share one forward pass. Where only the negatives' term is to train the flow, its gradient at the
-pasted pixels is computed by itself (one more backward pass as far as the image) and passed on to the flow alone.
+`Stage` is a LightningModule; which stages there are is in `plans`, the losses of the third one in `third_stage`, files
+and checkpoints in `trainer`, learning rates in `optimizers`. Every random number of a step comes from a generator
+seeded by (seed, stage, step). A stage decides which parts learn: in stage head the segmenter without its outlier heads
+takes no gradient and stays in eval mode, so that its class logits do not change in a single bit.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,53 +27,23 @@ declare_missing_operators()
 import lightning.pytorch as pl  # noqa: E402
 
 from geood.config import Config  # noqa: E402
-from geood.constants import IGNORE  # noqa: E402
 from geood.datasets import seed_of  # noqa: E402
 from geood.errors import TrainingError  # noqa: E402
 from geood.metrics import Confusion  # noqa: E402
-from geood.models import Flow, Segmenter, anomaly_score  # noqa: E402
-from geood.training.losses import Losses, class_nll, joint_loss  # noqa: E402
-from geood.training.negative_sources import Photographs, draw_patches  # noqa: E402
+from geood.models import Flow, Segmenter  # noqa: E402
+from geood.training.losses import class_nll  # noqa: E402
+from geood.training.mixed_content import mixed_content  # noqa: E402
+from geood.training.negative_sources import Photographs  # noqa: E402
 from geood.training.optimizers import make_optimizer, schedules  # noqa: E402
-from geood.training.pasting import PastedBatch, draw_boxes, draw_size, draw_strength, paste, unpasted  # noqa: E402
+from geood.training.pasting import draw_boxes, draw_size  # noqa: E402
+from geood.training.plans import STAGES, THIRD, Plan  # noqa: E402
+from geood.training.third_stage import head_figures, joint_figures  # noqa: E402
 
-__all__ = ["STAGES", "Plan", "Stage", "cut_crops", "pl", "plans", "sample_picture"]
+__all__ = ["Stage", "cut_crops", "pl", "sample_picture"]
 
 log = logging.getLogger("geood")
-STAGES = ("segmenter", "flow", "joint")
-PULL = 2.0**16  # scale of the gradient passed to the flow, so that it does not underflow in half precision
 OUTSIDE, SPREAD, FORGOTTEN, DROWNED = 0.1, 0.02, 0.3, 0.03  # limits beyond which `troubles` warns
 SAMPLES = 16  # synthetic negatives in the picture of a validation
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Stage cut into equal epochs: `epochs` times `epoch_steps` steps of `batch` crops."""
-
-    stage: str
-    epochs: int
-    epoch_steps: int
-    batch: int = 8
-
-    @property
-    def steps(self) -> int:
-        """Number of steps of the stage: that of the config, rounded up to whole epochs."""
-        return self.epochs * self.epoch_steps
-
-
-def plans(config: Config) -> list[Plan]:
-    """Return the stages to run, in order; without those of 0 steps, those reused from a run, and a flow not needed."""
-    chosen = []
-    wanted = {"joint"} if config.train.stages_from else set(STAGES)
-    if config.negatives.source != "flow":
-        wanted.discard("flow")
-    for stage in STAGES:
-        steps: int = getattr(config.train, f"{stage}_steps")
-        if steps and stage in wanted:
-            epochs = max(1, round(steps / config.train.validate_every))
-            batch = config.train.joint_batch if stage == "joint" else None
-            chosen.append(Plan(stage, epochs, math.ceil(steps / epochs), batch or config.train.batch))
-    return chosen
 
 
 @dataclass
@@ -90,9 +59,9 @@ class _Validation:
 class Stage(pl.LightningModule):
     """Lightning module with the training and validation steps of a stage, after the paper's equations.
 
-    Holds the networks that the stage trains, and in "joint" the flow even if it is frozen. `photographs` cuts negatives
-    from photographs, where the config asks for those; `before` are the last validation figures of earlier stages, named
-    `stage/figure`.
+    Holds the networks that the stage trains, and in the third stage both even if one is frozen. `photographs` cuts
+    negatives from photographs, where the config asks for those; `before` are the last validation figures of earlier
+    stages, named `stage/figure`.
     """
 
     def __init__(
@@ -110,12 +79,33 @@ class Stage(pl.LightningModule):
         self.before = dict(before or {})
         self.segmenter = segmenter if plan.stage != "flow" else None
         self.flow = flow if plan.stage != "segmenter" else None
-        if self.flow is not None:  # with several devices, every trainable parameter must get a gradient
-            self.flow.requires_grad_(self.flow_learns)
+        self._choose_learners()
+        self.train()
         self.figures: dict[str, Tensor] = {}  # of the last step
         self.validated: dict[str, float] = {}  # of the last validation
         self._validation = _Validation(Confusion(len(config.data.classes)))
         self._warned: set[str] = set()
+
+    def _choose_learners(self) -> None:
+        """Let those parameters take gradients that this stage trains.
+
+        With several devices, every one of them must get a gradient in each step.
+        """
+        stage = self.plan.stage
+        if self.flow is not None:
+            self.flow.requires_grad_(self.flow_learns)
+        if self.segmenter is not None:
+            self.segmenter.requires_grad_(stage != "head")
+            if self.segmenter.outlier_head is not None:
+                self.segmenter.outlier_head.requires_grad_(stage in THIRD)
+
+    def train(self, mode: bool = True) -> Stage:
+        """Set training or eval mode; in stage head, the parts of the segmenter that stay as they are keep eval mode."""
+        super().train(mode)
+        if self.plan.stage == "head" and self.segmenter is not None:
+            for part in self.segmenter.frozen_parts:
+                part.eval()
+        return self
 
     @property
     def flow_learns(self) -> bool:
@@ -128,8 +118,8 @@ class Stage(pl.LightningModule):
         return torch.Generator(device=self.device).manual_seed(seed_of(*key))
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
-        steps = {"segmenter": self._segmenter_step, "flow": self._flow_step, "joint": self._joint_step}
-        figures = steps[self.plan.stage](batch)
+        alone = {"segmenter": self._segmenter_step, "flow": self._flow_step}
+        figures = alone.get(self.plan.stage, self._third_step)(batch)
         loss: Tensor = figures["loss"]
         if not torch.isfinite(loss):
             raise TrainingError(
@@ -142,11 +132,7 @@ class Stage(pl.LightningModule):
 
     def _segmenter_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         assert self.segmenter is not None
-        answer = self.segmenter(batch["image"])
-        loss = class_nll(answer.logits, batch["mask"])
-        if answer.outlier is not None:  # not trained yet, but with several devices every parameter needs a gradient
-            loss = loss + 0.0 * answer.outlier.sum()
-        return {"loss": loss}
+        return {"loss": class_nll(self.segmenter(batch["image"], "none").logits, batch["mask"])}
 
     def _flow_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Compute the flow's loss on crops of the sizes that patches will have."""
@@ -157,48 +143,28 @@ class Stage(pl.LightningModule):
             return {"loss": self._no_flow()}
         return {"loss": self.flow.bits_per_dimension(crops, generator).mean()}
 
-    def _joint_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+    def _third_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Compute loss and figures on crops with patches, of which a flow that learns gets what they replace."""
         assert self.segmenter is not None
         generator, settings = self.generator(), self.config.loss
-        pasted = self._paste(batch, generator)
+        pasted = mixed_content(
+            batch,
+            self.config.negatives,
+            flow=self.flow,
+            photographs=self.photographs,
+            learns=self.flow_learns,
+            moved=self.flow_learns and (settings.negative_to_flow or settings.class_to_flow),
+            generator=generator,
+        )
         bits = None
         if self.flow is not None and self.flow_learns and pasted.crops:
-            bits = torch.cat([self.flow.bits_per_dimension(crops, generator) for crops in pasted.crops])
-        all_terms = settings.class_to_flow and settings.negative_to_flow and self.segmenter.outlier == "none"
-        apart = pasted.image.requires_grad and not all_terms
-        seen = pasted._replace(image=pasted.image.detach().requires_grad_()) if apart else pasted
-        answer = self.segmenter(seen.image)
-        losses = joint_loss(answer, seen, bits, kind=self.config.segmenter.outlier, config=settings)
-        total = losses.total
-        if apart:
-            total = total + self._pull(losses, seen.image, pasted.image)
+            alike = _by_size(pasted.crops)
+            bits = torch.cat([self.flow.bits_per_dimension(crops, generator) for crops in alike])
+        figures_of = {"joint": joint_figures, "head": head_figures}[self.plan.stage]
+        figures = figures_of(self.segmenter, pasted, bits, self.config)
         if self.flow_learns and not pasted.crops:
-            total = total + self._no_flow()
-        figures = {"loss": total, "class": losses.classification, "negative": losses.negative}
-        figures |= {"bpd": losses.flow} if bits is not None else {}
-        figures |= {"outlier": losses.outlier} if answer.outlier is not None else {}
-        return figures | self._gap(answer.logits.detach(), pasted)
-
-    def _pull(self, losses: Losses, seen: Tensor, pasted: Tensor) -> Tensor:
-        """Return a zero whose gradient in the flow is that of the terms that train it, through the pasted pixels.
-
-        `seen` is the segmenter's input, detached from the graph that `pasted` still belongs to.
-        """
-        settings = self.config.loss
-        moving = losses.negative * (settings.negative_to_flow * settings.negative_weight)
-        moving = moving + losses.classification * float(settings.class_to_flow)
-        [pull] = torch.autograd.grad(PULL * moving, seen, retain_graph=True)
-        along = (pasted * (pull / PULL)).sum()
-        return along - along.detach()
-
-    @torch.no_grad()
-    def _gap(self, logits: Tensor, pasted: PastedBatch) -> dict[str, Tensor]:
-        """Return the mean score of negatives minus that of labelled pixels, which the joint stage is to widen."""
-        inlier = pasted.mask != IGNORE
-        if not pasted.negative.any() or not inlier.any():
-            return {}
-        score = anomaly_score(logits, "jsd")
-        return {"gap": score[pasted.negative].mean() - score[inlier].mean()}
+            figures["loss"] = figures["loss"] + self._no_flow()
+        return figures
 
     def _no_flow(self) -> Tensor:
         """Return a zero that depends on every parameter of the flow, for a batch without room for a patch.
@@ -212,36 +178,13 @@ class Stage(pl.LightningModule):
         multiple = max(8, self.flow.multiple if self.flow is not None else 8)
         return draw_size(self.config.negatives, multiple=multiple, generator=generator)
 
-    def _paste(self, batch: dict[str, Any], generator: torch.Generator) -> PastedBatch:
-        """Paste the config's number of patches into each image, fewer where no more fit."""
-        settings = self.config.negatives
-        pasted = unpasted(batch["image"], batch["mask"])
-        for _ in range(settings.patches if settings.source != "none" else 0):
-            size = self._draw_size(generator)
-            boxes = draw_boxes(batch["valid"] & ~pasted.covered, size, generator)
-            moved = self.flow_learns and (self.config.loss.negative_to_flow or self.config.loss.class_to_flow)
-            with torch.set_grad_enabled(moved):
-                patches = draw_patches(
-                    settings,
-                    size,
-                    image=batch["image"],
-                    valid=batch["valid"],
-                    flow=self.flow,
-                    photographs=self.photographs,
-                    generator=generator,
-                )
-            strength = draw_strength(settings, len(patches), size, like=batch["image"], generator=generator)
-            patches = patches.to(pasted.image.dtype)
-            pasted = paste(pasted, patches, valid=batch["valid"], strength=strength, boxes=boxes)
-        return pasted
-
     def on_validation_epoch_start(self) -> None:
         samples = {} if self.flow is None else self._draw_samples()
         self._validation = _Validation(Confusion(len(self.config.data.classes)), samples)
 
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
         if self.segmenter is not None:
-            logits = self.segmenter(batch["image"]).logits.float()
+            logits = self.segmenter(batch["image"], "none").logits.float()
             self._validation.nll.append(float(class_nll(logits, batch["mask"])))
             self._validation.confusion.update(logits.argmax(1).cpu().numpy(), batch["mask"].cpu().numpy())
         if self.flow is not None:
@@ -258,10 +201,10 @@ class Stage(pl.LightningModule):
         if self.flow is not None:
             figures["bpd"] = float(np.mean(tally.bpd)) if tally.bpd else float("nan")
         self.validated = figures | tally.samples
-        if self.plan.stage == "joint" and self.trainer.is_global_zero:
+        if self.plan.stage in THIRD and self.trainer.is_global_zero:
             for trouble in troubles(self.validated, self.before):
                 if trouble not in self._warned:
-                    log.warning("step %d of the joint stage: %s", self.global_step, trouble)
+                    log.warning("step %d of the %s stage: %s", self.global_step, self.plan.stage, trouble)
                     self._warned.add(trouble)
 
     @torch.no_grad()
@@ -325,10 +268,18 @@ def troubles(now: Mapping[str, float], before: Mapping[str, float]) -> list[str]
 
 def cut_crops(batch: dict[str, Any], size: tuple[int, int], generator: torch.Generator) -> Tensor | None:
     """Cut random crops (N, C, h, w) of valid pixels, one from each image with room for one; None if no image has."""
-    boxes = draw_boxes(batch["valid"], size, generator)
+    boxes = draw_boxes(batch["valid"], [size] * len(batch["image"]), generator)
     corners = [(image, *box) for image, box in zip(batch["image"], boxes, strict=True) if box is not None]
     crops = [image[:, row : row + size[0], col : col + size[1]] for image, row, col in corners]
     return torch.stack(crops) if crops else None
+
+
+def _by_size(crops: Sequence[Tensor]) -> list[Tensor]:
+    """Stack crops (C, h, w) of one size each to (N, C, h, w)."""
+    alike: dict[tuple[int, ...], list[Tensor]] = {}
+    for crop in crops:
+        alike.setdefault(tuple(crop.shape), []).append(crop)
+    return [torch.stack(group) for group in alike.values()]
 
 
 def sample_picture(samples: Tensor) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Training from a config to a bundle: the segmenter alone, the flow alone, then both jointly.
+"""Training from a config to a bundle: the segmenter alone, the flow alone, then what learns from negatives.
 
 `train` runs the stages in order; the steps of a stage are in `stage`. Lightning's Trainer runs a stage (precision,
 devices) and stays hidden. A stage is cut into equal epochs, each ended by a validation and a checkpoint. The crop at
@@ -29,6 +29,7 @@ from geood.training.calibration import finish_bundle
 from geood.training.callbacks import CheckpointCallback, EpochSlice, quiet_lightning
 from geood.training.checkpoints import steps_at
 from geood.training.negative_sources import Photographs
+from geood.training.plans import STAGES, plans
 from geood.training.run_folder import (
     check_run,
     last_metrics,
@@ -36,7 +37,7 @@ from geood.training.run_folder import (
     take_stages,
     trim_metrics,
 )
-from geood.training.stage import STAGES, Stage, cut_crops, pl, plans
+from geood.training.stage import Stage, cut_crops, pl
 
 log = logging.getLogger("geood")
 FIRST_CROPS = 32  # training crops that the flow is initialized from
@@ -113,29 +114,34 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
 
 
 def _check_sense(config: Config) -> None:
-    """Check that the config can compute the score that it asks for."""
+    """Check that the config can compute the score that it asks for, and that its outlier output will be trained."""
     bank = ("feature bank",) if config.score.feature_bank else ()
     outlier = config.segmenter.outlier
     given = scores_from("logits", "class statistics", *bank, outlier)
     if why := why_not(config.score.kind, given, outlier):
         raise ConfigError(why)
-    without = config.negatives.source == "none" or not config.train.joint_steps or not config.loss.outlier_weight
-    if config.segmenter.outlier != "none" and without:
+    third = config.train.third_stage
+    steps = config.train.head_steps if third == "head" else config.train.joint_steps
+    if third == "head" and outlier != "head" and steps:
         raise ConfigError(
-            f"segmenter.outlier {config.segmenter.outlier} learns from negatives in the joint stage, and there are "
-            "none, or they weigh nothing; give negatives.source, train.joint_steps and loss.outlier_weight, or set "
-            "segmenter.outlier to none"
+            f"train.third_stage head trains outlier heads, and segmenter.outlier is {outlier}; set that to head, or "
+            "train.third_stage to joint, or train.head_steps to 0 for the classes alone"
+        )
+    if outlier != "none" and not (config.negatives.sources and steps and config.loss.outlier_weight):
+        raise ConfigError(
+            f"segmenter.outlier {outlier} learns from negatives in the third stage, and there are none, or they weigh "
+            f"nothing; give negatives.source, train.{third}_steps and loss.outlier_weight, or set segmenter.outlier to "
+            "none"
         )
 
 
 def _negatives(config: Config, crops: Crops) -> tuple[Flow | None, Photographs | None]:
-    """Create the config's source of negatives: a flow, a folder of photographs, or neither."""
+    """Create what the config's sources of negatives need: a flow, a folder of photographs, both or neither."""
     settings, bands = config.negatives, crops.bands
-    if settings.source == "flow":
-        return Flow(bands.count, config.flow, bands.step), None
-    if settings.folder is not None:
-        return None, PhotographFolder(Path(config.data.root) / settings.folder, bands=bands.count)
-    return None, None
+    flow = Flow(bands.count, config.flow, bands.step) if "flow" in settings.sources else None
+    if settings.folder is None:
+        return flow, None
+    return flow, PhotographFolder(Path(config.data.root) / settings.folder, bands=bands.count)
 
 
 def _is_finished(bundle_path: Path) -> bool:

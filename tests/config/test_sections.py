@@ -20,6 +20,19 @@ def test_every_shipped_config_loads(path):
     assert isinstance(load_config(path), Config)
 
 
+PAPERS = [path for path in sorted(CONFIGS.glob("*.yaml")) if "paper-768" in path.read_text() or "paper-" in path.name]
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=lambda p: p.name)
+def test_the_papers_configs_and_those_based_on_them_are_the_papers(path):
+    config = load_config(path)
+    negatives, train = config.negatives, config.train
+    assert (negatives.source, negatives.sizes, negatives.shape) == ("flow", "uniform", "rectangle")
+    assert (negatives.patches, negatives.tint, negatives.decoys, negatives.feather_px) == (1, 0.0, 0, 0)
+    assert (train.third_stage, train.joint_flow_lr > 0, config.segmenter.outlier) == ("joint", True, "none")
+    assert (config.loss.negative, config.loss.negative_weight, config.score.kind) == ("jsd", 0.03, "jsd")
+
+
 def test_the_reference_names_every_key_once_with_its_default():
     tree = yaml.safe_load((CONFIGS / "aerial.yaml").read_text(encoding="utf-8"))
     assert list(tree) == list(Config.model_fields)
@@ -89,7 +102,7 @@ def test_the_keys_of_the_file_win_and_all_others_are_the_base_s(write):
 
 def test_a_file_with_a_base_equals_the_same_keys_in_one_file(write):
     write(SMALL, "base.yaml")
-    rest = "train: {seed: 8}\nnegatives: {feather_px: 2}\n"
+    rest = "train: {seed: 8}\nnegatives: {patches: 2}\n"
     assert load_config(write("base: base.yaml\n" + rest)) == load_config(write(SMALL + rest, "whole.yaml"))
     assert load_config(write("base: base.yaml\n")) == load_config(write(SMALL, "whole.yaml"))
 
@@ -202,11 +215,20 @@ def test_a_fault_in_or_on_a_base_is_refused_with_its_file_and_line(write, text, 
         (SMALL + "  crop_px: 250\n", ["line 5", "data.crop_px", "250", "multiple of 32"]),
         (SMALL + "negatives: {patch_max_px: 200}\n", ["patch_max_px 200", "crop_px"]),
         (
-            SMALL + "flow: {levels: 4}\nnegatives: {patch_min_px: 24}\n",
-            ["patch_min_px", "multiple of 2^flow.levels = 16"],
+            SMALL + "flow: {levels: 4}\nnegatives: {source: {phase: 1, flow: 1}, patch_max_px: 56}\n",
+            ["patch_max_px", "multiple of 2^flow.levels = 16"],
         ),
         (SMALL + "score: {feature_bank: 5}\n", ["score.feature_bank", "5", "100 features"]),
-        (SMALL + "negatives: {feather_px: 3}\n", ["feather_px 3", "blob of 16 px", "at most 2"]),
+        (SMALL + "negatives: {source: fow}\n", ["line 5", "negatives.source: got 'fow'", "did you mean flow?"]),
+        (SMALL + "negatives: {source: {fow: 1}}\n", ["negatives.source.fow", "did you mean flow?"]),
+        (SMALL + "negatives: {source: {phase: 0}}\n", ["negatives.source.phase: got 0", "greater than 0"]),
+        (SMALL + "negatives: {source: {}}\n", ["negatives.source: got {}", "at least 1 item"]),
+        (SMALL + "negatives: {source: {phase: 1, none: 1}}\n", ["source none cannot be mixed", "leave it out"]),
+        (
+            SMALL + "negatives: {source: {phase: 1, folder: 1}}\n",
+            ["source folder and the key folder", "name the folder"],
+        ),
+        (SMALL + "negatives: {feather_px: 3}\n", ["feather_px 3", "blob of 8 px", "at most 1"]),
         (SMALL + "  images: [\n", ["not valid YAML"]),
         (SMALL + "train: {seed: 2020-13-45}\n", ["line 5", "'2020-13-45'", "valid integer"]),
         ("- 1\n", ["mapping"]),

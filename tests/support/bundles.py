@@ -20,7 +20,8 @@ def small_config(**sections):
         },
         "segmenter": {"encoder": "resnet10t", "decoder_channels": 16, "outlier": "none"},
         "flow": {"steps": 1, "layers": 1, "growth": 8},
-        "negatives": {"patch_max_px": 32},
+        "negatives": {"patch_max_px": 32, "source": "flow"},
+        "train": {"third_stage": "joint"},
         "predict": {"tile_px": 64, "halo_px": 32},
     }
     for section, keys in sections.items():

@@ -107,19 +107,21 @@ def test_a_checkpoint_of_others_runs_nothing(tmp_path, protocol):
     assert made.exists()  # so it was a danger
 
 
-def test_a_damaged_stage_begins_again_unless_the_joint_one_holds_its_weights(tmp_path, caplog):
-    for stage in STAGES:
+@pytest.mark.parametrize("third", ["joint", "head"])
+def test_a_damaged_stage_begins_again_unless_the_third_one_holds_its_weights(tmp_path, caplog, third):
+    stages = ("segmenter", "flow", third)
+    for stage in stages:
         write(tmp_path / f"{stage}.ckpt")
-    assert steps_at(tmp_path, STAGES) == dict.fromkeys(STAGES, 4) and not caplog.text
+    assert steps_at(tmp_path, stages) == dict.fromkeys(stages, 4) and not caplog.text
     flip(tmp_path / "segmenter.ckpt")
-    assert steps_at(tmp_path, STAGES) == {"segmenter": None, "flow": 4, "joint": 4}
-    assert "segmenter.ckpt is damaged" in caplog.text and "goes on from joint.ckpt" in caplog.text
+    assert steps_at(tmp_path, stages) == {"segmenter": None, "flow": 4, third: 4}
+    assert "segmenter.ckpt is damaged" in caplog.text and f"goes on from {third}.ckpt" in caplog.text
     caplog.clear()
-    flip(tmp_path / "joint.ckpt")
-    assert steps_at(tmp_path, STAGES) == {"segmenter": 0, "flow": 4, "joint": 0}
-    assert "stage segmenter begins again" in caplog.text and "stage joint begins again" in caplog.text
+    flip(tmp_path / f"{third}.ckpt")
+    assert steps_at(tmp_path, stages) == {"segmenter": 0, "flow": 4, third: 0}
+    assert "stage segmenter begins again" in caplog.text and f"stage {third} begins again" in caplog.text
     (tmp_path / "flow.ckpt").unlink()
-    assert steps_at(tmp_path, STAGES)["flow"] == 0
+    assert steps_at(tmp_path, stages)["flow"] == 0
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_total_is_the_weighted_sum():
     image = torch.rand(2, 3, 8, 8, generator=generator)
     mask = torch.randint(4, (2, 8, 8), generator=generator)
     patches, valid = torch.rand(2, 3, 4, 4, generator=generator), torch.ones(2, 8, 8, dtype=torch.bool)
-    batch = paste(unpasted(image, mask), patches, valid=valid, strength=torch.ones(2, 4, 4), boxes=[(0, 0), (2, 4)])
+    batch = paste(unpasted(image, mask), patches, valid=valid, strengths=torch.ones(2, 4, 4), boxes=[(0, 0), (2, 4)])
     config = LossConfig(negative_weight=0.5, flow_weight=0.25, outlier_weight=0.125)
     logits, outlier = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 8, 8, generator=generator)
     bits = torch.tensor([3.0, 5.0])
@@ -121,6 +121,24 @@ def test_the_outlier_head_learns_from_negatives_and_labelled_pixels_in_equal_sha
     p = outlier.sigmoid()
     expected = -(p[negative].log().mean() + (1 - p[mask != 255]).log().mean()) / 2
     torch.testing.assert_close(losses.outlier, expected)
+
+
+def test_each_outlier_head_learns_for_itself():
+    """The loss is the mean of theirs, not that of their mean: one cannot rest on the other."""
+    generator = torch.Generator().manual_seed(0)
+    heads, mask = torch.randn(2, 2, 8, 8, generator=generator), torch.randint(4, (2, 8, 8), generator=generator)
+    negative = torch.zeros(2, 8, 8, dtype=torch.bool)
+    mask[:, 0], negative[:, 0] = 255, True
+    batch = unpasted(torch.zeros(2, 3, 8, 8), mask)._replace(negative=negative)
+    logits = torch.zeros(2, 4, 8, 8)
+
+    def loss(*given):
+        answer = SegmenterOutput(logits, torch.stack(given, 1).mean(1), logits, torch.stack(given, 1))
+        return joint_loss(answer, batch, None, kind="head", config=LossConfig()).outlier
+
+    first, second = heads.unbind(1)
+    torch.testing.assert_close(loss(first, second), (loss(first, first) + loss(second, second)) / 2)
+    assert not torch.isclose(loss(first, second), loss(heads.mean(1), heads.mean(1)), rtol=1e-3)
 
 
 def test_the_outlier_class_is_one_more_class():
@@ -155,8 +173,10 @@ def _joint(config):
     flow.initialize(image)
     patches = flow.sample(2, 16, 24, generator=torch.Generator().manual_seed(0))
     valid = torch.ones(2, 64, 64, dtype=torch.bool)
-    batch = paste(unpasted(image, mask), patches, valid=valid, strength=torch.ones(2, 16, 24), boxes=[(8, 8), (20, 30)])
-    bits = flow.bits_per_dimension(*batch.crops, torch.Generator().manual_seed(1))
+    batch = paste(
+        unpasted(image, mask), patches, valid=valid, strengths=torch.ones(2, 16, 24), boxes=[(8, 8), (20, 30)]
+    )
+    bits = flow.bits_per_dimension(torch.stack(batch.crops), torch.Generator().manual_seed(1))
     return flow, segmenter, joint_loss(segmenter(batch.image), batch, bits, kind="none", config=config)
 
 
@@ -198,7 +218,7 @@ def test_uniform_answers_are_learned_by_both_networks(moved):
             unpasted(image, valid.long()),
             patches,
             valid=valid,
-            strength=torch.ones(2, 16, 24),
+            strengths=torch.ones(2, 16, 24),
             boxes=[(8, 8), (20, 30)],
         )
         return divergence_on(segmenter(batch.image).logits, batch.negative)

@@ -1,15 +1,17 @@
 """Laws of what is pasted: sizes, ranges, chance from the generator alone, and where gradients go."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from geood.config.sections import FlowConfig, NegativesConfig
+from geood.config.sections import FlowConfig, NegativesConfig, Source
 from geood.datasets.outlier_photos import PhotographFolder
 from geood.errors import ConfigError, DataError
 from geood.models.flow import Flow
-from geood.training.negative_sources import TILE, draw_patches
+from geood.training.negative_sources import DRAWN, TILE, draw_patches
 
 SIZE = (16, 24)
 
@@ -18,15 +20,22 @@ def _image():
     return torch.rand(3, 3, 40, 48, generator=torch.Generator().manual_seed(0))
 
 
-def _draw(source, *, seed=0, image=None, valid=None, flow=None, photographs=None, tint=0.0):
+def _drawn(source, *, seed=0, image=None, valid=None, flow=None, photographs=None, tint=0.0, sizes=None):
+    """A patch for each image, of the sizes given."""
     image = _image() if image is None else image
     valid = torch.ones(len(image), *image.shape[2:], dtype=torch.bool) if valid is None else valid
-    folder = "photos" if source == "folder" else None
+    folder = "photos" if "folder" in source else None
     generator = torch.Generator().manual_seed(seed)
     settings = NegativesConfig(source=source, folder=folder, tint=tint)
+    sizes = [SIZE] * len(image) if sizes is None else sizes
     return draw_patches(
-        settings, SIZE, image=image, valid=valid, flow=flow, photographs=photographs, generator=generator
+        settings, sizes, image=image, valid=valid, flow=flow, photographs=photographs, generator=generator
     )
+
+
+def _draw(source, **keys):
+    """Patches of one size, stacked."""
+    return torch.stack(_drawn(source, **keys))
 
 
 def _photographs(folder, *, bands=3):
@@ -41,14 +50,15 @@ def _sources(tmp_path):
     flow.initialize(_image())
     return {
         "flow": {"flow": flow},
-        "noise": {},
-        "colour": {},
-        "shuffled": {},
         "folder": {"photographs": _photographs(tmp_path)},
+        **{source: {} for source in DRAWN},
     }
 
 
-@pytest.mark.parametrize("source", ["flow", "noise", "colour", "shuffled", "folder"])
+SOURCES = ["flow", "folder", *DRAWN]
+
+
+@pytest.mark.parametrize("source", SOURCES)
 def test_every_source_gives_one_patch_an_image_out_of_its_generator(tmp_path, source):
     with_ = _sources(tmp_path)[source]
     first, again, other = _draw(source, **with_), _draw(source, **with_), _draw(source, seed=1, **with_)
@@ -56,6 +66,102 @@ def test_every_source_gives_one_patch_an_image_out_of_its_generator(tmp_path, so
     assert first.requires_grad == (source == "flow")
     if source != "flow":
         assert float(first.min()) >= 0 and float(first.max()) <= 1
+
+
+def test_the_config_and_the_functions_know_the_same_sources():
+    assert set(get_args(Source)) == {*SOURCES, "none"}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_source_gives_each_image_the_size_that_it_asks_for(tmp_path, source):
+    sizes = [(9, 31), (16, 8), (8, 8)]
+    patches = _drawn(source, sizes=sizes, **_sources(tmp_path)[source])
+    assert [patch.shape for patch in patches] == [(3, *size) for size in sizes]
+    assert all(torch.isfinite(patch).all() for patch in patches)
+
+
+def test_a_mixture_draws_its_sources_by_their_weights_and_the_flow_in_it_keeps_its_gradient():
+    image, flow = torch.zeros(200, 3, 40, 48), Flow(3, FlowConfig(steps=1, layers=1, growth=4), (1 / 255,) * 3)
+    flow.initialize(_image())
+    patches = _drawn({"flow": 1.0, "crop": 3.0}, image=image, flow=flow, sizes=[(8, 8)] * 200)
+    flows = [patch.requires_grad for patch in patches]
+    assert sum(flows) == pytest.approx(50, abs=20) and len({*flows[:8]}) == 2
+    assert all(not patch.any() for patch, of_flow in zip(patches, flows, strict=True) if not of_flow)  # crops of zeros
+    torch.stack(patches).square().sum().backward()
+    assert any(p.grad is not None and p.grad.any() for p in flow.parameters())
+
+
+def _waves():
+    """Two images of two bands: a wave along one direction each, the second band the first one turned upside down."""
+    ys, xs = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    first, second = (0.5 + 0.2 * torch.sin(2 * torch.pi * place / 8) for place in (ys, xs))
+    return torch.stack([torch.stack([wave, 1 - wave]) for wave in (first, second)])
+
+
+def test_a_phase_patch_has_mean_spread_spectrum_and_ties_of_a_crop_and_not_the_crop():
+    """Of a wave along rows it makes waves along rows, of the same length, elsewhere; bands stay opposite."""
+    image = _waves()
+    for seed in range(5):
+        patches = _drawn("phase", image=image, seed=seed, sizes=[(48, 48), (40, 56)])
+        for patch, source, axis in zip(patches, (image[1], image[0]), (1, 0), strict=True):
+            assert float(patch.mean()) == pytest.approx(0.5, abs=0.02)
+            assert float(patch.std()) == pytest.approx(float(source.std()), rel=0.2)
+            torch.testing.assert_close(patch[0] + patch[1], torch.ones_like(patch[0]), rtol=0, atol=0.02)
+            power = torch.fft.fft2(patch[0] - patch[0].mean()).abs().square()
+            along = power.sum(1 - axis)
+            half = along[: len(along) // 2]
+            assert int(half.argmax()) == pytest.approx(patch.shape[1 + axis] / 8, abs=1)  # waves of 8 pixels
+
+
+def test_phases_are_drawn_anew_and_alike_for_all_bands():
+    image = _waves()[:1]
+    first, second = (_drawn("phase", image=image, seed=seed, sizes=[(32, 32)])[0] for seed in (0, 1))
+    assert not torch.allclose(first, second, atol=0.05)
+    grey = image[:, :1].expand(-1, 3, -1, -1)
+    patch = _drawn("phase", image=grey, sizes=[(32, 32)])[0]
+    assert torch.equal(patch, patch[:1].expand_as(patch))
+
+
+def test_a_phase_patch_of_an_even_crop_is_that_crop():
+    image = torch.tensor([0.25, 0.75])[:, None, None, None].expand(2, 3, 40, 48)
+    patches = _drawn("phase", image=image, sizes=[(8, 8), (16, 16)])
+    for patch, level in zip(patches, (0.75, 0.25), strict=True):
+        torch.testing.assert_close(patch, torch.full_like(patch, level))
+
+
+def _places():
+    """Three images whose pixels say which image, row and column they are."""
+    rows, cols = torch.meshgrid(torch.arange(40.0), torch.arange(48.0), indexing="ij")
+    return torch.stack([torch.stack([torch.full_like(rows, i / 4), rows / 40, cols / 48]) for i in range(3)])
+
+
+def test_crops_are_of_another_image_and_as_they_are():
+    image = _places()
+    for seed in range(10):
+        for i, patch in enumerate(_drawn("crop", image=image, seed=seed)):
+            j, row, col = (round(float(value) * n) for value, n in zip(patch[:, 0, 0], (4, 40, 48), strict=True))
+            assert j != i and torch.equal(patch, image[j, :, row : row + SIZE[0], col : col + SIZE[1]])
+
+
+def test_scaled_crops_are_two_to_four_times_as_dense_turned_and_mirrored():
+    image, found, turned = _places(), [], set()
+    for seed in range(60):
+        for i, patch in enumerate(_drawn("scaled", image=image, seed=seed, sizes=[(9, 9)] * 3)):
+            assert round(float(patch[0].mean()) * 4) != i
+            steps = torch.stack([patch[1].diff(dim=0).mean() * 40, patch[1].diff(dim=1).mean() * 40])
+            found.append(float(steps.abs().max()))
+            turned.add((int(steps.abs().argmax()), bool(steps[steps.abs().argmax()] > 0)))
+    assert min(found) > 1.8 and max(found) < 4.2 and max(found) - min(found) > 1
+    assert turned == {(0, True), (0, False), (1, True), (1, False)}
+
+
+def test_a_scaled_crop_is_less_shrunk_where_there_is_no_room_for_more():
+    image, valid = _places(), torch.zeros(3, 40, 48, dtype=torch.bool)
+    valid[:, 5:25, 5:25] = True
+    for patch in _drawn("scaled", image=image, valid=valid, sizes=[(16, 16)] * 3):
+        rows, cols = patch[1] * 40, patch[2] * 48
+        assert float(rows.min()) > 4.5 and float(rows.max()) < 24.5 and float(cols.max()) < 24.5
+        assert float(rows.max() - rows.min()) < 20
 
 
 def test_colour_is_even_and_noise_is_not():
@@ -67,7 +173,7 @@ def test_colour_is_even_and_noise_is_not():
 def test_shuffled_crops_are_tiles_of_another_image():
     image = torch.arange(3.0)[:, None, None, None].expand(3, 3, 40, 48) / 4
     patches = _draw("shuffled", image=image)
-    assert [float(p.unique()) for p in patches] == [0.25, 0.5, 0.0]
+    assert all(float(p.unique()) != i / 4 for i, p in enumerate(patches))
     ramp = torch.arange(40.0 * 48).reshape(1, 1, 40, 48) / (40 * 48)
     [patch] = _draw("shuffled", image=ramp)
     rows = patch[0].unfold(0, TILE, TILE).unfold(1, TILE, TILE)
@@ -76,19 +182,27 @@ def test_shuffled_crops_are_tiles_of_another_image():
     assert not torch.allclose(joints, torch.tensor(1 / (40 * 48)), atol=1e-6)  # not from one to the next
 
 
-def test_shuffled_crops_are_of_another_image_also_where_one_has_no_data():
+def test_crops_are_of_another_image_also_where_one_has_no_data():
     image = torch.arange(3.0)[:, None, None, None].expand(3, 3, 40, 48) / 4
     valid = torch.ones(3, 40, 48, dtype=torch.bool)
     valid[0] = False
-    assert [float(p.unique()) for p in _draw("shuffled", image=image, valid=valid)] == [0.25, 0.5, 0.25]
+    first, second, third = (float(p.unique()) for p in _draw("shuffled", image=image, valid=valid))
+    assert first in (0.25, 0.5) and (second, third) == (0.5, 0.25)
+    valid[2] = False
+    assert [float(p.unique()) for p in _draw("crop", image=image, valid=valid)] == [
+        0.25,
+        0.25,
+        0.25,
+    ]  # only one has room
 
 
-def test_shuffled_crops_come_from_places_with_data():
+@pytest.mark.parametrize("source", ["crop", "scaled", "shuffled", "phase"])
+def test_crops_come_from_places_with_data_and_are_grey_where_there_are_none(source):
     image = torch.zeros(2, 1, 40, 48)
     valid = torch.zeros(2, 40, 48, dtype=torch.bool)
     image[0, :, 5:30, 5:40], valid[0, 5:30, 5:40] = 1.0, True
-    assert float(_draw("shuffled", image=image, valid=valid).min()) == 1.0
-    assert float(_draw("shuffled", image=image, valid=torch.zeros_like(valid)).unique()) == 0.5
+    assert float(_draw(source, image=image, valid=valid).min()) > 0.999
+    assert torch.allclose(_draw(source, image=image, valid=torch.zeros_like(valid)), torch.tensor(0.5))
 
 
 def test_small_photographs_are_enlarged_and_large_ones_cut(tmp_path):
@@ -126,6 +240,6 @@ def test_a_folder_that_gives_no_negatives_is_explained(tmp_path):
 
 
 def test_a_source_that_is_not_there_is_refused():
-    for source in ("flow", "folder", "none"):
+    for source in ("flow", "folder"):
         with pytest.raises(ValueError, match=source):
             _draw(source)

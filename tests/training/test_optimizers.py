@@ -28,12 +28,34 @@ def test_encoder_decoder_and_flow_have_rates_of_their_own():
     config = TrainConfig(joint_segmenter_lr=4e-4, encoder_lr_factor=0.25, joint_flow_lr=1e-5, flow_lr=3.0)
     rates = _rates(make_optimizer(config, "joint", segmenter=segmenter, flow=flow))
     assert {rates[id(p)] for p in segmenter.encoder.parameters()} == {1e-4}
-    rest = [*segmenter.decoder.parameters(), *segmenter.head.parameters(), *segmenter.outlier_head.parameters()]
-    assert {rates[id(p)] for p in rest} == {4e-4}
+    assert {rates[id(p)] for p in (*segmenter.decoder.parameters(), *segmenter.head.parameters())} == {4e-4}
+    assert {rates[id(p)] for p in segmenter.outlier_head.parameters()} == {config.head_lr} == {2e-3}
     assert {rates[id(p)] for p in flow.parameters()} == {1e-5}
     assert len(rates) == sum(1 for network in (segmenter, flow) for _ in network.parameters())
     alone = _rates(make_optimizer(config, "flow", segmenter=None, flow=flow))
     assert set(alone.values()) == {3.0}
+    first = _rates(make_optimizer(config, "segmenter", segmenter=segmenter, flow=None))
+    assert not {id(p) for p in segmenter.outlier_head.parameters()} & set(first)
+
+
+def test_the_stage_head_trains_the_heads_and_the_flow_and_no_class():
+    segmenter, flow = _networks()
+    config = TrainConfig(head_lr=1e-2, joint_flow_lr=1e-5)
+    optimizer = make_optimizer(config, "head", segmenter=segmenter, flow=flow)
+    rates = _rates(optimizer)
+    assert set(rates) == {id(p) for network in (segmenter.outlier_head, flow) for p in network.parameters()}
+    assert {rates[id(p)] for p in segmenter.outlier_head.parameters()} == {1e-2}
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [1e-3, 0.0]
+    heads, flows = schedules(optimizer, config, "head", steps=210)
+    assert [heads(step) for step in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
+    assert heads(110) == pytest.approx(0.51) and heads(210) == pytest.approx(0.02)  # a cosine down to 2 %
+    assert flows(100) == 1.0  # its rate there lies below the last one: constant
+    alone = make_optimizer(config, "head", segmenter=segmenter, flow=None)
+    assert len(alone.param_groups) == 1
+    assert schedules(alone, config, "head", steps=9)[0](0) == 1
+    joint = make_optimizer(config, "joint", segmenter=segmenter, flow=flow)
+    assert [group["of"] for group in joint.param_groups] == ["segmenter", "segmenter", "heads", "flow"]
+    assert schedules(joint, config, "joint", steps=1000)[2](9) == 1.0  # the heads' own warm-up there as well
 
 
 @pytest.mark.parametrize(("kind", "wanted"), [("adam", AdamW), ("adamax", Adamax)])
@@ -43,7 +65,7 @@ def test_the_flow_is_stepped_by_the_optimizer_that_the_config_names(kind, wanted
     optimizer = make_optimizer(config, "joint", segmenter=segmenter, flow=flow)
     assert isinstance(optimizer, CombinedOptimizer) and [type(part) for part in optimizer.parts] == [AdamW, wanted]
     assert all(group["eps"] == 1e-7 for group in optimizer.param_groups)
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.1, 0.0]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.1, 1e-3, 0.0]
 
 
 def test_a_schedule_rises_then_falls_to_its_last_rate():
@@ -60,7 +82,7 @@ def test_a_schedule_rises_then_falls_to_its_last_rate():
     [flows] = schedules(make_optimizer(config, "flow", segmenter=None, flow=flow), config, "flow", steps=1000)
     assert flows(1000) == pytest.approx(0.2) and flows(505) == pytest.approx(0.2**0.5)
     joint = schedules(make_optimizer(config, "joint", segmenter=segmenter, flow=flow), config, "joint", steps=1000)
-    assert {joint[2](step) for step in (10, 500, 1000)} == {1.0}  # its rate there lies below the last one: constant
+    assert {joint[3](step) for step in (10, 500, 1000)} == {1.0}  # its rate there lies below the last one: constant
     short, *_ = schedules(
         make_optimizer(config, "segmenter", segmenter=segmenter, flow=None), config, "segmenter", steps=4
     )

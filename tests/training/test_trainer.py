@@ -22,8 +22,9 @@ from geood.errors import ConfigError, DataError, OutputError, TrainingError
 from geood.models.bundle import ModelBundle
 from geood.models.flow import Flow
 from geood.models.segmenter import Segmenter
+from geood.training.plans import Plan, plans
 from geood.training.run_folder import append_metrics, check_run, last_metrics, make_run, take_stages, trim_metrics
-from geood.training.stage import Plan, Stage, plans, sample_picture, troubles
+from geood.training.stage import Stage, sample_picture, troubles
 from geood.training.trainer import train
 from support.bundles import small_config
 from support.rasters import picture, write_raster
@@ -107,7 +108,7 @@ def test_a_run_leaves_all_that_it_promises(unbroken, scenes_folder):
 OTHERS = {
     "bfloat16, no average of the weights, two faded patches": {
         "train": {"precision": "bf16-mixed", "average_decay": 0.0},
-        "negatives": {"patches": 2, "feather_px": 2, "patch_max_px": 24},
+        "negatives": {"patches": 2, "feather_px": 2, "patch_min_px": 16, "patch_max_px": 24},
     },
     "the paper's networks and optimizers, an outlier head": {
         "segmenter": {"network": "ldn121", "outlier": "head", "checkpointing": True},
@@ -144,11 +145,13 @@ def test_other_arithmetic_networks_and_outputs_train(scenes_folder, tmp_path, se
     assert any(row["figure"] == "train/gap" for row in rows)
 
 
-@pytest.mark.parametrize("source", ["noise", "shuffled", "folder", "none"])
-def test_other_negatives_need_no_flow(scenes_folder, unbroken, tmp_path, source, caplog):
+@pytest.mark.parametrize(
+    ("source", "third"), [("phase", "head"), ("folder", "head"), ("crop", "joint"), ("none", "joint")]
+)
+def test_other_negatives_need_no_flow(scenes_folder, unbroken, tmp_path, source, third, caplog):
     keys = {"source": source, "folder": "." if source == "folder" else None, "patch_max_px": 32}
-    outlier = "none" if source == "none" else "head"
-    settings = config(scenes_folder, outlier=outlier, stages_from=str(unbroken.parent))
+    outlier, lengths = "none" if source == "none" else "head", {"third_stage": third, "head_steps": 4}
+    settings = config(scenes_folder, outlier=outlier, stages_from=str(unbroken.parent), **lengths)
     settings = settings.model_copy(update={"negatives": NegativesConfig(**keys)})
     caplog.set_level("INFO", logger="geood")
     bundle = ModelBundle.load(train(settings, tmp_path / "run"))
@@ -156,7 +159,7 @@ def test_other_negatives_need_no_flow(scenes_folder, unbroken, tmp_path, source,
     with (tmp_path / "run" / "metrics.csv").open() as file:
         figures = {row["figure"]: float(row["value"]) for row in csv.DictReader(file)}
     assert (figures["train/negative"] > 0) == (source != "none") == ("train/gap" in figures)
-    assert re.search(r"joint: \d+\.\d crops/s, \d+ % of the time waiting for data", caplog.text)
+    assert re.search(rf"{third}: \d+\.\d crops/s, \d+ % of the time waiting for data", caplog.text)
 
 
 def test_stages_taken_over_end_in_the_same_bundle_with_any_number_of_workers(unbroken, scenes_folder, tmp_path):
@@ -196,6 +199,54 @@ def test_stages_of_another_run_that_do_not_fit_are_refused(unbroken, scenes_fold
     assert "segmenter/miou" in figures and not flow.initialized
 
 
+@pytest.fixture(scope="module")
+def headed(scenes_folder, unbroken, tmp_path_factory) -> Path:
+    """The bundle of a run with the stage head, on samples of the flow and other negatives, after the first stages."""
+    run = tmp_path_factory.mktemp("runs") / "headed"
+    assert train_apart(with_head(scenes_folder, stages_from=str(unbroken.parent)), run) == 0
+    return run / "model.safetensors"
+
+
+def with_head(folder, *, source=None, **train):
+    """A config whose third stage is `head`; the default source is a mixture with a flow that learns."""
+    settings = config(folder, third_stage="head", head_steps=4, **train)
+    keys = {"source": source or {"flow": 2.0, "phase": 1.0, "scaled": 1.0}, "decoys": 1}
+    return settings.model_copy(update={"negatives": settings.negatives.model_copy(update=keys)})
+
+
+def test_the_stage_head_leaves_the_classes_as_they_are_to_the_last_bit(scenes_folder, unbroken, headed, tmp_path):
+    """Weights and statistics of norms, logits, mIoU; with an average of the weights as well."""
+    shut = config(scenes_folder, outlier="none", joint_steps=0, stages_from=str(unbroken.parent))
+    closed, open_ = ModelBundle.load(train(shut, tmp_path / "closed")), ModelBundle.load(headed)
+    classes = closed.segmenter.state_dict()
+    assert all(torch.equal(open_.segmenter.state_dict()[name], tensor) for name, tensor in classes.items())
+    assert len(open_.segmenter.state_dict()) > len(classes) and any("running_mean" in name for name in classes)
+    image = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(open_.infer(image).logits, closed.infer(image).logits)
+    assert open_.metrics["head/miou"] == closed.metrics["segmenter/miou"]
+    assert open_.calibration["energy"] == closed.calibration["energy"]
+    for head in (open_.segmenter.outlier_head.on_decoder, open_.segmenter.outlier_head.on_both):
+        assert head.last.weight.any() and int(head.norms[0].num_batches_tracked) == 4
+    before = ModelBundle.load(unbroken).flow.state_dict()
+    assert not all(torch.equal(tensor, before[name]) for name, tensor in open_.flow.state_dict().items())
+
+
+def test_a_run_killed_in_the_stage_head_goes_on_and_ends_as_the_unbroken_one(scenes_folder, unbroken, headed, tmp_path):
+    run, settings = tmp_path / "run", with_head(scenes_folder, stages_from=str(unbroken.parent))
+    deadly = """
+step = Stage.training_step
+def deadly(self, batch, index):
+    if self.global_step == 3:
+        os._exit(9)
+    return step(self, batch, index)
+Stage.training_step = deadly
+"""
+    assert train_apart(settings, run, before=deadly) == 9
+    assert train_apart(settings, run, resume=True) == 0
+    assert digest(run / "model.safetensors") == digest(headed)
+    assert (run / "metrics.csv").read_text() == (headed.parent / "metrics.csv").read_text()
+
+
 def test_an_average_is_what_the_bundle_keeps(unbroken):
     stored = torch.load(unbroken.parent / "checkpoints" / "joint.ckpt", weights_only=True)
     bundle, weight = ModelBundle.load(unbroken), "head.2.weight"
@@ -208,7 +259,8 @@ def test_an_average_is_what_the_bundle_keeps(unbroken):
     [
         ("score", {"kind": "knn"}, "score.kind knn: .*feature_bank"),
         ("score", {"kind": "hybrid"}, "segmenter.outlier: head"),
-        ("segmenter", {"outlier": "head"}, "learns from negatives in the joint stage, and there are none"),
+        ("segmenter", {"outlier": "head"}, "learns from negatives in the third stage, and there are none"),
+        ("train", {"third_stage": "head"}, "trains outlier heads, and segmenter.outlier is none; set that to head"),
     ],
 )
 def test_a_score_or_output_that_nothing_will_serve_is_refused_before_training(
@@ -420,7 +472,7 @@ def test_each_term_of_the_joint_step_moves_the_networks_that_it_is_to_move(scene
         chosen = settings.model_copy(update={"loss": settings.loss.model_copy(update=keys)})
         segmenter, flow = Segmenter(3, 3, chosen.segmenter), Flow(3, chosen.flow, (1 / 255,) * 3)
         flow.initialize(batch["image"])
-        Stage(Plan("joint", 1, 2), chosen, segmenter=segmenter, flow=flow)._joint_step(batch)["loss"].backward()
+        Stage(Plan("joint", 1, 2), chosen, segmenter=segmenter, flow=flow)._third_step(batch)["loss"].backward()
         return [
             {k: torch.zeros_like(p) if p.grad is None else p.grad for k, p in network.named_parameters()}
             for network in (segmenter, flow)
@@ -451,12 +503,16 @@ def test_stages_are_whole_epochs_at_least_as_long_as_asked(scenes_folder):
     made = plans(config(scenes_folder, **lengths, joint_batch=3))
     assert [(p.stage, p.epochs, p.batch) for p in made] == [("segmenter", 3, 2), ("joint", 1, 3)]
     assert [p.steps for p in made] == [1002, 10]
+    headed = plans(with_head(scenes_folder, **lengths, joint_batch=3, source="phase"))
+    assert [(p.stage, p.steps, p.batch) for p in headed] == [("segmenter", 1002, 2), ("head", 4, 3)]
 
 
-def test_two_processes_train_one_model_on_different_crops(scenes_folder, tmp_path):
-    """One process without a place for a patch in the joint stage must not make the other wait."""
+@pytest.mark.parametrize("third", ["joint", "head"])
+def test_two_processes_train_one_model_on_different_crops(scenes_folder, tmp_path, third):
+    """One process without a place for a patch in the third stage must not make the other wait."""
     path, script = tmp_path / "c.yaml", tmp_path / "pair.py"
-    path.write_text(to_yaml(config(scenes_folder, devices=2)), encoding="utf-8")
+    made = config(scenes_folder, devices=2) if third == "joint" else with_head(scenes_folder, devices=2)
+    path.write_text(to_yaml(made), encoding="utf-8")
     script.write_text(
         f"""
 import hashlib, json, os, torch
@@ -467,7 +523,7 @@ rank, seen, nets = os.environ.get("LOCAL_RANK", "0"), [], {{}}
 step, end = Stage.training_step, Stage.on_train_end
 def spying(self, batch, index):
     seen.append(hashlib.sha256(batch["image"].numpy().tobytes()).hexdigest())
-    if self.plan.stage == "joint" and rank == "1" and index == 0:
+    if self.plan.stage == "{third}" and rank == "1" and index == 0:
         batch["valid"] = torch.zeros_like(batch["valid"])
     return step(self, batch, index)
 def note(self):
@@ -482,7 +538,7 @@ with open("{tmp_path}/" + rank + ".json", "w") as file:
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
-    assert first["nets"] == second["nets"] and set(first["nets"]) == {"segmenter", "flow", "joint"}
+    assert first["nets"] == second["nets"] and set(first["nets"]) == {"segmenter", "flow", third}
     assert not set(first["seen"]) & set(second["seen"]) and len(set(first["seen"])) == len(first["seen"])
     assert ModelBundle.load(tmp_path / "run" / "model.safetensors").flow.initialized
 

@@ -1,0 +1,47 @@
+"""Plans of a training: which stages run, and how each is cut into epochs.
+
+The first two stages train the segmenter and, if negatives come from one, the flow, each alone. The third stage learns
+from negatives: `head` trains outlier heads beside a segmenter that stays as it is, `joint` trains segmenter and flow
+together, as the paper does (arXiv 2112.12833). The steps of a stage are in `stage` and `third_stage`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from geood.config import Config
+
+THIRD = ("joint", "head")  # stages that learn from negatives; a run has one of them
+STAGES = ("segmenter", "flow", *THIRD)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Stage cut into equal epochs: `epochs` times `epoch_steps` steps of `batch` crops."""
+
+    stage: str
+    epochs: int
+    epoch_steps: int
+    batch: int = 8
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of the stage: that of the config, rounded up to whole epochs."""
+        return self.epochs * self.epoch_steps
+
+
+def plans(config: Config) -> list[Plan]:
+    """Return the stages to run, in order; without those of 0 steps, those reused from a run, and a flow not needed."""
+    third = config.train.third_stage
+    wanted = {third} if config.train.stages_from else {"segmenter", "flow", third}
+    if "flow" not in config.negatives.sources:
+        wanted.discard("flow")
+    chosen = []
+    for stage in STAGES:
+        steps: int = getattr(config.train, f"{stage}_steps")
+        if steps and stage in wanted:
+            epochs = max(1, round(steps / config.train.validate_every))
+            batch = config.train.joint_batch if stage in THIRD else None
+            chosen.append(Plan(stage, epochs, math.ceil(steps / epochs), batch or config.train.batch))
+    return chosen

@@ -1,0 +1,134 @@
+"""Laws of the stage head: what learns and what does not, and what reaches the flow through the frozen segmenter."""
+
+import pytest
+import torch
+
+from geood.models.flow import Flow
+from geood.models.segmenter import Segmenter
+from geood.training.plans import Plan
+from geood.training.stage import Stage
+from support.bundles import small_config
+
+
+def _batch():
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "image": torch.rand(2, 3, 64, 64, generator=generator),
+        "mask": torch.randint(3, (2, 64, 64), generator=generator),
+        "valid": torch.ones(2, 64, 64, dtype=torch.bool),
+        "name": ["a", "b"],
+    }
+
+
+def _stage(*, source="flow", loss=None, **train):
+    config = small_config(
+        data={"crop_px": 64},
+        segmenter={"outlier": "head"},
+        negatives={"source": source},
+        loss=loss or {},
+        train={"third_stage": "head", **train},
+    )
+    torch.manual_seed(0)
+    segmenter, flow = Segmenter(3, 3, config.segmenter), None
+    if source == "flow":
+        flow = Flow(3, config.flow, (1 / 255,) * 3)
+        flow.initialize(_batch()["image"])
+    return Stage(Plan("head", 1, 2), config, segmenter=segmenter, flow=flow)
+
+
+def _moved(network):
+    return {name for name, p in network.named_parameters() if p.grad is not None and p.grad.any()}
+
+
+def _stepped(stage):
+    figures = stage._third_step(_batch())
+    figures["loss"].backward()
+    return figures
+
+
+@pytest.mark.parametrize("source", ["flow", "phase"])
+def test_only_the_heads_of_the_segmenter_learn(source):
+    stage = _stage(source=source)
+    _stepped(stage)
+    heads = {f"outlier_head.{side}.last.{part}" for side in ("on_decoder", "on_both") for part in ("weight", "bias")}
+    assert _moved(stage.segmenter) == heads  # behind the last layer, which is zero, nothing moves in the first step
+    learners = {name for name, p in stage.segmenter.named_parameters() if p.requires_grad}
+    assert learners == {name for name in stage.segmenter.state_dict() if name.startswith("outlier_head.")} - {
+        name for name, _ in stage.segmenter.named_buffers()
+    }
+
+
+def test_training_mode_ends_at_the_heads():
+    """Whoever asks for it: statistics of the frozen norms would drift."""
+    stage = _stage(source="phase")
+    for mode in (True, False, True):
+        stage.train(mode)
+        assert not any(module.training for part in stage.segmenter.frozen_parts for module in part.modules())
+        assert all(module.training == mode for module in stage.segmenter.outlier_head.modules())
+    before = {name: tensor.clone() for name, tensor in stage.segmenter.state_dict().items()}
+    for _ in range(3):
+        _stepped(stage)
+    after = stage.segmenter.state_dict()
+    frozen = [name for name in before if not name.startswith("outlier_head.")]
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    assert int(after["outlier_head.on_both.norms.2.num_batches_tracked"]) == 3
+
+
+def test_other_stages_after_it_train_the_whole_segmenter():
+    segmenter, config = _stage(source="phase").segmenter, _stage(source="phase").config
+    for stage, wanted in (("segmenter", {False, True}), ("joint", {True})):
+        made = Stage(Plan(stage, 1, 2), config, segmenter=segmenter, flow=None)
+        assert {p.requires_grad for p in made.segmenter.parameters()} == wanted
+        assert all(p.requires_grad for part in segmenter.frozen_parts for p in part.parameters())
+        assert all(module.training for module in segmenter.modules())
+
+
+def _flow_gradient(**loss):
+    stage = _stage(loss=loss)
+    _stepped(stage)
+    return torch.cat(
+        [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in stage.flow.parameters()]
+    )
+
+
+def test_the_flow_is_moved_by_its_likelihood_and_by_the_divergence_through_the_frozen_segmenter():
+    likelihood = _flow_gradient(flow_weight=1.0, negative_weight=0.0)
+    divergence = _flow_gradient(flow_weight=0.0, negative_weight=1.0)
+    both = _flow_gradient(flow_weight=1.0, negative_weight=1.0)
+    assert likelihood.any() and divergence.any()
+    torch.testing.assert_close(both, likelihood + divergence, rtol=1e-3, atol=1e-6)
+    assert not _flow_gradient(flow_weight=0.0, negative_weight=1.0, negative_to_flow=False).any()
+    assert not _flow_gradient(
+        flow_weight=0.0, negative_weight=0.0, outlier_weight=9.0
+    ).any()  # nor do the heads move it
+
+
+def test_a_step_of_the_flow_along_the_pull_lowers_the_divergence():
+    stage = _stage(loss={"flow_weight": 0.0, "negative_weight": 1.0})
+    stage.flow.double(), stage.segmenter.double()
+    batch = {k: v.double() if k == "image" else v for k, v in _batch().items()}
+    first = stage._third_step(batch)
+    gradients = torch.autograd.grad(first["loss"], list(stage.flow.parameters()), allow_unused=True)
+    slope = sum(float(g.square().sum()) for g in gradients if g is not None)
+    wanted = 1e-5 * float(first["negative"].detach())
+    with torch.no_grad():
+        for parameter, gradient in zip(stage.flow.parameters(), gradients, strict=True):
+            if gradient is not None:
+                parameter.sub_(wanted / slope * gradient)
+    lowered = float((first["negative"] - stage._third_step(batch)["negative"]).detach())
+    assert lowered == pytest.approx(wanted, rel=0.1)
+
+
+def test_a_flow_that_stays_as_it_is_costs_no_graph_through_the_segmenter():
+    stage = _stage(joint_flow_lr=0.0)
+    figures = _stepped(stage)
+    assert not _moved(stage.flow) and "bpd" not in figures and not figures["negative"].requires_grad
+
+
+def test_a_batch_without_room_gives_the_flow_and_the_heads_a_gradient_all_the_same():
+    stage = _stage()
+    batch = _batch() | {"valid": torch.zeros(2, 64, 64, dtype=torch.bool)}
+    figures = stage._third_step(batch)
+    figures["loss"].backward()
+    assert "gap" not in figures
+    assert all(p.grad is not None for p in (*stage.flow.parameters(), *stage.segmenter.outlier_head.parameters()))
