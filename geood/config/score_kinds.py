@@ -21,12 +21,14 @@ class ScoreKind(NamedTuple):
             features, or a segmenter's outlier output of this kind (`head`, `class`).
         bounded: the score is in [0, 1].
         tempered: the logits are divided by `score.temperature`.
+        shifted: the outlier logit is shifted by the offset of `score.veto_share`.
     """
 
     title: str
     needs: Need
     bounded: bool = False
     tempered: bool = False
+    shifted: bool = False
 
 
 SCORES: dict[str, ScoreKind] = {
@@ -39,7 +41,10 @@ SCORES: dict[str, ScoreKind] = {
     "kl_matching": ScoreKind("KL matching", "class statistics"),
     "knn": ScoreKind("nearest neighbours", "feature bank"),
     "gmm": ScoreKind("Gaussian mixture", "feature bank"),
-    "hybrid": ScoreKind("hybrid", "head"),
+    "residual": ScoreKind("residual", "feature bank"),
+    "outlier": ScoreKind("outlier heads", "head"),
+    "hybrid": ScoreKind("hybrid", "head", shifted=True),
+    "ratio": ScoreKind("likelihood ratio", "head"),
     "uno": ScoreKind("UNO", "class"),
 }
 LACKS: dict[Need, str] = {

@@ -398,6 +398,15 @@ LEAST_FEATURES = 100  # in a bank, to fit a mixture to it
 FALSE_POSITIVE_RATES = (0.001, 0.01, 0.05)  # a bundle has a threshold for each
 
 
+VETO_SHARES = (0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # a bundle has an offset for each
+
+
+def _a_known_share(share: float | None) -> float | None:
+    if share is not None and share not in VETO_SHARES:
+        raise ValueError(f"got {share}; a bundle has offsets for the shares {VETO_SHARES}, and null means none")
+    return share
+
+
 def _a_known_rate(rate: float) -> float:
     if rate not in FALSE_POSITIVE_RATES:
         raise ValueError(f"got {rate}; a bundle has thresholds for the rates {FALSE_POSITIVE_RATES}")
@@ -414,11 +423,18 @@ class ScoreConfig(Section):
     """The anomaly score, its smoothing and its default threshold."""
 
     kind: Annotated[str, AfterValidator(check_known)] = Field(
-        "jsd", description="the score written by predict", json_schema_extra={"enum": list(SCORES)}
+        "hybrid", description="the score written by predict", json_schema_extra={"enum": list(SCORES)}
+    )
+    veto_share: Annotated[float | None, AfterValidator(_a_known_share)] = Field(
+        0.05,
+        description="score hybrid: share of inlier validation pixels that the outlier heads, shifted, take for "
+        "outliers; null: no shift",
+        json_schema_extra={"enum": [*VETO_SHARES, None]},
     )
     temperature: Positive = Field(2.0, description="logits are divided by this before the softmax")
     feature_bank: Annotated[int, Field(ge=0, le=100_000), AfterValidator(_enough_features)] = Field(
-        0, description="inlier features kept for the scores knn and gmm; 0: none; use a few thousand for these scores"
+        0,
+        description="inlier features kept for the scores knn, gmm and residual; 0: none; use a few thousand for these",
     )
     smooth_px: Annotated[int, Field(ge=0, le=256)] = Field(
         0, description="radius of a guided filter that smooths scores along edges of the image, pixels; 0: none"
@@ -433,8 +449,11 @@ class ScoreConfig(Section):
     )
 
     def temperature_of(self, kind: str) -> float:
-        """Return the temperature of a kind of score: `temperature` for `jsd` and for the config's `kind`, else 1."""
-        return self.temperature if kind in ("jsd", self.kind) else 1.0
+        """Return the temperature of a kind of score: `temperature` for `jsd` and for the config's `kind`, else 1.
+
+        Also 1 for a kind that takes none.
+        """
+        return self.temperature if kind in ("jsd", self.kind) and SCORES[kind].tempered else 1.0
 
 
 class PredictConfig(Section):
@@ -489,7 +508,7 @@ class Config(Section):
         >>> data = {"images": ["a.tif"], "labels": ["a_labels.tif"], "classes": {0: "land", 1: "road"}}
         >>> config = geood.Config(data=data)
         >>> config.score.kind, config.train.batch, config.predict.tile_px
-        ('jsd', 8, 1024)
+        ('hybrid', 8, 1024)
     """
 
     model_config = ConfigDict(json_schema_extra={"description": "A geood config."})

@@ -49,8 +49,9 @@ class ModelBundle:
     negatives, or none). `inliers` serves the scores that need inlier statistics. `resolution` is the ground sampling
     distance of the training crops in metres per pixel (None: unknown). `calibration[score][fpr]` is the threshold at
     which the false-positive rate on the validation pixels is `fpr` (a decimal string such as "0.01"); it holds for the
-    temperature and smoothing in `calibrated`. `metrics` are the last validation metrics. `identity` is empty until the
-    bundle is saved.
+    temperature, smoothing and offset in `calibrated`. `metrics` are the last validation metrics. `offsets[share]` is
+    what to add to the logit of the outlier heads so that it is above 0 on that share of the inlier validation pixels.
+    `identity` is empty until the bundle is saved.
 
     Args:
         segmenter: the network of the classes, images (B, C, H, W) in [0, 1] to a `SegmenterOutput`.
@@ -63,6 +64,7 @@ class ModelBundle:
         calibration: thresholds by score and false-positive rate.
         calibrated: the score settings that `calibration` holds for.
         metrics: the last validation metrics by name.
+        offsets: of the outlier logit, by share of inliers; empty: none was found, 0 is taken.
         identity: digest of the file, 12 hexadecimal digits.
 
     Raises:
@@ -88,6 +90,7 @@ class ModelBundle:
     calibration: dict[str, dict[str, float]]
     calibrated: ScoreConfig
     metrics: dict[str, float]
+    offsets: dict[str, float] = dataclasses.field(default_factory=dict)
     identity: str = ""
 
     @property
@@ -103,25 +106,33 @@ class ModelBundle:
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """Thresholds of the config's score by false-positive rate; empty if its temperature or smoothing differs."""
+        """Thresholds of the config's score by false-positive rate; empty for other temperature, smoothing or offset."""
         now, then = self.config.score, self.calibrated
         same = now.smooth_px == then.smooth_px and (not now.smooth_px or now.smooth_contrast == then.smooth_contrast)
         if SCORES[now.kind].tempered:
             same = same and now.temperature_of(now.kind) == then.temperature_of(now.kind)
+        if SCORES[now.kind].shifted:
+            same = same and now.veto_share == then.veto_share
         return self.calibration.get(now.kind, {}) if same else {}
+
+    @property
+    def offset(self) -> float:
+        """Offset of the outlier logit in score hybrid, that of `score.veto_share`; 0 without one."""
+        return self.offsets.get(str(self.config.score.veto_share), 0.0)
 
     @property
     def threshold(self) -> float:
         """Default threshold: the score at the false-positive rate `score.fpr`.
 
         Raises:
-            ConfigError: the score was not calibrated with the config's temperature and smoothing.
+            ConfigError: the score was not calibrated with the config's temperature, smoothing and offset.
         """
         threshold = self.thresholds.get(str(self.config.score.fpr))
         if threshold is None:
             raise ConfigError(
-                "this model was calibrated with another temperature or smoothing, so it has no threshold for this one; "
-                "give one with --threshold, or leave score.temperature and score.smooth_* as they are"
+                "this model was calibrated with another temperature, smoothing or offset, so it has no threshold for "
+                "this one; give one with --threshold, or leave score.temperature, score.smooth_* and score.veto_share "
+                "as they are"
             )
         return threshold
 
@@ -196,7 +207,7 @@ class ModelBundle:
             return anomaly_score(logits, kind, self.config.score.temperature_of(kind))
         if needs in ("head", "class"):
             assert answer.outlier is not None
-            return outlier_score(logits, answer.outlier[:, rows, cols], kind)
+            return outlier_score(logits, answer.outlier[:, rows, cols], kind, offset=self.offset)
         assert self.inliers is not None
         if needs == "class statistics":
             return self.inliers.score(kind, logits, answer.features)
@@ -221,7 +232,8 @@ class ModelBundle:
         before, score = self.config.score, config.score
         if score.feature_bank != before.feature_bank:
             raise ConfigError("--set score.feature_bank: the bank is filled in training; train with that value")
-        if score.kind != before.kind and not any(s.startswith("score.temperature=") for s in settings):
+        given = any(s.startswith("score.temperature=") for s in settings)
+        if score.kind != before.kind and SCORES[score.kind].tempered and not given:
             score = score.model_copy(update={"temperature": before.temperature_of(score.kind)})
             config = config.model_copy(update={"score": score})
         if why := why_not(config.score.kind, self.scores, self.config.segmenter.outlier):
@@ -251,6 +263,7 @@ class ModelBundle:
             "calibration": {kind: finite(thresholds) for kind, thresholds in self.calibration.items()},
             "calibrated": self.calibrated.model_dump(mode="json"),
             "metrics": finite(self.metrics),
+            "offsets": finite(self.offsets),
         }
 
     def save(self, path: str | Path) -> ModelBundle:
@@ -305,6 +318,7 @@ class ModelBundle:
             calibration=header.calibration,
             calibrated=header.calibrated,
             metrics=header.metrics,
+            offsets=header.offsets,
             identity=identity,
         )
 

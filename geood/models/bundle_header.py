@@ -20,7 +20,7 @@ from geood.config import SCORES, Config, ScoreConfig, config_from_tree
 from geood.errors import BundleError, ConfigError, DataError, shown
 from geood.geo.bands import Bands
 
-FORMAT = 2  # incremented whenever an older geood could not read the file
+FORMAT = 3  # incremented whenever an older geood could not read the file
 DAMAGED = "the bundle is damaged"
 REMEDY = "copy or train it again"
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -40,6 +40,7 @@ class BundleHeader(BaseModel):
     calibration: dict[str, dict[str, Finite]]
     calibrated: ScoreConfig
     metrics: dict[str, Finite]
+    offsets: dict[str, Finite]
 
     @field_validator("calibration")
     @classmethod
@@ -51,6 +52,13 @@ class BundleHeader(BaseModel):
                 if not _is_share(rate):
                     raise ValueError(f"got {shown(rate)}, which is not a false-positive rate")
         return calibration
+
+    @field_validator("offsets")
+    @classmethod
+    def _shares(cls, offsets: dict[str, float]) -> dict[str, float]:
+        if strange := [share for share in offsets if not _is_share(share)]:
+            raise ValueError(f"got {shown(strange[0])}, which is not a share of inliers")
+        return offsets
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:

@@ -117,8 +117,9 @@ def _compare(part: str, found: Mapping[str, TensorKind], wanted: Mapping[str, Te
 
 
 def _of_inliers(found: Mapping[str, TensorKind], classes: int, features: int) -> dict[str, TensorKind]:
-    """Return the tensors that inlier statistics consist of; their numbers of templates and features are free."""
-    templates, kept, centres = (_rows(found, name) for name in ("log_templates", "bank", "mixture_centres"))
+    """Return the tensors that inlier statistics consist of; their numbers of templates, axes and features are free."""
+    free = ("log_templates", "axes", "bank", "mixture_centres")
+    templates, axes, kept, centres = (_rows(found, name) for name in free)
     shapes: dict[str, tuple[int, ...]] = {
         "logit_mean": (classes,),
         "logit_std": (classes,),
@@ -128,6 +129,9 @@ def _of_inliers(found: Mapping[str, TensorKind], classes: int, features: int) ->
         shapes |= {
             "feature_mean": (features,),
             "feature_std": (features,),
+            "axes": (axes, features),
+            "unit_mean": (features,),
+            "unit_std": (features,),
             "bank": (kept, features),
             "mixture_root": (features, features),
             "mixture_centres": (centres, features),

@@ -3,9 +3,11 @@
 `InlierFit` passes once over labelled training pixels; its result, `Inliers`, is a handful of tensors stored in the
 bundle. Standardized max logit compares the largest logit with its mean over pixels of the same predicted class (arXiv
 2107.11264). KL matching is the divergence of the softmax from the nearest class template, the mean softmax of a class
-(arXiv 1911.11132). The two feature scores work at the decoder's resolution: the mean distance to the nearest neighbours
-in a bank of inlier features (arXiv 2211.06660), and the negative log-density under a Gaussian mixture with one shared
-covariance, fitted by scikit-learn. Tensors only; no files.
+(arXiv 1911.11132). The feature scores work at the decoder's resolution. Two compare features of unit length, as their
+length says more of the class than of strangeness (Mueller and Hein, ICML 2025): the mean distance to the nearest
+neighbours in a bank of inlier features (arXiv 2211.06660), and the negative log-density under a Gaussian mixture with
+one shared covariance, fitted by scikit-learn. The third is the length of what of a feature lies outside the principal
+axes of inliers (ViM, arXiv 2203.10807). Tensors only; no files.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from geood.config import SCORES, Need, scores_from
 from geood.constants import IGNORE
@@ -22,7 +25,9 @@ from geood.models.scores import by_strips
 
 NEIGHBOURS = 3
 COMPONENTS = 2  # of the mixture, per class
+AXES = 32  # most principal axes that a residual lies outside of; half the features, if these are fewer than 64
 LEAST_SPREAD = 1e-3  # least standard deviation of a max logit and of a feature
+LEAST_SPREAD_OF_UNIT = 1e-4  # and of a value of a feature of unit length
 PIXELS = 4096  # feature vectors scored at once: bounds the memory of distances
 
 
@@ -59,7 +64,6 @@ class Inliers(nn.Module):
             if SCORES[kind].needs == "class statistics":
                 return _OF_CLASSES[kind](self, logits.float())
             flat = features.float().movedim(1, -1).flatten(0, -2)
-            flat = (flat - self._tensor("feature_mean")) / self._tensor("feature_std")
             scores = torch.cat([_OF_FEATURES[kind](self, chunk) for chunk in flat.split(PIXELS)])
             return scores.reshape(features.shape[0], *features.shape[2:])
 
@@ -82,16 +86,30 @@ class Inliers(nn.Module):
     def _knn(self, flat: Tensor) -> Tensor:
         """Return the mean distance (N,) of features (N, D) to their nearest neighbours in the bank."""
         bank = self._tensor("bank")
-        near = torch.cdist(flat, bank).topk(min(NEIGHBOURS, len(bank)), largest=False).values
+        near = (
+            torch.cdist(self._standardized(functional.normalize(flat), "unit"), bank)
+            .topk(min(NEIGHBOURS, len(bank)), largest=False)
+            .values
+        )
         return near.mean(1)
 
     def _gmm(self, flat: Tensor) -> Tensor:
         """Return the negative ln density (N,) of features (N, D) under the mixture, divided by D."""
         root = self._tensor("mixture_root")  # Cholesky factor of the shared precision matrix: upper triangular (D, D)
-        apart = torch.cdist(flat @ root, self._tensor("mixture_centres"))
+        unit = self._standardized(functional.normalize(flat), "unit")
+        apart = torch.cdist(unit @ root, self._tensor("mixture_centres"))
         density = self._tensor("mixture_log_weights") - 0.5 * apart.square()
         whole = density.logsumexp(1) + root.diagonal().log().sum() - 0.5 * flat.shape[1] * math.log(2 * math.pi)
         return -whole / flat.shape[1]
+
+    def _residual(self, flat: Tensor) -> Tensor:
+        """Return the length (N,) of what of the standardized features (N, D) lies outside the principal axes."""
+        standard, axes = self._standardized(flat, "feature"), self._tensor("axes")
+        outside: Tensor = (standard - (standard @ axes.T) @ axes).norm(dim=1)
+        return outside
+
+    def _standardized(self, flat: Tensor, of: str) -> Tensor:
+        return (flat - self._tensor(f"{of}_mean")) / self._tensor(f"{of}_std")
 
     def _tensor(self, name: str) -> Tensor:
         tensor = getattr(self, name)
@@ -99,12 +117,16 @@ class Inliers(nn.Module):
         return tensor
 
 
-# One function per row of the score table that needs statistics: of logits, and of standardized features (N, D).
+# One function per row of the score table that needs statistics: of logits, and of features (N, D).
 _OF_CLASSES: dict[str, Callable[[Inliers, Tensor], Tensor]] = {
     "standardized_max_logit": Inliers._standardized_max_logit,
     "kl_matching": Inliers._kl_matching,
 }
-_OF_FEATURES: dict[str, Callable[[Inliers, Tensor], Tensor]] = {"knn": Inliers._knn, "gmm": Inliers._gmm}
+_OF_FEATURES: dict[str, Callable[[Inliers, Tensor], Tensor]] = {
+    "knn": Inliers._knn,
+    "gmm": Inliers._gmm,
+    "residual": Inliers._residual,
+}
 
 
 class InlierFit:
@@ -168,19 +190,36 @@ class InlierFit:
 
 
 def _features(samples: Tensor, *, components: int) -> dict[str, Tensor]:
-    """Return bank and mixture of feature vectors (N, D), with the standardization applied to them."""
+    """Return bank and mixture of feature vectors (N, D) of unit length, and principal axes of them as they are.
+
+    Each goes with the means and standard deviations that standardize what it is compared with.
+    """
     from sklearn.mixture import GaussianMixture
 
     mean, std = samples.mean(0), samples.std(0).clamp_min(LEAST_SPREAD)
-    bank = (samples - mean) / std
+    unit = functional.normalize(samples)
+    unit_mean, unit_std = unit.mean(0), unit.std(0).clamp_min(LEAST_SPREAD_OF_UNIT)
+    bank = (unit - unit_mean) / unit_std
     count = max(1, min(components, len(bank) // 10))
     mixture = GaussianMixture(count, covariance_type="tied", reg_covar=1e-2, random_state=0).fit(bank.double().numpy())
     root = torch.from_numpy(mixture.precisions_cholesky_)
     return {
         "feature_mean": mean,
         "feature_std": std,
+        "axes": _principal_axes((samples - mean) / std),
+        "unit_mean": unit_mean,
+        "unit_std": unit_std,
         "bank": bank,
         "mixture_root": root,
         "mixture_centres": torch.from_numpy(mixture.means_) @ root,
         "mixture_log_weights": torch.from_numpy(mixture.weights_).log(),
     }
+
+
+def _principal_axes(standard: Tensor) -> Tensor:
+    """Return the leading principal axes (A, D) of standardized features (N, D), orthonormal rows; at least one."""
+    count = max(1, min(AXES, standard.shape[1] // 2))
+    wide = standard.double()
+    _, vectors = torch.linalg.eigh(wide.T @ wide / len(wide))
+    leading: Tensor = vectors[:, -count:].T
+    return leading

@@ -2,7 +2,7 @@
 
 The method's own score is one minus the Jensen-Shannon divergence between the uniform distribution and the softmax,
 normalized by its maximum: 1 for a uniform softmax and 0 for a one-hot one, whatever the number of classes. The usual
-baselines are computed from the same logits; two more scores use a segmenter's outlier output. This module holds pure
+baselines are computed from the same logits; others use a segmenter's outlier output. This module holds pure
 functions of tensors; scores that need inlier statistics are in `models.inlier_statistics`.
 
 With r = K p, the divergence is the sum over classes of r ln r - (1 + r) ln((1 + r) / 2), divided by 2K. Each summand is
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from geood._torch_compat import start_vector_functions
+from geood.config import SCORES
 
 start_vector_functions()
 
@@ -110,29 +111,33 @@ def by_strips(score: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
     return out
 
 
-def outlier_score(logits: Tensor, outlier: Tensor, kind: str) -> Tensor:
+def outlier_score(logits: Tensor, outlier: Tensor, kind: str, *, offset: float = 0.0) -> Tensor:
     """Compute an anomaly score from class logits and an outlier logit; higher is more anomalous, no gradient.
 
-    `hybrid` is ln P(outlier) - logsumexp(logits), unbounded: a discriminative term learned from negatives and a
-    generative one learned from inliers (arXiv 2207.02606). `uno` is P(outlier class) + 1 - P(most likely class), in
-    [0, 2]: negative objectness plus uncertainty (arXiv 2402.15374), with confident inliers at 0, where floating-point
-    numbers are dense.
+    `outlier` is the logit itself. `hybrid` is ln sigmoid(outlier + offset) - logsumexp(logits), unbounded: a
+    discriminative term learned from negatives and a generative one learned from inliers (arXiv 2207.02606, there
+    without an offset). The first is about 0 where outliers are likely and falls linearly where they are not: it vetoes
+    sure inliers and leaves the order of the rest to the classes; the offset says where it sets in. `ratio` is
+    outlier - max logit, the likelihood ratio of being none to being one of the classes (Nazir et al., IJCV 2025).
+    `uno` is P(outlier class) + 1 - P(most likely class), in [0, 2]: negative objectness plus uncertainty (arXiv
+    2402.15374), with confident inliers at 0, where floating-point numbers are dense.
 
     Args:
         logits: (B, K, H, W), of the classes.
-        outlier: (B, H, W), logit of the outlier head (`hybrid`) or of the additional class (`uno`).
-        kind: `hybrid` or `uno`.
+        outlier: (B, H, W), logit of the outlier heads, or of the additional class (`uno`).
+        kind: `outlier`, `hybrid`, `ratio` or `uno`.
+        offset: added to the outlier logit by `hybrid`.
 
     Returns:
         The score (B, H, W), float32.
 
     Raises:
-        ValueError: `kind` is neither.
+        ValueError: `kind` is none of these.
     """
     if kind not in _OF_OUTLIER:
-        raise ValueError(f"unknown score of an outlier output {kind!r}; choose one of {' and '.join(_OF_OUTLIER)}")
+        raise ValueError(f"unknown score of an outlier output {kind!r}; choose one of {', '.join(_OF_OUTLIER)}")
     with torch.no_grad():
-        return _OF_OUTLIER[kind](logits, outlier.float())
+        return _OF_OUTLIER[kind](logits, outlier.float() + (offset if SCORES[kind].shifted else 0.0))
 
 
 def _ratios(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -181,4 +186,9 @@ _OF_LOGITS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "entropy": lambda scaled, _: _entropy(scaled) / math.log(scaled.shape[1]),
     "energy": lambda scaled, temperature: -temperature * scaled.logsumexp(1),
 }
-_OF_OUTLIER: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"hybrid": _hybrid, "uno": _uno}
+_OF_OUTLIER: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "outlier": lambda _, outlier: outlier,
+    "hybrid": _hybrid,
+    "ratio": lambda logits, outlier: outlier - logits.float().amax(1),
+    "uno": _uno,
+}

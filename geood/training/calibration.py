@@ -1,22 +1,28 @@
-"""Inlier statistics and score thresholds of trained networks, which complete a bundle.
+"""Inlier statistics, offsets and score thresholds of trained networks, which complete a bundle.
 
-Statistics come from training crops, thresholds from inlier pixels of the validation crops. No weights change here.
+Statistics come from training crops, offsets and thresholds from inlier pixels of the validation crops. How far the
+outlier heads are to be trusted (the offset of score hybrid) is not read from negatives: those are known to be unlike
+anomalies, and rank neither scores nor weights. No weights change here.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from geood.config import FALSE_POSITIVE_RATES
+from geood.config import FALSE_POSITIVE_RATES, VETO_SHARES
 from geood.constants import IGNORE, INLIER
 from geood.datasets import Crops
 from geood.metrics import PixelCurve
 from geood.models import Flow, InlierFit, Inliers, ModelBundle, Segmenter
 
+log = logging.getLogger("geood")
 FIT_CROPS = 256  # training crops that inlier statistics are computed from
 
 
@@ -37,6 +43,8 @@ def finish_bundle(segmenter: Segmenter, flow: Flow | None, crops: Crops, figures
         metrics=figures,
     ).to("cuda" if on_gpu else "cpu")
     bundle = dataclasses.replace(bundle, inliers=_fitted(bundle, crops))
+    if config.segmenter.outlier == "head":
+        bundle = dataclasses.replace(bundle, offsets=_offsets(bundle, crops))
     return _calibrated(bundle, crops).to("cpu")
 
 
@@ -52,17 +60,36 @@ def _fitted(bundle: ModelBundle, crops: Crops) -> Inliers:
     return fit.finish().to(bundle.device)
 
 
+def _offsets(bundle: ModelBundle, crops: Crops) -> dict[str, float]:
+    """Return the offsets at which the outlier logit is above 0 on given shares of the inlier validation pixels."""
+    raw = bundle.with_score(bundle.config.score.model_copy(update={"smooth_px": 0}))
+    curve = _curves(raw, crops, ("outlier",))["outlier"]
+    offsets = {str(share): -float(curve.fpr_threshold(share)) for share in VETO_SHARES}
+    found = {share: offset for share, offset in offsets.items() if math.isfinite(offset)}
+    if not found:
+        log.warning("no inlier pixel in the validation crops, so score hybrid has no offset: 0 is taken")
+    elif bundle.config.score.veto_share is not None:
+        share = bundle.config.score.veto_share
+        log.info("outlier heads: %g %% of inliers are above 0 with an offset of %.3f", 100 * share, found[str(share)])
+    return found
+
+
 def _calibrated(bundle: ModelBundle, crops: Crops) -> ModelBundle:
     """Return the bundle with the thresholds of all its scores on inlier pixels of the validation crops."""
-    curves = {kind: PixelCurve() for kind in bundle.scores}
+    calibration = {
+        kind: {str(rate): float(curve.fpr_threshold(rate)) for rate in FALSE_POSITIVE_RATES}
+        for kind, curve in _curves(bundle, crops, bundle.scores).items()
+    }
+    return dataclasses.replace(bundle, calibration=calibration)
+
+
+def _curves(bundle: ModelBundle, crops: Crops, kinds: Sequence[str]) -> dict[str, PixelCurve]:
+    """Count the scores of inlier pixels of the validation crops."""
+    curves = {kind: PixelCurve() for kind in kinds}
     for batch in DataLoader(crops.validation(), batch_size=bundle.config.train.batch):
         image, valid = batch["image"].to(bundle.device), batch["valid"].to(bundle.device)
         truth = np.where(batch["mask"].numpy() == IGNORE, IGNORE, INLIER).astype(np.uint8)
-        output = bundle.infer(image)
+        output = bundle.infer(image, kinds)
         for kind, curve in curves.items():
             curve.update(bundle.score_of(output, image, valid, kind=kind).float().cpu().numpy(), truth)
-    calibration = {
-        kind: {str(rate): float(curve.fpr_threshold(rate)) for rate in FALSE_POSITIVE_RATES}
-        for kind, curve in curves.items()
-    }
-    return dataclasses.replace(bundle, calibration=calibration)
+    return curves

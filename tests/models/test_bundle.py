@@ -118,6 +118,36 @@ def test_thresholds_of_every_score_are_those_of_the_scores_that_predict_would_wr
         whole.with_settings(["score.feature_bank=500"])
 
 
+def test_hybrid_takes_the_offset_of_its_share_and_no_other_score_does(full, tmp_path):
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    shifted = dataclasses.replace(full, offsets={"0.05": -1.5, "0.2": 0.75})
+    assert (full.offset, shifted.offset) == (0.0, -1.5)
+    answer = shifted.infer(image)
+    for settings, offset in (([], -1.5), (["score.veto_share=0.2"], 0.75), (["score.veto_share=null"], 0.0)):
+        asked = shifted.with_settings(["score.kind=hybrid", *settings])
+        expected = (answer.outlier + offset).sigmoid().log() - answer.logits.logsumexp(1)
+        torch.testing.assert_close(asked.score(image), expected, rtol=1e-4, atol=1e-4)
+        for kind in set(full.scores) - {"hybrid"}:
+            assert torch.equal(asked.score_of(answer, image, kind=kind), full.score_of(answer, image, kind=kind))
+    shifted.save(tmp_path / "model.safetensors")
+    assert ModelBundle.load(tmp_path / "model.safetensors").offsets == shifted.offsets
+    calibrated = dataclasses.replace(shifted, calibration={"hybrid": {"0.01": 1.0}, "outlier": {"0.01": 2.0}})
+    assert calibrated.with_settings(["score.kind=hybrid"]).threshold == 1.0
+    with pytest.raises(ConfigError, match="temperature, smoothing or offset"):
+        calibrated.with_settings(["score.kind=hybrid", "score.veto_share=0.2"]).threshold  # noqa: B018
+    assert calibrated.with_settings(["score.kind=outlier", "score.veto_share=0.2"]).threshold == 2.0
+    with pytest.raises(ConfigError, match=r"got 0.3; a bundle has offsets for the shares"):
+        full.with_settings(["score.veto_share=0.3"])
+
+
+def test_the_outlier_output_is_computed_only_for_scores_that_need_it(full):
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    assert full.infer(image, ("jsd", "kl_matching")).outlier is None
+    for kinds in (None, ("jsd", "hybrid"), ("outlier",)):
+        assert full.infer(image, kinds).outlier is not None
+    assert torch.equal(full.infer(image, ("jsd",)).logits, full.infer(image).logits)
+
+
 def test_a_threshold_counts_only_for_the_score_that_it_was_found_for(bundle):
     assert bundle.with_settings(["score.fpr=0.05"]).threshold == 0.5
     for setting in ("score.temperature=1.0", "score.smooth_px=4", "score.kind=energy"):
@@ -171,8 +201,9 @@ def test_a_newer_format_is_refused_with_both_versions(tmp_path, bundle_path):
 
 def test_an_older_format_is_refused_with_the_remedy(tmp_path, bundle_path):
     path = tmp_path / "model.safetensors"
-    rewrite(bundle_path, path, lambda header, _: header.update(format=1, geood="0.1"))
-    refuse(path, r"geood 0\.1 in format 1, which this geood no longer reads; train it again")
+    for old in (1, 2):
+        rewrite(bundle_path, path, lambda header, _, old=old: header.update(format=old, geood="0.1"))
+        refuse(path, rf"geood 0\.1 in format {old}, which this geood no longer reads; train it again")
 
 
 def test_a_bundle_without_a_flow_comes_back_without_one(tmp_path, bundle):

@@ -56,11 +56,21 @@ HEADERS = {
     "format a fraction": '{"format": 2.0}',
     "5,000 digits": '{"format": ' + "1" * 5000 + "}",
     "too deep": '{"a":' * 50_000,
-    "deep in the config": '{"format": 2, "config": ' + '{"data":' * 900 + "1" + "}" * 901,
+    "deep in the config": '{"format": 3, "config": ' + '{"data":' * 900 + "1" + "}" * 901,
     "an unknown key": put("more", value=1),
     **{
         f"no {key}": drop(key)
-        for key in ("geood", "config", "bands", "class_ids", "resolution", "calibration", "calibrated", "metrics")
+        for key in (
+            "geood",
+            "config",
+            "bands",
+            "class_ids",
+            "resolution",
+            "calibration",
+            "calibrated",
+            "metrics",
+            "offsets",
+        )
     },
     "geood a number": put("geood", value=1),
     "config a list": put("config", value=[]),
@@ -94,6 +104,10 @@ HEADERS = {
     "a threshold NaN": put("calibration", "jsd", "0.01", value=float("nan")),
     "calibrated a number": put("calibrated", value=1),
     "calibrated cold": put("calibrated", "temperature", value=0.0),
+    "offsets a list": put("offsets", value=[1]),
+    "an offset NaN": put("offsets", "0.05", value=float("nan")),
+    "an offset text": put("offsets", "0.05", value="x"),
+    "a share that is none": put("offsets", "often", value=1.0),
     "metrics a list": put("metrics", value=[1]),
     "a metric text": put("metrics", "joint/miou", value="x"),
     "an id without a name": lambda tree: tree["config"]["data"]["classes"].pop("0"),

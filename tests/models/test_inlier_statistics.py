@@ -80,7 +80,7 @@ def test_a_class_that_is_never_predicted_takes_the_logits_of_all_and_has_no_temp
 def test_feature_scores_equal_their_definitions():
     inliers, (logits, features, _) = _fit(300), _batch(7, count=2)
     flat = features.movedim(1, -1).reshape(-1, DEPTH)
-    flat = (flat - inliers.feature_mean) / inliers.feature_std
+    flat = (flat / flat.norm(dim=1, keepdim=True) - inliers.unit_mean) / inliers.unit_std
     near = (flat[:, None] - inliers.bank).norm(dim=2).sort(1).values[:, :NEIGHBOURS].mean(1)
     torch.testing.assert_close(inliers.score("knn", logits, features), near.reshape(2, 8, 8), rtol=1e-4, atol=1e-4)
     density = 0
@@ -93,10 +93,48 @@ def test_feature_scores_equal_their_definitions():
     np.testing.assert_allclose(inliers.score("gmm", logits, features).numpy(), expected, rtol=1e-3, atol=1e-3)
 
 
+def test_the_residual_is_what_the_leading_axes_of_inliers_leave():
+    """By definition, and by its law: 0 on their span, the distance from it elsewhere."""
+    inliers, (logits, features, _) = _fit(300), _batch(7, count=2)
+    axes = inliers.axes.double()
+    assert axes.shape == (DEPTH // 2, DEPTH)
+    torch.testing.assert_close(axes @ axes.T, torch.eye(DEPTH // 2, dtype=torch.float64), rtol=0, atol=1e-6)
+    standard = (features.movedim(1, -1) - inliers.feature_mean) / inliers.feature_std
+    rest = torch.linalg.qr(torch.cat([axes, torch.eye(DEPTH, dtype=torch.float64)]).T)[0][:, DEPTH // 2 : DEPTH]
+    expected = (standard.double() @ rest).norm(dim=-1)
+    torch.testing.assert_close(inliers.score("residual", logits, features).double(), expected, rtol=1e-4, atol=1e-4)
+    inside = (torch.randn(1, 8, 8, DEPTH // 2, generator=_seeded()) @ inliers.axes) * inliers.feature_std
+    on_span = (inside + inliers.feature_mean).movedim(-1, 1)
+    assert float(inliers.score("residual", logits, on_span).max()) < 1e-4
+
+
+def test_the_axes_are_those_of_most_spread():
+    generator = _seeded()
+    fit = InlierFit(CLASSES, samples=400, each=400, seed=0)
+    hidden = torch.randn(8, 1, 8, 8, generator=generator)
+    noise = torch.randn(8, DEPTH, 8, 8, generator=generator)
+    features = torch.cat([hidden, hidden, hidden, hidden], 1) + 0.1 * noise
+    fit.update(torch.zeros(8, CLASSES, 32, 32), features, torch.zeros(8, 32, 32, dtype=torch.int64))
+    leading = fit.finish().axes[-1]
+    assert float(leading.abs().min()) > 0.45  # all four values go together
+
+
+def test_neighbours_and_mixture_do_not_look_at_the_length_of_a_feature():
+    inliers, (logits, features, _) = _fit(300), _batch(7)
+    for kind in ("knn", "gmm"):
+        longer = inliers.score(kind, logits, 3 * features)
+        torch.testing.assert_close(longer, inliers.score(kind, logits, features), rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(
+        inliers.score("residual", logits, 3 * features), inliers.score("residual", logits, features)
+    )
+
+
 @pytest.mark.parametrize("kind", ["knn", "gmm"])
 def test_strange_features_score_higher(kind):
+    """The other way round, no inlier points there."""
     inliers, (logits, features, _) = _fit(300), _batch(7)
-    assert inliers.score(kind, logits, features + 20).min() > inliers.score(kind, logits, features).max()
+    strange, usual = (inliers.score(kind, logits, given) for given in (-features, features))
+    assert float(strange.mean()) > float(usual.quantile(0.95))
 
 
 def test_features_are_taken_where_there_is_a_label_and_no_more_than_asked():

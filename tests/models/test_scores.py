@@ -114,17 +114,22 @@ def test_scores_of_an_outlier_output_equal_their_definitions():
     logits, outlier = 3 * torch.randn(2, 5, 6, 7, generator=generator), 3 * torch.randn(2, 6, 7, generator=generator)
     hybrid = outlier.double().sigmoid().log() - logits.double().exp().sum(1).log()
     torch.testing.assert_close(outlier_score(logits, outlier, "hybrid").double(), hybrid, rtol=0, atol=1e-5)
+    shifted = (outlier.double() - 1.5).sigmoid().log() - logits.double().exp().sum(1).log()
+    found = outlier_score(logits, outlier, "hybrid", offset=-1.5)
+    torch.testing.assert_close(found.double(), shifted, rtol=0, atol=1e-5)
+    assert torch.equal(outlier_score(logits, outlier, "outlier"), outlier)
+    torch.testing.assert_close(outlier_score(logits, outlier, "ratio"), outlier - logits.amax(1))
     p = torch.cat([logits, outlier[:, None]], 1).double().softmax(1)
     uno = p[:, 5] + 1 - p[:, :5].amax(1)
     torch.testing.assert_close(outlier_score(logits, outlier, "uno").double(), uno, rtol=0, atol=1e-6)
     extreme = torch.tensor([[[-1e4]], [[1e4]]])
-    for kind in ("hybrid", "uno"):
+    for kind in scores_from("head", "class"):
         assert torch.isfinite(outlier_score(torch.full((2, 5, 1, 1), 1e4), extreme, kind)).all()
         assert not outlier_score(logits.requires_grad_(), outlier, kind).requires_grad
 
 
 def test_unknown_score_is_refused():
-    with pytest.raises(ValueError, match="hybrid and uno"):
+    with pytest.raises(ValueError, match="outlier, hybrid, ratio, uno"):
         outlier_score(torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1), "jsd")
     with pytest.raises(ValueError, match="energy"):
         anomaly_score(torch.zeros(1, 2, 1, 1), "msp", 1.0)

@@ -22,6 +22,7 @@ def small_config(**sections):
         "flow": {"steps": 1, "layers": 1, "growth": 8},
         "negatives": {"patch_max_px": 32, "source": "flow"},
         "train": {"third_stage": "joint"},
+        "score": {"kind": "jsd"},
         "predict": {"tile_px": 64, "halo_px": 32},
     }
     for section, keys in sections.items():
@@ -37,6 +38,9 @@ def make_bundle(path, *, bands=3, high=255.0, names=None, **sections):
     segmenter, flow = Segmenter(bands, classes, config.segmenter), Flow(bands, config.flow, (1 / high,) * bands)
     with torch.no_grad():
         segmenter.head[-1].weight.mul_(60)  # strong opinions, so that classes and scores vary from pixel to pixel
+        for name, weight in segmenter.named_parameters():
+            if name.startswith("outlier_head.") and name.endswith("last.weight"):
+                torch.nn.init.normal_(weight)  # as if trained: it starts at zero
     bundle = ModelBundle(
         segmenter=segmenter.eval(),
         flow=flow.eval(),

@@ -22,6 +22,7 @@ from geood.errors import ConfigError, DataError, OutputError, TrainingError
 from geood.models.bundle import ModelBundle
 from geood.models.flow import Flow
 from geood.models.segmenter import Segmenter
+from geood.training.calibration import _offsets
 from geood.training.plans import Plan, plans
 from geood.training.run_folder import append_metrics, check_run, last_metrics, make_run, take_stages, trim_metrics
 from geood.training.stage import Stage, sample_picture, troubles
@@ -324,6 +325,29 @@ def test_thresholds_leave_their_share_of_inlier_pixels_above(unbroken, scenes_fo
         assert (above > np.float16(threshold)).mean() <= float(rate)
         below = np.nextafter(np.float16(threshold), np.float16(-1))
         assert (above > below).mean() > float(rate)  # and no lower threshold would do
+
+
+def test_offsets_leave_their_share_of_inlier_pixels_to_the_outlier_heads(headed, scenes_folder):
+    bundle = ModelBundle.load(headed)
+    validation = open_scenes(config(scenes_folder)).validation()
+    logits = []
+    for i in range(len(validation)):
+        sample = validation[i]
+        logits.append(bundle.infer(sample["image"][None]).outlier[0].numpy()[(sample["mask"] != 255).numpy()])
+    inliers = np.concatenate(logits).astype(np.float16)
+    assert list(bundle.offsets) == sorted(bundle.offsets, key=float) and bundle.offset == bundle.offsets["0.05"]
+    for share, offset in bundle.offsets.items():
+        assert (inliers > np.float16(-offset)).mean() <= float(share)
+        assert (inliers >= np.float16(-offset)).mean() > float(share)  # and no larger offset would do
+
+
+def test_without_inliers_to_validate_on_there_is_no_offset_and_it_is_said(scenes_folder, headed, caplog):
+    settings = with_head(scenes_folder)
+    crops, bundle = open_scenes(settings), ModelBundle.load(headed)
+    blank = [crops.validation()[0] | {"mask": torch.full((64, 64), 255)}]
+    nobody = type("Nobody", (), {"validation": lambda _: blank})()
+    assert _offsets(bundle, nobody) == {} and "no inlier pixel" in caplog.text and "0 is taken" in caplog.text
+    assert dataclasses.replace(bundle, offsets={}).offset == 0.0
 
 
 def test_a_run_killed_in_each_stage_goes_on_and_ends_as_the_unbroken_one(unbroken, scenes_folder, tmp_path):
