@@ -11,15 +11,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from geood.config import load_config
 from geood.datasets import make_world
 from geood.errors import OutputError
 from geood.evaluation import draw_overview, evaluate_scenes, write_metrics
 from geood.models import ModelBundle
 from geood.prediction import predict
-from geood.training import train
+from geood.training import example_negatives, train
 
 log = logging.getLogger("geood")
 SEED = 7
@@ -97,9 +95,7 @@ def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
     bundle = ModelBundle.load(bundle_path)
     evaluation = evaluate_scenes(config_path, bundle)
     write_metrics(evaluation, out / "metrics.json", overwrite=False)
-    assert bundle.flow is not None
-    with torch.no_grad():
-        negatives = bundle.flow.sample(8, 56, 56, generator=torch.Generator().manual_seed(SEED)).numpy()
+    negatives = example_negatives(config, bundle.flow, count=8, side=56)
     draw_overview(
         out / "overview.png",
         scene=Path(result.scene),
@@ -108,7 +104,7 @@ def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
         labels=world.test_labels,
         class_names=bundle.class_names,
         anomaly=config.data.anomaly,
-        negatives=negatives,
+        negatives=None if negatives is None else negatives.numpy(),
         threshold=result.threshold,
         metrics=evaluation.headline(),
     )
@@ -118,7 +114,7 @@ def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
         (out / "anomalies.tif", "score of every pixel (cloud-optimized GeoTIFF)"),
         (out / "anomalies.classes.tif", "predicted class of every pixel"),
         (out / "metrics.json", "the figures above, and more"),
-        (out / "run", "the training run: config, split, metrics, pictures of samples, model.safetensors"),
+        (out / "run", "the training run: config, split, metrics, model.safetensors"),
         (out / "world", "the made-up scenes and their labels"),
         (out / "demo.yaml", "the config of the training run"),
     ]

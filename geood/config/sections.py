@@ -338,7 +338,12 @@ class LossConfig(Section):
         1.0, description="weight of the flow's likelihood term, in bits per dimension"
     )
     outlier_weight: Annotated[float, Field(ge=0)] = Field(
-        1.0, description="weight of the cross-entropy of the outlier output, see segmenter.outlier"
+        1.0, description="weight of the loss of the outlier output, see segmenter.outlier"
+    )
+    outlier: Literal["balanced", "ratio", "evidential"] = Field(
+        "balanced",
+        description="loss of the outlier heads: balanced cross-entropy, the same of their likelihood ratio to the "
+        "classes (with score ratio), or an evidential one",
     )
 
 

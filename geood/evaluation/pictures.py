@@ -53,7 +53,7 @@ def draw_overview(  # noqa: PLR0913 - the panels of one page, each given by name
         labels: a raster of class ids on any grid; None: no ground truth is shown.
         class_names: name of each channel index in `classes`.
         anomaly: ids in `labels` that are anomalies.
-        negatives: samples (N, C, h, w) of the flow in [0, 1]; None: no such panel.
+        negatives: synthetic negatives (N, C, h, w) in [0, 1]; None: no such panel.
         threshold: score above which a pixel counts as detected.
         metrics: figures for the title, as shares in [0, 1].
 

@@ -6,9 +6,14 @@
 The first three terms are arXiv 2112.12833 (the joint objective), with the flow's term in bits for each dimension of
 the digital numbers, so that its size does not depend on patch size or scaling. KL divergences may replace the
 Jensen-Shannon divergence for comparison: they are unbounded, and push hardest where the segmenter is most confident.
-L_outlier teaches the segmenter's outlier output, where it has one, on the same negatives: for heads the mean over them
-of the binary cross-entropy on pasted and on labelled pixels, one half each (after arXiv 2207.02606); for a class, its
-likelihood on pasted pixels (after arXiv 2402.15374), while the class term then is over all classes and that one.
+L_outlier teaches the segmenter's outlier output, where it has one, on the same negatives. For a class it is the
+likelihood of it on pasted pixels (after arXiv 2402.15374), while the class term then is over all classes and that one.
+For heads it is the mean over them of a cost on pasted and one on labelled pixels, one half each, of their logit o:
+
+    balanced    softplus(-o) and softplus(o), the binary cross-entropy (after arXiv 2207.02606)
+    ratio       the same of o - max_k f_k, f the class logits: trains the score `ratio` (Nazir et al., IJCV 2025)
+    evidential  2 softplus(z) - sigmoid(z), z = -o and o: that cross-entropy, and the divergence of misleading evidence
+                from none (arXiv 2508.00587, with Dirichlet parameters 1 + e^o and 1 + e^-o, so of one logit)
 
 This module computes terms from tensors; `stage` decides which network a term trains. Sums are taken in float32 or
 wider, and an empty term (no labelled pixel, no pasted patch) is a zero that can still be differentiated.
@@ -58,7 +63,11 @@ def joint_loss(
     negative = divergence_on(logits, batch.negative, config.negative)
     nothing = classification.new_zeros(())
     flow = bits.mean() if bits is not None and bits.numel() else nothing
-    outlier = {"none": lambda *_: nothing, "head": _head_loss, "class": _class_loss}[kind](answer, batch)
+    outlier = nothing
+    if kind == "head":
+        outlier = _head_loss(answer, batch, config.outlier)
+    elif kind == "class":
+        outlier = _class_loss(answer, batch)
     total = classification + config.negative_weight * negative
     total = total + config.flow_weight * flow + config.outlier_weight * outlier
     return Losses(total, classification, negative, flow, outlier)
@@ -106,17 +115,25 @@ DIVERGENCES: dict[str, Callable[[Tensor], Tensor]] = {  # by `loss.negative`; of
 }
 
 
-def _head_loss(answer: SegmenterOutput, batch: PastedBatch) -> Tensor:
-    """Compute the balanced cross-entropy of each outlier head's logit, and their mean."""
+def _head_loss(answer: SegmenterOutput, batch: PastedBatch, kind: str) -> Tensor:
+    """Compute the cost of each outlier head's logit, one half on negative and one on labelled pixels; their mean."""
     assert answer.outlier is not None
     heads = answer.outlier[:, None] if answer.heads is None else answer.heads
-    return torch.stack([_balanced(logit.float(), batch) for logit in heads.unbind(1)]).mean()
+    logits = heads.float()
+    if kind == "ratio":
+        logits = logits - answer.logits.float().amax(1, keepdim=True)
+    cost, inlier = HEAD_COSTS[kind], batch.mask != IGNORE
+    return torch.stack(
+        [0.5 * (_mean(cost(-logit), batch.negative) + _mean(cost(logit), inlier)) for logit in logits.unbind(1)]
+    ).mean()
 
 
-def _balanced(logit: Tensor, batch: PastedBatch) -> Tensor:
-    """Compute the binary cross-entropy of a logit: means over negative and labelled pixels, one half each."""
-    negative, inlier = batch.negative, batch.mask != IGNORE
-    return 0.5 * (_mean(functional.softplus(-logit), negative) + _mean(functional.softplus(logit), inlier))
+# By `loss.outlier`: the cost of an inlier's logit, that of an outlier being the cost of its negative.
+HEAD_COSTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "balanced": functional.softplus,
+    "ratio": functional.softplus,
+    "evidential": lambda logit: 2 * functional.softplus(logit) - logit.sigmoid(),
+}
 
 
 def _class_loss(answer: SegmenterOutput, batch: PastedBatch) -> Tensor:

@@ -10,7 +10,7 @@ from geood.config.sections import FlowConfig, LossConfig, SegmenterConfig
 from geood.models.flow import Flow
 from geood.models.scores import jensen_shannon_to_uniform
 from geood.models.segmenter import Segmenter, SegmenterOutput
-from geood.training.losses import DIVERGENCES, Losses, class_nll, divergence_on, joint_loss
+from geood.training.losses import DIVERGENCES, HEAD_COSTS, Losses, class_nll, divergence_on, joint_loss
 from geood.training.pasting import paste, unpasted
 
 # margin, p_max, JSD, L1 norms of the gradients of JSD, KL(U||p), KL(p||U), and KL(U||p), for 19 classes
@@ -121,6 +121,57 @@ def test_the_outlier_head_learns_from_negatives_and_labelled_pixels_in_equal_sha
     p = outlier.sigmoid()
     expected = -(p[negative].log().mean() + (1 - p[mask != 255]).log().mean()) / 2
     torch.testing.assert_close(losses.outlier, expected)
+
+
+def _headed():
+    generator = torch.Generator().manual_seed(0)
+    logits, outlier = 3 * torch.randn(2, 4, 8, 8, generator=generator), 3 * torch.randn(2, 8, 8, generator=generator)
+    mask = torch.randint(4, (2, 8, 8), generator=generator)
+    negative = torch.zeros(2, 8, 8, dtype=torch.bool)
+    mask[:, 0], negative[:, 0, :5] = 255, True
+    return logits, outlier, mask, unpasted(torch.zeros(2, 3, 8, 8), mask)._replace(negative=negative)
+
+
+def _loss_of(kind, logits, outlier, batch):
+    config = LossConfig(outlier=kind)
+    return joint_loss(SegmenterOutput(logits, outlier, logits), batch, None, kind="head", config=config).outlier
+
+
+def test_the_ratio_loss_is_the_cross_entropy_of_the_likelihood_ratio():
+    logits, outlier, mask, batch = _headed()
+    p = (outlier - logits.amax(1)).double().sigmoid()
+    expected = -(p[batch.negative].log().mean() + (1 - p[mask != 255]).log().mean()) / 2
+    torch.testing.assert_close(_loss_of("ratio", logits, outlier, batch).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_evidential_loss_is_that_of_two_dirichlet_parameters():
+    """Expected log-likelihood bound ln S - ln a_y, and KL(Dir(1, a of the other) || Dir(1, 1)), by torch's own."""
+    logits, outlier, mask, batch = _headed()
+    found = _loss_of("evidential", logits, outlier, batch)
+
+    def expected(o, sign):
+        own, other = 1 + (sign * o).exp(), 1 + (-sign * o).exp()
+        kl = torch.distributions.kl_divergence(
+            torch.distributions.Dirichlet(torch.stack([torch.ones_like(other), other], -1)),
+            torch.distributions.Dirichlet(torch.ones(2, dtype=o.dtype)),
+        )
+        return ((own + other).log() - own.log() + kl).mean()
+
+    wide = outlier.double()
+    whole = (expected(wide[batch.negative], 1) + expected(wide[mask != 255], -1)) / 2
+    torch.testing.assert_close(found.double(), whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", HEAD_COSTS)
+def test_every_loss_of_the_heads_falls_as_they_tell_negatives_from_inliers(kind):
+    logits, _, _, batch = _headed()
+    way = batch.negative.float() * 2 - 1
+    losses = [float(_loss_of(kind, logits, step * way, batch)) for step in (-4.0, 0.0, 4.0, 8.0)]
+    assert losses == sorted(losses, reverse=True) and losses[-1] >= 0
+
+
+def test_the_config_and_the_losses_know_the_same_losses_of_the_heads():
+    assert set(get_args(LossConfig.model_fields["outlier"].annotation)) == set(HEAD_COSTS)
 
 
 def test_each_outlier_head_learns_for_itself():

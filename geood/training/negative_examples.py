@@ -1,0 +1,50 @@
+"""Examples of the negatives of a config, to be looked at: what its sources make of its own training crops.
+
+A picture of them tells more than any figure whether they are what they should be. They are drawn as in training, but
+all of one size, so that they can be laid side by side. Nothing is pasted or trained here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from geood.config import Config
+from geood.datasets import PhotographFolder, open_crops
+from geood.models import Flow
+from geood.training.negative_sources import draw_patches
+
+
+@torch.no_grad()
+def example_negatives(config: Config, flow: Flow | None, *, count: int, side: int) -> Tensor | None:
+    """Draw negatives (count, C, side, side) in [0, 1] from the sources of a config; None if it has none.
+
+    Args:
+        config: sources, and the images that crops are cut from.
+        flow: the trained flow, if it is one of the sources.
+        count: number of negatives, at least two.
+        side: height and width in pixels.
+
+    Raises:
+        DataError: images, labels or photographs cannot be used.
+    """
+    settings = config.negatives
+    if not settings.sources:
+        return None
+    crops = open_crops(config)
+    samples = crops.training(config.train.seed, count)
+    batch = default_collate([samples[i] for i in range(count)])
+    folder = None if settings.folder is None else Path(config.data.root) / settings.folder
+    patches = draw_patches(
+        settings,
+        [(side, side)] * count,
+        image=batch["image"],
+        valid=batch["valid"],
+        flow=flow,
+        photographs=None if folder is None else PhotographFolder(folder, bands=crops.bands.count),
+        generator=torch.Generator().manual_seed(config.train.seed),
+    )
+    return torch.stack(patches).clamp(0, 1)
