@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from typing import Literal, NamedTuple
 
-Need = Literal["logits", "class statistics", "feature bank", "head", "class"]
+Need = Literal["logits", "class statistics", "feature bank", "encoder bank", "head", "class", "experts"]
 
 
 class ScoreKind(NamedTuple):
@@ -18,7 +18,8 @@ class ScoreKind(NamedTuple):
     Attributes:
         title: name in tables.
         needs: what the score is computed from: class logits only, statistics of inlier logits, a bank of inlier
-            features, or a segmenter's outlier output of this kind (`head`, `class`).
+            features of the decoder or of the encoder, a segmenter's outlier output of this kind (`head`, `class`), or
+            the outlier head and the encoder's bank with the tails of both scores (`experts`).
         bounded: the score is in [0, 1].
         tempered: the logits are divided by `score.temperature`.
         shifted: the outlier logit is shifted by the offset of `score.veto_share`.
@@ -46,10 +47,17 @@ SCORES: dict[str, ScoreKind] = {
     "hybrid": ScoreKind("hybrid", "head", shifted=True),
     "ratio": ScoreKind("likelihood ratio", "head"),
     "uno": ScoreKind("UNO", "class"),
+    "encoder_knn": ScoreKind("encoder neighbours", "encoder bank"),
+    "combined": ScoreKind("combined", "experts"),
 }
 LACKS: dict[Need, str] = {
     "class statistics": "no statistics of its classes; train it again with this geood, or",
     "feature bank": "no bank of features; train with score.feature_bank: 4096, or",
+    "encoder bank": "no bank of encoder features; train with score.encoder_bank: 2048, or",
+    "experts": (
+        "not both experts and their tails; train with segmenter.outlier: head, score.encoder_bank: 2048 and validation "
+        "data, or"
+    ),
 }
 
 

@@ -366,7 +366,7 @@ class TrainConfig(Section):
         "head",
         description="head: the outlier heads alone, the classes stay as they are; joint: segmenter and flow together",
     )
-    head_steps: Steps = Field(400, description="steps of the third stage head")
+    head_steps: Steps = Field(80, description="steps of the third stage head")
     head_lr: Positive = Field(2e-3, description="the outlier heads' learning rate in the third stage, head or joint")
     joint_steps: Steps = Field(4000, description="steps of the third stage joint")
     joint_segmenter_lr: Positive = Field(2e-5, description="the segmenter's learning rate in the third stage joint")
@@ -440,6 +440,9 @@ class ScoreConfig(Section):
     feature_bank: Annotated[int, Field(ge=0, le=100_000), AfterValidator(_enough_features)] = Field(
         0,
         description="inlier features kept for the scores knn, gmm and residual; 0: none; use a few thousand for these",
+    )
+    encoder_bank: Annotated[int, Field(ge=0, le=100_000), AfterValidator(_enough_features)] = Field(
+        2048, description="inlier features of the encoder kept for the scores encoder_knn and combined; 0: none"
     )
     smooth_px: Annotated[int, Field(ge=0, le=256)] = Field(
         0, description="radius of a guided filter that smooths scores along edges of the image, pixels; 0: none"

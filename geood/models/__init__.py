@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 from geood._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from geood.models.bundle import ModelBundle, autocast
+    from geood.models.bundle import EXPERTS, ModelBundle, autocast
     from geood.models.bundle_header import BundleHeader, read_header
     from geood.models.flow import Flow
     from geood.models.inlier_statistics import InlierFit, Inliers
     from geood.models.scores import anomaly_score, jensen_shannon_to_uniform
     from geood.models.segmenter import Segmenter, SegmenterOutput
+    from geood.models.tails import fit_tail
 
 __all__ = [
+    "EXPERTS",
     "BundleHeader",
     "Flow",
     "InlierFit",
@@ -24,6 +26,7 @@ __all__ = [
     "SegmenterOutput",
     "anomaly_score",
     "autocast",
+    "fit_tail",
     "jensen_shannon_to_uniform",
     "read_header",
 ]
@@ -32,6 +35,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "BundleHeader": "bundle_header",
+        "EXPERTS": "bundle",
         "Flow": "flow",
         "InlierFit": "inlier_statistics",
         "Inliers": "inlier_statistics",
@@ -40,6 +44,7 @@ __getattr__, __dir__ = lazy_exports(
         "SegmenterOutput": "segmenter",
         "anomaly_score": "scores",
         "autocast": "bundle",
+        "fit_tail": "tails",
         "jensen_shannon_to_uniform": "scores",
         "read_header": "bundle_header",
     },

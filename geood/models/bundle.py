@@ -39,6 +39,7 @@ from geood.models.segmenter import Segmenter, SegmenterOutput
 
 USES = ("score", "predict")  # config sections that may change after training
 WHOLE = (slice(None), slice(None))
+EXPERTS = ("hybrid", "encoder_knn")  # of score combined
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +154,7 @@ class ModelBundle:
         `kinds` are the scores that the answer is to serve (None: all); the outlier output is computed only for those
         that need it.
         """
-        wanted = kinds is None or any(SCORES[kind].needs in ("head", "class") for kind in kinds)
+        wanted = kinds is None or any(SCORES[kind].needs in ("head", "class", "experts") for kind in kinds)
         answer: SegmenterOutput = self.segmenter(image, "mean" if wanted else "none")
         return answer
 
@@ -209,9 +210,13 @@ class ModelBundle:
             assert answer.outlier is not None
             return outlier_score(logits, answer.outlier[:, rows, cols], kind, offset=self.offset)
         assert self.inliers is not None
+        if needs == "experts":
+            as_calibrated = self.with_score(self.calibrated)
+            experts = [self.inliers.surprisal(expert, as_calibrated._raw(answer, expert, core)) for expert in EXPERTS]
+            return torch.stack(experts).amax(0)
         if needs == "class statistics":
-            return self.inliers.score(kind, logits, answer.features)
-        coarse = self.inliers.score(kind, answer.logits, answer.features)
+            return self.inliers.score(kind, answer._replace(logits=logits))
+        coarse = self.inliers.score(kind, answer)
         return upsample(coarse[:, None], answer.logits.shape[-2:])[:, 0, rows, cols]
 
     def with_settings(self, settings: Sequence[str]) -> ModelBundle:
@@ -303,7 +308,7 @@ class ModelBundle:
             segmenter = stored.fill("segmenter", partial(Segmenter, bands.count, classes, local)).eval()
             make_flow = partial(Flow, bands.count, config.flow, bands.step)
             generator = stored.fill("flow", make_flow).eval() if flow and "flow" in stored else None
-            inliers = stored.inliers(classes, segmenter.features)
+            inliers = stored.inliers(classes, segmenter.features, segmenter.encoder_features)
             identity = _identity(path)
         except (ConfigError, ValueError, RuntimeError, SafetensorError, OSError) as error:
             raise damaged(path, error) from None

@@ -16,7 +16,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from geood.errors import shown
+from geood.models.encoder_bank import AXES
 from geood.models.inlier_statistics import Inliers
+from geood.models.tails import KNOTS
 
 PARTS = ("segmenter", "flow", "inliers")
 TYPES = {  # names of safetensors
@@ -83,8 +85,10 @@ class BundleTensors:
         network.load_state_dict(self._read(part))
         return network
 
-    def inliers(self, classes: int, features: int) -> Inliers | None:
-        """Load the inlier statistics of `classes` classes and features of `features` channels; None without any.
+    def inliers(self, classes: int, features: int, encoder: int) -> Inliers | None:
+        """Load the inlier statistics of `classes` classes and of features of so many channels; None without any.
+
+        `features` are the decoder's, `encoder` those of the encoder at stride 8.
 
         Raises:
             SafetensorError: the file is damaged.
@@ -93,7 +97,7 @@ class BundleTensors:
         kinds = self._kinds.get("inliers")
         if kinds is None:
             return None
-        _compare("inliers", kinds, _of_inliers(kinds, classes, features))
+        _compare("inliers", kinds, _of_inliers(kinds, classes, features, encoder))
         return Inliers(self._read("inliers"))
 
     def _read(self, part: str) -> dict[str, Tensor]:
@@ -116,15 +120,20 @@ def _compare(part: str, found: Mapping[str, TensorKind], wanted: Mapping[str, Te
         raise ValueError(f"it holds a tensor {part}.{shown(strange[0])}, which the network of its config lacks")
 
 
-def _of_inliers(found: Mapping[str, TensorKind], classes: int, features: int) -> dict[str, TensorKind]:
+def _of_inliers(found: Mapping[str, TensorKind], classes: int, features: int, encoder: int) -> dict[str, TensorKind]:
     """Return the tensors that inlier statistics consist of; their numbers of templates, axes and features are free."""
-    free = ("log_templates", "axes", "bank", "mixture_centres")
-    templates, axes, kept, centres = (_rows(found, name) for name in free)
+    free = ("log_templates", "axes", "bank", "mixture_centres", "encoder_near")
+    templates, axes, kept, centres, near = (_rows(found, name) for name in free)
     shapes: dict[str, tuple[int, ...]] = {
         "logit_mean": (classes,),
         "logit_std": (classes,),
         "log_templates": (templates, classes),
     }
+    if "encoder_near" in found:
+        principal = min(AXES, encoder)
+        shapes |= {"encoder_shift": (encoder,), "encoder_axes": (encoder, principal), "encoder_near": (near, principal)}
+    if "tail_encoder_knn" in found:
+        shapes |= {"tail_hybrid": (KNOTS,), "tail_encoder_knn": (KNOTS,)}
     if set(found) - set(shapes):
         shapes |= {
             "feature_mean": (features,),

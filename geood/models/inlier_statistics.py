@@ -7,7 +7,8 @@ bundle. Standardized max logit compares the largest logit with its mean over pix
 length says more of the class than of strangeness (Mueller and Hein, ICML 2025): the mean distance to the nearest
 neighbours in a bank of inlier features (arXiv 2211.06660), and the negative log-density under a Gaussian mixture with
 one shared covariance, fitted by scikit-learn. The third is the length of what of a feature lies outside the principal
-axes of inliers (ViM, arXiv 2203.10807). Tensors only; no files.
+axes of inliers (ViM, arXiv 2203.10807). The encoder's bank is in `encoder_bank`, the tails that make experts comparable
+in `tails`. Tensors only; no files.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from torch.nn import functional
 
 from geood.config import SCORES, Need, scores_from
 from geood.constants import IGNORE
+from geood.models.encoder_bank import distances, fit_bank
 from geood.models.scores import by_strips
+from geood.models.segmenter import SegmenterOutput
+from geood.models.tails import surprisal
 
 NEIGHBOURS = 3
 COMPONENTS = 2  # of the mixture, per class
@@ -42,30 +46,44 @@ class Inliers(nn.Module):
     @property
     def serves(self) -> tuple[Need, ...]:
         """Needs of scores (`ScoreKind.needs`) that these statistics satisfy."""
-        return ("class statistics", "feature bank") if hasattr(self, "bank") else ("class statistics",)
+        held: dict[Need, str] = {
+            "class statistics": "logit_mean",
+            "feature bank": "bank",
+            "encoder bank": "encoder_near",
+        }
+        held["experts"] = "tail_encoder_knn"
+        return tuple(need for need, name in held.items() if hasattr(self, name))
 
     @property
     def scores(self) -> tuple[str, ...]:
         """Kinds of score that can be computed from these statistics."""
         return scores_from(*self.serves)
 
-    def score(self, kind: str, logits: Tensor, features: Tensor) -> Tensor:
-        """Return the score `kind`, float32, unbounded, without gradient; higher is more anomalous.
+    def score(self, kind: str, answer: SegmenterOutput) -> Tensor:
+        """Return the score `kind` of a pass, float32, unbounded, without gradient; higher is more anomalous.
 
-        Class scores are computed from logits (B, K, H, W) and have shape (B, H, W). Feature scores are computed from
-        decoder features (B, D, H / 4, W / 4) and have shape (B, H / 4, W / 4).
+        Class scores are computed from the logits (B, K, H, W) and have shape (B, H, W), feature scores from the
+        decoder's features, (B, H / 4, W / 4), and `encoder_knn` from the encoder's, (B, H / 8, W / 8).
 
         Raises:
-            ValueError: `kind` is none of `scores`.
+            ValueError: `kind` is none of these, or not of `scores`.
         """
         if kind not in self.scores:
             raise ValueError(f"these statistics do not serve {kind!r}, only {', '.join(self.scores)}")
         with torch.no_grad():
             if SCORES[kind].needs == "class statistics":
-                return _OF_CLASSES[kind](self, logits.float())
+                return _OF_CLASSES[kind](self, answer.logits.float())
+            if kind == "encoder_knn":
+                bank = {name: self._tensor(f"encoder_{name}") for name in ("shift", "axes", "near")}
+                return distances(answer.encoder, **bank)
+            features = answer.features
             flat = features.float().movedim(1, -1).flatten(0, -2)
             scores = torch.cat([_OF_FEATURES[kind](self, chunk) for chunk in flat.split(PIXELS)])
             return scores.reshape(features.shape[0], *features.shape[2:])
+
+    def surprisal(self, kind: str, score: Tensor) -> Tensor:
+        """Return the surprisal of the expert `kind` (hybrid, encoder_knn) on inliers, in nats, of its shape."""
+        return surprisal(score, self._tensor(f"tail_{kind}"))
 
     def _standardized_max_logit(self, logits: Tensor) -> Tensor:
         """Return the predicted class's mean max logit minus the max logit, in standard deviations, (B, H, W)."""
@@ -132,46 +150,43 @@ _OF_FEATURES: dict[str, Callable[[Inliers, Tensor], Tensor]] = {
 class InlierFit:
     """Accumulator of inlier statistics over the segmenter's outputs on training crops.
 
-    In all, `samples` feature vectors are kept for the feature scores (0: none), drawn with `seed`, at most `each` per
-    batch.
+    In all, `samples` feature vectors are kept for the feature scores (0: none) and `places` of the encoder, drawn with
+    `seed`, from each of `batches` batches about as many.
     """
 
-    def __init__(self, classes: int, *, samples: int, each: int, seed: int) -> None:
-        self.classes, self.samples, self.each = classes, samples, each
+    def __init__(self, classes: int, *, samples: int, places: int, batches: int, seed: int) -> None:
+        self.classes = classes
         self._count = torch.zeros(classes, dtype=torch.float64)
         self._sum, self._squares = torch.zeros_like(self._count), torch.zeros_like(self._count)
         self._softmax = torch.zeros(classes, classes, dtype=torch.float64)
-        self._features: list[Tensor] = []
-        self._generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
+        self._features = _Sample(samples, -(-samples // batches), generator)
+        self._encoder = _Sample(places, -(-places // batches), generator)
 
-    def update(self, logits: Tensor, features: Tensor, mask: Tensor) -> None:
+    def update(self, answer: SegmenterOutput, mask: Tensor) -> None:
         """Add the labelled pixels of one batch and draw feature vectors from it.
 
         Args:
-            logits: (B, K, H, W).
-            features: (B, D, H / 4, W / 4), decoder features.
+            answer: output of the segmenter for (B, C, H, W).
             mask: (B, H, W), class indices; 255 is ignored.
         """
         known = mask != IGNORE
-        pixels = logits.movedim(1, -1)[known].double().cpu()
+        pixels = answer.logits.movedim(1, -1)[known].double().cpu()
         largest, taken = pixels.max(1)
         self._count.index_add_(0, taken, torch.ones_like(largest))
         self._sum.index_add_(0, taken, largest)
         self._squares.index_add_(0, taken, largest.square())
         self._softmax.index_add_(0, taken, pixels.softmax(1))
-        have = sum(len(batch) for batch in self._features)
-        if have < self.samples:
-            scale = mask.shape[-1] // features.shape[-1]
-            middle = known[:, scale // 2 :: scale, scale // 2 :: scale].to(features.device)
-            flat = features.movedim(1, -1)[middle].float().cpu()
-            order = torch.randperm(len(flat), generator=self._generator)
-            self._features.append(flat[order[: min(self.each, self.samples - have)]])
+        self._features.draw(answer.features, known)
+        self._encoder.draw(answer.encoder, known)
 
     def finish(self) -> Inliers:
         """Return the statistics. A class never predicted gets mean and deviation of all pixels, and no template."""
         tensors = self._classes()
-        if self._features:
-            tensors |= _features(torch.cat(self._features), components=COMPONENTS * self.classes)
+        if self._features.drawn:
+            tensors |= _features(torch.cat(self._features.drawn), components=COMPONENTS * self.classes)
+        if self._encoder.drawn:
+            tensors |= {f"encoder_{name}": part for name, part in fit_bank(torch.cat(self._encoder.drawn)).items()}
         return Inliers({name: tensor.float() for name, tensor in tensors.items()})
 
     def _classes(self) -> dict[str, Tensor]:
@@ -187,6 +202,25 @@ class InlierFit:
             "logit_std": (square - mean.square()).clamp_min(0).sqrt().clamp_min(LEAST_SPREAD),
             "log_templates": templates.clamp_min(1e-12).log(),
         }
+
+
+class _Sample:
+    """Random sample of `most` feature vectors, at most `each` from a batch."""
+
+    def __init__(self, most: int, each: int, generator: torch.Generator) -> None:
+        self.most, self.each, self.drawn = most, each, list[Tensor]()
+        self._generator = generator
+
+    def draw(self, features: Tensor, known: Tensor) -> None:
+        """Draw from features (B, D, h, w) at places whose middle pixel is `known` (B, H, W)."""
+        left = self.most - sum(len(batch) for batch in self.drawn)
+        if left <= 0:
+            return
+        scale = known.shape[-1] // features.shape[-1]
+        middle = known[:, scale // 2 :: scale, scale // 2 :: scale].to(features.device)
+        flat = features.movedim(1, -1)[middle].float().cpu()
+        order = torch.randperm(len(flat), generator=self._generator)
+        self.drawn.append(flat[order[: min(self.each, left)]])
 
 
 def _features(samples: Tensor, *, components: int) -> dict[str, Tensor]:

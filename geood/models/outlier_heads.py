@@ -46,13 +46,12 @@ class OutlierHeads(nn.Module):
 
     def __init__(self, features: int, widths: Sequence[int]) -> None:
         super().__init__()
-        self.on_decoder = _Head([features])
         self.on_both = _Head([features, *widths[:2]])
 
     def forward(self, maps: FeatureMaps) -> Tensor:
         """Return the outlier logit of each head (B, 2, H / 4, W / 4); above 0 it is more likely an outlier than not."""
         decoder, (fine, coarse), _ = maps
-        return torch.cat([self.on_decoder([decoder]), self.on_both([decoder, fine, coarse])], dim=1)
+        return self.on_both([decoder, fine, coarse])
 
 
 class _Head(nn.Module):

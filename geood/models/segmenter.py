@@ -41,12 +41,14 @@ class SegmenterOutput(NamedTuple):
         outlier: (B, H, W), logit of being none of the classes, of two heads their mean; None if the network has no
             outlier output, or it was not asked for.
         features: (B, D, H / 4, W / 4), of the decoder.
+        encoder: (B, D', H / 8, W / 8), of the encoder.
         heads: (B, N, H, W), logit of each of N outlier heads, if asked for; else None.
     """
 
     logits: Tensor
     outlier: Tensor | None
     features: Tensor
+    encoder: Tensor
     heads: Tensor | None = None
 
 
@@ -77,6 +79,7 @@ class Segmenter(nn.Module):
             top = bn_relu_conv(widths[-1], config.decoder_channels, kernel=1)
             channels, mean, std = [config.decoder_channels] * len(widths), 0.5, 0.25
         self.features = channels[-1]  # channels of the decoder's features
+        self.encoder_features = widths[1]  # channels of the encoder's at stride 8
         self.decoder = Ladder(widths, top=top, channels=channels)
         self.head = bn_relu_conv(channels[-1], classes, kernel=1, bias=True)
         self.outlier_head: nn.Module | None = None
@@ -100,9 +103,11 @@ class Segmenter(nn.Module):
         maps = self.maps(image)
         logits = self.class_logits(maps)
         if self.outlier_head is None or outlier == "none":
-            return SegmenterOutput(logits, None, maps.decoder)
+            return SegmenterOutput(logits, None, maps.decoder, maps.encoder[1])
         heads = self.outlier_logits(maps, each=outlier == "each")
-        return SegmenterOutput(logits, heads.mean(1), maps.decoder, heads if outlier == "each" else None)
+        return SegmenterOutput(
+            logits, heads.mean(1), maps.decoder, maps.encoder[1], heads if outlier == "each" else None
+        )
 
     def maps(self, image: Tensor) -> FeatureMaps:
         """Compute the feature maps of `image` (B, bands, H, W), of which all outputs are made.

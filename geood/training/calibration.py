@@ -20,7 +20,7 @@ from geood.config import FALSE_POSITIVE_RATES, VETO_SHARES
 from geood.constants import IGNORE, INLIER
 from geood.datasets import Crops
 from geood.metrics import PixelCurve
-from geood.models import Flow, InlierFit, Inliers, ModelBundle, Segmenter
+from geood.models import EXPERTS, Flow, InlierFit, Inliers, ModelBundle, Segmenter, fit_tail
 
 log = logging.getLogger("geood")
 FIT_CROPS = 256  # training crops that inlier statistics are computed from
@@ -45,18 +45,25 @@ def finish_bundle(segmenter: Segmenter, flow: Flow | None, crops: Crops, figures
     bundle = dataclasses.replace(bundle, inliers=_fitted(bundle, crops))
     if config.segmenter.outlier == "head":
         bundle = dataclasses.replace(bundle, offsets=_offsets(bundle, crops))
+        bundle = dataclasses.replace(bundle, inliers=_with_tails(bundle, crops))
     return _calibrated(bundle, crops).to("cpu")
 
 
 def _fitted(bundle: ModelBundle, crops: Crops) -> Inliers:
     """Compute statistics of the network's outputs on training crops."""
     config, bank = crops.config, crops.config.score.feature_bank
-    each = -(-bank * config.train.batch // FIT_CROPS)
-    fit = InlierFit(len(crops.class_ids), samples=bank, each=each, seed=config.train.seed)
+    batches = max(1, FIT_CROPS // config.train.batch)
+    fit = InlierFit(
+        len(crops.class_ids),
+        samples=bank,
+        places=config.score.encoder_bank,
+        batches=batches,
+        seed=config.train.seed,
+    )
     samples = crops.training(config.train.seed, FIT_CROPS)
     for batch in DataLoader(samples, batch_size=config.train.batch):
         output = bundle.infer(batch["image"].to(bundle.device))
-        fit.update(output.logits, output.features, batch["mask"].to(bundle.device))
+        fit.update(output, batch["mask"].to(bundle.device))
     return fit.finish().to(bundle.device)
 
 
@@ -72,6 +79,20 @@ def _offsets(bundle: ModelBundle, crops: Crops) -> dict[str, float]:
         share = bundle.config.score.veto_share
         log.info("outlier heads: %g %% of inliers are above 0 with an offset of %.3f", 100 * share, found[str(share)])
     return found
+
+
+def _with_tails(bundle: ModelBundle, crops: Crops) -> Inliers | None:
+    """Return the bundle's inlier statistics with the tails of both experts; unchanged if there is no inlier pixel."""
+    inliers = bundle.inliers
+    if inliers is None or "encoder bank" not in inliers.serves:
+        return inliers
+    raw = bundle.with_score(bundle.config.score.model_copy(update={"smooth_px": 0}))
+    curves = _curves(raw, crops, EXPERTS)
+    if not all(curve.negatives for curve in curves.values()):
+        log.warning("no inlier pixel in the validation crops, so there is no score combined")
+        return inliers
+    tails = {f"tail_{kind}": fit_tail(curve.fpr_threshold) for kind, curve in curves.items()}
+    return Inliers(dict(inliers.named_buffers()) | tails).to(bundle.device)
 
 
 def _calibrated(bundle: ModelBundle, crops: Crops) -> ModelBundle:

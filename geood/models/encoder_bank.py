@@ -1,0 +1,38 @@
+"""Bank of inlier features of the encoder: how far a place is from all that was seen in training.
+
+A segmenter of few classes throws away what it needs to know a stranger; the encoder's features at stride 8 still hold
+it. They are standardized and projected onto their leading principal axes, a few thousand of them are kept, and the
+score of a place is the mean distance to its nearest neighbours there (arXiv 2211.06660). It needs no negatives and hardly any
+computation: the features are by-products of the pass. Tensors only.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NEIGHBOURS = 3
+AXES = 32  # most principal axes
+LEAST_SPREAD = 1e-3  # least standard deviation of a feature
+PLACES = 4096  # feature vectors compared at once: bounds the memory of distances
+
+
+def fit_bank(samples: Tensor) -> dict[str, Tensor]:
+    """Return the bank of encoder features (N, D): `shift` (D,), `axes` (D, A) and `near` (N, A), all float32.
+
+    A feature x has the place (x - shift) @ axes in the bank.
+    """
+    wide = samples.double()
+    shift, spread = wide.mean(0), wide.std(0).clamp_min(LEAST_SPREAD)
+    standard = (wide - shift) / spread
+    _, vectors = torch.linalg.eigh(standard.T @ standard / len(standard))
+    axes = vectors.flip(1)[:, :AXES] / spread[:, None]
+    return {"shift": shift.float(), "axes": axes.float(), "near": ((wide - shift) @ axes).float()}
+
+
+def distances(features: Tensor, *, shift: Tensor, axes: Tensor, near: Tensor) -> Tensor:
+    """Return the distance (B, h, w) of encoder features (B, D, h, w) to the bank, float32."""
+    flat = (features.float().movedim(1, -1).flatten(0, -2) - shift) @ axes
+    count = min(NEIGHBOURS, len(near))
+    each = [torch.cdist(chunk, near).topk(count, largest=False).values.mean(1) for chunk in flat.split(PLACES)]
+    return torch.cat(each).reshape(features.shape[0], *features.shape[2:])

@@ -1,0 +1,48 @@
+"""Tail probabilities of scores on inliers, and their union: scores of different units made comparable.
+
+The surprisal of a score is -ln of the share of inliers that reach it. Two experts are joined by the larger surprisal,
+the smaller tail probability (Tippett 1931): a pixel is as strange as the expert that finds it strangest. Unlike a sum,
+that does not dilute an expert that knows by one that does not, and costs at most a doubling of false alarms. In a table
+of knots, a score's surprisal is linear between them; beyond the last it grows as it does along the tail, that is, tails
+are taken for exponential. Tensors only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+STEP = 0.1  # between two knots, in nats
+LAST = 6.0  # surprisal of the last knot: one inlier in 400
+TAIL = 4.0  # from here to the last knot the growth of the tail is measured: one inlier in 55
+KNOTS = round(LAST / STEP) + 1
+LEAST_RISE = 1e-6  # of a score from knot to knot
+
+
+def fit_tail(threshold: Callable[[float], float]) -> Tensor:
+    """Return the knots (M,) of a score: what shares e^0, e^-0.1, ... e^-6 of inliers exceed, float32, increasing.
+
+    `threshold` gives the score that a share of inliers exceeds.
+    """
+    shares = torch.exp(-STEP * torch.arange(KNOTS, dtype=torch.float64))
+    knots = torch.tensor([threshold(float(share)) for share in shares], dtype=torch.float64)
+    knots = knots.cummax(0).values
+    rise = LEAST_RISE * max(1.0, float(knots.abs().max()))
+    return (knots + rise * torch.arange(len(knots))).float()
+
+
+def surprisal(score: Tensor, knots: Tensor) -> Tensor:
+    """Return the surprisal of a score on inliers, of its shape, float32, in nats.
+
+    It is increasing, so it ranks pixels as the score does. Below the first knot, which all inliers reach, it is
+    negative and goes on with the slope of the first step.
+    """
+    wide = score.float()
+    upper = torch.bucketize(wide, knots).clamp(1, len(knots) - 1)
+    start, end = knots[upper - 1], knots[upper]
+    inside = STEP * ((upper - 1) + (wide - start) / (end - start))
+    first = round(TAIL / STEP)
+    slope = (LAST - TAIL) / (knots[-1] - knots[first])
+    return torch.where(wide > knots[-1], LAST + slope * (wide - knots[-1]), inside)
