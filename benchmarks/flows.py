@@ -27,9 +27,12 @@ from geood.training.trainer import train
 SETTINGS = ("camvid-9-10", "dubai-unlabelled")
 STAGE = {
     "train.segmenter_steps": 0,
+    "train.third_stage": "joint",
     "train.joint_steps": 0,
     "train.precision": "32-true",
     "segmenter.outlier": "none",
+    "negatives.source": "flow",
+    "score.kind": "jsd",
 }
 
 

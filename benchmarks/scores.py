@@ -92,9 +92,11 @@ def one_network(network: str, classes: int, *, side: int, repeats: int, device: 
     bundle = bundle_of(network, classes).to(device)
     image = torch.rand(1, 3, side, side, device=device)
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        forward = median_of(lambda: bundle.infer(image), repeats)
+        forward = median_of(lambda: bundle.infer(image, ("jsd",)), repeats)
+        heads = median_of(lambda: bundle.infer(image), repeats) - forward
         answer = bundle.infer(image)
     print(f"\n{network}, {classes} classes: forward pass {1000 * forward:.0f} ms")
+    print(f"  {'outlier heads':<24}{1000 * heads:>8.1f} ms{100 * heads / forward:>8.2f} %")
     smooth = bundle.with_settings([f"score.smooth_px={SMOOTH_PX}"])
     for kind in bundle.scores:
         seconds = median_of(lambda kind=kind: bundle.score_of(answer, image, kind=kind), repeats)

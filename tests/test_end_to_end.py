@@ -112,7 +112,7 @@ def test_the_demo_draws_and_lists_its_files(tmp_path, monkeypatch):
     import geood.cli.demo as room
 
     quick = CONFIG.replace("crops: 600", "crops: 30").replace("validation_crops: 32", "validation_crops: 2")
-    for stage in ("segmenter_steps: 300", "flow_steps: 400", "joint_steps: 300"):
+    for stage in ("segmenter_steps: 300", "flow_steps: 400", "head_steps: 300"):
         quick = quick.replace(stage, stage.split(":")[0] + ": 2")
     monkeypatch.setattr(room, "CONFIG", quick)
     monkeypatch.setattr(room, "make_world", lambda folder, seed: make_world(folder, seed=seed, size_px=256, scenes=2))

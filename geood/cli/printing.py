@@ -49,7 +49,7 @@ def print_bundle(header: BundleHeader) -> None:
             "encoder": config.segmenter.encoder,
             "negatives": ", ".join(f"{name} {share:g}" for name, share in config.negatives.sources.items()) or "none",
             "third stage": config.train.third_stage,
-            "score": f"{config.score.kind}, temperature {config.score.temperature}",
+            "score": _score(header),
             "other scores": ", ".join(kind for kind in header.calibration if kind != config.score.kind),
             **{
                 f"threshold at {rate}": f"{value:.6g}"
@@ -58,3 +58,18 @@ def print_bundle(header: BundleHeader) -> None:
             **{k: f"{v:.4g}" for k, v in header.metrics.items()},
         }
     )
+
+
+def _score(header: BundleHeader) -> str:
+    """Return the default score with what it was given: a temperature, or an offset."""
+    from geood.config import SCORES
+
+    settings = header.config.score
+    row = SCORES[settings.kind]
+    said = [settings.kind]
+    if row.tempered:
+        said.append(f"temperature {settings.temperature}")
+    if row.shifted:
+        offset = header.offsets.get(str(settings.veto_share), 0.0)
+        said.append(f"offset {offset:.4g} for {settings.veto_share} of inliers" if offset else "no offset")
+    return ", ".join(said)

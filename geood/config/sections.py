@@ -33,7 +33,7 @@ HomePath = Annotated[str, AfterValidator(os.path.expanduser)]  # `~/scenes` lies
 # Bounds of what a config or a bundle of others can make geood build or count to; far above what is of use.
 Steps = Annotated[int, Field(ge=0, le=1_000_000_000)]
 LONGEST_NAME = 200  # characters
-Source = Literal["flow", "phase", "crop", "scaled", "shuffled", "noise", "colour", "folder", "none"]
+Source = Literal["flow", "phase", "crop", "scaled", "shuffled", "attribution", "noise", "colour", "folder", "none"]
 OneOrMixture = Annotated[  # told apart first, so that a fault is explained once, and as what it was meant to be
     Annotated[Source, Tag("[one]")] | Annotated[dict[Source, Positive], Field(min_length=1), Tag("[mixture]")],
     Discriminator(lambda given: "[mixture]" if isinstance(given, dict) else "[one]"),
@@ -264,8 +264,8 @@ class NegativesConfig(Section):
         "phase",
         description="source of the negatives, or a mapping of sources to weights, from which each image draws one; "
         "flow: the paper's, phase: crops with their Fourier phases drawn anew, crop: crops in a wrong place, scaled: "
-        "shrunk and turned crops, shuffled: crops with permuted tiles, noise, colour: even colours, folder: "
-        "photographs, none",
+        "shrunk and turned crops, shuffled: crops with permuted tiles, attribution: crops with most telling pixels "
+        "permuted, noise, colour: even colours, folder: photographs, none",
     )
     folder: HomePath | None = Field(
         None, description="source folder only: folder of photographs, relative to data.root"

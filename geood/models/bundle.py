@@ -155,7 +155,8 @@ class ModelBundle:
         that need it.
         """
         wanted = kinds is None or any(SCORES[kind].needs in ("head", "class", "experts") for kind in kinds)
-        answer: SegmenterOutput = self.segmenter(image, "mean" if wanted else "none")
+        left_out = () if wanted or self.config.segmenter.outlier == "none" else ("none",)
+        answer: SegmenterOutput = self.segmenter(image, *left_out)
         return answer
 
     @torch.inference_mode()

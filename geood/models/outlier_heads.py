@@ -67,11 +67,13 @@ class _Head(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        size = maps[0].shape[-2:]
-        hidden = torch.zeros((), device=maps[0].device)
+        size, mixed = maps[0].shape[-2:], []
         for norm, mix, each in zip(self.norms, self.mixes, maps, strict=True):
-            mixed = mix(norm(each)) if self.training else _folded(norm, mix, each)
-            hidden = hidden + (mixed if mixed.shape[-2:] == size else upsample(mixed, size))
+            part = mix(norm(each)) if self.training else _folded(norm, mix, each)
+            mixed.append(part if part.shape[-2:] == size else upsample(part, size))
+        hidden = mixed[0]
+        for part in mixed[1:]:
+            hidden = hidden + part
         logit: Tensor = self.last(functional.relu(hidden))
         return logit
 

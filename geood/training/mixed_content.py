@@ -34,7 +34,7 @@ def mixed_content(
     """Paste the config's number of patches and decoys into each image of a batch, fewer where no more fit.
 
     Args:
-        batch: samples, `image` (B, C, H, W), `mask` and `valid` (B, H, W).
+        batch: samples, `image` (B, C, H, W), `mask` and `valid` (B, H, W), and for the source attribution `telling`.
         config: sources, sizes, outlines, numbers.
         flow: the flow, if the config has it as a source.
         photographs: patches of photographs, if the config has those as a source.
@@ -42,22 +42,14 @@ def mixed_content(
         moved: patches carry the flow's graph.
         generator: of all randomness.
     """
-    given, pasted = Images(batch["image"], batch["valid"]), unpasted(batch["image"], batch["mask"])
+    given, pasted = _images(batch), unpasted(batch["image"], batch["mask"])
     multiple = flow.multiple if flow is not None else 1
     for _ in range(config.patches if config.sources else 0):
         sizes = draw_sizes(config, len(given.image), multiple=multiple, generator=generator)
         frames = [_next(size, multiple) if learns else size for size in sizes]
         boxes = draw_boxes(given.valid & ~pasted.covered, frames, generator)
         with torch.set_grad_enabled(moved):
-            patches = draw_patches(
-                config,
-                sizes,
-                image=given.image,
-                valid=given.valid,
-                flow=flow,
-                photographs=photographs,
-                generator=generator,
-            )
+            patches = draw_patches(config, sizes, given, flow=flow, photographs=photographs, generator=generator)
             patches = [_framed(p.to(given.image.dtype), frame) for p, frame in zip(patches, frames, strict=True)]
         strengths = [draw_strength(config, size, like=given.image, generator=generator) for size in sizes]
         strengths = [_framed(s, frame) for s, frame in zip(strengths, frames, strict=True)]
@@ -71,7 +63,7 @@ def _with_decoys(
     pasted: PastedBatch, batch: dict[str, Any], config: NegativesConfig, generator: torch.Generator
 ) -> PastedBatch:
     """Paste a crop of another image with its classes into each image with room for it."""
-    given, mask = Images(batch["image"], batch["valid"]), batch["mask"]
+    given, mask = _images(batch), batch["mask"]
     sizes = draw_sizes(config, len(mask), multiple=1, generator=generator)
     boxes = draw_boxes(given.valid & ~pasted.covered, sizes, generator)
     crops, labels = [], []
@@ -85,6 +77,10 @@ def _with_decoys(
         labels.append(mask[j, rows, cols])
     strengths = [draw_strength(config, size, like=given.image, generator=generator) for size in sizes]
     return paste(pasted, crops, valid=given.valid, strengths=strengths, boxes=boxes, labels=labels)
+
+
+def _images(batch: dict[str, Any]) -> Images:
+    return Images(batch["image"], batch["valid"], batch.get("telling"))
 
 
 def _next(size: Size, multiple: int) -> Size:

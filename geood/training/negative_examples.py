@@ -14,16 +14,20 @@ from torch.utils.data import default_collate
 
 from geood.config import Config
 from geood.datasets import PhotographFolder, open_crops
-from geood.models import Flow
-from geood.training.negative_sources import draw_patches
+from geood.models import Flow, Segmenter
+from geood.training.negative_sources import Images, draw_patches
+from geood.training.third_stage import telling
 
 
 @torch.no_grad()
-def example_negatives(config: Config, flow: Flow | None, *, count: int, side: int) -> Tensor | None:
+def example_negatives(
+    config: Config, segmenter: Segmenter | None, flow: Flow | None, *, count: int, side: int
+) -> Tensor | None:
     """Draw negatives (count, C, side, side) in [0, 1] from the sources of a config; None if it has none.
 
     Args:
         config: sources, and the images that crops are cut from.
+        segmenter: the trained segmenter; only the source attribution needs it.
         flow: the trained flow, if it is one of the sources.
         count: number of negatives, at least two.
         side: height and width in pixels.
@@ -41,8 +45,7 @@ def example_negatives(config: Config, flow: Flow | None, *, count: int, side: in
     patches = draw_patches(
         settings,
         [(side, side)] * count,
-        image=batch["image"],
-        valid=batch["valid"],
+        Images(batch["image"], batch["valid"], None if segmenter is None else telling(segmenter, batch["image"])),
         flow=flow,
         photographs=None if folder is None else PhotographFolder(folder, bands=crops.bands.count),
         generator=torch.Generator().manual_seed(config.train.seed),

@@ -3,8 +3,9 @@
 A patch is (C, h, w) in the scaled units of the images, drawn with one generator, and each image of a batch has its own:
 `flow` samples; `phase`, a real crop with its Fourier phases drawn anew, the same for all bands: a texture with the
 crop's colours, spectrum and ties between bands, and none of its things; `crop`, a real crop as it is, in a wrong place;
-`scaled`, one shrunk two to four times, turned and mirrored; `shuffled`, one with its tiles permuted; `noise`
-(independent uniform values); `colour` (one colour a patch); `folder` (cut from photographs: classic outlier exposure,
+`scaled`, one shrunk two to four times, turned and mirrored; `shuffled`, one with its tiles permuted; `attribution`, one
+whose pixels that the classes are told by have changed places (after ASCOOD, CVPR 2026); `noise` (independent uniform
+values); `colour` (one colour a patch); `folder` (cut from photographs: classic outlier exposure,
 arXiv 1812.04606). Sources may be mixed, with weights. Real crops come from valid pixels of another image of the batch
 than the one they go into, unless no other has room. Each patch then gets a tint: contrast and level of every band
 change at random, so that negatives also differ from inliers as unknown materials do. Only the flow's patches carry a
@@ -25,44 +26,47 @@ from geood.models import Flow
 from geood.training.pasting import Size, draw_boxes
 
 TILE = 8  # side of the permuted tiles of shuffled crops, in pixels
+MOVED = 0.1  # share of the pixels that attribution moves
 SHRUNK = (2.0, 4.0)  # least and largest factor by which scaled crops are made smaller
 
 Photographs = Callable[[int, int, int, torch.Generator], Tensor]  # count, height, width, generator
 
 
 class Images(NamedTuple):
-    """Images (B, C, H, W) of a batch, and their validity (B, H, W) bool."""
+    """Images (B, C, H, W) of a batch, their validity (B, H, W) bool, and how much each pixel tells of its class.
+
+    `telling` (B, H, W) is needed by the source attribution alone.
+    """
 
     image: Tensor
     valid: Tensor
+    telling: Tensor | None = None
 
 
 def draw_patches(
     config: NegativesConfig,
     sizes: Sequence[Size],
+    given: Images,
     *,
-    image: Tensor,
-    valid: Tensor,
     flow: Flow | None,
     photographs: Photographs | None,
     generator: torch.Generator,
 ) -> list[Tensor]:
-    """Draw a patch (C, h, w) for each image (B, C, H, W) of a batch, of its size (h, w) in `sizes`.
+    """Draw a patch (C, h, w) for each image of a batch, of its size (h, w) in `sizes`.
 
-    Values are in [0, 1], except those of flow samples without a tint: the loss is to see what lies outside. `valid`
-    (B, H, W) bool marks the pixels with data.
+    Values are in [0, 1], except those of flow samples without a tint: the loss is to see what lies outside.
 
     Raises:
         ValueError: a source of the config is not available.
     """
-    given, patches = Images(image, valid), dict[int, Tensor]()
+    patches = dict[int, Tensor]()
     chosen = _chosen(config, len(sizes), generator)
     for source in config.sources:
         which = [i for i, name in enumerate(chosen) if name == source]
         if source == "flow" and flow is not None:
             patches |= _sampled(flow, {i: sizes[i] for i in which}, config.temperature, generator)
         elif source == "folder" and photographs is not None:
-            patches |= {i: photographs(1, *sizes[i], generator)[0].to(image) for i in which}
+            patches |= {i: photographs(1, *sizes[i], generator)[0].to(given.image) for i in which}
         elif source in DRAWN:
             patches |= {i: DRAWN[source](given, i, sizes[i], generator) for i in which}
         else:
@@ -172,6 +176,21 @@ def _shuffled(given: Images, i: int, size: Size, generator: torch.Generator) -> 
     return mixed[0, :, : size[0], : size[1]]
 
 
+def _attribution(given: Images, i: int, size: Size, generator: torch.Generator) -> Tensor:
+    """Permute the tenth of a crop's pixels that tell most of their class: the things go, the rest stays."""
+    if given.telling is None:
+        raise ValueError("the source attribution needs to know which pixels are telling")
+    place = cut_from_another(given, i, size, generator)
+    crop = _at(given, place, size).flatten(1).clone()
+    if place is not None:
+        j, row, col = place
+        telling = given.telling[j, row : row + size[0], col : col + size[1]].flatten()
+        which = telling.topk(max(2, round(MOVED * telling.numel()))).indices
+        order = torch.randperm(len(which), generator=generator, device=generator.device).to(which.device)
+        crop[:, which] = crop[:, which[order]]
+    return crop.reshape(-1, *size)
+
+
 def _noise(given: Images, _: int, size: Size, generator: torch.Generator) -> Tensor:
     return _uniform(given, size, generator)
 
@@ -191,6 +210,7 @@ DRAWN: dict[str, Callable[[Images, int, Size, torch.Generator], Tensor]] = {
     "crop": _crop,
     "scaled": _scaled,
     "shuffled": _shuffled,
+    "attribution": _attribution,
     "noise": _noise,
     "colour": _colour,
 }

@@ -37,7 +37,7 @@ from geood.training.negative_sources import Photographs  # noqa: E402
 from geood.training.optimizers import make_optimizer, schedules  # noqa: E402
 from geood.training.pasting import draw_boxes, draw_size  # noqa: E402
 from geood.training.plans import STAGES, THIRD, Plan  # noqa: E402
-from geood.training.third_stage import head_figures, joint_figures  # noqa: E402
+from geood.training.third_stage import head_figures, joint_figures, telling  # noqa: E402
 
 __all__ = ["Stage", "cut_crops", "pl", "sample_picture"]
 
@@ -147,6 +147,8 @@ class Stage(pl.LightningModule):
         """Compute loss and figures on crops with patches, of which a flow that learns gets what they replace."""
         assert self.segmenter is not None
         generator, settings = self.generator(), self.config.loss
+        if "attribution" in self.config.negatives.sources:
+            batch = batch | {"telling": telling(self.segmenter, batch["image"])}
         pasted = mixed_content(
             batch,
             self.config.negatives,

@@ -66,6 +66,22 @@ def head_figures(segmenter: Segmenter, pasted: PastedBatch, bits: Tensor | None,
     return {"loss": total} | _figures(losses, bits, outlier=True) | _gap(heads.detach().mean(1), pasted)
 
 
+def telling(segmenter: Segmenter, image: Tensor) -> Tensor:
+    """Return how much each pixel of images (B, C, H, W) tells of its class: the largest logits' gradient (B, H, W).
+
+    Its absolute value, summed over bands; the segmenter's mode is left as it is, and its norms' statistics too.
+    """
+    modes = [(module, module.training) for module in segmenter.modules()]
+    segmenter.eval()
+    with torch.enable_grad():
+        seen = image.detach().requires_grad_()
+        sure = segmenter(seen, "none").logits.amax(1).sum()
+        [slope] = torch.autograd.grad(sure, seen)
+    for module, mode in modes:
+        module.training = mode
+    return slope.abs().sum(1)
+
+
 def _figures(losses: Losses, bits: Tensor | None, *, outlier: bool) -> dict[str, Tensor]:
     figures = {"class": losses.classification, "negative": losses.negative}
     figures |= {"bpd": losses.flow} if bits is not None else {}

@@ -41,6 +41,7 @@ def model():
     data = {"images": ["x"], "labels": ["y"], "classes": CLASSES, "anomaly": [ANOMALY], "crop_px": 64}
     predict = {"tile_px": 64, "halo_px": 32}
     sections = {"data": data, "negatives": {"patch_max_px": 32}, "predict": predict, "segmenter": {"outlier": "none"}}
+    sections["score"] = {"kind": "jsd"}
     config = Config.model_validate(sections)
     return ModelBundle(
         segmenter=PixelNet(),

@@ -26,11 +26,11 @@ def test_examples_are_negatives_of_the_config(settings, source):
     config = settings.model_copy(update={"negatives": NegativesConfig(source=source, patch_max_px=32)})
     flow = Flow(3, FlowConfig(steps=1, layers=1, growth=4), (1 / 255,) * 3)
     flow.initialize(torch.rand(4, 3, 32, 32))
-    first, again = (example_negatives(config, flow, count=5, side=20) for _ in range(2))
+    first, again = (example_negatives(config, None, flow, count=5, side=20) for _ in range(2))
     assert first.shape == (5, 3, 20, 20) and torch.equal(first, again) and not first.requires_grad
     assert float(first.min()) >= 0 and float(first.max()) <= 1 and float(first.std()) > 0.01
 
 
 def test_without_a_source_there_are_no_examples(settings):
     config = settings.model_copy(update={"negatives": NegativesConfig(source="none")})
-    assert example_negatives(config, None, count=5, side=20) is None
+    assert example_negatives(config, None, None, count=5, side=20) is None

@@ -11,7 +11,7 @@ from geood.config.sections import FlowConfig, NegativesConfig, Source
 from geood.datasets.outlier_photos import PhotographFolder
 from geood.errors import ConfigError, DataError
 from geood.models.flow import Flow
-from geood.training.negative_sources import DRAWN, TILE, draw_patches
+from geood.training.negative_sources import DRAWN, MOVED, TILE, Images, draw_patches
 
 SIZE = (16, 24)
 
@@ -20,7 +20,7 @@ def _image():
     return torch.rand(3, 3, 40, 48, generator=torch.Generator().manual_seed(0))
 
 
-def _drawn(source, *, seed=0, image=None, valid=None, flow=None, photographs=None, tint=0.0, sizes=None):
+def _drawn(source, *, seed=0, image=None, valid=None, flow=None, photographs=None, tint=0.0, sizes=None, telling=None):
     """A patch for each image, of the sizes given."""
     image = _image() if image is None else image
     valid = torch.ones(len(image), *image.shape[2:], dtype=torch.bool) if valid is None else valid
@@ -28,9 +28,8 @@ def _drawn(source, *, seed=0, image=None, valid=None, flow=None, photographs=Non
     generator = torch.Generator().manual_seed(seed)
     settings = NegativesConfig(source=source, folder=folder, tint=tint)
     sizes = [SIZE] * len(image) if sizes is None else sizes
-    return draw_patches(
-        settings, sizes, image=image, valid=valid, flow=flow, photographs=photographs, generator=generator
-    )
+    given = Images(image, valid, image.amax(1) if telling is None else telling)
+    return draw_patches(settings, sizes, given, flow=flow, photographs=photographs, generator=generator)
 
 
 def _draw(source, **keys):
@@ -162,6 +161,25 @@ def test_a_scaled_crop_is_less_shrunk_where_there_is_no_room_for_more():
         rows, cols = patch[1] * 40, patch[2] * 48
         assert float(rows.min()) > 4.5 and float(rows.max()) < 24.5 and float(cols.max()) < 24.5
         assert float(rows.max() - rows.min()) < 20
+
+
+def test_attribution_moves_the_most_telling_pixels_of_a_crop_and_no_others():
+    image = _places()
+    telling = torch.rand(3, 40, 48, generator=torch.Generator().manual_seed(5))
+    for i, patch in enumerate(_drawn("attribution", image=image, telling=telling)):
+        rows, cols = (patch[band] * n for band, n in ((1, 40), (2, 48)))
+        top, left = round(float(rows.median(1).values.min())), round(float(cols.median(0).values.min()))
+        j = round(float(patch[0].mean() * 4))
+        window = slice(top, top + SIZE[0]), slice(left, left + SIZE[1])
+        there, told = image[j][:, *window], telling[j][*window]
+        moved, most = (patch != there).any(0), told >= told.flatten().topk(round(MOVED * told.numel())).values[-1]
+        assert j != i and moved.any() and not (moved & ~most).any()
+        pixels = [sorted(map(tuple, values.flatten(1).T.tolist())) for values in (patch, there)]
+        assert pixels[0] == pixels[1]  # moved, not changed
+    with pytest.raises(ValueError, match="needs to know which pixels"):
+        generator, valid = torch.Generator(), torch.ones(3, 40, 48, dtype=torch.bool)
+        settings = NegativesConfig(source="attribution")
+        draw_patches(settings, [SIZE] * 3, Images(image, valid), flow=None, photographs=None, generator=generator)
 
 
 def test_colour_is_even_and_noise_is_not():

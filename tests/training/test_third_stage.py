@@ -7,6 +7,7 @@ from geood.models.flow import Flow
 from geood.models.segmenter import Segmenter
 from geood.training.plans import Plan
 from geood.training.stage import Stage
+from geood.training.third_stage import telling
 from support.bundles import small_config
 
 
@@ -132,3 +133,30 @@ def test_a_batch_without_room_gives_the_flow_and_the_heads_a_gradient_all_the_sa
     figures["loss"].backward()
     assert "gap" not in figures
     assert all(p.grad is not None for p in (*stage.flow.parameters(), *stage.segmenter.outlier_head.parameters()))
+
+
+def test_telling_pixels_are_those_that_the_largest_logit_depends_on():
+    segmenter = _stage(source="attribution").segmenter.train()
+    before = {name: tensor.clone() for name, tensor in segmenter.state_dict().items()}
+    image = _batch()["image"]
+    found = telling(segmenter, image)
+    assert all(module.training for module in segmenter.modules())
+    assert all(torch.equal(before[name], tensor) for name, tensor in segmenter.state_dict().items())
+    assert (
+        found.shape == (2, 64, 64) and not found.requires_grad and all(p.grad is None for p in segmenter.parameters())
+    )
+    wide, seen, total = segmenter.double().eval(), image.double(), 0.0
+    with torch.no_grad():
+        taken = wide(seen).logits.argmax(1, keepdim=True)
+        for band in range(3):  # by finite differences
+            step = torch.zeros_like(seen)
+            step[0, band, 20, 30] = 1e-6
+            rise = wide(seen + step).logits - wide(seen - step).logits
+            total += abs(float(rise.gather(1, taken).sum()) / 2e-6)
+    assert float(found[0, 20, 30]) == pytest.approx(total, rel=1e-3)
+
+
+def test_attribution_trains_the_heads_like_any_source():
+    stage = _stage(source="attribution")
+    figures = _stepped(stage)
+    assert torch.isfinite(figures["loss"]) and _moved(stage.segmenter) and "gap" in figures

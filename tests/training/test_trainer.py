@@ -117,6 +117,13 @@ OTHERS = {
         "train": {"flow_optimizer": "adamax", "encoder_lr_factor": 0.25, "segmenter_steps": 2, "joint_steps": 2},
         "score": {"kind": "hybrid", "feature_bank": 100},
     },
+    "two classes, heads by their likelihood ratio, sizes of the paper": {
+        "data": {"classes": {0: "land", 1: "road"}, "label_ids": {2: 1}},
+        "negatives": {"source": {"flow": 1.0, "attribution": 1.0}, "sizes": "uniform"},
+        "loss": {"outlier": "ratio"},
+        "train": {"third_stage": "head", "head_steps": 4},
+        "score": {"kind": "ratio"},
+    },
     "an outlier class, a flow that stays as it is": {
         "segmenter": {"encoder": "resnet10t", "decoder_channels": 16, "outlier": "class"},
         "train": {"joint_flow_lr": 0.0},
