@@ -366,8 +366,8 @@ class TrainConfig(Section):
         "head",
         description="head: the outlier heads alone, the classes stay as they are; joint: segmenter and flow together",
     )
-    head_steps: Steps = Field(80, description="steps of the third stage head")
-    head_lr: Positive = Field(2e-3, description="the outlier heads' learning rate in the third stage, head or joint")
+    head_steps: Steps = Field(150, description="steps of the third stage head")
+    head_lr: Positive = Field(1e-3, description="the outlier heads' learning rate in the third stage, head or joint")
     joint_steps: Steps = Field(4000, description="steps of the third stage joint")
     joint_segmenter_lr: Positive = Field(2e-5, description="the segmenter's learning rate in the third stage joint")
     joint_flow_lr: Annotated[float, Field(ge=0)] = Field(
