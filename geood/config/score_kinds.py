@@ -43,7 +43,7 @@ SCORES: dict[str, ScoreKind] = {
     "knn": ScoreKind("nearest neighbours", "feature bank"),
     "gmm": ScoreKind("Gaussian mixture", "feature bank"),
     "residual": ScoreKind("residual", "feature bank"),
-    "outlier": ScoreKind("outlier heads", "head"),
+    "outlier": ScoreKind("outlier head", "head"),
     "hybrid": ScoreKind("hybrid", "head", shifted=True),
     "ratio": ScoreKind("likelihood ratio", "head"),
     "uno": ScoreKind("UNO", "class"),

@@ -221,7 +221,7 @@ class SegmenterConfig(Section):
         128, description="channels of the decoder of network ladder"
     )
     outlier: Literal["none", "head", "class"] = Field(
-        "head", description="outlier output: two small heads on features, an additional class, or none"
+        "head", description="outlier output: a small head on features, an additional class, or none"
     )
     checkpointing: bool = Field(
         False, description="recompute encoder blocks in the backward pass: less memory for a quarter more time"
@@ -342,7 +342,7 @@ class LossConfig(Section):
     )
     outlier: Literal["balanced", "ratio", "evidential"] = Field(
         "balanced",
-        description="loss of the outlier heads: balanced cross-entropy, the same of their likelihood ratio to the "
+        description="loss of the outlier head: balanced cross-entropy, the same of their likelihood ratio to the "
         "classes (with score ratio), or an evidential one",
     )
 
@@ -364,10 +364,10 @@ class TrainConfig(Section):
     flow_lr: Positive = Field(1e-3, description="its learning rate")
     third_stage: Literal["head", "joint"] = Field(
         "head",
-        description="head: the outlier heads alone, the classes stay as they are; joint: segmenter and flow together",
+        description="head: the outlier head alone, the classes stay as they are; joint: segmenter and flow together",
     )
-    head_steps: Steps = Field(150, description="steps of the third stage head")
-    head_lr: Positive = Field(1e-3, description="the outlier heads' learning rate in the third stage, head or joint")
+    head_steps: Steps = Field(80, description="steps of the third stage head")
+    head_lr: Positive = Field(1e-3, description="the outlier head's learning rate in the third stage, head or joint")
     joint_steps: Steps = Field(4000, description="steps of the third stage joint")
     joint_segmenter_lr: Positive = Field(2e-5, description="the segmenter's learning rate in the third stage joint")
     joint_flow_lr: Annotated[float, Field(ge=0)] = Field(
@@ -432,7 +432,7 @@ class ScoreConfig(Section):
     )
     veto_share: Annotated[float | None, AfterValidator(_a_known_share)] = Field(
         0.05,
-        description="score hybrid: share of inlier validation pixels that the outlier heads, shifted, take for "
+        description="score hybrid: share of inlier validation pixels that the outlier head, shifted, take for "
         "outliers; null: no shift",
         json_schema_extra={"enum": [*VETO_SHARES, None]},
     )

@@ -51,7 +51,7 @@ class ModelBundle:
     distance of the training crops in metres per pixel (None: unknown). `calibration[score][fpr]` is the threshold at
     which the false-positive rate on the validation pixels is `fpr` (a decimal string such as "0.01"); it holds for the
     temperature, smoothing and offset in `calibrated`. `metrics` are the last validation metrics. `offsets[share]` is
-    what to add to the logit of the outlier heads so that it is above 0 on that share of the inlier validation pixels.
+    what to add to the logit of the outlier head so that it is above 0 on that share of the inlier validation pixels.
     `identity` is empty until the bundle is saved.
 
     Args:
@@ -155,7 +155,7 @@ class ModelBundle:
         that need it.
         """
         wanted = kinds is None or any(SCORES[kind].needs in ("head", "class", "experts") for kind in kinds)
-        left_out = () if wanted or self.config.segmenter.outlier == "none" else ("none",)
+        left_out = () if wanted or self.config.segmenter.outlier == "none" else (False,)
         answer: SegmenterOutput = self.segmenter(image, *left_out)
         return answer
 

@@ -124,7 +124,7 @@ def outlier_score(logits: Tensor, outlier: Tensor, kind: str, *, offset: float =
 
     Args:
         logits: (B, K, H, W), of the classes.
-        outlier: (B, H, W), logit of the outlier heads, or of the additional class (`uno`).
+        outlier: (B, H, W), logit of the outlier head, or of the additional class (`uno`).
         kind: `outlier`, `hybrid`, `ratio` or `uno`.
         offset: added to the outlier logit by `hybrid`.
 

@@ -6,7 +6,7 @@ modified pooling, spatial pyramid pooling at the top, rungs of 256, 256 and 128 
 `ladder` standardizes its input internally and `ldn121` does not, so both take images in [0, 1], and a flow's samples in
 [0, 1] can be pasted into them.
 
-Besides class logits a segmenter may have an outlier output: two small heads on its features (`outlier_heads`, after the
+Besides class logits a segmenter may have an outlier output: a small head on its features (`outlier_head`, after the
 binary head of DenseHybrid, arXiv 2207.02606), or one additional class (UNO, arXiv 2402.15374). It is computed on demand
 only, so scores of class logits alone do not pay for it.
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,7 @@ from torch.utils.checkpoint import checkpoint
 from geood.config import SegmenterConfig
 from geood.models.decoder import Ladder, PyramidPooling, bn_relu_conv, upsample
 from geood.models.encoder import make_encoder, pool_as_ldn
-from geood.models.outlier_heads import FeatureMaps, OutlierHeads
-
-Outlier = Literal["none", "mean", "each"]
+from geood.models.outlier_head import FeatureMaps, OutlierHead
 
 
 class SegmenterOutput(NamedTuple):
@@ -38,18 +36,16 @@ class SegmenterOutput(NamedTuple):
 
     Attributes:
         logits: (B, K, H, W), of the classes.
-        outlier: (B, H, W), logit of being none of the classes, of two heads their mean; None if the network has no
-            outlier output, or it was not asked for.
+        outlier: (B, H, W), logit of being none of the classes; None if the network has no outlier output, or it was not
+            asked for.
         features: (B, D, H / 4, W / 4), of the decoder.
         encoder: (B, D', H / 8, W / 8), of the encoder.
-        heads: (B, N, H, W), logit of each of N outlier heads, if asked for; else None.
     """
 
     logits: Tensor
     outlier: Tensor | None
     features: Tensor
     encoder: Tensor
-    heads: Tensor | None = None
 
 
 class Segmenter(nn.Module):
@@ -84,30 +80,25 @@ class Segmenter(nn.Module):
         self.head = bn_relu_conv(channels[-1], classes, kernel=1, bias=True)
         self.outlier_head: nn.Module | None = None
         if config.outlier == "head":
-            self.outlier_head = OutlierHeads(channels[-1], widths)
+            self.outlier_head = OutlierHead(channels[-1], widths)
         elif config.outlier == "class":
             self.outlier_head = bn_relu_conv(channels[-1], 1, kernel=1, bias=True)
         self.register_buffer("mean", torch.full((bands,), mean))
         self.register_buffer("std", torch.full((bands,), std))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a tenth to a third faster on CPUs
 
-    def forward(self, image: Tensor, outlier: Outlier = "mean") -> SegmenterOutput:
+    def forward(self, image: Tensor, outlier: bool = True) -> SegmenterOutput:
         """Compute class logits, outlier logit and decoder features of `image` (B, bands, H, W).
 
-        `outlier` says whether a network with an outlier output computes it: no, the mean of its heads, or that of each
-        as well.
+        `outlier` says whether a network with an outlier output computes it.
 
         Raises:
             ValueError: the number of bands or the size does not fit.
         """
         maps = self.maps(image)
         logits = self.class_logits(maps)
-        if self.outlier_head is None or outlier == "none":
-            return SegmenterOutput(logits, None, maps.decoder, maps.encoder[1])
-        heads = self.outlier_logits(maps, each=outlier == "each")
-        return SegmenterOutput(
-            logits, heads.mean(1), maps.decoder, maps.encoder[1], heads if outlier == "each" else None
-        )
+        wanted = outlier and self.outlier_head is not None
+        return SegmenterOutput(logits, self.outlier_logit(maps) if wanted else None, maps.decoder, maps.encoder[1])
 
     def maps(self, image: Tensor) -> FeatureMaps:
         """Compute the feature maps of `image` (B, bands, H, W), of which all outputs are made.
@@ -130,11 +121,10 @@ class Segmenter(nn.Module):
         """Compute the class logits (B, K, H, W) from feature maps."""
         return upsample(self.head(maps.decoder), maps.size)
 
-    def outlier_logits(self, maps: FeatureMaps, *, each: bool = False) -> Tensor:
-        """Compute the outlier logit (B, 1, H, W) from feature maps; with `each`, that of every head (B, N, H, W)."""
+    def outlier_logit(self, maps: FeatureMaps) -> Tensor:
+        """Compute the outlier logit (B, H, W) from feature maps."""
         assert self.outlier_head is not None
-        coarse = self.outlier_head(maps if self.outlier == "head" else maps.decoder)
-        return upsample(coarse if each else coarse.mean(1, keepdim=True), maps.size)
+        return upsample(self.outlier_head(maps if self.outlier == "head" else maps.decoder), maps.size)[:, 0]
 
     @property
     def frozen_parts(self) -> tuple[nn.Module, ...]:

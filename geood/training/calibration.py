@@ -1,7 +1,7 @@
 """Inlier statistics, offsets and score thresholds of trained networks, which complete a bundle.
 
 Statistics come from training crops, offsets and thresholds from inlier pixels of the validation crops. How far the
-outlier heads are to be trusted (the offset of score hybrid) is not read from negatives: those are known to be unlike
+outlier head are to be trusted (the offset of score hybrid) is not read from negatives: those are known to be unlike
 anomalies, and rank neither scores nor weights. No weights change here.
 """
 
@@ -77,7 +77,7 @@ def _offsets(bundle: ModelBundle, crops: Crops) -> dict[str, float]:
         log.warning("no inlier pixel in the validation crops, so score hybrid has no offset: 0 is taken")
     elif bundle.config.score.veto_share is not None:
         share = bundle.config.score.veto_share
-        log.info("outlier heads: %g %% of inliers are above 0 with an offset of %.3f", 100 * share, found[str(share)])
+        log.info("outlier head: %g %% of inliers are above 0 with an offset of %.3f", 100 * share, found[str(share)])
     return found
 
 

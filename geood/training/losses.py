@@ -8,7 +8,7 @@ the digital numbers, so that its size does not depend on patch size or scaling. 
 Jensen-Shannon divergence for comparison: they are unbounded, and push hardest where the segmenter is most confident.
 L_outlier teaches the segmenter's outlier output, where it has one, on the same negatives. For a class it is the
 likelihood of it on pasted pixels (after arXiv 2402.15374), while the class term then is over all classes and that one.
-For heads it is the mean over them of a cost on pasted and one on labelled pixels, one half each, of their logit o:
+For a head it is a cost on pasted and one on labelled pixels, one half each, of its logit o:
 
     balanced    softplus(-o) and softplus(o), the binary cross-entropy (after arXiv 2207.02606)
     ratio       the same of o - max_k f_k, f the class logits: trains the score `ratio` (Nazir et al., IJCV 2025)
@@ -116,16 +116,13 @@ DIVERGENCES: dict[str, Callable[[Tensor], Tensor]] = {  # by `loss.negative`; of
 
 
 def _head_loss(answer: SegmenterOutput, batch: PastedBatch, kind: str) -> Tensor:
-    """Compute the cost of each outlier head's logit, one half on negative and one on labelled pixels; their mean."""
+    """Compute the cost of the outlier head's logit, one half on negative and one on labelled pixels."""
     assert answer.outlier is not None
-    heads = answer.outlier[:, None] if answer.heads is None else answer.heads
-    logits = heads.float()
+    logit = answer.outlier.float()
     if kind == "ratio":
-        logits = logits - answer.logits.float().amax(1, keepdim=True)
-    cost, inlier = HEAD_COSTS[kind], batch.mask != IGNORE
-    return torch.stack(
-        [0.5 * (_mean(cost(-logit), batch.negative) + _mean(cost(logit), inlier)) for logit in logits.unbind(1)]
-    ).mean()
+        logit = logit - answer.logits.float().amax(1)
+    cost = HEAD_COSTS[kind]
+    return 0.5 * (_mean(cost(-logit), batch.negative) + _mean(cost(logit), batch.mask != IGNORE))
 
 
 # By `loss.outlier`: the cost of an inlier's logit, that of an outlier being the cost of its negative.

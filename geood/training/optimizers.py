@@ -1,9 +1,9 @@
 """Optimizers, parameter groups and learning-rate schedules: Adam for the segmenter, Adam or Adamax for the flow.
 
-The encoder, the rest of the segmenter, its outlier heads and the flow are groups with learning rates of their own. A
+The encoder, the rest of the segmenter, its outlier head and the flow are groups with learning rates of their own. A
 rate warms up linearly, then decays to its last value along a cosine (the flow's exponentially, if the config says so).
 The schedules are those of the paper's group (DenseHybrid's scripts for the segmenter, DenseFlow's for the flow). The
-heads start at zero on features that are there already, so they take a high rate and few steps. AdamW with a weight
+head starts at zero on features that are there already, so it takes a high rate and few steps. AdamW with a weight
 decay of 0 is plain Adam.
 """
 
@@ -20,7 +20,7 @@ from torch.optim import Adamax, AdamW, Optimizer
 from geood.config import TrainConfig
 from geood.models import Flow, Segmenter
 
-HEAD_WARMUP = 10  # steps in which the rate of the outlier heads rises
+HEAD_WARMUP = 10  # steps in which the rate of the outlier head rises
 HEAD_LAST = 0.02  # its last value, as a share of the first
 HEAD_DECAY = 1e-3  # their weight decay
 
@@ -55,7 +55,7 @@ def make_optimizer(config: TrainConfig, stage: str, *, segmenter: Segmenter | No
     """Return one optimizer for the parts of these networks that a stage of `plans` trains; None is left out.
 
     Each group carries `first_lr` and `last_lr`, the ends of its schedule, and `of`, what it belongs to: segmenter,
-    heads or flow.
+    head or flow.
     """
     parts: list[Optimizer] = []
     if segmenter is not None:
@@ -72,19 +72,19 @@ def make_optimizer(config: TrainConfig, stage: str, *, segmenter: Segmenter | No
 
 
 def _segmenter_groups(config: TrainConfig, stage: str, segmenter: Segmenter) -> list[dict[str, Any]]:
-    """Return the segmenter's groups: encoder, rest, and in the third stage its outlier heads; these alone in `head`."""
-    heads = segmenter.outlier_head if segmenter.outlier == "head" else None
+    """Return the segmenter's groups: encoder, rest, and in the third stage its outlier head; these alone in `head`."""
+    head = segmenter.outlier_head if segmenter.outlier == "head" else None
     groups = []
     if stage != "head":
         first = config.joint_segmenter_lr if stage == "joint" else config.segmenter_lr
         factor, last = config.encoder_lr_factor, config.segmenter_last_lr
         encoder = list(segmenter.encoder.parameters())
-        apart = {id(p) for p in (*encoder, *(heads.parameters() if heads is not None else ()))}
+        apart = {id(p) for p in (*encoder, *(head.parameters() if head is not None else ()))}
         rest = [p for p in segmenter.parameters() if id(p) not in apart]
         groups = [_group(encoder, factor * first, factor * last), _group(rest, first, last)]
-    if heads is not None and stage != "segmenter":
+    if head is not None and stage != "segmenter":
         first = config.head_lr
-        groups.append(_group(heads.parameters(), first, HEAD_LAST * first, of="heads") | {"weight_decay": HEAD_DECAY})
+        groups.append(_group(head.parameters(), first, HEAD_LAST * first, of="head") | {"weight_decay": HEAD_DECAY})
     return groups
 
 
@@ -92,7 +92,7 @@ def schedules(optimizer: Optimizer, config: TrainConfig, stage: str, *, steps: i
     """Return for each group a function of the step: the factor on its first rate, in a stage of `steps` steps."""
     warm_up = config.flow_warmup_steps if stage == "flow" else config.warmup_steps
     return [
-        _schedule(group, config, steps=steps, rise=min(HEAD_WARMUP if group["of"] == "heads" else warm_up, steps // 10))
+        _schedule(group, config, steps=steps, rise=min(HEAD_WARMUP if group["of"] == "head" else warm_up, steps // 10))
         for group in optimizer.param_groups
     ]
 

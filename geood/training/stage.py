@@ -2,7 +2,7 @@
 
 `Stage` is a LightningModule; which stages there are is in `plans`, the losses of the third one in `third_stage`, files
 and checkpoints in `trainer`, learning rates in `optimizers`. Every random number of a step comes from a generator
-seeded by (seed, stage, step). A stage decides which parts learn: in stage head the segmenter without its outlier heads
+seeded by (seed, stage, step). A stage decides which parts learn: in stage head the segmenter without its outlier head
 takes no gradient and stays in eval mode, so that its class logits do not change in a single bit.
 """
 

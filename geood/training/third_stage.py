@@ -4,7 +4,7 @@
 the flow, its gradient at the pasted pixels is computed by itself (one more backward pass as far as the image) and
 passed on to the flow alone. `head`: the segmenter gives features and class logits and stays as it is, so what it knows
 of the classes, and its order of pixels, cannot be damaged by negatives that are not quite like anomalies; the outlier
-heads learn from its features. A flow that learns is moved as in `joint`, through the frozen segmenter. Nothing is known
+head learns from its features. A flow that learns is moved as in `joint`, through the frozen segmenter. Nothing is known
 of crops, stages' order or optimizers here.
 """
 
@@ -38,7 +38,7 @@ def joint_figures(segmenter: Segmenter, pasted: PastedBatch, bits: Tensor | None
     all_terms = settings.class_to_flow and settings.negative_to_flow and segmenter.outlier == "none"
     apart = pasted.image.requires_grad and not all_terms
     seen = pasted._replace(image=pasted.image.detach().requires_grad_()) if apart else pasted
-    answer = segmenter(seen.image, "each")
+    answer = segmenter(seen.image)
     losses = joint_loss(answer, seen, bits, kind=segmenter.outlier, config=settings)
     total = losses.total
     if apart:
@@ -48,7 +48,7 @@ def joint_figures(segmenter: Segmenter, pasted: PastedBatch, bits: Tensor | None
 
 
 def head_figures(segmenter: Segmenter, pasted: PastedBatch, bits: Tensor | None, config: Config) -> dict[str, Tensor]:
-    """Compute loss and figures of a step of the outlier heads beside a frozen segmenter; see `joint_figures`.
+    """Compute loss and figures of a step of the outlier head beside a frozen segmenter; see `joint_figures`.
 
     Class and divergence terms are figures only, unless they train the flow.
     """
@@ -57,13 +57,13 @@ def head_figures(segmenter: Segmenter, pasted: PastedBatch, bits: Tensor | None,
     with torch.set_grad_enabled(moved):
         maps = segmenter.maps(seen.image)
         logits = segmenter.class_logits(maps)
-    heads = segmenter.outlier_logits(maps.detach(), each=True)
-    answer = SegmenterOutput(logits, heads.mean(1), maps.decoder, heads)
+    outlier = segmenter.outlier_logit(maps.detach())
+    answer = SegmenterOutput(logits, outlier, maps.decoder, maps.encoder[1])
     losses = joint_loss(answer, seen, bits, kind="head", config=settings)
     total = settings.outlier_weight * losses.outlier + settings.flow_weight * losses.flow
     if moved:
         total = total + _pull(losses, seen.image, pasted.image, settings)
-    return {"loss": total} | _figures(losses, bits, outlier=True) | _gap(heads.detach().mean(1), pasted)
+    return {"loss": total} | _figures(losses, bits, outlier=True) | _gap(outlier.detach(), pasted)
 
 
 def telling(segmenter: Segmenter, image: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def telling(segmenter: Segmenter, image: Tensor) -> Tensor:
     segmenter.eval()
     with torch.enable_grad():
         seen = image.detach().requires_grad_()
-        sure = segmenter(seen, "none").logits.amax(1).sum()
+        sure = segmenter(seen, False).logits.amax(1).sum()
         [slope] = torch.autograd.grad(sure, seen)
     for module, mode in modes:
         module.training = mode

@@ -124,7 +124,7 @@ def _check_sense(config: Config) -> None:
     steps = config.train.head_steps if third == "head" else config.train.joint_steps
     if third == "head" and outlier != "head" and steps:
         raise ConfigError(
-            f"train.third_stage head trains outlier heads, and segmenter.outlier is {outlier}; set that to head, or "
+            f"train.third_stage head trains outlier head, and segmenter.outlier is {outlier}; set that to head, or "
             "train.third_stage to joint, or train.head_steps to 0 for the classes alone"
         )
     if outlier != "none" and not (config.negatives.sources and steps and config.loss.outlier_weight):

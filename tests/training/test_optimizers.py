@@ -46,16 +46,16 @@ def test_the_stage_head_trains_the_heads_and_the_flow_and_no_class():
     assert set(rates) == {id(p) for network in (segmenter.outlier_head, flow) for p in network.parameters()}
     assert {rates[id(p)] for p in segmenter.outlier_head.parameters()} == {1e-2}
     assert [group["weight_decay"] for group in optimizer.param_groups] == [1e-3, 0.0]
-    heads, flows = schedules(optimizer, config, "head", steps=210)
-    assert [heads(step) for step in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
-    assert heads(110) == pytest.approx(0.51) and heads(210) == pytest.approx(0.02)  # a cosine down to 2 %
+    head, flows = schedules(optimizer, config, "head", steps=210)
+    assert [head(step) for step in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
+    assert head(110) == pytest.approx(0.51) and head(210) == pytest.approx(0.02)  # a cosine down to 2 %
     assert flows(100) == 1.0  # its rate there lies below the last one: constant
     alone = make_optimizer(config, "head", segmenter=segmenter, flow=None)
     assert len(alone.param_groups) == 1
     assert schedules(alone, config, "head", steps=9)[0](0) == 1
     joint = make_optimizer(config, "joint", segmenter=segmenter, flow=flow)
-    assert [group["of"] for group in joint.param_groups] == ["segmenter", "segmenter", "heads", "flow"]
-    assert schedules(joint, config, "joint", steps=1000)[2](9) == 1.0  # the heads' own warm-up there as well
+    assert [group["of"] for group in joint.param_groups] == ["segmenter", "segmenter", "head", "flow"]
+    assert schedules(joint, config, "joint", steps=1000)[2](9) == 1.0  # the head's own warm-up there as well
 
 
 @pytest.mark.parametrize(("kind", "wanted"), [("adam", AdamW), ("adamax", Adamax)])

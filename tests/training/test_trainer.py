@@ -117,7 +117,7 @@ OTHERS = {
         "train": {"flow_optimizer": "adamax", "encoder_lr_factor": 0.25, "segmenter_steps": 2, "joint_steps": 2},
         "score": {"kind": "hybrid", "feature_bank": 100},
     },
-    "two classes, heads by their likelihood ratio, sizes of the paper": {
+    "two classes, the head by its likelihood ratio, sizes of the paper": {
         "data": {"classes": {0: "land", 1: "road"}, "label_ids": {2: 1}},
         "negatives": {"source": {"flow": 1.0, "attribution": 1.0}, "sizes": "uniform"},
         "loss": {"outlier": "ratio"},
@@ -268,7 +268,7 @@ def test_an_average_is_what_the_bundle_keeps(unbroken):
         ("score", {"kind": "knn"}, "score.kind knn: .*feature_bank"),
         ("score", {"kind": "hybrid"}, "segmenter.outlier: head"),
         ("segmenter", {"outlier": "head"}, "learns from negatives in the third stage, and there are none"),
-        ("train", {"third_stage": "head"}, "trains outlier heads, and segmenter.outlier is none; set that to head"),
+        ("train", {"third_stage": "head"}, "trains outlier head, and segmenter.outlier is none; set that to head"),
     ],
 )
 def test_a_score_or_output_that_nothing_will_serve_is_refused_before_training(
@@ -334,7 +334,7 @@ def test_thresholds_leave_their_share_of_inlier_pixels_above(unbroken, scenes_fo
         assert (above > below).mean() > float(rate)  # and no lower threshold would do
 
 
-def test_offsets_leave_their_share_of_inlier_pixels_to_the_outlier_heads(headed, scenes_folder):
+def test_offsets_leave_their_share_of_inlier_pixels_to_the_outlier_head(headed, scenes_folder):
     bundle = ModelBundle.load(headed)
     validation = open_scenes(config(scenes_folder)).validation()
     logits = []

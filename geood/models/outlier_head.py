@@ -1,0 +1,77 @@
+"""Outlier head: a small network beside the classes, from a segmenter's feature maps to an outlier logit.
+
+It sees the decoder's features and the encoder's two finest maps, which keep what the classes did not need: a batch
+norm, a 1x1 convolution to 64 channels, ReLU and a 1x1 convolution to one channel. Norm and first convolution treat each
+map at its own resolution and the coarser one is upsampled behind them: for a 1x1 convolution that is what upsampling
+before it gives, with 64 channels to interpolate in place of hundreds. The last layer starts at zero, so an untrained
+head says nothing: a random one would rank pixels by chance, with a large effect on any score that it enters. Nothing is
+known of classes or losses here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from geood.models.decoder import upsample
+
+WIDTH = 64  # channels between the two convolutions
+
+
+class FeatureMaps(NamedTuple):
+    """Feature maps that heads of a segmenter see, for images (B, C, H, W).
+
+    Attributes:
+        decoder: (B, D, H / 4, W / 4), the decoder's last.
+        encoder: the encoder's two finest, (B, D', H / 4, W / 4) and (B, D'', H / 8, W / 8).
+        size: height and width of the images.
+    """
+
+    decoder: Tensor
+    encoder: tuple[Tensor, Tensor]
+    size: tuple[int, int]
+
+    def detach(self) -> FeatureMaps:
+        """Return the maps without their history: what is computed from them does not train what made them."""
+        fine, coarse = self.encoder
+        return FeatureMaps(self.decoder.detach(), (fine.detach(), coarse.detach()), self.size)
+
+
+class OutlierHead(nn.Module):
+    """Head on a decoder's features of `features` channels and encoder maps of `widths` channels, finest first."""
+
+    def __init__(self, features: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        seen = [features, *widths[:2]]
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in seen)
+        self.mixes = nn.ModuleList(nn.Conv2d(width, WIDTH, 1, bias=i == 0) for i, width in enumerate(seen))
+        self.last = nn.Conv2d(WIDTH, 1, 1)
+        nn.init.zeros_(self.last.weight)
+        assert self.last.bias is not None
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, maps: FeatureMaps) -> Tensor:
+        """Return the outlier logit (B, 1, H / 4, W / 4); above 0 it is more likely an outlier than not."""
+        decoder, (fine, coarse), _ = maps
+        size = decoder.shape[-2:]
+        hidden = torch.zeros((), device=decoder.device)
+        for norm, mix, each in zip(self.norms, self.mixes, (decoder, fine, coarse), strict=True):
+            mixed = mix(norm(each)) if self.training else _folded(norm, mix, each)
+            hidden = hidden + (mixed if mixed.shape[-2:] == size else upsample(mixed, size))
+        logit: Tensor = self.last(functional.relu(hidden))
+        return logit
+
+
+def _folded(norm: nn.Module, mix: nn.Module, features: Tensor) -> Tensor:
+    """Return the convolution of normalized features, the norm folded into its weights: one pass over the map."""
+    assert isinstance(norm, nn.BatchNorm2d) and isinstance(mix, nn.Conv2d)
+    assert norm.running_var is not None and norm.running_mean is not None
+    gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+    shift = norm.bias - norm.running_mean * gain
+    matrix = mix.weight[:, :, 0, 0]
+    bias = matrix @ shift if mix.bias is None else matrix @ shift + mix.bias
+    return functional.conv2d(features, (matrix * gain)[:, :, None, None], bias)
