@@ -220,7 +220,7 @@ def _settled(cases: list[_Case], bundle: ModelBundle, options: ReadingOptions) -
     for case in cases:
         name, nodata = gdal_name(case.image), options.nodata_for(bundle.bands)
         with Scene.open(name, nodata=nodata) as scene:
-            reading = settle_reading(scene, bundle.bands, bundle.resolution, options)
+            reading = settle_reading(scene, bundle.bands, bundle.resolution, options, photo_width=bundle.photo_width)
             if scene.grid.crs is None and orientation_of(case.image) != UPRIGHT:
                 said = (
                     "%s: viewers show it turned, by its EXIF orientation; it is read as stored, as its labels must be"

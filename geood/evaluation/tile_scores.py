@@ -1,12 +1,13 @@
 """Scoring of scenes and photographs tile by tile, for evaluation: exactly the scores that `predict` writes.
 
-Bands are matched, scenes resampled and tiles cut as in prediction (`geo.scene_reading`); all kinds of score come from
+Bands are matched, images resampled and tiles cut as in prediction (`geo.scene_reading`); all kinds of score come from
 one forward pass per tile. Photographs are decoded as a whole and read from memory; their scores are float16, as
 benchmark servers take them. Score files of other tools are read in `score_files`.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from geood.geo.scene_reading import (
 )
 from geood.models import ModelBundle, autocast
 
+log = logging.getLogger("geood")
 Known = TypeVar("Known")
 WHOLE = (slice(None), slice(None))
 
@@ -158,12 +160,18 @@ def frame_readings(frames: Sequence[Frame], bundle: ModelBundle, options: Readin
 
     Raises:
         ConfigError: the bands chosen by the user are not those of the bundle.
-        DataError: an image cannot be read, has other bands, or lies too far from the bundle's resolution.
+        DataError: an image cannot be read, has other bands, or lies too far from the bundle's resolution or width.
     """
-    readings, nodata = {}, options.nodata_for(bundle.bands)
+    readings, nodata, width = {}, options.nodata_for(bundle.bands), bundle.photo_width
     for frame in frames:
         with Scene.open(frame.base or frame.image, nodata) as scene:
-            readings[frame.name] = settle_reading(scene, bundle.bands, bundle.resolution, options)
+            reading = settle_reading(scene, bundle.bands, bundle.resolution, options, photo_width=width)
+        readings[frame.name] = reading
+    resampled = [(frame.image, readings[frame.name]) for frame in frames if readings[frame.name].scale != 1]
+    if resampled:
+        image, first = resampled[0]
+        said = "%d of %d images are read at the model's scale, such as %s, %s; scores are of their own size"
+        log.info(said, len(resampled), len(frames), image.name, first.resolution_note)
     return readings
 
 

@@ -47,10 +47,11 @@ class ModelBundle:
 
     Channel i of the logits is the class with id `class_ids[i]`. `flow` generated the synthetic negatives (None: other
     negatives, or none). `inliers` serves the scores that need inlier statistics. `resolution` is the ground sampling
-    distance of the training crops in metres per pixel (None: unknown). `calibration[score][fpr]` is the threshold at
-    which the false-positive rate on the validation pixels is `fpr` (a decimal string such as "0.01"); it holds for the
-    temperature and smoothing in `calibrated`. `metrics` are the last validation metrics. `identity` is empty until the
-    bundle is saved.
+    distance of the training crops in metres per pixel (None: unknown), `photo_width` the width in pixels at which
+    training photographs were read (None: there were none, or their resolution is known). `calibration[score][fpr]` is
+    the threshold at which the false-positive rate on the validation pixels is `fpr` (a decimal string such as "0.01");
+    it holds for the temperature and smoothing in `calibrated`. `metrics` are the last validation metrics. `identity` is
+    empty until the bundle is saved.
 
     Args:
         segmenter: the network of the classes, images (B, C, H, W) in [0, 1] to a `SegmenterOutput`.
@@ -63,6 +64,7 @@ class ModelBundle:
         calibration: thresholds by score and false-positive rate.
         calibrated: the score settings that `calibration` holds for.
         metrics: the last validation metrics by name.
+        photo_width: width of the training photographs in pixels, or None.
         identity: digest of the file, 12 hexadecimal digits.
 
     Raises:
@@ -88,6 +90,7 @@ class ModelBundle:
     calibration: dict[str, dict[str, float]]
     calibrated: ScoreConfig
     metrics: dict[str, float]
+    photo_width: int | None = None
     identity: str = ""
 
     @property
@@ -243,6 +246,7 @@ class ModelBundle:
             "bands": self.bands.to_dict(),
             "class_ids": list(self.class_ids),
             "resolution": self.resolution,
+            "photo_width": self.photo_width,
             "calibration": {kind: finite(thresholds) for kind, thresholds in self.calibration.items()},
             "calibrated": self.calibrated.model_dump(mode="json"),
             "metrics": finite(self.metrics),
@@ -300,6 +304,7 @@ class ModelBundle:
             calibration=header.calibration,
             calibrated=header.calibrated,
             metrics=header.metrics,
+            photo_width=header.photo_width,
             identity=identity,
         )
 

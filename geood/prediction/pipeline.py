@@ -223,7 +223,7 @@ def polygonize(
 
 
 def _log_warnings(plans: list[ScenePlan], *, together: bool) -> None:
-    """Log the warnings of all plans.
+    """Log the warnings of all plans, and that photographs are resampled.
 
     Raises:
         ConfigError: the scenes are to share a polygon file, and only some of them have a CRS.
@@ -231,6 +231,10 @@ def _log_warnings(plans: list[ScenePlan], *, together: bool) -> None:
     for plan in plans:
         for warning in plan.warnings:
             log.warning("%s: %s", plan.scene.label, warning)
+    resized = [plan for plan in plans if not plan.grid.placed and plan.job.source.scale != 1]
+    if resized:
+        others = f" and {len(resized) - 1} more" if len(resized) > 1 else ""
+        log.info("%s%s: %s", resized[0].scene.label, others, resized[0].notes["resolution"])
     bare = [plan.scene.label for plan in plans if plan.grid.crs is None]
     if bare:
         others = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
