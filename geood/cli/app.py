@@ -57,7 +57,7 @@ NoData = Annotated[
     float | None, typer.Option(metavar="VALUE", help="Nodata value of the scene.", callback=not_infinite)
 ]
 NoResample = Annotated[
-    bool, typer.Option("--no-resample", help="Read the scene at its own resolution, not the model's.")
+    bool, typer.Option("--no-resample", help="Read images at their own resolution or width, not the model's.")
 ]
 Aoi = Annotated[Path | None, typer.Option(metavar="FILE", help="Score only within the polygons of a vector file.")]
 Bbox = Annotated[

@@ -25,7 +25,7 @@ from geood.datasets import find_files
 from geood.errors import ConfigError, DataError
 from geood.evaluation.class_mapping import data_settings
 from geood.evaluation.results import Evaluation
-from geood.evaluation.tile_scores import on_best_device, prediction_tiles, scored_tiles
+from geood.evaluation.tile_scores import on_best_device, prediction_tiles, say_resampled, scored_tiles
 from geood.geo.grid import Tile
 from geood.geo.labels import LabelRules, mask_hint, open_labels, why_not_shared
 from geood.geo.listing import files_in, pair_by_name, same_name, some_of, why_no_pairs
@@ -216,7 +216,7 @@ def _settled(cases: list[_Case], bundle: ModelBundle, options: ReadingOptions) -
     Returns:
         How each scene is read, as by `predict`, and the total number of tiles.
     """
-    sources, total = [], 0
+    sources, readings, total = [], {}, 0
     for case in cases:
         name, nodata = gdal_name(case.image), options.nodata_for(bundle.bands)
         with Scene.open(name, nodata=nodata) as scene:
@@ -232,6 +232,8 @@ def _settled(cases: list[_Case], bundle: ModelBundle, options: ReadingOptions) -
                 raise DataError(f"{case.image.name}: its labels do not fit; {error}") from None
             total += sum(1 for _ in prediction_tiles(scene.grid.height, scene.grid.width, reading.scale, bundle))
         sources.append(reading.source(name, nodata))
+        readings[str(case.image)] = reading
+    say_resampled(readings)
     return sources, total
 
 

@@ -162,17 +162,22 @@ def frame_readings(frames: Sequence[Frame], bundle: ModelBundle, options: Readin
         ConfigError: the bands chosen by the user are not those of the bundle.
         DataError: an image cannot be read, has other bands, or lies too far from the bundle's resolution or width.
     """
-    readings, nodata, width = {}, options.nodata_for(bundle.bands), bundle.photo_width
+    nodata, width = options.nodata_for(bundle.bands), bundle.photo_width
+    readings: dict[str, SceneReading] = {}
     for frame in frames:
         with Scene.open(frame.base or frame.image, nodata) as scene:
-            reading = settle_reading(scene, bundle.bands, bundle.resolution, options, photo_width=width)
-        readings[frame.name] = reading
-    resampled = [(frame.image, readings[frame.name]) for frame in frames if readings[frame.name].scale != 1]
-    if resampled:
-        image, first = resampled[0]
-        said = "%d of %d images are read at the model's scale, such as %s, %s; scores are of their own size"
-        log.info(said, len(resampled), len(frames), image.name, first.resolution_note)
+            readings[frame.name] = settle_reading(scene, bundle.bands, bundle.resolution, options, photo_width=width)
+    say_resampled(readings)
     return readings
+
+
+def say_resampled(readings: Mapping[str, SceneReading]) -> None:
+    """Log how many images, by their names, are read at the model's scale instead of their own, and one of them."""
+    notes = {name: reading.resolution_note for name, reading in readings.items() if reading.scale != 1}
+    if notes:
+        first = next(iter(notes))
+        said = "%d of %d images are read at the model's scale, such as %s, %s; scores have the images' size"
+        log.info(said, len(notes), len(readings), first, notes[first])
 
 
 @contextmanager
