@@ -7,7 +7,6 @@ benchmark servers take them. Score files of other tools are read in `score_files
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,12 +28,12 @@ from geood.geo.scene_reading import (
     SceneReading,
     WayBack,
     read_tile,
+    said_together,
     settle_reading,
     tile_side,
 )
 from geood.models import ModelBundle, autocast
 
-log = logging.getLogger("geood")
 Known = TypeVar("Known")
 WHOLE = (slice(None), slice(None))
 
@@ -163,21 +162,15 @@ def frame_readings(frames: Sequence[Frame], bundle: ModelBundle, options: Readin
         DataError: an image cannot be read, has other bands, or lies too far from the bundle's resolution or width.
     """
     nodata, width = options.nodata_for(bundle.bands), bundle.photo_width
-    readings: dict[str, SceneReading] = {}
+    readings, notes = {}, {}
     for frame in frames:
         with Scene.open(frame.base or frame.image, nodata) as scene:
-            readings[frame.name] = settle_reading(scene, bundle.bands, bundle.resolution, options, photo_width=width)
-    say_resampled(readings)
+            reading = settle_reading(scene, bundle.bands, bundle.resolution, options, photo_width=width)
+            if not scene.grid.placed:
+                notes[frame.name] = reading.resolution_note
+        readings[frame.name] = reading
+    said_together(notes)
     return readings
-
-
-def say_resampled(readings: Mapping[str, SceneReading]) -> None:
-    """Log how many images, by their names, are read at the model's scale instead of their own, and one of them."""
-    notes = {name: reading.resolution_note for name, reading in readings.items() if reading.scale != 1}
-    if notes:
-        first = next(iter(notes))
-        said = "%d of %d images are read at the model's scale, such as %s, %s; scores have the images' size"
-        log.info(said, len(notes), len(readings), first, notes[first])
 
 
 @contextmanager

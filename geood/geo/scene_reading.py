@@ -9,6 +9,7 @@ It knows the bands of a model, not the model; it works on NumPy arrays, without 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -27,6 +28,7 @@ SHRINK = 8  # maximum downsampling factor: 64 pixels are read per pixel used; be
 SHRINK_PHOTO = 16  # the same for photographs, which are small: from 8K frames to the 480 px of a small network
 ENLARGE = 4  # maximum upsampling factor: beyond, the pixels hold hardly any detail that the model was trained on
 WIDEST = 2  # maximum tile side on the own grid of a downsampled scene, as a multiple of the config's tile
+AS_ASKED = "read as it is, as asked for"  # beginning of the note on an image whose scale is not the model's
 STEP_PX = 128  # such sides are multiples of this, for whole blocks
 
 
@@ -193,6 +195,21 @@ def shown_width(scene: Scene) -> int:
     return orientation_of(scene.source.name).size(scene.grid.height, scene.grid.width)[1]
 
 
+def said_together(notes: Mapping[str, str]) -> None:
+    """Log what was settled for the photographs of a run, given the sentence on the scale of each, by their names.
+
+    Of those that are resampled one is told as an example, and of those read as they are against the model's width.
+    """
+    resampled = [name for name, note in notes.items() if not note.startswith("read as it is")]
+    spared = [name for name, note in notes.items() if note.startswith(AS_ASKED)]
+    if resampled:
+        said = "%d of %d photographs are read at the model's width, such as %s, %s; scores have their own size"
+        log.info(said, len(resampled), len(notes), resampled[0], notes[resampled[0]])
+    if spared:
+        said = "%d of %d photographs are not of the model's width, such as %s, %s (--no-resample): expect worse scores"
+        log.warning(said, len(spared), len(notes), spared[0], notes[spared[0]])
+
+
 def resampling_of(scene_grid: Grid, resolution: float | None, *, resample: bool) -> tuple[float, str]:
     """Return the scale at which to read a scene for a model trained at `resolution` metres per pixel, and a sentence.
 
@@ -210,7 +227,10 @@ def resampling_of(scene_grid: Grid, resolution: float | None, *, resample: bool)
         f"bring it nearer to the model's resolution (gdalwarp -r {{kernel}} -tr {x:.4g} {y:.4g} IN OUT), or read it as "
         "it is (--no-resample)"
     )
-    return _settled(own / resolution, both, resample=resample, most=SHRINK, remedy=remedy)
+    scale, note = _settled(own / resolution, both, resample=resample, most=SHRINK, remedy=remedy)
+    if note.startswith(AS_ASKED):
+        log.warning("%s, and it is read as it is (--no-resample): expect worse scores", both)
+    return scale, note
 
 
 def resampling_of_photo(width: int, trained: int, *, resample: bool = True) -> tuple[float, str]:
@@ -218,7 +238,8 @@ def resampling_of_photo(width: int, trained: int, *, resample: bool = True) -> t
 
     Both widths are as viewers show the photographs. A photograph has no metres: its width stands for what it shows, as
     the frames of one kind of camera show about the same. A ratio within 5 % of an integer is rounded to it, as for
-    scenes, so the width that results is within 5 % of the model's.
+    scenes, so the width that results is within 5 % of the model's. Callers say for all photographs of a run together
+    what was settled, by `said_together`.
 
     Raises:
         DataError: the widths differ by too large a factor.
@@ -250,8 +271,7 @@ def _settled(ratio: float, both: str, *, resample: bool, most: int, remedy: str)
     if times == 1:
         return 1.0, f"read as it is: {both}"
     if not resample:
-        log.warning("%s, and it is read as it is (--no-resample): expect worse scores", both)
-        return 1.0, f"read as it is, as asked for: {both}"
+        return 1.0, f"{AS_ASKED}: {both}"
     most, word, kernel = (most, "downsampled", "average") if shrinks else (ENLARGE, "upsampled", "bilinear")
     if times > most:
         raise DataError(

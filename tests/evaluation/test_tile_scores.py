@@ -228,14 +228,20 @@ def test_a_data_set_is_measured_at_the_width_and_as_viewers_show_it(tmp_path, tu
     np.testing.assert_allclose(score, raster, rtol=2**-10, atol=1e-6)
 
 
-def test_a_photograph_is_said_to_be_resampled_once(tmp_path, caplog):
+def test_what_is_settled_for_photographs_is_said_once(tmp_path, caplog):
     make_photo_model(tmp_path / "m.safetensors", 60)
     for i in range(3):
         Image.fromarray(picture(80, 120).transpose(1, 2, 0)).save(tmp_path / f"p{i}.png")
     with caplog.at_level("INFO", "geood"):
         predict([tmp_path], tmp_path / "out", bundle_path=tmp_path / "m.safetensors", threshold=0.5)
-    wanted = "p0.png and 2 more: downsampled 2 times (average): the photograph is 120 px wide, those of the model 60 px"
+    wanted = "3 of 3 photographs are read at the model's width, such as p0.png, downsampled 2 times (average): the"
     assert caplog.text.count("120 px wide") == 1 and wanted in caplog.text
+    caplog.clear()
+    as_they_are = SceneOptions(resample=False)
+    bundle_path = tmp_path / "m.safetensors"
+    predict([tmp_path], tmp_path / "own", bundle_path=bundle_path, threshold=0.5, options=as_they_are)
+    assert caplog.text.count("120 px wide") == 1
+    assert "3 of 3 photographs are not of the model's width, such as p0.png" in caplog.text
     Image.fromarray(picture(4, 10).transpose(1, 2, 0)).save(tmp_path / "tiny.png")
     with pytest.raises(DataError, match=r"tiny\.png: the photograph is 10 px wide.*upsampled 6 times.*--no-resample"):
         predict([tmp_path / "tiny.png"], tmp_path / "o.tif", bundle_path=tmp_path / "m.safetensors", threshold=0.5)
