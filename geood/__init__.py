@@ -17,7 +17,7 @@ from geood._version import __version__
 if TYPE_CHECKING:
     from geood.catalog import data_set
     from geood.config import Config, load_config
-    from geood.evaluation import evaluate_scenes, evaluate_set
+    from geood.evaluation import evaluate_pairs, evaluate_scenes, evaluate_set
     from geood.geo.score_raster import open_scores
     from geood.models import ModelBundle, anomaly_score
     from geood.prediction import polygonize, predict
@@ -29,6 +29,7 @@ __all__ = [
     "__version__",
     "anomaly_score",
     "data_set",
+    "evaluate_pairs",
     "evaluate_scenes",
     "evaluate_set",
     "load_config",
@@ -45,6 +46,7 @@ __getattr__, __dir__ = lazy_exports(
         "ModelBundle": "models",
         "anomaly_score": "models",
         "data_set": "catalog",
+        "evaluate_pairs": "evaluation",
         "evaluate_scenes": "evaluation",
         "evaluate_set": "evaluation",
         "load_config": "config",

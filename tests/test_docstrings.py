@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import geood
 from geood.config import load_config, to_yaml
@@ -37,6 +38,10 @@ def workshop(tmp_path_factory):
     write_raster(folder / "labelled" / "a.tif", picture(96, 128))
     write_raster(folder / "labelled" / "a_labels.tif", labels, nodata=255)
     predict([folder / "scene.tif"], folder / "scores.tif", bundle_path=folder / "model.safetensors")
+    for i in range(2):
+        for kind, array in (("images", picture(96, 128, seed=i).transpose(1, 2, 0)), ("labels", labels % 3 % 2)):
+            (folder / "PAIRS" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(folder / "PAIRS" / kind / f"{i}.png")
     big = picture(400, 400, seed=2)
     (folder / "ground").mkdir()
     write_raster(folder / "ground" / "north.tif", big)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import geopandas as gpd
+import numpy as np
 import pytest
 import rasterio
 from PIL import Image
@@ -55,6 +56,13 @@ def area(tmp_path_factory) -> Path:
         middle = box(*scene.bounds).centroid.buffer(30)
         gpd.GeoSeries([middle], crs=scene.crs).to_crs(4326).to_file(folder / "area.geojson")
     make_road_set(folder / "CAMVID")
+    for i in range(2):
+        mask = np.zeros((256, 320), np.uint8)
+        mask[60:140, 80:160] = 1
+        for kind, array in (("images/{}", picture(256, 320, seed=i).transpose(1, 2, 0)), ("labels/{}_mask", mask)):
+            path = folder / "PAIRS" / f"{kind.format(i)}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(path)
     [text] = [block for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL) if "camvid" in block]
     (folder / "roads.yaml").write_text(text, encoding="utf-8")
     small = [*SHORT, "segmenter.encoder=resnet10t", "segmenter.decoder_channels=16", "flow.steps=1"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from geood.catalog.taxonomies import Colour, Taxonomy
+from geood.catalog.taxonomies import ANOMALY, Colour, Taxonomy, same
 from geood.errors import ConfigError
 
 Encoding = Literal["ids", "colours", "panoptic"]
@@ -140,3 +140,15 @@ class DataSet:
             if split.name == name:
                 return split
         raise ConfigError(f"{self.name} has no split {name}; it has {', '.join(s.name for s in self.splits)}")
+
+
+def mask_set(name: str, protocol: str) -> DataSet:
+    """Return an entry for a folder of images and masks that the catalog does not hold, under a protocol.
+
+    Masks hold 0 for not anomalous, 1 for anomalous and 255 for not counted. Its only split is `all`.
+
+    Raises:
+        ConfigError: there is no such protocol.
+    """
+    splits = (Split("all", {}),)
+    return DataSet(name, f"images and masks in {name}", "", "", ANOMALY, (), splits, same(ANOMALY)).under(protocol)

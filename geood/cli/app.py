@@ -7,13 +7,15 @@ adds the traceback. Parameters of a method belong in a config section, not here.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from geood._version import DISTRIBUTION, __version__
 from geood.cli.data import data_app
+from geood.cli.measuring import measure_images, measure_scenes, pair_measurement, set_measurement
 from geood.cli.printing import print_bundle, print_pairs, print_predictions
 from geood.cli.terminal import finite, not_infinite
 from geood.errors import ConfigError, DataError, TilesFailedError, printable
@@ -55,7 +57,7 @@ NoData = Annotated[
     float | None, typer.Option(metavar="VALUE", help="Nodata value of the scene.", callback=not_infinite)
 ]
 NoResample = Annotated[
-    bool, typer.Option("--no-resample", help="Read the scene at its own resolution, not the model's.")
+    bool, typer.Option("--no-resample", help="Read images at their own resolution or width, not the model's.")
 ]
 Aoi = Annotated[Path | None, typer.Option(metavar="FILE", help="Score only within the polygons of a vector file.")]
 Bbox = Annotated[
@@ -234,12 +236,15 @@ def polygonize(
 
 @app.command()
 def evaluate(
-    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="scenes, or a name from `geood data list`.")],
+    benchmark: Annotated[
+        str, typer.Argument(metavar="BENCHMARK", help="scenes, pairs, or a name from `geood data list`.")
+    ],
     root: Annotated[
         Path,
         typer.Argument(
             metavar="ROOT",
-            help="The folder of the data set; for scenes a config with data.test_images, or X.tif with X_labels.tif.",
+            help="The folder of the data set; for pairs one of images and masks; for scenes a config with "
+            "data.test_images, or X.tif with X_labels.tif.",
         ),
     ],
     model: Model = None,
@@ -248,7 +253,17 @@ def evaluate(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of the data set; default: its last.")] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="pooled, fishyscapes, smiyc, caos or densehybrid; default: the data set's own.")
+        str | None,
+        typer.Option(
+            help="pooled, fishyscapes, smiyc, caos or densehybrid; default: the data set's own; pairs: pooled."
+        ),
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option(metavar="PATTERN", help="pairs: the images below ROOT, a folder or a pattern.")
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(metavar="PATTERN", help="pairs: their masks; default: labels or labels_masks; 1 is an anomaly."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="scenes: a JSON file; else a folder for figures, images.csv, scores, pictures.")
@@ -263,47 +278,27 @@ def evaluate(
     from geood.geo.scene_reading import ReadingOptions
 
     options = ReadingOptions(bands, nodata, not no_resample)
-    if benchmark != "scenes":
-        from geood.catalog import data_set
-
-        chosen = data_set(benchmark).under(protocol) if protocol else data_set(benchmark)
-        if scores and model:
-            raise ConfigError("give --model or --scores, one of the two")
-        from geood.evaluation import evaluate_set, staged
-        from geood.models import ModelBundle
-
-        bundle = None if scores else ModelBundle.load(_bundle_path(model), flow=False)
-        with staged(out, overwrite=overwrite, inputs=[root, *([scores] if scores else [])]) as folder:
-            measured = evaluate_set(
-                chosen,
-                root,
-                bundle=bundle,
-                scores=scores,
-                split=split,
-                settings=settings or (),
-                options=options,
-                out=folder,
-            )
-        print(measured.table())
-        if out:
-            print(f"\nfigures    {out} (metrics.json, images.csv, scores/, pictures/)")
+    newest = partial(_bundle_path, model)
+    common: dict[str, Any] = {"settings": settings or (), "options": options, "overwrite": overwrite}
+    if benchmark != "pairs" and (images or labels):
+        raise ConfigError("--images and --labels are for pairs; scenes and data sets have their own layout")
+    if benchmark == "scenes" and (scores or split or protocol):
+        raise ConfigError(
+            "--scores, --split and --protocol are for pairs and the names from `geood data list`; scenes have none"
+        )
+    if benchmark == "pairs" and split:
+        raise ConfigError("--split is for the names from `geood data list`; of pairs all are measured")
+    if scores and model:
+        raise ConfigError("give --model or --scores, one of the two")
+    if benchmark == "scenes":
+        measure_scenes(root, newest, out, **common)
         return
-    if scores or split or protocol:
-        raise ConfigError("--scores, --split and --protocol are for the names from `geood data list`; scenes have none")
-    from geood.atomic import check_output
-
-    if out:
-        check_output(out, overwrite=overwrite)
-    from geood.evaluation import evaluate_scenes, write_metrics
-    from geood.models import ModelBundle
-
-    result = evaluate_scenes(
-        root, ModelBundle.load(_bundle_path(model), flow=False), settings=settings or (), options=options
-    )
-    print(result.table())
-    if out:
-        write_metrics(result, out, overwrite=overwrite)
-        print(f"\nfigures    {out}")
+    if benchmark == "pairs":
+        run = pair_measurement(root, images=images, labels=labels, protocol=protocol)
+    else:
+        run = set_measurement(benchmark, root, split=split, protocol=protocol)
+    inputs = [root, *([scores] if scores else [])]
+    measure_images(run, newest, out, inputs=inputs, scores=scores, **common)
 
 
 @app.command()

@@ -46,6 +46,7 @@ def print_bundle(header: BundleHeader) -> None:
             "anomaly ids": config.data.anomaly,
             "bands": ", ".join(f"{name} [{low:g}, {high:g}]" for name, low, high in ranges),
             "resolution": f"{header.resolution} m per pixel",
+            **({"photographs": f"{header.photo_width} px wide"} if header.photo_width else {}),
             "encoder": config.segmenter.encoder,
             "negatives": ", ".join(f"{name} {share:g}" for name, share in config.negatives.sources.items()) or "none",
             "third stage": config.train.third_stage,

@@ -102,6 +102,11 @@ class DataConfig(Section):
     classes: dict[int, ClassName] = Field(min_length=2, description="id and name of each class to learn")
     anomaly: list[int] = Field([], description="ids of anomalies: excluded from training, to be detected in evaluation")
     resolution: Positive | None = Field(None, description="CRS units per pixel; null: that of the first image")
+    width_px: Annotated[int, Field(ge=32, le=65_536)] | None = Field(
+        None,
+        description="photos only: width to which photographs and labels are resampled, in training and afterwards; "
+        "null: as they are",
+    )
     crop_px: Annotated[int, Field(ge=64, le=8192, multiple_of=32)] = Field(
         256, description="side of a training crop, pixels"
     )
@@ -184,6 +189,8 @@ class DataConfig(Section):
         for side in ("test", "validation"):
             if bool(getattr(self, f"{side}_images")) != bool(getattr(self, f"{side}_labels")):
                 raise ValueError(f"{side}_images and {side}_labels belong together: give both or neither")
+        if self.width_px is not None and self.kind == "scenes":
+            raise ValueError("width_px is for kind photos; scenes have a resolution, set that instead")
         if self.validation_images and self.kind == "scenes":
             raise ValueError("validation_images are for kind photos; scenes are split by spatial blocks")
         return self

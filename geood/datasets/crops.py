@@ -29,7 +29,10 @@ from geood.geo.bands import Bands, bands_from_samples
 
 @dataclass(frozen=True)
 class Crops:
-    """Screened training and validation crops of a config. Channel i of a network is the class `class_ids[i]`."""
+    """Screened training and validation crops of a config. Channel i of a network is the class `class_ids[i]`.
+
+    `photo_width` is the width in pixels at which photographs are read, None for scenes and where metres are known.
+    """
 
     config: Config
     bands: Bands
@@ -39,6 +42,7 @@ class Crops:
     ground: Ground
     training_boxes: tuple[Any, ...]
     validation_boxes: tuple[Any, ...]
+    photo_width: int | None = None
 
     def training(self, seed: int, length: int, *, rank: int = 0, world: int = 1) -> Dataset[Sample]:
         """Return `length` augmented samples for one of `world` processes; sample i depends on seed, rank and i only.

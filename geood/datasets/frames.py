@@ -65,8 +65,7 @@ def frame_size(frame: Frame) -> tuple[int, int]:
 
 def orientation_in(frame: Frame, grid: Grid) -> Orientation:
     """Return how a frame's image, whose stored grid is given, is turned to what viewers show."""
-    placed = grid.crs is not None or not grid.transform.is_identity
-    return UPRIGHT if placed or frame.base else orientation_of(frame.image)
+    return UPRIGHT if grid.placed or frame.base else orientation_of(frame.image)
 
 
 def decode(

@@ -4,7 +4,8 @@ The images are files that a config names, or data sets of the catalog. An image 
 validation: as the config or the data set says; otherwise runs of consecutive names are drawn for validation, because
 consecutive frames of a drive are nearly the same picture. Crops are windows of integer pixels, drawn from the training
 images in proportion to their area (across data sets, in proportion to their weights) and screened as those of scenes
-are, by `crops.build_crops`. Compressed photographs are decoded whole, so the last few stay in memory; GeoTIFFs may be
+are, by `crops.build_crops`; where a config asks for a width, they are windows of the resampled image
+(`photo_scales`). Compressed photographs are decoded whole, so the last few stay in memory; GeoTIFFs may be
 large and are read by windows.
 """
 
@@ -15,7 +16,8 @@ import logging
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +30,8 @@ from geood.constants import IGNORE
 from geood.datasets.crops import Crops, build_crops
 from geood.datasets.discovery import drop_unlabelled, find_frames
 from geood.datasets.files import check_images, find_files
-from geood.datasets.frames import Decoded, Frame, decode, frame_size, screened
+from geood.datasets.frames import Decoded, Frame, decode, screened
+from geood.datasets.photo_scales import PhotoScale, read_scaled, settle_scales
 from geood.datasets.samples import CropPixels, seed_of
 from geood.errors import ConfigError, DataError
 from geood.geo.grid import Window
@@ -65,6 +68,7 @@ class Gallery:
     """Photographs with their split, and a cache of those decoded last; a copy in another process starts empty."""
 
     frames: tuple[Frame, ...]
+    sizes: tuple[PhotoScale, ...]
     validation: frozenset[int]
     indexes: tuple[int, ...]
     nodata: float | None
@@ -84,7 +88,7 @@ class Gallery:
             raise ValueError(f"{crop} is not of this side of the split")
         frame = self.frames[crop.frame]
         if frame.image.suffix.lower() in WINDOWED and not frame.base:
-            height, width = frame_size(frame)
+            height, width = self.sizes[crop.frame].working
             rows, cols = min(crop.side, height - crop.row), min(crop.side, width - crop.col)
             part = self._decode(crop.frame, Window(crop.row, crop.col, rows, cols))
             image, valid, ids = part.image, part.valid, part.ids
@@ -122,7 +126,7 @@ class Gallery:
     def _decoded(self, number: int) -> Decoded:
         """Return a whole frame, from the cache if it is there."""
         if number not in self._kept:
-            self._kept[number] = self._decode(number, None)
+            self._kept[number] = self._decode(number, Window(0, 0, *self.sizes[number].working))
             while (
                 len(self._kept) > 1 and sum(p.image.nbytes + 2 * p.ids.size for p in self._kept.values()) > KEPT_BYTES
             ):
@@ -130,15 +134,17 @@ class Gallery:
         self._kept.move_to_end(number)
         return self._kept[number]
 
-    def _decode(self, number: int, window: Window | None) -> Decoded:
-        pixels = decode(
+    def _decode(self, number: int, window: Window) -> Decoded:
+        """Return a window of the working grid of a frame."""
+        read = partial(
+            decode,
             self.frames[number],
-            window,
             indexes=self.indexes,
             nodata=self.nodata,
             measured=self.measured,
             label_ids=self.label_ids,
         )
+        pixels = read_scaled(self.sizes[number], window, read)
         if pixels.unknown:
             self.unknown[number] = pixels.unknown
         return pixels
@@ -159,24 +165,26 @@ def open_photos(config: Config) -> Crops:
     validation = (
         range(len(frames), len(frames) + len(held)) if held else _drawn_runs(len(frames), data.validation, seed)
     )
+    training, pixel_m = sorted(set(range(len(frames))) - set(validation)), _resolution(config)
+    sizes, photo_width = settle_scales((*frames, *held), config, training=training, pixel_m=pixel_m)
     gallery = Gallery(
         frames=(*frames, *held),
+        sizes=tuple(sizes),
         validation=frozenset(validation),
         indexes=bands.indexes,
         nodata=config.bands.nodata,
         measured=bands.measured,
         label_ids=data.label_ids,
-        pixel_m=_resolution(config),
+        pixel_m=pixel_m,
     )
     _report_turned(gallery.frames)
-    sizes = [frame_size(frame) for frame in gallery.frames]
+    working = [size.working for size in sizes]
     side = math.ceil(data.crop_px / data.scale_min)
-    training = [i for i in range(len(frames)) if i not in gallery.validation]
-    drawn = _drawn_crops(training, sizes, side, shares=shares, number=4 * data.crops, seed=seed_of(seed, 2))
-    grid = [c for i in sorted(gallery.validation) for c in _grid_crops(i, sizes[i], data.crop_px)]
+    drawn = _drawn_crops(training, working, side, shares=shares, number=4 * data.crops, seed=seed_of(seed, 2))
+    grid = [c for i in sorted(gallery.validation) for c in _grid_crops(i, working[i], data.crop_px)]
     crops = build_crops(config, gallery, bands=bands, drawn=drawn, grid=grid)
     _report_unknown(gallery)
-    return crops
+    return replace(crops, photo_width=photo_width)
 
 
 def _own_frames(config: Config) -> tuple[list[Frame], list[Frame], list[SetShare]]:

@@ -9,18 +9,31 @@ from geood._lazy import lazy_exports
 if TYPE_CHECKING:
     from geood.evaluation.catalog_sets import evaluate_set
     from geood.evaluation.class_mapping import data_settings
+    from geood.evaluation.pairs import evaluate_pairs
     from geood.evaluation.pictures import draw_overview
-    from geood.evaluation.results import staged, write_metrics
+    from geood.evaluation.results import SetEvaluation, staged, write_metrics
     from geood.evaluation.scenes import evaluate_scenes
     from geood.evaluation.submission import submit
 
-__all__ = ["data_settings", "draw_overview", "evaluate_scenes", "evaluate_set", "staged", "submit", "write_metrics"]
+__all__ = [
+    "SetEvaluation",
+    "data_settings",
+    "draw_overview",
+    "evaluate_pairs",
+    "evaluate_scenes",
+    "evaluate_set",
+    "staged",
+    "submit",
+    "write_metrics",
+]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "SetEvaluation": "results",
         "data_settings": "class_mapping",
         "draw_overview": "pictures",
+        "evaluate_pairs": "pairs",
         "evaluate_scenes": "scenes",
         "evaluate_set": "catalog_sets",
         "staged": "results",

@@ -1,7 +1,7 @@
 """Results of an evaluation, and their writing: tables beside published figures, JSON, a CSV file of the images.
 
 The columns are those of the benchmarks' own tables. Figures are shares in [0, 1] in the results and in JSON, per cent
-in tables. How they are measured is in `scenes` and `catalog_sets`.
+in tables. How they are measured is in `scenes` and `measurement`.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from geood.geo.listing import files_in, pair_by_name, same_name, some_of, why_no
 from geood.geo.orientation import UPRIGHT, orientation_of
 from geood.geo.paths import gdal_name
 from geood.geo.scene import Scene, SceneSource
-from geood.geo.scene_reading import AUTOMATIC, ReadingOptions, settle_reading
+from geood.geo.scene_reading import AUTOMATIC, ReadingOptions, said_together, settle_reading
 from geood.geo.vector import VECTOR_SUFFIXES
 from geood.metrics import Confusion, PixelCurve
 from geood.models import ModelBundle
@@ -216,11 +216,13 @@ def _settled(cases: list[_Case], bundle: ModelBundle, options: ReadingOptions) -
     Returns:
         How each scene is read, as by `predict`, and the total number of tiles.
     """
-    sources, total = [], 0
+    sources, notes, total = [], {}, 0
     for case in cases:
         name, nodata = gdal_name(case.image), options.nodata_for(bundle.bands)
         with Scene.open(name, nodata=nodata) as scene:
-            reading = settle_reading(scene, bundle.bands, bundle.resolution, options)
+            reading = settle_reading(scene, bundle.bands, bundle.resolution, options, photo_width=bundle.photo_width)
+            if not scene.grid.placed:
+                notes[case.image.name] = reading.resolution_note
             if scene.grid.crs is None and orientation_of(case.image) != UPRIGHT:
                 said = (
                     "%s: viewers show it turned, by its EXIF orientation; it is read as stored, as its labels must be"
@@ -232,6 +234,7 @@ def _settled(cases: list[_Case], bundle: ModelBundle, options: ReadingOptions) -
                 raise DataError(f"{case.image.name}: its labels do not fit; {error}") from None
             total += sum(1 for _ in prediction_tiles(scene.grid.height, scene.grid.width, reading.scale, bundle))
         sources.append(reading.source(name, nodata))
+    said_together(notes)
     return sources, total
 
 

@@ -1,6 +1,6 @@
 """Scoring of scenes and photographs tile by tile, for evaluation: exactly the scores that `predict` writes.
 
-Bands are matched, scenes resampled and tiles cut as in prediction (`geo.scene_reading`); all kinds of score come from
+Bands are matched, images resampled and tiles cut as in prediction (`geo.scene_reading`); all kinds of score come from
 one forward pass per tile. Photographs are decoded as a whole and read from memory; their scores are float16, as
 benchmark servers take them. Score files of other tools are read in `score_files`.
 """
@@ -28,6 +28,7 @@ from geood.geo.scene_reading import (
     SceneReading,
     WayBack,
     read_tile,
+    said_together,
     settle_reading,
     tile_side,
 )
@@ -158,12 +159,17 @@ def frame_readings(frames: Sequence[Frame], bundle: ModelBundle, options: Readin
 
     Raises:
         ConfigError: the bands chosen by the user are not those of the bundle.
-        DataError: an image cannot be read, has other bands, or lies too far from the bundle's resolution.
+        DataError: an image cannot be read, has other bands, or lies too far from the bundle's resolution or width.
     """
-    readings, nodata = {}, options.nodata_for(bundle.bands)
+    nodata, width = options.nodata_for(bundle.bands), bundle.photo_width
+    readings, notes = {}, {}
     for frame in frames:
         with Scene.open(frame.base or frame.image, nodata) as scene:
-            readings[frame.name] = settle_reading(scene, bundle.bands, bundle.resolution, options)
+            reading = settle_reading(scene, bundle.bands, bundle.resolution, options, photo_width=width)
+            if not scene.grid.placed:
+                notes[frame.name] = reading.resolution_note
+        readings[frame.name] = reading
+    said_together(notes)
     return readings
 
 

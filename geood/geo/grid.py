@@ -57,6 +57,11 @@ class Grid:
         return Grid(window.height, window.width, transform, self.crs)
 
     @property
+    def placed(self) -> bool:
+        """True if the grid has a CRS or coordinates of its own; a photograph has neither."""
+        return self.crs is not None or not self.transform.is_identity
+
+    @property
     def window(self) -> Window:
         """Window that covers the whole grid."""
         return Window(0, 0, self.height, self.width)

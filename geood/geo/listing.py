@@ -60,14 +60,32 @@ def pair_by_name(images: Sequence[Path], labels: Sequence[Path]) -> list[list[Pa
     The stem of a label is that of its image, optionally with a suffix after `_`, `-` or `.`. If the stems of several
     images match, the longest counts: `a_2_gt` belongs to `a_2`, not to `a`.
     """
-    pairs, alone = _paired(images, labels)
+    pairs, alone = partners(images, labels)
     whole = not alone and len(labels) == len(images) and all(len(files) == 1 for files in pairs)
     return pairs if whole else None
 
 
+def partners(images: Sequence[Path], labels: Sequence[Path]) -> tuple[list[list[Path]], list[Path]]:
+    """Return the labels that belong to each image, and those that belong to none, by the rule of `pair_by_name`."""
+    stems: dict[str, list[int]] = {}
+    for i, image in enumerate(images):
+        stems.setdefault(same_name(image.stem), []).append(i)
+    pairs: list[list[Path]] = [[] for _ in images]
+    alone = []
+    for label in labels:
+        stem = same_name(label.stem)
+        ends = [len(stem), *(i for i in range(len(stem) - 1, 0, -1) if stem[i] in "_-.")]
+        longest = next((stem[:end] for end in ends if stem[:end] in stems), None)
+        if longest is None:
+            alone.append(label)
+        for i in stems.get(longest or "", ()):
+            pairs[i].append(label)
+    return pairs, alone
+
+
 def why_no_pairs(images: Sequence[Path], labels: Sequence[Path]) -> str:
     """Return what keeps images and labels from being pairs: those without a partner, or with several, by name."""
-    pairs, alone = _paired(images, labels)
+    pairs, alone = partners(images, labels)
     bare = [image for image, files in zip(images, pairs, strict=True) if not files]
     twice = [(image, files) for image, files in zip(images, pairs, strict=True) if len(files) > 1]
     found = [f"no labels for {some_of(bare)}"] if bare else []
@@ -88,24 +106,6 @@ def why_no_pairs(images: Sequence[Path], labels: Sequence[Path]) -> str:
 def some_of(paths: Sequence[Path]) -> str:
     """Return the names of some of the files, for messages."""
     return ", ".join(p.name for p in paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
-
-
-def _paired(images: Sequence[Path], labels: Sequence[Path]) -> tuple[list[list[Path]], list[Path]]:
-    """Return the labels that belong to each image, and those that belong to none."""
-    stems: dict[str, list[int]] = {}
-    for i, image in enumerate(images):
-        stems.setdefault(same_name(image.stem), []).append(i)
-    pairs: list[list[Path]] = [[] for _ in images]
-    alone = []
-    for label in labels:
-        stem = same_name(label.stem)
-        ends = [len(stem), *(i for i in range(len(stem) - 1, 0, -1) if stem[i] in "_-.")]
-        longest = next((stem[:end] for end in ends if stem[:end] in stems), None)
-        if longest is None:
-            alone.append(label)
-        for i in stems.get(longest or "", ()):
-            pairs[i].append(label)
-    return pairs, alone
 
 
 def _matching(folder: Path, parts: Sequence[str]) -> Iterator[Path]:

@@ -65,6 +65,17 @@ def taps(first: int, length: int, *, scale: float, size: int) -> Taps:
     return Taps(start, int(places.max()) + 1, places - start, weights, shares)
 
 
+def nearest(first: int, length: int, *, scale: float, size: int) -> NDArray[np.intp]:
+    """Return the source pixel (n,) under the centre of each of `length` new pixels from `first` on, for class ids.
+
+    A centre between two source pixels takes the latter. `scale` and `size` are as for `taps`, whose source pixels
+    include these.
+    """
+    centres = (np.arange(first, first + length) + 0.5) / scale
+    under: NDArray[np.intp] = np.floor(centres + 1e-6).astype(np.intp).clip(0, size - 1)
+    return under
+
+
 def resample(
     array: NDArray[Any], valid: NDArray[np.bool_], down: Taps, across: Taps
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:

@@ -1,13 +1,15 @@
-"""Reading of scenes for a model: band assignment, resampling to the model's resolution, tiles, and the way back.
+"""Reading of scenes for a model: band assignment, resampling to the model's scale, tiles, and the way back.
 
 `predict` and `evaluate` both read through this module, so their scores agree: bands are matched by name or position,
-scenes of another resolution are resampled to the model's, and the results are resampled back to the scene's own grid.
+scenes of another resolution are resampled to the model's, photographs, which have none, to the width that the model was
+trained at, and the results are resampled back to the image's own grid. Training reads photographs at the same scale.
 It knows the bands of a model, not the model; it works on NumPy arrays, without torch.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,13 +19,16 @@ from geood.errors import DataError
 from geood.geo.band_matching import match_bands, parse_bands
 from geood.geo.bands import Bands
 from geood.geo.grid import Grid, Tile, Window, resampled
+from geood.geo.orientation import orientation_of
 from geood.geo.scene import Scene, SceneSource
 
 log = logging.getLogger("geood")
 SAME = 0.05  # relative difference at which resolutions count as equal, well within the training range (data.scale_min)
 SHRINK = 8  # maximum downsampling factor: 64 pixels are read per pixel used; beyond, downsample the file instead
+SHRINK_PHOTO = 16  # the same for photographs, which are small: from 8K frames to the 480 px of a small network
 ENLARGE = 4  # maximum upsampling factor: beyond, the pixels hold hardly any detail that the model was trained on
 WIDEST = 2  # maximum tile side on the own grid of a downsampled scene, as a multiple of the config's tile
+AS_ASKED = "read as it is, as asked for"  # beginning of the note on an image whose scale is not the model's
 STEP_PX = 128  # such sides are multiples of this, for whole blocks
 
 
@@ -93,24 +98,34 @@ AUTOMATIC = ReadingOptions()
 
 
 def settle_reading(
-    scene: Scene, bands: Bands, resolution: float | None, options: ReadingOptions = AUTOMATIC
+    scene: Scene,
+    bands: Bands,
+    resolution: float | None,
+    options: ReadingOptions = AUTOMATIC,
+    *,
+    photo_width: int | None = None,
 ) -> SceneReading:
-    """Choose the bands and the scale at which a scene is read for a model.
+    """Choose the bands and the scale at which a scene, or a photograph, is read for a model.
 
     Args:
         scene: the open scene.
         bands: bands of the model.
         resolution: metres per pixel of the model's training crops; None if unknown.
         options: the user's choice.
+        photo_width: width in pixels at which the model was trained on photographs; None if on none, or unknown.
 
     Raises:
         ConfigError: the bands chosen by the user are not those of the model.
-        DataError: the bands cannot be matched, or the resolutions differ by too large a factor.
+        DataError: the bands cannot be matched, or the resolutions or widths differ by too large a factor.
     """
     given = None if options.bands is None else parse_bands(options.bands, bands)
     indexes, bands_note = match_bands(scene, bands, given)
     try:
-        scale, resolution_note = resampling_of(scene.grid, resolution, resample=options.resample)
+        if scene.grid.placed or photo_width is None:
+            scale, resolution_note = resampling_of(scene.grid, resolution, resample=options.resample)
+        else:
+            width = shown_width(scene)
+            scale, resolution_note = resampling_of_photo(width, photo_width, resample=options.resample)
     except DataError as error:
         raise DataError(f"{scene.path}: {error}") from None
     _compare_tags(scene, bands, indexes)
@@ -175,6 +190,26 @@ class WayBack:
         return classes[np.where(down < 0.5, top, below)][:, np.where(across < 0.5, left, right)]
 
 
+def shown_width(scene: Scene) -> int:
+    """Return the width in pixels of a photograph as viewers show it, by its EXIF orientation."""
+    return orientation_of(scene.source.name).size(scene.grid.height, scene.grid.width)[1]
+
+
+def said_together(notes: Mapping[str, str]) -> None:
+    """Log what was settled for the photographs of a run, given the sentence on the scale of each, by their names.
+
+    Of those that are resampled one is told as an example, and of those read as they are against the model's width.
+    """
+    resampled = [name for name, note in notes.items() if not note.startswith("read as it is")]
+    spared = [name for name, note in notes.items() if note.startswith(AS_ASKED)]
+    if resampled:
+        said = "%d of %d photographs are read at the model's width, such as %s, %s; scores have their own size"
+        log.info(said, len(resampled), len(notes), resampled[0], notes[resampled[0]])
+    if spared:
+        said = "%d of %d photographs are not of the model's width, such as %s, %s (--no-resample): expect worse scores"
+        log.warning(said, len(spared), len(notes), spared[0], notes[spared[0]])
+
+
 def resampling_of(scene_grid: Grid, resolution: float | None, *, resample: bool) -> tuple[float, str]:
     """Return the scale at which to read a scene for a model trained at `resolution` metres per pixel, and a sentence.
 
@@ -186,22 +221,61 @@ def resampling_of(scene_grid: Grid, resolution: float | None, *, resample: bool)
     own = scene_grid.resolution_m
     if own is None or resolution is None:
         return 1.0, "read as it is: " + ("the scene has no CRS" if own is None else "the model's is not known")
-    ratio = own / resolution
     both = f"the scene has {own:.3g} m per pixel, the model {resolution:.3g} m"
+    x, y = (side * resolution / own for side in scene_grid.pixel_size)
+    remedy = (
+        f"bring it nearer to the model's resolution (gdalwarp -r {{kernel}} -tr {x:.4g} {y:.4g} IN OUT), or read it as "
+        "it is (--no-resample)"
+    )
+    scale, note = _settled(own / resolution, both, resample=resample, most=SHRINK, remedy=remedy)
+    if note.startswith(AS_ASKED):
+        log.warning("%s, and it is read as it is (--no-resample): expect worse scores", both)
+    return scale, note
+
+
+def resampling_of_photo(width: int, trained: int, *, resample: bool = True) -> tuple[float, str]:
+    """Return the scale at which to read a photograph for a model trained at a width in pixels, and a sentence.
+
+    Both widths are as viewers show the photographs. A photograph has no metres: its width stands for what it shows, as
+    the frames of one kind of camera show about the same. A ratio within 5 % of an integer is rounded to it, as for
+    scenes, so the width that results is within 5 % of the model's. Callers say for all photographs of a run together
+    what was settled, by `said_together`.
+
+    Raises:
+        DataError: the widths differ by too large a factor.
+    """
+    both = f"the photograph is {width} px wide, those of the model {trained} px"
+    remedy = (
+        f"bring it to that width first (gdal_translate -r {{kernel}} -outsize {trained} 0 IN OUT), or read it as it is "
+        "(--no-resample; in training without data.width_px)"
+    )
+    return _settled(trained / width, both, resample=resample, most=SHRINK_PHOTO, remedy=remedy)
+
+
+def _settled(ratio: float, both: str, *, resample: bool, most: int, remedy: str) -> tuple[float, str]:
+    """Return the scale for a `ratio` of working pixels to own pixels, and a sentence that tells `both` sizes.
+
+    Args:
+        ratio: working pixels per own pixel that would fit the model exactly.
+        both: the sizes of image and model, in words.
+        resample: False: the user wants the image as it is.
+        most: the largest factor of downsampling.
+        remedy: what to do beyond that, in words with `{kernel}`.
+
+    Raises:
+        DataError: the factor is too large.
+    """
     times, shrinks = max(ratio, 1 / ratio), ratio < 1
     whole = round(times)
     times = float(whole) if abs(times / whole - 1) <= SAME else float(f"{times:.4g}")
     if times == 1:
         return 1.0, f"read as it is: {both}"
     if not resample:
-        log.warning("%s, and it is read as it is (--no-resample): expect worse scores", both)
-        return 1.0, f"read as it is, as asked for: {both}"
-    most, word, kernel = (SHRINK, "downsampled", "average") if shrinks else (ENLARGE, "upsampled", "bilinear")
+        return 1.0, f"{AS_ASKED}: {both}"
+    most, word, kernel = (most, "downsampled", "average") if shrinks else (ENLARGE, "upsampled", "bilinear")
     if times > most:
-        x, y = (side / ratio for side in scene_grid.pixel_size)
         raise DataError(
-            f"{both}: it would have to be {word} {times:.3g} times, and {most} is the most; bring it nearer to the "
-            f"model's resolution (gdalwarp -r {kernel} -tr {x:.4g} {y:.4g} IN OUT), or read it as it is (--no-resample)"
+            f"{both}: it would have to be {word} {times:.3g} times, and {most} is the most; "
+            f"{remedy.format(kernel=kernel)}"
         )
-    how = f"downsampled {times:.4g} times (average)" if shrinks else f"upsampled {times:.4g} times (bilinear)"
-    return (1 / times if shrinks else times), f"{how}: {both}"
+    return (1 / times if shrinks else times), f"{word} {times:.4g} times ({kernel}): {both}"

@@ -48,11 +48,12 @@ class ModelBundle:
 
     Channel i of the logits is the class with id `class_ids[i]`. `flow` generated the synthetic negatives (None: other
     negatives, or none). `inliers` serves the scores that need inlier statistics. `resolution` is the ground sampling
-    distance of the training crops in metres per pixel (None: unknown). `calibration[score][fpr]` is the threshold at
-    which the false-positive rate on the validation pixels is `fpr` (a decimal string such as "0.01"); it holds for the
-    temperature, smoothing and offset in `calibrated`. `metrics` are the last validation metrics. `offsets[share]` is
-    what to add to the logit of the outlier head so that it is above 0 on that share of the inlier validation pixels.
-    `identity` is empty until the bundle is saved.
+    distance of the training crops in metres per pixel (None: unknown), `photo_width` the width in pixels at which
+    training photographs were read (None: there were none, or their resolution is known). `calibration[score][fpr]` is
+    the threshold at which the false-positive rate on the validation pixels is `fpr` (a decimal string such as "0.01");
+    it holds for the temperature, smoothing and offset in `calibrated`. `metrics` are the last validation metrics.
+    `offsets[share]` is what to add to the logit of the outlier head so that it is above 0 on that share of the inlier
+    validation pixels. `identity` is empty until the bundle is saved.
 
     Args:
         segmenter: the network of the classes, images (B, C, H, W) in [0, 1] to a `SegmenterOutput`.
@@ -66,6 +67,7 @@ class ModelBundle:
         calibrated: the score settings that `calibration` holds for.
         metrics: the last validation metrics by name.
         offsets: of the outlier logit, by share of inliers; empty: none was found, 0 is taken.
+        photo_width: width of the training photographs in pixels, or None.
         identity: digest of the file, 12 hexadecimal digits.
 
     Raises:
@@ -92,6 +94,7 @@ class ModelBundle:
     calibrated: ScoreConfig
     metrics: dict[str, float]
     offsets: dict[str, float] = dataclasses.field(default_factory=dict)
+    photo_width: int | None = None
     identity: str = ""
 
     @property
@@ -266,6 +269,7 @@ class ModelBundle:
             "bands": self.bands.to_dict(),
             "class_ids": list(self.class_ids),
             "resolution": self.resolution,
+            "photo_width": self.photo_width,
             "calibration": {kind: finite(thresholds) for kind, thresholds in self.calibration.items()},
             "calibrated": self.calibrated.model_dump(mode="json"),
             "metrics": finite(self.metrics),
@@ -325,6 +329,7 @@ class ModelBundle:
             calibrated=header.calibrated,
             metrics=header.metrics,
             offsets=header.offsets,
+            photo_width=header.photo_width,
             identity=identity,
         )
 

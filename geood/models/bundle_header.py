@@ -23,6 +23,7 @@ from geood.geo.bands import Bands
 FORMAT = 3  # incremented whenever an older geood could not read the file
 DAMAGED = "the bundle is damaged"
 REMEDY = "copy or train it again"
+WIDEST_PHOTO = 1_000_000  # pixels; far above any photograph
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -37,6 +38,7 @@ class BundleHeader(BaseModel):
     bands: InstanceOf[Bands]
     class_ids: tuple[int, ...] = Field(min_length=2)
     resolution: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+    photo_width: Annotated[int, Field(ge=1, le=WIDEST_PHOTO)] | None = None
     calibration: dict[str, dict[str, Finite]]
     calibrated: ScoreConfig
     metrics: dict[str, Finite]

@@ -39,7 +39,7 @@ def surprisal(score: Tensor, knots: Tensor) -> Tensor:
     It is increasing, so it ranks pixels as the score does. Below the first knot, which all inliers reach, it is
     negative and goes on with the slope of the first step.
     """
-    wide = score.float()
+    wide = score.float().contiguous()
     upper = torch.bucketize(wide, knots).clamp(1, len(knots) - 1)
     start, end = knots[upper - 1], knots[upper]
     inside = STEP * ((upper - 1) + (wide - start) / (end - start))

@@ -21,6 +21,7 @@ from geood.errors import ConfigError, DataError, SceneChangedError, TilesFailedE
 from geood.geo.grid import Window
 from geood.geo.mosaic import write_mosaic
 from geood.geo.paths import ScenePath, fingerprint, with_retries
+from geood.geo.scene_reading import said_together
 from geood.geo.score_raster import FAILED_TAG, SAME_RUN, read_tags, score_tags
 from geood.models import ModelBundle
 from geood.polygons import OUTPUT_SUFFIXES, PolygonSource, write_anomalies, write_together
@@ -223,7 +224,7 @@ def polygonize(
 
 
 def _log_warnings(plans: list[ScenePlan], *, together: bool) -> None:
-    """Log the warnings of all plans.
+    """Log the warnings of all plans, and how photographs are read.
 
     Raises:
         ConfigError: the scenes are to share a polygon file, and only some of them have a CRS.
@@ -231,6 +232,7 @@ def _log_warnings(plans: list[ScenePlan], *, together: bool) -> None:
     for plan in plans:
         for warning in plan.warnings:
             log.warning("%s: %s", plan.scene.label, warning)
+    said_together({plan.scene.label: plan.notes["resolution"] for plan in plans if not plan.grid.placed})
     bare = [plan.scene.label for plan in plans if plan.grid.crs is None]
     if bare:
         others = f" and {len(bare) - 1} more" if len(bare) > 1 else ""

@@ -134,7 +134,9 @@ def plan_scene(
     nodata = options.reading.nodata_for(bundle.bands)
     with Scene.open(name, nodata) as opened:
         grid = opened.grid
-        reading = settle_reading(opened, bundle.bands, bundle.resolution, options.reading)
+        reading = settle_reading(
+            opened, bundle.bands, bundle.resolution, options.reading, photo_width=bundle.photo_width
+        )
         if reading.indexes != bundle.bands.indexes:
             trained = listed(bundle.bands.indexes, bundle.bands.names)
             log.info("%s: bands %s (in the training scenes: %s)", scene.label, reading.bands_note, trained)

@@ -53,8 +53,7 @@ GAINED = 0.3
 
 def turned_by_viewers(scene: Scene) -> str | None:
     """Return a warning if viewers show a photograph turned, which is not how it is read; else None."""
-    grid = scene.grid
-    if grid.crs is not None or not grid.transform.is_identity or orientation_of(scene.source.name) == UPRIGHT:
+    if scene.grid.placed or orientation_of(scene.source.name) == UPRIGHT:
         return None
     return (
         "viewers show this photograph turned, by its EXIF orientation; it is read as stored, and so are its outputs, "

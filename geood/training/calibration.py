@@ -41,6 +41,7 @@ def finish_bundle(segmenter: Segmenter, flow: Flow | None, crops: Crops, figures
         calibration={},
         calibrated=config.score,
         metrics=figures,
+        photo_width=crops.photo_width,
     ).to("cuda" if on_gpu else "cpu")
     bundle = dataclasses.replace(bundle, inliers=_fitted(bundle, crops))
     if config.segmenter.outlier == "head":

@@ -92,7 +92,7 @@ def track(tmp_path):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Spares the pictures, which take longest."""
-    monkeypatch.setattr("geood.evaluation.catalog_sets.draw_frame", lambda *_, **__: None)
+    monkeypatch.setattr("geood.evaluation.measurement.draw_frame", lambda *_, **__: None)
 
 
 def scored_frames(name, root, bundle):

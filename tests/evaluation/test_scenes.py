@@ -33,7 +33,7 @@ class PixelNet(torch.nn.Module):
     gain = 5.0
 
     def forward(self, image):
-        return SegmenterOutput(image * self.gain, None, image)
+        return SegmenterOutput(image * self.gain, None, image, image)
 
 
 @pytest.fixture

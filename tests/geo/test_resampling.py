@@ -13,9 +13,9 @@ from rasterio.crs import CRS
 
 from geood.errors import DataError
 from geood.geo.grid import Grid, Window
-from geood.geo.resampling import resample, resized, taps
+from geood.geo.resampling import nearest, resample, resized, taps
 from geood.geo.scene import Scene, SceneSource
-from geood.geo.scene_reading import resampling_of
+from geood.geo.scene_reading import resampling_of, resampling_of_photo
 from support.places import NORTH_UP, PLACES, UTM, noise, write_raster
 
 SCALES = [1 / 8, 1 / 3, 0.4, 0.5, 0.7013, 0.93, 1.08, 1.5, 2.0, 3.7, 4.0]
@@ -174,6 +174,18 @@ def test_enlarging_lies_between_the_nearest_pixels(scale):
     np.testing.assert_allclose(array[0], wanted, rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [1, 2, 41, 58])
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_nearest_pixel_is_the_one_under_the_centre_and_among_the_taps(scale, size):
+    whole = nearest(0, resized(size, scale), scale=scale, size=size)
+    centres = (np.arange(whole.size) + 0.5) / scale
+    assert (abs(whole + 0.5 - centres.clip(0.5, size - 0.5)) <= 0.5 + 1e-5).all()
+    for first, length in ((0, 1), (whole.size // 2, 1), (whole.size // 3, whole.size - whole.size // 3)):
+        part, around = (f(first, length, scale=scale, size=size) for f in (nearest, taps))
+        np.testing.assert_array_equal(part, whole[first : first + length])
+        assert around.start <= part.min() and part.max() < around.stop
+
+
 @pytest.mark.parametrize("scale", [2.0, 4.0])
 def test_enlarged_validity_is_that_of_the_pixel_underneath(scale):
     valid = noise(9, 12, high=10) > 4
@@ -287,3 +299,31 @@ def test_a_scene_too_far_from_the_model_is_refused():
     with pytest.raises(DataError, match=r"upsampled 5 times, and 4 is the most; .*--no-resample"):
         resampling_of(grid, 0.05, resample=True)
     assert resampling_of(grid, 0.05, resample=False)[0] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("own", "model", "scale"),
+    [
+        (320, 320, 1),
+        (330, 320, 1),
+        (1280, 320, 1 / 4),
+        (1281, 320, 1 / 4),
+        (1000, 320, 0.32),
+        (160, 320, 2),
+        (5000, 320, 1 / 16),
+    ],
+)
+def test_a_photograph_is_read_at_the_width_of_the_models(own, model, scale):
+    found, sentence = resampling_of_photo(own, model)
+    assert found == pytest.approx(scale, rel=0.05) and abs(own * found / model - 1) <= 0.05
+    assert f"{own} px wide, those of the model {model} px" in sentence and ("as it is" in sentence) == (scale == 1)
+    assert resampling_of_photo(own, model, resample=False)[0] == 1.0
+
+
+def test_a_photograph_too_far_from_the_model_is_refused():
+    with pytest.raises(
+        DataError, match=r"8000 px.*320 px: .*downsampled 25 times, and 16 .*-r average -outsize 320 0 "
+    ):
+        resampling_of_photo(8000, 320)
+    with pytest.raises(DataError, match=r"upsampled 5 times, and 4 is the most; .*bilinear.*--no-resample"):
+        resampling_of_photo(64, 320)

@@ -11,10 +11,11 @@ from safetensors.torch import save_file
 
 from geood.config.score_kinds import SCORES
 from geood.errors import BundleError, ConfigError, OutputError
-from geood.models.bundle import ModelBundle
+from geood.models.bundle import EXPERTS, ModelBundle
 from geood.models.bundle_header import FORMAT, read_header
 from geood.models.guided_filter import guided_filter
-from geood.models.inlier_statistics import InlierFit
+from geood.models.inlier_statistics import InlierFit, Inliers
+from geood.models.tails import fit_tail
 from support.bundles import make_bundle
 
 
@@ -55,10 +56,11 @@ def full(tmp_path_factory):
     """A bundle with an outlier head and statistics for every score."""
     path = tmp_path_factory.mktemp("full") / "model.safetensors"
     saved = make_bundle(path, segmenter={"encoder": "resnet10t", "decoder_channels": 16, "outlier": "head"})
-    fit = InlierFit(3, samples=200, each=200, seed=0)
+    fit = InlierFit(3, samples=200, places=100, batches=1, seed=0)
     answer = saved.infer(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
-    fit.update(answer.logits, answer.features, torch.zeros(2, 64, 64, dtype=torch.int64))
-    dataclasses.replace(saved, inliers=fit.finish()).save(path)
+    fit.update(answer, torch.zeros(2, 64, 64, dtype=torch.int64))
+    tails = {f"tail_{kind}": fit_tail(lambda share: -share) for kind in EXPERTS}
+    dataclasses.replace(saved, inliers=Inliers(fit.finish().state_dict() | tails)).save(path)
     return ModelBundle.load(path)
 
 
@@ -222,3 +224,12 @@ def test_an_unwritable_place_leaves_nothing(tmp_path, bundle):
     with pytest.raises(OutputError, match="cannot be written"):
         bundle.save(tmp_path / "missing" / "model.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_combined_is_the_larger_surprisal_of_its_experts(full):
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    answer = full.infer(image)
+    each = [full.inliers.surprisal(kind, full.score_of(answer, image, kind=kind)) for kind in EXPERTS]
+    assert torch.equal(full.score_of(answer, image, kind="combined"), torch.maximum(*each))
+    other = full.with_settings(["score.veto_share=0.5"])  # its tails hold for the share that they were calibrated with
+    assert torch.equal(other.score_of(answer, image, kind="combined"), torch.maximum(*each))

@@ -8,6 +8,7 @@ import torch
 from scipy.stats import multivariate_normal
 
 from geood.models.inlier_statistics import NEIGHBOURS, InlierFit, Inliers
+from geood.models.segmenter import SegmenterOutput
 
 CLASSES, DEPTH = 3, 4
 
@@ -29,10 +30,16 @@ def _batch(seed=0, count=6):
     return logits, features, mask
 
 
-def _fit(samples=0, batches=4):
-    fit = InlierFit(CLASSES, samples=samples, each=100, seed=0)
+def _answer(logits, features):
+    """A segmenter's answer, whose encoder's features are every second one of the decoder's."""
+    return SegmenterOutput(logits, None, features, features[:, :, ::2, ::2])
+
+
+def _fit(samples=0, batches=4, places=0):
+    fit = InlierFit(CLASSES, samples=samples, places=places, batches=batches, seed=0)
     for seed in range(batches):
-        fit.update(*_batch(seed))
+        logits, features, mask = _batch(seed)
+        fit.update(_answer(logits, features), mask)
     return fit.finish()
 
 
@@ -54,26 +61,31 @@ def test_class_scores_equal_their_definitions():
     p = logits.double().softmax(1)
     templates = inliers.log_templates.double().exp()
     divergences = [(p * (p / t[:, None, None]).log()).sum(1) for t in templates]
-    found = inliers.score("kl_matching", logits, features)
+    found = inliers.score("kl_matching", _answer(logits, features))
     torch.testing.assert_close(found.double(), torch.stack(divergences).amin(0), rtol=0, atol=1e-5)
     largest, taken = logits.max(1)
     expected = -(largest - inliers.logit_mean[taken]) / inliers.logit_std[taken]
-    torch.testing.assert_close(inliers.score("standardized_max_logit", logits, features), expected)
+    torch.testing.assert_close(inliers.score("standardized_max_logit", _answer(logits, features)), expected)
 
 
 def test_standardized_max_logits_of_inliers_have_mean_0_and_spread_1():
     inliers = _fit()
-    scores = torch.cat([inliers.score("standardized_max_logit", a, b)[m != 255] for a, b, m in map(_batch, range(4))])
+    scores = torch.cat(
+        [inliers.score("standardized_max_logit", _answer(a, b))[m != 255] for a, b, m in map(_batch, range(4))]
+    )
     assert float(scores.mean()) == pytest.approx(0, abs=1e-4) and float(scores.std()) == pytest.approx(1, abs=1e-3)
 
 
 def test_a_class_that_is_never_predicted_takes_the_logits_of_all_and_has_no_template():
-    fit = InlierFit(3, samples=0, each=0, seed=0)
+    fit = InlierFit(3, samples=0, places=0, batches=1, seed=0)
     logits = torch.stack([torch.ones(1, 8, 8), torch.zeros(1, 8, 8), torch.zeros(1, 8, 8)], 1)
-    fit.update(logits, torch.zeros(1, 2, 2, 2), torch.zeros(1, 8, 8, dtype=torch.int64))
+    fit.update(_answer(logits, torch.zeros(1, 2, 2, 2)), torch.zeros(1, 8, 8, dtype=torch.int64))
     inliers = fit.finish()
     assert inliers.logit_mean.tolist() == [1, 1, 1] and inliers.log_templates.shape == (1, 3)
-    sure, unsure = inliers.score("kl_matching", logits, logits), inliers.score("kl_matching", 0 * logits, logits)
+    sure, unsure = (
+        inliers.score("kl_matching", _answer(logits, logits)),
+        inliers.score("kl_matching", _answer(0 * logits, logits)),
+    )
     assert sure.abs().max() < 1e-5 and (unsure > 0.01).all()
 
 
@@ -82,7 +94,9 @@ def test_feature_scores_equal_their_definitions():
     flat = features.movedim(1, -1).reshape(-1, DEPTH)
     flat = (flat / flat.norm(dim=1, keepdim=True) - inliers.unit_mean) / inliers.unit_std
     near = (flat[:, None] - inliers.bank).norm(dim=2).sort(1).values[:, :NEIGHBOURS].mean(1)
-    torch.testing.assert_close(inliers.score("knn", logits, features), near.reshape(2, 8, 8), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        inliers.score("knn", _answer(logits, features)), near.reshape(2, 8, 8), rtol=1e-4, atol=1e-4
+    )
     density = 0
     root = inliers.mixture_root.double()
     covariance = torch.linalg.inv(root @ root.T).numpy()
@@ -90,7 +104,7 @@ def test_feature_scores_equal_their_definitions():
     for weight, mean in zip(inliers.mixture_log_weights, means, strict=True):
         density += math.exp(weight) * multivariate_normal(mean, covariance).pdf(flat.double().numpy())
     expected = -np.log(density).reshape(2, 8, 8) / DEPTH
-    np.testing.assert_allclose(inliers.score("gmm", logits, features).numpy(), expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(inliers.score("gmm", _answer(logits, features)).numpy(), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_the_residual_is_what_the_leading_axes_of_inliers_leave():
@@ -102,19 +116,21 @@ def test_the_residual_is_what_the_leading_axes_of_inliers_leave():
     standard = (features.movedim(1, -1) - inliers.feature_mean) / inliers.feature_std
     rest = torch.linalg.qr(torch.cat([axes, torch.eye(DEPTH, dtype=torch.float64)]).T)[0][:, DEPTH // 2 : DEPTH]
     expected = (standard.double() @ rest).norm(dim=-1)
-    torch.testing.assert_close(inliers.score("residual", logits, features).double(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        inliers.score("residual", _answer(logits, features)).double(), expected, rtol=1e-4, atol=1e-4
+    )
     inside = (torch.randn(1, 8, 8, DEPTH // 2, generator=_seeded()) @ inliers.axes) * inliers.feature_std
     on_span = (inside + inliers.feature_mean).movedim(-1, 1)
-    assert float(inliers.score("residual", logits, on_span).max()) < 1e-4
+    assert float(inliers.score("residual", _answer(logits, on_span)).max()) < 1e-4
 
 
 def test_the_axes_are_those_of_most_spread():
     generator = _seeded()
-    fit = InlierFit(CLASSES, samples=400, each=400, seed=0)
+    fit = InlierFit(CLASSES, samples=400, places=0, batches=1, seed=0)
     hidden = torch.randn(8, 1, 8, 8, generator=generator)
     noise = torch.randn(8, DEPTH, 8, 8, generator=generator)
     features = torch.cat([hidden, hidden, hidden, hidden], 1) + 0.1 * noise
-    fit.update(torch.zeros(8, CLASSES, 32, 32), features, torch.zeros(8, 32, 32, dtype=torch.int64))
+    fit.update(_answer(torch.zeros(8, CLASSES, 32, 32), features), torch.zeros(8, 32, 32, dtype=torch.int64))
     leading = fit.finish().axes[-1]
     assert float(leading.abs().min()) > 0.45  # all four values go together
 
@@ -122,10 +138,10 @@ def test_the_axes_are_those_of_most_spread():
 def test_neighbours_and_mixture_do_not_look_at_the_length_of_a_feature():
     inliers, (logits, features, _) = _fit(300), _batch(7)
     for kind in ("knn", "gmm"):
-        longer = inliers.score(kind, logits, 3 * features)
-        torch.testing.assert_close(longer, inliers.score(kind, logits, features), rtol=1e-3, atol=1e-3)
+        longer = inliers.score(kind, _answer(logits, 3 * features))
+        torch.testing.assert_close(longer, inliers.score(kind, _answer(logits, features)), rtol=1e-3, atol=1e-3)
     assert not torch.allclose(
-        inliers.score("residual", logits, 3 * features), inliers.score("residual", logits, features)
+        inliers.score("residual", _answer(logits, 3 * features)), inliers.score("residual", _answer(logits, features))
     )
 
 
@@ -133,17 +149,18 @@ def test_neighbours_and_mixture_do_not_look_at_the_length_of_a_feature():
 def test_strange_features_score_higher(kind):
     """The other way round, no inlier points there."""
     inliers, (logits, features, _) = _fit(300), _batch(7)
-    strange, usual = (inliers.score(kind, logits, given) for given in (-features, features))
+    strange, usual = (inliers.score(kind, _answer(logits, given)) for given in (-features, features))
     assert float(strange.mean()) > float(usual.quantile(0.95))
 
 
 def test_features_are_taken_where_there_is_a_label_and_no_more_than_asked():
-    fit = InlierFit(CLASSES, samples=50, each=20, seed=0)
+    fit = InlierFit(CLASSES, samples=50, places=20, batches=3, seed=0)
     for seed in range(6):
         logits, features, mask = _batch(seed)
         features[:, :, 0] = 1e6  # under the rim of 255
-        fit.update(logits, features, mask)
+        fit.update(_answer(logits, features), mask)
     inliers = fit.finish()
+    assert len(inliers.encoder_near) == 20 and float(inliers.encoder_shift.abs().max()) < 100
     assert len(inliers.bank) == 50 and float(inliers.feature_mean.abs().max()) < 100
 
 
@@ -151,6 +168,6 @@ def test_what_was_fitted_comes_back_from_its_tensors_and_other_scores_are_refuse
     fitted = _fit(100)
     again, (logits, features, _) = Inliers(dict(fitted.state_dict())), _batch(7)
     for kind in fitted.scores:
-        assert torch.equal(again.score(kind, logits, features), fitted.score(kind, logits, features))
+        assert torch.equal(again.score(kind, _answer(logits, features)), fitted.score(kind, _answer(logits, features)))
     with pytest.raises(ValueError, match="only standardized_max_logit, kl_matching"):
-        _fit().score("knn", logits, features)
+        _fit().score("knn", _answer(logits, features))

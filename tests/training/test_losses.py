@@ -87,7 +87,9 @@ def test_a_term_with_nothing_to_say_is_a_differentiable_zero():
     batch = unpasted(image, mask)
     for bits in (None, torch.zeros(0)):
         for kind in ("none", "head", "class"):
-            losses = joint_loss(SegmenterOutput(logits, outlier, logits), batch, bits, kind=kind, config=LossConfig())
+            losses = joint_loss(
+                SegmenterOutput(logits, outlier, logits, logits), batch, bits, kind=kind, config=LossConfig()
+            )
             assert [float(x.detach()) for x in losses] == [0, 0, 0, 0, 0]
             losses.total.backward()
             assert float(logits.grad.abs().sum()) == 0
@@ -102,7 +104,7 @@ def test_total_is_the_weighted_sum():
     config = LossConfig(negative_weight=0.5, flow_weight=0.25, outlier_weight=0.125)
     logits, outlier = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 8, 8, generator=generator)
     bits = torch.tensor([3.0, 5.0])
-    losses = joint_loss(SegmenterOutput(logits, outlier, logits), batch, bits, kind="head", config=config)
+    losses = joint_loss(SegmenterOutput(logits, outlier, logits, logits), batch, bits, kind="head", config=config)
     assert isinstance(losses, Losses)
     pixels = losses.classification + 0.5 * losses.negative + 0.125 * losses.outlier
     torch.testing.assert_close(losses.total, pixels + 0.25 * 4.0)
@@ -117,7 +119,7 @@ def test_the_outlier_head_learns_from_negatives_and_labelled_pixels_in_equal_sha
     negative[:, 0, :3] = True
     batch = unpasted(torch.zeros(2, 3, 8, 8), mask)._replace(negative=negative)
     logits = torch.zeros(2, 4, 8, 8)
-    losses = joint_loss(SegmenterOutput(logits, outlier, logits), batch, None, kind="head", config=LossConfig())
+    losses = joint_loss(SegmenterOutput(logits, outlier, logits, logits), batch, None, kind="head", config=LossConfig())
     p = outlier.sigmoid()
     expected = -(p[negative].log().mean() + (1 - p[mask != 255]).log().mean()) / 2
     torch.testing.assert_close(losses.outlier, expected)
@@ -134,7 +136,7 @@ def _headed():
 
 def _loss_of(kind, logits, outlier, batch):
     config = LossConfig(outlier=kind)
-    return joint_loss(SegmenterOutput(logits, outlier, logits), batch, None, kind="head", config=config).outlier
+    return joint_loss(SegmenterOutput(logits, outlier, logits, logits), batch, None, kind="head", config=config).outlier
 
 
 def test_the_ratio_loss_is_the_cross_entropy_of_the_likelihood_ratio():
@@ -180,7 +182,9 @@ def test_the_outlier_class_is_one_more_class():
     mask = torch.randint(4, (1, 8, 8), generator=generator)
     mask[:, :2] = 255
     batch = unpasted(torch.zeros(1, 3, 8, 8), mask)._replace(negative=mask == 255)
-    losses = joint_loss(SegmenterOutput(logits, outlier, logits), batch, None, kind="class", config=LossConfig())
+    losses = joint_loss(
+        SegmenterOutput(logits, outlier, logits, logits), batch, None, kind="class", config=LossConfig()
+    )
     p = torch.cat([logits, outlier[:, None]], 1).log_softmax(1)
     torch.testing.assert_close(losses.outlier, -p[:, 4][mask == 255].mean())
     torch.testing.assert_close(losses.classification, class_nll(p, mask))

@@ -14,7 +14,9 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from geood.cli.process import _run
 from geood.config.loading import to_yaml
 from geood.config.sections import Config, FlowConfig, NegativesConfig
 from geood.datasets.scene_crops import open_scenes
@@ -317,6 +319,22 @@ def test_the_bundle_of_a_run_is_usable(unbroken, scenes_folder):
     low, middle, high = (bundle.thresholds[rate] for rate in ("0.05", "0.01", "0.001"))
     assert 0 <= low <= middle <= high <= 1
     assert bundle.flow.initialized and {"joint/miou", "flow/bpd"} <= set(bundle.metrics)
+
+
+def test_a_model_keeps_the_width_at_which_it_saw_photographs(tmp_path, capsys):
+    for i in range(4):
+        image = picture(96, 128, seed=i)
+        for kind, array in (("images", image.transpose(1, 2, 0)), ("labels", np.digitize(image[0], [90, 160]))):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            Image.fromarray(array.astype(np.uint8)).save(tmp_path / kind / f"{i}.png")
+    data = {"kind": "photos", "root": str(tmp_path), "images": ["images"], "labels": ["labels"], "crop_px": 64}
+    lengths = LENGTHS | {"flow_steps": 0, "joint_steps": 0, "segmenter_steps": 2, "accelerator": "cpu"}
+    for width in (None, 80):
+        sections = {"data": data | {"crops": 4, "width_px": width}, "negatives": {"source": "none"}}
+        path = train(small_config(**sections, train=lengths), tmp_path / f"run{width}")
+        assert ModelBundle.load(path).photo_width == (width or 128)
+        assert _run(["info", str(path)], debug=False) == 0
+        assert f"{width or 128} px wide" in capsys.readouterr().out
 
 
 def test_thresholds_leave_their_share_of_inlier_pixels_above(unbroken, scenes_folder):
