@@ -89,8 +89,10 @@ class FlowStep(nn.Module):
         return functional.conv2d(y, unmixing[:, :, None, None], -(unmixing @ self.shift))
 
     @torch.no_grad()
-    def data_dependent_init(self, x: Tensor, *, leading_first: bool) -> None:
+    def data_dependent_init(self, x: Tensor, *, leading_first: bool, least: float = LEAST_SPREAD) -> None:
         """Initialize the step to whiten `x` (B, C, H, W): each principal axis gets mean 0 and standard deviation 1.
+
+        An axis counts as having the standard deviation `least` at the least.
 
         Few pixels for many channels leave small variances undetermined; the covariance is then shrunk towards a
         multiple of the identity.
@@ -104,7 +106,7 @@ class FlowStep(nn.Module):
         variances, axes = torch.linalg.eigh((1 - shrinkage) * covariance + shrinkage * sphere)
         if leading_first:
             variances, axes = variances.flip(0), axes.flip(1)
-        scale = variances.clamp_min(LEAST_SPREAD**2).rsqrt()
+        scale = variances.clamp_min(least**2).rsqrt()
         self.weight.copy_(axes.T)
         self.log_scale.copy_(scale.log())
         self.shift.copy_(-(scale[:, None] * (axes.T @ mean)).flatten())

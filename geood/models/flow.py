@@ -182,7 +182,8 @@ def _plain_levels(bands: int, config: FlowConfig) -> Iterator[LatticeLevel]:
     """Yield lattice levels, the last with the lattices of its coarse image."""
     shape = {"steps": config.steps, "layers": config.layers, "growth": config.growth}
     for i in range(config.levels):
-        yield LatticeLevel(bands, **shape, spacings=SPACINGS if i == config.levels - 1 else ())
+        last = i == config.levels - 1
+        yield LatticeLevel(bands, **shape, first=i == 0, spacings=SPACINGS if last else ())
 
 
 def _dense_levels(channels: int, config: FlowConfig) -> Iterator[DenseLevel]:

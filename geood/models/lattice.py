@@ -26,9 +26,11 @@ from torch.nn import functional
 from geood.models.coupling import LEAST_SPREAD, CouplingNet, FlowStep, bounded, recomputed
 
 BOUND = 2.0  # of the absolute log-scale
-LEAST = 0.02  # least contrast, in standard deviations of a band
+SMALL = 0.01  # least standard deviation of what was divided by standard deviations before, at the start
+LEAST = 0.005  # least contrast, in standard deviations of a band
 WEIGHTS = (0.01, 0.25, 0.5)  # of tails at the start, per standard deviation; 1 and 2 drew wild values
-RIDGE = 1e-3
+STRETCH = 3.0  # at the start; the slope at the ends of the range is then 2.4 times that in the middle
+RIDGE = 1e-4  # of least squares, as a part of the mean square
 
 
 class LatticeLevel(nn.Module):
@@ -40,9 +42,12 @@ class LatticeLevel(nn.Module):
 
     steps: Sequence[FlowStep]
 
-    def __init__(self, channels: int, *, steps: int, layers: int, growth: int, spacings: Sequence[int] = ()) -> None:
+    def __init__(
+        self, channels: int, *, steps: int, layers: int, growth: int, first: bool = False, spacings: Sequence[int] = ()
+    ) -> None:
         super().__init__()
         self.outputs, self.halved = channels, 3 * channels
+        self.stretch = Stretch(channels) if first else None
         self.mixing = FlowStep(channels, None, bound=BOUND)
         self.centres = SitePrediction(_between_four(channels), layers=layers, growth=growth)
         self.edges = SitePrediction(_between_two(channels), layers=layers, growth=growth)
@@ -57,7 +62,7 @@ class LatticeLevel(nn.Module):
 
         The first two are (B, channels, H / 2, W / 2) and (B, halved, H / 2, W / 2); the generator is not used.
         """
-        hidden, log_det = self.mixing.encode(hidden)
+        hidden, log_det = self._mixed(hidden)
         coarse, detail, change = self._predicted(hidden)
         log_det, around = log_det + change, torch.cat([coarse, contrast(coarse)], dim=1)
         for step in self.steps:
@@ -82,23 +87,34 @@ class LatticeLevel(nn.Module):
         edges = self.edges.decode(edges, torch.cat([coarse, centres], dim=1))
         right, below = edges.chunk(2, dim=1)
         sites = torch.stack([coarse, right, below, centres], dim=2)
-        return self.mixing.decode(functional.pixel_shuffle(sites.flatten(1, 2), 2))
+        hidden = self.mixing.decode(functional.pixel_shuffle(sites.flatten(1, 2), 2))
+        return hidden if self.stretch is None else self.stretch.decode(hidden)
 
     def data_dependent_init(self, hidden: Tensor) -> None:
         """Initialize all that a batch tells of the level, from the level's input (B, channels, H, W)."""
-        self.mixing.data_dependent_init(hidden, leading_first=True)
-        hidden, _ = self.mixing.encode(hidden)
+        stretched = hidden if self.stretch is None else self.stretch.encode(hidden)[0]
+        least = SMALL if self.stretch is None else LEAST_SPREAD  # later levels see standard deviations
+        self.mixing.data_dependent_init(stretched, leading_first=True, least=least)
+        hidden, _ = self._mixed(hidden)
         coarse, centres, edges = self._parted(hidden)
         self.centres.data_dependent_init(centres, coarse)
         self.edges.data_dependent_init(edges, torch.cat([coarse, centres], dim=1))
         _, detail, _ = self._predicted(hidden)
-        self.steps[0].data_dependent_init(detail, leading_first=True)
+        self.steps[0].data_dependent_init(detail, leading_first=True, least=SMALL)
         around = torch.cat([coarse, contrast(coarse)], dim=1)
         for step in self.steps:
             detail, _ = step.encode(detail, around)
         self.tails.data_dependent_init(detail)
         if self.lattices is not None:
             self.lattices.data_dependent_init(coarse)
+
+    def _mixed(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the level's input stretched, if it is the first level, with mixed channels, and ln |det| (B,)."""
+        if self.stretch is None:
+            return self.mixing.encode(hidden)
+        hidden, change = self.stretch.encode(hidden)
+        hidden, log_det = self.mixing.encode(hidden)
+        return hidden, log_det + change
 
     def _parted(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the coarse image, the pixels between four of its own, and those between two (right, then below)."""
@@ -143,8 +159,8 @@ class SitePrediction(nn.Module):
 
         Both by least squares: the filter on the pixels, the log of what is left on the contrast around it.
         """
-        patches = functional.unfold(_continued(seen), 3)
-        self.kernel.copy_(_least_squares(patches, x.flatten(2))[0].reshape(self.kernel.shape))
+        patches, left = functional.unfold(_continued(seen), 3), self.encode(x, seen)[0]
+        self.kernel.add_(_least_squares(patches, left.flatten(2))[0].reshape(self.kernel.shape))
         left = (x - functional.conv2d(_continued(seen), self.kernel)).abs().add(LEAST).log()
         slopes, offset = _least_squares(contrast(seen).flatten(2), left.flatten(2))
         targets, count = x.shape[1], seen.shape[1]
@@ -156,6 +172,28 @@ class SitePrediction(nn.Module):
         around = torch.cat([seen, contrast(seen)], dim=1)
         shift, log_scale = bounded(recomputed(self.net, around, self.checkpointing), BOUND)
         return shift + functional.conv2d(_continued(seen), self.kernel), log_scale
+
+
+class Stretch(nn.Module):
+    """Elementwise map y = sinh(weight x) / weight per channel, of images about 0: dark and bright ends drawn out.
+
+    On the way back what lies beyond the ends of the range is pressed towards them, so that samples keep to it.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.log_weight = nn.Parameter(torch.full((channels,), math.log(STRETCH)))
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map `x` (B, C, H, W) to the output (B, C, H, W) and ln |det| (B,)."""
+        weight = self.log_weight.exp()[:, None, None]
+        bent = torch.sinh(weight * x)
+        return bent / weight, 0.5 * bent.square().log1p().sum((1, 2, 3))
+
+    def decode(self, y: Tensor) -> Tensor:
+        """Invert `encode`: return the input (B, C, H, W) that it maps to `y` (B, C, H, W)."""
+        weight = self.log_weight.exp()[:, None, None]
+        return torch.asinh(weight * y) / weight
 
 
 class Tails(nn.Module):
@@ -182,9 +220,9 @@ class Tails(nn.Module):
     def data_dependent_init(self, x: Tensor) -> None:
         """Choose for each channel of `x` (B, C, H, W) the weight after which it is likeliest under a normal."""
         values = x.movedim(1, 0).flatten(1)
-        spread = values.std(1, correction=0).clamp_min(LEAST_SPREAD)
+        spread = values.std(1, correction=0).clamp_min(SMALL)
         bent = torch.stack([weight * values / spread[:, None] for weight in WEIGHTS])
-        scale = torch.asinh(bent).std(2, correction=0).clamp_min(LEAST_SPREAD)
+        scale = torch.asinh(bent).std(2, correction=0).clamp_min(SMALL)
         weights = torch.tensor(WEIGHTS, dtype=x.dtype, device=x.device)
         likelihood = weights.log()[:, None] - scale.log() - 0.5 * bent.square().log1p().mean(2)
         best = likelihood.argmax(0)
@@ -230,7 +268,7 @@ class Lattices(nn.Module):
     @torch.no_grad()
     def data_dependent_init(self, x: Tensor) -> None:
         """Initialize the mixing, and the prediction at each turn by least squares, from `x` (B, channels, H, W)."""
-        self.mixing.data_dependent_init(x, leading_first=True)
+        self.mixing.data_dependent_init(x, leading_first=True, least=SMALL)
         x, _ = self.mixing.encode(x)
         channels = x.shape[1]
         for turn, net in enumerate(self.nets):
@@ -243,7 +281,7 @@ class Lattices(nn.Module):
                 assert net.last.bias is not None
                 self.slopes[turn] = slopes
                 net.last.bias[:channels] = offset
-                net.last.bias[channels:] = -spread.clamp_min(LEAST).log()
+                net.last.bias[channels:] = -spread.clamp_min(SMALL).log()
             shift, log_scale = self._coupling(turn, x)
             x = (x - shift) * log_scale.exp()
 
@@ -295,13 +333,14 @@ def _continued(image: Tensor) -> Tensor:
 def _least_squares(seen: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return slopes (C, N) and offset (C,) of the best linear map from `seen` (B, N, P) to `x` (B, C, P).
 
-    The squares of the slopes weigh a little, so that few pixels or constant ones bear it.
+    The squares of the slopes weigh a little, and more where there are few pixels for many slopes.
     """
     given, wanted = seen.movedim(1, 0).flatten(1).double(), x.movedim(1, 0).flatten(1).double()
     means = given.mean(1, keepdim=True), wanted.mean(1, keepdim=True)
     given, wanted = given - means[0], wanted - means[1]
     square = given @ given.T
-    ridge = RIDGE * square.diagonal().mean() + LEAST_SPREAD * given.shape[1] * RIDGE
+    part = RIDGE + (given.shape[0] / given.shape[1]) ** 2
+    ridge = part * (square.diagonal().mean() + SMALL**2 * given.shape[1])
     square += ridge * torch.eye(len(square), dtype=square.dtype, device=square.device)
     slopes = torch.linalg.solve(square, given @ wanted.T).T
     return slopes.to(x.dtype), (means[1] - slopes @ means[0]).flatten().to(x.dtype)
