@@ -1,14 +1,12 @@
 """Normalizing flow: a density over image patches with differentiable sampling at any size.
 
-A multi-scale flow after Glow and DenseFlow (arXiv 1807.03039, 2106.04627). Each level squeezes 2 x 2 pixels into
-channels, applies invertible steps and factors out half of the channels. The latents follow a learned normal per
-channel, shared by all pixels, so any height and width divisible by 2^levels will do. `decode` returns a continuous
-image and keeps the graph: in joint training the gradient reaches the flow through the pixels of its samples (arXiv
-2112.12833). The body of a level is either a sequence of plain steps or a DenseFlow block.
+A multi-scale flow after Glow and DenseFlow (arXiv 1807.03039, 2106.04627): each level halves the resolution and factors
+out a part of its values. The latents follow a learned normal per channel, shared by all pixels, so any height and width
+divisible by 2^levels will do. `decode` returns a continuous image and keeps the graph: in joint training the gradient
+reaches the flow through the pixels of its samples (arXiv 2112.12833). Levels are either lattice levels (network plain)
+or DenseFlow blocks.
 
-On the first batch the first step of each level is initialized to the principal axes and standard deviations of its
-input, which shortens training: low frequencies come first, contrasts between pixels and bands later, and even an
-untrained plain flow is the best Gaussian fit of its pixels rather than a checkerboard.
+On the first batch each level is initialized from its input, which shortens training.
 
 Tensors only. Arithmetic is float32 or wider even under autocast, because log-determinants need the precision.
 """

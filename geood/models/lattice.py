@@ -1,16 +1,17 @@
 """Lattice levels: pixels predicted from coarser pixels on all sides of them, so that no block has a border.
 
-A level parts the pixels of its input by the parity of their row and column (the lifting scheme, Sweldens 1998, with
-affine couplings of Real NVP, arXiv 1605.08803, as predictions). Those on even rows and columns are the coarse image and
-go on to the next level. Those between four of them are predicted from these, then the rest from both: shift and
-log-scale come from linear interpolation and a convolutional network, for all channels at once. Flow steps on what is
-left (three pixels per coarse one), which see the coarse image too, take up what the channels have in common.
-It is factored out. The last level goes on to halve its coarse image in the same manner, without another latent, until
-only every 16th of its pixels (with the default spacings) is drawn by itself.
+A level parts the pixels of its input by the parity of row and column. Those on even rows and columns are the coarse
+image, which goes on to the next level. Those between four of them are predicted from these, then the rest from both:
+linear filters and convolutional networks give shift and log-scale, for all channels at once (the lifting scheme of
+wavelets with the affine couplings of Real NVP, arXiv 1605.08803). What is left, three pixels per coarse one, passes
+through flow steps that see the coarse image too, is made less heavy-tailed, and is factored out. The last level goes on
+to predict the pixels of its coarse image from each other, until only a few far apart are drawn by themselves.
 
-Sampling is the way back: few pixels far apart, then between them, each between neighbours that are there already. A
-squeeze with couplings between channels cannot do that: it never lets a channel depend on itself next door, and its
-samples are mosaics of independent blocks. Any height and width divisible by 2 will do. Tensors only.
+Sampling is the way back: pixels far apart, then those between, each between neighbours that are there already. A
+squeeze with couplings between channels cannot do that: a channel never depends on itself next door, and samples are
+mosaics of independent blocks. On the first batch the filters are set by least squares, and the log-scales by the
+contrast around a pixel, so that even an untrained flow draws images with the correlations of that batch. Any height and
+width divisible by 2 will do. Tensors only.
 """
 
 from __future__ import annotations
@@ -299,10 +300,9 @@ class Lattices(nn.Module):
         spacing, odd = self.turns[turn]
         seen, moved = sites(x.shape[2], x.shape[3], spacing, odd=odd, like=x)
         taps = x.new_ones(1, 1, 3, 3)
-        shape = {"padding": spacing, "dilation": spacing}
-        count = functional.conv2d(seen[None, None], taps, **shape)
-        total = functional.conv2d((x * seen).flatten(0, 1)[:, None], taps, **shape).unflatten(0, x.shape[:2])[:, :, 0]
-        return seen, moved, total / count[0].clamp_min(1)
+        count = functional.conv2d(seen[None, None], taps, padding=spacing, dilation=spacing)
+        total = functional.conv2d((x * seen).flatten(0, 1)[:, None], taps, padding=spacing, dilation=spacing)
+        return seen, moved, total.reshape(x.shape) / count[0].clamp_min(1)
 
 
 def sites(height: int, width: int, spacing: int, *, odd: bool, like: Tensor) -> tuple[Tensor, Tensor]:

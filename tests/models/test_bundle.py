@@ -191,3 +191,14 @@ def test_an_unwritable_place_leaves_nothing(tmp_path, bundle):
     with pytest.raises(OutputError, match="cannot be written"):
         bundle.save(tmp_path / "missing" / "model.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_flow_of_before_the_lattices_is_refused_by_name_and_the_rest_loads(tmp_path, bundle_path):
+    with safe_open(bundle_path, framework="pt") as file:
+        tensors, metadata = {k: file.get_tensor(k) for k in file.keys()}, file.metadata()  # noqa: SIM118
+    tensors = {k: v for k, v in tensors.items() if not k.startswith("flow.")}
+    tensors["flow.levels.0.body.steps.0.weight"] = torch.eye(12)
+    save_file(tensors, tmp_path / "old.safetensors", metadata=metadata)
+    with pytest.raises(BundleError, match="flow is of an earlier geood"):
+        ModelBundle.load(tmp_path / "old.safetensors")
+    assert ModelBundle.load(tmp_path / "old.safetensors", flow=False).flow is None
