@@ -138,8 +138,9 @@ class CouplingNet(nn.Module):
     def __init__(self, inputs: int, outputs: int, *, layers: int, growth: int, dilation: int = 1) -> None:
         super().__init__()
         widths = [inputs + i * growth for i in range(layers)]
-        shape = {"kernel_size": 3, "padding": dilation, "dilation": dilation}
-        self.layers = nn.ModuleList(nn.Conv2d(width, growth, **shape) for width in widths)
+        self.layers = nn.ModuleList(
+            nn.Conv2d(width, growth, 3, padding=dilation, dilation=dilation) for width in widths
+        )
         self.last = zero_conv(inputs + layers * growth, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
