@@ -248,10 +248,12 @@ class FlowConfig(Section):
         "plain", description="plain: defined by the keys below; denseflow-25-6: the paper's family of flows"
     )
     levels: Annotated[int, Field(ge=1, le=4)] = Field(
-        3, description="number of squeezes; patch sizes are multiples of 2^levels"
+        3, description="number of halvings of the resolution; patch sizes are multiples of 2^levels"
     )
-    steps: Annotated[int, Field(ge=1, le=64)] = Field(4, description="coupling steps per level")
-    layers: Annotated[int, Field(ge=1, le=32)] = Field(3, description="densely connected layers in a coupling network")
+    steps: Annotated[int, Field(ge=1, le=64)] = Field(
+        2, description="flow steps per level, after the prediction of its pixels from coarser ones"
+    )
+    layers: Annotated[int, Field(ge=1, le=32)] = Field(2, description="densely connected layers in a coupling network")
     growth: Annotated[int, Field(ge=1, le=512)] = Field(32, description="channels added by each of those layers")
     checkpointing: bool = Field(
         False, description="recompute coupling networks in the backward pass: less memory for more time"

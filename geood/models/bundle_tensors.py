@@ -70,6 +70,10 @@ class BundleTensors:
         """Return whether there are tensors of a part."""
         return part in self._kinds
 
+    def holds(self, part: str, name: str) -> bool:
+        """Return whether a part has a tensor of a name."""
+        return name in self._kinds.get(part, {})
+
     def fill(self, part: str, make: Callable[[], Network]) -> Network:
         """Build a network by calling `make` and load its tensors.
 

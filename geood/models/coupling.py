@@ -54,12 +54,13 @@ class Steps(nn.Module):
 class FlowStep(nn.Module):
     """Flow step on `channels` channels: 1x1 convolution, activation norm, affine coupling.
 
-    `net` maps the first half of the channels to the shift and the log-scale of the second half, concatenated in this
-    order; `bound` limits the absolute log-scale. With `checkpointing` only the net's input is stored and the net is
+    `net` maps the first half of the channels (the larger, if they are odd), and a context behind them where one is
+    given, to the shift and the log-scale of the second half, concatenated in this order; `bound` limits the absolute
+    log-scale. Without a net there is no coupling. With `checkpointing` only the net's input is stored and the net is
     recomputed in the backward pass.
     """
 
-    def __init__(self, channels: int, net: nn.Module, *, bound: float) -> None:
+    def __init__(self, channels: int, net: nn.Module | None, *, bound: float) -> None:
         super().__init__()
         self.bound, self.checkpointing = bound, False
         self.weight = nn.Parameter(torch.eye(channels).flip(0))
@@ -67,26 +68,31 @@ class FlowStep(nn.Module):
         self.shift = nn.Parameter(torch.zeros(channels))
         self.net = net
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map `x` (B, C, H, W) to the output (B, C, H, W) and ln |det| (B,)."""
+    def encode(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map `x` (B, C, H, W), given a `context` (B, N, H, W), to the output (B, C, H, W) and ln |det| (B,)."""
         mixing = self.log_scale.exp()[:, None] * self.weight
         x = functional.conv2d(x, mixing[:, :, None, None], self.shift)
         log_det = (self.log_scale.sum() + torch.linalg.slogdet(self.weight)[1]) * math.prod(x.shape[2:])
+        if self.net is None:
+            return x, log_det.expand(len(x))
         first, second = x.chunk(2, dim=1)
-        shift, log_scale = self._coupling(first)
+        shift, log_scale = self._coupling(self.net, first, context)
         return torch.cat([first, second * log_scale.exp() + shift], dim=1), log_det + log_scale.sum((1, 2, 3))
 
-    def decode(self, y: Tensor) -> Tensor:
-        """Invert `encode`: return the input (B, C, H, W) that it maps to `y` (B, C, H, W)."""
-        first, second = y.chunk(2, dim=1)
-        shift, log_scale = self._coupling(first)
-        y = torch.cat([first, (second - shift) * (-log_scale).exp()], dim=1)
+    def decode(self, y: Tensor, context: Tensor | None = None) -> Tensor:
+        """Invert `encode`: return the input (B, C, H, W) that it maps to `y` (B, C, H, W), given the same context."""
+        if self.net is not None:
+            first, second = y.chunk(2, dim=1)
+            shift, log_scale = self._coupling(self.net, first, context)
+            y = torch.cat([first, (second - shift) * (-log_scale).exp()], dim=1)
         unmixing = torch.linalg.inv(self.weight) * (-self.log_scale).exp()
         return functional.conv2d(y, unmixing[:, :, None, None], -(unmixing @ self.shift))
 
     @torch.no_grad()
-    def data_dependent_init(self, x: Tensor, *, leading_first: bool) -> None:
+    def data_dependent_init(self, x: Tensor, *, leading_first: bool, least: float = LEAST_SPREAD) -> None:
         """Initialize the step to whiten `x` (B, C, H, W): each principal axis gets mean 0 and standard deviation 1.
+
+        An axis counts as having the standard deviation `least` at the least.
 
         Few pixels for many channels leave small variances undetermined; the covariance is then shrunk towards a
         multiple of the identity.
@@ -100,25 +106,41 @@ class FlowStep(nn.Module):
         variances, axes = torch.linalg.eigh((1 - shrinkage) * covariance + shrinkage * sphere)
         if leading_first:
             variances, axes = variances.flip(0), axes.flip(1)
-        scale = variances.clamp_min(LEAST_SPREAD**2).rsqrt()
+        scale = variances.clamp_min(least**2).rsqrt()
         self.weight.copy_(axes.T)
         self.log_scale.copy_(scale.log())
         self.shift.copy_(-(scale[:, None] * (axes.T @ mean)).flatten())
 
-    def _coupling(self, first: Tensor) -> tuple[Tensor, Tensor]:
-        again = self.checkpointing and torch.is_grad_enabled()
-        out = checkpoint(self.net, first, use_reentrant=False) if again else self.net(first)
-        shift, raw = out.chunk(2, dim=1)
-        return shift, self.bound * torch.tanh(raw / self.bound)
+    def _coupling(self, net: nn.Module, first: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        seen = first if context is None else torch.cat([first, context], dim=1)
+        return bounded(recomputed(net, seen, self.checkpointing), self.bound)
+
+
+def recomputed(net: nn.Module, x: Tensor, checkpointing: bool) -> Tensor:
+    """Return `net(x)`; with `checkpointing` only `x` is stored, and the net is computed again in the backward pass."""
+    if checkpointing and torch.is_grad_enabled():
+        return cast("Tensor", checkpoint(net, x, use_reentrant=False))
+    return cast("Tensor", net(x))
+
+
+def bounded(out: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+    """Part the output of a coupling network (B, 2 C, H, W) into the shift and the log-scale, that within +- `bound`."""
+    shift, raw = out.chunk(2, dim=1)
+    return shift, bound * torch.tanh(raw / bound)
 
 
 class CouplingNet(nn.Module):
-    """Densely connected 3x3 convolutions from `inputs` to `outputs` channels; the last layer is initialized to zero."""
+    """Densely connected 3x3 convolutions from `inputs` to `outputs` channels; the last layer is initialized to zero.
 
-    def __init__(self, inputs: int, outputs: int, *, layers: int, growth: int) -> None:
+    `dilation` is the distance in pixels between the taps of a convolution.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, layers: int, growth: int, dilation: int = 1) -> None:
         super().__init__()
         widths = [inputs + i * growth for i in range(layers)]
-        self.layers = nn.ModuleList(nn.Conv2d(width, growth, 3, padding=1) for width in widths)
+        self.layers = nn.ModuleList(
+            nn.Conv2d(width, growth, 3, padding=dilation, dilation=dilation) for width in widths
+        )
         self.last = zero_conv(inputs + layers * growth, outputs)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -47,6 +47,45 @@ SHAPES = {
 }
 
 
+class DenseLevel(nn.Module):
+    """Flow level of DenseFlow: squeeze of 2 x 2 pixels into channels, then `body`.
+
+    With `halve`, half of the channels are factored out before the body. `outputs` channels continue to the next level,
+    `halved` channels become a latent (0: none).
+    """
+
+    def __init__(self, inputs: int, body: DenseBlock, *, halve: bool) -> None:
+        super().__init__()
+        self.body, self.halved, self.outputs = body, 2 * inputs if halve else 0, body.outputs
+
+    def encode(self, hidden: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Map (B, inputs, H, W) to the next level's input, the latent that is factored out, and ln |det| (B,).
+
+        The first two are (B, outputs, H / 2, W / 2) and (B, halved, H / 2, W / 2); the latent is None if `halved` is 0.
+        """
+        hidden, out = self._squeezed(hidden)
+        hidden, log_det = self.body.encode(hidden, generator)
+        return hidden, out, log_det
+
+    def decode(self, hidden: Tensor, out: Tensor | None) -> Tensor:
+        """Invert `encode`: return (B, inputs, H, W) from the next level's input and the latent."""
+        hidden = self.body.decode(hidden)
+        if out is not None:
+            hidden = torch.cat([hidden, out], dim=1)
+        return functional.pixel_shuffle(hidden, 2)
+
+    def data_dependent_init(self, hidden: Tensor) -> None:
+        """Initialize the body's first step from the level's input (B, inputs, H, W)."""
+        self.body.data_dependent_init(self._squeezed(hidden)[0])
+
+    def _squeezed(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        hidden = functional.pixel_unshuffle(hidden, 2)
+        if not self.halved:
+            return hidden, None
+        hidden, out = hidden.chunk(2, dim=1)
+        return hidden, out
+
+
 class DenseBlock(nn.Module):
     """Block of units from `inputs` to `outputs` channels; each unit has `noise` more channels than the one before."""
 

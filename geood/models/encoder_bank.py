@@ -31,7 +31,14 @@ def fit_bank(samples: Tensor) -> dict[str, Tensor]:
 
 
 def distances(features: Tensor, *, shift: Tensor, axes: Tensor, near: Tensor) -> Tensor:
-    """Return the distance (B, h, w) of encoder features (B, D, h, w) to the bank, float32."""
+    """Return the distance (B, h, w) of encoder features to the bank, float32.
+
+    Args:
+        features: (B, D, h, w), at stride 8.
+        shift: (D,), the mean of inliers.
+        axes: (D, A), principal axes divided by the features' spread.
+        near: (N, A), the bank.
+    """
     flat = (features.float().movedim(1, -1).flatten(0, -2) - shift) @ axes
     count = min(NEIGHBOURS, len(near))
     each = [torch.cdist(chunk, near).topk(count, largest=False).values.mean(1) for chunk in flat.split(PLACES)]

@@ -1,14 +1,12 @@
 """Normalizing flow: a density over image patches with differentiable sampling at any size.
 
-A multi-scale flow after Glow and DenseFlow (arXiv 1807.03039, 2106.04627). Each level squeezes 2 x 2 pixels into
-channels, applies invertible steps and factors out half of the channels. The latents follow a learned normal per
-channel, shared by all pixels, so any height and width divisible by 2^levels will do. `decode` returns a continuous
-image and keeps the graph: in joint training the gradient reaches the flow through the pixels of its samples (arXiv
-2112.12833). The body of a level is either a sequence of plain steps or a DenseFlow block.
+A multi-scale flow after Glow and DenseFlow (arXiv 1807.03039, 2106.04627): each level halves the resolution and factors
+out a part of its values. The latents follow a learned normal per channel, shared by all pixels, so any height and width
+divisible by 2^levels will do. `decode` returns a continuous image and keeps the graph: in joint training the gradient
+reaches the flow through the pixels of its samples (arXiv 2112.12833). Levels are either lattice levels (network plain)
+or DenseFlow blocks.
 
-On the first batch the first step of each level is initialized to the principal axes and standard deviations of its
-input, which shortens training: low frequencies come first, contrasts between pixels and bands later, and even an
-untrained plain flow is the best Gaussian fit of its pixels rather than a checkerboard.
+On the first batch each level is initialized from its input, which shortens training.
 
 Tensors only. Arithmetic is float32 or wider even under autocast, because log-determinants need the precision.
 """
@@ -21,18 +19,19 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from geood._torch_compat import start_vector_functions
 from geood.config import FlowConfig
-from geood.models.coupling import ChannelNormal, CouplingNet, FlowStep, Steps
-from geood.models.denseflow import SHAPES, DenseBlock
+from geood.models.coupling import ChannelNormal, FlowStep
+from geood.models.denseflow import SHAPES, DenseBlock, DenseLevel
+from geood.models.lattice import LatticeLevel, Lattices, SitePrediction
 
 start_vector_functions()
 
-# Of the absolute log-scale in plain steps. DenseFlow's 2 gave the same bits per dimension (3.78 against 3.77 after 300
-# steps on one aerial scene, one seed) and samples of a wider range (-4.8 to 3.9 against -0.8 to 2.4).
-BOUND = 1.0
+# Of the lattices on the coarse image of the last level: of three levels every 64th pixel is drawn by itself.
+SPACINGS = (1, 2, 4)
+
+Level = DenseLevel | LatticeLevel
 
 
 class Flow(nn.Module):
@@ -44,7 +43,7 @@ class Flow(nn.Module):
 
     step: Tensor
     initialized: Tensor
-    levels: Sequence[FlowLevel]
+    levels: Sequence[Level]
     normals: Sequence[ChannelNormal]
 
     def __init__(self, bands: int, config: FlowConfig, step: Sequence[float]) -> None:
@@ -53,19 +52,16 @@ class Flow(nn.Module):
             raise ValueError(f"a step for each of the {bands} bands is needed, got {len(step)}")
         self.register_buffer("step", torch.tensor(list(step), dtype=torch.float32))
         self.register_buffer("initialized", torch.tensor(False))
-        levels, normals, channels = [], [], bands
-        for level in _dense_levels(bands, config) if config.network in SHAPES else _plain_levels(bands, config):
-            levels.append(level)
-            channels = level.outputs
-            if level.halved:
-                normals.append((level.halved, len(levels)))
-        normals.append((channels, len(levels)))
+        dense = config.network in SHAPES
+        levels = list[Level](_dense_levels(bands, config) if dense else _plain_levels(bands, config))
+        normals = [(level.halved, i) for i, level in enumerate(levels, start=1) if level.halved]
+        normals.append((levels[-1].outputs, len(levels)))
         self.bands, self.multiple = bands, 2 ** len(levels)
         self.scales = [scale for _, scale in normals]  # of each latent: number of squeezes, log2 of its stride
-        self.levels = cast("Sequence[FlowLevel]", nn.ModuleList(levels))
+        self.levels = cast("Sequence[Level]", nn.ModuleList(levels))
         self.normals = cast("Sequence[ChannelNormal]", nn.ModuleList(ChannelNormal(width) for width, _ in normals))
         for module in self.modules():
-            if isinstance(module, FlowStep):
+            if isinstance(module, (FlowStep, SitePrediction, Lattices)):
                 module.checkpointing = config.checkpointing
 
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> tuple[list[Tensor], Tensor]:
@@ -180,66 +176,18 @@ def bits_per_dimension(log_prob: Tensor, dims: int, step: Tensor) -> Tensor:
     return -(log_prob / dims + log_step) / math.log(2)
 
 
-class FlowLevel(nn.Module):
-    """Flow level: squeeze of 2 x 2 pixels into channels, then `body`, with half of the channels factored out.
-
-    `halve` tells when they are factored out: "before" the body, "after" it, or "" (not at all). `outputs` channels
-    continue to the next level, `halved` channels become a latent (0: none).
-    """
-
-    def __init__(self, inputs: int, body: Steps | DenseBlock, *, halve: str, outputs: int) -> None:
-        super().__init__()
-        self.body, self.halve = body, halve
-        self.halved = {"before": 2 * inputs, "after": outputs, "": 0}[halve]
-        self.outputs = outputs
-
-    def encode(self, hidden: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Map (B, inputs, H, W) to the next level's input, the latent that is factored out, and ln |det| (B,).
-
-        The first two are (B, outputs, H / 2, W / 2) and (B, halved, H / 2, W / 2); the latent is None if `halved` is 0.
-        """
-        hidden, out = self._squeezed(hidden)
-        hidden, log_det = self.body.encode(hidden, generator)
-        if self.halve == "after":
-            hidden, out = hidden.chunk(2, dim=1)
-        return hidden, out, log_det
-
-    def decode(self, hidden: Tensor, out: Tensor | None) -> Tensor:
-        """Invert `encode`: return (B, inputs, H, W) from the next level's input and the latent."""
-        if out is not None and self.halve == "after":
-            hidden = torch.cat([hidden, out], dim=1)
-        hidden = self.body.decode(hidden)
-        if out is not None and self.halve == "before":
-            hidden = torch.cat([hidden, out], dim=1)
-        return functional.pixel_shuffle(hidden, 2)
-
-    def data_dependent_init(self, hidden: Tensor) -> None:
-        """Initialize the body's first step from the level's input (B, inputs, H, W)."""
-        self.body.data_dependent_init(self._squeezed(hidden)[0])
-
-    def _squeezed(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-        hidden = functional.pixel_unshuffle(hidden, 2)
-        if self.halve != "before":
-            return hidden, None
-        hidden, out = hidden.chunk(2, dim=1)
-        return hidden, out
-
-
-def _plain_levels(channels: int, config: FlowConfig) -> Iterator[FlowLevel]:
-    """Yield levels of plain steps; each but the last factors out half of its channels after its body."""
+def _plain_levels(bands: int, config: FlowConfig) -> Iterator[LatticeLevel]:
+    """Yield lattice levels, the last with the lattices of its coarse image."""
+    shape = {"steps": config.steps, "layers": config.layers, "growth": config.growth}
     for i in range(config.levels):
-        width, last = 4 * channels, i == config.levels - 1
-        nets = (CouplingNet(width // 2, width, layers=config.layers, growth=config.growth) for _ in range(config.steps))
-        body = Steps(FlowStep(width, net, bound=BOUND) for net in nets)
-        outputs = width if last else width // 2
-        yield FlowLevel(channels, body, halve="" if last else "after", outputs=outputs)
-        channels = outputs
+        last = i == config.levels - 1
+        yield LatticeLevel(bands, **shape, first=i == 0, spacings=SPACINGS if last else ())
 
 
-def _dense_levels(channels: int, config: FlowConfig) -> Iterator[FlowLevel]:
+def _dense_levels(channels: int, config: FlowConfig) -> Iterator[DenseLevel]:
     """Yield levels of DenseFlow blocks; each but the first factors out half of its channels before its body."""
     shape = SHAPES[config.network]
     for i in range(len(shape.units)):
         body = DenseBlock(2 * channels if i else 4 * channels, shape, i)
-        yield FlowLevel(channels, body, halve="before" if i else "", outputs=body.outputs)
+        yield DenseLevel(channels, body, halve=i > 0)
         channels = body.outputs

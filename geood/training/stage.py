@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from geood._torch_compat import declare_missing_operators
@@ -35,23 +34,36 @@ from geood.training.losses import class_nll  # noqa: E402
 from geood.training.mixed_content import mixed_content  # noqa: E402
 from geood.training.negative_sources import Photographs  # noqa: E402
 from geood.training.optimizers import make_optimizer, schedules  # noqa: E402
-from geood.training.pasting import draw_boxes, draw_size  # noqa: E402
+from geood.training.pasting import PastedBatch, draw_boxes, draw_size  # noqa: E402
 from geood.training.plans import STAGES, THIRD, Plan  # noqa: E402
+from geood.training.sample_monitor import (  # noqa: E402
+    REAL,
+    far_off,
+    outlined,
+    sample_figures,
+    sample_picture,
+    stacked,
+)
 from geood.training.third_stage import head_figures, joint_figures, telling  # noqa: E402
 
-__all__ = ["Stage", "cut_crops", "pl", "sample_picture"]
+__all__ = ["Stage", "cut_crops", "pl"]
 
 log = logging.getLogger("geood")
-OUTSIDE, SPREAD, FORGOTTEN, DROWNED = 0.1, 0.02, 0.3, 0.03  # limits beyond which `troubles` warns
-SAMPLES = 16  # synthetic negatives in the picture of a validation
+FORGOTTEN, DROWNED = 0.3, 0.03  # limits beyond which `troubles` warns
+SAMPLES = 32  # samples of the flow, and real crops, that a validation measures
 
 
 @dataclass
 class _Validation:
-    """Running figures of one validation: `nll` per batch, `bpd` per crop, `samples` of the flow's samples."""
+    """Running figures of one validation: `nll` per batch, `bpd` per crop.
+
+    `samples` of the flow, batches of `real` crops of their size, and images with `pasted` negatives, outlined.
+    """
 
     confusion: Confusion
-    samples: dict[str, float] = field(default_factory=dict)
+    samples: Tensor | None = None
+    real: list[Tensor] = field(default_factory=list)
+    pasted: Tensor | None = None
     nll: list[float] = field(default_factory=list)
     bpd: list[float] = field(default_factory=list)
 
@@ -132,7 +144,7 @@ class Stage(pl.LightningModule):
 
     def _segmenter_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         assert self.segmenter is not None
-        return {"loss": class_nll(self.segmenter(batch["image"], "none").logits, batch["mask"])}
+        return {"loss": class_nll(self.segmenter(batch["image"], False).logits, batch["mask"])}
 
     def _flow_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Compute the flow's loss on crops of the sizes that patches will have."""
@@ -147,18 +159,8 @@ class Stage(pl.LightningModule):
         """Compute loss and figures on crops with patches, of which a flow that learns gets what they replace."""
         assert self.segmenter is not None
         generator, settings = self.generator(), self.config.loss
-        if "attribution" in self.config.negatives.sources:
-            batch = batch | {"telling": telling(self.segmenter, batch["image"])}
-        pasted = mixed_content(
-            batch,
-            self.config.negatives,
-            flow=self.flow,
-            photographs=self.photographs,
-            learns=self.flow_learns,
-            moved=self.flow_learns and (settings.negative_to_flow or settings.class_to_flow),
-            generator=generator,
-        )
-        bits = None
+        moved = self.flow_learns and (settings.negative_to_flow or settings.class_to_flow)
+        pasted, bits = self._pasted(batch, generator, moved=moved), None
         if self.flow is not None and self.flow_learns and pasted.crops:
             alike = _by_size(pasted.crops)
             bits = torch.cat([self.flow.bits_per_dimension(crops, generator) for crops in alike])
@@ -167,6 +169,21 @@ class Stage(pl.LightningModule):
         if self.flow_learns and not pasted.crops:
             figures["loss"] = figures["loss"] + self._no_flow()
         return figures
+
+    def _pasted(self, batch: dict[str, Any], generator: torch.Generator, *, moved: bool) -> PastedBatch:
+        """Paste negatives into a batch; with `moved` they carry the flow's graph."""
+        if "attribution" in self.config.negatives.sources:
+            assert self.segmenter is not None
+            batch = batch | {"telling": telling(self.segmenter, batch["image"])}
+        return mixed_content(
+            batch,
+            self.config.negatives,
+            flow=self.flow,
+            photographs=self.photographs,
+            learns=self.flow_learns,
+            moved=moved,
+            generator=generator,
+        )
 
     def _no_flow(self) -> Tensor:
         """Return a zero that depends on every parameter of the flow, for a batch without room for a patch.
@@ -181,20 +198,24 @@ class Stage(pl.LightningModule):
         return draw_size(self.config.negatives, multiple=multiple, generator=generator)
 
     def on_validation_epoch_start(self) -> None:
-        samples = {} if self.flow is None else self._draw_samples()
+        samples = None if self.flow is None else self._draw_samples()
         self._validation = _Validation(Confusion(len(self.config.data.classes)), samples)
 
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
         if self.segmenter is not None:
-            logits = self.segmenter(batch["image"], "none").logits.float()
+            logits = self.segmenter(batch["image"], False).logits.float()
             self._validation.nll.append(float(class_nll(logits, batch["mask"])))
             self._validation.confusion.update(logits.argmax(1).cpu().numpy(), batch["mask"].cpu().numpy())
+        generator = torch.Generator(device=self.device).manual_seed(index)
         if self.flow is not None:
-            generator = torch.Generator(device=self.device).manual_seed(index)
             side = self.config.negatives.patch_max_px
             crops = cut_crops(batch, (side, side), generator)
             if crops is not None:
                 self._validation.bpd += self.flow.bits_per_dimension(crops, generator).tolist()
+                self._validation.real.append(crops)
+        if index == 0 and self.plan.stage in THIRD and self.config.negatives.sources:
+            pasted = self._pasted(batch, generator, moved=False)
+            self._validation.pasted = outlined(pasted.image.detach(), pasted.covered)
 
     def on_validation_end(self) -> None:
         tally, figures = self._validation, dict[str, float]()
@@ -202,36 +223,47 @@ class Stage(pl.LightningModule):
             figures |= {"class": float(np.mean(tally.nll)), "miou": float(tally.confusion.miou)}
         if self.flow is not None:
             figures["bpd"] = float(np.mean(tally.bpd)) if tally.bpd else float("nan")
-        self.validated = figures | tally.samples
-        if self.plan.stage in THIRD and self.trainer.is_global_zero:
+        self.validated = figures | self._judge_samples(tally)
+        over = self.plan.stage in THIRD or (self.plan.stage == "flow" and self.global_step >= self.plan.steps)
+        if over and self.trainer.is_global_zero:
             for trouble in troubles(self.validated, self.before):
-                if trouble not in self._warned:
+                if (what := trouble.partition("(")[0]) not in self._warned:
                     log.warning("step %d of the %s stage: %s", self.global_step, self.plan.stage, trouble)
-                    self._warned.add(trouble)
+                    self._warned.add(what)
 
     @torch.no_grad()
-    def _draw_samples(self) -> dict[str, float]:
-        """Write a picture of flow samples; return the share of their values outside [0, 1] and their spread.
+    def _draw_samples(self) -> Tensor:
+        """Draw samples of the flow of the largest patch size."""
+        assert self.flow is not None
+        side, temperature = self.config.negatives.patch_max_px, self.config.negatives.temperature
+        generator = torch.Generator(device=self.device).manual_seed(self.config.train.seed)
+        return self.flow.sample(SAMPLES, side, side, temperature=temperature, generator=generator).float()
+
+    def _judge_samples(self, tally: _Validation) -> dict[str, float]:
+        """Write a picture of samples, real crops and pasted negatives; return the figures of the first two.
 
         A flow that drifts away from the images shows here first, as a saturated checkerboard or one flat colour, while
         its likelihood still looks fine.
         """
-        assert self.flow is not None
-        side = self.config.negatives.patch_max_px
-        generator = torch.Generator(device=self.device).manual_seed(self.config.train.seed)
-        samples = self.flow.sample(
-            SAMPLES, side, side, temperature=self.config.negatives.temperature, generator=generator
-        ).float()
-        outside = float(((samples < 0) | (samples > 1)).float().mean())
-        if self.trainer.is_global_zero and self.trainer.default_root_dir:
+        rows, figures = dict[str, Tensor](), dict[str, float]()
+        if self.flow is not None and tally.samples is not None:
+            size = " x ".join(str(side) for side in tally.samples.shape[2:])
+            if (real := stacked(tally.real, SAMPLES)) is not None:
+                rows[f"real crops, {size} px"] = real
+                figures = {REAL + k: v for k, v in sample_figures(real, self.flow.step).items()}
+            rows[f"samples of the flow, {size} px"] = tally.samples
+            figures |= sample_figures(tally.samples, self.flow.step)
+        if tally.pasted is not None:
+            rows["negatives pasted, outlined"] = tally.pasted[:4]
+        if rows and self.trainer.is_global_zero and self.trainer.default_root_dir:
             path = Path(self.trainer.default_root_dir) / "samples" / f"{self.plan.stage}_{self.global_step:06d}.png"
             path.parent.mkdir(exist_ok=True)
-            picture = sample_picture(samples)
+            picture = sample_picture(rows)
             picture.save(path)
             board = self.logger.experiment if self.logger else None
             if board is not None:
                 board.add_image("samples", np.asarray(picture), self.global_step, dataformats="HWC")
-        return {"outside": outside, "spread": float(samples.std(0).mean())}
+        return figures
 
     def configure_optimizers(self) -> Any:
         optimizer = make_optimizer(
@@ -248,17 +280,9 @@ class Stage(pl.LightningModule):
 
 
 def troubles(now: Mapping[str, float], before: Mapping[str, float]) -> list[str]:
-    """Compare validation figures of the joint stage with those before it; return a warning with remedy per problem."""
-    warnings = []
-    if now.get("outside", 0.0) > OUTSIDE:
-        warnings.append(
-            "negatives leave the range of the images (see samples/): the flow is diverging; lower "
-            "train.joint_flow_lr or raise loss.flow_weight"
-        )
-    if now.get("spread", 1.0) < SPREAD:
-        warnings.append(
-            "negatives have become all alike (see samples/); lower train.joint_flow_lr or raise loss.flow_weight"
-        )
+    """Compare validation figures with real crops and earlier stages; return a warning with remedy per problem."""
+    cure = "raise train.flow_steps, and in the joint stage lower train.joint_flow_lr or raise loss.flow_weight"
+    warnings = [f"{what}, see samples/; {cure}" for what in far_off(now)]
     if now.get("bpd", 0.0) - before.get("flow/bpd", math.inf) > FORGOTTEN:
         warnings.append("the flow forgets the images (bits per dimension rise); lower train.joint_flow_lr")
     if before.get("segmenter/miou", 0.0) - now.get("miou", math.inf) > DROWNED:
@@ -282,12 +306,3 @@ def _by_size(crops: Sequence[Tensor]) -> list[Tensor]:
     for crop in crops:
         alike.setdefault(tuple(crop.shape), []).append(crop)
     return [torch.stack(group) for group in alike.values()]
-
-
-def sample_picture(samples: Tensor) -> Image.Image:
-    """Draw images (N, C, h, w) in [0, 1] four in a row: bands 1-2-3, or the first as grey if there are fewer."""
-    from torchvision.utils import make_grid
-
-    shown = samples[:, :3] if samples.shape[1] >= 3 else samples[:, :1].expand(-1, 3, -1, -1)
-    grid = make_grid(shown.clamp(0, 1).cpu(), nrow=4, padding=2, pad_value=1.0)
-    return Image.fromarray((grid * 255).round().byte().permute(1, 2, 0).numpy())

@@ -233,3 +233,14 @@ def test_combined_is_the_larger_surprisal_of_its_experts(full):
     assert torch.equal(full.score_of(answer, image, kind="combined"), torch.maximum(*each))
     other = full.with_settings(["score.veto_share=0.5"])  # its tails hold for the share that they were calibrated with
     assert torch.equal(other.score_of(answer, image, kind="combined"), torch.maximum(*each))
+
+
+def test_a_flow_of_before_the_lattices_is_refused_by_name_and_the_rest_loads(tmp_path, bundle_path):
+    with safe_open(bundle_path, framework="pt") as file:
+        tensors, metadata = {k: file.get_tensor(k) for k in file.keys()}, file.metadata()  # noqa: SIM118
+    tensors = {k: v for k, v in tensors.items() if not k.startswith("flow.")}
+    tensors["flow.levels.0.body.steps.0.weight"] = torch.eye(12)
+    save_file(tensors, tmp_path / "old.safetensors", metadata=metadata)
+    with pytest.raises(BundleError, match="flow is of an earlier geood"):
+        ModelBundle.load(tmp_path / "old.safetensors")
+    assert ModelBundle.load(tmp_path / "old.safetensors", flow=False).flow is None

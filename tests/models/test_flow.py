@@ -44,7 +44,7 @@ def test_decode_inverts_encode_and_encode_inverts_decode(bands, levels, size):
     flow = _flow(bands, FlowConfig(levels=levels, steps=3, layers=2, growth=5))
     image = torch.rand(2, bands, *size, dtype=torch.float64, generator=_seeded())
     latents, _ = flow.encode(image)
-    assert sum(z.numel() for z in latents) == image.numel() and len(latents) == levels
+    assert sum(z.numel() for z in latents) == image.numel() and len(latents) == levels + 1
     torch.testing.assert_close(flow.decode(latents), image, rtol=0, atol=1e-8)
     drawn = [torch.randn(z.shape, dtype=z.dtype, generator=_seeded(1)) for z in latents]
     for found, wanted in zip(flow.encode(flow.decode(drawn))[0], drawn, strict=True):
@@ -72,18 +72,18 @@ def test_images_of_a_batch_do_not_see_each_other():
 
 
 def test_density_integrates_to_one():
-    """All of a 4-dimensional density, on a grid that covers it: one band of 2 x 2 pixels."""
-    flow = _flow(1, TINY, spread=0.2)
-    samples = flow.sample(20000, 2, 2, generator=_seeded()).detach().reshape(-1, 4)
-    low, high = samples.amin(0), samples.amax(0)
-    low, high = low - 0.3 * (high - low), high + 0.3 * (high - low)
-    points = 31
-    axes = [torch.linspace(float(a), float(b), points, dtype=torch.float64) for a, b in zip(low, high, strict=True)]
-    grid = torch.cartesian_prod(*axes).reshape(-1, 1, 2, 2)
-    cell = math.prod(float(axis[1] - axis[0]) for axis in axes)
+    """All of a 4-dimensional density, one band of 2 x 2 pixels: its mean over points of a known, wider density."""
+    flow = _flow(1, TINY)
     with torch.no_grad():
-        total = sum(float(flow.log_prob(part).exp().sum().detach()) for part in grid.split(200_000)) * cell
-    assert total == pytest.approx(1, abs=0.01)
+        samples = torch.sinh(3 * flow.sample(20000, 2, 2, generator=_seeded()) - 1.5).reshape(-1, 4)
+        torch.manual_seed(1)
+        wider = torch.distributions.MultivariateNormal(samples.mean(0), 1.5 * torch.cov(samples.T))
+        bent = wider.sample((60000,))
+        known = wider.log_prob(bent) + (0.5 * bent.square().log1p() + math.log(3)).sum(1)
+        points = (torch.asinh(bent) + 1.5) / 3
+        weights = (flow.log_prob(points.reshape(-1, 1, 2, 2)) - known).exp()
+    error = float(weights.std()) / len(weights) ** 0.5
+    assert float(weights.mean()) == pytest.approx(1, abs=5 * error) and error < 0.02
 
 
 def test_samples_follow_the_density():
@@ -105,7 +105,9 @@ def test_samples_at_any_multiple_differentiable_and_repeatable(size):
     assert torch.equal(sample, flow.sample(2, *size, generator=_seeded(4)))
     assert not torch.equal(sample, flow.sample(2, *size, generator=_seeded(5)))
     sample.square().sum().backward()
-    assert all(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in flow.parameters())
+    assert all(p.grad is not None for p in flow.parameters())
+    if size == (40, 40):  # below, the widest lattice has nothing to predict
+        assert all(float(p.grad.abs().sum()) > 0 for p in flow.parameters())
 
 
 def test_temperature_goes_to_the_mean():
@@ -147,9 +149,9 @@ def test_first_training_batch_sets_the_start_once():
             1, abs=0.1
         )
     assert float(flow.log_prob(image).mean().detach()) > before + 1000
-    weight = flow.levels[0].body.steps[0].weight.clone()
+    weight = flow.levels[0].steps[0].weight.clone()
     flow.log_prob(torch.rand(2, 3, 16, 16))
-    assert torch.equal(weight, flow.levels[0].body.steps[0].weight)
+    assert torch.equal(weight, flow.levels[0].steps[0].weight)
     again = Flow(3, SMALL, (1 / 255,) * 3)
     again.load_state_dict(flow.state_dict())
     assert again.initialized
@@ -164,17 +166,14 @@ def test_start_bears_constant_images_and_a_single_small_one(image):
     assert torch.isfinite(flow.sample(2, 16, 16)).all()
 
 
-def test_start_is_the_best_gaussian_of_pixel_blocks():
-    """Right after its start a one-level flow is the Gaussian with the mean and covariance of 2 x 2 blocks."""
+def test_start_is_better_than_the_best_gaussian_of_pixel_blocks():
+    """Right after its start a one-level flow beats the Gaussian with the mean and covariance of 2 x 2 blocks."""
     flow = Flow(1, TINY, (0.0,)).double()
     image = _smooth(16, 32)[:, :1].double()
     flow.initialize(image)
     blocks = torch.nn.functional.pixel_unshuffle(image, 2).movedim(1, -1).reshape(-1, 4)
     gauss = torch.distributions.MultivariateNormal(blocks.mean(0), torch.cov(blocks.T, correction=0))
-    expected = gauss.log_prob(blocks).sum() / 16
-    assert float(flow.log_prob(image).mean().detach()) == pytest.approx(
-        float(expected), abs=1e-3 * abs(float(expected))
-    )
+    assert float(flow.log_prob(image).mean().detach()) > float(gauss.log_prob(blocks).sum() / 16)
 
 
 def test_bits_fall_in_a_few_steps_and_end_the_same_for_the_same_seed():

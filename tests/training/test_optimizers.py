@@ -29,7 +29,7 @@ def test_encoder_decoder_and_flow_have_rates_of_their_own():
     rates = _rates(make_optimizer(config, "joint", segmenter=segmenter, flow=flow))
     assert {rates[id(p)] for p in segmenter.encoder.parameters()} == {1e-4}
     assert {rates[id(p)] for p in (*segmenter.decoder.parameters(), *segmenter.head.parameters())} == {4e-4}
-    assert {rates[id(p)] for p in segmenter.outlier_head.parameters()} == {config.head_lr} == {2e-3}
+    assert {rates[id(p)] for p in segmenter.outlier_head.parameters()} == {config.head_lr} == {1e-3}
     assert {rates[id(p)] for p in flow.parameters()} == {1e-5}
     assert len(rates) == sum(1 for network in (segmenter, flow) for _ in network.parameters())
     alone = _rates(make_optimizer(config, "flow", segmenter=None, flow=flow))

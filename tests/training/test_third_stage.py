@@ -72,7 +72,7 @@ def test_training_mode_ends_at_the_head():
     after = stage.segmenter.state_dict()
     frozen = [name for name in before if not name.startswith("outlier_head.")]
     assert all(torch.equal(before[name], after[name]) for name in frozen)
-    assert int(after["outlier_head.on_both.norms.2.num_batches_tracked"]) == 3
+    assert int(after["outlier_head.norms.2.num_batches_tracked"]) == 3
 
 
 def test_other_stages_after_it_train_the_whole_segmenter():

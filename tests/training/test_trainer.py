@@ -27,7 +27,7 @@ from geood.models.segmenter import Segmenter
 from geood.training.calibration import _offsets
 from geood.training.plans import Plan, plans
 from geood.training.run_folder import append_metrics, check_run, last_metrics, make_run, take_stages, trim_metrics
-from geood.training.stage import Stage, sample_picture, troubles
+from geood.training.stage import Stage, troubles
 from geood.training.trainer import train
 from support.bundles import small_config
 from support.rasters import picture, write_raster
@@ -103,6 +103,9 @@ def test_a_run_leaves_all_that_it_promises(unbroken, scenes_folder):
         ("flow", "val/bpd"),
         ("joint", "train/negative"),
         ("joint", "val/outside"),
+        ("flow", "val/corr_8"),
+        ("flow", "val/real_corr_8"),
+        ("joint", "val/real_border"),
     } <= figures
     assert len(list((run / "samples").glob("joint_*.png"))) == 2
     assert list((run / "tensorboard").rglob("events*"))
@@ -165,7 +168,8 @@ def test_other_negatives_need_no_flow(scenes_folder, unbroken, tmp_path, source,
     settings = settings.model_copy(update={"negatives": NegativesConfig(**keys)})
     caplog.set_level("INFO", logger="geood")
     bundle = ModelBundle.load(train(settings, tmp_path / "run"))
-    assert bundle.flow is None and not (tmp_path / "run" / "samples").exists()
+    assert bundle.flow is None
+    assert (tmp_path / "run" / "samples").exists() == (source != "none")  # images with negatives pasted
     with (tmp_path / "run" / "metrics.csv").open() as file:
         figures = {row["figure"]: float(row["value"]) for row in csv.DictReader(file)}
     assert (figures["train/negative"] > 0) == (source != "none") == ("train/gap" in figures)
@@ -285,7 +289,7 @@ def test_a_score_or_output_that_nothing_will_serve_is_refused_before_training(
 
 def test_troubles_are_told_with_what_helps():
     before = {"segmenter/miou": 0.6, "flow/bpd": 3.0}
-    fine = {"miou": 0.59, "bpd": 3.1, "outside": 0.02, "spread": 0.1}
+    fine = {"miou": 0.59, "bpd": 3.1, "outside": 0.02, "spread": 0.1, "real_spread": 0.11}
     assert troubles(fine, before) == [] == troubles({}, {}) == troubles({"miou": 0.1}, {})
     for change, said in (
         ({"outside": 0.5}, "leave the range"),
@@ -632,12 +636,6 @@ def test_metrics_rows_of_undone_work_are_dropped(tmp_path):
     trim_metrics(path, "flow", 10)
     assert last_metrics(path, "flow") == {"flow/bpd": 4.0}
     assert last_metrics(path, "joint") == {"joint/miou": 0.5}
-
-
-@pytest.mark.parametrize("bands", [1, 2, 3, 5])
-def test_samples_of_any_band_count_can_be_shown(bands):
-    shown = sample_picture(torch.rand(5, bands, 16, 24))
-    assert shown.mode == "RGB" and shown.size == (4 * 26 + 2, 2 * 18 + 2)
 
 
 def test_plans_are_values():
