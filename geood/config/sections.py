@@ -375,7 +375,7 @@ class TrainConfig(Section):
         "head",
         description="head: the outlier head alone, the classes stay as they are; joint: segmenter and flow together",
     )
-    head_steps: Steps = Field(80, description="steps of the third stage head")
+    head_steps: Steps = Field(100, description="steps of the third stage head")
     head_lr: Positive = Field(1e-3, description="the outlier head's learning rate in the third stage, head or joint")
     joint_steps: Steps = Field(4000, description="steps of the third stage joint")
     joint_segmenter_lr: Positive = Field(2e-5, description="the segmenter's learning rate in the third stage joint")

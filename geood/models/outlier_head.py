@@ -49,6 +49,10 @@ class OutlierHead(nn.Module):
         seen = [features, *widths[:2]]
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in seen)
         self.mixes = nn.ModuleList(nn.Conv2d(width, WIDTH, 1, bias=i == 0) for i, width in enumerate(seen))
+        bound = sum(seen) ** -0.5  # as of one convolution of all maps: else those of few channels would weigh most
+        for mix in self.mixes:
+            assert isinstance(mix, nn.Conv2d)
+            nn.init.uniform_(mix.weight, -bound, bound)
         self.last = nn.Conv2d(WIDTH, 1, 1)
         nn.init.zeros_(self.last.weight)
         assert self.last.bias is not None

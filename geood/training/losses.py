@@ -34,6 +34,8 @@ from geood.constants import IGNORE
 from geood.models import SegmenterOutput, jensen_shannon_to_uniform
 from geood.training.pasting import PastedBatch
 
+RIM = 2  # pixels at the outline of a negative, or of what is labelled, from which the outlier head does not learn
+
 
 class Losses(NamedTuple):
     """Scalar losses: the weighted sum, and its terms without weights (nats, nats, bits per dimension, nats)."""
@@ -116,13 +118,25 @@ DIVERGENCES: dict[str, Callable[[Tensor], Tensor]] = {  # by `loss.negative`; of
 
 
 def _head_loss(answer: SegmenterOutput, batch: PastedBatch, kind: str) -> Tensor:
-    """Compute the cost of the outlier head's logit, one half on negative and one on labelled pixels."""
+    """Compute the cost of the outlier head's logit, one half on negative and one on labelled pixels.
+
+    Pixels within `RIM` of another kind are left out: the head sees features of every fourth pixel, which mix both
+    sides, and learning to follow an outline means learning what no anomaly has.
+    """
     assert answer.outlier is not None
     logit = answer.outlier.float()
     if kind == "ratio":
         logit = logit - answer.logits.float().amax(1)
     cost = HEAD_COSTS[kind]
-    return 0.5 * (_mean(cost(-logit), batch.negative) + _mean(cost(logit), batch.mask != IGNORE))
+    inside, known = _inside(batch.negative), _inside(batch.mask != IGNORE)
+    return 0.5 * (_mean(cost(-logit), inside) + _mean(cost(logit), known))
+
+
+def _inside(where: Tensor) -> Tensor:
+    """Return the pixels (B, H, W) with none within `RIM` where the condition does not hold."""
+    side = 2 * RIM + 1
+    outside = functional.max_pool2d((~where).float()[:, None], side, stride=1, padding=RIM)
+    return outside[:, 0] == 0
 
 
 # By `loss.outlier`: the cost of an inlier's logit, that of an outlier being the cost of its negative.

@@ -10,7 +10,7 @@ from geood.config.sections import FlowConfig, LossConfig, SegmenterConfig
 from geood.models.flow import Flow
 from geood.models.scores import jensen_shannon_to_uniform
 from geood.models.segmenter import Segmenter, SegmenterOutput
-from geood.training.losses import DIVERGENCES, HEAD_COSTS, Losses, class_nll, divergence_on, joint_loss
+from geood.training.losses import DIVERGENCES, HEAD_COSTS, RIM, Losses, class_nll, divergence_on, joint_loss
 from geood.training.pasting import paste, unpasted
 
 # margin, p_max, JSD, L1 norms of the gradients of JSD, KL(U||p), KL(p||U), and KL(U||p), for 19 classes
@@ -112,26 +112,39 @@ def test_total_is_the_weighted_sum():
 
 
 def test_the_outlier_head_learns_from_negatives_and_labelled_pixels_in_equal_shares():
-    generator = torch.Generator().manual_seed(0)
-    outlier, mask = torch.randn(2, 8, 8, generator=generator), torch.randint(4, (2, 8, 8), generator=generator)
-    mask[:, 0] = 255
-    negative = torch.zeros(2, 8, 8, dtype=torch.bool)
-    negative[:, 0, :3] = True
-    batch = unpasted(torch.zeros(2, 3, 8, 8), mask)._replace(negative=negative)
-    logits = torch.zeros(2, 4, 8, 8)
-    losses = joint_loss(SegmenterOutput(logits, outlier, logits, logits), batch, None, kind="head", config=LossConfig())
-    p = outlier.sigmoid()
-    expected = -(p[negative].log().mean() + (1 - p[mask != 255]).log().mean()) / 2
-    torch.testing.assert_close(losses.outlier, expected)
+    """But not from the pixels at their outlines; the image's border is none."""
+    logits, outlier, batch = _headed()
+    p = outlier.double().sigmoid()
+    expected = -(p[NEGATIVE].log().mean() + (1 - p[KNOWN]).log().mean()) / 2
+    torch.testing.assert_close(_loss_of("balanced", logits, outlier, batch).double(), expected, rtol=1e-5, atol=1e-5)
+    outlier.requires_grad_()
+    _loss_of("balanced", logits, outlier, batch).backward()
+    learned = outlier.grad != 0
+    assert learned[NEGATIVE].all() and learned[KNOWN].all()
+    assert int(learned.sum()) == 2 * ((9 - RIM) * (20 - RIM) + (24 - 12 - RIM) * 24)
+
+
+def test_a_negative_that_is_all_outline_teaches_nothing():
+    logits, outlier, batch = _headed()
+    thin = batch.negative.clone()
+    thin[:, 2 * RIM :] = False
+    assert torch.isfinite(_loss_of("balanced", logits, outlier, batch._replace(negative=thin)))
+    thin[:, :1] = False
+    alone = batch._replace(negative=thin, mask=torch.full_like(batch.mask, 255))
+    assert float(_loss_of("balanced", logits, outlier, alone)) == 0
+
+
+NEGATIVE = (slice(None), slice(0, 9 - RIM), slice(0, 20 - RIM))  # of what `_headed` returns, without its outlines
+KNOWN = (slice(None), slice(12 + RIM, 24), slice(None))
 
 
 def _headed():
     generator = torch.Generator().manual_seed(0)
-    logits, outlier = 3 * torch.randn(2, 4, 8, 8, generator=generator), 3 * torch.randn(2, 8, 8, generator=generator)
-    mask = torch.randint(4, (2, 8, 8), generator=generator)
-    negative = torch.zeros(2, 8, 8, dtype=torch.bool)
-    mask[:, 0], negative[:, 0, :5] = 255, True
-    return logits, outlier, mask, unpasted(torch.zeros(2, 3, 8, 8), mask)._replace(negative=negative)
+    logits = 3 * torch.randn(2, 4, 24, 24, generator=generator)
+    outlier, mask = 3 * torch.randn(2, 24, 24, generator=generator), torch.randint(4, (2, 24, 24), generator=generator)
+    negative = torch.zeros(2, 24, 24, dtype=torch.bool)
+    mask[:, :12], negative[:, :9, :20] = 255, True
+    return logits, outlier, unpasted(torch.zeros(2, 3, 24, 24), mask)._replace(negative=negative)
 
 
 def _loss_of(kind, logits, outlier, batch):
@@ -140,15 +153,15 @@ def _loss_of(kind, logits, outlier, batch):
 
 
 def test_the_ratio_loss_is_the_cross_entropy_of_the_likelihood_ratio():
-    logits, outlier, mask, batch = _headed()
+    logits, outlier, batch = _headed()
     p = (outlier - logits.amax(1)).double().sigmoid()
-    expected = -(p[batch.negative].log().mean() + (1 - p[mask != 255]).log().mean()) / 2
+    expected = -(p[NEGATIVE].log().mean() + (1 - p[KNOWN]).log().mean()) / 2
     torch.testing.assert_close(_loss_of("ratio", logits, outlier, batch).double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_evidential_loss_is_that_of_two_dirichlet_parameters():
     """Expected log-likelihood bound ln S - ln a_y, and KL(Dir(1, a of the other) || Dir(1, 1)), by torch's own."""
-    logits, outlier, mask, batch = _headed()
+    logits, outlier, batch = _headed()
     found = _loss_of("evidential", logits, outlier, batch)
 
     def expected(o, sign):
@@ -160,13 +173,13 @@ def test_the_evidential_loss_is_that_of_two_dirichlet_parameters():
         return ((own + other).log() - own.log() + kl).mean()
 
     wide = outlier.double()
-    whole = (expected(wide[batch.negative], 1) + expected(wide[mask != 255], -1)) / 2
+    whole = (expected(wide[NEGATIVE], 1) + expected(wide[KNOWN], -1)) / 2
     torch.testing.assert_close(found.double(), whole, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", HEAD_COSTS)
 def test_every_loss_of_the_head_falls_as_they_tell_negatives_from_inliers(kind):
-    logits, _, _, batch = _headed()
+    logits, _, batch = _headed()
     way = batch.negative.float() * 2 - 1
     losses = [float(_loss_of(kind, logits, step * way, batch)) for step in (-4.0, 0.0, 4.0, 8.0)]
     assert losses == sorted(losses, reverse=True) and losses[-1] >= 0
