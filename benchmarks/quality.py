@@ -282,7 +282,8 @@ def on_roads(bundle: ModelBundle, data: Path) -> dict[str, Any]:
         | {"components": result.components}
         for name, result in results.items()
     }
-    miou = [value for name, value in bundle.metrics.items() if name.endswith("/miou")][-1]
+    last = next(stage for stage in ("joint", "head", "segmenter") if f"{stage}/miou" in bundle.metrics)
+    miou = bundle.metrics[f"{last}/miou"]
     return {"miou": miou} | figures["static"] | {"road_anomaly21": figures["road_anomaly21"]}
 
 

@@ -19,9 +19,10 @@ import torch
 
 from geood.config.sections import Config, SegmenterConfig
 from geood.geo.bands import Bands
-from geood.models.bundle import ModelBundle
-from geood.models.inlier_statistics import InlierFit
+from geood.models.bundle import EXPERTS, ModelBundle
+from geood.models.inlier_statistics import InlierFit, Inliers
 from geood.models.segmenter import Segmenter
+from geood.models.tails import fit_tail
 
 BANK = 4096
 SMOOTH_PX = 8
@@ -40,15 +41,16 @@ def bundle_of(network: str, classes: int) -> ModelBundle:
     )
     torch.manual_seed(0)
     segmenter = Segmenter(3, classes, SegmenterConfig(**shape, outlier="head")).eval()
-    fit = InlierFit(classes, samples=BANK, each=BANK, seed=0)
+    fit = InlierFit(classes, samples=BANK, places=2048, batches=1, seed=0)
     with torch.no_grad():
         answer = segmenter(torch.rand(1, 3, 512, 512))
-    fit.update(answer.logits, answer.features, torch.zeros(1, 512, 512, dtype=torch.int64))
+    fit.update(answer, torch.zeros(1, 512, 512, dtype=torch.int64))
+    tails = {f"tail_{kind}": fit_tail(lambda share: -share) for kind in EXPERTS}
     bands = Bands(("r", "g", "b"), (1, 2, 3), (0.0,) * 3, (255.0,) * 3, (0.5,) * 3, (1 / 255,) * 3)
     return ModelBundle(
         segmenter=segmenter,
         flow=None,
-        inliers=fit.finish(),
+        inliers=Inliers(fit.finish().state_dict() | tails),
         bands=bands,
         config=config,
         class_ids=tuple(range(classes)),
@@ -93,10 +95,10 @@ def one_network(network: str, classes: int, *, side: int, repeats: int, device: 
     image = torch.rand(1, 3, side, side, device=device)
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         forward = median_of(lambda: bundle.infer(image, ("jsd",)), repeats)
-        heads = median_of(lambda: bundle.infer(image), repeats) - forward
+        head = median_of(lambda: bundle.infer(image), repeats) - forward
         answer = bundle.infer(image)
     print(f"\n{network}, {classes} classes: forward pass {1000 * forward:.0f} ms")
-    print(f"  {'outlier heads':<24}{1000 * heads:>8.1f} ms{100 * heads / forward:>8.2f} %")
+    print(f"  {'outlier head':<24}{1000 * head:>8.1f} ms{100 * head / forward:>8.2f} %")
     smooth = bundle.with_settings([f"score.smooth_px={SMOOTH_PX}"])
     for kind in bundle.scores:
         seconds = median_of(lambda kind=kind: bundle.score_of(answer, image, kind=kind), repeats)

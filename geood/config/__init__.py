@@ -6,6 +6,7 @@ from geood.config.loading import apply_override, change_config, config_from_tree
 from geood.config.score_kinds import SCORES, Need, scores_from, title_of, why_not
 from geood.config.sections import (
     FALSE_POSITIVE_RATES,
+    LEAST_FEATURES,
     VETO_SHARES,
     BandsConfig,
     Config,
@@ -21,6 +22,7 @@ from geood.config.sections import (
 
 __all__ = [
     "FALSE_POSITIVE_RATES",
+    "LEAST_FEATURES",
     "SCORES",
     "VETO_SHARES",
     "BandsConfig",

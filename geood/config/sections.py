@@ -441,7 +441,7 @@ class ScoreConfig(Section):
     )
     veto_share: Annotated[float | None, AfterValidator(_a_known_share)] = Field(
         0.05,
-        description="score hybrid: share of inlier validation pixels that the outlier head, shifted, take for "
+        description="score hybrid: share of inlier validation pixels that the outlier head, shifted, takes for "
         "outliers; null: no shift",
         json_schema_extra={"enum": [*VETO_SHARES, None]},
     )

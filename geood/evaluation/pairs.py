@@ -98,7 +98,8 @@ def _frames(data_set: DataSet, root: Path, images: str | None, labels: str | Non
     if images is None and not (root / IMAGE_FOLDER).is_dir():
         raise DataError(f"{root}: holds no folder {IMAGE_FOLDER}/; say where the images are with --images")
     found = find_files(root, [images or IMAGE_FOLDER], what="--images", suffixes=PHOTOS)
-    photos = [path for path in found if path not in set(masks)]
+    known = set(masks)
+    photos = [path for path in found if path not in known]
     pairs, alone = partners(photos, masks)
     names = Counter(same_name(path.stem) for path in photos)
     for photo, own in zip(photos, pairs, strict=True):

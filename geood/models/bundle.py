@@ -26,7 +26,7 @@ from torch import Tensor
 from geood._version import __version__
 from geood.atomic import atomic_write
 from geood.config import SCORES, Config, ScoreConfig, change_config, scores_from, why_not
-from geood.errors import BundleError, ConfigError, OutputError, shown
+from geood.errors import ConfigError, OutputError, shown
 from geood.geo.bands import Bands
 from geood.models.bundle_header import FORMAT, damaged, finite, read_header
 from geood.models.bundle_tensors import BundleTensors
@@ -40,8 +40,6 @@ from geood.models.segmenter import Segmenter, SegmenterOutput
 USES = ("score", "predict")  # config sections that may change after training
 WHOLE = (slice(None), slice(None))
 EXPERTS = ("hybrid", "encoder_knn")  # of score combined
-
-SQUEEZED = "levels.0.body.steps.0.weight"  # a tensor that plain flows had before their pixels lay on lattices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,8 +239,9 @@ class ModelBundle:
                 )
         config = change_config(self.config, settings)
         before, score = self.config.score, config.score
-        if score.feature_bank != before.feature_bank:
-            raise ConfigError("--set score.feature_bank: the bank is filled in training; train with that value")
+        for key in ("feature_bank", "encoder_bank"):
+            if getattr(score, key) != getattr(before, key):
+                raise ConfigError(f"--set score.{key}: the bank is filled in training; train with that value")
         given = any(s.startswith("score.temperature=") for s in settings)
         if score.kind != before.kind and SCORES[score.kind].tempered and not given:
             score = score.model_copy(update={"temperature": before.temperature_of(score.kind)})
@@ -313,11 +312,6 @@ class ModelBundle:
         try:
             stored = BundleTensors(path)
             segmenter = stored.fill("segmenter", partial(Segmenter, bands.count, classes, local)).eval()
-            if flow and config.flow.network == "plain" and stored.holds("flow", SQUEEZED):
-                raise BundleError(
-                    f"{path}: its flow is of an earlier geood, which this one cannot sample; the bundle predicts as "
-                    "before (load it with flow=False), for a flow train again"
-                )
             make_flow = partial(Flow, bands.count, config.flow, bands.step)
             generator = stored.fill("flow", make_flow).eval() if flow and "flow" in stored else None
             inliers = stored.inliers(classes, segmenter.features, segmenter.encoder_features)

@@ -70,10 +70,6 @@ class BundleTensors:
         """Return whether there are tensors of a part."""
         return part in self._kinds
 
-    def holds(self, part: str, name: str) -> bool:
-        """Return whether a part has a tensor of a name."""
-        return name in self._kinds.get(part, {})
-
     def fill(self, part: str, make: Callable[[], Network]) -> Network:
         """Build a network by calling `make` and load its tensors.
 
@@ -136,7 +132,7 @@ def _of_inliers(found: Mapping[str, TensorKind], classes: int, features: int, en
     if "encoder_near" in found:
         principal = min(AXES, encoder)
         shapes |= {"encoder_shift": (encoder,), "encoder_axes": (encoder, principal), "encoder_near": (near, principal)}
-    if "tail_encoder_knn" in found:
+    if "tail_encoder_knn" in found and "encoder_near" in found:
         shapes |= {"tail_hybrid": (KNOTS,), "tail_encoder_knn": (KNOTS,)}
     if set(found) - set(shapes):
         shapes |= {

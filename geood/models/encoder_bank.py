@@ -14,7 +14,7 @@ from torch import Tensor
 NEIGHBOURS = 3
 AXES = 32  # most principal axes
 LEAST_SPREAD = 1e-3  # least standard deviation of a feature
-PLACES = 4096  # feature vectors compared at once: bounds the memory of distances
+DISTANCES = 1 << 21  # distances computed at once: 8 MiB
 
 
 def fit_bank(samples: Tensor) -> dict[str, Tensor]:
@@ -41,5 +41,8 @@ def distances(features: Tensor, *, shift: Tensor, axes: Tensor, near: Tensor) ->
     """
     flat = (features.float().movedim(1, -1).flatten(0, -2) - shift) @ axes
     count = min(NEIGHBOURS, len(near))
-    each = [torch.cdist(chunk, near).topk(count, largest=False).values.mean(1) for chunk in flat.split(PLACES)]
+    each = [
+        torch.cdist(chunk, near).topk(count, largest=False).values.mean(1)
+        for chunk in flat.split(max(1, DISTANCES // len(near)))
+    ]
     return torch.cat(each).reshape(features.shape[0], *features.shape[2:])

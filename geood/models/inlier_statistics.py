@@ -13,6 +13,7 @@ in `tails`. Tensors only; no files.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 
@@ -20,13 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geood.config import SCORES, Need, scores_from
+from geood.config import LEAST_FEATURES, SCORES, Need, scores_from
 from geood.constants import IGNORE
 from geood.models.encoder_bank import distances, fit_bank
 from geood.models.scores import by_strips
 from geood.models.segmenter import SegmenterOutput
 from geood.models.tails import surprisal
 
+log = logging.getLogger("geood")
 NEIGHBOURS = 3
 COMPONENTS = 2  # of the mixture, per class
 AXES = 32  # most principal axes that a residual lies outside of; half the features, if these are fewer than 64
@@ -183,10 +185,10 @@ class InlierFit:
     def finish(self) -> Inliers:
         """Return the statistics. A class never predicted gets mean and deviation of all pixels, and no template."""
         tensors = self._classes()
-        if self._features.drawn:
-            tensors |= _features(torch.cat(self._features.drawn), components=COMPONENTS * self.classes)
-        if self._encoder.drawn:
-            tensors |= {f"encoder_{name}": part for name, part in fit_bank(torch.cat(self._encoder.drawn)).items()}
+        if (samples := self._features.all()) is not None:
+            tensors |= _features(samples, components=COMPONENTS * self.classes)
+        if (samples := self._encoder.all()) is not None:
+            tensors |= {f"encoder_{name}": part for name, part in fit_bank(samples).items()}
         return Inliers({name: tensor.float() for name, tensor in tensors.items()})
 
     def _classes(self) -> dict[str, Tensor]:
@@ -221,6 +223,13 @@ class _Sample:
         flat = features.movedim(1, -1)[middle].float().cpu()
         order = torch.randperm(len(flat), generator=self._generator)
         self.drawn.append(flat[order[: min(self.each, left)]])
+
+    def all(self) -> Tensor | None:
+        """Return all that was drawn (N, D); None if none was asked for, or too few were found for statistics."""
+        samples = torch.cat(self.drawn) if self.drawn else torch.empty(0, 1)
+        if self.most and len(samples) < LEAST_FEATURES:
+            log.warning("labels cover %d places of features, too few for scores that compare features", len(samples))
+        return samples if self.most and len(samples) >= LEAST_FEATURES else None
 
 
 def _features(samples: Tensor, *, components: int) -> dict[str, Tensor]:

@@ -109,12 +109,15 @@ def _style(scores: Path, bundle: ModelBundle, threshold: float) -> str:
 
 def _tags(scene: ScenePath, bundle: ModelBundle, threshold: float) -> dict[str, str]:
     score = bundle.config.score
+    kind = SCORES[score.kind]
+    own = {"GEOOD_TEMPERATURE": str(score.temperature_of(score.kind))} if kind.tempered else {}
+    own |= {"GEOOD_VETO_SHARE": str(score.veto_share), "GEOOD_OFFSET": repr(bundle.offset)} if kind.shifted else {}
     return {
         "GEOOD_VERSION": __version__,
         MODEL_TAG: bundle.identity,
         SCENE_TAG: scene.label,
         "GEOOD_SCORE": score.kind,
-        "GEOOD_TEMPERATURE": str(score.temperature),
+        **own,
         "GEOOD_SMOOTH_PX": str(score.smooth_px),
         "GEOOD_SMOOTH_CONTRAST": str(score.smooth_contrast),
         THRESHOLD_TAG: repr(threshold),

@@ -1,7 +1,7 @@
 """Inlier statistics, offsets and score thresholds of trained networks, which complete a bundle.
 
 Statistics come from training crops, offsets and thresholds from inlier pixels of the validation crops. How far the
-outlier head are to be trusted (the offset of score hybrid) is not read from negatives: those are known to be unlike
+outlier head is to be trusted (the offset of score hybrid) is not read from negatives: those are known to be unlike
 anomalies, and rank neither scores nor weights. No weights change here.
 """
 
@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from geood.config import FALSE_POSITIVE_RATES, VETO_SHARES
+from geood.config import FALSE_POSITIVE_RATES, VETO_SHARES, why_not
 from geood.constants import IGNORE, INLIER
 from geood.datasets import Crops
+from geood.errors import TrainingError
 from geood.metrics import PixelCurve
 from geood.models import EXPERTS, Flow, InlierFit, Inliers, ModelBundle, Segmenter, fit_tail
 
@@ -27,7 +28,11 @@ FIT_CROPS = 256  # training crops that inlier statistics are computed from
 
 
 def finish_bundle(segmenter: Segmenter, flow: Flow | None, crops: Crops, figures: dict[str, float]) -> ModelBundle:
-    """Return the bundle with the inlier statistics that its scores need, and their thresholds on validation crops."""
+    """Return the bundle with the inlier statistics that its scores need, and their thresholds on validation crops.
+
+    Raises:
+        TrainingError: the labels are too few for the statistics of the config's score.
+    """
     config = crops.config
     on_gpu = config.train.accelerator != "cpu" and torch.cuda.is_available()
     bundle = ModelBundle(
@@ -47,6 +52,8 @@ def finish_bundle(segmenter: Segmenter, flow: Flow | None, crops: Crops, figures
     if config.segmenter.outlier == "head":
         bundle = dataclasses.replace(bundle, offsets=_offsets(bundle, crops))
         bundle = dataclasses.replace(bundle, inliers=_with_tails(bundle, crops))
+    if why := why_not(config.score.kind, bundle.scores, config.segmenter.outlier):
+        raise TrainingError(f"the networks are trained, but their score cannot be computed: {why}")
     return _calibrated(bundle, crops).to("cpu")
 
 

@@ -8,7 +8,7 @@ the digital numbers, so that its size does not depend on patch size or scaling. 
 Jensen-Shannon divergence for comparison: they are unbounded, and push hardest where the segmenter is most confident.
 L_outlier teaches the segmenter's outlier output, where it has one, on the same negatives. For a class it is the
 likelihood of it on pasted pixels (after arXiv 2402.15374), while the class term then is over all classes and that one.
-For a head it is a cost on pasted and one on labelled pixels, one half each, of its logit o:
+For a head it is a cost on pasted and one on labelled pixels, not at an outline, one half each, of its logit o:
 
     balanced    softplus(-o) and softplus(o), the binary cross-entropy (after arXiv 2207.02606)
     ratio       the same of o - max_k f_k, f the class logits: trains the score `ratio` (Nazir et al., IJCV 2025)
@@ -34,7 +34,7 @@ from geood.constants import IGNORE
 from geood.models import SegmenterOutput, jensen_shannon_to_uniform
 from geood.training.pasting import PastedBatch
 
-RIM = 2  # pixels at the outline of a negative, or of what is labelled, from which the outlier head does not learn
+RIM = 2  # pixels on either side of the outline of a negative, from which the outlier head does not learn
 
 
 class Losses(NamedTuple):
@@ -120,23 +120,25 @@ DIVERGENCES: dict[str, Callable[[Tensor], Tensor]] = {  # by `loss.negative`; of
 def _head_loss(answer: SegmenterOutput, batch: PastedBatch, kind: str) -> Tensor:
     """Compute the cost of the outlier head's logit, one half on negative and one on labelled pixels.
 
-    Pixels within `RIM` of another kind are left out: the head sees features of every fourth pixel, which mix both
-    sides, and learning to follow an outline means learning what no anomaly has.
+    Pixels within `RIM` of a patch's outline are left out: the head sees features of every fourth pixel, which mix both
+    sides, and learning to follow an outline means learning what no anomaly has. Where that leaves nothing of an image's
+    negatives, all of them count.
     """
     assert answer.outlier is not None
     logit = answer.outlier.float()
     if kind == "ratio":
         logit = logit - answer.logits.float().amax(1)
     cost = HEAD_COSTS[kind]
-    inside, known = _inside(batch.negative), _inside(batch.mask != IGNORE)
+    inside = batch.negative & ~_grown(~batch.covered)
+    inside = torch.where(inside.any(2, keepdim=True).any(1, keepdim=True), inside, batch.negative)
+    known = (batch.mask != IGNORE) & ~_grown(batch.covered)
     return 0.5 * (_mean(cost(-logit), inside) + _mean(cost(logit), known))
 
 
-def _inside(where: Tensor) -> Tensor:
-    """Return the pixels (B, H, W) with none within `RIM` where the condition does not hold."""
-    side = 2 * RIM + 1
-    outside = functional.max_pool2d((~where).float()[:, None], side, stride=1, padding=RIM)
-    return outside[:, 0] == 0
+def _grown(where: Tensor) -> Tensor:
+    """Return the pixels (B, H, W) within `RIM` of one where the condition holds."""
+    near = functional.max_pool2d(where.float()[:, None], 2 * RIM + 1, stride=1, padding=RIM)
+    return near[:, 0] > 0
 
 
 # By `loss.outlier`: the cost of an inlier's logit, that of an outlier being the cost of its negative.

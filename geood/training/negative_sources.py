@@ -25,7 +25,7 @@ from geood.config import NegativesConfig
 from geood.models import Flow
 from geood.training.pasting import Size, draw_boxes
 
-TILE = 8  # side of the permuted tiles of shuffled crops, in pixels
+TILE = 8  # largest side of the permuted tiles of shuffled crops, in pixels; at most half a side of the patch
 MOVED = 0.1  # share of the pixels that attribution moves
 SHRUNK = (2.0, 4.0)  # least and largest factor by which scaled crops are made smaller
 
@@ -169,10 +169,11 @@ def _scaled(given: Images, i: int, size: Size, generator: torch.Generator) -> Te
 
 def _shuffled(given: Images, i: int, size: Size, generator: torch.Generator) -> Tensor:
     """Permute the tiles of a crop: real textures, senseless layout."""
-    whole = (-(-size[0] // TILE) * TILE, -(-size[1] // TILE) * TILE)
-    tiles = functional.unfold(_crop(given, i, whole, generator)[None], TILE, stride=TILE)
+    tile = max(1, min(TILE, min(size) // 2))
+    whole = (-(-size[0] // tile) * tile, -(-size[1] // tile) * tile)
+    tiles = functional.unfold(_crop(given, i, whole, generator)[None], tile, stride=tile)
     order = torch.randperm(tiles.shape[2], generator=generator, device=generator.device).to(tiles.device)
-    mixed: Tensor = functional.fold(tiles[:, :, order], whole, TILE, stride=TILE)
+    mixed: Tensor = functional.fold(tiles[:, :, order], whole, tile, stride=tile)
     return mixed[0, :, : size[0], : size[1]]
 
 

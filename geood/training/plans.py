@@ -1,7 +1,7 @@
 """Plans of a training: which stages run, and how each is cut into epochs.
 
 The first two stages train the segmenter and, if negatives come from one, the flow, each alone. The third stage learns
-from negatives: `head` trains outlier head beside a segmenter that stays as it is, `joint` trains segmenter and flow
+from negatives: `head` trains the outlier head beside a segmenter that stays as it is, `joint` trains segmenter and flow
 together, as the paper does (arXiv 2112.12833). The steps of a stage are in `stage` and `third_stage`.
 """
 

@@ -85,7 +85,7 @@ def far_off(figures: Mapping[str, float]) -> list[str]:
         if given and given[0] < LEAST_CORRELATION * given[1]:
             found.append(f"samples of the flow hang together less than images (correlation at {lag} px {_told(given)})")
             break
-    if (given := pair("border")) and given[0] > MOST_BORDER * given[1]:
+    if (given := pair("border")) and given[0] > MOST_BORDER * max(1.0, given[1]):
         found.append(f"samples of the flow show blocks (step at borders of {BLOCK} px over others {_told(given)})")
     if (given := pair("spread")) and given[0] < LEAST_SPREAD * given[1]:
         found.append(f"samples of the flow have become all alike (standard deviation {_told(given)})")

@@ -212,7 +212,8 @@ class Stage(pl.LightningModule):
             crops = cut_crops(batch, (side, side), generator)
             if crops is not None:
                 self._validation.bpd += self.flow.bits_per_dimension(crops, generator).tolist()
-                self._validation.real.append(crops)
+                if sum(len(part) for part in self._validation.real) < SAMPLES:
+                    self._validation.real.append(crops)
         if index == 0 and self.plan.stage in THIRD and self.config.negatives.sources:
             pasted = self._pasted(batch, generator, moved=False)
             self._validation.pasted = outlined(pasted.image.detach(), pasted.covered)

@@ -115,16 +115,19 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
 
 def _check_sense(config: Config) -> None:
     """Check that the config can compute the score that it asks for, and that its outlier output will be trained."""
-    bank = ("feature bank",) if config.score.feature_bank else ()
-    outlier = config.segmenter.outlier
-    given = scores_from("logits", "class statistics", *bank, outlier)
+    outlier, score = config.segmenter.outlier, config.score
+    banks = [
+        name for name, size in (("feature bank", score.feature_bank), ("encoder bank", score.encoder_bank)) if size
+    ]
+    experts = ("experts",) if score.encoder_bank and outlier == "head" else ()
+    given = scores_from("logits", "class statistics", *banks, *experts, outlier)
     if why := why_not(config.score.kind, given, outlier):
         raise ConfigError(why)
     third = config.train.third_stage
     steps = config.train.head_steps if third == "head" else config.train.joint_steps
     if third == "head" and outlier != "head" and steps:
         raise ConfigError(
-            f"train.third_stage head trains outlier head, and segmenter.outlier is {outlier}; set that to head, or "
+            f"train.third_stage head trains the outlier head, and segmenter.outlier is {outlier}; set that to head, or "
             "train.third_stage to joint, or train.head_steps to 0 for the classes alone"
         )
     if outlier != "none" and not (config.negatives.sources and steps and config.loss.outlier_weight):
@@ -164,7 +167,9 @@ def _run_stage(stage: Stage, run: Path, crops: Crops, *, begun: int) -> dict[str
         trim_metrics(run / "metrics.csv", plan.stage, begun)
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    average = [pl.callbacks.EMAWeightAveraging(decay=config.train.average_decay)] if config.train.average_decay else []
+    # The head starts at zero and learns for a few steps: an average over more would leave it there.
+    decay = 0.0 if plan.stage == "head" else config.train.average_decay
+    average = [pl.callbacks.EMAWeightAveraging(decay=decay)] if decay else []
     with Progress(plan.stage, plan.steps, start=begun) as progress, quiet_lightning():
         callback = CheckpointCallback(run, plan, progress)
         trainer = pl.Trainer(

@@ -118,6 +118,8 @@ def test_thresholds_of_every_score_are_those_of_the_scores_that_predict_would_wr
         whole.with_settings(["score.kind=energy", "score.temperature=2"]).threshold  # noqa: B018
     with pytest.raises(ConfigError, match=r"feature_bank.*train with that value"):
         whole.with_settings(["score.feature_bank=500"])
+    with pytest.raises(ConfigError, match=r"encoder_bank.*train with that value"):
+        whole.with_settings(["score.encoder_bank=500"])
 
 
 def test_hybrid_takes_the_offset_of_its_share_and_no_other_score_does(full, tmp_path):
@@ -233,14 +235,3 @@ def test_combined_is_the_larger_surprisal_of_its_experts(full):
     assert torch.equal(full.score_of(answer, image, kind="combined"), torch.maximum(*each))
     other = full.with_settings(["score.veto_share=0.5"])  # its tails hold for the share that they were calibrated with
     assert torch.equal(other.score_of(answer, image, kind="combined"), torch.maximum(*each))
-
-
-def test_a_flow_of_before_the_lattices_is_refused_by_name_and_the_rest_loads(tmp_path, bundle_path):
-    with safe_open(bundle_path, framework="pt") as file:
-        tensors, metadata = {k: file.get_tensor(k) for k in file.keys()}, file.metadata()  # noqa: SIM118
-    tensors = {k: v for k, v in tensors.items() if not k.startswith("flow.")}
-    tensors["flow.levels.0.body.steps.0.weight"] = torch.eye(12)
-    save_file(tensors, tmp_path / "old.safetensors", metadata=metadata)
-    with pytest.raises(BundleError, match="flow is of an earlier geood"):
-        ModelBundle.load(tmp_path / "old.safetensors")
-    assert ModelBundle.load(tmp_path / "old.safetensors", flow=False).flow is None

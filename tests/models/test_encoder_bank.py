@@ -38,7 +38,7 @@ def test_a_stranger_lies_further_than_any_inlier():
     assert float(strange.median()) > 2 * float(usual.max())
 
 
-def test_a_constant_feature_and_a_bank_of_one_are_no_trouble():
+def test_a_constant_feature_and_a_bank_of_two_are_no_trouble():
     samples = _features(100, 4)
     samples[:, 2] = 5.0
     assert torch.isfinite(distances(torch.full((1, 4, 2, 2), 5.0), **fit_bank(samples))).all()

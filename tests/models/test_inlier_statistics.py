@@ -154,14 +154,14 @@ def test_strange_features_score_higher(kind):
 
 
 def test_features_are_taken_where_there_is_a_label_and_no_more_than_asked():
-    fit = InlierFit(CLASSES, samples=50, places=20, batches=3, seed=0)
+    fit = InlierFit(CLASSES, samples=150, places=110, batches=3, seed=0)
     for seed in range(6):
         logits, features, mask = _batch(seed)
         features[:, :, 0] = 1e6  # under the rim of 255
         fit.update(_answer(logits, features), mask)
     inliers = fit.finish()
-    assert len(inliers.encoder_near) == 20 and float(inliers.encoder_shift.abs().max()) < 100
-    assert len(inliers.bank) == 50 and float(inliers.feature_mean.abs().max()) < 100
+    assert len(inliers.encoder_near) == 110 and float(inliers.encoder_shift.abs().max()) < 100
+    assert len(inliers.bank) == 150 and float(inliers.feature_mean.abs().max()) < 100
 
 
 def test_what_was_fitted_comes_back_from_its_tensors_and_other_scores_are_refused():
@@ -171,3 +171,11 @@ def test_what_was_fitted_comes_back_from_its_tensors_and_other_scores_are_refuse
         assert torch.equal(again.score(kind, _answer(logits, features)), fitted.score(kind, _answer(logits, features)))
     with pytest.raises(ValueError, match="only standardized_max_logit, kl_matching"):
         _fit().score("knn", _answer(logits, features))
+
+
+def test_labels_too_few_for_a_bank_leave_its_scores_out(caplog):
+    fit = InlierFit(CLASSES, samples=200, places=200, batches=1, seed=0)
+    logits, features, mask = _batch()
+    mask[:, 6:], mask[:, :, 6:] = 255, 255  # one place of the decoder's an image, none of the encoder's
+    fit.update(_answer(logits, features), mask)
+    assert fit.finish().scores == ("standardized_max_logit", "kl_matching") and caplog.text.count("too few") == 2

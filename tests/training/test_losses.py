@@ -112,39 +112,49 @@ def test_total_is_the_weighted_sum():
 
 
 def test_the_outlier_head_learns_from_negatives_and_labelled_pixels_in_equal_shares():
-    """But not from the pixels at their outlines; the image's border is none."""
+    """But not from the pixels at a patch's outline; neither the image's border nor that of the labels is one."""
     logits, outlier, batch = _headed()
     p = outlier.double().sigmoid()
-    expected = -(p[NEGATIVE].log().mean() + (1 - p[KNOWN]).log().mean()) / 2
+    inside, known = _counted(batch)
+    assert int(inside[0].sum()) == 24 * (11 - RIM) and int(known[0].sum()) == 24 * (24 - 11 - RIM - 1)
+    expected = -(p[inside].log().mean() + (1 - p[known]).log().mean()) / 2
     torch.testing.assert_close(_loss_of("balanced", logits, outlier, batch).double(), expected, rtol=1e-5, atol=1e-5)
     outlier.requires_grad_()
     _loss_of("balanced", logits, outlier, batch).backward()
-    learned = outlier.grad != 0
-    assert learned[NEGATIVE].all() and learned[KNOWN].all()
-    assert int(learned.sum()) == 2 * ((9 - RIM) * (20 - RIM) + (24 - 12 - RIM) * 24)
+    assert torch.equal(outlier.grad != 0, inside | known)
 
 
-def test_a_negative_that_is_all_outline_teaches_nothing():
+def test_a_negative_that_is_all_outline_counts_whole():
     logits, outlier, batch = _headed()
     thin = batch.negative.clone()
-    thin[:, 2 * RIM :] = False
-    assert torch.isfinite(_loss_of("balanced", logits, outlier, batch._replace(negative=thin)))
-    thin[:, :1] = False
-    alone = batch._replace(negative=thin, mask=torch.full_like(batch.mask, 255))
-    assert float(_loss_of("balanced", logits, outlier, alone)) == 0
-
-
-NEGATIVE = (slice(None), slice(0, 9 - RIM), slice(0, 20 - RIM))  # of what `_headed` returns, without its outlines
-KNOWN = (slice(None), slice(12 + RIM, 24), slice(None))
+    thin[0, 2 * RIM :], thin[0, :, 2 * RIM :] = False, False
+    outlier.requires_grad_()
+    _loss_of("balanced", logits, outlier, batch._replace(negative=thin, covered=thin)).backward()
+    assert (outlier.grad[0][thin[0]] != 0).sum() >= RIM * RIM
+    slim = torch.zeros_like(thin)
+    slim[:, 5, 5] = True
+    outlier.grad = None
+    _loss_of("balanced", logits, outlier, batch._replace(negative=slim, covered=slim)).backward()
+    assert (outlier.grad[slim] != 0).all()
 
 
 def _headed():
+    """Logits, outlier logits, and a batch with negatives above and labels, but for one row, below."""
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(2, 4, 24, 24, generator=generator)
     outlier, mask = 3 * torch.randn(2, 24, 24, generator=generator), torch.randint(4, (2, 24, 24), generator=generator)
     negative = torch.zeros(2, 24, 24, dtype=torch.bool)
-    mask[:, :12], negative[:, :9, :20] = 255, True
-    return logits, outlier, unpasted(torch.zeros(2, 3, 24, 24), mask)._replace(negative=negative)
+    mask[:, :11], negative[:, :11] = 255, True
+    mask[:, 20] = 255
+    batch = unpasted(torch.zeros(2, 3, 24, 24), mask)._replace(negative=negative, covered=negative)
+    return logits, outlier, batch
+
+
+def _counted(batch):
+    """The pixels of `_headed` that count as negative and as labelled."""
+    inside, known = batch.negative.clone(), batch.mask != 255
+    inside[:, 11 - RIM :], known[:, : 11 + RIM] = False, False
+    return inside, known
 
 
 def _loss_of(kind, logits, outlier, batch):
@@ -155,7 +165,8 @@ def _loss_of(kind, logits, outlier, batch):
 def test_the_ratio_loss_is_the_cross_entropy_of_the_likelihood_ratio():
     logits, outlier, batch = _headed()
     p = (outlier - logits.amax(1)).double().sigmoid()
-    expected = -(p[NEGATIVE].log().mean() + (1 - p[KNOWN]).log().mean()) / 2
+    inside, known = _counted(batch)
+    expected = -(p[inside].log().mean() + (1 - p[known]).log().mean()) / 2
     torch.testing.assert_close(_loss_of("ratio", logits, outlier, batch).double(), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -173,7 +184,8 @@ def test_the_evidential_loss_is_that_of_two_dirichlet_parameters():
         return ((own + other).log() - own.log() + kl).mean()
 
     wide = outlier.double()
-    whole = (expected(wide[NEGATIVE], 1) + expected(wide[KNOWN], -1)) / 2
+    inside, known = _counted(batch)
+    whole = (expected(wide[inside], 1) + expected(wide[known], -1)) / 2
     torch.testing.assert_close(found.double(), whole, rtol=1e-5, atol=1e-5)
 
 

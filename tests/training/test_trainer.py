@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from PIL import Image
 
 from geood.cli.process import _run
 from geood.config.loading import to_yaml
-from geood.config.sections import Config, FlowConfig, NegativesConfig
+from geood.config.sections import Config, FlowConfig, NegativesConfig, ScoreConfig
 from geood.datasets.scene_crops import open_scenes
 from geood.errors import ConfigError, DataError, OutputError, TrainingError
 from geood.models.bundle import ModelBundle
@@ -243,6 +244,17 @@ def test_the_stage_head_leaves_the_classes_as_they_are_to_the_last_bit(scenes_fo
     assert head.last.weight.any() and head.norms[0].running_mean.any()
     before = ModelBundle.load(unbroken).flow.state_dict()
     assert not all(torch.equal(tensor, before[name]) for name, tensor in open_.flow.state_dict().items())
+
+
+def test_combined_is_calibrated_on_validation_inliers(scenes_folder, unbroken, tmp_path):
+    settings = with_head(scenes_folder, stages_from=str(unbroken.parent))
+    settings = settings.model_copy(update={"score": ScoreConfig(kind="combined", encoder_bank=200)})
+    bundle = ModelBundle.load(train(settings, tmp_path / "run"))
+    assert len(bundle.inliers.encoder_near) == 200 and set(bundle.scores) >= {"encoder_knn", "combined"}
+    # Each expert exceeds a surprisal of s on a share e^-s of inliers, so their union on once to twice that share.
+    for rate, least, most in (("0.05", 1, 2), ("0.01", 1, 2)):
+        surprisal = bundle.calibration["combined"][rate]
+        assert least * 0.5 * float(rate) < math.exp(-surprisal) < most * float(rate)
 
 
 def test_a_run_killed_in_the_stage_head_goes_on_and_ends_as_the_unbroken_one(scenes_folder, unbroken, headed, tmp_path):
