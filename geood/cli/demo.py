@@ -56,7 +56,7 @@ train:
   joint_flow_lr: 1.0e-4
   validate_every: 100
 score:
-  kind: outlier  # the head alone: here, things stand out more by their looks than by what the classes make of them
+  kind: combined
 predict:
   tile_px: 512
   min_area_m2: 2.0

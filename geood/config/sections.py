@@ -437,7 +437,9 @@ class ScoreConfig(Section):
     """The anomaly score, its smoothing and its default threshold."""
 
     kind: Annotated[str, AfterValidator(check_known)] = Field(
-        "hybrid", description="the score written by predict", json_schema_extra={"enum": list(SCORES)}
+        "hybrid",
+        description="the score written by predict; by default combined for scenes and hybrid for photographs",
+        json_schema_extra={"enum": list(SCORES)},
     )
     veto_share: Annotated[float | None, AfterValidator(_a_known_share)] = Field(
         0.05,
@@ -502,6 +504,23 @@ class PredictConfig(Section):
     )
 
 
+def default_kind(data: Any, segmenter: Any, score: Any) -> str:
+    """Return the kind of score of a config that names none, from its other sections, mappings or models.
+
+    `combined` for scenes, and `hybrid` for photographs, whose camera and light the encoder's bank takes for strange;
+    without an outlier head `jsd`, with an additional class `uno`.
+    """
+
+    def given(section: Any, key: str, otherwise: Any) -> Any:
+        return section.get(key, otherwise) if isinstance(section, dict) else getattr(section, key, otherwise)
+
+    outlier = given(segmenter, "outlier", "head")
+    if outlier != "head":
+        return "uno" if outlier == "class" else "jsd"
+    photos = given(data, "kind", "scenes") == "photos" or given(data, "sets", [])
+    return "hybrid" if photos or given(score, "encoder_bank", 1) == 0 else "combined"
+
+
 class Config(Section):
     """A complete config; each section is documented in its own class.
 
@@ -525,7 +544,7 @@ class Config(Section):
         >>> data = {"images": ["a.tif"], "labels": ["a_labels.tif"], "classes": {0: "land", 1: "road"}}
         >>> config = geood.Config(data=data)
         >>> config.score.kind, config.train.batch, config.predict.tile_px
-        ('hybrid', 8, 1024)
+        ('combined', 8, 1024)
     """
 
     model_config = ConfigDict(json_schema_extra={"description": "A geood config."})
@@ -539,6 +558,17 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     score: ScoreConfig = ScoreConfig()
     predict: PredictConfig = PredictConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _score_by_data(cls, tree: Any) -> Any:
+        """Fill in `score.kind` where it is missing, see `default_kind`."""
+        if not isinstance(tree, dict):
+            return tree
+        data, segmenter, score = (tree.get(section, {}) for section in ("data", "segmenter", "score"))
+        if not isinstance(score, dict) or "kind" in score:
+            return tree
+        return tree | {"score": score | {"kind": default_kind(data, segmenter, score)}}
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Config:

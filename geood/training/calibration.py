@@ -52,7 +52,11 @@ def finish_bundle(segmenter: Segmenter, flow: Flow | None, crops: Crops, figures
     if config.segmenter.outlier == "head":
         bundle = dataclasses.replace(bundle, offsets=_offsets(bundle, crops))
         bundle = dataclasses.replace(bundle, inliers=_with_tails(bundle, crops))
-    if why := why_not(config.score.kind, bundle.scores, config.segmenter.outlier):
+    if config.score.kind == "combined" and "combined" not in bundle.scores:
+        log.warning("too few labelled places for score combined; the model's score is hybrid")
+        bundle = bundle.with_score(config.score.model_copy(update={"kind": "hybrid"}))
+        bundle = dataclasses.replace(bundle, calibrated=bundle.config.score)
+    elif why := why_not(config.score.kind, bundle.scores, config.segmenter.outlier):
         raise TrainingError(f"the networks are trained, but their score cannot be computed: {why}")
     return _calibrated(bundle, crops).to("cpu")
 

@@ -41,9 +41,29 @@ def test_the_reference_names_every_key_once_with_its_default():
         kind = DataConfig if section == "data" else field.annotation
         assert list(tree[section]) == list(kind.model_fields), section
         for key, one in kind.model_fields.items():
-            given = [("data", key) for key in ("root", "images", "labels")]
+            given = [("data", key) for key in ("root", "images", "labels")] + [("score", "kind")]
             if one.default is not PydanticUndefined and (section, key) not in given:
                 assert reference[section][key] == one.default, f"{section}.{key}"
+
+
+@pytest.mark.parametrize(
+    ("sections", "kind"),
+    [
+        ({}, "combined"),
+        ({"data": {"kind": "photos"}}, "hybrid"),
+        ({"score": {"encoder_bank": 0}}, "hybrid"),
+        ({"score": {"smooth_px": 2}}, "combined"),
+        ({"score": {"kind": "energy"}}, "energy"),
+        ({"segmenter": {"outlier": "none"}, "train": {"third_stage": "joint"}}, "jsd"),
+        ({"segmenter": {"outlier": "class"}, "train": {"third_stage": "joint"}}, "uno"),
+    ],
+)
+def test_a_score_that_is_not_named_is_one_that_the_data_and_the_network_have(sections, kind):
+    data = {"images": ["*.tif"], "labels": ["*.tif"], "classes": {0: "land", 1: "road"}} | sections.get("data", {})
+    config = Config.model_validate(sections | {"data": data})
+    assert config.score.kind == kind
+    again = Config.model_validate(config.model_dump() | {"data": config.data.model_dump() | {"kind": "scenes"}})
+    assert again.score.kind == kind  # once settled, it stays
 
 
 def test_the_reference_explains_every_key():

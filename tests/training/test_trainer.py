@@ -286,7 +286,7 @@ def test_an_average_is_what_the_bundle_keeps(unbroken):
         ("score", {"kind": "knn"}, "score.kind knn: .*feature_bank"),
         ("score", {"kind": "hybrid"}, "segmenter.outlier: head"),
         ("segmenter", {"outlier": "head"}, "learns from negatives in the third stage, and there are none"),
-        ("train", {"third_stage": "head"}, "trains outlier head, and segmenter.outlier is none; set that to head"),
+        ("train", {"third_stage": "head"}, "trains the outlier head, and segmenter.outlier is none; set that to head"),
     ],
 )
 def test_a_score_or_output_that_nothing_will_serve_is_refused_before_training(
