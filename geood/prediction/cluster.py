@@ -137,7 +137,7 @@ def dask_client(
         logging.getLogger(name).setLevel(logging.CRITICAL)
     threads = torch.get_num_threads()
     connected = _of_scheduler(scheduler, tls) if scheduler else _of_this_machine(workers, computing)
-    with _scratch() as folder, dask.config.set(_settings(folder)), connected as client:
+    with _quiet_loops(), _scratch() as folder, dask.config.set(_settings(folder)), connected as client:
         try:
             yield client
         except GeoodError:
@@ -152,6 +152,18 @@ def dask_client(
         finally:
             client.close()
             torch.set_num_threads(threads)
+
+
+@contextmanager
+def _quiet_loops() -> Iterator[None]:
+    """Keep Tornado from printing the traceback of each connection that is closed at the end, above all after Ctrl-C."""
+    loops = logging.getLogger("tornado.application")
+    before = loops.level
+    loops.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        loops.setLevel(before)
 
 
 def _scratch() -> TemporaryDirectory[str]:

@@ -1,5 +1,6 @@
 """Dask for this run alone: what it starts can be reached by nobody else, and a scheduler's address tells no secrets."""
 
+import logging
 import re
 import stat
 import subprocess
@@ -18,6 +19,15 @@ import geood
 from geood.errors import ConfigError, OutputError
 from geood.prediction import cluster
 from geood.prediction.cluster import TlsFiles, connect, dask_client
+
+
+def test_loops_tell_nothing_while_a_run_lasts_and_what_they_did_afterwards():
+    loops = logging.getLogger("tornado.application")
+    before = loops.getEffectiveLevel()
+    with pytest.raises(ZeroDivisionError), dask_client(0, None):
+        assert not loops.isEnabledFor(logging.ERROR)
+        raise ZeroDivisionError
+    assert loops.getEffectiveLevel() == before
 
 
 def listening(process):
