@@ -129,9 +129,10 @@ def _head_loss(answer: SegmenterOutput, batch: PastedBatch, kind: str) -> Tensor
     if kind == "ratio":
         logit = logit - answer.logits.float().amax(1)
     cost = HEAD_COSTS[kind]
-    inside = batch.negative & ~_grown(~batch.covered)
+    outline = _grown(batch.covered) & _grown(~batch.covered)
+    inside = batch.negative & ~outline
     inside = torch.where(inside.any(2, keepdim=True).any(1, keepdim=True), inside, batch.negative)
-    known = (batch.mask != IGNORE) & ~_grown(batch.covered)
+    known = (batch.mask != IGNORE) & ~outline
     return 0.5 * (_mean(cost(-logit), inside) + _mean(cost(logit), known))
 
 

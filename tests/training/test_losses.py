@@ -138,6 +138,17 @@ def test_a_negative_that_is_all_outline_counts_whole():
     assert (outlier.grad[slim] != 0).all()
 
 
+def test_the_head_learns_from_the_inside_of_a_decoy():
+    logits, outlier, batch = _headed()
+    decoy = torch.zeros_like(batch.covered)
+    decoy[:, 13:, 4:16] = True
+    outlier.requires_grad_()
+    _loss_of("balanced", logits, outlier, batch._replace(covered=batch.covered | decoy)).backward()
+    learned = outlier.grad != 0
+    assert learned[:, 13 + RIM : 20, 4 + RIM : 16 - RIM].all()
+    assert not learned[:, 15:, 4 - RIM : 4 + RIM].any() and not learned[:, 15:, 16 - RIM : 16 + RIM].any()
+
+
 def _headed():
     """Logits, outlier logits, and a batch with negatives above and labels, but for one row, below."""
     generator = torch.Generator().manual_seed(0)
