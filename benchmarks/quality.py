@@ -165,17 +165,19 @@ def _dubai(data: Path, image: str, out: Path) -> None:
 
 def _mumbai(data: Path, image: str, out: Path) -> None:
     path = data / image
-    for source, folder in ((path, "images"), (path.with_name(f"{path.stem}_labels.tif"), "labels")):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, out / folder / path.name)
+    _copy(path, out / "images" / path.name)
+    _copy(path.with_name(f"{path.stem}_labels.tif"), out / "labels" / path.name)
 
 
 def _idd(data: Path, image: str, out: Path) -> None:
     path = data / image
-    labels = data / "labels" / path.parent.name / f"{path.stem}.png"
-    for source, folder in ((path, "images"), (labels, "labels")):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, out / folder / source.name)
+    _copy(path, out / "images" / path.name)
+    _copy(data / "labels" / path.parent.name / f"{path.stem}.png", out / "labels" / f"{path.stem}.png")
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
 
 
 PREPARED = {"camvid": _camvid, "lums": _lums, "dubai": _dubai, "mumbai": _mumbai, "idd": _idd}

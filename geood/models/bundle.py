@@ -158,8 +158,7 @@ class ModelBundle:
         that need it.
         """
         wanted = kinds is None or any(SCORES[kind].needs in ("head", "class", "experts") for kind in kinds)
-        left_out = () if wanted or self.config.segmenter.outlier == "none" else (False,)
-        answer: SegmenterOutput = self.segmenter(image, *left_out)
+        answer: SegmenterOutput = self.segmenter(image, wanted)
         return answer
 
     @torch.inference_mode()

@@ -52,8 +52,8 @@ class Inliers(nn.Module):
             "class statistics": "logit_mean",
             "feature bank": "bank",
             "encoder bank": "encoder_near",
+            "experts": "tail_encoder_knn",
         }
-        held["experts"] = "tail_encoder_knn"
         return tuple(need for need, name in held.items() if hasattr(self, name))
 
     @property

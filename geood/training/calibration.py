@@ -81,8 +81,7 @@ def _fitted(bundle: ModelBundle, crops: Crops) -> Inliers:
 
 def _offsets(bundle: ModelBundle, crops: Crops) -> dict[str, float]:
     """Return the offsets at which the outlier logit is above 0 on given shares of the inlier validation pixels."""
-    raw = bundle.with_score(bundle.config.score.model_copy(update={"smooth_px": 0}))
-    curve = _curves(raw, crops, ("outlier",))["outlier"]
+    curve = _curves(_unsmoothed(bundle), crops, ("outlier",))["outlier"]
     offsets = {str(share): -float(curve.fpr_threshold(share)) for share in VETO_SHARES}
     found = {share: offset for share, offset in offsets.items() if math.isfinite(offset)}
     if not found:
@@ -98,13 +97,16 @@ def _with_tails(bundle: ModelBundle, crops: Crops) -> Inliers | None:
     inliers = bundle.inliers
     if inliers is None or "encoder bank" not in inliers.serves:
         return inliers
-    raw = bundle.with_score(bundle.config.score.model_copy(update={"smooth_px": 0}))
-    curves = _curves(raw, crops, EXPERTS)
+    curves = _curves(_unsmoothed(bundle), crops, EXPERTS)
     if not all(curve.negatives for curve in curves.values()):
         log.warning("no inlier pixel in the validation crops, so there is no score combined")
         return inliers
     tails = {f"tail_{kind}": fit_tail(curve.fpr_threshold) for kind, curve in curves.items()}
     return Inliers(dict(inliers.named_buffers()) | tails).to(bundle.device)
+
+
+def _unsmoothed(bundle: ModelBundle) -> ModelBundle:
+    return bundle.with_score(bundle.config.score.model_copy(update={"smooth_px": 0}))
 
 
 def _calibrated(bundle: ModelBundle, crops: Crops) -> ModelBundle:

@@ -282,7 +282,7 @@ class Stage(pl.LightningModule):
 
 def troubles(now: Mapping[str, float], before: Mapping[str, float]) -> list[str]:
     """Compare validation figures with real crops and earlier stages; return a warning with remedy per problem."""
-    cure = "raise train.flow_steps, and in the joint stage lower train.joint_flow_lr or raise loss.flow_weight"
+    cure = "raise train.flow_steps, and in the third stage lower train.joint_flow_lr or raise loss.flow_weight"
     warnings = [f"{what}, see samples/; {cure}" for what in far_off(now)]
     if now.get("bpd", 0.0) - before.get("flow/bpd", math.inf) > FORGOTTEN:
         warnings.append("the flow forgets the images (bits per dimension rise); lower train.joint_flow_lr")

@@ -32,7 +32,7 @@ class PixelNet(torch.nn.Module):
 
     gain = 5.0
 
-    def forward(self, image):
+    def forward(self, image, outlier=True):
         return SegmenterOutput(image * self.gain, None, image, image)
 
 

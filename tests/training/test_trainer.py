@@ -353,15 +353,19 @@ def test_a_model_keeps_the_width_at_which_it_saw_photographs(tmp_path, capsys):
         assert f"{width or 128} px wide" in capsys.readouterr().out
 
 
+def validation_inliers(folder, values_of):
+    """Values (1, H, W) of validation images at their labelled pixels, as the float16 that thresholds are."""
+    samples = open_scenes(config(folder)).validation()
+    found = [
+        values_of(samples[i]["image"][None])[0].numpy()[(samples[i]["mask"] != 255).numpy()]
+        for i in range(len(samples))
+    ]
+    return np.concatenate(found).astype(np.float16)
+
+
 def test_thresholds_leave_their_share_of_inlier_pixels_above(unbroken, scenes_folder):
     bundle = ModelBundle.load(unbroken)
-    validation = open_scenes(config(scenes_folder)).validation()
-    scores = []
-    for i in range(len(validation)):
-        sample = validation[i]
-        score = bundle.score(sample["image"][None])[0].numpy()
-        scores.append(score[(sample["mask"] != 255).numpy()])
-    above = np.concatenate(scores).astype(np.float16)
+    above = validation_inliers(scenes_folder, bundle.score)
     for rate, threshold in bundle.thresholds.items():
         assert (above > np.float16(threshold)).mean() <= float(rate)
         below = np.nextafter(np.float16(threshold), np.float16(-1))
@@ -370,12 +374,7 @@ def test_thresholds_leave_their_share_of_inlier_pixels_above(unbroken, scenes_fo
 
 def test_offsets_leave_their_share_of_inlier_pixels_to_the_outlier_head(headed, scenes_folder):
     bundle = ModelBundle.load(headed)
-    validation = open_scenes(config(scenes_folder)).validation()
-    logits = []
-    for i in range(len(validation)):
-        sample = validation[i]
-        logits.append(bundle.infer(sample["image"][None]).outlier[0].numpy()[(sample["mask"] != 255).numpy()])
-    inliers = np.concatenate(logits).astype(np.float16)
+    inliers = validation_inliers(scenes_folder, lambda image: bundle.infer(image).outlier)
     assert list(bundle.offsets) == sorted(bundle.offsets, key=float) and bundle.offset == bundle.offsets["0.05"]
     for share, offset in bundle.offsets.items():
         assert (inliers > np.float16(-offset)).mean() <= float(share)
