@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from geood.datasets.disparity import distance_of, has_distance
     from geood.datasets.files import find_files
     from geood.datasets.frames import Decoded, Frame, decode, screened
-    from geood.datasets.outlier_photos import PhotographFolder
+    from geood.datasets.outlier_photos import open_photographs
     from geood.datasets.samples import seed_of
     from geood.datasets.sources import open_crops
     from geood.datasets.synthetic.world import make_world
@@ -22,7 +22,6 @@ __all__ = [
     "Crops",
     "Decoded",
     "Frame",
-    "PhotographFolder",
     "check_set",
     "decode",
     "distance_of",
@@ -32,6 +31,7 @@ __all__ = [
     "has_distance",
     "make_world",
     "open_crops",
+    "open_photographs",
     "screened",
     "seed_of",
 ]
@@ -42,7 +42,6 @@ __getattr__, __dir__ = lazy_exports(
         "Crops": "crops",
         "Decoded": "frames",
         "Frame": "frames",
-        "PhotographFolder": "outlier_photos",
         "check_set": "check",
         "decode": "frames",
         "distance_of": "disparity",
@@ -52,6 +51,7 @@ __getattr__, __dir__ = lazy_exports(
         "has_distance": "disparity",
         "make_world": "synthetic.world",
         "open_crops": "sources",
+        "open_photographs": "outlier_photos",
         "screened": "frames",
         "seed_of": "samples",
     },

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from geood.config import Config
 from geood.errors import ConfigError, DataError
 from geood.geo.listing import files_in
 
@@ -67,6 +68,16 @@ class PhotographFolder:
             return Image.open(path)
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise DataError(f"{path}: cannot be read as a photograph ({error}); copy it again or remove it") from None
+
+
+def open_photographs(config: Config, bands: int) -> PhotographFolder | None:
+    """Return the photographs that a config names for images of `bands` bands; None without any.
+
+    Raises:
+        ConfigError, DataError: see `PhotographFolder`.
+    """
+    folder = config.negatives.folder
+    return None if folder is None else PhotographFolder(Path(config.data.root) / folder, bands=bands)
 
 
 def _rgb(photo: Image.Image, path: Path) -> Image.Image:

@@ -18,7 +18,7 @@ from torch.nn import functional
 from geood.config import NegativesConfig
 from geood.models import Flow
 from geood.training.negative_sources import Images, Photographs, cut_from_another, draw_patches
-from geood.training.pasting import PastedBatch, Size, draw_boxes, draw_sizes, draw_strength, paste, unpasted
+from geood.training.pasting import PastedBatch, Size, draw_boxes, draw_sizes, draw_strength, paste, rounded_up, unpasted
 
 
 def mixed_content(
@@ -46,7 +46,7 @@ def mixed_content(
     multiple = flow.multiple if flow is not None else 1
     for _ in range(config.patches if config.sources else 0):
         sizes = draw_sizes(config, len(given.image), multiple=multiple, generator=generator)
-        frames = [_next(size, multiple) if learns else size for size in sizes]
+        frames = [rounded_up(size, multiple) if learns else size for size in sizes]
         boxes = draw_boxes(given.valid & ~pasted.covered, frames, generator)
         with torch.set_grad_enabled(moved):
             patches = draw_patches(config, sizes, given, flow=flow, photographs=photographs, generator=generator)
@@ -81,12 +81,6 @@ def _with_decoys(
 
 def _images(batch: dict[str, Any]) -> Images:
     return Images(batch["image"], batch["valid"], batch.get("telling"))
-
-
-def _next(size: Size, multiple: int) -> Size:
-    """Return the next size up with sides that are multiples of `multiple`."""
-    height, width = (-(-side // multiple) * multiple for side in size)
-    return height, width
 
 
 def _framed(inside: Tensor, frame: Size) -> Tensor:

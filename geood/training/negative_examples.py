@@ -6,14 +6,12 @@ all of one size, so that they can be laid side by side. Nothing is pasted or tra
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
 from geood.config import Config
-from geood.datasets import PhotographFolder, open_crops
+from geood.datasets import open_crops, open_photographs
 from geood.models import Flow, Segmenter
 from geood.training.negative_sources import Images, draw_patches
 from geood.training.third_stage import telling
@@ -41,13 +39,13 @@ def example_negatives(
     crops = open_crops(config)
     samples = crops.training(config.train.seed, count)
     batch = default_collate([samples[i] for i in range(count)])
-    folder = None if settings.folder is None else Path(config.data.root) / settings.folder
+    told = telling(segmenter, batch["image"]) if segmenter is not None and "attribution" in settings.sources else None
     patches = draw_patches(
         settings,
         [(side, side)] * count,
-        Images(batch["image"], batch["valid"], None if segmenter is None else telling(segmenter, batch["image"])),
+        Images(batch["image"], batch["valid"], told),
         flow=flow,
-        photographs=None if folder is None else PhotographFolder(folder, bands=crops.bands.count),
+        photographs=open_photographs(config, crops.bands.count),
         generator=torch.Generator().manual_seed(config.train.seed),
     )
     return torch.stack(patches).clamp(0, 1)

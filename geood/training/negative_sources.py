@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from geood.config import NegativesConfig
 from geood.models import Flow
-from geood.training.pasting import Size, draw_boxes
+from geood.training.pasting import Size, draw_boxes, rounded_up
 
 TILE = 8  # largest side of the permuted tiles of shuffled crops, in pixels; at most half a side of the patch
 MOVED = 0.1  # share of the pixels that attribution moves
@@ -101,9 +101,8 @@ def _chosen(config: NegativesConfig, count: int, generator: torch.Generator) -> 
 def _sampled(flow: Flow, sizes: dict[int, Size], temperature: float, generator: torch.Generator) -> dict[int, Tensor]:
     """Sample the flow at the next larger sizes that it has, those of one size together, and cut to `sizes`."""
     alike: dict[Size, list[int]] = {}
-    for i, (height, width) in sizes.items():
-        whole = tuple(-(-side // flow.multiple) * flow.multiple for side in (height, width))
-        alike.setdefault((whole[0], whole[1]), []).append(i)
+    for i, size in sizes.items():
+        alike.setdefault(rounded_up(size, flow.multiple), []).append(i)
     patches: dict[int, Tensor] = {}
     for whole, which in alike.items():
         samples = flow.sample(len(which), *whole, temperature=temperature, generator=generator)
@@ -170,7 +169,7 @@ def _scaled(given: Images, i: int, size: Size, generator: torch.Generator) -> Te
 def _shuffled(given: Images, i: int, size: Size, generator: torch.Generator) -> Tensor:
     """Permute the tiles of a crop: real textures, senseless layout."""
     tile = max(1, min(TILE, min(size) // 2))
-    whole = (-(-size[0] // tile) * tile, -(-size[1] // tile) * tile)
+    whole = rounded_up(size, tile)
     tiles = functional.unfold(_crop(given, i, whole, generator)[None], tile, stride=tile)
     order = torch.randperm(tiles.shape[2], generator=generator, device=generator.device).to(tiles.device)
     mixed: Tensor = functional.fold(tiles[:, :, order], whole, tile, stride=tile)

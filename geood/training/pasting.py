@@ -75,6 +75,12 @@ def draw_sizes(config: NegativesConfig, count: int, *, multiple: int, generator:
     return [(int(height), int(width)) for height, width in drawn.round().tolist()]
 
 
+def rounded_up(size: Size, multiple: int) -> Size:
+    """Return the next size up with sides that are multiples of `multiple`."""
+    height, width = (-(-side // multiple) * multiple for side in size)
+    return height, width
+
+
 def draw_boxes(valid: Tensor, sizes: Sequence[Size], generator: torch.Generator) -> list[tuple[int, int] | None]:
     """Draw the upper left corner (row, col) of a box for each image of `valid` (B, H, W) bool; None where none fits.
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from geood.config import Config, scores_from, why_not
-from geood.datasets import Crops, PhotographFolder, open_crops
+from geood.datasets import Crops, open_crops, open_photographs
 from geood.errors import BundleError, ConfigError, GeoodError, OutputError, TrainingError, shown
 from geood.models import Flow, ModelBundle, Segmenter
 from geood.progress import Progress
@@ -142,9 +142,7 @@ def _negatives(config: Config, crops: Crops) -> tuple[Flow | None, Photographs |
     """Create what the config's sources of negatives need: a flow, a folder of photographs, both or neither."""
     settings, bands = config.negatives, crops.bands
     flow = Flow(bands.count, config.flow, bands.step) if "flow" in settings.sources else None
-    if settings.folder is None:
-        return flow, None
-    return flow, PhotographFolder(Path(config.data.root) / settings.folder, bands=bands.count)
+    return flow, open_photographs(config, bands.count)
 
 
 def _is_finished(bundle_path: Path) -> bool:
