@@ -40,7 +40,7 @@ import torch
 from affine import Affine
 
 from geood._torch_compat import declare_missing_operators
-from geood.config.loading import load_config
+from geood.config.loading import change_config, load_config
 from geood.config.sections import Config
 from geood.geo.bands import Bands
 from geood.geo.gdal import rasterio_window
@@ -80,7 +80,11 @@ def make_scene(path: Path, side: int) -> None:
 
 
 def untrained_bundle(path: Path, config: Config) -> None:
-    """A bundle with random weights; its thresholds leave about a polygon for each 1000 pixels of `make_scene`."""
+    """A bundle with random weights; its thresholds leave about a polygon for each 1000 pixels of `make_scene`.
+
+    It has no inlier statistics, and its score is the divergence, whose range is known without training.
+    """
+    config = change_config(config, ["score.kind=jsd"])
     torch.manual_seed(0)
     bands = Bands(("r", "g", "b"), (1, 2, 3), (0.0,) * 3, (255.0,) * 3, (0.5,) * 3, (1 / 255,) * 3, scene_count=3)
     segmenter = Segmenter(3, len(config.data.classes), config.segmenter)

@@ -2,8 +2,8 @@
 
 A segmenter of few classes throws away what it needs to know a stranger; the encoder's features at stride 8 still hold
 it. They are standardized and projected onto their leading principal axes, a few thousand of them are kept, and the
-score of a place is the mean distance to its nearest neighbours there (arXiv 2211.06660). It needs no negatives and
-hardly any computation: the features are by-products of the pass. Tensors only.
+score of a place is the mean distance to its nearest neighbours there (arXiv 2211.06660). It needs no negatives, and
+no pass of its own: the features are by-products. Tensors only.
 """
 
 from __future__ import annotations
