@@ -23,6 +23,7 @@ class ScoreKind(NamedTuple):
         bounded: the score is in [0, 1].
         tempered: the logits are divided by `score.temperature`.
         shifted: the outlier logit is shifted by the offset of `score.veto_share`.
+        smooth_px: radius of the filter that smooths it unless `score.smooth_px` says otherwise, in pixels.
     """
 
     title: str
@@ -30,6 +31,7 @@ class ScoreKind(NamedTuple):
     bounded: bool = False
     tempered: bool = False
     shifted: bool = False
+    smooth_px: int = 0
 
 
 SCORES: dict[str, ScoreKind] = {
@@ -48,7 +50,7 @@ SCORES: dict[str, ScoreKind] = {
     "ratio": ScoreKind("likelihood ratio", "head"),
     "uno": ScoreKind("UNO", "class"),
     "encoder_knn": ScoreKind("encoder neighbours", "encoder bank"),
-    "combined": ScoreKind("combined", "experts"),
+    "combined": ScoreKind("combined", "experts", smooth_px=4),
 }
 LACKS: dict[Need, str] = {
     "class statistics": "no statistics of its classes; train it again with this geood, or",

@@ -437,8 +437,8 @@ class ScoreConfig(Section):
     """The anomaly score, its smoothing and its default threshold."""
 
     kind: Annotated[str, AfterValidator(check_known)] = Field(
-        "hybrid",
-        description="the score written by predict; by default combined for scenes and hybrid for photographs",
+        "combined",
+        description="the score written by predict; by default combined with an outlier head, jsd without one",
         json_schema_extra={"enum": list(SCORES)},
     )
     veto_share: Annotated[float | None, AfterValidator(_a_known_share)] = Field(
@@ -455,8 +455,10 @@ class ScoreConfig(Section):
     encoder_bank: Annotated[int, Field(ge=0, le=100_000), AfterValidator(_enough_features)] = Field(
         2048, description="inlier features of the encoder kept for the scores encoder_knn and combined; 0: none"
     )
-    smooth_px: Annotated[int, Field(ge=0, le=256)] = Field(
-        0, description="radius of a guided filter that smooths scores along edges of the image, pixels; 0: none"
+    smooth_px: Annotated[int, Field(ge=0, le=256)] | None = Field(
+        None,
+        description="radius of a guided filter that smooths scores along edges of the image, pixels; 0: none; null: 4 "
+        "for score combined, else none",
     )
     smooth_contrast: Annotated[float, Field(ge=1e-3)] = Field(
         0.1, description="image contrast that this filter preserves as an edge, as a share of the bands' range"
@@ -473,6 +475,10 @@ class ScoreConfig(Section):
         Also 1 for a kind that takes none.
         """
         return self.temperature if kind in ("jsd", self.kind) and SCORES[kind].tempered else 1.0
+
+    def smooth_of(self, kind: str) -> int:
+        """Return the radius of the filter that smooths a kind of score, in pixels: `smooth_px`, else the kind's own."""
+        return SCORES[kind].smooth_px if self.smooth_px is None else self.smooth_px
 
 
 class PredictConfig(Section):
@@ -504,11 +510,11 @@ class PredictConfig(Section):
     )
 
 
-def default_kind(data: Any, segmenter: Any, score: Any) -> str:
+def default_kind(segmenter: Any, score: Any) -> str:
     """Return the kind of score of a config that names none, from its other sections, mappings or models.
 
-    `combined` for scenes, and `hybrid` for photographs, whose camera and light the encoder's bank takes for strange;
-    without an outlier head `jsd`, with an additional class `uno`.
+    `combined` with an outlier head, `hybrid` if there is no bank of the encoder; `uno` with an additional class; `jsd`
+    without an outlier output.
     """
 
     def given(section: Any, key: str, otherwise: Any) -> Any:
@@ -517,8 +523,7 @@ def default_kind(data: Any, segmenter: Any, score: Any) -> str:
     outlier = given(segmenter, "outlier", "head")
     if outlier != "head":
         return "uno" if outlier == "class" else "jsd"
-    photos = given(data, "kind", "scenes") == "photos" or given(data, "sets", [])
-    return "hybrid" if photos or given(score, "encoder_bank", 1) == 0 else "combined"
+    return "hybrid" if given(score, "encoder_bank", 1) == 0 else "combined"
 
 
 class Config(Section):
@@ -561,14 +566,14 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _score_by_data(cls, tree: Any) -> Any:
+    def _score_by_networks(cls, tree: Any) -> Any:
         """Fill in `score.kind` where it is missing, see `default_kind`."""
         if not isinstance(tree, dict):
             return tree
-        data, segmenter, score = (tree.get(section, {}) for section in ("data", "segmenter", "score"))
+        segmenter, score = tree.get("segmenter", {}), tree.get("score", {})
         if not isinstance(score, dict) or "kind" in score:
             return tree
-        return tree | {"score": score | {"kind": default_kind(data, segmenter, score)}}
+        return tree | {"score": score | {"kind": default_kind(segmenter, score)}}
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Config:

@@ -39,7 +39,7 @@ from geood.models.segmenter import Segmenter, SegmenterOutput
 
 USES = ("score", "predict")  # config sections that may change after training
 WHOLE = (slice(None), slice(None))
-EXPERTS = ("hybrid", "encoder_knn")  # of score combined
+EXPERTS = {"hybrid": 1.0, "encoder_knn": 0.35}  # of score combined, and the weights of their surprisals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +112,8 @@ class ModelBundle:
     def thresholds(self) -> dict[str, float]:
         """Thresholds of the config's score by false-positive rate; empty for other temperature, smoothing or offset."""
         now, then = self.config.score, self.calibrated
-        same = now.smooth_px == then.smooth_px and (not now.smooth_px or now.smooth_contrast == then.smooth_contrast)
+        smooth = now.smooth_of(now.kind)
+        same = smooth == then.smooth_of(now.kind) and (not smooth or now.smooth_contrast == then.smooth_contrast)
         if SCORES[now.kind].tempered:
             same = same and now.temperature_of(now.kind) == then.temperature_of(now.kind)
         if SCORES[now.kind].shifted:
@@ -143,7 +144,8 @@ class ModelBundle:
     @property
     def halo_px(self) -> int:
         """Halo of a tile in pixels: that of the network plus that of the smoothing, a multiple of 32."""
-        return self.config.predict.halo_px + -(-filter_radius(self.config.score.smooth_px) // 32) * 32
+        smooth = self.config.score.smooth_of(self.config.score.kind)
+        return self.config.predict.halo_px + -(-filter_radius(smooth) // 32) * 32
 
     @property
     def device(self) -> torch.device:
@@ -194,11 +196,12 @@ class ModelBundle:
             ValueError: the bundle cannot compute that score.
         """
         kind, settings = kind or self.config.score.kind, self.config.score
-        if not settings.smooth_px:
+        radius = settings.smooth_of(kind)
+        if not radius:
             return self._raw(answer, kind, core)
         raw = self._raw(answer, kind, WHOLE)
         known = torch.ones_like(raw, dtype=torch.bool) if valid is None else valid
-        smooth = guided_filter(raw, image, known, radius=settings.smooth_px, evenness=settings.smooth_contrast)
+        smooth = guided_filter(raw, image, known, radius=radius, evenness=settings.smooth_contrast)
         return smooth[:, core[0], core[1]]
 
     def _raw(self, answer: SegmenterOutput, kind: str, core: tuple[slice, slice]) -> Tensor:
@@ -215,8 +218,10 @@ class ModelBundle:
         assert self.inliers is not None
         if needs == "experts":
             as_calibrated = self.with_score(self.calibrated)
-            experts = [self.inliers.surprisal(expert, as_calibrated._raw(answer, expert, core)) for expert in EXPERTS]
-            return torch.stack(experts).amax(0)
+            total = torch.zeros((), device=logits.device)
+            for expert, weight in EXPERTS.items():
+                total = total + weight * self.inliers.surprisal(expert, as_calibrated._raw(answer, expert, core))
+            return total
         if needs == "class statistics":
             return self.inliers.score(kind, answer._replace(logits=logits))
         coarse = self.inliers.score(kind, answer)

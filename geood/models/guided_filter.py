@@ -50,5 +50,20 @@ def guided_filter(score: Tensor, image: Tensor, valid: Tensor, *, radius: int, e
 def _means(values: Tensor, radius: int) -> Tensor:
     """Return window means (B, 1, H, W), zero-padded; every window is summed in the same order, wherever it lies."""
     side = 2 * radius + 1
-    rows = functional.avg_pool2d(values, (side, 1), stride=1, padding=(radius, 0))
-    return functional.avg_pool2d(rows, (1, side), stride=1, padding=(0, radius))
+    padded = functional.pad(values, (radius, radius, radius, radius))
+    return _sums(_sums(padded, side, 2), side, 3).div_(side**2)
+
+
+def _sums(values: Tensor, side: int, dim: int) -> Tensor:
+    """Return the sums of all windows of `side` along a dimension, made of sums of 1, 2, 4, ... values."""
+    count = values.shape[dim] - side + 1
+    run, length, start, whole = values, 1, 0, torch.zeros((), device=values.device)
+    while length <= side:
+        if side & length:
+            whole = whole + run.narrow(dim, start, count)
+            start += length
+        if 2 * length <= side:
+            kept = run.shape[dim] - length
+            run = run.narrow(dim, 0, kept) + run.narrow(dim, length, kept)
+        length *= 2
+    return whole

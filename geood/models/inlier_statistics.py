@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from geood.config import LEAST_FEATURES, SCORES, Need, scores_from
 from geood.constants import IGNORE
-from geood.models.encoder_bank import distances, fit_bank
+from geood.models.encoder_bank import distances, fit_bank, places
 from geood.models.scores import by_strips
 from geood.models.segmenter import SegmenterOutput
 from geood.models.tails import surprisal
@@ -76,8 +76,8 @@ class Inliers(nn.Module):
             if SCORES[kind].needs == "class statistics":
                 return _OF_CLASSES[kind](self, answer.logits.float())
             if kind == "encoder_knn":
-                bank = {name: self._tensor(f"encoder_{name}") for name in ("shift", "axes", "near")}
-                return distances(answer.encoder, **bank)
+                bank = {name: self._tensor(f"encoder_{name}") for name in ("shift", "axes", "near", "classes")}
+                return distances(answer.encoder, places(answer.logits, answer.encoder.shape[2:]), **bank)
             features = answer.features
             flat = features.float().movedim(1, -1).flatten(0, -2)
             scores = torch.cat([_OF_FEATURES[kind](self, chunk) for chunk in flat.split(PIXELS)])
@@ -180,7 +180,8 @@ class InlierFit:
         self._squares.index_add_(0, taken, largest.square())
         self._softmax.index_add_(0, taken, pixels.softmax(1))
         self._features.draw(answer.features, known)
-        self._encoder.draw(answer.encoder, known)
+        taken_for = places(answer.logits, answer.encoder.shape[2:])
+        self._encoder.draw(torch.cat([answer.encoder, taken_for[:, None].to(answer.encoder.dtype)], 1), known)
 
     def finish(self) -> Inliers:
         """Return the statistics. A class never predicted gets mean and deviation of all pixels, and no template."""
@@ -188,7 +189,7 @@ class InlierFit:
         if (samples := self._features.all()) is not None:
             tensors |= _features(samples, components=COMPONENTS * self.classes)
         if (samples := self._encoder.all()) is not None:
-            tensors |= {f"encoder_{name}": part for name, part in fit_bank(samples).items()}
+            tensors |= {f"encoder_{name}": part for name, part in fit_bank(samples[:, :-1], samples[:, -1]).items()}
         return Inliers({name: tensor.float() for name, tensor in tensors.items()})
 
     def _classes(self) -> dict[str, Tensor]:

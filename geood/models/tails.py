@@ -1,10 +1,9 @@
-"""Tail probabilities of scores on inliers, and their union: scores of different units made comparable.
+"""Tail probabilities of scores on inliers: scores of different units made comparable, so that they can be added.
 
-The surprisal of a score is -ln of the share of inliers that reach it. Two experts are joined by the larger surprisal,
-the smaller tail probability (Tippett 1931): a pixel is as strange as the expert that finds it strangest. Unlike a sum,
-that does not dilute an expert that knows by one that does not, and costs at most a doubling of false alarms. In a table
-of knots, a score's surprisal is linear between them; beyond the last it grows as it does along the tail, that is, tails
-are taken for exponential. Tensors only.
+The surprisal of a score is -ln of the share of inliers that reach it. Two experts are joined by the weighted sum of
+their surprisals, the logarithm of a weighted product of tail probabilities (Good 1955). In a table of knots, a score's
+surprisal is linear between them; beyond the last it grows as it does along the tail, that is, tails are taken for
+exponential. Tensors only.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def _with_tails(bundle: ModelBundle, crops: Crops) -> Inliers | None:
     inliers = bundle.inliers
     if inliers is None or "encoder bank" not in inliers.serves:
         return inliers
-    curves = _curves(_unsmoothed(bundle), crops, EXPERTS)
+    curves = _curves(_unsmoothed(bundle), crops, tuple(EXPERTS))
     if not all(curve.negatives for curve in curves.values()):
         log.warning("no inlier pixel in the validation crops, so there is no score combined")
         return inliers

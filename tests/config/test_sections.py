@@ -50,7 +50,7 @@ def test_the_reference_names_every_key_once_with_its_default():
     ("sections", "kind"),
     [
         ({}, "combined"),
-        ({"data": {"kind": "photos"}}, "hybrid"),
+        ({"data": {"kind": "photos"}}, "combined"),
         ({"score": {"encoder_bank": 0}}, "hybrid"),
         ({"score": {"smooth_px": 2}}, "combined"),
         ({"score": {"kind": "energy"}}, "energy"),
@@ -58,7 +58,7 @@ def test_the_reference_names_every_key_once_with_its_default():
         ({"segmenter": {"outlier": "class"}, "train": {"third_stage": "joint"}}, "uno"),
     ],
 )
-def test_a_score_that_is_not_named_is_one_that_the_data_and_the_network_have(sections, kind):
+def test_a_score_that_is_not_named_is_one_that_the_network_has(sections, kind):
     data = {"images": ["*.tif"], "labels": ["*.tif"], "classes": {0: "land", 1: "road"}} | sections.get("data", {})
     config = Config.model_validate(sections | {"data": data})
     assert config.score.kind == kind

@@ -111,7 +111,8 @@ def test_thresholds_of_every_score_are_those_of_the_scores_that_predict_would_wr
     found = {kind: {"0.01": float(full.score_of(answer, image, kind=kind).quantile(0.99))} for kind in full.scores}
     whole = dataclasses.replace(full, calibration=found)
     for kind in full.scores:
-        asked = whole.with_settings([f"score.kind={kind}", "score.smooth_contrast=0.2"])
+        unsmoothed = [] if full.config.score.smooth_of(kind) else ["score.smooth_contrast=0.2"]
+        asked = whole.with_settings([f"score.kind={kind}", *unsmoothed])
         above = (asked.score(image) > asked.threshold).float().mean()
         assert float(above) == pytest.approx(0.01, abs=2e-3), kind
     with pytest.raises(ConfigError, match="--threshold"):
@@ -131,7 +132,7 @@ def test_hybrid_takes_the_offset_of_its_share_and_no_other_score_does(full, tmp_
         asked = shifted.with_settings(["score.kind=hybrid", *settings])
         expected = (answer.outlier + offset).sigmoid().log() - answer.logits.logsumexp(1)
         torch.testing.assert_close(asked.score(image), expected, rtol=1e-4, atol=1e-4)
-        for kind in set(full.scores) - {"hybrid"}:
+        for kind in set(full.scores) - {"hybrid", "combined"}:  # that has it as an expert
             assert torch.equal(asked.score_of(answer, image, kind=kind), full.score_of(answer, image, kind=kind))
     shifted.save(tmp_path / "model.safetensors")
     assert ModelBundle.load(tmp_path / "model.safetensors").offsets == shifted.offsets
@@ -228,10 +229,23 @@ def test_an_unwritable_place_leaves_nothing(tmp_path, bundle):
     assert not list(tmp_path.iterdir())
 
 
-def test_combined_is_the_larger_surprisal_of_its_experts(full):
+def test_combined_is_the_weighted_sum_of_its_experts_surprisals_smoothed(full):
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
     answer = full.infer(image)
-    each = [full.inliers.surprisal(kind, full.score_of(answer, image, kind=kind)) for kind in EXPERTS]
-    assert torch.equal(full.score_of(answer, image, kind="combined"), torch.maximum(*each))
+    each = [w * full.inliers.surprisal(kind, full.score_of(answer, image, kind=kind)) for kind, w in EXPERTS.items()]
+    raw = full.with_settings(["score.smooth_px=0"]).score_of(answer, image, kind="combined")
+    assert torch.equal(raw, sum(each))
+    everywhere = torch.ones(1, 64, 64, dtype=torch.bool)
+    smooth = guided_filter(raw, image, everywhere, radius=4, evenness=full.config.score.smooth_contrast)
+    assert torch.equal(full.score_of(answer, image, kind="combined"), smooth)
     other = full.with_settings(["score.veto_share=0.5"])  # its tails hold for the share that they were calibrated with
-    assert torch.equal(other.score_of(answer, image, kind="combined"), torch.maximum(*each))
+    assert torch.equal(other.score_of(answer, image, kind="combined"), smooth)
+
+
+def test_only_combined_is_smoothed_unless_the_config_says_how(full):
+    radii = {kind: full.config.score.smooth_of(kind) for kind in full.scores}
+    assert {kind for kind, radius in radii.items() if radius} == {"combined"}
+    assert full.with_settings(["score.kind=combined"]).halo_px == full.halo_px + 32
+    for settings, radius in ((["score.smooth_px=0"], 0), (["score.smooth_px=7"], 7)):
+        score = full.with_settings(settings).config.score
+        assert {score.smooth_of(kind) for kind in full.scores} == {radius}

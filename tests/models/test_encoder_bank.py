@@ -1,8 +1,8 @@
-"""Laws of the encoder's bank: distances are those to its nearest features, and strangers lie further than inliers."""
+"""Laws of the encoder's bank: distances are those to its nearest features of a class, and strangers lie far away."""
 
 import torch
 
-from geood.models.encoder_bank import AXES, NEIGHBOURS, distances, fit_bank
+from geood.models.encoder_bank import AXES, NEIGHBOURS, distances, fit_bank, places
 
 
 def _features(count, depth, seed=0):
@@ -10,18 +10,62 @@ def _features(count, depth, seed=0):
     return torch.randn(count, depth, generator=torch.Generator().manual_seed(seed)) @ mix + 3
 
 
-def test_with_all_axes_a_distance_is_that_of_standardized_features():
-    samples = _features(200, 6)
-    maps = _features(2 * 4 * 5, 6, seed=1).reshape(2, 4, 5, 6).movedim(-1, 1)
-    found = distances(maps, **fit_bank(samples))
+def _bank(samples, classes=None):
+    return fit_bank(samples, torch.zeros(len(samples)) if classes is None else classes)
+
+
+def _map(flat):
+    return flat.T[None, :, :, None]
+
+
+def _none(count):
+    return torch.zeros(1, count, 1, dtype=torch.int64)
+
+
+def _by_hand(asked, samples, near):
     mean, std = samples.double().mean(0), samples.double().std(0)
-    asked = (maps.movedim(1, -1).reshape(-1, 6).double() - mean) / std
-    near = torch.cdist(asked, (samples.double() - mean) / std).sort(1).values[:, :NEIGHBOURS].mean(1)
-    torch.testing.assert_close(found.double().flatten(), near, rtol=1e-4, atol=1e-4)
+    apart = torch.cdist((asked.double() - mean) / std, (near.double() - mean) / std)
+    return apart.sort(1).values[:, :NEIGHBOURS].mean(1)
+
+
+def test_with_all_axes_a_distance_is_that_of_standardized_features_of_the_class():
+    samples, asked = _features(200, 6), _features(40, 6, seed=1)
+    classes, taken = torch.arange(200) % 3, torch.arange(40) % 3
+    found = distances(_map(asked), taken[None, :, None], **_bank(samples, classes.float()))[0, :, 0]
+    for each in range(3):
+        near = _by_hand(asked[taken == each], samples, samples[classes == each])
+        torch.testing.assert_close(found[taken == each].double(), near, rtol=1e-4, atol=1e-4)
+
+
+def test_a_class_that_the_bank_lacks_is_as_far_as_the_furthest_class():
+    samples, asked = _features(200, 6), _features(40, 6, seed=1)
+    bank = _bank(samples, torch.arange(200) % 2 * 2.0)
+    each = [distances(_map(asked), _none(40) + taken, **bank) for taken in (0, 1, 2)]
+    assert torch.equal(each[1], torch.maximum(each[0], each[2]))
+
+
+def test_what_looks_like_one_class_and_is_taken_for_another_is_strange():
+    left, right = torch.randn(300, 8) - 5, torch.randn(300, 8) + 5
+    bank = _bank(torch.cat([left, right]), torch.arange(600).ge(300).float())
+    right_class, wrong_class = (distances(_map(left[:50]), _none(50) + taken, **bank) for taken in (0, 1))
+    assert float(wrong_class.min()) > 3 * float(right_class.max())
+
+
+def test_a_place_is_taken_for_the_class_of_the_pixels_in_its_middle():
+    logits = torch.zeros(1, 2, 64, 64)
+    logits[0, 1, :, 40:] = 5.0
+    assert torch.equal(places(logits, (8, 8)), (torch.arange(8) >= 5).long().expand(1, 8, 8))
+
+
+def test_distances_of_a_part_of_a_map_are_those_of_the_whole():
+    maps, taken = torch.randn(1, 6, 8, 10), torch.randint(0, 3, (1, 8, 10))
+    bank = _bank(_features(120, 6), torch.arange(120) % 3 * 1.0)
+    part = distances(maps[:, :, 2:5, 3:9], taken[:, 2:5, 3:9], **bank)
+    torch.testing.assert_close(part, distances(maps, taken, **bank)[:, 2:5, 3:9], rtol=1e-4, atol=1e-4)
 
 
 def test_wide_features_keep_their_leading_axes_alone():
-    parts = fit_bank(_features(500, 3 * AXES))
+    parts = _bank(_features(500, 3 * AXES))
     assert parts["axes"].shape == (3 * AXES, AXES) and parts["near"].shape == (500, AXES)
     spread = parts["near"].var(0)
     assert (spread.diff() < 1e-3).all()  # most spread first
@@ -29,17 +73,14 @@ def test_wide_features_keep_their_leading_axes_alone():
 
 def test_a_stranger_lies_further_than_any_inlier():
     samples = _features(2000, 8)
-    parts = fit_bank(samples)
-    as_map = lambda flat: flat.T[None, :, :, None]  # noqa: E731
-    usual, strange = (
-        distances(as_map(_features(500, 8, seed=1)), **parts),
-        distances(as_map(samples[:50] * -4), **parts),
-    )
+    parts = _bank(samples)
+    usual = distances(_map(_features(500, 8, seed=1)), _none(500), **parts)
+    strange = distances(_map(samples[:50] * -4), _none(50), **parts)
     assert float(strange.median()) > 2 * float(usual.max())
 
 
 def test_a_constant_feature_and_a_bank_of_two_are_no_trouble():
     samples = _features(100, 4)
     samples[:, 2] = 5.0
-    assert torch.isfinite(distances(torch.full((1, 4, 2, 2), 5.0), **fit_bank(samples))).all()
-    assert torch.isfinite(distances(torch.zeros(1, 4, 2, 2), **fit_bank(samples[:2]))).all()
+    for asked, bank in ((torch.full((1, 4, 2, 2), 5.0), samples), (torch.zeros(1, 4, 2, 2), samples[:2])):
+        assert torch.isfinite(distances(asked, torch.zeros(1, 2, 2, dtype=torch.int64), **_bank(bank))).all()
