@@ -22,7 +22,7 @@ from geood.config.loading import to_yaml
 from geood.config.sections import Config, FlowConfig, NegativesConfig, ScoreConfig
 from geood.datasets.scene_crops import open_scenes
 from geood.errors import ConfigError, DataError, OutputError, TrainingError
-from geood.models.bundle import ModelBundle
+from geood.models.bundle import EXPERTS, ModelBundle
 from geood.models.flow import Flow
 from geood.models.segmenter import Segmenter
 from geood.training.calibration import _offsets
@@ -248,13 +248,14 @@ def test_the_stage_head_leaves_the_classes_as_they_are_to_the_last_bit(scenes_fo
 
 def test_combined_is_calibrated_on_validation_inliers(scenes_folder, unbroken, tmp_path):
     settings = with_head(scenes_folder, stages_from=str(unbroken.parent))
-    settings = settings.model_copy(update={"score": ScoreConfig(kind="combined", encoder_bank=200)})
+    settings = settings.model_copy(update={"score": ScoreConfig(kind="combined", encoder_bank=200, smooth_px=0)})
     bundle = ModelBundle.load(train(settings, tmp_path / "run"))
     assert len(bundle.inliers.encoder_near) == 200 and set(bundle.scores) >= {"encoder_knn", "combined"}
-    # Each expert exceeds a surprisal of s on a share e^-s of inliers, so their union on once to twice that share.
-    for rate, least, most in (("0.05", 1, 2), ("0.01", 1, 2)):
-        surprisal = bundle.calibration["combined"][rate]
-        assert least * 0.5 * float(rate) < math.exp(-surprisal) < most * float(rate)
+    # Each expert exceeds a surprisal of s on a share e^-s of inliers. So the first plus w times the other exceeds s on
+    # a share of e^-s at least, and at most on one of 2 e^(-s / (1 + w)): one of both exceeds s / (1 + w) there.
+    for rate in (0.05, 0.01):
+        surprisal = bundle.calibration["combined"][str(rate)]
+        assert -math.log(rate) - 0.2 < surprisal < (1 + EXPERTS["encoder_knn"]) * math.log(2 / rate) + 0.2
 
 
 def test_a_run_killed_in_the_stage_head_goes_on_and_ends_as_the_unbroken_one(scenes_folder, unbroken, headed, tmp_path):
