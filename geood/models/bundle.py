@@ -40,6 +40,7 @@ from geood.models.segmenter import Segmenter, SegmenterOutput
 USES = ("score", "predict")  # config sections that may change after training
 WHOLE = (slice(None), slice(None))
 EXPERTS = ("hybrid", "encoder_knn")  # of score combined
+Found = dict[tuple[str, float], Tensor]  # unsmoothed scores of one answer, by kind and offset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,18 +194,47 @@ class ModelBundle:
         Raises:
             ValueError: the bundle cannot compute that score.
         """
-        kind, settings = kind or self.config.score.kind, self.config.score
-        if not settings.smooth_px:
-            return self._raw(answer, kind, core)
-        raw = self._raw(answer, kind, WHOLE)
-        known = torch.ones_like(raw, dtype=torch.bool) if valid is None else valid
-        smooth = guided_filter(raw, image, known, radius=settings.smooth_px, evenness=settings.smooth_contrast)
-        return smooth[:, core[0], core[1]]
+        kind = kind or self.config.score.kind
+        return self.scores_of(answer, image, valid, kinds=(kind,), core=core)[kind]
 
-    def _raw(self, answer: SegmenterOutput, kind: str, core: tuple[slice, slice]) -> Tensor:
-        """Return the unsmoothed score of the core (B, h, w); scores of logits are computed on the core alone."""
+    @torch.inference_mode()
+    def scores_of(
+        self,
+        answer: SegmenterOutput,
+        image: Tensor,
+        valid: Tensor | None = None,
+        *,
+        kinds: Sequence[str],
+        core: tuple[slice, slice] = WHOLE,
+    ) -> dict[str, Tensor]:
+        """Return several scores of a forward pass, each as `score_of` gives it; each expert is computed once.
+
+        Raises:
+            ValueError: the bundle cannot compute one of these scores.
+        """
+        settings, found = self.config.score, Found()
+        if not settings.smooth_px:
+            return {kind: self._raw(answer, kind, core, found) for kind in kinds}
+        known = torch.ones(image.shape[:1] + image.shape[2:], dtype=torch.bool, device=image.device)
+        known = known if valid is None else valid
+        scores = {}
+        for kind in kinds:
+            raw = self._raw(answer, kind, WHOLE, found)
+            smooth = guided_filter(raw, image, known, radius=settings.smooth_px, evenness=settings.smooth_contrast)
+            scores[kind] = smooth[:, core[0], core[1]]
+        return scores
+
+    def _raw(self, answer: SegmenterOutput, kind: str, core: tuple[slice, slice], found: Found) -> Tensor:
+        """Return the unsmoothed score of the core (B, h, w), from `found` or computed and put there."""
         if kind not in self.scores:
             raise ValueError(f"this bundle cannot give the score {kind}")
+        key = kind, self.offset
+        if key not in found:
+            found[key] = self._computed(answer, kind, core, found)
+        return found[key]
+
+    def _computed(self, answer: SegmenterOutput, kind: str, core: tuple[slice, slice], found: Found) -> Tensor:
+        """Compute the unsmoothed score of the core (B, h, w); scores of logits are computed on the core alone."""
         rows, cols = core
         logits, needs = answer.logits[:, :, rows, cols], SCORES[kind].needs
         if needs == "logits":
@@ -215,8 +245,8 @@ class ModelBundle:
         assert self.inliers is not None
         if needs == "experts":
             as_calibrated = self.with_score(self.calibrated)
-            experts = [self.inliers.surprisal(expert, as_calibrated._raw(answer, expert, core)) for expert in EXPERTS]
-            return torch.stack(experts).amax(0)
+            each = (self.inliers.surprisal(one, as_calibrated._raw(answer, one, core, found)) for one in EXPERTS)
+            return torch.maximum(*each)
         if needs == "class statistics":
             return self.inliers.score(kind, answer._replace(logits=logits))
         coarse = self.inliers.score(kind, answer)
@@ -313,11 +343,12 @@ class ModelBundle:
             segmenter = stored.fill("segmenter", partial(Segmenter, bands.count, classes, local)).eval()
             make_flow = partial(Flow, bands.count, config.flow, bands.step)
             generator = stored.fill("flow", make_flow).eval() if flow and "flow" in stored else None
-            inliers = stored.inliers(classes, segmenter.features, segmenter.encoder_features)
+            sizes = classes, segmenter.features, segmenter.encoder_features
+            inliers = stored.inliers(*sizes, head=config.segmenter.outlier == "head")
             identity = _identity(path)
         except (ConfigError, ValueError, RuntimeError, SafetensorError, OSError) as error:
             raise damaged(path, error) from None
-        return cls(
+        bundle = cls(
             segmenter=segmenter,
             flow=generator,
             inliers=inliers,
@@ -332,6 +363,9 @@ class ModelBundle:
             photo_width=header.photo_width,
             identity=identity,
         )
+        if why := why_not(config.score.kind, bundle.scores, config.segmenter.outlier):
+            raise damaged(path, why)
+        return bundle
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:

@@ -24,7 +24,7 @@ from torch.nn import functional
 from geood.config import LEAST_FEATURES, SCORES, Need, scores_from
 from geood.constants import IGNORE
 from geood.models.encoder_bank import distances, fit_bank
-from geood.models.scores import by_strips
+from geood.models.scores import BITS, by_strips
 from geood.models.segmenter import SegmenterOutput
 from geood.models.tails import surprisal
 
@@ -99,9 +99,9 @@ class Inliers(nn.Module):
     def _divergence_to_templates(self, logits: Tensor) -> Tensor:
         """Return the minimum of KL(softmax || template) over the class templates (B, H, W), in nats."""
         log_p = logits.log_softmax(1)
-        p = log_p.exp()
+        p = (log_p * BITS).exp2_()
         crossed = torch.einsum("bkhw,tk->bthw", p, self._tensor("log_templates"))
-        return (p * log_p).sum(1) - crossed.amax(1)
+        return p.mul_(log_p).sum(1) - crossed.amax(1)
 
     def _knn(self, flat: Tensor) -> Tensor:
         """Return the mean distance (N,) of features (N, D) to their nearest neighbours in the bank."""

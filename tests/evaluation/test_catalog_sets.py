@@ -317,9 +317,7 @@ def test_frames_of_one_name_are_kept_apart(tmp_path, miniature, model):
     root, tree = miniature("streethazards")
     evaluate_set(data_set("streethazards"), root, bundle=model, out=tmp_path / "out")
     scores = tmp_path / "out" / "scores"
-    assert {p.relative_to(scores).as_posix() for p in scores.rglob("*.npy")} == {
-        f"{name}.npy" for name in tree["test"]
-    }
+    assert {p.relative_to(scores).as_posix() for p in scores.rglob("*.npy")} == {f"{name}.npy" for name in tree["test"]}
     (scores / "t5" / "300.npy").unlink()
     with pytest.raises(DataError, match="1 of 2 images have no score file: t5/300"):
         evaluate_set(data_set("streethazards"), root, scores=scores)

@@ -235,3 +235,92 @@ def test_combined_is_the_larger_surprisal_of_its_experts(full):
     assert torch.equal(full.score_of(answer, image, kind="combined"), torch.maximum(*each))
     other = full.with_settings(["score.veto_share=0.5"])  # its tails hold for the share that they were calibrated with
     assert torch.equal(other.score_of(answer, image, kind="combined"), torch.maximum(*each))
+
+
+def test_scores_asked_for_together_are_those_asked_for_alone_and_each_expert_is_computed_once(full, monkeypatch):
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(2))
+    valid, core = torch.rand(1, 64, 96) > 0.1, (slice(8, 50), slice(3, 70))
+    shifted = dataclasses.replace(full, offsets={"0.05": -1.5, "0.2": 0.75})
+    for settings in ([], ["score.smooth_px=3"], ["score.veto_share=0.2"]):
+        bundle = shifted.with_settings(settings)
+        answer = bundle.infer(image)
+        together = bundle.scores_of(answer, image, valid, kinds=bundle.scores, core=core)
+        for kind, score in together.items():
+            assert torch.equal(score, bundle.score_of(answer, image, valid, kind=kind, core=core)), kind
+    asked, computed = [], ModelBundle._computed
+
+    def counted(self, answer, kind, *rest):
+        asked.append(kind)
+        return computed(self, answer, kind, *rest)
+
+    monkeypatch.setattr(ModelBundle, "_computed", counted)
+    full.scores_of(full.infer(image), image, kinds=full.scores)
+    assert sorted(asked) == sorted(full.scores)
+
+
+def _forgeries():
+    """Changes of a bundle with a head, bank and tails that leave parts without what they need, and what is said."""
+
+    def headless(header, tensors):
+        header["config"]["segmenter"]["outlier"] = "none"
+        header["offsets"] = {}
+        for name in [name for name in tensors if name.startswith("segmenter.outlier_head.")]:
+            del tensors[name]
+
+    def no_head_but_offsets(header, tensors):
+        headless(header, tensors)
+        header["offsets"] = {"0.05": 1.0}
+
+    def without(*names):
+        return lambda _, tensors: [tensors.pop(f"inliers.{name}") for name in names]
+
+    def default(kind, *names):
+        def change(header, tensors):
+            header["config"]["score"]["kind"] = kind
+            without(*names)(header, tensors)
+
+        return change
+
+    def narrower(name):
+        def change(_, tensors):
+            tensors[f"inliers.{name}"] = tensors[f"inliers.{name}"][:, :-1].contiguous()
+
+        return change
+
+    def falling(_, tensors):
+        tensors["inliers.tail_hybrid"] = tensors["inliers.tail_hybrid"].flip(0)
+
+    def no_number(_, tensors):
+        tensors["inliers.tail_encoder_knn"][3] = torch.nan
+
+    bank = ("encoder_near", "encoder_axes", "encoder_shift")
+    return {
+        "tails without a head": (headless, r"tail_encoder_knn, and its segmenter has no outlier head"),
+        "offsets without a head": (no_head_but_offsets, r"offsets: its segmenter.outlier is none"),
+        "one tail": (without("tail_hybrid"), r"lacks the tensor inliers.tail_hybrid"),
+        "the other tail": (without("tail_encoder_knn"), r"holds a tensor inliers.tail_hybrid"),
+        "tails without a bank": (without(*bank), r"holds a tensor inliers.tail_"),
+        "half a bank": (without("encoder_shift"), r"lacks the tensor inliers.encoder_shift"),
+        "combined without tails": (default("combined", "tail_hybrid", "tail_encoder_knn"), "score.kind combined"),
+        "a default without its bank": (
+            default("encoder_knn", *bank, "tail_hybrid", "tail_encoder_knn"),
+            "score.kind encoder_knn",
+        ),
+        "a default that needs a class": (default("uno"), "score.kind uno"),
+        "a bank of fewer channels": (narrower("encoder_near"), r"inliers.encoder_near is F32"),
+        "features of fewer channels": (narrower("bank"), r"inliers.bank is F32"),
+        "templates of fewer classes": (narrower("log_templates"), r"inliers.log_templates is F32"),
+        "a tail that falls": (falling, r"inliers.tail_hybrid do not increase"),
+        "a tail of no numbers": (no_number, r"inliers.tail_encoder_knn do not increase"),
+    }
+
+
+@pytest.mark.parametrize("what", _forgeries())
+def test_parts_without_what_they_need_are_refused(tmp_path, full, what):
+    full.save(tmp_path / "whole.safetensors")
+    path = tmp_path / "model.safetensors"
+    change, said = _forgeries()[what]
+    rewrite(tmp_path / "whole.safetensors", path, change)
+    with pytest.raises(BundleError, match=said) as error:
+        ModelBundle.load(path)
+    assert str(path) in str(error.value)

@@ -1,8 +1,9 @@
 """Laws of the encoder's bank: distances are those to its nearest features, and strangers lie further than inliers."""
 
+import pytest
 import torch
 
-from geood.models.encoder_bank import AXES, NEIGHBOURS, distances, fit_bank
+from geood.models.encoder_bank import AXES, GROUPS, NEIGHBOURS, distances, fit_bank
 
 
 def _features(count, depth, seed=0):
@@ -18,6 +19,20 @@ def test_with_all_axes_a_distance_is_that_of_standardized_features():
     asked = (maps.movedim(1, -1).reshape(-1, 6).double() - mean) / std
     near = torch.cdist(asked, (samples.double() - mean) / std).sort(1).values[:, :NEIGHBOURS].mean(1)
     torch.testing.assert_close(found.double().flatten(), near, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 63, 64, 65, 130, 1000])
+@pytest.mark.parametrize("places", [1, 40])
+def test_distances_are_those_of_a_full_search_for_a_bank_of_any_size(count, places, monkeypatch):
+    """Ties, duplicates and chunks included."""
+    bank = torch.randn(count, 5, generator=torch.Generator().manual_seed(count))
+    bank[: count // 3] = bank[-1]
+    asked = torch.cat([torch.randn(places, 5, generator=torch.Generator().manual_seed(1)), bank[-1:]])
+    wanted = torch.cdist(asked.double(), bank.double()).sort(1).values[:, :NEIGHBOURS].mean(1)
+    monkeypatch.setattr("geood.models.encoder_bank.DISTANCES", 7 * GROUPS)
+    found = distances(asked.T[None, :, None], shift=torch.zeros(5), axes=torch.eye(5), near=bank)
+    torch.testing.assert_close(found.double().flatten(), wanted, rtol=1e-5, atol=2e-3)  # root of what rounding leaves
+    torch.testing.assert_close(found.double().flatten()[:-1], wanted[:-1], rtol=1e-5, atol=1e-5)
 
 
 def test_wide_features_keep_their_leading_axes_alone():
