@@ -46,7 +46,7 @@ def distances(features: Tensor, *, shift: Tensor, axes: Tensor, near: Tensor) ->
     count, short = min(NEIGHBOURS, len(near)), -len(near) % GROUPS
     across = functional.pad(-2 * near.T, (0, short))
     lengths = functional.pad(near.square().sum(1), (0, short), value=torch.inf)
-    at_once = (DISTANCES if flat.device.type == "cpu" else DISTANCES_ON_GPU) // len(lengths)
+    at_once = (DISTANCES if flat.device.type in ("cpu", "meta") else DISTANCES_ON_GPU) // len(lengths)
     each = [_nearest(chunk, across, lengths, count) for chunk in flat.split(max(1, at_once))]
     return torch.cat(each).reshape(features.shape[0], *features.shape[2:])
 

@@ -104,7 +104,7 @@ def by_strips(score: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
     """
     row = logits.shape[0] * logits.shape[1] * logits.shape[3]
     rows = max(1, STRIP // max(1, row))
-    if logits.device.type != "cpu" or rows >= logits.shape[2]:
+    if logits.device.type not in ("cpu", "meta") or rows >= logits.shape[2]:
         return score(logits)
     out = logits.new_empty((logits.shape[0], *logits.shape[2:]), dtype=torch.float32)
     for top in range(0, logits.shape[2], rows):

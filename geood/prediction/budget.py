@@ -1,8 +1,9 @@
 """Resource budget of a prediction: tile size and threads for a memory limit, and the disk space needed.
 
-The memory that a tile needs differs tenfold between encoders and depends on the score, so it is measured by scoring one
-on torch's meta device (shapes without arithmetic, a fraction of a second). What Python, torch and GDAL need besides is nearly
-the same everywhere, and a constant here. `predict` keeps to the numbers that `geood plan` shows.
+The memory that a tile needs differs tenfold between encoders, and some scores need more than the network. So it is
+measured: a tile is scored on torch's meta device (shapes without arithmetic, a fraction of a second). What Python,
+torch and GDAL need besides is nearly the same everywhere, and a constant here. `predict` keeps to the numbers that
+`geood plan` shows.
 """
 
 from __future__ import annotations
@@ -162,9 +163,10 @@ def _budget(
     tile = int(measured(side) * SPARE)
     bands = bundle.bands.count
     waiting = side * side * (bands * 8 + 2)  # digital numbers, scaled pixels, validity
+    outputs = tile_px * tile_px * (8 + 2 * len(bundle.class_ids) * 4)  # handed on; kernels copy logits to other layouts
     _, threads = threads_of(workers, computing)
     on_gpu = torch.cuda.is_available()
-    busy = 0 if on_gpu else computing * tile
+    busy = 0 if on_gpu else computing * (tile + outputs)
     each = busy + threads * (waiting + tile_px * tile_px * 12) + cache + (CUDA_CONTEXT if on_gpu else KERNELS)
     total = BASE + _libraries() + each
     if workers:

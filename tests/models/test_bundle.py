@@ -14,9 +14,7 @@ from geood.errors import BundleError, ConfigError, OutputError
 from geood.models.bundle import EXPERTS, ModelBundle
 from geood.models.bundle_header import FORMAT, read_header
 from geood.models.guided_filter import guided_filter
-from geood.models.inlier_statistics import InlierFit, Inliers
-from geood.models.tails import fit_tail
-from support.bundles import make_bundle
+from support.bundles import make_bundle, with_statistics
 
 
 def test_a_bundle_comes_back_as_it_was_saved(tmp_path):
@@ -56,11 +54,7 @@ def full(tmp_path_factory):
     """A bundle with an outlier head and statistics for every score."""
     path = tmp_path_factory.mktemp("full") / "model.safetensors"
     saved = make_bundle(path, segmenter={"encoder": "resnet10t", "decoder_channels": 16, "outlier": "head"})
-    fit = InlierFit(3, samples=200, places=100, batches=1, seed=0)
-    answer = saved.infer(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
-    fit.update(answer, torch.zeros(2, 64, 64, dtype=torch.int64))
-    tails = {f"tail_{kind}": fit_tail(lambda share: -share) for kind in EXPERTS}
-    dataclasses.replace(saved, inliers=Inliers(fit.finish().state_dict() | tails)).save(path)
+    with_statistics(saved, path)
     return ModelBundle.load(path)
 
 
