@@ -54,7 +54,7 @@ def distances(features: Tensor, *, shift: Tensor, axes: Tensor, near: Tensor) ->
 def _nearest(places: Tensor, across: Tensor, lengths: Tensor, count: int) -> Tensor:
     """Return the mean distance (n,) of places (n, A) to the nearest `count` of a bank.
 
-    Sorting is what costs, so it sees few numbers: the bank is cut into groups, and the nearest lie in those groups whose
+    Sorting is what costs, so it sees few numbers: the bank is cut into groups, and the nearest lie in the groups whose
     own nearest are nearest. `across` (A, N) is the bank times -2, `lengths` (N,) are its squared lengths; of squared
     distances only the length of the place is missing then.
     """
