@@ -6,7 +6,7 @@ An untrained segmenter answers one tile of `side` x `side` pixels on one thread 
 CPU; on a GPU, where there is one, in bfloat16); then every score that such a bundle can give is read off that answer.
 Freed memory is kept, as in `predict`; else page faults are most of what a score costs. Printed is the least time of all
 repeats, and that of scores in per cent of the forward pass. Every score reads the one answer: none looks at the scene
-again. `all` is every score together, as `evaluate` asks for them.
+again.
 """
 
 from __future__ import annotations
