@@ -49,6 +49,7 @@ from geood.progress import Progress
 
 log = logging.getLogger("geood")
 GIVEN = "scores"  # the kind of scores from files, in tables
+SCORES, CLASSES = "scores", "classes"  # folders of what is kept of each frame
 DRAWN = 3  # worst images drawn, and as many of the best
 
 
@@ -157,7 +158,7 @@ def measure(
                     assert files is not None
                     scored = ScoredFrame({GIVEN: files.read(frame, decoded.ids.shape)}, None)
                 _count(frame, decoded, scored, job=job, counted=counted)
-                _save(folder / frame.name, scored, own)
+                _save(folder, frame, scored, own)
                 progress.advance()
         result = _evaluation(data_set, split, counted, job=job, source=str(subject.scores or ""))
         result, threshold = _with_thresholds(result, frames, job=job, counted=counted)
@@ -268,11 +269,11 @@ def _with_thresholds(
         for frame in frames if components or opened else ():
             ids = _decoded(frame, job).ids
             truth = job.mapping.truth[ids]
-            score: Scores = np.load(job.folder / f"{frame.name}.npy")
+            score: Scores = np.load(_kept(job.folder, frame, SCORES))
             if components is not None:
                 components.update(score, truth, threshold=best)
             if opened:
-                classes = np.load(job.folder / f"{frame.name}.classes.npy")
+                classes = np.load(_kept(job.folder, frame, CLASSES))
                 opened[_group(frame)].update(classes, score, mask=job.mapping.channel[ids], truth=truth)
             progress.advance()
     found = {} if components is None else components.figures() | {"threshold": best}
@@ -332,8 +333,8 @@ def _draw(out: Path, frame: Frame, *, job: _Job, threshold: float, rows: list[di
     photo = np.nan_to_num(shown.image.astype(np.float32)).transpose(1, 2, 0)
     photo = np.repeat(photo, 3, axis=2) if photo.shape[2] == 1 else photo
     white = 255 if shown.image.dtype == np.uint8 else max(float(np.percentile(photo, 99)), 1e-9)
-    classes = (np.load(job.folder / f"{frame.name}.classes.npy"), job.bundle.class_names) if job.bundle else None
-    score: Scores = np.load(job.folder / f"{frame.name}.npy")
+    classes = (np.load(_kept(job.folder, frame, CLASSES)), job.bundle.class_names) if job.bundle else None
+    score: Scores = np.load(_kept(job.folder, frame, SCORES))
     [row] = [row for row in rows if row["image"] == frame.name]
     figures = {"AP": row["average_precision"], "FPR95": row["fpr95"]}
     listed = "   ".join(f"{name} {100 * value:.1f} %" for name, value in figures.items() if math.isfinite(value))
@@ -350,28 +351,34 @@ def _draw(out: Path, frame: Frame, *, job: _Job, threshold: float, rows: list[di
 
 @contextmanager
 def _scratch(out: Path | None) -> Iterator[Path]:
-    """Yield the folder that holds the scores between the two passes."""
+    """Yield the folder that holds scores and classes between the two passes."""
     if out is not None:
         with output_errors(out):
-            (out / "scores").mkdir(parents=True, exist_ok=True)
-        yield out / "scores"
+            out.mkdir(parents=True, exist_ok=True)
+        yield out
         return
     with tempfile.TemporaryDirectory(prefix="geood-scores-") as folder:
         yield Path(folder)
 
 
-def _save(stem: Path, scored: ScoredFrame, own: str) -> None:
+def _kept(folder: Path, frame: Frame, what: str) -> Path:
+    """Return the file of a frame's scores or classes: in a folder for each, so that no two frames share a file."""
+    return folder / what / f"{frame.name}.npy"
+
+
+def _save(folder: Path, frame: Frame, scored: ScoredFrame, own: str) -> None:
     """Write a frame's default score and classes as `.npy`.
 
     Raises:
         OutputError: the disk is full.
     """
+    maps: dict[str, NDArray[Any]] = {SCORES: scored.scores[own].astype(np.float16)}
+    if scored.classes is not None:
+        maps[CLASSES] = scored.classes
     try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        np.save(stem.with_name(stem.name + ".npy"), scored.scores[own].astype(np.float16))
-        if scored.classes is not None:
-            np.save(stem.with_name(stem.name + ".classes.npy"), scored.classes)
+        for what, pixels in maps.items():
+            path = _kept(folder, frame, what)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, pixels)
     except OSError as error:
-        raise OutputError(
-            f"{stem.parent}: scores cannot be kept there ({error}); free space, or choose --out"
-        ) from None
+        raise OutputError(f"{folder}: scores cannot be kept there ({error}); free space, or choose --out") from None

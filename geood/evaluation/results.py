@@ -21,7 +21,8 @@ from geood.config import title_of
 from geood.errors import OutputError
 from geood.evaluation.leaderboards import PUBLISHED, Published
 
-OUTPUTS = {"metrics.json", "images.csv", "scores", "pictures"}  # all that an evaluation's output folder may hold
+FOLDERS = ("scores", "classes", "pictures")  # of what is kept of each image
+OUTPUTS = {"metrics.json", "images.csv", *FOLDERS}  # all that an evaluation's output folder may hold
 COMPONENT_COLUMNS = {"sIoU": "mean_siou", "PPV": "mean_ppv", "F1": "mean_f1"}
 
 
@@ -171,7 +172,7 @@ def _is_evaluation(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     names = {p.name for p in folder.iterdir()}
-    files = [p for name in ("scores", "pictures") for p in (folder / name).rglob("*") if not p.is_dir()]
+    files = [p for name in FOLDERS for p in (folder / name).rglob("*") if not p.is_dir()]
     return not names or ("metrics.json" in names <= OUTPUTS and all(p.suffix in (".npy", ".png") for p in files))
 
 

@@ -8,7 +8,6 @@ never read.
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -23,7 +22,7 @@ from geood.datasets import Frame, decode, find_frames
 from geood.errors import ConfigError, DataError, OutputError
 from geood.evaluation.score_files import h5py
 from geood.evaluation.tile_scores import frame_readings, on_best_device, score_frame
-from geood.geo.listing import files_in
+from geood.geo.listing import files_in, same_name
 from geood.geo.scene_reading import AUTOMATIC, ReadingOptions
 from geood.models import ModelBundle
 from geood.progress import Progress
@@ -128,9 +127,11 @@ def _images(folder: Path) -> list[Frame]:
     paths = files_in(folder, IMAGES) if folder.is_dir() else []
     if not paths:
         raise DataError(f"{folder}: no images ({', '.join(IMAGES)}); give the folder that holds them")
-    for first, second in itertools.pairwise(paths):
-        if first.stem == second.stem:
-            raise DataError(f"{first}: and {second.name} would have scores of one name; rename one of them")
+    by_stem: dict[str, Path] = {}
+    for path in paths:
+        first = by_stem.setdefault(same_name(path.stem), path)
+        if first != path:
+            raise DataError(f"{first}: and {path.name} would have scores of one name; rename one of them")
     return [Frame(path.stem, path, None) for path in paths]
 
 

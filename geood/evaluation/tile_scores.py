@@ -123,9 +123,8 @@ def scored_tiles(
             output = bundle.infer(image, kinds)
         core = tile.core if source.scale == 1 else WHOLE
         classes = output.logits[0, :, core[0], core[1]].argmax(0).to(torch.uint8).cpu().numpy()
-        each = {
-            kind: bundle.score_of(output, image, seen, kind=kind, core=core)[0].float().cpu().numpy() for kind in kinds
-        }
+        scores = bundle.scores_of(output, image, seen, kinds=kinds, core=core)
+        each = {kind: score[0].float().cpu().numpy() for kind, score in scores.items()}
         if source.scale != 1:
             back = WayBack(tile, source.scale)
             each, classes = {kind: back.scores(score) for kind, score in each.items()}, back.classes(classes)

@@ -40,6 +40,7 @@ from geood.models.segmenter import Segmenter, SegmenterOutput
 USES = ("score", "predict")  # config sections that may change after training
 WHOLE = (slice(None), slice(None))
 EXPERTS = {"hybrid": 1.0, "encoder_knn": 0.35}  # of score combined, and the weights of their surprisals
+Found = dict[tuple[str, float, bool], Tensor]  # unsmoothed scores of one answer, by kind, offset, whether of all of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,19 +196,47 @@ class ModelBundle:
         Raises:
             ValueError: the bundle cannot compute that score.
         """
-        kind, settings = kind or self.config.score.kind, self.config.score
-        radius = settings.smooth_of(kind)
-        if not radius:
-            return self._raw(answer, kind, core)
-        raw = self._raw(answer, kind, WHOLE)
-        known = torch.ones_like(raw, dtype=torch.bool) if valid is None else valid
-        smooth = guided_filter(raw, image, known, radius=radius, evenness=settings.smooth_contrast)
-        return smooth[:, core[0], core[1]]
+        kind = kind or self.config.score.kind
+        return self.scores_of(answer, image, valid, kinds=(kind,), core=core)[kind]
 
-    def _raw(self, answer: SegmenterOutput, kind: str, core: tuple[slice, slice]) -> Tensor:
-        """Return the unsmoothed score of the core (B, h, w); scores of logits are computed on the core alone."""
+    @torch.inference_mode()
+    def scores_of(
+        self,
+        answer: SegmenterOutput,
+        image: Tensor,
+        valid: Tensor | None = None,
+        *,
+        kinds: Sequence[str],
+        core: tuple[slice, slice] = WHOLE,
+    ) -> dict[str, Tensor]:
+        """Return several scores of a forward pass, each as `score_of` gives it; each expert is computed once.
+
+        Raises:
+            ValueError: the bundle cannot compute one of these scores.
+        """
+        settings, found = self.config.score, Found()
+        everywhere = torch.ones(image.shape[:1] + image.shape[2:], dtype=torch.bool, device=image.device)
+        known = everywhere if valid is None else valid
+        scores = {}
+        for kind in kinds:
+            radius = settings.smooth_of(kind)
+            scores[kind] = raw = self._raw(answer, kind, WHOLE if radius else core, found)
+            if radius:
+                smooth = guided_filter(raw, image, known, radius=radius, evenness=settings.smooth_contrast)
+                scores[kind] = smooth[:, core[0], core[1]]
+        return scores
+
+    def _raw(self, answer: SegmenterOutput, kind: str, core: tuple[slice, slice], found: Found) -> Tensor:
+        """Return the unsmoothed score of the core (B, h, w), from `found` or computed and put there."""
         if kind not in self.scores:
             raise ValueError(f"this bundle cannot give the score {kind}")
+        key = kind, self.offset, core == WHOLE
+        if key not in found:
+            found[key] = self._computed(answer, kind, core, found)
+        return found[key]
+
+    def _computed(self, answer: SegmenterOutput, kind: str, core: tuple[slice, slice], found: Found) -> Tensor:
+        """Compute the unsmoothed score of the core (B, h, w); scores of logits are computed on the core alone."""
         rows, cols = core
         logits, needs = answer.logits[:, :, rows, cols], SCORES[kind].needs
         if needs == "logits":
@@ -219,8 +248,8 @@ class ModelBundle:
         if needs == "experts":
             as_calibrated = self.with_score(self.calibrated)
             total = torch.zeros((), device=logits.device)
-            for expert, weight in EXPERTS.items():
-                total = total + weight * self.inliers.surprisal(expert, as_calibrated._raw(answer, expert, core))
+            for one, weight in EXPERTS.items():
+                total = total + weight * self.inliers.surprisal(one, as_calibrated._raw(answer, one, core, found))
             return total
         if needs == "class statistics":
             return self.inliers.score(kind, answer._replace(logits=logits))
@@ -318,11 +347,12 @@ class ModelBundle:
             segmenter = stored.fill("segmenter", partial(Segmenter, bands.count, classes, local)).eval()
             make_flow = partial(Flow, bands.count, config.flow, bands.step)
             generator = stored.fill("flow", make_flow).eval() if flow and "flow" in stored else None
-            inliers = stored.inliers(classes, segmenter.features, segmenter.encoder_features)
+            sizes = classes, segmenter.features, segmenter.encoder_features
+            inliers = stored.inliers(*sizes, head=config.segmenter.outlier == "head")
             identity = _identity(path)
         except (ConfigError, ValueError, RuntimeError, SafetensorError, OSError) as error:
             raise damaged(path, error) from None
-        return cls(
+        bundle = cls(
             segmenter=segmenter,
             flow=generator,
             inliers=inliers,
@@ -337,6 +367,9 @@ class ModelBundle:
             photo_width=header.photo_width,
             identity=identity,
         )
+        if why := why_not(config.score.kind, bundle.scores, config.segmenter.outlier):
+            raise damaged(path, why)
+        return bundle
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:

@@ -68,6 +68,8 @@ class BundleHeader(BaseModel):
             raise ValueError(f"class_ids: {strange[0]} has no name in the config")
         if len(set(self.class_ids)) < len(self.class_ids):
             raise ValueError("class_ids: an id is there twice")
+        if self.offsets and self.config.segmenter.outlier != "head":
+            raise ValueError(f"offsets: its segmenter.outlier is {self.config.segmenter.outlier}, not head")
         return self
 
 

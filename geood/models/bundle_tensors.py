@@ -85,10 +85,11 @@ class BundleTensors:
         network.load_state_dict(self._read(part))
         return network
 
-    def inliers(self, classes: int, features: int, encoder: int) -> Inliers | None:
+    def inliers(self, classes: int, features: int, encoder: int, *, head: bool) -> Inliers | None:
         """Load the inlier statistics of `classes` classes and of features of so many channels; None without any.
 
-        `features` are the decoder's, `encoder` those of the encoder at stride 8.
+        `features` are the decoder's, `encoder` those of the encoder at stride 8. Tails need the bank of the encoder and
+        an outlier head.
 
         Raises:
             SafetensorError: the file is damaged.
@@ -98,7 +99,16 @@ class BundleTensors:
         if kinds is None:
             return None
         _compare("inliers", kinds, _of_inliers(kinds, classes, features, encoder))
-        return Inliers(self._read("inliers"))
+        if not head and (tails := sorted(name for name in kinds if name.startswith("tail_"))):
+            raise ValueError(f"it holds a tensor inliers.{tails[0]}, and its segmenter has no outlier head")
+        tensors = self._read("inliers")
+        if bent := [
+            name for name in tensors if name.startswith("tail_") and not bool((tensors[name].diff() > 0).all())
+        ]:
+            raise ValueError(f"the numbers of its tensor inliers.{bent[0]} do not increase")
+        if "encoder_classes" in tensors and bool((tensors["encoder_classes"].diff() < 0).any()):
+            raise ValueError("the rows of its tensor inliers.encoder_classes are not in order")
+        return Inliers(tensors)
 
     def _read(self, part: str) -> dict[str, Tensor]:
         with safe_open(self._path, framework="pt") as file:

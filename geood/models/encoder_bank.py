@@ -11,6 +11,8 @@ are by-products. Tensors only.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +21,17 @@ from torch.nn import functional
 NEIGHBOURS = 3
 AXES = 32  # most principal axes
 LEAST_SPREAD = 1e-3  # least standard deviation of a feature
-DISTANCES = 1 << 21  # distances computed at once: 8 MiB
+GROUPS = 64  # of the bank
+DISTANCES = 1 << 19  # distances computed at once: 2 MiB, which stay near a core
+DISTANCES_ON_GPU = 1 << 21
+
+
+class Span(NamedTuple):
+    """Rows `start` to `end` of a bank, which are of the class `of`."""
+
+    of: int
+    start: int
+    end: int
 
 
 def fit_bank(samples: Tensor, classes: Tensor) -> dict[str, Tensor]:
@@ -43,10 +55,20 @@ def places(logits: Tensor, size: Sequence[int]) -> Tensor:
     return functional.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=False).argmax(1)
 
 
-def distances(features: Tensor, taken: Tensor, *, shift: Tensor, axes: Tensor, near: Tensor, classes: Tensor) -> Tensor:
+def spans(classes: Tensor) -> tuple[Span, ...]:
+    """Return which rows of a bank are of which class, from its `classes` (N,), in their order."""
+    each, counts = classes.unique_consecutive(return_counts=True)
+    ends = counts.cumsum(0).tolist()
+    return tuple(Span(int(c), *rows) for c, rows in zip(each.tolist(), pairwise([0, *ends]), strict=True))
+
+
+def distances(
+    features: Tensor, taken: Tensor, *, shift: Tensor, axes: Tensor, near: Tensor, of: Sequence[Span]
+) -> Tensor:
     """Return the distance (B, h, w) of encoder features to those of their class in the bank, float32.
 
-    Where the bank has none of a class, it is the distance to the class that is furthest.
+    Where the bank has none of a class, it is the distance to the class that is furthest. A CPU compares a place with
+    its class alone; other devices compare it with all, as they would have to wait to know how many places a class has.
 
     Args:
         features: (B, D, h, w), at stride 8.
@@ -54,20 +76,42 @@ def distances(features: Tensor, taken: Tensor, *, shift: Tensor, axes: Tensor, n
         shift: (D,), the mean of inliers.
         axes: (D, A), principal axes divided by the features' spread.
         near: (N, A), the bank.
-        classes: (N,), the classes of the bank.
+        of: the rows of each class in the bank, from `spans`.
     """
     flat, asked = (features.float().movedim(1, -1).flatten(0, -2) - shift) @ axes, taken.flatten()
+    banks = {span.of: near[span.start : span.end] for span in of}
+    if flat.device.type != "cpu":
+        each = {c: _to_bank(flat, bank) for c, bank in banks.items()}
+        found = torch.stack(list(each.values())).amax(0)
+        for c, to_class in each.items():
+            found = torch.where(asked == c, to_class, found)
+        return found.reshape(taken.shape)
     found = flat.new_empty(len(flat))
-    banks = {int(c): near[classes == c] for c in classes.unique()}
-    for each in asked.unique().tolist():
-        which = asked == each
-        tried = [banks[each]] if each in banks else list(banks.values())
-        found[which] = torch.stack([_nearest(flat[which], bank) for bank in tried]).amax(0)
+    for c in asked.unique().tolist():
+        which = asked == c
+        tried = [banks[c]] if c in banks else list(banks.values())
+        found[which] = torch.stack([_to_bank(flat[which], bank) for bank in tried]).amax(0)
     return found.reshape(taken.shape)
 
 
-def _nearest(flat: Tensor, bank: Tensor) -> Tensor:
+def _to_bank(flat: Tensor, near: Tensor) -> Tensor:
     """Return the mean distance (M,) of places (M, A) to their nearest neighbours in a bank (N, A)."""
-    count = min(NEIGHBOURS, len(bank))
-    chunks = flat.split(max(1, DISTANCES // len(bank)))
-    return torch.cat([torch.cdist(chunk, bank).topk(count, largest=False).values.mean(1) for chunk in chunks])
+    count, short = min(NEIGHBOURS, len(near)), -len(near) % GROUPS
+    across = functional.pad(-2 * near.T, (0, short))
+    lengths = functional.pad(near.square().sum(1), (0, short), value=torch.inf)
+    at_once = (DISTANCES if flat.device.type in ("cpu", "meta") else DISTANCES_ON_GPU) // len(lengths)
+    return torch.cat([_nearest(chunk, across, lengths, count) for chunk in flat.split(max(1, at_once))])
+
+
+def _nearest(places: Tensor, across: Tensor, lengths: Tensor, count: int) -> Tensor:
+    """Return the mean distance (n,) of places (n, A) to the nearest `count` of a bank.
+
+    Sorting is what costs, so it sees few numbers: the bank is cut into groups, and the nearest lie in the groups whose
+    own nearest are nearest. `across` (A, N) is the bank times -2, `lengths` (N,) are its squared lengths; of squared
+    distances only the length of the place is missing then.
+    """
+    squares = torch.addmm(lengths, places, across).view(len(places), -1, GROUPS)
+    groups = squares.amin(1).topk(count, largest=False).indices
+    inside = squares.gather(2, groups[:, None].expand(-1, squares.shape[1], -1)).flatten(1)
+    least = inside.topk(count, largest=False).values + places.square().sum(1, keepdim=True)
+    return least.clamp_min_(0).sqrt_().mean(1)

@@ -23,8 +23,8 @@ from torch.nn import functional
 
 from geood.config import LEAST_FEATURES, SCORES, Need, scores_from
 from geood.constants import IGNORE
-from geood.models.encoder_bank import distances, fit_bank, places
-from geood.models.scores import by_strips
+from geood.models.encoder_bank import distances, fit_bank, places, spans
+from geood.models.scores import BITS, by_strips
 from geood.models.segmenter import SegmenterOutput
 from geood.models.tails import surprisal
 
@@ -44,6 +44,7 @@ class Inliers(nn.Module):
         super().__init__()
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor)
+        self._spans = spans(tensors["encoder_classes"]) if "encoder_classes" in tensors else ()
 
     @property
     def serves(self) -> tuple[Need, ...]:
@@ -76,8 +77,10 @@ class Inliers(nn.Module):
             if SCORES[kind].needs == "class statistics":
                 return _OF_CLASSES[kind](self, answer.logits.float())
             if kind == "encoder_knn":
-                bank = {name: self._tensor(f"encoder_{name}") for name in ("shift", "axes", "near", "classes")}
-                return distances(answer.encoder, places(answer.logits, answer.encoder.shape[2:]), **bank)
+                bank = {name: self._tensor(f"encoder_{name}") for name in ("shift", "axes", "near")}
+                return distances(
+                    answer.encoder, places(answer.logits, answer.encoder.shape[2:]), of=self._spans, **bank
+                )
             features = answer.features
             flat = features.float().movedim(1, -1).flatten(0, -2)
             scores = torch.cat([_OF_FEATURES[kind](self, chunk) for chunk in flat.split(PIXELS)])
@@ -99,9 +102,9 @@ class Inliers(nn.Module):
     def _divergence_to_templates(self, logits: Tensor) -> Tensor:
         """Return the minimum of KL(softmax || template) over the class templates (B, H, W), in nats."""
         log_p = logits.log_softmax(1)
-        p = log_p.exp()
+        p = (log_p * BITS).exp2_()
         crossed = torch.einsum("bkhw,tk->bthw", p, self._tensor("log_templates"))
-        return (p * log_p).sum(1) - crossed.amax(1)
+        return p.mul_(log_p).sum(1) - crossed.amax(1)
 
     def _knn(self, flat: Tensor) -> Tensor:
         """Return the mean distance (N,) of features (N, D) to their nearest neighbours in the bank."""

@@ -17,6 +17,7 @@ STEP = 0.1  # between two knots, in nats
 LAST = 6.0  # surprisal of the last knot: one inlier in 400
 TAIL = 4.0  # from here to the last knot the growth of the tail is measured: one inlier in 55
 KNOTS = round(LAST / STEP) + 1
+PIXELS = 1 << 15  # scores looked up at once: their numbers stay near a core
 LEAST_RISE = 1e-6  # of a score from knot to knot
 
 
@@ -38,10 +39,13 @@ def surprisal(score: Tensor, knots: Tensor) -> Tensor:
     It is increasing, so it ranks pixels as the score does. Below the first knot, which all inliers reach, it is
     negative and goes on with the slope of the first step.
     """
-    wide = score.float().contiguous()
-    upper = torch.bucketize(wide, knots).clamp(1, len(knots) - 1)
-    start, end = knots[upper - 1], knots[upper]
-    inside = STEP * ((upper - 1) + (wide - start) / (end - start))
-    first = round(TAIL / STEP)
-    slope = (LAST - TAIL) / (knots[-1] - knots[first])
-    return torch.where(wide > knots[-1], LAST + slope * (wide - knots[-1]), inside)
+    tail = (knots[-1:] - knots[round(TAIL / STEP)]) / (LAST - TAIL)
+    per_nat = torch.cat([knots.diff() / STEP, tail])
+    found = [_of_part(part, knots, per_nat) for part in score.float().flatten().split(PIXELS)]
+    return torch.cat(found).reshape(score.shape)
+
+
+def _of_part(score: Tensor, knots: Tensor, per_nat: Tensor) -> Tensor:
+    """Return the surprisal of scores (n,); `per_nat` (M,) is the growth of the score by a nat, from each knot on."""
+    below = torch.bucketize(score, knots[1:])
+    return (score - knots[below]).div_(per_nat[below]).add_(below, alpha=STEP)

@@ -1,8 +1,9 @@
 """Resource budget of a prediction: tile size and threads for a memory limit, and the disk space needed.
 
-The memory that a network needs for a tile differs tenfold between encoders, so it is measured by a forward pass on
-torch's meta device (shapes without arithmetic, a tenth of a second). What Python, torch and GDAL need besides is nearly
-the same everywhere, and a constant here. `predict` keeps to the numbers that `geood plan` shows.
+The memory that a tile needs differs tenfold between encoders, and some scores need more than the network. So it is
+measured: a tile is scored on torch's meta device (shapes without arithmetic, a fraction of a second). What Python,
+torch and GDAL need besides is nearly the same everywhere, and a constant here. `predict` keeps to the numbers that
+`geood plan` shows.
 """
 
 from __future__ import annotations
@@ -137,11 +138,21 @@ def check_disk(folder: Path, needed: int) -> None:
 
 
 def tile_bytes(bundle: ModelBundle, side: int) -> int:
-    """Return the peak bytes of live tensors in a float32 forward pass of the segmenter on a tile of side `side`."""
+    """Return the peak bytes of live tensors while a tile of side `side` gets score and classes, in float32.
+
+    That is of all that is computed: the network, and on its answer the bundle's score, smoothed if it is to be.
+    """
     network = copy.deepcopy(bundle.segmenter).to("meta")
+    inliers = None if bundle.inliers is None else copy.deepcopy(bundle.inliers).to("meta")
+    bare = replace(bundle, segmenter=network, inliers=inliers)
+    inner = slice(bundle.halo_px, side - bundle.halo_px)
+    image = torch.empty(1, bundle.bands.count, side, side, device="meta")
     meter = _Meter()
     with torch.inference_mode(), meter:
-        network(torch.empty(1, bundle.bands.count, side, side, device="meta"))
+        answer = bare.infer(image, (bundle.config.score.kind,))
+        score = bare.score_of(answer, image, torch.ones((1, side, side), device="meta").bool(), core=(inner, inner))
+        classes = answer.logits[:, :, inner, inner].argmax(1).to(torch.uint8)
+        del score, classes
     return meter.peak
 
 
@@ -149,18 +160,18 @@ def _budget(
     bundle: ModelBundle, measured: Callable[[int], int], tile_px: int, computing: int, *, cache: int, workers: int
 ) -> Budget:
     side = tile_px + 2 * bundle.halo_px
-    network = int(measured(side) * SPARE)
+    tile = int(measured(side) * SPARE)
     bands = bundle.bands.count
     waiting = side * side * (bands * 8 + 2)  # digital numbers, scaled pixels, validity
-    outputs = tile_px * tile_px * (8 + 2 * len(bundle.class_ids) * 4)  # scores and the logits they are computed from
+    outputs = tile_px * tile_px * (8 + 2 * len(bundle.class_ids) * 4)  # handed on; kernels copy logits to other layouts
     _, threads = threads_of(workers, computing)
     on_gpu = torch.cuda.is_available()
-    busy = 0 if on_gpu else computing * (network + outputs)
+    busy = 0 if on_gpu else computing * (tile + outputs)
     each = busy + threads * (waiting + tile_px * tile_px * 12) + cache + (CUDA_CONTEXT if on_gpu else KERNELS)
     total = BASE + _libraries() + each
     if workers:
         total = BASE + _libraries() + workers * (WORKER_BYTES + _libraries() + each)
-    return Budget(tile_px, computing, cache, total, network // 2 if on_gpu else None)
+    return Budget(tile_px, computing, cache, total, tile // 2 if on_gpu else None)
 
 
 def _libraries() -> int:

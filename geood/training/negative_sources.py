@@ -27,6 +27,7 @@ from geood.training.pasting import Size, draw_boxes, rounded_up
 
 TILE = 8  # largest side of the permuted tiles of shuffled crops, in pixels; at most half a side of the patch
 MOVED = 0.1  # share of the pixels that attribution moves
+SPECTRUM_PX = 32  # least sides of the crop whose spectrum a texture has
 SHRUNK = (2.0, 4.0)  # least and largest factor by which scaled crops are made smaller
 
 Photographs = Callable[[int, int, int, torch.Generator], Tensor]  # count, height, width, generator
@@ -135,19 +136,35 @@ def _at(given: Images, place: tuple[int, int, int] | None, size: Size) -> Tensor
 def _phase(given: Images, i: int, size: Size, generator: torch.Generator) -> Tensor:
     """Draw a Gaussian texture with mean, spread and spectrum of a crop, bands tied as they are in it.
 
-    The crop fades to its mean along a Hann window, else its jump from border to border would be in the spectrum. One
-    white noise turns the phases of all bands (random phase noise: Galerne et al., IEEE TIP 20(1), 2011).
+    The crop fades to its mean along a Hann window, else its jump from border to border would be in the spectrum. That
+    window blurs the spectrum, the more the narrower it is, and a texture of a small crop would be rougher than the
+    crop; so a small patch is a part of the texture of what surrounds it. One white noise turns the phases of all bands
+    (random phase noise: Galerne et al., IEEE TIP 20(1), 2011).
     """
-    crop = _crop(given, i, size, generator)
+    crop = _surroundings(given, i, size, generator)
+    whole = crop.shape[1:]
     mean = crop.mean((1, 2), keepdim=True)
-    rows, cols = (torch.hann_window(side, periodic=False, dtype=crop.dtype, device=crop.device) for side in size)
+    rows, cols = (torch.hann_window(side, periodic=False, dtype=crop.dtype, device=crop.device) for side in whole)
     spectrum = torch.fft.rfft2((crop - mean) * rows[:, None] * cols)
-    noise = torch.randn(size, generator=generator, device=generator.device, dtype=crop.dtype).to(crop.device)
+    noise = torch.randn(whole, generator=generator, device=generator.device, dtype=crop.dtype).to(crop.device)
     turn = torch.fft.rfft2(noise)
-    texture = torch.fft.irfft2(spectrum * turn / turn.abs().clamp_min(1e-6), s=size)
+    texture = torch.fft.irfft2(spectrum * turn / turn.abs().clamp_min(1e-6), s=whole)
     gain = (crop - mean).std() / texture.std().clamp_min(1e-4)
     patch: Tensor = (mean + texture * gain).clamp(0, 1)
-    return patch
+    return patch[:, : size[0], : size[1]]
+
+
+def _surroundings(given: Images, i: int, size: Size, generator: torch.Generator) -> Tensor:
+    """Cut a crop (C, h, w) for image `i` with sides of at least `SPECTRUM_PX`, or as near to that as there is room."""
+    own: Tensor | None = None
+    for least in (SPECTRUM_PX, SPECTRUM_PX // 2, 0):
+        height, width = (min(max(side, least), room) for side, room in zip(size, given.image.shape[2:], strict=True))
+        place = cut_from_another(given, i, (height, width), generator)
+        if place is not None and (place[0] != i or len(given.image) == 1):
+            return _at(given, place, (height, width))
+        if place is not None and own is None:
+            own = _at(given, place, (height, width))
+    return _at(given, None, size) if own is None else own
 
 
 def _scaled(given: Images, i: int, size: Size, generator: torch.Generator) -> Tensor:

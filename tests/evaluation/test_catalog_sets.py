@@ -287,7 +287,7 @@ def test_a_folder_of_figures_holds_json_csv_scores_and_pictures(tmp_path, camvid
     out = tmp_path / "out"
     given = ["evaluate", "camvid", str(camvid), "--model", str(model_path), "--out", str(out), "--set", HELD]
     assert _run(given, debug=False) == 0
-    assert sorted(p.name for p in out.iterdir()) == ["images.csv", "metrics.json", "pictures", "scores"]
+    assert sorted(p.name for p in out.iterdir()) == ["classes", "images.csv", "metrics.json", "pictures", "scores"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["camvid", "out"]
 
     def refuse(constant):
@@ -307,7 +307,7 @@ def test_a_folder_of_figures_holds_json_csv_scores_and_pictures(tmp_path, camvid
         with Image.open(out / "pictures" / name) as shown:
             shown.load()
             assert shown.width > 500
-    score, classes = np.load(out / "scores" / "frame_0.npy"), np.load(out / "scores" / "frame_0.classes.npy")
+    score, classes = np.load(out / "scores" / "frame_0.npy"), np.load(out / "classes" / "frame_0.npy")
     assert (score.dtype, score.shape, classes.dtype) == (np.float16, (90, 130), np.uint8)
     assert "figures" in capsys.readouterr().out
 
@@ -317,9 +317,7 @@ def test_frames_of_one_name_are_kept_apart(tmp_path, miniature, model):
     root, tree = miniature("streethazards")
     evaluate_set(data_set("streethazards"), root, bundle=model, out=tmp_path / "out")
     scores = tmp_path / "out" / "scores"
-    assert {p.relative_to(scores).as_posix() for p in scores.rglob("*.npy") if ".classes" not in p.name} == {
-        f"{name}.npy" for name in tree["test"]
-    }
+    assert {p.relative_to(scores).as_posix() for p in scores.rglob("*.npy")} == {f"{name}.npy" for name in tree["test"]}
     (scores / "t5" / "300.npy").unlink()
     with pytest.raises(DataError, match="1 of 2 images have no score file: t5/300"):
         evaluate_set(data_set("streethazards"), root, scores=scores)

@@ -123,6 +123,23 @@ def test_a_folder_in_an_official_layout_has_the_figures_of_the_data_set(tmp_path
     assert "published" in by_name.table() and "published" not in as_pairs.table()
 
 
+def test_images_whose_names_end_as_those_of_outputs_have_files_of_their_own(tmp_path, model):
+    """Each image's maps and figures are what it has alone, whatever it is called."""
+    names = ("a", "a.classes", "a.scores", "a.npy", "a.classes.npy", "metrics", "images", "classes")
+    root = tmp_path / "pairs"
+    for i, name in enumerate(names):
+        write(root / "images" / f"{name}.png", picture(40 + i, 60 + i, seed=i).transpose(1, 2, 0))
+        write(root / "labels" / f"{name}.png", mask(i)[: 40 + i, : 60 + i])
+    labels = str(root / "labels")
+    result = evaluate_pairs(root, labels=labels, bundle=model, out=tmp_path / "out")
+    assert {row["image"] for row in result.images} == set(names)
+    for i, name in enumerate(names):
+        for what in ("scores", "classes"):
+            assert np.load(tmp_path / "out" / what / f"{name}.npy").shape == (40 + i, 60 + i)
+    again = evaluate_pairs(root, labels=labels, scores=tmp_path / "out" / "scores")
+    assert again.images == result.images
+
+
 def test_score_files_are_measured_as_those_of_a_data_set(tmp_path, pairs, model):
     first = evaluate_pairs(pairs, protocol="smiyc", bundle=model, out=tmp_path / "out")
     again = evaluate_pairs(pairs, protocol="smiyc", scores=tmp_path / "out" / "scores")

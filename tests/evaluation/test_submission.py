@@ -121,6 +121,7 @@ def test_what_exists_is_replaced_only_when_asked_and_nothing_is_left_half_writte
     [
         (DataError, (), "no images"),
         (DataError, ("a.png", "a.jpg"), "scores of one name"),
+        (DataError, ("a.jpg", "a.jpg.png", "a.png"), "scores of one name"),
     ],
 )
 def test_folders_of_images_that_cannot_be_submitted(tmp_path, bundle, kind, names, said):

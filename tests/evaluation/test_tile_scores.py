@@ -13,7 +13,7 @@ from geood.constants import ANOMALY, IGNORE, INLIER
 from geood.errors import ConfigError, DataError
 from geood.evaluation.catalog_sets import evaluate_set
 from geood.evaluation.scenes import evaluate_scenes
-from geood.evaluation.tile_scores import ImageSource
+from geood.evaluation.tile_scores import ImageSource, prediction_tiles, scored_tiles
 from geood.geo.grid import Window, resampled
 from geood.geo.scene import Scene, SceneSource
 from geood.geo.scene_reading import AUTOMATIC, ReadingOptions, settle_reading
@@ -21,7 +21,7 @@ from geood.metrics.pixels import PixelCurve
 from geood.models.bundle import ModelBundle
 from geood.prediction.pipeline import predict
 from geood.prediction.plan import SceneOptions
-from support.bundles import make_bundle
+from support.bundles import make_bundle, with_statistics
 from support.rasters import picture, write_raster
 
 FINE = Affine(0.25, 0, 500_000.25, 0, -0.25, 4_649_776.75)
@@ -255,3 +255,27 @@ def test_only_photographs_are_read_at_a_width(tmp_path):
         with Scene.open(tmp_path / f"{name}.tif") as scene:
             reading = settle_reading(scene, ModelBundle.load(tmp_path / "m.safetensors").bands, 0.5, photo_width=32)
         assert reading.scale == 1
+
+
+def test_scores_in_tiles_are_those_of_one_pass_where_the_halo_covers_what_the_network_sees(tmp_path):
+    """Of every kind, neighbours in the encoder and the union of experts too; with less halo they are not."""
+    head = {"encoder": "resnet10t", "decoder_channels": 16, "outlier": "head"}
+    bundle = with_statistics(make_bundle(tmp_path / "a.safetensors", segmenter=head), tmp_path / "b.safetensors")
+    image = picture(96, 128, seed=4)
+    source = ImageSource(image, np.ones(image.shape[1:], bool))
+
+    def scores(tile_px, halo_px):
+        asked = bundle.with_settings([f"predict.tile_px={tile_px}", f"predict.halo_px={halo_px}"])
+        maps = {kind: np.full(image.shape[1:], np.nan, np.float32) for kind in asked.scores}
+        tiles = prediction_tiles(*image.shape[1:], 1.0, asked)
+        for tile, _, scored in scored_tiles(asked, source, tiles, lambda *_: True, kinds=asked.scores):
+            for kind, score in scored.scores.items():
+                maps[kind][tile.write.slices] = score
+        return maps
+
+    one_pass, tiled, narrow = scores(128, 224), scores(64, 224), scores(64, 32)
+    assert {"encoder_knn", "combined"} < set(one_pass)
+    for kind, wanted in one_pass.items():
+        spread = float(wanted.std())
+        np.testing.assert_allclose(tiled[kind], wanted, rtol=1e-4, atol=1e-3 * spread, err_msg=kind)
+        assert np.abs(narrow[kind] - wanted).max() > 0.01 * spread, kind

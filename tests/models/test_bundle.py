@@ -14,9 +14,7 @@ from geood.errors import BundleError, ConfigError, OutputError
 from geood.models.bundle import EXPERTS, ModelBundle
 from geood.models.bundle_header import FORMAT, read_header
 from geood.models.guided_filter import guided_filter
-from geood.models.inlier_statistics import InlierFit, Inliers
-from geood.models.tails import fit_tail
-from support.bundles import make_bundle
+from support.bundles import make_bundle, with_statistics
 
 
 def test_a_bundle_comes_back_as_it_was_saved(tmp_path):
@@ -56,11 +54,7 @@ def full(tmp_path_factory):
     """A bundle with an outlier head and statistics for every score."""
     path = tmp_path_factory.mktemp("full") / "model.safetensors"
     saved = make_bundle(path, segmenter={"encoder": "resnet10t", "decoder_channels": 16, "outlier": "head"})
-    fit = InlierFit(3, samples=200, places=100, batches=1, seed=0)
-    answer = saved.infer(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
-    fit.update(answer, torch.zeros(2, 64, 64, dtype=torch.int64))
-    tails = {f"tail_{kind}": fit_tail(lambda share: -share) for kind in EXPERTS}
-    dataclasses.replace(saved, inliers=Inliers(fit.finish().state_dict() | tails)).save(path)
+    with_statistics(saved, path)
     return ModelBundle.load(path)
 
 
@@ -249,3 +243,92 @@ def test_only_combined_is_smoothed_unless_the_config_says_how(full):
     for settings, radius in ((["score.smooth_px=0"], 0), (["score.smooth_px=7"], 7)):
         score = full.with_settings(settings).config.score
         assert {score.smooth_of(kind) for kind in full.scores} == {radius}
+
+
+def test_scores_asked_for_together_are_those_asked_for_alone_and_each_expert_is_computed_once(full, monkeypatch):
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(2))
+    valid, core = torch.rand(1, 64, 96) > 0.1, (slice(8, 50), slice(3, 70))
+    shifted = dataclasses.replace(full, offsets={"0.05": -1.5, "0.2": 0.75})
+    for settings in ([], ["score.smooth_px=3"], ["score.veto_share=0.2"]):
+        bundle = shifted.with_settings(settings)
+        answer = bundle.infer(image)
+        together = bundle.scores_of(answer, image, valid, kinds=bundle.scores, core=core)
+        for kind, score in together.items():
+            assert torch.equal(score, bundle.score_of(answer, image, valid, kind=kind, core=core)), kind
+    asked, computed = [], ModelBundle._computed
+
+    def counted(self, answer, kind, *rest):
+        asked.append(kind)
+        return computed(self, answer, kind, *rest)
+
+    monkeypatch.setattr(ModelBundle, "_computed", counted)
+    full.scores_of(full.infer(image), image, kinds=full.scores)
+    assert sorted(asked) == sorted(full.scores)
+
+
+def _forgeries():
+    """Changes of a bundle with a head, bank and tails that leave parts without what they need, and what is said."""
+
+    def headless(header, tensors):
+        header["config"]["segmenter"]["outlier"] = "none"
+        header["offsets"] = {}
+        for name in [name for name in tensors if name.startswith("segmenter.outlier_head.")]:
+            del tensors[name]
+
+    def no_head_but_offsets(header, tensors):
+        headless(header, tensors)
+        header["offsets"] = {"0.05": 1.0}
+
+    def without(*names):
+        return lambda _, tensors: [tensors.pop(f"inliers.{name}") for name in names]
+
+    def default(kind, *names):
+        def change(header, tensors):
+            header["config"]["score"]["kind"] = kind
+            without(*names)(header, tensors)
+
+        return change
+
+    def narrower(name):
+        def change(_, tensors):
+            tensors[f"inliers.{name}"] = tensors[f"inliers.{name}"][:, :-1].contiguous()
+
+        return change
+
+    def falling(_, tensors):
+        tensors["inliers.tail_hybrid"] = tensors["inliers.tail_hybrid"].flip(0)
+
+    def no_number(_, tensors):
+        tensors["inliers.tail_encoder_knn"][3] = torch.nan
+
+    bank = ("encoder_near", "encoder_axes", "encoder_shift", "encoder_classes")
+    return {
+        "tails without a head": (headless, r"tail_encoder_knn, and its segmenter has no outlier head"),
+        "offsets without a head": (no_head_but_offsets, r"offsets: its segmenter.outlier is none"),
+        "one tail": (without("tail_hybrid"), r"lacks the tensor inliers.tail_hybrid"),
+        "the other tail": (without("tail_encoder_knn"), r"holds a tensor inliers.tail_hybrid"),
+        "tails without a bank": (without(*bank), r"holds a tensor inliers.tail_"),
+        "half a bank": (without("encoder_shift"), r"lacks the tensor inliers.encoder_shift"),
+        "combined without tails": (default("combined", "tail_hybrid", "tail_encoder_knn"), "score.kind combined"),
+        "a default without its bank": (
+            default("encoder_knn", *bank, "tail_hybrid", "tail_encoder_knn"),
+            "score.kind encoder_knn",
+        ),
+        "a default that needs a class": (default("uno"), "score.kind uno"),
+        "a bank of fewer channels": (narrower("encoder_near"), r"inliers.encoder_near is F32"),
+        "features of fewer channels": (narrower("bank"), r"inliers.bank is F32"),
+        "templates of fewer classes": (narrower("log_templates"), r"inliers.log_templates is F32"),
+        "a tail that falls": (falling, r"inliers.tail_hybrid do not increase"),
+        "a tail of no numbers": (no_number, r"inliers.tail_encoder_knn do not increase"),
+    }
+
+
+@pytest.mark.parametrize("what", _forgeries())
+def test_parts_without_what_they_need_are_refused(tmp_path, full, what):
+    full.save(tmp_path / "whole.safetensors")
+    path = tmp_path / "model.safetensors"
+    change, said = _forgeries()[what]
+    rewrite(tmp_path / "whole.safetensors", path, change)
+    with pytest.raises(BundleError, match=said) as error:
+        ModelBundle.load(path)
+    assert str(path) in str(error.value)

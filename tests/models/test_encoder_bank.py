@@ -1,8 +1,9 @@
 """Laws of the encoder's bank: distances are those to its nearest features of a class, and strangers lie far away."""
 
+import pytest
 import torch
 
-from geood.models.encoder_bank import AXES, NEIGHBOURS, distances, fit_bank, places
+from geood.models.encoder_bank import AXES, GROUPS, NEIGHBOURS, distances, fit_bank, places, spans
 
 
 def _features(count, depth, seed=0):
@@ -11,7 +12,8 @@ def _features(count, depth, seed=0):
 
 
 def _bank(samples, classes=None):
-    return fit_bank(samples, torch.zeros(len(samples)) if classes is None else classes)
+    parts = fit_bank(samples, torch.zeros(len(samples)) if classes is None else classes)
+    return parts | {"of": spans(parts.pop("classes"))}
 
 
 def _map(flat):
@@ -62,6 +64,21 @@ def test_distances_of_a_part_of_a_map_are_those_of_the_whole():
     bank = _bank(_features(120, 6), torch.arange(120) % 3 * 1.0)
     part = distances(maps[:, :, 2:5, 3:9], taken[:, 2:5, 3:9], **bank)
     torch.testing.assert_close(part, distances(maps, taken, **bank)[:, 2:5, 3:9], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 63, 64, 65, 130, 1000])
+@pytest.mark.parametrize("asked_for", [1, 40])
+def test_distances_are_those_of_a_full_search_for_a_bank_of_any_size(count, asked_for, monkeypatch):
+    """Ties, duplicates and chunks included."""
+    bank = torch.randn(count, 5, generator=torch.Generator().manual_seed(count))
+    bank[: count // 3] = bank[-1]
+    asked = torch.cat([torch.randn(asked_for, 5, generator=torch.Generator().manual_seed(1)), bank[-1:]])
+    wanted = torch.cdist(asked.double(), bank.double()).sort(1).values[:, :NEIGHBOURS].mean(1)
+    monkeypatch.setattr("geood.models.encoder_bank.DISTANCES", 7 * GROUPS)
+    plain = {"shift": torch.zeros(5), "axes": torch.eye(5), "near": bank, "of": spans(torch.zeros(count))}
+    found = distances(_map(asked), _none(asked_for + 1), **plain)
+    torch.testing.assert_close(found.double().flatten(), wanted, rtol=1e-5, atol=2e-3)  # root of what rounding leaves
+    torch.testing.assert_close(found.double().flatten()[:-1], wanted[:-1], rtol=1e-5, atol=1e-5)
 
 
 def test_wide_features_keep_their_leading_axes_alone():

@@ -12,11 +12,12 @@ from affine import Affine
 from geood.errors import ConfigError, OutputError
 from geood.geo.mosaic import write_mosaic
 from geood.geo.scene import Scene
+from geood.models.inlier_statistics import Inliers
 from geood.prediction.budget import Budget, budget, check_disk, disk_needed, parse_bytes, tile_bytes
 from geood.prediction.cluster import threads_of
 from geood.prediction.pipeline import predict
 from geood.prediction.plan import _cache
-from support.bundles import make_bundle
+from support.bundles import make_bundle, with_statistics
 from support.rasters import HALF_METRE, picture, write_raster
 
 SIZES = [
@@ -45,6 +46,27 @@ def test_a_tiles_memory_grows_with_its_pixels(bundle):
     small, large = tile_bytes(bundle, 128), tile_bytes(bundle, 256)
     assert small > 128 * 128 * 4 * 3
     assert large == pytest.approx(4 * small, rel=0.02)
+
+
+def test_a_tiles_memory_is_that_of_its_score_too(tmp_path):
+    """Tensors that live at once: those of the pass, or its answer with what the score is computed from and smoothed."""
+    head = {"encoder": "resnet10t", "decoder_channels": 16, "outlier": "head"}
+    bundle = with_statistics(make_bundle(tmp_path / "a.safetensors", segmenter=head), tmp_path / "b.safetensors")
+    plane = 256 * 256 * 4
+
+    def needed(kind, smooth=0):
+        score = bundle.config.score.model_copy(update={"kind": kind, "smooth_px": smooth})
+        return tile_bytes(bundle.with_score(score), 256)
+
+    each = {kind: needed(kind) for kind in bundle.scores}
+    assert min(each.values()) >= plane * (3 + 3)  # image and logits
+    assert each["combined"] >= each["hybrid"] >= each["jsd"]
+    assert all(needed(kind, smooth=4) >= each[kind] for kind in each)
+    held = dict(bundle.inliers.named_buffers())
+    wide = replace(bundle, inliers=Inliers(held | {"bank": held["bank"].repeat(40, 1)}))
+    distances = 64 * 64 * 40 * len(held["bank"]) * 4  # of every place of the decoder's features
+    more = tile_bytes(wide.with_score(bundle.config.score.model_copy(update={"kind": "knn"})), 256)
+    assert distances <= more < 3 * distances and tile_bytes(wide, 256) == each["jsd"] < distances
 
 
 def test_without_a_limit_a_run_is_as_its_config_says(bundle):
@@ -171,3 +193,23 @@ def test_blocks_of_every_thread_count(tmp_path, bundle):
         _cache(scene, replace(limits, limit=needed), rows=64)
         with pytest.raises(ConfigError, match="blocks"):
             _cache(scene, replace(limits, limit=needed - 1), rows=64)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.parametrize("smooth_px", [0, 4])
+@pytest.mark.parametrize("kind", ["combined", "knn"])
+def test_scores_keep_to_the_memory_that_was_planned_for_them(tmp_path, kind, smooth_px):
+    encoder = {"encoder": "resnet18", "decoder_channels": 64, "outlier": "head"}
+    predict_as = {"tile_px": 1024, "halo_px": 64}
+    bare = make_bundle(tmp_path / "a.safetensors", segmenter=encoder, predict=predict_as)
+    score = bare.config.score.model_copy(update={"kind": kind, "smooth_px": smooth_px})
+    knots = {kind: {"0.001": 1.0, "0.01": 0.9, "0.05": 0.8}}
+    bundle = with_statistics(
+        replace(bare.with_score(score), calibration=knots, calibrated=score), tmp_path / "m.safetensors"
+    )
+    scene = write_raster(tmp_path / "s.tif", picture(1500, 1500))
+    planned = budget(bundle).bytes
+    command = [sys.executable, "-c", MEASURE, str(scene), str(tmp_path / "m.safetensors"), str(tmp_path / "x.tif")]
+    done = subprocess.run([*command, f"{planned}B"], capture_output=True, text=True, check=True)
+    assert int(done.stdout.split()[-1]) < planned

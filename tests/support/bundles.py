@@ -1,12 +1,16 @@
 """Small configs, and bundles with seeded random weights."""
 
+import dataclasses
+
 import torch
 
 from geood.config.sections import Config
 from geood.geo.bands import Bands
-from geood.models.bundle import ModelBundle
+from geood.models.bundle import EXPERTS, ModelBundle
 from geood.models.flow import Flow
+from geood.models.inlier_statistics import InlierFit, Inliers
 from geood.models.segmenter import Segmenter
+from geood.models.tails import fit_tail
 
 
 def small_config(**sections):
@@ -62,3 +66,13 @@ def make_bundle(path, *, bands=3, high=255.0, names=None, **sections):
         metrics={"joint/miou": 0.5},
     )
     return bundle.save(path)
+
+
+def with_statistics(bundle, path):
+    """Save a bundle with an outlier head anew with statistics for every score, of seeded noise, and return it."""
+    classes = len(bundle.class_ids)
+    fit = InlierFit(classes, samples=200, places=100, batches=1, seed=0)
+    noise = torch.rand(2, bundle.bands.count, 64, 64, generator=torch.Generator().manual_seed(0))
+    fit.update(bundle.infer(noise), torch.zeros(2, 64, 64, dtype=torch.int64))
+    tails = {f"tail_{kind}": fit_tail(lambda share: -share) for kind in EXPERTS}
+    return dataclasses.replace(bundle, inliers=Inliers(fit.finish().state_dict() | tails)).save(path)

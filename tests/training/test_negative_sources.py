@@ -128,6 +128,51 @@ def test_a_phase_patch_of_an_even_crop_is_that_crop():
         torch.testing.assert_close(patch, torch.full_like(patch, level))
 
 
+def _smooth_fields(count, side, sigma, seed=0):
+    """Stationary random fields of two bands, blurred by a Gaussian of `sigma` pixels, with mean 0.5 and spread 0.1."""
+    noise = torch.randn((count, 2, side, side), generator=torch.Generator().manual_seed(seed))
+    far = torch.fft.fftfreq(side).square()
+    blur = (-2 * torch.pi**2 * sigma**2 * (far[:, None] + far)).exp()
+    field = torch.fft.ifft2(torch.fft.fft2(noise) * blur).real
+    return 0.5 + 0.1 * field / field.std()
+
+
+def _correlations(patches):
+    """Correlation of pixels one and two apart, each patch and band about its own mean."""
+    centred = torch.stack(patches)
+    centred = centred - centred.mean((2, 3), keepdim=True)
+    found = []
+    for lag in (1, 2):
+        pairs = (centred[..., lag:], centred[..., :-lag]), (centred[..., lag:, :], centred[..., :-lag, :])
+        found.append(sum(float((a * b).mean() / centred.square().mean()) for a, b in pairs) / 2)
+    return found
+
+
+@pytest.mark.parametrize("sigma", [1.0, 2.0])
+@pytest.mark.parametrize("size", [(8, 8), (8, 24), (12, 40)])
+def test_small_phase_patches_hang_together_as_their_crops_do(sigma, size):
+    image = _smooth_fields(8, 64, sigma)
+    draw = {"image": image, "sizes": [size] * len(image)}
+    phase, crop = (
+        _correlations([p for seed in range(25) for p in _drawn(source, seed=seed, **draw)])
+        for source in ("phase", "crop")
+    )
+    assert phase == pytest.approx(crop, abs=0.1)
+
+
+def test_a_small_phase_patch_takes_what_surroundings_there_are():
+    """From another image if any has room for the patch, from little of it if there is no more."""
+    image, valid = torch.zeros(2, 1, 64, 64), torch.zeros(2, 64, 64, dtype=torch.bool)
+    image[0], valid[0] = 0.25, True
+    image[1, :, 10:20, 10:20], valid[1, 10:20, 10:20] = 0.75, True
+    first, second = _drawn("phase", image=image, valid=valid, sizes=[(8, 8), (8, 8)])
+    torch.testing.assert_close(first, torch.full_like(first, 0.75))
+    torch.testing.assert_close(second, torch.full_like(second, 0.25))
+    narrow = image[:1, :, :20]
+    [patch] = _drawn("phase", image=narrow, sizes=[(8, 8)])
+    torch.testing.assert_close(patch, torch.full_like(patch, 0.25))
+
+
 def _places():
     """Three images whose pixels say which image, row and column they are."""
     rows, cols = torch.meshgrid(torch.arange(40.0), torch.arange(48.0), indexing="ij")
