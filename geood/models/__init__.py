@@ -8,7 +8,7 @@ from geood._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from geood.models.bundle import EXPERTS, ModelBundle, autocast
-    from geood.models.bundle_header import BundleHeader, read_header
+    from geood.models.bundle_header import BundleHeader, Reach, read_header
     from geood.models.flow import Flow
     from geood.models.inlier_statistics import InlierFit, Inliers
     from geood.models.scores import anomaly_score, jensen_shannon_to_uniform
@@ -22,6 +22,7 @@ __all__ = [
     "InlierFit",
     "Inliers",
     "ModelBundle",
+    "Reach",
     "Segmenter",
     "SegmenterOutput",
     "anomaly_score",
@@ -40,6 +41,7 @@ __getattr__, __dir__ = lazy_exports(
         "InlierFit": "inlier_statistics",
         "Inliers": "inlier_statistics",
         "ModelBundle": "bundle",
+        "Reach": "bundle_header",
         "Segmenter": "segmenter",
         "SegmenterOutput": "segmenter",
         "anomaly_score": "scores",

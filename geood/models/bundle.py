@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -28,7 +29,7 @@ from geood.atomic import atomic_write
 from geood.config import SCORES, Config, ScoreConfig, change_config, scores_from, why_not
 from geood.errors import ConfigError, OutputError, shown
 from geood.geo.bands import Bands
-from geood.models.bundle_header import FORMAT, damaged, finite, read_header
+from geood.models.bundle_header import FORMAT, Reach, damaged, finite, read_header
 from geood.models.bundle_tensors import BundleTensors
 from geood.models.decoder import upsample
 from geood.models.flow import Flow
@@ -37,9 +38,13 @@ from geood.models.inlier_statistics import Inliers
 from geood.models.scores import anomaly_score, outlier_score
 from geood.models.segmenter import Segmenter, SegmenterOutput
 
+log = logging.getLogger("geood")
 USES = ("score", "predict")  # config sections that may change after training
 WHOLE = (slice(None), slice(None))
 EXPERTS = ("hybrid", "encoder_knn")  # of score combined
+UNMEASURED_HALO = 64  # pixels, for a network whose reach is not known: enough for a ResNet
+TILE_PX, WIDE_TILE_PX = 1024, 2048
+WIDE_HALO = 128  # pixels; beyond, tiles of 1024 px would be computed more than 1.6 times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +54,8 @@ class ModelBundle:
     Channel i of the logits is the class with id `class_ids[i]`. `flow` generated the synthetic negatives (None: other
     negatives, or none). `inliers` serves the scores that need inlier statistics. `resolution` is the ground sampling
     distance of the training crops in metres per pixel (None: unknown), `photo_width` the width in pixels at which
-    training photographs were read (None: there were none, or their resolution is known). `calibration[score][fpr]` is
+    training photographs were read (None: there were none, or their resolution is known). `reach` tells how far the network
+    looks (None: it was not measured). `calibration[score][fpr]` is
     the threshold at which the false-positive rate on the validation pixels is `fpr` (a decimal string such as "0.01");
     it holds for the temperature, smoothing and offset in `calibrated`. `metrics` are the last validation metrics.
     `offsets[share]` is what to add to the logit of the outlier head so that it is above 0 on that share of the inlier
@@ -68,6 +74,7 @@ class ModelBundle:
         metrics: the last validation metrics by name.
         offsets: of the outlier logit, by share of inliers; empty: none was found, 0 is taken.
         photo_width: width of the training photographs in pixels, or None.
+        reach: how far the network looks, and the halo that it needs, or None.
         identity: digest of the file, 12 hexadecimal digits.
 
     Raises:
@@ -95,6 +102,7 @@ class ModelBundle:
     metrics: dict[str, float]
     offsets: dict[str, float] = dataclasses.field(default_factory=dict)
     photo_width: int | None = None
+    reach: Reach | None = None
     identity: str = ""
 
     @property
@@ -141,9 +149,30 @@ class ModelBundle:
         return threshold
 
     @property
+    def network_halo_px(self) -> int:
+        """Halo that the network is given, in pixels: the config's, or the one that it was measured to need."""
+        given = self.config.predict.halo_px
+        if given != "auto":
+            return given
+        return UNMEASURED_HALO if self.reach is None else self.reach.halo_px
+
+    @property
     def halo_px(self) -> int:
         """Halo of a tile in pixels: that of the network plus that of the smoothing, a multiple of 32."""
-        return self.config.predict.halo_px + -(-filter_radius(self.config.score.smooth_px) // 32) * 32
+        return self.network_halo_px + -(-filter_radius(self.config.score.smooth_px) // 32) * 32
+
+    @property
+    def tile_px(self) -> int:
+        """Side of a tile without its halo in pixels, at the model's resolution: the config's, or one for the halo."""
+        given = self.config.predict.tile_px
+        if given != "auto":
+            return given
+        return TILE_PX if self.halo_px <= WIDE_HALO else WIDE_TILE_PX
+
+    @property
+    def cut_off(self) -> float | None:
+        """Share of what a pixel depends on that its tile's halo cuts off; None if the reach was not measured."""
+        return None if self.reach is None else self.reach.lost(self.network_halo_px)
 
     @property
     def device(self) -> torch.device:
@@ -247,7 +276,20 @@ class ModelBundle:
             config = config.model_copy(update={"score": score})
         if why := why_not(config.score.kind, self.scores, self.config.segmenter.outlier):
             raise ConfigError(why)
-        return dataclasses.replace(self, config=config)
+        changed = dataclasses.replace(self, config=config)
+        changed.warn_of_narrow_halo()
+        return changed
+
+    def warn_of_narrow_halo(self) -> None:
+        """Log a warning if the config's halo is narrower than the network was measured to need."""
+        if self.reach is not None and self.network_halo_px < self.reach.halo_px:
+            log.warning(
+                "predict.halo_px %d is less than the %d px that this network needs: %.1f %% of what a pixel depends on "
+                "lies beyond, and seams between tiles may show",
+                self.network_halo_px,
+                self.reach.halo_px,
+                100 * self.reach.lost(self.network_halo_px),
+            )
 
     def with_score(self, score: ScoreConfig) -> ModelBundle:
         """Return a copy with another score section in its config."""
@@ -270,6 +312,7 @@ class ModelBundle:
             "class_ids": list(self.class_ids),
             "resolution": self.resolution,
             "photo_width": self.photo_width,
+            "reach": None if self.reach is None else self.reach.model_dump(mode="json"),
             "calibration": {kind: finite(thresholds) for kind, thresholds in self.calibration.items()},
             "calibrated": self.calibrated.model_dump(mode="json"),
             "metrics": finite(self.metrics),
@@ -294,18 +337,21 @@ class ModelBundle:
         return dataclasses.replace(self, identity=_identity(path))
 
     @classmethod
-    def load(cls, path: str | Path, *, flow: bool = True) -> ModelBundle:
+    def load(cls, path: str | Path, *, flow: bool = True, tell: bool = True) -> ModelBundle:
         """Read a bundle, its networks on the CPU and in eval mode.
 
         Args:
             path: the `model.safetensors` of a training run.
             flow: False: leave out the flow, which no score needs; a bundle saved from that has none.
+            tell: log a warning of what a bundle of an older format lacks.
 
         Raises:
             BundleError: the file is missing, not a bundle, damaged, or written by a geood with another format.
         """
         path = Path(path)
         header = read_header(path)
+        for lack in header.missing if tell else ():
+            log.warning("%s: %s", path, lack)
         config, bands, classes = header.config, header.bands, len(header.class_ids)
         local = config.segmenter.model_copy(update={"weights": None})
         try:
@@ -330,6 +376,7 @@ class ModelBundle:
             metrics=header.metrics,
             offsets=header.offsets,
             photo_width=header.photo_width,
+            reach=header.reach,
             identity=identity,
         )
 

@@ -1,0 +1,51 @@
+"""Upgrades of bundle headers: from each format that can still be read to the next.
+
+An upgrade is a function from the JSON tree of one format to that of the next. It adds what it can, leaves tensors and
+configs as they are (a config has a version of its own), and says what remains missing, since a bundle that was trained
+before something was measured cannot know it. The trees come from files of others and are not checked yet: an upgrade
+must take whatever JSON can hold. What cannot be upgraded has no step here and is refused in `bundle_header`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from geood.errors import shown
+
+OLD_HALO = 64  # pixels: what formats before 4 had in their configs unless told otherwise
+Tree = dict[str, Any]
+
+
+class Upgraded(NamedTuple):
+    """Header tree of the newest format, and a sentence on each thing that it lacks for want of being measured."""
+
+    tree: Tree
+    missing: tuple[str, ...]
+
+
+def upgraded(tree: Tree, *, to: int) -> Upgraded | None:
+    """Return a header tree of an older format in format `to`; None if there is no way."""
+    missing: tuple[str, ...] = ()
+    for given in range(tree["format"], to):
+        if given not in UPGRADES:
+            return None
+        tree, more = UPGRADES[given](tree)
+        tree, missing = tree | {"format": given + 1}, (*missing, *more)
+    return Upgraded(tree, missing)
+
+
+def _without_reach(tree: Tree) -> Upgraded:
+    """Upgrade format 3, whose halo was a number in the config, chosen before anything was known of the network."""
+    predict = tree["config"].get("predict") if isinstance(tree.get("config"), dict) else None
+    halo = predict.get("halo_px", OLD_HALO) if isinstance(predict, dict) else OLD_HALO
+    return Upgraded(
+        tree | {"reach": None},
+        (
+            f"how far its network looks was not measured, so tiles are read with a halo of {shown(halo)} px, and seams may "
+            "show; set predict.halo_px to what benchmarks/seam.py finds for it, or train it again",
+        ),
+    )
+
+
+UPGRADES: dict[int, Callable[[Tree], Upgraded]] = {3: _without_reach}  # by the format that they take
