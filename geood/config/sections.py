@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -41,13 +41,6 @@ OneOrMixture = Annotated[  # told apart first, so that a fault is explained once
 ]
 
 
-def _pixels(least: int, most: int) -> Any:
-    """Return the type of a length in pixels, a multiple of 32, or auto."""
-    length = Annotated[int, Field(ge=least, le=most, multiple_of=32), Tag("[px]")]
-    chosen = Discriminator(lambda given: "[auto]" if isinstance(given, str) else "[px]")
-    return Annotated[Annotated[Literal["auto"], Tag("[auto]")] | length, chosen]
-
-
 def _shown_as_it_is(name: str) -> str:
     if not name.strip() or len(name) > LONGEST_NAME or printable(name) != name:
         raise ValueError(
@@ -58,10 +51,10 @@ def _shown_as_it_is(name: str) -> str:
 
 
 ClassName = Annotated[str, AfterValidator(_shown_as_it_is)]
-if TYPE_CHECKING:
-    TileSide = Halo = int | Literal["auto"]
-else:
-    TileSide, Halo = _pixels(32, 65_536), _pixels(0, 16_384)
+Auto = Annotated[Literal["auto"], Tag("[auto]")]
+AUTO_OR_PX = Discriminator(lambda given: "[auto]" if isinstance(given, str) else "[px]")
+TileSide = Annotated[Auto | Annotated[int, Field(ge=32, le=65_536, multiple_of=32), Tag("[px]")], AUTO_OR_PX]
+Halo = Annotated[Auto | Annotated[int, Field(ge=0, le=16_384, multiple_of=32), Tag("[px]")], AUTO_OR_PX]
 
 
 class Section(BaseModel):

@@ -41,9 +41,9 @@ class Reach(BaseModel):
     """How far a network looks: the halo that its tiles need, and what is still lost with it.
 
     `halo_px` was chosen by `reach.chosen_halo`. `beyond[i]` is the share of a pixel's input gradient from beyond
-    32 (i + 1) pixels, as a square distance. `seam` is the step of scores from pixel to pixel at a seam of two tiles with
-    that halo, as a multiple of the step where there is no seam; `changed` is the share of the pixels above the threshold
-    that change side. Both are None if they were not measured.
+    32 (i + 1) pixels, as a square distance. `seam` is the step of scores from pixel to pixel at a seam of two tiles
+    with that halo, as a multiple of the step in one pass; `changed` is the share of the pixels above the threshold that
+    change side. Both are None if they were not measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -76,7 +76,13 @@ class BundleHeader(BaseModel):
     metrics: dict[str, Finite]
     offsets: dict[str, Finite]
     reach: Reach | None = None
+    _written: int = PrivateAttr(FORMAT)
     _missing: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def written(self) -> int:
+        """Format of the file, which is older than `format` if it was upgraded on reading."""
+        return self._written
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -136,9 +142,9 @@ def read_header(path: str | Path) -> BundleHeader:
         ) from None
     if "geood" not in metadata:
         raise BundleError(f"{path}: safetensors, but no geood bundle; give the model.safetensors of `geood train`")
-    tree, missing = _parsed(metadata["geood"], path)
+    tree, written, missing = _parsed(metadata["geood"], path)
     header = _checked(tree, path)
-    header._missing = missing
+    header._written, header._missing = written, missing
     return header
 
 

@@ -18,34 +18,34 @@ Tree = dict[str, Any]
 
 
 class Upgraded(NamedTuple):
-    """Header tree of the newest format, and a sentence on each thing that it lacks for want of being measured."""
+    """Header tree of the newest format, the format of the file, and a sentence on each thing that is missing."""
 
     tree: Tree
-    missing: tuple[str, ...]
+    written: int
+    missing: tuple[str, ...] = ()
 
 
 def upgraded(tree: Tree, *, to: int) -> Upgraded | None:
     """Return a header tree of an older format in format `to`; None if there is no way."""
+    written: int = tree["format"]
     missing: tuple[str, ...] = ()
-    for given in range(tree["format"], to):
+    for given in range(written, to):
         if given not in UPGRADES:
             return None
-        tree, more = UPGRADES[given](tree)
+        tree, *more = UPGRADES[given](tree)
         tree, missing = tree | {"format": given + 1}, (*missing, *more)
-    return Upgraded(tree, missing)
+    return Upgraded(tree, written, missing)
 
 
-def _without_reach(tree: Tree) -> Upgraded:
+def _without_reach(tree: Tree) -> tuple[Tree, str]:
     """Upgrade format 3, whose halo was a number in the config, chosen before anything was known of the network."""
     predict = tree["config"].get("predict") if isinstance(tree.get("config"), dict) else None
     halo = predict.get("halo_px", OLD_HALO) if isinstance(predict, dict) else OLD_HALO
-    return Upgraded(
-        tree | {"reach": None},
-        (
-            f"how far its network looks was not measured, so tiles are read with a halo of {shown(halo)} px, and seams may "
-            "show; set predict.halo_px to what benchmarks/seam.py finds for it, or train it again",
-        ),
+    lacks = (
+        f"how far its network looks was not measured, so tiles are read with a halo of {shown(halo)} px, and seams may "
+        "show; set predict.halo_px to what benchmarks/seam.py finds for it, or train it again"
     )
+    return tree | {"reach": None}, lacks
 
 
-UPGRADES: dict[int, Callable[[Tree], Upgraded]] = {3: _without_reach}  # by the format that they take
+UPGRADES: dict[int, Callable[[Tree], tuple[Tree, str]]] = {3: _without_reach}  # by the format that they take

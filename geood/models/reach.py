@@ -1,9 +1,9 @@
 """Reach of a network: how far from a pixel its score still depends on the image, and the halo that tiles need for it.
 
-Two things are measured, on float32 tensors. The *gradient*: the share of one pixel's input gradient (sum of its absolute
-values) from beyond a square distance, after the effective receptive field of Luo et al. (arXiv 1701.04128). It tells at
-once at which halo nothing can be lost. The *seam*: the scores of two tiles that meet, against those of one pass over
-both. A network that pools over its whole input has a gradient that never ends, but its global means hardly change from
+Two things are measured, on float32 tensors. The *gradient*: the share of one pixel's input gradient (sum of its
+absolute values) from beyond a square distance, after the effective receptive field of Luo et al. (arXiv 1701.04128). It
+tells at once with which halo next to nothing is lost. The *seam*: the scores of two tiles that meet, against those of
+one pass over both. A network that pools over its whole input has a gradient that never ends, but its global means hardly change from
 tile to tile; there, only the seam tells what a halo is worth.
 
 The halo holds 99 % of the gradient, and is widened while the seam is rougher than asked. Where the gradient does not
@@ -33,8 +33,10 @@ ANOMALOUS = 0.01  # share of pixels above the threshold for which that is asked
 NEAR = 128  # pixels on either side of a seam in which sides are compared
 FLAT = 1e-3  # of the spread of scores: a step that is none
 PIXELS = 2  # whose gradients are taken in a field
-WIDER = (0, 32, 64, 128, 256)  # pixels by which a halo is widened in turn, until its seam is smooth
+WIDER = (0, 32, 64, 128)  # pixels by which a halo is widened in turn, until its seam is smooth
 POOLING = (64, 128, 192, 256, MOST_HALO)  # halos to choose from where the gradient does not end
+SHORT = 512  # pixels: side of the field in which most networks' gradients end
+ENDED = LOST / 10  # share beyond which a gradient has ended
 SEARCHED = 3  # of them, about: one or two, and at most five
 OPERATIONS = 1.5e12  # floating-point, in all: 10 to 20 s on one core, which does 50 to 90 thousand millions a second
 
@@ -60,7 +62,7 @@ class Effort(NamedTuple):
         return self.fields * (1 + 2 * PIXELS) * self.side_px**2 + self.strips * (1 + 1.4 * SEARCHED) * high * wide
 
 
-EFFORTS = (Effort(768, 4, 4), Effort(768, 2, 2), Effort(768, 1, 2), Effort(768, 1, 1), Effort(512, 1, 1))
+EFFORTS = (Effort(768, 4, 4), Effort(768, 2, 2), Effort(768, 1, 1), Effort(SHORT, 1, 1))
 
 
 class Seam(NamedTuple):
@@ -180,7 +182,7 @@ def chosen_halo(beyond: Sequence[float], seam: Callable[[int], Seam]) -> tuple[i
         found = seam(halo)
         if found.smooth or halo == MOST_HALO:
             break
-    return halo, found
+    return halo, found  # the widest that was tried
 
 
 def _narrowest(seam: Callable[[int], Seam]) -> tuple[int, Seam]:
@@ -199,9 +201,9 @@ def _narrowest(seam: Callable[[int], Seam]) -> tuple[int, Seam]:
 def measured_reach(
     network: Callable[[Tensor], Sequence[Tensor]],
     score: Scores,
-    fields: Sequence[Tensor],
-    strips: Sequence[Tensor],
+    views: Callable[[int, int, int], Sequence[Tensor]],
     *,
+    effort: Effort,
     tile_px: Callable[[int], int],
 ) -> Reach:
     """Return the reach of a network in eval mode, and the halo that it needs.
@@ -209,13 +211,20 @@ def measured_reach(
     Args:
         network: image (1, C, H, W) to outputs (H, W), see `outputs_of`.
         score: images (B, C, H, W) to scores (B, H, W).
-        fields: square images (1, C, S, S) for the gradient.
-        strips: images for the seams, see `seam_of`.
+        views: returns images (1, C, H, W) of a height and width, as many as asked.
+        effort: how much is measured.
         tile_px: side of the tiles that go with a halo.
     """
-    middle = fields[0].shape[-1] // 2
-    pixels = [(middle + 5 * i, middle - 9 * i) for i in range(PIXELS)]  # at several phases of the strides
-    beyond = torch.stack([gradient_beyond(network, field, pixels) for field in fields]).mean(0)
+    beyond = _mean_beyond(network, views(SHORT, SHORT, 1))
+    near = beyond[-1] <= ENDED
+    if near or effort.side_px > SHORT:
+        side = SHORT if near else effort.side_px
+        beyond = _mean_beyond(network, views(side, side, effort.fields))
+    least = next((STEP * (i + 1) for i, share in enumerate(beyond) if share <= LOST), None)
+    high, wide = effort.strip_px
+    if least is not None and least <= MOST_HALO:
+        high, wide = min(high, 2 * least + 2 * NEAR), min(wide, 2 * (least + max(WIDER)) + 2 * NEAR)
+    strips = views(high, wide, effort.strips)
     wholes = [score(strip)[0] for strip in strips]
 
     def seam(halo_px: int) -> Seam:
@@ -225,13 +234,16 @@ def measured_reach(
         ]
         return Seam(*(math.fsum(each) / len(one) for each in zip(*one, strict=True)))
 
-    halo, left = chosen_halo(beyond.tolist(), seam)
-    return Reach(
-        halo_px=halo,
-        beyond=tuple(min(1.0, round(share, 6)) for share in beyond.tolist()),
-        seam=round(left.step, 4),
-        changed=round(left.changed, 6),
-    )
+    halo, left = chosen_halo(beyond, seam)
+    shares = tuple(min(1.0, round(share, 6)) for share in beyond)
+    return Reach(halo_px=halo, beyond=shares, seam=round(left.step, 4), changed=round(left.changed, 6))
+
+
+def _mean_beyond(network: Callable[[Tensor], Sequence[Tensor]], fields: Sequence[Tensor]) -> list[float]:
+    """Return the shares of `gradient_beyond`, the mean over pixels near the middle of several fields."""
+    middle = fields[0].shape[-1] // 2
+    pixels = [(middle + 5 * i, middle - 9 * i) for i in range(PIXELS)]  # at several phases of the strides
+    return torch.stack([gradient_beyond(network, field, pixels) for field in fields]).mean(0).tolist()
 
 
 def _thinned(scores: Tensor) -> Tensor:
