@@ -3,8 +3,8 @@
 Two things are measured, on float32 tensors. The *gradient*: the share of one pixel's input gradient (sum of its
 absolute values) from beyond a square distance, after the effective receptive field of Luo et al. (arXiv 1701.04128). It
 tells at once with which halo next to nothing is lost. The *seam*: the scores of two tiles that meet, against those of
-one pass over both. A network that pools over its whole input has a gradient that never ends, but its global means hardly change from
-tile to tile; there, only the seam tells what a halo is worth.
+one pass over both. A network that pools over its whole input has a gradient that never ends, but its global means
+hardly change from tile to tile; there, only the seam tells what a halo is worth.
 
 The halo holds 99 % of the gradient, and is widened while the seam is rougher than asked. Where the gradient does not
 end, it is the narrowest with a seam as smooth as asked. It is at most `MOST_HALO`, and the bundle tells what is left.
@@ -62,7 +62,7 @@ class Effort(NamedTuple):
         return self.fields * (1 + 2 * PIXELS) * self.side_px**2 + self.strips * (1 + 1.4 * SEARCHED) * high * wide
 
 
-EFFORTS = (Effort(768, 4, 4), Effort(768, 2, 2), Effort(768, 1, 1), Effort(SHORT, 1, 1))
+EFFORTS = (Effort(768, 2, 2), Effort(768, 1, 1), Effort(SHORT, 1, 1))
 
 
 class Seam(NamedTuple):
@@ -148,13 +148,14 @@ def seam_of(score: Scores, strip: Tensor, *, halo_px: int, tile_px: int, whole: 
 
     Args:
         score: the score of images.
-        strip: at least 2 * halo_px wide; its sides and its half are multiples of 32.
-        halo_px: a multiple of 32.
+        strip: its sides and its half are multiples of 32.
+        halo_px: a multiple of 32; one wider than half the strip sees all of it.
         tile_px: side of the tiles in use, which tells what share of their pixels is near a seam.
         whole: scores (H, W) of the strip in one pass; None: they are computed.
     """
     whole = score(strip)[0] if whole is None else whole
     middle = strip.shape[-1] // 2
+    halo_px = min(halo_px, middle)
     before = score(strip[..., : middle + halo_px].contiguous())[0][:, :middle]
     after = score(strip[..., middle - halo_px :].contiguous())[0][:, halo_px:]
     tiled = torch.cat([before, after], 1)
@@ -215,10 +216,10 @@ def measured_reach(
         effort: how much is measured.
         tile_px: side of the tiles that go with a halo.
     """
-    beyond = _mean_beyond(network, views(SHORT, SHORT, 1))
-    near = beyond[-1] <= ENDED
-    if near or effort.side_px > SHORT:
-        side = SHORT if near else effort.side_px
+    short = min(SHORT, effort.side_px)
+    beyond = _mean_beyond(network, views(short, short, 1))
+    side = short if beyond[-1] <= ENDED else effort.side_px
+    if (side, effort.fields) != (short, 1):
         beyond = _mean_beyond(network, views(side, side, effort.fields))
     least = next((STEP * (i + 1) for i, share in enumerate(beyond) if share <= LOST), None)
     high, wide = effort.strip_px
