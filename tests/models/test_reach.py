@@ -1,4 +1,4 @@
-"""Laws of the reach: it is the receptive field, a halo of it leaves no seam, and the narrowest that will do is taken."""
+"""Laws of the reach: it is the receptive field, its halo leaves no seam, and the narrowest that will do is taken."""
 
 import math
 
