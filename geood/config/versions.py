@@ -3,7 +3,9 @@
 A config says under `version` which keys it is written with; one without is of the first version. Each upgrader is a
 function from the mapping of one version to that of the next, such as one that moves a key that got another name, and
 knows nothing of the versions around it. They are applied before anything is validated, to files and to configs in
-bundles alike, and so must take any value that YAML or JSON can hold. There is one version so far.
+bundles alike, and so must take any value that YAML or JSON can hold.
+
+There is one version so far. To change a key: count `CONFIG_VERSION` up, and add the upgrader of the version before.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ def upgraded(tree: Mapping[str, Any], *, source: str) -> dict[str, Any]:
             f"{source}: version: got {shown(given)}, and this geood knows the keys up to version {CONFIG_VERSION}; "
             "upgrade geood"
         )
-    newer = dict(tree)
+    newer = dict(tree)  # what was given stays as it is
     for version in range(given, CONFIG_VERSION):
         newer = UPGRADERS[version](newer)
     return newer | {"version": CONFIG_VERSION}

@@ -56,8 +56,8 @@ class ModelBundle:
     distance of the training crops in metres per pixel (None: unknown), `photo_width` the width in pixels at which
     training photographs were read (None: there were none, or their resolution is known). `reach` tells how far the
     network looks (None: it was not measured). `calibration[score][fpr]` is the threshold at which the false-positive
-    rate on the validation pixels is `fpr` (a decimal string such as "0.01"); it holds for the temperature, smoothing and
-    offset in `calibrated`. `metrics` are the last validation metrics. `offsets[share]` is what to add to the logit of
+    rate on the validation pixels is `fpr` (a decimal string such as "0.01"); it holds for the temperature, smoothing
+    and offset in `calibrated`. `metrics` are the last validation metrics. `offsets[share]` is what to add to the logit of
     the outlier head so that it is above 0 on that share of the inlier validation pixels. `identity` is empty until the
     bundle is saved.
 
@@ -282,14 +282,8 @@ class ModelBundle:
 
     def warn_of_narrow_halo(self) -> None:
         """Log a warning if the config's halo is narrower than the network was measured to need."""
-        if self.reach is not None and self.network_halo_px < self.reach.halo_px:
-            log.warning(
-                "predict.halo_px %d is less than the %d px that this network needs: %.1f %% of what a pixel depends on "
-                "lies beyond, and seams between tiles may show",
-                self.network_halo_px,
-                self.reach.halo_px,
-                100 * self.reach.lost(self.network_halo_px),
-            )
+        if self.reach is not None and (warning := self.reach.warning(self.network_halo_px)):
+            log.warning(warning)
 
     def with_score(self, score: ScoreConfig) -> ModelBundle:
         """Return a copy with another score section in its config."""

@@ -58,6 +58,15 @@ class Reach(BaseModel):
         steps = min(halo_px // 32, len(self.beyond))
         return self.beyond[steps - 1] if steps else 1.0
 
+    def warning(self, halo_px: int) -> str | None:
+        """Return a warning of a halo that is narrower than needed; None of any other."""
+        if halo_px >= self.halo_px:
+            return None
+        return (
+            f"predict.halo_px {halo_px} is less than the {self.halo_px} px that this network needs: "
+            f"{100 * self.lost(halo_px):.1f} % of what a pixel depends on lies beyond, and seams between tiles may show"
+        )
+
 
 class BundleHeader(BaseModel):
     """Header of a bundle, checked as a whole; the fields are those of `ModelBundle`, with format and version."""
