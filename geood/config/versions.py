@@ -20,7 +20,11 @@ UPGRADERS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # by the 
 
 
 def upgraded(tree: Mapping[str, Any], *, source: str) -> dict[str, Any]:
-    """Return a config's mapping with the keys of this version; `source` names the file in errors.
+    """Return a config's mapping with the keys of this version.
+
+    Args:
+        tree: the mapping as it was read, of any version.
+        source: names the file in errors.
 
     Raises:
         ConfigError: its version is no number, or newer than this geood knows.

@@ -237,7 +237,9 @@ def measured_reach(
 
     halo, left = chosen_halo(beyond, seam)
     shares = tuple(min(1.0, round(share, 6)) for share in beyond)
-    return Reach(halo_px=halo, beyond=shares, seam=round(left.step, 4), changed=round(left.changed, 6))
+    known = math.isfinite(left.step) and math.isfinite(left.changed)  # not of scores that are not finite
+    seen = (round(left.step, 4), round(left.changed, 6)) if known else (None, None)
+    return Reach(halo_px=halo, beyond=shares, seam=seen[0], changed=seen[1])
 
 
 def _mean_beyond(network: Callable[[Tensor], Sequence[Tensor]], fields: Sequence[Tensor]) -> list[float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 
 from torch import Tensor
 
@@ -44,14 +45,14 @@ def with_reach(bundle: ModelBundle, crops: Crops) -> ModelBundle:
         return [view.to(bundle.device) for view in crops.views(height, width, number=number, seed=seed)]
 
     reach = measured_reach(network, scores, views, effort=effort_for(segmenter), tile_px=tile_px)
-    lost, step, changed = reach.lost(reach.halo_px), reach.seam, reach.changed
+    lost, step, changed = reach.lost(reach.halo_px), reach.seam or math.nan, reach.changed or 0.0
     log.info(
         "the network needs a halo of %d px: %.2g %% of what a pixel depends on lies beyond, scores step %.3g times as "
         "far at seams as elsewhere, and %.2g %% of the most anomalous pixels change side",
         reach.halo_px,
         100 * lost,
         step,
-        100 * (changed or 0.0),
+        100 * changed,
     )
     if lost > LOST:
         log.info("no halo holds all of it: such networks see the whole of what they are shown")

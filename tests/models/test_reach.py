@@ -95,6 +95,19 @@ def test_scores_that_are_the_same_everywhere_have_no_seam():
     assert seam_of(lambda x: torch.ones_like(x[:, 0]), noise(1, 3, 64, 256), halo_px=0, tile_px=1024) == (1, 0)
 
 
+def test_scores_that_are_not_finite_leave_the_gradient_alone_to_speak():
+    network = Plain(33)
+    views = lambda height, width, number: [noise(1, 3, height, width)] * number  # noqa: E731
+    reach = measured_reach(
+        lambda image: [network(image)[0]],
+        lambda image: torch.full_like(image[:, 0], torch.nan),
+        views,
+        effort=Effort(256, 1, 1),
+        tile_px=lambda halo: 1024,
+    )
+    assert (reach.seam, reach.changed) == (None, None) and reach.halo_px >= 64
+
+
 def shares(reach_px):
     """Shares of a gradient that ends at a distance."""
     return [1.0 if px < reach_px else 0.0 for px in range(STEP, 512, STEP)]
