@@ -57,9 +57,9 @@ class ModelBundle:
     training photographs were read (None: there were none, or their resolution is known). `reach` tells how far the
     network looks (None: it was not measured). `calibration[score][fpr]` is the threshold at which the false-positive
     rate on the validation pixels is `fpr` (a decimal string such as "0.01"); it holds for the temperature, smoothing
-    and offset in `calibrated`. `metrics` are the last validation metrics. `offsets[share]` is what to add to the logit of
-    the outlier head so that it is above 0 on that share of the inlier validation pixels. `identity` is empty until the
-    bundle is saved.
+    and offset in `calibrated`. `metrics` are the last validation metrics. `offsets[share]` is what to add to the logit
+    of the outlier head so that it is above 0 on that share of the inlier validation pixels. `identity` is empty until
+    the bundle is saved.
 
     Args:
         segmenter: the network of the classes, images (B, C, H, W) in [0, 1] to a `SegmenterOutput`.

@@ -3,8 +3,8 @@
 Two things are measured, on float32 tensors. The *gradient*: the share of one pixel's input gradient (sum of its
 absolute values) from beyond a square distance, after the effective receptive field of Luo et al. (arXiv 1701.04128). It
 tells at once with which halo next to nothing is lost. The *seam*: the scores of two tiles that meet, against those of
-one pass over both. A network that pools over its whole input has a gradient that never ends, but its global means
-hardly change from tile to tile; there, only the seam tells what a halo is worth.
+one pass over both. A network that pools over its whole input has a gradient that never ends; there, only the seam tells
+what a halo is worth, and that may be little.
 
 The halo holds 99 % of the gradient, and is widened while the seam is rougher than asked. Where the gradient does not
 end, it is the narrowest with a seam as smooth as asked. It is at most `MOST_HALO`, and the bundle tells what is left.
