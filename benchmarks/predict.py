@@ -114,7 +114,7 @@ def low_precision() -> Any:
 
 def tiles_of(bundle: ModelBundle, side: int) -> list[Tile]:
     """The tiles that `predict` makes of the scene."""
-    return list(tile_grid(side, side, tile_px=bundle.config.predict.tile_px, halo_px=bundle.halo_px))
+    return list(tile_grid(side, side, tile_px=bundle.tile_px, halo_px=bundle.halo_px))
 
 
 @torch.inference_mode()
@@ -174,7 +174,7 @@ def torchgeo(scene: Path, out: Path, bundle: Path, side: int) -> float:
 
     began = time.perf_counter()
     model = ModelBundle.load(bundle).to(device())
-    tile_px, halo = model.config.predict.tile_px, model.halo_px
+    tile_px, halo = model.tile_px, model.halo_px
     with rasterio.open(scene) as file:
         profile = file.profile | {"count": 1, "dtype": "float32", "nodata": float("nan"), "compress": "zstd"}
         transform = file.transform
@@ -201,7 +201,7 @@ def xarray(scene: Path, out: Path, bundle: Path, side: int) -> float:
 
     began = time.perf_counter()
     model = ModelBundle.load(bundle).to(device())
-    tile_px, halo = model.config.predict.tile_px, model.halo_px
+    tile_px, halo = model.tile_px, model.halo_px
     torch.set_num_threads(1)
 
     def score(block: np.ndarray) -> np.ndarray:
@@ -230,7 +230,7 @@ def monai(scene: Path, out: Path, bundle: Path, side: int) -> float:
 
     began = time.perf_counter()
     model = ModelBundle.load(bundle).to(device())
-    tile_px, halo = model.config.predict.tile_px, model.halo_px
+    tile_px, halo = model.tile_px, model.halo_px
     with rasterio.open(scene) as file:
         image = torch.from_numpy(file.read().astype(np.float32) / 255)[None]
         profile = file.profile | {"count": 1, "dtype": "float32", "nodata": float("nan"), "compress": "zstd"}

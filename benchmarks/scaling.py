@@ -153,9 +153,7 @@ def pretenders(folder: Path, wait_s: float) -> None:
                 Journal(journal, {}) as kept,
             ):
                 began = time.perf_counter()
-                dispatch.score_scene(
-                    _job(), grid, halo_px=64, journal=kept, client=client, on_gpu=False, title="pretended"
-                )
+                dispatch.score_scene(_job(), grid, journal=kept, client=client, on_gpu=False, title="pretended")
                 rate = side**2 / (time.perf_counter() - began)
             share, megabytes = rate * wait / workers if wait else float("nan"), rate * packed.nbytes / 1e6
             print(f"| {workers} | {wait:.2f} | {rate:.0f} | {share:.2f} | {megabytes:.0f} |")
@@ -174,6 +172,7 @@ def _job() -> Job:
         score=config.score,
         predict=config.predict,
         tile_px=1024,
+        halo_px=64,
         area=None,
         classes=False,
         computing=1,

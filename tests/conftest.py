@@ -6,8 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from geood.models import reach
 from geood.models.bundle import ModelBundle
 from support.bundles import make_bundle
+
+
+@pytest.fixture(autouse=True, scope="session")
+def little_effort():
+    """Training that measures the reach of its networks in a moment, on views of 128 pixels; see `test_halo`."""
+    usual, reach.EFFORTS = reach.EFFORTS, (reach.Effort(128, 1, 1),)
+    yield usual
+    reach.EFFORTS = usual
 
 
 @pytest.fixture

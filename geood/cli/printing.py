@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from geood.models import BundleHeader
 
 LONGEST_LINE = 10_000  # characters of a value
+CURVE_PX = (32, 64, 128, 256, 352)
 
 
 def print_predictions(made: Sequence[Any]) -> None:
@@ -41,13 +42,14 @@ def print_bundle(header: BundleHeader) -> None:
     ranges = zip(bands.names, bands.low, bands.high, strict=True)
     print_pairs(
         {
-            "written by": f"{DISTRIBUTION} {header.geood}, format {header.format}",
+            "written by": f"{DISTRIBUTION} {header.geood}, format {header.written}",
             "classes": ", ".join(f"{i} {config.data.classes[i]}" for i in header.class_ids),
             "anomaly ids": config.data.anomaly,
             "bands": ", ".join(f"{name} [{low:g}, {high:g}]" for name, low, high in ranges),
             "resolution": f"{header.resolution} m per pixel",
             **({"photographs": f"{header.photo_width} px wide"} if header.photo_width else {}),
             "encoder": config.segmenter.encoder,
+            **_halo(header),
             "negatives": ", ".join(f"{name} {share:g}" for name, share in config.negatives.sources.items()) or "none",
             "third stage": config.train.third_stage,
             "score": _score(header),
@@ -59,6 +61,25 @@ def print_bundle(header: BundleHeader) -> None:
             **{k: f"{v:.4g}" for k, v in header.metrics.items()},
         }
     )
+
+
+def _halo(header: BundleHeader) -> dict[str, str]:
+    """Return the halo of a bundle, what is lost with it, and how its network's reach falls off."""
+    given, reach = header.config.predict.halo_px, header.reach
+    if reach is None:
+        return {"halo": f"{given} px, not measured" if given != "auto" else "not measured", **_lacks(header)}
+    seam = "" if reach.seam is None else f", seams {reach.seam:.3g} times the usual step"
+    changed = "" if reach.changed is None else f", {100 * reach.changed:.2g} % of anomalous pixels change side there"
+    own = "" if given == "auto" else f"; predict.halo_px is {given}"
+    curve = (px for px in CURVE_PX if px <= 32 * len(reach.beyond))
+    return {
+        "halo": f"{reach.halo_px} px{seam}{changed}{own}",
+        "reach": ", ".join(f"{100 * reach.lost(px):.2g} % beyond {px} px" for px in curve),
+    }
+
+
+def _lacks(header: BundleHeader) -> dict[str, str]:
+    return {"lacks": "; ".join(header.missing)} if header.missing else {}
 
 
 def _score(header: BundleHeader) -> str:

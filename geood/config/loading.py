@@ -18,6 +18,7 @@ import yaml
 from pydantic import ValidationError
 
 from geood.config.sections import Config, SetConfig
+from geood.config.versions import upgraded
 from geood.config.yaml_text import Lines, dump, read_text, read_value
 from geood.errors import ConfigError, shown
 
@@ -77,6 +78,7 @@ def config_from_tree(tree: object, *, source: str) -> Config:
     """
     if not isinstance(tree, dict):
         raise ConfigError(f"{source}: not a mapping with sections such as data and train")
+    tree = upgraded(tree, source=source)
     data = tree.get("data")
     if isinstance(data, dict):
         numbered = {key: _numbered(data[key]) for key in ("classes", "label_ids") if isinstance(data.get(key), dict)}
@@ -181,7 +183,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
         raise ConfigError(
             f"{named}: a config is a mapping with sections such as data and train, got {type(tree).__name__}"
         )
-    return tree, lines
+    return upgraded(tree, source=f"{named}, {lines.get(('version',), 'top')}"), lines
 
 
 def _neighbours(path: Path) -> list[str]:

@@ -24,6 +24,7 @@ from pydantic import (
 
 from geood.catalog import shared_vocabulary
 from geood.config.score_kinds import SCORES, check_known
+from geood.config.versions import CONFIG_VERSION
 from geood.constants import IGNORE
 from geood.errors import ConfigError, printable
 
@@ -50,6 +51,10 @@ def _shown_as_it_is(name: str) -> str:
 
 
 ClassName = Annotated[str, AfterValidator(_shown_as_it_is)]
+Auto = Annotated[Literal["auto"], Tag("[auto]")]
+AUTO_OR_PX = Discriminator(lambda given: "[auto]" if isinstance(given, str) else "[px]")
+TileSide = Annotated[Auto | Annotated[int, Field(ge=32, le=65_536, multiple_of=32), Tag("[px]")], AUTO_OR_PX]
+Halo = Annotated[Auto | Annotated[int, Field(ge=0, le=16_384, multiple_of=32), Tag("[px]")], AUTO_OR_PX]
 
 
 class Section(BaseModel):
@@ -484,11 +489,11 @@ class ScoreConfig(Section):
 class PredictConfig(Section):
     """Tiling of scenes, inference, and extraction of polygons from score maps."""
 
-    tile_px: Annotated[int, Field(ge=32, le=65_536, multiple_of=32)] = Field(
-        1024, description="side of a tile without its halo, pixels"
+    tile_px: TileSide = Field(
+        "auto", description="side of a tile without its halo, pixels; auto: 1024, or 2048 with a halo above 128"
     )
-    halo_px: Annotated[int, Field(ge=0, le=16_384, multiple_of=32)] = Field(
-        64, description="width of the halo read around a tile, pixels"
+    halo_px: Halo = Field(
+        "auto", description="width of the halo read around a tile, pixels; auto: what the model was measured to need"
     )
     batch: Annotated[int, Field(ge=0)] = Field(
         0, description="tiles per forward pass on a GPU; 0: as many as fit; a CPU scores one at a time"
@@ -530,6 +535,7 @@ class Config(Section):
     """A complete config; each section is documented in its own class.
 
     Args:
+        version: version of the keys; a file without one is of this version.
         data: scenes or photographs, labels, classes, crops.
         bands: which bands are used and how they are scaled.
         segmenter: the network of the classes.
@@ -548,12 +554,13 @@ class Config(Section):
         >>> import geood
         >>> data = {"images": ["a.tif"], "labels": ["a_labels.tif"], "classes": {0: "land", 1: "road"}}
         >>> config = geood.Config(data=data)
-        >>> config.score.kind, config.train.batch, config.predict.tile_px
-        ('combined', 8, 1024)
+        >>> config.score.kind, config.train.batch, config.predict.halo_px
+        ('combined', 8, 'auto')
     """
 
     model_config = ConfigDict(json_schema_extra={"description": "A geood config."})
 
+    version: int = Field(CONFIG_VERSION, description="version of the config's keys; older ones are upgraded on reading")
     data: DataConfig
     bands: BandsConfig = BandsConfig()
     segmenter: SegmenterConfig = SegmenterConfig()

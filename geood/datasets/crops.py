@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from geood.config import Config
@@ -72,6 +73,22 @@ class Crops:
             "valid": torch.from_numpy(pixels.valid),
             "name": self.ground.name(crop),
         }
+
+    def views(self, height: int, width: int, *, number: int, seed: int) -> list[Tensor]:
+        """Return images (1, C, height, width) float32 in [0, 1] around `number` validation crops drawn with a seed.
+
+        They are wider than crops and ignore the split: for measurements without labels, such as a network's reach.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        boxes = self.validation_boxes
+        drawn = np.random.default_rng(seed).permutation(len(boxes))
+        views = []
+        for i in range(number):
+            pixels = self.ground.around(boxes[drawn[i % len(boxes)]], height, width)
+            views.append(torch.from_numpy(self.bands.scale(pixels.image, pixels.valid))[None])
+        return views
 
     def write_split(self, folder: Path) -> None:
         """Write the split to `folder/split.*`, in a format that suits the ground."""

@@ -32,7 +32,7 @@ from geood.datasets.discovery import drop_unlabelled, find_frames
 from geood.datasets.files import check_images, find_files
 from geood.datasets.frames import Decoded, Frame, decode, screened
 from geood.datasets.photo_scales import PhotoScale, read_scaled, settle_scales
-from geood.datasets.samples import CropPixels, seed_of
+from geood.datasets.samples import CropPixels, grown, seed_of, span_around
 from geood.errors import ConfigError, DataError
 from geood.geo.grid import Window
 from geood.geo.listing import pair_by_name, why_no_pairs
@@ -86,22 +86,24 @@ class Gallery:
         """
         if (crop.frame in self.validation) != validation:
             raise ValueError(f"{crop} is not of this side of the split")
-        frame = self.frames[crop.frame]
-        if frame.image.suffix.lower() in WINDOWED and not frame.base:
-            height, width = self.sizes[crop.frame].working
-            rows, cols = min(crop.side, height - crop.row), min(crop.side, width - crop.col)
-            part = self._decode(crop.frame, Window(crop.row, crop.col, rows, cols))
-            image, valid, ids = part.image, part.valid, part.ids
-        else:
-            window = Window(crop.row, crop.col, crop.side, crop.side).slices
-            whole = self._decoded(crop.frame)
-            image, valid, ids = whole.image[:, *window], whole.valid[window], whole.ids[window]
+        image, valid, ids = self._window(crop.frame, Window(crop.row, crop.col, crop.side, crop.side))
         padding = tuple((0, crop.side - n) for n in ids.shape)
         return CropPixels(
-            np.pad(image, ((0, 0), *padding)).astype(np.float32),
+            np.pad(image, ((0, 0), *padding)),
             np.pad(valid, padding),
-            np.pad(ids, padding, constant_values=IGNORE).astype(np.int64),
+            np.pad(ids, padding, constant_values=IGNORE),
         )
+
+    def around(self, crop: Crop, height: int, width: int) -> CropPixels:
+        """Read `height` x `width` pixels around a crop of a frame, of either side of the split and without labels.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        sizes, half = self.sizes[crop.frame].working, crop.side / 2
+        row, rows = span_around(crop.row + half, height, sizes[0])
+        col, cols = span_around(crop.col + half, width, sizes[1])
+        return grown(self._window(crop.frame, Window(row, col, rows, cols)), height, width)
 
     def name(self, crop: Crop) -> str:
         """Return the name of the image that a crop lies in, and the crop's upper left corner."""
@@ -122,6 +124,19 @@ class Gallery:
             writer.writerow(("image", "split", "crops"))
             for i, frame in enumerate(self.frames):
                 writer.writerow((frame.image, "validation" if i in self.validation else "train", crops.count(i)))
+
+    def _window(self, number: int, window: Window) -> CropPixels:
+        """Return the part of a window that lies in a frame."""
+        frame = self.frames[number]
+        if frame.image.suffix.lower() in WINDOWED and not frame.base:
+            height, width = self.sizes[number].working
+            rows, cols = min(window.height, height - window.row), min(window.width, width - window.col)
+            part = self._decode(number, Window(window.row, window.col, rows, cols))
+            image, valid, ids = part.image, part.valid, part.ids
+        else:
+            whole = self._decoded(number)
+            image, valid, ids = whole.image[:, *window.slices], whole.valid[window.slices], whole.ids[window.slices]
+        return CropPixels(image.astype(np.float32), valid, ids.astype(np.int64))
 
     def _decoded(self, number: int) -> Decoded:
         """Return a whole frame, from the cache if it is there."""

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from geood.geo.grid import mirrored
+
 
 class CropPixels(NamedTuple):
     """Pixels of a crop: digital numbers (C, H, W) float32, valid (H, W) bool, ids (H, W) int64, 255 unlabelled."""
@@ -38,6 +40,12 @@ class Ground(Protocol):
     def read(self, crop: Any, *, validation: bool) -> CropPixels:
         """Read the pixels of a crop; those that the other side of the split owns are invalid and unlabelled."""
 
+    def around(self, crop: Any, height: int, width: int) -> CropPixels:
+        """Read `height` x `width` pixels around a crop, of either side of the split and without labels.
+
+        They lie inside the image where it is large enough, and are mirrored beyond its edge where it is not.
+        """
+
     def name(self, crop: Any) -> str:
         """Return a crop's image and position, for messages."""
 
@@ -46,6 +54,22 @@ class Ground(Protocol):
 
     def write_split(self, folder: Path, training: tuple[Any, ...], validation: tuple[Any, ...]) -> None:
         """Write the ground and the crops of either side to `folder/split.*`."""
+
+
+def span_around(centre: float, length: int, size: int) -> tuple[int, int]:
+    """Return start and length of at most `length` pixels around a position of an axis of `size`, moved inside it."""
+    inside = min(length, size)
+    return min(max(0, round(centre - inside / 2)), size - inside), inside
+
+
+def grown(pixels: CropPixels, height: int, width: int) -> CropPixels:
+    """Return pixels of at least that size, mirrored on all sides, with the given ones in the middle."""
+    rows, cols = (
+        mirrored(-((side - size) // 2), side, size)
+        for side, size in zip((height, width), pixels.valid.shape, strict=True)
+    )
+    chosen = np.ix_(rows, cols)
+    return CropPixels(pixels.image[:, chosen[0], chosen[1]], pixels.valid[chosen], pixels.ids[chosen])
 
 
 def seed_of(*parts: int) -> int:

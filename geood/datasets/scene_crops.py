@@ -17,7 +17,7 @@ from geood.atomic import atomic_write
 from geood.config import Config
 from geood.datasets.crops import Crops, build_crops
 from geood.datasets.files import check_images, find_files
-from geood.datasets.samples import CropPixels, TrainingBands, seed_of
+from geood.datasets.samples import CropPixels, TrainingBands, grown, seed_of, span_around
 from geood.errors import DataError
 from geood.geo.grid import metres_per_unit
 from geood.geo.labels import LabelRules
@@ -49,6 +49,19 @@ class SceneGround:
         from geood.datasets.spatial_split import own_pixels
 
         return own_pixels(self.layers, self.blocks, crop, validation=validation)
+
+    def around(self, crop: Box, height: int, width: int) -> CropPixels:
+        """Read `height` x `width` pixels around a crop, on the grid of the image that it lies in, without labels.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        image, (x, y) = self.layers.images.footprint(crop), self.layers.res
+        sizes = round((image.ymax - image.ymin) / y), round((image.xmax - image.xmin) / x)
+        row, rows = span_around((image.ymax - (crop.ymin + crop.ymax) / 2) / y, height, sizes[0])
+        col, cols = span_around(((crop.xmin + crop.xmax) / 2 - image.xmin) / x, width, sizes[1])
+        west, north = image.xmin + col * x, image.ymax - row * y
+        return grown(self.layers.images.read(type(crop)(west, north - rows * y, west + cols * x, north)), height, width)
 
     def name(self, crop: Box) -> str:
         """Return the name of the image that a crop lies in, and the crop's centre."""

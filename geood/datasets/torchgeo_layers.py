@@ -142,6 +142,19 @@ class ImageLayer(_Rasters):
         height, width = math.ceil((ymax - ymin) / yres), math.ceil((xmax - xmin) / xres)
         return Grid(height, width, Affine(xres, 0.0, xmin, 0.0, -yres, ymax), self.target_crs)
 
+    def footprint(self, box: Box) -> Box:
+        """Return the bounding box of the first image at a box."""
+        return Box(*self._boxes[self._paths.index(self.files_at(box)[0])].tolist())
+
+    def read(self, box: Box) -> CropPixels:
+        """Read the pixels of a box whose sides are whole numbers of pixels, without labels.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        image, valid = self._mosaic((slice(box.xmin, box.xmax), slice(box.ymin, box.ymax)))
+        return CropPixels(image, valid, np.full(valid.shape, IGNORE, np.int64))
+
     def __getitem__(self, query: Any) -> dict[str, Any]:
         image, valid = self._mosaic(query)
         return {"image": torch.from_numpy(image), "valid": torch.from_numpy(valid)}

@@ -83,7 +83,7 @@ class ImageSource:
 
 def prediction_tiles(height: int, width: int, scale: float, bundle: ModelBundle) -> Iterator[Tile]:
     """Yield the tiles of a scene of that size, those of `predict` with the bundle's config."""
-    side = tile_side(bundle.config.predict.tile_px, scale)
+    side = tile_side(bundle.tile_px, scale)
     return tile_grid(height, width, tile_px=side, halo_px=bundle.halo_px, scale=scale)
 
 

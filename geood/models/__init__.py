@@ -7,27 +7,34 @@ from typing import TYPE_CHECKING
 from geood._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from geood.models.bundle import EXPERTS, ModelBundle, autocast
-    from geood.models.bundle_header import BundleHeader, read_header
+    from geood.models.bundle import EXPERTS, TILE_PX, ModelBundle, autocast
+    from geood.models.bundle_header import BundleHeader, Reach, read_header
     from geood.models.flow import Flow
     from geood.models.inlier_statistics import InlierFit, Inliers
+    from geood.models.reach import LOST, effort_for, measured_reach, outputs_of
     from geood.models.scores import anomaly_score, jensen_shannon_to_uniform
     from geood.models.segmenter import Segmenter, SegmenterOutput
     from geood.models.tails import fit_tail
 
 __all__ = [
     "EXPERTS",
+    "LOST",
+    "TILE_PX",
     "BundleHeader",
     "Flow",
     "InlierFit",
     "Inliers",
     "ModelBundle",
+    "Reach",
     "Segmenter",
     "SegmenterOutput",
     "anomaly_score",
     "autocast",
+    "effort_for",
     "fit_tail",
     "jensen_shannon_to_uniform",
+    "measured_reach",
+    "outputs_of",
     "read_header",
 ]
 
@@ -36,16 +43,22 @@ __getattr__, __dir__ = lazy_exports(
     {
         "BundleHeader": "bundle_header",
         "EXPERTS": "bundle",
+        "TILE_PX": "bundle",
         "Flow": "flow",
         "InlierFit": "inlier_statistics",
         "Inliers": "inlier_statistics",
+        "LOST": "reach",
         "ModelBundle": "bundle",
+        "Reach": "bundle_header",
         "Segmenter": "segmenter",
         "SegmenterOutput": "segmenter",
         "anomaly_score": "scores",
         "autocast": "bundle",
+        "effort_for": "reach",
         "fit_tail": "tails",
         "jensen_shannon_to_uniform": "scores",
+        "measured_reach": "reach",
+        "outputs_of": "reach",
         "read_header": "bundle_header",
     },
 )

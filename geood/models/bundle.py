@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -28,7 +29,7 @@ from geood.atomic import atomic_write
 from geood.config import SCORES, Config, ScoreConfig, change_config, scores_from, why_not
 from geood.errors import ConfigError, OutputError, shown
 from geood.geo.bands import Bands
-from geood.models.bundle_header import FORMAT, damaged, finite, read_header
+from geood.models.bundle_header import FORMAT, Reach, damaged, finite, read_header
 from geood.models.bundle_tensors import BundleTensors
 from geood.models.decoder import upsample
 from geood.models.flow import Flow
@@ -37,10 +38,14 @@ from geood.models.inlier_statistics import Inliers
 from geood.models.scores import anomaly_score, outlier_score
 from geood.models.segmenter import Segmenter, SegmenterOutput
 
+log = logging.getLogger("geood")
 USES = ("score", "predict")  # config sections that may change after training
 WHOLE = (slice(None), slice(None))
 EXPERTS = {"hybrid": 1.0, "encoder_knn": 0.35}  # of score combined, and the weights of their surprisals
 Found = dict[tuple[str, float, bool], Tensor]  # unsmoothed scores of one answer, by kind, offset, whether of all of it
+UNMEASURED_HALO = 64  # pixels, for a network whose reach is not known: enough for a ResNet
+TILE_PX, WIDE_TILE_PX = 1024, 2048
+WIDE_HALO = 128  # pixels; beyond, tiles of 1024 px would be computed more than 1.6 times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +55,12 @@ class ModelBundle:
     Channel i of the logits is the class with id `class_ids[i]`. `flow` generated the synthetic negatives (None: other
     negatives, or none). `inliers` serves the scores that need inlier statistics. `resolution` is the ground sampling
     distance of the training crops in metres per pixel (None: unknown), `photo_width` the width in pixels at which
-    training photographs were read (None: there were none, or their resolution is known). `calibration[score][fpr]` is
-    the threshold at which the false-positive rate on the validation pixels is `fpr` (a decimal string such as "0.01");
-    it holds for the temperature, smoothing and offset in `calibrated`. `metrics` are the last validation metrics.
-    `offsets[share]` is what to add to the logit of the outlier head so that it is above 0 on that share of the inlier
-    validation pixels. `identity` is empty until the bundle is saved.
+    training photographs were read (None: there were none, or their resolution is known). `reach` tells how far the
+    network looks (None: it was not measured). `calibration[score][fpr]` is the threshold at which the false-positive
+    rate on the validation pixels is `fpr` (a decimal string such as "0.01"); it holds for the temperature, smoothing
+    and offset in `calibrated`. `metrics` are the last validation metrics. `offsets[share]` is what to add to the logit
+    of the outlier head so that it is above 0 on that share of the inlier validation pixels. `identity` is empty until
+    the bundle is saved.
 
     Args:
         segmenter: the network of the classes, images (B, C, H, W) in [0, 1] to a `SegmenterOutput`.
@@ -69,6 +75,7 @@ class ModelBundle:
         metrics: the last validation metrics by name.
         offsets: of the outlier logit, by share of inliers; empty: none was found, 0 is taken.
         photo_width: width of the training photographs in pixels, or None.
+        reach: how far the network looks, and the halo that it needs, or None.
         identity: digest of the file, 12 hexadecimal digits.
 
     Raises:
@@ -96,6 +103,7 @@ class ModelBundle:
     metrics: dict[str, float]
     offsets: dict[str, float] = dataclasses.field(default_factory=dict)
     photo_width: int | None = None
+    reach: Reach | None = None
     identity: str = ""
 
     @property
@@ -143,10 +151,31 @@ class ModelBundle:
         return threshold
 
     @property
+    def network_halo_px(self) -> int:
+        """Halo that the network is given, in pixels: the config's, or the one that it was measured to need."""
+        given = self.config.predict.halo_px
+        if given != "auto":
+            return given
+        return UNMEASURED_HALO if self.reach is None else self.reach.halo_px
+
+    @property
     def halo_px(self) -> int:
         """Halo of a tile in pixels: that of the network plus that of the smoothing, a multiple of 32."""
         smooth = self.config.score.smooth_of(self.config.score.kind)
-        return self.config.predict.halo_px + -(-filter_radius(smooth) // 32) * 32
+        return self.network_halo_px + -(-filter_radius(smooth) // 32) * 32
+
+    @property
+    def tile_px(self) -> int:
+        """Side of a tile without its halo in pixels, at the model's resolution: the config's, or one for the halo."""
+        given = self.config.predict.tile_px
+        if given != "auto":
+            return given
+        return TILE_PX if self.halo_px <= WIDE_HALO else WIDE_TILE_PX
+
+    @property
+    def cut_off(self) -> float | None:
+        """Share of what a pixel depends on that its tile's halo cuts off; None if the reach was not measured."""
+        return None if self.reach is None else self.reach.lost(self.network_halo_px)
 
     @property
     def device(self) -> torch.device:
@@ -281,7 +310,14 @@ class ModelBundle:
             config = config.model_copy(update={"score": score})
         if why := why_not(config.score.kind, self.scores, self.config.segmenter.outlier):
             raise ConfigError(why)
-        return dataclasses.replace(self, config=config)
+        changed = dataclasses.replace(self, config=config)
+        changed.warn_of_narrow_halo()
+        return changed
+
+    def warn_of_narrow_halo(self) -> None:
+        """Log a warning if the config's halo is narrower than the network was measured to need."""
+        if self.reach is not None and (warning := self.reach.warning(self.network_halo_px)):
+            log.warning(warning)
 
     def with_score(self, score: ScoreConfig) -> ModelBundle:
         """Return a copy with another score section in its config."""
@@ -304,6 +340,7 @@ class ModelBundle:
             "class_ids": list(self.class_ids),
             "resolution": self.resolution,
             "photo_width": self.photo_width,
+            "reach": None if self.reach is None else self.reach.model_dump(mode="json"),
             "calibration": {kind: finite(thresholds) for kind, thresholds in self.calibration.items()},
             "calibrated": self.calibrated.model_dump(mode="json"),
             "metrics": finite(self.metrics),
@@ -328,18 +365,21 @@ class ModelBundle:
         return dataclasses.replace(self, identity=_identity(path))
 
     @classmethod
-    def load(cls, path: str | Path, *, flow: bool = True) -> ModelBundle:
+    def load(cls, path: str | Path, *, flow: bool = True, tell: bool = True) -> ModelBundle:
         """Read a bundle, its networks on the CPU and in eval mode.
 
         Args:
             path: the `model.safetensors` of a training run.
             flow: False: leave out the flow, which no score needs; a bundle saved from that has none.
+            tell: log a warning of what a bundle of an older format lacks.
 
         Raises:
             BundleError: the file is missing, not a bundle, damaged, or written by a geood with another format.
         """
         path = Path(path)
         header = read_header(path)
+        for lack in header.missing if tell else ():
+            log.warning("%s: %s", path, lack)
         config, bands, classes = header.config, header.bands, len(header.class_ids)
         local = config.segmenter.model_copy(update={"weights": None})
         try:
@@ -365,6 +405,7 @@ class ModelBundle:
             metrics=header.metrics,
             offsets=header.offsets,
             photo_width=header.photo_width,
+            reach=header.reach,
             identity=identity,
         )
         if why := why_not(config.score.kind, bundle.scores, config.segmenter.outlier):

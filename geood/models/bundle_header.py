@@ -12,19 +12,60 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from safetensors import SafetensorError, safe_open
 
 from geood._version import __version__
 from geood.config import SCORES, Config, ScoreConfig, config_from_tree
 from geood.errors import BundleError, ConfigError, DataError, shown
 from geood.geo.bands import Bands
+from geood.models.bundle_upgrades import Upgraded, upgraded
 
-FORMAT = 3  # incremented whenever an older geood could not read the file
+FORMAT = 4  # incremented whenever an older geood could not read the file
 DAMAGED = "the bundle is damaged"
 REMEDY = "copy or train it again"
 WIDEST_PHOTO = 1_000_000  # pixels; far above any photograph
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Reach(BaseModel):
+    """How far a network looks: the halo that its tiles need, and what is still lost with it.
+
+    `halo_px` was chosen by `reach.chosen_halo`. `beyond[i]` is the share of a pixel's input gradient from beyond
+    32 (i + 1) pixels, as a square distance. `seam` is the step of scores from pixel to pixel at a seam of two tiles
+    with that halo, as a multiple of the step in one pass; `changed` is the share of the pixels above the threshold that
+    change side. Both are None if they were not measured.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    halo_px: Annotated[int, Field(ge=0, le=16_384, multiple_of=32)]
+    beyond: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(min_length=1, max_length=512)
+    seam: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    changed: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+    def lost(self, halo_px: int) -> float:
+        """Return the share of a pixel's input gradient that a halo cuts off; beyond what was measured, its bound."""
+        steps = min(halo_px // 32, len(self.beyond))
+        return self.beyond[steps - 1] if steps else 1.0
+
+    def warning(self, halo_px: int) -> str | None:
+        """Return a warning of a halo that is narrower than needed; None of any other."""
+        if halo_px >= self.halo_px:
+            return None
+        return (
+            f"predict.halo_px {halo_px} is less than the {self.halo_px} px that this network needs: "
+            f"{100 * self.lost(halo_px):.1f} % of what a pixel depends on lies beyond, and seams between tiles may show"
+        )
 
 
 class BundleHeader(BaseModel):
@@ -43,6 +84,19 @@ class BundleHeader(BaseModel):
     calibrated: ScoreConfig
     metrics: dict[str, Finite]
     offsets: dict[str, Finite]
+    reach: Reach | None = None
+    _written: int = PrivateAttr(FORMAT)
+    _missing: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def written(self) -> int:
+        """Format of the file, which is older than `format` if it was upgraded on reading."""
+        return self._written
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """A sentence on each thing that a bundle of an older format lacks."""
+        return self._missing
 
     @field_validator("calibration")
     @classmethod
@@ -99,7 +153,10 @@ def read_header(path: str | Path) -> BundleHeader:
         ) from None
     if "geood" not in metadata:
         raise BundleError(f"{path}: safetensors, but no geood bundle; give the model.safetensors of `geood train`")
-    return _checked(_parsed(metadata["geood"], path), path)
+    tree, written, missing = _parsed(metadata["geood"], path)
+    header = _checked(tree, path)
+    header._written, header._missing = written, missing
+    return header
 
 
 def damaged(path: Path, why: object) -> BundleError:
@@ -107,8 +164,8 @@ def damaged(path: Path, why: object) -> BundleError:
     return BundleError(f"{path}: {DAMAGED} ({shown(why, most=200)}); {REMEDY}")
 
 
-def _parsed(text: str, path: Path) -> dict[str, Any]:
-    """Parse the JSON text, and refuse one of another format."""
+def _parsed(text: str, path: Path) -> Upgraded:
+    """Parse the JSON text, upgrade one of an older format, and refuse what cannot be."""
     try:
         tree = json.loads(text)
     except RecursionError:
@@ -120,16 +177,16 @@ def _parsed(text: str, path: Path) -> dict[str, Any]:
     given, by = tree.get("format"), shown(tree.get("geood"))
     if type(given) is not int:
         raise damaged(path, f"its format is {shown(given)}, not a number")
-    if given < FORMAT:
-        raise BundleError(
-            f"{path}: written by geood {by} in format {shown(given)}, which this geood no longer reads; train it again"
-        )
     if given > FORMAT:
         raise BundleError(
             f"{path}: written by geood {by} in format {shown(given)}, this geood {__version__} reads up to {FORMAT}; "
             "upgrade geood"
         )
-    return tree
+    if (newer := upgraded(tree, to=FORMAT)) is None:
+        raise BundleError(
+            f"{path}: written by geood {by} in format {shown(given)}, which this geood no longer reads; train it again"
+        )
+    return newer
 
 
 def _checked(tree: dict[str, Any], path: Path) -> BundleHeader:
@@ -139,6 +196,8 @@ def _checked(tree: dict[str, Any], path: Path) -> BundleHeader:
         tree["calibrated"] = ScoreConfig.model_validate(tree.get("calibrated"))
         if isinstance(tree.get("class_ids"), list):
             tree["class_ids"] = tuple(tree["class_ids"])
+        if isinstance(reach := tree.get("reach"), dict) and isinstance(reach.get("beyond"), list):
+            tree["reach"] = reach | {"beyond": tuple(reach["beyond"])}
         return BundleHeader.model_validate(tree)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]

@@ -142,7 +142,8 @@ def _of_inliers(found: Mapping[str, TensorKind], classes: int, features: int, en
     if "encoder_near" in found:
         principal = min(AXES, encoder)
         shapes |= {"encoder_shift": (encoder,), "encoder_axes": (encoder, principal), "encoder_near": (near, principal)}
-        shapes["encoder_classes"] = (near,)
+        if "encoder_classes" in found:  # formats before 4 did not keep them
+            shapes["encoder_classes"] = (near,)
     if "tail_encoder_knn" in found and "encoder_near" in found:
         shapes |= {"tail_hybrid": (KNOTS,), "tail_encoder_knn": (KNOTS,)}
     if set(found) - set(shapes):

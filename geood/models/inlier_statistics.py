@@ -44,7 +44,8 @@ class Inliers(nn.Module):
         super().__init__()
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor)
-        self._spans = spans(tensors["encoder_classes"]) if "encoder_classes" in tensors else ()
+        alike = torch.zeros(len(tensors.get("encoder_near", ())))
+        self._spans = spans(tensors.get("encoder_classes", alike))
 
     @property
     def serves(self) -> tuple[Need, ...]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import os
 import shutil
 import weakref
 from collections.abc import Callable
@@ -25,10 +26,10 @@ from torch.utils._pytree import tree_leaves
 from geood.errors import ConfigError, OutputError
 from geood.geo.cog import WORST
 from geood.geo.gdal import CACHE_BYTES
-from geood.models import ModelBundle
+from geood.models import TILE_PX, ModelBundle
 from geood.prediction.cluster import threads_of
 
-TILES_PX = (1024, 768, 512, 384, 256, 192, 128)  # sides to try if the config's does not fit the memory
+TILES_PX = (2048, 1536, 1024, 768, 512, 384, 256, 192, 128)  # sides to try if the config's does not fit the memory
 LEAST_CACHE = 32 * 2**20
 KERNELS = 130 * 2**20  # added by the first forward pass for kernels and scratch space, measured with two encoders
 BASE = 720 * 2**20  # this process with all imports and one bundle; a constant, so that tile sizes are reproducible
@@ -85,7 +86,7 @@ def parse_bytes(text: str) -> int:
 
 def config_budget(bundle: ModelBundle, *, workers: int = 0) -> Budget:
     """Return tile size and concurrency of the config, without measuring the memory they need (`bytes` is 0)."""
-    return Budget(bundle.config.predict.tile_px, threads_of(workers)[0], CACHE_BYTES, 0, None)
+    return Budget(_wished_tile(bundle), threads_of(workers)[0], CACHE_BYTES, 0, None)
 
 
 def budget(bundle: ModelBundle, *, workers: int = 0, max_ram: int | None = None) -> Budget:
@@ -94,24 +95,26 @@ def budget(bundle: ModelBundle, *, workers: int = 0, max_ram: int | None = None)
     Raises:
         ConfigError: even the smallest does not fit; the message names the least limit that would do.
     """
-    predict = bundle.config.predict
+    wished = _wished_tile(bundle) if max_ram is None else bundle.tile_px
     computing, _ = threads_of(workers)
     cache = CACHE_BYTES if max_ram is None else max(LEAST_CACHE, min(CACHE_BYTES, max_ram // 16))
     measured = functools.cache(lambda side: tile_bytes(bundle, side))  # one pass a size, whatever the concurrency
     budget_of = functools.partial(_budget, bundle, measured, cache=cache, workers=workers)
-    largest = budget_of(predict.tile_px, computing)
+    largest = budget_of(wished, computing)
     if max_ram is None or largest.bytes <= max_ram:
         return replace(largest, limit=max_ram, workers=workers)
-    sizes = [px for px in TILES_PX if px < predict.tile_px] or [predict.tile_px]
-    choices = itertools.product([predict.tile_px, *sizes], range(computing, 0, -1))
+    sizes = [px for px in TILES_PX if px < wished] or [wished]
+    choices = itertools.product([wished, *sizes], range(computing, 0, -1))
     candidates = [budget_of(px, at_once) for px, at_once in choices]
     fitting = [candidate for candidate in candidates if candidate.bytes <= max_ram]
     if not fitting:
+        halo = bundle.halo_px
         least = min(candidate.bytes for candidate in candidates)
         raise ConfigError(
             f"--max-ram {max_ram / 1e9:.3g}GB: this model needs at least {least / 1e9 + 0.05:.1f}GB here"
             + (f" with {workers} workers; use fewer, or" if workers else ";")
             + " allow that much, or train a smaller segmenter.encoder"
+            + (f"; its halo of {halo} px takes a part of it, see predict.halo_px" if halo > 0 else "")
         )
     fastest = max(fitting, key=lambda fit: fit.computing * _useful(fit.tile_px, bundle.halo_px))
     return replace(fastest, limit=max_ram, workers=workers)
@@ -154,6 +157,20 @@ def tile_bytes(bundle: ModelBundle, side: int) -> int:
         classes = answer.logits[:, :, inner, inner].argmax(1).to(torch.uint8)
         del score, classes
     return meter.peak
+
+
+def _wished_tile(bundle: ModelBundle) -> int:
+    """Return the side of tiles without a memory limit: the config's, or one for the halo that this machine can hold.
+
+    That is, half of its memory holds one tile for each core, however many are computed at a time: the tiles, and so the
+    scores near their seams, must not depend on the number of workers.
+    """
+    if bundle.config.predict.tile_px != "auto" or bundle.tile_px == TILE_PX or torch.cuda.is_available():
+        return bundle.tile_px
+    memory, cores = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), os.cpu_count() or 1
+    sizes = [px for px in TILES_PX if TILE_PX < px <= bundle.tile_px]
+    needed = {px: cores * SPARE * tile_bytes(bundle, px + 2 * bundle.halo_px) for px in sizes}
+    return next((px for px in sizes if needed[px] <= memory / 2), TILE_PX)
 
 
 def _budget(

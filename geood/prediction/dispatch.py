@@ -45,9 +45,7 @@ def _sees_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def score_scene(
-    job: Job, grid: Grid, *, halo_px: int, journal: Journal, client: Any, on_gpu: bool, title: str
-) -> list[FailedTile]:
+def score_scene(job: Job, grid: Grid, *, journal: Journal, client: Any, on_gpu: bool, title: str) -> list[FailedTile]:
     """Score all tiles of a scene that are not in its journal yet; return those that failed.
 
     `client` is a `distributed.Client`; `on_gpu` tells whether its workers have GPUs. At most two tasks per worker
@@ -59,10 +57,8 @@ def score_scene(
         OutputError: the journal cannot be written.
         RunLostError: all workers are gone.
     """
-    total = sum(1 for _ in tiles_of(grid, job, halo_px=halo_px))
-    todo: Iterator[NumberedTile] = (
-        tile for tile in tiles_of(grid, job, halo_px=halo_px) if tile.number not in journal.figures
-    )
+    total = sum(1 for _ in tiles_of(grid, job))
+    todo: Iterator[NumberedTile] = (tile for tile in tiles_of(grid, job) if tile.number not in journal.figures)
     first = [*itertools.islice(todo, HOPELESS_AFAR if is_remote(job.source.name) else HOPELESS)]
     todo, needed = itertools.chain(first, todo), {tile.number for tile in first}
     queue = TileQueue(job, client, on_gpu=on_gpu)

@@ -34,7 +34,7 @@ def trial_seconds(plan: ScenePlan, bundle: ModelBundle, *, bundle_path: Path) ->
         DataError: one of the trial tiles cannot be read or scored.
     """
     STATE.preload(bundle_path, bundle)
-    tiles = list(tiles_of(plan.grid, plan.job, halo_px=plan.halo_px))
+    tiles = list(tiles_of(plan.grid, plan.job))
     from_middle = itertools.chain(tiles[len(tiles) // 2 :], tiles[: len(tiles) // 2])
     wanted = plan.job.computing
     with concurrent.futures.ThreadPoolExecutor(wanted) as pool:
@@ -74,7 +74,9 @@ def plan_run(
     limits = budget(bundle, workers=workers, max_ram=None if max_ram is None else parse_bytes(max_ram))
     plan = plan_scene(ScenePath(scene), bundle, options, bundle_path=bundle_path, limits=limits, classes=True)
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
-    lines = describe(plan, limits, folder=existing, seconds=trial_seconds(plan, bundle, bundle_path=bundle_path))
+    lines = describe(
+        plan, limits, halo=_halo(bundle), folder=existing, seconds=trial_seconds(plan, bundle, bundle_path=bundle_path)
+    )
     try:
         check_disk(existing, plan.disk_bytes)
     except OutputError as error:
@@ -82,15 +84,18 @@ def plan_run(
     return lines
 
 
-def describe(plan: ScenePlan, limits: Budget, *, folder: Path, seconds: float | None) -> list[tuple[str, str]]:
+def describe(
+    plan: ScenePlan, limits: Budget, *, halo: str, folder: Path, seconds: float | None
+) -> list[tuple[str, str]]:
     """Return the plan as (label, text) lines."""
     free = shutil.disk_usage(folder).free
-    size = f"{plan.job.tile_px} px, read with a halo of {plan.halo_px} px"
+    size = f"{plan.job.tile_px} px"
     at_once = f"{plan.job.computing} at a time" if not torch.cuda.is_available() else torch.cuda.get_device_name()
     lines = [
         *plan.notes.items(),
         ("valid", f"about {100 * plan.valid_share:.0f} % of {plan.pixels:,} pixels"),
         ("tiles", f"{plan.tiles:,} of {size}; {at_once}"),
+        ("halo", f"{halo}; {100 * plan.halo_share:.0f} % of the pixels computed are halo"),
         ("memory", f"up to {limits.bytes / 1e9:.2f} GB"),
         ("disk", f"up to {plan.disk_bytes / 1e9:.2f} GB in {folder} ({free / 1e9:.1f} GB free)"),
         ("time", "nothing to score" if seconds is None else f"about {_duration(seconds)}, estimated from trial tiles"),
@@ -98,6 +103,17 @@ def describe(plan: ScenePlan, limits: Budget, *, folder: Path, seconds: float | 
     if limits.gpu_bytes is not None:
         lines.insert(-2, ("GPU", f"about {limits.gpu_bytes / 1e9:.2f} GB for each tile of a batch"))
     return lines + [("warning", warning) for warning in plan.warnings]
+
+
+def _halo(bundle: ModelBundle) -> str:
+    """Return the halo of tiles in words: whose it is, and what it cuts off."""
+    given, reach, smoothing = bundle.config.predict.halo_px, bundle.reach, bundle.halo_px - bundle.network_halo_px
+    origin = "as predict.halo_px says" if given != "auto" else "as the model needs" if reach else "not measured"
+    if given != "auto" and reach is not None:
+        origin += f", the model needs {reach.halo_px}"
+    lost = "" if bundle.cut_off is None else f", {100 * bundle.cut_off:.2g} % of what a pixel depends on lies beyond"
+    more = f" and {smoothing} px more for the smoothing" if smoothing else ""
+    return f"{bundle.network_halo_px} px, {origin}{more}{lost}"
 
 
 def _duration(seconds: float) -> str:

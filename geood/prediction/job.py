@@ -23,8 +23,9 @@ class Job:
 
     `state` tells the scene from an older file of the same name, `identity` does so for the bundle; `weights` holds the
     bundle's bytes for workers that cannot see its path. `tile_px` is the side of a tile without halo on the scene's
-    grid, `computing` the number of tiles that a process computes at a time, `cache_bytes` the size of GDAL's block
-    cache, `process_bytes` a process's memory limit (None: no limit), `classes` whether a class raster is written.
+    grid, `halo_px` the width of the halo on the grid that is read, `computing` the number of tiles that a process
+    computes at a time, `cache_bytes` the size of GDAL's block cache, `process_bytes` a process's memory limit (None: no
+    limit), `classes` whether a class raster is written.
     """
 
     source: SceneSource
@@ -34,6 +35,7 @@ class Job:
     score: ScoreConfig
     predict: PredictConfig
     tile_px: int
+    halo_px: int
     area: AreaOfInterest | None
     classes: bool
     computing: int
@@ -68,9 +70,9 @@ class FailedTile(NamedTuple):
     reason: str
 
 
-def tiles_of(grid: Grid, job: Job, *, halo_px: int) -> Iterator[NumberedTile]:
+def tiles_of(grid: Grid, job: Job) -> Iterator[NumberedTile]:
     """Yield the tiles of a scene that a job scores, in row-major order."""
-    tiles = tile_grid(grid.height, grid.width, tile_px=job.tile_px, halo_px=halo_px, scale=job.source.scale)
+    tiles = tile_grid(grid.height, grid.width, tile_px=job.tile_px, halo_px=job.halo_px, scale=job.source.scale)
     for number, tile in enumerate(tiles):
         if job.area is None or job.area.touches(tile.write):
             yield NumberedTile(number, tile)

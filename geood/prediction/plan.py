@@ -69,7 +69,6 @@ class ScenePlan:
     grid: Grid
     job: Job
     state: dict[str, str]
-    halo_px: int
     valid_share: float
     notes: dict[str, str]
     warnings: tuple[str, ...]
@@ -88,7 +87,7 @@ class ScenePlan:
             "model": self.job.identity,
             "score": self.job.score.model_dump(mode="json"),
             "tile_px": self.job.tile_px,
-            "halo_px": self.halo_px,
+            "halo_px": self.job.halo_px,
             "precision": self.job.predict.precision,
             "compile": self.job.predict.compile,
             "torch": torch.__version__,
@@ -100,7 +99,16 @@ class ScenePlan:
     @property
     def tiles(self) -> int:
         """Number of tiles."""
-        return sum(1 for _ in tiles_of(self.grid, self.job, halo_px=self.halo_px))
+        return sum(1 for _ in tiles_of(self.grid, self.job))
+
+    @property
+    def halo_share(self) -> float:
+        """Share of the pixels that are computed for halos, 0 to 1: in other tiles again, or beyond the scene's edge."""
+        read = kept = 0.0
+        for _, tile in tiles_of(self.grid, self.job):
+            read += tile.read.height * tile.read.width
+            kept += tile.write.height * tile.write.width * self.job.source.scale**2
+        return 1 - kept / read if read else 0.0
 
     @property
     def pixels(self) -> int:
@@ -154,6 +162,7 @@ def plan_scene(
         score=bundle.config.score,
         predict=bundle.config.predict,
         tile_px=tile_side(limits.tile_px, reading.scale),
+        halo_px=bundle.halo_px,
         area=_area(options, grid),
         classes=classes,
         computing=limits.computing,
@@ -167,7 +176,7 @@ def plan_scene(
         "bands": reading.bands_note,
         "resolution": reading.resolution_note,
     }
-    return ScenePlan(scene, grid, job, state, bundle.halo_px, share, notes, tuple(warnings))
+    return ScenePlan(scene, grid, job, state, share, notes, tuple(warnings))
 
 
 def _cache(opened: Scene, limits: Budget, *, rows: int) -> int:

@@ -48,9 +48,7 @@ def assemble_rasters(
     on_gpu, title = have_gpu(client), target.scene.label
     tiles = -(-plan.grid.height // plan.job.tile_px) * -(-plan.grid.width // plan.job.tile_px)
     with work.journal(name, plan.key | {"gpu": on_gpu}, tiles=tiles) as journal:
-        failed = score_scene(
-            plan.job, plan.grid, halo_px=plan.halo_px, journal=journal, client=client, on_gpu=on_gpu, title=title
-        )
+        failed = score_scene(plan.job, plan.grid, journal=journal, client=client, on_gpu=on_gpu, title=title)
         figures = journal.total()
         windows = tuple(tile.window for tile in failed)
         tags = _tags(target.scene, bundle, threshold) | ({FAILED_TAG: json.dumps(windows)} if failed else {})

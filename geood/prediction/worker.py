@@ -117,7 +117,7 @@ def _scored(job: Job, engine: Engine, batch: list[ReadTile]) -> list[ScoredTile 
     """Score and pack a batch; halve it as long as it does not fit the memory."""
     stacked = Batch(*(_stacked([getattr(p, name) for p in batch]) for name in ("image", "valid")))
     try:
-        core = _core(job, engine.bundle, batch[0].image.shape)
+        core = _core(job, batch[0].image.shape)
         maps = engine.maps(stacked, core, classes=job.classes)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if _is_memory(error) and len(batch) > 1:
@@ -130,9 +130,9 @@ def _scored(job: Job, engine: Engine, batch: list[ReadTile]) -> list[ScoredTile 
     return [_packed(job, pixels, *maps_of) for pixels, *maps_of in zip(batch, *maps, strict=True)]
 
 
-def _core(job: Job, bundle: ModelBundle, shape: tuple[int, ...]) -> Core:
+def _core(job: Job, shape: tuple[int, ...]) -> Core:
     """Return the rows and columns of a tile as read to score: without the halo, unless scores are resampled later."""
-    halo = bundle.halo_px if job.source.scale == 1 else 0
+    halo = job.halo_px if job.source.scale == 1 else 0
     rows, cols = (slice(halo, side - halo) for side in shape[1:])
     return rows, cols
 
@@ -220,11 +220,11 @@ class WorkerState:
         if self._preloaded and self._preloaded[:2] == (job.bundle_path, job.identity):
             return self._preloaded[2]
         if job.weights is None:
-            return ModelBundle.load(job.bundle_path, flow=False)
+            return ModelBundle.load(job.bundle_path, flow=False, tell=False)
         with tempfile.TemporaryDirectory(prefix="geood-") as folder:
             copy = Path(folder) / "model.safetensors"
             copy.write_bytes(job.weights)
-            return ModelBundle.load(copy, flow=False)
+            return ModelBundle.load(copy, flow=False, tell=False)
 
     @contextmanager
     def scene(self, job: Job) -> Iterator[Scene]:

@@ -22,6 +22,7 @@ from geood.datasets import Crops
 from geood.errors import TrainingError
 from geood.metrics import PixelCurve
 from geood.models import EXPERTS, Flow, InlierFit, Inliers, ModelBundle, Segmenter, fit_tail
+from geood.training.halo import with_reach
 
 log = logging.getLogger("geood")
 FIT_CROPS = 256  # training crops that inlier statistics are computed from
@@ -58,7 +59,7 @@ def finish_bundle(segmenter: Segmenter, flow: Flow | None, crops: Crops, figures
         bundle = dataclasses.replace(bundle, calibrated=bundle.config.score)
     elif why := why_not(config.score.kind, bundle.scores, config.segmenter.outlier):
         raise TrainingError(f"the networks are trained, but their score cannot be computed: {why}")
-    return _calibrated(bundle, crops).to("cpu")
+    return _calibrated(with_reach(bundle, crops), crops).to("cpu")
 
 
 def _fitted(bundle: ModelBundle, crops: Crops) -> Inliers:

@@ -9,6 +9,7 @@ from pydantic_core import PydanticUndefined
 
 from geood.config.loading import change_config, config_from_tree, config_schema, load_config, to_yaml
 from geood.config.sections import Config, DataConfig
+from geood.config.versions import CONFIG_VERSION
 from geood.errors import ConfigError
 from support.configs import SMALL
 
@@ -36,8 +37,10 @@ def test_the_papers_configs_and_those_based_on_them_are_the_papers(path):
 def test_the_reference_names_every_key_once_with_its_default():
     tree = yaml.safe_load((CONFIGS / "aerial.yaml").read_text(encoding="utf-8"))
     assert list(tree) == list(Config.model_fields)
+    assert tree.pop("version") == CONFIG_VERSION
     reference = load_config(CONFIGS / "aerial.yaml").model_dump()
-    for section, field in Config.model_fields.items():
+    for section in tree:
+        field = Config.model_fields[section]
         kind = DataConfig if section == "data" else field.annotation
         assert list(tree[section]) == list(kind.model_fields), section
         for key, one in kind.model_fields.items():

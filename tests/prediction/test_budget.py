@@ -1,5 +1,6 @@
 """Laws of what a run may take: sizes as people write them, memory that is kept, room on the disk."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,8 +13,9 @@ from affine import Affine
 from geood.errors import ConfigError, OutputError
 from geood.geo.mosaic import write_mosaic
 from geood.geo.scene import Scene
+from geood.models.bundle_header import Reach
 from geood.models.inlier_statistics import Inliers
-from geood.prediction.budget import Budget, budget, check_disk, disk_needed, parse_bytes, tile_bytes
+from geood.prediction.budget import Budget, budget, check_disk, config_budget, disk_needed, parse_bytes, tile_bytes
 from geood.prediction.cluster import threads_of
 from geood.prediction.pipeline import predict
 from geood.prediction.plan import _cache
@@ -213,3 +215,30 @@ def test_scores_keep_to_the_memory_that_was_planned_for_them(tmp_path, kind, smo
     command = [sys.executable, "-c", MEASURE, str(scene), str(tmp_path / "m.safetensors"), str(tmp_path / "x.tif")]
     done = subprocess.run([*command, f"{planned}B"], capture_output=True, text=True, check=True)
     assert int(done.stdout.split()[-1]) < planned
+
+
+def test_tiles_grow_with_a_wide_halo_where_memory_allows(tmp_path, bundle, monkeypatch):
+    """By themselves only: sizes in the config are kept, and the same machine gives the same sizes to any workers."""
+    wide = replace(
+        make_bundle(tmp_path / "m.safetensors", predict={"tile_px": "auto", "halo_px": "auto"}),
+        reach=Reach(halo_px=320, beyond=(0.9,) * 9 + (0.0,)),
+    )
+    narrow = replace(wide, reach=Reach(halo_px=128, beyond=(0.9, 0.9, 0.9, 0.0)))
+    assert (narrow.tile_px, wide.tile_px) == (1024, 2048)
+    assert wide.with_settings(["predict.tile_px=512"]).tile_px == 512
+    pages = {"SC_PAGE_SIZE": 1}
+    monkeypatch.setattr("geood.prediction.budget.os.sysconf", lambda name: pages[name])
+    needed = (os.cpu_count() or 1) * tile_bytes(wide, 2048 + 640)
+    for memory, side in ((3 * needed, 2048), (2 * needed, 1536), (needed // 4, 1024)):
+        pages["SC_PHYS_PAGES"] = memory
+        chosen = 2048 if torch.cuda.is_available() else side
+        assert {config_budget(wide, workers=workers).tile_px for workers in (0, 1, 3)} == {chosen}
+        assert config_budget(narrow).tile_px == 1024
+
+
+def test_a_limit_says_that_a_halo_takes_a_part_of_it(tmp_path):
+    path = tmp_path / "m.safetensors"
+    with pytest.raises(ConfigError, match=r"its halo of 320 px takes a part of it, see predict\.halo_px"):
+        budget(make_bundle(path, predict={"tile_px": "auto", "halo_px": 320}), max_ram=10**7)
+    with pytest.raises(ConfigError, match=r"smaller segmenter\.encoder$"):
+        budget(make_bundle(path, predict={"halo_px": 0}), max_ram=10**7)

@@ -1,6 +1,7 @@
 """The promises of prediction: same answer, same grid, no holes, whole or absent; and every bad input refused."""
 
 import csv
+import dataclasses
 import hashlib
 import json
 import os
@@ -25,12 +26,18 @@ from geood.config import SCORES, scores_from
 from geood.errors import BundleError, ConfigError, DataError, GeoodError, OutputError, TilesFailedError
 from geood.geo import qgis
 from geood.geo.mosaic import write_mosaic
+from geood.geo.paths import ScenePath
 from geood.geo.scene import Scene
 from geood.models.bundle import ModelBundle
+from geood.models.bundle_header import Reach
+from geood.prediction import worker
+from geood.prediction.budget import config_budget
 from geood.prediction.cluster import dask_client
 from geood.prediction.estimate import plan_run
+from geood.prediction.job import tiles_of
 from geood.prediction.pipeline import polygonize, predict
-from geood.prediction.plan import SceneOptions
+from geood.prediction.plan import SceneOptions, plan_scene
+from geood.prediction.worker import WorkerState
 from support.bundles import make_bundle
 from support.rasters import HALF_METRE, picture, write_raster
 
@@ -544,6 +551,67 @@ def test_a_plan_says_what_would_be_done_and_is_kept_to(tmp_path, bundle_path, sc
         plan_run(str(scene), bundle_path=bundle_path, options=SceneOptions(), max_ram="10MB", folder=tmp_path)
     with pytest.raises(ConfigError, match="--max-ram"):
         predict([scene], tmp_path / "x.tif", bundle_path=bundle_path, max_ram="10MB")
+
+
+REACH = Reach(halo_px=64, beyond=(0.25, 0.004, 0.0))
+
+
+@pytest.fixture
+def measured_path(tmp_path):
+    """A bundle whose network needs a halo of 64 px."""
+    path = tmp_path / "measured.safetensors"
+    saved = make_bundle(path, predict={"tile_px": 64, "halo_px": "auto"})
+    dataclasses.replace(saved, reach=REACH).save(path)
+    return path
+
+
+def test_a_plan_tells_the_halo_what_it_cuts_off_and_what_it_costs(tmp_path, scene, bundle_path, measured_path, caplog):
+    def halo(path, *settings):
+        return dict(plan_run(str(scene), bundle_path=path, options=SceneOptions(), folder=tmp_path, settings=settings))[
+            "halo"
+        ]
+
+    inner = 100 * (1 - 210 * 150 / (4 * 3 * (64 + 2 * 64) ** 2))  # at least: tiles at the edges are smaller
+    said = halo(measured_path)
+    assert said.startswith("64 px, as the model needs, 0.4 % of what a pixel depends on lies beyond; ")
+    assert 0 < float(said.split("; ")[1].split(" %")[0]) <= inner and said.endswith("of the pixels computed are halo")
+    assert not caplog.records
+    said = halo(measured_path, "predict.halo_px=32")
+    assert said.startswith("32 px, as predict.halo_px says, the model needs 64, 25 % of what a pixel depends on")
+    [record] = caplog.records
+    assert "32 is less than the 64 px that this network needs: 25.0 %" in record.getMessage()
+    assert halo(measured_path, "score.smooth_px=3").startswith(
+        "64 px, as the model needs and 32 px more for the smoothing"
+    )
+    assert halo(bundle_path).startswith("32 px, as predict.halo_px says; ")
+    assert halo(bundle_path, "predict.halo_px=auto").startswith("64 px, not measured; ")
+
+
+def test_a_halo_of_the_bundle_gives_the_map_of_the_same_number(tmp_path, scene, measured_path):
+    """And a narrower one, which is warned of, another map."""
+    maps = {}
+    for px in ("auto", 64, 32):
+        settings = [f"predict.halo_px={px}"]
+        [made] = predict([scene], tmp_path / f"{px}.tif", bundle_path=measured_path, settings=settings)
+        maps[px] = read(made.scores)
+    assert np.array_equal(maps["auto"], maps[64], equal_nan=True)
+    assert not np.array_equal(maps["auto"], maps[32], equal_nan=True)
+
+
+def test_tiles_keep_the_halo_of_their_job_whatever_the_bundle_of_a_worker_says(scene, bundle_path, bundle, monkeypatch):
+    """Workers load the bundle as it was saved; the run may have another halo."""
+    wide = bundle.with_settings(["predict.halo_px=64"])
+    limits = config_budget(wide)
+    planned = plan_scene(
+        ScenePath(str(scene)), wide, SceneOptions(), bundle_path=bundle_path, limits=limits, classes=True
+    )
+    tiles = list(tiles_of(planned.grid, planned.job))[:3]
+    packed = []
+    for preloaded in (wide, bundle):
+        monkeypatch.setattr("geood.prediction.worker.STATE", WorkerState())
+        worker.STATE.preload(bundle_path, preloaded)
+        packed.append([(r.number, bytes(r.chunks[0].data)) for r in worker.score_tiles(planned.job, tiles)])
+    assert packed[0] == packed[1]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in scores_from("logits") if kind != "jsd"])

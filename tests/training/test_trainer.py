@@ -69,6 +69,8 @@ def train_apart(settings, run, *, before="", resume=False):
     path.write_text(to_yaml(settings), encoding="utf-8")
     script = f"""
 import os
+from geood.models import reach
+reach.EFFORTS = (reach.Effort(128, 1, 1),)
 from geood.config.loading import load_config
 from geood.training.stage import Stage
 from geood.training.trainer import train

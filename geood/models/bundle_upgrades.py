@@ -1,0 +1,64 @@
+"""Upgrades of bundle headers: from each format that can still be read to the next.
+
+An upgrade is a function from the JSON tree of one format to that of the next. It adds what it can, leaves tensors and
+configs as they are (a config has a version of its own), and says what remains missing, since a bundle that was trained
+before something was measured cannot know it. The trees come from files of others and are not checked yet: an upgrade
+must take whatever JSON can hold. What cannot be upgraded has no step here and is refused in `bundle_header`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from geood.errors import shown
+
+OLD_HALO = 64  # pixels: what formats before 4 had in their configs unless told otherwise
+Tree = dict[str, Any]
+
+
+class Upgraded(NamedTuple):
+    """Header tree of the newest format, the format of the file, and a sentence on each thing that is missing."""
+
+    tree: Tree
+    written: int
+    missing: tuple[str, ...] = ()
+
+
+def upgraded(tree: Tree, *, to: int) -> Upgraded | None:
+    """Return a header tree of an older format in format `to`; None if there is no way."""
+    written: int = tree["format"]
+    missing: tuple[str, ...] = ()
+    for given in range(written, to):
+        if given not in UPGRADES:
+            return None
+        tree, *more = UPGRADES[given](tree)
+        tree, missing = tree | {"format": given + 1}, (*missing, *more)
+    return Upgraded(tree, written, missing)
+
+
+def _without_reach(tree: Tree) -> tuple[Tree, *tuple[str, ...]]:
+    """Upgrade format 3, whose halo was a number in the config, chosen before anything was known of the network.
+
+    Its bank of the encoder knew no classes, and `combined` was the larger of both surprisals: its thresholds go.
+    """
+    predict = tree["config"].get("predict") if isinstance(tree.get("config"), dict) else None
+    halo = predict.get("halo_px", OLD_HALO) if isinstance(predict, dict) else OLD_HALO
+    lacks = (
+        f"how far its network looks was not measured, so tiles are read with a halo of {shown(halo)} px, and seams may "
+        "show; set predict.halo_px to what benchmarks/seam.py finds for it, or train it again"
+    )
+    known = tree.get("calibration")
+    if not isinstance(known, dict) or "combined" not in known:
+        return tree | {"reach": None}, lacks
+    kept = {kind: thresholds for kind, thresholds in known.items() if kind != "combined"}
+    other = (
+        "its neighbours in the encoder are those of all classes, and its score combined has no thresholds; give "
+        "--threshold, take score.kind=hybrid, or train it again"
+    )
+    return tree | {"reach": None, "calibration": kept}, lacks, other
+
+
+UPGRADES: dict[int, Callable[[Tree], tuple[Tree, *tuple[str, ...]]]] = {
+    3: _without_reach
+}  # by the format that they take
