@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from geood.calibration import prediction_tiles, scored_tiles
 from geood.config import load_config
 from geood.constants import ANOMALY, IGNORE, INLIER
 from geood.datasets import find_files
 from geood.errors import ConfigError, DataError
 from geood.evaluation.class_mapping import data_settings
 from geood.evaluation.results import Evaluation
-from geood.evaluation.tile_scores import on_best_device, prediction_tiles, scored_tiles
+from geood.evaluation.tile_scores import on_best_device
 from geood.geo.grid import Tile
 from geood.geo.labels import LabelRules, mask_hint, open_labels, why_not_shared
 from geood.geo.listing import files_in, pair_by_name, same_name, some_of, why_no_pairs

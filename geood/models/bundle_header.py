@@ -19,6 +19,7 @@ from geood._version import __version__
 from geood.config import SCORES, Config, ScoreConfig, config_from_tree
 from geood.errors import BundleError, ConfigError, DataError, shown
 from geood.geo.bands import Bands
+from geood.models.calibration_record import CalibrationRecord
 
 FORMAT = 3  # incremented whenever an older geood could not read the file
 DAMAGED = "the bundle is damaged"
@@ -43,6 +44,7 @@ class BundleHeader(BaseModel):
     calibrated: ScoreConfig
     metrics: dict[str, Finite]
     offsets: dict[str, Finite]
+    record: CalibrationRecord | None = None
 
     @field_validator("calibration")
     @classmethod
@@ -135,6 +137,8 @@ def _checked(tree: dict[str, Any], path: Path) -> BundleHeader:
         tree["config"] = config_from_tree(tree.get("config"), source="its config")
         tree["bands"] = Bands.from_dict(tree.get("bands"))
         tree["calibrated"] = ScoreConfig.model_validate(tree.get("calibrated"))
+        if tree.get("record") is not None:
+            tree["record"] = CalibrationRecord.model_validate_json(json.dumps(tree["record"]))
         if isinstance(tree.get("class_ids"), list):
             tree["class_ids"] = tuple(tree["class_ids"])
         return BundleHeader.model_validate(tree)

@@ -29,8 +29,9 @@ from geood.geo.scene import Scene
 from geood.models.bundle import ModelBundle
 from geood.prediction.cluster import dask_client
 from geood.prediction.estimate import plan_run
-from geood.prediction.pipeline import polygonize, predict
+from geood.prediction.pipeline import predict
 from geood.prediction.plan import SceneOptions
+from geood.prediction.polygonizing import polygonize
 from support.bundles import make_bundle
 from support.rasters import HALF_METRE, picture, write_raster
 
