@@ -34,8 +34,8 @@ SUMMARY = "summary.csv"
 class Prediction:
     """The outputs of one scene and their figures; `polygons` is None if only scores are written.
 
-    `verdict` says whether the promise of the threshold holds. `failed_tiles` are the windows (row, column, height, width
-    in pixels) that could not be scored; `reason` says why the first could not.
+    `verdict` says whether the promise of the threshold holds. `failed_tiles` are the windows (row, column, height,
+    width in pixels) that could not be scored; `reason` says why the first could not.
     """
 
     scene: str

@@ -59,7 +59,7 @@ def finish_bundle(segmenter: Segmenter, flow: Flow | None, crops: Crops, figures
         bundle = dataclasses.replace(bundle, calibrated=bundle.config.score)
     elif why := why_not(config.score.kind, bundle.scores, config.segmenter.outlier):
         raise TrainingError(f"the networks are trained, but their score cannot be computed: {why}")
-    return _calibrated(bundle, crops).to("cpu")
+    return calibrated(bundle, crops).to("cpu")
 
 
 def _fitted(bundle: ModelBundle, crops: Crops) -> Inliers:
@@ -118,7 +118,7 @@ def _unsmoothed(bundle: ModelBundle) -> ModelBundle:
     return bundle.with_score(bundle.config.score.model_copy(update={"smooth_px": 0}))
 
 
-def _calibrated(bundle: ModelBundle, crops: Crops) -> ModelBundle:
+def calibrated(bundle: ModelBundle, crops: Crops) -> ModelBundle:
     """Return the bundle with the thresholds of all its scores on inlier validation ground, and the record of it."""
     calibration, record = measure_ground(bundle, crops)
     if record is None:

@@ -30,7 +30,7 @@ from geood.models.bundle import ModelBundle
 from geood.models.flow import Flow
 from geood.models.segmenter import Segmenter
 from geood.prediction.pipeline import predict
-from geood.training.calibration import _calibrated, _offsets
+from geood.training.calibration import _offsets, calibrated
 from geood.training.plans import Plan, plans
 from geood.training.run_folder import append_metrics, check_run, last_metrics, make_run, take_stages, trim_metrics
 from geood.training.stage import Stage, troubles
@@ -251,7 +251,7 @@ def test_the_stage_head_leaves_the_classes_as_they_are_to_the_last_bit(scenes_fo
     assert not all(torch.equal(tensor, before[name]) for name, tensor in open_.flow.state_dict().items())
 
 
-def test_combined_is_calibrated_on_validation_inliers(scenes_folder, unbroken, tmp_path):
+def test_combined_iscalibrated_on_validation_inliers(scenes_folder, unbroken, tmp_path):
     settings = with_head(scenes_folder, stages_from=str(unbroken.parent))
     settings = settings.model_copy(update={"score": ScoreConfig(kind="combined", encoder_bank=200)})
     bundle = ModelBundle.load(train(settings, tmp_path / "run"))
@@ -403,7 +403,7 @@ def test_without_inliers_to_validate_on_nothing_is_promised_and_it_is_said(heade
     monkeypatch.setattr(_SceneIds, "read", lambda _, part: (np.zeros(part.window[2:], bool),) * 2)
     assert sample_ground(bundle, crops) is None
     assert _offsets(bundle, None) == {} and "no inlier pixel" in caplog.text and "0 is taken" in caplog.text
-    bare = _calibrated(bundle, crops)
+    bare = calibrated(bundle, crops)
     assert bare.record is None and not any(bare.calibration.values()) and "promises nothing" in caplog.text
     assert dataclasses.replace(bundle, offsets={}).offset == 0.0
     with pytest.raises(ConfigError, match="has no threshold"):
