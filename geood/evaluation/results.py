@@ -215,8 +215,8 @@ class Evaluation:
     """Figures of one bundle on a set of scenes; shares in [0, 1], NaN if undefined.
 
     `rows` has a dict for each kind of score: `score`, `temperature`, `average_precision`, `fpr95`, `auroc`.
-    `at_threshold` has recall, precision and false-positive rate at the bundle's default threshold, and the rate promised
-    with its interval. `scenes` has a dict for each scene with the figures of the bundle's default score.
+    `at_threshold` has recall, precision and false-positive rate at the bundle's default threshold, and the rate
+    promised with its interval. `scenes` has a dict for each scene with the figures of the bundle's default score.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""Laws of the table of false polygons: budgets are kept on the ground it is of, and it survives its way through a tag."""
+"""Laws of the table of false polygons: a budget is kept on its own ground, and it survives its way through a tag."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_rates_are_read_between_two_thresholds_and_none_beyond():
     assert table().at_rate(0.05) == pytest.approx(0.2)
     assert 0.2 < table().at_rate(0.02) < 0.3
     for rate in (0.3, 0.001):
-        with pytest.raises(ConfigError, match="tells thresholds for 0.01 to 0.2"):
+        with pytest.raises(ConfigError, match="tells thresholds for"):
             table().at_rate(rate)
 
 
