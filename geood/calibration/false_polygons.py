@@ -21,6 +21,7 @@ from geood.errors import ConfigError
 from geood.models import CalibrationRecord
 
 LEAST_PX = (1, 2, 4, 8, 16, 32, 64)  # least areas that are counted
+NEARLY = 0.95  # of a share that is asked for: a threshold of the table with as much is taken as it is
 AUTO_PX = 9  # default least area of a polygon, in pixels of the model: three by three
 
 
@@ -100,7 +101,7 @@ class Table(NamedTuple):
         return table
 
     def at_rate(self, fpr: float) -> float:
-        """Return the threshold that a share `fpr` of inlier pixels exceeds, between two of the table.
+        """Return the threshold that a share `fpr` of inlier pixels exceeds, one of the table or between two.
 
         Raises:
             ConfigError: the share lies outside the table.
@@ -112,6 +113,9 @@ class Table(NamedTuple):
                 f"--fpr {fpr:g}: the ground that the model was calibrated on tells thresholds for {low:.2g} to "
                 f"{high:.2g}; choose a share in that range, or give a --threshold"
             )
+        fits = int(np.argmax(rates <= fpr))
+        if rates[fits] >= NEARLY * fpr:
+            return self.thresholds[fits]
         seen = rates > 0
         order = np.argsort(rates[seen])
         logs, scores = np.log(rates[seen][order]), np.asarray(self.thresholds)[seen][order]

@@ -56,7 +56,7 @@ class ThresholdChoice:
             ConfigError: it is not of the score's range, or the bundle does not hold what the choice needs.
         """
         kind, thresholds, table = bundle.config.score.kind, bundle.thresholds, table_of(bundle)
-        if self.fpr is not None and (known := thresholds.get(f"{self.fpr:g}")) is not None:
+        if table is None and self.fpr is not None and (known := thresholds.get(f"{self.fpr:g}")) is not None:
             return known
         return self._chosen(kind, table, bundle.config.predict, default=lambda: bundle.threshold)
 

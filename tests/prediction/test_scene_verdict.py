@@ -154,7 +154,7 @@ def test_relative_takes_a_rank_in_the_scene_and_says_that_it_promises_nothing(gr
 
 
 def test_without_a_record_nothing_can_be_told_and_the_remedy_is_named(ground, scene, tmp_path):
-    [made] = predict([scene], tmp_path / "out.gpkg", bundle_path=ground / "bare.safetensors")
+    [made] = predict([scene], tmp_path / "out.gpkg", bundle_path=ground / "bare.safetensors", threshold=0.95)
     assert made.verdict.answer == "cannot be told" and "train it again" in made.verdict.why
     assert made.verdict.above is not None and made.verdict.high is None
     for choice in ({"fpr": 0.02}, {"false_per_km2": 5}):
@@ -173,7 +173,7 @@ def test_a_scene_without_metres_or_pixels_is_judged_by_what_there_is(ground, tmp
     [made] = predict([bare], tmp_path / "out.gpkg", bundle_path=ground / "model.safetensors")
     assert made.verdict.km2 is None and made.verdict.polygons_per_km2 is None and made.verdict.above is not None
     empty = write_raster(tmp_path / "empty.tif", np.zeros((3, 80, 80), np.uint8), nodata=0)
-    [none] = predict([empty], tmp_path / "empty.gpkg", bundle_path=ground / "model.safetensors")
+    [none] = predict([empty], tmp_path / "none.gpkg", bundle_path=ground / "model.safetensors")
     assert none.verdict.answer == "cannot be told" and "no pixel" in none.verdict.why
 
 
