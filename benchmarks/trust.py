@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,16 @@ class Rows:
         print(name, row, flush=True)
 
 
-def calibrate(config: Config, model: Path, work: Path, settings: list[str]) -> None:
-    """Save the model with the thresholds and the record of the config's validation ground."""
+def calibrate(config: Config, model: Path, work: Path, settings: list[str], *, brief: bool) -> None:
+    """Save the model with the thresholds and the record of the config's validation ground.
+
+    `brief` drops the statistics of inliers, and with them all scores but those of logits and head.
+    """
     out = work / "model.safetensors"
     if out.exists():
         return
     bundle = ModelBundle.load(model).with_settings(settings)
+    bundle = replace(bundle, inliers=None) if brief else bundle
     crops = open_crops(change_config(config, FEW))
     work.mkdir(parents=True, exist_ok=True)
     saved = calibrated(bundle, crops).save(out)
@@ -216,13 +221,14 @@ def main() -> None:
     parser.add_argument("--config", type=Path)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--set", dest="settings", nargs="*", default=[])
+    parser.add_argument("--brief", action="store_true", help="calibrate: scores of logits and head alone")
     parser.add_argument("--images", type=Path, nargs="*", default=[])
     parser.add_argument("--scene", type=Path)
     parser.add_argument("--elsewhere", type=Path, nargs="*", default=[])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     args = parser.parse_args()
     if args.what == "calibrate":
-        calibrate(load_config(args.config), args.model, args.work, args.settings)
+        calibrate(load_config(args.config), args.model, args.work, args.settings, brief=args.brief)
     elif args.what == "scenes":
         scenes(args.work, args.images)
     elif args.what == "fixtures":

@@ -1,4 +1,4 @@
-"""What a model promises of a map, measured on ground kept apart, and what can be said of a scene afterwards."""
+"""Promises of a model about its maps, measured on ground kept apart, and the verdict on each map."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from geood._lazy import lazy_exports
 if TYPE_CHECKING:
     from geood.calibration.cells import DIRECTIONS, CellMaps, pooled_features, read_cells, tile_cells
     from geood.calibration.exchangeability import Drift, drift_of
-    from geood.calibration.false_polygons import AUTO_PX, FalsePolygons, Table
+    from geood.calibration.false_polygons import AUTO_PX, FalsePolygons, PolygonTable
+    from geood.calibration.judgement import verdict_of
     from geood.calibration.measurement import GroundSample, measure_ground, sample_ground
     from geood.calibration.rates import LEAST_BLOCKS, garwood, guaranteed, rate_interval
     from geood.calibration.tiled_scoring import ImageSource, TileScores, prediction_tiles, scored_tiles
-    from geood.calibration.verdict import FAILS, HOLDS, UNKNOWN, SceneFacts, Verdict, verdict_of
+    from geood.calibration.verdict import FAILS, HOLDS, UNKNOWN, SceneFacts, Verdict
 
 __all__ = [
     "AUTO_PX",
@@ -27,8 +28,8 @@ __all__ = [
     "FalsePolygons",
     "GroundSample",
     "ImageSource",
+    "PolygonTable",
     "SceneFacts",
-    "Table",
     "TileScores",
     "Verdict",
     "drift_of",
@@ -60,7 +61,7 @@ __getattr__, __dir__ = lazy_exports(
         "ImageSource": "tiled_scoring",
         "LEAST_BLOCKS": "rates",
         "SceneFacts": "verdict",
-        "Table": "false_polygons",
+        "PolygonTable": "false_polygons",
         "TileScores": "tiled_scoring",
         "Verdict": "verdict",
         "drift_of": "exchangeability",
@@ -74,6 +75,6 @@ __getattr__, __dir__ = lazy_exports(
         "sample_ground": "measurement",
         "scored_tiles": "tiled_scoring",
         "tile_cells": "cells",
-        "verdict_of": "verdict",
+        "verdict_of": "judgement",
     },
 )

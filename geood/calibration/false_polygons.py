@@ -36,7 +36,7 @@ class FalsePolygons(NamedTuple):
     scene: tuple[float, float] | None
 
 
-class Table(NamedTuple):
+class PolygonTable(NamedTuple):
     """Pixels and polygons above each of T thresholds, on inlier ground of `km2` (None: of unknown size).
 
     `rates` (T,) are shares of pixels; `polygons` (A, T) and `spread` (A, T) belong to `least_px` (A,) pixels of a side

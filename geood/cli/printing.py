@@ -77,7 +77,7 @@ def _calibration(header: BundleHeader) -> dict[str, str]:
     record, config = header.record, header.config
     if record is None:
         return {"calibrated on": "no record: predict cannot tell whether a map keeps its promise; train again"}
-    from geood.calibration import AUTO_PX, Table
+    from geood.calibration import AUTO_PX, PolygonTable
 
     area = f"{record.km2:.4g} km2" if record.km2 is not None else f"{record.pixels:,} pixels"
     said = {"calibrated on": f"{area} of {record.images} images, {record.blocks} blocks, {len(record.cells)} cells"}
@@ -85,7 +85,7 @@ def _calibration(header: BundleHeader) -> dict[str, str]:
     least = config.predict.min_area_m2
     if threshold is not None and record.kind == config.score.kind and record.pixel_m:
         least = AUTO_PX * record.pixel_m**2 if least is None else least
-        false = Table.of(record).at(threshold, least, record.km2)
+        false = PolygonTable.of(record).at(threshold, least, record.km2)
         if false is not None:
             low, high = false.interval
             said["false polygons"] = f"{false.rate:.3g} per km2 of {least:.3g} m2 or more ({low:.3g} to {high:.3g})"

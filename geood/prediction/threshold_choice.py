@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from geood.calibration import AUTO_PX, Table
+from geood.calibration import AUTO_PX, PolygonTable
 from geood.config import SCORES, PredictConfig
 from geood.errors import ConfigError, DataError, shown
 from geood.geo.score_raster import SCORE_TAG, TABLE_TAG
@@ -61,7 +61,7 @@ class ThresholdChoice:
         return self._chosen(kind, table, bundle.config.predict, default=lambda: bundle.threshold)
 
     def settle_by_tags(
-        self, tags: dict[str, str], table: Table | None, predict: PredictConfig, *, default: float
+        self, tags: dict[str, str], table: PolygonTable | None, predict: PredictConfig, *, default: float
     ) -> float:
         """Return the threshold for a score raster, given its tags, its table, its settings and its own threshold.
 
@@ -70,7 +70,9 @@ class ThresholdChoice:
         """
         return self._chosen(tags.get(SCORE_TAG, ""), table, predict, default=lambda: default)
 
-    def _chosen(self, kind: str, table: Table | None, predict: PredictConfig, *, default: Callable[[], float]) -> float:
+    def _chosen(
+        self, kind: str, table: PolygonTable | None, predict: PredictConfig, *, default: Callable[[], float]
+    ) -> float:
         if self.threshold is not None:
             if kind in SCORES and (why := SCORES[kind].refusal(self.threshold)):
                 raise ConfigError(f"--threshold {why}")
@@ -98,13 +100,13 @@ def with_least_area(bundle: ModelBundle) -> ModelBundle:
     return bundle.with_predict(predict.model_copy(update={"min_area_m2": float(f"{least:.6g}")}))
 
 
-def table_of(bundle: ModelBundle) -> Table | None:
+def table_of(bundle: ModelBundle) -> PolygonTable | None:
     """Return the table of a bundle's own score with the settings it was calibrated with, else None."""
     record = bundle.record
-    return Table.of(record) if record and bundle.thresholds and record.kind == bundle.config.score.kind else None
+    return PolygonTable.of(record) if record and bundle.thresholds and record.kind == bundle.config.score.kind else None
 
 
-def table_in(tags: dict[str, str], path: object) -> Table | None:
+def table_in(tags: dict[str, str], path: object) -> PolygonTable | None:
     """Return the table in the tags of a score raster, None if there is none.
 
     Raises:
@@ -113,7 +115,7 @@ def table_in(tags: dict[str, str], path: object) -> Table | None:
     if TABLE_TAG not in tags:
         return None
     try:
-        return Table.from_text(tags[TABLE_TAG])
+        return PolygonTable.from_text(tags[TABLE_TAG])
     except ValueError:
         raise DataError(
             f"{path}: its tag {TABLE_TAG} is {shown(tags[TABLE_TAG])}; needed is the table that `geood predict` wrote; "

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from geood.calibration.false_polygons import Table, spread_of
+from geood.calibration.false_polygons import PolygonTable, spread_of
 from geood.errors import ConfigError
 
 STEPS = (0.1, 0.2, 0.3, 0.4)
@@ -21,7 +21,7 @@ def table(**changes):
         "polygons": ((10, 30, 8, 0), (6, 12, 4, 0)),
         "spread": ((0.1, 0.1, 0.2, 0.0), (0.1, 0.1, 0.2, 0.0)),
     }
-    return Table(**(given | changes))
+    return PolygonTable(**(given | changes))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_intervals_hold_the_rate_and_need_two_images_for_a_scene():
 
 
 def test_a_table_comes_back_from_its_tag_and_no_other_text_does():
-    assert Table.from_text(table().to_text()) == table()
+    assert PolygonTable.from_text(table().to_text()) == table()
     text = table().to_text()
     for damaged in (
         "",
@@ -76,7 +76,7 @@ def test_a_table_comes_back_from_its_tag_and_no_other_text_does():
         "[" * 9999,
     ):
         with pytest.raises(ValueError, match="not a table"):
-            Table.from_text(damaged)
+            PolygonTable.from_text(damaged)
 
 
 def test_counts_that_differ_by_chance_alone_have_little_spread():

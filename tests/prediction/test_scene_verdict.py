@@ -11,7 +11,7 @@ import pytest
 import rasterio
 from typer.testing import CliRunner
 
-from geood.calibration import Table
+from geood.calibration import PolygonTable
 from geood.calibration.cells import CELL_PX
 from geood.cli.app import app
 from geood.datasets.scene_crops import open_scenes
@@ -179,7 +179,7 @@ def test_a_scene_without_metres_or_pixels_is_judged_by_what_there_is(ground, tmp
 
 def test_a_budget_chosen_by_predict_is_that_of_polygonize_and_of_the_table(ground, scene, tmp_path):
     model = ground / "model.safetensors"
-    table = Table.of(ModelBundle.load(model).record)
+    table = PolygonTable.of(ModelBundle.load(model).record)
     rate = float(np.median(table.rates))
     area = 9 * 0.25  # of nine pixels
     for name, choice, expected in (
