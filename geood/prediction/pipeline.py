@@ -215,7 +215,7 @@ def _write_runs(outputs: RunOutputs, verdicts: Sequence[Verdict], folder: Path) 
     files = [(outputs.together, rows)] if outputs.together else []
     files += [(target.polygons, [row]) for target, row in zip(outputs.targets, rows, strict=True) if target.polygons]
     for file, its_rows in files:
-        if file is not None and file.suffix == ".gpkg":
+        if file is not None and file.suffix == ".gpkg" and (folder / file.name).exists():
             write_run(folder / file.name, its_rows)
 
 
