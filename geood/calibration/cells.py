@@ -65,7 +65,8 @@ def statistic_names(bands: tuple[str, ...], classes: int) -> tuple[str, ...]:
 def _directions(channels: int, device: torch.device) -> Tensor:
     """Return the directions (P, D) on a device, made once: a recorded pass on a GPU may not copy from the host."""
     generator = torch.Generator().manual_seed(DIRECTIONS_SEED)
-    return (torch.randn(DIRECTIONS, channels, generator=generator) / channels**0.5).to(device)
+    drawn: Tensor = torch.randn(DIRECTIONS, channels, generator=generator) / channels**0.5
+    return drawn.to(device)
 
 
 @torch.inference_mode()

@@ -182,13 +182,13 @@ def predict(
     if json_file:
         check_output(json_file, overwrite=overwrite)
     chosen: dict[str, Any] = {"threshold": threshold, "fpr": fpr, "false_per_km2": false_per_km2, "top": top}
+    chosen["on_drift"] = on_drift
     try:
         made = run(
             scenes,
             out,
             bundle_path=_bundle_path(model),
             **chosen,
-            on_drift=on_drift,
             options=SceneOptions(bands, nodata, not no_resample, aoi, bbox),
             mosaic=mosaic,
             workers=workers,
