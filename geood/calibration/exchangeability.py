@@ -3,9 +3,9 @@
 Two conditions must hold before a scene is called different. First, a permutation test of the largest difference of
 means over all statistics (maximum of |t|, Westfall and Young 1993), at a false alarm rate of 1 % for cells that are
 exchangeable. Any two places differ by chance beyond that, since the cells of one scene are alike; so, second, the
-difference must be larger than any that an image of the calibration ground has from the other images, by a quarter, in
-the family of that statistic (light, texture, land cover, features, score). With fewer than three images that distance
-is not known, and 1.5 standard deviations of a cell are taken.
+difference of a statistic must lie outside the 99 % t interval of a new image, from the variance between images of the
+calibration ground and that of cells within them, and be half a standard deviation of a cell or more. With fewer than
+three images that variance is not known, and 1.5 standard deviations of a cell are taken.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student
 
 from geood.models import CalibrationRecord
 
@@ -24,8 +25,7 @@ LEAST_CELLS, LEAST_SCENE_CELLS, LEAST_OF_IMAGE = 16, 3, 3
 MOST_OF_SCENE = 256
 LEAST_IMAGES = 3
 APART = 1.5  # standard deviations of a cell: the limit where images are too few to tell one
-LEAST_LIMIT = 1.0
-BEYOND = 1.25
+LEAST_LIMIT = 0.5
 FAMILIES = {
     "light": ("level", "contrast", "likeness"),
     "texture": ("detail", "noise"),
@@ -80,7 +80,7 @@ def drift_of(cells: NDArray[np.float32], record: CalibrationRecord | None, *, se
     scene = np.asarray(cells[chosen], np.float64)
     deviation = np.maximum(ground.std(0), _floors(record.statistics))
     apart = (scene.mean(0) - ground.mean(0)) / deviation
-    limits = _limits(ground / deviation, np.asarray(record.cell_image), record.statistics)
+    limits = _limits(ground / deviation, np.asarray(record.cell_image), len(scene))
     p, each = _permuted(scene, ground, deviation, np.random.default_rng(seed))
     beyond = np.abs(apart) / limits
     order = [int(i) for i in np.argsort(-beyond) if beyond[i] > 1 and each[i] <= FALSE_ALARMS]
@@ -102,17 +102,24 @@ def _floors(names: Sequence[str]) -> NDArray[np.float64]:
     return np.array([_FLOORS.get(name.split()[0], 1e-3) for name in names])
 
 
-def _limits(ground: NDArray[np.float64], image: NDArray[np.int64], names: Sequence[str]) -> NDArray[np.float64]:
-    """Return how far apart (S,) a scene may be: farther than any image from the others, by family of statistics."""
+def _limits(ground: NDArray[np.float64], image: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+    """Return how far apart (S,) the mean of `count` cells of a new image may be: a t interval over images.
+
+    Args:
+        ground: statistics of calibration cells in standard deviations (c, S).
+        image: the image of each cell (c,).
+        count: cells of the scene.
+    """
     numbers = [i for i in np.unique(image) if (image == i).sum() >= LEAST_OF_IMAGE]
-    families = np.array([family_of(name) for name in names])
     if len(numbers) < LEAST_IMAGES:
-        return np.full(len(names), APART)
-    gaps = np.array([np.abs(ground[image == i].mean(0) - ground[image != i].mean(0)) for i in numbers])
-    limits = np.empty(len(names))
-    for family in np.unique(families):
-        limits[families == family] = max(LEAST_LIMIT, BEYOND * float(gaps[:, families == family].max()))
-    return limits
+        return np.full(ground.shape[1], APART)
+    sizes = np.array([(image == i).sum() for i in numbers])
+    means = np.array([ground[image == i].mean(0) for i in numbers])
+    within = np.mean([ground[image == i].var(0, ddof=1) for i in numbers], axis=0)
+    between = np.maximum(0, means.var(0, ddof=1) - within * np.mean(1 / sizes))
+    variance = between * (1 + 1 / len(numbers)) + within * (1 / count + 1 / len(ground))
+    far = float(student.ppf(1 - FALSE_ALARMS / 2, len(numbers) - 1))
+    return np.maximum(LEAST_LIMIT, far * np.sqrt(variance))
 
 
 def _permuted(
