@@ -16,6 +16,7 @@ LADDER = [  # from the ground up; packages of one floor never import each other
     {"geo"},
     {"models"},
     {"polygons", "datasets"},
+    {"calibration"},
     {"prediction", "training", "evaluation"},
     {"cli"},
     {"_command"},

@@ -17,7 +17,19 @@ from geood._version import DISTRIBUTION, __version__
 from geood.cli.data import data_app
 from geood.cli.measuring import measure_images, measure_scenes, pair_measurement, set_measurement
 from geood.cli.printing import print_bundle, print_pairs, print_predictions
-from geood.cli.terminal import finite, not_infinite
+from geood.cli.terminal import not_infinite
+from geood.cli.threshold_options import (
+    Connectivity,
+    FalsePerKm2,
+    Fpr,
+    JsonFile,
+    MinArea,
+    OnDriftOption,
+    Simplify,
+    Threshold,
+    Top,
+    write_verdicts,
+)
 from geood.errors import ConfigError, DataError, TilesFailedError, printable
 
 app = typer.Typer(
@@ -67,10 +79,6 @@ Mosaic = Annotated[
     bool, typer.Option("--mosaic", help="Treat the rasters, or those of a folder, as tiles of one scene.")
 ]
 TlsFile = Annotated[Path | None, typer.Option(metavar="FILE", help="For a --scheduler at tls://, in PEM format.")]
-Threshold = Annotated[
-    float | None,
-    typer.Option(help="Score above which a pixel is anomalous; default: the model's.", callback=finite),
-]
 
 
 def _show_version(asked: bool) -> None:
@@ -137,6 +145,11 @@ def predict(
     ],
     model: Model = None,
     threshold: Threshold = None,
+    fpr: Fpr = None,
+    false_per_km2: FalsePerKm2 = None,
+    top: Top = None,
+    on_drift: OnDriftOption = "warn",
+    json_file: JsonFile = None,
     bands: BandsOption = None,
     nodata: NoData = None,
     no_resample: NoResample = False,
@@ -157,6 +170,7 @@ def predict(
     overwrite: Overwrite = False,
 ) -> None:
     """Map the anomalies of scenes: a score raster, and polygons that open styled in QGIS."""
+    from geood.atomic import check_output
     from geood.prediction import SceneOptions, TlsFiles
     from geood.prediction import predict as run
 
@@ -165,12 +179,16 @@ def predict(
         tls = TlsFiles(tls_ca_file, tls_cert, tls_key)
     elif tls_ca_file or tls_cert or tls_key:
         raise ConfigError("--tls-ca-file and --tls-cert belong together, and --tls-key to them; give them all")
+    if json_file:
+        check_output(json_file, overwrite=overwrite)
+    chosen: dict[str, Any] = {"threshold": threshold, "fpr": fpr, "false_per_km2": false_per_km2, "top": top}
+    chosen["on_drift"] = on_drift
     try:
         made = run(
             scenes,
             out,
             bundle_path=_bundle_path(model),
-            threshold=threshold,
+            **chosen,
             options=SceneOptions(bands, nodata, not no_resample, aoi, bbox),
             mosaic=mosaic,
             workers=workers,
@@ -182,9 +200,15 @@ def predict(
             overwrite=overwrite,
         )
     except TilesFailedError as error:
-        print_predictions(error.made)
+        _tell(error.made, json_file, overwrite=overwrite)
         raise
+    _tell(made, json_file, overwrite=overwrite)
+
+
+def _tell(made: Any, json_file: Path | None, *, overwrite: bool) -> None:
     print_predictions(made)
+    if json_file:
+        write_verdicts(json_file, made, overwrite=overwrite)
 
 
 @app.command()
@@ -222,15 +246,22 @@ def polygonize(
     scores: Annotated[Path, typer.Argument(metavar="SCORES", help="A score raster that `geood predict` wrote.")],
     out: Annotated[Path, typer.Option(help="x.gpkg, x.geojson, x.parquet or x.fgb.")],
     threshold: Threshold = None,
-    min_area: Annotated[
-        float | None, typer.Option(metavar="M2", min=0, help="Omit smaller polygons.", callback=finite)
-    ] = None,
+    fpr: Fpr = None,
+    false_per_km2: FalsePerKm2 = None,
+    top: Top = None,
+    min_area: MinArea = None,
+    simplify: Simplify = None,
+    connectivity: Connectivity = None,
+    model: Model = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Extract polygons again from a score raster, without the model."""
     from geood.prediction import polygonize as run
 
-    count = run(scores, out, threshold=threshold, min_area_m2=min_area, overwrite=overwrite)
+    chosen: dict[str, Any] = {"threshold": threshold, "fpr": fpr, "false_per_km2": false_per_km2, "top": top}
+    shape: dict[str, Any] = {"min_area_m2": min_area, "simplify_m": simplify, "connectivity": connectivity}
+    bundle_path = None if model is None else _bundle_path(model)
+    count = run(scores, out, **chosen, **shape, bundle_path=bundle_path, overwrite=overwrite)
     print(f"polygons   {out}: {count}")
 
 

@@ -28,6 +28,9 @@ def print_predictions(made: Sequence[Any]) -> None:
             print(f"classes    {prediction.classes}")
         if prediction.polygons:
             print(f"polygons   {prediction.polygons}: {prediction.anomalies} above {prediction.threshold:.4g}")
+        if prediction.verdict is not None:
+            for line in prediction.verdict.lines():
+                print(printable(line))
 
 
 def print_pairs(pairs: dict[str, Any]) -> None:
@@ -55,9 +58,10 @@ def print_bundle(header: BundleHeader) -> None:
             "score": _score(header),
             "other scores": ", ".join(kind for kind in header.calibration if kind != config.score.kind),
             **{
-                f"threshold at {rate}": f"{value:.6g}"
+                f"threshold at {rate}": f"{value:.6g}{_achieved(header, rate)}"
                 for rate, value in header.calibration.get(config.score.kind, {}).items()
             },
+            **_calibration(header),
             **{k: f"{v:.4g}" for k, v in header.metrics.items()},
         }
     )
@@ -80,6 +84,33 @@ def _halo(header: BundleHeader) -> dict[str, str]:
 
 def _lacks(header: BundleHeader) -> dict[str, str]:
     return {"lacks": "; ".join(header.missing)} if header.missing else {}
+
+
+def _achieved(header: BundleHeader, rate: str) -> str:
+    """Return the interval of the rate on other ground, in words; empty if it is not known."""
+    record = header.record
+    interval = record.intervals.get(header.config.score.kind, {}).get(rate) if record else None
+    return "" if interval is None else f" (on other ground {100 * interval[0]:.3g} to {100 * interval[1]:.3g} %)"
+
+
+def _calibration(header: BundleHeader) -> dict[str, str]:
+    """Return what the record of the calibration tells, and false polygons at the default threshold."""
+    record, config = header.record, header.config
+    if record is None:
+        return {"calibrated on": "no record: predict cannot tell whether a map keeps its promise; train again"}
+    from geood.calibration import AUTO_PX, PolygonTable
+
+    area = f"{record.km2:.4g} km2" if record.km2 is not None else f"{record.pixels:,} pixels"
+    said = {"calibrated on": f"{area} of {record.images} images, {record.blocks} blocks, {len(record.cells)} cells"}
+    threshold = header.calibration.get(record.kind, {}).get(str(config.score.fpr))
+    least = config.predict.min_area_m2
+    if threshold is not None and record.kind == config.score.kind and record.pixel_m:
+        least = AUTO_PX * record.pixel_m**2 if least is None else least
+        false = PolygonTable.of(record).at(threshold, least, record.km2)
+        if false is not None:
+            low, high = false.interval
+            said["false polygons"] = f"{false.rate:.3g} per km2 of {least:.3g} m2 or more ({low:.3g} to {high:.3g})"
+    return said
 
 
 def _score(header: BundleHeader) -> str:

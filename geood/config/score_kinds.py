@@ -7,6 +7,7 @@ computation is under the same name in `models.scores` or `models.inlier_statisti
 from __future__ import annotations
 
 import difflib
+import math
 from typing import Literal, NamedTuple
 
 Need = Literal["logits", "class statistics", "feature bank", "encoder bank", "head", "class", "experts"]
@@ -21,6 +22,8 @@ class ScoreKind(NamedTuple):
             features of the decoder or of the encoder, a segmenter's outlier output of this kind (`head`, `class`), or
             the outlier head and the encoder's bank with the tails of both scores (`experts`).
         bounded: the score is in [0, 1].
+        low: no score is lower.
+        high: no score is higher.
         tempered: the logits are divided by `score.temperature`.
         shifted: the outlier logit is shifted by the offset of `score.veto_share`.
         smooth_px: radius of the filter that smooths it unless `score.smooth_px` says otherwise, in pixels.
@@ -31,25 +34,34 @@ class ScoreKind(NamedTuple):
     bounded: bool = False
     tempered: bool = False
     shifted: bool = False
+    low: float = -math.inf
+    high: float = math.inf
     smooth_px: int = 0
+
+    def refusal(self, threshold: float) -> str | None:
+        """Return why a threshold makes no sense for this score, None if it does."""
+        if self.low <= threshold <= self.high:
+            return None
+        span = f"from {self.low:g} to {self.high:g}" if math.isfinite(self.high) else f"of {self.low:g} or more"
+        return f"{threshold:g}: scores of {self.title} are numbers {span}; choose one of these"
 
 
 SCORES: dict[str, ScoreKind] = {
-    "jsd": ScoreKind("Jensen-Shannon", "logits", bounded=True, tempered=True),
-    "max_softmax": ScoreKind("max softmax", "logits", bounded=True, tempered=True),
+    "jsd": ScoreKind("Jensen-Shannon", "logits", bounded=True, tempered=True, low=0, high=1),
+    "max_softmax": ScoreKind("max softmax", "logits", bounded=True, tempered=True, low=0, high=1),
     "max_logit": ScoreKind("max logit", "logits", tempered=True),
-    "entropy": ScoreKind("entropy", "logits", bounded=True, tempered=True),
+    "entropy": ScoreKind("entropy", "logits", bounded=True, tempered=True, low=0, high=1),
     "energy": ScoreKind("energy", "logits", tempered=True),
     "standardized_max_logit": ScoreKind("standardized max logit", "class statistics"),
     "kl_matching": ScoreKind("KL matching", "class statistics"),
-    "knn": ScoreKind("nearest neighbours", "feature bank"),
+    "knn": ScoreKind("nearest neighbours", "feature bank", low=0),
     "gmm": ScoreKind("Gaussian mixture", "feature bank"),
-    "residual": ScoreKind("residual", "feature bank"),
+    "residual": ScoreKind("residual", "feature bank", low=0),
     "outlier": ScoreKind("outlier head", "head"),
     "hybrid": ScoreKind("hybrid", "head", shifted=True),
     "ratio": ScoreKind("likelihood ratio", "head"),
-    "uno": ScoreKind("UNO", "class"),
-    "encoder_knn": ScoreKind("encoder neighbours", "encoder bank"),
+    "uno": ScoreKind("UNO", "class", low=0, high=2),
+    "encoder_knn": ScoreKind("encoder neighbours", "encoder bank", low=0),
     "combined": ScoreKind("combined", "experts", smooth_px=4),
 }
 LACKS: dict[Need, str] = {

@@ -502,7 +502,9 @@ class PredictConfig(Section):
         "auto", description="numeric precision of inference; auto: bfloat16 on a GPU, float32 on a CPU"
     )
     compile: bool = Field(False, description="compile the network with torch.compile: takes minutes, then faster")
-    min_area_m2: Annotated[float, Field(ge=0)] = Field(0.0, description="least area of a polygon, square metres")
+    min_area_m2: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="least area of a polygon, square metres; null: that of 9 pixels at the model's resolution"
+    )
     connectivity: Literal[4, 8] = Field(
         8, description="connectivity of components; 8: pixels that touch at corners are connected"
     )

@@ -17,13 +17,17 @@ if TYPE_CHECKING:
     from geood.datasets.samples import seed_of
     from geood.datasets.sources import open_crops
     from geood.datasets.synthetic.world import make_world
+    from geood.datasets.validation_ground import PartIds, ValidationPart, decoded_frame, open_ids, validation_parts
 
 __all__ = [
     "Crops",
     "Decoded",
     "Frame",
+    "PartIds",
+    "ValidationPart",
     "check_set",
     "decode",
+    "decoded_frame",
     "distance_of",
     "drop_unlabelled",
     "find_files",
@@ -31,9 +35,11 @@ __all__ = [
     "has_distance",
     "make_world",
     "open_crops",
+    "open_ids",
     "open_photographs",
     "screened",
     "seed_of",
+    "validation_parts",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -42,8 +48,11 @@ __getattr__, __dir__ = lazy_exports(
         "Crops": "crops",
         "Decoded": "frames",
         "Frame": "frames",
+        "PartIds": "validation_ground",
+        "ValidationPart": "validation_ground",
         "check_set": "check",
         "decode": "frames",
+        "decoded_frame": "validation_ground",
         "distance_of": "disparity",
         "drop_unlabelled": "discovery",
         "find_files": "files",
@@ -51,8 +60,10 @@ __getattr__, __dir__ = lazy_exports(
         "has_distance": "disparity",
         "make_world": "synthetic.world",
         "open_crops": "sources",
+        "open_ids": "validation_ground",
         "open_photographs": "outlier_photos",
         "screened": "frames",
         "seed_of": "samples",
+        "validation_parts": "validation_ground",
     },
 )

@@ -216,8 +216,8 @@ class Evaluation:
     """Figures of one bundle on a set of scenes; shares in [0, 1], NaN if undefined.
 
     `rows` has a dict for each kind of score: `score`, `temperature`, `average_precision`, `fpr95`, `auroc`.
-    `at_threshold` has recall, precision and false-positive rate at the bundle's default threshold. `scenes` has a dict
-    for each scene with the figures of the bundle's default score.
+    `at_threshold` has recall, precision and false-positive rate at the bundle's default threshold, and the rate
+    promised with its interval. `scenes` has a dict for each scene with the figures of the bundle's default score.
     """
 
     model: str
@@ -267,6 +267,9 @@ class Evaluation:
                 f"{'above ' + format(at['threshold'], '.3f'):<24}{percent(at['recall'])} of the anomaly pixels and "
                 f"{100 * at['fpr']:.2f} of the others; precision {100 * at['precision']:.1f}"
             )
+            if "promised" in at:
+                span = f", {100 * at['low']:.2f} to {100 * at['high']:.2f} on other ground" if "high" in at else ""
+                lines.append(f"{'promised':<24}{100 * at['promised']:8.2f} of the others{span}")
         if self.unknown_ids:
             ids = ", ".join(f"{i} ({n:,} pixels)" for i, n in self.unknown_ids.items())
             lines.append(f"left out: label ids that are neither a class nor an anomaly: {ids}")

@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from geood.calibration import prediction_tiles, scored_tiles
 from geood.config import load_config
 from geood.constants import ANOMALY, IGNORE, INLIER
 from geood.datasets import find_files
 from geood.errors import ConfigError, DataError
 from geood.evaluation.class_mapping import data_settings
 from geood.evaluation.results import Evaluation
-from geood.evaluation.tile_scores import on_best_device, prediction_tiles, scored_tiles
+from geood.evaluation.tile_scores import on_best_device
 from geood.geo.grid import Tile
 from geood.geo.labels import LabelRules, mask_hint, open_labels, why_not_shared
 from geood.geo.listing import files_in, pair_by_name, same_name, some_of, why_no_pairs
@@ -154,7 +155,7 @@ def evaluate_scenes(
             {"score": kind, "temperature": bundle.config.score.temperature_of(kind), **_figures(curve, brief=True)}
             for kind, curve in curves.items()
         ],
-        at_threshold={"threshold": bundle.threshold, **pooled.rates(bundle.threshold)} if bundle.thresholds else {},
+        at_threshold=_at_threshold(bundle, pooled),
         pixels=pooled.positives + pooled.negatives,
         anomaly_pixels=pooled.positives,
         base_rate=pooled.base_rate,
@@ -163,6 +164,17 @@ def evaluate_scenes(
         unknown_ids=counts.ids.unknown(counts.held),
         scenes=scenes,
     )
+
+
+def _at_threshold(bundle: ModelBundle, pooled: PixelCurve) -> dict[str, float]:
+    """Return rates at the bundle's default threshold, achieved and promised; empty if it has none."""
+    if not bundle.thresholds:
+        return {}
+    record, rate = bundle.record, bundle.config.score.fpr
+    interval = record.intervals.get(bundle.config.score.kind, {}).get(str(rate)) if record else None
+    told = {} if record is None else {"promised": rate}
+    told |= {} if interval is None else {"low": interval[0], "high": interval[1]}
+    return {"threshold": bundle.threshold, **pooled.rates(bundle.threshold), **told}
 
 
 def _measure(

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 MODEL_TAG, SCENE_TAG = "GEOOD_MODEL", "GEOOD_SCENE"
 THRESHOLD_TAG, PREDICT_TAG, CLASSES_TAG = "GEOOD_THRESHOLD", "GEOOD_PREDICT", "GEOOD_CLASSES"
+SCORE_TAG, TABLE_TAG = "GEOOD_SCORE", "GEOOD_FALSE_POLYGONS"
+VERDICT_TAG, RUN_TAG = "GEOOD_VERDICT", "GEOOD_RUN"  # answer, and all fields of the verdict as JSON
 FAILED_TAG = "GEOOD_FAILED_TILES"  # windows [row, col, height, width] that hold no scores because they failed
 SAME_RUN = (MODEL_TAG, SCENE_TAG)  # tags that score raster and class raster of one prediction share
 
@@ -140,7 +142,7 @@ def read_tags(path: str | Path, *, dtype: str = "float32") -> dict[str, str]:
     """
     path = Path(path)
     with open_raster(path) as dataset:
-        tags = {k: v for k, v in dataset.tags().items() if k.startswith("GEOOD_")}
+        tags = {k: v.rstrip() for k, v in dataset.tags().items() if k.startswith("GEOOD_")}
         if not tags or dataset.count != 1 or dataset.dtypes[0] != dtype:
             raise DataError(
                 f"{path}: not a score raster of geood ({dataset.count} bands of {dataset.dtypes[0]}, "

@@ -9,10 +9,11 @@ from geood._lazy import lazy_exports
 if TYPE_CHECKING:
     from geood.models.bundle import EXPERTS, TILE_PX, ModelBundle, autocast
     from geood.models.bundle_header import BundleHeader, Reach, read_header
+    from geood.models.calibration_record import CalibrationRecord
     from geood.models.flow import Flow
     from geood.models.inlier_statistics import InlierFit, Inliers
     from geood.models.reach import LOST, effort_for, measured_reach, outputs_of
-    from geood.models.scores import anomaly_score, jensen_shannon_to_uniform
+    from geood.models.scores import anomaly_score, jensen_shannon_to_uniform, outlier_score
     from geood.models.segmenter import Segmenter, SegmenterOutput
     from geood.models.tails import fit_tail
 
@@ -21,6 +22,7 @@ __all__ = [
     "LOST",
     "TILE_PX",
     "BundleHeader",
+    "CalibrationRecord",
     "Flow",
     "InlierFit",
     "Inliers",
@@ -34,6 +36,7 @@ __all__ = [
     "fit_tail",
     "jensen_shannon_to_uniform",
     "measured_reach",
+    "outlier_score",
     "outputs_of",
     "read_header",
 ]
@@ -42,6 +45,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "BundleHeader": "bundle_header",
+        "CalibrationRecord": "calibration_record",
         "EXPERTS": "bundle",
         "TILE_PX": "bundle",
         "Flow": "flow",
@@ -59,6 +63,7 @@ __getattr__, __dir__ = lazy_exports(
         "jensen_shannon_to_uniform": "scores",
         "measured_reach": "reach",
         "outputs_of": "reach",
+        "outlier_score": "scores",
         "read_header": "bundle_header",
     },
 )

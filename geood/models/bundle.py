@@ -26,11 +26,12 @@ from torch import Tensor
 
 from geood._version import __version__
 from geood.atomic import atomic_write
-from geood.config import SCORES, Config, ScoreConfig, change_config, scores_from, why_not
+from geood.config import SCORES, Config, PredictConfig, ScoreConfig, change_config, scores_from, why_not
 from geood.errors import ConfigError, OutputError, shown
 from geood.geo.bands import Bands
 from geood.models.bundle_header import FORMAT, Reach, damaged, finite, read_header
 from geood.models.bundle_tensors import BundleTensors
+from geood.models.calibration_record import CalibrationRecord
 from geood.models.decoder import upsample
 from geood.models.flow import Flow
 from geood.models.guided_filter import filter_radius, guided_filter
@@ -76,6 +77,7 @@ class ModelBundle:
         offsets: of the outlier logit, by share of inliers; empty: none was found, 0 is taken.
         photo_width: width of the training photographs in pixels, or None.
         reach: how far the network looks, and the halo that it needs, or None.
+        record: what was measured on inlier validation ground; None: nothing was, or by an older geood.
         identity: digest of the file, 12 hexadecimal digits.
 
     Raises:
@@ -104,6 +106,7 @@ class ModelBundle:
     offsets: dict[str, float] = dataclasses.field(default_factory=dict)
     photo_width: int | None = None
     reach: Reach | None = None
+    record: CalibrationRecord | None = None
     identity: str = ""
 
     @property
@@ -144,9 +147,9 @@ class ModelBundle:
         threshold = self.thresholds.get(str(self.config.score.fpr))
         if threshold is None:
             raise ConfigError(
-                "this model was calibrated with another temperature, smoothing or offset, so it has no threshold for "
-                "this one; give one with --threshold, or leave score.temperature, score.smooth_* and score.veto_share "
-                "as they are"
+                "this model was calibrated with another temperature, smoothing or offset, or had no inlier ground to "
+                "validate on, so it has no threshold for this score; give one with --threshold, or leave "
+                "score.temperature, score.smooth_* and score.veto_share as they are"
             )
         return threshold
 
@@ -323,6 +326,10 @@ class ModelBundle:
         """Return a copy with another score section in its config."""
         return dataclasses.replace(self, config=self.config.model_copy(update={"score": score}))
 
+    def with_predict(self, predict: PredictConfig) -> ModelBundle:
+        """Return a copy with another predict section in its config."""
+        return dataclasses.replace(self, config=self.config.model_copy(update={"predict": predict}))
+
     def to(self, device: torch.device | str) -> ModelBundle:
         """Move the networks to a device, in place; return the bundle."""
         for part in (self.segmenter, self.flow, self.inliers):
@@ -345,6 +352,7 @@ class ModelBundle:
             "calibrated": self.calibrated.model_dump(mode="json"),
             "metrics": finite(self.metrics),
             "offsets": finite(self.offsets),
+            "record": None if self.record is None else self.record.model_dump(mode="json"),
         }
 
     def save(self, path: str | Path) -> ModelBundle:
@@ -406,6 +414,7 @@ class ModelBundle:
             offsets=header.offsets,
             photo_width=header.photo_width,
             reach=header.reach,
+            record=header.record,
             identity=identity,
         )
         if why := why_not(config.score.kind, bundle.scores, config.segmenter.outlier):

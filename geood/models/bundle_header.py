@@ -29,6 +29,7 @@ from geood.config import SCORES, Config, ScoreConfig, config_from_tree
 from geood.errors import BundleError, ConfigError, DataError, shown
 from geood.geo.bands import Bands
 from geood.models.bundle_upgrades import Upgraded, upgraded
+from geood.models.calibration_record import CalibrationRecord
 
 FORMAT = 4  # incremented whenever an older geood could not read the file
 DAMAGED = "the bundle is damaged"
@@ -85,6 +86,7 @@ class BundleHeader(BaseModel):
     metrics: dict[str, Finite]
     offsets: dict[str, Finite]
     reach: Reach | None = None
+    record: CalibrationRecord | None = None
     _written: int = PrivateAttr(FORMAT)
     _missing: tuple[str, ...] = PrivateAttr(())
 
@@ -194,6 +196,8 @@ def _checked(tree: dict[str, Any], path: Path) -> BundleHeader:
         tree["config"] = config_from_tree(tree.get("config"), source="its config")
         tree["bands"] = Bands.from_dict(tree.get("bands"))
         tree["calibrated"] = ScoreConfig.model_validate(tree.get("calibrated"))
+        if tree.get("record") is not None:
+            tree["record"] = CalibrationRecord.model_validate_json(json.dumps(tree["record"]))
         if isinstance(tree.get("class_ids"), list):
             tree["class_ids"] = tuple(tree["class_ids"])
         if isinstance(reach := tree.get("reach"), dict) and isinstance(reach.get("beyond"), list):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from geood._lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from geood.polygons.areas import areas_above, count_areas
     from geood.polygons.export import OUTPUT_SUFFIXES, PolygonSource, anomalies, write_anomalies, write_together
     from geood.polygons.formats import companion_of, is_anomalies
 
@@ -21,7 +22,9 @@ __all__ = [
     "OUTPUT_SUFFIXES",
     "PolygonSource",
     "anomalies",
+    "areas_above",
     "companion_of",
+    "count_areas",
     "is_anomalies",
     "write_anomalies",
     "write_together",
@@ -33,7 +36,9 @@ __getattr__, __dir__ = lazy_exports(
         "OUTPUT_SUFFIXES": "export",
         "PolygonSource": "export",
         "anomalies": "export",
+        "areas_above": "areas",
         "companion_of": "formats",
+        "count_areas": "areas",
         "is_anomalies": "formats",
         "write_anomalies": "export",
         "write_together": "export",

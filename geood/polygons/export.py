@@ -122,13 +122,15 @@ def write_anomalies(  # noqa: PLR0913 - the arguments of `anomalies`, and the ou
     overwrite: bool,
     scene: str | None = None,
     failed: Sequence[Window] = (),
+    most: int | None = None,
 ) -> int:
     """Write the polygons of `anomalies` to .gpkg (styled), .geojson (WGS84), .parquet or .fgb; return how many.
 
     Memory grows neither with the scene nor with the number of polygons. The file appears complete or not at all;
     without polygons it is a valid empty layer with all columns. `scene` adds a column `scene` with that value.
     `failed`, the windows of tiles without scores, become a layer `failed_tiles` (columns row, col, height and width) of
-    a GeoPackage; other formats get a file of its own, `x.failed_tiles.geojson` beside `x.geojson`.
+    a GeoPackage; other formats get a file of its own, `x.failed_tiles.geojson` beside `x.geojson`. `most` keeps only so
+    many, the first in their order.
 
     Raises:
         ConfigError: there are more polygons than `predict.max_polygons`.
@@ -136,7 +138,9 @@ def write_anomalies(  # noqa: PLR0913 - the arguments of `anomalies`, and the ou
         OutputError: `out` has another suffix, exists, or cannot be written.
     """
     sources = [PolygonSource(scores, classes, class_names, scene, failed)]
-    [count] = write_together(sources, out, threshold=threshold, predict=predict, model=model, overwrite=overwrite)
+    [count] = write_together(
+        sources, out, threshold=threshold, predict=predict, model=model, overwrite=overwrite, most=most
+    )
     return count
 
 
@@ -148,10 +152,11 @@ def write_together(
     predict: PredictConfig,
     model: str,
     overwrite: bool,
+    most: int | None = None,
 ) -> list[int]:
     """Write the polygons of several scenes to one file, scene by scene, in the CRS of the first; return the counts.
 
-    Columns and formats are those of `write_anomalies`.
+    Columns and formats are those of `write_anomalies`; `most` counts for each scene.
 
     Raises:
         ConfigError, DataError, OutputError: as in `write_anomalies`; `predict.max_polygons` limits all scenes together.
@@ -170,8 +175,8 @@ def write_together(
             deferred = extract_polygons(
                 source, sinks[-1].add, threshold=threshold, predict=predict, model=model, count_before=sum(counts)
             )
-            counts.append(sinks[-1].count)
-            tables.append(_final_tables(sorter, deferred, source.scene))
+            counts.append(sinks[-1].count if most is None else min(most, sinks[-1].count))
+            tables.append(_first(_final_tables(sorter, deferred, source.scene), counts[-1]))
         bounds = np.concatenate([f([x.bounds for x in sinks], axis=0)[at] for f, at in _EXTREMES])
         rows = (table for scene_tables in tables for table in scene_tables)
         layer = Layer(LAYER, crs, _schema(with_scene=sources[0].scene is not None), rows, sum(counts), bounds)
@@ -244,6 +249,15 @@ def _final_tables(sorter: ExternalSorter, deferred: DeferredCounts, scene: str |
         if scene is not None:
             table = table.append_column("scene", pa.array([scene] * len(rows), pa.string()))
         yield table.select(schema.names).cast(schema)
+
+
+def _first(tables: Iterator[pa.Table], count: int) -> Iterator[pa.Table]:
+    """Yield the first rows of tables."""
+    for table in tables:
+        if count <= 0:
+            return
+        yield table.slice(0, count)
+        count -= len(table)
 
 
 def _write_styled(path: Path, layer: Layer, threshold: float) -> None:

@@ -107,14 +107,15 @@ def extract_polygons(
     with ExitStack() as stack:
         grid, (scores, classes) = read_grid(source.scores), _open_rasters(source, stack)
         areas, detail_px = GeodesicAreas(grid), _detail_px(source.scores, grid, predict.simplify_m)
-        min_px = partial(_min_px, areas, predict.min_area_m2)
+        least_m2 = predict.min_area_m2 or 0.0
+        min_px = partial(_min_px, areas, least_m2)
         options = ComponentOptions(threshold, predict.connectivity, max(names, default=-1) + 1, min_px)
         components, count, unknown = Components(scores, classes, grid, options), count_before, False
         for closed in components:
             rings = rings_from_vertices(closed.vertices, closed.owner, len(closed.number))
             area = areas.measure(rings)
             with np.errstate(invalid="ignore"):
-                kept = np.flatnonzero(~(area < predict.min_area_m2))
+                kept = np.flatnonzero(~(area < least_m2))
             count, unknown = count + len(kept), unknown or bool(np.isnan(area).any())
             _check_count(count, predict, source.scores, closed=closed, rows=grid.height)
             all_columns = _columns(closed, rings, grid, names) | {"area_m2": area}
@@ -123,7 +124,7 @@ def extract_polygons(
             rows = Rows(columns, _shapes(closed, rings, grid, detail_px)[kept])
             del closed, rings, all_columns  # each is as large as its polygon, if one component is large
             consume(rows)
-        if predict.min_area_m2 and unknown:
+        if least_m2 and unknown:
             log.warning(
                 "%s: areas in square metres are not known, so no small polygons are left out", source.scores.name
             )
@@ -149,7 +150,7 @@ def _check_count(count: int, predict: PredictConfig, scores: Path, *, closed: Cl
         raise ConfigError(
             f"{scores}: {count:,} polygons in the first {closed.box[:, 2].max():,} of {rows:,} rows, more than "
             f"predict.max_polygons {predict.max_polygons:,}; give a higher --threshold or a larger "
-            f"predict.min_area_m2 (now {predict.min_area_m2:g}), or raise predict.max_polygons"
+            f"predict.min_area_m2 (now {predict.min_area_m2 or 0:g}), or raise predict.max_polygons"
         )
 
 

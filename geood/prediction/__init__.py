@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from geood.prediction.estimate import plan_run
     from geood.prediction.malloc import keep_freed_memory
     from geood.prediction.outputs import Prediction
-    from geood.prediction.pipeline import polygonize, predict
+    from geood.prediction.pipeline import predict
     from geood.prediction.plan import SceneOptions
+    from geood.prediction.polygonizing import polygonize
 
 __all__ = ["Prediction", "SceneOptions", "TlsFiles", "keep_freed_memory", "plan_run", "polygonize", "predict"]
 
@@ -24,7 +25,7 @@ __getattr__, __dir__ = lazy_exports(
         "TlsFiles": "cluster",
         "keep_freed_memory": "malloc",
         "plan_run": "estimate",
-        "polygonize": "pipeline",
+        "polygonize": "polygonizing",
         "predict": "pipeline",
     },
 )

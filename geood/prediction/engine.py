@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from geood.calibration import pooled_features
 from geood.config import PredictConfig
 from geood.models import ModelBundle, SegmenterOutput, autocast
 
@@ -39,10 +40,11 @@ class Batch(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """Scores (B, h, w) float32 and class channels (B, h, w) uint8."""
+    """Scores (B, h, w) float32, class channels (B, h, w) uint8, and pooled features (B, P, H / 32, W / 32) float32."""
 
     score: NDArray[np.float32]
     classes: NDArray[np.uint8]
+    features: NDArray[np.float32]
 
 
 class _Graph(NamedTuple):
@@ -53,6 +55,7 @@ class _Graph(NamedTuple):
     valid: Tensor
     score: Tensor
     classes: Tensor
+    features: Tensor
 
 
 class Engine:
@@ -77,8 +80,8 @@ class Engine:
             compiled: Any = torch.compile(self.bundle.segmenter, dynamic=False)
             self.bundle = dataclasses.replace(self.bundle, segmenter=compiled)
 
-    def maps(self, batch: Batch, core: Core, *, classes: bool = True) -> Maps:
-        """Return scores and classes in the rows and columns `core` of a batch; without `classes` these are undefined.
+    def maps(self, batch: Batch, core: Core) -> Maps:
+        """Return scores and classes in the rows and columns `core` of a batch, and features of all of it.
 
         Raises:
             torch.OutOfMemoryError: the batch is too large.
@@ -89,7 +92,7 @@ class Engine:
             return self._on_gpu(batch, core)
         with self._gate:
             image, valid = torch.from_numpy(batch.image), torch.from_numpy(batch.valid)
-            output = self._pass(image, valid, core, classes=classes)
+            output = self._pass(image, valid, core)
             return Maps(*(tensor.numpy() for tensor in output))
 
     def shrink(self, tiles: int) -> None:
@@ -99,8 +102,8 @@ class Engine:
         if self.on_gpu:
             torch.cuda.empty_cache()
 
-    def _pass(self, image: Tensor, valid: Tensor, core: Core, *, classes: bool = True) -> tuple[Tensor, Tensor]:
-        """Return score and class of a batch on its device."""
+    def _pass(self, image: Tensor, valid: Tensor, core: Core) -> tuple[Tensor, Tensor, Tensor]:
+        """Return score, class and pooled features of a batch on its device."""
         with torch.inference_mode():
             if image.dtype == torch.uint8:
                 image = torch.where(valid[:, None], ((image - self._low) * self._gain).clamp_(0, 1), self._fill)
@@ -111,9 +114,8 @@ class Engine:
                 tensors: Any = (None if t is None else t.float().contiguous() for t in output)
                 output = SegmenterOutput(*tensors)
             score = self.bundle.score_of(output, image, valid, core=core)
-            if not classes:  # argmax takes a CPU half as long as the score
-                return score.float(), torch.zeros(score.shape, dtype=torch.uint8, device=score.device)
-            return score.float(), output.logits[:, :, rows, cols].argmax(dim=1).to(torch.uint8)
+            classes = output.logits[:, :, rows, cols].argmax(dim=1).to(torch.uint8)
+            return score.float(), classes, pooled_features(output.features)
 
     def _on_gpu(self, batch: Batch, core: Core) -> Maps:
         """Compute `maps` on a GPU: kernels on one compute stream, each thread's transfers on its own copy stream."""
@@ -140,7 +142,7 @@ class Engine:
         ready.synchronize()
         return Maps(*(tensor.numpy() for tensor in on_host))
 
-    def _replayed(self, image: Tensor, valid: Tensor, core: Core) -> tuple[Tensor, Tensor] | None:
+    def _replayed(self, image: Tensor, valid: Tensor, core: Core) -> tuple[Tensor, Tensor, Tensor] | None:
         """Replay the captured CUDA graph for this shape; None if capture failed or the shape is not captured."""
         tiles, rest = image.shape[0], image.shape[1:]
         key = (rest, image.dtype, *((c.start, c.stop) for c in core))
@@ -154,7 +156,7 @@ class Engine:
         graph.image[:tiles].copy_(image)
         graph.valid[:tiles].copy_(valid)
         graph.graph.replay()
-        return graph.score[:tiles].clone(), graph.classes[:tiles].clone()
+        return graph.score[:tiles].clone(), graph.classes[:tiles].clone(), graph.features[:tiles].clone()
 
     def _recorded(self, image: Tensor, valid: Tensor, core: Core) -> _Graph | None:
         image, valid = image.clone(), valid.clone()
@@ -164,13 +166,13 @@ class Engine:
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-                score, classes = self._pass(image, valid, core)
+                maps = self._pass(image, valid, core)
         except RuntimeError as error:  # an operation that synchronizes with the CPU, as some scores have
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             log.debug("no CUDA graph is captured for tiles of %s: %s", tuple(image.shape), error)
             return None
-        return _Graph(graph, image, valid, score, classes)
+        return _Graph(graph, image, valid, *maps)
 
     def _find_batch(self, image: Tensor, valid: Tensor, core: Core) -> None:
         """Set the batch size: that of the config, else as many tiles as fit, by the memory that a first one takes."""

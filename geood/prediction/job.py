@@ -52,14 +52,14 @@ class NumberedTile(NamedTuple):
 
 
 class ScoredTile(NamedTuple):
-    """A finished tile: its figures, and its packed scores and classes (empty chunks if there are none).
+    """A finished tile: its figures, packed scores and classes, and statistics of its cells (empty chunks if none).
 
     Chunks hold NumPy buffers, which Dask sends zero-copy; `bytes` would be copied three times.
     """
 
     number: int
     figures: TileFigures
-    chunks: tuple[Chunk, Chunk]
+    chunks: tuple[Chunk, Chunk, Chunk]
 
 
 class FailedTile(NamedTuple):

@@ -26,13 +26,13 @@ from geood.errors import OutputError, shown
 
 log = logging.getLogger("geood")
 KIND = b"geood journal "
-MAGIC = KIND + b"2\n"
+MAGIC = KIND + b"3\n"
 SUFFIX = ".journal"
-LAYERS = 2  # chunks of a record: scores and classes
+LAYERS = 3  # chunks of a record: scores, classes and statistics of cells
 SYNC_S = 5.0  # work that a power cut may cost, seconds
 LARGEST = 1e100  # beyond all sums of squared float32 scores
 _HEADER = struct.Struct("<II")  # length and checksum of the key
-_RECORD = struct.Struct("<4sIqdddd2Q2II")  # mark, tile, figures, lengths and checksums of the chunks, its own checksum
+_RECORD = struct.Struct("<4sIqdddd3Q3II")  # mark, tile, figures, lengths and checksums of the chunks, its own checksum
 _MARK = b"tile"
 _OPEN = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
@@ -109,7 +109,11 @@ class Journal:
                 raise
 
     def append(self, tile: int, figures: TileFigures, chunks: Sequence[Chunk]) -> None:
-        """Record a finished tile; from then on it survives the end of the process, some seconds later a power cut."""
+        """Record a finished tile; from then on it survives the end of the process, some seconds later a power cut.
+
+        Layers without a chunk are empty.
+        """
+        chunks = [*chunks, *[Chunk.of(b"")] * (LAYERS - len(chunks))]
         lengths = [memoryview(chunk.data).nbytes for chunk in chunks]
         head = _RECORD.pack(_MARK, tile, *figures, *lengths, *(chunk.check for chunk in chunks), 0)
         head = head[:-4] + zlib.crc32(head).to_bytes(4, "little")
@@ -120,6 +124,13 @@ class Journal:
             if monotonic() - self._synced > SYNC_S:
                 self.sync()
         self._take(tile, figures, lengths)
+
+    def chunk(self, layer: int, tile: int) -> bytes:
+        """Return the bytes of a chunk, empty if a tile has none in that layer."""
+        offset, length = self.places[layer].get(tile, (0, 0))
+        with output_errors(self.path):
+            self._file.seek(offset)
+            return self._file.read(length)
 
     def sync(self) -> None:
         """Flush the file to the disk."""
@@ -170,9 +181,9 @@ class Journal:
         self._end, size = start, os.fstat(self._file.fileno()).st_size
         while (head := self._file.read(_RECORD.size)) and len(head) == _RECORD.size:
             mark, tile, *rest = _RECORD.unpack(head)
-            numbers, lengths, checks = rest[:5], rest[5:7], rest[7:9]
+            numbers, lengths, checks = rest[:5], rest[5 : 5 + LAYERS], rest[5 + LAYERS : -1]
             own = zlib.crc32(head[:-4] + bytes(4))
-            if mark != _MARK or own != rest[9] or self._end + _RECORD.size + sum(lengths) > size:
+            if mark != _MARK or own != rest[-1] or self._end + _RECORD.size + sum(lengths) > size:
                 break
             if [zlib.crc32(self._file.read(length)) for length in lengths] != checks:
                 break

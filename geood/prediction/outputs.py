@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from geood.atomic import check_name, check_output, output_errors
+from geood.calibration import Verdict
 from geood.errors import ConfigError, DataError, OutputError
 from geood.geo.gdal import open_raster, pieces, rasterio_window, reading, writing
 from geood.geo.grid import Grid, Window
@@ -33,8 +34,8 @@ SUMMARY = "summary.csv"
 class Prediction:
     """The outputs of one scene and their figures; `polygons` is None if only scores are written.
 
-    `failed_tiles` are the windows (row, column, height, width in pixels) that could not be scored; `reason` says why
-    the first could not.
+    `verdict` says whether the promise of the threshold holds. `failed_tiles` are the windows (row, column, height,
+    width in pixels) that could not be scored; `reason` says why the first could not.
     """
 
     scene: str
@@ -46,6 +47,7 @@ class Prediction:
     anomalies: int | None
     failed_tiles: tuple[Window, ...] = ()
     reason: str = ""
+    verdict: Verdict | None = None
 
 
 class Target(NamedTuple):
@@ -211,10 +213,21 @@ def write_summary(out: Path, made: list[Prediction], staging: Path) -> None:
                 "threshold": prediction.threshold,
                 "anomalies": prediction.anomalies,
                 "failed_tiles": len(prediction.failed_tiles),
+                **_judged(prediction.verdict),
             }
         )
     with writing(out):
         pd.DataFrame(rows).to_csv(out, index=False)
+
+
+def _judged(verdict: Verdict | None) -> dict[str, object]:
+    """Return the columns of a verdict that a summary has besides its own."""
+    if verdict is None:
+        return {}
+    fields = verdict.fields()
+    return {"budget": fields.pop("answer")} | {
+        name: value for name, value in fields.items() if name not in ("threshold", "valid_px", "above")
+    }
 
 
 @contextmanager

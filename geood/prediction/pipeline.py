@@ -1,4 +1,4 @@
-"""`predict` and `polygonize` from start to end: check, plan, score, extract polygons, publish.
+"""`predict` from start to end: check, plan, score, extract polygons, judge, publish.
 
 All outputs are named and checked before any work. Everything is made in a hidden work folder beside the outputs and
 renamed only when all of it is complete; nothing is replaced before. A run that ends early leaves its finished tiles in
@@ -9,22 +9,21 @@ that folder, for `--resume`, and nothing else. How a scene is read is decided in
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
-from geood.atomic import check_output
-from geood.errors import ConfigError, DataError, SceneChangedError, TilesFailedError
+from geood.calibration import FAILS, Verdict
+from geood.errors import ConfigError, SceneChangedError, TilesFailedError, shown
 from geood.geo.grid import Window
 from geood.geo.mosaic import write_mosaic
 from geood.geo.paths import ScenePath, fingerprint, with_retries
 from geood.geo.scene_reading import said_together
-from geood.geo.score_raster import FAILED_TAG, SAME_RUN, read_tags, score_tags
+from geood.geo.score_raster import FAILED_TAG
 from geood.models import ModelBundle
-from geood.polygons import OUTPUT_SUFFIXES, PolygonSource, write_anomalies, write_together
+from geood.polygons import PolygonSource, write_anomalies, write_together
 from geood.prediction.budget import Budget, budget, check_disk, config_budget, parse_bytes
 from geood.prediction.cluster import TlsFiles, dask_client
 from geood.prediction.outputs import (
@@ -38,7 +37,10 @@ from geood.prediction.outputs import (
 )
 from geood.prediction.plan import SceneOptions, ScenePlan, plan_scene
 from geood.prediction.publication import Publication, SceneFigures
-from geood.prediction.rasters import ScoredScene, assemble_rasters
+from geood.prediction.rasters import ScoredScene, assemble_rasters, finish_raster
+from geood.prediction.run_table import write_run
+from geood.prediction.scene_verdict import OnDrift, judged, state_of
+from geood.prediction.threshold_choice import ThresholdChoice, with_least_area
 from geood.prediction.workdir import WorkDir, work_dir
 from geood.prediction.worker import STATE
 
@@ -52,6 +54,10 @@ def predict(  # noqa: PLR0913 - the options of a verb
     *,
     bundle_path: str | Path,
     threshold: float | None = None,
+    fpr: float | None = None,
+    false_per_km2: float | None = None,
+    top: int | None = None,
+    on_drift: OnDrift = "warn",
     options: SceneOptions | None = None,
     mosaic: bool = False,
     workers: int = 0,
@@ -73,6 +79,11 @@ def predict(  # noqa: PLR0913 - the options of a verb
             folder of outputs, with a table `summary.csv` beside them.
         bundle_path: the `model.safetensors` of a training run.
         threshold: score above which a pixel belongs to a polygon; None: the bundle's default.
+        fpr: choose the threshold that this share of inlier validation ground exceeds.
+        false_per_km2: choose the threshold at which inlier validation ground has so many polygons per km2.
+        top: keep so many polygons of each scene, the first by rank, above the default threshold.
+        on_drift: `warn` of a scene that is unlike the ground of the calibration; `refuse` to write its map; `relative`:
+            take as its threshold a rank among its own scores, which promises nothing.
         options: how the scenes are read.
         mosaic: treat all scenes together, or those of a folder, as tiles of one scene.
         workers: 0: threads in this process (several GPUs: a process for each); N: that many processes on this machine.
@@ -90,8 +101,8 @@ def predict(  # noqa: PLR0913 - the options of a verb
 
     Raises:
         BundleError: the bundle cannot be read.
-        ConfigError: a setting is invalid, or asks for a score that the bundle does not support.
-        DataError: a scene cannot be read or does not fit the bundle.
+        ConfigError: a setting is invalid, or asks for a score or a threshold that the bundle does not support.
+        DataError: a scene cannot be read or does not fit the bundle, or drifted and is to be refused.
         OutputError: an output exists or cannot be written, or the run to be resumed had other inputs.
         RunLostError: the scheduler went away, or there were no workers for a minute.
         SceneChangedError: a scene was changed while it was read; nothing is written.
@@ -104,7 +115,9 @@ def predict(  # noqa: PLR0913 - the options of a verb
         ('anomalies.tif', 12288)
     """
     out, options = Path(out), options or SceneOptions()
+    choice = ThresholdChoice(threshold, fpr, false_per_km2, top)
     outputs = outputs_of(scenes, out, mosaic=mosaic)
+    _check_drift(on_drift, outputs)
     others = [Path(bundle_path), *([options.area] if options.area else [])]
     check = partial(check_outputs, sources=[str(s) for s in scenes], out=out, others=others, overwrite=overwrite)
     if not (resume and outputs.work_folder.exists()):
@@ -112,30 +125,54 @@ def predict(  # noqa: PLR0913 - the options of a verb
     with new_folder(outputs.folder), work_dir(outputs.work_folder, resume=resume, overwrite=overwrite) as work:
         publication = Publication(work.folder, outputs.finals, overwrite=overwrite)
         check([path for path in outputs.finals if not publication.in_place(path)])
-        bundle = ModelBundle.load(bundle_path, flow=False).with_settings(settings)
-        chosen = bundle.threshold if threshold is None else _finite(threshold)
+        bundle = with_least_area(ModelBundle.load(bundle_path, flow=False).with_settings(settings))
+        rule = _Rule(choice.settle(bundle), top, on_drift)
         limits = _limits(bundle, workers=workers, max_ram=max_ram)
         nodata = options.reading.nodata_for(bundle.bands)
         tiles = write_mosaic([str(s) for s in scenes], work.folder / MOSAIC, nodata=nodata) if mosaic else None
         plan_of = partial(plan_scene, bundle=bundle, options=options, bundle_path=Path(bundle_path), limits=limits)
         plans = [plan_of(target.scene, mosaic=tiles, classes=bool(target.classes)) for target in outputs.targets]
         _log_warnings(plans, together=bool(outputs.together))
-        key = _key(plans, outputs, bundle, chosen)
+        key = _key(plans, outputs, bundle, rule)
         if publication.interrupted:
             work.used.update(target.scores.stem for target in outputs.targets)
-            made = _predictions(outputs, publication.figures(key), chosen)
+            made = _predictions(outputs, publication.figures(key))
         else:
             STATE.preload(Path(bundle_path), bundle)
             client_of = partial(dask_client, workers, scheduler, computing=limits.computing, tls=tls)
-            figures = _score(outputs, plans, bundle, work=work, threshold=chosen, client_of=client_of)
-            made = _predictions(outputs, figures, chosen)
+            figures = _score(outputs, plans, bundle, work=work, rule=rule, client_of=client_of)
+            made = _predictions(outputs, figures)
             if outputs.summary:
                 write_summary(work.folder / outputs.summary.name, made, work.folder)
             publication.begin(key, figures)
         publication.finish()
         work.unfinished = any(prediction.failed_tiles for prediction in made)
+    _log_verdicts(made)
     _raise_failed(made)
     return made
+
+
+class _Rule(NamedTuple):
+    """Rule by which polygons are cut: the threshold, the most polygons of a scene, and what drift does to both."""
+
+    threshold: float
+    top: int | None
+    on_drift: OnDrift
+
+
+def _check_drift(on_drift: str, outputs: RunOutputs) -> None:
+    """Check the choice of what drift does.
+
+    Raises:
+        ConfigError: it is none, or does not fit the outputs.
+    """
+    if on_drift not in get_args(OnDrift):
+        raise ConfigError(f"--on-drift {shown(on_drift)}: choose {', '.join(get_args(OnDrift))}")
+    if on_drift == "relative" and outputs.together:
+        raise ConfigError(
+            "--on-drift relative: each scene may have a threshold of its own then, and they would share one polygon "
+            "file; choose a folder for --out"
+        )
 
 
 def _score(
@@ -144,7 +181,7 @@ def _score(
     bundle: ModelBundle,
     *,
     work: WorkDir,
-    threshold: float,
+    rule: _Rule,
     client_of: Callable[[], AbstractContextManager[Any]],
 ) -> list[SceneFigures]:
     """Score all scenes, and make their rasters and polygons in the work folder."""
@@ -152,75 +189,43 @@ def _score(
     scored: list[ScoredScene] = []
     with client_of() as client:
         for target, plan in zip(outputs.targets, plans, strict=True):
-            scored.append(assemble_rasters(target, plan, bundle, work=work, threshold=threshold, client=client))
+            settled = None if rule.on_drift == "relative" else rule.threshold
+            scored.append(assemble_rasters(target, plan, bundle, work=work, threshold=settled, client=client))
     _check_unchanged(outputs.targets, plans, work)
-    counts = _polygons(outputs, scored, bundle, folder=work.folder, threshold=threshold)
+    rasters = [work.folder / target.scores.name for target in outputs.targets]
+    state = partial(state_of, bundle=bundle, threshold=rule.threshold, on_drift=rule.on_drift)
+    states = [state(raster, cells=scene.cells) for raster, scene in zip(rasters, scored, strict=True)]
+    thresholds = [state.facts.threshold for state in states]
+    counts = _polygons(outputs, scored, bundle, folder=work.folder, thresholds=thresholds, most=rule.top)
+    verdicts = [
+        judged(state, bundle, polygons=None if rule.top else count) for state, count in zip(states, counts, strict=True)
+    ]
+    for raster, verdict in zip(rasters, verdicts, strict=True):
+        finish_raster(raster, bundle, verdict, open_threshold=rule.on_drift == "relative")
+    _write_runs(outputs, verdicts, work.folder)
     return [
-        SceneFigures(valid=scene.valid, anomalies=count, failed=scene.failed, reason=scene.reason)
-        for scene, count in zip(scored, counts, strict=True)
+        SceneFigures(valid=scene.valid, anomalies=count, verdict=verdict, failed=scene.failed, reason=scene.reason)
+        for scene, count, verdict in zip(scored, counts, verdicts, strict=True)
     ]
 
 
-def polygonize(
-    scores: str | Path,
-    out: str | Path,
-    *,
-    threshold: float | None = None,
-    min_area_m2: float | None = None,
-    overwrite: bool = False,
-) -> int:
-    """Extract polygons again from a score raster of `predict`, without the model.
+def _write_runs(outputs: RunOutputs, verdicts: Sequence[Verdict], folder: Path) -> None:
+    """Write the verdicts into the GeoPackages of polygons."""
+    rows = [(target.scene.label, verdict) for target, verdict in zip(outputs.targets, verdicts, strict=True)]
+    files = [(outputs.together, rows)] if outputs.together else []
+    files += [(target.polygons, [row]) for target, row in zip(outputs.targets, rows, strict=True) if target.polygons]
+    for file, its_rows in files:
+        if file is not None and file.suffix == ".gpkg" and (folder / file.name).exists():
+            write_run(folder / file.name, its_rows)
 
-    Class names come from the class raster that `predict` wrote beside the scores, if it is still there.
 
-    Args:
-        scores: the score raster.
-        out: `x.gpkg`, `.geojson`, `.parquet` or `.fgb`.
-        threshold: score above which a pixel belongs to a polygon; None: that of the prediction.
-        min_area_m2: least area of a polygon, square metres; None: that of the prediction.
-        overwrite: replace outputs that exist.
-
-    Returns:
-        The number of polygons.
-
-    Raises:
-        ConfigError: the suffix of `out` is not that of a polygon format, or a number is none.
-        DataError: `scores` is not a score raster of geood, or one of its tags is missing or wrong.
-        OutputError: `out` exists or cannot be written.
-
-    Example:
-        >>> import geood
-        >>> geood.polygonize("scores.tif", "high.geojson", threshold=1.0)
-        0
-    """
-    scores, out = Path(scores), Path(out)
-    if out.suffix not in OUTPUT_SUFFIXES:
-        raise ConfigError(f"{out}: polygons are written as {', '.join(OUTPUT_SUFFIXES)}; choose one of these suffixes")
-    check_output(out, overwrite=overwrite)
-    tags = score_tags(scores, threshold=None if threshold is None else _finite(threshold))
-    settings = tags.predict
-    if min_area_m2 is not None:
-        if not 0 <= min_area_m2 < math.inf:
-            raise ConfigError(f"--min-area {min_area_m2}: not an area; give square metres, 0 or more")
-        settings = settings.model_copy(update={"min_area_m2": min_area_m2})
-    classes = scores.with_suffix(".classes.tif")
-    if classes.exists():
-        beside = read_tags(classes, dtype="uint8")
-        if (tags.model, tags.scene) != tuple(beside.get(tag) for tag in SAME_RUN):
-            raise DataError(
-                f"{classes}: is not of the same prediction as {scores.name}; move it away, or predict again"
-            )
-    return write_anomalies(
-        scores,
-        out,
-        threshold=tags.threshold,
-        classes=classes if classes.exists() else None,
-        class_names=tags.class_names,
-        predict=settings,
-        model=tags.model,
-        overwrite=overwrite,
-        failed=tags.failed,
-    )
+def _log_verdicts(made: Sequence[Prediction]) -> None:
+    """Warn of maps whose promise does not hold, or that are far above it."""
+    for prediction in made:
+        verdict = prediction.verdict
+        if verdict is not None and (verdict.loud or verdict.answer == FAILS):
+            label = ScenePath(prediction.scene).label
+            log.warning("%s: its budget %s: %s", label, verdict.answer, verdict.why)
 
 
 def _log_warnings(plans: list[ScenePlan], *, together: bool) -> None:
@@ -244,7 +249,13 @@ def _log_warnings(plans: list[ScenePlan], *, together: bool) -> None:
 
 
 def _polygons(
-    outputs: RunOutputs, scored: list[ScoredScene], bundle: ModelBundle, *, folder: Path, threshold: float
+    outputs: RunOutputs,
+    scored: list[ScoredScene],
+    bundle: ModelBundle,
+    *,
+    folder: Path,
+    thresholds: Sequence[float],
+    most: int | None,
 ) -> list[int | None]:
     """Extract the polygons of all scenes from their finished rasters; return their numbers (None: not asked for)."""
     names, settings, together = bundle.class_names, bundle.config.predict, outputs.together
@@ -255,13 +266,10 @@ def _polygons(
             if t.classes
         ]
         shared = folder / together.name
-        return [
-            *write_together(
-                sources, shared, threshold=threshold, predict=settings, model=bundle.identity, overwrite=True
-            )
-        ]
+        together_of = partial(write_together, sources, shared, predict=settings, model=bundle.identity, most=most)
+        return [*together_of(threshold=thresholds[0], overwrite=True)]
     counts: list[int | None] = []
-    for target, scene in zip(outputs.targets, scored, strict=True):
+    for target, scene, threshold in zip(outputs.targets, scored, thresholds, strict=True):
         if not (target.polygons and target.classes):
             counts.append(None)
             continue
@@ -275,6 +283,7 @@ def _polygons(
             model=bundle.identity,
             overwrite=True,
             failed=scene.failed,
+            most=most,
         )
         counts.append(count)
     return counts
@@ -286,24 +295,25 @@ def _limits(bundle: ModelBundle, *, workers: int, max_ram: str | None) -> Budget
     return config_budget(bundle, workers=workers)
 
 
-def _key(plans: list[ScenePlan], outputs: RunOutputs, bundle: ModelBundle, threshold: float) -> dict[str, Any]:
+def _key(plans: list[ScenePlan], outputs: RunOutputs, bundle: ModelBundle, rule: _Rule) -> dict[str, Any]:
     """Return everything that the outputs of a run depend on, as JSON values."""
     return {
         "scenes": [plan.key for plan in plans],
         "outputs": [path.name for path in outputs.finals],
-        "threshold": threshold,
+        **rule._asdict(),
         "predict": bundle.config.predict.model_dump(mode="json"),
     }
 
 
-def _predictions(outputs: RunOutputs, figures: Sequence[SceneFigures], threshold: float) -> list[Prediction]:
+def _predictions(outputs: RunOutputs, figures: Sequence[SceneFigures]) -> list[Prediction]:
     return [
         Prediction(
             scene=t.scene.public,
             scores=t.scores,
             polygons=t.polygons or outputs.together,
             classes=t.classes,
-            threshold=threshold,
+            threshold=scene.verdict.threshold,
+            verdict=scene.verdict,
             valid_pixels=scene.valid,
             anomalies=scene.anomalies,
             failed_tiles=tuple(Window(*window) for window in scene.failed),
@@ -346,14 +356,6 @@ def _raise_failed(made: list[Prediction]) -> None:
         "and predict again",
         made,
     )
-
-
-def _finite(threshold: float) -> float:
-    if not math.isfinite(threshold):
-        raise ConfigError(
-            f"--threshold {threshold}: not a finite number; scores lie in [0, 1] unless score.kind is unbounded"
-        )
-    return threshold
 
 
 def _held(folder: Path) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 from geood.atomic import atomic_write, check_output, output_errors, put_in_place, settle
+from geood.calibration import Verdict
 from geood.errors import OutputError
 from geood.polygons import companion_of
 from geood.prediction.journal import refuse_other
@@ -26,7 +27,7 @@ from geood.prediction.workdir import PUBLISHING
 
 
 class SceneFigures(BaseModel):
-    """Figures of one scene: scored pixels, polygons (None: not asked for), failed tiles and the first one's reason.
+    """Figures of one scene: scored pixels, polygons (None: not asked for), verdict, failed tiles, the first reason.
 
     A failed tile is (row, column, height, width) in pixels.
     """
@@ -35,6 +36,7 @@ class SceneFigures(BaseModel):
 
     valid: NonNegativeInt
     anomalies: NonNegativeInt | None
+    verdict: Verdict
     failed: tuple[tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt, NonNegativeInt], ...] = ()
     reason: str = ""
 

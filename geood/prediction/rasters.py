@@ -13,7 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from geood._version import __version__
+from geood.atomic import output_errors
+from geood.calibration import DIRECTIONS, Verdict, read_cells
 from geood.config import SCORES
 from geood.constants import NO_CLASS
 from geood.geo import qgis
@@ -21,41 +26,64 @@ from geood.geo.cog import assemble
 from geood.geo.gdal import open_raster
 from geood.geo.grid import Grid, Window
 from geood.geo.paths import ScenePath
-from geood.geo.score_raster import CLASSES_TAG, FAILED_TAG, MODEL_TAG, PREDICT_TAG, SCENE_TAG, THRESHOLD_TAG
+from geood.geo.score_raster import (
+    CLASSES_TAG,
+    FAILED_TAG,
+    MODEL_TAG,
+    PREDICT_TAG,
+    RUN_TAG,
+    SCENE_TAG,
+    SCORE_TAG,
+    TABLE_TAG,
+    THRESHOLD_TAG,
+    VERDICT_TAG,
+)
 from geood.models import ModelBundle
 from geood.prediction.dispatch import have_gpu, score_scene
-from geood.prediction.journal import TileFigures
+from geood.prediction.journal import Journal, TileFigures
 from geood.prediction.outputs import Target
 from geood.prediction.plan import ScenePlan
+from geood.prediction.scene_verdict import fill_tags, room_for, verdict_tags
+from geood.prediction.threshold_choice import table_of
 from geood.prediction.workdir import WorkDir
 
 log = logging.getLogger("geood")
+OWN_TAGS = (THRESHOLD_TAG, VERDICT_TAG, RUN_TAG, TABLE_TAG)  # of score rasters, not of class rasters
 
 
 class ScoredScene(NamedTuple):
-    """Result of one scene: its number of scored pixels, the windows of failed tiles, and the first reason."""
+    """Result of one scene: its number of scored pixels, the windows of failed tiles, and the first reason.
+
+    `cells` (n, S) are the statistics of its cells, tile by tile.
+    """
 
     valid: int
     failed: tuple[Window, ...]
     reason: str
+    cells: NDArray[np.float32]
 
 
 def assemble_rasters(
-    target: Target, plan: ScenePlan, bundle: ModelBundle, *, work: WorkDir, threshold: float, client: Any
+    target: Target, plan: ScenePlan, bundle: ModelBundle, *, work: WorkDir, threshold: float | None, client: Any
 ) -> ScoredScene:
-    """Score one scene and assemble its rasters and their styles in the work folder."""
+    """Score one scene and assemble its rasters in the work folder, with the style of its classes.
+
+    Room is left in the tags for the verdict, and for the threshold if it is None: not settled yet.
+    """
     name = target.scores.stem
     on_gpu, title = have_gpu(client), target.scene.label
     tiles = -(-plan.grid.height // plan.job.tile_px) * -(-plan.grid.width // plan.job.tile_px)
     with work.journal(name, plan.key | {"gpu": on_gpu}, tiles=tiles) as journal:
         failed = score_scene(plan.job, plan.grid, journal=journal, client=client, on_gpu=on_gpu, title=title)
         figures = journal.total()
+        cells = _cells(journal, bundle)
         windows = tuple(tile.window for tile in failed)
         tags = _tags(target.scene, bundle, threshold) | ({FAILED_TAG: json.dumps(windows)} if failed else {})
-        write = partial(assemble, grid=plan.grid, journal=journal.path, tile_px=plan.job.tile_px, tags=tags)
+        write = partial(assemble, grid=plan.grid, journal=journal.path, tile_px=plan.job.tile_px)
         scores = work.folder / target.scores.name
         write(
             scores,
+            tags=tags,
             places=journal.places[0],
             dtype="float32",
             nodata=float("nan"),
@@ -66,6 +94,7 @@ def assemble_rasters(
         if target.classes:
             write(
                 work.folder / target.classes.name,
+                tags={tag: text for tag, text in tags.items() if tag not in OWN_TAGS},
                 places=journal.places[1],
                 dtype="uint8",
                 nodata=NO_CLASS,
@@ -76,12 +105,30 @@ def assemble_rasters(
     with open_raster(scores) as written:
         if written.crs is None and plan.grid.crs is not None:
             log.warning("%s: a GeoTIFF cannot store its CRS: the rasters have none, assign them the scene's", title)
-    (work.folder / target.scores.with_suffix(".qml").name).write_text(_style(scores, bundle, threshold), "utf-8")
     if target.classes:
         style = qgis.class_style(bundle.class_names)
         (work.folder / target.classes.with_suffix(".qml").name).write_text(style, encoding="utf-8")
     reason = failed[0].reason if failed else ""
-    return ScoredScene(figures.scored, windows, reason)
+    return ScoredScene(figures.scored, windows, reason, cells)
+
+
+def finish_raster(scores: Path, bundle: ModelBundle, verdict: Verdict, *, open_threshold: bool) -> None:
+    """Write the style of a finished score raster, and fill in the tags that were left open.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    threshold = {THRESHOLD_TAG: repr(verdict.threshold)} if open_threshold else {}
+    fill_tags(scores, verdict_tags(verdict) | threshold)
+    with output_errors(scores):
+        scores.with_suffix(".qml").write_text(_style(scores, bundle, verdict.threshold), "utf-8")
+
+
+def _cells(journal: Journal, bundle: ModelBundle) -> NDArray[np.float32]:
+    """Return the statistics (n, S) of a scene's cells, tile by tile in their order."""
+    size = 3 * bundle.bands.count + 4 + len(bundle.class_ids) + DIRECTIONS
+    found = [read_cells(journal.chunk(2, tile), size) for tile in sorted(journal.figures)]
+    return np.concatenate([np.zeros((0, size), np.float32), *found])
 
 
 def _statistics(figures: TileFigures, grid: Grid) -> dict[str, str]:
@@ -105,20 +152,24 @@ def _style(scores: Path, bundle: ModelBundle, threshold: float) -> str:
     return qgis.score_style(threshold, float(tags["STATISTICS_MINIMUM"]), float(tags["STATISTICS_MAXIMUM"]))
 
 
-def _tags(scene: ScenePath, bundle: ModelBundle, threshold: float) -> dict[str, str]:
+def _tags(scene: ScenePath, bundle: ModelBundle, threshold: float | None) -> dict[str, str]:
     score = bundle.config.score
     kind = SCORES[score.kind]
     own = {"GEOOD_TEMPERATURE": str(score.temperature_of(score.kind))} if kind.tempered else {}
     own |= {"GEOOD_VETO_SHARE": str(score.veto_share), "GEOOD_OFFSET": repr(bundle.offset)} if kind.shifted else {}
+    table = table_of(bundle)
     return {
         "GEOOD_VERSION": __version__,
         MODEL_TAG: bundle.identity,
         SCENE_TAG: scene.label,
-        "GEOOD_SCORE": score.kind,
+        SCORE_TAG: score.kind,
         **own,
         "GEOOD_SMOOTH_PX": str(score.smooth_of(score.kind)),
         "GEOOD_SMOOTH_CONTRAST": str(score.smooth_contrast),
-        THRESHOLD_TAG: repr(threshold),
+        THRESHOLD_TAG: room_for(THRESHOLD_TAG) if threshold is None else repr(threshold),
         CLASSES_TAG: json.dumps(bundle.class_names),
         PREDICT_TAG: bundle.config.predict.model_dump_json(),
+        VERDICT_TAG: room_for(VERDICT_TAG),
+        RUN_TAG: room_for(RUN_TAG),
+        **({} if table is None else {TABLE_TAG: table.to_text()}),
     }

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from geood.calibration import CellMaps, tile_cells
 from geood.constants import NO_CLASS
 from geood.errors import BundleError, DataError, GeoodError
 from geood.geo.cog import EMPTY, encode_tile
@@ -30,7 +31,7 @@ from geood.geo.paths import with_retries
 from geood.geo.scene import Scene
 from geood.geo.scene_reading import WayBack, read_tile
 from geood.models import ModelBundle
-from geood.prediction.engine import Batch, Core, Engine
+from geood.prediction.engine import Batch, Core, Engine, Maps
 from geood.prediction.job import FailedTile, Job, NumberedTile, ScoredTile
 from geood.prediction.journal import Chunk, TileFigures
 from geood.prediction.malloc import give_back
@@ -70,7 +71,7 @@ def score_tiles(job: Job, tiles: Sequence[NumberedTile]) -> list[ScoredTile | Fa
             results.append(FailedTile(numbered.number, numbered.tile.write, str(error)))
             continue
         if pixels is None:
-            results.append(ScoredTile(numbered.number, TileFigures(), (NOTHING, NOTHING)))
+            results.append(ScoredTile(numbered.number, TileFigures(), (NOTHING, NOTHING, NOTHING)))
         else:
             ready.append(pixels)
     for batch in _batches(ready, engine.batch):
@@ -118,7 +119,7 @@ def _scored(job: Job, engine: Engine, batch: list[ReadTile]) -> list[ScoredTile 
     stacked = Batch(*(_stacked([getattr(p, name) for p in batch]) for name in ("image", "valid")))
     try:
         core = _core(job, batch[0].image.shape)
-        maps = engine.maps(stacked, core, classes=job.classes)
+        maps = engine.maps(stacked, core)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if _is_memory(error) and len(batch) > 1:
             engine.shrink(len(batch) // 2)
@@ -127,7 +128,24 @@ def _scored(job: Job, engine: Engine, batch: list[ReadTile]) -> list[ScoredTile 
         if _is_memory(error):
             reason = f"not enough memory for a tile of {job.tile_px} px; use a smaller predict.tile_px"
         return [FailedTile(number, tile.write, reason) for (number, tile), *_ in batch]
-    return [_packed(job, pixels, *maps_of) for pixels, *maps_of in zip(batch, *maps, strict=True)]
+    cells = _measured(job, engine, batch, maps)
+    return [
+        _packed(job, pixels, score=score, classes=classes, cells=measured)
+        for pixels, score, classes, measured in zip(batch, maps.score, maps.classes, cells, strict=True)
+    ]
+
+
+def _measured(job: Job, engine: Engine, batch: Sequence[ReadTile], maps: Maps) -> list[NDArray[np.float32]]:
+    """Return the statistics (n, S) of the cells of each tile of a batch."""
+    bundle, found = engine.bundle, []
+    for pixels, score, classes, features in zip(batch, *maps, strict=True):
+        image = pixels.image
+        if image.dtype == np.uint8:  # it was scaled on the GPU
+            image = bundle.bands.scale(image, pixels.valid)
+        looked_at = CellMaps(image, score, classes, features, len(bundle.class_ids))
+        tile = pixels.numbered.tile
+        found.append(tile_cells(looked_at, tile, pixels.wanted, halo=job.halo_px, scale=job.source.scale))
+    return found
 
 
 def _core(job: Job, shape: tuple[int, ...]) -> Core:
@@ -146,7 +164,7 @@ def _is_memory(error: BaseException) -> bool:
 
 
 def _packed(
-    job: Job, pixels: ReadTile, score: NDArray[np.float32], classes: NDArray[np.uint8]
+    job: Job, pixels: ReadTile, *, score: NDArray[np.float32], classes: NDArray[np.uint8], cells: NDArray[np.float32]
 ) -> ScoredTile | FailedTile:
     """Cut a scored tile to its write window, blank its invalid pixels, and pack it."""
     (number, tile), wanted = pixels.numbered, pixels.wanted
@@ -169,7 +187,8 @@ def _packed(
     packed_classes = (
         encode_tile(classes, tile_px=job.tile_px, nodata=NO_CLASS, overview="mode") if job.classes else EMPTY
     )
-    return ScoredTile(number, figures, (Chunk.of(packed), Chunk.of(packed_classes)))
+    chunks = Chunk.of(packed), Chunk.of(packed_classes), Chunk.of(cells.astype("<f4").tobytes())
+    return ScoredTile(number, figures, chunks)
 
 
 def _stacked(arrays: list[NDArray[Any]]) -> NDArray[Any]:

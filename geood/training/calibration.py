@@ -1,6 +1,7 @@
 """Inlier statistics, offsets and score thresholds of trained networks, which complete a bundle.
 
-Statistics come from training crops, offsets and thresholds from inlier pixels of the validation crops. How far the
+Statistics come from training crops; offsets, tails and thresholds from the inlier pixels of the validation ground, read
+in the tiles of `predict` (`calibration`). How far the
 outlier head is to be trusted (the offset of score hybrid) is not read from negatives: those are known to be unlike
 anomalies, and rank neither scores nor weights. No weights change here.
 """
@@ -9,19 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from geood.config import FALSE_POSITIVE_RATES, VETO_SHARES, why_not
-from geood.constants import IGNORE, INLIER
+from geood.calibration import LEAST_BLOCKS, GroundSample, measure_ground, sample_ground
+from geood.config import VETO_SHARES, why_not
 from geood.datasets import Crops
 from geood.errors import TrainingError
 from geood.metrics import PixelCurve
-from geood.models import EXPERTS, Flow, InlierFit, Inliers, ModelBundle, Segmenter, fit_tail
+from geood.models import EXPERTS, Flow, InlierFit, Inliers, ModelBundle, Segmenter, fit_tail, outlier_score
 from geood.training.halo import with_reach
 
 log = logging.getLogger("geood")
@@ -29,7 +29,7 @@ FIT_CROPS = 256  # training crops that inlier statistics are computed from
 
 
 def finish_bundle(segmenter: Segmenter, flow: Flow | None, crops: Crops, figures: dict[str, float]) -> ModelBundle:
-    """Return the bundle with the inlier statistics that its scores need, and their thresholds on validation crops.
+    """Return the bundle with the inlier statistics that its scores need, and their thresholds on validation ground.
 
     Raises:
         TrainingError: the labels are too few for the statistics of the config's score.
@@ -51,15 +51,16 @@ def finish_bundle(segmenter: Segmenter, flow: Flow | None, crops: Crops, figures
     ).to("cuda" if on_gpu else "cpu")
     bundle = dataclasses.replace(bundle, inliers=_fitted(bundle, crops))
     if config.segmenter.outlier == "head":
-        bundle = dataclasses.replace(bundle, offsets=_offsets(bundle, crops))
-        bundle = dataclasses.replace(bundle, inliers=_with_tails(bundle, crops))
+        ground = sample_ground(bundle.with_score(config.score.model_copy(update={"smooth_px": 0})), crops)
+        bundle = dataclasses.replace(bundle, offsets=_offsets(bundle, ground))
+        bundle = dataclasses.replace(bundle, inliers=_with_tails(bundle, ground))
     if config.score.kind == "combined" and "combined" not in bundle.scores:
         log.warning("too few labelled places for score combined; the model's score is hybrid")
         bundle = bundle.with_score(config.score.model_copy(update={"kind": "hybrid"}))
         bundle = dataclasses.replace(bundle, calibrated=bundle.config.score)
     elif why := why_not(config.score.kind, bundle.scores, config.segmenter.outlier):
         raise TrainingError(f"the networks are trained, but their score cannot be computed: {why}")
-    return _calibrated(with_reach(bundle, crops), crops).to("cpu")
+    return calibrated(with_reach(bundle, crops), crops).to("cpu")
 
 
 def _fitted(bundle: ModelBundle, crops: Crops) -> Inliers:
@@ -80,52 +81,53 @@ def _fitted(bundle: ModelBundle, crops: Crops) -> Inliers:
     return fit.finish().to(bundle.device)
 
 
-def _offsets(bundle: ModelBundle, crops: Crops) -> dict[str, float]:
+def _offsets(bundle: ModelBundle, ground: GroundSample | None) -> dict[str, float]:
     """Return the offsets at which the outlier logit is above 0 on given shares of the inlier validation pixels."""
-    curve = _curves(_unsmoothed(bundle), crops, ("outlier",))["outlier"]
-    offsets = {str(share): -float(curve.fpr_threshold(share)) for share in VETO_SHARES}
-    found = {share: offset for share, offset in offsets.items() if math.isfinite(offset)}
-    if not found:
-        log.warning("no inlier pixel in the validation crops, so score hybrid has no offset: 0 is taken")
-    elif bundle.config.score.veto_share is not None:
+    if ground is None:
+        log.warning("no inlier pixel in the validation ground, so score hybrid has no offset: 0 is taken")
+        return {}
+    curve = _curve(ground.outlier)
+    found = {str(share): -float(curve.fpr_threshold(share)) for share in VETO_SHARES}
+    if bundle.config.score.veto_share is not None:
         share = bundle.config.score.veto_share
         log.info("outlier head: %g %% of inliers are above 0 with an offset of %.3f", 100 * share, found[str(share)])
     return found
 
 
-def _with_tails(bundle: ModelBundle, crops: Crops) -> Inliers | None:
+def _with_tails(bundle: ModelBundle, ground: GroundSample | None) -> Inliers | None:
     """Return the bundle's inlier statistics with the tails of both experts; unchanged if there is no inlier pixel."""
     inliers = bundle.inliers
     if inliers is None or "encoder bank" not in inliers.serves:
         return inliers
-    curves = _curves(_unsmoothed(bundle), crops, tuple(EXPERTS))
-    if not all(curve.negatives for curve in curves.values()):
-        log.warning("no inlier pixel in the validation crops, so there is no score combined")
+    if ground is None or ground.encoder_knn is None:
+        log.warning("no inlier pixel in the validation ground, so there is no score combined")
         return inliers
-    tails = {f"tail_{kind}": fit_tail(curve.fpr_threshold) for kind, curve in curves.items()}
+    hybrid = outlier_score(ground.logits, ground.outlier, "hybrid", offset=bundle.offset)
+    scores = dict(zip(EXPERTS, (hybrid, ground.encoder_knn), strict=True))
+    tails = {f"tail_{kind}": fit_tail(_curve(score).fpr_threshold) for kind, score in scores.items()}
     return Inliers(dict(inliers.named_buffers()) | tails).to(bundle.device)
 
 
-def _unsmoothed(bundle: ModelBundle) -> ModelBundle:
-    return bundle.with_score(bundle.config.score.model_copy(update={"smooth_px": 0}))
+def _curve(score: Tensor) -> PixelCurve:
+    """Count scores of inlier pixels."""
+    curve, values = PixelCurve(), score.float().cpu().numpy().reshape(-1)
+    curve.update(values, np.zeros(values.shape, np.uint8))
+    return curve
 
 
-def _calibrated(bundle: ModelBundle, crops: Crops) -> ModelBundle:
-    """Return the bundle with the thresholds of all its scores on inlier pixels of the validation crops."""
-    calibration = {
-        kind: {str(rate): float(curve.fpr_threshold(rate)) for rate in FALSE_POSITIVE_RATES}
-        for kind, curve in _curves(bundle, crops, bundle.scores).items()
-    }
-    return dataclasses.replace(bundle, calibration=calibration)
-
-
-def _curves(bundle: ModelBundle, crops: Crops, kinds: Sequence[str]) -> dict[str, PixelCurve]:
-    """Count the scores of inlier pixels of the validation crops."""
-    curves = {kind: PixelCurve() for kind in kinds}
-    for batch in DataLoader(crops.validation(), batch_size=bundle.config.train.batch):
-        image, valid = batch["image"].to(bundle.device), batch["valid"].to(bundle.device)
-        truth = np.where(batch["mask"].numpy() == IGNORE, IGNORE, INLIER).astype(np.uint8)
-        output = bundle.infer(image, kinds)
-        for kind, curve in curves.items():
-            curve.update(bundle.score_of(output, image, valid, kind=kind).float().cpu().numpy(), truth)
-    return curves
+def calibrated(bundle: ModelBundle, crops: Crops) -> ModelBundle:
+    """Return the bundle with the thresholds of all its scores on inlier validation ground, and the record of it."""
+    calibration, record = measure_ground(bundle, crops)
+    if record is None:
+        log.warning(
+            "no inlier pixel in the validation ground, so the model has no threshold and promises nothing: predict "
+            "will need --threshold; widen data.validation or the labels, and train again"
+        )
+    elif record.blocks < LEAST_BLOCKS:
+        log.warning(
+            "%d blocks of validation ground are too few to tell how far its rates hold elsewhere (%d are needed): make "
+            "data.block_m smaller, or data.validation larger",
+            record.blocks,
+            LEAST_BLOCKS,
+        )
+    return dataclasses.replace(bundle, calibration=calibration, record=record)

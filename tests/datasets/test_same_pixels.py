@@ -9,10 +9,10 @@ from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
+from geood.calibration.tiled_scoring import ImageSource
 from geood.datasets.files import check_images
 from geood.datasets.frames import Frame, decode
 from geood.datasets.torchgeo_layers import ImageLayer
-from geood.evaluation.tile_scores import ImageSource
 from geood.geo.bands import bands_from_samples
 from geood.geo.grid import Window
 from geood.geo.scene import Scene

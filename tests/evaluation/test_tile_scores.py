@@ -8,12 +8,12 @@ import rasterio
 from affine import Affine
 from PIL import Image
 
+from geood.calibration.tiled_scoring import ImageSource, prediction_tiles, scored_tiles
 from geood.catalog import data_set
 from geood.constants import ANOMALY, IGNORE, INLIER
 from geood.errors import ConfigError, DataError
 from geood.evaluation.catalog_sets import evaluate_set
 from geood.evaluation.scenes import evaluate_scenes
-from geood.evaluation.tile_scores import ImageSource, prediction_tiles, scored_tiles
 from geood.geo.grid import Window, resampled
 from geood.geo.scene import Scene, SceneSource
 from geood.geo.scene_reading import AUTOMATIC, ReadingOptions, settle_reading

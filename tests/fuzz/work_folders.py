@@ -183,7 +183,7 @@ def _crafted(data: bytes, rng: Rng) -> bytes:
     else:
         chunks = rng.bytes(int(rng.integers(60)))
         split = int(rng.integers(len(chunks) + 1))
-        fields[5:9] = split, len(chunks) - split, zlib.crc32(chunks[:split]), zlib.crc32(chunks[split:])
+        fields[5:11] = split, len(chunks) - split, 0, zlib.crc32(chunks[:split]), zlib.crc32(chunks[split:]), 0
         records[at] = records[at][: _RECORD.size] + chunks
     new = _RECORD.pack(mark, tile, *fields[:-1], 0)
     records[at] = new[:-4] + zlib.crc32(new).to_bytes(4, "little") + records[at][_RECORD.size :]

@@ -9,7 +9,7 @@ from geood.config.sections import PredictConfig
 from geood.errors import ConfigError, DataError
 from geood.geo.grid import Grid, Window
 from geood.geo.score_raster import ScoreTags, open_scores, score_tags
-from geood.prediction.pipeline import polygonize
+from geood.prediction.polygonizing import polygonize
 from support.places import NORTH_UP, UTM, noise, write_raster
 from support.rasters import write_scores
 

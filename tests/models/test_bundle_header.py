@@ -46,6 +46,40 @@ def drop(key):
     return lambda tree: tree.pop(key)
 
 
+RECORD = {
+    "kind": "jsd",
+    "pixels": 30,
+    "pixel_m": 0.5,
+    "intervals": {"jsd": {"0.01": [0.0, 0.1]}},
+    "thresholds": [0.5, 0.9],
+    "block_px": [10, 20],
+    "block_image": [0, 0],
+    "above": [[5, 1], [6, 0]],
+    "least_px": [1],
+    "polygons": [[4, 1]],
+    "spread": [[0.1, 0.0]],
+    "statistics": ["level red"],
+    "cells": [[0.5]],
+    "cell_image": [0],
+    "drawn": False,
+}
+RECORDS = {
+    "a list": [1],
+    "empty": {},
+    "of no score": RECORD | {"kind": "best"},
+    "of an interval of no score": RECORD | {"intervals": {"best": {}}},
+    "not ascending": RECORD | {"thresholds": [0.9, 0.5]},
+    "ragged": RECORD | {"above": [[5, 1], [6]]},
+    "short": RECORD | {"block_image": [0]},
+    "without areas": RECORD | {"least_px": []},
+    "without names": RECORD | {"statistics": []},
+    "not finite": RECORD | {"thresholds": [0.5, float("nan")]},
+    "negative": RECORD | {"block_px": [-1, 20]},
+    "of text": RECORD | {"block_px": ["10", 20]},
+    "of a share above 1": RECORD | {"intervals": {"jsd": {"0.01": [0.0, 1.5]}}},
+    "of something else": RECORD | {"more": 1},
+}
+
 HEADERS = {
     "no JSON": "{",
     "a list": "[2]",
@@ -58,6 +92,7 @@ HEADERS = {
     "too deep": '{"a":' * 50_000,
     "deep in the config": '{"format": 3, "config": ' + '{"data":' * 900 + "1" + "}" * 901,
     "an unknown key": put("more", value=1),
+    **{f"a record that is {what}": put("record", value=value) for what, value in RECORDS.items()},
     **{
         f"no {key}": drop(key)
         for key in (
@@ -247,3 +282,18 @@ def test_a_threshold_of_no_pixels_is_left_out(tmp_path):
     dataclasses.replace(saved, calibration=nan, metrics={"a": float("nan")}).save(tmp_path / "model.safetensors")
     loaded = ModelBundle.load(tmp_path / "model.safetensors")
     assert loaded.calibration == {"jsd": {"0.05": 0.5}} and loaded.metrics == {}
+
+
+def test_a_record_comes_back_as_it_was_and_may_be_missing(bundle_path, tmp_path, capsys):
+    path = changed(bundle_path, tmp_path / "with.safetensors", put("record", value=RECORD))
+    record = ModelBundle.load(path).record
+    assert record.model_dump(mode="json") == RECORD and (record.blocks, record.images) == (2, 1)
+    assert record.km2 == pytest.approx(30 * 0.25 / 1e6)
+    again = ModelBundle.load(path).save(tmp_path / "again.safetensors")
+    assert again.record == read_header(tmp_path / "again.safetensors").record == record
+    assert _run(["info", str(path)], debug=False) == 0
+    shown = capsys.readouterr().out
+    assert "2 blocks" in shown and "on other ground 0 to 10 %" in shown and "false polygons" in shown
+    bare = changed(bundle_path, tmp_path / "bare.safetensors", drop("record"))
+    assert ModelBundle.load(bare).record is None
+    assert _run(["info", str(bare)], debug=False) == 0 and "train again" in capsys.readouterr().out

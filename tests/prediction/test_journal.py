@@ -55,12 +55,12 @@ def test_what_was_appended_is_there_when_it_is_opened_again(tmp_path):
 
 def test_whatever_is_cut_off_or_overwritten_only_whole_tiles_count(tmp_path):
     path = tmp_path / "a.journal"
-    (scores, _), _ = filled(path)
+    (scores, *_), _ = filled(path)
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
         with Journal(path, KEY) as journal:
-            (kept, _), _ = contents(journal)
+            (kept, *_), _ = contents(journal)
             assert kept == {tile: scores[tile] for tile in list(scores)[: len(kept)]}
             assert len(kept) < len(scores)
     rng = np.random.default_rng(0)
@@ -68,7 +68,7 @@ def test_whatever_is_cut_off_or_overwritten_only_whole_tiles_count(tmp_path):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
         try:
             with Journal(path, KEY) as journal:
-                (kept, _), _ = contents(journal)
+                (kept, *_), _ = contents(journal)
                 assert all(scores[tile] == chunk for tile, chunk in kept.items())
         except OutputError:  # the key was hit and reads as another
             assert place < 150

@@ -35,8 +35,9 @@ from geood.prediction.budget import config_budget
 from geood.prediction.cluster import dask_client
 from geood.prediction.estimate import plan_run
 from geood.prediction.job import tiles_of
-from geood.prediction.pipeline import polygonize, predict
+from geood.prediction.pipeline import predict
 from geood.prediction.plan import SceneOptions, plan_scene
+from geood.prediction.polygonizing import polygonize
 from geood.prediction.worker import WorkerState
 from support.bundles import make_bundle
 from support.rasters import HALF_METRE, picture, write_raster

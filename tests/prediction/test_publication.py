@@ -16,7 +16,8 @@ import rasterio
 import geood.prediction.pipeline
 import geood.prediction.publication
 from geood.errors import ConfigError, OutputError, SceneChangedError
-from geood.prediction.pipeline import polygonize, predict
+from geood.prediction.pipeline import predict
+from geood.prediction.polygonizing import polygonize
 from geood.prediction.workdir import PUBLISHING
 from support.bundles import make_bundle
 from support.http_server import serving

@@ -14,18 +14,23 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import pytest
+import rasterio
+import shapely
 import torch
 from PIL import Image
 
+from geood.calibration.measurement import sample_ground
 from geood.cli.process import _run
 from geood.config.loading import to_yaml
 from geood.config.sections import Config, FlowConfig, NegativesConfig, ScoreConfig
 from geood.datasets.scene_crops import open_scenes
+from geood.datasets.validation_ground import _SceneIds
 from geood.errors import ConfigError, DataError, OutputError, TrainingError
 from geood.models.bundle import EXPERTS, ModelBundle
 from geood.models.flow import Flow
 from geood.models.segmenter import Segmenter
-from geood.training.calibration import _offsets
+from geood.prediction.pipeline import predict
+from geood.training.calibration import _offsets, calibrated
 from geood.training.plans import Plan, plans
 from geood.training.run_folder import append_metrics, check_run, last_metrics, make_run, take_stages, trim_metrics
 from geood.training.stage import Stage, troubles
@@ -248,7 +253,7 @@ def test_the_stage_head_leaves_the_classes_as_they_are_to_the_last_bit(scenes_fo
     assert not all(torch.equal(tensor, before[name]) for name, tensor in open_.flow.state_dict().items())
 
 
-def test_combined_is_calibrated_on_validation_inliers(scenes_folder, unbroken, tmp_path):
+def test_combined_iscalibrated_on_validation_inliers(scenes_folder, unbroken, tmp_path):
     settings = with_head(scenes_folder, stages_from=str(unbroken.parent))
     settings = settings.model_copy(update={"score": ScoreConfig(kind="combined", encoder_bank=200, smooth_px=0)})
     bundle = ModelBundle.load(train(settings, tmp_path / "run"))
@@ -356,41 +361,56 @@ def test_a_model_keeps_the_width_at_which_it_saw_photographs(tmp_path, capsys):
         assert f"{width or 128} px wide" in capsys.readouterr().out
 
 
-def validation_inliers(folder, values_of):
-    """Values (1, H, W) of validation images at their labelled pixels, as the float16 that thresholds are."""
-    samples = open_scenes(config(folder)).validation()
-    found = [
-        values_of(samples[i]["image"][None])[0].numpy()[(samples[i]["mask"] != 255).numpy()]
-        for i in range(len(samples))
-    ]
+def validation_inliers(folder, bundle_path, kind, tmp_path):
+    """Scores that predict writes of the validation blocks' labelled pixels, as the float16 that thresholds are."""
+    blocks = gpd.read_file(bundle_path.parent / "split.gpkg", layer="blocks")
+    blocks = blocks[blocks["split"] == "validation"].geometry.union_all()
+    found = []
+    for path in sorted(folder.glob("im_*.tif")):
+        made = [f"score.kind={kind}", "score.smooth_px=0"]
+        [written] = predict(
+            [path], tmp_path / f"{kind}_{path.name}", bundle_path=bundle_path, threshold=0.0, settings=made
+        )
+        with rasterio.open(written.scores) as raster:
+            rows, cols = np.mgrid[: raster.height, : raster.width] + 0.5
+            x, y = raster.transform @ (cols, rows)
+            found.append(raster.read(1)[shapely.contains_xy(blocks, x, y)])
     return np.concatenate(found).astype(np.float16)
 
 
-def test_thresholds_leave_their_share_of_inlier_pixels_above(unbroken, scenes_folder):
+def test_thresholds_leave_their_share_of_the_ground_that_predict_writes_above(unbroken, scenes_folder, tmp_path):
+    """Of all validation blocks, read as predict reads them, not of some crops."""
     bundle = ModelBundle.load(unbroken)
-    above = validation_inliers(scenes_folder, bundle.score)
+    scores = validation_inliers(scenes_folder, unbroken, bundle.config.score.kind, tmp_path)
+    assert len(scores) == bundle.record.pixels == sum(bundle.record.block_px)
     for rate, threshold in bundle.thresholds.items():
-        assert (above > np.float16(threshold)).mean() <= float(rate)
+        assert (scores > np.float16(threshold)).mean() <= float(rate)
         below = np.nextafter(np.float16(threshold), np.float16(-1))
-        assert (above > below).mean() > float(rate)  # and no lower threshold would do
+        assert (scores > below).mean() > float(rate)  # and no lower threshold would do
+    counted = np.array(bundle.record.above).sum(0)
+    assert counted.tolist() == [(scores > np.float16(step)).sum() for step in bundle.record.thresholds]
 
 
-def test_offsets_leave_their_share_of_inlier_pixels_to_the_outlier_head(headed, scenes_folder):
+def test_offsets_leave_their_share_of_inlier_pixels_to_the_outlier_head(headed, scenes_folder, tmp_path):
     bundle = ModelBundle.load(headed)
-    inliers = validation_inliers(scenes_folder, lambda image: bundle.infer(image).outlier)
+    inliers = validation_inliers(scenes_folder, headed, "outlier", tmp_path)
     assert list(bundle.offsets) == sorted(bundle.offsets, key=float) and bundle.offset == bundle.offsets["0.05"]
     for share, offset in bundle.offsets.items():
         assert (inliers > np.float16(-offset)).mean() <= float(share)
         assert (inliers >= np.float16(-offset)).mean() > float(share)  # and no larger offset would do
 
 
-def test_without_inliers_to_validate_on_there_is_no_offset_and_it_is_said(scenes_folder, headed, caplog):
-    settings = with_head(scenes_folder)
-    crops, bundle = open_scenes(settings), ModelBundle.load(headed)
-    blank = [crops.validation()[0] | {"mask": torch.full((64, 64), 255)}]
-    nobody = type("Nobody", (), {"validation": lambda _: blank})()
-    assert _offsets(bundle, nobody) == {} and "no inlier pixel" in caplog.text and "0 is taken" in caplog.text
+def test_without_inliers_to_validate_on_nothing_is_promised_and_it_is_said(headed, scenes_folder, caplog, monkeypatch):
+    """No offset, no tails, no threshold, no record."""
+    crops, bundle = open_scenes(with_head(scenes_folder)), ModelBundle.load(headed)
+    monkeypatch.setattr(_SceneIds, "read", lambda _, part: (np.zeros(part.window[2:], bool),) * 2)
+    assert sample_ground(bundle, crops) is None
+    assert _offsets(bundle, None) == {} and "no inlier pixel" in caplog.text and "0 is taken" in caplog.text
+    bare = calibrated(bundle, crops)
+    assert bare.record is None and not any(bare.calibration.values()) and "promises nothing" in caplog.text
     assert dataclasses.replace(bundle, offsets={}).offset == 0.0
+    with pytest.raises(ConfigError, match="has no threshold"):
+        _ = bare.threshold
 
 
 def test_a_run_killed_in_each_stage_goes_on_and_ends_as_the_unbroken_one(unbroken, scenes_folder, tmp_path):

@@ -1,0 +1,80 @@
+"""Promises of a model about its maps, measured on ground kept apart, and the verdict on each map."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from geood._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from geood.calibration.cells import DIRECTIONS, CellMaps, pooled_features, read_cells, tile_cells
+    from geood.calibration.exchangeability import Drift, drift_of
+    from geood.calibration.false_polygons import AUTO_PX, FalsePolygons, PolygonTable
+    from geood.calibration.judgement import verdict_of
+    from geood.calibration.measurement import GroundSample, measure_ground, sample_ground
+    from geood.calibration.rates import LEAST_BLOCKS, garwood, guaranteed, rate_interval
+    from geood.calibration.tiled_scoring import ImageSource, TileScores, prediction_tiles, scored_tiles
+    from geood.calibration.verdict import FAILS, HOLDS, UNKNOWN, SceneFacts, Verdict
+
+__all__ = [
+    "AUTO_PX",
+    "DIRECTIONS",
+    "FAILS",
+    "HOLDS",
+    "LEAST_BLOCKS",
+    "UNKNOWN",
+    "CellMaps",
+    "Drift",
+    "FalsePolygons",
+    "GroundSample",
+    "ImageSource",
+    "PolygonTable",
+    "SceneFacts",
+    "TileScores",
+    "Verdict",
+    "drift_of",
+    "garwood",
+    "guaranteed",
+    "measure_ground",
+    "pooled_features",
+    "prediction_tiles",
+    "rate_interval",
+    "read_cells",
+    "sample_ground",
+    "scored_tiles",
+    "tile_cells",
+    "verdict_of",
+]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "UNKNOWN": "verdict",
+        "HOLDS": "verdict",
+        "FAILS": "verdict",
+        "DIRECTIONS": "cells",
+        "AUTO_PX": "false_polygons",
+        "CellMaps": "cells",
+        "Drift": "exchangeability",
+        "FalsePolygons": "false_polygons",
+        "GroundSample": "measurement",
+        "ImageSource": "tiled_scoring",
+        "LEAST_BLOCKS": "rates",
+        "SceneFacts": "verdict",
+        "PolygonTable": "false_polygons",
+        "TileScores": "tiled_scoring",
+        "Verdict": "verdict",
+        "drift_of": "exchangeability",
+        "garwood": "rates",
+        "guaranteed": "rates",
+        "measure_ground": "measurement",
+        "pooled_features": "cells",
+        "prediction_tiles": "tiled_scoring",
+        "rate_interval": "rates",
+        "read_cells": "cells",
+        "sample_ground": "measurement",
+        "scored_tiles": "tiled_scoring",
+        "tile_cells": "cells",
+        "verdict_of": "judgement",
+    },
+)

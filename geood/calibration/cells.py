@@ -1,0 +1,181 @@
+"""Statistics of cells: how a square of 64 x 64 pixels looks, and how the model answers to it.
+
+The same figures are taken of calibration ground when a model is finished, and of every scene while it is scored, so
+that the two can be compared: level and contrast of each band, how alike the bands are, fine detail and noise,
+quantiles of the score, shares of the classes, and means of the decoder's features along a few fixed random directions
+(which keep distances, Johnson and Lindenstrauss 1984). Cells lie on a lattice of a tile's own, at the model's
+resolution. To keep the cost small, every third cell along either axis of a scene is measured, a ninth of its
+pixels. Which cells are compared, and how, is in `exchangeability`.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from geood.geo.grid import Tile
+
+CELL_PX = 64  # side of a cell at the model's resolution
+COARSE_PX = 32  # side of the squares that features are averaged over
+STRIDE = 4  # of the decoder's features
+LEAST_KNOWN = 0.5  # share of a cell's pixels that must be known
+DIRECTIONS = 8
+DIRECTIONS_SEED = 20_02  # fixed for ever: bundles hold what was measured along these directions
+EVERY = 3  # of a scene's cells along either axis, one in so many is measured
+_NOISE = np.float32(np.sqrt(np.pi / 2) / 6)  # of the mean absolute Laplacian (Immerkaer 1996)
+_LEAST = np.float32(1e-4)  # contrast below which shares of it say nothing
+
+
+class CellMaps(NamedTuple):
+    """What cells of a tile are measured on, at the model's resolution.
+
+    `image` (C, H, W) in [0, 1] and `features` (P, H / 32, W / 32) cover what was read; `score` (h, w) and `classes`
+    (h, w), channels below `class_count`, cover it too, or the part inside the halo.
+    """
+
+    image: NDArray[np.float32]
+    score: NDArray[np.float32]
+    classes: NDArray[np.uint8]
+    features: NDArray[np.float32]
+    class_count: int
+
+
+def statistic_names(bands: tuple[str, ...], classes: int) -> tuple[str, ...]:
+    """Return the names of a cell's statistics, in their order."""
+    return (
+        *(f"level {band}" for band in bands),
+        *(f"contrast {band}" for band in bands),
+        *(f"likeness {one} {other}" for one, other in itertools.pairwise(bands)),
+        "detail",
+        "noise",
+        *(f"score {share}" for share in ("0.5", "0.9", "0.99")),
+        *(f"class {channel}" for channel in range(classes)),
+        *(f"feature {i}" for i in range(DIRECTIONS)),
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _directions(channels: int, device: torch.device) -> Tensor:
+    """Return the directions (P, D) on a device, made once: a recorded pass on a GPU may not copy from the host."""
+    generator = torch.Generator().manual_seed(DIRECTIONS_SEED)
+    drawn: Tensor = torch.randn(DIRECTIONS, channels, generator=generator) / channels**0.5
+    return drawn.to(device)
+
+
+@torch.inference_mode()
+def pooled_features(features: Tensor) -> Tensor:
+    """Return the decoder's features (B, D, H / 4, W / 4) as means of 32 x 32 pixels along fixed directions.
+
+    The result is (B, P, H / 32, W / 32), float32.
+    """
+    means = functional.avg_pool2d(features.float(), COARSE_PX // STRIDE)
+    along: Tensor = torch.einsum("pd,bdhw->bphw", _directions(features.shape[1], means.device), means)
+    return along
+
+
+def tile_cells(
+    maps: CellMaps, tile: Tile, within: NDArray[np.bool_], *, halo: int, scale: float, every: int = EVERY
+) -> NDArray[np.float32]:
+    """Return the statistics (n, S) of the cells of a tile, of those pixels that are `within` (h, w) its write window.
+
+    Args:
+        maps: what is measured.
+        tile: the tile; its halo is left out.
+        within: pixels of the write window that count.
+        halo: width of the halo in pixels, a multiple of 32.
+        scale: working pixels per pixel of the scene.
+        every: of the cells along either axis, one in so many is measured.
+    """
+    rows, cols = (side - 2 * halo for side in maps.image.shape[1:])
+    if scale == 1:
+        rows, cols = min(rows, tile.write.height), min(cols, tile.write.width)
+    inner = slice(halo, halo + rows), slice(halo, halo + cols)
+    if maps.score.shape == maps.image.shape[1:] and halo:
+        maps = maps._replace(score=maps.score[inner], classes=maps.classes[inner])
+    near = slice(halo // COARSE_PX, None)
+    maps = maps._replace(
+        image=maps.image[:, *inner],
+        score=maps.score[:rows, :cols],
+        classes=maps.classes[:rows, :cols],
+        features=maps.features[:, near, near],
+    )
+    return cell_statistics(maps, onto_working(within, tile, halo=halo, scale=scale, shape=(rows, cols)), every=every)
+
+
+def onto_working(
+    within: NDArray[np.bool_], tile: Tile, *, halo: int, scale: float, shape: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """Return a mask of a tile's write window on its working grid without the halo, `shape`, nearest pixels."""
+    axes = []
+    for read, write, length, size in zip(tile.read[:2], tile.write[:2], shape, within.shape, strict=True):
+        place = np.floor((read + halo + np.arange(length) + 0.5) / scale).astype(int) - write
+        axes.append((place.clip(0, size - 1), (place >= 0) & (place < size)))
+    (rows, rows_in), (cols, cols_in) = axes
+    mask: NDArray[np.bool_] = within[np.ix_(rows, cols)] & rows_in[:, None] & cols_in
+    return mask
+
+
+def cell_statistics(maps: CellMaps, known: NDArray[np.bool_], *, every: int = EVERY) -> NDArray[np.float32]:
+    """Return the statistics (n, S) of the cells on maps of one size whose pixels are `known` (h, w) by half or more."""
+    rows, cols = known.shape
+    found = []
+    for row in range(0, rows, CELL_PX * every):
+        for col in range(0, cols, CELL_PX * every):
+            window = slice(row, row + CELL_PX), slice(col, col + CELL_PX)
+            mask = known[window]
+            if mask.sum() < LEAST_KNOWN * CELL_PX**2:
+                continue
+            coarse = tuple(slice(at // COARSE_PX, (at + CELL_PX) // COARSE_PX) for at in (row, col))
+            cell = CellMaps(
+                maps.image[:, *window],
+                maps.score[window],
+                maps.classes[window],
+                maps.features[:, *coarse],
+                maps.class_count,
+            )
+            found.append(_one(cell, mask))
+    bands, features = len(maps.image), len(maps.features)
+    return np.stack(found) if found else np.zeros((0, 3 * bands + 4 + maps.class_count + features), np.float32)
+
+
+def read_cells(data: bytes, statistics: int) -> NDArray[np.float32]:
+    """Return the statistics (n, S) that a tile's bytes hold; rows that are not finite are left out."""
+    values = np.frombuffer(data[: len(data) - len(data) % 4], "<f4")
+    cells: NDArray[np.float32] = values[: len(values) - len(values) % statistics].reshape(-1, statistics)
+    return cells[np.isfinite(cells).all(1)]
+
+
+def _one(maps: CellMaps, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return the statistics of one cell."""
+    values = maps.image.reshape(len(maps.image), -1) if mask.all() else maps.image[:, mask]
+    level, contrast = values.mean(1), values.std(1)
+    centred = (values - level[:, None]) / np.maximum(contrast, _LEAST)[:, None]
+    likeness = (centred[:-1] * centred[1:]).mean(1)
+    ranked = np.sort(maps.score[mask])
+    score = ranked[(np.array((0.5, 0.9, 0.99)) * (len(ranked) - 1)).astype(int)]
+    shares = np.bincount(maps.classes[mask], minlength=maps.class_count)[: maps.class_count] / mask.sum()
+    features = maps.features.mean((1, 2))
+    return np.concatenate([level, contrast, likeness, _fineness(maps.image, mask), score, shares, features]).astype(
+        np.float32
+    )
+
+
+def _fineness(image: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return fine detail and noise of a cell: steps between neighbours, and the Laplacian's part, of its contrast."""
+    grey: NDArray[Any] = image.mean(0)
+    across, down = np.abs(np.diff(grey, axis=1)), np.abs(np.diff(grey, axis=0))
+    beside, below = mask[:, 1:] & mask[:, :-1], mask[1:] & mask[:-1]
+    contrast = max(float(grey[mask].std()), _LEAST)
+    detail = (across[beside].mean() + down[below].mean()) / 2 / contrast if beside.any() and below.any() else 0.0
+    inside = mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
+    columns = grey[:-2] - 2 * grey[1:-1] + grey[2:]
+    laplacian = columns[:, :-2] - 2 * columns[:, 1:-1] + columns[:, 2:]
+    noise = _NOISE * np.abs(laplacian[inside]).mean() if inside.any() else 0.0
+    return np.array([np.log(max(detail, _LEAST)), np.log(max(noise, _LEAST))], np.float32)

@@ -1,0 +1,196 @@
+"""Comparison of a scene's cells with those of calibration ground: may they have come from one place?
+
+Two conditions must hold before a scene is called different. First, a permutation test of the largest difference of
+means over all statistics (maximum of |t|, Westfall and Young 1993), at a false alarm rate of 1 % for cells that are
+exchangeable. Any two places differ by chance beyond that, since the cells of one scene are alike; so, second, the
+difference of a statistic must lie outside the 99 % t interval of a new image, from the variance between images of the
+calibration ground and that of cells within them, and be half a standard deviation of a cell or more. With fewer than
+three images that variance is not known, and 1.5 standard deviations of a cell are taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from geood.models import CalibrationRecord
+
+FALSE_ALARMS = 0.01
+PERMUTATIONS = 999
+LEAST_CELLS, LEAST_SCENE_CELLS, LEAST_OF_IMAGE = 16, 3, 3
+MOST_OF_SCENE = 256
+LEAST_IMAGES = 3
+APART = 1.5  # standard deviations of a cell: the limit where images are too few to tell one
+LEAST_LIMIT = 0.5
+FAMILIES = {
+    "light": ("level", "contrast", "likeness"),
+    "texture": ("detail", "noise"),
+    "cover": ("class",),
+    "features": ("feature",),
+    "score": ("score",),
+}
+_FLOORS = {"level": 0.01, "contrast": 0.01, "likeness": 0.02, "detail": 0.05, "noise": 0.1, "class": 0.05}
+
+
+class Difference(NamedTuple):
+    """One statistic that differs: its name, means of scene and calibration ground, and standard deviations between."""
+
+    name: str
+    scene: float
+    ground: float
+    apart: float
+
+
+class Drift(NamedTuple):
+    """How far a scene lies from calibration ground.
+
+    `p` is the p-value of the permutation test; `distance` is the largest difference as a share of its limit, above 1
+    for a scene that is unlike; `differs` are the statistics beyond it, the farthest first, empty if `p` is above 1 %.
+    """
+
+    p: float
+    distance: float
+    differs: tuple[Difference, ...]
+    cells: int
+
+    @property
+    def unlike(self) -> bool:
+        """True if the scene is not like the calibration ground."""
+        return bool(self.differs)
+
+
+def drift_of(cells: NDArray[np.float32], record: CalibrationRecord | None, *, seed: int = 0) -> Drift | None:
+    """Compare the cells (n, S) of a scene with those of a record; None if either has too few to tell.
+
+    Args:
+        cells: statistics of the scene's cells, in any order of tiles that does not change from run to run.
+        record: the record of the calibration.
+        seed: seed of the permutations.
+    """
+    if record is None or len(record.cells) < LEAST_CELLS or len(cells) < LEAST_SCENE_CELLS:
+        return None
+    if cells.shape[1] != len(record.statistics):
+        return None
+    ground = np.asarray(record.cells, np.float64)
+    chosen = np.linspace(0, len(cells) - 1, min(len(cells), MOST_OF_SCENE)).round().astype(int)
+    scene = np.asarray(cells[chosen], np.float64)
+    deviation = np.maximum(ground.std(0), _floors(record.statistics))
+    apart = (scene.mean(0) - ground.mean(0)) / deviation
+    limits = _limits(ground / deviation, np.asarray(record.cell_image), len(scene))
+    p, each = _permuted(scene, ground, deviation, np.random.default_rng(seed))
+    beyond = np.abs(apart) / limits
+    order = [int(i) for i in np.argsort(-beyond) if beyond[i] > 1 and each[i] <= FALSE_ALARMS]
+    differs = tuple(
+        Difference(record.statistics[i], float(scene.mean(0)[i]), float(ground.mean(0)[i]), float(apart[i]))
+        for i in order
+    )
+    return Drift(p, float(beyond.max()), differs, len(scene))
+
+
+def family_of(name: str) -> str:
+    """Return the family of a statistic."""
+    first = name.split(maxsplit=1)[0]
+    return next(family for family, names in FAMILIES.items() if first in names)
+
+
+def _floors(names: Sequence[str]) -> NDArray[np.float64]:
+    """Return the least deviations (S,): below, differences do not matter, however constant the ground is."""
+    return np.array([_FLOORS.get(name.split()[0], 1e-3) for name in names])
+
+
+def _limits(ground: NDArray[np.float64], image: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+    """Return how far apart (S,) the mean of `count` cells of a new image may be: a t interval over images.
+
+    Args:
+        ground: statistics of calibration cells in standard deviations (c, S).
+        image: the image of each cell (c,).
+        count: cells of the scene.
+    """
+    numbers = [i for i in np.unique(image) if (image == i).sum() >= LEAST_OF_IMAGE]
+    if len(numbers) < LEAST_IMAGES:
+        return np.full(ground.shape[1], APART)
+    sizes = np.array([(image == i).sum() for i in numbers])
+    means = np.array([ground[image == i].mean(0) for i in numbers])
+    within = np.mean([ground[image == i].var(0, ddof=1) for i in numbers], axis=0)
+    between = np.maximum(0, means.var(0, ddof=1) - within * np.mean(1 / sizes))
+    variance = between * (1 + 1 / len(numbers)) + within * (1 / count + 1 / len(ground))
+    far = float(student.ppf(1 - FALSE_ALARMS / 2, len(numbers) - 1))
+    limits: NDArray[np.float64] = np.maximum(LEAST_LIMIT, far * np.sqrt(variance))
+    return limits
+
+
+def _permuted(
+    scene: NDArray[np.float64], ground: NDArray[np.float64], deviation: NDArray[np.float64], rng: np.random.Generator
+) -> tuple[float, NDArray[np.float64]]:
+    """Return the p-value of the largest difference, and adjusted ones (S,) of each (Phipson and Smyth 2010)."""
+    both = np.concatenate([scene, ground]) / deviation
+    count, total = len(scene), len(both)
+    spread = np.maximum(both.std(0), 1e-9)
+
+    def gaps(members: NDArray[np.float64]) -> NDArray[np.float64]:
+        inside = members @ both / count
+        outside = (both.sum(0) - members @ both) / (total - count)
+        found: NDArray[np.float64] = np.abs(inside - outside) / spread
+        return found
+
+    own = gaps(np.r_[np.ones(count), np.zeros(total - count)][None])[0]
+    members = np.zeros((PERMUTATIONS, total))
+    for row in members:
+        row[rng.permutation(total)[:count]] = 1
+    largest = gaps(members).max(1)
+    each = (1 + (largest[:, None] >= own - 1e-12).sum(0)) / (1 + PERMUTATIONS)
+    return float(each.min()), each
+
+
+def in_words(drift: Drift, class_names: dict[int, str]) -> str:
+    """Return what differs and what may have caused it, in a few words; empty if nothing does."""
+    by_family: dict[str, list[Difference]] = {}
+    for difference in drift.differs:
+        by_family.setdefault(family_of(difference.name), []).append(difference)
+    said = []
+    if "light" in by_family:
+        said.append(_light(by_family["light"]))
+    if "texture" in by_family:
+        said.append(_texture(by_family["texture"]))
+    if "cover" in by_family:
+        first = by_family["cover"][0]
+        name = class_names.get(int(first.name.split()[1]), "?")
+        said.append(f"other land cover ({name} {100 * first.scene:.0f} % against {100 * first.ground:.0f} %)")
+    if "features" in by_family:
+        said.append(f"content that the model does not know ({abs(by_family['features'][0].apart):.1f} deviations)")
+    if "score" in by_family:
+        first = max(by_family["score"], key=lambda difference: abs(difference.apart))
+        said.append(f"{'higher' if first.apart > 0 else 'lower'} scores ({abs(first.apart):.1f} deviations)")
+    return ", ".join(said)
+
+
+def _light(found: list[Difference]) -> str:
+    levels = [difference for difference in found if difference.name.startswith("level")]
+    contrasts = [difference for difference in found if difference.name.startswith("contrast")]
+    if levels and contrasts and all(d.apart > 0 for d in levels) and all(d.apart < 0 for d in contrasts):
+        return "brighter and flatter bands (haze, or another scaling)"
+    if any(difference.name.startswith("likeness") for difference in found):
+        return "bands that go together otherwise (their order, another sensor or season, haze)"
+    if levels:
+        shift = max(levels, key=lambda difference: abs(difference.apart))
+        word = "brighter" if shift.apart > 0 else "darker"
+        if any((difference.apart > 0) != (shift.apart > 0) for difference in levels):
+            return "bands brighter and darker than before (their order, another sensor or season)"
+        return f"{word} bands (by {abs(shift.scene - shift.ground):.2f} of their range: gain, offset, season or sensor)"
+    word = "more" if contrasts[0].apart > 0 else "less"
+    return f"{word} contrast ({contrasts[0].scene / max(contrasts[0].ground, 1e-6):.1f} times: gain, season, sensor)"
+
+
+def _texture(found: list[Difference]) -> str:
+    noise = next((difference for difference in found if difference.name == "noise"), None)
+    detail = next((difference for difference in found if difference.name == "detail"), None)
+    first = noise or detail
+    assert first is not None
+    times = float(np.exp(abs(first.scene - first.ground)))
+    if first.apart > 0:
+        return f"finer grain, {times:.1f} times (noise, or sharper than the training images)"
+    return f"less fine detail, {times:.1f} times (blur, or a coarser resolution than it says)"

@@ -1,0 +1,103 @@
+"""Verdict on one map as a value: its fields, and its words for an analyst.
+
+How it is found is in `judgement`. Nothing heavy is imported here, as every output of a run carries one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
+LOUD = 3.0  # times the promised share from which on it is said loudly
+
+
+@dataclass(frozen=True)
+class SceneFacts:
+    """Figures of a scene's rasters: valid pixels, those above the threshold, km2 (None: unknown), polygons or None."""
+
+    valid_px: int
+    above_px: int
+    km2: float | None
+    polygons: int | None
+    threshold: float
+    min_area_m2: float
+    pixel_m: float | None
+    relative: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Verdict on a map. Shares are of valid pixels, intervals are of 90 %; None where nothing is known.
+
+    `answer` is *holds*, *does not hold* or *cannot be told*; `why` says the reason. `promised` is the share of inlier
+    ground above the threshold, `low` to `high` the interval of that share in a scene of this size, `at_most` what is
+    guaranteed in expectation. `polygons_per_km2` is compared with the false ones of inlier ground, `false_per_km2` with
+    its interval. `p` and `distance` are of the comparison with calibration ground, `differs` what it found, in words.
+    """
+
+    answer: str
+    why: str
+    threshold: float
+    valid_px: int
+    km2: float | None
+    above: float | None
+    promised: float | None
+    low: float | None
+    high: float | None
+    at_most: float | None
+    polygons_per_km2: float | None
+    false_per_km2: float | None
+    false_low: float | None
+    false_high: float | None
+    p: float | None
+    distance: float | None
+    differs: str
+    relative: bool
+
+    @property
+    def loud(self) -> bool:
+        """True if far more lies above the threshold than promised."""
+        return bool(self.above and self.promised is not None and self.above > LOUD * max(self.promised, self.high or 0))
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields as plain values, rounded to six digits."""
+        return {
+            name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in asdict(self).items()
+        }
+
+    def lines(self) -> list[str]:
+        """Return the verdict as lines for a terminal."""
+        said = [f"{'budget':<11}{self.answer}: {self.why}"]
+        area = f"{self.km2:.4g} km2" if self.km2 is not None else f"{self.valid_px:,} pixels"
+        if self.above is not None:
+            promise = "nothing promised" if self.promised is None else f"{percent(self.promised)} promised"
+            bounds = f" ({percent(self.low)} to {percent(self.high)} in such a scene)" if self.high is not None else ""
+            said.append(f"{'above':<11}{percent(self.above)} of {area}, {promise}{bounds}")
+        if self.polygons_per_km2 is not None:
+            line = f"{'per km2':<11}{self.polygons_per_km2:.3g} polygons"
+            if self.false_per_km2 is not None:
+                line += f", {self.false_per_km2:.3g} false ones expected"
+                if self.false_high is not None:
+                    line += f" ({self.false_low:.3g} to {self.false_high:.3g} in such a scene)"
+            said.append(line)
+        if self.distance is not None:
+            line = f"{'likeness':<11}"
+            line += (
+                f"unlike the ground it was calibrated on: {self.differs}"
+                if self.differs
+                else (
+                    f"like the ground it was calibrated on ({self.distance:.2f} of the distance that would be too far)"
+                )
+            )
+            said.append(line)
+        if self.loud:
+            assert self.above is not None and self.promised is not None
+            times = f", {self.above / self.promised:.0f} times what is promised" if self.promised else ""
+            said.append(f"{'WARNING':<11}{percent(self.above)} of this scene lies above the threshold{times}")
+        return said
+
+
+def percent(share: float | None) -> str:
+    """Return a share in per cent."""
+    return "?" if share is None else f"{100 * share:.3g} %"

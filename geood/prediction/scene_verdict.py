@@ -1,0 +1,123 @@
+"""Verdicts on the maps of a run: figures of finished rasters, the threshold that drift asks for, tags that tell them.
+
+A raster is read once more, to count what lies above the threshold: so every figure that is told can be found again in
+the map. The tags of a finished raster are filled in where room was left for them; its layout does not change.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geood.atomic import output_errors
+from geood.calibration import FAILS, Drift, SceneFacts, Verdict, drift_of, verdict_of
+from geood.errors import DataError, OutputError
+from geood.geo.gdal import open_raster, pieces, rasterio_window, reading
+from geood.geo.grid import Grid
+from geood.geo.score_raster import RUN_TAG, THRESHOLD_TAG, VERDICT_TAG
+from geood.metrics import PixelCurve
+from geood.models import ModelBundle
+
+OnDrift = Literal["warn", "refuse", "relative"]
+ROOM = {VERDICT_TAG: 40, RUN_TAG: 3000, THRESHOLD_TAG: 48}  # bytes kept for a tag that is filled in later
+_MARK = "{}:to be filled in"
+
+
+class SceneState(NamedTuple):
+    """One scene as scored: figures with its threshold, and its distance from calibration ground."""
+
+    facts: SceneFacts
+    drift: Drift | None
+
+
+def room_for(tag: str) -> str:
+    """Return what a tag holds until it is filled in."""
+    return _MARK.format(tag).ljust(ROOM[tag], ".")
+
+
+def fill_tags(path: Path, tags: Mapping[str, str]) -> None:
+    """Fill in tags of a finished raster that were left open, in place; each is padded with blanks.
+
+    Raises:
+        OutputError: the raster cannot be written, or has no such room.
+    """
+    with output_errors(path), path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as content:
+        for tag, text in tags.items():
+            plain = text.replace("&", "+").replace("<", "(").replace(">", ")").encode("ascii", "replace")
+            at, size = content.find(room_for(tag).encode()), ROOM[tag]
+            if at < 0 or len(plain) > size:
+                raise OutputError(f"{path}: its tag {tag} cannot be written; predict again")
+            content[at : at + size] = plain.ljust(size)
+
+
+def state_of(
+    scores: Path, bundle: ModelBundle, cells: NDArray[np.float32], *, threshold: float, on_drift: OnDrift
+) -> SceneState:
+    """Return the figures of a finished score raster, and with `relative` of one that is unlike its own threshold.
+
+    Raises:
+        DataError: the scene is unlike, and that is to be refused.
+    """
+    drift, record = drift_of(cells, bundle.record), bundle.record
+    curve = PixelCurve() if on_drift == "relative" else None
+    with reading(scores), open_raster(scores) as raster:
+        grid = Grid(raster.height, raster.width, raster.transform, raster.crs)
+    valid, above = _count(scores, grid, threshold, curve)
+    side = grid.resolution_m
+    facts = SceneFacts(
+        valid_px=valid,
+        above_px=above,
+        km2=None if side is None else valid * side**2 / 1e6,
+        polygons=None,
+        threshold=threshold,
+        min_area_m2=bundle.config.predict.min_area_m2 or 0.0,
+        pixel_m=side,
+    )
+    if on_drift == "warn" or record is None:
+        return SceneState(facts, drift)
+    so_far = verdict_of(facts, bundle, drift)
+    if so_far.answer != FAILS and not (drift and drift.unlike):
+        return SceneState(facts, drift)
+    if curve is None:
+        raise DataError(
+            f"{scores.stem}: {so_far.why}{f' ({so_far.differs})' if so_far.differs else ''}; no map is written "
+            "(--on-drift refuse), and the finished tiles are kept: --on-drift warn --resume writes it"
+        )
+    share = so_far.promised or bundle.config.score.fpr
+    own = float(curve.fpr_threshold(share)) if curve.negatives else threshold
+    _, above = _count(scores, grid, own, None)
+    return SceneState(_with(facts, threshold=own, above_px=above, relative=True), drift)
+
+
+def _with(facts: SceneFacts, **changes: object) -> SceneFacts:
+    return SceneFacts(**(facts.__dict__ | changes))  # type: ignore[arg-type]
+
+
+def _count(scores: Path, grid: Grid, threshold: float, curve: PixelCurve | None) -> tuple[int, int]:
+    """Return the valid pixels of a score raster and those above a threshold; add all to a curve, if one is given."""
+    valid = above = 0
+    with reading(scores), open_raster(scores) as raster:
+        for window in pieces(grid):
+            values = raster.read(1, window=rasterio_window(window))
+            values = values[np.isfinite(values)]
+            valid += values.size
+            above += int((values > threshold).sum())
+            if curve is not None:
+                curve.update(values, np.zeros(values.shape, np.uint8))
+    return valid, above
+
+
+def judged(state: SceneState, bundle: ModelBundle, *, polygons: int | None) -> Verdict:
+    """Return the verdict on a scene, given the number of its polygons (None: not cut, or not all of them)."""
+    return verdict_of(_with(state.facts, polygons=polygons), bundle, state.drift)
+
+
+def verdict_tags(verdict: Verdict) -> dict[str, str]:
+    """Return the tags that tell a verdict: the answer, and all fields as JSON."""
+    return {VERDICT_TAG: verdict.answer, RUN_TAG: json.dumps(verdict.fields())}

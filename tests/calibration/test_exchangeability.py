@@ -1,0 +1,82 @@
+"""Laws of the comparison with calibration ground: few false alarms, and what differs is named."""
+
+import numpy as np
+import pytest
+
+from geood.calibration.cells import statistic_names
+from geood.calibration.exchangeability import drift_of, in_words
+from geood.models import CalibrationRecord
+
+NAMES = statistic_names(("red", "green", "blue"), 2)
+CLASSES = {0: "land", 1: "water"}
+
+
+def cells(rng, count, image=0.0):
+    """Cells of one image: statistics of unit spread around that of the image."""
+    return (image + rng.normal(0, 1, (count, len(NAMES)))).astype(np.float32)
+
+
+def record(rng, images=6, each=20):
+    own = rng.normal(0, 0.3, (images, len(NAMES)))
+    rows = np.concatenate([cells(rng, each, image) for image in own])
+    return CalibrationRecord(
+        kind="jsd",
+        pixels=1,
+        pixel_m=None,
+        intervals={},
+        thresholds=(0.5,),
+        block_px=(1,),
+        block_image=(0,),
+        above=((0,),),
+        statistics=NAMES,
+        cells=tuple(tuple(map(float, row)) for row in rows),
+        cell_image=tuple(int(i) for i in np.repeat(np.arange(images), each)),
+    )
+
+
+def test_exchangeable_cells_are_hardly_ever_called_unlike():
+    rng = np.random.default_rng(0)
+    alarms = [drift_of(cells(rng, 20), record(rng, images=1, each=60), seed=trial).unlike for trial in range(40)]
+    assert sum(alarms) <= 1
+
+
+def test_another_image_of_the_same_kind_is_seldom_called_unlike():
+    rng = np.random.default_rng(1)
+    alarms = [
+        drift_of(cells(rng, 20, rng.normal(0, 0.3, len(NAMES))), record(rng), seed=trial).unlike for trial in range(30)
+    ]
+    assert sum(alarms) <= 3
+
+
+@pytest.mark.parametrize(
+    ("shifts", "word"),
+    [
+        ({"level": 2.0}, "brighter bands"),
+        ({"level": -2.0}, "darker bands"),
+        ({"level": 2.0, "contrast": -2.0}, "haze"),
+        ({"contrast": 2.5}, "more contrast"),
+        ({"level red": 2.5, "level blue": -2.5}, "their order"),
+        ({"likeness": -3.0}, "their order"),
+        ({"detail": -3.0, "noise": -2.5}, "blur"),
+        ({"noise": 3.0}, "noise"),
+        ({"class 1": 3.0}, "other land cover (water"),
+        ({"feature": 3.0}, "content"),
+        ({"score": 3.0}, "higher scores"),
+    ],
+)
+def test_what_differs_is_named(shifts, word):
+    rng = np.random.default_rng(2)
+    moved = cells(rng, 30)
+    for prefix, shift in shifts.items():
+        moved[:, [name.startswith(prefix) for name in NAMES]] += shift
+    drift = drift_of(moved, record(rng))
+    assert drift.unlike and drift.p <= 0.01 and drift.distance > 1 and word in in_words(drift, CLASSES)
+
+
+def test_too_few_cells_tell_nothing():
+    rng = np.random.default_rng(3)
+    whole = record(rng)
+    few = whole.model_copy(update={"cells": whole.cells[:5], "cell_image": whole.cell_image[:5]})
+    assert drift_of(cells(rng, 2), whole) is None
+    assert drift_of(cells(rng, 20), few) is None and drift_of(cells(rng, 20), None) is None
+    assert drift_of(cells(rng, 20)[:, :-1], whole) is None  # of another model

@@ -1,0 +1,87 @@
+"""Laws of the table of false polygons: a budget is kept on its own ground, and it survives its way through a tag."""
+
+import numpy as np
+import pytest
+
+from geood.calibration.false_polygons import PolygonTable, spread_of
+from geood.errors import ConfigError
+
+STEPS = (0.1, 0.2, 0.3, 0.4)
+
+
+def table(**changes):
+    given = {
+        "kind": "jsd",
+        "thresholds": STEPS,
+        "rates": (0.2, 0.05, 0.01, 0.0),
+        "km2": 2.0,
+        "pixel_m": 0.5,
+        "images": 4,
+        "least_px": (1, 4),
+        "polygons": ((10, 30, 8, 0), (6, 12, 4, 0)),
+        "spread": ((0.1, 0.1, 0.2, 0.0), (0.1, 0.1, 0.2, 0.0)),
+    }
+    return PolygonTable(**(given | changes))
+
+
+@pytest.mark.parametrize(
+    ("budget", "area", "expected"),
+    [(20, 0.0, 0.1), (15, 0.0, 0.1), (14.9, 0.0, 0.3), (4, 0.0, 0.3), (3, 0.0, 0.4), (3, 1.0, 0.3), (0, 0.0, 0.4)],
+)
+def test_a_budget_takes_the_lowest_threshold_that_keeps_it_from_there_on(budget, area, expected):
+    """At a low threshold polygons merge, so fewer of them are no sign of rest."""
+    assert table().at_budget(budget, area) == expected
+
+
+def test_a_least_area_between_two_that_were_counted_takes_the_smaller():
+    assert table().at(0.2, 0.99).rate == 15.0 and table().at(0.2, 1.0).rate == 6.0 and table().at(0.25, 5.0).rate == 6.0
+
+
+def test_rates_are_read_between_two_thresholds_and_none_beyond():
+    assert table().at_rate(0.05) == pytest.approx(0.2)
+    assert 0.2 < table().at_rate(0.02) < 0.3
+    for rate in (0.3, 0.001):
+        with pytest.raises(ConfigError, match="tells thresholds for"):
+            table().at_rate(rate)
+
+
+def test_what_was_not_counted_is_refused_or_unknown():
+    for bare in (table(km2=None), table(least_px=(), polygons=(), spread=()), table(pixel_m=None)):
+        assert bare.at(0.2, 0.0) is None
+        with pytest.raises(ConfigError, match="no false polygons were counted"):
+            bare.at_budget(5, 0.0)
+    with pytest.raises(ConfigError, match="even the highest threshold"):
+        table(polygons=((9, 9, 9, 9), (9, 9, 9, 9))).at_budget(1, 0.0)
+
+
+def test_intervals_hold_the_rate_and_need_two_images_for_a_scene():
+    small, large = (table().at(0.2, 0.0, km2) for km2 in (0.5, 50.0))
+    for found in (small, large):
+        assert found.interval[0] < found.rate < found.interval[1]
+        assert found.scene[0] <= found.rate <= found.scene[1]
+    assert small.scene[1] > large.scene[1]
+    assert table(images=1).at(0.2, 0.0, 1.0).scene is None and table().at(0.2, 0.0).scene is None
+
+
+def test_a_table_comes_back_from_its_tag_and_no_other_text_does():
+    assert PolygonTable.from_text(table().to_text()) == table()
+    text = table().to_text()
+    for damaged in (
+        "",
+        "[]",
+        "{}",
+        text[:-1],
+        text.replace("[0.1,0.2", '["a",0.2'),
+        text.replace("0.01,", ""),
+        "[" * 9999,
+    ):
+        with pytest.raises(ValueError, match="not a table"):
+            PolygonTable.from_text(damaged)
+
+
+def test_counts_that_differ_by_chance_alone_have_little_spread():
+    rng = np.random.default_rng(0)
+    areas = np.full(200, 1.0)
+    assert spread_of(rng.poisson(10, 200), areas) < 0.05
+    assert spread_of(rng.poisson(rng.gamma(2.0, 5.0, 200)), areas) == pytest.approx(0.5, abs=0.2)
+    assert spread_of(np.zeros(3, np.int64), areas[:3]) == 0.0

@@ -1,0 +1,252 @@
+"""Laws of the verdict on a map: every figure is found again in the rasters, and is told alike wherever it is told."""
+
+import csv
+import dataclasses
+import json
+import sqlite3
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+from typer.testing import CliRunner
+
+from geood.calibration import PolygonTable
+from geood.calibration.cells import CELL_PX
+from geood.cli.app import app
+from geood.datasets.scene_crops import open_scenes
+from geood.errors import ConfigError, DataError
+from geood.geo.score_raster import RUN_TAG, VERDICT_TAG, read_tags
+from geood.models.bundle import ModelBundle
+from geood.prediction.pipeline import predict
+from geood.prediction.polygonizing import polygonize
+from geood.prediction.threshold_choice import ThresholdChoice
+from geood.training.calibration import calibrated
+from support.bundles import make_bundle
+from support.places import write_raster as write_placed
+from support.rasters import picture, write_raster
+from support.scenery import config, truth
+
+SIDE = 640
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory):
+    """A folder with a labelled scene, and a bundle with seeded weights that is calibrated on half of it."""
+    folder = tmp_path_factory.mktemp("ground")
+    image = picture(SIDE, SIDE)
+    write_raster(folder / "a.tif", image)
+    write_raster(folder / "truth.tif", truth(image), nodata=255)
+    bare = make_bundle(folder / "bare.safetensors")
+    crops = open_scenes(config(folder, block_m=40.0, validation=0.5, crops=4))
+    bare = dataclasses.replace(bare, resolution=crops.resolution_m)
+    calibrated(bare, crops).save(folder / "model.safetensors")
+    bare.save(folder / "bare.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scene(ground):
+    """Another scene of the same kind, with a hole."""
+    array = picture(300, 420, seed=5)
+    array[:, 40:90, 100:170] = 0
+    return write_raster(ground / "scene.tif", array, nodata=0)
+
+
+def scores_of(path):
+    with rasterio.open(path) as file:
+        return file.read(1)
+
+
+def test_every_figure_that_is_told_is_found_again_in_the_raster(ground, scene, tmp_path):
+    [made] = predict([scene], tmp_path / "out.gpkg", bundle_path=ground / "model.safetensors")
+    verdict, score = made.verdict, scores_of(made.scores)
+    known = score[np.isfinite(score)]
+    record = ModelBundle.load(ground / "model.safetensors").record
+    assert verdict.valid_px == known.size and verdict.above == (known > made.threshold).mean()
+    assert verdict.km2 == pytest.approx(known.size * 0.25 / 1e6, rel=1e-3)
+    polygons = gpd.read_file(made.polygons, layer="anomalies")
+    assert verdict.polygons_per_km2 == pytest.approx(len(polygons) / verdict.km2)
+    at = record.thresholds.index(made.threshold)
+    assert verdict.promised == np.array(record.above)[:, at].sum() / record.pixels
+    assert verdict.low <= verdict.promised <= verdict.high <= 1 and verdict.promised <= verdict.at_most
+    text = "\n".join(verdict.lines())
+    for figure in (100 * verdict.above, 100 * verdict.promised, verdict.polygons_per_km2, verdict.km2):
+        assert f"{figure:.3g}" in text or f"{figure:.4g}" in text
+
+
+def test_tags_table_summary_and_json_tell_one_verdict(ground, scene, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "s.tif").symlink_to(scene)
+    out, told = tmp_path / "out", tmp_path / "told.json"
+    line = [
+        "predict",
+        str(folder),
+        "--out",
+        str(out),
+        "--model",
+        str(ground / "model.safetensors"),
+        "--json",
+        str(told),
+    ]
+    shown = CliRunner().invoke(app, line, catch_exceptions=False)
+    [row] = json.loads(told.read_text())
+    fields = row["verdict"]
+    assert f"budget     {fields['answer']}: {fields['why']}" in shown.output
+    tags = read_tags(out / "s.tif")
+    assert tags[VERDICT_TAG] == fields["answer"] and json.loads(tags[RUN_TAG]) == fields
+    with rasterio.open(out / "s.tif") as file:
+        assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+    with sqlite3.connect(out / "s.gpkg") as database:
+        database.row_factory = sqlite3.Row
+        [stored] = database.execute("SELECT * FROM run").fetchall()
+        [said] = database.execute("SELECT description FROM gpkg_contents WHERE table_name = 'anomalies'").fetchone()
+    assert {k: stored[k] for k in ("answer", "above", "km2", "why")} == {
+        k: fields[k] for k in ("answer", "above", "km2", "why")
+    }
+    assert fields["answer"] in said
+    with (out / "summary.csv").open() as file:
+        [summary] = csv.DictReader(file)
+    assert summary["budget"] == fields["answer"] and float(summary["promised"]) == fields["promised"]
+    assert float(summary["above_threshold"]) == pytest.approx(fields["above"], rel=1e-5)
+
+
+def test_the_verdict_is_the_same_for_any_number_of_workers_and_after_a_resume(ground, scene, tmp_path):
+    model = ground / "model.safetensors"
+    (tmp_path / "a").mkdir()
+    [one] = predict([scene], tmp_path / "a" / "out.gpkg", bundle_path=model)
+    (tmp_path / "b").mkdir()
+    with pytest.raises(DataError, match="no map is written"):
+        predict([scene], tmp_path / "b" / "out.gpkg", bundle_path=model, settings=[], threshold=0.0, on_drift="refuse")
+    [two] = predict([scene], tmp_path / "b" / "out.gpkg", bundle_path=model, resume=True)
+    assert one.verdict == two.verdict
+    assert one.scores.read_bytes() == two.scores.read_bytes() and one.polygons.read_bytes() == two.polygons.read_bytes()
+
+
+def test_a_scene_that_is_mostly_above_is_told_loudly(ground, scene, tmp_path, caplog):
+    [made] = predict([scene], tmp_path / "out.tif", bundle_path=ground / "model.safetensors", threshold=0.0)
+    assert made.verdict.answer == "does not hold" and "does not tell strange from usual" in caplog.text
+    [other] = predict([dark(scene, tmp_path)], tmp_path / "dark.tif", bundle_path=ground / "model.safetensors")
+    assert other.verdict.differs and other.verdict.answer in ("does not hold", "cannot be told")
+
+
+def dark(scene, folder):
+    """The scene by a sensor of a third of the gain."""
+    with rasterio.open(scene) as file:
+        array = file.read()
+    return write_raster(folder / "other.tif", np.where(array > 0, array // 3 + 1, 0).astype(np.uint8), nodata=0)
+
+
+def test_relative_takes_a_rank_in_the_scene_and_says_that_it_promises_nothing(ground, scene, tmp_path):
+    path, model = dark(scene, tmp_path), ground / "model.safetensors"
+    [made] = predict([path], tmp_path / "out.gpkg", bundle_path=model, on_drift="relative")
+    score = scores_of(made.scores)
+    known = score[np.isfinite(score)].astype(np.float16)
+    assert made.verdict.relative and made.verdict.answer == "cannot be told" and "promises nothing" in made.verdict.why
+    assert (known > np.float16(made.threshold)).mean() <= 0.011
+    assert float(read_tags(made.scores)["GEOOD_THRESHOLD"]) == made.threshold
+    assert polygonize(made.scores, tmp_path / "again.gpkg") == made.anomalies
+    [like] = predict([ground / "a.tif"], tmp_path / "a.tif", bundle_path=model, on_drift="relative")
+    assert not like.verdict.relative and like.threshold == ModelBundle.load(model).threshold
+    with pytest.raises(ConfigError, match="share one polygon file"):
+        predict([path, scene], tmp_path / "two.gpkg", bundle_path=model, on_drift="relative")
+
+
+def test_without_a_record_nothing_can_be_told_and_the_remedy_is_named(ground, scene, tmp_path):
+    [made] = predict([scene], tmp_path / "out.gpkg", bundle_path=ground / "bare.safetensors", threshold=0.95)
+    assert made.verdict.answer == "cannot be told" and "train it again" in made.verdict.why
+    assert made.verdict.above is not None and made.verdict.high is None
+    for choice in ({"fpr": 0.02}, {"false_per_km2": 5}):
+        with pytest.raises(ConfigError, match="no record of a calibration"):
+            predict([scene], tmp_path / "no.gpkg", bundle_path=ground / "bare.safetensors", **choice)
+
+
+def test_a_scene_smaller_than_a_cell_cannot_be_told(ground, tmp_path):
+    path = write_raster(tmp_path / "small.tif", picture(CELL_PX // 2, CELL_PX // 2))
+    [made] = predict([path], tmp_path / "out.gpkg", bundle_path=ground / "model.safetensors")
+    assert made.verdict.answer == "cannot be told" and "too few squares" in made.verdict.why
+
+
+def test_a_scene_without_metres_or_pixels_is_judged_by_what_there_is(ground, tmp_path):
+    bare = write_placed(tmp_path / "bare.tif", picture(200, 200), place=(rasterio.Affine.identity(), None))
+    [made] = predict([bare], tmp_path / "out.gpkg", bundle_path=ground / "model.safetensors")
+    assert made.verdict.km2 is None and made.verdict.polygons_per_km2 is None and made.verdict.above is not None
+    empty = write_raster(tmp_path / "empty.tif", np.zeros((3, 80, 80), np.uint8), nodata=0)
+    [none] = predict([empty], tmp_path / "none.gpkg", bundle_path=ground / "model.safetensors")
+    assert none.verdict.answer == "cannot be told" and "no pixel" in none.verdict.why
+
+
+def test_a_budget_chosen_by_predict_is_that_of_polygonize_and_of_the_table(ground, scene, tmp_path):
+    model = ground / "model.safetensors"
+    table = PolygonTable.of(ModelBundle.load(model).record)
+    rate = float(np.median(table.rates))
+    area = 9 * 0.25  # of nine pixels
+    for name, choice, expected in (
+        ("fpr", {"fpr": rate}, table.at_rate(rate)),
+        ("budget", {"false_per_km2": 100.0}, table.at_budget(100.0, area)),
+        ("known", {"fpr": 0.05}, ModelBundle.load(model).thresholds["0.05"]),
+    ):
+        settings = [f"predict.min_area_m2={area}"]
+        [made] = predict([scene], tmp_path / f"{name}.gpkg", bundle_path=model, settings=settings, **choice)
+        assert made.threshold == expected
+        again = tmp_path / f"{name}_again.gpkg"
+        assert polygonize(made.scores, again, **choice) == made.anomalies
+        assert polygonize(made.scores, again, **choice, bundle_path=model, overwrite=True) == made.anomalies
+
+
+def test_the_first_by_rank_are_kept(ground, scene, tmp_path):
+    model = ground / "model.safetensors"
+    [every] = predict([scene], tmp_path / "every.gpkg", bundle_path=model)
+    [some] = predict([scene], tmp_path / "some.gpkg", bundle_path=model, top=3)
+    assert every.anomalies > 3 and some.anomalies == 3
+    best, kept = (gpd.read_file(made.polygons, layer="anomalies") for made in (every, some))
+    assert kept.geometry.geom_equals(best.geometry[:3]).all() and len(kept) == 3
+    assert polygonize(every.scores, tmp_path / "top.geojson", top=2) == 2
+    assert some.verdict.polygons_per_km2 is None  # it would be a figure of the choice
+
+
+def test_outlines_and_connectivity_can_be_chosen_again(ground, scene, tmp_path):
+    [made] = predict([scene], tmp_path / "every.gpkg", bundle_path=ground / "model.safetensors")
+    out = tmp_path / "again.gpkg"
+    assert polygonize(made.scores, out, connectivity=4, min_area_m2=0) >= made.anomalies
+    polygonize(made.scores, out, simplify_m=2.0, overwrite=True)
+    smooth, sharp = (gpd.read_file(path, layer="anomalies").get_coordinates() for path in (out, made.polygons))
+    assert len(smooth) < len(sharp)
+    for odd, said in (({"connectivity": 6}, "choose 4 or 8"), ({"simplify_m": -1.0}, "not a length")):
+        with pytest.raises(ConfigError, match=said):
+            polygonize(made.scores, out, overwrite=True, **odd)
+
+
+BAD = {
+    "two of them": ({"threshold": 0.5, "top": 3}, "exclude each other"),
+    "no share": ({"fpr": 1.5}, "not a share"),
+    "no number": ({"false_per_km2": float("nan")}, "not a number of polygons"),
+    "none": ({"top": 0}, "1 or more"),
+    "above all scores": ({"threshold": 1.5}, "from 0 to 1"),
+    "below all scores": ({"threshold": -0.1}, "from 0 to 1"),
+    "infinite": ({"threshold": float("inf")}, "finite"),
+    "no such drift": ({"on_drift": "panic"}, "warn, refuse, relative"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_choice_that_makes_no_sense_is_refused_before_any_work(ground, scene, tmp_path, case):
+    choice, said = BAD[case]
+    with pytest.raises(ConfigError, match=said):
+        predict([scene], tmp_path / "out.gpkg", bundle_path=ground / "model.safetensors", **choice)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_default_area_is_that_of_nine_pixels_of_the_model(ground, scene, tmp_path):
+    settings = ["predict.min_area_m2=null"]
+    [made] = predict([scene], tmp_path / "out.gpkg", bundle_path=ground / "model.safetensors", settings=settings)
+    least = json.loads(read_tags(made.scores)["GEOOD_PREDICT"])["min_area_m2"]
+    assert least == pytest.approx(9 * 0.25, rel=1e-3)
+    assert gpd.read_file(made.polygons, layer="anomalies").area_px.min() >= 9
+
+
+def test_unbounded_scores_take_any_finite_threshold():
+    assert ThresholdChoice(threshold=-40.0)._chosen("energy", None, None, default=None) == -40.0
+    with pytest.raises(ConfigError, match="0 or more"):
+        ThresholdChoice(threshold=-1.0)._chosen("encoder_knn", None, None, default=None)
