@@ -9,6 +9,7 @@ from geood._lazy import lazy_exports
 if TYPE_CHECKING:
     from geood.models.bundle import EXPERTS, ModelBundle, autocast
     from geood.models.bundle_header import BundleHeader, read_header
+    from geood.models.evidence import EVIDENCE, MARGIN_STEPS, evidence_of
     from geood.models.flow import Flow
     from geood.models.inlier_statistics import InlierFit, Inliers
     from geood.models.scores import anomaly_score, jensen_shannon_to_uniform
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from geood.models.tails import fit_tail
 
 __all__ = [
+    "EVIDENCE",
     "EXPERTS",
+    "MARGIN_STEPS",
     "BundleHeader",
     "Flow",
     "InlierFit",
@@ -26,6 +29,7 @@ __all__ = [
     "SegmenterOutput",
     "anomaly_score",
     "autocast",
+    "evidence_of",
     "fit_tail",
     "jensen_shannon_to_uniform",
     "read_header",
@@ -35,15 +39,18 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "BundleHeader": "bundle_header",
+        "EVIDENCE": "evidence",
         "EXPERTS": "bundle",
         "Flow": "flow",
         "InlierFit": "inlier_statistics",
         "Inliers": "inlier_statistics",
+        "MARGIN_STEPS": "evidence",
         "ModelBundle": "bundle",
         "Segmenter": "segmenter",
         "SegmenterOutput": "segmenter",
         "anomaly_score": "scores",
         "autocast": "bundle",
+        "evidence_of": "evidence",
         "fit_tail": "tails",
         "jensen_shannon_to_uniform": "scores",
         "read_header": "bundle_header",

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geood.config import PredictConfig
-from geood.models import ModelBundle, SegmenterOutput, autocast
+from geood.models import ModelBundle, SegmenterOutput, autocast, evidence_of
 
 log = logging.getLogger("geood")
 MOST_AT_ONCE = 8  # tiles in a batch, and in a task: with more, a GPU gains 7 % and the threads that feed it lose more
@@ -39,7 +39,7 @@ class Batch(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """Scores (B, h, w) float32 and class channels (B, h, w) uint8."""
+    """Scores (B, h, w) float32, and class channels with their evidence (B, 4, h, w) uint8 (see `models.evidence`)."""
 
     score: NDArray[np.float32]
     classes: NDArray[np.uint8]
@@ -64,6 +64,7 @@ class Engine:
         self.on_gpu = self.device.type == "cuda"
         self.batch = 1
         self._precision = predict.precision
+        self._floor = min(bundle.thresholds.values(), default=float("-inf"))
         self._gate = threading.BoundedSemaphore(1 if self.on_gpu else computing)
         self._configured_batch = predict.batch
         self._sized = not self.on_gpu
@@ -78,7 +79,7 @@ class Engine:
             self.bundle = dataclasses.replace(self.bundle, segmenter=compiled)
 
     def maps(self, batch: Batch, core: Core, *, classes: bool = True) -> Maps:
-        """Return scores and classes in the rows and columns `core` of a batch; without `classes` these are undefined.
+        """Return the maps in the rows and columns `core` of a batch; without `classes` those of classes are undefined.
 
         Raises:
             torch.OutOfMemoryError: the batch is too large.
@@ -112,8 +113,10 @@ class Engine:
                 output = SegmenterOutput(*tensors)
             score = self.bundle.score_of(output, image, valid, core=core)
             if not classes:  # argmax takes a CPU half as long as the score
-                return score.float(), torch.zeros(score.shape, dtype=torch.uint8, device=score.device)
-            return score.float(), output.logits[:, :, rows, cols].argmax(dim=1).to(torch.uint8)
+                return score.float(), torch.zeros((len(score), 1, 1, 1), dtype=torch.uint8, device=score.device)
+            taken = output.logits[:, :, rows, cols].argmax(dim=1, keepdim=True).to(torch.uint8)
+            evidence = evidence_of(self.bundle, output, score, floor=self._floor, core=core)
+            return score.float(), torch.cat([taken, evidence], dim=1)
 
     def _on_gpu(self, batch: Batch, core: Core) -> Maps:
         """Compute `maps` on a GPU: kernels on one compute stream, each thread's transfers on its own copy stream."""

@@ -26,7 +26,7 @@ from geood.errors import OutputError, shown
 
 log = logging.getLogger("geood")
 KIND = b"geood journal "
-MAGIC = KIND + b"2\n"
+MAGIC = KIND + b"3\n"
 SUFFIX = ".journal"
 LAYERS = 2  # chunks of a record: scores and classes
 SYNC_S = 5.0  # work that a power cut may cost, seconds

@@ -21,8 +21,17 @@ from geood.geo.cog import assemble
 from geood.geo.gdal import open_raster
 from geood.geo.grid import Grid, Window
 from geood.geo.paths import ScenePath
-from geood.geo.score_raster import CLASSES_TAG, FAILED_TAG, MODEL_TAG, PREDICT_TAG, SCENE_TAG, THRESHOLD_TAG
-from geood.models import ModelBundle
+from geood.geo.score_raster import (
+    CLASSES_TAG,
+    FAILED_TAG,
+    INLIERS_TAG,
+    MODEL_TAG,
+    PREDICT_TAG,
+    SCENE_TAG,
+    SIGNALS_TAG,
+    THRESHOLD_TAG,
+)
+from geood.models import EVIDENCE, EXPERTS, ModelBundle
 from geood.prediction.dispatch import have_gpu, score_scene
 from geood.prediction.journal import TileFigures
 from geood.prediction.outputs import Target
@@ -62,7 +71,7 @@ def assemble_rasters(
             dtype="float32",
             nodata=float("nan"),
             overview="average",
-            description="anomaly score",
+            bands=["anomaly score"],
             statistics=_statistics(figures, plan.grid),
         )
         if target.classes:
@@ -72,7 +81,7 @@ def assemble_rasters(
                 dtype="uint8",
                 nodata=NO_CLASS,
                 overview="mode",
-                description="class",
+                bands=["class", *EVIDENCE],
                 statistics={},
             )
     with open_raster(scores) as written:
@@ -122,5 +131,7 @@ def _tags(scene: ScenePath, bundle: ModelBundle, threshold: float) -> dict[str, 
         "GEOOD_SMOOTH_CONTRAST": str(score.smooth_contrast),
         THRESHOLD_TAG: repr(threshold),
         CLASSES_TAG: json.dumps(bundle.class_names),
+        INLIERS_TAG: json.dumps([[at, float(rate)] for rate, at in bundle.thresholds.items()]),
+        **({SIGNALS_TAG: json.dumps(EXPERTS)} if score.kind == "combined" else {}),
         PREDICT_TAG: bundle.config.predict.model_dump_json(),
     }

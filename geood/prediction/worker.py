@@ -152,10 +152,11 @@ def _packed(
     (number, tile), wanted = pixels.numbered, pixels.wanted
     if job.source.scale == 1:
         inside = slice(tile.write.height), slice(tile.write.width)
-        score, classes = score[inside], classes[inside]
+        score, classes = score[inside], classes[(..., *inside)]
     else:
         back = WayBack(tile, job.source.scale)
-        score, classes = back.scores(score), back.classes(classes)
+        score = back.scores(score)
+        classes = np.stack([back.classes(band) for band in classes]) if job.classes else classes
     whole = bool(wanted.all())
     values = score if whole else score[wanted]
     mean = float(values.mean(dtype=np.float64))
@@ -166,9 +167,10 @@ def _packed(
     if not whole:
         score, classes = np.where(wanted, score, np.float32(np.nan)), np.where(wanted, classes, np.uint8(NO_CLASS))
     packed = encode_tile(score, tile_px=job.tile_px, nodata=float("nan"), overview="average")
-    packed_classes = (
-        encode_tile(classes, tile_px=job.tile_px, nodata=NO_CLASS, overview="mode") if job.classes else EMPTY
-    )
+    packed_classes = EMPTY
+    if job.classes:
+        pixels_of = np.ascontiguousarray(classes.transpose(1, 2, 0))
+        packed_classes = encode_tile(pixels_of, tile_px=job.tile_px, nodata=NO_CLASS, overview="mode")
     return ScoredTile(number, figures, (Chunk.of(packed), Chunk.of(packed_classes)))
 
 

@@ -56,7 +56,7 @@ def pack(path, array, tile_px, order=1):
 
 def finish(out, grid, places, *, tile_px, dtype="float32", **more):
     nodata, overview = KIND[dtype]
-    said = {"description": "anomaly score", "tags": {}, "statistics": {}, "overview": overview, "nodata": nodata}
+    said = {"bands": ["anomaly score"], "tags": {}, "statistics": {}, "overview": overview, "nodata": nodata}
     journal = {"journal": out.with_suffix(".journal"), "places": places, "tile_px": tile_px}
     assemble(out, grid, **journal, dtype=dtype, **said | more)
     return out
@@ -273,7 +273,7 @@ def test_the_file_is_what_gdal_would_write(tmp_path, dtype):
     nodata, overview = KIND[dtype]
     array = np.nan_to_num(pixels(1024, 1024, dtype), nan=0.5)
     array[array == nodata] = 1
-    said = {"description": "scores", "tags": {"GEOOD_X": "<1>"}, "statistics": {"STATISTICS_MEAN": "0.25"}}
+    said = {"bands": ["scores"], "tags": {"GEOOD_X": "<1>"}, "statistics": {"STATISTICS_MEAN": "0.25"}}
     ours = made(tmp_path / "a.tif", array, tile_px=512, **said)
     theirs = tmp_path / "b.tif"
     packing = {"COMPRESS": gdal.compression(), "LEVEL": 1, "PREDICTOR": "YES" if dtype == "float32" else "NO"}
@@ -307,7 +307,7 @@ def test_offsets_beyond_four_gigabytes_are_right(tmp_path):
     with (tmp_path / "a").open("wb+") as source:
         levels = [cog_layout.PyramidLevel(51200, 51200, source, np.zeros_like(sizes), sizes)]
         like = cog_layout.template(
-            Grid(9, 9, NORTH_UP, UTM), block=512, dtype="float32", nodata=NAN, tags={}, band=("", {})
+            Grid(9, 9, NORTH_UP, UTM), block=512, dtype="float32", nodata=NAN, tags={}, bands=[""], statistics={}
         )
         ((_, _, offsets, found),) = directories(cog_layout._head(levels, like, big=True))
     np.testing.assert_array_equal(np.diff(offsets), 10**6 + 8)
@@ -352,7 +352,7 @@ def test_an_odd_crs_is_spelled_as_gdal_spells_it(tmp_path, crs):
 def test_tags_description_and_statistics_are_as_given(tmp_path):
     tags = {"GEOOD_CLASSES": '{"0": "a & <b>", "1": "straße"}', "GEOOD_LONG": "x" * 5000}
     figures = {"STATISTICS_MINIMUM": "0.125", "STATISTICS_MEAN": repr(1 / 3)}
-    said = {"tags": tags, "statistics": figures, "description": "anomaly score"}
+    said = {"tags": tags, "statistics": figures, "bands": ["anomaly score"]}
     with rasterio.open(made(tmp_path / "a.tif", pixels(40, 600), tile_px=64, **said)) as dataset:
         assert dataset.tags() == tags | {"AREA_OR_POINT": "Area"} and dataset.tags(1) == figures
         assert dataset.descriptions == ("anomaly score",) and np.isnan(dataset.nodata)
@@ -459,7 +459,7 @@ from geood.geo.grid import Affine, Grid
 places = {{n: (0, {len(chunk)}) for n in (0, 5000, 5001, 9000)}}
 before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
 assemble(Path("a.tif"), Grid({side}, {side}, Affine.identity()), journal=Path("a.journal"), places=places,
-    tile_px={tile_px}, dtype="float32", nodata=float("nan"), overview="average", description="", tags={{}},
+    tile_px={tile_px}, dtype="float32", nodata=float("nan"), overview="average", bands=[""], tags={{}},
     statistics={{}})
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, time.perf_counter() - start)
 """
