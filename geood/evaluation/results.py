@@ -22,6 +22,7 @@ from geood.errors import OutputError
 from geood.evaluation.leaderboards import PUBLISHED, Published
 
 OUTPUTS = {"metrics.json", "images.csv", "scores", "pictures"}  # all that an evaluation's output folder may hold
+EQUAL_RECALL = "recall 0.5"  # at which the table compares scores
 COMPONENT_COLUMNS = {"sIoU": "mean_siou", "PPV": "mean_ppv", "F1": "mean_f1"}
 
 
@@ -216,7 +217,9 @@ class Evaluation:
 
     `rows` has a dict for each kind of score: `score`, `temperature`, `average_precision`, `fpr95`, `auroc`.
     `at_threshold` has recall, precision and false-positive rate at the bundle's default threshold. `scenes` has a dict
-    for each scene with the figures of the bundle's default score.
+    for each scene with the figures of the bundle's default score. `objects` has a dict for each score and threshold
+    with the recall of things and the false polygons, `ranking` the precision of the first polygons, `things` a dict for
+    each thing (all empty: not counted).
     """
 
     model: str
@@ -230,6 +233,9 @@ class Evaluation:
     class_iou: dict[str, float]
     unknown_ids: dict[int, int]
     scenes: list[dict[str, Any]]
+    objects: list[dict[str, Any]] = field(default_factory=list)
+    ranking: dict[str, Any] = field(default_factory=dict)
+    things: list[dict[str, Any]] = field(default_factory=list)
 
     def headline(self) -> dict[str, float]:
         """Return the main figures: those of the bundle's default score, the base rate, and mIoU."""
@@ -269,7 +275,30 @@ class Evaluation:
         if self.unknown_ids:
             ids = ", ".join(f"{i} ({n:,} pixels)" for i, n in self.unknown_ids.items())
             lines.append(f"left out: label ids that are neither a class nor an anomaly: {ids}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._of_objects()])
+
+    def _of_objects(self) -> list[str]:
+        """Return the lines on things and polygons: the model's score at its thresholds, all scores at equal recall."""
+        if not self.objects:
+            return []
+        lines = ["", f"{'score, at':<34}{'things':>8}{'found':>8}{'polygons':>10}{'false':>8}{'false/km2':>11}"]
+        for row in self.objects:
+            own = row["score"] == self.score
+            if own or row["at"] == EQUAL_RECALL:
+                name = f"{title_of(row['score'])}{' *' if own else ''}, {row['at']}"
+                rate = "-" if math.isnan(row["false_per_km2"]) else f"{row['false_per_km2']:.1f}"
+                lines.append(
+                    f"{name:<34}{row['things']:>8}{row['found']:>8}{row['polygons']:>10}{row['false_polygons']:>8}"
+                    f"{rate:>11}"
+                )
+        if self.ranking.get("polygons"):
+            first = ", ".join(
+                f"{percent(self.ranking[name]).strip()} of the first {name.partition('_')[2]}"
+                for name in self.ranking
+                if name.startswith("precision_")
+            )
+            lines.append(f"real by rank, at the default threshold: {first}")
+        return lines
 
 
 def write_metrics(evaluation: Evaluation, out: Path, *, overwrite: bool = False) -> None:

@@ -3,7 +3,8 @@
 The pass is streaming connected-component labelling: `runs` labels one window by its runs, `seams` joins labels across
 windows, and `components` yields each component once it is closed. `statistics`, `quantiles` and `valid_counts` compute
 its figures, `rings` its boundary, `simplification` a smoother one, and `geodesic_area` its area. `block_windows` reads
-the raster. `extraction` turns components into table rows, `external_sort` keeps rows on disk until they can be sorted,
+the raster. `evidence` sums what explains a component, `surroundings` what lies around it, and `ranking` says which is
+to be looked at first. `extraction` turns components into table rows, `external_sort` keeps rows on disk until they can be sorted,
 and `formats` writes them. `export` is the entry point.
 """
 
@@ -16,6 +17,7 @@ from geood._lazy import lazy_exports
 if TYPE_CHECKING:
     from geood.polygons.export import OUTPUT_SUFFIXES, PolygonSource, anomalies, write_anomalies, write_together
     from geood.polygons.formats import companion_of, is_anomalies
+    from geood.polygons.ranking import priority
 
 __all__ = [
     "OUTPUT_SUFFIXES",
@@ -23,6 +25,7 @@ __all__ = [
     "anomalies",
     "companion_of",
     "is_anomalies",
+    "priority",
     "write_anomalies",
     "write_together",
 ]
@@ -35,6 +38,7 @@ __getattr__, __dir__ = lazy_exports(
         "anomalies": "export",
         "companion_of": "formats",
         "is_anomalies": "formats",
+        "priority": "ranking",
         "write_anomalies": "export",
         "write_together": "export",
     },
