@@ -222,10 +222,11 @@ class ObjectFigures:
     def _draw(self, maps: SceneMaps, truth: NDArray[np.uint8]) -> None:
         if self._pictures is None:
             return
-        labels = maps.folder / "truth.tif"
+        self._pictures.mkdir(exist_ok=True)
+        labels, out = maps.folder / "truth.tif", self._pictures / f"{maps.name}.png"
         write_band(labels, maps.grid, truth, nodata=IGNORE, tags={})
         draw_overview(
-            self._pictures / f"{maps.name}.png",
+            out if not out.exists() else out.with_stem(f"{maps.name}_{maps.folder.name}"),
             scene=maps.image,
             scores=maps.folder / "scores.tif",
             classes=maps.folder / "classes.tif",

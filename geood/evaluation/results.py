@@ -22,6 +22,7 @@ from geood.errors import OutputError
 from geood.evaluation.leaderboards import PUBLISHED, Published
 
 OUTPUTS = {"metrics.json", "images.csv", "scores", "pictures"}  # all that an evaluation's output folder may hold
+SCENE_OUTPUTS = {"results.json", "scenes.csv", "objects.csv", "pictures"}  # of one on scenes
 EQUAL_RECALL = "recall 0.5"  # at which the table compares scores
 COMPONENT_COLUMNS = {"sIoU": "mean_siou", "PPV": "mean_ppv", "F1": "mean_f1"}
 
@@ -173,7 +174,8 @@ def _is_evaluation(folder: Path) -> bool:
         return False
     names = {p.name for p in folder.iterdir()}
     files = [p for name in ("scores", "pictures") for p in (folder / name).rglob("*") if not p.is_dir()]
-    return not names or ("metrics.json" in names <= OUTPUTS and all(p.suffix in (".npy", ".png") for p in files))
+    ours = "metrics.json" in names <= OUTPUTS or "results.json" in names <= SCENE_OUTPUTS
+    return not names or (ours and all(p.suffix in (".npy", ".png") for p in files))
 
 
 def write_figures(evaluation: SetEvaluation, out: Path) -> list[Path]:
@@ -310,6 +312,23 @@ def write_metrics(evaluation: Evaluation, out: Path, *, overwrite: bool = False)
     check_output(out, overwrite=overwrite)
     with output_errors(out), atomic_write(out, overwrite=overwrite) as partial:
         partial.write_text(evaluation.to_json(), encoding="utf-8")
+
+
+def write_scene_figures(evaluation: Evaluation, out: Path) -> None:
+    """Write `results.json`, `scenes.csv` and `objects.csv` (one row for each thing) into a folder.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    scenes = [{k: v for k, v in row.items() if not isinstance(v, dict)} for row in evaluation.scenes]
+    with output_errors(out):
+        with atomic_write(out / "results.json") as partial:
+            partial.write_text(evaluation.to_json(), encoding="utf-8")
+        for name, rows in (("scenes.csv", scenes), ("objects.csv", evaluation.things)):
+            with atomic_write(out / name) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(rows[0]) if rows else ["scene"])
+                writer.writeheader()
+                writer.writerows(without_nan(rows))
 
 
 def percent(share: float) -> str:

@@ -43,7 +43,7 @@ def pixels(height, width, dtype="float32", seed=0):
 def pack(path, array, tile_px, order=1):
     """Write the chunks of a raster's tiles in reading order or another; returns their places."""
     nodata, overview = KIND[array.dtype.name]
-    tiles = list(enumerate(tile_grid(*array.shape, tile_px=tile_px, halo_px=0)))
+    tiles = list(enumerate(tile_grid(*array.shape[:2], tile_px=tile_px, halo_px=0)))
     places = {}
     with path.open("wb") as file:
         for number, tile in tiles[::order]:
@@ -185,6 +185,28 @@ def test_pixels_come_back(tmp_path, shape, tile_px, dtype):
         np.testing.assert_array_equal(dataset.read(1), array)
         assert dataset.dtypes == (dtype,) and dataset.count == 1
         assert dataset.block_shapes == [(block_px(tile_px),) * 2]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (33, 70), (700, 300), (1100, 2100)])
+def test_further_bands_lie_beside_the_first_and_leave_it_as_it_is(tmp_path, shape):
+    first = pixels(*shape, "uint8", seed=4)
+    rest = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
+    rest[first % 2 == 0] = 255
+    array = np.concatenate([first[..., None], rest], axis=2)
+    places = pack(tmp_path / "a.journal", array, 128)
+    bands = ["class", "b", "c", "d"]
+    out = finish(tmp_path / "a.tif", Grid(*shape, NORTH_UP, UTM), places, tile_px=128, dtype="uint8", bands=bands)
+    check_layout(out)
+    alone = made(tmp_path / "b.tif", first, tile_px=128)
+    with rasterio.open(out) as dataset:
+        assert dataset.descriptions == tuple(bands) and set(dataset.nodatavals) == {255}
+        np.testing.assert_array_equal(dataset.read(), array.transpose(2, 0, 1))
+        count = len(dataset.overviews(1))
+    for one, other in zip(levels_of(out), levels_of(alone), strict=True):
+        np.testing.assert_array_equal(one, other)
+    if count:
+        with rasterio.open(out, OVERVIEW_LEVEL=0) as half:
+            np.testing.assert_array_equal(half.read([2, 3, 4]), rest[::2, ::2].transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("dtype", KIND)
