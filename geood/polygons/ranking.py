@@ -1,7 +1,9 @@
 """In which order polygons are to be looked at, and how rare scores like theirs are among inliers.
 
-The order was chosen on scenes with labelled unknown objects (benchmarks/README.md): it puts real things first more
-often than the maximum score, which any single pixel can raise.
+The order is that of the contrast to the surroundings times the square root of the area: what stands out, and is more
+than a speck. It was chosen on scenes with labelled unknown objects (benchmarks/README.md), where it puts real things
+first more often than the maximum score, which any single pixel can raise, and than the mean, which large known surfaces
+of a high score share. It takes only what a score raster tells, so it is the same without the model.
 """
 
 from __future__ import annotations
@@ -18,8 +20,13 @@ Floats = NDArray[np.float64]
 
 
 def priority(columns: dict[str, NDArray[Any]]) -> Floats:
-    """Return the ranking figure of polygons (n,), finite; the highest is to be looked at first."""
-    figure = columns["threshold_excess"] * np.sqrt(columns["area_px"])
+    """Return the ranking figure of polygons (n,), finite; the highest is to be looked at first.
+
+    Without known surroundings the contrast is at least the excess over the threshold, which is taken then.
+    """
+    contrast = np.where(np.isnan(columns["contrast"]), columns["threshold_excess"], columns["contrast"])
+    with np.errstate(invalid="ignore"):  # of infinite scores
+        figure = contrast * np.sqrt(columns["area_px"])
     return np.nan_to_num(figure, nan=-LARGEST, posinf=LARGEST, neginf=-LARGEST)
 
 

@@ -16,7 +16,7 @@ from geood.constants import NO_CLASS
 from geood.geo.grid import Grid, Window
 from geood.polygons.evidence import PixelEvidence
 
-OUTSIDE_PX = 3  # pixels beyond the outline at which surroundings are looked at
+OUTSIDE_PX = 6  # pixels beyond the outline at which surroundings are looked at: nearer, scores are still raised
 BANDS = 4  # of a class raster with evidence: class, runner-up, margin, signal
 
 Read = Callable[[Window], NDArray[Any]]

@@ -18,6 +18,7 @@ from geood.polygons.components import ComponentOptions, Components
 from geood.polygons.quantiles import Tail, percentiles
 from geood.polygons.rings import rings_from_vertices, to_multipolygons
 from geood.polygons.seams import Seams
+from geood.polygons.surroundings import OUTSIDE_PX as FAR
 from geood.polygons.valid_counts import UNKNOWN
 
 
@@ -105,7 +106,7 @@ def assert_evidence(component, scores, here, *, threshold, classes):
     for row, col in zip(*np.nonzero(here), strict=True):
         steps = [(-1, 0), (1, 0), (0, -1), (0, 1)]
         for down, across in steps:
-            next_to, far = (row + down, col + across), (row + 3 * down, col + 3 * across)
+            next_to, far = (row + down, col + across), (row + FAR * down, col + FAR * across)
             outline = not (inside(*next_to) and scores[next_to] > threshold)
             if outline and inside(*far) and np.isfinite(scores[far]) and not scores[far] > threshold:
                 around.append(float(scores[far]))

@@ -124,7 +124,7 @@ def test_polygons_are_the_components_with_their_figures(tmp_path, monkeypatch, s
     assert len(frame) == number.max()
     assert frame.geometry.is_valid.all() and set(frame.geom_type) <= {"MultiPolygon"}
     assert frame["rank"].tolist() == list(range(1, len(frame) + 1))
-    assert (frame.threshold_excess * np.sqrt(frame.area_px)).is_monotonic_decreasing
+    assert (frame.contrast.fillna(frame.threshold_excess) * np.sqrt(frame.area_px)).is_monotonic_decreasing
     for row in frame.itertuples():
         burnt = rasterio.features.rasterize([row.geometry], array.shape, transform=NORTH_UP) > 0
         here = number == number[burnt][0]
@@ -437,7 +437,7 @@ def test_several_scenes_share_a_file_in_the_crs_of_the_first(tmp_path, caplog):
     back = geopandas.read_file(tmp_path / "o.gpkg", layer="anomalies")
     assert back.crs == UTM and back.scene.value_counts().to_dict() == dict(zip(["a.tif", "b.tif"], counts, strict=True))
     assert back["rank"].tolist() == list(range(1, sum(counts) + 1))
-    assert (back.threshold_excess * np.sqrt(back.area_px)).is_monotonic_decreasing
+    assert (back.contrast.fillna(back.threshold_excess) * np.sqrt(back.area_px)).is_monotonic_decreasing
     first, second = cut(one, threshold=0.6), cut(two, threshold=0.6)
     here, there = (back[back.scene == name].reset_index(drop=True) for name in ("a.tif", "b.tif"))
     same(first, as_written(here.assign(rank=first["rank"]).drop(columns="scene")))
