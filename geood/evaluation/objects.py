@@ -20,7 +20,7 @@ import rasterio
 import rasterio.features
 from numpy.typing import NDArray
 
-from geood.constants import ANOMALY, IGNORE, NO_CLASS
+from geood.constants import ANOMALY, IGNORE, INLIER, NO_CLASS
 from geood.evaluation.pictures import draw_overview
 from geood.geo.gdal import writing
 from geood.geo.grid import Grid, Tile
@@ -30,6 +30,7 @@ from geood.metrics import (
     count_polygons,
     is_real,
     precision_at,
+    ratio,
     recall_by_size,
     things_of,
     threshold_at_recall,
@@ -77,7 +78,7 @@ class _Scene:
 
     name: str
     km2: float
-    size_m2: NDArray[np.float64]
+    size_m2: NDArray[np.floating]
     things: Things
     reach: dict[str, NDArray[np.float64]]
     truth: NDArray[np.uint8]
@@ -182,14 +183,16 @@ class ObjectFigures:
             for scene in scenes
         ]
         false = sum(count.false for count in counts)
+        inliers = sum(int((scene.truth == INLIER).sum()) for scene in scenes)
         return {
             "threshold": threshold,
             "things": len(found),
             "found": int(found.sum()),
-            "recall": float(found.mean()) if len(found) else math.nan,
+            "recall": ratio(int(found.sum()), len(found)),
             "polygons": false + sum(count.real for count in counts),
             "false_polygons": false,
             "false_per_km2": false / km2 if km2 > 0 else math.nan,
+            "false_ground": ratio(sum(count.inlier_px for count in counts), inliers),
             "by_size": recall_by_size(found, size_m2),
         }
 

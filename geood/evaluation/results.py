@@ -283,7 +283,10 @@ class Evaluation:
         """Return the lines on things and polygons: the model's score at its thresholds, all scores at equal recall."""
         if not self.objects:
             return []
-        lines = ["", f"{'score, at':<34}{'things':>8}{'found':>8}{'polygons':>10}{'false':>8}{'false/km2':>11}"]
+        lines = [
+            "",
+            f"{'score, at':<34}{'things':>8}{'found':>8}{'polygons':>10}{'false':>8}{'false/km2':>11}{'ground':>8}",
+        ]
         for row in self.objects:
             own = row["score"] == self.score
             if own or row["at"] == EQUAL_RECALL:
@@ -291,8 +294,9 @@ class Evaluation:
                 rate = "-" if math.isnan(row["false_per_km2"]) else f"{row['false_per_km2']:.1f}"
                 lines.append(
                     f"{name:<34}{row['things']:>8}{row['found']:>8}{row['polygons']:>10}{row['false_polygons']:>8}"
-                    f"{rate:>11}"
+                    f"{rate:>11}{percent(row['false_ground'])}"
                 )
+        lines.append("ground: per cent of the inlier ground above the threshold; where it is large, polygons merge")
         if self.ranking.get("polygons"):
             first = ", ".join(
                 f"{percent(self.ranking[name]).strip()} of the first {name.partition('_')[2]}"

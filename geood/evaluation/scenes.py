@@ -153,9 +153,8 @@ def evaluate_scenes(
     sources, tiles, pixels = _settled(cases, bundle, options)
     found = ObjectFigures(bundle, pictures) if objects and _counted(pixels) else None
     with ExitStack() as stack:
-        device, progress = (
-            stack.enter_context(entered) for entered in (on_best_device(bundle), Progress("evaluating", tiles))
-        )
+        device = stack.enter_context(on_best_device(bundle))
+        progress = stack.enter_context(Progress("evaluating", tiles))
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="geood-"))) if found else None
         for number, (case, source) in enumerate(zip(cases, sources, strict=True)):
             maps = folder / str(number) if folder else None

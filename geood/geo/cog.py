@@ -128,9 +128,7 @@ def assemble(  # noqa: PLR0913 - grid, pixels and metadata of a raster
     """
     block, shapes = block_px(tile_px), _shapes(grid.height, grid.width)
     with writing(out), atomic_files(out.parent, out.name, alone=True) as staging:
-        like = template(
-            grid, block=block, dtype=dtype, nodata=nodata, tags=tags, bands=bands, statistics=statistics
-        )
+        like = template(grid, block=block, dtype=dtype, nodata=nodata, tags=tags, bands=bands, statistics=statistics)
         depth = (len(bands),) if len(bands) > 1 else ()
         with journal.open("rb") as chunks, TemporaryFile(dir=staging) as scratch:
             pixel_bytes = np.dtype(dtype).itemsize * len(bands)

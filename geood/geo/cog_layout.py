@@ -85,9 +85,10 @@ def framed(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
 def packed(levels: Sequence[NDArray[Any]], *, nodata: float, block: int) -> Iterator[list[list[memoryview]]]:
     """Compress arrays (H, W) or (H, W, bands) with GDAL; yield the blocks of each, empty ones where all is nodata.
 
-    Blocks come in row-major order and hold all bands. Sides must be multiples of `block`, as otherwise GDAL's padding would show in the bytes, and no array may be wider
-    than the first. The buffers belong to GDAL and are invalid after the context. All arrays go through one in-memory
-    TIFF and no buffer is copied, because opening and copying hold the GIL. Thread-safe.
+    Blocks come in row-major order and hold all bands. Sides must be multiples of `block`, as otherwise GDAL's padding
+    would show in the bytes, and no array may be wider than the first. The buffers belong to GDAL and are invalid after
+    the context. All arrays go through one in-memory TIFF and no buffer is copied, because opening and copying hold the
+    GIL. Thread-safe.
     """
     height, width = sum(level.shape[0] for level in levels), levels[0].shape[1]
     with gdal_env(), MemoryFile() as memory:
@@ -125,7 +126,8 @@ def template(
 ) -> Tags:
     """Return the TIFF tags that GDAL writes for a raster with these metadata `tags` and descriptions of its `bands`.
 
-    `statistics` are tags of the first band. They are taken from a raster of one pixel: only the tags of the size depend on it, and `write_cog` sets those.
+    `statistics` are tags of the first band. They are taken from a raster of one pixel: only the tags of the size depend
+    on it, and `write_cog` sets those.
     """
     georeferencing = {"crs": grid.crs, "transform": None if grid.transform.is_identity else grid.transform}
     with gdal_env(), MemoryFile() as memory:

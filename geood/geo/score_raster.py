@@ -70,7 +70,9 @@ def evidence_tags(path: str | Path) -> EvidenceTags:
     if not (isinstance(signals, list) and all(_is_name(name) for name in signals)):
         raise _bad(path, tags, SIGNALS_TAG, wanted='names of scores as JSON, such as ["hybrid", "encoder_knn"]')
     if not (isinstance(inliers, list) and all(_is_knot(pair) for pair in inliers)):
-        raise _bad(path, tags, INLIERS_TAG, wanted="JSON pairs of a score and a share of inliers, such as [[0.8, 0.01]]")
+        raise _bad(
+            path, tags, INLIERS_TAG, wanted="JSON pairs of a score and a share of inliers, such as [[0.8, 0.01]]"
+        )
     return EvidenceTags(tuple(signals), tuple((float(score), float(share)) for score, share in inliers))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from geood.metrics.components import ComponentScores
+from geood.metrics.curve import ratio
 from geood.metrics.distance import DistanceCurves
 from geood.metrics.objects import (
     SIZES_M2,
@@ -33,6 +34,7 @@ __all__ = [
     "mean_of_known",
     "precision_at",
     "protocol_named",
+    "ratio",
     "recall_by_size",
     "things_of",
     "threshold_at_recall",

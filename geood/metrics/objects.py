@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from geood.constants import ANOMALY, IGNORE
+from geood.constants import ANOMALY, IGNORE, INLIER
 from geood.metrics.curve import NAN, ratio
 
 FOUND, REAL = 0.25, 0.25
@@ -27,7 +27,7 @@ _EIGHT_NEIGHBOURS = np.ones((3, 3), np.int8)
 
 
 class Things(NamedTuple):
-    """The things of a scene: `labels` (H, W) from 1 on, 0 elsewhere; `size_px` (n,), `row` and `col` of their centres."""
+    """Things of a scene: `labels` (H, W) from 1 on, 0 elsewhere; `size_px` (n,), `row` and `col` of their centres."""
 
     labels: NDArray[np.int32]
     size_px: NDArray[np.int64]
@@ -49,10 +49,11 @@ class Things(NamedTuple):
 
 
 class PolygonCounts(NamedTuple):
-    """Numbers of real and of false polygons."""
+    """Numbers of real and of false polygons, and of the inlier pixels above the threshold, whose polygons may be few."""
 
     real: int
     false: int
+    inlier_px: int = 0
 
 
 def things_of(truth: NDArray[np.uint8], *, least_px: int = LEAST_THING_PX) -> tuple[Things, NDArray[np.uint8]]:
@@ -85,7 +86,7 @@ def count_polygons(
     owner = labels.ravel()[at] - 1
     size = np.bincount(owner, minlength=count)
     real = is_real(np.bincount(owner, truth.ravel()[at] == ANOMALY, count), size)[size >= least_px]
-    return PolygonCounts(int(real.sum()), int((~real).sum()))
+    return PolygonCounts(int(real.sum()), int((~real).sum()), int((truth.ravel()[at] == INLIER).sum()))
 
 
 def is_real(anomaly_px: NDArray[np.floating | np.integer], labelled_px: NDArray[np.integer]) -> NDArray[np.bool_]:

@@ -3,9 +3,9 @@
 The pass is streaming connected-component labelling: `runs` labels one window by its runs, `seams` joins labels across
 windows, and `components` yields each component once it is closed. `statistics`, `quantiles` and `valid_counts` compute
 its figures, `rings` its boundary, `simplification` a smoother one, and `geodesic_area` its area. `block_windows` reads
-the raster. `evidence` sums what explains a component, `surroundings` what lies around it, and `ranking` says which is
-to be looked at first. `extraction` turns components into table rows, `external_sort` keeps rows on disk until they can be sorted,
-and `formats` writes them. `export` is the entry point.
+the raster. `evidence` sums what explains a component, `surroundings` finds what lies around its pixels, and `ranking`
+says which is to be looked at first. `extraction` turns components into table rows, `external_sort` keeps rows on disk
+until they can be sorted, and `formats` writes them. `export` is the entry point.
 """
 
 from __future__ import annotations

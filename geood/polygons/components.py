@@ -187,9 +187,7 @@ class Components:
             score_mean=stats.score_sum[inside] / stats.area_px[inside],
             score_max=stats.score_max[inside],
             score_p95=np.minimum(p95, stats.score_max[inside]),
-            evidence=summarize(
-                ids, stats.evidence.select(chosen), count=count, class_count=self._options.class_count
-            ),
+            evidence=summarize(ids, stats.evidence.select(chosen), count=count, class_count=self._options.class_count),
             valid_px=self._valid_px(number, box, pixels),
             vertices=vertices._replace(label=vertices.label + self._label_offset),
             owner=owner[kept],

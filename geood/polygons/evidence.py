@@ -112,13 +112,9 @@ class Tally:
 
     def add(self, pixels: PixelEvidence) -> None:
         """Add pixels."""
-        for counts, band in (
-            (self._classes, pixels.classes),
-            (self._runners, pixels.runner),
-            (self._signals, pixels.signal),
-        ):
-            if band is not None:
-                counts += np.bincount(band, minlength=256)[: len(counts)]
+        _count(self._classes, pixels.classes)
+        _count(self._runners, pixels.runner)
+        _count(self._signals, pixels.signal)
         if pixels.margin is not None:
             held = pixels.margin[pixels.margin != NO_CLASS]
             self._margin += (held.sum(dtype=np.float64), len(held))
@@ -140,9 +136,14 @@ class Tally:
         runners = self._runners.copy()
         if class_id != NO_CLASS:
             runners[class_id] = 0
-        ids = (np.array([value], np.int64) for value in (class_id, _first(runners), _first(self._signals)))
-        margin, edge, outside = (_mean(pair[:1], pair[1:]) for pair in (self._margin, self._edge, self._outside))
-        return ComponentEvidence(*ids, margin / MARGIN_STEPS, edge, outside)
+        return ComponentEvidence(
+            class_id=np.array([class_id]),
+            runner_id=np.array([_first(runners)]),
+            signal_id=np.array([_first(self._signals)]),
+            margin=_mean(self._margin[:1], self._margin[1:]) / MARGIN_STEPS,
+            on_edge=_mean(self._edge[:1], self._edge[1:]),
+            outside=_mean(self._outside[:1], self._outside[1:]),
+        )
 
 
 def joined(each: list[ComponentEvidence]) -> ComponentEvidence:
@@ -150,10 +151,17 @@ def joined(each: list[ComponentEvidence]) -> ComponentEvidence:
     return ComponentEvidence(*(np.concatenate(arrays) for arrays in zip(*each, strict=True)))
 
 
+def _count(counts: Ids, band: NDArray[np.uint8] | None) -> None:
+    """Add the numbers of the values of a band to `counts`, those beyond its length left out."""
+    if band is not None:
+        counts += np.bincount(band, minlength=256)[: len(counts)]
+
+
 def _first(counts: Ids) -> int:
     return int(counts.argmax()) if counts.any() else NO_CLASS
 
 
-def _mean(total: Floats, number: NDArray[Any]) -> Floats:
+def _mean(total: NDArray[Any], number: NDArray[Any]) -> Floats:
     """Return total / number, NaN where the number is 0."""
-    return np.divide(total, number, out=np.full(len(total), np.nan), where=number > 0)
+    mean: Floats = np.divide(total, number, out=np.full(len(total), np.nan), where=number > 0)
+    return mean

@@ -27,7 +27,8 @@ def priority(columns: dict[str, NDArray[Any]]) -> Floats:
     contrast = np.where(np.isnan(columns["contrast"]), columns["threshold_excess"], columns["contrast"])
     with np.errstate(invalid="ignore"):  # of infinite scores
         figure = contrast * np.sqrt(columns["area_px"])
-    return np.nan_to_num(figure, nan=-LARGEST, posinf=LARGEST, neginf=-LARGEST)
+    finite: Floats = np.nan_to_num(figure, nan=-LARGEST, posinf=LARGEST, neginf=-LARGEST)
+    return finite
 
 
 def share_of_inliers(scores: Floats, knots: Sequence[tuple[float, float]]) -> Floats:
@@ -47,4 +48,5 @@ def share_of_inliers(scores: Floats, knots: Sequence[tuple[float, float]]) -> Fl
     upper = np.clip(np.searchsorted(at, scores), 1, len(at) - 1)
     slope = (log_share[upper] - log_share[upper - 1]) / (at[upper] - at[upper - 1])
     with np.errstate(invalid="ignore", over="ignore"):
-        return np.exp(np.minimum(0.0, log_share[upper] + slope * (scores - at[upper])))
+        shares: Floats = np.exp(np.minimum(0.0, log_share[upper] + slope * (scores - at[upper])))
+    return shares

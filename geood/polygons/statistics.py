@@ -112,9 +112,7 @@ def split_by_component(
     vertices = vertices.select(vertex_index)
     for i, component in enumerate(np.flatnonzero(chosen).tolist()):
         pixel_slice, vertex_slice = slice(pixel_at[i], pixel_at[i + 1]), slice(vertex_at[i], vertex_at[i + 1])
-        yield ComponentPart(
-            component, scores[pixel_slice], evidence.select(pixel_slice), vertices.select(vertex_slice)
-        )
+        yield ComponentPart(component, scores[pixel_slice], evidence.select(pixel_slice), vertices.select(vertex_slice))
 
 
 def _group_indices(

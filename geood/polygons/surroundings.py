@@ -103,4 +103,4 @@ def _on_edge(classes: NDArray[np.uint8], above: NDArray[np.bool_]) -> NDArray[np
     for step in _steps(pitch):
         beside = flat[at + step]
         other |= (beside != own) & (beside != NO_CLASS)
-    return other & (own != NO_CLASS)
+    return np.asarray(other & (own != NO_CLASS))

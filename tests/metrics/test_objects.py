@@ -44,10 +44,10 @@ def test_planted_things_are_found_at_the_right_thresholds():
 def test_planted_polygons_are_real_or_false():
     score, truth = planted()
     _, rest = things_of(truth)
-    assert count_polygons(score, rest, threshold=0.5) == (3, 2)
-    assert count_polygons(score, rest, threshold=0.75) == (2, 2)
-    assert count_polygons(score, rest, threshold=0.5, least_px=5) == (2, 1)
-    assert count_polygons(score, rest, threshold=0.95) == (0, 0)
+    assert count_polygons(score, rest, threshold=0.5) == (3, 2, 2 * 4 + 4)
+    assert count_polygons(score, rest, threshold=0.75)[:2] == (2, 2)
+    assert count_polygons(score, rest, threshold=0.5, least_px=5)[:2] == (2, 1)
+    assert count_polygons(score, rest, threshold=0.95) == (0, 0, 0)
     assert is_real(np.array([1, 0, 25]), np.array([4, 9, 101])).tolist() == [True, False, False]
 
 
@@ -70,7 +70,7 @@ def test_counts_are_those_of_each_component_on_its_own(seed, connectivity):
         each = [parts == i for i in range(1, number + 1) if (parts == i).sum() >= 3]
         real = sum((rest[part] == 1).mean() >= 0.25 for part in each)
         counted = count_polygons(score, rest, threshold=threshold, connectivity=connectivity, least_px=3)
-        assert counted == (real, len(each) - real)
+        assert counted == (real, len(each) - real, (above & (rest == 0)).sum())
 
 
 def test_a_recall_is_met_at_its_threshold_and_missed_above_it():

@@ -31,6 +31,6 @@ def test_equal_shares_at_different_scores_do_not_rise():
 
 def test_a_ranking_figure_is_finite_whatever_the_scores():
     excess = np.array([np.inf, np.nan, -np.inf, 0.5])
-    columns = {name: excess for name in ("threshold_excess", "score_mean", "score_p95", "score_max", "contrast")}
+    columns = dict.fromkeys(("threshold_excess", "score_mean", "score_p95", "score_max", "contrast"), excess)
     figure = priority(columns | {"area_px": np.array([1, 2, 3, 4]), "on_edge": np.array([np.nan, 0, 0.5, 1])})
     assert np.isfinite(figure).all() and figure.argmax() == 0

@@ -218,7 +218,8 @@ def test_without_evidence_columns_are_empty_and_the_order_is_the_same(tmp_path, 
     made.classes.unlink()
     polygonize(made.scores, tmp_path / "none.gpkg")
     whole, one, none = (
-        gpd.read_file(path, layer="anomalies") for path in (made.polygons, tmp_path / "one.gpkg", tmp_path / "none.gpkg")
+        gpd.read_file(path, layer="anomalies")
+        for path in (made.polygons, tmp_path / "one.gpkg", tmp_path / "none.gpkg")
     )
     evidence = ["runner_up", "margin", "signal"]
     assert one[evidence].isna().all().all() and one.drop(columns=evidence).equals(whole.drop(columns=evidence))
