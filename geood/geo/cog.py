@@ -71,7 +71,7 @@ def block_px(tile_px: int) -> int:
 
 
 def encode_tile(array: NDArray[Any], *, tile_px: int, nodata: float, overview: Overview) -> NDArray[np.uint8]:
-    """Encode one tile's pixels (h, w) or (h, w, bands), at most `tile_px` a side; return bytes, none if all is nodata.
+    """Encode one tile's pixels (h, w), or (h, w, 4) of bytes, at most `tile_px` a side; no bytes if all are nodata.
 
     Scores are float32 with nodata NaN and overview "average"; classes are uint8 with nodata 255 and overview "mode",
     which holds for the first band: the others keep the upper left of each 2 x 2 pixels. Thread-safe and deterministic.
@@ -118,7 +118,7 @@ def assemble(  # noqa: PLR0913 - grid, pixels and metadata of a raster
         dtype: dtype of the pixels, "float32" or "uint8".
         nodata: nodata value.
         overview: resampling method of the overviews.
-        bands: description of each band; chunks of one band have pixels (h, w), of several (h, w, bands).
+        bands: description of each band, one or four; chunks of four have pixels (h, w, 4) of bytes.
         tags: tags (metadata items) of the dataset.
         statistics: tags of the first band.
 
@@ -174,7 +174,8 @@ def _mode(array: NDArray[Any]) -> NDArray[Any]:
     Of several bands this is done with the first; the others keep the upper left pixel.
     """
     if array.ndim == 3:
-        half = array[::2, ::2].copy()
+        words = np.ascontiguousarray(array).view("<u4")[::2, ::2]
+        half: NDArray[Any] = words.copy().view(array.dtype)
         half[..., 0] = _mode(array[..., 0])
         return half
     a, b, c, d = (array[i::2, j::2] for i in (0, 1) for j in (0, 1))

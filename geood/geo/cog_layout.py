@@ -83,21 +83,22 @@ def framed(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 @contextmanager
 def packed(levels: Sequence[NDArray[Any]], *, nodata: float, block: int) -> Iterator[list[list[memoryview]]]:
-    """Compress arrays (H, W) or (H, W, bands) with GDAL; yield the blocks of each, empty ones where all is nodata.
+    """Compress arrays (H, W), or (H, W, 4) of bytes, with GDAL; yield the blocks of each, empty where all is nodata.
 
     Blocks come in row-major order and hold all bands. Sides must be multiples of `block`, as otherwise GDAL's padding
     would show in the bytes, and no array may be wider than the first. The buffers belong to GDAL and are invalid after
     the context. All arrays go through one in-memory TIFF and no buffer is copied, because opening and copying hold the
     GIL. Thread-safe.
     """
+    if levels[0].ndim == 3:  # four bytes side by side are the bytes of one word, and GDAL need not interleave them
+        levels, nodata = [np.ascontiguousarray(level).view("<u4")[..., 0] for level in levels], float(2**32 - 1)
     height, width = sum(level.shape[0] for level in levels), levels[0].shape[1]
+    profile = _profile(levels[0].dtype.name, nodata, block, bands=1)
     with gdal_env(), MemoryFile() as memory:
-        profile = _profile(levels[0].dtype.name, nodata, block, bands=levels[0][0, 0].size)
         with memory.open(height=height, width=width, **profile) as dataset:
             top = 0
             for level in levels:
-                bands = level.reshape(*level.shape[:2], -1).transpose(2, 0, 1)
-                dataset.write(bands, window=rasterio_window(Window(top, 0, *level.shape[:2])))
+                dataset.write(level, 1, window=rasterio_window(Window(top, 0, *level.shape)))
                 top += level.shape[0]
         rows = _rows_of_blocks(memoryview(memory.getbuffer()), width // block)
         yield [

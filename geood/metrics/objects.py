@@ -49,7 +49,7 @@ class Things(NamedTuple):
 
 
 class PolygonCounts(NamedTuple):
-    """Numbers of real and of false polygons, and of the inlier pixels above the threshold, whose polygons may be few."""
+    """Numbers of real and of false polygons, and of the inlier pixels above the threshold."""
 
     real: int
     false: int

@@ -9,7 +9,7 @@ from geood._lazy import lazy_exports
 if TYPE_CHECKING:
     from geood.models.bundle import EXPERTS, ModelBundle, autocast
     from geood.models.bundle_header import BundleHeader, read_header
-    from geood.models.evidence import EVIDENCE, MARGIN_STEPS, evidence_of
+    from geood.models.evidence import EVIDENCE, class_bands
     from geood.models.flow import Flow
     from geood.models.inlier_statistics import InlierFit, Inliers
     from geood.models.scores import anomaly_score, jensen_shannon_to_uniform
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = [
     "EVIDENCE",
     "EXPERTS",
-    "MARGIN_STEPS",
     "BundleHeader",
     "Flow",
     "InlierFit",
@@ -29,7 +28,7 @@ __all__ = [
     "SegmenterOutput",
     "anomaly_score",
     "autocast",
-    "evidence_of",
+    "class_bands",
     "fit_tail",
     "jensen_shannon_to_uniform",
     "read_header",
@@ -44,13 +43,12 @@ __getattr__, __dir__ = lazy_exports(
         "Flow": "flow",
         "InlierFit": "inlier_statistics",
         "Inliers": "inlier_statistics",
-        "MARGIN_STEPS": "evidence",
         "ModelBundle": "bundle",
         "Segmenter": "segmenter",
         "SegmenterOutput": "segmenter",
         "anomaly_score": "scores",
         "autocast": "bundle",
-        "evidence_of": "evidence",
+        "class_bands": "evidence",
         "fit_tail": "tails",
         "jensen_shannon_to_uniform": "scores",
         "read_header": "bundle_header",

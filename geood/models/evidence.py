@@ -20,7 +20,7 @@ MARGIN_STEPS = 254  # value of a margin of 1
 _SAME = 1e-3  # nats between two computations of one surprisal: rounding
 
 
-def evidence_of(
+def class_bands(
     bundle: ModelBundle,
     answer: SegmenterOutput,
     score: Tensor,
@@ -28,11 +28,12 @@ def evidence_of(
     floor: float,
     core: tuple[slice, slice] = WHOLE,
 ) -> Tensor:
-    """Return the bands of EVIDENCE (B, 3, h, w), uint8, of the pixels that score above `floor`; 255 elsewhere.
+    """Return the channel of the most likely class and the bands of EVIDENCE (B, h, w, 4), uint8.
 
-    `runner-up` is the channel of the second most likely class (255 if there is one class only), `margin` the difference
-    of the two probabilities in MARGIN_STEPS, and `signal` the index in EXPERTS of the one whose surprisal is the score
-    `combined`; 255 for other scores and for smoothed ones, which are no pixel's own.
+    Evidence is that on the pixels that score above `floor`, 255 elsewhere: `runner-up` is the channel of the second
+    most likely class (255 if there is one class only), `margin` the difference of the two probabilities in
+    MARGIN_STEPS, and `signal` the index in EXPERTS of the one whose surprisal is the score `combined`; 255 for other
+    scores and for smoothed ones, which are no pixel's own.
 
     Args:
         bundle: the bundle that gave the score.
@@ -43,20 +44,22 @@ def evidence_of(
     """
     logits = answer.logits[:, :, core[0], core[1]]
     outlier = None if answer.outlier is None else answer.outlier[:, core[0], core[1]]
-    bands = torch.full((len(EVIDENCE), *score.shape), NO_CLASS, dtype=torch.uint8, device=score.device)
-    if score.device.type == "cpu":
-        chosen = score > floor
-        if chosen.any():
-            flat = logits.movedim(1, 0)[:, chosen]  # (K, N)
-            one = None if outlier is None else outlier[chosen][None, None]
-            bands[:, chosen] = _bands(bundle, flat[None, :, None], one, score[chosen][None, None])[:, 0, 0]
-    else:
-        bands = torch.where(score > floor, _bands(bundle, logits, outlier, score), bands)
-    return bands.movedim(0, 1)
+    bands = torch.full((*score.shape, 1 + len(EVIDENCE)), NO_CLASS, dtype=torch.uint8, device=score.device)
+    bands[..., 0] = logits.argmax(1)
+    if score.device.type != "cpu":
+        bands[..., 1:] = torch.where((score > floor)[..., None], _bands(bundle, logits, outlier, score), bands[..., 1:])
+        return bands
+    for i, one in enumerate(score):
+        row, col = (one > floor).nonzero(as_tuple=True)
+        if len(row):  # as an image of one row
+            own = None if outlier is None else outlier[i, row, col][None, None]
+            found = _bands(bundle, logits[i][:, row, col][None, :, None], own, one[row, col][None, None])
+            bands[i, row, col, 1:] = found[0, 0]
+    return bands
 
 
 def _bands(bundle: ModelBundle, logits: Tensor, outlier: Tensor | None, score: Tensor) -> Tensor:
-    """Return the bands (3, B, h, w) of pixels with these logits (B, K, h, w), outlier logits and scores (B, h, w)."""
+    """Return the bands (B, h, w, 3) of pixels with these logits (B, K, h, w), outlier logits and scores (B, h, w)."""
     none = torch.full(score.shape, NO_CLASS, dtype=torch.uint8, device=score.device)
     runner, margin = none, none
     if logits.shape[1] > 1:
@@ -66,10 +69,10 @@ def _bands(bundle: ModelBundle, logits: Tensor, outlier: Tensor | None, score: T
         runner, margin = index.to(torch.uint8), ((best[:, 0] - second) * MARGIN_STEPS).round().to(torch.uint8)
     settings = bundle.config.score
     if settings.kind != "combined" or settings.smooth_px:
-        return torch.stack([runner, margin, none])
+        return torch.stack([runner, margin, none], dim=-1)
     assert bundle.inliers is not None
     first = EXPERTS[0]
     plain = bundle.with_score(bundle.calibrated.model_copy(update={"smooth_px": 0}))
     answer = SegmenterOutput(logits, outlier, logits, logits)
     surprisal = bundle.inliers.surprisal(first, plain.score_of(answer, logits, kind=first))
-    return torch.stack([runner, margin, (surprisal < score - _SAME).to(torch.uint8)])
+    return torch.stack([runner, margin, (surprisal < score - _SAME).to(torch.uint8)], dim=-1)

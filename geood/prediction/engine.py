@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geood.config import PredictConfig
-from geood.models import ModelBundle, SegmenterOutput, autocast, evidence_of
+from geood.models import ModelBundle, SegmenterOutput, autocast, class_bands
 
 log = logging.getLogger("geood")
 MOST_AT_ONCE = 8  # tiles in a batch, and in a task: with more, a GPU gains 7 % and the threads that feed it lose more
@@ -39,7 +39,7 @@ class Batch(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """Scores (B, h, w) float32, and class channels with their evidence (B, 4, h, w) uint8 (see `models.evidence`)."""
+    """Scores (B, h, w) float32, and class channels with their evidence (B, h, w, 4) uint8 (see `models.evidence`)."""
 
     score: NDArray[np.float32]
     classes: NDArray[np.uint8]
@@ -107,16 +107,13 @@ class Engine:
                 image = torch.where(valid[:, None], ((image - self._low) * self._gain).clamp_(0, 1), self._fill)
             with autocast(self._precision, self.device):
                 output = self.bundle.infer(image, (self.bundle.config.score.kind,))
-            rows, cols = core
             if self.on_gpu:  # sums over classes are slow there if these are adjacent in memory (channels last)
                 tensors: Any = (None if t is None else t.float().contiguous() for t in output)
                 output = SegmenterOutput(*tensors)
             score = self.bundle.score_of(output, image, valid, core=core)
             if not classes:  # argmax takes a CPU half as long as the score
-                return score.float(), torch.zeros((len(score), 1, 1, 1), dtype=torch.uint8, device=score.device)
-            taken = output.logits[:, :, rows, cols].argmax(dim=1, keepdim=True).to(torch.uint8)
-            evidence = evidence_of(self.bundle, output, score, floor=self._floor, core=core)
-            return score.float(), torch.cat([taken, evidence], dim=1)
+                return score.float(), torch.zeros((len(score), 1, 1, 4), dtype=torch.uint8, device=score.device)
+            return score.float(), class_bands(self.bundle, output, score, floor=self._floor, core=core)
 
     def _on_gpu(self, batch: Batch, core: Core) -> Maps:
         """Compute `maps` on a GPU: kernels on one compute stream, each thread's transfers on its own copy stream."""

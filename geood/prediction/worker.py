@@ -152,11 +152,11 @@ def _packed(
     (number, tile), wanted = pixels.numbered, pixels.wanted
     if job.source.scale == 1:
         inside = slice(tile.write.height), slice(tile.write.width)
-        score, classes = score[inside], classes[(..., *inside)]
+        score, classes = score[inside], classes[inside]
     else:
         back = WayBack(tile, job.source.scale)
         score = back.scores(score)
-        classes = np.stack([back.classes(band) for band in classes]) if job.classes else classes
+        classes = back.classes(classes) if job.classes else classes
     whole = bool(wanted.all())
     values = score if whole else score[wanted]
     mean = float(values.mean(dtype=np.float64))
@@ -165,12 +165,14 @@ def _packed(
     squares = float(np.square(values - np.float32(mean)).sum(dtype=np.float64))
     figures = TileFigures(values.size, mean, squares, float(values.min()), float(values.max()))
     if not whole:
-        score, classes = np.where(wanted, score, np.float32(np.nan)), np.where(wanted, classes, np.uint8(NO_CLASS))
+        score, classes = (
+            np.where(wanted, score, np.float32(np.nan)),
+            np.where(wanted[..., None], classes, np.uint8(NO_CLASS)),
+        )
     packed = encode_tile(score, tile_px=job.tile_px, nodata=float("nan"), overview="average")
-    packed_classes = EMPTY
-    if job.classes:
-        pixels_of = np.ascontiguousarray(classes.transpose(1, 2, 0))
-        packed_classes = encode_tile(pixels_of, tile_px=job.tile_px, nodata=NO_CLASS, overview="mode")
+    packed_classes = (
+        encode_tile(classes, tile_px=job.tile_px, nodata=NO_CLASS, overview="mode") if job.classes else EMPTY
+    )
     return ScoredTile(number, figures, (Chunk.of(packed), Chunk.of(packed_classes)))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from geood.models.bundle import EXPERTS
-from geood.models.evidence import EVIDENCE, evidence_of
+from geood.models.evidence import EVIDENCE, class_bands
 from geood.models.inlier_statistics import Inliers
 from geood.models.segmenter import SegmenterOutput
 from support.bundles import make_bundle
@@ -26,17 +26,17 @@ def answer_of(classes, seed=0):
 def test_the_second_class_and_the_margin_are_those_of_the_softmax(tmp_path, floor):
     bundle, answer = make_bundle(tmp_path / "m.safetensors"), answer_of(3)
     score = bundle.score_of(answer, answer.logits, core=CORE)
-    bands = evidence_of(bundle, answer, score, floor=floor, core=CORE).numpy()
-    assert bands.shape == (2, len(EVIDENCE), 28, 27) and bands.dtype == np.uint8
+    classes, *bands = class_bands(bundle, answer, score, floor=floor, core=CORE).numpy().transpose(3, 0, 1, 2)
+    assert classes.shape == (2, 28, 27) and len(bands) == len(EVIDENCE) and classes.dtype == np.uint8
     share = answer.logits.double().softmax(1)[:, :, CORE[0], CORE[1]].numpy()
     order = np.argsort(share, axis=1)
     ranked = np.sort(share, axis=1)
     above = score.numpy() > floor
-    assert (bands[:, :, ~above.any(0)] == 255).all()
-    assert (bands[:, 0][above] == order[:, -2][above]).all() and (bands[:, 0][~above] == 255).all()
+    assert (classes == order[:, -1]).all() and all((band[~above] == 255).all() for band in bands)
+    assert (bands[0][above] == order[:, -2][above]).all()
     margin = (ranked[:, -1] - ranked[:, -2])[above]
-    assert np.abs(bands[:, 1][above] / 254 - margin).max(initial=0) < 0.5 / 254 + 1e-5
-    assert (bands[:, 2] == 255).all()  # nothing is fused in this score
+    assert np.abs(bands[1][above] / 254 - margin).max(initial=0) < 0.5 / 254 + 1e-5
+    assert (bands[2] == 255).all()  # nothing is fused in this score
 
 
 def test_the_signal_is_the_expert_with_the_larger_surprisal(tmp_path):
@@ -48,10 +48,10 @@ def test_the_signal_is_the_expert_with_the_larger_surprisal(tmp_path):
     other = own.flip(2)
     fused = dataclasses.replace(bundle, inliers=Inliers({"tail_hybrid": knots}))
     settings = bundle.config.score.model_copy(update={"kind": "combined", "smooth_px": 0})
-    bands = evidence_of(fused.with_score(settings), answer, torch.maximum(own, other), floor=-1e9, core=CORE)
+    bands = class_bands(fused.with_score(settings), answer, torch.maximum(own, other), floor=-1e9, core=CORE)
     clear = (own - other).abs() > 0.01
     assert EXPERTS[0] == "hybrid" and clear.float().mean() > 0.5
-    assert (bands[:, 2] == (other > own))[clear].all()
+    assert (bands[..., 3] == (other > own))[clear].all()
     smooth = settings.model_copy(update={"smooth_px": 3})
-    bands = evidence_of(fused.with_score(smooth), answer, torch.maximum(own, other), floor=-1e9, core=CORE)
-    assert (bands[:, 2] == 255).all()
+    bands = class_bands(fused.with_score(smooth), answer, torch.maximum(own, other), floor=-1e9, core=CORE)
+    assert (bands[..., 3] == 255).all()
