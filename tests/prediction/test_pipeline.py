@@ -198,8 +198,8 @@ def test_evidence_is_kept_where_a_polygon_of_a_calibrated_threshold_may_be(tmp_p
     kept = score > min(bundle.thresholds.values())
     assert kept.any() and ((runner != 255) == kept).all() and ((margin != 255) == kept).all()
     assert (signal == 255).all() and (runner != classes)[kept].all() and runner[kept].max() < 3
-    frame = gpd.read_file(made.polygons, layer="anomalies")
-    assert frame["rank"].tolist() == [*range(1, len(frame) + 1)]
+    frame = gpd.read_file(made.polygons, layer="anomalies", fid_as_index=True)
+    assert frame["rank"].tolist() == frame.index.tolist() == [*range(1, len(frame) + 1)]
     names = set(bundle.class_names.values())
     assert set(frame.runner_up) <= names and (frame.runner_up != frame.class_name).all()
     assert frame.margin.between(0, 1).all() and frame.on_edge.between(0, 1).all() and frame.signal.isna().all()
