@@ -74,7 +74,7 @@ class SceneMaps:
 
 @dataclass
 class _Scene:
-    """What is kept of a scene: its things with the score that each reaches, and its polygons by rank."""
+    """Things of a scene with the score that each reaches, its maps, and its polygons by rank."""
 
     name: str
     km2: float

@@ -1,4 +1,4 @@
-"""What lies around the pixels of a window that exceed the threshold: neighbouring classes, and scores further out.
+"""Surroundings of the pixels of a window that exceed the threshold: neighbouring classes, and scores further out.
 
 Both need pixels beyond the window, which are read with it, and both are told pixel by pixel: so the windows in which a
 component lies add up, and their size does not show. Beyond the scene there is nothing: no class, and no score.
