@@ -268,7 +268,7 @@ def measured(setting: str, bundle: ModelBundle, root: Path, data: Path) -> dict[
     path, settings = HERE / f"{setting}.yaml", [f"data.root={root}"]
     if setting == "lums":
         settings.append("data.test_labels=[test/labels_inside/*.png]")
-    whole = evaluate_scenes(path, bundle, settings=settings)
+    whole = evaluate_scenes(path, bundle, settings=settings, objects=False)
     rows = {row["score"]: row for row in whole.rows}
     return {"miou": whole.miou, "base_rate": whole.base_rate, "scores": rows}
 

@@ -99,11 +99,14 @@ def test_the_commands_of_the_readme(area, monkeypatch, capsys):
     assert set(gpd.read_file("anomalies.gpkg", layer="anomalies").columns) == columns | {"geometry"}
     assert set(gpd.read_file("all.gpkg", layer="anomalies")["scene"]) <= {"north.tif", "south.tif"}
     assert not Path("scores.gpkg").exists() and (gpd.read_file("fewer.gpkg", layer="anomalies").area_m2 >= 10).all()
-    figures = json.loads(Path("metrics.json").read_text())
+    assert {path.name for path in Path("measured/pictures").iterdir()} == {"test.png"}
+    figures = json.loads(Path("measured/results.json").read_text())
     assert len(figures["rows"]) == 12 and 0 < figures["base_rate"] < 0.2
     capsys.readouterr()
-    assert _run(["evaluate", "scenes", "aerial.yaml", "--out", "metrics.json"], debug=False) == 2
-    assert "metrics.json: exists already" in capsys.readouterr().err
+    assert figures["objects"] and figures["ranking"]["polygons"] >= 0
+    for out in ("measured", "scores.tif"):
+        assert _run(["evaluate", "scenes", "aerial.yaml", "--out", out], debug=False) == 2
+        assert f"{out}: exists already" in capsys.readouterr().err
 
 
 def test_the_python_of_the_readme(area, tmp_path, monkeypatch):

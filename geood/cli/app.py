@@ -297,7 +297,7 @@ def evaluate(
         typer.Option(metavar="PATTERN", help="pairs: their masks; default: labels or labels_masks; 1 is an anomaly."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="scenes: a JSON file; else a folder for figures, images.csv, scores, pictures.")
+        Path | None, typer.Option(help="A folder for figures, tables and pictures; scenes: or a JSON file, x.json.")
     ] = None,
     bands: BandsOption = None,
     nodata: NoData = None,

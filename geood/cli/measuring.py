@@ -25,19 +25,29 @@ def measure_scenes(
     options: ReadingOptions,
     overwrite: bool,
 ) -> None:
-    """Measure a model on scenes; `out` is a JSON file for the figures, `model` returns the path of the bundle."""
+    """Measure a model on scenes; `model` returns the path of the bundle.
+
+    `out` is a folder for figures, tables and pictures, or a file ending in .json for the figures alone.
+    """
     from geood.atomic import check_output
 
-    if out:
+    alone = out is not None and out.suffix == ".json"
+    if out and alone:
         check_output(out, overwrite=overwrite)
-    from geood.evaluation import evaluate_scenes, write_metrics
+    from geood.evaluation import evaluate_scenes, staged, write_metrics, write_scene_figures
     from geood.models import ModelBundle
 
-    result = evaluate_scenes(root, ModelBundle.load(model(), flow=False), settings=settings, options=options)
+    bundle = ModelBundle.load(model(), flow=False)
+    with staged(None if alone else out, overwrite=overwrite, inputs=[root]) as folder:
+        pictures = folder / "pictures" if folder else None
+        result = evaluate_scenes(root, bundle, settings=settings, options=options, pictures=pictures)
+        if folder:
+            write_scene_figures(result, folder)
     print(result.table())
-    if out:
+    if out and alone:
         write_metrics(result, out, overwrite=overwrite)
-        print(f"\nfigures    {out}")
+    if out:
+        print(f"\nfigures    {out}" + ("" if alone else " (results.json, scenes.csv, objects.csv, pictures/)"))
 
 
 def set_measurement(name: str, root: Path, *, split: str | None, protocol: str | None) -> Callable[..., SetEvaluation]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from geood.evaluation.class_mapping import data_settings
     from geood.evaluation.pairs import evaluate_pairs
     from geood.evaluation.pictures import draw_overview
-    from geood.evaluation.results import SetEvaluation, staged, write_metrics
+    from geood.evaluation.results import SetEvaluation, staged, write_metrics, write_scene_figures
     from geood.evaluation.scenes import evaluate_scenes
     from geood.evaluation.submission import submit
 
@@ -25,6 +25,7 @@ __all__ = [
     "staged",
     "submit",
     "write_metrics",
+    "write_scene_figures",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -39,5 +40,6 @@ __getattr__, __dir__ = lazy_exports(
         "staged": "results",
         "submit": "submission",
         "write_metrics": "results",
+        "write_scene_figures": "results",
     },
 )

@@ -23,6 +23,8 @@ from geood.evaluation.leaderboards import PUBLISHED, Published
 
 FOLDERS = ("scores", "classes", "pictures")  # of what is kept of each image
 OUTPUTS = {"metrics.json", "images.csv", *FOLDERS}  # all that an evaluation's output folder may hold
+SCENE_OUTPUTS = {"results.json", "scenes.csv", "objects.csv", "pictures"}  # of one on scenes
+EQUAL_RECALL = "recall 0.5"  # at which the table compares scores
 COMPONENT_COLUMNS = {"sIoU": "mean_siou", "PPV": "mean_ppv", "F1": "mean_f1"}
 
 
@@ -173,7 +175,8 @@ def _is_evaluation(folder: Path) -> bool:
         return False
     names = {p.name for p in folder.iterdir()}
     files = [p for name in FOLDERS for p in (folder / name).rglob("*") if not p.is_dir()]
-    return not names or ("metrics.json" in names <= OUTPUTS and all(p.suffix in (".npy", ".png") for p in files))
+    ours = "metrics.json" in names <= OUTPUTS or "results.json" in names <= SCENE_OUTPUTS
+    return not names or (ours and all(p.suffix in (".npy", ".png") for p in files))
 
 
 def write_figures(evaluation: SetEvaluation, out: Path) -> list[Path]:
@@ -218,6 +221,8 @@ class Evaluation:
     `rows` has a dict for each kind of score: `score`, `temperature`, `average_precision`, `fpr95`, `auroc`.
     `at_threshold` has recall, precision and false-positive rate at the bundle's default threshold, and the rate
     promised with its interval. `scenes` has a dict for each scene with the figures of the bundle's default score.
+    `objects` has a dict for each score and threshold with the recall of things and the false polygons, `ranking` the
+    precision of the first polygons, `things` a dict for each thing (all empty: not counted).
     """
 
     model: str
@@ -231,6 +236,9 @@ class Evaluation:
     class_iou: dict[str, float]
     unknown_ids: dict[int, int]
     scenes: list[dict[str, Any]]
+    objects: list[dict[str, Any]] = field(default_factory=list)
+    ranking: dict[str, Any] = field(default_factory=dict)
+    things: list[dict[str, Any]] = field(default_factory=list)
 
     def headline(self) -> dict[str, float]:
         """Return the main figures: those of the bundle's default score, the base rate, and mIoU."""
@@ -273,7 +281,34 @@ class Evaluation:
         if self.unknown_ids:
             ids = ", ".join(f"{i} ({n:,} pixels)" for i, n in self.unknown_ids.items())
             lines.append(f"left out: label ids that are neither a class nor an anomaly: {ids}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._of_objects()])
+
+    def _of_objects(self) -> list[str]:
+        """Return the lines on things and polygons: the model's score at its thresholds, all scores at equal recall."""
+        if not self.objects:
+            return []
+        lines = [
+            "",
+            f"{'score, at':<34}{'things':>8}{'found':>8}{'polygons':>10}{'false':>8}{'false/km2':>11}{'ground':>8}",
+        ]
+        for row in self.objects:
+            own = row["score"] == self.score
+            if own or row["at"] == EQUAL_RECALL:
+                name = f"{title_of(row['score'])}{' *' if own else ''}, {row['at']}"
+                rate = "-" if math.isnan(row["false_per_km2"]) else f"{row['false_per_km2']:.1f}"
+                lines.append(
+                    f"{name:<34}{row['things']:>8}{row['found']:>8}{row['polygons']:>10}{row['false_polygons']:>8}"
+                    f"{rate:>11}{percent(row['false_ground'])}"
+                )
+        lines.append("ground: per cent of the inlier ground above the threshold; where it is large, polygons merge")
+        if self.ranking.get("polygons"):
+            first = ", ".join(
+                f"{percent(self.ranking[name]).strip()} of the first {name.partition('_')[2]}"
+                for name in self.ranking
+                if name.startswith("precision_")
+            )
+            lines.append(f"real by rank, at the default threshold: {first}")
+        return lines
 
 
 def write_metrics(evaluation: Evaluation, out: Path, *, overwrite: bool = False) -> None:
@@ -285,6 +320,23 @@ def write_metrics(evaluation: Evaluation, out: Path, *, overwrite: bool = False)
     check_output(out, overwrite=overwrite)
     with output_errors(out), atomic_write(out, overwrite=overwrite) as partial:
         partial.write_text(evaluation.to_json(), encoding="utf-8")
+
+
+def write_scene_figures(evaluation: Evaluation, out: Path) -> None:
+    """Write `results.json`, `scenes.csv` and `objects.csv` (one row for each thing) into a folder.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    scenes = [{k: v for k, v in row.items() if not isinstance(v, dict)} for row in evaluation.scenes]
+    with output_errors(out):
+        with atomic_write(out / "results.json") as partial:
+            partial.write_text(evaluation.to_json(), encoding="utf-8")
+        for name, rows in (("scenes.csv", scenes), ("objects.csv", evaluation.things)):
+            with atomic_write(out / name) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(rows[0]) if rows else ["scene"])
+                writer.writeheader()
+                writer.writerows(without_nan(rows))
 
 
 def percent(share: float) -> str:

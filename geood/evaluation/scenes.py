@@ -11,8 +11,10 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +27,7 @@ from geood.constants import ANOMALY, IGNORE, INLIER
 from geood.datasets import find_files
 from geood.errors import ConfigError, DataError
 from geood.evaluation.class_mapping import data_settings
+from geood.evaluation.objects import MOST_PX, ObjectFigures, SceneMaps
 from geood.evaluation.results import Evaluation
 from geood.evaluation.tile_scores import on_best_device
 from geood.geo.grid import Tile
@@ -71,6 +74,13 @@ class _Ids(NamedTuple):
         return {i: pixels for i, pixels in sorted(held.items()) if i not in known}
 
 
+class _Measured(NamedTuple):
+    """Curves of one scene by kind of score, and its maps if they were kept."""
+
+    curves: dict[str, PixelCurve]
+    maps: SceneMaps | None
+
+
 class _Labelled(NamedTuple):
     """Ground truth (h, w) and class channels (h, w) of one tile, IGNORE where unknown."""
 
@@ -93,6 +103,8 @@ def evaluate_scenes(
     *,
     settings: Sequence[str] = (),
     options: ReadingOptions = AUTOMATIC,
+    objects: bool = True,
+    pictures: Path | None = None,
 ) -> Evaluation:
     """Measure a bundle on the test scenes of a config, or on a folder of scenes with labels.
 
@@ -107,6 +119,8 @@ def evaluate_scenes(
         settings: `data.KEY=value` for the config, `score.KEY=value` and `predict.KEY=value` for the bundle; for
             a folder `data.label_ids={...}` alone.
         options: how the scenes are read, as for `predict`.
+        objects: count things found and false polygons too, which takes all scores of all scenes on a temporary disk.
+        pictures: a folder for an overview of each scene; None: none are drawn. They come with the object figures.
 
     Returns:
         The figures of every score, pooled and by scene.
@@ -137,13 +151,20 @@ def evaluate_scenes(
     own = bundle.config.score
     curves = {kind: PixelCurve() for kind in bundle.scores}
     counts, scenes = _Counts(_Ids.of(bundle.class_ids, anomaly), Confusion(len(bundle.class_ids))), []
-    sources, tiles = _settled(cases, bundle, options)
-    with on_best_device(bundle) as device, Progress("evaluating", tiles) as progress:
-        for case, source in zip(cases, sources, strict=True):
-            here = _measure(case, source, bundle, counts=counts, progress=progress, device=device)
-            for kind, curve in here.items():
+    sources, tiles, pixels = _settled(cases, bundle, options)
+    found = ObjectFigures(bundle, pictures) if objects and _counted(pixels) else None
+    with ExitStack() as stack:
+        device = stack.enter_context(on_best_device(bundle))
+        progress = stack.enter_context(Progress("evaluating", tiles))
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="geood-"))) if found else None
+        for number, (case, source) in enumerate(zip(cases, sources, strict=True)):
+            maps = folder / str(number) if folder else None
+            measured = _measure(case, source, bundle, counts=counts, progress=progress, device=device, folder=maps)
+            for kind, curve in measured.curves.items():
                 curves[kind] += curve
-            scenes.append({"scene": str(case.image), **_figures(here[own.kind])})
+            more = found.add(measured.maps) if found and measured.maps else {}
+            scenes.append({"scene": str(case.image), **_figures(measured.curves[own.kind]), **more})
+        rows, ranking, things = (found.rows(), found.ranking(), found.things()) if found else ([], {}, [])
     pooled = curves[own.kind]
     if not pooled.positives:
         said = "no anomaly pixel (ids %s) in the labels: AP, AUROC and FPR95 are undefined%s"
@@ -163,6 +184,9 @@ def evaluate_scenes(
         class_iou={bundle.class_names[i]: float(iou) for i, iou in enumerate(counts.confusion.iou)},
         unknown_ids=counts.ids.unknown(counts.held),
         scenes=scenes,
+        objects=rows,
+        ranking=ranking,
+        things=things,
     )
 
 
@@ -185,9 +209,10 @@ def _measure(
     counts: _Counts,
     progress: Progress,
     device: torch.device,
-) -> dict[str, PixelCurve]:
-    """Score one scene tile by tile, add its pixels to `counts`, and return its curves by kind of score."""
-    curves = {kind: PixelCurve() for kind in bundle.scores}
+    folder: Path | None,
+) -> _Measured:
+    """Score one scene tile by tile, add its pixels to `counts`, and return its curves; its maps too, in a `folder`."""
+    curves, maps = {kind: PixelCurve() for kind in bundle.scores}, None
     with Scene.open(source) as scene, open_labels(case.labels, scene.grid, case.rules) as labels:
 
         def labelled(tile: Tile, valid: NDArray[np.bool_]) -> _Labelled | None:
@@ -198,12 +223,23 @@ def _measure(
             label = _Labelled(counts.ids.truth[_bounded(ids)], counts.ids.channel[_bounded(ids)])
             return None if (label.truth == IGNORE).all() else label
 
+        if folder is not None:
+            maps = SceneMaps(case.image.stem, case.image, scene.grid, folder, bundle.scores)
         tiles = prediction_tiles(scene.grid.height, scene.grid.width, source.scale, bundle)
-        for _, label, scored in scored_tiles(bundle, scene, tiles, labelled, kinds=bundle.scores, device=device):
+        for tile, label, scored in scored_tiles(bundle, scene, tiles, labelled, kinds=bundle.scores, device=device):
+            if maps is not None:
+                maps.add(tile, label.truth, scored.classes, scored.scores)
             counts.confusion.update(scored.classes, label.channel)
             for kind, curve in curves.items():
                 _count(curve, scored.scores[kind], label.truth, source=case.image)
-    return curves
+    return _Measured(curves, maps)
+
+
+def _counted(pixels: int) -> bool:
+    """Return whether things and polygons of so many pixels are counted; log it if not."""
+    if pixels > MOST_PX:
+        log.warning("%s Mpx of scenes: too many to count things and polygons in, so only pixels are", pixels // 10**6)
+    return pixels <= MOST_PX
 
 
 def _count(curve: PixelCurve, score: NDArray[np.float32], truth: NDArray[np.uint8], *, source: Path) -> None:
@@ -222,13 +258,13 @@ def _figures(curve: PixelCurve, *, brief: bool = False) -> dict[str, Any]:
     return {"pixels": curve.positives + curve.negatives, "anomaly_pixels": curve.positives, **figures}
 
 
-def _settled(cases: list[_Case], bundle: ModelBundle, options: ReadingOptions) -> tuple[list[SceneSource], int]:
+def _settled(cases: list[_Case], bundle: ModelBundle, options: ReadingOptions) -> tuple[list[SceneSource], int, int]:
     """Open every scene and its labels once, so that a mismatch is found before the work begins.
 
     Returns:
-        How each scene is read, as by `predict`, and the total number of tiles.
+        How each scene is read, as by `predict`, and the total numbers of tiles and of pixels.
     """
-    sources, notes, total = [], {}, 0
+    sources, notes, total, pixels = [], {}, 0, 0
     for case in cases:
         name, nodata = gdal_name(case.image), options.nodata_for(bundle.bands)
         with Scene.open(name, nodata=nodata) as scene:
@@ -244,10 +280,11 @@ def _settled(cases: list[_Case], bundle: ModelBundle, options: ReadingOptions) -
                 open_labels(case.labels, scene.grid, case.rules).close()
             except DataError as error:
                 raise DataError(f"{case.image.name}: its labels do not fit; {error}") from None
+            pixels += scene.grid.height * scene.grid.width
             total += sum(1 for _ in prediction_tiles(scene.grid.height, scene.grid.width, reading.scale, bundle))
         sources.append(reading.source(name, nodata))
     said_together(notes)
-    return sources, total
+    return sources, total, pixels
 
 
 def _read_cases(path: Path, bundle: ModelBundle, settings: Sequence[str]) -> tuple[list[_Case], list[int]]:

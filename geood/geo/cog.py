@@ -14,11 +14,12 @@ blocks below it, so memory does not grow with the scene.
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import zlib
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -70,10 +71,10 @@ def block_px(tile_px: int) -> int:
 
 
 def encode_tile(array: NDArray[Any], *, tile_px: int, nodata: float, overview: Overview) -> NDArray[np.uint8]:
-    """Encode one tile's pixels (h, w), at most `tile_px` a side, as a chunk of bytes; empty if all are nodata.
+    """Encode one tile's pixels (h, w), or (h, w, 4) of bytes, at most `tile_px` a side; no bytes if all are nodata.
 
-    Scores are float32 with nodata NaN and overview "average"; classes are uint8 with nodata 255 and overview "mode".
-    Thread-safe and deterministic.
+    Scores are float32 with nodata NaN and overview "average"; classes are uint8 with nodata 255 and overview "mode",
+    which holds for the first band: the others keep the upper left of each 2 x 2 pixels. Thread-safe and deterministic.
     """
     if _is_empty(array, nodata):
         return EMPTY
@@ -85,7 +86,7 @@ def encode_tile(array: NDArray[Any], *, tile_px: int, nodata: float, overview: O
         blocks = [data for level in levels for data in level]
         sizes = np.array([len(data) for data in blocks], "<u4")
         rest = _bare(quarter, nodata)
-        head = _HEAD.pack(half.shape[0] // block, half.shape[1] // block, *quarter.shape, len(rest))
+        head = _HEAD.pack(half.shape[0] // block, half.shape[1] // block, *quarter.shape[:2], len(rest))
         parts = [head, sizes, *(part for data in blocks for part in frame(data)), rest]
         return np.concatenate([np.frombuffer(part, np.uint8) for part in parts])
 
@@ -100,7 +101,7 @@ def assemble(  # noqa: PLR0913 - grid, pixels and metadata of a raster
     dtype: str,
     nodata: float,
     overview: Overview,
-    description: str,
+    bands: Sequence[str],
     tags: dict[str, str],
     statistics: dict[str, str],
 ) -> None:
@@ -117,9 +118,9 @@ def assemble(  # noqa: PLR0913 - grid, pixels and metadata of a raster
         dtype: dtype of the pixels, "float32" or "uint8".
         nodata: nodata value.
         overview: resampling method of the overviews.
-        description: description of the band.
+        bands: description of each band, one or four; chunks of four have pixels (h, w, 4) of bytes.
         tags: tags (metadata items) of the dataset.
-        statistics: tags of the band.
+        statistics: tags of the first band.
 
     Raises:
         DataError: the journal is cut short or damaged.
@@ -127,13 +128,15 @@ def assemble(  # noqa: PLR0913 - grid, pixels and metadata of a raster
     """
     block, shapes = block_px(tile_px), _shapes(grid.height, grid.width)
     with writing(out), atomic_files(out.parent, out.name, alone=True) as staging:
-        like = template(grid, block=block, dtype=dtype, nodata=nodata, tags=tags, band=(description, statistics))
+        like = template(grid, block=block, dtype=dtype, nodata=nodata, tags=tags, bands=bands, statistics=statistics)
+        depth = (len(bands),) if len(bands) > 1 else ()
         with journal.open("rb") as chunks, TemporaryFile(dir=staging) as scratch:
-            levels, quarters = _lower_levels(chunks, places, shapes, tile_px=tile_px, dtype=np.dtype(dtype))
+            pixel_bytes = np.dtype(dtype).itemsize * len(bands)
+            levels, quarters = _lower_levels(chunks, places, shapes, tile_px=tile_px, pixel_bytes=pixel_bytes)
             tile_cols = -(-grid.width // tile_px)
 
             def second(row: int, col: int) -> NDArray[Any] | None:
-                array = np.full((block, block), nodata, dtype)
+                array = np.full((block, block, *depth), nodata, dtype)
                 window = Window(row * block, col * block, block, block)
                 _fill(array, window, chunks, quarters, tiles=(tile_cols, tile_px // 4))
                 return None if _is_empty(array, nodata) else array
@@ -166,7 +169,15 @@ def _average(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _mode(array: NDArray[Any]) -> NDArray[Any]:
-    """Downsample by 2: the most frequent value of each 2 x 2 pixels, the smallest of a tie; 255 does not count."""
+    """Downsample by 2: the most frequent value of each 2 x 2 pixels, the smallest of a tie; 255 does not count.
+
+    Of several bands this is done with the first; the others keep the upper left pixel.
+    """
+    if array.ndim == 3:
+        words = np.ascontiguousarray(array).view("<u4")[::2, ::2]
+        half: NDArray[Any] = words.copy().view(array.dtype)
+        half[..., 0] = _mode(array[..., 0])
+        return half
     a, b, c, d = (array[i::2, j::2] for i in (0, 1) for j in (0, 1))
     a, b, c, d = np.minimum(a, b), np.maximum(a, b), np.minimum(c, d), np.maximum(c, d)
     a, b, c, d = np.minimum(a, c), np.minimum(b, d), np.maximum(a, c), np.maximum(b, d)
@@ -197,10 +208,10 @@ def _is_empty(array: NDArray[Any], nodata: float) -> bool:
 
 def _padded(array: NDArray[Any], multiple: int, nodata: float) -> NDArray[Any]:
     """Pad an array with nodata at the right and bottom so that both sides are multiples."""
-    height, width = (-(-side // multiple) * multiple for side in array.shape)
-    if (height, width) == array.shape:
+    height, width = (-(-side // multiple) * multiple for side in array.shape[:2])
+    if (height, width) == array.shape[:2]:
         return array
-    padded = np.full((height, width), nodata, array.dtype)
+    padded = np.full((height, width, *array.shape[2:]), nodata, array.dtype)
     padded[: array.shape[0], : array.shape[1]] = array
     return padded
 
@@ -214,7 +225,7 @@ def _shapes(height: int, width: int) -> list[tuple[int, int]]:
 
 
 def _lower_levels(
-    chunks: BinaryIO, places: Places, shapes: list[tuple[int, int]], *, tile_px: int, dtype: np.dtype[Any]
+    chunks: BinaryIO, places: Places, shapes: list[tuple[int, int]], *, tile_px: int, pixel_bytes: int
 ) -> tuple[list[PyramidLevel], dict[int, Quarter]]:
     """Index the chunks: the blocks of levels 0 and 1, and the location of each tile's level-2 pixels."""
     block, tile_cols = block_px(tile_px), -(-shapes[0][1] // tile_px)
@@ -225,7 +236,7 @@ def _lower_levels(
         rows, cols, height, width, rest = _HEAD.unpack(read_at(chunks, offset, _HEAD.size))
         sizes = np.frombuffer(read_at(chunks, offset + _HEAD.size, 20 * rows * cols), "<u4").astype(np.int64)
         starts = np.cumsum([offset + _HEAD.size + 4 * sizes.size, *framed(sizes)])
-        if starts[-1] + rest != offset + length or not 0 < rest <= height * width * dtype.itemsize:
+        if starts[-1] + rest != offset + length or not 0 < rest <= height * width * pixel_bytes:
             raise DataError(f"{chunks.name}: damaged at byte {offset}; remove it and run again")
         quarters[tile] = Quarter(int(starts[-1]), rest, height, width)
         for n, level in enumerate(levels):
@@ -267,7 +278,7 @@ def _make_upper(
         for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)) if n else ():
             below = make(n - 1, 2 * row + i, 2 * col + j)
             if below is not None:
-                array = np.full((block, block), nodata, below.dtype) if array is None else array
+                array = np.full((block, block, *below.shape[2:]), nodata, below.dtype) if array is None else array
                 half = block // 2
                 array[i * half : (i + 1) * half, j * half : (j + 1) * half] = SHRINK[overview](below)
         if array is not None:
@@ -300,10 +311,11 @@ def _fill(
             if not quarter:
                 continue
             data = read_at(chunks, quarter.offset, quarter.length)
-            if quarter.length != quarter.height * quarter.width * array.itemsize:
+            shape = (quarter.height, quarter.width, *array.shape[2:])
+            if quarter.length != math.prod(shape) * array.itemsize:
                 data = zlib.decompress(data)
-            pixels = np.frombuffer(data, array.dtype).reshape(quarter.height, quarter.width)
-            shared = Window(tile_row * side, tile_col * side, *pixels.shape).within(window)
+            pixels = np.frombuffer(data, array.dtype).reshape(shape)
+            shared = Window(tile_row * side, tile_col * side, *shape[:2]).within(window)
             source = shared._replace(row=shared.row - tile_row * side, col=shared.col - tile_col * side)
             target = shared._replace(row=shared.row - window.row, col=shared.col - window.col)
             array[target.slices] = pixels[source.slices]

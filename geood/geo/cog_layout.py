@@ -83,15 +83,19 @@ def framed(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 @contextmanager
 def packed(levels: Sequence[NDArray[Any]], *, nodata: float, block: int) -> Iterator[list[list[memoryview]]]:
-    """Compress arrays (H, W) with GDAL; yield the blocks of each in row-major order, empty ones where all is nodata.
+    """Compress arrays (H, W), or (H, W, 4) of bytes, with GDAL; yield the blocks of each, empty where all is nodata.
 
-    Sides must be multiples of `block`, as otherwise GDAL's padding would show in the bytes, and no array may be wider
-    than the first. The buffers belong to GDAL and are invalid after the context. All arrays go through one in-memory
-    TIFF and no buffer is copied, because opening and copying hold the GIL. Thread-safe.
+    Blocks come in row-major order and hold all bands. Sides must be multiples of `block`, as otherwise GDAL's padding
+    would show in the bytes, and no array may be wider than the first. The buffers belong to GDAL and are invalid after
+    the context. All arrays go through one in-memory TIFF and no buffer is copied, because opening and copying hold the
+    GIL. Thread-safe.
     """
+    if levels[0].ndim == 3:  # four bytes side by side are the bytes of one word, and GDAL need not interleave them
+        levels, nodata = [np.ascontiguousarray(level).view("<u4")[..., 0] for level in levels], float(2**32 - 1)
     height, width = sum(level.shape[0] for level in levels), levels[0].shape[1]
+    profile = _profile(levels[0].dtype.name, nodata, block, bands=1)
     with gdal_env(), MemoryFile() as memory:
-        with memory.open(height=height, width=width, **_profile(levels[0].dtype.name, nodata, block)) as dataset:
+        with memory.open(height=height, width=width, **profile) as dataset:
             top = 0
             for level in levels:
                 dataset.write(level, 1, window=rasterio_window(Window(top, 0, *level.shape)))
@@ -112,17 +116,27 @@ def _rows_of_blocks(tiff: memoryview, columns: int) -> Iterator[list[memoryview]
 
 
 def template(
-    grid: Grid, *, block: int, dtype: str, nodata: float, tags: dict[str, str], band: tuple[str, dict[str, str]]
+    grid: Grid,
+    *,
+    block: int,
+    dtype: str,
+    nodata: float,
+    tags: dict[str, str],
+    bands: Sequence[str],
+    statistics: dict[str, str],
 ) -> Tags:
-    """Return the TIFF tags that GDAL writes for a raster with these metadata `tags` and `band` (description, tags).
+    """Return the TIFF tags that GDAL writes for a raster with these metadata `tags` and descriptions of its `bands`.
 
-    They are taken from a raster of one pixel: only the tags of the size depend on it, and `write_cog` sets those.
+    `statistics` are tags of the first band. They are taken from a raster of one pixel: only the tags of the size depend
+    on it, and `write_cog` sets those.
     """
     georeferencing = {"crs": grid.crs, "transform": None if grid.transform.is_identity else grid.transform}
     with gdal_env(), MemoryFile() as memory:
-        with memory.open(height=1, width=1, **georeferencing, **_profile(dtype, nodata, block)) as dataset:
-            dataset.set_band_description(1, band[0])
-            dataset.update_tags(1, **band[1])
+        profile = _profile(dtype, nodata, block, bands=len(bands))
+        with memory.open(height=1, width=1, **georeferencing, **profile) as dataset:
+            for index, description in enumerate(bands, start=1):
+                dataset.set_band_description(index, description)
+            dataset.update_tags(1, **statistics)
             dataset.update_tags(**tags)
         return _tags_of(memory.read())
 
@@ -163,11 +177,12 @@ def read_at(file: BinaryIO, offset: int, length: int) -> bytes:
     return data
 
 
-def _profile(dtype: str, nodata: float, block: int) -> dict[str, Any]:
+def _profile(dtype: str, nodata: float, block: int, *, bands: int) -> dict[str, Any]:
     blocks = {"tiled": True, "blockxsize": block, "blockysize": block}
     packing = {"compress": compression(), "predictor": 3 if dtype == "float32" else 1, "ZSTD_LEVEL": 1, "ZLEVEL": 1}
-    kind = {"driver": "GTiff", "count": 1, "dtype": dtype, "nodata": nodata, "SPARSE_OK": True, "ENDIANNESS": "LITTLE"}
-    return {**kind, **blocks, **packing}
+    kind = {"driver": "GTiff", "count": bands, "dtype": dtype, "nodata": nodata, "SPARSE_OK": True}
+    layout = {"ENDIANNESS": "LITTLE", "INTERLEAVE": "PIXEL", "PHOTOMETRIC": "MINISBLACK"}
+    return {**kind, **layout, **blocks, **packing}
 
 
 def _tags_of(tiff: bytes | memoryview) -> Tags:

@@ -27,6 +27,7 @@ MODEL_TAG, SCENE_TAG = "GEOOD_MODEL", "GEOOD_SCENE"
 THRESHOLD_TAG, PREDICT_TAG, CLASSES_TAG = "GEOOD_THRESHOLD", "GEOOD_PREDICT", "GEOOD_CLASSES"
 SCORE_TAG, TABLE_TAG = "GEOOD_SCORE", "GEOOD_FALSE_POLYGONS"
 VERDICT_TAG, RUN_TAG = "GEOOD_VERDICT", "GEOOD_RUN"  # answer, and all fields of the verdict as JSON
+SIGNALS_TAG, INLIERS_TAG = "GEOOD_SIGNALS", "GEOOD_INLIERS"  # see `EvidenceTags`
 FAILED_TAG = "GEOOD_FAILED_TILES"  # windows [row, col, height, width] that hold no scores because they failed
 SAME_RUN = (MODEL_TAG, SCENE_TAG)  # tags that score raster and class raster of one prediction share
 
@@ -45,6 +46,49 @@ class ScoreTags:
     predict: PredictConfig
     class_names: dict[int, str]
     failed: tuple[Window, ...]
+
+
+@dataclass(frozen=True)
+class EvidenceTags:
+    """Tags of a score raster that explain its scores, checked; empty in rasters that have none.
+
+    `signals` are the names of the scores of which this is the larger, in the order of the class raster's band `signal`;
+    `inliers` are pairs of a score and the share of inlier validation pixels that exceed it.
+    """
+
+    signals: tuple[str, ...]
+    inliers: tuple[tuple[float, float], ...]
+
+
+def evidence_tags(path: str | Path) -> EvidenceTags:
+    """Read and check the tags of a score raster that explain its scores.
+
+    Raises:
+        DataError: the file is no score raster of geood, or a tag is wrong; the message names the tag.
+    """
+    path = Path(path)
+    tags = read_tags(path)
+    signals, inliers = (_json(tags.get(tag, "[]")) for tag in (SIGNALS_TAG, INLIERS_TAG))
+    if not (isinstance(signals, list) and all(_is_name(name) for name in signals)):
+        raise _bad(path, tags, SIGNALS_TAG, wanted='names of scores as JSON, such as ["hybrid", "encoder_knn"]')
+    if not (isinstance(inliers, list) and all(_is_knot(pair) for pair in inliers)):
+        raise _bad(
+            path, tags, INLIERS_TAG, wanted="JSON pairs of a score and a share of inliers, such as [[0.8, 0.01]]"
+        )
+    return EvidenceTags(tuple(signals), tuple((float(score), float(share)) for score, share in inliers))
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_knot(pair: object) -> bool:
+    if not (isinstance(pair, list) and len(pair) == 2 and all(type(number) in (int, float) for number in pair)):
+        return False
+    return math.isfinite(pair[0]) and 0 <= pair[1] <= 1
 
 
 def score_tags(path: str | Path, *, threshold: float | None = None) -> ScoreTags:
@@ -143,7 +187,7 @@ def read_tags(path: str | Path, *, dtype: str = "float32") -> dict[str, str]:
     path = Path(path)
     with open_raster(path) as dataset:
         tags = {k: v.rstrip() for k, v in dataset.tags().items() if k.startswith("GEOOD_")}
-        if not tags or dataset.count != 1 or dataset.dtypes[0] != dtype:
+        if not tags or dataset.dtypes[0] != dtype or (dataset.count != 1 and dtype == "float32"):
             raise DataError(
                 f"{path}: not a score raster of geood ({dataset.count} bands of {dataset.dtypes[0]}, "
                 f"{len(tags)} GEOOD_ tags); give the .tif that `geood predict` wrote"

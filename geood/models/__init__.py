@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from geood.models.bundle import EXPERTS, TILE_PX, ModelBundle, autocast
     from geood.models.bundle_header import BundleHeader, Reach, read_header
     from geood.models.calibration_record import CalibrationRecord
+    from geood.models.evidence import EVIDENCE, class_bands
     from geood.models.flow import Flow
     from geood.models.inlier_statistics import InlierFit, Inliers
     from geood.models.reach import LOST, effort_for, measured_reach, outputs_of
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from geood.models.tails import fit_tail
 
 __all__ = [
+    "EVIDENCE",
     "EXPERTS",
     "LOST",
     "TILE_PX",
@@ -32,6 +34,7 @@ __all__ = [
     "SegmenterOutput",
     "anomaly_score",
     "autocast",
+    "class_bands",
     "effort_for",
     "fit_tail",
     "jensen_shannon_to_uniform",
@@ -46,6 +49,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "BundleHeader": "bundle_header",
         "CalibrationRecord": "calibration_record",
+        "EVIDENCE": "evidence",
         "EXPERTS": "bundle",
         "TILE_PX": "bundle",
         "Flow": "flow",
@@ -59,6 +63,7 @@ __getattr__, __dir__ = lazy_exports(
         "anomaly_score": "scores",
         "autocast": "bundle",
         "effort_for": "reach",
+        "class_bands": "evidence",
         "fit_tail": "tails",
         "jensen_shannon_to_uniform": "scores",
         "measured_reach": "reach",

@@ -3,8 +3,9 @@
 The pass is streaming connected-component labelling: `runs` labels one window by its runs, `seams` joins labels across
 windows, and `components` yields each component once it is closed. `statistics`, `quantiles` and `valid_counts` compute
 its figures, `rings` its boundary, `simplification` a smoother one, and `geodesic_area` its area. `block_windows` reads
-the raster. `extraction` turns components into table rows, `external_sort` keeps rows on disk until they can be sorted,
-and `formats` writes them. `export` is the entry point.
+the raster. `evidence` sums what explains a component, `surroundings` finds what lies around its pixels, and `ranking`
+says which is to be looked at first. `extraction` turns components into table rows, `external_sort` keeps rows on disk
+until they can be sorted, and `formats` writes them. `export` is the entry point.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from geood.polygons.areas import areas_above, count_areas
     from geood.polygons.export import OUTPUT_SUFFIXES, PolygonSource, anomalies, write_anomalies, write_together
     from geood.polygons.formats import companion_of, is_anomalies
+    from geood.polygons.ranking import priority
 
 __all__ = [
     "OUTPUT_SUFFIXES",
@@ -26,6 +28,7 @@ __all__ = [
     "companion_of",
     "count_areas",
     "is_anomalies",
+    "priority",
     "write_anomalies",
     "write_together",
 ]
@@ -40,6 +43,7 @@ __getattr__, __dir__ = lazy_exports(
         "companion_of": "formats",
         "count_areas": "areas",
         "is_anomalies": "formats",
+        "priority": "ranking",
         "write_anomalies": "export",
         "write_together": "export",
     },

@@ -51,8 +51,21 @@ def read_band(dataset: Any, window: Window) -> NDArray[Any]:
     Raises:
         DataError: the file cannot be read.
     """
+    return _read(dataset, window, 1)
+
+
+def read_bands(dataset: Any, window: Window) -> NDArray[Any]:
+    """Read all bands (B, h, w) of a raster in a window.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    return _read(dataset, window, None)
+
+
+def _read(dataset: Any, window: Window, bands: int | None) -> NDArray[Any]:
     with reading(Path(dataset.name)), rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
-        array: NDArray[Any] = dataset.read(1, window=rasterio_window(window))
+        array: NDArray[Any] = dataset.read(bands, window=rasterio_window(window))
     return array
 
 

@@ -9,6 +9,7 @@ geometry, so windows of any size give the same result. Knows no georeferencing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,11 +18,13 @@ from numpy.typing import NDArray
 
 from geood.constants import NO_CLASS
 from geood.geo.grid import Grid, Window
-from geood.polygons.block_windows import is_absent, iter_windows, read_ahead, read_band, window_size
+from geood.polygons.block_windows import is_absent, iter_windows, read_ahead, read_band, read_bands, window_size
+from geood.polygons.evidence import ComponentEvidence, PixelEvidence, joined, summarize
 from geood.polygons.quantiles import EXACT_BELOW, Tail, percentiles
 from geood.polygons.runs import PaddedWindow, Vertices, WindowComponents, concatenate_vertices
 from geood.polygons.seams import OpenComponent, Seams
-from geood.polygons.statistics import WindowPixels, WindowStatistics, most_frequent_class, window_statistics
+from geood.polygons.statistics import WindowPixels, WindowStatistics, window_statistics
+from geood.polygons.surroundings import OUTSIDE_PX, evidence_of_pixels, widened
 from geood.polygons.valid_counts import (
     ALL,
     NONE,
@@ -51,7 +54,7 @@ class ClosedComponents(NamedTuple):
     """Closed components: arrays (n,) of their statistics, and the vertices of all of them.
 
     `number` counts components over the whole raster. `box` (n, 4) is first row, first column, end row, end column;
-    `class_id` is the most frequent class (NO_CLASS: none); `valid_px` is the number of valid pixels in the box expanded
+    `evidence` is that on each component; `valid_px` is the number of valid pixels in the box expanded
     by one pixel (UNKNOWN: `Components.deferred_counts` gives it in the end). `owner` is, for each vertex, the index of
     its component in these arrays.
     """
@@ -62,7 +65,7 @@ class ClosedComponents(NamedTuple):
     score_mean: NDArray[np.float64]
     score_max: NDArray[np.float64]
     score_p95: NDArray[np.float64]
-    class_id: NDArray[np.int64]
+    evidence: ComponentEvidence
     valid_px: NDArray[np.int64]
     vertices: Vertices
     owner: NDArray[np.int64]
@@ -71,7 +74,8 @@ class ClosedComponents(NamedTuple):
 class Components:
     """The components of a raster, in batches as they are closed: iterate once, then call `deferred_counts`.
 
-    `scores` and `classes` (None if there are none) are rasterio datasets of the size of `grid`.
+    `scores` and `classes` (None if there are none) are rasterio datasets of the size of `grid`; further bands of
+    `classes` are evidence on its pixels.
 
     Raises:
         ConfigError: a component has too many vertices for a polygon (while iterated).
@@ -121,8 +125,17 @@ class Components:
             above = score > self._options.threshold
         if not above.any():
             return WindowPixels(window), state
-        classes = None if self._classes is None else read_band(self._classes, window)
-        return WindowPixels(window, score, above, classes), state
+        return WindowPixels(window, score, above, self._evidence(window, score, above)), state
+
+    def _evidence(self, window: Window, score: NDArray[np.float32], above: NDArray[np.bool_]) -> PixelEvidence:
+        """Read what lies around a window and in its class bands, for the evidence on its pixels above the threshold."""
+        threshold, classes = self._options.threshold, self._classes
+        wide = widened(score, window, self._grid, partial(read_band, self._scores), by=OUTSIDE_PX, fill=np.nan)
+        if classes is None:
+            return evidence_of_pixels(wide, above, None, threshold=threshold)
+        read = partial(read_bands, classes)
+        bands = widened(read(window), window, self._grid, read, by=1, fill=NO_CLASS)
+        return evidence_of_pixels(wide, above, bands, threshold=threshold)
 
     def _process(self, pixels: WindowPixels, state: int) -> list[ClosedComponents]:
         """Process the next window; return the components closed with it."""
@@ -158,7 +171,6 @@ class Components:
         ids = rank[stats.of_pixel]
         chosen = ids >= 0
         ids, values = ids[chosen], stats.scores[chosen]
-        classes = None if stats.classes is None else stats.classes[chosen]
         p95 = percentiles(ids, values, count)
         for large in np.flatnonzero(stats.area_px[inside] >= EXACT_BELOW):
             tail = Tail(self._options.threshold)
@@ -175,7 +187,7 @@ class Components:
             score_mean=stats.score_sum[inside] / stats.area_px[inside],
             score_max=stats.score_max[inside],
             score_p95=np.minimum(p95, stats.score_max[inside]),
-            class_id=most_frequent_class(ids, classes, count=count, class_count=self._options.class_count),
+            evidence=summarize(ids, stats.evidence.select(chosen), count=count, class_count=self._options.class_count),
             valid_px=self._valid_px(number, box, pixels),
             vertices=vertices._replace(label=vertices.label + self._label_offset),
             owner=owner[kept],
@@ -188,7 +200,6 @@ class Components:
         number, box = self._new_numbers(len(closed)), np.stack([component.box for component in closed])
         area_px = np.array([component.tail.count for component in closed])
         score_max = np.array([component.score_max for component in closed])
-        class_counts = [component.class_counts for component in closed]
         vertices = [component.take_vertices() for component in closed]
         return ClosedComponents(
             number=number,
@@ -197,7 +208,7 @@ class Components:
             score_mean=np.array([component.score_sum for component in closed]) / area_px,
             score_max=score_max,
             score_p95=np.minimum([component.tail.percentile() for component in closed], score_max),
-            class_id=np.array([n.argmax() if n.any() else NO_CLASS for n in class_counts]),
+            evidence=joined([component.tally.result() for component in closed]),
             valid_px=self._valid_px(number, box),
             vertices=concatenate_vertices(vertices),
             owner=np.repeat(np.arange(len(closed)), [len(each.x) for each in vertices]),
@@ -229,8 +240,13 @@ def _concatenate(batches: list[ClosedComponents]) -> ClosedComponents:
     shifts = np.cumsum([0, *(len(batch.number) for batch in batches)])
     owner = np.concatenate([batch.owner + shift for batch, shift in zip(batches, shifts, strict=False)])
     columns = {
-        name: np.concatenate([getattr(batch, name) for batch in batches]) for name in ClosedComponents._fields[:-2]
+        name: np.concatenate([getattr(batch, name) for batch in batches])
+        for name in ClosedComponents._fields
+        if name not in ("evidence", "vertices", "owner")
     }
     return ClosedComponents(
-        **columns, vertices=concatenate_vertices([batch.vertices for batch in batches]), owner=owner
+        **columns,
+        evidence=joined([batch.evidence for batch in batches]),
+        vertices=concatenate_vertices([batch.vertices for batch in batches]),
+        owner=owner,
     )

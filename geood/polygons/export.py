@@ -61,16 +61,26 @@ __all__ = [
 
 log = logging.getLogger("geood")
 LAYER, FAILED_LAYER = "anomalies", "failed_tiles"
-COLUMNS = {
-    "score_max": "float64",
+COLUMNS = {  # in the order of a file
+    "rank": "int64",
+    "class_name": "object",
+    "runner_up": "object",
     "score_mean": "float64",
     "score_p95": "float64",
-    "class_name": "object",
+    "score_max": "float64",
+    "threshold_excess": "float64",
+    "contrast": "float64",
+    "p_value": "float64",
+    "margin": "float64",
+    "on_edge": "float64",
+    "signal": "object",
     "area_m2": "float64",
     "area_px": "int64",
     "valid_fraction": "float64",
     "model": "object",
 }
+_HELPERS = {"priority": "float64"}  # helper columns that are no whole numbers
+_LATE = ("rank", "valid_fraction")  # columns that are known when all rows are
 _ARROW = {"float64": pa.float64(), "int64": pa.int64(), "object": pa.string()}
 
 
@@ -83,14 +93,19 @@ def anomalies(
     predict: PredictConfig,
     model: str,
 ) -> GeoDataFrame:
-    """Extract polygons of the pixels that score above `threshold`, sorted by descending `score_max`.
+    """Extract polygons of the pixels that score above `threshold`, those to be looked at first in front.
 
-    Each component is one MultiPolygon in the scene's CRS. Columns: `score_max`, `score_mean` and `score_p95` over its
-    pixels (p95 of components over a megapixel within 1/4096 of the range); `class_name`, the most frequent value of the
-    raster `classes` in it (None without one); `area_m2`, geodesic (NaN without CRS); `area_px`; `valid_fraction`, the
-    share of valid pixels in its bounding box expanded by one pixel; `model`. Polygons below `predict.min_area_m2` are
-    dropped where their area is known. All columns describe the pixels, also where boundaries are simplified. Without
-    georeferencing x is the column and y minus the row, which is how QGIS places such a raster.
+    Each component is one MultiPolygon in the scene's CRS. Columns: `rank`, from 1 on; `score_max`, `score_mean` and
+    `score_p95` over its pixels (p95 of components over a megapixel within 1/4096 of the range); `class_name`, the most
+    frequent value of the raster `classes` in it (None without one); `threshold_excess`, mean score less threshold;
+    `contrast`, mean score less that of the surroundings, OUTSIDE_PX beyond the outline; `p_value`, share of the inlier
+    validation pixels that score as high as its mean; `on_edge`, share of pixels beside another class; `area_m2`,
+    geodesic (NaN without CRS); `area_px`; `valid_fraction`, the share of valid pixels in its bounding box expanded by
+    one pixel; `model`. From further bands of `classes`: `runner_up`, the most frequent second class, `margin`, mean
+    difference of the two best classes' probabilities, `signal`, which of the fused scores it rests on (None and NaN
+    without them). Polygons below `predict.min_area_m2` are dropped where their area is known. All columns describe the
+    pixels, also where boundaries are simplified. Without georeferencing x is the column and y minus the row, which is
+    how QGIS places such a raster.
 
     Raises:
         ConfigError: there are more polygons than `predict.max_polygons`.
@@ -100,14 +115,16 @@ def anomalies(
     source = PolygonSource(scores, classes, class_names, None)
     deferred = extract_polygons(source, batches.append, threshold=threshold, predict=predict, model=model)
     crs = GeodesicAreas(read_grid(scores)).crs
-    names = [name for name in (*COLUMNS, *HELPER_COLUMNS) if name != "valid_fraction"] if batches else []
+    names = [name for name in (*COLUMNS, *HELPER_COLUMNS) if name not in _LATE] if batches else []
     columns: dict[str, Any] = {name: np.concatenate([rows.columns[name] for rows in batches]) for name in names}
     if not batches:
         return GeoDataFrame({name: Series([], dtype=dtype) for name, dtype in COLUMNS.items()}, geometry=[], crs=crs)
     columns["valid_fraction"] = deferred.valid_fraction(columns["number"], columns["valid_px"], columns["box_px"])
+    order = ROW_ORDER.argsort(columns)
+    columns["rank"] = np.argsort(order) + 1
     typed = {name: Series(columns[name], dtype=dtype) for name, dtype in COLUMNS.items()}
     frame = GeoDataFrame(typed, geometry=np.concatenate([rows.shapes for rows in batches]), crs=crs)
-    return frame.iloc[ROW_ORDER.argsort(columns)].reset_index(drop=True)
+    return frame.iloc[order].reset_index(drop=True)
 
 
 def write_anomalies(  # noqa: PLR0913 - the arguments of `anomalies`, and the output
@@ -154,7 +171,7 @@ def write_together(
     overwrite: bool,
     most: int | None = None,
 ) -> list[int]:
-    """Write the polygons of several scenes to one file, scene by scene, in the CRS of the first; return the counts.
+    """Write the polygons of several scenes to one file, in one order of rank and the CRS of the first; return counts.
 
     Columns and formats are those of `write_anomalies`; `most` counts for each scene.
 
@@ -168,17 +185,15 @@ def write_together(
             log.warning(
                 "the scenes have different CRSs: all polygons are written in that of the first, %s", scene_crs[0]
             )
-        crs, sinks, tables = file_crs(out, scene_crs[0]), list[_RowSink](), list[Iterator[pa.Table]]()
+        crs, sinks, deferred = file_crs(out, scene_crs[0]), list[_RowSink](), list[DeferredCounts]()
+        sorter = stack.enter_context(ExternalSorter(staging.folder / "rows.arrow", ROW_ORDER))
+        extract = partial(extract_polygons, threshold=threshold, predict=predict, model=model)
         for i, (source, own_crs) in enumerate(zip(sources, scene_crs, strict=True)):
-            sorter = stack.enter_context(ExternalSorter(staging.folder / f"rows{i}.arrow", ROW_ORDER))
             sinks.append(_RowSink(sorter, own_crs, crs))
-            deferred = extract_polygons(
-                source, sinks[-1].add, threshold=threshold, predict=predict, model=model, count_before=sum(counts)
-            )
+            deferred.append(extract(source, sinks[-1].add, number=i, count_before=sum(counts)))
             counts.append(sinks[-1].count if most is None else min(most, sinks[-1].count))
-            tables.append(_first(_final_tables(sorter, deferred, source.scene), counts[-1]))
         bounds = np.concatenate([f([x.bounds for x in sinks], axis=0)[at] for f, at in _EXTREMES])
-        rows = (table for scene_tables in tables for table in scene_tables)
+        rows = _final_tables(sorter, deferred, [source.scene for source in sources], most)
         layer = Layer(LAYER, crs, _schema(with_scene=sources[0].scene is not None), rows, sum(counts), bounds)
         _write_styled(staging.polygons, layer, threshold)
         _write_failed(staging.failed, sources, scene_crs)
@@ -225,7 +240,7 @@ class _RowSink:
         self.count += len(shapes)
         bounds = np.stack([self.bounds, extent(shapes)])
         self.bounds = np.concatenate([f(bounds, axis=0)[at] for f, at in _EXTREMES])
-        types = {name: _ARROW[COLUMNS[name]] if name in COLUMNS else pa.int64() for name in rows.columns}
+        types = {name: _ARROW[COLUMNS.get(name, _HELPERS.get(name, "int64"))] for name in rows.columns}
         self.sorter.add(to_table(rows.columns, shapes, types))
 
 
@@ -240,24 +255,35 @@ def _schema(*, with_scene: bool) -> pa.Schema:
     return pa.schema([*(pa.field(name, _ARROW[dtype]) for name, dtype in columns.items()), GEOMETRY_FIELD])
 
 
-def _final_tables(sorter: ExternalSorter, deferred: DeferredCounts, scene: str | None) -> Iterator[pa.Table]:
-    """Yield the rows of one scene in order, with the columns of the file."""
-    schema = _schema(with_scene=scene is not None)
-    for rows in sorter.sorted_tables():
-        counts = (np.asarray(rows[name]) for name in ("number", "valid_px", "box_px"))
-        table = rows.append_column("valid_fraction", pa.array(deferred.valid_fraction(*counts)))
-        if scene is not None:
-            table = table.append_column("scene", pa.array([scene] * len(rows), pa.string()))
+def _final_tables(
+    sorter: ExternalSorter, deferred: Sequence[DeferredCounts], scenes: Sequence[str | None], most: int | None
+) -> Iterator[pa.Table]:
+    """Yield the rows of all scenes in order, the first `most` of each (None: all), with the columns of the file."""
+    schema, ranked = _schema(with_scene=scenes[0] is not None), 0
+    for rows in _first(sorter.sorted_tables(), len(scenes), most):
+        number, valid_px, box_px, source = (np.asarray(rows[n]) for n in ("number", "valid_px", "box_px", "source"))
+        fraction = np.full(len(rows), np.nan)
+        for i in np.unique(source):
+            here = source == i
+            fraction[here] = deferred[i].valid_fraction(number[here], valid_px[here], box_px[here])
+        table = rows.append_column("valid_fraction", pa.array(fraction))
+        table = table.append_column("rank", pa.array(np.arange(ranked, ranked + len(rows)) + 1))
+        ranked += len(rows)
+        if scenes[0] is not None:
+            table = table.append_column("scene", pa.array([scenes[i] for i in source], pa.string()))
         yield table.select(schema.names).cast(schema)
 
 
-def _first(tables: Iterator[pa.Table], count: int) -> Iterator[pa.Table]:
-    """Yield the first rows of tables."""
+def _first(tables: Iterator[pa.Table], scenes: int, most: int | None) -> Iterator[pa.Table]:
+    """Yield the first `most` rows of each scene (None: all rows)."""
+    left = np.full(scenes, np.iinfo(np.int64).max if most is None else most)
     for table in tables:
-        if count <= 0:
-            return
-        yield table.slice(0, count)
-        count -= len(table)
+        source, keep = np.asarray(table["source"]), np.zeros(len(table), bool)
+        for i in np.unique(source):
+            here = np.flatnonzero(source == i)[: left[i]]
+            keep[here] = True
+            left[i] -= len(here)
+        yield table.filter(pa.array(keep))
 
 
 def _write_styled(path: Path, layer: Layer, threshold: float) -> None:

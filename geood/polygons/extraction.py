@@ -23,18 +23,19 @@ from geood.config import PredictConfig
 from geood.errors import ConfigError, DataError
 from geood.geo.gdal import open_raster
 from geood.geo.grid import Grid, Window
-from geood.geo.score_raster import read_tags
+from geood.geo.score_raster import evidence_tags, read_tags
 from geood.polygons.block_windows import open_for_windows
 from geood.polygons.components import ClosedComponents, ComponentOptions, Components
 from geood.polygons.external_sort import SortKey
 from geood.polygons.geodesic_area import GeodesicAreas
+from geood.polygons.ranking import priority, share_of_inliers
 from geood.polygons.rings import Rings, rings_from_vertices, to_multipolygons
 from geood.polygons.simplification import simplify
 from geood.polygons.valid_counts import UNKNOWN, box_areas, expand_boxes
 
 log = logging.getLogger("geood")
-ROW_ORDER = SortKey("score_max", ("row", "col", "first_x"))  # the highest score first, then in reading order
-HELPER_COLUMNS = ("row", "col", "first_x", "number", "box_px", "valid_px")  # dropped before writing
+ROW_ORDER = SortKey("priority", ("source", "row", "col", "first_x"))  # by rank, then in reading order
+HELPER_COLUMNS = ("priority", "source", "row", "col", "first_x", "number", "box_px", "valid_px")  # not written
 _SAMPLES = 5  # pixels sampled along each side of a window to find the largest
 _MARGIN = 1.05  # by which a pixel between the samples may be larger still
 
@@ -50,7 +51,7 @@ class PolygonSource(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Polygons and their columns: all but `valid_fraction`, which is computed from HELPER_COLUMNS."""
+    """Polygons and their columns: all but those known in the end, `rank` and `valid_fraction`, and HELPER_COLUMNS."""
 
     columns: dict[str, NDArray[Any]]
     shapes: NDArray[Any]
@@ -95,15 +96,17 @@ def extract_polygons(
     threshold: float,
     predict: PredictConfig,
     model: str,
+    number: int = 0,
     count_before: int = 0,
 ) -> DeferredCounts:
-    """Pass the polygons of one scene to `consume`, in any order; return the counts known only in the end.
+    """Pass the polygons of scene `number` to `consume`, in any order; return the counts known only in the end.
 
     Raises:
         ConfigError: with the `count_before` others there are more polygons than `predict.max_polygons`.
         DataError: the rasters cannot be read or do not match.
     """
     names = source.class_names if source.classes is not None and source.class_names else {}
+    tags = evidence_tags(source.scores)
     with ExitStack() as stack:
         grid, (scores, classes) = read_grid(source.scores), _open_rasters(source, stack)
         areas, detail_px = GeodesicAreas(grid), _detail_px(source.scores, grid, predict.simplify_m)
@@ -118,9 +121,11 @@ def extract_polygons(
                 kept = np.flatnonzero(~(area < least_m2))
             count, unknown = count + len(kept), unknown or bool(np.isnan(area).any())
             _check_count(count, predict, source.scores, closed=closed, rows=grid.height)
-            all_columns = _columns(closed, rings, grid, names) | {"area_m2": area}
+            all_columns = _figures(closed, threshold, tags.inliers) | _names(closed, names, tags.signals)
+            all_columns |= _places(closed, rings, grid) | {"area_m2": area}
             columns = {name: values[kept] for name, values in all_columns.items()}
-            columns["model"] = np.full(len(kept), model, object)
+            columns["priority"] = priority(columns)
+            columns |= {"model": np.full(len(kept), model, object), "source": np.full(len(kept), number)}
             rows = Rows(columns, _shapes(closed, rings, grid, detail_px)[kept])
             del closed, rings, all_columns  # each is as large as its polygon, if one component is large
             consume(rows)
@@ -154,16 +159,41 @@ def _check_count(count: int, predict: PredictConfig, scores: Path, *, closed: Cl
         )
 
 
-def _columns(closed: ClosedComponents, rings: Rings, grid: Grid, names: dict[int, str]) -> dict[str, NDArray[Any]]:
-    """Return the columns of components by name."""
-    names_by_id = np.array([names.get(class_id) for class_id in range(256)], dtype=object)
-    first_point = rings.ring_offsets[rings.polygon_offsets[rings.component_offsets[:-1]]]
+def _figures(
+    closed: ClosedComponents, threshold: float, inliers: Sequence[tuple[float, float]]
+) -> dict[str, NDArray[Any]]:
+    """Return the columns of numbers by name."""
+    with np.errstate(invalid="ignore"):  # of infinite scores
+        excess, contrast = closed.score_mean - threshold, closed.score_mean - closed.evidence.outside
     return {
         "score_max": closed.score_max,
         "score_mean": closed.score_mean,
         "score_p95": closed.score_p95,
-        "class_name": names_by_id[closed.class_id],
+        "threshold_excess": excess,
+        "contrast": contrast,
+        "p_value": share_of_inliers(closed.score_mean, inliers),
+        "margin": closed.evidence.margin,
+        "on_edge": closed.evidence.on_edge,
         "area_px": closed.area_px,
+    }
+
+
+def _names(closed: ClosedComponents, names: dict[int, str], signals: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Return the columns of names."""
+    evidence = closed.evidence
+    classes = np.array([names.get(class_id) for class_id in range(256)], dtype=object)
+    spoke = np.array([signals[i] if i < len(signals) else None for i in range(256)], dtype=object)
+    return {
+        "class_name": classes[evidence.class_id],
+        "runner_up": classes[evidence.runner_id],
+        "signal": spoke[evidence.signal_id],
+    }
+
+
+def _places(closed: ClosedComponents, rings: Rings, grid: Grid) -> dict[str, NDArray[Any]]:
+    """Return the columns that say where components lie."""
+    first_point = rings.ring_offsets[rings.polygon_offsets[rings.component_offsets[:-1]]]
+    return {
         "row": closed.box[:, 0],
         "col": closed.box[:, 1],
         "first_x": rings.points[first_point, 0].astype(np.int64),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from geood.errors import ConfigError
 from geood.geo.grid import Grid, Window
+from geood.polygons.evidence import Tally
 from geood.polygons.quantiles import Tail
 from geood.polygons.runs import (
     PaddedWindow,
@@ -37,13 +38,13 @@ class OpenComponent:
     """An open component and what has been accumulated of it.
 
     `ids` are its own id and those of the components merged into it; `pending` counts how often a window still to come
-    lies beside one of its pixels; `min_px` is the smallest size at which it is kept; `class_counts` is the number of
-    its pixels of each class; `equivalences` are pairs (n, 2) of its labels that belong to one polygon.
+    lies beside one of its pixels; `min_px` is the smallest size at which it is kept; `tally` is the evidence on it;
+    `equivalences` are pairs (n, 2) of its labels that belong to one polygon.
     """
 
     ids: list[int]
     tail: Tail
-    class_counts: NDArray[np.int64]
+    tally: Tally
     box: NDArray[np.int64] = field(default_factory=lambda: empty_boxes(1)[0])
     min_px: float = np.inf
     pending: int = 0
@@ -57,7 +58,7 @@ class OpenComponent:
         """Merge another component into this one; the other must not be used any more."""
         self.ids += other.ids
         self.tail.merge(other.tail)
-        self.class_counts += other.class_counts
+        self.tally.merge(other.tally)
         self._widen(other.box)
         self.min_px, self.score_max = min(self.min_px, other.min_px), max(self.score_max, other.score_max)
         self.pending, self.score_sum = self.pending + other.pending, self.score_sum + other.score_sum
@@ -75,8 +76,7 @@ class OpenComponent:
         self._widen(stats.box[part.component])
         self.score_sum += float(stats.score_sum[part.component])
         self.score_max = max(self.score_max, float(stats.score_max[part.component]))
-        if part.classes is not None:
-            self.class_counts += np.bincount(part.classes, minlength=256)[: len(self.class_counts)]
+        self.tally.add(part.evidence)
         x, y, label = part.vertices  # views, which would keep the vertices of the whole window alive
         self.vertices.append(Vertices(x.copy(), y.copy(), label + label_offset))
         self.vertex_count += len(x)
@@ -180,7 +180,7 @@ class Seams:
     def _open_new(self) -> int:
         """Open a component and return its id."""
         new_id, self._next_id = self._next_id, self._next_id + 1
-        self._open[new_id] = OpenComponent([new_id], Tail(self._threshold), np.zeros(self._class_count, np.int64))
+        self._open[new_id] = OpenComponent([new_id], Tail(self._threshold), Tally(self._class_count))
         return new_id
 
     def _merge(self, first: int, second: int) -> int:

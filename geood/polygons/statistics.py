@@ -12,25 +12,25 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from geood.constants import NO_CLASS
 from geood.geo.grid import Window
+from geood.polygons.evidence import PixelEvidence
 from geood.polygons.runs import Vertices, WindowComponents, resolve_equivalences
 
 
 class WindowPixels(NamedTuple):
-    """A window; if any pixel exceeds the threshold, also its scores, the mask of such pixels, its classes (h, w)."""
+    """A window; if any pixel exceeds the threshold, also its scores, the mask of such pixels, and evidence on them."""
 
     window: Window
     score: NDArray[np.float32] | None = None
     above: NDArray[np.bool_] | None = None
-    classes: NDArray[np.uint8] | None = None
+    evidence: PixelEvidence = PixelEvidence()
 
 
 class WindowStatistics(NamedTuple):
     """The components of a window, numbered from 0, and its pixels above the threshold in reading order.
 
     `of_label`, `of_run` and `of_pixel` are the component of each label, run and pixel; `run_px` is the length of each
-    run without the padding. `box` (n, 4) is first row, first column, end row, end column. `scores` and `classes` are
+    run without the padding. `box` (n, 4) is first row, first column, end row, end column. `scores` and `evidence` are
     those of the pixels. A component that lies in the padding alone has no pixels and an empty box.
     """
 
@@ -43,7 +43,7 @@ class WindowStatistics(NamedTuple):
     score_sum: NDArray[np.float64]
     score_max: NDArray[np.float64]
     scores: NDArray[np.float32]
-    classes: NDArray[np.uint8] | None
+    evidence: PixelEvidence
 
 
 def window_statistics(labelled: WindowComponents, pixels: WindowPixels, *, connectivity: int) -> WindowStatistics:
@@ -56,10 +56,9 @@ def window_statistics(labelled: WindowComponents, pixels: WindowPixels, *, conne
     of_run = of_label[label]
     run_px = np.where(row > 0, end - np.maximum(start, 1), 0)
     of_pixel = np.repeat(of_run, run_px)
-    scores, classes = np.zeros(0, np.float32), None
+    scores = np.zeros(0, np.float32)
     if pixels.score is not None and pixels.above is not None:
         scores = pixels.score[pixels.above]
-        classes = None if pixels.classes is None else pixels.classes[pixels.above]
     box, filled = empty_boxes(count), np.flatnonzero(run_px)
     score_max = np.full(count, -np.inf, np.float32)
     if len(filled):  # by runs, which are fewer than pixels
@@ -73,7 +72,16 @@ def window_statistics(labelled: WindowComponents, pixels: WindowPixels, *, conne
     score_sum = np.asarray(np.bincount(of_pixel, weights=scores, minlength=count), np.float64)
     area_px = np.bincount(of_pixel, minlength=count)
     return WindowStatistics(
-        of_label, of_run, of_pixel, run_px, box, area_px, score_sum, score_max.astype(np.float64), scores, classes
+        of_label,
+        of_run,
+        of_pixel,
+        run_px,
+        box,
+        area_px,
+        score_sum,
+        score_max.astype(np.float64),
+        scores,
+        pixels.evidence,
     )
 
 
@@ -84,25 +92,12 @@ def empty_boxes(count: int) -> NDArray[np.int64]:
     return boxes
 
 
-def most_frequent_class(
-    ids: NDArray[Any], classes: NDArray[np.uint8] | None, *, count: int, class_count: int
-) -> NDArray[np.int64]:
-    """Return, for each id from 0 to `count` - 1, its most frequent class below `class_count`, else NO_CLASS."""
-    best, best_count = np.full(count, NO_CLASS, np.int64), np.zeros(count, np.int64)
-    class_totals = np.zeros(1) if classes is None else np.bincount(classes, minlength=1)[:class_count]
-    for class_id in np.flatnonzero(class_totals):  # one by one: a table of ids and classes could be large
-        counts = np.bincount(ids[classes == class_id], minlength=count)
-        better = counts > best_count
-        best[better], best_count[better] = class_id, counts[better]
-    return best
-
-
 class ComponentPart(NamedTuple):
     """The pixels and vertices of one component in a window."""
 
     component: int
     scores: NDArray[np.float32]
-    classes: NDArray[np.uint8] | None
+    evidence: PixelEvidence
     vertices: Vertices
 
 
@@ -113,12 +108,11 @@ def split_by_component(
     rank = np.cumsum(chosen) - 1
     pixel_index, pixel_at = _group_indices(stats.of_pixel, chosen, rank)
     vertex_index, vertex_at = _group_indices(stats.of_label[vertices.label], chosen, rank)
-    scores, classes = stats.scores[pixel_index], None if stats.classes is None else stats.classes[pixel_index]
+    scores, evidence = stats.scores[pixel_index], stats.evidence.select(pixel_index)
     vertices = vertices.select(vertex_index)
     for i, component in enumerate(np.flatnonzero(chosen).tolist()):
         pixel_slice, vertex_slice = slice(pixel_at[i], pixel_at[i + 1]), slice(vertex_at[i], vertex_at[i + 1])
-        part_classes = None if classes is None else classes[pixel_slice]
-        yield ComponentPart(component, scores[pixel_slice], part_classes, vertices.select(vertex_slice))
+        yield ComponentPart(component, scores[pixel_slice], evidence.select(pixel_slice), vertices.select(vertex_slice))
 
 
 def _group_indices(

@@ -122,7 +122,7 @@ def budget(bundle: ModelBundle, *, workers: int = 0, max_ram: int | None = None)
 
 def disk_needed(pixels: float, *, classes: bool) -> int:
     """Return an upper bound in bytes for the journal and the finished rasters together, for that many valid pixels."""
-    per_pixel = WORST * (5 if classes else 4)
+    per_pixel = WORST * (8 if classes else 4)  # four bytes of scores, and four of classes with their evidence
     return int(2 * pixels * per_pixel)
 
 

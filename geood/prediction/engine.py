@@ -22,7 +22,7 @@ from torch import Tensor
 
 from geood.calibration import pooled_features
 from geood.config import PredictConfig
-from geood.models import ModelBundle, SegmenterOutput, autocast
+from geood.models import ModelBundle, SegmenterOutput, autocast, class_bands
 
 log = logging.getLogger("geood")
 MOST_AT_ONCE = 8  # tiles in a batch, and in a task: with more, a GPU gains 7 % and the threads that feed it lose more
@@ -40,7 +40,9 @@ class Batch(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """Scores (B, h, w) float32, class channels (B, h, w) uint8, and pooled features (B, P, H / 32, W / 32) float32."""
+    """Scores (B, h, w) float32, classes with their evidence (B, h, w, 4) uint8, see `models.evidence`, and pooled features
+    (B, P, H / 32, W / 32) float32.
+    """
 
     score: NDArray[np.float32]
     classes: NDArray[np.uint8]
@@ -67,6 +69,7 @@ class Engine:
         self.on_gpu = self.device.type == "cuda"
         self.batch = 1
         self._precision = predict.precision
+        self._floor = min(bundle.thresholds.values(), default=float("-inf"))
         self._gate = threading.BoundedSemaphore(1 if self.on_gpu else computing)
         self._configured_batch = predict.batch
         self._sized = not self.on_gpu
@@ -109,13 +112,12 @@ class Engine:
                 image = torch.where(valid[:, None], ((image - self._low) * self._gain).clamp_(0, 1), self._fill)
             with autocast(self._precision, self.device):
                 output = self.bundle.infer(image, (self.bundle.config.score.kind,))
-            rows, cols = core
             if self.on_gpu:  # sums over classes are slow there if these are adjacent in memory (channels last)
                 tensors: Any = (None if t is None else t.float().contiguous() for t in output)
                 output = SegmenterOutput(*tensors)
             score = self.bundle.score_of(output, image, valid, core=core)
-            classes = output.logits[:, :, rows, cols].argmax(dim=1).to(torch.uint8)
-            return score.float(), classes, pooled_features(output.features)
+            bands = class_bands(self.bundle, output, score, floor=self._floor, core=core)
+            return score.float(), bands, pooled_features(output.features)
 
     def _on_gpu(self, batch: Batch, core: Core) -> Maps:
         """Compute `maps` on a GPU: kernels on one compute stream, each thread's transfers on its own copy stream."""

@@ -29,16 +29,18 @@ from geood.geo.paths import ScenePath
 from geood.geo.score_raster import (
     CLASSES_TAG,
     FAILED_TAG,
+    INLIERS_TAG,
     MODEL_TAG,
     PREDICT_TAG,
     RUN_TAG,
     SCENE_TAG,
     SCORE_TAG,
+    SIGNALS_TAG,
     TABLE_TAG,
     THRESHOLD_TAG,
     VERDICT_TAG,
 )
-from geood.models import ModelBundle
+from geood.models import EVIDENCE, EXPERTS, ModelBundle
 from geood.prediction.dispatch import have_gpu, score_scene
 from geood.prediction.journal import Journal, TileFigures
 from geood.prediction.outputs import Target
@@ -88,7 +90,7 @@ def assemble_rasters(
             dtype="float32",
             nodata=float("nan"),
             overview="average",
-            description="anomaly score",
+            bands=["anomaly score"],
             statistics=_statistics(figures, plan.grid),
         )
         if target.classes:
@@ -99,7 +101,7 @@ def assemble_rasters(
                 dtype="uint8",
                 nodata=NO_CLASS,
                 overview="mode",
-                description="class",
+                bands=["class", *EVIDENCE],
                 statistics={},
             )
     with open_raster(scores) as written:
@@ -168,6 +170,8 @@ def _tags(scene: ScenePath, bundle: ModelBundle, threshold: float | None) -> dic
         "GEOOD_SMOOTH_CONTRAST": str(score.smooth_contrast),
         THRESHOLD_TAG: room_for(THRESHOLD_TAG) if threshold is None else repr(threshold),
         CLASSES_TAG: json.dumps(bundle.class_names),
+        INLIERS_TAG: json.dumps([[at, float(rate)] for rate, at in bundle.thresholds.items()]),
+        **({SIGNALS_TAG: json.dumps(list(EXPERTS))} if score.kind == "combined" else {}),
         PREDICT_TAG: bundle.config.predict.model_dump_json(),
         VERDICT_TAG: room_for(VERDICT_TAG),
         RUN_TAG: room_for(RUN_TAG),

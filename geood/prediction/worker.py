@@ -142,7 +142,7 @@ def _measured(job: Job, engine: Engine, batch: Sequence[ReadTile], maps: Maps) -
         image = pixels.image
         if image.dtype == np.uint8:  # it was scaled on the GPU
             image = bundle.bands.scale(image, pixels.valid)
-        looked_at = CellMaps(image, score, classes, features, len(bundle.class_ids))
+        looked_at = CellMaps(image, score, classes[..., 0], features, len(bundle.class_ids))
         tile = pixels.numbered.tile
         found.append(tile_cells(looked_at, tile, pixels.wanted, halo=job.halo_px, scale=job.source.scale))
     return found
@@ -173,7 +173,8 @@ def _packed(
         score, classes = score[inside], classes[inside]
     else:
         back = WayBack(tile, job.source.scale)
-        score, classes = back.scores(score), back.classes(classes)
+        score = back.scores(score)
+        classes = back.classes(classes) if job.classes else classes
     whole = bool(wanted.all())
     values = score if whole else score[wanted]
     mean = float(values.mean(dtype=np.float64))
@@ -182,7 +183,10 @@ def _packed(
     squares = float(np.square(values - np.float32(mean)).sum(dtype=np.float64))
     figures = TileFigures(values.size, mean, squares, float(values.min()), float(values.max()))
     if not whole:
-        score, classes = np.where(wanted, score, np.float32(np.nan)), np.where(wanted, classes, np.uint8(NO_CLASS))
+        score, classes = (
+            np.where(wanted, score, np.float32(np.nan)),
+            np.where(wanted[..., None], classes, np.uint8(NO_CLASS)),
+        )
     packed = encode_tile(score, tile_px=job.tile_px, nodata=float("nan"), overview="average")
     packed_classes = (
         encode_tile(classes, tile_px=job.tile_px, nodata=NO_CLASS, overview="mode") if job.classes else EMPTY

@@ -43,7 +43,7 @@ def pixels(height, width, dtype="float32", seed=0):
 def pack(path, array, tile_px, order=1):
     """Write the chunks of a raster's tiles in reading order or another; returns their places."""
     nodata, overview = KIND[array.dtype.name]
-    tiles = list(enumerate(tile_grid(*array.shape, tile_px=tile_px, halo_px=0)))
+    tiles = list(enumerate(tile_grid(*array.shape[:2], tile_px=tile_px, halo_px=0)))
     places = {}
     with path.open("wb") as file:
         for number, tile in tiles[::order]:
@@ -56,7 +56,7 @@ def pack(path, array, tile_px, order=1):
 
 def finish(out, grid, places, *, tile_px, dtype="float32", **more):
     nodata, overview = KIND[dtype]
-    said = {"description": "anomaly score", "tags": {}, "statistics": {}, "overview": overview, "nodata": nodata}
+    said = {"bands": ["anomaly score"], "tags": {}, "statistics": {}, "overview": overview, "nodata": nodata}
     journal = {"journal": out.with_suffix(".journal"), "places": places, "tile_px": tile_px}
     assemble(out, grid, **journal, dtype=dtype, **said | more)
     return out
@@ -187,6 +187,28 @@ def test_pixels_come_back(tmp_path, shape, tile_px, dtype):
         assert dataset.block_shapes == [(block_px(tile_px),) * 2]
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (33, 70), (700, 300), (1100, 2100)])
+def test_further_bands_lie_beside_the_first_and_leave_it_as_it_is(tmp_path, shape):
+    first = pixels(*shape, "uint8", seed=4)
+    rest = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
+    rest[first % 2 == 0] = 255
+    array = np.concatenate([first[..., None], rest], axis=2)
+    places = pack(tmp_path / "a.journal", array, 128)
+    bands = ["class", "b", "c", "d"]
+    out = finish(tmp_path / "a.tif", Grid(*shape, NORTH_UP, UTM), places, tile_px=128, dtype="uint8", bands=bands)
+    check_layout(out)
+    alone = made(tmp_path / "b.tif", first, tile_px=128)
+    with rasterio.open(out) as dataset:
+        assert dataset.descriptions == tuple(bands) and set(dataset.nodatavals) == {255}
+        np.testing.assert_array_equal(dataset.read(), array.transpose(2, 0, 1))
+        count = len(dataset.overviews(1))
+    for one, other in zip(levels_of(out), levels_of(alone), strict=True):
+        np.testing.assert_array_equal(one, other)
+    if count:
+        with rasterio.open(out, OVERVIEW_LEVEL=0) as half:
+            np.testing.assert_array_equal(half.read([2, 3, 4]), rest[::2, ::2].transpose(2, 0, 1))
+
+
 @pytest.mark.parametrize("dtype", KIND)
 @pytest.mark.parametrize(
     ("shape", "tile_px", "block"),
@@ -273,7 +295,7 @@ def test_the_file_is_what_gdal_would_write(tmp_path, dtype):
     nodata, overview = KIND[dtype]
     array = np.nan_to_num(pixels(1024, 1024, dtype), nan=0.5)
     array[array == nodata] = 1
-    said = {"description": "scores", "tags": {"GEOOD_X": "<1>"}, "statistics": {"STATISTICS_MEAN": "0.25"}}
+    said = {"bands": ["scores"], "tags": {"GEOOD_X": "<1>"}, "statistics": {"STATISTICS_MEAN": "0.25"}}
     ours = made(tmp_path / "a.tif", array, tile_px=512, **said)
     theirs = tmp_path / "b.tif"
     packing = {"COMPRESS": gdal.compression(), "LEVEL": 1, "PREDICTOR": "YES" if dtype == "float32" else "NO"}
@@ -307,7 +329,7 @@ def test_offsets_beyond_four_gigabytes_are_right(tmp_path):
     with (tmp_path / "a").open("wb+") as source:
         levels = [cog_layout.PyramidLevel(51200, 51200, source, np.zeros_like(sizes), sizes)]
         like = cog_layout.template(
-            Grid(9, 9, NORTH_UP, UTM), block=512, dtype="float32", nodata=NAN, tags={}, band=("", {})
+            Grid(9, 9, NORTH_UP, UTM), block=512, dtype="float32", nodata=NAN, tags={}, bands=[""], statistics={}
         )
         ((_, _, offsets, found),) = directories(cog_layout._head(levels, like, big=True))
     np.testing.assert_array_equal(np.diff(offsets), 10**6 + 8)
@@ -352,7 +374,7 @@ def test_an_odd_crs_is_spelled_as_gdal_spells_it(tmp_path, crs):
 def test_tags_description_and_statistics_are_as_given(tmp_path):
     tags = {"GEOOD_CLASSES": '{"0": "a & <b>", "1": "straße"}', "GEOOD_LONG": "x" * 5000}
     figures = {"STATISTICS_MINIMUM": "0.125", "STATISTICS_MEAN": repr(1 / 3)}
-    said = {"tags": tags, "statistics": figures, "description": "anomaly score"}
+    said = {"tags": tags, "statistics": figures, "bands": ["anomaly score"]}
     with rasterio.open(made(tmp_path / "a.tif", pixels(40, 600), tile_px=64, **said)) as dataset:
         assert dataset.tags() == tags | {"AREA_OR_POINT": "Area"} and dataset.tags(1) == figures
         assert dataset.descriptions == ("anomaly score",) and np.isnan(dataset.nodata)
@@ -459,7 +481,7 @@ from geood.geo.grid import Affine, Grid
 places = {{n: (0, {len(chunk)}) for n in (0, 5000, 5001, 9000)}}
 before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
 assemble(Path("a.tif"), Grid({side}, {side}, Affine.identity()), journal=Path("a.journal"), places=places,
-    tile_px={tile_px}, dtype="float32", nodata=float("nan"), overview="average", description="", tags={{}},
+    tile_px={tile_px}, dtype="float32", nodata=float("nan"), overview="average", bands=[""], tags={{}},
     statistics={{}})
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, time.perf_counter() - start)
 """

@@ -18,6 +18,7 @@ from geood.polygons.components import ComponentOptions, Components
 from geood.polygons.quantiles import Tail, percentiles
 from geood.polygons.rings import rings_from_vertices, to_multipolygons
 from geood.polygons.seams import Seams
+from geood.polygons.surroundings import OUTSIDE_PX as FAR
 from geood.polygons.valid_counts import UNKNOWN
 
 
@@ -29,8 +30,11 @@ class Raster:
     def __init__(self, array, block=(64, 64)):
         self.array, self.block_shapes = array, [block]
 
-    def read(self, _, window):
-        return self.array[window.row_off :, window.col_off :][: window.height, : window.width]
+    def read(self, index, window):
+        """Return the pixels (h, w), or those of all bands (B, h, w) if `index` is None."""
+        bands = self.array if self.array.ndim == 3 else self.array[None]
+        part = bands[:, window.row_off :, window.col_off :][:, : window.height, : window.width]
+        return part if index is None else part[index - 1]
 
 
 def components_of(scores, *, threshold=0.5, connectivity=8, window=(64, 64), classes=None, min_px=0):
@@ -49,8 +53,10 @@ def components_of(scores, *, threshold=0.5, connectivity=8, window=(64, 64), cla
         for i, number in enumerate(batch.number.tolist()):
             component = {
                 name: getattr(batch, name)[i]
-                for name in ("area_px", "score_mean", "score_max", "score_p95", "class_id", "valid_px")
+                for name in ("area_px", "score_mean", "score_max", "score_p95", "valid_px")
             }
+            evidence = {name: values[i] for name, values in batch.evidence._asdict().items()}
+            component |= {name: None if np.isnan(value) else value for name, value in evidence.items()}
             component |= {"box": batch.box[i].tolist(), "shape": shapes[i]}
             component["valid_px"] = late[number] if component["valid_px"] == UNKNOWN else component["valid_px"]
             components.append(component)
@@ -85,9 +91,46 @@ def assert_as_one_pass(scores, *, threshold=0.5, connectivity=8, classes=None, *
         assert component["score_p95"] == pytest.approx(np.percentile(values, 95), rel=1e-12)
         around = scores[max(0, rows.min() - 1) : rows.max() + 2, max(0, cols.min() - 1) : cols.max() + 2]
         assert component["valid_px"] == np.isfinite(around).sum()
-        if classes is not None:
-            assert component["class_id"] == np.bincount(classes[here]).argmax()
+        assert_evidence(component, scores, here, threshold=threshold, classes=classes)
     return components
+
+
+def assert_evidence(component, scores, here, *, threshold, classes):
+    """Check the evidence on a component pixel by pixel, by its definition."""
+    around, beside = [], 0
+    bands = None if classes is None else classes[None] if classes.ndim == 2 else classes
+
+    def inside(row, col):
+        return 0 <= row < scores.shape[0] and 0 <= col < scores.shape[1]
+
+    for row, col in zip(*np.nonzero(here), strict=True):
+        steps = [(-1, 0), (1, 0), (0, -1), (0, 1)]
+        for down, across in steps:
+            next_to, far = (row + down, col + across), (row + FAR * down, col + FAR * across)
+            outline = not (inside(*next_to) and scores[next_to] > threshold)
+            if outline and inside(*far) and np.isfinite(scores[far]) and not scores[far] > threshold:
+                around.append(float(scores[far]))
+        if bands is not None and bands[0, row, col] != 255:
+            near = [bands[0, row + a, col + b] for a, b in steps if inside(row + a, col + b)]
+            beside += any(other not in (255, bands[0, row, col]) for other in near)
+    assert component["outside"] == (pytest.approx(np.mean(around), rel=1e-12) if around else None)
+    if bands is None:
+        assert (component["class_id"], component["runner_id"], component["signal_id"]) == (255, 255, 255)
+        assert component["on_edge"] is component["margin"] is None
+        return
+    known = (bands[0] != 255) & here
+    assert component["class_id"] == commonest(bands[0][here])
+    assert component["on_edge"] == (pytest.approx(beside / known.sum()) if known.any() else None)
+    if len(bands) > 1:
+        others = bands[1][here & (bands[1] != component["class_id"])]
+        margins = bands[2][here & (bands[2] != 255)] / 254
+        assert component["runner_id"] == commonest(others)
+        assert component["margin"] == (pytest.approx(margins.mean()) if margins.size else None)
+        assert component["signal_id"] == commonest(bands[3][here])
+
+
+def commonest(values):
+    return np.bincount(values[values != 255], minlength=1).argmax() if (values != 255).any() else 255
 
 
 def random_scores(shape, seed, holes):
@@ -110,8 +153,11 @@ def random_scores(shape, seed, holes):
 @example(shape=(9, 9), window=(1, 1), connectivity=4, threshold=0.15, seed=1, holes=0)
 def test_components_in_windows_are_those_of_the_whole_mask(shape, window, connectivity, threshold, seed, holes):
     scores = random_scores(shape, seed, holes)
-    classes = np.random.default_rng(seed).integers(0, 3, shape).astype(np.uint8)
-    assert_as_one_pass(scores, threshold=threshold, connectivity=connectivity, window=window, classes=classes)
+    rng = np.random.default_rng(seed)
+    classes = np.stack([rng.choice([0, 1, 2, 255], shape), rng.choice([0, 1, 2, 255], shape)])
+    more = np.stack([rng.integers(0, 256, shape), rng.choice([0, 1, 255], shape)])
+    bands = np.concatenate([classes, more]).astype(np.uint8)[: 4 if seed % 2 else 1]
+    assert_as_one_pass(scores, threshold=threshold, connectivity=connectivity, window=window, classes=bands)
 
 
 def drawn(*rows):

@@ -38,6 +38,7 @@ from geood.polygons.rings import Rings
 from support.places import CUSTOM, NORTH_UP, PLACES, UTM
 
 NAMES = {0: "field", 1: "road", 2: "roof"}
+TEXTS = ("class_name", "runner_up", "signal", "model")
 
 
 def write_band(path, grid, array, nodata, **options):
@@ -75,6 +76,11 @@ def cut(path, *, threshold=0.5, classes=None, **predict):
 def write(path, out, *, threshold=0.5, classes=None, overwrite=False, scene=None, failed=(), **predict):
     given = how(threshold, classes, predict)
     return write_anomalies(path, out, **given, overwrite=overwrite, scene=scene, failed=failed)
+
+
+def as_written(frame):
+    """A frame read from a file, with the types of one in memory."""
+    return frame.astype(COLUMNS)
 
 
 def flooded(mask, diagonal):
@@ -117,7 +123,8 @@ def test_polygons_are_the_components_with_their_figures(tmp_path, monkeypatch, s
     number = flooded(array > 0.5, connectivity == 8)
     assert len(frame) == number.max()
     assert frame.geometry.is_valid.all() and set(frame.geom_type) <= {"MultiPolygon"}
-    assert frame.score_max.is_monotonic_decreasing
+    assert frame["rank"].tolist() == list(range(1, len(frame) + 1))
+    assert (frame.contrast.fillna(frame.threshold_excess) * np.sqrt(frame.area_px)).is_monotonic_decreasing
     for row in frame.itertuples():
         burnt = rasterio.features.rasterize([row.geometry], array.shape, transform=NORTH_UP) > 0
         here = number == number[burnt][0]
@@ -126,6 +133,7 @@ def test_polygons_are_the_components_with_their_figures(tmp_path, monkeypatch, s
         assert row.area_px == here.sum() == pytest.approx(row.geometry.area * 16)
         assert row.score_max == values.max()
         assert row.score_mean == pytest.approx(values.mean(), rel=1e-6)
+        assert row.threshold_excess == pytest.approx(values.mean() - 0.5, abs=1e-9)
         assert row.score_p95 == pytest.approx(np.percentile(values, 95), rel=1e-9)
         assert row.class_name == NAMES[np.bincount(labels[here]).argmax()]
         rows, cols = np.nonzero(here)
@@ -251,14 +259,14 @@ def test_every_format_holds_the_same(tmp_path, frame, suffix, rows):
     else:
         assert back.crs == frame.crs and set(back.columns) == {*COLUMNS, "scene", "geometry"}
     if suffix == ".fgb":  # it keeps its own order, along a Hilbert curve
-        back = back.sort_values(["score_max", "area_m2"], ascending=False, ignore_index=True)
+        back = back.sort_values("rank", ignore_index=True)
     for name in COLUMNS if rows is None else ():
-        if name == "class_name":
+        if name in TEXTS:
             assert back[name].fillna("").tolist() == frame[name].fillna("").tolist()
         elif name == "model":
             assert set(back[name]) == {"abc"}
         else:
-            np.testing.assert_allclose(back[name], frame[name], rtol=1e-12)
+            np.testing.assert_allclose(back[name].astype(float), frame[name], rtol=1e-12)
 
 
 def test_a_custom_crs_is_not_spelled_anew(tmp_path):
@@ -327,9 +335,10 @@ def test_what_is_off_the_globe_is_said(tmp_path, frame):
 
 def same(frame, other):
     """Check that two frames hold the same rows in the same order."""
-    columns = [name for name in COLUMNS if name != "class_name"]
+    columns = [name for name in COLUMNS if name not in TEXTS]
     geopandas.testing.assert_geodataframe_equal(frame[[*columns, "geometry"]], other[[*columns, "geometry"]])
-    assert frame.class_name.fillna("").tolist() == other.class_name.fillna("").tolist()
+    for name in TEXTS:
+        assert frame[name].fillna("").tolist() == other[name].fillna("").tolist()
 
 
 @pytest.fixture
@@ -356,8 +365,8 @@ def test_a_file_holds_what_the_frame_holds(scored, suffix):
         assert frame.geometry.centroid.distance(moved).max() < 0.02
         back = back.set_geometry(frame.geometry)
     if suffix == ".fgb":  # it keeps its own order, along a Hilbert curve
-        back = back.sort_values(["score_max"], ascending=False, ignore_index=True)
-    same(frame, back.astype({"class_name": object, "model": object, "area_px": "int64"}))
+        back = back.sort_values("rank", ignore_index=True)
+    same(frame, as_written(back))
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".parquet"])
@@ -426,12 +435,14 @@ def test_several_scenes_share_a_file_in_the_crs_of_the_first(tmp_path, caplog):
     counts = write_together(parts, tmp_path / "o.gpkg", overwrite=False, **settings)
     assert caplog.text.count("different CRSs: all polygons are written in that of the first") == 1
     back = geopandas.read_file(tmp_path / "o.gpkg", layer="anomalies")
-    assert back.crs == UTM and back.scene.tolist() == ["a.tif"] * counts[0] + ["b.tif"] * counts[1]
+    assert back.crs == UTM and back.scene.value_counts().to_dict() == dict(zip(["a.tif", "b.tif"], counts, strict=True))
+    assert back["rank"].tolist() == list(range(1, sum(counts) + 1))
+    assert (back.contrast.fillna(back.threshold_excess) * np.sqrt(back.area_px)).is_monotonic_decreasing
     first, second = cut(one, threshold=0.6), cut(two, threshold=0.6)
-    same(first, back.iloc[: counts[0]].astype({"class_name": object, "model": object}))
-    assert np.allclose(second.area_m2, back.area_m2.iloc[counts[0] :])
-    there = second.to_crs(UTM).geometry.reset_index(drop=True)
-    assert there.geom_equals_exact(back.geometry.iloc[counts[0] :].reset_index(drop=True), 1e-6).all()
+    here, there = (back[back.scene == name].reset_index(drop=True) for name in ("a.tif", "b.tif"))
+    same(first, as_written(here.assign(rank=first["rank"]).drop(columns="scene")))
+    assert np.allclose(second.area_m2, there.area_m2)
+    assert second.to_crs(UTM).geometry.geom_equals_exact(there.geometry, 1e-6).all()
     tiles = geopandas.read_file(tmp_path / "o.gpkg", layer="failed_tiles")
     assert tiles.scene.tolist() == ["a.tif", "b.tif"] and tiles.crs == UTM
     with pytest.raises(ConfigError, match=f"{sum(counts)} polygons"):

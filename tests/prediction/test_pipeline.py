@@ -197,6 +197,44 @@ def test_polygons_can_be_cut_again_without_the_model(tmp_path, bundle_path, scen
     assert polygonize(made.scores, tmp_path / "large.fgb", min_area_m2=1e9) == 0
 
 
+def test_evidence_is_kept_where_a_polygon_of_a_calibrated_threshold_may_be(tmp_path, bundle_path, bundle, scene):
+    [made] = predict([scene], tmp_path / "out.gpkg", bundle_path=bundle_path, threshold=0.6)
+    with rasterio.open(made.classes) as file:
+        classes, runner, margin, signal = file.read()
+        assert file.descriptions == ("class", "runner-up", "margin", "signal")
+    score = read(made.scores)
+    kept = score > min(bundle.thresholds.values())
+    assert kept.any() and ((runner != 255) == kept).all() and ((margin != 255) == kept).all()
+    assert (signal == 255).all() and (runner != classes)[kept].all() and runner[kept].max() < 3
+    frame = gpd.read_file(made.polygons, layer="anomalies", fid_as_index=True)
+    assert frame["rank"].tolist() == frame.index.tolist() == [*range(1, len(frame) + 1)]
+    names = set(bundle.class_names.values())
+    assert set(frame.runner_up) <= names and (frame.runner_up != frame.class_name).all()
+    assert frame.margin.between(0, 1).all() and frame.on_edge.between(0, 1).all() and frame.signal.isna().all()
+    assert (frame.p_value <= 0.05).all() and np.allclose(frame.threshold_excess, frame.score_mean - 0.6)
+
+
+def test_without_evidence_columns_are_empty_and_the_order_is_the_same(tmp_path, bundle_path, scene):
+    [made] = predict([scene], tmp_path / "out.gpkg", bundle_path=bundle_path, threshold=0.6)
+    with rasterio.open(made.classes) as file:
+        classes, tags, profile = file.read(1), file.tags(), file.profile
+    made.classes.unlink()
+    with rasterio.open(made.classes, "w", **profile | {"count": 1, "driver": "GTiff"}) as file:
+        file.write(classes, 1)
+        file.update_tags(**{name: value for name, value in tags.items() if name.startswith("GEOOD_")})
+    polygonize(made.scores, tmp_path / "one.gpkg")
+    made.classes.unlink()
+    polygonize(made.scores, tmp_path / "none.gpkg")
+    whole, one, none = (
+        gpd.read_file(path, layer="anomalies")
+        for path in (made.polygons, tmp_path / "one.gpkg", tmp_path / "none.gpkg")
+    )
+    evidence = ["runner_up", "margin", "signal"]
+    assert one[evidence].isna().all().all() and one.drop(columns=evidence).equals(whole.drop(columns=evidence))
+    evidence += ["class_name", "on_edge"]
+    assert none[evidence].isna().all().all() and none.drop(columns=evidence).equals(whole.drop(columns=evidence))
+
+
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".parquet", ".fgb"])
 def test_polygon_formats_agree(tmp_path, bundle_path, scene, suffix):
     [made] = predict([scene], tmp_path / f"out{suffix}", bundle_path=bundle_path, threshold=0.5)

@@ -50,7 +50,7 @@ def write_scores(path, grid, array, **tags):
         places=places,
         tile_px=1024,
         dtype=array.dtype.name,
-        description="class" if kinds else "anomaly score",
+        bands=["class" if kinds else "anomaly score"],
         tags={"GEOOD_MODEL": "abc", **tags},
         statistics={},
         **pixels,

@@ -1,0 +1,115 @@
+"""Laws of object figures of scenes: those of the maps that `predict` writes, in a table, in files and in pictures."""
+
+import csv
+import json
+import math
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+import rasterio.features
+import scipy.ndimage
+
+from geood.cli.app import evaluate as command
+from geood.evaluation.objects import SHOWN
+from geood.evaluation.scenes import evaluate_scenes
+from geood.models.bundle import ModelBundle
+from geood.prediction.pipeline import predict
+from support.bundles import make_bundle
+from support.rasters import picture, write_raster
+
+SIDE_M = 0.5  # of a pixel
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """A folder of two labelled scenes with things of id 7, and a bundle's path."""
+    make_bundle(tmp_path / "m.safetensors")
+    truths = {}
+    for number, name in enumerate(("a", "b")):
+        ids = np.zeros((100, 120), np.uint8)
+        ids[10:20, 10:22] = ids[50:54, 60:64] = ids[70:73, 5:8] = 7  # of 120, 16 and 9 px
+        ids[:, 100:] = 255
+        write_raster(tmp_path / "set" / f"{name}.tif", picture(*ids.shape, seed=number))
+        write_raster(tmp_path / "set" / f"{name}_labels.tif", ids)
+        truths[name] = np.where(ids == 7, 1, ids)
+        truths[name][70:73, 5:8] = 255  # too small to count
+    return tmp_path / "set", tmp_path / "m.safetensors", truths
+
+
+def test_figures_are_those_of_the_polygons_that_predict_writes(tmp_path, labelled):
+    """Where all ground is labelled the polygons are the same, and each is real or false by its pixels."""
+    root, model, _ = labelled
+    for name in ("a", "b"):
+        path = root / f"{name}_labels.tif"
+        with rasterio.open(path) as file:
+            ids = file.read(1)
+        write_raster(path, np.where(ids == 255, 0, np.where(np.indices(ids.shape)[0] >= 65, 0, ids)).astype(np.uint8))
+    result = evaluate_scenes(root, ModelBundle.load(model))
+    orders, false, found = [], 0, 0
+    for name in ("a", "b"):
+        [made] = predict([root / f"{name}.tif"], tmp_path / f"{name}.gpkg", bundle_path=model)
+        frame = gpd.read_file(made.polygons, layer="anomalies")
+        with rasterio.open(root / f"{name}_labels.tif") as file, rasterio.open(made.scores) as scores:
+            truth, score, place = file.read(1) == 7, scores.read(1), file.transform
+        masks = [rasterio.features.rasterize([shape], truth.shape, transform=place) > 0 for shape in frame.geometry]
+        real = [truth[mask].mean() >= 0.25 for mask in masks]
+        things, count = scipy.ndimage.label(truth)
+        found += sum((score[things == i] > made.threshold).mean() >= 0.25 for i in range(1, count + 1))
+        orders.append((frame, real))
+        false += len(real) - sum(real)
+        [row] = [row for row in result.scenes if row["scene"].endswith(f"{name}.tif")]
+        assert row["polygons"] == len(frame) and row["false_polygons"] == len(real) - sum(real)
+        assert row["km2"] == pytest.approx(truth.size * SIDE_M**2 / 1e6, rel=1e-2)  # on the ellipsoid
+        for first in SHOWN:
+            assert row[f"precision_{first}"] == np.mean(real[:first])
+    [row] = [row for row in result.objects if (row["score"], row["at"]) == ("jsd", "fpr 0.01")]
+    assert (row["false_polygons"], row["found"], row["things"]) == (false, found, 4)
+    assert row["false_per_km2"] == pytest.approx(false / (2 * 100 * 120 * SIDE_M**2 / 1e6), rel=1e-2)
+
+
+def test_what_is_not_labelled_and_what_is_too_small_does_not_count(labelled):
+    root, model, truths = labelled
+    bundle = ModelBundle.load(model)
+    result = evaluate_scenes(root, bundle)
+    assert len(result.things) == 4 and {thing["area_px"] for thing in result.things} == {120, 16}
+    assert sorted(thing["area_m2"] for thing in result.things) == pytest.approx([4, 4, 30, 30], rel=1e-2)
+    by_size = result.objects[0]["by_size"]["things"]
+    assert by_size == [2, 2, 0, 0, 0]
+    km2 = sum((truth != 255).sum() for truth in truths.values()) * SIDE_M**2 / 1e6
+    assert sum(row["km2"] for row in result.scenes) == pytest.approx(km2, rel=1e-2)
+
+
+def test_all_scores_find_as_many_things_at_equal_recall(labelled):
+    root, model, _ = labelled
+    result = evaluate_scenes(root, ModelBundle.load(model))
+    rows = [row for row in result.objects if row["at"] == "recall 0.5"]
+    assert {row["score"] for row in rows} == set(ModelBundle.load(model).scores)
+    assert all(row["recall"] >= 0.5 for row in rows)
+    assert "false/km2" in result.table() and "recall 0.5" in result.table()
+
+
+def test_a_folder_gets_figures_tables_and_pictures(tmp_path, labelled, capsys):
+    root, model, _ = labelled
+    out = tmp_path / "measured"
+    command("scenes", root, model=model, out=out)
+    assert {p.name for p in out.iterdir()} == {"results.json", "scenes.csv", "objects.csv", "pictures"}
+    assert sorted(p.name for p in (out / "pictures").iterdir()) == ["a.png", "b.png"]
+    figures = json.loads((out / "results.json").read_text())
+    assert figures["ranking"]["polygons"] == sum(scene["polygons"] for scene in figures["scenes"])
+    for name, rows in (("scenes.csv", 2), ("objects.csv", 4)):
+        with (out / name).open(newline="") as file:
+            assert len(list(csv.DictReader(file))) == rows
+    assert str(out) in capsys.readouterr().out
+    command("scenes", root, model=model, out=out, overwrite=True)
+    command("scenes", root, model=model, out=tmp_path / "m.json")
+    assert json.loads((tmp_path / "m.json").read_text())["objects"] == figures["objects"]
+
+
+def test_too_many_pixels_have_no_object_figures(labelled, monkeypatch, caplog):
+    root, model, _ = labelled
+    monkeypatch.setattr("geood.evaluation.scenes.MOST_PX", 1000)
+    result = evaluate_scenes(root, ModelBundle.load(model))
+    assert result.objects == [] and result.things == [] and "too many to count" in caplog.text
+    assert math.isfinite(result.headline()["AP"])
