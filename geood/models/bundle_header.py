@@ -39,7 +39,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Reach(BaseModel):
-    """How far a network looks: the halo that its tiles need, and what is still lost with it.
+    """Reach of a network: the halo that its tiles need, and what is still lost with it.
 
     `halo_px` was chosen by `reach.chosen_halo`. `beyond[i]` is the share of a pixel's input gradient from beyond
     32 (i + 1) pixels, as a square distance. `seam` is the step of scores from pixel to pixel at a seam of two tiles

@@ -66,7 +66,7 @@ EFFORTS = (Effort(768, 2, 2), Effort(768, 1, 1), Effort(SHORT, 1, 1))
 
 
 class Seam(NamedTuple):
-    """What is seen at a seam: `step` and `changed` of a `Reach`."""
+    """Look of a seam: `step` and `changed` of a `Reach`."""
 
     step: float
     changed: float

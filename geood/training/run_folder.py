@@ -135,7 +135,7 @@ def _finished(checkpoint: Path, steps: int, *, key: str) -> dict[str, Any]:
 
 def _changed(before: Config, now: Config) -> list[str]:
     """List the keys, as section.key, whose values differ."""
-    old, new = before.model_dump(), now.model_dump()
+    old, new = (config.model_dump(exclude={"version"}) for config in (before, now))
     return [f"{section}.{key}" for section in new for key in new[section] if new[section][key] != old[section][key]]
 
 
