@@ -31,6 +31,9 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+DiscardVerdicts = Annotated[
+    bool, typer.Option("--discard-verdicts", help="With --overwrite: also replace polygons that a person has judged.")
+]
 Model = Annotated[
     Path | None,
     typer.Option("--model", help="The model.safetensors of a training run; default: the newest below runs/."),
@@ -155,6 +158,7 @@ def predict(
     settings: Uses = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     overwrite: Overwrite = False,
+    discard_verdicts: DiscardVerdicts = False,
 ) -> None:
     """Map the anomalies of scenes: a score raster, and polygons that open styled in QGIS."""
     from geood.prediction import SceneOptions, TlsFiles
@@ -180,6 +184,7 @@ def predict(
             settings=settings or (),
             resume=resume,
             overwrite=overwrite,
+            discard_verdicts=discard_verdicts,
         )
     except TilesFailedError as error:
         print_predictions(error.made)
@@ -226,11 +231,19 @@ def polygonize(
         float | None, typer.Option(metavar="M2", min=0, help="Omit smaller polygons.", callback=finite)
     ] = None,
     overwrite: Overwrite = False,
+    discard_verdicts: DiscardVerdicts = False,
 ) -> None:
     """Extract polygons again from a score raster, without the model."""
     from geood.prediction import polygonize as run
 
-    count = run(scores, out, threshold=threshold, min_area_m2=min_area, overwrite=overwrite)
+    count = run(
+        scores,
+        out,
+        threshold=threshold,
+        min_area_m2=min_area,
+        overwrite=overwrite,
+        discard_verdicts=discard_verdicts,
+    )
     print(f"polygons   {out}: {count}")
 
 

@@ -502,6 +502,13 @@ class PredictConfig(Section):
     max_polygons: Annotated[int, Field(ge=1)] = Field(
         1_000_000, description="more polygons than this are an error: the threshold is too low to be useful"
     )
+    sample_cells: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        50, description="cells of ground in the layer sample of a GeoPackage, to be searched for misses; 0: none"
+    )
+    sample_side_m: Annotated[float, Field(gt=0, le=100_000)] = Field(
+        50.0, description="side of such a cell, metres; without metres 128 pixels"
+    )
+    sample_seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="seed that the cells are drawn with")
 
 
 def default_kind(data: Any, segmenter: Any, score: Any) -> str:

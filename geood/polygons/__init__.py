@@ -4,7 +4,8 @@ The pass is streaming connected-component labelling: `runs` labels one window by
 windows, and `components` yields each component once it is closed. `statistics`, `quantiles` and `valid_counts` compute
 its figures, `rings` its boundary, `simplification` a smoother one, and `geodesic_area` its area. `block_windows` reads
 the raster. `extraction` turns components into table rows, `external_sort` keeps rows on disk until they can be sorted,
-and `formats` writes them. `export` is the entry point.
+and `formats` writes them, never over what a person typed (`typed_verdicts`). `review_layers` adds what a review needs.
+`export` is the entry point.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from geood._lazy import lazy_exports
 if TYPE_CHECKING:
     from geood.polygons.export import OUTPUT_SUFFIXES, PolygonSource, anomalies, write_anomalies, write_together
     from geood.polygons.formats import companion_of, is_anomalies
+    from geood.polygons.typed_verdicts import check_nothing_typed
 
 __all__ = [
     "OUTPUT_SUFFIXES",
     "PolygonSource",
     "anomalies",
+    "check_nothing_typed",
     "companion_of",
     "is_anomalies",
     "write_anomalies",
@@ -33,6 +36,7 @@ __getattr__, __dir__ = lazy_exports(
         "OUTPUT_SUFFIXES": "export",
         "PolygonSource": "export",
         "anomalies": "export",
+        "check_nothing_typed": "typed_verdicts",
         "companion_of": "formats",
         "is_anomalies": "formats",
         "write_anomalies": "export",

@@ -61,6 +61,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
     settings: Sequence[str] = (),
     resume: bool = False,
     overwrite: bool = False,
+    discard_verdicts: bool = False,
 ) -> list[Prediction]:
     """Score scenes with a bundle; write score rasters, class rasters and polygons.
 
@@ -84,6 +85,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
         settings: overrides of the bundle's sections score and predict, such as `score.kind=energy`.
         resume: continue an interrupted run of the same outputs from its finished tiles.
         overwrite: replace outputs that exist.
+        discard_verdicts: replace also polygons in which a person has typed verdicts.
 
     Returns:
         The outputs of each scene and their figures.
@@ -106,11 +108,20 @@ def predict(  # noqa: PLR0913 - the options of a verb
     out, options = Path(out), options or SceneOptions()
     outputs = outputs_of(scenes, out, mosaic=mosaic)
     others = [Path(bundle_path), *([options.area] if options.area else [])]
-    check = partial(check_outputs, sources=[str(s) for s in scenes], out=out, others=others, overwrite=overwrite)
+    check = partial(
+        check_outputs,
+        sources=[str(s) for s in scenes],
+        out=out,
+        others=others,
+        overwrite=overwrite,
+        discard_verdicts=discard_verdicts,
+    )
     if not (resume and outputs.work_folder.exists()):
         check(outputs.finals)
     with new_folder(outputs.folder), work_dir(outputs.work_folder, resume=resume, overwrite=overwrite) as work:
-        publication = Publication(work.folder, outputs.finals, overwrite=overwrite)
+        publication = Publication(
+            work.folder, outputs.finals, overwrite=overwrite, discard_verdicts=discard_verdicts
+        )
         check([path for path in outputs.finals if not publication.in_place(path)])
         bundle = ModelBundle.load(bundle_path, flow=False).with_settings(settings)
         chosen = bundle.threshold if threshold is None else _finite(threshold)
@@ -168,6 +179,7 @@ def polygonize(
     threshold: float | None = None,
     min_area_m2: float | None = None,
     overwrite: bool = False,
+    discard_verdicts: bool = False,
 ) -> int:
     """Extract polygons again from a score raster of `predict`, without the model.
 
@@ -179,6 +191,7 @@ def polygonize(
         threshold: score above which a pixel belongs to a polygon; None: that of the prediction.
         min_area_m2: least area of a polygon, square metres; None: that of the prediction.
         overwrite: replace outputs that exist.
+        discard_verdicts: replace also polygons in which a person has typed verdicts.
 
     Returns:
         The number of polygons.
@@ -186,7 +199,7 @@ def polygonize(
     Raises:
         ConfigError: the suffix of `out` is not that of a polygon format, or a number is none.
         DataError: `scores` is not a score raster of geood, or one of its tags is missing or wrong.
-        OutputError: `out` exists or cannot be written.
+        OutputError: `out` exists, holds verdicts, or cannot be written.
 
     Example:
         >>> import geood
@@ -219,6 +232,7 @@ def polygonize(
         predict=settings,
         model=tags.model,
         overwrite=overwrite,
+        discard_verdicts=discard_verdicts,
         failed=tags.failed,
     )
 
