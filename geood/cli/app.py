@@ -8,6 +8,7 @@ adds the traceback. Parameters of a method belong in a config section, not here.
 from __future__ import annotations
 
 from functools import partial
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from geood._version import DISTRIBUTION, __version__
 from geood.cli.data import data_app
 from geood.cli.measuring import measure_images, measure_scenes, pair_measurement, set_measurement
 from geood.cli.printing import print_bundle, print_pairs, print_predictions
+from geood.cli.reviewing import audit, feedback
 from geood.cli.terminal import finite, not_infinite
 from geood.errors import ConfigError, DataError, TilesFailedError, printable
 
@@ -29,6 +31,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
+app.command()(audit)
+app.command()(feedback)
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 DiscardVerdicts = Annotated[
@@ -115,13 +119,18 @@ def demo(
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file such as configs/aerial.yaml.")],
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/NAME-OF-CONFIG.")] = None,
+    begin: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="RUN", help="Go on with this run's model: third stage alone, on other data."),
+    ] = None,
     settings: Settings = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
 ) -> None:
     """Train a model on labelled scenes, to one file: OUT/model.safetensors."""
     from geood.config import load_config
 
-    checked = load_config(config, settings or ())
+    tuned = [] if begin is None else [f"train.tune_from={dumps(str(begin.absolute()))}"]
+    checked = load_config(config, [*(settings or ()), *tuned])
     from geood.training import train as run
 
     bundle_path = run(checked, out or Path("runs") / config.stem, resume=resume)

@@ -93,12 +93,16 @@ def open_read_only(path: Path) -> Iterator[sqlite3.Connection]:
 def _connected(path: Path, folder: Path) -> sqlite3.Connection:
     """Connect to a file, or where SQLite cannot open it without writing beside it, to a copy in `folder`."""
     whole = quote(str(path.resolve()))
+    alone = not path.with_name(f"{path.name}-wal").exists()  # so that nobody has it open in WAL mode
     try:
-        return _trial(f"file:{whole}?mode=ro")
+        with path.open("rb") as file:
+            in_wal_mode = file.read(20)[18:] == b"\2\2"
+        # of a file in WAL mode SQLite would make a `-wal` file, which it cannot remove again without writing
+        return _trial(f"file:{whole}?mode=ro{'&immutable=1' if alone and in_wal_mode else ''}")
     except sqlite3.OperationalError as error:
         if _is_held(error):
             raise _fault(path, error) from None
-    except sqlite3.Error as error:  # no database, or a damaged one
+    except (sqlite3.Error, OSError) as error:  # no database, or a damaged one
         raise _fault(path, error) from None
     beside = path.with_name(f"{path.name}-wal")
     try:
