@@ -170,7 +170,17 @@ WORKER = ("geopandas", "pyogrio", "pandas", "matplotlib", "lightning", "torchgeo
     ("modules", "absent"),
     [
         (["geood", "geood.cli.process"], HEAVY),
-        (["geood.training", "geood.prediction", "geood.evaluation", "geood.review", "geood.datasets", "geood.polygons"], HEAVY),
+        (
+            [
+                "geood.training",
+                "geood.prediction",
+                "geood.evaluation",
+                "geood.review",
+                "geood.datasets",
+                "geood.polygons",
+            ],
+            HEAVY,
+        ),
         (
             [name for name in MODULES if name.startswith("geood.geo.")],
             ("torch", "lightning", "matplotlib"),

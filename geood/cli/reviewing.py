@@ -91,9 +91,7 @@ def feedback(
     from geood.review import ReviewNames
     from geood.review import feedback as run
 
-    made = run(
-        reviewed, config, out, scenes=scene or (), names=ReviewNames(layer, verdict_column), overwrite=overwrite
-    )
+    made = run(reviewed, config, out, scenes=scene or (), names=ReviewNames(layer, verdict_column), overwrite=overwrite)
     for line in made.lines():
         print(printable(line))
     print(f"next       geood train {out} --from runs/{config.stem}")
@@ -125,7 +123,9 @@ def audit_lines(found: Audit) -> Iterator[str]:
 
 def _ground_lines(found: Audit) -> Iterator[str]:
     if found.cells is not None:
-        searched = f"{found.cells['complete']} of {found.cells['cells']} cells complete, {found.cells['area_km2']:.4g} km2"
+        searched = (
+            f"{found.cells['complete']} of {found.cells['cells']} cells complete, {found.cells['area_km2']:.4g} km2"
+        )
         yield f"sample     {searched}, {found.cells['misses']} misses"
     if found.misses_per_km2 is not None:
         yield f"misses     {_interval(found.misses_per_km2)} per km2, from the sample alone"

@@ -102,8 +102,8 @@ class DataConfig(Section):
     )
     reviewed_labels: HomePath | None = Field(
         None,
-        description="vector file of that ground, its class ids in the attribute class_id; 254: no anomaly, of no stated "
-        "class, from which the outlier head learns and the classes do not",
+        description="vector file of that ground, its class ids in the attribute class_id; 254: no anomaly, of no "
+        "stated class, from which the outlier head learns and the classes do not",
     )
     reviewed_share: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.5, description="share of the training crops drawn around reviewed ground, if there is any"

@@ -106,9 +106,7 @@ def _point_in(shape: Any, rng: np.random.Generator) -> tuple[float, float]:
     return inside.x, inside.y
 
 
-def _around(
-    layers: LabelledImages, point: tuple[float, float], size_px: int, rng: np.random.Generator
-) -> Box | None:
+def _around(layers: LabelledImages, point: tuple[float, float], size_px: int, rng: np.random.Generator) -> Box | None:
     """Return a box on the pixels of the image under a point, which lies in its middle half; None without an image."""
     from geood.datasets.torchgeo_layers import Box
 

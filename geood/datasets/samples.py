@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-
 UNSTATED_ID = -1  # id of pixels that are no anomaly, of a class that nobody stated; no label file can hold it
 
 

@@ -89,7 +89,9 @@ def open_scenes(config: Config) -> Crops:
     layers, bands = _open_layers(config)
     blocks, pieces = split_blocks(layers, block_m=data.block_m, share=data.validation, seed=seed)
     size = math.ceil(data.crop_px / data.scale_min)
-    drawn: list[Any] = draw_crops(layers, blocks, pieces, size_px=size, number=DRAWS * data.crops, seed=seed_of(seed, 2))
+    drawn: list[Any] = draw_crops(
+        layers, blocks, pieces, size_px=size, number=DRAWS * data.crops, seed=seed_of(seed, 2)
+    )
     grid = grid_crops(layers, blocks, pieces, size_px=data.crop_px)
     ground: Ground = SceneGround(layers, blocks)
     if data.reviewed_images:

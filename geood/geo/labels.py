@@ -172,7 +172,7 @@ class IdShapes:
 
     @property
     def pairs(self) -> list[tuple[int, Any]]:
-        """Class id and shape of each polygon that lies on the grid, in the coordinates of the grid, as they are drawn."""
+        """Class id and shape of each polygon that lies on the grid, in its coordinates, in the order of drawing."""
         return [(int(i), shape) for i, shape in zip(self._ids, self._shapes, strict=True)]
 
     @property

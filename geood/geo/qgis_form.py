@@ -55,7 +55,7 @@ def review_form(columns: Sequence[str], review: Mapping[str, str], *, class_name
     known = ", ".join(printable(name) for name in class_names)
     titles = dict(review) | ({"true_class": f"true class: {known}, or other words"} if known else {})
     widgets = "".join(
-        f"<field name={quoteattr(name)} configurationFlags=\"None\">{_WIDGETS.get(name, _text(False))}</field>"
+        f'<field name={quoteattr(name)} configurationFlags="None">{_WIDGETS.get(name, _text(False))}</field>'
         for name in [*filled, *figures]
     )
     aliases = "".join(

@@ -38,7 +38,7 @@ _CELL_TYPES = {"misses": pa.int64(), "complete": pa.bool_(), "reviewed": _TIME}
 
 
 class _Cells(NamedTuple):
-    """Cells that were drawn: rows and columns (N,) of their upper left pixels, valid pixels (N,); `ground_px` in all."""
+    """Cells that were drawn: rows and columns (N,) of their first pixels, valid pixels (N,); `ground_px` of all."""
 
     row: NDArray[np.int64]
     col: NDArray[np.int64]
@@ -74,7 +74,7 @@ def write_sample(
     *,
     predict: PredictConfig,
 ) -> None:
-    """Write the layer `sample`, `predict.sample_cells` cells of each scene, in the CRS of the first; none if 0 are left.
+    """Write the layer `sample`: `predict.sample_cells` cells of each scene, in the CRS of the first; none if there are 0.
 
     Columns: `cell`, a number; `seed`, that they were drawn with; `side_m` (or `side_px` where there are no metres);
     `area_m2`, the valid ground of the cell; `stands_for_m2`, the share of the scene's ground that it stands for; and

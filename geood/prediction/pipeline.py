@@ -119,9 +119,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
     if not (resume and outputs.work_folder.exists()):
         check(outputs.finals)
     with new_folder(outputs.folder), work_dir(outputs.work_folder, resume=resume, overwrite=overwrite) as work:
-        publication = Publication(
-            work.folder, outputs.finals, overwrite=overwrite, discard_verdicts=discard_verdicts
-        )
+        publication = Publication(work.folder, outputs.finals, overwrite=overwrite, discard_verdicts=discard_verdicts)
         check([path for path in outputs.finals if not publication.in_place(path)])
         bundle = ModelBundle.load(bundle_path, flow=False).with_settings(settings)
         chosen = bundle.threshold if threshold is None else _finite(threshold)

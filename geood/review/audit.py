@@ -277,17 +277,19 @@ def _of_polygons(promised: float, false: int, open_yet: int, area_km2: float) ->
     more, fewer = chance_of_at_least(false, mean), chance_of_at_most(false + open_yet, mean)
     found = f"{false} false polygons on {area_km2:.3g} km2, {false / area_km2:.3g} per km2"
     found += f" and {open_yet} not decided" if open_yet else ""
+    text = f"{promised:.3g} false polygons per km2 promised, found {found}"
     if more < SURE:
-        return f"contradicts the calibration: {promised:.3g} false polygons per km2 promised, found {found} (p {more:.2g})"
+        return f"contradicts the calibration: {text} (p {more:.2g})"
     if fewer < SURE:
-        return f"better than the calibration: {promised:.3g} false polygons per km2 promised, found {found} (p {fewer:.2g})"
-    return f"agrees with the calibration: {promised:.3g} false polygons per km2 promised, found {found}"
+        return f"better than the calibration: {text} (p {fewer:.2g})"
+    return f"agrees with the calibration: {text}"
 
 
 def _of_pixels(promised: float, false_px: NDArray[np.float64], valid_px: int) -> str:
     found = float(np.nansum(false_px)) / valid_px
     least = least_total(false_px[np.isfinite(false_px)].tolist()) / valid_px
-    text = f"{100 * promised:.3g} % of inlier pixels promised above the threshold, {100 * found:.3g} % of all lie in false polygons"
+    text = f"{100 * promised:.3g} % of inlier pixels promised above the threshold, "
+    text += f"{100 * found:.3g} % of all lie in false polygons"
     if least > promised:
         return f"contradicts the calibration: {text} ({100 * least:.3g} % at the least)"
     return f"does not contradict the calibration: {text}"

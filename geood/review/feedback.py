@@ -82,8 +82,8 @@ def feedback(
     """Write the config of the next training and what it reads, from the verdicts in reviewed files.
 
     `next.yaml` builds on the config and adds reviewed ground: `next.reviewed.gpkg`, with that of earlier rounds.
-    `next.holdout.yaml` and `next.holdout.gpkg` are a labelled set for `geood evaluate scenes`: real things are anomalies,
-    false alarms are not. It tells whether the lesson was learned, not how well it holds elsewhere.
+    `next.holdout.yaml` and `next.holdout.gpkg` are a labelled set for `geood evaluate scenes`: real things are
+    anomalies, false alarms are not. It tells whether the lesson was learned, not how well it holds elsewhere.
 
     Args:
         paths: reviewed copies of one polygon file.
@@ -106,7 +106,9 @@ def feedback(
     review = read_review(paths, names)
     if review.misspelt:
         listed = "; ".join(review.misspelt_lines())
-        raise DataError(f"{paths[0]}: verdicts that are none of real, false, unsure, skip: {listed}; correct them first")
+        raise DataError(
+            f"{paths[0]}: verdicts that are none of real, false, unsure, skip: {listed}; correct them first"
+        )
     notes = [*review.notes, *(f"conflict {conflict}: left out" for conflict in review.conflicts)]
     ids = {name.casefold(): i for i, name in config.data.classes.items()}
     frame = _with_ids(review.polygons, ids, notes, Path(paths[0]))
@@ -122,7 +124,9 @@ def feedback(
     if not counts["false"] and not counts["cells"] and not counts["real"]:
         raise DataError(f"{paths[0]}: no polygon has a verdict yet, and no cell is complete; type some and save")
     if config.segmenter.outlier != "head" and counts["false"] > counts["stated"]:
-        notes.append("the model has no outlier head: false alarms without a class of the model in true_class teach nothing")
+        notes.append(
+            "the model has no outlier head: false alarms without a class of the model in true_class teach nothing"
+        )
     anomaly = config.data.anomaly[0] if config.data.anomaly else min({*range(UNSTATED)} - {*config.data.classes})
     with (
         output_errors(out),
@@ -154,7 +158,7 @@ def _named(out: Path, config_path: Path, *, overwrite: bool) -> _Files:
 def _with_ids(
     frame: geopandas.GeoDataFrame, ids: Mapping[str, int], notes: list[str], path: Path
 ) -> geopandas.GeoDataFrame:
-    """Add the class id of each false alarm; refuse outlines that are not valid, and leave out what contradicts itself."""
+    """Add the class id of each false alarm; refuse outlines that are not valid, leave out what contradicts itself."""
     named = [_class_id(value, ids) for value in frame.get("true_class", pd.Series([None] * len(frame)))]
     false, real = (frame["verdict"] == kind for kind in ("false", "real"))
     known = pd.Series(named) != UNSTATED
@@ -191,7 +195,7 @@ def _empty_cells(review: Review) -> geopandas.GeoDataFrame | None:
 
 
 def _labels(frame: geopandas.GeoDataFrame, cells: geopandas.GeoDataFrame | None) -> geopandas.GeoDataFrame:
-    """Return the labelled ground in the order in which it is drawn: cells, false alarms, and on top what is left out."""
+    """Return the labelled ground in the order of drawing: cells, false alarms, and on top what is left out."""
     parts = []
     if cells is not None:
         cells = cells.to_crs(frame.crs) if frame.crs is not None and cells.crs is not None else cells

@@ -95,7 +95,9 @@ def _area_of_cells(review: Review) -> tuple[float | None, tuple[str, ...]]:
     if cells is None or "stands_for_m2" not in cells or not np.isfinite(cells["stands_for_m2"].sum()):
         return None, ()
     total = float(cells["stands_for_m2"].sum()) / 1e6
-    return (total, ("the ground is what the cells of the sample stand for: whole cells alone",)) if total else (None, ())
+    return (
+        (total, ("the ground is what the cells of the sample stand for: whole cells alone",)) if total else (None, ())
+    )
 
 
 def _measured(raster: Path) -> tuple[float | None, int, dict[str, str]]:
@@ -126,7 +128,9 @@ def _with_scores(frame: geopandas.GeoDataFrame, raster: Path) -> geopandas.GeoDa
         if frame.crs is not None and grid.crs is not None:
             shapes = shapes.to_crs(pyproj.CRS.from_user_input(grid.crs))
         elif (frame.crs is None) != (grid.crs is None):
-            raise DataError(f"{raster}: polygons and scores need a CRS both or neither; give the raster of these polygons")
+            raise DataError(
+                f"{raster}: polygons and scores need a CRS both or neither; give the raster of these polygons"
+            )
         if grid.transform.is_identity:
             shapes = shapes.affine_transform([1, 0, 0, -1, 0, 0])
         highest = [_highest(shape, dataset, grid, raster) for shape in shapes]

@@ -63,8 +63,8 @@ class Review:
     """Polygons and cells of one or several reviewed files.
 
     `polygons` has the columns of the files and `fid`, `source`, `score` (NaN: none) and a `verdict` of the four or "",
-    best ranked first; `ranked` is True if a column `rank` says so. `cells` are those of the layer `sample`, with numbers
-    in `misses` (NaN: none typed) and True or False in `complete`. `misspelt` counts verdicts that are none.
+    best ranked first; `ranked` is True if a column `rank` says so. `cells` are those of the layer `sample`, with
+    numbers in `misses` (NaN: none typed) and True or False in `complete`. `misspelt` counts verdicts that are none.
     """
 
     polygons: geopandas.GeoDataFrame
@@ -221,7 +221,9 @@ def _merged(frame: geopandas.GeoDataFrame, *, ranked: bool) -> tuple[geopandas.G
 
 def _who(frame: pd.DataFrame, i: int) -> str:
     name = frame["reviewer"].iat[i] if "reviewer" in frame else None
-    return f"{shown(str(name))} ({frame['source'].iat[i]})" if not _empty(name) and name else str(frame["source"].iat[i])
+    return (
+        f"{shown(str(name))} ({frame['source'].iat[i]})" if not _empty(name) and name else str(frame["source"].iat[i])
+    )
 
 
 def _scored(frame: geopandas.GeoDataFrame, column: str | None) -> geopandas.GeoDataFrame:
@@ -244,7 +246,7 @@ def _gaps(frame: geopandas.GeoDataFrame, path: Path) -> list[str]:
     missing = int(numbers.max()) - numbers.nunique() if len(numbers) else 0
     if missing <= 0:
         return []
-    return [f"{path.name}: {missing} {what} up to {int(numbers.max())} are missing, so rows were deleted; they count nowhere"]
+    return [f"{path.name}: {missing} {what} up to {int(numbers.max())} are missing, so rows were deleted; none counts"]
 
 
 def _cells(frames: list[geopandas.GeoDataFrame], notes: list[str]) -> geopandas.GeoDataFrame | None:
@@ -277,8 +279,8 @@ def _agreed(cells: geopandas.GeoDataFrame, by: list[str], notes: list[str]) -> g
         counts = {cells["misses"].iat[i] for i in done}
         kept.append(done[0] if done else rows[0])
         if len(counts) > 1:
-            notes.append(f"layer {SAMPLE_LAYER}: cell {cells['cell'].iat[rows[0]]} has differing counts and is left out")
+            notes.append(
+                f"layer {SAMPLE_LAYER}: cell {cells['cell'].iat[rows[0]]} has differing counts and is left out"
+            )
             cells.iloc[kept[-1], cells.columns.get_loc("complete")] = False
     return cells.iloc[kept].reset_index(drop=True)
-
-
