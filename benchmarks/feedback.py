@@ -35,8 +35,8 @@ from geood.config.loading import load_config
 from geood.metrics.pixels import PixelCurve
 from geood.models.bundle import ModelBundle
 from geood.prediction.pipeline import predict
-from geood.review.audit import audit
-from geood.review.feedback import feedback
+from geood.review.auditing import audit
+from geood.review.lessons import feedback
 from geood.training.trainer import train
 
 LEAST_PX = 16  # of a thing in the labels

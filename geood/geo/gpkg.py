@@ -108,8 +108,8 @@ def _connected(path: Path, folder: Path) -> sqlite3.Connection:
     try:
         if not beside.exists():  # no one writes: the file alone is all there is
             return _trial(f"file:{whole}?mode=ro&immutable=1")
-        for file in (path, beside):
-            shutil.copyfile(file, folder / file.name)
+        for part in (path, beside):
+            shutil.copyfile(part, folder / part.name)
         return _trial(f"file:{quote(str(folder / path.name))}?mode=rw")
     except (sqlite3.Error, OSError) as error:
         raise _fault(path, error) from None

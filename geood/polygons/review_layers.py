@@ -74,7 +74,7 @@ def write_sample(
     *,
     predict: PredictConfig,
 ) -> None:
-    """Write the layer `sample`: `predict.sample_cells` cells of each scene, in the CRS of the first; none if there are 0.
+    """Write the layer `sample`: `predict.sample_cells` cells of each scene, in the CRS of the first.
 
     Columns: `cell`, a number; `seed`, that they were drawn with; `side_m` (or `side_px` where there are no metres);
     `area_m2`, the valid ground of the cell; `stands_for_m2`, the share of the scene's ground that it stands for; and
