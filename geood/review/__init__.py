@@ -1,7 +1,7 @@
 """A person's verdicts on a map: what they say of it, and what the next training learns from them.
 
 `reading` takes reviewed files, also those that QGIS has open, and several reviewers together. `ground` tells the area
-that was searched, `intervals` what a count is worth, and `auditing` puts them together. `lessons` turns false alarms into
+searched, `intervals` what a count is worth, and `auditing` puts them together. `lessons` turns false alarms into
 labelled ground of the next training and real things into a set to measure it on.
 """
 

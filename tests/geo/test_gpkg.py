@@ -61,7 +61,7 @@ def test_a_file_that_is_being_written_is_said_to_be_held(package, monkeypatch):
     monkeypatch.setattr(gpkg, "PATIENCE_S", 0.05)
     other = sqlite3.connect(package, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
-    with pytest.raises(HeldError, match="another program is writing to it .* save or close it there"):
+    with pytest.raises(HeldError, match=r"another program is writing to it .* save or close it there"):
         count_filled(package, ["verdict"])
     other.execute("ROLLBACK")
     other.close()

@@ -1,4 +1,4 @@
-"""What the next training is told: false alarms are inliers, real things nothing, and the same verdicts the same files."""
+"""Lessons of a review: false alarms are inliers, real things nothing, and the same verdicts the same files."""
 
 import geopandas
 import numpy as np
