@@ -1,5 +1,7 @@
 """Going on with a model: its networks and bands are taken as they are, and only what fits is taken."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,83 +9,94 @@ from typer.testing import CliRunner
 
 from geood.cli.app import app
 from geood.config.loading import load_config, to_yaml
+from geood.config.sections import LossConfig
 from geood.constants import IGNORE, UNSTATED
+from geood.datasets.sources import open_crops
 from geood.errors import ConfigError
 from geood.models.bundle import ModelBundle
-from geood.models.segmenter import SegmenterOutput
-from geood.training.losses import LossConfig, class_nll, joint_loss
+from geood.models.segmenter import Segmenter, SegmenterOutput
+from geood.training.losses import class_nll, joint_loss
 from geood.training.pasting import PastedBatch
 from geood.training.plans import plans
 from geood.training.trainer import train
-from support.bundles import small_config
+from geood.training.tuning import take_model
+from support.bundles import make_bundle, small_config
 from support.rasters import picture, write_raster
+
+SECTIONS = {
+    "segmenter": {"outlier": "head"},
+    "negatives": {"source": "phase"},
+    "score": {"kind": "hybrid", "encoder_bank": 0},
+}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    """A scene with labels, and the bundle of a run."""
     folder = tmp_path_factory.mktemp("tuning")
-    for name, seed in (("im", 0), ("dark", 1)):
-        image = picture(160, 160, seed=seed) // (2 if name == "dark" else 1)
-        write_raster(folder / f"{name}.tif", image)
-        write_raster(
-            folder / f"{name}_labels.tif", np.digitize(picture(160, 160, seed=seed)[0], [90, 160]).astype("u1")
-        )
+    image = picture(160, 160)
+    write_raster(folder / "im.tif", image)
+    write_raster(folder / "im_labels.tif", np.digitize(image[0], [90, 160]).astype("u1"))
+    (folder / "first").mkdir()
+    make_bundle(folder / "first" / "model.safetensors", **SECTIONS)
     return folder
 
 
-def config(folder, image="im", **train):
-    data = {"root": str(folder), "images": [f"{image}.tif"], "labels": [f"{image}_labels.tif"], "crop_px": 64}
-    data |= {"crops": 8, "block_m": 40.0, "validation_crops": 2}
-    steps = {"segmenter_steps": 2, "head_steps": 2, "third_stage": "head", "batch": 2, "accelerator": "cpu"}
-    return small_config(
-        data=data,
-        segmenter={"outlier": "head"},
-        negatives={"source": "phase"},
-        train=steps | train,
-        score={"kind": "hybrid", "encoder_bank": 0},
-    )
+def config(folder, **train):
+    data = {"root": str(folder), "images": ["im.tif"], "labels": ["im_labels.tif"], "crop_px": 64}
+    data |= {"crops": 6, "block_m": 40.0, "validation_crops": 2}
+    steps = {"head_steps": 2, "third_stage": "head", "batch": 2, "accelerator": "cpu"}
+    return small_config(data=data, train=steps | train, **SECTIONS)
 
 
 @pytest.fixture(scope="module")
-def first(folder):
-    """The bundle of a run."""
-    return train(config(folder), folder / "first")
+def crops(folder):
+    return open_crops(config(folder))
 
 
-def test_networks_and_bands_of_the_model_are_taken_and_the_classes_stay_as_they_are(folder, first, tmp_path):
-    tuned = config(folder, "dark", tune_from=str(first.parent))
+def test_a_run_goes_on_with_the_head_alone_and_keeps_bands_and_classes(folder, tmp_path):
+    tuned = config(folder, tune_from=str(folder / "first"))
     assert [plan.stage for plan in plans(tuned)] == ["head"]
-    before, after = ModelBundle.load(first), ModelBundle.load(train(tuned, tmp_path / "run"))
-    assert after.bands == before.bands  # the new images are darker, and would be scaled otherwise
+    before = ModelBundle.load(folder / "first" / "model.safetensors")
+    after = ModelBundle.load(train(tuned, tmp_path / "run"))
+    assert after.bands == before.bands and after.bands != open_crops(tuned).bands
     was, now = before.segmenter.state_dict(), after.segmenter.state_dict()
-    moved = {name.split(".")[0] for name in was if not torch.equal(was[name], now[name])}
-    assert moved == {"outlier_head"}
-    assert load_config(tmp_path / "run" / "config.yaml").train.tune_from == str(first.parent)
+    assert {name.split(".")[0] for name in was if not torch.equal(was[name], now[name])} == {"outlier_head"}
 
 
-def test_without_a_step_the_head_is_that_of_the_model(folder, first, tmp_path):
-    tuned = config(folder, tune_from=str(first), head_lr=1e-30)
-    was, now = (ModelBundle.load(path).segmenter.state_dict() for path in (first, train(tuned, tmp_path / "run")))
-    assert all(torch.allclose(was[name].float(), now[name].float(), atol=1e-6) for name in was)
+def test_all_networks_are_those_of_the_model(folder, crops):
+    torch.manual_seed(9)
+    segmenter = Segmenter(3, 3, crops.config.segmenter)
+    for source in (folder / "first", folder / "first" / "model.safetensors"):
+        taken, figures = take_model(source, crops.config, crops, segmenter=segmenter, flow=None)
+    bundle = ModelBundle.load(source)
+    state = segmenter.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in bundle.segmenter.state_dict().items())
+    assert taken.bands == bundle.bands and taken.training_boxes == crops.training_boxes
+    assert figures == {}  # of the first two stages it has none
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"data": {"classes": {0: "land", 1: "road", 2: "house"}}}, "data.classes"),
-        ({"segmenter": {"decoder_channels": 24}}, "segmenter.decoder_channels"),
-        ({"bands": {"indexes": [1, 2]}}, "bands"),
-        ({"data": {"resolution": 1.0}}, "at 0.5 m per pixel"),
-        ({"train": {"tune_from": "nowhere"}}, "does not exist"),
+        ({"data": {"classes": {0: "land", 1: "road", 2: "house"}}}, "other values of data.classes"),
+        ({"segmenter": {"decoder_channels": 24}}, "other values of segmenter.decoder_channels"),
+        ({"crops": {"resolution_m": 1.0}}, r"at 0\.5 m per pixel, and these crops have 1; set data\.resolution"),
+        ({"bands": {"names": ("red", "green", "blue")}}, "other values of bands"),
     ],
 )
-def test_a_model_that_does_not_fit_is_refused_before_training(folder, first, tmp_path, changed, said):
-    tree = config(folder, tune_from=str(first)).model_dump()
+def test_a_model_that_does_not_fit_is_refused(folder, crops, changed, said):
+    crops = dataclasses.replace(crops, **changed.pop("crops", {}))
+    crops = dataclasses.replace(crops, bands=dataclasses.replace(crops.bands, **changed.pop("bands", {})))
+    tree = crops.config.model_dump()
     for section, keys in changed.items():
         tree[section] |= keys
+    altered = type(crops.config).model_validate(tree)
+    segmenter = Segmenter(3, 3, crops.config.segmenter)
     with pytest.raises(ConfigError, match=said):
-        train(type(config(folder)).model_validate(tree), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+        take_model(folder / "first", altered, crops, segmenter=segmenter, flow=None)
+    with pytest.raises(ConfigError, match="does not exist; name a finished run"):
+        take_model(folder / "second", crops.config, crops, segmenter=segmenter, flow=None)
 
 
 def test_two_beginnings_are_one_too_many(folder):
@@ -91,12 +104,13 @@ def test_two_beginnings_are_one_too_many(folder):
         config(folder, tune_from="a", stages_from="b")
 
 
-def test_the_command_goes_on_with_a_run(folder, first, tmp_path):
-    path = tmp_path / 'next "one".yaml'
+def test_the_command_names_the_run_to_go_on_with(folder, tmp_path, monkeypatch):
+    path, seen = tmp_path / 'next "one".yaml', []
     path.write_text(to_yaml(config(folder)), encoding="utf-8")
-    done = CliRunner().invoke(app, ["train", str(path), "--from", str(first.parent), "--out", str(tmp_path / "run")])
+    monkeypatch.setattr("geood.training.train", lambda checked, *_, **__: seen.append(checked) or path, raising=False)
+    done = CliRunner().invoke(app, ["train", str(path), "--from", str(folder / "first")])
     assert done.exit_code == 0, done.output
-    assert load_config(tmp_path / "run" / "config.yaml").train.tune_from == str(first.parent)
+    assert seen[0].train.tune_from == str(folder / "first") and load_config(path).train.tune_from is None
 
 
 def test_inliers_of_no_stated_class_teach_the_head_alone():
