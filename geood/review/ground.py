@@ -7,6 +7,7 @@ highest in their outline. What the map promised is read from its tags and from t
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from geood.models import read_header
 from geood.review.reading import Review
 
 PIECE_PX = 2048  # side of the windows in which a raster is read
-PROMISE_TAG = "GEOOD_PROMISED_PER_KM2"  # false polygons for each square kilometre, in the tags of a score raster
+RUN_TAG = "GEOOD_RUN"  # what a map says of itself, as JSON: `false_per_km2`, `promised` share of inlier pixels
 
 
 @dataclass(frozen=True)
@@ -42,26 +43,33 @@ class Ground:
     @property
     def promised_per_km2(self) -> float | None:
         """False polygons for each square kilometre that the map was to have, by its tags."""
-        try:
-            return float(self.tags[PROMISE_TAG])
-        except (KeyError, ValueError):
-            return None
+        return self._said("false_per_km2")
 
     def promised_share(self, bundle_path: str | Path | None) -> float | None:
-        """Return the share of inlier pixels above the map's threshold that the bundle promised; None: not known.
+        """Return the share of inlier pixels above the map's threshold that the bundle, or the map's tags, promised.
+
+        None: not known.
 
         Raises:
             BundleError: the bundle cannot be read.
             ConfigError: the map has no threshold in its tags.
         """
         if bundle_path is None:
-            return None
+            return self._said("promised")
         if THRESHOLD_TAG not in self.tags:
             raise ConfigError("--model needs the score raster that its `predict` wrote; give it with --scores")
         header, threshold = read_header(Path(bundle_path)), float(self.tags[THRESHOLD_TAG])
         rates = header.calibration.get(self.tags.get("GEOOD_SCORE", header.config.score.kind), {})
         kept = [float(rate) for rate, at in rates.items() if at <= threshold * (1 + 1e-9)]
         return min(kept) if kept else None
+
+    def _said(self, name: str) -> float | None:
+        """Return a number of the map's own record; None where there is none."""
+        try:
+            value = json.loads(self.tags[RUN_TAG])[name]
+        except (KeyError, ValueError, TypeError, RecursionError):
+            return None
+        return float(value) if isinstance(value, (int, float)) and np.isfinite(value) and value >= 0 else None
 
 
 def ground_of(review: Review, paths: list[Path], *, scores: str | Path | None, area_km2: float | None) -> Ground:

@@ -292,7 +292,8 @@ def _next_keys(config: Config, scenes: Sequence[Path], labels: Path) -> dict[str
 
 def _holdout_keys(config: Config, scenes: Sequence[Path], files: _Files, anomaly: int) -> dict[str, Any]:
     labels = str(files.holdout_labels.absolute())
-    data = {"test_images": [str(path) for path in scenes], "test_labels": [labels], "label_attribute": ATTRIBUTE}
+    images = [str(path) for path in scenes]
+    data: dict[str, Any] = {"test_images": images, "test_labels": [labels], "label_attribute": ATTRIBUTE}
     data |= {"label_layer": None, "label_ids": {}}
     return {"data": data | ({} if config.data.anomaly else {"anomaly": [anomaly]})}
 

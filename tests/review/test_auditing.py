@@ -102,6 +102,15 @@ def test_the_promise_of_a_bundle_is_its_rate_at_the_threshold_of_the_map(tmp_pat
         audit([save(tmp_path / "c.gpkg", reviewed(["real"]))], bundle_path=bundle_path)
 
 
+@pytest.mark.parametrize("record", ['{"false_per_km2": 1.0, "promised": 0.001}', "{}", "[", "[1]", '{"promised": "x"}'])
+def test_a_map_says_itself_what_it_promised(tmp_path, record):
+    scores = np.full((200, 200), 0.1, np.float32)
+    write_scores(tmp_path / "a.tif", Grid(200, 200, HALF_METRE, "EPSG:32633"), scores, GEOOD_RUN=record)
+    said = audit([save(tmp_path / "a.gpkg", reviewed(["false"] * 10))]).promises
+    assert len(said) == (2 if "false_per_km2" in record else 0)
+    assert all(text.startswith("contradicts") for text in said)
+
+
 def test_polygons_and_scores_of_other_tools_will_do(tmp_path):
     frame = reviewed(["yes"] * 3).rename(columns={"verdict": "ok"})[["ok", "geometry"]].assign(ok=["real", "false", ""])
     path = save(tmp_path / "theirs.geojson", frame.to_crs(4326), layer="theirs")
