@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geood.errors import ConfigError, DataError
-from geood.review.ground import Ground, ground_of
+from geood.review.ground import MapGround, ground_of
 from geood.review.intervals import (
     LEVEL,
     Interval,
@@ -46,7 +46,7 @@ class Part(NamedTuple):
     precision: Interval
 
 
-class Budget(NamedTuple):
+class BudgetThreshold(NamedTuple):
     """Threshold at which false polygons stay within a budget for each square kilometre; None where none does.
 
     `expected` and `at_most` are false polygons for each square kilometre at it; `sure` is the threshold at which the
@@ -81,7 +81,7 @@ class Audit:
     misses_per_km2: Interval | None
     recall: Interval | None
     no_recall: str
-    budget: Budget | None
+    budget: BudgetThreshold | None
     promises: tuple[str, ...]
 
     def to_json(self) -> str:
@@ -198,7 +198,7 @@ def _cells(review: Review) -> dict[str, Any] | None:
     return {"cells": len(cells), "complete": len(done), "misses": int(done["misses"].sum()), "area_km2": area}
 
 
-def _recall(bands: Sequence[Part], misses: Interval | None, ground: Ground) -> tuple[Interval | None, str]:
+def _recall(bands: Sequence[Part], misses: Interval | None, ground: MapGround) -> tuple[Interval | None, str]:
     """Estimate the share of real things that polygons mark, with limits that join those of both counts."""
     if misses is None:
         return None, "no cell of the sample is complete, and polygons alone can never tell what they miss"
@@ -221,8 +221,8 @@ def _recall(bands: Sequence[Part], misses: Interval | None, ground: Ground) -> t
 
 
 def _budget(
-    score: NDArray[np.float64], judged: NDArray[np.bool_], real: NDArray[np.bool_], ground: Ground, *, per_km2: float
-) -> Budget:
+    score: NDArray[np.float64], judged: NDArray[np.bool_], real: NDArray[np.bool_], ground: MapGround, *, per_km2: float
+) -> BudgetThreshold:
     """Find the lowest threshold within a budget: polygons whose best pixel is not above it go.
 
     Where not all above a threshold were judged, those that were stand for the others.
@@ -242,11 +242,11 @@ def _budget(
         limits = count_limits(false)
         expected, most = false * scale if cases else math.inf, limits.high * scale
         at = float(ranked[end + 1]) if end + 1 < len(ranked) else _below(float(ranked[end]))
-        row = Budget(per_km2, at, int(end) + 1, int(good[: end + 1].sum()), expected, most, None)
+        row = BudgetThreshold(per_km2, at, int(end) + 1, int(good[: end + 1].sum()), expected, most, None)
         met = [met[0] and (expected <= per_km2 or not cases), met[1] and (most <= per_km2 or not cases)]
         best = row if met[0] and cases else best
         sure = at if met[1] and cases else sure
-    nothing = Budget(per_km2, None, 0, 0, math.nan, math.nan, None)
+    nothing = BudgetThreshold(per_km2, None, 0, 0, math.nan, math.nan, None)
     return (best or nothing)._replace(sure=sure)
 
 
@@ -256,7 +256,7 @@ def _below(score: float) -> float:
 
 
 def _promises(
-    review: Review, ground: Ground, promised_per_km2: float | None, bundle_path: str | Path | None
+    review: Review, ground: MapGround, promised_per_km2: float | None, bundle_path: str | Path | None
 ) -> tuple[str, ...]:
     """Compare what was promised with what was found, in words."""
     frame = review.polygons
@@ -301,7 +301,7 @@ def _finite(value: Any) -> Any:
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, Interval):
         return _finite(value._asdict())
-    if isinstance(value, (Part, Budget)):
+    if isinstance(value, (Part, BudgetThreshold)):
         return _finite(value._asdict())
     if isinstance(value, (list, tuple)):
         return [_finite(inner) for inner in value]

@@ -31,7 +31,7 @@ RUN_TAG = "GEOOD_RUN"  # what a map says of itself, as JSON: `false_per_km2`, `p
 
 
 @dataclass(frozen=True)
-class Ground:
+class MapGround:
     """The ground of a review: square kilometres and valid pixels (None: not known), and the tags of its raster."""
 
     review: Review
@@ -72,7 +72,7 @@ class Ground:
         return float(value) if isinstance(value, (int, float)) and np.isfinite(value) and value >= 0 else None
 
 
-def ground_of(review: Review, paths: list[Path], *, scores: str | Path | None, area_km2: float | None) -> Ground:
+def ground_of(review: Review, paths: list[Path], *, scores: str | Path | None, area_km2: float | None) -> MapGround:
     """Return the ground of reviewed files; polygons without a score get theirs from the score raster.
 
     Raises:
@@ -90,11 +90,11 @@ def ground_of(review: Review, paths: list[Path], *, scores: str | Path | None, a
                 f"columns of numbers: {', '.join(name for name in numbers if name != 'score') or 'none'}"
             )
         area, notes = _area_of_cells(review)
-        return Ground(review, area_km2 if area_km2 is not None else area, None, {}, () if area_km2 else notes)
+        return MapGround(review, area_km2 if area_km2 is not None else area, None, {}, () if area_km2 else notes)
     area, valid, tags = _measured(raster)
     if bare:
         review = replace(review, polygons=_with_scores(review.polygons, raster))
-    return Ground(review, area_km2 if area_km2 is not None else area, valid, tags)
+    return MapGround(review, area_km2 if area_km2 is not None else area, valid, tags)
 
 
 def _area_of_cells(review: Review) -> tuple[float | None, tuple[str, ...]]:
