@@ -1,4 +1,4 @@
-"""What verdicts say of a map: precision by score and rank, misses, recall, a threshold for a budget, broken promises.
+"""Audit of a map by verdicts: precision by score and rank, misses, recall, a threshold for a budget, promises.
 
 Every figure says on how many judged polygons it stands, and its interval holds for a random sample of those it speaks
 of; a ranked list that was judged from its top is none, so precision is told by rank and by score. Misses come from the
