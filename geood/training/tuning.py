@@ -1,5 +1,6 @@
 """Going on with a trained model: its networks and its scaling of bands are taken over, and the third stage runs again.
 
+The outlier head starts anew: the longer it learns, the better it fits its negatives and the worse it ranks anomalies.
 The networks know pixels scaled in one way, so the bands are those of the model, not fitted anew to data with reviewed
 ground in it. Classes, bands and networks have to be the same; images and labels may differ, which is what `stages_from`
 does not allow.
@@ -22,7 +23,7 @@ APART = ("outlier", "weights", "checkpointing")  # keys of the segmenter that do
 def take_model(
     source: Path, config: Config, crops: Crops, *, segmenter: Segmenter, flow: Flow | None
 ) -> tuple[Crops, dict[str, float]]:
-    """Load the networks of a bundle; return the crops with its bands, and its figures of the first two stages.
+    """Load the networks of a bundle, without its outlier head; return the crops with its bands, and its figures of the first two stages.
 
     Raises:
         BundleError: the bundle cannot be read.
@@ -35,7 +36,8 @@ def take_model(
     bundle = ModelBundle.load(path)
     _check_alike(bundle, config, crops, key)
     try:
-        segmenter.take_classes(bundle.segmenter.state_dict())
+        state = bundle.segmenter.state_dict()
+        segmenter.take_classes({name: part for name, part in state.items() if not name.startswith("outlier_head.")})
         if flow is not None and bundle.flow is not None:
             flow.load_state_dict(bundle.flow.state_dict())
     except RuntimeError as error:
