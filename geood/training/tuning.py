@@ -23,7 +23,7 @@ APART = ("outlier", "weights", "checkpointing")  # keys of the segmenter that do
 def take_model(
     source: Path, config: Config, crops: Crops, *, segmenter: Segmenter, flow: Flow | None
 ) -> tuple[Crops, dict[str, float]]:
-    """Load the networks of a bundle, without its outlier head; return the crops with its bands, and its figures of the first two stages.
+    """Load the networks of a bundle, its outlier head aside; return the crops with its bands, and figures of stages.
 
     Raises:
         BundleError: the bundle cannot be read.
