@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+import sqlite3
 from pathlib import Path
 
 import geopandas as gpd
@@ -87,6 +88,8 @@ def test_the_commands_of_the_readme(area, monkeypatch, capsys):
     monkeypatch.chdir(area)
     for command in commands(README):
         wanted = 3 if "data check" in command else 0  # a miniature lacks most of the set's files
+        if command.startswith("geood audit"):
+            judge(Path("anomalies.gpkg"))
         assert _run(shlex.split(command)[1:], debug=False) == wanted, command
     said = capsys.readouterr().out
     assert "AUROC" in said and "closed-set mIoU" in said and "runs/aerial" in said
@@ -107,6 +110,16 @@ def test_the_commands_of_the_readme(area, monkeypatch, capsys):
     for out in ("measured", "scores.tif"):
         assert _run(["evaluate", "scenes", "aerial.yaml", "--out", out], debug=False) == 2
         assert f"{out}: exists already" in capsys.readouterr().err
+
+
+def judge(path):
+    """Type what a person would: a verdict on each polygon, and each cell of the sample searched without a miss."""
+    with sqlite3.connect(path) as database:
+        for name in ("ST_IsEmpty", "ST_MinX", "ST_MaxX", "ST_MinY", "ST_MaxY"):  # of the triggers of the index
+            database.create_function(name, 1, lambda _: 0)
+        database.execute("UPDATE anomalies SET verdict = CASE fid % 2 WHEN 0 THEN 'real' ELSE 'false' END")
+        database.execute("UPDATE sample SET complete = 1, misses = 0")
+    database.close()
 
 
 def test_the_python_of_the_readme(area, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ LADDER = [  # from the ground up; packages of one floor never import each other
     {"models"},
     {"polygons", "datasets"},
     {"calibration"},
-    {"prediction", "training", "evaluation"},
+    {"prediction", "training", "evaluation", "review"},
     {"cli"},
     {"_command"},
     {"__init__", "__main__"},
@@ -98,7 +98,7 @@ def test_imports_go_down(path):
 
 
 def test_training_prediction_and_evaluation_never_import_each_other():
-    halls = {"training", "prediction", "evaluation"}
+    halls = {"training", "prediction", "evaluation", "review"}
     for path in FILES:
         if package_of(path) in halls:
             assert not {module.split(".")[1] for module, _ in inside_imports(path)} & halls, path
@@ -171,7 +171,17 @@ WORKER = ("geopandas", "pyogrio", "pandas", "matplotlib", "lightning", "torchgeo
     ("modules", "absent"),
     [
         (["geood", "geood.cli.process"], HEAVY),
-        (["geood.training", "geood.prediction", "geood.evaluation", "geood.datasets", "geood.polygons"], HEAVY),
+        (
+            [
+                "geood.training",
+                "geood.prediction",
+                "geood.evaluation",
+                "geood.review",
+                "geood.datasets",
+                "geood.polygons",
+            ],
+            HEAVY,
+        ),
         (
             [name for name in MODULES if name.startswith("geood.geo.")],
             ("torch", "lightning", "matplotlib"),

@@ -8,6 +8,7 @@ adds the traceback. Parameters of a method belong in a config section, not here.
 from __future__ import annotations
 
 from functools import partial
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from geood._version import DISTRIBUTION, __version__
 from geood.cli.data import data_app
 from geood.cli.measuring import measure_images, measure_scenes, pair_measurement, set_measurement
 from geood.cli.printing import print_bundle, print_pairs, print_predictions
+from geood.cli.reviewing import audit, feedback
 from geood.cli.terminal import not_infinite
 from geood.cli.threshold_options import (
     Connectivity,
@@ -41,8 +43,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
+app.command()(audit)
+app.command()(feedback)
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+DiscardVerdicts = Annotated[
+    bool, typer.Option("--discard-verdicts", help="With --overwrite: also replace polygons that a person has judged.")
+]
 Model = Annotated[
     Path | None,
     typer.Option("--model", help="The model.safetensors of a training run; default: the newest below runs/."),
@@ -120,13 +127,18 @@ def demo(
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file such as configs/aerial.yaml.")],
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/NAME-OF-CONFIG.")] = None,
+    begin: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="RUN", help="Go on with this run's model: third stage alone, on other data."),
+    ] = None,
     settings: Settings = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
 ) -> None:
     """Train a model on labelled scenes, to one file: OUT/model.safetensors."""
     from geood.config import load_config
 
-    checked = load_config(config, settings or ())
+    tuned = [] if begin is None else [f"train.tune_from={dumps(str(begin.absolute()))}"]
+    checked = load_config(config, [*(settings or ()), *tuned])
     from geood.training import train as run
 
     bundle_path = run(checked, out or Path("runs") / config.stem, resume=resume)
@@ -168,6 +180,7 @@ def predict(
     settings: Uses = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     overwrite: Overwrite = False,
+    discard_verdicts: DiscardVerdicts = False,
 ) -> None:
     """Map the anomalies of scenes: a score raster, and polygons that open styled in QGIS."""
     from geood.atomic import check_output
@@ -198,6 +211,7 @@ def predict(
             settings=settings or (),
             resume=resume,
             overwrite=overwrite,
+            discard_verdicts=discard_verdicts,
         )
     except TilesFailedError as error:
         _tell(error.made, json_file, overwrite=overwrite)
@@ -254,14 +268,16 @@ def polygonize(
     connectivity: Connectivity = None,
     model: Model = None,
     overwrite: Overwrite = False,
+    discard_verdicts: DiscardVerdicts = False,
 ) -> None:
     """Extract polygons again from a score raster, without the model."""
     from geood.prediction import polygonize as run
 
     chosen: dict[str, Any] = {"threshold": threshold, "fpr": fpr, "false_per_km2": false_per_km2, "top": top}
     shape: dict[str, Any] = {"min_area_m2": min_area, "simplify_m": simplify, "connectivity": connectivity}
+    replace: dict[str, Any] = {"overwrite": overwrite, "discard_verdicts": discard_verdicts}
     bundle_path = None if model is None else _bundle_path(model)
-    count = run(scores, out, **chosen, **shape, bundle_path=bundle_path, overwrite=overwrite)
+    count = run(scores, out, **chosen, **shape, bundle_path=bundle_path, **replace)
     print(f"polygons   {out}: {count}")
 
 

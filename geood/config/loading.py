@@ -155,7 +155,15 @@ def _other_source(data: dict[str, Any]) -> tuple[str, ...]:
     """Return the data-source keys of a base that a file replaces by naming data sets or images itself."""
     if "sets" in data:
         named = ("images", "labels", "label_attribute", "label_layer", "classes", "anomaly")
-        return (*named, "validation_images", "validation_labels", "test_images", "test_labels")
+        return (
+            *named,
+            "validation_images",
+            "validation_labels",
+            "test_images",
+            "test_labels",
+            "reviewed_images",
+            "reviewed_labels",
+        )
     return ("kind", "sets", "hold_out", "hold_out_by") if "images" in data else ()
 
 

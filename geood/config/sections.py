@@ -25,7 +25,7 @@ from pydantic import (
 from geood.catalog import shared_vocabulary
 from geood.config.score_kinds import SCORES, check_known
 from geood.config.versions import CONFIG_VERSION
-from geood.constants import IGNORE
+from geood.constants import IGNORE, UNSTATED
 from geood.errors import ConfigError, printable
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -102,6 +102,17 @@ class DataConfig(Section):
         [], description="photos only: images to validate on; none: runs of consecutive images are held out"
     )
     validation_labels: list[HomePath] = Field([], description="labels of the validation images")
+    reviewed_images: list[HomePath] = Field(
+        [], description="scenes only: images with reviewed ground to train on; see geood feedback"
+    )
+    reviewed_labels: HomePath | None = Field(
+        None,
+        description="vector file of that ground, its class ids in the attribute class_id; 254: no anomaly, of no "
+        "stated class, from which the outlier head learns and the classes do not",
+    )
+    reviewed_share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5, description="share of the training crops drawn around reviewed ground, if there is any"
+    )
     test_images: list[HomePath] = Field([], description="images for `geood evaluate scenes`")
     test_labels: list[HomePath] = Field([], description="labels of the test images")
     classes: dict[int, ClassName] = Field(min_length=2, description="id and name of each class to learn")
@@ -194,6 +205,12 @@ class DataConfig(Section):
         for side in ("test", "validation"):
             if bool(getattr(self, f"{side}_images")) != bool(getattr(self, f"{side}_labels")):
                 raise ValueError(f"{side}_images and {side}_labels belong together: give both or neither")
+        if bool(self.reviewed_images) != bool(self.reviewed_labels):
+            raise ValueError("reviewed_images and reviewed_labels belong together: give both or neither")
+        if self.reviewed_images and self.kind == "photos":
+            raise ValueError("reviewed_images are for kind scenes; photographs have no place for reviewed polygons")
+        if self.reviewed_images and UNSTATED in {*self.classes, *self.anomaly}:
+            raise ValueError(f"id {UNSTATED} means no stated class in reviewed labels; give that class another id")
         if self.width_px is not None and self.kind == "scenes":
             raise ValueError("width_px is for kind photos; scenes have a resolution, set that instead")
         if self.validation_images and self.kind == "scenes":
@@ -359,6 +376,10 @@ class LossConfig(Section):
         description="loss of the outlier head: balanced cross-entropy, the same of their likelihood ratio to the "
         "classes (with score ratio), or an evidential one",
     )
+    inliers_by_crop: bool = Field(
+        False,
+        description="outlier head: each crop weighs the same in the cost of inliers, however little of it is labelled",
+    )
 
 
 class TrainConfig(Section):
@@ -367,6 +388,11 @@ class TrainConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="random seed")
     stages_from: HomePath | None = Field(
         None, description="finished run with the same data and networks, to reuse its first two stages"
+    )
+    tune_from: HomePath | None = Field(
+        None,
+        description="finished run, or its model.safetensors, whose networks the third stage goes on with; the data may "
+        "differ, classes, bands and networks not (geood train --from)",
     )
     batch: Annotated[int, Field(ge=2, le=65_536)] = Field(8, description="batch size per device, crops")
     joint_batch: Annotated[int, Field(ge=2, le=65_536)] | None = Field(
@@ -411,6 +437,12 @@ class TrainConfig(Section):
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = Field(
         "32-true", description="numeric precision of training"
     )
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> TrainConfig:
+        if self.stages_from and self.tune_from:
+            raise ValueError("stages_from and tune_from both say where to begin; leave one of them out")
+        return self
 
 
 LEAST_FEATURES = 100  # in a bank, to fit a mixture to it
@@ -515,6 +547,13 @@ class PredictConfig(Section):
     max_polygons: Annotated[int, Field(ge=1)] = Field(
         1_000_000, description="more polygons than this are an error: the threshold is too low to be useful"
     )
+    sample_cells: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        50, description="cells of ground in the layer sample of a GeoPackage, to be searched for misses; 0: none"
+    )
+    sample_side_m: Annotated[float, Field(gt=0, le=100_000)] = Field(
+        50.0, description="side of such a cell, metres; without metres 128 pixels"
+    )
+    sample_seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="seed that the cells are drawn with")
 
 
 def default_kind(segmenter: Any, score: Any) -> str:

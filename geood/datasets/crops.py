@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from geood.config import Config
-from geood.constants import IGNORE
+from geood.constants import IGNORE, UNSTATED
 from geood.datasets.augment import augment
-from geood.datasets.samples import Ground, Sample, TrainingBands, seed_of
+from geood.datasets.samples import UNSTATED_ID, Ground, Sample, TrainingBands, seed_of
 from geood.datasets.screening import Screening, labelled, report_screening, screen, why_nothing
 from geood.errors import DataError
 from geood.geo.bands import Bands, bands_from_samples
@@ -48,8 +48,8 @@ class Crops:
     def training(self, seed: int, length: int, *, rank: int = 0, world: int = 1) -> Dataset[Sample]:
         """Return `length` augmented samples for one of `world` processes; sample i depends on seed, rank and i only.
 
-        A sample holds `image` float32 (C, S, S) in [0, 1], `mask` int64 (S, S) of channel numbers with 255 to ignore,
-        `valid` bool (S, S) and `name`, S = data.crop_px.
+        A sample holds `image` float32 (C, S, S) in [0, 1], `mask` int64 (S, S) of channel numbers with 255 to ignore
+        and 254 for inliers of no stated class, `valid` bool (S, S) and `name`, S = data.crop_px.
         """
         return TrainingCrops(self, seed, length, rank=rank, world=world)
 
@@ -67,6 +67,7 @@ class Crops:
         mask = np.full(pixels.ids.shape, IGNORE, np.int64)
         for channel, class_id in enumerate(self.class_ids):
             mask[pixels.ids == class_id] = channel
+        mask[pixels.ids == UNSTATED_ID] = UNSTATED
         return {
             "image": torch.from_numpy(self.bands.scale(pixels.image, pixels.valid)),
             "mask": torch.from_numpy(mask),

@@ -10,9 +10,14 @@ from numpy.typing import NDArray
 
 from geood.geo.grid import mirrored
 
+UNSTATED_ID = -1  # id of pixels that are no anomaly, of a class that nobody stated; no label file can hold it
+
 
 class CropPixels(NamedTuple):
-    """Pixels of a crop: digital numbers (C, H, W) float32, valid (H, W) bool, ids (H, W) int64, 255 unlabelled."""
+    """Pixels of a crop: digital numbers (C, H, W) float32, valid (H, W) bool, ids (H, W) int64, 255 unlabelled.
+
+    The id -1 is that of inliers of no stated class.
+    """
 
     image: NDArray[np.float32]
     valid: NDArray[np.bool_]

@@ -11,13 +11,14 @@ import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from geood.atomic import atomic_write
 from geood.config import Config
 from geood.datasets.crops import Crops, build_crops
 from geood.datasets.files import check_images, find_files
-from geood.datasets.samples import CropPixels, TrainingBands, grown, seed_of, span_around
+from geood.datasets.reviewed_ground import ATTRIBUTE, ReviewedScenes, reviewed_crops
+from geood.datasets.samples import CropPixels, Ground, TrainingBands, grown, seed_of, span_around
 from geood.errors import DataError
 from geood.geo.grid import metres_per_unit
 from geood.geo.labels import LabelRules
@@ -101,9 +102,32 @@ def open_scenes(config: Config) -> Crops:
     layers, bands = _open_layers(config)
     blocks, pieces = split_blocks(layers, block_m=data.block_m, share=data.validation, seed=seed)
     size = math.ceil(data.crop_px / data.scale_min)
-    drawn = draw_crops(layers, blocks, pieces, size_px=size, number=DRAWS * data.crops, seed=seed_of(seed, 2))
+    drawn: list[Any] = draw_crops(
+        layers, blocks, pieces, size_px=size, number=DRAWS * data.crops, seed=seed_of(seed, 2)
+    )
     grid = grid_crops(layers, blocks, pieces, size_px=data.crop_px)
-    return build_crops(config, SceneGround(layers, blocks), bands=bands, drawn=drawn, grid=grid)
+    ground: Ground = SceneGround(layers, blocks)
+    if data.reviewed_images:
+        reviewed, pairs = _open_reviewed(config, layers, bands)
+        ground, number = ReviewedScenes(ground, blocks, reviewed), max(1, round(data.reviewed_share * data.crops))
+        drawn = [*reviewed_crops(reviewed, pairs, size_px=size, number=number, seed=seed_of(seed, 4)), *drawn]
+    return build_crops(config, ground, bands=bands, drawn=drawn, grid=grid)
+
+
+def _open_reviewed(
+    config: Config, scenes: LabelledImages, bands: TrainingBands
+) -> tuple[LabelledImages, list[tuple[int, Any]]]:
+    """Open reviewed images and labels in the CRS and at the resolution of the scenes; also return the polygons."""
+    from geood.datasets.torchgeo_layers import ImageLayer, LabelledImages, VectorLabels
+
+    data = config.data
+    images = find_files(data.root, data.reviewed_images, what="data.reviewed_images")
+    labels = find_files(data.root, [data.reviewed_labels or ""], what="data.reviewed_labels")
+    first = find_files(data.root, data.images, what="data.images")[0]
+    check_images([first, *(path for path in images if path != first)], config)
+    layer = ImageLayer(images, bands, nodata=config.bands.nodata, res=scenes.res, crs=scenes.images.target_crs)
+    truth = VectorLabels(labels[0], ground=layer.ground, res=scenes.res, rules=LabelRules(ATTRIBUTE))
+    return LabelledImages(layer, truth), truth.pairs
 
 
 def _open_layers(config: Config) -> tuple[LabelledImages, TrainingBands]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from geood.config import Config
 from geood.constants import IGNORE
-from geood.datasets.samples import CropPixels
+from geood.datasets.samples import UNSTATED_ID, CropPixels
 from geood.errors import DataError
 from geood.geo.labels import mask_hint
 from geood.progress import Progress
@@ -77,10 +77,11 @@ def screen(
             progress.advance(kept=len(kept))
             ids = _count(pixels.ids[pixels.valid])
             report.unlabelled_pixels += ids.pop(IGNORE, 0)
-            unknown.update({i: n for i, n in ids.items() if i not in data.classes and i not in data.anomaly})
+            known = {*data.classes, UNSTATED_ID}
+            unknown.update({i: n for i, n in ids.items() if i not in known and i not in data.anomaly})
             if any(i in ids for i in data.anomaly):
                 report.dropped_anomaly += 1
-            elif not any(i in ids for i in data.classes):
+            elif not any(i in ids for i in known):
                 report.dropped_unlabelled += 1
             else:
                 kept.append(crop)

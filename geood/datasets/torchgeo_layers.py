@@ -102,18 +102,26 @@ class _Rasters(RasterDataset):  # type: ignore[misc]
         hits = (xmin < box.xmax) & (xmax > box.xmin) & (ymin < box.ymax) & (ymax > box.ymin)
         return [self._paths[i] for i in np.flatnonzero(hits)]
 
+    def box_at(self, box: Box) -> Box | None:
+        """Return the bounding box of the first file that holds the whole of a box; None if none does."""
+        xmin, ymin, xmax, ymax = self._boxes.T
+        hits = (xmin <= box.xmin) & (xmax >= box.xmax) & (ymin <= box.ymin) & (ymax >= box.ymax)
+        return Box(*map(float, self._boxes[np.flatnonzero(hits)[0]])) if hits.any() else None
+
 
 class ImageLayer(_Rasters):
     """Images of equal bands. A sample holds `image` float32 (C, H, W) in digital numbers and `valid` bool (H, W)."""
 
     is_image = True
 
-    def __init__(self, paths: Sequence[Path], bands: TrainingBands, *, nodata: float | None, res: Any) -> None:
+    def __init__(
+        self, paths: Sequence[Path], bands: TrainingBands, *, nodata: float | None, res: Any, crs: CRS | None = None
+    ) -> None:
         self._indexes = bands.indexes
         opener = functools.partial(_open_scene, bands=bands, nodata=nodata)
         with opener(str(paths[0])) as first:
             grid = first.grid
-        super().__init__(paths, crs=grid.crs, res=res or grid.pixel_size, opener=opener)
+        super().__init__(paths, crs=crs or grid.crs, res=res or grid.pixel_size, opener=opener)
         self._warn_of_covered()
 
     def _warn_of_covered(self) -> None:
@@ -219,6 +227,11 @@ class VectorLabels(GeoDataset):  # type: ignore[misc]
         )
         extent = [shapely.box(*self._shapes.bounds)]
         self.index = geopandas.GeoDataFrame({"filepath": [str(path)]}, index=always, geometry=extent, crs=ground.crs)
+
+    @property
+    def pairs(self) -> list[tuple[int, Any]]:
+        """Class id and shape of each polygon, in the CRS of the images."""
+        return self._shapes.pairs
 
     def __getitem__(self, query: Any) -> dict[str, Any]:
         return {"mask": torch.from_numpy(self._shapes.onto(_grid(self, query)))}

@@ -24,6 +24,7 @@ from geood.constants import IGNORE
 from geood.datasets.files import find_files
 from geood.datasets.frames import Decoded, decode
 from geood.datasets.photo_crops import Gallery
+from geood.datasets.reviewed_ground import ReviewedScenes
 from geood.datasets.samples import Ground
 from geood.datasets.scene_crops import SceneGround
 from geood.errors import DataError
@@ -59,6 +60,7 @@ def validation_parts(ground: Ground, config: Config) -> list[ValidationPart]:
     """
     if isinstance(ground, Gallery):
         return [_whole_frame(ground, number) for number in sorted(ground.validation)]
+    ground = _scenes_of(ground)
     if not isinstance(ground, SceneGround):
         return []
     parts: list[ValidationPart] = []
@@ -66,6 +68,11 @@ def validation_parts(ground: Ground, config: Config) -> list[ValidationPart]:
         with Scene.open(path, config.bands.nodata) as scene:
             parts += _parts_of_scene(Path(path), scene.grid, ground)
     return parts
+
+
+def _scenes_of(ground: Ground) -> Ground:
+    """Return the scenes alone: reviewed ground beside them is never validated on."""
+    return ground.scenes if isinstance(ground, ReviewedScenes) else ground
 
 
 def _whole_frame(gallery: Gallery, number: int) -> ValidationPart:
@@ -96,6 +103,7 @@ def open_ids(ground: Ground, config: Config, image: Path, grid: Grid) -> Abstrac
     Raises:
         DataError: a label file cannot be read.
     """
+    ground = _scenes_of(ground)
     if isinstance(ground, SceneGround):
         return _scene_ids(ground, config, grid)
     assert isinstance(ground, Gallery)

@@ -171,6 +171,11 @@ class IdShapes:
         self._index = shapely.STRtree(self._shapes)
 
     @property
+    def pairs(self) -> list[tuple[int, Any]]:
+        """Class id and shape of each polygon that lies on the grid, in its coordinates, in the order of drawing."""
+        return [(int(i), shape) for i, shape in zip(self._ids, self._shapes, strict=True)]
+
+    @property
     def bounds(self) -> tuple[float, float, float, float]:
         """Bounding box (xmin, ymin, xmax, ymax) of the shapes in the coordinates of the grid."""
         xmin, ymin, xmax, ymax = shapely.total_bounds(self._shapes).tolist()

@@ -35,8 +35,11 @@ _KNOWN = {
 _OTHERS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#999999")
 
 
-def polygon_style(threshold: float) -> str:
-    """Return the QML of anomaly polygons: outlines with dark casing, coloured by `score_max` from the threshold up."""
+def polygon_style(threshold: float, form: str = "") -> str:
+    """Return the QML of anomaly polygons: outlines with dark casing, coloured by `score_max` from the threshold up.
+
+    `form` is that of `qgis_form.review_form`; with it the map tip tells the verdict as well.
+    """
     threshold = float(threshold)  # the repr of a NumPy scalar is not a QGIS number
     colour = (
         f"ramp_color(create_ramp(map(0,'{_RAMP[0]}',0.33,'{_RAMP[1]}',0.66,'{_RAMP[2]}',1,'{_RAMP[3]}')),"
@@ -46,12 +49,23 @@ def polygon_style(threshold: float) -> str:
     line = _line("255,61,110,255", 0.6, colour)
     symbol = f'<symbol alpha="1" type="fill" name="0" clip_to_extent="1" force_rhr="0">{casing}{line}</symbol>'
     return (
-        f'{_DOCTYPE}<qgis version="3.22.0" styleCategories="Symbology|MapTips">'
-        f'<renderer-v2 type="singleSymbol" forceraster="0" symbollevels="0" enableorderby="0">'
-        f"<symbols>{symbol}</symbols></renderer-v2>"
-        "<mapTip>&lt;b>[% round(score_max, 3) %]&lt;/b> taken for [% coalesce(class_name, '?') %], "
-        "[% round(area_m2, 1) %] m²</mapTip>"
-        "<blendMode>0</blendMode><featureBlendMode>0</featureBlendMode><layerGeometryType>2</layerGeometryType></qgis>"
+        _vector_style(symbol, form)
+        + "<mapTip>&lt;b>[% round(score_max, 3) %]&lt;/b> taken for [% coalesce(class_name, '?') %], "
+        + f"[% round(area_m2, 1) %] m²{_VERDICT_TIP if form else ''}</mapTip>{_VECTOR_END}"
+    )
+
+
+def cell_style(form: str) -> str:
+    """Return the QML of the cells of a sample: dashed outlines, blue until a cell is complete, then green."""
+    colour = "if(coalesce(\"complete\", false), '#3ddc84', '#4db8ff')"
+    symbol = (
+        '<symbol alpha="1" type="fill" name="0" clip_to_extent="1" force_rhr="0">'
+        f"{_line('0,0,0,160', 1.0, None)}{_line('77,184,255,255', 0.6, colour, 'dash')}</symbol>"
+    )
+    return (
+        _vector_style(symbol, form)
+        + "<mapTip>cell [% cell %] of the sample: [% if(coalesce(complete, false), 'complete', 'not searched yet') %]"
+        + f"[% coalesce(', ' || misses || ' missed', '') %]</mapTip>{_VECTOR_END}"
     )
 
 
@@ -124,6 +138,10 @@ def embed_style(gpkg: Path, layer: str, *, geometry_column: str, qml: str, name:
         )
 
 
+_VERDICT_TIP = "[% coalesce(': &lt;b>' || verdict || '&lt;/b>', '') %][% coalesce(', ' || true_class, '') %]"
+_VECTOR_END = (
+    "<blendMode>0</blendMode><featureBlendMode>0</featureBlendMode><layerGeometryType>2</layerGeometryType></qgis>"
+)
 _TABLE = """CREATE TABLE IF NOT EXISTS layer_styles (
     id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, f_table_catalog TEXT(256), f_table_schema TEXT(256),
     f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT,
@@ -135,7 +153,17 @@ _MIN_MAX = (
 )
 
 
-def _line(colour: str, width_mm: float, expression: str | None) -> str:
+def _vector_style(symbol: str, form: str) -> str:
+    """Return the QML of a layer of polygons up to its form: one symbol for all."""
+    categories = "Symbology|MapTips|Fields|Forms" if form else "Symbology|MapTips"
+    return (
+        f'{_DOCTYPE}<qgis version="3.22.0" styleCategories="{categories}">'
+        '<renderer-v2 type="singleSymbol" forceraster="0" symbollevels="0" enableorderby="0">'
+        f"<symbols>{symbol}</symbols></renderer-v2>{form}"
+    )
+
+
+def _line(colour: str, width_mm: float, expression: str | None, dashes: str = "solid") -> str:
     """Return an outline as a symbol layer, its colour fixed or from an expression."""
     rule = ""
     if expression:
@@ -147,7 +175,7 @@ def _line(colour: str, width_mm: float, expression: str | None) -> str:
             '<Option type="int" name="type" value="3"/></Option></Option>'
             '<Option type="QString" name="type" value="collection"/></Option></data_defined_properties>'
         )
-    options = {"joinstyle": "miter", "line_color": colour, "line_style": "solid", "line_width": str(width_mm)}
+    options = {"joinstyle": "miter", "line_color": colour, "line_style": dashes, "line_width": str(width_mm)}
     options |= {"line_width_unit": "MM", "capstyle": "square"}
     listed = "".join(f'<Option type="QString" name="{k}" value="{v}"/>' for k, v in options.items())
     return (

@@ -5,7 +5,8 @@ windows, and `components` yields each component once it is closed. `statistics`,
 its figures, `rings` its boundary, `simplification` a smoother one, and `geodesic_area` its area. `block_windows` reads
 the raster. `evidence` sums what explains a component, `surroundings` finds what lies around its pixels, and `ranking`
 says which is to be looked at first. `extraction` turns components into table rows, `external_sort` keeps rows on disk
-until they can be sorted, and `formats` writes them. `export` is the entry point.
+until they can be sorted, and `formats` writes them, never over what a person typed (`typed_verdicts`). `review_layers`
+adds what a review needs. `export` is the entry point.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
     from geood.polygons.export import OUTPUT_SUFFIXES, PolygonSource, anomalies, write_anomalies, write_together
     from geood.polygons.formats import companion_of, is_anomalies
     from geood.polygons.ranking import priority
+    from geood.polygons.typed_verdicts import check_nothing_typed
 
 __all__ = [
     "OUTPUT_SUFFIXES",
     "PolygonSource",
     "anomalies",
     "areas_above",
+    "check_nothing_typed",
     "companion_of",
     "count_areas",
     "is_anomalies",
@@ -40,6 +43,7 @@ __getattr__, __dir__ = lazy_exports(
         "PolygonSource": "export",
         "anomalies": "export",
         "areas_above": "areas",
+        "check_nothing_typed": "typed_verdicts",
         "companion_of": "formats",
         "count_areas": "areas",
         "is_anomalies": "formats",

@@ -48,6 +48,7 @@ from geood.polygons.formats import (
     write_layer,
 )
 from geood.polygons.geodesic_area import GeodesicAreas
+from geood.polygons.review_layers import REVIEW_FIELDS, embed_review, with_review, write_sample
 
 __all__ = [
     "COLUMNS",
@@ -137,6 +138,7 @@ def write_anomalies(  # noqa: PLR0913 - the arguments of `anomalies`, and the ou
     predict: PredictConfig,
     model: str,
     overwrite: bool,
+    discard_verdicts: bool = False,
     scene: str | None = None,
     failed: Sequence[Window] = (),
     most: int | None = None,
@@ -144,7 +146,9 @@ def write_anomalies(  # noqa: PLR0913 - the arguments of `anomalies`, and the ou
     """Write the polygons of `anomalies` to .gpkg (styled), .geojson (WGS84), .parquet or .fgb; return how many.
 
     Memory grows neither with the scene nor with the number of polygons. The file appears complete or not at all;
-    without polygons it is a valid empty layer with all columns. `scene` adds a column `scene` with that value.
+    without polygons it is a valid empty layer with all columns. Empty columns for a review follow those of `anomalies`:
+    verdict, true_class, comment, reviewer and reviewed; a GeoPackage also gets cells of ground to be searched, in a
+    layer `sample` (see `predict.sample_cells`). `scene` adds a column `scene` with that value.
     `failed`, the windows of tiles without scores, become a layer `failed_tiles` (columns row, col, height and width) of
     a GeoPackage; other formats get a file of its own, `x.failed_tiles.geojson` beside `x.geojson`. `most` keeps only so
     many, the first in their order.
@@ -152,16 +156,24 @@ def write_anomalies(  # noqa: PLR0913 - the arguments of `anomalies`, and the ou
     Raises:
         ConfigError: there are more polygons than `predict.max_polygons`.
         DataError: `scores` or `classes` cannot be read or do not match.
-        OutputError: `out` has another suffix, exists, or cannot be written.
+        OutputError: `out` has another suffix, exists, holds verdicts (without `discard_verdicts`), or cannot be
+            written.
     """
     sources = [PolygonSource(scores, classes, class_names, scene, failed)]
     [count] = write_together(
-        sources, out, threshold=threshold, predict=predict, model=model, overwrite=overwrite, most=most
+        sources,
+        out,
+        threshold=threshold,
+        predict=predict,
+        model=model,
+        overwrite=overwrite,
+        discard_verdicts=discard_verdicts,
+        most=most,
     )
     return count
 
 
-def write_together(
+def write_together(  # noqa: PLR0913 - the arguments of `write_anomalies`
     sources: Sequence[PolygonSource],
     out: Path,
     *,
@@ -170,6 +182,7 @@ def write_together(
     model: str,
     overwrite: bool,
     most: int | None = None,
+    discard_verdicts: bool = False,
 ) -> list[int]:
     """Write the polygons of several scenes to one file, in one order of rank and the CRS of the first; return counts.
 
@@ -179,7 +192,10 @@ def write_together(
         ConfigError, DataError, OutputError: as in `write_anomalies`; `predict.max_polygons` limits all scenes together.
     """
     counts: list[int] = []
-    with staged_output(out, overwrite=overwrite) as staging, ExitStack() as stack:
+    with (
+        staged_output(out, overwrite=overwrite, discard_verdicts=discard_verdicts) as staging,
+        ExitStack() as stack,
+    ):
         scene_crs = [GeodesicAreas(read_grid(source.scores)).crs for source in sources]
         if any(crs != scene_crs[0] for crs in scene_crs):
             log.warning(
@@ -195,7 +211,9 @@ def write_together(
         bounds = np.concatenate([f([x.bounds for x in sinks], axis=0)[at] for f, at in _EXTREMES])
         rows = _final_tables(sorter, deferred, [source.scene for source in sources], most)
         layer = Layer(LAYER, crs, _schema(with_scene=sources[0].scene is not None), rows, sum(counts), bounds)
-        _write_styled(staging.polygons, layer, threshold)
+        _write_styled(staging.polygons, layer, threshold, sources[0].class_names)
+        if FORMATS[out.suffix].layers:
+            write_sample(staging.polygons, sources, scene_crs, predict=predict)
         _write_failed(staging.failed, sources, scene_crs)
     return counts
 
@@ -212,7 +230,7 @@ def write_frame(frame: GeoDataFrame, out: Path, *, threshold: float, overwrite: 
         shapes = reproject(shapes, frame.crs, crs)
         columns = {name: frame[name] for name in frame.columns if name != frame.geometry.name}
         types = {name: _ARROW.get(str(COLUMNS.get(name))) for name in columns}
-        table = to_table(columns, shapes, types)
+        table = with_review(to_table(columns, shapes, types))
         layer = Layer(LAYER, crs, table.schema, iter([table]), len(frame), extent(shapes))
         _write_styled(staging.polygons, layer, threshold)
 
@@ -252,7 +270,8 @@ def _to_multi(shapes: NDArray[Any]) -> NDArray[Any]:
 
 def _schema(*, with_scene: bool) -> pa.Schema:
     columns = COLUMNS | ({"scene": "object"} if with_scene else {})
-    return pa.schema([*(pa.field(name, _ARROW[dtype]) for name, dtype in columns.items()), GEOMETRY_FIELD])
+    figures = (pa.field(name, _ARROW[dtype]) for name, dtype in columns.items())
+    return pa.schema([*figures, *REVIEW_FIELDS, GEOMETRY_FIELD])
 
 
 def _final_tables(
@@ -271,7 +290,7 @@ def _final_tables(
         ranked += len(rows)
         if scenes[0] is not None:
             table = table.append_column("scene", pa.array([scenes[i] for i in source], pa.string()))
-        yield table.select(schema.names).cast(schema)
+        yield with_review(table).select(schema.names).cast(schema)
 
 
 def _first(tables: Iterator[pa.Table], scenes: int, most: int | None) -> Iterator[pa.Table]:
@@ -286,10 +305,12 @@ def _first(tables: Iterator[pa.Table], scenes: int, most: int | None) -> Iterato
         yield table.filter(pa.array(keep))
 
 
-def _write_styled(path: Path, layer: Layer, threshold: float) -> None:
+def _write_styled(path: Path, layer: Layer, threshold: float, class_names: dict[int, str] | None = None) -> None:
     write_layer(path, layer)
     if FORMATS[path.suffix].layers:
-        qgis.embed_style(path, layer.name, geometry_column="geom", qml=qgis.polygon_style(threshold), name=layer.name)
+        form = embed_review(path, layer.name, layer.schema.names, class_names=(class_names or {}).values())
+        qml = qgis.polygon_style(threshold, form)
+        qgis.embed_style(path, layer.name, geometry_column="geom", qml=qml, name=layer.name)
 
 
 def _write_failed(path: Path, sources: Sequence[PolygonSource], scene_crs: Sequence[pyproj.CRS | None]) -> None:

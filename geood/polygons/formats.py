@@ -30,6 +30,7 @@ from geood.errors import DataError, OutputError
 from geood.geo import qgis
 from geood.geo.gdal import reason
 from geood.geo.ogr import fixed_time, local_file, plain_path
+from geood.polygons.typed_verdicts import check_nothing_typed
 
 
 class PolygonFormat(NamedTuple):
@@ -94,13 +95,13 @@ class StagedOutput(NamedTuple):
 
 
 @contextmanager
-def staged_output(out: Path, *, overwrite: bool) -> Iterator[StagedOutput]:
+def staged_output(out: Path, *, overwrite: bool, discard_verdicts: bool = False) -> Iterator[StagedOutput]:
     """Yield a hidden folder beside `out`, whose files are put in place when the block ends without an error.
 
     The files have plain names in it, as GDAL's drivers parse some names.
 
     Raises:
-        OutputError: `out` has another suffix or exists, or something in the block cannot be written.
+        OutputError: `out` has another suffix or exists, holds verdicts, or something in the block cannot be written.
     """
     if out.suffix not in OUTPUT_SUFFIXES:
         raise OutputError(f"{out}: polygons are written as {', '.join(OUTPUT_SUFFIXES)}; choose one of these endings")
@@ -108,11 +109,13 @@ def staged_output(out: Path, *, overwrite: bool) -> Iterator[StagedOutput]:
     for path in (out, companion):
         if path:
             check_output(path, overwrite=overwrite)
+    check_nothing_typed(out, discard=discard_verdicts)
     polygons, failed = f"polygons{out.suffix}", f"failed_tiles{out.suffix}"
     finals = {polygons: out} | ({failed: companion} if companion else {})
     try:
         with atomic_files(out.parent, out.name, overwrite=overwrite, finals=finals) as folder:
             yield StagedOutput(folder, folder / polygons, folder / (failed if companion else polygons))
+            check_nothing_typed(out, discard=discard_verdicts)  # the work took a while
     except _FAILURES as error:
         raise OutputError(
             f"{out}: cannot be written ({reason(error)}); free space on that disk, or choose another place"

@@ -40,7 +40,7 @@ class Batch(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """Scores (B, h, w) float32, classes with their evidence (B, h, w, 4) uint8, see `models.evidence`, and pooled features
+    """Scores (B, h, w) float32, classes and their evidence (B, h, w, 4) uint8 (`models.evidence`), and pooled features
     (B, P, H / 32, W / 32) float32.
     """
 

@@ -24,7 +24,7 @@ from geood.geo.gdal import open_raster, pieces, rasterio_window, reading, writin
 from geood.geo.grid import Grid, Window
 from geood.geo.listing import files_in
 from geood.geo.paths import RASTERS, ScenePath, files_of, gdal_name
-from geood.polygons import OUTPUT_SUFFIXES, companion_of, is_anomalies
+from geood.polygons import OUTPUT_SUFFIXES, check_nothing_typed, companion_of, is_anomalies
 from geood.prediction.workdir import work_folder
 
 SUMMARY = "summary.csv"
@@ -120,13 +120,19 @@ def _scenes_of(folder: Path) -> list[str]:
 
 
 def check_outputs(
-    finals: list[Path], sources: Sequence[str], out: Path, *, others: Sequence[Path], overwrite: bool
+    finals: list[Path],
+    sources: Sequence[str],
+    out: Path,
+    *,
+    others: Sequence[Path],
+    overwrite: bool,
+    discard_verdicts: bool = False,
 ) -> None:
     """Check that all outputs can be written, and that none replaces a file of a scene or one of the `others` read.
 
     Raises:
         ConfigError: two outputs would have the same name.
-        OutputError: an output exists, would replace an input, or cannot be written.
+        OutputError: an output exists, would replace an input or a person's verdicts, or cannot be written.
     """
     if len({str(path).casefold() for path in finals}) < len(finals):
         raise ConfigError("two of the scenes would have outputs of the same name; predict them one by one")
@@ -142,6 +148,8 @@ def check_outputs(
             )
     for path in every:
         check_output(out if path.parent == out and not out.exists() else path, overwrite=overwrite)
+    for path in finals:
+        check_nothing_typed(path, discard=discard_verdicts)
     check_families(finals)
 
 

@@ -67,6 +67,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
     settings: Sequence[str] = (),
     resume: bool = False,
     overwrite: bool = False,
+    discard_verdicts: bool = False,
 ) -> list[Prediction]:
     """Score scenes with a bundle; write score rasters, class rasters and polygons.
 
@@ -95,6 +96,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
         settings: overrides of the bundle's sections score and predict, such as `score.kind=energy`.
         resume: continue an interrupted run of the same outputs from its finished tiles.
         overwrite: replace outputs that exist.
+        discard_verdicts: replace also polygons in which a person has typed verdicts.
 
     Returns:
         The outputs of each scene and their figures.
@@ -119,11 +121,18 @@ def predict(  # noqa: PLR0913 - the options of a verb
     outputs = outputs_of(scenes, out, mosaic=mosaic)
     _check_drift(on_drift, outputs)
     others = [Path(bundle_path), *([options.area] if options.area else [])]
-    check = partial(check_outputs, sources=[str(s) for s in scenes], out=out, others=others, overwrite=overwrite)
+    check = partial(
+        check_outputs,
+        sources=[str(s) for s in scenes],
+        out=out,
+        others=others,
+        overwrite=overwrite,
+        discard_verdicts=discard_verdicts,
+    )
     if not (resume and outputs.work_folder.exists()):
         check(outputs.finals)
     with new_folder(outputs.folder), work_dir(outputs.work_folder, resume=resume, overwrite=overwrite) as work:
-        publication = Publication(work.folder, outputs.finals, overwrite=overwrite)
+        publication = Publication(work.folder, outputs.finals, overwrite=overwrite, discard_verdicts=discard_verdicts)
         check([path for path in outputs.finals if not publication.in_place(path)])
         bundle = with_least_area(ModelBundle.load(bundle_path, flow=False).with_settings(settings))
         rule = _Rule(choice.settle(bundle), top, on_drift)

@@ -32,6 +32,7 @@ def polygonize(  # noqa: PLR0913 - the options of a verb
     connectivity: Literal[4, 8] | None = None,
     bundle_path: str | Path | None = None,
     overwrite: bool = False,
+    discard_verdicts: bool = False,
 ) -> int:
     """Extract polygons again from a score raster of `predict`, without the model.
 
@@ -49,6 +50,7 @@ def polygonize(  # noqa: PLR0913 - the options of a verb
         connectivity: 8 if pixels that touch at corners are connected, 4 if not; None: as in the prediction.
         bundle_path: the model that made the scores, for `fpr` and `false_per_km2` of rasters without a table of them.
         overwrite: replace outputs that exist.
+        discard_verdicts: replace also polygons in which a person has typed verdicts.
 
     Returns:
         The number of polygons.
@@ -58,7 +60,7 @@ def polygonize(  # noqa: PLR0913 - the options of a verb
         ConfigError: the suffix of `out` is not that of a polygon format, a number is none, or options exclude each
             other.
         DataError: `scores` is not a score raster of geood, or one of its tags is missing or wrong.
-        OutputError: `out` exists or cannot be written.
+        OutputError: `out` exists, holds verdicts, or cannot be written.
 
     Example:
         >>> import geood
@@ -92,6 +94,7 @@ def polygonize(  # noqa: PLR0913 - the options of a verb
         predict=settings,
         model=tags.model,
         overwrite=overwrite,
+        discard_verdicts=discard_verdicts,
         failed=tags.failed,
         most=top,
     )

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from geood.atomic import atomic_write, check_output, output_errors, put_in_place, settle
 from geood.calibration import Verdict
 from geood.errors import OutputError
-from geood.polygons import companion_of
+from geood.polygons import check_nothing_typed, companion_of
 from geood.prediction.journal import refuse_other
 from geood.prediction.outputs import check_families
 from geood.prediction.workdir import PUBLISHING
@@ -62,13 +62,17 @@ class Publication:
         folder: the work folder.
         finals: final paths of all files.
         overwrite: whether files that exist are replaced.
+        discard_verdicts: whether that holds for polygons with verdicts too.
 
     Raises:
         OutputError: the note that an interrupted run left in the folder is damaged.
     """
 
-    def __init__(self, folder: Path, finals: Sequence[Path], *, overwrite: bool) -> None:
+    def __init__(
+        self, folder: Path, finals: Sequence[Path], *, overwrite: bool, discard_verdicts: bool = False
+    ) -> None:
         self._note_path, self._folder, self._overwrite = folder / PUBLISHING, folder, overwrite
+        self._discard_verdicts = discard_verdicts
         self._companions = {path.name: path for final in finals if (path := companion_of(final))}
         self._finals = {path.name: path for path in finals} | self._companions
         self._note = _read(self._note_path)
@@ -143,6 +147,7 @@ class Publication:
                 if not (self._folder / final.name).exists():
                     raise OutputError(f"{final}: was made and is gone; start over: --overwrite without --resume")
                 check_output(final, overwrite=self._overwrite)
+                check_nothing_typed(final, discard=self._discard_verdicts)
             check_families([*self._finals.values()])
             for final in waiting:
                 self._put(final)

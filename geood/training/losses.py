@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from geood.config import LossConfig
-from geood.constants import IGNORE
+from geood.constants import IGNORE, UNSTATED
 from geood.models import SegmenterOutput, jensen_shannon_to_uniform
 from geood.training.pasting import PastedBatch
 
@@ -67,7 +67,7 @@ def joint_loss(
     flow = bits.mean() if bits is not None and bits.numel() else nothing
     outlier = nothing
     if kind == "head":
-        outlier = _head_loss(answer, batch, config.outlier)
+        outlier = _head_loss(answer, batch, config.outlier, by_crop=config.inliers_by_crop)
     elif kind == "class":
         outlier = _class_loss(answer, batch)
     total = classification + config.negative_weight * negative
@@ -76,10 +76,12 @@ def joint_loss(
 
 
 def class_nll(logits: Tensor, mask: Tensor) -> Tensor:
-    """Compute the mean of -ln p_y over pixels whose `mask` (B, H, W) is not 255, in nats; 0 if there is none.
+    """Compute the mean of -ln p_y over pixels whose `mask` (B, H, W) is a class, in nats; 0 if there is none.
 
-    `logits` are (B, K, H, W); the mask is int64 and holds class indexes 0 to K - 1.
+    `logits` are (B, K, H, W); the mask is int64 and holds class indexes 0 to K - 1, 255 where nothing is known, and 254
+    for inliers of no stated class, of which only the outlier head learns.
     """
+    mask = mask.where(mask != UNSTATED, IGNORE)
     labelled = (mask != IGNORE).sum().clamp_min(1)
     return functional.cross_entropy(logits.float(), mask, ignore_index=IGNORE, reduction="sum") / labelled
 
@@ -117,8 +119,11 @@ DIVERGENCES: dict[str, Callable[[Tensor], Tensor]] = {  # by `loss.negative`; of
 }
 
 
-def _head_loss(answer: SegmenterOutput, batch: PastedBatch, kind: str) -> Tensor:
+def _head_loss(answer: SegmenterOutput, batch: PastedBatch, kind: str, *, by_crop: bool = False) -> Tensor:
     """Compute the cost of the outlier head's logit, one half on negative and one on labelled pixels.
+
+    With `by_crop` the second half is the mean over the crops that have labelled pixels of the mean over these: a false
+    alarm of some pixels then counts as much as a crop that is labelled throughout.
 
     Pixels within `RIM` of a patch's outline are left out: the head sees features of every fourth pixel, which mix both
     sides, and learning to follow an outline means learning what no anomaly has. Where that leaves nothing of an image's
@@ -133,7 +138,8 @@ def _head_loss(answer: SegmenterOutput, batch: PastedBatch, kind: str) -> Tensor
     inside = batch.negative & ~outline
     inside = torch.where(inside.any(2, keepdim=True).any(1, keepdim=True), inside, batch.negative)
     known = (batch.mask != IGNORE) & ~outline
-    return 0.5 * (_mean(cost(-logit), inside) + _mean(cost(logit), known))
+    inliers = _mean_by_crop(cost(logit), known) if by_crop else _mean(cost(logit), known)
+    return 0.5 * (_mean(cost(-logit), inside) + inliers)
 
 
 def _grown(where: Tensor) -> Tensor:
@@ -159,6 +165,13 @@ def _class_loss(answer: SegmenterOutput, batch: PastedBatch) -> Tensor:
 def _with_outlier(answer: SegmenterOutput) -> Tensor:
     assert answer.outlier is not None
     return torch.cat([answer.logits, answer.outlier[:, None]], dim=1)
+
+
+def _mean_by_crop(values: Tensor, where: Tensor) -> Tensor:
+    """Average over crops the average of their values (B, H, W) where a condition holds; 0 if it holds nowhere."""
+    counts = where.flatten(1).sum(1)
+    means = (values * where).flatten(1).sum(1) / counts.clamp_min(1)
+    return means.sum() / (counts > 0).sum().clamp_min(1)
 
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:

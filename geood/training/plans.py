@@ -32,9 +32,9 @@ class Plan:
 
 
 def plans(config: Config) -> list[Plan]:
-    """Return the stages to run, in order; without those of 0 steps, those reused from a run, and a flow not needed."""
+    """Return the stages to run, in order; without those of 0 steps, those that are reused, and a flow not needed."""
     third = config.train.third_stage
-    wanted = {third} if config.train.stages_from else {"segmenter", "flow", third}
+    wanted = {third} if config.train.stages_from or config.train.tune_from else {"segmenter", "flow", third}
     if "flow" not in config.negatives.sources:
         wanted.discard("flow")
     chosen = []

@@ -38,6 +38,7 @@ from geood.training.run_folder import (
     trim_metrics,
 )
 from geood.training.stage import Stage, cut_crops, pl
+from geood.training.tuning import take_model
 
 log = logging.getLogger("geood")
 FIRST_CROPS = 32  # training crops that the flow is initialized from
@@ -92,6 +93,8 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
     figures: dict[str, float] = {}
     if config.train.stages_from:
         figures |= take_stages(Path(config.train.stages_from), config, segmenter=segmenter, flow=flow)
+    if config.train.tune_from:
+        crops, figures = take_model(Path(config.train.tune_from), config, crops, segmenter=segmenter, flow=flow)
     if leader:
         make_run(run, config)
         crops.write_split(run)

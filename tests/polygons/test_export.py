@@ -23,6 +23,7 @@ from rasterio.crs import CRS
 from geood.config.sections import PredictConfig
 from geood.errors import ConfigError, DataError, OutputError
 from geood.geo.grid import Grid, Window
+from geood.geo.qgis_form import POLYGON_REVIEW
 from geood.polygons.export import (
     COLUMNS,
     OUTPUT_SUFFIXES,
@@ -257,7 +258,7 @@ def test_every_format_holds_the_same(tmp_path, frame, suffix, rows):
         if len(frame):
             assert abs(back.total_bounds - frame.total_bounds).max() < 0.02
     else:
-        assert back.crs == frame.crs and set(back.columns) == {*COLUMNS, "scene", "geometry"}
+        assert back.crs == frame.crs and set(back.columns) == {*COLUMNS, *POLYGON_REVIEW, "scene", "geometry"}
     if suffix == ".fgb":  # it keeps its own order, along a Hilbert curve
         back = back.sort_values("rank", ignore_index=True)
     for name in COLUMNS if rows is None else ():
@@ -294,7 +295,8 @@ def test_an_empty_geopackage_is_typed_and_styled(tmp_path, frame):
     info = pyogrio.read_info(tmp_path / "o.gpkg", layer="anomalies")
     assert info["geometry_type"] == "MultiPolygon" and info["features"] == 0
     kinds = dict(zip(info["fields"], info["dtypes"], strict=True))
-    assert kinds == COLUMNS
+    review = dict.fromkeys(POLYGON_REVIEW, "object") | {"reviewed": "datetime64[ms]"}
+    assert kinds == COLUMNS | review
     with sqlite3.connect(tmp_path / "o.gpkg") as database:
         (styles,) = database.execute("SELECT count(*) FROM layer_styles WHERE useAsDefault = 1").fetchone()
     assert styles == 1

@@ -1,0 +1,308 @@
+"""Audit of a map by verdicts: precision by score and rank, misses, recall, a threshold for a budget, promises.
+
+Every figure says on how many judged polygons it stands, and its interval holds for a random sample of those it speaks
+of; a ranked list that was judged from its top is none, so precision is told by rank and by score. Misses come from the
+cells of the sample that were searched to their end and from nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geood.errors import ConfigError, DataError
+from geood.review.ground import MapGround, ground_of
+from geood.review.intervals import (
+    LEVEL,
+    Interval,
+    chance_of_at_least,
+    chance_of_at_most,
+    count_limits,
+    least_total,
+    rate_of,
+    share_of,
+)
+from geood.review.reading import Review, ReviewNames, read_review
+
+BANDS = 5  # bands of score, each with about as many judged polygons
+TOPS = (10, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+SURE = 0.05  # a promise is called broken where what was found has a smaller chance under it
+
+
+class Part(NamedTuple):
+    """Some of the polygons: how many there are, how many were judged real or false, and the share of real ones."""
+
+    name: str
+    polygons: int
+    judged: int
+    real: int
+    precision: Interval
+
+
+class BudgetThreshold(NamedTuple):
+    """Threshold at which false polygons stay within a budget for each square kilometre; None where none does.
+
+    `expected` and `at_most` are false polygons for each square kilometre at it; `sure` is the threshold at which the
+    upper limit stays within the budget too.
+    """
+
+    per_km2: float
+    threshold: float | None
+    polygons: int
+    real: int
+    expected: float
+    at_most: float
+    sure: float | None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Figures of a review, to be printed, written as JSON, or used."""
+
+    files: tuple[str, ...]
+    polygons: int
+    verdicts: dict[str, int]
+    misspelt: dict[str, int]
+    conflicts: tuple[str, ...]
+    notes: tuple[str, ...]
+    ranked: bool
+    area_km2: float | None
+    overall: Part
+    bands: tuple[Part, ...]
+    tops: tuple[Part, ...]
+    cells: dict[str, Any] | None
+    misses_per_km2: Interval | None
+    recall: Interval | None
+    no_recall: str
+    budget: BudgetThreshold | None
+    promises: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """Return all figures as JSON; what is not known, or has no limit, is null."""
+        return json.dumps(_finite(asdict(self) | {"level": LEVEL}), indent=1, ensure_ascii=False)
+
+
+def audit(
+    paths: Sequence[str | Path],
+    *,
+    names: ReviewNames = ReviewNames(),  # noqa: B008  # frozen
+    scores: str | Path | None = None,
+    area_km2: float | None = None,
+    false_per_km2: float | None = None,
+    promised_per_km2: float | None = None,
+    bundle_path: str | Path | None = None,
+) -> Audit:
+    """Return what the verdicts in reviewed files say of the map.
+
+    Args:
+        paths: reviewed copies of one polygon file, of geood or of another tool.
+        names: names of layer and columns.
+        scores: the score raster, of any tool; None: that beside the first file, `x.tif` for `x.gpkg`, if it is there.
+        area_km2: the ground that was searched, where no score raster tells it.
+        false_per_km2: a budget, for which a threshold is sought.
+        promised_per_km2: false polygons for each square kilometre that the map was to have.
+        bundle_path: the bundle that made the map, whose promised rate of pixels is compared.
+
+    Raises:
+        ConfigError: a number is none, or what it needs is missing.
+        DataError: a file cannot be read, or nothing in it was judged.
+    """
+    for option, number in {"--area-km2": area_km2, "--false-per-km2": false_per_km2}.items():
+        if number is not None and not (math.isfinite(number) and number > 0):
+            raise ConfigError(f"{option} {number}: not a number above 0; give one")
+    review = read_review(paths, names)
+    ground = ground_of(review, [Path(path) for path in paths], scores=scores, area_km2=area_km2)
+    review = ground.review
+    frame = review.polygons
+    judged = frame["verdict"].isin(["real", "false"]).to_numpy()
+    real = (frame["verdict"] == "real").to_numpy()
+    cells = _cells(review)
+    if not judged.any() and not (cells and cells["complete"]):
+        counted = "; ".join(review.misspelt_lines())
+        raise DataError(
+            f"{paths[0]}: no polygon has a verdict yet{f' ({counted})' if counted else ''}, and no cell is complete; "
+            "type real or false in the column verdict, in QGIS or elsewhere, and save"
+        )
+    score = frame["score"].to_numpy(np.float64)
+    if false_per_km2 is not None and ground.area_km2 is None:
+        raise ConfigError("--false-per-km2 needs the ground that was searched; give --scores RASTER or --area-km2")
+    bands = _bands(score, judged, real)
+    misses = rate_of(cells["misses"], cells["area_km2"]) if cells and cells["complete"] else None
+    recall, why = _recall(bands, misses, ground)
+    return Audit(
+        files=tuple(Path(path).name for path in paths),
+        polygons=len(frame),
+        verdicts={str(k) or "none yet": int(v) for k, v in frame["verdict"].value_counts().items()},
+        misspelt=review.misspelt,
+        conflicts=tuple(map(str, review.conflicts)),
+        notes=(*review.notes, *ground.notes),
+        ranked=review.ranked,
+        area_km2=ground.area_km2,
+        overall=_part("all", judged, real),
+        bands=bands,
+        tops=_tops(judged, real),
+        cells=cells,
+        misses_per_km2=misses,
+        recall=recall,
+        no_recall=why,
+        budget=None if false_per_km2 is None else _budget(score, judged, real, ground, per_km2=false_per_km2),
+        promises=_promises(review, ground, promised_per_km2, bundle_path),
+    )
+
+
+def _part(name: str, judged: NDArray[np.bool_], real: NDArray[np.bool_]) -> Part:
+    cases, hits = int(judged.sum()), int((real & judged).sum())
+    return Part(name, len(judged), cases, hits, share_of(hits, cases))
+
+
+def _bands(score: NDArray[np.float64], judged: NDArray[np.bool_], real: NDArray[np.bool_]) -> tuple[Part, ...]:
+    """Cut the polygons into bands of score at quantiles of the judged ones."""
+    known = np.isfinite(score)
+    if not (judged & known).any():
+        return ()
+    edges = np.unique(np.quantile(score[judged & known], np.linspace(0, 1, BANDS + 1)[1:-1]))
+    band = np.searchsorted(edges, score, side="right")
+    limits = [-math.inf, *edges.tolist(), math.inf]
+    parts = []
+    for i in reversed(range(len(limits) - 1)):
+        inside = known & (band == i)
+        name = f"{limits[i]:.4g} to {limits[i + 1]:.4g}"
+        name = f"from {limits[i]:.4g}" if limits[i + 1] == math.inf else name
+        name = f"below {limits[i + 1]:.4g}" if limits[i] == -math.inf else name
+        parts.append(_part("all scores" if len(limits) == 2 else name, judged[inside], real[inside]))
+    return tuple(parts)
+
+
+def _tops(judged: NDArray[np.bool_], real: NDArray[np.bool_]) -> tuple[Part, ...]:
+    """Take the best ranked polygons, as far as any of those were judged."""
+    last = int(np.flatnonzero(judged).max()) + 1 if judged.any() else 0
+    sizes = [size for size in TOPS if size <= len(judged)]
+    useful = [size for i, size in enumerate(sizes) if i == 0 or sizes[i - 1] < last]
+    return tuple(_part(f"top {size}", judged[:size], real[:size]) for size in useful)
+
+
+def _cells(review: Review) -> dict[str, Any] | None:
+    """Sum up the cells of the sample that were searched to their end."""
+    cells = review.cells
+    if cells is None:
+        return None
+    done = cells[cells["complete"]]
+    area = float(done["area_m2"].sum()) / 1e6 if "area_m2" in done and len(done) else 0.0
+    return {"cells": len(cells), "complete": len(done), "misses": int(done["misses"].sum()), "area_km2": area}
+
+
+def _recall(bands: Sequence[Part], misses: Interval | None, ground: MapGround) -> tuple[Interval | None, str]:
+    """Estimate the share of real things that polygons mark, with limits that join those of both counts."""
+    if misses is None:
+        return None, "no cell of the sample is complete, and polygons alone can never tell what they miss"
+    if math.isnan(misses.value):
+        return None, "the cells of the sample have no area in square metres"
+    if ground.area_km2 is None:
+        return None, "the ground that was searched is not known; give --scores RASTER or --area-km2"
+    bare = [part.name for part in bands if part.polygons and not part.judged]
+    if bare or not bands:
+        return None, f"no polygon was judged with a score {bare[0] if bare else 'at all'}"
+    shares = [share_of(part.real, part.judged, level=1 - (1 - LEVEL) / len(bands)) for part in bands]
+    found = [sum(part.polygons * share[k] for part, share in zip(bands, shares, strict=True)) for k in range(3)]
+    low, high = (sum(part.real for part in bands), sum(p.polygons - p.judged + p.real for p in bands))
+    found[1], found[2] = max(found[1], low), min(found[2], high)  # what was judged is known
+    missed = [rate * ground.area_km2 for rate in misses]
+    value = found[0] / (found[0] + missed[0]) if found[0] + missed[0] else math.nan
+    least = found[1] / (found[1] + missed[2]) if found[1] + missed[2] else 0.0
+    most = found[2] / (found[2] + missed[1]) if found[2] + missed[1] else 1.0
+    return Interval(value, least, most), ""
+
+
+def _budget(
+    score: NDArray[np.float64], judged: NDArray[np.bool_], real: NDArray[np.bool_], ground: MapGround, *, per_km2: float
+) -> BudgetThreshold:
+    """Find the lowest threshold within a budget: polygons whose best pixel is not above it go.
+
+    Where not all above a threshold were judged, those that were stand for the others.
+    """
+    assert ground.area_km2 is not None
+    order = np.argsort(-score, kind="stable")
+    order = order[np.isfinite(score[order])]
+    ranked, seen, good = score[order], judged[order], real[order]
+    ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)) if len(ranked) else np.empty(0, int)
+    ends = ends[ends <= (np.flatnonzero(seen).max() if seen.any() else -1)]
+    best = sure = None
+    met = [True, True]
+    for end in ends:
+        part = seen[: end + 1]
+        cases, false = int(part.sum()), int((part & ~good[: end + 1]).sum())
+        scale = (end + 1) / cases / ground.area_km2 if cases else math.inf
+        limits = count_limits(false)
+        expected, most = false * scale if cases else math.inf, limits.high * scale
+        at = float(ranked[end + 1]) if end + 1 < len(ranked) else _below(float(ranked[end]))
+        row = BudgetThreshold(per_km2, at, int(end) + 1, int(good[: end + 1].sum()), expected, most, None)
+        met = [met[0] and (expected <= per_km2 or not cases), met[1] and (most <= per_km2 or not cases)]
+        best = row if met[0] and cases else best
+        sure = at if met[1] and cases else sure
+    nothing = BudgetThreshold(per_km2, None, 0, 0, math.nan, math.nan, None)
+    return (best or nothing)._replace(sure=sure)
+
+
+def _below(score: float) -> float:
+    """Return the next lower number in float32, in which scores are stored: above it the polygon remains."""
+    return float(np.nextafter(np.float32(score), np.float32(-np.inf)))
+
+
+def _promises(
+    review: Review, ground: MapGround, promised_per_km2: float | None, bundle_path: str | Path | None
+) -> tuple[str, ...]:
+    """Compare what was promised with what was found, in words."""
+    frame = review.polygons
+    false = (frame["verdict"] == "false").to_numpy()
+    open_yet = int((~frame["verdict"].isin(["real", "false"])).sum())
+    said = []
+    promised = promised_per_km2 if promised_per_km2 is not None else ground.promised_per_km2
+    if promised is not None and ground.area_km2 is not None:
+        said.append(_of_polygons(promised, int(false.sum()), open_yet, ground.area_km2))
+    share = ground.promised_share(bundle_path)
+    if share is not None and ground.valid_px and "area_px" in frame:
+        said.append(_of_pixels(share, frame["area_px"].to_numpy(np.float64)[false], ground.valid_px))
+    return tuple(said)
+
+
+def _of_polygons(promised: float, false: int, open_yet: int, area_km2: float) -> str:
+    mean = promised * area_km2
+    more, fewer = chance_of_at_least(false, mean), chance_of_at_most(false + open_yet, mean)
+    found = f"{false} false polygons on {area_km2:.3g} km2, {false / area_km2:.3g} per km2"
+    found += f" and {open_yet} not decided" if open_yet else ""
+    text = f"{promised:.3g} false polygons per km2 promised, found {found}"
+    if more < SURE:
+        return f"contradicts the calibration: {text} (p {more:.2g})"
+    if fewer < SURE:
+        return f"better than the calibration: {text} (p {fewer:.2g})"
+    return f"agrees with the calibration: {text}"
+
+
+def _of_pixels(promised: float, false_px: NDArray[np.float64], valid_px: int) -> str:
+    found = float(np.nansum(false_px)) / valid_px
+    least = least_total(false_px[np.isfinite(false_px)].tolist()) / valid_px
+    text = f"{100 * promised:.3g} % of inlier pixels promised above the threshold, "
+    text += f"{100 * found:.3g} % of all lie in false polygons"
+    if least > promised:
+        return f"contradicts the calibration: {text} ({100 * least:.3g} % at the least)"
+    return f"does not contradict the calibration: {text}"
+
+
+def _finite(value: Any) -> Any:
+    """Return a tree of values in which numbers that JSON has not are None."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, Interval):
+        return _finite(value._asdict())
+    if isinstance(value, (Part, BudgetThreshold)):
+        return _finite(value._asdict())
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,164 @@
+"""Ground of a map that was reviewed: its area, its valid pixels, and what the map promised of itself.
+
+A score raster of any tool tells the ground; without one the cells of the sample do, each of which stands for a part of
+the scene, or a number that the user gives. Polygons of tools that write no scores get theirs from that raster, the
+highest in their outline. What the map promised is read from its tags and from the bundle that made it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pyproj
+import rasterio
+from numpy.typing import NDArray
+from rasterio.features import geometry_mask
+
+from geood.errors import ConfigError, DataError
+from geood.geo.gdal import open_raster, rasterio_window, reading
+from geood.geo.grid import Grid, Window
+from geood.geo.score_raster import THRESHOLD_TAG
+from geood.models import read_header
+from geood.review.reading import Review
+
+PIECE_PX = 2048  # side of the windows in which a raster is read
+RUN_TAG = "GEOOD_RUN"  # what a map says of itself, as JSON: `false_per_km2`, `promised` share of inlier pixels
+
+
+@dataclass(frozen=True)
+class MapGround:
+    """The ground of a review: square kilometres and valid pixels (None: not known), and the tags of its raster."""
+
+    review: Review
+    area_km2: float | None
+    valid_px: int | None
+    tags: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def promised_per_km2(self) -> float | None:
+        """False polygons for each square kilometre that the map was to have, by its tags."""
+        return self._said("false_per_km2")
+
+    def promised_share(self, bundle_path: str | Path | None) -> float | None:
+        """Return the share of inlier pixels above the map's threshold that the bundle, or the map's tags, promised.
+
+        None: not known.
+
+        Raises:
+            BundleError: the bundle cannot be read.
+            ConfigError: the map has no threshold in its tags.
+        """
+        if bundle_path is None:
+            return self._said("promised")
+        if THRESHOLD_TAG not in self.tags:
+            raise ConfigError("--model needs the score raster that its `predict` wrote; give it with --scores")
+        header, threshold = read_header(Path(bundle_path)), float(self.tags[THRESHOLD_TAG])
+        rates = header.calibration.get(self.tags.get("GEOOD_SCORE", header.config.score.kind), {})
+        kept = [float(rate) for rate, at in rates.items() if at <= threshold * (1 + 1e-9)]
+        return min(kept) if kept else None
+
+    def _said(self, name: str) -> float | None:
+        """Return a number of the map's own record; None where there is none."""
+        try:
+            value = json.loads(self.tags[RUN_TAG])[name]
+        except (KeyError, ValueError, TypeError, RecursionError):
+            return None
+        return float(value) if isinstance(value, (int, float)) and np.isfinite(value) and value >= 0 else None
+
+
+def ground_of(review: Review, paths: list[Path], *, scores: str | Path | None, area_km2: float | None) -> MapGround:
+    """Return the ground of reviewed files; polygons without a score get theirs from the score raster.
+
+    Raises:
+        ConfigError: there are neither scores of polygons nor a raster of them.
+        DataError: the raster cannot be read, or has another CRS than the polygons can be brought to.
+    """
+    beside = paths[0].with_suffix(".tif")
+    raster = Path(scores) if scores is not None else beside if beside.is_file() else None
+    bare = not np.isfinite(review.polygons["score"].to_numpy(np.float64)).any() and len(review.polygons) > 0
+    if raster is None:
+        if bare:
+            numbers = [str(name) for name in review.polygons.select_dtypes("number").columns if name != "fid"]
+            raise ConfigError(
+                f"{paths[0]}: no column of scores; name it with --score-column, or give the raster with --scores; "
+                f"columns of numbers: {', '.join(name for name in numbers if name != 'score') or 'none'}"
+            )
+        area, notes = _area_of_cells(review)
+        return MapGround(review, area_km2 if area_km2 is not None else area, None, {}, () if area_km2 else notes)
+    area, valid, tags = _measured(raster)
+    if bare:
+        review = replace(review, polygons=_with_scores(review.polygons, raster))
+    return MapGround(review, area_km2 if area_km2 is not None else area, valid, tags)
+
+
+def _area_of_cells(review: Review) -> tuple[float | None, tuple[str, ...]]:
+    """Return the ground that the cells of the sample stand for, in square kilometres."""
+    cells = review.cells
+    if cells is None or "stands_for_m2" not in cells or not np.isfinite(cells["stands_for_m2"].sum()):
+        return None, ()
+    total = float(cells["stands_for_m2"].sum()) / 1e6
+    return (
+        (total, ("the ground is what the cells of the sample stand for: whole cells alone",)) if total else (None, ())
+    )
+
+
+def _measured(raster: Path) -> tuple[float | None, int, dict[str, str]]:
+    """Return area, valid pixels and tags of a raster of one band."""
+    valid = 0
+    with open_raster(raster) as dataset:
+        grid = Grid(dataset.height, dataset.width, dataset.transform, dataset.crs)
+        for row in range(0, grid.height, PIECE_PX):
+            for col in range(0, grid.width, PIECE_PX):
+                valid += int(_known(dataset, Window(row, col, PIECE_PX, PIECE_PX).within(grid.window), raster)[1].sum())
+        tags = {str(key): str(value) for key, value in dataset.tags().items()}
+    metres = grid.resolution_m
+    return (None if metres is None else valid * metres**2 / 1e6), valid, tags
+
+
+def _known(dataset: Any, window: Window, raster: Path) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    with reading(raster):
+        scores = dataset.read(1, window=rasterio_window(window))
+        known = np.isfinite(scores) & (dataset.read_masks(1, window=rasterio_window(window)) > 0)
+    return scores, known
+
+
+def _with_scores(frame: geopandas.GeoDataFrame, raster: Path) -> geopandas.GeoDataFrame:
+    """Give each polygon the highest score in its outline; NaN where it holds none."""
+    with open_raster(raster) as dataset:
+        grid = Grid(dataset.height, dataset.width, dataset.transform, dataset.crs)
+        shapes = frame.geometry
+        if frame.crs is not None and grid.crs is not None:
+            shapes = shapes.to_crs(pyproj.CRS.from_user_input(grid.crs))
+        elif (frame.crs is None) != (grid.crs is None):
+            raise DataError(
+                f"{raster}: polygons and scores need a CRS both or neither; give the raster of these polygons"
+            )
+        if grid.transform.is_identity:
+            shapes = shapes.affine_transform([1, 0, 0, -1, 0, 0])
+        highest = [_highest(shape, dataset, grid, raster) for shape in shapes]
+    return frame.assign(score=highest)
+
+
+def _highest(shape: Any, dataset: Any, grid: Grid, raster: Path) -> float:
+    if shape is None or shape.is_empty:
+        return float("nan")
+    west, south, east, north = shape.bounds
+    corners = [~grid.transform @ point for point in ((west, north), (east, south), (west, south), (east, north))]
+    cols, rows = (np.array(axis) for axis in zip(*corners, strict=True))
+    top, left = int(np.floor(rows.min())), int(np.floor(cols.min()))
+    window = Window(top, left, int(np.ceil(rows.max())) - top, int(np.ceil(cols.max())) - left).within(grid.window)
+    if not window.height or not window.width:
+        return float("nan")
+    scores, known = _known(dataset, window, raster)
+    transform = grid.transform @ rasterio.Affine.translation(window.col, window.row)
+    for touched in (False, True):  # a polygon thinner than a pixel holds no centre of one
+        inside = ~geometry_mask([shape], scores.shape, transform, all_touched=touched) & known
+        if inside.any():
+            return float(scores[inside].max())
+    return float("nan")

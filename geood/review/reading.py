@@ -1,0 +1,286 @@
+"""Reading of reviewed polygons and of searched cells, from GeoPackages that are open elsewhere and from other files.
+
+What a person types is taken as it is meant: blanks and capitals do not count, and a verdict that is none of the four is
+listed and left out. Nothing is written. Files of several reviewers are taken together: a polygon that occurs more than
+once counts once, and where verdicts differ it is in conflict, which is listed and left out of the figures. A polygon is
+known by its rank, scene and model, where it has them, otherwise by its outline and its figures.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import geopandas
+import numpy as np
+import pandas as pd
+import pyogrio
+
+from geood.errors import ConfigError, DataError, printable, shown
+from geood.geo.gdal import reason
+from geood.geo.gpkg import snapshot
+from geood.geo.ogr import local_file
+from geood.geo.qgis_form import CELL_REVIEW, SAMPLE_LAYER, VERDICTS
+from geood.geo.vector import VECTOR_SUFFIXES
+
+LAYER = "anomalies"
+SCORES = ("score_max", "score")  # columns taken for the score, the first that is there
+DECIDED = ("real", "false", "unsure")
+_FIGURES = ("score_max", "score_mean", "area_px", "area_m2", "class_name", "scene", "model")
+_FAILURES = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    pyogrio.errors.DataSourceError,
+    pyogrio.errors.DataLayerError,
+)
+
+
+class ReviewNames(NamedTuple):
+    """Names in files of other tools: of the layer, and of the columns of the verdict and of the score."""
+
+    layer: str | None = None
+    verdict: str = "verdict"
+    score: str | None = None
+
+
+class Conflict(NamedTuple):
+    """Polygon with verdicts that differ: where it stands, and who said what."""
+
+    polygon: str
+    said: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.polygon}: {', '.join(self.said)}"
+
+
+@dataclass(frozen=True)
+class Review:
+    """Polygons and cells of one or several reviewed files.
+
+    `polygons` has the columns of the files and `fid`, `source`, `score` (NaN: none) and a `verdict` of the four or "",
+    best ranked first; `ranked` is True if a column `rank` says so. `cells` are those of the layer `sample`, with
+    numbers in `misses` (NaN: none typed) and True or False in `complete`. `misspelt` counts verdicts that are none.
+    """
+
+    polygons: geopandas.GeoDataFrame
+    cells: geopandas.GeoDataFrame | None
+    misspelt: dict[str, int] = field(default_factory=dict)
+    conflicts: tuple[Conflict, ...] = ()
+    notes: tuple[str, ...] = ()
+    ranked: bool = False
+
+    def misspelt_lines(self) -> list[str]:
+        """Return a line for each verdict that is none, with the one that it resembles."""
+        lines = []
+        for text, count in self.misspelt.items():
+            near = difflib.get_close_matches(text, list(VERDICTS), n=1)
+            hint = f"; {near[0]}?" if near else ""
+            lines.append(f"{shown(text)!r} in {count} rows{hint}")
+        return lines
+
+
+def read_review(paths: Sequence[str | Path], names: ReviewNames = ReviewNames()) -> Review:  # noqa: B008  # frozen
+    """Read reviewed files; of several, the polygons and cells together.
+
+    Raises:
+        ConfigError: no file is given.
+        DataError: a file cannot be read, has no layer of polygons or no column of verdicts, or its CRS differs.
+    """
+    if not paths:
+        raise ConfigError("no reviewed file; give at least one")
+    frames, cells, notes = [], [], list[str]()
+    for path in map(Path, paths):
+        frame, sample = _read_file(path, names)
+        notes += _gaps(frame, path)
+        frames.append(frame.assign(source=path.name))
+        cells += [] if sample is None else [sample.assign(source=path.name)]
+    if len({str(frame.crs) for frame in frames}) > 1:
+        raise DataError(f"{paths[1]}: has another CRS than {paths[0]}; they are no copies of one map, give them apart")
+    polygons = pd.concat(frames, ignore_index=True)
+    polygons, misspelt = _spelt(polygons, names.verdict)
+    ranked = "rank" in polygons and bool(pd.to_numeric(polygons["rank"], errors="coerce").notna().all())
+    polygons, conflicts = _merged(polygons, ranked=ranked)
+    polygons = _scored(polygons, names.score)
+    order = pd.to_numeric(polygons["rank"]) if ranked else -polygons["score"].fillna(-np.inf)
+    scenes = polygons["scene"].nunique() if "scene" in polygons else 1
+    if ranked and scenes > 1:  # each scene has its own ranks
+        order = order + (-polygons["score"].rank(pct=True) / 2).fillna(0)
+    polygons = polygons.iloc[np.argsort(order.to_numpy(), kind="stable")].reset_index(drop=True)
+    return Review(polygons, _cells(cells, notes), misspelt, conflicts, tuple(notes), ranked)
+
+
+def _read_file(path: Path, names: ReviewNames) -> tuple[geopandas.GeoDataFrame, geopandas.GeoDataFrame | None]:
+    """Return the polygons of a file with their fid, and the cells of its sample if it has one."""
+    if path.suffix.lower() not in VECTOR_SUFFIXES:
+        raise DataError(f"{path}: not a file of polygons; needed: {', '.join(VECTOR_SUFFIXES)}")
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
+        raise DataError(f"{path}: no such file; {f'did you mean {near[0]}?' if near else 'give a reviewed file'}")
+    try:
+        if path.suffix.lower() == ".gpkg":
+            with snapshot(path) as copy:
+                return _read_layers(copy, path, names)
+        if path.suffix.lower() == ".parquet":
+            frame = geopandas.read_parquet(path)
+            return _checked(frame.assign(fid=np.arange(len(frame))), path, names), None
+        with local_file(path) as plain:
+            return _read_layers(plain, path, names)
+    except _FAILURES as error:
+        raise DataError(f"{path}: cannot be read ({reason(error)}); copy it again, or give another file") from None
+
+
+def _read_layers(
+    plain: Path, path: Path, names: ReviewNames
+) -> tuple[geopandas.GeoDataFrame, geopandas.GeoDataFrame | None]:
+    layers = [str(name) for name, kind in pyogrio.list_layers(plain) if kind]
+    fields = {name: [str(f) for f in pyogrio.read_info(plain, layer=name)["fields"]] for name in layers}
+    chosen = _chosen(fields, path, names)
+    frame = pyogrio.read_dataframe(plain, layer=chosen, fid_as_index=True).reset_index(names="fid")
+    samples = [name for name in layers if name == SAMPLE_LAYER] or [
+        name for name, held in fields.items() if name != chosen and {"misses", "complete"} <= set(held)
+    ]
+    cells = pyogrio.read_dataframe(plain, layer=samples[0]) if samples and samples[0] != chosen else None
+    if cells is not None and not set(CELL_REVIEW) - {"reviewer", "reviewed", "comment"} <= set(cells.columns):
+        cells = None
+    return _checked(frame, path, names), cells
+
+
+def _chosen(fields: dict[str, list[str]], path: Path, names: ReviewNames) -> str:
+    """Choose the layer of polygons: by name, the one that geood writes, or the only one with a column of verdicts."""
+    listed = ", ".join(printable(name) for name in fields) or "none"
+    if names.layer is not None:
+        if names.layer not in fields:
+            raise DataError(f"{path}: has no layer {shown(names.layer)}; give one of them with --layer: {listed}")
+        return names.layer
+    if LAYER in fields:
+        return LAYER
+    having = [name for name, held in fields.items() if names.verdict in held]
+    if len(having) == 1:
+        return having[0]
+    if len(fields) == 1:
+        return next(iter(fields))
+    raise DataError(f"{path}: cannot tell which layer holds the reviewed polygons; give one with --layer: {listed}")
+
+
+def _checked(frame: geopandas.GeoDataFrame, path: Path, names: ReviewNames) -> geopandas.GeoDataFrame:
+    if names.verdict not in frame:
+        columns = ", ".join(printable(name) for name in frame.columns if name not in ("fid", "geometry"))
+        raise DataError(
+            f"{path}: no column {shown(names.verdict)} with the verdicts; name it with --verdict-column; columns: "
+            f"{columns or 'none'}"
+        )
+    if names.score is not None and names.score not in frame:
+        raise DataError(f"{path}: no column {shown(names.score)}; name that of the scores with --score-column")
+    if "geometry" not in frame:
+        raise DataError(f"{path}: its rows have no geometry; give the file with the polygons")
+    return frame
+
+
+def _spelt(frame: geopandas.GeoDataFrame, column: str) -> tuple[geopandas.GeoDataFrame, dict[str, int]]:
+    """Bring verdicts to their spelling; those that are none become empty, and are counted."""
+    typed = [("" if _empty(value) else str(value).strip()) for value in frame[column]]
+    plain = [text.casefold() for text in typed]
+    counts = Counter(text for text, low in zip(typed, plain, strict=True) if low and low not in VERDICTS)
+    known = [text if text in VERDICTS else "" for text in plain]
+    return frame.assign(verdict=known), dict(sorted(counts.items()))
+
+
+def _empty(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and np.isnan(value)) or value is pd.NaT or value is pd.NA
+
+
+def _merged(frame: geopandas.GeoDataFrame, *, ranked: bool) -> tuple[geopandas.GeoDataFrame, tuple[Conflict, ...]]:
+    """Keep each polygon once, with the verdict on which all agree; list those on which they do not."""
+    by = [name for name in ("scene", "model", "rank") if name in frame] if ranked else []
+    if not by:
+        by = [name for name in _FIGURES if name in frame]
+        frame = frame.assign(_outline=frame.geometry.to_wkb())
+        by.append("_outline")
+    kept, conflicts = [], []
+    groups = frame.groupby(by, dropna=False, sort=False).indices.values()
+    for rows in groups:
+        verdicts = {frame["verdict"].iat[i] for i in rows} - {"", "skip"}
+        first = next((i for i in rows if frame["verdict"].iat[i] in verdicts), rows[0])
+        first = first if verdicts else next((i for i in rows if frame["verdict"].iat[i]), first)
+        kept.append(first)
+        if len(verdicts) > 1:
+            said = tuple(
+                f"{frame['verdict'].iat[i]} by {_who(frame, i)}" for i in rows if frame["verdict"].iat[i] in verdicts
+            )
+            place = f"rank {int(frame['rank'].iat[first])}" if ranked else f"fid {frame['fid'].iat[first]}"
+            conflicts.append((first, Conflict(place, said)))
+    merged = frame.drop(columns="_outline", errors="ignore").copy()
+    merged.iloc[[i for i, _ in conflicts], merged.columns.get_loc("verdict")] = "conflict"
+    return merged.iloc[sorted(kept)].reset_index(drop=True), tuple(conflict for _, conflict in conflicts)
+
+
+def _who(frame: pd.DataFrame, i: int) -> str:
+    name = frame["reviewer"].iat[i] if "reviewer" in frame else None
+    return (
+        f"{shown(str(name))} ({frame['source'].iat[i]})" if not _empty(name) and name else str(frame["source"].iat[i])
+    )
+
+
+def _scored(frame: geopandas.GeoDataFrame, column: str | None) -> geopandas.GeoDataFrame:
+    """Add the column `score`: the one named, or the one that geood writes; NaN where there is none."""
+    chosen = column or next((name for name in SCORES if name in frame), None)
+    if chosen is None:
+        return frame.assign(score=np.nan)
+    return frame.assign(score=pd.to_numeric(frame[chosen], errors="coerce").astype(np.float64))
+
+
+def _gaps(frame: geopandas.GeoDataFrame, path: Path) -> list[str]:
+    """Tell how many rows were deleted, as far as ranks or row numbers show it."""
+    if "rank" in frame and not ("scene" in frame and frame["scene"].nunique() > 1):
+        numbers = pd.to_numeric(frame["rank"], errors="coerce").dropna()
+        what = "ranks"
+    elif path.suffix.lower() == ".gpkg":
+        numbers, what = frame["fid"], "row numbers"
+    else:
+        return []
+    missing = int(numbers.max()) - numbers.nunique() if len(numbers) else 0
+    if missing <= 0:
+        return []
+    return [f"{path.name}: {missing} {what} up to {int(numbers.max())} are missing, so rows were deleted; none counts"]
+
+
+def _cells(frames: list[geopandas.GeoDataFrame], notes: list[str]) -> geopandas.GeoDataFrame | None:
+    """Return the cells of all files, each once, with checked counts; what cannot be used is noted."""
+    if not frames:
+        return None
+    cells = pd.concat(frames, ignore_index=True)
+    complete = [str(value).strip().casefold() in ("true", "1", "1.0", "yes") for value in cells["complete"]]
+    misses = pd.to_numeric(cells["misses"], errors="coerce").astype(np.float64)
+    wrong = (misses < 0) | (misses != np.floor(misses)) & misses.notna()
+    typed = [not _empty(value) for value in cells["misses"]]
+    wrong |= pd.Series(typed) & misses.isna()
+    if wrong.any():
+        notes.append(f"layer {SAMPLE_LAYER}: {int(wrong.sum())} counts of misses are no whole numbers and are left out")
+    cells = cells.assign(misses=misses.mask(wrong), complete=np.array(complete) & ~wrong.to_numpy())
+    by = [name for name in ("scene", "seed", "cell") if name in cells]
+    if by and len(frames) > 1:
+        cells = _agreed(cells, by, notes)
+    bare = int((cells["complete"] & cells["misses"].isna()).sum())
+    if bare:
+        notes.append(f"layer {SAMPLE_LAYER}: {bare} cells are complete without a count of misses, which is taken for 0")
+    return cells.assign(misses=cells["misses"].fillna(0).where(cells["complete"], cells["misses"]))
+
+
+def _agreed(cells: geopandas.GeoDataFrame, by: list[str], notes: list[str]) -> geopandas.GeoDataFrame:
+    """Keep each cell once; where several searched it and counted differently, it is no longer complete."""
+    kept = []
+    for rows in cells.groupby(by, dropna=False, sort=False).indices.values():
+        done = [i for i in rows if cells["complete"].iat[i]]
+        counts = {cells["misses"].iat[i] for i in done}
+        kept.append(done[0] if done else rows[0])
+        if len(counts) > 1:
+            notes.append(
+                f"layer {SAMPLE_LAYER}: cell {cells['cell'].iat[rows[0]]} has differing counts and is left out"
+            )
+            cells.iloc[kept[-1], cells.columns.get_loc("complete")] = False
+    return cells.iloc[kept].reset_index(drop=True)

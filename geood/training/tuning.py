@@ -1,0 +1,67 @@
+"""Going on with a trained model: its networks and its scaling of bands are taken over, and the third stage runs again.
+
+The outlier head starts anew: the longer it learns, the better it fits its negatives and the worse it ranks anomalies.
+The networks know pixels scaled in one way, so the bands are those of the model, not fitted anew to data with reviewed
+ground in it. Classes, bands and networks have to be the same; images and labels may differ, which is what `stages_from`
+does not allow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from geood.config import Config
+from geood.datasets import Crops
+from geood.errors import ConfigError, shown
+from geood.models import Flow, ModelBundle, Segmenter
+
+ALIKE = 0.01  # by which resolutions may differ, as a share
+APART = ("outlier", "weights", "checkpointing")  # keys of the segmenter that do not change its classes' network
+
+
+def take_model(
+    source: Path, config: Config, crops: Crops, *, segmenter: Segmenter, flow: Flow | None
+) -> tuple[Crops, dict[str, float]]:
+    """Load the networks of a bundle, its outlier head aside; return the crops with its bands, and figures of stages.
+
+    Raises:
+        BundleError: the bundle cannot be read.
+        ConfigError: it has other classes, bands, networks or resolution.
+    """
+    path = source / "model.safetensors" if source.is_dir() else source
+    key = f"train.tune_from: {path}"
+    if not path.exists():
+        raise ConfigError(f"{key} does not exist; name a finished run, or its model.safetensors")
+    bundle = ModelBundle.load(path)
+    _check_alike(bundle, config, crops, key)
+    try:
+        state = bundle.segmenter.state_dict()
+        segmenter.take_classes({name: part for name, part in state.items() if not name.startswith("outlier_head.")})
+        if flow is not None and bundle.flow is not None:
+            flow.load_state_dict(bundle.flow.state_dict())
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{key} has other weights than this config's networks ({shown(error, most=200)}); give its own config"
+        ) from None
+    if flow is not None and bundle.flow is None:
+        raise ConfigError(f"{key} has no flow, from which negatives.source draws; choose another source")
+    figures = {name: value for name, value in bundle.metrics.items() if name.startswith(("segmenter/", "flow/"))}
+    return dataclasses.replace(crops, bands=bundle.bands), figures
+
+
+def _check_alike(bundle: ModelBundle, config: Config, crops: Crops, key: str) -> None:
+    now, before = config.segmenter.model_dump(), bundle.config.segmenter.model_dump()
+    differing = [f"segmenter.{name}" for name in now if name not in APART and now[name] != before[name]]
+    names = {i: bundle.config.data.classes[i] for i in bundle.class_ids}
+    if dict(config.data.classes) != names:
+        differing.append("data.classes")
+    if crops.bands.names != bundle.bands.names or crops.bands.indexes != bundle.bands.indexes:
+        differing.append("bands")
+    if differing:
+        raise ConfigError(f"{key} was trained with other values of {', '.join(differing)}; give those, or train anew")
+    if crops.resolution_m and bundle.resolution and abs(crops.resolution_m / bundle.resolution - 1) > ALIKE:
+        raise ConfigError(
+            f"{key} was trained at {bundle.resolution:.4g} m per pixel, and these crops have {crops.resolution_m:.4g}; "
+            "set data.resolution to that of the first training"
+        )

@@ -1,0 +1,107 @@
+"""Reviewed ground: inliers of stated and of no stated class, drawn around, and never on the side that validates."""
+
+import geopandas
+import numpy as np
+import pytest
+import shapely
+from affine import Affine
+
+from geood.constants import UNSTATED
+from geood.datasets.reviewed_ground import ReviewedCrop
+from geood.datasets.scene_crops import open_scenes
+from geood.errors import ConfigError, DataError
+from support.rasters import HALF_METRE, picture, write_raster
+from support.scenery import config, make_scene
+
+EAST = HALF_METRE * Affine.translation(400, 0)  # on ground of its own, beside the training scene
+
+
+def ground(folder, rows, *, name="new.tif"):
+    """Write a scene beside the training scene, and labels given as (row, column, side in pixels, class id)."""
+    write_raster(folder / name, picture(200, 200, seed=5), transform=EAST)
+    shapes = []
+    for row, col, side, _ in rows:
+        west, north = EAST * (col, row)
+        shapes.append(shapely.box(west, north - side / 2, west + side / 2, north))
+    frame = geopandas.GeoDataFrame({"class_id": [r[3] for r in rows]}, geometry=shapes, crs=32633)
+    frame.to_file(folder / "reviewed.gpkg", layer="labels")
+    return {"reviewed_images": [name], "reviewed_labels": "reviewed.gpkg"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return make_scene(tmp_path)
+
+
+def test_crops_lie_around_reviewed_polygons_and_hold_their_ids(folder):
+    keys = ground(folder, [(40, 40, 20, 1), (100, 120, 10, 254), (150, 30, 8, 255)])
+    scenes = open_scenes(config(folder, **keys, reviewed_share=0.5))
+    own = [crop for crop in scenes.training_boxes if isinstance(crop, ReviewedCrop)]
+    assert len(own) == 12 and len(scenes.training_boxes) == 24
+    found = {}
+    for crop in own:
+        sample = scenes.sample(crop, validation=False)
+        assert sample["mask"].shape == (64, 64)
+        for value, count in zip(*np.unique(sample["mask"].numpy(), return_counts=True), strict=True):
+            found[int(value)] = max(found.get(int(value), 0), int(count))
+    assert found[1] == 400 and found[UNSTATED] == 100 and set(found) == {1, UNSTATED, 255}
+    assert scenes.report.unknown_ids == {} and scenes.ground.name(own[0]).startswith("new.tif at x")
+    training = scenes.training(3, 30)
+    assert any((training[i]["mask"] == UNSTATED).any() for i in range(30))
+
+
+def test_pixels_are_read_unchanged_from_the_image_that_was_reviewed(folder):
+    keys = ground(folder, [(40, 40, 20, 1)])
+    scenes = open_scenes(config(folder, **keys))
+    crop = next(crop for crop in scenes.training_boxes if isinstance(crop, ReviewedCrop))
+    pixels = scenes.ground.read(crop, validation=False)
+    image = picture(200, 200, seed=5)
+    west, north = EAST * (0, 0)
+    col, row = round((crop.box.xmin - west) * 2), round((north - crop.box.ymax) * 2)
+    inside = (slice(max(0, row), row + 64), slice(max(0, col), col + 64))
+    shown = pixels.image[:, max(0, -row) :, max(0, -col) :]
+    height, width = image[0][inside].shape
+    assert np.array_equal(shown[:, :height, :width], image[(slice(None), *inside)])
+
+
+def test_the_split_of_the_scenes_is_what_it_is_without_reviewed_ground(folder):
+    plain = open_scenes(config(folder))
+    scenes = open_scenes(config(folder, **ground(folder, [(40, 40, 20, 1)])))
+    assert scenes.validation_boxes == plain.validation_boxes
+    assert scenes.ground.blocks == plain.ground.blocks
+    for crop in scenes.training_boxes:
+        if not isinstance(crop, ReviewedCrop):
+            assert crop in plain.training_boxes
+
+
+def test_reviewed_ground_in_a_block_that_validates_is_masked(folder):
+    """The training scene itself was reviewed: labels as large as the scene."""
+    west, north = HALF_METRE * (0, 0)
+    frame = geopandas.GeoDataFrame({"class_id": [254]}, geometry=[shapely.box(west, north - 150, west + 150, north)])
+    frame.set_crs(32633).to_file(folder / "reviewed.gpkg", layer="labels")
+    scenes = open_scenes(config(folder, reviewed_images=["a.tif"], reviewed_labels="reviewed.gpkg"))
+    held = [scenes.ground.blocks.polygon(cell) for cell in scenes.ground.blocks.validation]
+    crops = [crop for crop in scenes.training_boxes if isinstance(crop, ReviewedCrop)]
+    touching = [c for c in crops if any(shape.intersects(shapely.box(*c.box).buffer(-1)) for shape in held)]
+    assert touching
+    for crop in touching:
+        pixels = scenes.ground.read(crop, validation=False)
+        owned = scenes.ground.blocks.owned(crop.box, pixels.valid.shape, validation=True)
+        assert owned.any() and not pixels.valid[owned].any() and (pixels.ids[owned] == 255).all()
+
+
+def test_split_is_written_with_reviewed_crops_among_those_of_training(folder):
+    scenes = open_scenes(config(folder, **ground(folder, [(40, 40, 20, 1)])))
+    scenes.write_split(folder)
+    crops = geopandas.read_file(folder / "split.gpkg", layer="crops")
+    assert (crops["split"] == "train").sum() == len(scenes.training_boxes)
+
+
+def test_keys_that_do_not_fit_are_named(folder):
+    keys = ground(folder, [(40, 40, 20, 1)])
+    with pytest.raises(ValueError, match="reviewed_images and reviewed_labels belong together"):
+        config(folder, reviewed_images=["new.tif"])
+    with pytest.raises(ValueError, match="id 254 means no stated class"):
+        config(folder, **keys, classes={0: "a", 1: "b", 254: "c"})
+    with pytest.raises((ConfigError, DataError), match="reviewed_images"):
+        open_scenes(config(folder, **keys | {"reviewed_images": ["none.tif"]}))

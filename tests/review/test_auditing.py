@@ -1,0 +1,149 @@
+"""What an audit says, against counts by hand; and that it says nothing that the verdicts do not carry."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from geood.cli.app import app
+from geood.errors import ConfigError, DataError
+from geood.geo.grid import Grid
+from geood.review.auditing import audit
+from geood.review.intervals import count_limits, share_of
+from geood.review.reading import ReviewNames
+from support.rasters import HALF_METRE, write_raster, write_scores
+from support.reviews import SOUTH, WEST, cells, reviewed, save
+
+KINDS = ["real", "false", "real", "real", "false", "false", "real", "false", "false", "false", None, None, "unsure"]
+
+
+def test_precision_is_that_of_the_judged_polygons_overall_by_rank_and_by_score(tmp_path):
+    found = audit([save(tmp_path / "a.gpkg", reviewed(KINDS))], area_km2=2.0)
+    assert found.verdicts == {"false": 6, "real": 4, "none yet": 2, "unsure": 1}
+    assert found.overall.precision == share_of(4, 10)
+    assert [(part.name, part.judged, part.real) for part in found.tops] == [("top 10", 10, 4)]
+    assert sum(part.polygons for part in found.bands) == 13
+    assert sum(part.judged for part in found.bands) == 10 and sum(part.real for part in found.bands) == 4
+    assert found.bands[0].name.startswith("from") and found.bands[-1].name.startswith("below")
+
+
+def test_ranks_come_from_the_column_and_from_scores_without_one(tmp_path):
+    kinds = ["false"] * 10 + ["real"] * 10
+    turned = reviewed(kinds, rank=False)
+    by_score = audit([save(tmp_path / "a.gpkg", turned)], area_km2=1)
+    by_rank = audit([save(tmp_path / "b.gpkg", turned.assign(rank=range(20, 0, -1)))], area_km2=1)
+    assert (by_score.tops[0].real, by_score.ranked) == (0, False)
+    assert (by_rank.tops[0].real, by_rank.ranked) == (10, True)
+
+
+def test_misses_and_recall_come_from_complete_cells_alone(tmp_path):
+    sample = cells([3, 0, 7, None], [True, True, False, None])
+    found = audit([save(tmp_path / "a.gpkg", reviewed(["real"] * 6 + ["false"] * 4), sample)])
+    assert found.cells == {"cells": 4, "complete": 2, "misses": 3, "area_km2": 0.2}
+    assert found.misses_per_km2 == pytest.approx(tuple(x / 0.2 for x in count_limits(3)))
+    assert found.area_km2 == pytest.approx(4.0)
+    assert found.recall.value == pytest.approx(6 / (6 + 15 * 4))
+    missed = count_limits(3)
+    assert found.recall.low == pytest.approx(6 / (6 + missed.high / 0.2 * 4))
+
+
+def test_without_a_complete_cell_no_recall_is_told(tmp_path):
+    found = audit([save(tmp_path / "a.gpkg", reviewed(["real"]), cells([1], [False]))])
+    assert found.misses_per_km2 is None and found.recall is None and "can never tell" in found.no_recall
+
+
+def test_a_threshold_keeps_false_polygons_within_the_budget(tmp_path):
+    kinds = ["real", "false", "real", "false", "false", "false"]
+    path = save(tmp_path / "a.gpkg", reviewed(kinds))
+    budget = audit([path], area_km2=1.0, false_per_km2=1.0).budget
+    assert (budget.polygons, budget.real, budget.expected) == (3, 2, 1.0)
+    assert budget.threshold == pytest.approx(0.97)  # the score of the fourth, which is not above it
+    all_kept = audit([path], area_km2=1.0, false_per_km2=4.0).budget
+    assert all_kept.polygons == 6 and all_kept.threshold < 0.95
+    none = audit([save(tmp_path / "b.gpkg", reviewed(["false"]))], area_km2=1.0, false_per_km2=0.5).budget
+    assert none.threshold is None and none.sure is None
+    with pytest.raises(ConfigError, match="--scores RASTER or --area-km2"):
+        audit([path], false_per_km2=1.0)
+
+
+def test_where_only_some_were_judged_they_stand_for_the_others(tmp_path):
+    kinds = ["false", None, "real", None]
+    budget = audit([save(tmp_path / "a.gpkg", reviewed(kinds))], area_km2=1.0, false_per_km2=100).budget
+    assert (budget.polygons, budget.expected) == (3, 1.5)  # the last is below all that was judged
+    assert budget.at_most == pytest.approx(count_limits(1).high * 3 / 2)
+
+
+@pytest.mark.parametrize(
+    ("promised", "said"), [(2.0, "contradicts"), (10.0, "agrees"), (40.0, "better than the calibration")]
+)
+def test_a_promise_is_compared_with_what_was_found(tmp_path, promised, said):
+    path = save(tmp_path / "a.gpkg", reviewed(["false"] * 10))
+    [text] = audit([path], area_km2=1.0, promised_per_km2=promised).promises
+    assert text.startswith(said)
+
+
+def test_polygons_that_are_not_decided_do_not_make_a_map_better(tmp_path):
+    path = save(tmp_path / "a.gpkg", reviewed(["false"] + [None] * 9))
+    [text] = audit([path], area_km2=1.0, promised_per_km2=10.0).promises
+    assert text.startswith("agrees") and "9 not decided" in text
+
+
+def test_the_promise_of_a_bundle_is_its_rate_at_the_threshold_of_the_map(tmp_path, bundle_path):
+    scores = np.full((200, 200), 0.1, np.float32)
+    write_scores(tmp_path / "a.tif", Grid(200, 200, HALF_METRE, "EPSG:32633"), scores, GEOOD_THRESHOLD="0.7")
+    path = save(tmp_path / "a.gpkg", reviewed(["false"] * 10))  # 4,000 of 40,000 pixels
+    [text] = audit([path], bundle_path=bundle_path).promises
+    assert text.startswith("contradicts") and "1 % of inlier pixels promised" in text and "10 % of all" in text
+    fine = audit([save(tmp_path / "b.gpkg", reviewed(["real"]))], scores=tmp_path / "a.tif", bundle_path=bundle_path)
+    assert fine.promises[0].startswith("does not contradict")
+    with pytest.raises(ConfigError, match="--scores"):
+        audit([save(tmp_path / "c.gpkg", reviewed(["real"]))], bundle_path=bundle_path)
+
+
+@pytest.mark.parametrize("record", ['{"false_per_km2": 1.0, "promised": 0.001}', "{}", "[", "[1]", '{"promised": "x"}'])
+def test_a_map_says_itself_what_it_promised(tmp_path, record):
+    scores = np.full((200, 200), 0.1, np.float32)
+    write_scores(tmp_path / "a.tif", Grid(200, 200, HALF_METRE, "EPSG:32633"), scores, GEOOD_RUN=record)
+    said = audit([save(tmp_path / "a.gpkg", reviewed(["false"] * 10))]).promises
+    assert len(said) == (2 if "false_per_km2" in record else 0)
+    assert all(text.startswith("contradicts") for text in said)
+
+
+def test_polygons_and_scores_of_other_tools_will_do(tmp_path):
+    frame = reviewed(["yes"] * 3).rename(columns={"verdict": "ok"})[["ok", "geometry"]].assign(ok=["real", "false", ""])
+    path = save(tmp_path / "theirs.geojson", frame.to_crs(4326), layer="theirs")
+    with pytest.raises(ConfigError, match=r"--score-column, or give the raster with --scores"):
+        audit([path], names=ReviewNames(verdict="ok"))
+    scores = np.full((40, 120), -9999, np.float32)
+    scores[:20, :20], scores[:20, 40:60], scores[:20, 80:100] = 5, 7, 3
+    transform = HALF_METRE.translation(WEST, SOUTH + 10) * HALF_METRE.scale(0.5, -0.5)
+    raster = write_raster(tmp_path / "theirs.tif", scores, transform=transform, nodata=-9999)
+    found = audit([path], names=ReviewNames(verdict="ok"), scores=raster, false_per_km2=1e5)
+    assert found.area_km2 == pytest.approx(1200 * 0.25 / 1e6, rel=1e-2)
+    assert found.tops == () and found.overall.judged == 2 and found.budget.real == 1
+    assert not math.isnan(found.bands[0].precision.value)
+
+
+def test_nothing_judged_is_said(tmp_path):
+    path = save(tmp_path / "a.gpkg", reviewed([None, "rael"]))
+    with pytest.raises(DataError, match=r"no polygon has a verdict yet \('rael' in 1 rows; real\?\)"):
+        audit([path])
+    searched = save(tmp_path / "b.gpkg", reviewed([None]), cells([1], [True]))
+    assert audit([searched]).misses_per_km2.value == pytest.approx(10)
+
+
+def test_the_command_prints_and_writes_the_same_figures(tmp_path):
+    path = save(tmp_path / "a.gpkg", reviewed([*KINDS, "flase"]), cells([1, 0], [True, True]))
+    out = tmp_path / "figures.json"
+    done = CliRunner().invoke(app, ["audit", str(path), "--json", str(out), "--false-per-km2", "3"])
+    assert done.exit_code == 0, done.output
+    figures = json.loads(out.read_text())
+    assert figures["overall"]["real"] == 4 and figures["misspelt"] == {"flase": 1}
+    assert figures["overall"]["precision"]["value"] == pytest.approx(0.4) and figures["level"] == 0.95
+    assert figures["misses_per_km2"]["value"] == pytest.approx(5)
+    for text in ("4 real of 10 judged", "'flase' in 1 rows", "top 10", "from the sample alone", "budget"):
+        assert text in done.output
+    again = CliRunner().invoke(app, ["audit", str(path), "--json", str(out)])
+    assert again.exit_code != 0

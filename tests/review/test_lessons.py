@@ -1,0 +1,152 @@
+"""Lessons of a review: false alarms are inliers, real things nothing, and the same verdicts the same files."""
+
+import geopandas
+import numpy as np
+import pytest
+import shapely
+
+from geood.config import load_config
+from geood.errors import ConfigError, DataError, OutputError
+from geood.evaluation.scenes import evaluate_scenes
+from geood.review.lessons import feedback
+from support.rasters import HALF_METRE, picture, write_raster
+from support.reviews import SOUTH, WEST, cells, reviewed, save
+
+CONFIG = """\
+data:
+  images: [scene.tif]
+  labels: [labels.tif]
+  classes: {0: land, 1: road, 2: roof}
+  anomaly: [7]
+segmenter: {encoder: resnet10t, outlier: head}
+"""
+TRANSFORM = HALF_METRE.translation(WEST, SOUTH + 60) * HALF_METRE.scale(0.5, -0.5)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A config, the scene that was searched, and an empty folder for a review."""
+    (tmp_path / "aerial.yaml").write_text(CONFIG)
+    write_raster(tmp_path / "scene.tif", picture(120, 300), transform=TRANSFORM)
+    write_raster(tmp_path / "labels.tif", np.zeros((120, 300), np.uint8), transform=TRANSFORM)
+    return tmp_path
+
+
+def fed(folder, path, **options):
+    return feedback([path], folder / "aerial.yaml", folder / "next.yaml", scenes=[folder / "scene.tif"], **options)
+
+
+def labels(folder, name="next.reviewed.gpkg"):
+    return geopandas.read_file(folder / name)
+
+
+def test_false_alarms_become_ground_and_real_things_a_set_of_their_own(folder):
+    frame = reviewed(
+        ["false", "false", "false", "real", "unsure", None], true_class=["Road ", None, "shadow", "boat", None, None]
+    )
+    made = fed(folder, save(folder / "a.gpkg", frame))
+    assert (made.counts["false"], made.counts["stated"], made.counts["real"]) == (3, 1, 1)
+    ground = labels(folder)
+    assert sorted(ground["class_id"]) == [1, 254, 254, 255]
+    assert ground[ground["class_id"] == 255].union_all().equals(frame.geometry.iloc[3])
+    held = labels(folder, "next.holdout.gpkg")
+    assert sorted(held["class_id"]) == [0, 0, 1, 7]  # taken for land where nobody stated a class
+    config = load_config(folder / "next.yaml")
+    assert config.data.reviewed_images == [str(folder / "scene.tif")] and config.loss.inliers_by_crop
+    assert config.data.images == ["scene.tif"] and config.data.classes[2] == "roof"
+    assert load_config(folder / "next.holdout.yaml").data.test_images == [str(folder / "scene.tif")]
+
+
+def test_the_hold_out_set_can_be_evaluated(folder, bundle):
+    made = fed(folder, save(folder / "a.gpkg", reviewed(["real", "false"])))
+    found = evaluate_scenes(made.holdout, bundle)
+    assert found.anomaly_pixels == 400 and found.pixels == 800
+
+
+def test_a_cell_without_a_miss_is_ground_but_for_what_is_not_decided(folder):
+    place = shapely.box(WEST - 5, SOUTH - 5, WEST + 75, SOUTH + 15)
+    far = shapely.box(WEST + 80, SOUTH + 20, WEST + 90, SOUTH + 30)
+    sample = cells([0, 1, 0], [True, True, False], places=[place, far, far])
+    frame = reviewed(["false", "real", None, None, "skip"], true_class=["roof"] + [None] * 4)
+    made = fed(folder, save(folder / "a.gpkg", frame, sample))
+    assert made.counts["cells"] == 1
+    ground = labels(folder)
+    assert ground["origin"].tolist() == ["cell", "false", "left out", "left out", "left out"]
+    assert ground["class_id"].tolist() == [254, 2, 255, 255, 255]
+
+
+def test_feedback_twice_gives_the_same_files_and_replaces_nothing_else(folder):
+    path = save(folder / "a.gpkg", reviewed(["real", "false"]))
+    before = path.read_bytes()
+    fed(folder, path)
+    names = ["next.yaml", "next.reviewed.gpkg", "next.holdout.yaml", "next.holdout.gpkg"]
+    first = {name: (folder / name).read_bytes() for name in names}
+    fed(folder, path)
+    assert {name: (folder / name).read_bytes() for name in names} == first and path.read_bytes() == before
+    with (folder / "next.yaml").open("a") as file:
+        file.write("# my own\n")
+    with pytest.raises(OutputError, match=r"next\.yaml: exists with other content"):
+        fed(folder, path)
+    assert (folder / "next.yaml").read_text().endswith("# my own\n")
+    fed(folder, path, overwrite=True)
+    assert (folder / "next.yaml").read_bytes() == first["next.yaml"]
+    assert sorted(p.name for p in folder.iterdir() if p.name.startswith(".")) == []
+
+
+def test_a_second_round_keeps_the_first(folder):
+    fed(folder, save(folder / "a.gpkg", reviewed(["false"])))
+    second = save(folder / "b.gpkg", reviewed([None, "false"], true_class=[None, "roof"]))
+    feedback([second], folder / "next.yaml", folder / "third.yaml", scenes=[folder / "scene.tif"])
+    assert labels(folder, "third.reviewed.gpkg")["class_id"].tolist() == [254, 2]
+    config = load_config(folder / "third.yaml")
+    assert config.data.reviewed_images == [str(folder / "scene.tif")] and config.data.images == ["scene.tif"]
+
+
+def test_misspelt_verdicts_are_refused_and_listed(folder):
+    path = save(folder / "a.gpkg", reviewed(["real", "flase", "flase"]))
+    with pytest.raises(DataError, match=r"'flase' in 2 rows; false\?; correct them first"):
+        fed(folder, path)
+    assert not (folder / "next.yaml").exists()
+
+
+def test_conflicts_and_contradictions_are_left_out_and_told(folder):
+    one, other = reviewed(["false", "real", "real"]), reviewed(["real", None, None])
+    one["true_class"] = [None, "road", None]
+    paths = [save(folder / "a.gpkg", one), save(folder / "b.gpkg", other)]
+    made = feedback(paths, folder / "aerial.yaml", folder / "next.yaml", scenes=[folder / "scene.tif"])
+    assert (made.counts["false"], made.counts["real"]) == (0, 1)
+    assert any("conflict rank 1" in note for note in made.notes)
+    assert any("1 polygons are real, and yet of a class" in note for note in made.notes)
+
+
+def test_an_edited_outline_counts_as_it_was_edited_and_a_broken_one_is_refused(folder):
+    frame = reviewed(["false", "false"])
+    smaller = frame.geometry.iloc[0].buffer(-2)
+    path = save(folder / "a.gpkg", frame.set_geometry([smaller, frame.geometry.iloc[1]], crs=frame.crs))
+    fed(folder, path)
+    assert labels(folder).area.min() == pytest.approx(smaller.area)
+    bow = shapely.Polygon([(WEST, SOUTH), (WEST + 9, SOUTH + 9), (WEST + 9, SOUTH), (WEST, SOUTH + 9)])
+    broken = save(folder / "b.gpkg", frame.set_geometry([bow, frame.geometry.iloc[1]], crs=frame.crs))
+    with pytest.raises(DataError, match="not valid, that of fid 1 first; repair them"):
+        fed(folder, broken, overwrite=True)
+
+
+def test_the_scene_is_found_by_its_name_or_asked_for(folder):
+    path = save(folder / "a.gpkg", reviewed(["false"], scene=["scene.tif"]))
+    feedback([path], folder / "aerial.yaml", folder / "next.yaml")
+    assert load_config(folder / "next.yaml").data.reviewed_images == [str(folder / "scene.tif")]
+    lost = save(folder / "b.gpkg", reviewed(["false"], scene=["lost.tif"]))
+    with pytest.raises(ConfigError, match=r"lost\.tif of these polygons is not found; give its image with --scene"):
+        feedback([lost], folder / "aerial.yaml", folder / "other.yaml")
+    bare = save(folder / "c.gpkg", reviewed(["false"]))
+    with pytest.raises(ConfigError, match="do not tell of which scene they are"):
+        feedback([bare], folder / "aerial.yaml", folder / "other.yaml")
+
+
+def test_without_verdicts_there_is_nothing_to_learn(folder):
+    with pytest.raises(DataError, match="no polygon has a verdict yet"):
+        fed(folder, save(folder / "a.gpkg", reviewed([None, "unsure"])))
+    with pytest.raises(OutputError, match="is the config of the training before"):
+        feedback([folder / "a.gpkg"], folder / "aerial.yaml", folder / "aerial.yaml")
+    with pytest.raises(ConfigError, match=r"end the name in \.yaml"):
+        feedback([folder / "a.gpkg"], folder / "aerial.yaml", folder / "next.txt")

@@ -1,0 +1,117 @@
+"""Reading of reviews: as they are meant, whatever was done to the file."""
+
+import geopandas
+import pandas as pd
+import pytest
+import shapely
+
+from geood.errors import DataError
+from geood.review.reading import ReviewNames, read_review
+from support.reviews import cells, reviewed, save, square
+
+
+def verdicts(review):
+    return review.polygons["verdict"].tolist()
+
+
+def test_capitals_and_blanks_do_not_count_and_what_is_none_is_counted(tmp_path):
+    path = save(tmp_path / "a.gpkg", reviewed(["real", " False ", "REAL", "flase", "flase", "ja", None, ""]))
+    review = read_review([path])
+    assert verdicts(review) == ["real", "false", "real", "", "", "", "", ""]
+    assert review.misspelt == {"flase": 2, "ja": 1}
+    assert review.misspelt_lines() == ["'flase' in 2 rows; false?", "'ja' in 1 rows"]
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb", ".parquet", ".shp"])
+def test_every_format_is_read(tmp_path, suffix):
+    frame = reviewed(["real", "false", None])
+    if suffix == ".parquet":
+        frame.to_parquet(tmp_path / "a.parquet")
+    else:
+        save(tmp_path / f"a{suffix}", frame, layer="a")
+    names = ReviewNames(score="score_max")
+    review = read_review([tmp_path / f"a{suffix}"], names)
+    assert verdicts(review) == ["real", "false", ""] and review.polygons["score"].round(2).tolist() == [1, 0.99, 0.98]
+
+
+def test_a_renamed_layer_is_found_where_it_can_be_told_and_listed_where_not(tmp_path):
+    path = save(tmp_path / "a.gpkg", reviewed(["real"]), cells([1], [True]), layer="my own name")
+    review = read_review([path])
+    assert verdicts(review) == ["real"] and review.cells["misses"].tolist() == [1]
+    save(path, reviewed(["false"]), layer="second")
+    with pytest.raises(DataError, match=r"which layer .*--layer: my own name, sample, second"):
+        read_review([path])
+    assert verdicts(read_review([path], ReviewNames("second"))) == ["false"]
+    with pytest.raises(DataError, match=r"no layer third.*second"):
+        read_review([path], ReviewNames("third"))
+
+
+@pytest.mark.parametrize("rank", [True, False])
+def test_deleted_rows_are_told_and_change_nothing_else(tmp_path, rank):
+    path = save(tmp_path / "a.gpkg", reviewed(["real", "false", "real", "false"], rank=rank))
+    import sqlite3
+
+    with sqlite3.connect(path) as database:
+        for name in ("ST_IsEmpty", "ST_MinX", "ST_MaxX", "ST_MinY", "ST_MaxY"):
+            database.create_function(name, 1, lambda _: 0)
+        database.execute("DELETE FROM anomalies WHERE fid = 2")
+    database.close()
+    review = read_review([path])
+    assert verdicts(review) == ["real", "real", "false"]
+    what = "ranks" if rank else "row numbers"
+    assert review.notes == (f"a.gpkg: 1 {what} up to 4 are missing, so rows were deleted; none counts",)
+
+
+@pytest.mark.parametrize("rank", [True, False])
+def test_two_reviewers_agree_or_are_in_conflict(tmp_path, rank):
+    one = reviewed(["real", "false", "real", None, "skip"], rank=rank, reviewer=["Ada"] * 5)
+    other = reviewed(["real", "real", None, "false", "unsure"], rank=rank, reviewer=["Bo"] * 5)
+    paths = [save(tmp_path / "a.gpkg", one), save(tmp_path / "b.gpkg", other)]
+    apart = read_review(paths)
+    merged = read_review([save(tmp_path / "c.gpkg", pd.concat([one, other], ignore_index=True))])
+    for review in (apart, merged):
+        assert verdicts(review) == ["real", "conflict", "real", "false", "unsure"]
+        [conflict] = review.conflicts
+        assert str(conflict).startswith("rank 2: false by Ada" if rank else "fid 2: false by Ada")
+        assert "real by Bo" in str(conflict)
+
+
+def test_an_outline_that_was_edited_is_still_the_same_polygon_where_it_has_a_rank(tmp_path):
+    frame = reviewed(["real", "false"])
+    edited = frame.set_geometry([shapely.box(0, 0, 1, 1), square(1)], crs=frame.crs)
+    edited["verdict"] = ["false", None]
+    review = read_review([save(tmp_path / "a.gpkg", frame), save(tmp_path / "b.gpkg", edited)])
+    assert len(review.polygons) == 2 and len(review.conflicts) == 1
+
+
+def test_cells_with_counts_that_are_none_are_left_out(tmp_path):
+    sample = cells([2, -1, 1.5, None, 3], [True, True, True, True, False])
+    review = read_review([save(tmp_path / "a.gpkg", reviewed(["real"]), sample)])
+    assert review.cells["complete"].tolist() == [True, False, False, True, False]
+    assert review.cells[review.cells["complete"]]["misses"].tolist() == [2, 0]
+    assert any("2 counts of misses are no whole numbers" in note for note in review.notes)
+    assert any("1 cells are complete without a count" in note for note in review.notes)
+
+
+def test_a_cell_that_two_count_differently_is_not_complete(tmp_path):
+    paths = [
+        save(tmp_path / f"{name}.gpkg", reviewed(["real"]), cells([misses, 1], [True, done]))
+        for name, misses, done in (("a", 2, True), ("b", 3, False))
+    ]
+    review = read_review(paths)
+    assert review.cells["complete"].tolist() == [False, True] and "cell 1 has differing counts" in review.notes[-1]
+
+
+def test_what_is_missing_is_named(tmp_path):
+    path = save(tmp_path / "a.gpkg", reviewed(["real"]).drop(columns="verdict"))
+    with pytest.raises(DataError, match=r"no column verdict.*--verdict-column.*score_max"):
+        read_review([path])
+    with pytest.raises(DataError, match="--score-column"):
+        read_review([path], ReviewNames(verdict="class_name", score="none"))
+    with pytest.raises(DataError, match=r"no such file; did you mean a\.gpkg"):
+        read_review([tmp_path / "b.gpkg"])
+    with pytest.raises(DataError, match="not a file of polygons"):
+        read_review([tmp_path / "a.txt"])
+    with pytest.raises(DataError, match="another CRS"):
+        other = save(tmp_path / "c.gpkg", geopandas.GeoDataFrame(reviewed(["real"])).to_crs(4326))
+        read_review([save(tmp_path / "d.gpkg", reviewed(["real"])), other])

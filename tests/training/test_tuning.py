@@ -1,0 +1,140 @@
+"""Going on with a model: its networks and bands are taken as they are, and only what fits is taken."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from geood.cli.app import app
+from geood.config.loading import load_config, to_yaml
+from geood.config.sections import LossConfig
+from geood.constants import IGNORE, UNSTATED
+from geood.datasets.sources import open_crops
+from geood.errors import ConfigError
+from geood.models.bundle import ModelBundle
+from geood.models.segmenter import Segmenter, SegmenterOutput
+from geood.training.losses import class_nll, joint_loss
+from geood.training.pasting import PastedBatch
+from geood.training.plans import plans
+from geood.training.trainer import train
+from geood.training.tuning import take_model
+from support.bundles import make_bundle, small_config
+from support.rasters import picture, write_raster
+
+SECTIONS = {
+    "segmenter": {"outlier": "head"},
+    "negatives": {"source": "phase"},
+    "score": {"kind": "hybrid", "encoder_bank": 0},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A scene with labels, and the bundle of a run."""
+    folder = tmp_path_factory.mktemp("tuning")
+    image = picture(160, 160)
+    write_raster(folder / "im.tif", image)
+    write_raster(folder / "im_labels.tif", np.digitize(image[0], [90, 160]).astype("u1"))
+    (folder / "first").mkdir()
+    names = open_crops(config(folder)).bands.names
+    make_bundle(folder / "first" / "model.safetensors", names=names, **SECTIONS)
+    return folder
+
+
+def config(folder, **train):
+    data = {"root": str(folder), "images": ["im.tif"], "labels": ["im_labels.tif"], "crop_px": 64}
+    data |= {"crops": 6, "block_m": 40.0, "validation_crops": 2}
+    steps = {"head_steps": 2, "third_stage": "head", "batch": 2, "accelerator": "cpu"}
+    return small_config(data=data, train=steps | train, **SECTIONS)
+
+
+@pytest.fixture(scope="module")
+def crops(folder):
+    return open_crops(config(folder))
+
+
+def test_a_run_goes_on_with_the_head_alone_and_keeps_bands_and_classes(folder, tmp_path):
+    tuned = config(folder, tune_from=str(folder / "first"))
+    assert [plan.stage for plan in plans(tuned)] == ["head"]
+    before = ModelBundle.load(folder / "first" / "model.safetensors")
+    after = ModelBundle.load(train(tuned, tmp_path / "run"))
+    assert after.bands == before.bands and after.bands != open_crops(tuned).bands
+    was, now = before.segmenter.state_dict(), after.segmenter.state_dict()
+    assert {name.split(".")[0] for name in was if not torch.equal(was[name], now[name])} == {"outlier_head"}
+
+
+def test_the_networks_are_those_of_the_model_and_the_head_starts_anew(folder, crops):
+    torch.manual_seed(9)
+    segmenter = Segmenter(3, 3, crops.config.segmenter)
+    head = {name: part.clone() for name, part in segmenter.state_dict().items() if name.startswith("outlier_head.")}
+    for source in (folder / "first", folder / "first" / "model.safetensors"):
+        taken, figures = take_model(source, crops.config, crops, segmenter=segmenter, flow=None)
+    bundle = ModelBundle.load(source)
+    state = segmenter.state_dict()
+    wanted = bundle.segmenter.state_dict() | head
+    assert all(torch.equal(tensor, state[name]) for name, tensor in wanted.items())
+    assert taken.bands == bundle.bands and taken.training_boxes == crops.training_boxes
+    assert figures == {}  # of the first two stages it has none
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"data": {"classes": {0: "land", 1: "road", 2: "house"}}}, "other values of data.classes"),
+        ({"segmenter": {"decoder_channels": 24}}, "other values of segmenter.decoder_channels"),
+        ({"crops": {"resolution_m": 1.0}}, r"at 0\.5 m per pixel, and these crops have 1; set data\.resolution"),
+        ({"bands": {"names": ("one", "two", "three")}}, "other values of bands"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused(folder, crops, changed, said):
+    crops = dataclasses.replace(crops, **changed.pop("crops", {}))
+    crops = dataclasses.replace(crops, bands=dataclasses.replace(crops.bands, **changed.pop("bands", {})))
+    tree = crops.config.model_dump()
+    for section, keys in changed.items():
+        tree[section] |= keys
+    altered = type(crops.config).model_validate(tree)
+    segmenter = Segmenter(3, 3, crops.config.segmenter)
+    with pytest.raises(ConfigError, match=said):
+        take_model(folder / "first", altered, crops, segmenter=segmenter, flow=None)
+    with pytest.raises(ConfigError, match="does not exist; name a finished run"):
+        take_model(folder / "second", crops.config, crops, segmenter=segmenter, flow=None)
+
+
+def test_two_beginnings_are_one_too_many(folder):
+    with pytest.raises(ValueError, match="stages_from and tune_from both say where to begin"):
+        config(folder, tune_from="a", stages_from="b")
+
+
+def test_the_command_names_the_run_to_go_on_with(folder, tmp_path, monkeypatch):
+    path, seen = tmp_path / 'next "one".yaml', []
+    path.write_text(to_yaml(config(folder)), encoding="utf-8")
+    monkeypatch.setattr("geood.training.train", lambda checked, *_, **__: seen.append(checked) or path, raising=False)
+    done = CliRunner().invoke(app, ["train", str(path), "--from", str(folder / "first")])
+    assert done.exit_code == 0, done.output
+    assert seen[0].train.tune_from == str(folder / "first") and load_config(path).train.tune_from is None
+
+
+def test_inliers_of_no_stated_class_teach_the_head_alone():
+    torch.manual_seed(0)
+    logits, outlier = torch.randn(2, 3, 8, 8), torch.randn(2, 8, 8, requires_grad=True)
+    mask = torch.full((2, 8, 8), IGNORE)
+    mask[0, :4], mask[1, 6:] = 1, UNSTATED
+    bare = mask.where(mask != UNSTATED, IGNORE)
+    assert class_nll(logits, mask) == class_nll(logits, bare)
+    nothing = torch.zeros(2, 8, 8, dtype=torch.bool)
+
+    def slope(mask, **keys):
+        answer = SegmenterOutput(logits, outlier, logits, logits)
+        batch = PastedBatch(logits, mask, nothing, nothing, ())
+        loss = joint_loss(answer, batch, None, kind="head", config=LossConfig(**keys)).outlier
+        return torch.autograd.grad(loss, outlier)[0]
+
+    taught = slope(mask)
+    assert (taught[1, 6:] != 0).all() and (taught[1, :6] == 0).all() and (slope(bare)[1] == 0).all()
+    weights = [
+        slope(mask, inliers_by_crop=True)[i].abs().sum() / outlier[i].detach()[mask[i] != IGNORE].sigmoid().mean()
+        for i in range(2)
+    ]
+    assert float(weights[0]) == pytest.approx(float(weights[1]), rel=1e-5)
