@@ -19,8 +19,9 @@ import torch
 
 from geood.config.sections import Config, SegmenterConfig
 from geood.geo.bands import Bands
-from geood.models.bundle import EXPERTS, ModelBundle
+from geood.models.bundle import ModelBundle
 from geood.models.inlier_statistics import InlierFit, Inliers
+from geood.models.score_maps import EXPERTS
 from geood.models.segmenter import Segmenter
 from geood.models.tails import fit_tail
 from geood.prediction.malloc import keep_freed_memory

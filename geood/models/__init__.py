@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from geood._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from geood.models.bundle import EXPERTS, TILE_PX, ModelBundle, autocast
+    from geood.models.bundle import TILE_PX, ModelBundle, autocast
     from geood.models.bundle_header import BundleHeader, Reach, read_header
     from geood.models.calibration_record import CalibrationRecord
     from geood.models.evidence import EVIDENCE, class_bands
     from geood.models.flow import Flow
     from geood.models.inlier_statistics import InlierFit, Inliers
     from geood.models.reach import LOST, effort_for, measured_reach, outputs_of
+    from geood.models.score_maps import EXPERTS
     from geood.models.scores import anomaly_score, jensen_shannon_to_uniform, outlier_score
     from geood.models.segmenter import Segmenter, SegmenterOutput
     from geood.models.tails import fit_tail
@@ -50,7 +51,7 @@ __getattr__, __dir__ = lazy_exports(
         "BundleHeader": "bundle_header",
         "CalibrationRecord": "calibration_record",
         "EVIDENCE": "evidence",
-        "EXPERTS": "bundle",
+        "EXPERTS": "score_maps",
         "TILE_PX": "bundle",
         "Flow": "flow",
         "InlierFit": "inlier_statistics",

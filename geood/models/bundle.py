@@ -32,18 +32,14 @@ from geood.geo.bands import Bands
 from geood.models.bundle_header import FORMAT, Reach, damaged, finite, read_header
 from geood.models.bundle_tensors import BundleTensors
 from geood.models.calibration_record import CalibrationRecord
-from geood.models.decoder import upsample
 from geood.models.flow import Flow
-from geood.models.guided_filter import filter_radius, guided_filter
+from geood.models.guided_filter import filter_radius
 from geood.models.inlier_statistics import Inliers
-from geood.models.scores import anomaly_score, outlier_score
+from geood.models.score_maps import WHOLE, Scorer, offset_of
 from geood.models.segmenter import Segmenter, SegmenterOutput
 
 log = logging.getLogger("geood")
 USES = ("score", "predict")  # config sections that may change after training
-WHOLE = (slice(None), slice(None))
-EXPERTS = {"hybrid": 1.0, "encoder_knn": 0.35}  # of score combined, and the weights of their surprisals
-Found = dict[tuple[str, float, bool], Tensor]  # unsmoothed scores of one answer, by kind, offset, whether of all of it
 UNMEASURED_HALO = 64  # pixels, for a network whose reach is not known: enough for a ResNet
 TILE_PX, WIDE_TILE_PX = 1024, 2048
 WIDE_HALO = 128  # pixels; beyond, tiles of 1024 px would be computed more than 1.6 times
@@ -135,7 +131,7 @@ class ModelBundle:
     @property
     def offset(self) -> float:
         """Offset of the outlier logit in score hybrid, that of `score.veto_share`; 0 without one."""
-        return self.offsets.get(str(self.config.score.veto_share), 0.0)
+        return offset_of(self.config.score, self.offsets)
 
     @property
     def threshold(self) -> float:
@@ -246,47 +242,8 @@ class ModelBundle:
         Raises:
             ValueError: the bundle cannot compute one of these scores.
         """
-        settings, found = self.config.score, Found()
-        everywhere = torch.ones(image.shape[:1] + image.shape[2:], dtype=torch.bool, device=image.device)
-        known = everywhere if valid is None else valid
-        scores = {}
-        for kind in kinds:
-            radius = settings.smooth_of(kind)
-            scores[kind] = raw = self._raw(answer, kind, WHOLE if radius else core, found)
-            if radius:
-                smooth = guided_filter(raw, image, known, radius=radius, evenness=settings.smooth_contrast)
-                scores[kind] = smooth[:, core[0], core[1]]
-        return scores
-
-    def _raw(self, answer: SegmenterOutput, kind: str, core: tuple[slice, slice], found: Found) -> Tensor:
-        """Return the unsmoothed score of the core (B, h, w), from `found` or computed and put there."""
-        if kind not in self.scores:
-            raise ValueError(f"this bundle cannot give the score {kind}")
-        key = kind, self.offset, core == WHOLE
-        if key not in found:
-            found[key] = self._computed(answer, kind, core, found)
-        return found[key]
-
-    def _computed(self, answer: SegmenterOutput, kind: str, core: tuple[slice, slice], found: Found) -> Tensor:
-        """Compute the unsmoothed score of the core (B, h, w); scores of logits are computed on the core alone."""
-        rows, cols = core
-        logits, needs = answer.logits[:, :, rows, cols], SCORES[kind].needs
-        if needs == "logits":
-            return anomaly_score(logits, kind, self.config.score.temperature_of(kind))
-        if needs in ("head", "class"):
-            assert answer.outlier is not None
-            return outlier_score(logits, answer.outlier[:, rows, cols], kind, offset=self.offset)
-        assert self.inliers is not None
-        if needs == "experts":
-            as_calibrated = self.with_score(self.calibrated)
-            total = torch.zeros((), device=logits.device)
-            for one, weight in EXPERTS.items():
-                total = total + weight * self.inliers.surprisal(one, as_calibrated._raw(answer, one, core, found))
-            return total
-        if needs == "class statistics":
-            return self.inliers.score(kind, answer._replace(logits=logits))
-        coarse = self.inliers.score(kind, answer)
-        return upsample(coarse[:, None], answer.logits.shape[-2:])[:, 0, rows, cols]
+        scorer = Scorer(self.config.score, self.calibrated, self.inliers, self.offsets, self.scores)
+        return scorer.scores_of(answer, image, valid, kinds=kinds, core=core)
 
     def with_settings(self, settings: Sequence[str]) -> ModelBundle:
         """Return a copy with the overrides `score.KEY=value` and `predict.KEY=value` applied to its config.

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from geood.constants import NO_CLASS
-from geood.models.bundle import EXPERTS, WHOLE, ModelBundle
+from geood.models.bundle import ModelBundle
+from geood.models.score_maps import EXPERTS, WHOLE
 from geood.models.segmenter import SegmenterOutput
 
 EVIDENCE = ("runner-up", "margin", "signal")  # bands, in order

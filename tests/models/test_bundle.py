@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 
 from geood.config.score_kinds import SCORES
 from geood.errors import BundleError, ConfigError, OutputError
-from geood.models.bundle import EXPERTS, ModelBundle
+from geood.models.bundle import ModelBundle
 from geood.models.bundle_header import FORMAT, read_header
 from geood.models.guided_filter import guided_filter
+from geood.models.score_maps import EXPERTS, Scorer
 from support.bundles import make_bundle, with_statistics
 
 
@@ -255,13 +256,13 @@ def test_scores_asked_for_together_are_those_asked_for_alone_and_each_expert_is_
         together = bundle.scores_of(answer, image, valid, kinds=bundle.scores, core=core)
         for kind, score in together.items():
             assert torch.equal(score, bundle.score_of(answer, image, valid, kind=kind, core=core)), kind
-    asked, computed = [], ModelBundle._computed
+    asked, computed = [], Scorer._computed
 
     def counted(self, answer, kind, *rest):
         asked.append(kind)
         return computed(self, answer, kind, *rest)
 
-    monkeypatch.setattr(ModelBundle, "_computed", counted)
+    monkeypatch.setattr(Scorer, "_computed", counted)
     full.scores_of(full.infer(image), image, kinds=full.scores)
     assert sorted(asked) == sorted(full.scores)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from geood.models.bundle import EXPERTS
 from geood.models.evidence import EVIDENCE, class_bands
 from geood.models.inlier_statistics import Inliers
+from geood.models.score_maps import EXPERTS
 from geood.models.segmenter import SegmenterOutput
 from support.bundles import make_bundle
 

@@ -6,9 +6,10 @@ import torch
 
 from geood.config.sections import Config
 from geood.geo.bands import Bands
-from geood.models.bundle import EXPERTS, ModelBundle
+from geood.models.bundle import ModelBundle
 from geood.models.flow import Flow
 from geood.models.inlier_statistics import InlierFit, Inliers
+from geood.models.score_maps import EXPERTS
 from geood.models.segmenter import Segmenter
 from geood.models.tails import fit_tail
 

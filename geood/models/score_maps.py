@@ -1,0 +1,101 @@
+"""Score maps of a forward pass: which score is made of what, joined, smoothed and cut.
+
+Everything comes from one answer of the segmenter, and what several scores have in common is computed once. Scores of
+logits are computed on the pixels asked for alone; those that are smoothed, on all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from geood.config import SCORES, ScoreConfig
+from geood.models.decoder import upsample
+from geood.models.guided_filter import guided_filter
+from geood.models.inlier_statistics import Inliers
+from geood.models.scores import anomaly_score, outlier_score
+from geood.models.segmenter import SegmenterOutput
+
+WHOLE = (slice(None), slice(None))
+EXPERTS = {"hybrid": 1.0, "encoder_knn": 0.35}  # of score combined, and the weights of their surprisals
+Found = dict[tuple[str, float, bool], Tensor]  # unsmoothed scores of one answer, by kind, offset, whether of all of it
+
+
+def offset_of(settings: ScoreConfig, offsets: Mapping[str, float]) -> float:
+    """Return the offset of the outlier logit for `veto_share`; 0 without one."""
+    return offsets.get(str(settings.veto_share), 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+    """Scores of forward passes, as a bundle has them.
+
+    `settings` are those of the scores, `calibrated` those that tails hold for, `inliers` and `offsets` what some scores
+    need, and `kinds` the scores that can be computed.
+    """
+
+    settings: ScoreConfig
+    calibrated: ScoreConfig
+    inliers: Inliers | None
+    offsets: Mapping[str, float]
+    kinds: tuple[str, ...]
+
+    def scores_of(
+        self,
+        answer: SegmenterOutput,
+        image: Tensor,
+        valid: Tensor | None,
+        *,
+        kinds: Sequence[str],
+        core: tuple[slice, slice],
+    ) -> dict[str, Tensor]:
+        """Return scores (B, h, w) of a forward pass by kind, see `ModelBundle.scores_of`.
+
+        Raises:
+            ValueError: one of them cannot be computed.
+        """
+        found, scores = Found(), {}
+        everywhere = torch.ones(image.shape[:1] + image.shape[2:], dtype=torch.bool, device=image.device)
+        known = everywhere if valid is None else valid
+        for kind in kinds:
+            radius = self.settings.smooth_of(kind)
+            scores[kind] = raw = self._raw(answer, kind, WHOLE if radius else core, found)
+            if radius:
+                smooth = guided_filter(raw, image, known, radius=radius, evenness=self.settings.smooth_contrast)
+                scores[kind] = smooth[:, core[0], core[1]]
+        return scores
+
+    def _raw(self, answer: SegmenterOutput, kind: str, core: tuple[slice, slice], found: Found) -> Tensor:
+        """Return the unsmoothed score of the core (B, h, w), from `found` or computed and put there."""
+        if kind not in self.kinds:
+            raise ValueError(f"this bundle cannot give the score {kind}")
+        key = kind, offset_of(self.settings, self.offsets), core == WHOLE
+        if key not in found:
+            found[key] = self._computed(answer, kind, core, found)
+        return found[key]
+
+    def _computed(self, answer: SegmenterOutput, kind: str, core: tuple[slice, slice], found: Found) -> Tensor:
+        """Compute the unsmoothed score of the core (B, h, w); scores of logits are computed on the core alone."""
+        rows, cols = core
+        logits, needs = answer.logits[:, :, rows, cols], SCORES[kind].needs
+        if needs == "logits":
+            return anomaly_score(logits, kind, self.settings.temperature_of(kind))
+        if needs in ("head", "class"):
+            assert answer.outlier is not None
+            return outlier_score(
+                logits, answer.outlier[:, rows, cols], kind, offset=offset_of(self.settings, self.offsets)
+            )
+        assert self.inliers is not None
+        if needs == "experts":
+            as_calibrated = dataclasses.replace(self, settings=self.calibrated)
+            total = torch.zeros((), device=logits.device)
+            for one, weight in EXPERTS.items():
+                total = total + weight * self.inliers.surprisal(one, as_calibrated._raw(answer, one, core, found))
+            return total
+        if needs == "class statistics":
+            return self.inliers.score(kind, answer._replace(logits=logits))
+        coarse = self.inliers.score(kind, answer)
+        return upsample(coarse[:, None], answer.logits.shape[-2:])[:, 0, rows, cols]
