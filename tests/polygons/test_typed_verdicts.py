@@ -11,7 +11,8 @@ from geood.errors import OutputError
 from geood.geo import gpkg
 from geood.geo.grid import Grid
 from geood.polygons.typed_verdicts import check_nothing_typed
-from geood.prediction.pipeline import polygonize, predict
+from geood.prediction.pipeline import predict
+from geood.prediction.polygonizing import polygonize
 from geood.prediction.publication import Publication
 from support.rasters import HALF_METRE, picture, write_raster, write_scores
 
