@@ -81,7 +81,7 @@ def pooled_features(features: Tensor) -> Tensor:
 
 
 def tile_cells(
-    maps: CellMaps, tile: Tile, within: NDArray[np.bool_], *, halo: int, scale: float, every: int = EVERY
+    maps: CellMaps, tile: Tile, within: NDArray[np.bool_], *, scale: float, every: int = EVERY
 ) -> NDArray[np.float32]:
     """Return the statistics (n, S) of the cells of a tile, of those pixels that are `within` (h, w) its write window.
 
@@ -89,10 +89,10 @@ def tile_cells(
         maps: what is measured.
         tile: the tile; its halo is left out.
         within: pixels of the write window that count.
-        halo: width of the halo in pixels, a multiple of 32.
         scale: working pixels per pixel of the scene.
         every: of the cells along either axis, one in so many is measured.
     """
+    halo = tile.halo_px
     rows, cols = (side - 2 * halo for side in maps.image.shape[1:])
     if scale == 1:
         rows, cols = min(rows, tile.write.height), min(cols, tile.write.width)
@@ -106,16 +106,14 @@ def tile_cells(
         classes=maps.classes[:rows, :cols],
         features=maps.features[:, near, near],
     )
-    return cell_statistics(maps, onto_working(within, tile, halo=halo, scale=scale, shape=(rows, cols)), every=every)
+    return cell_statistics(maps, onto_working(within, tile, scale=scale, shape=(rows, cols)), every=every)
 
 
-def onto_working(
-    within: NDArray[np.bool_], tile: Tile, *, halo: int, scale: float, shape: tuple[int, int]
-) -> NDArray[np.bool_]:
+def onto_working(within: NDArray[np.bool_], tile: Tile, *, scale: float, shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Return a mask of a tile's write window on its working grid without the halo, `shape`, nearest pixels."""
     axes = []
     for read, write, length, size in zip(tile.read[:2], tile.write[:2], shape, within.shape, strict=True):
-        place = np.floor((read + halo + np.arange(length) + 0.5) / scale).astype(int) - write
+        place = np.floor((read + tile.halo_px + np.arange(length) + 0.5) / scale).astype(int) - write
         axes.append((place.clip(0, size - 1), (place >= 0) & (place < size)))
     (rows, rows_in), (cols, cols_in) = axes
     mask: NDArray[np.bool_] = within[np.ix_(rows, cols)] & rows_in[:, None] & cols_in

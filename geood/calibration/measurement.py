@@ -84,7 +84,7 @@ def sample_ground(bundle: ModelBundle, crops: Crops) -> GroundSample | None:
     chosen, seed = _chosen(validation_parts(crops.ground, crops.config), crops, SHORT_PX)
     rng = np.random.default_rng(seed)
     area = sum(part.window.height * part.window.width for part in chosen)
-    share, halo = min(1.0, SAMPLE_PX / max(1, area)), bundle.halo_px
+    share = min(1.0, SAMPLE_PX / max(1, area))
     near = bundle.inliers is not None and "encoder bank" in bundle.inliers.serves
     kept: list[tuple[Tensor, ...]] = []
     for source, parts in _images(bundle, crops, chosen):
@@ -93,8 +93,9 @@ def sample_ground(bundle: ModelBundle, crops: Crops) -> GroundSample | None:
         for (tile, image, seen, output), data in passed_tiles(
             bundle, source, tiles, known, kinds=kinds, device=bundle.device
         ):
+            halo = tile.halo_px
             shape = image.shape[2] - 2 * halo, image.shape[3] - 2 * halo
-            mask = onto_working(data.inlier, tile, halo=halo, scale=source.scale, shape=shape)
+            mask = onto_working(data.inlier, tile, scale=source.scale, shape=shape)
             places = np.flatnonzero(mask)
             places = np.sort(rng.choice(places, round(share * len(places)), replace=False))
             inner = slice(halo, halo + shape[0]), slice(halo, halo + shape[1])

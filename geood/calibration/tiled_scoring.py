@@ -150,7 +150,7 @@ def scored_tiles(
                 pooled_features(output.features)[0].cpu().numpy(),
                 len(bundle.class_ids),
             )
-            cells = tile_cells(maps, tile, cells_within(data), halo=bundle.halo_px, scale=source.scale, every=1)
+            cells = tile_cells(maps, tile, cells_within(data), scale=source.scale, every=1)
         if source.scale != 1:
             back = WayBack(tile, source.scale)
             each, classes = {kind: back.scores(score) for kind, score in each.items()}, back.classes(classes)

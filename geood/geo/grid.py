@@ -94,11 +94,13 @@ class Grid:
 class Tile:
     """Unit of prediction: the network sees the pixels in `read`, the scores in `write` are kept.
 
-    `read` may extend beyond the scene; the reader pads by reflection there.
+    `read` may extend beyond the scene; the reader pads by reflection there. `halo_px` is the width of what is read
+    around `write`, on the grid that is read.
     """
 
     read: Window
     write: Window
+    halo_px: int = 0
 
     @property
     def core(self) -> tuple[slice, slice]:
@@ -117,7 +119,8 @@ def tile_grid(
     start at multiples of `multiple` and have sides that are multiples of it, so that a network of that stride sees each
     pixel at the same phase in every tile; hence `tile_px` and `halo_px` must be multiples too. With a `scale` other
     than 1 (working pixels per scene pixel), read windows are on the resampled grid and contain every pixel that
-    `resampled` refers to.
+    `resampled` refers to. A scene in a single tile has no seam, so it is read without a halo: mirrored surroundings
+    would be more to compute, and scores near the edge are better without.
 
     Raises:
         ValueError: the scene is empty, or a size is not a multiple of `multiple`.
@@ -127,9 +130,12 @@ def tile_grid(
     if tile_px < multiple or tile_px % multiple or halo_px < 0 or halo_px % multiple:
         raise ValueError(f"tile_px and halo_px must be multiples of {multiple}, got {tile_px} and {halo_px}")
 
+    alone = height <= tile_px and width <= tile_px
+    halo_px = 0 if alone else halo_px
+
     def span(start: int, length: int) -> tuple[int, int]:
         """Return start and length of the read window along one axis."""
-        beside = 0 if scale == 1 else 1
+        beside = 0 if scale == 1 or alone else 1  # alone, the outermost pixels are interpolated from the edge
         first = math.floor(start * scale) - beside
         first -= first % multiple
         inner = math.ceil((start + length) * scale) + beside - first
@@ -139,7 +145,7 @@ def tile_grid(
         for col in range(0, width, tile_px):
             write = Window(row, col, min(tile_px, height - row), min(tile_px, width - col))
             (top, rows), (left, cols) = span(row, write.height), span(col, write.width)
-            yield Tile(Window(top, left, rows, cols), write)
+            yield Tile(Window(top, left, rows, cols), write, halo_px)
 
 
 def resampled(

@@ -118,7 +118,7 @@ def _scored(job: Job, engine: Engine, batch: list[ReadTile]) -> list[ScoredTile 
     """Score and pack a batch; halve it as long as it does not fit the memory."""
     stacked = Batch(*(_stacked([getattr(p, name) for p in batch]) for name in ("image", "valid")))
     try:
-        core = _core(job, batch[0].image.shape)
+        core = _core(job, batch[0])
         maps = engine.maps(stacked, core)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if _is_memory(error) and len(batch) > 1:
@@ -144,14 +144,14 @@ def _measured(job: Job, engine: Engine, batch: Sequence[ReadTile], maps: Maps) -
             image = bundle.bands.scale(image, pixels.valid)
         looked_at = CellMaps(image, score, classes[..., 0], features, len(bundle.class_ids))
         tile = pixels.numbered.tile
-        found.append(tile_cells(looked_at, tile, pixels.wanted, halo=job.halo_px, scale=job.source.scale))
+        found.append(tile_cells(looked_at, tile, pixels.wanted, scale=job.source.scale))
     return found
 
 
-def _core(job: Job, shape: tuple[int, ...]) -> Core:
+def _core(job: Job, pixels: ReadTile) -> Core:
     """Return the rows and columns of a tile as read to score: without the halo, unless scores are resampled later."""
-    halo = job.halo_px if job.source.scale == 1 else 0
-    rows, cols = (slice(halo, side - halo) for side in shape[1:])
+    halo = pixels.numbered.tile.halo_px if job.source.scale == 1 else 0
+    rows, cols = (slice(halo, side - halo) for side in pixels.image.shape[1:])
     return rows, cols
 
 
@@ -183,14 +183,12 @@ def _packed(
     squares = float(np.square(values - np.float32(mean)).sum(dtype=np.float64))
     figures = TileFigures(values.size, mean, squares, float(values.min()), float(values.max()))
     if not whole:
-        score, classes = (
-            np.where(wanted, score, np.float32(np.nan)),
-            np.where(wanted[..., None], classes, np.uint8(NO_CLASS)),
-        )
+        score = np.where(wanted, score, np.float32(np.nan))
     packed = encode_tile(score, tile_px=job.tile_px, nodata=float("nan"), overview="average")
-    packed_classes = (
-        encode_tile(classes, tile_px=job.tile_px, nodata=NO_CLASS, overview="mode") if job.classes else EMPTY
-    )
+    packed_classes = EMPTY
+    if job.classes:
+        blank = classes if whole else np.where(wanted[..., None], classes, np.uint8(NO_CLASS))
+        packed_classes = encode_tile(blank, tile_px=job.tile_px, nodata=NO_CLASS, overview="mode")
     chunks = Chunk.of(packed), Chunk.of(packed_classes), Chunk.of(cells.astype("<f4").tobytes())
     return ScoredTile(number, figures, chunks)
 

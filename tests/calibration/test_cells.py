@@ -68,7 +68,7 @@ def test_unknown_pixels_count_for_nothing_and_mostly_unknown_cells_are_left_out(
 def test_a_halo_changes_nothing():
     bare, halo = maps(128), 32
     known = np.random.default_rng(1).random((128, 128)) < 0.9
-    tile = Tile(Window(-halo, -halo, 192, 192), Window(0, 0, 128, 128))
+    tile = Tile(Window(-halo, -halo, 192, 192), Window(0, 0, 128, 128), halo)
     padded = CellMaps(
         np.pad(bare.image, ((0, 0), (halo, halo), (halo, halo)), constant_values=7),
         bare.score,
@@ -77,7 +77,7 @@ def test_a_halo_changes_nothing():
         3,
     )
     expected = cell_statistics(bare, known, every=1)
-    np.testing.assert_array_equal(tile_cells(padded, tile, known, halo=halo, scale=1.0, every=1), expected)
+    np.testing.assert_array_equal(tile_cells(padded, tile, known, scale=1.0, every=1), expected)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5, 2.0])
@@ -85,7 +85,7 @@ def test_a_mask_reaches_the_working_grid(scale):
     within = np.zeros((64, 64), bool)
     within[:, :32] = True
     shape = (int(64 * scale), int(64 * scale))
-    mask = onto_working(within, Tile(Window(0, 0, *shape), Window(0, 0, 64, 64)), halo=0, scale=scale, shape=shape)
+    mask = onto_working(within, Tile(Window(0, 0, *shape), Window(0, 0, 64, 64)), scale=scale, shape=shape)
     assert mask[:, : shape[1] // 2].all() and not mask[:, shape[1] // 2 :].any()
 
 
