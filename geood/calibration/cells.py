@@ -34,7 +34,7 @@ _LEAST = np.float32(1e-4)  # contrast below which shares of it say nothing
 
 
 class CellMaps(NamedTuple):
-    """What cells of a tile are measured on, at the model's resolution.
+    """Maps of a tile that its cells are measured on, at the model's resolution.
 
     `image` (C, H, W) in [0, 1] and `features` (P, H / 32, W / 32) cover what was read; `score` (h, w) and `classes`
     (h, w), channels below `class_count`, cover it too, or the part inside the halo.
