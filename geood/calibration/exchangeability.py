@@ -46,7 +46,7 @@ class Difference(NamedTuple):
 
 
 class Drift(NamedTuple):
-    """How far a scene lies from calibration ground.
+    """Distance of a scene from calibration ground.
 
     `p` is the p-value of the permutation test; `distance` is the largest difference as a share of its limit, above 1
     for a scene that is unlike; `differs` are the statistics beyond it, the farthest first, empty if `p` is above 1 %.
