@@ -103,17 +103,14 @@ class ObjectFigures:
 
     def add(self, maps: SceneMaps) -> dict[str, Any]:
         """Add a scene whose tiles are all scored; return its own figures at the default threshold."""
-        own, predict = self._bundle.config.score.kind, self._bundle.config.predict
+        own = self._bundle.config.score.kind
         things, truth = things_of(maps.truth)
         for score in maps.scores.values():
             score[truth == IGNORE] = np.nan
         metres = maps.grid.resolution_m
         pixel_m2 = math.nan if metres is None else metres**2
         labelled = int((truth != IGNORE).sum())
-        least_m2 = predict.min_area_m2
-        if least_m2 is None:
-            least_m2 = AUTO_PX * (self._bundle.resolution or metres or 0.0) ** 2
-        least_px = 0.0 if metres is None else least_m2 / pixel_m2
+        least_px = 0.0 if metres is None else self._least_m2(maps.grid) / pixel_m2
         scene = _Scene(
             name=maps.name,
             km2=labelled * pixel_m2 / 1e6,
@@ -200,6 +197,11 @@ class ObjectFigures:
             "by_size": recall_by_size(found, size_m2),
         }
 
+    def _least_m2(self, grid: Grid) -> float:
+        """Return the least area of a polygon in square metres, as `predict` has it."""
+        given = self._bundle.config.predict.min_area_m2
+        return AUTO_PX * (self._bundle.resolution or grid.resolution_m or 0.0) ** 2 if given is None else given
+
     def _ranked(self, maps: SceneMaps, truth: NDArray[np.uint8]) -> list[tuple[float, bool]]:
         """Return the polygons of the default score and threshold by rank: their ranking figure, and whether real."""
         bundle, grid = self._bundle, maps.grid
@@ -213,7 +215,7 @@ class ObjectFigures:
             threshold=bundle.threshold,
             classes=classes,
             class_names=bundle.class_names,
-            predict=bundle.config.predict.model_copy(update={"simplify_m": 0.0}),
+            predict=bundle.config.predict.model_copy(update={"simplify_m": 0.0, "min_area_m2": self._least_m2(grid)}),
             model=bundle.identity,
         )
         shapes = zip(frame.geometry, frame["rank"], strict=True)

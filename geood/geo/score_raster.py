@@ -52,7 +52,7 @@ class ScoreTags:
 class EvidenceTags:
     """Tags of a score raster that explain its scores, checked; empty in rasters that have none.
 
-    `signals` are the names of the scores of which this is the larger, in the order of the class raster's band `signal`;
+    `signals` are the names of the scores that this is made of, in the order of the class raster's band `signal`;
     `inliers` are pairs of a score and the share of inlier validation pixels that exceed it.
     """
 

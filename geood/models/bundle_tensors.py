@@ -106,8 +106,10 @@ class BundleTensors:
             name for name in tensors if name.startswith("tail_") and not bool((tensors[name].diff() > 0).all())
         ]:
             raise ValueError(f"the numbers of its tensor inliers.{bent[0]} do not increase")
-        if "encoder_classes" in tensors and bool((tensors["encoder_classes"].diff() < 0).any()):
-            raise ValueError("the rows of its tensor inliers.encoder_classes are not in order")
+        rows = tensors.get("encoder_classes")
+        known = torch.arange(classes, dtype=torch.float32)
+        if rows is not None and not bool((torch.isin(rows, known) & (rows.diff(prepend=rows[:1]) >= 0)).all()):
+            raise ValueError("its tensor inliers.encoder_classes does not hold classes in order")
         return Inliers(tensors)
 
     def _read(self, part: str) -> dict[str, Tensor]:

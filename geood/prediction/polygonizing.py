@@ -18,6 +18,13 @@ from geood.models import ModelBundle
 from geood.polygons import OUTPUT_SUFFIXES, write_anomalies
 from geood.prediction.threshold_choice import ThresholdChoice, table_in, table_of
 
+SETTINGS = {  # of the score, by the tags that hold them
+    "GEOOD_SMOOTH_PX": "smooth_px",
+    "GEOOD_SMOOTH_CONTRAST": "smooth_contrast",
+    "GEOOD_TEMPERATURE": "temperature",
+    "GEOOD_VETO_SHARE": "veto_share",
+}
+
 
 def polygonize(  # noqa: PLR0913 - the options of a verb
     scores: str | Path,
@@ -117,12 +124,15 @@ def _changed(settings: PredictConfig, changes: dict[str, Any]) -> PredictConfig:
 
 
 def _same_model(path: Path, texts: dict[str, str], scores: Path) -> ModelBundle:
-    """Return the bundle with the kind of score that the raster holds.
+    """Return the bundle with the score that the raster holds, and its settings: a table of others would not fit it.
 
     Raises:
+        ConfigError: a tag of the raster does not hold a setting.
         DataError: it did not make these scores.
     """
     bundle = ModelBundle.load(path, flow=False)
     if texts.get(MODEL_TAG) != bundle.identity:
         raise DataError(f"{path}: did not make {scores.name}, whose tag {MODEL_TAG} is {texts.get(MODEL_TAG)}")
-    return bundle.with_settings([f"score.kind={texts.get('GEOOD_SCORE', bundle.config.score.kind)}"])
+    kind = texts.get("GEOOD_SCORE", bundle.config.score.kind)
+    given = {key: texts[tag].replace("None", "null") for tag, key in SETTINGS.items() if tag in texts}
+    return bundle.with_settings([f"score.kind={kind}", *(f"score.{key}={value}" for key, value in given.items())])

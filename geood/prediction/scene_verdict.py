@@ -79,7 +79,7 @@ def state_of(
         min_area_m2=bundle.config.predict.min_area_m2 or 0.0,
         pixel_m=side,
     )
-    if on_drift == "warn" or record is None:
+    if on_drift == "warn" or (on_drift == "relative" and record is None):
         return SceneState(facts, drift)
     so_far = verdict_of(facts, bundle, drift)
     if so_far.answer != FAILS and not (drift and drift.unlike):

@@ -42,8 +42,11 @@ class MapGround:
 
     @property
     def promised_per_km2(self) -> float | None:
-        """False polygons for each square kilometre that the map was to have, by its tags."""
-        return self._said("false_per_km2")
+        """False polygons for each square kilometre that the map was to have, by its tags.
+
+        None where they were not counted, as of a map of the best-ranked polygons alone.
+        """
+        return None if self._said("polygons_per_km2") is None else self._said("false_per_km2")
 
     def promised_share(self, bundle_path: str | Path | None) -> float | None:
         """Return the share of inlier pixels above the map's threshold that the bundle, or the map's tags, promised.
@@ -66,8 +69,11 @@ class MapGround:
     def _said(self, name: str) -> float | None:
         """Return a number of the map's own record; None where there is none."""
         try:
-            value = json.loads(self.tags[RUN_TAG])[name]
-        except (KeyError, ValueError, TypeError, RecursionError):
+            record = json.loads(self.tags[RUN_TAG])
+            value = record[name]
+            if record.get("relative"):  # a threshold by rank inside the scene promises nothing
+                return None
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
             return None
         return float(value) if isinstance(value, (int, float)) and np.isfinite(value) and value >= 0 else None
 

@@ -299,6 +299,12 @@ def _forgeries():
     def falling(_, tensors):
         tensors["inliers.tail_hybrid"] = tensors["inliers.tail_hybrid"].flip(0)
 
+    def classes_of(value):
+        def change(_, tensors):
+            tensors["inliers.encoder_classes"][-1] = value
+
+        return change
+
     def no_number(_, tensors):
         tensors["inliers.tail_encoder_knn"][3] = torch.nan
 
@@ -319,6 +325,8 @@ def _forgeries():
         "a bank of fewer channels": (narrower("encoder_near"), r"inliers.encoder_near is F32"),
         "features of fewer channels": (narrower("bank"), r"inliers.bank is F32"),
         "templates of fewer classes": (narrower("log_templates"), r"inliers.log_templates is F32"),
+        "a class of no bound": (classes_of(torch.inf), r"encoder_classes does not hold classes in order"),
+        "half a class": (classes_of(1.5), r"encoder_classes does not hold classes in order"),
         "a tail that falls": (falling, r"inliers.tail_hybrid do not increase"),
         "a tail of no numbers": (no_number, r"inliers.tail_encoder_knn do not increase"),
     }

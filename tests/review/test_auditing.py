@@ -102,12 +102,26 @@ def test_the_promise_of_a_bundle_is_its_rate_at_the_threshold_of_the_map(tmp_pat
         audit([save(tmp_path / "c.gpkg", reviewed(["real"]))], bundle_path=bundle_path)
 
 
-@pytest.mark.parametrize("record", ['{"false_per_km2": 1.0, "promised": 0.001}', "{}", "[", "[1]", '{"promised": "x"}'])
-def test_a_map_says_itself_what_it_promised(tmp_path, record):
+PROMISED = '"false_per_km2": 1.0, "promised": 0.001'
+
+
+@pytest.mark.parametrize(
+    ("record", "compared"),
+    [
+        ('{"polygons_per_km2": 9.0, ' + PROMISED + "}", 2),
+        ('{"polygons_per_km2": null, ' + PROMISED + "}", 1),  # the best-ranked alone: false ones were not to be counted
+        ('{"polygons_per_km2": 9.0, "relative": true, ' + PROMISED + "}", 0),
+        ("{}", 0),
+        ("[", 0),
+        ("[1]", 0),
+        ('{"promised": "x"}', 0),
+    ],
+)
+def test_a_map_says_itself_what_it_promised(tmp_path, record, compared):
     scores = np.full((200, 200), 0.1, np.float32)
     write_scores(tmp_path / "a.tif", Grid(200, 200, HALF_METRE, "EPSG:32633"), scores, GEOOD_RUN=record)
     said = audit([save(tmp_path / "a.gpkg", reviewed(["false"] * 10))]).promises
-    assert len(said) == (2 if "false_per_km2" in record else 0)
+    assert len(said) == compared
     assert all(text.startswith("contradicts") for text in said)
 
 
