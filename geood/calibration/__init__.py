@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from geood._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from geood.calibration.cells import DIRECTIONS, CellMaps, pooled_features, read_cells, tile_cells
+    from geood.calibration.cells import CellMaps, pooled_features, read_cells, statistic_count, tile_cells
     from geood.calibration.exchangeability import Drift, drift_of
-    from geood.calibration.false_polygons import AUTO_PX, FalsePolygons, PolygonTable
+    from geood.calibration.false_polygons import FalsePolygons, PolygonTable, least_area
     from geood.calibration.judgement import verdict_of
     from geood.calibration.measurement import GroundSample, measure_ground, sample_ground
     from geood.calibration.rates import LEAST_BLOCKS, garwood, guaranteed, rate_interval
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from geood.calibration.verdict import FAILS, HOLDS, UNKNOWN, SceneFacts, Verdict
 
 __all__ = [
-    "AUTO_PX",
-    "DIRECTIONS",
     "FAILS",
     "HOLDS",
     "LEAST_BLOCKS",
@@ -35,6 +33,7 @@ __all__ = [
     "drift_of",
     "garwood",
     "guaranteed",
+    "least_area",
     "measure_ground",
     "pooled_features",
     "prediction_tiles",
@@ -42,6 +41,7 @@ __all__ = [
     "read_cells",
     "sample_ground",
     "scored_tiles",
+    "statistic_count",
     "tile_cells",
     "verdict_of",
 ]
@@ -52,8 +52,6 @@ __getattr__, __dir__ = lazy_exports(
         "UNKNOWN": "verdict",
         "HOLDS": "verdict",
         "FAILS": "verdict",
-        "DIRECTIONS": "cells",
-        "AUTO_PX": "false_polygons",
         "CellMaps": "cells",
         "Drift": "exchangeability",
         "FalsePolygons": "false_polygons",
@@ -67,6 +65,7 @@ __getattr__, __dir__ = lazy_exports(
         "drift_of": "exchangeability",
         "garwood": "rates",
         "guaranteed": "rates",
+        "least_area": "false_polygons",
         "measure_ground": "measurement",
         "pooled_features": "cells",
         "prediction_tiles": "tiled_scoring",
@@ -74,6 +73,7 @@ __getattr__, __dir__ = lazy_exports(
         "read_cells": "cells",
         "sample_ground": "measurement",
         "scored_tiles": "tiled_scoring",
+        "statistic_count": "cells",
         "tile_cells": "cells",
         "verdict_of": "judgement",
     },

@@ -61,6 +61,11 @@ def statistic_names(bands: tuple[str, ...], classes: int) -> tuple[str, ...]:
     )
 
 
+def statistic_count(bands: int, classes: int) -> int:
+    """Return the number of a cell's statistics, that of `statistic_names`."""
+    return 3 * bands + 4 + classes + DIRECTIONS
+
+
 @functools.lru_cache(maxsize=8)
 def _directions(channels: int, device: torch.device) -> Tensor:
     """Return the directions (P, D) on a device, made once: a recorded pass on a GPU may not copy from the host."""
@@ -139,8 +144,7 @@ def cell_statistics(maps: CellMaps, known: NDArray[np.bool_], *, every: int = EV
                 maps.class_count,
             )
             found.append(_one(cell, mask))
-    bands, features = len(maps.image), len(maps.features)
-    return np.stack(found) if found else np.zeros((0, 3 * bands + 4 + maps.class_count + features), np.float32)
+    return np.stack(found) if found else np.zeros((0, statistic_count(len(maps.image), maps.class_count)), np.float32)
 
 
 def read_cells(data: bytes, statistics: int) -> NDArray[np.float32]:

@@ -25,6 +25,11 @@ NEARLY = 0.95  # of a share that is asked for: a threshold of the table with as 
 AUTO_PX = 9  # default least area of a polygon, in pixels of the model: three by three
 
 
+def least_area(given: float | None, pixel_m: float | None) -> float:
+    """Return the least area of a polygon in square metres: the one given, else that of 9 pixels of the model."""
+    return float(f"{AUTO_PX * (pixel_m or 0.0) ** 2:.6g}") if given is None else given
+
+
 class FalsePolygons(NamedTuple):
     """Polygons per km2 on inlier ground at a threshold and a least area: rate, its interval, and that of a new scene.
 

@@ -98,14 +98,13 @@ def _calibration(header: BundleHeader) -> dict[str, str]:
     record, config = header.record, header.config
     if record is None:
         return {"calibrated on": "no record: predict cannot tell whether a map keeps its promise; train again"}
-    from geood.calibration import AUTO_PX, PolygonTable
+    from geood.calibration import PolygonTable, least_area
 
     area = f"{record.km2:.4g} km2" if record.km2 is not None else f"{record.pixels:,} pixels"
     said = {"calibrated on": f"{area} of {record.images} images, {record.blocks} blocks, {len(record.cells)} cells"}
     threshold = header.calibration.get(record.kind, {}).get(str(config.score.fpr))
-    least = config.predict.min_area_m2
     if threshold is not None and record.kind == config.score.kind and record.pixel_m:
-        least = AUTO_PX * record.pixel_m**2 if least is None else least
+        least = least_area(config.predict.min_area_m2, record.pixel_m)
         false = PolygonTable.of(record).at(threshold, least, record.km2)
         if false is not None:
             low, high = false.interval

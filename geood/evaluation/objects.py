@@ -20,7 +20,7 @@ import rasterio
 import rasterio.features
 from numpy.typing import NDArray
 
-from geood.calibration import AUTO_PX
+from geood.calibration import least_area
 from geood.constants import ANOMALY, IGNORE, INLIER, NO_CLASS
 from geood.evaluation.pictures import draw_overview
 from geood.geo.gdal import writing
@@ -199,8 +199,7 @@ class ObjectFigures:
 
     def _least_m2(self, grid: Grid) -> float:
         """Return the least area of a polygon in square metres, as `predict` has it."""
-        given = self._bundle.config.predict.min_area_m2
-        return AUTO_PX * (self._bundle.resolution or grid.resolution_m or 0.0) ** 2 if given is None else given
+        return least_area(self._bundle.config.predict.min_area_m2, self._bundle.resolution or grid.resolution_m)
 
     def _ranked(self, maps: SceneMaps, truth: NDArray[np.uint8]) -> list[tuple[float, bool]]:
         """Return the polygons of the default score and threshold by rank: their ranking figure, and whether real."""

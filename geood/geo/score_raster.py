@@ -29,6 +29,12 @@ SCORE_TAG, TABLE_TAG = "GEOOD_SCORE", "GEOOD_FALSE_POLYGONS"
 VERDICT_TAG, RUN_TAG = "GEOOD_VERDICT", "GEOOD_RUN"  # answer, and all fields of the verdict as JSON
 SIGNALS_TAG, INLIERS_TAG = "GEOOD_SIGNALS", "GEOOD_INLIERS"  # see `EvidenceTags`
 FAILED_TAG = "GEOOD_FAILED_TILES"  # windows [row, col, height, width] that hold no scores because they failed
+SETTING_TAGS = {  # of the score, by their keys in the config
+    "temperature": "GEOOD_TEMPERATURE",
+    "veto_share": "GEOOD_VETO_SHARE",
+    "smooth_px": "GEOOD_SMOOTH_PX",
+    "smooth_contrast": "GEOOD_SMOOTH_CONTRAST",
+}
 SAME_RUN = (MODEL_TAG, SCENE_TAG)  # tags that score raster and class raster of one prediction share
 
 

@@ -37,7 +37,7 @@ def upgraded(tree: Tree, *, to: int) -> Upgraded | None:
     return Upgraded(tree, written, missing)
 
 
-def _without_reach(tree: Tree) -> tuple[Tree, *tuple[str, ...]]:
+def _of_format_3(tree: Tree) -> tuple[Tree, *tuple[str, ...]]:
     """Upgrade format 3, whose halo was a number in the config, chosen before anything was known of the network.
 
     Its bank of the encoder knew no classes, and `combined` was the larger of both surprisals: its thresholds go.
@@ -59,6 +59,4 @@ def _without_reach(tree: Tree) -> tuple[Tree, *tuple[str, ...]]:
     return tree | {"reach": None, "calibration": kept}, lacks, other
 
 
-UPGRADES: dict[int, Callable[[Tree], tuple[Tree, *tuple[str, ...]]]] = {
-    3: _without_reach
-}  # by the format that they take
+UPGRADES: dict[int, Callable[[Tree], tuple[Tree, *tuple[str, ...]]]] = {3: _of_format_3}  # by the format that they take

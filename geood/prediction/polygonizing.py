@@ -13,17 +13,10 @@ from typing import Any, Literal
 from geood.atomic import check_output
 from geood.config import PredictConfig
 from geood.errors import ConfigError, DataError
-from geood.geo.score_raster import MODEL_TAG, SAME_RUN, read_tags, score_tags
+from geood.geo.score_raster import MODEL_TAG, SAME_RUN, SCORE_TAG, SETTING_TAGS, read_tags, score_tags
 from geood.models import ModelBundle
 from geood.polygons import OUTPUT_SUFFIXES, write_anomalies
 from geood.prediction.threshold_choice import ThresholdChoice, table_in, table_of
-
-SETTINGS = {  # of the score, by the tags that hold them
-    "GEOOD_SMOOTH_PX": "smooth_px",
-    "GEOOD_SMOOTH_CONTRAST": "smooth_contrast",
-    "GEOOD_TEMPERATURE": "temperature",
-    "GEOOD_VETO_SHARE": "veto_share",
-}
 
 
 def polygonize(  # noqa: PLR0913 - the options of a verb
@@ -133,6 +126,6 @@ def _same_model(path: Path, texts: dict[str, str], scores: Path) -> ModelBundle:
     bundle = ModelBundle.load(path, flow=False)
     if texts.get(MODEL_TAG) != bundle.identity:
         raise DataError(f"{path}: did not make {scores.name}, whose tag {MODEL_TAG} is {texts.get(MODEL_TAG)}")
-    kind = texts.get("GEOOD_SCORE", bundle.config.score.kind)
-    given = {key: texts[tag].replace("None", "null") for tag, key in SETTINGS.items() if tag in texts}
+    kind = texts.get(SCORE_TAG, bundle.config.score.kind)
+    given = {key: texts[tag].replace("None", "null") for key, tag in SETTING_TAGS.items() if tag in texts}
     return bundle.with_settings([f"score.kind={kind}", *(f"score.{key}={value}" for key, value in given.items())])

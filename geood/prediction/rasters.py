@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from geood._version import __version__
 from geood.atomic import output_errors
-from geood.calibration import DIRECTIONS, Verdict, read_cells
+from geood.calibration import Verdict, read_cells, statistic_count
 from geood.config import SCORES
 from geood.constants import NO_CLASS
 from geood.geo import qgis
@@ -35,6 +35,7 @@ from geood.geo.score_raster import (
     RUN_TAG,
     SCENE_TAG,
     SCORE_TAG,
+    SETTING_TAGS,
     SIGNALS_TAG,
     TABLE_TAG,
     THRESHOLD_TAG,
@@ -128,7 +129,7 @@ def finish_raster(scores: Path, bundle: ModelBundle, verdict: Verdict, *, open_t
 
 def _cells(journal: Journal, bundle: ModelBundle) -> NDArray[np.float32]:
     """Return the statistics (n, S) of a scene's cells, tile by tile in their order."""
-    size = 3 * bundle.bands.count + 4 + len(bundle.class_ids) + DIRECTIONS
+    size = statistic_count(bundle.bands.count, len(bundle.class_ids))
     found = [read_cells(journal.chunk(2, tile), size) for tile in sorted(journal.figures)]
     return np.concatenate([np.zeros((0, size), np.float32), *found])
 
@@ -157,8 +158,10 @@ def _style(scores: Path, bundle: ModelBundle, threshold: float) -> str:
 def _tags(scene: ScenePath, bundle: ModelBundle, threshold: float | None) -> dict[str, str]:
     score = bundle.config.score
     kind = SCORES[score.kind]
-    own = {"GEOOD_TEMPERATURE": str(score.temperature_of(score.kind))} if kind.tempered else {}
-    own |= {"GEOOD_VETO_SHARE": str(score.veto_share), "GEOOD_OFFSET": repr(bundle.offset)} if kind.shifted else {}
+    own = {SETTING_TAGS["temperature"]: str(score.temperature_of(score.kind))} if kind.tempered else {}
+    own |= (
+        {SETTING_TAGS["veto_share"]: str(score.veto_share), "GEOOD_OFFSET": repr(bundle.offset)} if kind.shifted else {}
+    )
     table = table_of(bundle)
     return {
         "GEOOD_VERSION": __version__,
@@ -166,8 +169,8 @@ def _tags(scene: ScenePath, bundle: ModelBundle, threshold: float | None) -> dic
         SCENE_TAG: scene.label,
         SCORE_TAG: score.kind,
         **own,
-        "GEOOD_SMOOTH_PX": str(score.smooth_of(score.kind)),
-        "GEOOD_SMOOTH_CONTRAST": str(score.smooth_contrast),
+        SETTING_TAGS["smooth_px"]: str(score.smooth_of(score.kind)),
+        SETTING_TAGS["smooth_contrast"]: str(score.smooth_contrast),
         THRESHOLD_TAG: room_for(THRESHOLD_TAG) if threshold is None else repr(threshold),
         CLASSES_TAG: json.dumps(bundle.class_names),
         INLIERS_TAG: json.dumps([[at, float(rate)] for rate, at in bundle.thresholds.items()]),

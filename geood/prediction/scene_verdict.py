@@ -6,6 +6,7 @@ the map. The tags of a finished raster are filled in where room was left for the
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import mmap
 from collections.abc import Mapping
@@ -92,11 +93,7 @@ def state_of(
     share = so_far.promised or bundle.config.score.fpr
     own = float(curve.fpr_threshold(share)) if curve.negatives else threshold
     _, above = _count(scores, grid, own, None)
-    return SceneState(_with(facts, threshold=own, above_px=above, relative=True), drift)
-
-
-def _with(facts: SceneFacts, **changes: object) -> SceneFacts:
-    return SceneFacts(**(facts.__dict__ | changes))  # type: ignore[arg-type]
+    return SceneState(dataclasses.replace(facts, threshold=own, above_px=above, relative=True), drift)
 
 
 def _count(scores: Path, grid: Grid, threshold: float, curve: PixelCurve | None) -> tuple[int, int]:
@@ -115,7 +112,7 @@ def _count(scores: Path, grid: Grid, threshold: float, curve: PixelCurve | None)
 
 def judged(state: SceneState, bundle: ModelBundle, *, polygons: int | None) -> Verdict:
     """Return the verdict on a scene, given the number of its polygons (None: not cut, or not all of them)."""
-    return verdict_of(_with(state.facts, polygons=polygons), bundle, state.drift)
+    return verdict_of(dataclasses.replace(state.facts, polygons=polygons), bundle, state.drift)
 
 
 def verdict_tags(verdict: Verdict) -> dict[str, str]:

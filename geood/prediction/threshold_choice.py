@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from geood.calibration import AUTO_PX, PolygonTable
+from geood.calibration import PolygonTable, least_area
 from geood.config import SCORES, PredictConfig
 from geood.errors import ConfigError, DataError, shown
 from geood.geo.score_raster import SCORE_TAG, TABLE_TAG
@@ -94,10 +94,8 @@ class ThresholdChoice:
 def with_least_area(bundle: ModelBundle) -> ModelBundle:
     """Return a bundle whose `predict.min_area_m2` is a number, by default the area of 9 pixels of the model."""
     predict = bundle.config.predict
-    if predict.min_area_m2 is not None:
-        return bundle
-    least = AUTO_PX * bundle.resolution**2 if bundle.resolution else 0.0
-    return bundle.with_predict(predict.model_copy(update={"min_area_m2": float(f"{least:.6g}")}))
+    least = least_area(predict.min_area_m2, bundle.resolution)
+    return bundle.with_predict(predict.model_copy(update={"min_area_m2": least}))
 
 
 def table_of(bundle: ModelBundle) -> PolygonTable | None:

@@ -299,9 +299,7 @@ def _finite(value: Any) -> Any:
     """Return a tree of values in which numbers that JSON has not are None."""
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, Interval):
-        return _finite(value._asdict())
-    if isinstance(value, (Part, BudgetThreshold)):
+    if isinstance(value, (Interval, Part, BudgetThreshold)):
         return _finite(value._asdict())
     if isinstance(value, (list, tuple)):
         return [_finite(inner) for inner in value]

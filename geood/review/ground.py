@@ -20,14 +20,11 @@ from numpy.typing import NDArray
 from rasterio.features import geometry_mask
 
 from geood.errors import ConfigError, DataError
-from geood.geo.gdal import open_raster, rasterio_window, reading
+from geood.geo.gdal import open_raster, pieces, rasterio_window, reading
 from geood.geo.grid import Grid, Window
-from geood.geo.score_raster import THRESHOLD_TAG
+from geood.geo.score_raster import RUN_TAG, SCORE_TAG, THRESHOLD_TAG
 from geood.models import read_header
 from geood.review.reading import Review
-
-PIECE_PX = 2048  # side of the windows in which a raster is read
-RUN_TAG = "GEOOD_RUN"  # what a map says of itself, as JSON: `false_per_km2`, `promised` share of inlier pixels
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class MapGround:
         if THRESHOLD_TAG not in self.tags:
             raise ConfigError("--model needs the score raster that its `predict` wrote; give it with --scores")
         header, threshold = read_header(Path(bundle_path)), float(self.tags[THRESHOLD_TAG])
-        rates = header.calibration.get(self.tags.get("GEOOD_SCORE", header.config.score.kind), {})
+        rates = header.calibration.get(self.tags.get(SCORE_TAG, header.config.score.kind), {})
         kept = [float(rate) for rate, at in rates.items() if at <= threshold * (1 + 1e-9)]
         return min(kept) if kept else None
 
@@ -116,12 +113,9 @@ def _area_of_cells(review: Review) -> tuple[float | None, tuple[str, ...]]:
 
 def _measured(raster: Path) -> tuple[float | None, int, dict[str, str]]:
     """Return area, valid pixels and tags of a raster of one band."""
-    valid = 0
     with open_raster(raster) as dataset:
         grid = Grid(dataset.height, dataset.width, dataset.transform, dataset.crs)
-        for row in range(0, grid.height, PIECE_PX):
-            for col in range(0, grid.width, PIECE_PX):
-                valid += int(_known(dataset, Window(row, col, PIECE_PX, PIECE_PX).within(grid.window), raster)[1].sum())
+        valid = sum(int(_known(dataset, window, raster)[1].sum()) for window in pieces(grid))
         tags = {str(key): str(value) for key, value in dataset.tags().items()}
     metres = grid.resolution_m
     return (None if metres is None else valid * metres**2 / 1e6), valid, tags

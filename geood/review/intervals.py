@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from geood.calibration import garwood
+
 LEVEL = 0.95  # of all intervals
 
 
@@ -35,11 +37,7 @@ def share_of(hits: int, cases: int, *, level: float = LEVEL) -> Interval:
 
 def count_limits(count: int, *, level: float = LEVEL) -> Interval:
     """Return a count with the limits of its Poisson mean by Garwood (Biometrika 28, 1936)."""
-    from scipy.stats import chi2
-
-    tail = (1 - level) / 2
-    low = float(chi2.ppf(tail, 2 * count)) / 2 if count else 0.0
-    return Interval(float(count), low, float(chi2.ppf(1 - tail, 2 * count + 2)) / 2)
+    return Interval(float(count), *garwood(count, level))
 
 
 def rate_of(count: int, area: float, *, level: float = LEVEL) -> Interval:
