@@ -9,9 +9,16 @@ Each command adds rows to WORK/rows.json and leaves out those that are there, so
         positives and the false polygons per km2 on its inlier ground with the 90 % intervals that predict told
     python benchmarks/trust.py fixtures --work WORK --scene S.tif --elsewhere OTHER.tif...
         the verdicts on one scene as it is, with gain, blur, noise, swapped bands, half the resolution, and on others
-    python benchmarks/trust.py leave-one-out --config CONFIG.yaml --work WORK --seeds 0 1 2
-        train on all scenes of a config but one, in turn (or, with many, but one part in six), and measure those
+    python benchmarks/trust.py prepare --data FOLDER --work WORK
+        copies of the scenes that are left out in turn, in WORK/data, once: `dubai` (six scenes at 1 m), `mumbai` (68
+        at 0.5 m, left out in six parts) and `oam` (six drone scenes at 0.15 m; buildings are labelled)
+    python benchmarks/trust.py leave-one-out --work WORK --setting dubai --fold 0 --seed 0 [--weights FILE]
+        train on all scenes of a setting but those of one fold, and measure those. Every job has a folder of its own,
+        WORK/SETTING/foldN_seedN, so many may run at once; one that was stopped goes on, a finished one does nothing.
+    python benchmarks/trust.py jobs [--seeds 0 1 2] [--settings dubai mumbai oam]
+        the options of all those jobs, a line each, for xargs
     python benchmarks/trust.py table --work WORK
+        all rows below a folder together
 
 Ground truth is used for measuring alone. A scene holds if both figures lie within their intervals.
 """
@@ -20,27 +27,49 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import rasterio
+import torch
 from scipy.ndimage import gaussian_filter
 
 from geood.calibration import Verdict
 from geood.config import Config, change_config, load_config
-from geood.datasets import find_files, open_crops
+from geood.datasets import open_crops
 from geood.geo.labels import LabelRules, open_labels
 from geood.geo.scene import Scene
 from geood.models import ModelBundle
 from geood.polygons import areas_above
-from geood.prediction import predict
+from geood.prediction import pipeline, predict
 from geood.training import train
 from geood.training.calibration import calibrated
 
 FEW = ["data.crops=40", "data.validation_crops=4"]  # training crops are not needed to measure validation ground
-PARTS = 6
+HERE = Path(__file__).parent / "trust"
+FOLDS = 6
+HALVED = ("dubai", "oam")
+# Short: the promise is asked for, not a good model. A GPU is shared by many jobs, so a tile at a time.
+LENGTHS = {
+    "train.segmenter_steps": 300,
+    "train.head_steps": 60,
+    "train.segmenter_lr": 1e-3,
+    "train.segmenter_last_lr": 1e-5,
+    "train.validate_every": 300,
+    "data.crops": 400,
+    "data.validation_crops": 8,
+    "predict.batch": 1,
+    "predict.tile_px": 1024,
+    "predict.sample_cells": 0,
+}
 
 
 class Rows:
@@ -112,6 +141,7 @@ def measured(image: Path, scores: Path, bundle: ModelBundle, verdict: Verdict) -
 
 
 def scenes(work: Path, images: list[Path], tag: str = "") -> None:
+    """Predict scenes and compare what was told with what their labels say; statistics of their cells are kept."""
     rows, bundle = Rows(work), ModelBundle.load(work / "model.safetensors", flow=False)
     for image in images:
         name = f"scene {tag}{image.stem}"
@@ -119,9 +149,26 @@ def scenes(work: Path, images: list[Path], tag: str = "") -> None:
             continue
         out = work / "maps" / f"{image.stem}.gpkg"
         out.parent.mkdir(exist_ok=True)
-        [made] = predict([image], out, bundle_path=work / "model.safetensors", overwrite=True)
+        began = time.perf_counter()
+        with kept_cells(work / "cells" / f"{image.stem}.npy"):
+            [made] = predict([image], out, bundle_path=work / "model.safetensors", overwrite=True)
         assert made.verdict is not None
-        rows.add(name, measured(image, made.scores, bundle, made.verdict))
+        seconds = round(time.perf_counter() - began, 1)
+        rows.add(name, measured(image, made.scores, bundle, made.verdict) | {"seconds": seconds})
+
+
+@contextmanager
+def kept_cells(path: Path) -> Iterator[None]:
+    """Keep the statistics of the cells of a scene that is predicted meanwhile, for later studies of the verdict."""
+    state_of = pipeline.state_of
+
+    def keeping(scores: Path, bundle: ModelBundle, cells: np.ndarray, **options: Any) -> Any:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, cells)
+        return state_of(scores, bundle, cells, **options)
+
+    with patch.object(pipeline, "state_of", keeping):
+        yield
 
 
 def changed(array: np.ndarray, how: str, rng: np.random.Generator) -> np.ndarray:
@@ -171,19 +218,93 @@ def _fixture(rows: Rows, work: Path, name: str, path: Path) -> None:
     rows.add(name, {k: told[k] for k in ("answer", "above", "high", "p", "distance", "differs", "why")})
 
 
-def leave_one_out(config: Config, work: Path, seeds: list[int]) -> None:
-    """Train without a scene, or a sixth of many, and measure it."""
-    data = config.data
-    images = find_files(data.root, data.images, what="data.images")
-    parts = [[image] for image in images] if len(images) <= PARTS else [images[i::PARTS] for i in range(PARTS)]
-    for seed in seeds:
-        for number, held in enumerate(parts):
-            run = work / f"seed{seed}" / f"part{number}"
-            rest = [str(path) for path in images if path not in held]
-            settings = [f"data.images={json.dumps(rest)}", f"train.seed={seed}"]
-            if not (run / "model.safetensors").exists():
-                train(change_config(config, settings), run, resume=run.exists())
-            scenes(run, held, tag=f"seed {seed}, ")
+def prepare(data: Path, work: Path) -> None:
+    """Write the scenes of all settings and their labels, those of half a size by means of 2 x 2 pixels."""
+    chosen = {
+        "dubai": [(path, path.stem) for path in sorted((data / "dubai").glob("tile[0-9].tif"))],
+        "mumbai": [
+            (path, f"{path.parent.name}_{path.stem}") for path in sorted((data / "mumbai").glob("*/*[0-9].tif"))
+        ],
+        "oam": [
+            (data / "oam" / f"{name}.tif", name)
+            for name in ("aoi1_block0", "aoi1_block1", "aoi2_sparse", "aoi4_block0", "aoi4_block1")
+        ],
+    }
+    for setting, images in chosen.items():
+        for path, name in images:
+            labels = next(
+                p for kind in ("labels", "buildings") if (p := path.with_name(f"{path.stem}_{kind}.tif")).exists()
+            )
+            target = work / "data" / setting / f"{name}.tif"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if setting not in HALVED:
+                shutil.copyfile(path, target)
+                shutil.copyfile(labels, target.with_name(f"{name}_labels.tif"))
+                continue
+            with rasterio.open(path) as file, rasterio.open(labels) as ids:
+                pixels, classes, profile = file.read([1, 2, 3]), ids.read(1), file.profile
+            parts = 2 if name == "aoi1_block0" else 1  # the two halves of the largest are scenes of their own
+            width = pixels.shape[2] // parts
+            for part in range(parts):
+                cut = slice(part * width, (part + 1) * width)
+                where = profile["transform"] @ rasterio.Affine.translation(part * width, 0)
+                out = target.with_stem(f"{name}_{part}" if parts > 1 else name)
+                _write_halved(out, pixels[:, :, cut], classes[:, cut], profile | {"transform": where})
+
+
+def _write_halved(out: Path, pixels: np.ndarray, ids: np.ndarray, profile: dict[str, Any]) -> None:
+    """Write the bands (3, H, W) of a scene and its labels (H, W) at half the size."""
+    rows, cols = pixels.shape[1] // 2, pixels.shape[2] // 2
+    blocks = pixels[:, : 2 * rows, : 2 * cols].reshape(3, rows, 2, cols, 2)
+    gap = (blocks == profile["nodata"]).all(0).any((1, 3)) if profile["nodata"] is not None else False
+    pixels = np.where(gap, 0, np.rint(blocks.mean((2, 4)))).astype(np.uint8)
+    ids, transform = ids[: 2 * rows : 2, : 2 * cols : 2], profile["transform"] @ rasterio.Affine.scale(2)
+    made = {"driver": "GTiff", "dtype": "uint8", "crs": profile["crs"], "transform": transform, "tiled": True}
+    made |= {"height": ids.shape[0], "width": ids.shape[1]}
+    nodata = {} if profile["nodata"] is None else {"nodata": profile["nodata"]}
+    with rasterio.open(out, "w", count=3, compress="webp", webp_lossless=True, **made, **nodata) as file:
+        file.write(pixels)
+    with rasterio.open(out.with_name(f"{out.stem}_labels.tif"), "w", count=1, compress="deflate", **made) as file:
+        file.write(ids, 1)
+
+
+def jobs(settings: list[str], seeds: list[int]) -> list[str]:
+    """Return the options of the jobs, first those of the first seed."""
+    return [
+        f"--setting {setting} --fold {fold} --seed {seed}"
+        for seed in seeds
+        for fold in range(FOLDS)
+        for setting in settings
+    ]
+
+
+def leave_one_out(work: Path, setting: str, *, fold: int, seed: int, keys: list[str], weights: Path | None) -> None:
+    """Train without the scenes of one fold, and measure those."""
+    images = sorted(path for path in (work / "data" / setting).glob("*.tif") if not path.stem.endswith("_labels"))
+    held, run = images[fold::FOLDS], work / setting / f"fold{fold}_seed{seed}"
+    rest = [path for path in images if path not in held]
+    chosen = {
+        "data.root": str((work / "data" / setting).resolve()),
+        "data.images": [path.name for path in rest],
+        "data.labels": [path.name for image in rest for path in labels_of(image)],
+        "train.seed": seed,
+    }
+    if weights is not None:
+        chosen |= {"segmenter.weights": str(weights.resolve()), "train.encoder_lr_factor": 0.25}
+    settings = [f"{key}={json.dumps(value)}" for key, value in (LENGTHS | chosen).items()]
+    began = time.perf_counter()
+    if not (run / "model.safetensors").exists():
+        config = load_config(HERE / f"{setting}.yaml", [*settings, *keys])
+        train(config, run, resume=(run / "config.yaml").exists())
+    record = ModelBundle.load(run / "model.safetensors", flow=False).record
+    assert record is not None, "no validation ground"
+    partial = run / "record.partial"
+    partial.write_text(record.model_dump_json())
+    os.replace(partial, run / "record.json")
+    print(f"{run}: trained in {time.perf_counter() - began:.0f} s, {record.blocks} blocks", flush=True)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # the other jobs need it
+    scenes(run, held, tag=f"seed {seed}, ")
 
 
 def table(work: Path) -> None:
@@ -216,25 +337,37 @@ def table(work: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["calibrate", "scenes", "fixtures", "leave-one-out", "table"])
-    parser.add_argument("--work", type=Path, required=True)
+    commands = ["calibrate", "scenes", "fixtures", "prepare", "jobs", "leave-one-out", "table"]
+    parser.add_argument("what", choices=commands)
+    parser.add_argument("--work", type=Path, default=Path("runs/trust"))
+    parser.add_argument("--data", type=Path, help="prepare: folder of the data sets as published")
     parser.add_argument("--config", type=Path)
     parser.add_argument("--model", type=Path)
-    parser.add_argument("--set", dest="settings", nargs="*", default=[])
+    parser.add_argument("--set", dest="keys", nargs="*", default=[])
     parser.add_argument("--brief", action="store_true", help="calibrate: scores of logits and head alone")
     parser.add_argument("--images", type=Path, nargs="*", default=[])
     parser.add_argument("--scene", type=Path)
     parser.add_argument("--elsewhere", type=Path, nargs="*", default=[])
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    names = sorted(path.stem for path in HERE.glob("*.yaml"))
+    parser.add_argument("--setting", choices=names)
+    parser.add_argument("--settings", choices=names, nargs="+", default=names)
+    parser.add_argument("--fold", type=int, choices=range(FOLDS), default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--weights", type=Path, help="leave-one-out: of the encoder; none: random ones")
     args = parser.parse_args()
     if args.what == "calibrate":
-        calibrate(load_config(args.config), args.model, args.work, args.settings, brief=args.brief)
+        calibrate(load_config(args.config), args.model, args.work, args.keys, brief=args.brief)
     elif args.what == "scenes":
         scenes(args.work, args.images)
     elif args.what == "fixtures":
         fixtures(args.work, args.scene, args.elsewhere)
+    elif args.what == "prepare":
+        prepare(args.data, args.work)
+    elif args.what == "jobs":
+        print("\n".join(jobs(args.settings, args.seeds)))
     elif args.what == "leave-one-out":
-        leave_one_out(load_config(args.config, args.settings), args.work, args.seeds)
+        leave_one_out(args.work, args.setting, fold=args.fold, seed=args.seed, keys=args.keys, weights=args.weights)
     else:
         table(args.work)
 
