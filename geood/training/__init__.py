@@ -7,15 +7,21 @@ from typing import TYPE_CHECKING
 from geood._lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from geood.training.first_checks import check_first, uses_gpu
     from geood.training.negative_examples import example_negatives
+    from geood.training.pace import Pace, measure_pace
     from geood.training.trainer import train
 
-__all__ = ["example_negatives", "train"]
+__all__ = ["Pace", "check_first", "example_negatives", "measure_pace", "train", "uses_gpu"]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "Pace": "pace",
+        "check_first": "first_checks",
         "example_negatives": "negative_examples",
+        "measure_pace": "pace",
         "train": "trainer",
+        "uses_gpu": "first_checks",
     },
 )
