@@ -252,7 +252,7 @@ def _explain(fault: Any, lines: Lines) -> str:
         hint = f"did you mean {'.'.join((*at[:-1], near[0]))}?" if near else f"allowed: {', '.join(_keys(at[:-1]))}"
         return f"{where}: {path} is not a key; {hint}"
     if kind == "missing":
-        return f"{where}: {path} is missing; it has no default, see configs/aerial.yaml"
+        return f"{where}: {path} is missing; it has no default, see {reference_config()}"
     message = fault["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return f"{where}: {path}: {shown(message, most=LONGEST_PATH)}"
@@ -275,3 +275,13 @@ def _keys(at: tuple[str, ...]) -> list[str]:
         return []
     section = field.annotation if isinstance(field.annotation, type) else get_args(field.annotation)[0]
     return list(section.model_fields)
+
+
+def reference_config() -> Path:
+    """Return the path of `aerial.yaml`, the config that explains every key; the other configs lie beside it.
+
+    In an installed package they are in its folder `configs`, in a checkout beside the package.
+    """
+    package = Path(__file__).parents[1]
+    installed = package / "configs" / "aerial.yaml"
+    return installed if installed.is_file() else package.parent / "configs" / "aerial.yaml"

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from geood.config import Config
 from geood.datasets import Crops, open_crops, open_photographs
-from geood.errors import BundleError, ConfigError, GeoodError, OutputError, TrainingError, shown
+from geood.errors import BundleError, GeoodError, OutputError, TrainingError, shown
 from geood.models import Flow, ModelBundle, Segmenter
 from geood.progress import Progress
 from geood.training.calibration import finish_bundle
