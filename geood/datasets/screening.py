@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from geood.progress import Progress
 log = logging.getLogger("geood")
 
 Crop = TypeVar("Crop")
+EXAMPLES = 8  # crops with an anomaly that a report keeps, to be looked at
 HOPELESS = 500  # crops with data of which none is kept: with 95 % certainty fewer than 6 in 1,000 would be
 STATISTICS_VALUES = 2_000_000  # band values kept at most; thousands per band still lie beyond a percentile of 0.5 %
 
@@ -43,6 +44,7 @@ class Screening:
     unlabelled_pixels: int = 0
     unknown_ids: dict[int, int] = field(default_factory=dict)
     class_pixels: dict[int, int] = field(default_factory=dict)
+    with_anomaly: list[Any] = field(default_factory=list, repr=False)  # the first crops that were left out for it
 
     def __str__(self) -> str:
         return (
@@ -58,8 +60,7 @@ def screen(
     """Read drawn crops until there are enough; return those to train on, some of their valid values, and a report.
 
     At most `data.crops` of those with enough data are looked at, and fewer if none of the first `HOPELESS` is of use.
-    Values are float32 (C, N), digital numbers; kept crops
-    stay in the order they were drawn.
+    Values are float32 (C, N), digital numbers; kept crops stay in the order they were drawn.
     """
     data, report = config.data, Screening()
     kept: list[Crop] = []
@@ -83,6 +84,7 @@ def screen(
             unknown.update({i: n for i, n in ids.items() if i not in known and i not in data.anomaly})
             if any(i in ids for i in data.anomaly):
                 report.dropped_anomaly += 1
+                report.with_anomaly += [crop] if len(report.with_anomaly) < EXAMPLES else []
             elif not any(i in ids for i in known):
                 report.dropped_unlabelled += 1
             else:

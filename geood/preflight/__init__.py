@@ -8,21 +8,33 @@ from geood._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from geood.preflight.checking import check_config
+    from geood.preflight.config_text import config_lines, write_config
     from geood.preflight.environment import Fact, facts
-    from geood.preflight.first_config import FirstConfig, Wishes, first_config
-    from geood.preflight.found_classes import FoundClass
+    from geood.preflight.drafting import FirstConfig, Sources, Wishes, first_config
 
-__all__ = ["Fact", "FirstConfig", "FoundClass", "Wishes", "check_config", "facts", "first_config"]
+__all__ = [
+    "Fact",
+    "FirstConfig",
+    "Sources",
+    "Wishes",
+    "check_config",
+    "config_lines",
+    "facts",
+    "first_config",
+    "write_config",
+]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "Fact": "environment",
-        "FirstConfig": "first_config",
-        "FoundClass": "found_classes",
-        "Wishes": "first_config",
+        "FirstConfig": "drafting",
+        "Sources": "drafting",
+        "Wishes": "drafting",
         "check_config": "checking",
+        "config_lines": "config_text",
         "facts": "environment",
-        "first_config": "first_config",
+        "first_config": "drafting",
+        "write_config": "config_text",
     },
 )

@@ -14,8 +14,8 @@ from pathlib import Path
 from geood.atomic import atomic_write, check_output, output_errors
 from geood.config import reference_config
 from geood.errors import printable
-from geood.preflight.first_config import FirstConfig
-from geood.training import duration
+from geood.preflight.drafting import FirstConfig
+from geood.training import LONG_S, duration, shortcuts
 
 COLUMN = 32  # comments begin here, if the value leaves room
 GUESSED = "guessed: "
@@ -62,11 +62,26 @@ def config_text(made: FirstConfig, out: Path) -> str:
 def expected(made: FirstConfig) -> list[str]:
     """Return what a training by this config is expected to take, in lines."""
     crops, report = made.trial.expected, made.trial.crops.report
-    lines = [f"Expected on {made.machine}: about {duration(made.pace.seconds)} and some minutes for calibration."]
+    lines = [f"On {made.machine}: about {duration(made.pace.seconds)} and some minutes for calibration."]
     lines += [f"  {line}" for line in made.pace.lines()]
     clean = f"{made.trial.clean:.0%} of {report.drawn - report.dropped_invalid} crops can be trained on"
     held = f", {made.trial.with_anomaly:.0%} hold what is held out" if made.anomaly else ""
     return [*lines, f"{clean}{held}: about {crops:,} of {made.config.data.crops:,}."]
+
+
+def config_lines(made: FirstConfig) -> list[tuple[str, str]]:
+    """Return what was settled and what it will take, as (label, text) lines."""
+    chosen, resolution = made.proposal, made.imagery.resolution_m
+    ground = "" if resolution is None else f" ({chosen.crop_px * resolution:.3g} m)"
+    block = "" if chosen.block_m is None else f", blocks of {chosen.block_m:g} m"
+    lines = [
+        ("guessed", f"crops of {chosen.crop_px} px{ground}{block}"),
+        ("guessed", f"{chosen.encoder}, weights {chosen.weights or 'random'}, {chosen.segmenter_steps:,} steps"),
+        *(("expected", line.strip()) for line in expected(made)),
+    ]
+    if made.pace.seconds > LONG_S and not made.pace.on_gpu:
+        lines += [("shorter", text) for text in shortcuts(made.config)]
+    return lines
 
 
 def _data(made: FirstConfig, out: Path) -> Iterator[str]:

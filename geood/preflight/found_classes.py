@@ -29,7 +29,7 @@ class FoundClass(NamedTuple):
 
     class_id: int
     name: str | None
-    count: int
+    number: int
     share: float
     km2: float | None
 
@@ -125,14 +125,10 @@ def _of_rasters(paths: tuple[Path, ...], files: Sequence[LabelFile]) -> FoundLab
     without = sum(layer.crs is None for layer in layers)
     problems = (f"{without} of {len(layers)} label files have no CRS",) if without else ()
     ids = {found.class_id for found in classes}
-    return FoundLabels(
-        paths, classes, vector=False, masks=ids <= {0} and bare, problems=problems, counted=len(files)
-    )
+    return FoundLabels(paths, classes, vector=False, masks=ids <= {0} and bare, problems=problems, counted=len(files))
 
 
-def _likely(
-    file: LabelFile, layer: str | None, attribute: str | None
-) -> list[tuple[FoundLayer, FoundAttribute]]:
+def _likely(file: LabelFile, layer: str | None, attribute: str | None) -> list[tuple[FoundLayer, FoundAttribute]]:
     """Return the layers and attributes of a vector file that may hold classes, the likeliest first."""
     pairs = [
         (own, found)
@@ -185,7 +181,7 @@ def _classes(attributes: Sequence[FoundAttribute]) -> tuple[FoundClass, ...]:
     for value in (value for found in attributes for value in found.values):
         key: str | int = _id_of(value.value) if not isinstance(value.value, str) else plain(value.value)
         spelt.setdefault(key, value.value.strip() if isinstance(value.value, str) else None)
-        counts[key] += value.count
+        counts[key] += value.number
         areas[key] += value.area_m2 or 0
     if not counts:
         return ()

@@ -97,7 +97,7 @@ def block_for(imagery: Imagery, crop_px: int) -> float | None:
 
 
 def smaller_crops(proposal: Proposal, imagery: Imagery) -> Proposal | None:
-    """Return the proposal with crops of half the side, of which more are free of a held-out class; None if too small."""
+    """Return the proposal with crops of half the side, of which more lack a held-out class; None at the least."""
     crop_px = max(LEAST_CROP_PX, 32 * (proposal.crop_px // 64))
     if crop_px >= proposal.crop_px:
         return None

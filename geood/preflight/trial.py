@@ -55,7 +55,8 @@ class Trial:
         with torch.random.fork_rng():
             segmenter = Segmenter(bands.count, len(config.data.classes), config.segmenter)
             flow = Flow(bands.count, config.flow, bands.step) if "flow" in config.negatives.sources else None
-        return measure_pace(self.crops, segmenter=segmenter, flow=flow, photographs=open_photographs(config, bands.count))
+        photographs = open_photographs(config, bands.count)
+        return measure_pace(self.crops, segmenter=segmenter, flow=flow, photographs=photographs)
 
 
 def try_crops(config: Config, *, number: int = TRIAL_CROPS) -> Trial:

@@ -100,6 +100,23 @@ class Sources:
         listed = find_classes([path.absolute() for path in truth], layer=wishes.layer, attribute=wishes.attribute)
         return cls(root, imagery, listed)
 
+    def lines(self) -> list[tuple[str, str]]:
+        """Return what was found, as (label, text) lines."""
+        labels, said = self.labels, [("images", line) for line in self.imagery.lines()]
+        if self.imagery.suspected is not None:
+            value = f"{self.imagery.suspected:g}"
+            said.append(("guessed", f"nodata {value}: it fills the border of an image and is not declared"))
+        said.append(("labels", f"{len(labels.paths):,} {'vector' if labels.vector else 'raster'} files"))
+        if labels.attribute:
+            among = "guessed among several" if labels.chosen else "the only one that fits"
+            layer = f"layer {labels.layer}, " if labels.layer else ""
+            said.append(("attribute", f"{layer}{labels.attribute}: {among}"))
+        for found in labels.classes:
+            area = "" if found.km2 is None else f", {found.km2:.3g} km2"
+            named = f"{found.class_id} {found.name or ''}".strip()
+            said.append(("class", f"{named}: {100 * found.share:.3g} % of the labelled ground{area}"))
+        return said + [("note", problem) for problem in dict.fromkeys(labels.problems)]
+
 
 def first_config(sources: Sources, wishes: Wishes) -> FirstConfig:
     """Make a config for images and labels, and try it on some of their crops.
@@ -206,8 +223,13 @@ def patterns(paths: Sequence[Path], root: Path, *, apart: Sequence[Path]) -> lis
 
 
 def _common_end(stems: Sequence[str]) -> str:
-    turned = os.path.commonprefix([stem[::-1] for stem in stems])
-    return "".join("?" if c in "[]*?" else c for c in turned[::-1])
+    """Return the longest text that all names end in, with `?` for what a pattern would take for something else."""
+    end = ""
+    for letters in zip(*(stem[::-1] for stem in stems), strict=False):
+        if len(set(letters)) > 1:
+            break
+        end = ("?" if letters[0] in "[]*?" else letters[0]) + end
+    return end
 
 
 def _tree(data: dict[str, object], proposal: Proposal, imagery: Imagery) -> dict[str, dict[str, object]]:
