@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def init(
-    images: Annotated[list[str], typer.Option(metavar="SCENES", help="Images: a file, folder or pattern; repeatable.")],
+    images: Annotated[
+        list[str], typer.Option(metavar="SCENES", help="Images: a file, folder or quoted pattern; repeatable.")
+    ],
     labels: Annotated[
         list[str],
         typer.Option(metavar="FILE", help="Their labels: rasters of class ids, or a vector file; repeatable."),

@@ -23,7 +23,7 @@ log = logging.getLogger("geood")
 SEED = 7
 
 CONFIG = """\
-# The demo's config: small enough for minutes on two CPU cores. configs/aerial.yaml explains every key.
+# The demo's config: small enough for minutes on two CPU cores. geood's configs/aerial.yaml explains every key.
 data:
   root: world
   images: [train_*.tif]

@@ -9,8 +9,8 @@ from geood._lazy import lazy_exports
 if TYPE_CHECKING:
     from geood.preflight.checking import check_config
     from geood.preflight.config_text import config_lines, write_config
-    from geood.preflight.environment import Fact, facts
     from geood.preflight.drafting import FirstConfig, Sources, Wishes, first_config
+    from geood.preflight.environment import Fact, facts
 
 __all__ = [
     "Fact",

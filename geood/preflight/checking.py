@@ -5,7 +5,8 @@ All parts are looked at, whatever the ones before them found, so that one run te
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from geood.config import Config
@@ -37,21 +38,23 @@ def check_config(config: Config, picture: Path) -> Iterator[Line]:
     """
     faults: list[GeoodError] = []
     trial: list[Trial] = []
-    parts = [
-        lambda: _networks(config),
-        lambda: _files(config),
-        lambda: _crops(config, trial),
-        lambda: _picture(trial, picture),
-        lambda: _time(trial),
-    ]
+    parts: tuple[Callable[[], Iterator[Line]], ...] = (
+        partial(_networks, config),
+        partial(_files, config),
+        partial(_crops, config, trial),
+        partial(_picture, trial, picture),
+        partial(_time, trial),
+    )
     for part in parts:
         try:
             yield from part()
         except GeoodError as error:
-            faults.append(error)
-            yield "WRONG", str(error)
+            faults += [error] if str(error) not in map(str, faults) else []
+    if len(faults) > 1:
+        listed = "\n".join(f"  {fault}" for fault in faults)
+        raise type(faults[0])(f"{len(faults)} things would end a training:\n{listed}")
     if faults:
-        raise type(faults[0])("; ".join(map(str, faults)) if len(faults) > 1 else str(faults[0]))
+        raise faults[0]
 
 
 def _networks(config: Config) -> Iterator[Line]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from geood.atomic import atomic_write, check_output, output_errors
 from geood.config import reference_config
@@ -19,6 +21,7 @@ from geood.training import LONG_S, duration, shortcuts
 
 COLUMN = 32  # comments begin here, if the value leaves room
 GUESSED = "guessed: "
+FINE_M = 0.15  # pixels finer than this are remarked on
 
 
 def write_config(made: FirstConfig, out: Path, *, overwrite: bool = False) -> None:
@@ -91,8 +94,11 @@ def _data(made: FirstConfig, out: Path) -> Iterator[str]:
     if imagery.kind == "photos":
         yield _line("kind", "photos", "the images have no CRS")
     yield _line("root", near, "folder of the paths below" + ("" if os.path.isabs(near) else ", relative to this file"))
-    yield _line("images", data["images"], "; ".join(imagery.lines()))
-    yield _line("labels", data["labels"], f"{len(labels.paths):,} {'vector' if labels.vector else 'raster'} files")
+    for line in imagery.lines():
+        yield f"  # {line}"
+    yield from _files("images", data["images"])
+    yield f"  # {len(labels.paths):,} {'vector' if labels.vector else 'raster'} files"
+    yield from _files("labels", data["labels"])
     for key in ("label_layer", "label_attribute"):
         if key in data:
             yield _line(key, data[key], (GUESSED if labels.chosen else "") + "it holds the classes")
@@ -101,10 +107,23 @@ def _data(made: FirstConfig, out: Path) -> Iterator[str]:
     yield from _classes(made)
     yield _line("anomaly", data["anomaly"], _held_out(made))
     comments = _comments(made)
+    if (side := imagery.resolution_m) is not None and side < FINE_M:
+        shown = f"pixels of {side:.3g} m: a crop shows {made.proposal.crop_px * side:.3g} m; a coarser one shows more"
+        yield _line("resolution", None, f"{shown}, such as 0.3, in units of the CRS")
     done = ("kind", "root", "images", "labels", "label_layer", "label_attribute", "label_ids", "classes", "anomaly")
     for key, value in data.items():
         if key not in done:
             yield _line(key, value, comments.get(f"data.{key}"))
+
+
+def _files(key: str, patterns: Any) -> Iterator[str]:
+    """Yield a list of files, one a line if there are several."""
+    if len(patterns) == 1:
+        tail = re.search(r"\[!(.)\]\.", patterns[0])
+        yield _line(key, patterns, f"all whose names do not end in {tail[1]}" if tail else None)
+        return
+    yield f"  {key}:"
+    yield from (f"    - {_yaml(pattern)}" for pattern in patterns)
 
 
 def _classes(made: FirstConfig) -> Iterator[str]:
@@ -166,7 +185,7 @@ def _near(root: Path, out: Path) -> str:
 
 
 def _line(key: str, value: object, comment: str | None = None) -> str:
-    """Return a line of a section; `None` with `classes` opens a mapping."""
+    """Return a line of a section; None with `classes` opens a mapping."""
     text = "" if value is None and key == "classes" else f" {_yaml(value)}"
     line = f"  {key}:{text}"
     return f"{line:<{COLUMN}} # {printable(comment)}" if comment else line

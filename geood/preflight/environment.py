@@ -22,8 +22,10 @@ from geood.config import reference_config
 from geood.models import PACKAGE_ENCODER, PACKAGE_NAME, weights_at_hand
 
 State = Literal["fine", "note", "fault"]
-LIBRARIES = ("torch", "torchvision", "timm", "lightning", "torchgeo", "rasterio", "pyogrio", "geopandas", "pyproj")
-LIBRARIES += ("shapely", "numpy", "pydantic", "dask", "pyarrow", "safetensors")
+LIBRARIES = (
+    *("torch", "torchvision", "timm", "lightning", "torchgeo", "rasterio", "pyogrio", "geopandas", "pyproj"),
+    *("shapely", "numpy", "pydantic", "dask", "pyarrow", "safetensors"),
+)
 RASTER_DRIVERS = ("GTiff", "VRT", "PNG", "JPEG", "JP2OpenJPEG")
 VECTOR_DRIVERS = ("GPKG", "GeoJSON", "FlatGeobuf", "ESRI Shapefile")
 ENCODERS = ("densenet121", PACKAGE_ENCODER, "resnet18", "resnet50")

@@ -6,7 +6,7 @@ chosen where a person did not. A number is an id, a text a class name, which get
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,7 +176,7 @@ def _classes(attributes: Sequence[FoundAttribute]) -> tuple[FoundClass, ...]:
         DataError: numbers are no class ids.
     """
     counts: Counter[str | int] = Counter()
-    areas: Counter[str | int] = Counter()
+    areas: dict[str | int, float] = defaultdict(float)
     spelt: dict[str | int, str | None] = {}
     for value in (value for found in attributes for value in found.values):
         key: str | int = _id_of(value.value) if not isinstance(value.value, str) else plain(value.value)
@@ -185,7 +185,7 @@ def _classes(attributes: Sequence[FoundAttribute]) -> tuple[FoundClass, ...]:
         areas[key] += value.area_m2 or 0
     if not counts:
         return ()
-    weights = areas if sum(areas.values()) else counts
+    weights: dict[str | int, float] = dict(areas) if sum(areas.values()) else dict(counts)
     total = sum(weights.values())
     if all(spelt[key] is None for key in counts):
         ids = {key: int(key) for key in counts}
@@ -193,7 +193,7 @@ def _classes(attributes: Sequence[FoundAttribute]) -> tuple[FoundClass, ...]:
         ids = {key: int(key) for key in counts}  # whole numbers stored as text
         spelt = dict.fromkeys(spelt)
     else:
-        ids = {key: i for i, (key, _) in enumerate(weights.most_common())}
+        ids = {key: i for i, key in enumerate(sorted(weights, key=weights.__getitem__, reverse=True))}
     found = [
         FoundClass(ids[key], spelt[key], counts[key], weights[key] / total, areas[key] / 1e6 if areas[key] else None)
         for key in counts

@@ -90,15 +90,16 @@ def measure_pace(
     on_gpu = uses_gpu(config)
     device = torch.device("cuda" if on_gpu else "cpu")
     with torch.random.fork_rng():
-        networks = {"segmenter": copy.deepcopy(segmenter), "flow": copy.deepcopy(flow), "photographs": photographs}
+        segmenter, flow = copy.deepcopy(segmenter), copy.deepcopy(flow)
         if flow is not None and not flow.initialized:
-            networks["flow"].initialize(first_crops(crops))
+            flow.initialize(first_crops(crops))
         found, read_s = [], 0.0
         for plan in plans(config) if chosen is None else chosen:
             samples, began = crops.training(config.train.seed, plan.batch), time.perf_counter()
             batch = default_collate([samples[i] for i in range(plan.batch)])
             read_s = (time.perf_counter() - began) / plan.batch
-            step_s = _seconds(Stage(plan, config, **networks).to(device), batch, config)
+            stage = Stage(plan, config, segmenter=segmenter, flow=flow, photographs=photographs).to(device)
+            step_s = _seconds(stage, batch, config)
             waiting, workers = read_s * plan.batch, config.data.workers
             whole = max(step_s, waiting / workers) if workers else step_s + waiting
             passes = plan.epochs * -(-len(crops.validation_boxes) // config.train.batch)
