@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from geood.config.class_names import folded
 from geood.config.loading import apply_override, change_config, config_from_tree, config_schema, load_config, to_yaml
 from geood.config.score_kinds import SCORES, Need, scores_from, title_of, why_not
 from geood.config.sections import (
@@ -40,6 +41,7 @@ __all__ = [
     "change_config",
     "config_from_tree",
     "config_schema",
+    "folded",
     "load_config",
     "scores_from",
     "title_of",

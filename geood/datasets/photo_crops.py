@@ -26,7 +26,7 @@ import numpy as np
 from geood.atomic import atomic_write
 from geood.catalog import DataSet, Split, data_set
 from geood.config import Config
-from geood.constants import IGNORE
+from geood.constants import IGNORE, VECTOR_SUFFIXES
 from geood.datasets.crops import Crops, build_crops
 from geood.datasets.discovery import drop_unlabelled, find_frames
 from geood.datasets.files import check_images, find_files
@@ -37,7 +37,6 @@ from geood.errors import ConfigError, DataError
 from geood.geo.grid import Window
 from geood.geo.listing import pair_by_name, why_no_pairs
 from geood.geo.orientation import UPRIGHT, orientation_of
-from geood.geo.vector import VECTOR_SUFFIXES
 
 RUNS = 20  # the images, ordered by name, are cut into this many runs; validation takes whole runs
 KEPT_BYTES = 512 << 20  # decoded photographs cached in each process

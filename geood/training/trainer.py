@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from geood.config import Config, scores_from, why_not
-from geood.datasets import Crops, open_crops, open_photographs
+from geood.datasets import Crops, open_crops, open_photographs, settle_classes
 from geood.errors import BundleError, ConfigError, GeoodError, OutputError, TrainingError, shown
 from geood.models import Flow, ModelBundle, Segmenter
 from geood.progress import Progress
@@ -31,6 +31,7 @@ from geood.training.checkpoints import steps_at
 from geood.training.negative_sources import Photographs
 from geood.training.plans import STAGES, plans
 from geood.training.run_folder import (
+    LABELS,
     check_run,
     last_metrics,
     make_run,
@@ -48,7 +49,8 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
     """Train a bundle and return its path, `out/model.safetensors`.
 
     The run folder also holds config.yaml (resolved), split.gpkg (blocks and crops) or split.csv (photographs),
-    metrics.csv, samples/ (pictures of synthetic negatives), tensorboard/ and checkpoints/.
+    metrics.csv, samples/ (pictures of synthetic negatives), tensorboard/, checkpoints/ and, where labels are polygons,
+    labels/.
 
     Args:
         config: data, networks and training settings.
@@ -75,6 +77,7 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
         (0, 1, 2)
     """
     run = Path(out)
+    config = settle_classes(config)
     leader = _is_leader()
     if not leader:
         log.setLevel(logging.WARNING)  # one process logs for all
@@ -87,7 +90,7 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
         log.info("%s is finished already", run)
         return bundle_path
     torch.manual_seed(config.train.seed)
-    crops = open_crops(config)
+    crops = open_crops(config, run / LABELS)
     segmenter = Segmenter(crops.bands.count, len(config.data.classes), config.segmenter)
     flow, photographs = _negatives(config, crops)
     figures: dict[str, float] = {}
