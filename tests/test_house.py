@@ -63,6 +63,8 @@ HELD_BY = {  # rooms without a test file of their own name, and the file whose l
     "geo/cog_layout": "geo/test_cog",
     "geo/gdal": "geo/test_paths",
     "geo/ogr": "prediction/test_publication",
+    "geo/id_shapes": "geo/test_drawings",
+    "geo/label_rules": "geo/test_drawings",
     "geo/opener": "geo/test_scene",
     "geo/scene_reading": "geo/test_resampling",
     "metrics/curve": "metrics/test_protocols",

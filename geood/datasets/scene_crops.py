@@ -13,7 +13,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +23,7 @@ from geood.datasets.crops import Crops, build_crops
 from geood.datasets.files import check_images, find_files
 from geood.datasets.reviewed_ground import ATTRIBUTE, ReviewedScenes, reviewed_crops
 from geood.datasets.samples import CropPixels, Ground, TrainingBands, grown, seed_of, span_around
+from geood.datasets.unreadable import Skipped, without_unreadable
 from geood.errors import DataError
 from geood.geo.burnt_labels import burn_labels
 from geood.geo.grid import metres_per_unit
@@ -126,7 +127,8 @@ def open_scenes(config: Config, folder: Path | None = None) -> Crops:
         reviewed, pairs = _open_reviewed(config, layers, bands, folder)
         ground, number = ReviewedScenes(ground, blocks, reviewed), max(1, round(data.reviewed_share * data.crops))
         drawn = [*reviewed_crops(reviewed, pairs, size_px=size, number=number, seed=seed_of(seed, 4)), *drawn]
-    return build_crops(config, ground, bands=bands, drawn=drawn, grid=grid)
+    crops = build_crops(config, ground, bands=bands, drawn=drawn, grid=grid)
+    return replace(crops, skipped=tuple(found.skipped))
 
 
 def _open_reviewed(
@@ -149,10 +151,11 @@ def _open_reviewed(
 
 
 class _Labels(NamedTuple):
-    """Rasters of class ids, and the rules by which they are read."""
+    """Rasters of class ids, the rules by which they are read, and files that could not be read."""
 
     files: tuple[Path, ...]
     rules: LabelRules
+    skipped: list[Skipped]
 
 
 def _temporary() -> Path:
@@ -192,13 +195,19 @@ def _open_layers(config: Config, folder: Path) -> tuple[LabelledImages, Training
             f"{both[0]}: named by data.images and by data.labels; make the patterns narrower, for example tile?.tif "
             "instead of tile*.tif"
         )
+    vectors, skipped = are_vectors(labels), list[Skipped]()
+    if data.unreadable == "skip":
+        images, skipped = without_unreadable(images, lambda path: [path], what="images")
+        if not vectors:
+            labels, more = without_unreadable(labels, lambda path: [path], what="label files")
+            skipped += more
     bands = check_images(images, config)
     layer = ImageLayer(images, bands, nodata=config.bands.nodata, res=data.resolution)
     res = (float(layer.res[0]), float(layer.res[1]))
-    if are_vectors(labels):
-        found = _Labels(_burnt(labels, images, rules_of(data), folder), PLAIN)
+    if vectors:
+        found = _Labels(_burnt(labels, images, rules_of(data), folder), PLAIN, skipped)
     else:
-        found = _Labels(tuple(labels), rules_of(data))
+        found = _Labels(tuple(labels), rules_of(data), skipped)
         for path in labels:
             open_label_raster(str(path)).close()
     truth = LabelLayer(found.files, crs=layer.target_crs, res=res, rules=found.rules)
