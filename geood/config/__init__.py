@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from geood.config.class_names import folded
 from geood.config.loading import (
     apply_override,
     change_config,
@@ -48,6 +49,7 @@ __all__ = [
     "change_config",
     "config_from_tree",
     "config_schema",
+    "folded",
     "load_config",
     "reference_config",
     "scores_from",

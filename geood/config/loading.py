@@ -81,7 +81,9 @@ def config_from_tree(tree: object, *, source: str) -> Config:
     tree = upgraded(tree, source=source)
     data = tree.get("data")
     if isinstance(data, dict):
-        numbered = {key: _numbered(data[key]) for key in ("classes", "label_ids") if isinstance(data.get(key), dict)}
+        numbered = {
+            key: _numbered(data[key]) for key in ("classes", "anomaly", "label_ids") if isinstance(data.get(key), dict)
+        }
         tree = tree | {"data": data | numbered}
     return _validate(tree, source=source, lines={})
 
@@ -154,9 +156,11 @@ def _read_with_base(path: Path, below: tuple[Path, ...] = ()) -> tuple[dict[str,
 def _other_source(data: dict[str, Any]) -> tuple[str, ...]:
     """Return the data-source keys of a base that a file replaces by naming data sets or images itself."""
     if "sets" in data:
-        named = ("images", "labels", "label_attribute", "label_layer", "classes", "anomaly")
+        named = ("images", "labels", "classes", "anomaly")
+        vectors = ("label_attribute", "label_layer", "label_buffer_m", "background")
         return (
             *named,
+            *vectors,
             "validation_images",
             "validation_labels",
             "test_images",

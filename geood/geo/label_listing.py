@@ -17,19 +17,16 @@ import numpy as np
 import pyproj
 import shapely
 from numpy.typing import NDArray
-from pyproj.exceptions import ProjError
 
-from geood.constants import IGNORE
+from geood.constants import IGNORE, VECTOR_SUFFIXES
 from geood.errors import DataError
 from geood.geo.gdal import pieces
-from geood.geo.grid import metres_per_unit
 from geood.geo.id_rasters import IdRaster
-from geood.geo.vector import VECTOR_SUFFIXES, Purpose, layers_of, read_frame, sound
+from geood.geo.vector import Purpose, areas_m2, layers_of, read_frame, sound
 
 MOST_VALUES = 254  # an attribute with more of them names things, not classes
 MOST_SHAPES = 20_000  # overlaps of more shapes are not looked for
 SEAM = 0.01  # of the smaller one: neighbours that share a border may overlap by as much
-EQUAL_AREA = 6933  # EPSG; areas in it are those on the ground
 AREAS = ("Polygon", "MultiPolygon")
 LISTED = Purpose(DataError, layers="name one of them", attributes="", shapes="")
 
@@ -90,23 +87,6 @@ def list_labels(path: str | Path) -> LabelFile:
         return LabelFile(path, "raster", (_of_raster(path),))
     names = layers_of(path, LISTED)
     return LabelFile(path, "vector", tuple(_of_layer(path, name) for name in names))
-
-
-def areas_m2(shapes: NDArray[Any], crs: pyproj.CRS | None) -> NDArray[np.float64]:
-    """Return the area of each polygon (N,) on the ground in square metres; NaN without a CRS, 0 of lines and points."""
-    if crs is None or not len(shapes):
-        return np.full(len(shapes), np.nan)
-    try:
-        change = pyproj.Transformer.from_crs(crs, pyproj.CRS.from_epsg(EQUAL_AREA), always_xy=True)
-        flat = shapely.transform(shapes, lambda points: np.column_stack(change.transform(*points.T, errcheck=True)))
-        areas = np.asarray(shapely.area(flat), np.float64)
-        if np.isfinite(areas).all():
-            return areas
-    except ProjError:
-        pass
-    west, south, east, north = shapely.total_bounds(shapes)
-    across, along = metres_per_unit(crs, (west + east) / 2, (south + north) / 2)
-    return np.asarray(shapely.area(shapes) * across * along, np.float64)
 
 
 def _of_raster(path: Path) -> FoundLayer:

@@ -25,17 +25,18 @@ from numpy.typing import NDArray
 from pyproj.exceptions import ProjError
 from shapely.affinity import affine_transform
 
+from geood.constants import VECTOR_SUFFIXES
 from geood.errors import DataError, GeoodError
 from geood.geo.grid import Grid, metres_per_unit
 from geood.geo.ogr import local_file
 
 log = logging.getLogger("geood")
 
-VECTOR_SUFFIXES = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet")
 STRAY_PX = 0.01  # largest deviation of an edge, in pixels, caused by transforming it to another CRS
 EARTH_M = 6_371_000.0
 MARGIN = 0.1  # polygons are transformed up to this far beyond the grid, as a fraction of its size
 LARGEST = 1e12  # coordinates beyond this belong to no CRS, and their areas overflow
+EQUAL_AREA = 6933  # EPSG; areas in it are those on the ground
 _POLYGONS = ("Polygon", "MultiPolygon")
 
 
@@ -48,7 +49,7 @@ class Purpose(NamedTuple):
     shapes: str
 
 
-class Layer(NamedTuple):
+class DrawnLayer(NamedTuple):
     """Shapes (N,) of any kind in the order of their file, their numbers from 1 in it, and their attribute values (N,).
 
     `name` is the path; `crs` and `ordered` are those of `Polygons`. Shapes without a geometry or, with an attribute,
@@ -91,7 +92,7 @@ def read_polygons(path: Path, purpose: Purpose, *, layer: str | None = None, att
     return Polygons(found.name, found.shapes, found.values, found.crs, found.ordered)
 
 
-def read_layer(path: Path, purpose: Purpose, *, layer: str | None = None, attribute: str | None = None) -> Layer:
+def read_layer(path: Path, purpose: Purpose, *, layer: str | None = None, attribute: str | None = None) -> DrawnLayer:
     """Read the shapes of one layer, of any kind and valid or not, without their heights.
 
     Raises:
@@ -112,7 +113,7 @@ def read_layer(path: Path, purpose: Purpose, *, layer: str | None = None, attrib
         shapes = shapely.force_2d(shapes[wanted])
     crs = None if frame.crs is None else frame.crs.to_2d()
     bare = int((~wanted).sum())
-    return Layer(str(path), shapes, np.flatnonzero(wanted) + 1, values[wanted], crs, ordered, bare)
+    return DrawnLayer(str(path), shapes, np.flatnonzero(wanted) + 1, values[wanted], crs, ordered, bare)
 
 
 def onto_grid(polygons: Polygons, grid: Grid, purpose: Purpose) -> NDArray[Any]:
@@ -152,6 +153,23 @@ def sound(shape: Any) -> Any:
     So a bow tie becomes two triangles, which is how viewers fill it.
     """
     return shape if shape.is_valid else shapely.make_valid(shape, method="structure", keep_collapsed=False)
+
+
+def areas_m2(shapes: NDArray[Any], crs: pyproj.CRS | None) -> NDArray[np.float64]:
+    """Return the area of each polygon (N,) on the ground in square metres; NaN without a CRS, 0 of lines and points."""
+    if crs is None or not len(shapes):
+        return np.full(len(shapes), np.nan)
+    try:
+        change = pyproj.Transformer.from_crs(crs, pyproj.CRS.from_epsg(EQUAL_AREA), always_xy=True)
+        flat = shapely.transform(shapes, lambda points: np.column_stack(change.transform(*points.T, errcheck=True)))
+        areas = np.asarray(shapely.area(flat), np.float64)
+        if np.isfinite(areas).all():
+            return areas
+    except ProjError:
+        pass
+    west, south, east, north = shapely.total_bounds(shapes)
+    across, along = metres_per_unit(crs, (west + east) / 2, (south + north) / 2)
+    return np.asarray(shapely.area(shapes) * across * along, np.float64)
 
 
 def _check_name(path: Path, purpose: Purpose) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from geood.config import Config
-from geood.datasets import find_files
+from geood.config import Config, folded
+from geood.datasets import find_files, settle_classes
 from geood.errors import GeoodError
-from geood.preflight.found_classes import FoundLabels, find_classes, plain
+from geood.preflight.found_classes import FoundLabels, find_classes
 from geood.preflight.imagery import look_at
 from geood.preflight.machine import this_machine
 from geood.preflight.picture import draw_crops
@@ -36,7 +36,7 @@ def check_config(config: Config, picture: Path) -> Iterator[Line]:
         GeoodError: something is wrong that would end a training; raised after everything was looked at, of the class of
             the first fault, with all of them in its message.
     """
-    faults: list[GeoodError] = []
+    config, faults = settle_classes(config), list[GeoodError]()
     trial: list[Trial] = []
     parts: tuple[Callable[[], Iterator[Line]], ...] = (
         partial(_networks, config),
@@ -81,7 +81,8 @@ def _files(config: Config) -> Iterator[Line]:
     if imagery.suspected is not None:
         yield "note", f"much of a border is {imagery.suspected:g} and counts as data; bands.nodata, if that is nodata"
     labels = find_files(data.root, data.labels, what="data.labels", suffixes=SUFFIXES)
-    found = find_classes(labels, layer=data.label_layer, attribute=data.label_attribute)
+    layer = data.label_layer if isinstance(data.label_layer, str) else None
+    found = find_classes(labels, layer=layer, attribute=data.label_attribute)
     counted = "" if found.counted == len(labels) else f", of which {found.counted:,} were counted"
     yield "labels", f"{len(labels):,} {'vector' if found.vector else 'raster'} files{counted}"
     for problem in found.problems:
@@ -92,22 +93,25 @@ def _files(config: Config) -> Iterator[Line]:
 def _classes(config: Config, labels: FoundLabels) -> Iterator[Line]:
     """Compare the classes in the labels with those of the config."""
     data = config.data
-    held = {str(entry) for entry in data.anomaly} | {plain(str(entry)) for entry in data.anomaly}
-    by_name = {plain(name): class_id for class_id, name in data.classes.items()}
+    held = {*data.anomaly, *(map(folded, data.anomaly.values()) if isinstance(data.anomaly, dict) else ())}
+    by_name = {folded(name): class_id for class_id, name in data.classes.items()}
     met: set[int] = set()
     for found in labels.classes:
         meant = data.label_ids.get(found.class_id, found.class_id)
-        learned = by_name.get(plain(found.name)) if found.name is not None else meant if meant in data.classes else None
+        learned = (
+            by_name.get(folded(found.name)) if found.name is not None else meant if meant in data.classes else None
+        )
         share = f"{100 * found.share:.3g} % of the labelled ground" + (f", {found.km2:.3g} km2" if found.km2 else "")
         if learned is not None:
             met.add(learned)
             rare = ", rare: few crops will hold it" if found.share < RARE else ""
             yield "class", f"{learned} {data.classes[learned]}: {share}{rare}"
-        elif str(meant) in held or plain(found.name or "-") in held:
+        elif (meant if found.name is None else folded(found.name)) in held:
             yield "anomaly", f"{found.name or meant}: {share}"
         elif meant != 255:
             yield "note", f"{found.name or meant}: {share}; neither a class nor an anomaly, and ignored"
-    lost = [data.classes[i] for i in data.classes if i not in met and i not in data.label_ids.values()]
+    made = {data.background_id, *data.label_ids.values()}  # which no number in the files is
+    lost = [name for i, name in data.classes.items() if i not in met | made]
     if lost:
         yield "note", f"not in the labels: {', '.join(lost)}"
 

@@ -102,6 +102,12 @@ def _data(made: FirstConfig, out: Path) -> Iterator[str]:
     for key in ("label_layer", "label_attribute"):
         if key in data:
             yield _line(key, data[key], (GUESSED if labels.chosen else "") + "it holds the classes")
+    if "label_buffer_m" in data:
+        yield _line("label_buffer_m", data["label_buffer_m"], f"{GUESSED}metres on each side of lines and points")
+    if "background" in data:
+        yield _line(
+            "background", data["background"], f"{GUESSED}ground without a shape is a class; else it is not known"
+        )
     if "label_ids" in data:
         yield _line("label_ids", data["label_ids"], f"{GUESSED}the labels hold 0 and 255 alone, as masks do")
     yield from _classes(made)
@@ -110,7 +116,8 @@ def _data(made: FirstConfig, out: Path) -> Iterator[str]:
     if (side := imagery.resolution_m) is not None and side < FINE_M:
         shown = f"pixels of {side:.3g} m: a crop shows {made.proposal.crop_px * side:.3g} m; a coarser one shows more"
         yield _line("resolution", None, f"{shown}, such as 0.3, in units of the CRS")
-    done = ("kind", "root", "images", "labels", "label_layer", "label_attribute", "label_ids", "classes", "anomaly")
+    done = {"kind", "root", "images", "labels", "label_layer", "label_attribute", "label_ids", "classes", "anomaly"}
+    done |= {"label_buffer_m", "background"}
     for key, value in data.items():
         if key not in done:
             yield _line(key, value, comments.get(f"data.{key}"))

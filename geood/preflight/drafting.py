@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from geood.config import Config, config_from_tree
+from geood.config import Config, config_from_tree, folded
 from geood.datasets import find_files
 from geood.errors import ConfigError, DataError
 from geood.geo.vector import VECTOR_SUFFIXES
-from geood.preflight.found_classes import NO_CLASS, FoundClass, FoundLabels, find_classes, plain
+from geood.preflight.found_classes import NO_CLASS, FoundClass, FoundLabels, find_classes
 from geood.preflight.imagery import Imagery, look_at
 from geood.preflight.machine import Machine, Start, best_start, this_machine
 from geood.preflight.settings import Proposal, fewer_crops, propose, smaller_crops
@@ -26,12 +26,14 @@ from geood.training import Pace
 IMAGES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".vrt", ".jp2")
 LISTED = 12  # more images or labels than this are named by a pattern, if there is one
 FEW_CLEAN = 0.15  # share of clean crops below which smaller ones are tried
+BACKGROUND = "background"  # class of ground without a shape, where labels are shapes of one class
+BUFFER_M = 3.0  # metres on each side of lines and points: about half a road
 log = logging.getLogger("geood")
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a person said: classes to hold out, names of classes by id, layer and attribute of vector labels."""
+    """Wishes of a person: classes to hold out, names of classes by id, layer and attribute of vector labels."""
 
     hold_out: tuple[str, ...] = ()
     names: Mapping[int, str] = field(default_factory=dict)
@@ -127,7 +129,7 @@ def first_config(sources: Sources, wishes: Wishes) -> FirstConfig:
     """
     imagery, labels = sources.imagery, sources.labels
     held = tuple(dict.fromkeys(labels.find(name) for name in wishes.hold_out))
-    left_out = tuple(found for found in labels.classes if found.name is not None and plain(found.name) in NO_CLASS)
+    left_out = tuple(found for found in labels.classes if found.name is not None and folded(found.name) in NO_CLASS)
     left_out = tuple(found for found in left_out if found not in held)
     classes = _named(labels, {*held, *left_out}, wishes.names)
     machine = this_machine()
@@ -168,6 +170,10 @@ def _named(labels: FoundLabels, without: set[FoundClass], names: Mapping[int, st
     if labels.masks:
         return {0: names.get(0, "background"), 1: names.get(1, "class_1")}
     chosen = [found for found in labels.classes if found not in without]
+    if labels.vector and len(chosen) == 1:  # what is not drawn is the other class
+        [only] = chosen
+        name = names.get(only.class_id, only.name or f"class_{only.class_id}")
+        return {only.class_id: name, max(found.class_id for found in labels.classes) + 1: BACKGROUND}
     if len(chosen) < 2:
         held = ", ".join(found.name or str(found.class_id) for found in chosen) or "none"
         raise ConfigError(
@@ -190,6 +196,8 @@ def _data(sources: Sources, classes: dict[int, str], held: Sequence[FoundClass])
     }
     if labels.vector:
         data |= {"label_attribute": labels.attribute} | ({"label_layer": labels.layer} if labels.layer else {})
+        data |= {"label_buffer_m": BUFFER_M} if labels.thin else {}
+        data |= {"background": BACKGROUND} if BACKGROUND in classes.values() else {}
     if labels.masks:
         data["label_ids"] = {255: 1}
     if imagery.kind == "photos":

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from geood.config import folded
 from geood.errors import ConfigError, DataError, printable
 from geood.geo.label_listing import FoundAttribute, FoundLayer, LabelFile, list_labels
 from geood.progress import tracked
@@ -46,6 +47,7 @@ class FoundLabels:
         attribute: the attribute that was chosen; None for rasters.
         chosen: True if layer or attribute were chosen among several here.
         masks: True if they hold 0 and 255 alone, as black and white masks do.
+        thin: True if some shapes are lines or points.
         problems: what the files themselves tell of problems, with the number of files that have each.
         counted: the number of files that were counted.
     """
@@ -57,6 +59,7 @@ class FoundLabels:
     attribute: str | None = None
     chosen: bool = False
     masks: bool = False
+    thin: bool = False
     problems: tuple[str, ...] = ()
     counted: int = 0
 
@@ -72,15 +75,10 @@ class FoundLabels:
             ConfigError: there is none.
         """
         for found in self.classes:
-            if plain(wanted) in (str(found.class_id), plain(found.name or "")):
+            if folded(wanted) in (str(found.class_id), folded(found.name or "")):
                 return found
         known = ", ".join(found.name or str(found.class_id) for found in self.classes)
         raise ConfigError(f"--hold-out {printable(wanted)}: no such class in the labels; they hold {printable(known)}")
-
-
-def plain(name: str) -> str:
-    """Return a class name as names are compared: without case and outer blanks."""
-    return name.strip().casefold()
 
 
 def find_classes(paths: Sequence[Path], *, layer: str | None = None, attribute: str | None = None) -> FoundLabels:
@@ -113,6 +111,7 @@ def find_classes(paths: Sequence[Path], *, layer: str | None = None, attribute: 
         layer=chosen[0].name if several else None,
         attribute=chosen[1].name,
         chosen=len(names) > 1 and not (layer and attribute),
+        thin=any(not set(own.shapes) <= {"Polygon", "MultiPolygon"} for own, _ in (chosen, *more)),
         problems=tuple(problem for own, _ in (chosen, *more) for problem in own.problems),
         counted=len(files),
     )
@@ -179,7 +178,7 @@ def _classes(attributes: Sequence[FoundAttribute]) -> tuple[FoundClass, ...]:
     areas: dict[str | int, float] = defaultdict(float)
     spelt: dict[str | int, str | None] = {}
     for value in (value for found in attributes for value in found.values):
-        key: str | int = _id_of(value.value) if not isinstance(value.value, str) else plain(value.value)
+        key: str | int = _id_of(value.value) if not isinstance(value.value, str) else folded(value.value)
         spelt.setdefault(key, value.value.strip() if isinstance(value.value, str) else None)
         counts[key] += value.number
         areas[key] += value.area_m2 or 0

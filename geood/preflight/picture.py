@@ -33,7 +33,7 @@ def draw_crops(out: Path, crops: Crops) -> None:
     data = crops.config.data
     names = {class_id: data.classes[class_id] for class_id in crops.class_ids}
     colours = class_colours(names)
-    held = {class_id: ANOMALY for class_id in data.anomaly if isinstance(class_id, int)}
+    held = dict.fromkeys(data.anomaly, ANOMALY)
     figure = Figure(figsize=(5.2 * COLUMNS, 2.8 * ROWS + 0.6), dpi=100, layout="constrained")
     for position, (title, crop) in enumerate(_chosen(crops)):
         pixels = crops.ground.read(crop, validation=False)

@@ -59,13 +59,13 @@ class Trial:
         return measure_pace(self.crops, segmenter=segmenter, flow=flow, photographs=photographs)
 
 
-def try_crops(config: Config, *, number: int = TRIAL_CROPS) -> Trial:
-    """Open the data of a config as training does, but draw and screen only some crops.
+def try_crops(config: Config, *, number: int | None = None) -> Trial:
+    """Open the data of a config as training does, but draw and screen only some crops: `number`, or 200.
 
     Raises:
         DataError: a file is missing or cannot be used, labels and images do not fit, or no crop can be trained on.
     """
-    few = config.data.model_copy(update={"crops": min(number, config.data.crops)})
+    few = config.data.model_copy(update={"crops": min(number or TRIAL_CROPS, config.data.crops)})
     return Trial(config, open_crops(config.model_copy(update={"data": few})))
 
 

@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from geood.config import Config
-from geood.datasets import Crops, open_crops, open_photographs
+from geood.datasets import Crops, open_crops, open_photographs, settle_classes
 from geood.errors import BundleError, GeoodError, OutputError, TrainingError, shown
 from geood.models import Flow, ModelBundle, Segmenter
 from geood.progress import Progress
@@ -32,6 +32,7 @@ from geood.training.negative_sources import Photographs
 from geood.training.pace import announce_long
 from geood.training.plans import STAGES, plans
 from geood.training.run_folder import (
+    LABELS,
     check_run,
     last_metrics,
     make_run,
@@ -48,7 +49,8 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
     """Train a bundle and return its path, `out/model.safetensors`.
 
     The run folder also holds config.yaml (resolved), split.gpkg (blocks and crops) or split.csv (photographs),
-    metrics.csv, samples/ (pictures of synthetic negatives), tensorboard/ and checkpoints/.
+    metrics.csv, samples/ (pictures of synthetic negatives), tensorboard/, checkpoints/ and, where labels are polygons,
+    labels/.
 
     Args:
         config: data, networks and training settings.
@@ -75,6 +77,7 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
         (0, 1, 2)
     """
     run = Path(out)
+    config = settle_classes(config)
     leader = _is_leader()
     if not leader:
         log.setLevel(logging.WARNING)  # one process logs for all
@@ -86,7 +89,7 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
         return bundle_path
     check_first(config)
     torch.manual_seed(config.train.seed)
-    crops = open_crops(config)
+    crops = open_crops(config, run / LABELS)
     segmenter = Segmenter(crops.bands.count, len(config.data.classes), config.segmenter)
     flow, photographs = _negatives(config, crops)
     figures: dict[str, float] = {}

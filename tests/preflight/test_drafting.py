@@ -9,12 +9,13 @@ from shapely.geometry import box
 from geood.cli.process import _run
 from geood.config.loading import load_config
 from geood.errors import ConfigError, DataError, OutputError
-from geood.preflight import drafting
+from geood.preflight import drafting, trial
 from geood.preflight.config_text import _near, config_text, write_config
 from geood.preflight.drafting import Sources, Wishes, first_config, patterns
 from geood.preflight.imagery import look_at
 from geood.preflight.machine import Machine, Start
 from geood.preflight.settings import propose, smaller_crops
+from geood.training.pace import Pace, StagePace
 from support.rasters import UTM, picture, write_raster
 
 
@@ -36,6 +37,8 @@ def light(monkeypatch):
     """Every draft starts from a network that is fast to time."""
     monkeypatch.setattr(drafting, "best_start", lambda machine: Start("resnet10t", None))
     monkeypatch.setattr(drafting, "this_machine", lambda: Machine(None, 2))
+    monkeypatch.setattr(trial, "TRIAL_CROPS", 20)
+    monkeypatch.setattr(trial.Trial, "pace", lambda self: Pace((StagePace("segmenter", 10, 0.5, 1.0),), 0.01, False))
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,7 @@ def drafted(folder):
     with patch.context() as context:
         context.setattr(drafting, "best_start", lambda machine: Start("resnet10t", None))
         context.setattr(drafting, "this_machine", lambda: Machine(None, 2))
+        context.setattr(trial, "TRIAL_CROPS", 20)
         wishes = Wishes(("7",), {0: "land", 2: "water"})
         sources = Sources.of([str(folder)], [str(folder / "*_labels.tif")], wishes)
         return sources, first_config(sources, wishes)
@@ -118,6 +122,19 @@ def test_polygons_with_ids_choose_their_attribute(folder, tmp_path):
     made = first_config(sources, Wishes())
     assert made.config.data.label_attribute == "class" and set(made.config.data.classes) == {1, 2}
     assert "label_attribute" in config_text(made, tmp_path / "x.yaml")
+
+
+def test_shapes_of_one_named_class_stand_on_a_background(folder, tmp_path):
+    left, bottom, right, top = bounds_of(folder / "a.tif")
+    rows = {
+        "kind": ["Roof", "roof "],
+        "geometry": [box(left, bottom, left + 60, top), box(right - 9, bottom, right, top)],
+    }
+    gpd.GeoDataFrame(rows, crs=UTM).to_file(tmp_path / "l.gpkg")
+    made = first_config(Sources.of([str(folder / "a.tif")], [str(tmp_path / "l.gpkg")], Wishes()), Wishes())
+    assert made.config.data.classes == {0: "Roof", 1: "background"} and made.config.data.background == "background"
+    write_config(made, tmp_path / "x.yaml")
+    assert load_config(tmp_path / "x.yaml").data == made.config.data
 
 
 def bounds_of(path):
