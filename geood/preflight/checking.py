@@ -84,7 +84,7 @@ def _files(config: Config) -> Iterator[Line]:
     layer = data.label_layer if isinstance(data.label_layer, str) else None
     found = find_classes(labels, layer=layer, attribute=data.label_attribute)
     counted = "" if found.counted == len(labels) else f", of which {found.counted:,} were counted"
-    yield "labels", f"{len(labels):,} {'vector' if found.vector else 'raster'} files{counted}"
+    yield "labels", f"{found.kinds}{counted}"
     for problem in found.problems:
         yield "note", problem
     yield from _classes(config, found)

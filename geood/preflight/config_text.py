@@ -25,7 +25,7 @@ FINE_M = 0.15  # pixels finer than this are remarked on
 
 
 def write_config(made: FirstConfig, out: Path, *, overwrite: bool = False) -> None:
-    """Write a first config as commented YAML; its paths are relative to the file where it lies near its data.
+    """Write a first config as commented YAML; its folder of data is relative where it lies below the file.
 
     Raises:
         OutputError: the file exists and may not be replaced, or cannot be written.
@@ -97,7 +97,7 @@ def _data(made: FirstConfig, out: Path) -> Iterator[str]:
     for line in imagery.lines():
         yield f"  # {line}"
     yield from _files("images", data["images"])
-    yield f"  # {len(labels.paths):,} {'vector' if labels.vector else 'raster'} files"
+    yield f"  # {labels.kinds}"
     yield from _files("labels", data["labels"])
     for key in ("label_layer", "label_attribute"):
         if key in data:
@@ -186,9 +186,9 @@ def _comments(made: FirstConfig) -> dict[str, str]:
 
 
 def _near(root: Path, out: Path) -> str:
-    """Return the data's folder relative to the config's, if that is in or beside it; else absolute."""
-    relative = os.path.relpath(root, out.absolute().parent)
-    return relative if relative.count("..") <= 1 else str(root)
+    """Return the data's folder relative to the config's, if it lies in it; else absolute."""
+    here = out.absolute().parent
+    return str(root.relative_to(here)) if root.is_relative_to(here) else str(root)
 
 
 def _line(key: str, value: object, comment: str | None = None) -> str:

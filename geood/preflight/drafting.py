@@ -108,7 +108,7 @@ class Sources:
         if self.imagery.suspected is not None:
             value = f"{self.imagery.suspected:g}"
             said.append(("guessed", f"nodata {value}: it fills the border of an image and is not declared"))
-        said.append(("labels", f"{len(labels.paths):,} {'vector' if labels.vector else 'raster'} files"))
+        said.append(("labels", labels.kinds))
         if labels.attribute:
             among = "guessed among several" if labels.chosen else "the only one that fits"
             layer = f"layer {labels.layer}, " if labels.layer else ""

@@ -64,6 +64,12 @@ class FoundLabels:
     counted: int = 0
 
     @property
+    def kinds(self) -> str:
+        """Number and kind of the files, in words."""
+        plural = "" if len(self.paths) == 1 else "s"
+        return f"{len(self.paths):,} {'vector file' if self.vector else 'raster'}{plural}"
+
+    @property
     def text(self) -> bool:
         """True if the files hold class names."""
         return any(found.name is not None for found in self.classes)
