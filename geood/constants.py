@@ -1,7 +1,8 @@
-"""Numbers with a meaning of their own in masks, truths and class rasters; one name each, and nothing else here."""
+"""Numbers with a meaning of their own in masks, truths and class rasters, and what tells vector files from rasters."""
 
 IGNORE = 255  # mask value of unlabelled pixels (ignore index)
 UNSTATED = 254  # mask value of inliers of no stated class, and their id in reviewed labels
 INLIER = 0  # in truth masks: a pixel of a known class
 ANOMALY = 1  # in truth masks: a pixel of an unknown class
 NO_CLASS = 255  # class-raster value of pixels without data
+VECTOR_SUFFIXES = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet")  # of files of shapes that geood reads

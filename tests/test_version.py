@@ -15,6 +15,7 @@ from geood import __version__
 from geood._command import DISTRIBUTION as COMMAND_OF
 from geood._command import other_package
 from geood._version import DISTRIBUTION
+from geood.config import reference_config
 
 OTHER = "Metadata-Version: 2.1\nName: geood\nVersion: 0.1.6\n"
 
@@ -67,7 +68,17 @@ def test_every_package_is_distributed():
     root = Path(__file__).parents[1]
     folders = {str(p.parent.relative_to(root)).replace(os.sep, ".") for p in (root / "geood").rglob("__init__.py")}
     listed = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
-    assert set(listed) == folders | {"geood_toolkit"}
+    assert set(listed) == folders | {"geood_toolkit", "geood.configs"}
+
+
+def test_the_configs_are_installed_beside_the_code(tmp_path):
+    """Messages point to them; the folder of the checkout is their one source."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    assert settings["package-dir"]["geood.configs"] == "configs"
+    patterns = settings["package-data"]["geood.configs"]
+    shipped = {path.name for pattern in patterns for path in (ROOT / "configs").glob(pattern)}
+    assert shipped == {path.name for path in (ROOT / "configs").iterdir()} and "geood.schema.json" in shipped
+    assert reference_config() == ROOT / "configs" / "aerial.yaml"
 
 
 ROOT = Path(__file__).parents[1]

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from geood._version import DISTRIBUTION, __version__
+from geood.cli.beginning import check, doctor, init
 from geood.cli.data import data_app
 from geood.cli.measuring import measure_images, measure_scenes, pair_measurement, set_measurement
 from geood.cli.options import (
@@ -58,8 +59,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
-app.command()(audit)
-app.command()(feedback)
+for verb in (init, check, doctor, audit, feedback):
+    app.command()(verb)
 
 
 def _show_version(asked: bool) -> None:
@@ -93,13 +94,13 @@ def demo(
         print(f"  {path!s:<34} {meaning}")
     print("\nOpen the GeoPackage and the rasters in QGIS: each carries its style. Then try your own scene:")
     print(f"  geood predict YOUR_SCENE.tif --out anomalies.gpkg --model {result.bundle_path}")
-    print("or train on your own classes: copy configs/aerial.yaml, fill in its data section, and run")
-    print("  geood train aerial.yaml")
+    print("or train on your own classes: a first config writes itself from images and labels, and trains")
+    print("  geood init --images SCENES --labels FILE")
 
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file such as configs/aerial.yaml.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file; `geood init` writes one.")],
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/NAME-OF-CONFIG.")] = None,
     begin: Annotated[
         Path | None,

@@ -23,7 +23,7 @@ log = logging.getLogger("geood")
 SEED = 7
 
 CONFIG = """\
-# The demo's config: small enough for minutes on two CPU cores. configs/aerial.yaml explains every key.
+# The demo's config: small enough for minutes on two CPU cores. geood's configs/aerial.yaml explains every key.
 data:
   root: world
   images: [train_*.tif]
@@ -102,7 +102,7 @@ def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
         classes=result.classes,
         labels=world.test_labels,
         class_names=bundle.class_names,
-        anomaly=config.data.anomaly,
+        anomaly=list(config.data.anomaly),
         negatives=None if negatives is None else negatives.numpy(),
         threshold=result.threshold,
         metrics=evaluation.headline(),

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from geood.config.loading import apply_override, change_config, config_from_tree, config_schema, load_config, to_yaml
+from geood.config.class_names import folded
+from geood.config.loading import (
+    apply_override,
+    change_config,
+    config_from_tree,
+    config_schema,
+    load_config,
+    reference_config,
+    to_yaml,
+)
 from geood.config.score_kinds import SCORES, Need, scores_from, title_of, why_not
 from geood.config.sections import (
     FALSE_POSITIVE_RATES,
@@ -40,7 +49,9 @@ __all__ = [
     "change_config",
     "config_from_tree",
     "config_schema",
+    "folded",
     "load_config",
+    "reference_config",
     "scores_from",
     "title_of",
     "to_yaml",

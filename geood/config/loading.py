@@ -81,7 +81,9 @@ def config_from_tree(tree: object, *, source: str) -> Config:
     tree = upgraded(tree, source=source)
     data = tree.get("data")
     if isinstance(data, dict):
-        numbered = {key: _numbered(data[key]) for key in ("classes", "label_ids") if isinstance(data.get(key), dict)}
+        numbered = {
+            key: _numbered(data[key]) for key in ("classes", "anomaly", "label_ids") if isinstance(data.get(key), dict)
+        }
         tree = tree | {"data": data | numbered}
     return _validate(tree, source=source, lines={})
 
@@ -154,9 +156,11 @@ def _read_with_base(path: Path, below: tuple[Path, ...] = ()) -> tuple[dict[str,
 def _other_source(data: dict[str, Any]) -> tuple[str, ...]:
     """Return the data-source keys of a base that a file replaces by naming data sets or images itself."""
     if "sets" in data:
-        named = ("images", "labels", "label_attribute", "label_layer", "classes", "anomaly")
+        named = ("images", "labels", "classes", "anomaly")
+        vectors = ("label_attribute", "label_layer", "label_buffer_m", "background")
         return (
             *named,
+            *vectors,
             "validation_images",
             "validation_labels",
             "test_images",
@@ -252,7 +256,7 @@ def _explain(fault: Any, lines: Lines) -> str:
         hint = f"did you mean {'.'.join((*at[:-1], near[0]))}?" if near else f"allowed: {', '.join(_keys(at[:-1]))}"
         return f"{where}: {path} is not a key; {hint}"
     if kind == "missing":
-        return f"{where}: {path} is missing; it has no default, see configs/aerial.yaml"
+        return f"{where}: {path} is missing; it has no default, see {reference_config()}"
     message = fault["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return f"{where}: {path}: {shown(message, most=LONGEST_PATH)}"
@@ -275,3 +279,13 @@ def _keys(at: tuple[str, ...]) -> list[str]:
         return []
     section = field.annotation if isinstance(field.annotation, type) else get_args(field.annotation)[0]
     return list(section.model_fields)
+
+
+def reference_config() -> Path:
+    """Return the path of `aerial.yaml`, the config that explains every key; the other configs lie beside it.
+
+    In an installed package they are in its folder `configs`, in a checkout beside the package.
+    """
+    package = Path(__file__).parents[1]
+    installed = package / "configs" / "aerial.yaml"
+    return installed if installed.is_file() else package.parent / "configs" / "aerial.yaml"

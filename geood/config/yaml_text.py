@@ -124,12 +124,12 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"{shown(str(path), most=500)}: cannot be read ({shown(why)}); give a YAML config") from None
     if len(data) > MOST_BYTES:
         raise ConfigError(
-            f"{path}: larger than {MOST_BYTES:,} bytes, so no config; a config is YAML, such as configs/aerial.yaml"
+            f"{path}: larger than {MOST_BYTES:,} bytes, so no config; a config is YAML, such as `geood init` writes"
         )
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not a text file; a config is YAML, such as configs/aerial.yaml") from None
+        raise ConfigError(f"{path}: not a text file; a config is YAML, such as `geood init` writes") from None
 
 
 def dump(tree: Any) -> str:

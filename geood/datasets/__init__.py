@@ -8,6 +8,7 @@ from geood._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from geood.datasets.check import check_set
+    from geood.datasets.class_finding import settle_classes
     from geood.datasets.crops import Crops
     from geood.datasets.discovery import drop_unlabelled, find_frames
     from geood.datasets.disparity import distance_of, has_distance
@@ -39,6 +40,7 @@ __all__ = [
     "open_photographs",
     "screened",
     "seed_of",
+    "settle_classes",
     "validation_parts",
 ]
 
@@ -64,6 +66,7 @@ __getattr__, __dir__ = lazy_exports(
         "open_photographs": "outlier_photos",
         "screened": "frames",
         "seed_of": "samples",
+        "settle_classes": "class_finding",
         "validation_parts": "validation_ground",
     },
 )

@@ -24,6 +24,7 @@ from geood.constants import IGNORE, UNSTATED
 from geood.datasets.augment import augment
 from geood.datasets.samples import UNSTATED_ID, Ground, Sample, TrainingBands, seed_of
 from geood.datasets.screening import Screening, labelled, report_screening, screen, why_nothing
+from geood.datasets.unreadable import Skipped, write_skipped
 from geood.errors import DataError
 from geood.geo.bands import Bands, bands_from_samples
 
@@ -32,7 +33,8 @@ from geood.geo.bands import Bands, bands_from_samples
 class Crops:
     """Screened training and validation crops of a config. Channel i of a network is the class `class_ids[i]`.
 
-    `photo_width` is the width in pixels at which photographs are read, None for scenes and where metres are known.
+    `photo_width` is the width in pixels at which photographs are read, None for scenes and where metres are known;
+    `skipped` are the files that were left out because they cannot be read.
     """
 
     config: Config
@@ -44,6 +46,7 @@ class Crops:
     training_boxes: tuple[Any, ...]
     validation_boxes: tuple[Any, ...]
     photo_width: int | None = None
+    skipped: tuple[Skipped, ...] = ()
 
     def training(self, seed: int, length: int, *, rank: int = 0, world: int = 1) -> Dataset[Sample]:
         """Return `length` augmented samples for one of `world` processes; sample i depends on seed, rank and i only.
@@ -92,8 +95,9 @@ class Crops:
         return views
 
     def write_split(self, folder: Path) -> None:
-        """Write the split to `folder/split.*`, in a format that suits the ground."""
+        """Write the split to `folder/split.*`, in a format that suits the ground, and what was left out beside it."""
         self.ground.write_split(folder, self.training_boxes, self.validation_boxes)
+        write_skipped(folder, self.skipped)
 
 
 class TrainingCrops(Dataset[Sample]):

@@ -29,7 +29,8 @@ from geood.errors import DataError
 from geood.geo.gdal import open_raster, rasterio_window, reading
 from geood.geo.grid import Grid, Window
 from geood.geo.id_rasters import open_id_raster, read_ids
-from geood.geo.labels import LabelRules, open_labels
+from geood.geo.label_rules import LabelRules
+from geood.geo.labels import open_labels
 from geood.geo.orientation import UPRIGHT, Orientation, orientation_of
 from geood.geo.scene import Scene, SceneSource
 from geood.progress import Progress

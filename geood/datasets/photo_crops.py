@@ -26,23 +26,24 @@ import numpy as np
 from geood.atomic import atomic_write
 from geood.catalog import DataSet, Split, data_set
 from geood.config import Config
-from geood.constants import IGNORE
+from geood.constants import IGNORE, VECTOR_SUFFIXES
 from geood.datasets.crops import Crops, build_crops
 from geood.datasets.discovery import drop_unlabelled, find_frames
 from geood.datasets.files import check_images, find_files
 from geood.datasets.frames import Decoded, Frame, decode, screened
 from geood.datasets.photo_scales import PhotoScale, read_scaled, settle_scales
 from geood.datasets.samples import CropPixels, grown, seed_of, span_around
+from geood.datasets.unreadable import Skipped, without_unreadable
 from geood.errors import ConfigError, DataError
 from geood.geo.grid import Window
 from geood.geo.listing import pair_by_name, why_no_pairs
 from geood.geo.orientation import UPRIGHT, orientation_of
-from geood.geo.vector import VECTOR_SUFFIXES
 
 RUNS = 20  # the images, ordered by name, are cut into this many runs; validation takes whole runs
 KEPT_BYTES = 512 << 20  # decoded photographs cached in each process
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 WINDOWED = (".tif", ".tiff")
+PACKED = (".npz", ".npy")  # overlays of NumPy, which are no rasters
 
 log = logging.getLogger("geood")
 
@@ -175,7 +176,8 @@ def open_photos(config: Config) -> Crops:
         DataError: a file is missing or cannot be used, labels and images do not fit, or no crop is left to train on.
     """
     data, seed = config.data, config.train.seed
-    frames, held, shares = _named_frames(config) if data.sets else _own_frames(config)
+    skipped: list[Skipped] = []
+    frames, held, shares = (_named_frames if data.sets else _own_frames)(config, skipped)
     bands = check_images([f.base or f.image for f in (*frames, *held)], config)
     validation = (
         range(len(frames), len(frames) + len(held)) if held else _drawn_runs(len(frames), data.validation, seed)
@@ -199,18 +201,19 @@ def open_photos(config: Config) -> Crops:
     grid = [c for i in sorted(gallery.validation) for c in _grid_crops(i, working[i], data.crop_px)]
     crops = build_crops(config, gallery, bands=bands, drawn=drawn, grid=grid)
     _report_unknown(gallery)
-    return replace(crops, photo_width=photo_width)
+    return replace(crops, photo_width=photo_width, skipped=tuple(skipped))
 
 
-def _own_frames(config: Config) -> tuple[list[Frame], list[Frame], list[SetShare]]:
+def _own_frames(config: Config, skipped: list[Skipped]) -> tuple[list[Frame], list[Frame], list[SetShare]]:
     """Pair the files that a config names; return training frames, validation frames, and the former's shares.
 
     Raises:
         ConfigError: an image is on both sides.
         DataError: files are missing or do not pair.
     """
-    frames = _frames(config, "images", "labels")
+    frames = _readable(_frames(config, "images", "labels"), config, skipped)
     held = _frames(config, "validation_images", "validation_labels") if config.data.validation_images else []
+    held = _readable(held, config, skipped)
     both = {frame.image for frame in frames} & {frame.image for frame in held}
     if both:
         raise ConfigError(
@@ -219,7 +222,7 @@ def _own_frames(config: Config) -> tuple[list[Frame], list[Frame], list[SetShare
     return frames, held, [SetShare(0, 1.0)] * len(frames)
 
 
-def _named_frames(config: Config) -> tuple[list[Frame], list[Frame], list[SetShare]]:
+def _named_frames(config: Config, skipped: list[Skipped]) -> tuple[list[Frame], list[Frame], list[SetShare]]:
     """Find the frames of a config's data sets; return training frames, validation frames, and the former's shares.
 
     Raises:
@@ -229,11 +232,11 @@ def _named_frames(config: Config) -> tuple[list[Frame], list[Frame], list[SetSha
     frames, held, shares = [], [], []
     for number, entry in enumerate(config.data.sets):
         chosen, root = data_set(entry.name), Path(config.data.root) / entry.folder
-        own = _labelled_frames(chosen, root, chosen.split(entry.split), config)
+        own = _labelled_frames(chosen, root, chosen.split(entry.split), config, skipped=skipped)
         frames += own
         shares += [SetShare(number, entry.weight)] * len(own)
         if any(split.name == "val" for split in chosen.splits) and entry.split != "val":
-            held += _labelled_frames(chosen, root, chosen.split("val"), config)
+            held += _labelled_frames(chosen, root, chosen.split("val"), config, skipped=skipped)
     trained = Counter(frame.image.resolve() for frame in frames)
     [(image, times)] = trained.most_common(1)
     if times > 1:
@@ -245,7 +248,23 @@ def _named_frames(config: Config) -> tuple[list[Frame], list[Frame], list[SetSha
     return frames, list(reversed(once.values())), shares
 
 
-def _labelled_frames(chosen: DataSet, root: Path, split: Split, config: Config) -> list[Frame]:
+def _readable(frames: list[Frame], config: Config, skipped: list[Skipped]) -> list[Frame]:
+    """Return the frames that can be read, or all if the config does not skip others; add what cannot to a list."""
+    if config.data.unreadable == "error":
+        return frames
+    kept, wrong = without_unreadable(frames, _files_of, what="photographs")
+    skipped += wrong
+    return kept
+
+
+def _files_of(frame: Frame) -> list[Path]:
+    rasters = [path for path in (frame.image, frame.base, frame.labels) if path is not None]
+    return [path for path in rasters if path.suffix.lower() not in PACKED]
+
+
+def _labelled_frames(
+    chosen: DataSet, root: Path, split: Split, config: Config, *, skipped: list[Skipped]
+) -> list[Frame]:
     """Return the labelled frames of one split, screened by content as the split or the config asks."""
     found = find_frames(chosen, root, split)
     count = len(found.frames)
@@ -253,6 +272,7 @@ def _labelled_frames(chosen: DataSet, root: Path, split: Split, config: Config) 
     if bare:
         said = "%s: %d of %d images of %s have no labels and are not used"
         log.warning(said, root, len(bare), count, chosen.name)
+    found.frames = _readable(found.frames, config, skipped)
     holds = "clean" if config.data.hold_out_by == "image" else split.holds
     return screened(found, set(config.data.anomaly), holds=holds, label_ids=config.data.label_ids)
 

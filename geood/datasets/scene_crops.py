@@ -7,11 +7,15 @@ validation grid; screening and band statistics are `crops.build_crops`. TorchGeo
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
-from dataclasses import dataclass
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from geood.atomic import atomic_write
 from geood.config import Config
@@ -19,11 +23,15 @@ from geood.datasets.crops import Crops, build_crops
 from geood.datasets.files import check_images, find_files
 from geood.datasets.reviewed_ground import ATTRIBUTE, ReviewedScenes, reviewed_crops
 from geood.datasets.samples import CropPixels, Ground, TrainingBands, grown, seed_of, span_around
+from geood.datasets.unreadable import Skipped, without_unreadable
 from geood.errors import DataError
+from geood.geo.burnt_labels import burn_labels
 from geood.geo.grid import metres_per_unit
-from geood.geo.labels import LabelRules
+from geood.geo.id_shapes import shapes_on
+from geood.geo.label_rules import PLAIN, LabelRules, rules_of
+from geood.geo.labels import are_vectors, open_labels
 from geood.geo.ogr import fixed_time, plain_path
-from geood.geo.vector import VECTOR_SUFFIXES
+from geood.geo.scene import Scene
 
 if TYPE_CHECKING:
     from geood.datasets.spatial_split import Blocks
@@ -36,10 +44,15 @@ DRAWS = 4  # crops drawn per crop asked for, to replace those without enough dat
 
 @dataclass(frozen=True)
 class SceneGround:
-    """Labelled scenes and the blocks that divide them; a crop is a `Box` in the CRS of the first image."""
+    """Labelled scenes and the blocks that divide them; a crop is a `Box` in the CRS of the first image.
+
+    `labels` are the rasters of class ids that the layers read, by the rules `rules`.
+    """
 
     layers: LabelledImages
     blocks: Blocks
+    labels: tuple[Path, ...] = ()
+    rules: LabelRules = PLAIN
 
     def read(self, crop: Box, *, validation: bool) -> CropPixels:
         """Read the pixels of a crop; those in blocks of the other side are invalid and unlabelled.
@@ -90,8 +103,10 @@ class SceneGround:
                 frame.to_file(plain, layer=layer, driver="GPKG", engine="pyogrio")
 
 
-def open_scenes(config: Config) -> Crops:
+def open_scenes(config: Config, folder: Path | None = None) -> Crops:
     """Find, check, split and screen the training scenes of a config. The same config gives the same scenes.
+
+    Vector labels are burnt to rasters in `folder`; None: in a temporary one, which the process leaves with.
 
     Raises:
         DataError: a file is missing or cannot be used, labels and images do not fit, or no crop is left to train on.
@@ -99,26 +114,28 @@ def open_scenes(config: Config) -> Crops:
     from geood.datasets.spatial_split import draw_crops, grid_crops, split_blocks
 
     data, seed = config.data, config.train.seed
-    layers, bands = _open_layers(config)
+    folder = folder or _temporary()
+    layers, bands, found = _open_layers(config, folder)
     blocks, pieces = split_blocks(layers, block_m=data.block_m, share=data.validation, seed=seed)
     size = math.ceil(data.crop_px / data.scale_min)
     drawn: list[Any] = draw_crops(
         layers, blocks, pieces, size_px=size, number=DRAWS * data.crops, seed=seed_of(seed, 2)
     )
     grid = grid_crops(layers, blocks, pieces, size_px=data.crop_px)
-    ground: Ground = SceneGround(layers, blocks)
+    ground: Ground = SceneGround(layers, blocks, found.files, found.rules)
     if data.reviewed_images:
-        reviewed, pairs = _open_reviewed(config, layers, bands)
+        reviewed, pairs = _open_reviewed(config, layers, bands, folder)
         ground, number = ReviewedScenes(ground, blocks, reviewed), max(1, round(data.reviewed_share * data.crops))
         drawn = [*reviewed_crops(reviewed, pairs, size_px=size, number=number, seed=seed_of(seed, 4)), *drawn]
-    return build_crops(config, ground, bands=bands, drawn=drawn, grid=grid)
+    crops = build_crops(config, ground, bands=bands, drawn=drawn, grid=grid)
+    return replace(crops, skipped=tuple(found.skipped))
 
 
 def _open_reviewed(
-    config: Config, scenes: LabelledImages, bands: TrainingBands
+    config: Config, scenes: LabelledImages, bands: TrainingBands, folder: Path
 ) -> tuple[LabelledImages, list[tuple[int, Any]]]:
     """Open reviewed images and labels in the CRS and at the resolution of the scenes; also return the polygons."""
-    from geood.datasets.torchgeo_layers import ImageLayer, LabelledImages, VectorLabels
+    from geood.datasets.torchgeo_layers import ImageLayer, LabelLayer, LabelledImages
 
     data = config.data
     images = find_files(data.root, data.reviewed_images, what="data.reviewed_images")
@@ -126,20 +143,48 @@ def _open_reviewed(
     first = find_files(data.root, data.images, what="data.images")[0]
     check_images([first, *(path for path in images if path != first)], config)
     layer = ImageLayer(images, bands, nodata=config.bands.nodata, res=scenes.res, crs=scenes.images.target_crs)
-    truth = VectorLabels(labels[0], ground=layer.ground, res=scenes.res, rules=LabelRules(ATTRIBUTE))
-    return LabelledImages(layer, truth), truth.pairs
+    rules = LabelRules(ATTRIBUTE)
+    burnt = _burnt(labels, images, rules, folder)
+    truth = LabelLayer(burnt, crs=layer.target_crs, res=scenes.res, rules=PLAIN)
+    shapes = shapes_on(labels, layer.ground, rules)
+    return LabelledImages(layer, truth), [] if shapes is None else shapes.pairs
 
 
-def _open_layers(config: Config) -> tuple[LabelledImages, TrainingBands]:
-    """Find and check images and labels; return them joined, and the bands that are used."""
-    from geood.datasets.torchgeo_layers import (
-        IMAGE,
-        ImageLayer,
-        LabelLayer,
-        LabelledImages,
-        VectorLabels,
-        open_label_raster,
-    )
+class _Labels(NamedTuple):
+    """Rasters of class ids, the rules by which they are read, and files that could not be read."""
+
+    files: tuple[Path, ...]
+    rules: LabelRules
+    skipped: list[Skipped]
+
+
+def _temporary() -> Path:
+    """Return a folder that lasts as long as this process."""
+    folder = Path(tempfile.mkdtemp(prefix="geood-labels-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _burnt(labels: Sequence[Path], images: Sequence[Path], rules: LabelRules, folder: Path) -> tuple[Path, ...]:
+    """Burn vector labels onto the pixels of images.
+
+    Raises:
+        DataError: no shape lies on any image, or a file cannot be used.
+    """
+    grids = {}
+    for path in images:
+        with Scene.open(path) as scene:
+            grids[path] = scene.grid
+    burnt = burn_labels(labels, grids, rules, folder)
+    if not burnt:
+        open_labels(labels, next(iter(grids.values())), rules).close()  # says where the first image lies
+        raise DataError(f"{labels[0]}: its shapes hold no pixel of the images; draw larger ones")
+    return burnt
+
+
+def _open_layers(config: Config, folder: Path) -> tuple[LabelledImages, TrainingBands, _Labels]:
+    """Find and check images and labels; return them joined, the bands that are used, and the rasters of labels."""
+    from geood.datasets.torchgeo_layers import IMAGE, ImageLayer, LabelLayer, LabelledImages, open_label_raster
 
     data = config.data
     images = find_files(data.root, data.images, what="data.images")
@@ -150,24 +195,24 @@ def _open_layers(config: Config) -> tuple[LabelledImages, TrainingBands]:
             f"{both[0]}: named by data.images and by data.labels; make the patterns narrower, for example tile?.tif "
             "instead of tile*.tif"
         )
+    vectors, skipped = are_vectors(labels), list[Skipped]()
+    if data.unreadable == "skip":
+        images, skipped = without_unreadable(images, lambda path: [path], what="images")
+        if not vectors:
+            labels, more = without_unreadable(labels, lambda path: [path], what="label files")
+            skipped += more
     bands = check_images(images, config)
     layer = ImageLayer(images, bands, nodata=config.bands.nodata, res=data.resolution)
-    vectors = [p for p in labels if p.suffix.lower() in VECTOR_SUFFIXES]
     res = (float(layer.res[0]), float(layer.res[1]))
-    rules = LabelRules(data.label_attribute, data.label_layer, data.label_ids)
-    truth: LabelLayer | VectorLabels
     if vectors:
-        if len(labels) > 1:
-            raise DataError(
-                f"data.labels: one vector file or rasters, not both or several; got {labels[0]}, {labels[1]}"
-            )
-        truth = VectorLabels(vectors[0], ground=layer.ground, res=res, rules=rules)
+        found = _Labels(_burnt(labels, images, rules_of(data), folder), PLAIN, skipped)
     else:
+        found = _Labels(tuple(labels), rules_of(data), skipped)
         for path in labels:
             open_label_raster(str(path)).close()
-        truth = LabelLayer(labels, crs=layer.target_crs, res=res, rules=rules)
+    truth = LabelLayer(found.files, crs=layer.target_crs, res=res, rules=found.rules)
     joined = LabelledImages(layer, truth)
     unused = sorted({str(p) for p in images} - set(joined.joint.index[IMAGE]))
     if unused:
         log.warning("%d of %d images have no labels and are not used, %s first", len(unused), len(images), unused[0])
-    return joined, bands
+    return joined, bands, found

@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ from geood.progress import Progress
 log = logging.getLogger("geood")
 
 Crop = TypeVar("Crop")
+EXAMPLES = 8  # crops with an anomaly that a report keeps, to be looked at
+HOPELESS = 500  # crops with data of which none is kept: with 95 % certainty fewer than 6 in 1,000 would be
 STATISTICS_VALUES = 2_000_000  # band values kept at most; thousands per band still lie beyond a percentile of 0.5 %
 
 
@@ -42,6 +44,7 @@ class Screening:
     unlabelled_pixels: int = 0
     unknown_ids: dict[int, int] = field(default_factory=dict)
     class_pixels: dict[int, int] = field(default_factory=dict)
+    with_anomaly: list[Any] = field(default_factory=list, repr=False)  # the first crops that were left out for it
 
     def __str__(self) -> str:
         return (
@@ -56,8 +59,8 @@ def screen(
 ) -> tuple[list[Crop], NDArray[np.float32], Screening]:
     """Read drawn crops until there are enough; return those to train on, some of their valid values, and a report.
 
-    At most `data.crops` of those with enough data are looked at. Values are float32 (C, N), digital numbers; kept crops
-    stay in the order they were drawn.
+    At most `data.crops` of those with enough data are looked at, and fewer if none of the first `HOPELESS` is of use.
+    Values are float32 (C, N), digital numbers; kept crops stay in the order they were drawn.
     """
     data, report = config.data, Screening()
     kept: list[Crop] = []
@@ -67,7 +70,7 @@ def screen(
     rng = np.random.default_rng([config.train.seed, 3])
     with Progress("screening crops", data.crops) as progress:
         for crop in drawn:
-            if report.drawn - report.dropped_invalid == data.crops:
+            if report.drawn - report.dropped_invalid == data.crops or (not kept and _is_hopeless(report)):
                 break
             report.drawn += 1
             pixels = read(crop)
@@ -81,6 +84,7 @@ def screen(
             unknown.update({i: n for i, n in ids.items() if i not in known and i not in data.anomaly})
             if any(i in ids for i in data.anomaly):
                 report.dropped_anomaly += 1
+                report.with_anomaly += [crop] if len(report.with_anomaly) < EXAMPLES else []
             elif not any(i in ids for i in known):
                 report.dropped_unlabelled += 1
             else:
@@ -93,6 +97,11 @@ def screen(
     report.unknown_ids = dict(sorted(unknown.items()))
     report.class_pixels = {i: counts[i] for i in sorted(data.classes)}
     return kept, np.concatenate(values, axis=1) if values else np.empty((0, 0), np.float32), report
+
+
+def _is_hopeless(report: Screening) -> bool:
+    """Return whether so many crops were drawn, none of them kept, that further ones would bring next to nothing."""
+    return report.drawn - report.dropped_invalid >= HOPELESS or report.drawn >= 4 * HOPELESS
 
 
 def labelled(grid: Sequence[Crop], read: Callable[[Crop], CropPixels], *, config: Config) -> list[Crop]:

@@ -18,9 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import geopandas
 import numpy as np
-import pandas
 import shapely
 import torch
 from affine import Affine
@@ -35,12 +33,13 @@ from geood.errors import DataError
 from geood.geo.gdal import GDAL_FAILURES, reason
 from geood.geo.grid import Grid, Window
 from geood.geo.id_rasters import IdRaster
-from geood.geo.labels import IdShapes, LabelRules, first_labels
+from geood.geo.label_rules import LabelRules
+from geood.geo.labels import first_labels
 from geood.geo.scene import Scene, SceneSource
 
 declare_missing_operators()
 
-from torchgeo.datasets import DatasetNotFoundError, GeoDataset, RasterDataset  # noqa: E402
+from torchgeo.datasets import DatasetNotFoundError, RasterDataset  # noqa: E402
 
 log = logging.getLogger("geood")
 IMAGE = "image"  # column of the joint index with the path of the image
@@ -58,7 +57,7 @@ class Box(NamedTuple):
 class LabelledImages:
     """Images joined with their labels; `read` returns the pixels of a box on the ground."""
 
-    def __init__(self, images: ImageLayer, labels: LabelLayer | VectorLabels) -> None:
+    def __init__(self, images: ImageLayer, labels: LabelLayer) -> None:
         self.images = images
         images.index[IMAGE] = images.index.filepath  # TorchGeo 0.10 drops the paths when it joins
         try:
@@ -214,27 +213,6 @@ class LabelLayer(_Rasters):
         target = _grid(self, query)
         ids = first_labels((self._open(path) for path in self.files_at(Box(*target.bounds))), target)
         return {"mask": torch.from_numpy(ids)}
-
-
-class VectorLabels(GeoDataset):  # type: ignore[misc]
-    """Polygons of one vector file with the class id in an attribute; where polygons overlap, the later one counts."""
-
-    def __init__(self, path: Path, *, ground: Grid, res: tuple[float, float], rules: LabelRules) -> None:
-        self.target_crs, self.paths, self.transforms, self._res = ground.crs, str(path), None, res
-        self._shapes = IdShapes(path, ground, rules)
-        always = pandas.IntervalIndex.from_tuples(
-            [(pandas.Timestamp.min, pandas.Timestamp.max)], closed="both", name="datetime"
-        )
-        extent = [shapely.box(*self._shapes.bounds)]
-        self.index = geopandas.GeoDataFrame({"filepath": [str(path)]}, index=always, geometry=extent, crs=ground.crs)
-
-    @property
-    def pairs(self) -> list[tuple[int, Any]]:
-        """Class id and shape of each polygon, in the CRS of the images."""
-        return self._shapes.pairs
-
-    def __getitem__(self, query: Any) -> dict[str, Any]:
-        return {"mask": torch.from_numpy(self._shapes.onto(_grid(self, query)))}
 
 
 def open_label_raster(path: str, *, label_ids: Mapping[int, int] | None = None) -> IdRaster:

@@ -21,7 +21,6 @@ from rasterio.warp import transform_bounds
 
 from geood.config import Config
 from geood.constants import IGNORE
-from geood.datasets.files import find_files
 from geood.datasets.frames import Decoded, decode
 from geood.datasets.photo_crops import Gallery
 from geood.datasets.reviewed_ground import ReviewedScenes
@@ -29,7 +28,7 @@ from geood.datasets.samples import Ground
 from geood.datasets.scene_crops import SceneGround
 from geood.errors import DataError
 from geood.geo.grid import Grid, Window
-from geood.geo.labels import LabelRules, open_labels
+from geood.geo.labels import open_labels
 from geood.geo.scene import Scene
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def open_ids(ground: Ground, config: Config, image: Path, grid: Grid) -> Abstrac
     """
     ground = _scenes_of(ground)
     if isinstance(ground, SceneGround):
-        return _scene_ids(ground, config, grid)
+        return _scene_ids(ground, grid)
     assert isinstance(ground, Gallery)
     return _frame_ids(ground, image)
 
@@ -171,12 +170,10 @@ def _in_cell(blocks: Blocks, cell: Cell, x: NDArray[np.float64], y: NDArray[np.f
 
 
 @contextmanager
-def _scene_ids(ground: SceneGround, config: Config, grid: Grid) -> Iterator[PartIds | None]:
-    data, crs = config.data, ground.layers.images.crs
-    files = find_files(data.root, data.labels, what="data.labels")
-    opened = None
+def _scene_ids(ground: SceneGround, grid: Grid) -> Iterator[PartIds | None]:
+    crs, opened = ground.layers.images.crs, None
     with suppress(DataError):  # of an image without labels nothing is trained or validated
-        opened = open_labels(files, grid, LabelRules(data.label_attribute, data.label_layer, data.label_ids))
+        opened = open_labels(ground.labels, grid, ground.rules)
     if opened is None:
         yield None
         return

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from geood.calibration import prediction_tiles, scored_tiles
 from geood.config import load_config
-from geood.constants import ANOMALY, IGNORE, INLIER
+from geood.constants import ANOMALY, IGNORE, INLIER, VECTOR_SUFFIXES
 from geood.datasets import find_files
 from geood.errors import ConfigError, DataError
 from geood.evaluation.class_mapping import data_settings
@@ -31,13 +31,13 @@ from geood.evaluation.objects import MOST_PX, ObjectFigures, SceneMaps
 from geood.evaluation.results import Evaluation
 from geood.evaluation.tile_scores import on_best_device
 from geood.geo.grid import Tile
-from geood.geo.labels import LabelRules, mask_hint, open_labels, why_not_shared
+from geood.geo.label_rules import LabelRules, rules_of
+from geood.geo.labels import mask_hint, open_labels, why_not_shared
 from geood.geo.listing import files_in, pair_by_name, same_name, some_of, why_no_pairs
 from geood.geo.orientation import UPRIGHT, orientation_of
 from geood.geo.paths import gdal_name
 from geood.geo.scene import Scene, SceneSource
 from geood.geo.scene_reading import AUTOMATIC, ReadingOptions, said_together, settle_reading
-from geood.geo.vector import VECTOR_SUFFIXES
 from geood.metrics import Confusion, PixelCurve
 from geood.models import ModelBundle
 from geood.progress import Progress
@@ -144,7 +144,7 @@ def evaluate_scenes(
                 "config or leave --set out"
             )
         _, label_ids, _ = data_settings(settings)
-        cases, anomaly = _pair_folder(path, LabelRules(label_ids=label_ids)), bundle.config.data.anomaly
+        cases, anomaly = _pair_folder(path, LabelRules(label_ids=label_ids)), list(bundle.config.data.anomaly)
     else:
         bundle = bundle.with_settings([s for s in settings if not s.startswith("data.")])
         cases, anomaly = _read_cases(path, bundle, [s for s in settings if s.startswith("data.")])
@@ -296,6 +296,8 @@ def _read_cases(path: Path, bundle: ModelBundle, settings: Sequence[str]) -> tup
     data = load_config(path, settings).data
     if not data.test_images:
         raise ConfigError(f"{path}: data.test_images is empty; name the scenes to evaluate, and data.test_labels")
+    if not data.classes:  # auto: those that the model was taught
+        data = data.model_copy(update={"classes": {i: bundle.config.data.classes[i] for i in bundle.class_ids}})
     strange = sorted(set(data.classes) - set(bundle.class_ids))
     if strange:
         raise ConfigError(f"{path}: this model never learned the classes {strange}; drop them, or list them as anomaly")
@@ -317,7 +319,7 @@ def _read_cases(path: Path, bundle: ModelBundle, settings: Sequence[str]) -> tup
                 "for all"
             )
         chosen = [labels] * len(images)
-    rules = LabelRules(data.label_attribute, data.label_layer, data.label_ids)
+    rules = rules_of(data)
     cases = [_Case(i, files, rules) for i, files in zip(images, chosen, strict=True)]
     return cases, list(data.anomaly)
 

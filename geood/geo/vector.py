@@ -1,9 +1,10 @@
-"""Vector files of polygons, for labels and areas of interest alike: one layer, checked, and brought onto a grid.
+"""Vector files, for labels and areas of interest alike: one layer, checked, and brought onto a grid.
 
 The rules are the same for both. One layer of a file is read; of several, one is chosen by name, or the only one that
-has the attribute. Shapes are valid polygons. An edge is straight where it was drawn, so it is densified before it goes
-to another CRS, and clipped near the grid, because a projection is defined only near its own ground. This module reads
-no rasters and does not know what polygons mean; geopandas is imported on first use, as workers need no files.
+has the attribute. Areas of interest are valid polygons; what else labels may be is in `drawings`. An edge is
+straight where it was drawn, so it is densified before it goes to another CRS, and clipped near the grid, because a
+projection is defined only near its own ground. This module reads no rasters and does not know what polygons mean;
+geopandas is imported on first use, as workers need no files.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import difflib
 import logging
 import math
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,17 +25,18 @@ from numpy.typing import NDArray
 from pyproj.exceptions import ProjError
 from shapely.affinity import affine_transform
 
+from geood.constants import VECTOR_SUFFIXES
 from geood.errors import DataError, GeoodError
 from geood.geo.grid import Grid, metres_per_unit
 from geood.geo.ogr import local_file
 
 log = logging.getLogger("geood")
 
-VECTOR_SUFFIXES = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet")
 STRAY_PX = 0.01  # largest deviation of an edge, in pixels, caused by transforming it to another CRS
 EARTH_M = 6_371_000.0
 MARGIN = 0.1  # polygons are transformed up to this far beyond the grid, as a fraction of its size
 LARGEST = 1e12  # coordinates beyond this belong to no CRS, and their areas overflow
+EQUAL_AREA = 6933  # EPSG; areas in it are those on the ground
 _POLYGONS = ("Polygon", "MultiPolygon")
 
 
@@ -44,6 +47,22 @@ class Purpose(NamedTuple):
     layers: str
     attributes: str
     shapes: str
+
+
+class DrawnLayer(NamedTuple):
+    """Shapes (N,) of any kind in the order of their file, their numbers from 1 in it, and their attribute values (N,).
+
+    `name` is the path; `crs` and `ordered` are those of `Polygons`. Shapes without a geometry or, with an attribute,
+    without a value are left out; `bare` is how many.
+    """
+
+    name: str
+    shapes: NDArray[Any]
+    numbers: NDArray[np.int64]
+    values: NDArray[Any]
+    crs: pyproj.CRS | None
+    ordered: bool = True
+    bare: int = 0
 
 
 class Polygons(NamedTuple):
@@ -68,8 +87,19 @@ def read_polygons(path: Path, purpose: Purpose, *, layer: str | None = None, att
         GeoodError: of the purpose's class: the file is missing or unreadable, has several layers or lacks the attribute
             or holds anything but valid polygons.
     """
-    _check_name(path, purpose)
-    frame, ordered = _read_frame(path, purpose, layer, attribute)
+    found = read_layer(path, purpose, layer=layer, attribute=attribute)
+    _check_polygons(path, found.shapes, found.numbers, purpose)
+    return Polygons(found.name, found.shapes, found.values, found.crs, found.ordered)
+
+
+def read_layer(path: Path, purpose: Purpose, *, layer: str | None = None, attribute: str | None = None) -> DrawnLayer:
+    """Read the shapes of one layer, of any kind and valid or not, without their heights.
+
+    Raises:
+        GeoodError: of the purpose's class: the file is missing or unreadable, has several layers, lacks the attribute,
+            or no shape has a value of it.
+    """
+    frame, ordered = read_frame(path, purpose, layer=layer, attribute=attribute)
     shapes = np.asarray(frame.geometry.array, object)
     values = np.zeros(len(frame)) if attribute is None else frame[attribute].to_numpy()
     wanted = ~(shapely.is_missing(shapes) | shapely.is_empty(shapes))
@@ -79,12 +109,11 @@ def read_polygons(path: Path, purpose: Purpose, *, layer: str | None = None, att
         raise purpose.fault(
             f"{path}: no shape has both a geometry and a value of {attribute}; draw some, or choose another"
         )
-    numbers = np.flatnonzero(wanted) + 1
-    with np.errstate(invalid="ignore"):  # coordinates that are no numbers are refused below
+    with np.errstate(invalid="ignore"):  # coordinates that are no numbers are refused by who reads them
         shapes = shapely.force_2d(shapes[wanted])
-    _check_polygons(path, shapes, numbers, purpose)
     crs = None if frame.crs is None else frame.crs.to_2d()
-    return Polygons(str(path), shapes, values[wanted], crs, ordered)
+    bare = int((~wanted).sum())
+    return DrawnLayer(str(path), shapes, np.flatnonzero(wanted) + 1, values[wanted], crs, ordered, bare)
 
 
 def onto_grid(polygons: Polygons, grid: Grid, purpose: Purpose) -> NDArray[Any]:
@@ -118,6 +147,31 @@ def polygonal(shape: Any) -> Any:
     return shapely.union_all([part for part in parts if part.geom_type == "Polygon" and part.area > 0])
 
 
+def sound(shape: Any) -> Any:
+    """Return a shape whose outline is valid: what crosses itself is parted there, and parts that overlap are united.
+
+    So a bow tie becomes two triangles, which is how viewers fill it.
+    """
+    return shape if shape.is_valid else shapely.make_valid(shape, method="structure", keep_collapsed=False)
+
+
+def areas_m2(shapes: NDArray[Any], crs: pyproj.CRS | None) -> NDArray[np.float64]:
+    """Return the area of each polygon (N,) on the ground in square metres; NaN without a CRS, 0 of lines and points."""
+    if crs is None or not len(shapes):
+        return np.full(len(shapes), np.nan)
+    try:
+        change = pyproj.Transformer.from_crs(crs, pyproj.CRS.from_epsg(EQUAL_AREA), always_xy=True)
+        flat = shapely.transform(shapes, lambda points: np.column_stack(change.transform(*points.T, errcheck=True)))
+        areas = np.asarray(shapely.area(flat), np.float64)
+        if np.isfinite(areas).all():
+            return areas
+    except ProjError:
+        pass
+    west, south, east, north = shapely.total_bounds(shapes)
+    across, along = metres_per_unit(crs, (west + east) / 2, (south + north) / 2)
+    return np.asarray(shapely.area(shapes) * across * along, np.float64)
+
+
 def _check_name(path: Path, purpose: Purpose) -> None:
     if not path.exists():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
@@ -125,31 +179,55 @@ def _check_name(path: Path, purpose: Purpose) -> None:
         raise purpose.fault(f"{path}: no such file; {hint}")
 
 
-def _read_frame(path: Path, purpose: Purpose, layer: str | None, attribute: str | None) -> tuple[Any, bool]:
-    """Read geometries and attribute of one layer; also tell whether they come in the order in which they were drawn."""
+def layers_of(path: Path, purpose: Purpose) -> dict[str, list[str]]:
+    """Return the layers with geometry in a vector file, and the names of the attributes of each.
+
+    Raises:
+        GeoodError: of the purpose's class: the file is missing or unreadable.
+    """
+    _check_name(path, purpose)
+    with _opened(path, purpose) as plain:
+        return _fields(path, plain)
+
+
+def read_frame(
+    path: Path, purpose: Purpose, *, layer: str | None = None, attribute: str | None = None, whole: bool = False
+) -> tuple[Any, bool]:
+    """Read geometries and an attribute of one layer as a GeoDataFrame, or with `whole` all attributes.
+
+    Also tell whether the shapes come in the order in which they were drawn.
+
+    Raises:
+        GeoodError: of the purpose's class: the file is missing or unreadable, has several layers, or lacks the
+            attribute.
+    """
     import geopandas
     import pyogrio
 
+    _check_name(path, purpose)
+    with _opened(path, purpose) as plain:
+        fields = _fields(path, plain)
+        parquet = path.suffix.lower() == ".parquet"  # a file of one layer, which has no name of its own
+        chosen = _layer(path, purpose, fields, layer=None if parquet else layer, attribute=attribute)
+        if not whole:
+            _check_attribute(path, purpose, attribute, fields[chosen])
+        if parquet:
+            return geopandas.read_parquet(plain), True
+        columns = None if whole else [attribute] if attribute else []
+        frame = pyogrio.read_dataframe(plain, layer=chosen, columns=columns)
+        indexed = pyogrio.read_info(plain, layer=chosen)["capabilities"]["fast_spatial_filter"]
+        return frame, not (path.suffix.lower() == ".fgb" and indexed)
+
+
+@contextmanager
+def _opened(path: Path, purpose: Purpose) -> Iterator[Path]:
+    """Yield a plain path of a vector file, and translate all that may go wrong in reading it."""
     try:
         with ExitStack() as opened:
             opened.enter_context(warnings.catch_warnings())
             opened.enter_context(np.errstate(invalid="ignore"))  # measures are dropped, NaN is refused later
             warnings.simplefilter("ignore")
-            plain = opened.enter_context(local_file(path))
-            if path.suffix.lower() == ".parquet":
-                frame = geopandas.read_parquet(plain)
-                _check_attribute(path, purpose, attribute, [c for c in frame.columns if c != frame.geometry.name])
-                return frame, True
-            fields = {
-                str(name): [str(f) for f in pyogrio.read_info(plain, layer=name)["fields"]]
-                for name, kind in pyogrio.list_layers(plain)
-                if kind is not None
-            }
-            chosen = _layer(path, purpose, fields, layer=layer, attribute=attribute)
-            _check_attribute(path, purpose, attribute, fields[chosen])
-            frame = pyogrio.read_dataframe(plain, layer=chosen, columns=[attribute] if attribute else [])
-            indexed = pyogrio.read_info(plain, layer=chosen)["capabilities"]["fast_spatial_filter"]
-            return frame, not (path.suffix.lower() == ".fgb" and indexed)
+            yield opened.enter_context(local_file(path))
     except DataError as error:
         raise purpose.fault(str(error)) from None
     except GeoodError:
@@ -159,6 +237,21 @@ def _read_frame(path: Path, purpose: Purpose, layer: str | None, attribute: str 
         raise purpose.fault(
             f"{path}: cannot be read as a vector file ({said}); copy it again, or give polygons as .gpkg or .geojson"
         ) from None
+
+
+def _fields(path: Path, plain: Path) -> dict[str, list[str]]:
+    """Return the attributes of each layer with geometry; a Parquet file has one."""
+    import geopandas
+    import pyogrio
+
+    if path.suffix.lower() == ".parquet":
+        frame = geopandas.read_parquet(plain)
+        return {path.stem: [str(c) for c in frame.columns if c != frame.geometry.name]}
+    return {
+        str(name): [str(f) for f in pyogrio.read_info(plain, layer=name)["fields"]]
+        for name, kind in pyogrio.list_layers(plain)
+        if kind is not None
+    }
 
 
 def _layer(

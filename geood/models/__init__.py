@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from geood.models.bundle import TILE_PX, ModelBundle, autocast
     from geood.models.bundle_header import BundleHeader, Reach, read_header
     from geood.models.calibration_record import CalibrationRecord
+    from geood.models.encoder import check_encoder
+    from geood.models.encoder_weights import PACKAGE_ENCODER, PACKAGE_NAME, weights_at_hand
     from geood.models.evidence import EVIDENCE, class_bands
     from geood.models.flow import Flow
     from geood.models.inlier_statistics import InlierFit, Inliers
@@ -23,6 +25,8 @@ __all__ = [
     "EVIDENCE",
     "EXPERTS",
     "LOST",
+    "PACKAGE_ENCODER",
+    "PACKAGE_NAME",
     "TILE_PX",
     "BundleHeader",
     "CalibrationRecord",
@@ -35,6 +39,7 @@ __all__ = [
     "SegmenterOutput",
     "anomaly_score",
     "autocast",
+    "check_encoder",
     "class_bands",
     "effort_for",
     "fit_tail",
@@ -43,6 +48,7 @@ __all__ = [
     "outlier_score",
     "outputs_of",
     "read_header",
+    "weights_at_hand",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -63,6 +69,9 @@ __getattr__, __dir__ = lazy_exports(
         "SegmenterOutput": "segmenter",
         "anomaly_score": "scores",
         "autocast": "bundle",
+        "PACKAGE_ENCODER": "encoder_weights",
+        "PACKAGE_NAME": "encoder_weights",
+        "check_encoder": "encoder",
         "effort_for": "reach",
         "class_bands": "evidence",
         "fit_tail": "tails",
@@ -71,5 +80,6 @@ __getattr__, __dir__ = lazy_exports(
         "outputs_of": "reach",
         "outlier_score": "scores",
         "read_header": "bundle_header",
+        "weights_at_hand": "encoder_weights",
     },
 )

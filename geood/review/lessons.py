@@ -25,7 +25,7 @@ import yaml
 from geood.atomic import atomic_files, check_output, output_errors
 from geood.config import Config, load_config
 from geood.constants import IGNORE, UNSTATED
-from geood.datasets import find_files
+from geood.datasets import find_files, settle_classes
 from geood.errors import ConfigError, DataError, OutputError, shown
 from geood.geo.listing import files_in
 from geood.geo.ogr import fixed_time, local_file, plain_path
@@ -99,7 +99,7 @@ def feedback(
         OutputError: a file exists with other content, or cannot be written.
     """
     config_path, out = Path(config_path), Path(out)
-    config = load_config(config_path)
+    config = settle_classes(load_config(config_path))
     files = _named(out, config_path, overwrite=overwrite)
     if config.data.kind != "scenes":
         raise ConfigError(f"{config_path}: trains on photographs, which have no place for reviewed polygons")
@@ -127,7 +127,9 @@ def feedback(
         notes.append(
             "the model has no outlier head: false alarms without a class of the model in true_class teach nothing"
         )
-    anomaly = config.data.anomaly[0] if config.data.anomaly else min({*range(UNSTATED)} - {*config.data.classes})
+    anomaly = (
+        next(iter(config.data.anomaly)) if config.data.anomaly else min({*range(UNSTATED)} - {*config.data.classes})
+    )
     with (
         output_errors(out),
         atomic_files(
@@ -294,7 +296,7 @@ def _holdout_keys(config: Config, scenes: Sequence[Path], files: _Files, anomaly
     labels = str(files.holdout_labels.absolute())
     images = [str(path) for path in scenes]
     data: dict[str, Any] = {"test_images": images, "test_labels": [labels], "label_attribute": ATTRIBUTE}
-    data |= {"label_layer": None, "label_ids": {}}
+    data |= {"label_layer": None, "label_ids": {}, "background": None}
     return {"data": data | ({} if config.data.anomaly else {"anomaly": [anomaly]})}
 
 

@@ -20,12 +20,12 @@ import numpy as np
 import pandas as pd
 import pyogrio
 
+from geood.constants import VECTOR_SUFFIXES
 from geood.errors import ConfigError, DataError, printable, shown
 from geood.geo.gdal import reason
 from geood.geo.gpkg import snapshot
 from geood.geo.ogr import local_file
 from geood.geo.qgis_form import CELL_REVIEW, SAMPLE_LAYER, VERDICTS
-from geood.geo.vector import VECTOR_SUFFIXES
 
 LAYER = "anomalies"
 SCORES = ("score_max", "score")  # columns taken for the score, the first that is there

@@ -1,7 +1,8 @@
 """Run folder of a training: its files, and the checks before a run is started, resumed or reused.
 
-`config.yaml` (resolved), `split.gpkg` (scenes) or `split.csv` (photographs), `metrics.csv` (one row per figure),
-`samples/`, `tensorboard/`, `checkpoints/STAGE.ckpt` and, at the end, `model.safetensors`. This module reads and writes
+`config.yaml` (resolved), `split.gpkg` (scenes) or `split.csv` (photographs), `skipped.csv` (files that could not be
+read), `labels/` (burnt polygons), `metrics.csv` (one row per figure), `samples/`, `tensorboard/`,
+`checkpoints/STAGE.ckpt` and, at the end, `model.safetensors`. This module reads and writes
 the folder; it does not train. Checkpoints are read in `checkpoints`.
 """
 
@@ -26,8 +27,10 @@ APART = (
     *(f"segmenter.{key}" for key in ("outlier", "weights", "checkpointing")),
     "flow.checkpointing",
 )
-FILES = ("config.yaml", "split.gpkg", "split.csv", "metrics.csv", "model.safetensors")
-FOLDERS = ("checkpoints", "samples", "tensorboard")
+FILES = ("config.yaml", "split.gpkg", "split.csv", "skipped.csv", "metrics.csv", "model.safetensors")
+LABELS = "labels"  # burnt while the crops are opened, before the folder is known to be a run
+BEFORE = (".config.partial.yaml", LABELS)  # what a run may hold that has no config.yaml yet
+FOLDERS = ("checkpoints", "samples", "tensorboard", LABELS)
 FIELDS = ("stage", "step", "figure", "value")
 
 
@@ -53,7 +56,7 @@ def check_run(run: Path, config: Config, *, resume: bool) -> None:
             raise OutputError(
                 f"{run}: was begun with other values of {', '.join(changed)}; give those, or another --out"
             )
-    elif run.exists() and (not run.is_dir() or any(p.name != ".config.partial.yaml" for p in run.iterdir())):
+    elif run.exists() and (not run.is_dir() or any(p.name not in BEFORE for p in run.iterdir())):
         lacks = ", it has no config.yaml" if run.is_dir() else ""
         raise OutputError(f"{run}: exists and is not a run of geood{lacks}; give another --out")
 

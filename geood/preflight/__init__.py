@@ -1,0 +1,40 @@
+"""Before a training: a first config from images and labels, what can be known of a config in seconds, this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from geood._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from geood.preflight.checking import check_config
+    from geood.preflight.config_text import config_lines, write_config
+    from geood.preflight.drafting import FirstConfig, Sources, Wishes, first_config
+    from geood.preflight.environment import Fact, facts
+
+__all__ = [
+    "Fact",
+    "FirstConfig",
+    "Sources",
+    "Wishes",
+    "check_config",
+    "config_lines",
+    "facts",
+    "first_config",
+    "write_config",
+]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "Fact": "environment",
+        "FirstConfig": "drafting",
+        "Sources": "drafting",
+        "Wishes": "drafting",
+        "check_config": "checking",
+        "config_lines": "config_text",
+        "facts": "environment",
+        "first_config": "drafting",
+        "write_config": "config_text",
+    },
+)

@@ -1,0 +1,257 @@
+"""First config for images and labels: what was found, what was guessed, and how long it would train on this machine.
+
+`first_config` looks at the files, proposes settings, tries them on the data, and returns a `FirstConfig`, which
+`config_text` writes as a commented YAML file. Questions are asked by whoever calls: the answers come in as `Wishes`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from geood.config import Config, config_from_tree, folded
+from geood.datasets import find_files
+from geood.errors import ConfigError, DataError
+from geood.geo.vector import VECTOR_SUFFIXES
+from geood.preflight.found_classes import NO_CLASS, FoundClass, FoundLabels, find_classes
+from geood.preflight.imagery import Imagery, look_at
+from geood.preflight.machine import Machine, Start, best_start, this_machine
+from geood.preflight.settings import Proposal, fewer_crops, propose, smaller_crops
+from geood.preflight.trial import Trial, quietly, try_crops
+from geood.training import Pace
+
+IMAGES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".vrt", ".jp2")
+LISTED = 12  # more images or labels than this are named by a pattern, if there is one
+FEW_CLEAN = 0.15  # share of clean crops below which smaller ones are tried
+BACKGROUND = "background"  # class of ground without a shape, where labels are shapes of one class
+BUFFER_M = 3.0  # metres on each side of lines and points: about half a road
+log = logging.getLogger("geood")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """Wishes of a person: classes to hold out, names of classes by id, layer and attribute of vector labels."""
+
+    hold_out: tuple[str, ...] = ()
+    names: Mapping[int, str] = field(default_factory=dict)
+    layer: str | None = None
+    attribute: str | None = None
+
+
+@dataclass(frozen=True)
+class FirstConfig:
+    """Proposed config, with all that it was made from; `config_text` writes it down.
+
+    Attributes:
+        tree: sections and keys that the file will hold.
+        imagery, labels: what was found in the files.
+        classes: names of the classes to learn, by id.
+        anomaly: the classes that are held out.
+        left_out: values in the labels that are not used, such as `void`.
+        machine, start, proposal: what the settings were made for.
+        trial, pace: crops that were looked at, and the time expected.
+    """
+
+    tree: dict[str, dict[str, object]]
+    imagery: Imagery
+    labels: FoundLabels
+    classes: dict[int, str]
+    anomaly: tuple[FoundClass, ...]
+    left_out: tuple[FoundClass, ...]
+    machine: Machine
+    start: Start
+    proposal: Proposal
+    trial: Trial
+    pace: Pace
+
+    @property
+    def config(self) -> Config:
+        """The config itself."""
+        return self.trial.config
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Images and labels that were found for a first config, and what is in them."""
+
+    root: Path
+    imagery: Imagery
+    labels: FoundLabels
+
+    @classmethod
+    def of(cls, images: Sequence[str], labels: Sequence[str], wishes: Wishes) -> Sources:
+        """Find images and labels by files, folders or patterns; a file that is named as both is a label.
+
+        Raises:
+            ConfigError: layer or attribute are not there.
+            DataError: files are missing or cannot be read.
+        """
+        truth = find_files(Path(), list(labels), what="--labels", suffixes=(*IMAGES, *VECTOR_SUFFIXES))
+        found = find_files(Path(), list(images), what="--images", suffixes=IMAGES)
+        pictures = [path for path in found if path not in set(truth)]
+        if not pictures:
+            raise DataError(
+                f"{found[0]}: every image is named by --labels as well; narrow it, such as --labels 'DIR/*_labels.tif'"
+            )
+        absolute = [path.absolute() for path in (*pictures, *truth)]
+        root = Path(os.path.commonpath([path.parent for path in absolute]))
+        imagery = look_at([path.absolute() for path in pictures])
+        listed = find_classes([path.absolute() for path in truth], layer=wishes.layer, attribute=wishes.attribute)
+        return cls(root, imagery, listed)
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Return what was found, as (label, text) lines."""
+        labels, said = self.labels, [("images", line) for line in self.imagery.lines()]
+        if self.imagery.suspected is not None:
+            value = f"{self.imagery.suspected:g}"
+            said.append(("guessed", f"nodata {value}: it fills the border of an image and is not declared"))
+        said.append(("labels", labels.kinds))
+        if labels.attribute:
+            among = "guessed among several" if labels.chosen else "the only one that fits"
+            layer = f"layer {labels.layer}, " if labels.layer else ""
+            said.append(("attribute", f"{layer}{labels.attribute}: {among}"))
+        for found in labels.classes:
+            area = "" if found.km2 is None else f", {found.km2:.3g} km2"
+            named = f"{found.class_id} {found.name or ''}".strip()
+            said.append(("class", f"{named}: {100 * found.share:.3g} % of the labelled ground{area}"))
+        return said + [("note", problem) for problem in dict.fromkeys(labels.problems)]
+
+
+def first_config(sources: Sources, wishes: Wishes) -> FirstConfig:
+    """Make a config for images and labels, and try it on some of their crops.
+
+    Raises:
+        ConfigError: a class to be held out is not in the labels, or fewer than two are left to be learned.
+        DataError: images and labels do not fit each other, or no crop can be trained on.
+    """
+    imagery, labels = sources.imagery, sources.labels
+    held = tuple(dict.fromkeys(labels.find(name) for name in wishes.hold_out))
+    left_out = tuple(found for found in labels.classes if found.name is not None and folded(found.name) in NO_CLASS)
+    left_out = tuple(found for found in left_out if found not in held)
+    classes = _named(labels, {*held, *left_out}, wishes.names)
+    machine = this_machine()
+    start = best_start(machine)
+    proposal = propose(imagery, machine, start)
+    data = _data(sources, classes, held)
+    with quietly():
+        trial = try_crops(_config(data, proposal, sources))
+        while trial.clean < FEW_CLEAN and trial.with_anomaly > 0.5:
+            smaller = smaller_crops(proposal, imagery)
+            if smaller is None:
+                break
+            proposal, trial = smaller, try_crops(_config(data, smaller, sources))
+        pace = trial.pace()
+    proposal = fewer_crops(proposal, pace.read_s)
+    trial = replace(trial, config=_config(data, proposal, sources))
+    return FirstConfig(
+        tree=_tree(data, proposal, imagery),
+        imagery=imagery,
+        labels=labels,
+        classes=classes,
+        anomaly=held,
+        left_out=left_out,
+        machine=machine,
+        start=start,
+        proposal=proposal,
+        trial=trial,
+        pace=pace,
+    )
+
+
+def _named(labels: FoundLabels, without: set[FoundClass], names: Mapping[int, str]) -> dict[int, str]:
+    """Return the names of the classes to be learned, by id.
+
+    Raises:
+        ConfigError: there are fewer than two.
+    """
+    if labels.masks:
+        return {0: names.get(0, "background"), 1: names.get(1, "class_1")}
+    chosen = [found for found in labels.classes if found not in without]
+    if labels.vector and len(chosen) == 1:  # what is not drawn is the other class
+        [only] = chosen
+        name = names.get(only.class_id, only.name or f"class_{only.class_id}")
+        return {only.class_id: name, max(found.class_id for found in labels.classes) + 1: BACKGROUND}
+    if len(chosen) < 2:
+        held = ", ".join(found.name or str(found.class_id) for found in chosen) or "none"
+        raise ConfigError(
+            f"the labels leave {len(chosen)} class to be learned ({held}), and a segmenter needs two at least: label "
+            "other ground as well, or hold out less"
+        )
+    return {found.class_id: names.get(found.class_id, found.name or f"class_{found.class_id}") for found in chosen}
+
+
+def _data(sources: Sources, classes: dict[int, str], held: Sequence[FoundClass]) -> dict[str, object]:
+    """Return the data section as far as it follows from the files."""
+    imagery, labels, root = sources.imagery, sources.labels, sources.root
+    data: dict[str, object] = {
+        "kind": imagery.kind,
+        "root": str(root),
+        "images": patterns(imagery.paths, root, apart=labels.paths),
+        "labels": patterns(labels.paths, root, apart=imagery.paths),
+        "classes": classes,
+        "anomaly": [found.name if labels.text else found.class_id for found in held],
+    }
+    if labels.vector:
+        data |= {"label_attribute": labels.attribute} | ({"label_layer": labels.layer} if labels.layer else {})
+        data |= {"label_buffer_m": BUFFER_M} if labels.thin else {}
+        data |= {"background": BACKGROUND} if BACKGROUND in classes.values() else {}
+    if labels.masks:
+        data["label_ids"] = {255: 1}
+    if imagery.kind == "photos":
+        data |= {"flips": "sideways", "quarter_turns": False}
+    return data
+
+
+def patterns(paths: Sequence[Path], root: Path, *, apart: Sequence[Path]) -> list[str]:
+    """Return patterns relative to a folder that name these files and none of others; file by file if there are none.
+
+    Tried are the ending of the names (`*_labels.tif`), and names that do not end as the others do (`*[!s].tif`).
+    """
+    names = sorted(path.relative_to(root).as_posix() for path in paths)
+    if len(names) <= LISTED:
+        return names
+    folders = {path.parent for path in paths}
+    if len(folders) != 1:
+        return names
+    [folder] = folders
+    beside = folder.relative_to(root).as_posix()
+    prefix = "" if beside == "." else f"{beside}/"
+    endings = {path.suffix for path in paths}
+    tails = {path.stem[-1] for path in apart if path.parent == folder}
+    tried = [f"*{ending}" for ending in endings]
+    tried += [f"*{_common_end([path.stem for path in paths])}{ending}" for ending in endings]
+    tried += [f"*[!{tail}]{ending}" for tail in tails for ending in endings if tail.isalnum()]
+    for pattern in tried:
+        if set(folder.glob(pattern)) == set(paths):
+            return [prefix + pattern]
+    return names
+
+
+def _common_end(stems: Sequence[str]) -> str:
+    """Return the longest text that all names end in, with `?` for what a pattern would take for something else."""
+    end = ""
+    for letters in zip(*(stem[::-1] for stem in stems), strict=False):
+        if len(set(letters)) > 1:
+            break
+        end = ("?" if letters[0] in "[]*?" else letters[0]) + end
+    return end
+
+
+def _tree(data: dict[str, object], proposal: Proposal, imagery: Imagery) -> dict[str, dict[str, object]]:
+    tree: dict[str, dict[str, object]] = proposal.tree()
+    bands: dict[str, dict[str, object]] = {}
+    if imagery.suspected is not None:
+        bands = {"bands": {"nodata": float(imagery.suspected)}}
+    return {"data": data | tree.pop("data"), **bands, **tree}
+
+
+def _config(data: dict[str, object], proposal: Proposal, sources: Sources) -> Config:
+    """Return the config of data and settings.
+
+    Raises:
+        ConfigError: they do not make one.
+    """
+    return config_from_tree(_tree(data, proposal, sources.imagery), source="the first config")

@@ -1,0 +1,212 @@
+"""Classes found in label files: ids or names, with their share of the labelled ground, and a choice among attributes.
+
+Files are listed by `geo.label_listing`; here the lists of many files are put together, and layer and attribute are
+chosen where a person did not. A number is an id, a text a class name, which gets an id in the order of its area.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from geood.config import folded
+from geood.errors import ConfigError, DataError, printable
+from geood.geo.label_listing import FoundAttribute, FoundLayer, LabelFile, list_labels
+from geood.progress import tracked
+
+LIKELY = ("class", "label", "category", "type", "kind", "name", "landcover", "land_cover", "id", "class_id", "value")
+MOST_FILES, MOST_CLASSES = 400, 60  # files that are counted; values of an attribute that holds classes
+NO_CLASS = ("unlabeled", "unlabelled", "void", "ignore", "nodata", "no data", "none", "unknown", "")
+
+
+class FoundClass(NamedTuple):
+    """Class in label files: its id, the name in the files (None: numbers alone), shapes or pixels, and shares.
+
+    `share` is that of the labelled ground, 0 to 1; `km2` is None where the CRS does not tell metres.
+    """
+
+    class_id: int
+    name: str | None
+    number: int
+    share: float
+    km2: float | None
+
+
+@dataclass(frozen=True)
+class FoundLabels:
+    """Classes of a group of label files, by id.
+
+    Attributes:
+        paths: the files.
+        classes: what was found, by id.
+        vector: True if they are polygons.
+        layer: the layer that was chosen, None if there is one alone, or for rasters.
+        attribute: the attribute that was chosen; None for rasters.
+        chosen: True if layer or attribute were chosen among several here.
+        masks: True if they hold 0 and 255 alone, as black and white masks do.
+        thin: True if some shapes are lines or points.
+        problems: what the files themselves tell of problems, with the number of files that have each.
+        counted: the number of files that were counted.
+    """
+
+    paths: tuple[Path, ...]
+    classes: tuple[FoundClass, ...]
+    vector: bool
+    layer: str | None = None
+    attribute: str | None = None
+    chosen: bool = False
+    masks: bool = False
+    thin: bool = False
+    problems: tuple[str, ...] = ()
+    counted: int = 0
+
+    @property
+    def kinds(self) -> str:
+        """Number and kind of the files, in words."""
+        plural = "" if len(self.paths) == 1 else "s"
+        return f"{len(self.paths):,} {'vector file' if self.vector else 'raster'}{plural}"
+
+    @property
+    def text(self) -> bool:
+        """True if the files hold class names."""
+        return any(found.name is not None for found in self.classes)
+
+    def find(self, wanted: str) -> FoundClass:
+        """Return the class of a name or id.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        for found in self.classes:
+            if folded(wanted) in (str(found.class_id), folded(found.name or "")):
+                return found
+        known = ", ".join(found.name or str(found.class_id) for found in self.classes)
+        raise ConfigError(f"--hold-out {printable(wanted)}: no such class in the labels; they hold {printable(known)}")
+
+
+def find_classes(paths: Sequence[Path], *, layer: str | None = None, attribute: str | None = None) -> FoundLabels:
+    """List label files and put together the classes that they hold.
+
+    Args:
+        paths: rasters of class ids, or vector files; of more than `MOST_FILES` an even sample is counted.
+        layer: layer of vector files; default: the one that looks like classes.
+        attribute: attribute with the classes; default: the same.
+
+    Raises:
+        ConfigError: a layer or attribute of that name is not there.
+        DataError: a file cannot be read, or holds no classes.
+    """
+    counted = list(paths)[:: -(-len(paths) // MOST_FILES)]
+    files = list(tracked("counting labels", map(list_labels, counted), len(counted)))
+    kinds = {file.kind for file in files}
+    if len(kinds) > 1:
+        raise DataError(f"{files[0].path}: rasters and vector files are mixed; give labels of one kind")
+    if kinds == {"raster"}:
+        return _of_rasters(tuple(paths), files)
+    chosen = _choose(files[0], layer, attribute)
+    names = [(own.name, found.name) for own, found in _likely(files[0], layer, attribute)]
+    more = [_choose(file, chosen[0].name if layer else None, chosen[1].name) for file in files[1:]]
+    several = len(files[0].layers) > 1
+    return FoundLabels(
+        tuple(paths),
+        _classes([found for _, found in (chosen, *more)]),
+        vector=True,
+        layer=chosen[0].name if several else None,
+        attribute=chosen[1].name,
+        chosen=len(names) > 1 and not (layer and attribute),
+        thin=any(not set(own.shapes) <= {"Polygon", "MultiPolygon"} for own, _ in (chosen, *more)),
+        problems=tuple(problem for own, _ in (chosen, *more) for problem in own.problems),
+        counted=len(files),
+    )
+
+
+def _of_rasters(paths: tuple[Path, ...], files: Sequence[LabelFile]) -> FoundLabels:
+    layers = [layer for file in files for layer in file.layers]
+    classes = _classes([layer.attributes[0] for layer in layers])
+    bare = any("unlabelled" in problem for layer in layers for problem in layer.problems)
+    without = sum(layer.crs is None for layer in layers)
+    problems = (f"{without} of {len(layers)} label files have no CRS",) if without else ()
+    ids = {found.class_id for found in classes}
+    return FoundLabels(paths, classes, vector=False, masks=ids <= {0} and bare, problems=problems, counted=len(files))
+
+
+def _likely(file: LabelFile, layer: str | None, attribute: str | None) -> list[tuple[FoundLayer, FoundAttribute]]:
+    """Return the layers and attributes of a vector file that may hold classes, the likeliest first."""
+    pairs = [
+        (own, found)
+        for own in file.layers
+        for found in own.attributes
+        if layer in (None, own.name) and attribute in (None, found.name) and 0 < len(found.values) <= MOST_CLASSES
+    ]
+
+    def order(pair: tuple[FoundLayer, FoundAttribute]) -> tuple[bool, int, bool]:
+        name = pair[1].name.casefold()
+        named = LIKELY.index(name) if name in LIKELY else len(LIKELY)
+        return len(pair[1].values) < 2, named, not pair[1].text
+
+    return sorted(pairs, key=order)
+
+
+def _choose(file: LabelFile, layer: str | None, attribute: str | None) -> tuple[FoundLayer, FoundAttribute]:
+    """Choose the layer and the attribute of a vector file that hold its classes.
+
+    Raises:
+        ConfigError: there is none of these names.
+        DataError: no attribute looks like classes.
+    """
+    names = [own.name for own in file.layers]
+    if layer is not None and layer not in names:
+        raise ConfigError(f"{file.path}: has no layer {printable(layer)}; its layers are {printable(', '.join(names))}")
+    pairs = _likely(file, layer, attribute)
+    if pairs:
+        return pairs[0]
+    known = [found.name for own in file.layers for found in own.attributes if layer in (None, own.name)]
+    if attribute is not None and attribute not in known:
+        raise ConfigError(
+            f"{file.path}: has no attribute {printable(attribute)}; it has {printable(', '.join(known) or 'none')}"
+        )
+    raise DataError(
+        f"{file.path}: no attribute looks like classes, with 1 to {MOST_CLASSES} values; it has "
+        f"{printable(', '.join(known) or 'no attributes')}: give each polygon its class, as a name or a whole number"
+    )
+
+
+def _classes(attributes: Sequence[FoundAttribute]) -> tuple[FoundClass, ...]:
+    """Put the values of several files together; names that differ in case or blanks are one class.
+
+    Raises:
+        DataError: numbers are no class ids.
+    """
+    counts: Counter[str | int] = Counter()
+    areas: dict[str | int, float] = defaultdict(float)
+    spelt: dict[str | int, str | None] = {}
+    for value in (value for found in attributes for value in found.values):
+        key: str | int = _id_of(value.value) if not isinstance(value.value, str) else folded(value.value)
+        spelt.setdefault(key, value.value.strip() if isinstance(value.value, str) else None)
+        counts[key] += value.number
+        areas[key] += value.area_m2 or 0
+    if not counts:
+        return ()
+    weights: dict[str | int, float] = dict(areas) if sum(areas.values()) else dict(counts)
+    total = sum(weights.values())
+    if all(spelt[key] is None for key in counts):
+        ids = {key: int(key) for key in counts}
+    elif all(name is not None and name.lstrip("-").isdigit() for name in spelt.values()):
+        ids = {key: int(key) for key in counts}  # whole numbers stored as text
+        spelt = dict.fromkeys(spelt)
+    else:
+        ids = {key: i for i, key in enumerate(sorted(weights, key=weights.__getitem__, reverse=True))}
+    found = [
+        FoundClass(ids[key], spelt[key], counts[key], weights[key] / total, areas[key] / 1e6 if areas[key] else None)
+        for key in counts
+    ]
+    return tuple(sorted(found))
+
+
+def _id_of(value: float) -> int:
+    if value != int(value):
+        raise DataError(f"the attribute of the classes holds {value:g}; class ids are whole numbers, or names")
+    return int(value)

@@ -1,0 +1,75 @@
+"""Picture of training crops with their labels laid over: the quickest way to see that both lie on each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from geood.atomic import atomic_write, output_errors
+from geood.datasets import Crops
+from geood.geo.qgis import class_colours
+
+COLUMNS, ROWS = 3, 4
+STRENGTH = 0.45  # of a label's colour over the image
+ANOMALY = "#ff00c8"
+GAP_PX = 4
+
+
+def draw_crops(out: Path, crops: Crops) -> None:
+    """Draw crops as they are read, each beside itself with its labels laid over, as one PNG; replaces an existing one.
+
+    Crops with an anomaly, which are left out of training, come first, as far as some were met.
+
+    Raises:
+        DataError: a file cannot be read.
+        OutputError: the picture cannot be written.
+    """
+    data = crops.config.data
+    names = {class_id: data.classes[class_id] for class_id in crops.class_ids}
+    colours = class_colours(names)
+    held = dict.fromkeys(data.anomaly, ANOMALY)
+    figure = Figure(figsize=(5.2 * COLUMNS, 2.8 * ROWS + 0.6), dpi=100, layout="constrained")
+    for position, (title, crop) in enumerate(_chosen(crops)):
+        pixels = crops.ground.read(crop, validation=False)
+        image = _shown(crops.bands.scale(pixels.image, pixels.valid), pixels.valid)
+        over = _laid_over(image, pixels.ids, {**colours, **held})
+        gap = np.ones((image.shape[0], GAP_PX, 3), np.float32)
+        ax = figure.add_subplot(ROWS, COLUMNS, position + 1)
+        ax.imshow(np.concatenate([image, gap, over], axis=1), interpolation="nearest", vmin=0, vmax=1)
+        ax.set_title(title, loc="left", fontsize=8)
+        ax.set_axis_off()
+    handles = [Patch(color=colours[i], label=f"{i} {names[i]}") for i in names]
+    handles += [Patch(color=ANOMALY, label="anomaly")] if held else []
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)), fontsize=9)
+    figure.suptitle("Crops, and the same with their labels; not coloured: not labelled", x=0.01, ha="left", fontsize=11)
+    with output_errors(out), atomic_write(out) as partial:
+        figure.savefig(partial, format="png")
+
+
+def _chosen(crops: Crops) -> list[tuple[str, Any]]:
+    """Return titles and crops to be drawn: some with an anomaly, then training crops, evenly spread."""
+    held = [(f"left out: {crops.ground.name(crop)}", crop) for crop in crops.report.with_anomaly[:COLUMNS]]
+    boxes, number = crops.training_boxes, COLUMNS * ROWS - len(held)
+    at = np.unique(np.linspace(0, len(boxes) - 1, min(number, len(boxes))).round().astype(int))
+    return held + [(crops.ground.name(boxes[i]), boxes[i]) for i in at]
+
+
+def _shown(image: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return up to three bands (H, W, 3) of an image (C, H, W) in [0, 1], white where it is invalid."""
+    bands: Sequence[int] = (0, 1, 2) if len(image) >= 3 else (0, 0, 0)
+    return np.where(valid, image[list(bands)], 1).transpose(1, 2, 0).astype(np.float32)
+
+
+def _laid_over(image: NDArray[np.float32], ids: NDArray[np.int64], colours: Mapping[int, str]) -> NDArray[np.float32]:
+    """Return an image (H, W, 3) with the colour of each label laid over it."""
+    over = image.copy()
+    for class_id, colour in colours.items():
+        rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)], np.float32)
+        over[ids == class_id] = (1 - STRENGTH) * over[ids == class_id] + STRENGTH * rgb
+    return over

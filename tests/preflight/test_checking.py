@@ -1,0 +1,93 @@
+"""Laws of the check before training: it names what training would find, all of it, and draws what it saw."""
+
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from geood.cli.process import _run
+from geood.config.loading import to_yaml
+from geood.errors import ConfigError, DataError
+from geood.preflight.checking import check_config
+from geood.preflight.trial import quietly, try_crops
+from geood.training.first_checks import check_first
+from support.bundles import small_config
+from support.rasters import picture, write_raster
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    for i in range(2):
+        image = picture(200, 200, seed=i)
+        ids = np.digitize(image[0], [90, 160]).astype("uint8")
+        ids[:20, :20] = 9
+        ids[-5:] = 4
+        write_raster(folder / f"im_{i}.tif", image)
+        write_raster(folder / f"lab_{i}.tif", ids)
+    return folder
+
+
+def config(folder, *, segmenter=None, train=None, **keys):
+    data = {"root": str(folder), "images": ["im_*.tif"], "labels": ["lab_*.tif"], "crop_px": 64, "crops": 40}
+    data |= {"classes": {0: "land", 1: "road", 2: "roof"}, "anomaly": [9], "block_m": 30.0, "validation_crops": 4}
+    lengths = {"batch": 2, "third_stage": "head", **(train or {})}
+    segmenter = {"encoder": "resnet10t", "outlier": "head"} | (segmenter or {})
+    return small_config(data=data | keys, segmenter=segmenter, train=lengths, negatives={"source": "phase"})
+
+
+def test_a_check_tells_what_training_would_find(folder, tmp_path):
+    lines = list(check_config(config(folder), tmp_path / "seen.png"))
+    labels = [label for label, _ in lines]
+    for label in ("encoder", "images", "labels", "class", "anomaly", "split", "crops", "picture", "stage", "time"):
+        assert label in labels, label
+    said = " ".join(text for _, text in lines)
+    assert "resnet10t" in said and "WGS 84 / UTM" in said and "0 land:" in said and "roof" in said
+    assert "4: " in said and "neither a class nor an anomaly" in said
+    with Image.open(tmp_path / "seen.png") as drawn:
+        assert drawn.width > 1000
+
+
+def test_all_that_is_wrong_is_told_at_once(folder, tmp_path):
+    bad = config(folder, segmenter={"encoder": "resnet19"}, labels=["none_*.tif"])
+    lines = []
+    with pytest.raises(ConfigError, match=r"2 things would end a training:\n.*resnet19.*\n.*none_\*\.tif"):
+        lines.extend(check_config(bad, tmp_path / "x.png"))
+    assert ("images" in dict(lines)) and not (tmp_path / "x.png").exists()
+
+
+def test_classes_that_are_not_there_end_a_screening_early(folder, tmp_path):
+    lost = config(folder, classes={20: "land", 21: "road"}, anomaly=[])
+    with pytest.raises(DataError, match=r"hold no pixel of the classes \[20, 21\]"):
+        list(check_config(lost, tmp_path / "x.png"))
+
+
+def test_what_needs_no_data_is_checked_first(folder):
+    assert check_first(config(folder)) > 1e6
+    with pytest.raises(ConfigError, match="did you mean resnet18"):
+        check_first(config(folder, segmenter={"encoder": "resnet19"}))
+    with pytest.raises(ConfigError, match="imagnet does not exist"):
+        check_first(config(folder, segmenter={"encoder": "resnet18", "weights": "imagnet"}))
+    for key in ("stages_from", "tune_from"):
+        with pytest.raises(ConfigError, match=f"train.{key}: gone does not exist"):
+            check_first(config(folder, train={key: "gone"}))
+
+
+def test_a_trial_draws_few_crops_and_keeps_quiet(folder, caplog):
+    with caplog.at_level(logging.INFO, "geood"):
+        with quietly():
+            tried = try_crops(config(folder), number=10)
+        assert logging.getLogger("geood").level == logging.INFO
+    assert tried.crops.report.drawn - tried.crops.report.dropped_invalid == 10
+    assert tried.config.data.crops == 40 and tried.expected == round(40 * tried.clean)
+    assert len(tried.crops.report.with_anomaly) == min(8, tried.crops.report.dropped_anomaly)
+    assert not [record for record in caplog.records if record.levelno < logging.WARNING]
+
+
+def test_the_verb_prints_and_ends_with_the_code_of_the_fault(folder, tmp_path, capsys):
+    path = tmp_path / "c.yaml"
+    path.write_text(to_yaml(config(folder, segmenter={"encoder": "resnet19"})), encoding="utf-8")
+    assert _run(["check", str(path)], debug=False) == 2
+    told = capsys.readouterr()
+    assert "crops      " in told.out and "resnet19" in told.err and (tmp_path / "c.check.png").exists()

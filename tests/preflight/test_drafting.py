@@ -1,0 +1,166 @@
+"""Laws of a first config: it loads, says what is in the files, and holds out what is asked for."""
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+from shapely.geometry import box
+
+from geood.cli.process import _run
+from geood.config.loading import load_config
+from geood.errors import ConfigError, DataError, OutputError
+from geood.preflight import drafting, trial
+from geood.preflight.config_text import _near, config_text, write_config
+from geood.preflight.drafting import Sources, Wishes, first_config, patterns
+from geood.preflight.imagery import look_at
+from geood.preflight.machine import Machine, Start
+from geood.preflight.settings import propose, smaller_crops
+from geood.training.pace import Pace, StagePace
+from support.rasters import UTM, picture, write_raster
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two scenes of half a metre with labels of the classes 0 to 2, and 7 in one corner."""
+    folder = tmp_path_factory.mktemp("ground")
+    for name, seed in (("a", 0), ("b", 1)):
+        image = picture(320, 320, seed=seed)
+        ids = (np.arange(320)[:, None] // 107 + np.zeros((1, 320), int)).astype("uint8")
+        ids[:40, :40] = 7
+        write_raster(folder / f"{name}.tif", image)
+        write_raster(folder / f"{name}_labels.tif", ids)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def light(monkeypatch):
+    """Every draft starts from a network that is fast to time."""
+    monkeypatch.setattr(drafting, "best_start", lambda machine: Start("resnet10t", None))
+    monkeypatch.setattr(drafting, "this_machine", lambda: Machine(None, 2))
+    monkeypatch.setattr(trial, "TRIAL_CROPS", 20)
+    monkeypatch.setattr(trial.Trial, "pace", lambda self: Pace((StagePace("segmenter", 10, 0.5, 1.0),), 0.01, False))
+
+
+@pytest.fixture(scope="module")
+def drafted(folder):
+    patch = pytest.MonkeyPatch()
+    with patch.context() as context:
+        context.setattr(drafting, "best_start", lambda machine: Start("resnet10t", None))
+        context.setattr(drafting, "this_machine", lambda: Machine(None, 2))
+        context.setattr(trial, "TRIAL_CROPS", 20)
+        wishes = Wishes(("7",), {0: "land", 2: "water"})
+        sources = Sources.of([str(folder)], [str(folder / "*_labels.tif")], wishes)
+        return sources, first_config(sources, wishes)
+
+
+def test_a_first_config_loads_and_says_what_was_found(folder, drafted, tmp_path):
+    sources, made = drafted
+    assert [path.name for path in sources.imagery.paths] == ["a.tif", "b.tif"]  # labels in the folder are no images
+    assert made.config.data.classes == {0: "land", 1: "class_1", 2: "water"} and made.config.data.anomaly == [7]
+    write_config(made, tmp_path / "first.yaml")
+    text = (tmp_path / "first.yaml").read_text(encoding="utf-8")
+    loaded = load_config(tmp_path / "first.yaml")
+    assert loaded == made.config
+    shares = {found.class_id: found.share for found in sources.labels.classes}
+    assert sum(shares.values()) == pytest.approx(1) and shares[7] == pytest.approx(1600 / 320**2)
+    for said in (
+        "33.4 %",
+        "guessed: the name",
+        "held out: id 7 (1.56 %)",
+        "2 scenes, 0.0512 km2 at 0.5 m",
+        "geood check",
+    ):
+        assert said in text, said
+    with pytest.raises(OutputError, match="exists"):
+        write_config(made, tmp_path / "first.yaml")
+
+
+def test_paths_are_relative_beside_the_data_alone(folder, drafted, tmp_path):
+    _, made = drafted
+    assert _near(folder, folder / "x.yaml") == "." and _near(folder, folder.parent / "x.yaml") == folder.name
+    assert _near(folder, tmp_path / "deep" / "down" / "x.yaml") == str(folder)
+    assert 'root: "."' in config_text(made, folder / "x.yaml")
+
+
+def test_the_verb_writes_a_config_and_asks_nothing(folder, tmp_path, capsys):
+    out = tmp_path / "aerial.yaml"
+    given = ["init", "--images", str(folder), "--labels", str(folder / "*_labels.tif"), "--out", str(out), "--yes"]
+    assert _run([*given, "--hold-out", "7"], debug=False) == 0
+    said = capsys.readouterr().out
+    assert "class      7: 1.56 % of the labelled ground" in said and f"geood train {out}" in said
+    assert load_config(out).data.anomaly == [7]
+    assert _run(given, debug=False) == 2 and "exists" in capsys.readouterr().err
+    assert _run([*given, "--overwrite", "--hold-out", "boat"], debug=False) == 2
+    assert "--hold-out boat: no such class in the labels; they hold 0, 1, 2, 7" in capsys.readouterr().err
+
+
+def test_too_few_classes_are_refused(folder, tmp_path):
+    sources = Sources.of([str(folder / "?.tif")], [str(folder / "*_labels.tif")], Wishes())
+    with pytest.raises(ConfigError, match=r"leave 1 class to be learned \(2\)"):
+        first_config(sources, Wishes(("0", "1", "7")))
+    with pytest.raises(DataError, match="every image is named by --labels"):
+        Sources.of([str(folder)], [str(folder)], Wishes())
+
+
+def test_masks_of_0_and_255_are_two_classes(folder, tmp_path):
+    mask = np.zeros((320, 320), "uint8")
+    mask[100:200] = 255
+    for name in "ab":
+        write_raster(tmp_path / f"{name}.tif", mask)
+    made = first_config(Sources.of([str(folder / "?.tif")], [str(tmp_path)], Wishes()), Wishes())
+    assert made.config.data.label_ids == {255: 1} and made.config.data.classes == {0: "background", 1: "class_1"}
+
+
+def test_polygons_with_ids_choose_their_attribute(folder, tmp_path):
+    left, bottom, right, top = bounds_of(folder / "a.tif")
+    middle = (bottom + top) / 2
+    halves = [box(left, bottom, right, middle), box(left, middle, right, top)]
+    rows = {"name": ["x", "y"], "class": [1, 2], "geometry": halves}
+    gpd.GeoDataFrame(rows, crs=UTM).to_file(tmp_path / "l.gpkg")
+    sources = Sources.of([str(folder / "a.tif")], [str(tmp_path / "l.gpkg")], Wishes())
+    assert sources.labels.attribute == "class" and sources.labels.chosen
+    made = first_config(sources, Wishes())
+    assert made.config.data.label_attribute == "class" and set(made.config.data.classes) == {1, 2}
+    assert "label_attribute" in config_text(made, tmp_path / "x.yaml")
+
+
+def test_shapes_of_one_named_class_stand_on_a_background(folder, tmp_path):
+    left, bottom, right, top = bounds_of(folder / "a.tif")
+    rows = {
+        "kind": ["Roof", "roof "],
+        "geometry": [box(left, bottom, left + 60, top), box(right - 9, bottom, right, top)],
+    }
+    gpd.GeoDataFrame(rows, crs=UTM).to_file(tmp_path / "l.gpkg")
+    made = first_config(Sources.of([str(folder / "a.tif")], [str(tmp_path / "l.gpkg")], Wishes()), Wishes())
+    assert made.config.data.classes == {0: "Roof", 1: "background"} and made.config.data.background == "background"
+    write_config(made, tmp_path / "x.yaml")
+    assert load_config(tmp_path / "x.yaml").data == made.config.data
+
+
+def bounds_of(path):
+    with rasterio.open(path) as file:
+        return tuple(file.bounds)
+
+
+def test_patterns_name_their_files_and_no_others(tmp_path):
+    images = [tmp_path / f"t{i}.tif" for i in range(20)]
+    labels = [tmp_path / f"t{i}_labels.tif" for i in range(20)]
+    for path in (*images, *labels):
+        path.touch()
+    assert patterns(labels, tmp_path, apart=images) == ["*_labels.tif"]
+    assert patterns(images, tmp_path, apart=labels) == ["*[!s].tif"]
+    (tmp_path / "u.tif").touch()  # named by neither
+    assert patterns(images, tmp_path, apart=labels) == sorted(path.name for path in images)
+    assert patterns(images[:3], tmp_path, apart=labels) == ["t0.tif", "t1.tif", "t2.tif"]
+
+
+def test_settings_suit_ground_and_machine(folder):
+    imagery = look_at([folder / "a.tif"])
+    cpu, gpu = (propose(imagery, Machine(name, 8), Start("resnet18", None)) for name in (None, "H100"))
+    assert cpu.crop_px == 128 and gpu.crop_px == 224  # as much as the images allow
+    assert cpu.segmenter_steps < gpu.segmenter_steps and gpu.workers == 7
+    assert cpu.block_m + 1 >= 1.5 * 128 / 0.75 * 0.5 and cpu.patch_max_px * 2 <= cpu.crop_px
+    tuned = propose(imagery, Machine(None, 8), Start("resnet18", "imagenet"))
+    assert tuned.encoder_lr_factor < 1 and tuned.segmenter_steps < cpu.segmenter_steps
+    small = smaller_crops(cpu, imagery)
+    assert small.crop_px == 64 and small.patch_max_px * 2 <= 64 and smaller_crops(small, imagery) is None

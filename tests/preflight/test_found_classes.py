@@ -1,0 +1,78 @@
+"""Laws of classes found in labels: files are added up, names match in any case, the likeliest attribute is taken."""
+
+from pathlib import Path
+
+import pytest
+
+from geood.errors import ConfigError, DataError
+from geood.geo.label_listing import FoundAttribute, FoundLayer, FoundValue, LabelFile
+from geood.preflight import found_classes
+from geood.preflight.found_classes import find_classes
+
+
+def attribute(name, *values):
+    return FoundAttribute(name, tuple(FoundValue(*value) for value in values))
+
+
+def layer(name, *attributes):
+    return FoundLayer(name, {"Polygon": 1}, "UTM", (0, 0, 1, 1), attributes, ())
+
+
+@pytest.fixture
+def files(monkeypatch):
+    """Label files by name, as the listing would return them."""
+    known = {}
+    monkeypatch.setattr(found_classes, "list_labels", lambda path: known[path.name])
+
+    def listed(*layers, kind="vector"):
+        path = Path(f"l{len(known)}.gpkg")
+        known[path.name] = LabelFile(path, kind, layers)
+        return path
+
+    return listed
+
+
+def test_names_are_added_up_over_files_and_get_ids_by_area(files):
+    first = files(layer("a", attribute("class", ("Road", 2, 30.0), ("land", 1, 10.0))))
+    second = files(layer("b", attribute("class", (" road ", 1, 20.0), ("water", 5, 5.0))))
+    found = find_classes([first, second])
+    assert [(c.class_id, c.name, c.number) for c in found.classes] == [(0, "Road", 3), (1, "land", 1), (2, "water", 5)]
+    assert found.classes[0].share == pytest.approx(50 / 65) and found.text and found.attribute == "class"
+    assert found.find("ROAD").class_id == found.find("0").class_id == 0
+    with pytest.raises(ConfigError, match="no such class in the labels; they hold Road, land, water"):
+        found.find("boat")
+
+
+def test_numbers_stay_ids_also_as_text(files):
+    found = find_classes([files(layer("a", attribute("v", ("10", 2, 1.0), ("3", 1, 1.0))))])
+    assert [(c.class_id, c.name) for c in found.classes] == [(3, None), (10, None)] and not found.text
+    with pytest.raises(DataError, match="class ids are whole numbers"):
+        find_classes([files(layer("a", attribute("v", (1.5, 2, 1.0), (2, 1, 1.0))))])
+
+
+def test_the_likeliest_attribute_is_chosen_and_said(files):
+    path = files(
+        layer(
+            "plots",
+            attribute("owner", ("x", 1, 1.0), ("y", 1, 1.0)),
+            attribute("fid", *((i, 1, 1.0) for i in range(70))),
+        ),
+        layer("cover", attribute("Class", ("land", 1, 1.0), ("road", 1, 1.0)), attribute("note", ("same", 2, 2.0))),
+    )
+    found = find_classes([path])
+    assert (found.layer, found.attribute, found.chosen) == ("cover", "Class", True)
+    assert find_classes([path], layer="plots").attribute == "owner"
+    with pytest.raises(ConfigError, match="no layer roads; its layers are plots, cover"):
+        find_classes([path], layer="roads")
+    with pytest.raises(ConfigError, match="no attribute kind; it has owner, fid, Class, note"):
+        find_classes([path], attribute="kind")
+    with pytest.raises(DataError, match="no attribute looks like classes"):
+        find_classes([path], attribute="fid")
+
+
+def test_rasters_are_ids_and_kinds_do_not_mix(files):
+    raster = files(layer("r", attribute("", (0, 90, 9.0), (4, 10, 1.0))), kind="raster")
+    found = find_classes([raster])
+    assert [c.class_id for c in found.classes] == [0, 4] and not found.vector and not found.masks
+    with pytest.raises(DataError, match="mixed"):
+        find_classes([raster, files(layer("a", attribute("class", ("x", 1, 1.0))))])
