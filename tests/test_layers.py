@@ -17,7 +17,7 @@ LADDER = [  # from the ground up; packages of one floor never import each other
     {"models"},
     {"polygons", "datasets"},
     {"calibration"},
-    {"prediction", "training", "evaluation", "review"},
+    {"prediction", "training", "evaluation", "review", "report"},
     {"cli"},
     {"_command"},
     {"__init__", "__main__"},
@@ -98,7 +98,7 @@ def test_imports_go_down(path):
 
 
 def test_training_prediction_and_evaluation_never_import_each_other():
-    halls = {"training", "prediction", "evaluation", "review"}
+    halls = {"training", "prediction", "evaluation", "review", "report"}
     for path in FILES:
         if package_of(path) in halls:
             assert not {module.split(".")[1] for module, _ in inside_imports(path)} & halls, path
@@ -177,6 +177,7 @@ WORKER = ("geopandas", "pyogrio", "pandas", "matplotlib", "lightning", "torchgeo
                 "geood.prediction",
                 "geood.evaluation",
                 "geood.review",
+                "geood.report",
                 "geood.datasets",
                 "geood.polygons",
             ],
