@@ -34,8 +34,8 @@ from geood.cli.options import (
     Uses,
     Workers,
 )
-from geood.cli.printing import print_bundle, print_pairs, print_predictions, print_training
-from geood.cli.report import report
+from geood.cli.printing import print_bundle, print_pairs, print_predictions
+from geood.cli.report import print_training, report
 from geood.cli.reviewing import audit, feedback
 from geood.cli.threshold_options import (
     Connectivity,

@@ -7,7 +7,6 @@ here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geood._version import DISTRIBUTION
@@ -18,24 +17,6 @@ if TYPE_CHECKING:
 
 LONGEST_LINE = 10_000  # characters of a value
 CURVE_PX = (32, 64, 128, 256, 352)
-
-
-def print_training(bundle_path: Path) -> None:
-    """Draw the curves of a finished run; print what it has to say, where its files are, and what to type next."""
-    from geood.report import draw_curves, run_lines
-
-    run = bundle_path.parent
-    curves = draw_curves(run)
-    for line in run_lines(run):
-        print(printable(line))
-    pictures = sorted((run / "samples").glob("*.png"), key=lambda path: path.stat().st_mtime)
-    for what, path in (("curves", curves), ("negatives", pictures[-1] if pictures else None)):
-        if path is not None:
-            print(f"{what:<11}{path}")
-    print(f"model      {bundle_path}")
-    print(f"run        {run} (config.yaml, split, metrics.csv, confusion.csv, samples/, tensorboard/)")
-    print(f"next       geood predict SCENE.tif --out anomalies.gpkg --model {bundle_path}")
-    print(f"then       geood report {run} anomalies.gpkg --out report.html")
 
 
 def print_predictions(made: Sequence[Any]) -> None:

@@ -1,6 +1,6 @@
-"""Verb `geood report`: one page of HTML on a run, a map, an evaluation, or all of them.
+"""Verb `geood report`: one page of HTML on runs, maps and evaluations; and what `geood train` tells at its end.
 
-It parses its options, calls one function and says where the page is.
+Both call the package `report` and say where its pictures are.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from geood.cli.options import Overwrite
+from geood.errors import printable
 
 MEBI = 2**20
 
@@ -36,3 +37,21 @@ def report(
 
     path = run(sources, out, scenes=scene or (), most=most, overwrite=overwrite)
     print(f"report     {path} ({path.stat().st_size / MEBI:.1f} MB; open it in any browser)")
+
+
+def print_training(bundle_path: Path) -> None:
+    """Draw the curves of a finished run; print what it has to say, where its files are, and what to type next."""
+    from geood.report import draw_curves, run_lines
+
+    run = bundle_path.parent
+    curves = draw_curves(run)
+    for line in run_lines(run):
+        print(printable(line))
+    pictures = sorted((run / "samples").glob("*.png"), key=lambda path: path.stat().st_mtime)
+    for what, path in (("curves", curves), ("negatives", pictures[-1] if pictures else None)):
+        if path is not None:
+            print(f"{what:<11}{path}")
+    print(f"model      {bundle_path}")
+    print(f"run        {run} (config.yaml, split, metrics.csv, confusion.csv, samples/, tensorboard/)")
+    print(f"next       geood predict SCENE.tif --out anomalies.gpkg --model {bundle_path}")
+    print(f"then       geood report {run} anomalies.gpkg --out report.html")

@@ -24,7 +24,7 @@ LOW, HIGH = 1, 99  # percentiles between which values of other types than 8 bit 
 Picture = NDArray[np.float32]
 
 
-class Stretch(NamedTuple):
+class DisplayRange(NamedTuple):
     """Values that are shown as black and as white."""
 
     low: float = 0.0
@@ -56,20 +56,20 @@ def read_photo(path: str | Path, longest: int = LONGEST_PX) -> Picture:
     return read_stretched(path, longest)[0]
 
 
-def read_stretched(path: str | Path, longest: int = LONGEST_PX) -> tuple[Picture, Stretch]:
+def read_stretched(path: str | Path, longest: int = LONGEST_PX) -> tuple[Picture, DisplayRange]:
     """Read a whole scene as `read_photo` does, and return the stretch for cut-outs of it as well."""
     with reading(path), open_raster(path) as source:
         shape = drawn_shape(source.height, source.width, longest)
         pixels, valid = _bands(source, shape, None)
         eight_bit = source.dtypes[0] == "uint8"
-    stretch = Stretch()
+    stretch = DisplayRange()
     if not eight_bit and valid.any():
-        stretch = Stretch(*(float(value) for value in np.percentile(pixels[:, valid], (LOW, HIGH))))
+        stretch = DisplayRange(*(float(value) for value in np.percentile(pixels[:, valid], (LOW, HIGH))))
     return _shown(pixels, valid, stretch), stretch
 
 
 @contextmanager
-def open_parts(path: str | Path, stretch: Stretch) -> Iterator[Callable[[Window, int], Picture]]:
+def open_parts(path: str | Path, stretch: DisplayRange) -> Iterator[Callable[[Window, int], Picture]]:
     """Yield a function that reads a window of a scene (h, w, 3) in [0, 1], its longer side at most so many pixels.
 
     Raises:
@@ -117,6 +117,6 @@ def _bands(source: Any, shape: tuple[int, int], window: Window | None) -> tuple[
     return pixels, mask & np.isfinite(pixels).all(0)
 
 
-def _shown(pixels: Picture, valid: NDArray[np.bool_], stretch: Stretch) -> Picture:
+def _shown(pixels: Picture, valid: NDArray[np.bool_], stretch: DisplayRange) -> Picture:
     photo = np.clip((np.nan_to_num(pixels) - stretch.low) / max(stretch.high - stretch.low, 1e-9), 0, 1)
     return np.where(valid, photo, 1).transpose(1, 2, 0).astype(np.float32)

@@ -58,23 +58,18 @@ def read_anomalies(path: Path, *, most: int) -> geopandas.GeoDataFrame:
 
 
 def _of_gdal(plain: Path, most: int) -> geopandas.GeoDataFrame:
-    """Read rows in the order of the file, which is that of their ranks; of several scenes all, as they are mixed."""
+    """Read the rows of the first ranks, wherever they lie in the file; of several scenes all, which share the ranks."""
     layers = [str(name) for name, _ in pyogrio.list_layers(plain)]
     layer = LAYER if LAYER in layers else layers[0]
-    several = "scene" in pyogrio.read_info(plain, layer=layer)["fields"]
-    return pyogrio.read_dataframe(plain, layer=layer, max_features=None if several else most)
+    fields = set(pyogrio.read_info(plain, layer=layer)["fields"])
+    few = f'"rank" <= {most}' if "rank" in fields and "scene" not in fields else None
+    return pyogrio.read_dataframe(plain, layer=layer, where=few)
 
 
 def _of_parquet(path: Path, most: int) -> geopandas.GeoDataFrame:
-    with pyarrow.parquet.ParquetFile(path) as file:
-        several, batches, held = "scene" in file.schema_arrow.names, [], 0
-        for batch in file.iter_batches():
-            batches.append(batch)
-            held += len(batch)
-            if held >= most and not several:
-                break
-        table = pyarrow.Table.from_batches(batches, schema=file.schema_arrow)
-    return geopandas.GeoDataFrame.from_arrow(table)
+    names = set(pyarrow.parquet.read_schema(path).names)
+    few = [("rank", "<=", most)] if "rank" in names and "scene" not in names else None
+    return geopandas.read_parquet(path, filters=few)
 
 
 def _checked(frame: geopandas.GeoDataFrame, path: Path) -> geopandas.GeoDataFrame:

@@ -22,6 +22,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from geood.atomic import atomic_write, output_errors
 from geood.calibration import PolygonTable
 from geood.report.evaluations import Measured
+from geood.report.reasons import plain
 from geood.report.runs import Point, Run, read_run
 
 INK, GRID, ACCENT, FAINT = "#010203", "#010204", "#010205", "#010206"
@@ -225,7 +226,9 @@ def _draw_bits(ax: Axes, run: Run) -> str:
     return f"Bits per dimension of the flow on validation crops, lower is better: {told}."
 
 
-def false_polygons(table: PolygonTable, least_m2: float, threshold: float | None, seen: float | None) -> Chart | None:
+def false_polygons(
+    table: PolygonTable, number: int, *, least_m2: float, threshold: float | None, seen: float | None
+) -> Chart | None:
     """Return the plot of false polygons per km2 by threshold; None where they were not counted.
 
     `seen` is the number of polygons per km2 on the map.
@@ -245,17 +248,18 @@ def false_polygons(table: PolygonTable, least_m2: float, threshold: float | None
         ax.yaxis.set_minor_formatter(NullFormatter())
         ax.set_ylim(positive.min() / 3, positive.max() * 2)
     told = (
-        f"False polygons per square kilometre fall from {rate[0]:.3g} at {at[0]:.3g} to {rate[-1]:.3g} at {at[-1]:.3g}"
+        f"False polygons per square kilometre fall from {plain(rate[0])} at {at[0]:.3g} to {plain(rate[-1])} "
+        f"at {at[-1]:.3g}"
     )
     if threshold is not None:
         ax.axvline(threshold, color=ACCENT, linewidth=1.4, linestyle=(0, (4, 3)), label="threshold of the map")
     if threshold is not None and seen:
         ax.plot([threshold], [seen], color=ACCENT, marker="o", markersize=6, linestyle="", label="polygons on the map")
-        told += f"; this map has {seen:.3g} per square kilometre at {threshold:.4g}"
+        told += f"; this map has {plain(seen)} per square kilometre at {threshold:.4g}"
     ax.set_xlabel("threshold")
     ax.set_ylabel("polygons per km²")
     _legend(ax)
-    return Chart("False polygons per km² by threshold", as_svg(figure, "false"), told + ".")
+    return Chart("False polygons per km² by threshold", as_svg(figure, f"false{number}"), told + ".")
 
 
 def precision_recall(measured: Measured, number: int) -> Chart | None:
@@ -297,6 +301,6 @@ def found_by_false(measured: Measured, number: int) -> Chart | None:
     ax.set_ylim(0, 102)
     ax.set_xlabel("false polygons per km²")
     ax.set_ylabel("things found, %")
-    told = f"Things found rise from {rows[0][1]:.0f} % at {rows[0][0]:.3g} false polygons per square kilometre "
-    told += f"to {rows[-1][1]:.0f} % at {rows[-1][0]:.3g}."
+    told = f"Things found rise from {rows[0][1]:.0f} % at {plain(rows[0][0])} false polygons per square kilometre "
+    told += f"to {rows[-1][1]:.0f} % at {plain(rows[-1][0])}."
     return Chart("Things found by false polygons", as_svg(figure, f"found{number}"), told)

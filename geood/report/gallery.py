@@ -19,7 +19,7 @@ from affine import Affine
 from matplotlib import colormaps
 from numpy.typing import NDArray
 
-from geood.geo.display import Picture, Stretch, open_parts
+from geood.geo.display import DisplayRange, Picture, open_parts
 from geood.geo.gdal import open_raster, rasterio_window, reading
 from geood.geo.grid import Grid, Window
 from geood.polygons import in_pixels
@@ -61,7 +61,7 @@ class Card:
     excess: float
 
 
-def cards(scene: SceneMap, number_of_scene: int, *, stretch: Stretch | None, budget: int) -> list[Card]:
+def cards(scene: SceneMap, number_of_scene: int, *, stretch: DisplayRange | None, budget: int) -> list[Card]:
     """Return the cards of a map's polygons, each picture within `budget` bytes; `stretch` is that of the scene.
 
     Raises:
@@ -82,7 +82,7 @@ def cards(scene: SceneMap, number_of_scene: int, *, stretch: Stretch | None, bud
 
 
 @contextmanager
-def _reader(scene: SceneMap, stretch: Stretch | None) -> Iterator[Reader]:
+def _reader(scene: SceneMap, stretch: DisplayRange | None) -> Iterator[Reader]:
     """Yield a function that reads pictures of the scene, or of its scores."""
     if scene.scene is not None and stretch is not None:
         with open_parts(scene.scene, stretch) as part:

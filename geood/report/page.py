@@ -30,8 +30,8 @@ from geood.report.gallery import Card
 from geood.report.maps import MOST, SceneMap, is_map, read_maps
 from geood.report.pictures import of_file, scale_uri
 from geood.report.runs import Run, config_differences, read_run, thresholds_of
-from geood.report.scenes import Shown, shown_scenes
-from geood.report.splits import Split, read_split
+from geood.report.scenes import SceneView, shown_scenes
+from geood.report.splits import SplitView, read_split
 from geood.report.tables import class_table, confusion_table, negative_table, run_facts, verdict_bars
 
 PAGE_BYTES = 15_000_000  # of a page with 500 polygons, at most
@@ -152,7 +152,7 @@ def render(sources: Sources, *, title: str) -> str:
     )
 
 
-def _map_parts(sources: Sources, shown: list[Shown], cards: list[Card]) -> dict[str, Any]:
+def _map_parts(sources: Sources, shown: list[SceneView], cards: list[Card]) -> dict[str, Any]:
     return {
         "scenes": shown,
         "cards": cards,
@@ -171,7 +171,9 @@ def _promises(sources: Sources) -> list[Chart]:
     for each in sources.maps:
         if each.table is not None and each.table not in made:
             seen = None if each.verdict is None else each.verdict.polygons_per_km2
-            if chart := false_polygons(each.table, each.least_m2 or 0.0, each.threshold, seen):
+            if chart := false_polygons(
+                each.table, len(made), least_m2=each.least_m2 or 0.0, threshold=each.threshold, seen=seen
+            ):
                 made[each.table] = _safe(chart)
     run = sources.run
     if not made and run is not None and run.header is not None and run.header.record is not None:
@@ -179,7 +181,9 @@ def _promises(sources: Sources) -> list[Chart]:
 
         table, default = PolygonTable.of(run.header.record), [t for t in thresholds_of(run.header) if t.default]
         least = least_area(run.config.predict.min_area_m2, table.pixel_m)
-        if chart := false_polygons(table, least, default[0].value if default else None, None):
+        if chart := false_polygons(
+            table, 0, least_m2=least, threshold=default[0].value if default else None, seen=None
+        ):
             made[table] = _safe(chart)
     return list(made.values())
 
@@ -189,7 +193,7 @@ def _run_parts(run: Run | None) -> dict[str, Any]:
     if run is None:
         empty: dict[str, Any] = {name: [] for name in ("curves", "thresholds", "differences", "pictures", "facts")}
         return empty | {"run": None, "class_rows": [], "confusion": None, "negatives": [], "split": None, "score": ""}
-    split: Split | None = read_split(run.folder)
+    split: SplitView | None = read_split(run.folder)
     if split is not None and split.chart is not None:
         split = split._replace(chart=_safe(split.chart))
     return {

@@ -23,6 +23,11 @@ def reasons(row: Mapping[str, Any]) -> list[str]:
     return [sentence for sentence in said if sentence]
 
 
+def plain(value: float) -> str:
+    """Return a number with three digits that count, never as a power of ten."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 def number(row: Mapping[str, Any], name: str) -> float | None:
     """Return a column as a finite number; None where there is none."""
     value = row.get(name)

@@ -202,7 +202,7 @@ def thresholds_of(header: BundleHeader) -> list[Threshold]:
     return sorted(rows, key=lambda row: row.rate)
 
 
-class Difference(NamedTuple):
+class KeyChange(NamedTuple):
     """Key of a config with its value and the default; `default` is None for a key that has none."""
 
     key: str
@@ -210,21 +210,21 @@ class Difference(NamedTuple):
     default: str | None
 
 
-def config_differences(config: Config) -> list[Difference]:
+def config_differences(config: Config) -> list[KeyChange]:
     """Return the keys of a config that are not at their defaults, in the order of the sections."""
     return [row for name in type(config).model_fields for row in _of_section(name, getattr(config, name))]
 
 
-def _of_section(name: str, section: Any) -> Iterator[Difference]:
+def _of_section(name: str, section: Any) -> Iterator[KeyChange]:
     if not isinstance(section, BaseModel):
         return
     for key, field_info in type(section).model_fields.items():
         value = getattr(section, key)
         default = field_info.get_default(call_default_factory=True, validated_data={})
         if default is PydanticUndefined:
-            yield Difference(f"{name}.{key}", _told(value), None)
+            yield KeyChange(f"{name}.{key}", _told(value), None)
         elif value != default:
-            yield Difference(f"{name}.{key}", _told(value), _told(default))
+            yield KeyChange(f"{name}.{key}", _told(value), _told(default))
 
 
 def _told(value: Any) -> str:

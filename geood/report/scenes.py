@@ -13,7 +13,7 @@ import numpy as np
 import shapely
 
 from geood.calibration import Verdict
-from geood.geo.display import Stretch, drawn_shape, read_average, read_stretched
+from geood.geo.display import DisplayRange, drawn_shape, read_average, read_stretched
 from geood.polygons import in_pixels
 from geood.report.gallery import Card, cards, path_of
 from geood.report.maps import SceneMap
@@ -23,12 +23,15 @@ LONGEST_PX = 1400  # side of a scene's picture
 SCENE_BYTES, CARD_BYTES = 1_800_000, 6_600_000  # of JPEG and PNG, a third less than as text in the page
 MOST_SCENE_BYTES, MOST_CARD_BYTES = 600_000, 16_000  # of one picture
 LEAST_BYTES = 2_500
-NUMBERED = 60  # polygons whose rank is written on the picture
+NUMBERED, NUMBERED_SMALL = 60, 20  # polygons whose rank is written on the picture, and on that of a small screen
 
 
 @dataclass(frozen=True)
 class Outline:
-    """Polygon on the picture of a scene: SVG path, key of its card, words, and where its rank is written."""
+    """Polygon on the picture of a scene: SVG path, key of its card, words, and where its rank is written.
+
+    That of a `late` one is left out on small screens.
+    """
 
     path: str
     key: str
@@ -37,10 +40,11 @@ class Outline:
     x: float
     y: float
     numbered: bool
+    late: bool
 
 
 @dataclass(frozen=True)
-class Shown:
+class SceneView:
     """Scene on the page; `photo` and `score` are data URIs, empty where there is none. Sizes are in drawn pixels."""
 
     label: str
@@ -59,7 +63,7 @@ class Shown:
     share: float
 
 
-def shown_scenes(maps: Sequence[SceneMap]) -> tuple[list[Shown], list[Card]]:
+def shown_scenes(maps: Sequence[SceneMap]) -> tuple[list[SceneView], list[Card]]:
     """Return the pictures of all scenes that have a raster, and the cards of all polygons.
 
     Raises:
@@ -68,7 +72,7 @@ def shown_scenes(maps: Sequence[SceneMap]) -> tuple[list[Shown], list[Card]]:
     polygons = sum(0 if each.frame is None else len(each.frame) for each in maps)
     of_scene = min(MOST_SCENE_BYTES, SCENE_BYTES // max(1, len(maps)) // 2)
     of_card = max(LEAST_BYTES, min(MOST_CARD_BYTES, CARD_BYTES // max(1, 2 * polygons)))
-    shown, made = list[Shown](), list[Card]()
+    shown, made = list[SceneView](), list[Card]()
     for i, each in enumerate(maps):
         stretch = None
         if each.grid is not None and each.scores is not None:
@@ -78,7 +82,7 @@ def shown_scenes(maps: Sequence[SceneMap]) -> tuple[list[Shown], list[Card]]:
     return shown, made
 
 
-def _shown(each: SceneMap, number: int, budget: int) -> tuple[Shown, Stretch | None]:
+def _shown(each: SceneMap, number: int, budget: int) -> tuple[SceneView, DisplayRange | None]:
     assert each.grid is not None and each.scores is not None
     shape = drawn_shape(each.grid.height, each.grid.width, LONGEST_PX)
     photo, stretch = "", None
@@ -88,7 +92,7 @@ def _shown(each: SceneMap, number: int, budget: int) -> tuple[Shown, Stretch | N
     score, low, high = score_layer(read_average(each.scores, shape), budget)
     outlines = [] if each.frame is None else _outlines(each, number, shape[1] / each.grid.width)
     at = 0.5 if each.threshold is None else (each.threshold - low) / (high - low)
-    scene = Shown(
+    scene = SceneView(
         label=each.label,
         photo=photo,
         score=score,
@@ -127,6 +131,7 @@ def _outlines(each: SceneMap, number: int, shrink: float) -> list[Outline]:
             x=float(bounds[i, 2]),
             y=float(bounds[i, 1]),
             numbered=i < NUMBERED,
+            late=i >= NUMBERED_SMALL,
         )
         made.append(outline)
     return made[::-1]

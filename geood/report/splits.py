@@ -26,14 +26,14 @@ MOST_SHARP = 1500  # blocks; more are drawn as a picture inside the SVG
 MOST_CROPS = 400
 
 
-class Split(NamedTuple):
+class SplitView(NamedTuple):
     """Counts by kind and side, such as blocks of training, and a map of them (None: photographs)."""
 
     counts: list[tuple[str, str, int]]
     chart: Chart | None
 
 
-def read_split(run: Path) -> Split | None:
+def read_split(run: Path) -> SplitView | None:
     """Read the split of a run; None if it has none.
 
     Raises:
@@ -41,7 +41,7 @@ def read_split(run: Path) -> Split | None:
     """
     scenes, photos = run / "split.gpkg", run / "split.csv"
     if photos.is_file():
-        return Split(_photographs(photos), None)
+        return SplitView(_photographs(photos), None)
     if not scenes.is_file():
         return None
     try:
@@ -51,8 +51,8 @@ def read_split(run: Path) -> Split | None:
             frames = {name: pyogrio.read_dataframe(plain, layer=name) for name in wanted}
         counts = [(name, side, int((frame["split"] == side).sum())) for name, frame in frames.items() for side in SIDES]
         if "blocks" not in frames or not len(frames["blocks"]):
-            return Split(counts, None)
-        return Split(counts, _map(frames, counts))
+            return SplitView(counts, None)
+        return SplitView(counts, _map(frames, counts))
     except (OSError, RuntimeError, KeyError, ValueError, pyogrio.errors.DataSourceError) as error:
         raise DataError(f"{scenes}: is damaged ({shown(error)}); remove it to go on without") from None
 

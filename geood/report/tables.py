@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geood.calibration import Verdict
+from geood.report.reasons import plain
 from geood.report.runs import Run
 
 LAGS = (1, 4, 8, 16)
@@ -76,12 +77,12 @@ def _bar(
 ) -> Bar:
     low, high = limits
     top = 1.12 * max(v for v in (seen, promised, high, 1e-9) if v is not None)
-    expected = "nothing was promised" if promised is None else f"{promised:.3g}{unit or ' false ones'} expected"
+    expected = "nothing was promised" if promised is None else f"{plain(promised)}{unit or ' false ones'} expected"
     if low is not None and high is not None:
-        expected += f", {low:.3g} to {high:.3g}{unit} in a scene of this size"
+        expected += f", {plain(low)} to {plain(high)}{unit} in a scene of this size"
     at, *others = (None if v is None else min(100.0, 100 * v / top) for v in (seen, promised, low, high))
     outside = high is not None and seen > high
-    return Bar(title, f"{seen:.3g}{unit}", expected, at or 0.0, others[0], others[1], others[2], outside)
+    return Bar(title, f"{plain(seen)}{unit}", expected, at or 0.0, others[0], others[1], others[2], outside)
 
 
 def class_table(iou: Mapping[str, float]) -> list[ClassRow]:
