@@ -6,6 +6,7 @@ All long jobs use the same class, so that their logs look alike. It knows nothin
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -79,7 +80,17 @@ class Progress:
         self._said, self._last_said = now, self.done
         rate = (self.done - self.start) / max(now - self._began, 1e-9)
         left = (self.total - self.done) / rate if rate > 0 else float("nan")
-        log.info("%s %d/%d, %.0f s, %.0f s left  %s", self.title, self.done, self.total, now - self._began, left, text)
+        log.info(
+            "%s %d/%d, %s, %s left  %s", self.title, self.done, self.total, clock(now - self._began), clock(left), text
+        )
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as h:mm:ss, rounded to seconds; ?:??:?? for one that is not known."""
+    if not math.isfinite(seconds):
+        return "?:??:??"
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def tracked(title: str, steps: Iterable[T], total: int) -> Iterator[T]:

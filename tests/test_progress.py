@@ -4,7 +4,7 @@ import io
 import logging
 from types import SimpleNamespace
 
-from geood.progress import Progress, tracked
+from geood.progress import Progress, clock, tracked
 
 
 def lines(caplog):
@@ -33,7 +33,7 @@ def test_time_left_counts_this_run_only(caplog):
     with caplog.at_level(logging.INFO, "geood"), Progress("resumed", 100, start=90, every_s=0) as progress:
         progress.advance(5)
         progress.advance(5)
-    assert lines(caplog)[-1].startswith("resumed 100/100") and " 0 s left" in lines(caplog)[-1]
+    assert lines(caplog)[-1].startswith("resumed 100/100") and " 0:00:00 left" in lines(caplog)[-1]
 
 
 def test_progress_needs_no_stderr_and_takes_titles_as_they_are(caplog, monkeypatch):
@@ -60,3 +60,13 @@ def test_what_is_over_at_once_is_not_spoken_of(caplog, monkeypatch):
         monkeypatch.setattr("geood.progress.time", SimpleNamespace(monotonic=lambda: next(now)))
         assert list(tracked("long", "abc", 3)) == list("abc")
     assert lines(caplog)[0].startswith("long 1/3") and lines(caplog)[-1].startswith("long 3/3")
+
+
+def test_durations_are_told_as_a_clock_does():
+    assert [clock(s) for s in (0, 9.6, 69011, -1, float("nan"))] == [
+        "0:00:00",
+        "0:00:10",
+        "19:10:11",
+        "0:00:00",
+        "?:??:??",
+    ]

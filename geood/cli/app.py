@@ -28,6 +28,7 @@ from geood.cli.options import (
     Mosaic,
     NoData,
     NoResample,
+    Overview,
     Overwrite,
     Settings,
     TlsFile,
@@ -35,6 +36,7 @@ from geood.cli.options import (
     Workers,
 )
 from geood.cli.printing import print_bundle, print_pairs, print_predictions
+from geood.cli.report import print_training, report
 from geood.cli.reviewing import audit, feedback
 from geood.cli.threshold_options import (
     Connectivity,
@@ -59,7 +61,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
-for verb in (init, check, doctor, audit, feedback):
+for verb in (init, check, doctor, audit, feedback, report):
     app.command()(verb)
 
 
@@ -117,9 +119,7 @@ def train(
     from geood.training import train as run
 
     bundle_path = run(checked, out or Path("runs") / config.stem, resume=resume)
-    print(f"model      {bundle_path}")
-    print(f"run        {bundle_path.parent} (config.yaml, split.gpkg, metrics.csv, samples/, tensorboard/)")
-    print(f"next       geood predict SCENE.tif --out anomalies.gpkg --model {bundle_path}")
+    print_training(bundle_path)
 
 
 @app.command()
@@ -153,6 +153,7 @@ def predict(
     tls_key: TlsFile = None,
     max_ram: MaxRam = None,
     settings: Uses = None,
+    overview: Overview = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     overwrite: Overwrite = False,
     discard_verdicts: DiscardVerdicts = False,
@@ -184,6 +185,7 @@ def predict(
             tls=tls,
             max_ram=max_ram,
             settings=settings or (),
+            overview=overview,
             resume=resume,
             overwrite=overwrite,
             discard_verdicts=discard_verdicts,

@@ -17,6 +17,7 @@ from geood.errors import OutputError
 from geood.evaluation import draw_overview, evaluate_scenes, write_metrics
 from geood.models import ModelBundle
 from geood.prediction import predict
+from geood.report import draw_curves, report
 from geood.training import example_negatives, train
 
 log = logging.getLogger("geood")
@@ -107,7 +108,10 @@ def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
         threshold=result.threshold,
         metrics=evaluation.headline(),
     )
+    draw_curves(out / "run")
+    report([out / "run", out / "anomalies.gpkg", out / "metrics.json"], out / "report.html")
     files = [
+        (out / "report.html", "all of it on one page, to be opened in a browser: verdict, map, polygons, curves"),
         (out / "overview.png", "scene, classes, score map, truth and synthetic negatives, in one picture"),
         (out / "anomalies.gpkg", f"{result.anomalies} polygons above {result.threshold:.3f}, with their attributes"),
         (out / "anomalies.tif", "score of every pixel (cloud-optimized GeoTIFF)"),
@@ -125,6 +129,6 @@ def _clear(out: Path) -> None:
     out.mkdir(exist_ok=True)
     for folder in ("run", "world"):
         shutil.rmtree(out / folder, ignore_errors=True)
-    for pattern in ("overview.png", "metrics.json", "anomalies.*"):
+    for pattern in ("report.html", "overview.png", "metrics.json", "anomalies.*"):
         for path in out.glob(pattern):
             path.unlink()

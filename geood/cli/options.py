@@ -9,6 +9,9 @@ import typer
 
 from geood.cli.terminal import not_infinite
 
+Overview = Annotated[
+    bool, typer.Option("--overview", help="Also draw scene, scores, polygons and verdict: NAME.overview.png.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 DiscardVerdicts = Annotated[
     bool, typer.Option("--discard-verdicts", help="With --overwrite: also replace polygons that a person has judged.")

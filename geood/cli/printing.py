@@ -28,6 +28,8 @@ def print_predictions(made: Sequence[Any]) -> None:
             print(f"classes    {prediction.classes}")
         if prediction.polygons:
             print(f"polygons   {prediction.polygons}: {prediction.anomalies} above {prediction.threshold:.4g}")
+        if prediction.overview:
+            print(f"overview   {prediction.overview}")
         if prediction.verdict is not None:
             for line in prediction.verdict.lines():
                 print(printable(line))

@@ -16,18 +16,15 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 
 from geood.atomic import atomic_write, output_errors
 from geood.constants import IGNORE
+from geood.geo.display import LONGEST_PX, Picture, read_band, read_photo
 from geood.geo.gdal import open_raster, reading
 from geood.geo.qgis import class_colours
 
-LONGEST_PX = 1000  # side at which rasters are read for a picture
 HIT, MISSED, FALSE = "#00c853", "#ff00c8", "#ffb300"
-
-Picture = NDArray[np.float32]
 
 
 def draw_overview(  # noqa: PLR0913 - the panels of one page, each given by name
@@ -61,12 +58,12 @@ def draw_overview(  # noqa: PLR0913 - the panels of one page, each given by name
         DataError: a raster cannot be read.
         OutputError: the picture cannot be written.
     """
-    photo = _read_photo(scene)
-    score = _read_band(scores, photo.shape[:2])
+    photo = read_photo(scene)
+    score = read_band(scores, photo.shape[:2])
     truth = _read_truth(labels, scene, shape=photo.shape[:2], anomaly=anomaly) if labels else None
     panels: list[tuple[str, Callable[[Axes], None]]] = [("scene", lambda ax: _show(ax, photo))]
     if classes:
-        index = _read_band(classes, photo.shape[:2])
+        index = read_band(classes, photo.shape[:2])
         panels.append(("classes", lambda ax: _show_classes(ax, index, class_names)))
     panels.append(("anomaly score", lambda ax: _show_score(ax, score, threshold)))
     if truth is not None:
@@ -134,26 +131,6 @@ def _draw_page(
         figure.savefig(partial, format="png")
 
 
-def _read_photo(path: Path) -> Picture:
-    """Read three bands (H, W, 3) in [0, 1] for display, white where invalid; all types but 8-bit are stretched."""
-    with reading(path), open_raster(path) as source:
-        shape = _drawn_shape(source.height, source.width)
-        bands = [i for i, kind in zip(source.indexes, source.colorinterp, strict=True) if kind != ColorInterp.alpha]
-        bands = bands[:3] if len(bands) >= 3 else bands[:1] * 3
-        pixels = source.read(bands, out_shape=(3, *shape), resampling=Resampling.average).astype(np.float32)
-        valid = (source.dataset_mask(out_shape=shape) > 0) & np.isfinite(pixels).all(0)
-        stretched = source.dtypes[0] != "uint8" and valid.any()
-    low, high = np.percentile(pixels[:, valid], (1, 99)) if stretched else (0.0, 255.0)
-    photo = np.clip((np.nan_to_num(pixels) - low) / max(high - low, 1e-9), 0, 1)
-    return np.where(valid, photo, 1).transpose(1, 2, 0).astype(np.float32)
-
-
-def _read_band(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Read the first band (h, w) of a raster at the drawn size, by nearest neighbour."""
-    with reading(path), open_raster(path) as source:
-        return np.asarray(source.read(1, out_shape=shape), np.float32)
-
-
 def _read_truth(labels: Path, scene: Path, *, shape: tuple[int, int], anomaly: Sequence[int]) -> NDArray[np.uint8]:
     """Read labels on the scene's grid at the drawn size: 1 anomaly, 0 another label, 255 none."""
     with reading(labels), open_raster(scene) as source, open_raster(labels) as target:
@@ -165,11 +142,6 @@ def _read_truth(labels: Path, scene: Path, *, shape: tuple[int, int], anomaly: S
             with WarpedVRT(target, **grid, add_alpha=target.nodata is None) as warped:  # nearest neighbour
                 ids, known = warped.read(1), warped.dataset_mask() > 0
     return np.where(known & (ids != IGNORE), np.isin(ids, list(anomaly)), IGNORE).astype(np.uint8)
-
-
-def _drawn_shape(height: int, width: int) -> tuple[int, int]:
-    shrink = min(1.0, LONGEST_PX / max(height, width))
-    return max(1, round(height * shrink)), max(1, round(width * shrink))
 
 
 def _show(ax: Axes, picture: Picture) -> None:

@@ -222,7 +222,8 @@ class Evaluation:
     `at_threshold` has recall, precision and false-positive rate at the bundle's default threshold, and the rate
     promised with its interval. `scenes` has a dict for each scene with the figures of the bundle's default score.
     `objects` has a dict for each score and threshold with the recall of things and the false polygons, `ranking` the
-    precision of the first polygons, `things` a dict for each thing (all empty: not counted).
+    precision of the first polygons, `things` a dict for each thing (all empty: not counted). `curve` has points
+    (threshold, recall, precision) of the default score, `confusion` the pixels of each true class by predicted class.
     """
 
     model: str
@@ -239,6 +240,8 @@ class Evaluation:
     objects: list[dict[str, Any]] = field(default_factory=list)
     ranking: dict[str, Any] = field(default_factory=dict)
     things: list[dict[str, Any]] = field(default_factory=list)
+    curve: list[list[float]] = field(default_factory=list)
+    confusion: list[list[int]] = field(default_factory=list)
 
     def headline(self) -> dict[str, float]:
         """Return the main figures: those of the bundle's default score, the base rate, and mIoU."""

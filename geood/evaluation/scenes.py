@@ -187,6 +187,8 @@ def evaluate_scenes(
         objects=rows,
         ranking=ranking,
         things=things,
+        curve=[list(point) for point in pooled.curve.precision_recall()],
+        confusion=counts.confusion.counts.tolist(),
     )
 
 

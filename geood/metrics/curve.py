@@ -108,6 +108,19 @@ class Curve:
         best = int(np.argmax(f1))
         return float(f1[best]), float(self.scores[best])
 
+    def precision_recall(self, most: int = 200) -> list[tuple[float, float, float]]:
+        """Return points of the curve as (threshold, recall, precision): about `most`, evenly spread over the recall.
+
+        Empty if there is no anomaly pixel. Pixels *at or above* a threshold are positive.
+        """
+        if not self.positives:
+            return []
+        wanted = np.linspace(0, self.positives, most)
+        at = np.unique(np.clip(np.searchsorted(self.hits, wanted), 0, len(self.hits) - 1))
+        hits, found = self.hits[at], self.hits[at] + self.false_alarms[at]
+        columns = self.scores[at], hits / self.positives, hits / np.maximum(found, 1)
+        return list(zip(*(np.asarray(column, float).tolist() for column in columns), strict=True))
+
     def without_collinear(self) -> Curve:
         """Drop points that are collinear with their neighbours, as scikit-learn's `roc_curve` does by default.
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from geood.polygons.export import OUTPUT_SUFFIXES, PolygonSource, anomalies, write_anomalies, write_together
     from geood.polygons.formats import companion_of, is_anomalies
     from geood.polygons.ranking import priority
+    from geood.polygons.reading import in_pixels, read_anomalies
     from geood.polygons.typed_verdicts import check_nothing_typed
 
 __all__ = [
@@ -30,8 +31,10 @@ __all__ = [
     "check_nothing_typed",
     "companion_of",
     "count_areas",
+    "in_pixels",
     "is_anomalies",
     "priority",
+    "read_anomalies",
     "write_anomalies",
     "write_together",
 ]
@@ -46,8 +49,10 @@ __getattr__, __dir__ = lazy_exports(
         "check_nothing_typed": "typed_verdicts",
         "companion_of": "formats",
         "count_areas": "areas",
+        "in_pixels": "reading",
         "is_anomalies": "formats",
         "priority": "ranking",
+        "read_anomalies": "reading",
         "write_anomalies": "export",
         "write_together": "export",
     },

@@ -59,7 +59,7 @@ OUTPUT_SUFFIXES = tuple(FORMATS)
 GEOMETRY = "geometry"
 GEOMETRY_FIELD = pa.field(GEOMETRY, pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"})
 ROW_GROUP = 50_000  # rows of a Parquet row group
-_OURS = {"score_max", "area_px", "model"}  # columns that tell polygons of geood
+OURS = {"score_max", "area_px", "model"}  # columns that tell polygons of geood
 _FAILURES = (
     OSError,
     RuntimeError,
@@ -133,9 +133,9 @@ def is_anomalies(path: Path) -> bool:
     """Return whether a file holds polygons that geood wrote, by their columns."""
     try:
         if path.suffix == ".parquet":
-            return set(pyarrow.parquet.read_schema(path).names) >= _OURS
+            return set(pyarrow.parquet.read_schema(path).names) >= OURS
         with local_file(path) as plain:
-            return set(pyogrio.read_info(plain)["fields"]) >= _OURS
+            return set(pyogrio.read_info(plain)["fields"]) >= OURS
     except (*_FAILURES, DataError, ValueError):
         return False
 

@@ -32,7 +32,7 @@ SUMMARY = "summary.csv"
 
 @dataclass(frozen=True)
 class Prediction:
-    """The outputs of one scene and their figures; `polygons` is None if only scores are written.
+    """The outputs of one scene and their figures; `polygons` is None if only scores are written, `overview` if unasked.
 
     `verdict` says whether the promise of the threshold holds. `failed_tiles` are the windows (row, column, height,
     width in pixels) that could not be scored; `reason` says why the first could not.
@@ -48,6 +48,7 @@ class Prediction:
     failed_tiles: tuple[Window, ...] = ()
     reason: str = ""
     verdict: Verdict | None = None
+    overview: Path | None = None
 
 
 class Target(NamedTuple):
@@ -57,11 +58,13 @@ class Target(NamedTuple):
     scores: Path
     classes: Path | None
     polygons: Path | None
+    overview: Path | None = None
 
     @property
     def files(self) -> list[Path]:
         rasters = [p for p in (self.scores, self.classes) if p]
-        return [*rasters, *(p.with_suffix(".qml") for p in rasters), *([self.polygons] if self.polygons else [])]
+        others = [p for p in (self.polygons, self.overview) if p]
+        return [*rasters, *(p.with_suffix(".qml") for p in rasters), *others]
 
 
 class RunOutputs(NamedTuple):
@@ -87,14 +90,16 @@ class RunOutputs(NamedTuple):
         return self.targets[0].scores.parent
 
 
-def outputs_of(scenes: Sequence[str | Path], out: Path, *, mosaic: bool) -> RunOutputs:
-    """Name the outputs of a run: a folder of scenes, in a folder of outputs, gets a table too.
+def outputs_of(scenes: Sequence[str | Path], out: Path, *, mosaic: bool, overview: bool = False) -> RunOutputs:
+    """Name the outputs of a run: a folder of scenes, in a folder of outputs, gets a table too; a picture if asked for.
 
     Raises:
         ConfigError: there is no scene, two have the same name, or the suffix of `out` is unknown.
         DataError: a folder holds no scene.
     """
     targets, together = targets_of(sources_of(scenes, mosaic=mosaic), out)
+    if overview:
+        targets = [t._replace(overview=t.scores.with_suffix(".overview.png")) for t in targets]
     inside = targets[0].scores.parent == out
     summary = out / SUMMARY if inside and not mosaic and any(Path(s).is_dir() for s in scenes) else None
     parent = targets[0].scores.parent

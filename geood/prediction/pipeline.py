@@ -65,6 +65,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
     tls: TlsFiles | None = None,
     max_ram: str | None = None,
     settings: Sequence[str] = (),
+    overview: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     discard_verdicts: bool = False,
@@ -94,6 +95,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
         max_ram: memory limit of all processes on this machine together, such as "2GB"; None: what the config's tiles
             need.
         settings: overrides of the bundle's sections score and predict, such as `score.kind=energy`.
+        overview: also draw each scene with its scores, its polygons and the verdict, as `NAME.overview.png`.
         resume: continue an interrupted run of the same outputs from its finished tiles.
         overwrite: replace outputs that exist.
         discard_verdicts: replace also polygons in which a person has typed verdicts.
@@ -118,7 +120,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
     """
     out, options = Path(out), options or SceneOptions()
     choice = ThresholdChoice(threshold, fpr, false_per_km2, top)
-    outputs = outputs_of(scenes, out, mosaic=mosaic)
+    outputs = outputs_of(scenes, out, mosaic=mosaic, overview=overview)
     _check_drift(on_drift, outputs)
     others = [Path(bundle_path), *([options.area] if options.area else [])]
     check = partial(
@@ -212,6 +214,7 @@ def _score(
     for raster, verdict in zip(rasters, verdicts, strict=True):
         finish_raster(raster, bundle, verdict, open_threshold=rule.on_drift == "relative")
     _write_runs(outputs, verdicts, work.folder)
+    _draw(outputs, plans, verdicts, work.folder)
     return [
         SceneFigures(valid=scene.valid, anomalies=count, verdict=verdict, failed=scene.failed, reason=scene.reason)
         for scene, count, verdict in zip(scored, counts, verdicts, strict=True)
@@ -226,6 +229,25 @@ def _write_runs(outputs: RunOutputs, verdicts: Sequence[Verdict], folder: Path) 
     for file, its_rows in files:
         if file is not None and file.suffix == ".gpkg" and (folder / file.name).exists():
             write_run(folder / file.name, its_rows)
+
+
+def _draw(outputs: RunOutputs, plans: Sequence[ScenePlan], verdicts: Sequence[Verdict], folder: Path) -> None:
+    """Draw the overviews that were asked for."""
+    for target, plan, verdict in zip(outputs.targets, plans, verdicts, strict=True):
+        if target.overview is None:
+            continue
+        from geood.prediction.overview import draw_map
+
+        polygons = target.polygons or outputs.together
+        draw_map(
+            folder / target.overview.name,
+            scene=plan.job.source.name,
+            scores=folder / target.scores.name,
+            polygons=polygons and folder / polygons.name,
+            label=target.scene.label,
+            threshold=verdict.threshold,
+            verdict=verdict,
+        )
 
 
 def _log_verdicts(made: Sequence[Prediction]) -> None:
@@ -321,6 +343,7 @@ def _predictions(outputs: RunOutputs, figures: Sequence[SceneFigures]) -> list[P
             scores=t.scores,
             polygons=t.polygons or outputs.together,
             classes=t.classes,
+            overview=t.overview,
             threshold=scene.verdict.threshold,
             verdict=scene.verdict,
             valid_pixels=scene.valid,

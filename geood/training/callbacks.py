@@ -18,7 +18,7 @@ from torch.utils.data import Sampler
 from geood.atomic import atomic_write
 from geood.progress import Progress
 from geood.training.plans import Plan
-from geood.training.run_folder import append_metrics
+from geood.training.run_folder import append_metrics, write_confusion
 from geood.training.stage import Stage, pl
 
 log = logging.getLogger("geood")
@@ -81,6 +81,9 @@ class CheckpointCallback(pl.Callback):
             trained = {f"train/{k}": float(v) for k, v in module.figures.items()}
             validated = {f"val/{k}": v for k, v in module.validated.items()}
             append_metrics(self.run / "metrics.csv", self.plan.stage, trainer.global_step, trained | validated)
+            if module.confusion is not None:
+                names = [name for _, name in sorted(module.config.data.classes.items())]
+                write_confusion(self.run / "confusion.csv", names, module.confusion.counts)
             if trainer.logger is not None:
                 trainer.logger.log_metrics(validated, step=trainer.global_step)
             with atomic_write(self.checkpoint, alone=True) as partial:

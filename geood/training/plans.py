@@ -14,20 +14,22 @@ from geood.config import Config
 
 THIRD = ("joint", "head")  # stages that learn from negatives; a run has one of them
 STAGES = ("segmenter", "flow", *THIRD)
+MOST_TRIED = 100_000  # numbers of epochs that are tried, so that no length of a stage takes long to plan
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Stage cut into equal epochs: `epochs` times `epoch_steps` steps of `batch` crops."""
+    """Stage cut into equal epochs: `epochs` times `epoch_steps` steps of `batch` crops; `asked` is what was wanted."""
 
     stage: str
     epochs: int
     epoch_steps: int
     batch: int = 8
+    asked: int | None = None
 
     @property
     def steps(self) -> int:
-        """Number of steps of the stage: that of the config, rounded up to whole epochs."""
+        """Number of steps of the stage: that of the config, or a little more where that has no fitting divisor."""
         return self.epochs * self.epoch_steps
 
 
@@ -41,7 +43,22 @@ def plans(config: Config) -> list[Plan]:
     for stage in STAGES:
         steps: int = getattr(config.train, f"{stage}_steps")
         if steps and stage in wanted:
-            epochs = max(1, round(steps / config.train.validate_every))
+            epochs = _epochs(steps, config.train.validate_every)
             batch = config.train.joint_batch if stage in THIRD else None
-            chosen.append(Plan(stage, epochs, math.ceil(steps / epochs), batch or config.train.batch))
+            chosen.append(Plan(stage, epochs, math.ceil(steps / epochs), batch or config.train.batch, asked=steps))
     return chosen
+
+
+def _epochs(steps: int, every: int) -> int:
+    """Return into how many equal epochs a stage is cut, each of about `every` steps.
+
+    Of the numbers that divide the steps, and give epochs of half to twice as many, the nearest is taken; where none
+    does, as with a prime number of steps, the stage does a few steps more.
+    """
+    wanted = steps / every
+    nearest = max(1, round(wanted))
+    for away in range(min(nearest, MOST_TRIED)):
+        for epochs in (nearest - away, nearest + away):
+            if epochs >= 1 and steps % epochs == 0 and wanted / 2 <= epochs <= 2 * wanted:
+                return epochs
+    return nearest

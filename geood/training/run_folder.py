@@ -1,18 +1,26 @@
 """Run folder of a training: its files, and the checks before a run is started, resumed or reused.
 
 `config.yaml` (resolved), `split.gpkg` (scenes) or `split.csv` (photographs), `skipped.csv` (files that could not be
-read), `labels/` (burnt polygons), `metrics.csv` (one row per figure), `samples/`, `tensorboard/`,
-`checkpoints/STAGE.ckpt` and, at the end, `model.safetensors`. This module reads and writes
-the folder; it does not train. Checkpoints are read in `checkpoints`.
+read), `labels/` (burnt polygons), `metrics.csv` (one row per figure), `confusion.csv` (classes of the last validation),
+`versions.json`, `samples/`, `tensorboard/`, `checkpoints/STAGE.ckpt` and, at the end, `model.safetensors`. This module
+reads and writes the folder; it does not train. Checkpoints are read in `checkpoints`.
 """
 
 from __future__ import annotations
 
 import csv
+import json
+import platform
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from geood._version import __version__
 from geood.atomic import atomic_write
 from geood.config import Config, load_config, to_yaml
 from geood.errors import ConfigError, OutputError, TrainingError, shown
@@ -27,7 +35,17 @@ APART = (
     *(f"segmenter.{key}" for key in ("outlier", "weights", "checkpointing")),
     "flow.checkpointing",
 )
-FILES = ("config.yaml", "split.gpkg", "split.csv", "skipped.csv", "metrics.csv", "model.safetensors")
+FILES = (
+    "config.yaml",
+    "split.gpkg",
+    "split.csv",
+    "skipped.csv",
+    "metrics.csv",
+    "confusion.csv",
+    "versions.json",
+    "model.safetensors",
+)
+PACKAGES = ("torch", "timm", "torchgeo", "lightning", "rasterio", "numpy")  # whose versions are noted
 LABELS = "labels"  # burnt while the crops are opened, before the folder is known to be a run
 BEFORE = (".config.partial.yaml", LABELS)  # what a run may hold that has no config.yaml yet
 FOLDERS = ("checkpoints", "samples", "tensorboard", LABELS)
@@ -81,6 +99,7 @@ def make_run(run: Path, config: Config) -> None:
         with atomic_write(run / "config.yaml", alone=True) as partial:  # first: without it a folder is no run
             partial.write_text(to_yaml(config), encoding="utf-8")
         (run / "checkpoints").mkdir(exist_ok=True)
+        write_versions(run)
     except OSError as error:
         raise OutputError(f"{run}: cannot be made ({error.strerror}); give another --out") from None
 
@@ -150,6 +169,23 @@ def append_metrics(path: Path, stage: str, step: int, figures: dict[str, float])
     """Append a row for each figure to metrics.csv."""
     added = [dict(zip(FIELDS, (stage, step, name, f"{value:.6g}"), strict=True)) for name, value in figures.items()]
     _write_rows(path, [*(_metric_rows(path) if path.exists() else ()), *added])
+
+
+def write_confusion(path: Path, names: Sequence[str], counts: NDArray[np.int64]) -> None:
+    """Write the confusion of classes as CSV: a row for each true class, a column for each predicted one, in pixels."""
+    with atomic_write(path, alone=True) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["true class", *names])
+        writer.writerows([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
+
+
+def write_versions(run: Path) -> None:
+    """Note in `versions.json` what trains: geood, Python, the packages that matter, and the device."""
+    noted = {"geood": __version__, "python": platform.python_version(), "system": platform.platform()}
+    noted |= {package: version(package) for package in PACKAGES}
+    noted["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    with atomic_write(run / "versions.json", alone=True) as partial:
+        partial.write_text(json.dumps(noted, indent=2) + "\n", encoding="utf-8")
 
 
 def trim_metrics(path: Path, stage: str, step: int) -> None:

@@ -1,9 +1,10 @@
-"""Monitor of a flow's samples: figures that tell images from mosaics and noise, limits to them, and a picture.
+"""Monitor of negatives: figures that tell images from mosaics and noise, limits to them, and a picture.
 
 The likelihood says little about samples: a flow whose samples are mosaics of independent blocks may have fewer bits per
 dimension than one whose samples hang together. So each validation measures samples and as many real crops of the same
-size in the same way, and shows them below each other. Nothing here draws samples or knows a stage. Tensors in, numbers
-and pictures out.
+size in the same way, and shows them below each other. Negatives of any source are measured where they are pasted,
+beside the pixels that were there before. Nothing here draws samples or knows a stage. Tensors in, numbers and pictures
+out.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
@@ -25,6 +26,9 @@ LEAST_CORRELATION, LEAST_SPREAD, MOST_SPREAD, MOST_BORDER = 0.7, 0.5, 1.5, 1.5
 MOST_OUTSIDE = 0.1
 SHOWN = 8  # images in a row of the picture
 LINE = (255, 220, 0)  # colour of the outline of a pasted negative
+TITLE_PX = 13  # height of the letters of a title
+PASTED_LAGS = LAGS[:3]  # patches are small
+LEAST_SIDE = 128  # images of a picture are shown at least that large, in pixels
 
 
 def sample_figures(images: Tensor, step: Tensor) -> dict[str, float]:
@@ -60,6 +64,42 @@ def _correlation(centred: Tensor, lag: int) -> float:
     variance = centred.square().mean((0, 2, 3))
     found = [torch.where(variance > 0, (a * b).mean((0, 2, 3)) / variance, 1.0).mean() for a, b in pairs]
     return float(torch.stack(found).mean())
+
+
+def pasted_figures(pasted: Tensor, before: Tensor, negative: Tensor) -> dict[str, float]:
+    """Measure negatives where they are pasted, and under the same outlines the pixels that they replaced.
+
+    Args:
+        pasted: images (N, C, H, W) with negatives.
+        before: the same images without them.
+        negative: (N, H, W) bool, True on negatives.
+
+    Returns:
+        `pasted_corr_1`, `pasted_corr_4`, `pasted_corr_8`: correlation of pixels that many apart along rows and columns,
+        both on negatives, -1 to 1, about the mean of each band; and after `REAL` those of the images. Empty where there
+        are no such pixels.
+    """
+    figures = dict[str, float]()
+    for prefix, images in (("", pasted), (REAL, before)):
+        shown = images.detach().double().clamp(0, 1)
+        within = negative[:, None].expand_as(shown)
+        count = within.sum((0, 2, 3)).clamp(min=1)
+        centred = (shown - ((shown * within).sum((0, 2, 3)) / count)[:, None, None]) * within
+        variance = centred.square().sum((0, 2, 3)) / count
+        for lag in PASTED_LAGS:
+            found = [_masked(centred, within, lag), _masked(centred.transpose(2, 3), within.transpose(2, 3), lag)]
+            pairs = [part / variance.clamp(min=1e-12) for part in found if part is not None]
+            if pairs and bool((variance > 0).all()):
+                figures[f"{prefix}pasted_corr_{lag}"] = float(torch.stack(pairs).mean())
+    return figures
+
+
+def _masked(centred: Tensor, within: Tensor, lag: int) -> Tensor | None:
+    """Return the mean product (C,) of pixels `lag` columns apart that both lie within; None if there are none."""
+    both = within[..., lag:] & within[..., :-lag]
+    if not both.any():
+        return None
+    return (centred[..., lag:] * centred[..., :-lag] * both).sum((0, 2, 3)) / both.sum((0, 2, 3)).clamp(min=1)
 
 
 def _border(images: Tensor) -> float:
@@ -103,7 +143,7 @@ def _told(pair: tuple[float, float]) -> str:
 def sample_picture(rows: Mapping[str, Tensor]) -> Image.Image:
     """Draw rows of images (N, C, h, w) in [0, 1], each row under its title, the first few of each.
 
-    Shows bands 1-2-3, or the first as grey if there are fewer.
+    Shows bands 1-2-3, or the first as grey if there are fewer. Small images are enlarged by whole numbers.
     """
     declare_missing_operators()
     from torchvision.utils import make_grid
@@ -111,13 +151,17 @@ def sample_picture(rows: Mapping[str, Tensor]) -> Image.Image:
     parts = []
     for title, images in rows.items():
         shown = images[:SHOWN, :3] if images.shape[1] >= 3 else images[:SHOWN, :1].expand(-1, 3, -1, -1)
-        grid = make_grid(shown.detach().float().clamp(0, 1).cpu(), nrow=SHOWN, padding=2, pad_value=1.0)
+        times = max(1, LEAST_SIDE // max(1, *images.shape[2:]))
+        shown = shown.detach().float().clamp(0, 1).cpu().repeat_interleave(times, 2).repeat_interleave(times, 3)
+        grid = make_grid(shown, nrow=SHOWN, padding=2, pad_value=1.0)
         parts.append((title, Image.fromarray((grid * 255).round().byte().permute(1, 2, 0).numpy())))
-    width, line = max([part.width for _, part in parts], default=1), 14
+    font = ImageFont.load_default(TITLE_PX)
+    wide = [part.width for _, part in parts] + [round(font.getlength(title)) + 8 for title, _ in parts]
+    width, line = max(wide, default=1), TITLE_PX + 9
     whole = Image.new("RGB", (width, sum(part.height + line for _, part in parts) or 1), "white")
     pen, top = ImageDraw.Draw(whole), 0
     for title, part in parts:
-        pen.text((2, top + 1), title, fill="black")
+        pen.text((4, top + 3), title, fill="black", font=font)
         whole.paste(part, (0, top + line))
         top += part.height + line
     return whole

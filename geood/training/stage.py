@@ -41,6 +41,7 @@ from geood.training.sample_monitor import (  # noqa: E402
     REAL,
     far_off,
     outlined,
+    pasted_figures,
     sample_figures,
     sample_picture,
     stacked,
@@ -51,6 +52,7 @@ __all__ = ["Stage", "cut_crops", "first_crops", "pl"]
 
 log = logging.getLogger("geood")
 FORGOTTEN, DROWNED = 0.3, 0.03  # limits beyond which `troubles` warns
+PASTED = 6  # crops with pasted negatives that are shown
 SAMPLES = 32  # samples of the flow, and real crops, that a validation measures
 FIRST_CROPS = 32  # training crops that the flow is initialized from
 
@@ -59,13 +61,16 @@ FIRST_CROPS = 32  # training crops that the flow is initialized from
 class _Validation:
     """Running figures of one validation: `nll` per batch, `bpd` per crop.
 
-    `samples` of the flow, batches of `real` crops of their size, and images with `pasted` negatives, outlined.
+    `samples` of the flow, batches of `real` crops of their size, and images with `pasted` negatives, outlined, with
+    these images as they were `before`; `negatives` are figures of the pasted pixels.
     """
 
     confusion: Confusion
     samples: Tensor | None = None
     real: list[Tensor] = field(default_factory=list)
     pasted: Tensor | None = None
+    before: Tensor | None = None
+    negatives: dict[str, float] = field(default_factory=dict)
     nll: list[float] = field(default_factory=list)
     bpd: list[float] = field(default_factory=list)
 
@@ -120,6 +125,11 @@ class Stage(pl.LightningModule):
             for part in self.segmenter.frozen_parts:
                 part.eval()
         return self
+
+    @property
+    def confusion(self) -> Confusion | None:
+        """Confusion of the classes in the last validation; None in a stage without the segmenter."""
+        return None if self.segmenter is None else self._validation.confusion
 
     @property
     def flow_learns(self) -> bool:
@@ -219,6 +229,8 @@ class Stage(pl.LightningModule):
         if index == 0 and self.plan.stage in THIRD and self.config.negatives.sources:
             pasted = self._pasted(batch, generator, moved=False)
             self._validation.pasted = outlined(pasted.image.detach(), pasted.covered)
+            self._validation.before = batch["image"]
+            self._validation.negatives = pasted_figures(pasted.image, batch["image"], pasted.negative)
 
     def on_validation_end(self) -> None:
         tally, figures = self._validation, dict[str, float]()
@@ -256,8 +268,11 @@ class Stage(pl.LightningModule):
                 figures = {REAL + k: v for k, v in sample_figures(real, self.flow.step).items()}
             rows[f"samples of the flow, {size} px"] = tally.samples
             figures |= sample_figures(tally.samples, self.flow.step)
-        if tally.pasted is not None:
-            rows["negatives pasted, outlined"] = tally.pasted[:4]
+        if tally.pasted is not None and tally.before is not None:
+            size = " x ".join(str(side) for side in tally.pasted.shape[2:])
+            rows[f"crops of the validation ground, {size} px"] = tally.before[:PASTED]
+            rows["the same crops with negatives pasted in, outlined in yellow"] = tally.pasted[:PASTED]
+            figures |= tally.negatives
         if rows and self.trainer.is_global_zero and self.trainer.default_root_dir:
             path = Path(self.trainer.default_root_dir) / "samples" / f"{self.plan.stage}_{self.global_step:06d}.png"
             path.parent.mkdir(exist_ok=True)

@@ -49,8 +49,8 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
     """Train a bundle and return its path, `out/model.safetensors`.
 
     The run folder also holds config.yaml (resolved), split.gpkg (blocks and crops) or split.csv (photographs),
-    metrics.csv, samples/ (pictures of synthetic negatives), tensorboard/, checkpoints/ and, where labels are polygons,
-    labels/.
+    metrics.csv, confusion.csv (classes of the last validation), versions.json, samples/ (pictures of synthetic
+    negatives beside real crops), tensorboard/, checkpoints/ and, where labels are polygons, labels/.
 
     Args:
         config: data, networks and training settings.
@@ -143,6 +143,9 @@ def _run_stage(stage: Stage, run: Path, crops: Crops, *, begun: int) -> dict[str
     """Run one stage to its end, from step `begun` of its checkpoint (0: afresh); return its last validation figures."""
     plan, config = stage.plan, stage.config
     checkpoint = run / "checkpoints" / f"{plan.stage}.ckpt"
+    if plan.asked not in (None, plan.steps):
+        said = (plan.stage, plan.asked, plan.steps, plan.epochs, plan.epoch_steps)
+        log.info("%s: asked for %d steps, does %d: %d parts of %d, each with its validation", *said)
     if _is_leader():
         trim_metrics(run / "metrics.csv", plan.stage, begun)
     from lightning.pytorch.loggers import TensorBoardLogger

@@ -5,7 +5,8 @@ from affine import Affine
 from PIL import Image
 
 from geood.errors import DataError, OutputError
-from geood.evaluation.pictures import _mosaic, _read_photo, _read_truth, draw_overview
+from geood.evaluation.pictures import _mosaic, _read_truth, draw_overview
+from geood.geo.display import read_photo
 
 UTM = "EPSG:32633"
 
@@ -77,7 +78,7 @@ def test_one_band_float_scene_with_gaps(tmp_path, rasters):
     band = np.random.default_rng(2).normal(1000, 50, (1, 60, 80)).astype(np.float32)
     band[:, 20:40, 20:40] = np.nan
     scene = write(tmp_path / "radar.tif", band, nodata=float("nan"))
-    photo = _read_photo(scene)
+    photo = read_photo(scene)
     assert (photo[20:40, 20:40] == 1).all()
     assert photo.min() >= 0 and photo.max() <= 1 and 0.3 < photo[:20].mean() < 0.7
     draw(tmp_path / "overview.png", {**rasters, "scene": scene})
@@ -85,7 +86,7 @@ def test_one_band_float_scene_with_gaps(tmp_path, rasters):
 
 def test_large_scenes_are_read_small(tmp_path):
     scene = write(tmp_path / "large.tif", np.ones((3, 400, 5000), np.uint8))
-    assert _read_photo(scene).shape == (80, 1000, 3)
+    assert read_photo(scene).shape == (80, 1000, 3)
 
 
 def test_truth_on_another_grid_lands_on_the_scene(tmp_path, rasters):

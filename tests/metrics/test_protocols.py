@@ -216,6 +216,9 @@ def test_curves_equal_scikit_learn(levels, seed):
             assert thinned == thinned_fpr[np.argmax(thinned_tpr > recall)]
         down = slice(int(np.argmax(tpr == 1)), 0, -1)  # from full recall, and without the origin
         assert curve.fpr_at(recall, "closest") == fpr[down][np.argmin(np.abs(tpr[down] - recall))]
+    for at, recall, precision in curve.precision_recall():
+        found = (score >= at) & (truth == 1)
+        assert recall == found.sum() / truth.sum() and precision == found.sum() / (score >= at).sum()
     f1 = {t: 2 * (score[truth == 1] >= t).sum() / ((score >= t).sum() + truth.sum()) for t in np.unique(score)}
     assert curve.best_f1() == (pytest.approx(max(f1.values())), max(t for t in f1 if f1[t] == max(f1.values())))
 

@@ -5,7 +5,16 @@ import math
 import pytest
 import torch
 
-from geood.training.sample_monitor import LAGS, REAL, far_off, outlined, sample_figures, sample_picture, stacked
+from geood.training.sample_monitor import (
+    LAGS,
+    REAL,
+    far_off,
+    outlined,
+    pasted_figures,
+    sample_figures,
+    sample_picture,
+    stacked,
+)
 
 STEP = torch.full((3,), 1 / 255)
 
@@ -84,7 +93,7 @@ def test_real_crops_are_not_far_from_themselves_and_each_fault_is_told_once():
 def test_rows_of_any_band_count_and_size_are_drawn_under_each_other(bands):
     rows = {"real crops": torch.rand(9, bands, 16, 24), "pasted": torch.rand(2, bands, 32, 32)}
     shown = sample_picture(rows)
-    assert shown.mode == "RGB" and shown.size == (8 * 26 + 2, 14 + 20 + 14 + 36)
+    assert shown.mode == "RGB" and shown.size == (8 * 122 + 2, 22 + 84 + 22 + 132)  # 5 and 4 times as large
     assert sample_picture({}).size == (1, 1)
 
 
@@ -101,3 +110,18 @@ def test_the_outline_lies_around_what_is_covered(bands):
 def test_stacked_keeps_the_first():
     assert stacked([], 3) is None
     assert torch.equal(stacked([torch.zeros(2, 1), torch.ones(2, 1)], 3), torch.tensor([[0.0], [0], [1]]))
+
+
+def test_pasted_pixels_alone_are_measured_and_the_same_ones_before():
+    """Noise pasted into a smooth image: the noise hangs together no more, and what lies around it does not count."""
+    smooth = torch.linspace(0, 1, 64).expand(2, 3, 64, 64).clone()
+    negative = torch.zeros(2, 64, 64, dtype=torch.bool)
+    negative[:, 8:56, 8:56] = True
+    pasted = torch.where(negative[:, None], _noise(2, 64), smooth)
+    figures = pasted_figures(pasted, smooth, negative)
+    assert figures["pasted_corr_1"] == pytest.approx(0, abs=0.05) and figures[f"{REAL}pasted_corr_1"] > 0.9
+    assert set(figures) == {f"{real}pasted_corr_{lag}" for real in ("", REAL) for lag in (1, 4, 8)}
+    whole = torch.ones_like(negative)
+    of_all = {f"{k.removeprefix('pasted_')}": v for k, v in pasted_figures(pasted, smooth, whole).items()}
+    assert of_all["corr_4"] == pytest.approx(sample_figures(pasted, STEP)["corr_4"], abs=1e-6)
+    assert pasted_figures(pasted, smooth, torch.zeros_like(negative)) == {}

@@ -19,6 +19,7 @@ import shapely
 import torch
 from PIL import Image
 
+from geood._version import __version__ as geood_version
 from geood.calibration.measurement import sample_ground
 from geood.cli.process import _run
 from geood.config.loading import to_yaml
@@ -100,9 +101,15 @@ def unbroken(scenes_folder, tmp_path_factory) -> Path:
 
 def test_a_run_leaves_all_that_it_promises(unbroken, scenes_folder):
     run = unbroken.parent
-    assert {"config.yaml", "split.gpkg", "metrics.csv", "samples", "tensorboard", "model.safetensors"} <= {
-        p.name for p in run.iterdir()
-    }
+    files = {"config.yaml", "split.gpkg", "metrics.csv", "confusion.csv", "versions.json", "model.safetensors"}
+    assert files | {"samples", "tensorboard"} <= {p.name for p in run.iterdir()}
+    with (run / "confusion.csv").open(newline="") as file:
+        head, *rows = list(csv.reader(file))
+    assert head[1:] == [row[0] for row in rows] == ["land", "road", "roof"]
+    counts = np.array([row[1:] for row in rows], int)
+    iou = np.diag(counts) / (counts.sum(0) + counts.sum(1) - np.diag(counts))
+    assert np.nanmean(iou) == pytest.approx(last_metrics(run / "metrics.csv", "joint")["joint/miou"], abs=1e-5)
+    assert json.loads((run / "versions.json").read_text())["geood"] == geood_version
     assert set(gpd.read_file(run / "split.gpkg", layer="blocks")["split"]) == {"train", "validation"}
     with (run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -115,6 +122,8 @@ def test_a_run_leaves_all_that_it_promises(unbroken, scenes_folder):
         ("flow", "val/corr_8"),
         ("flow", "val/real_corr_8"),
         ("joint", "val/real_border"),
+        ("joint", "val/pasted_corr_4"),
+        ("joint", "val/real_pasted_corr_4"),
     } <= figures
     assert len(list((run / "samples").glob("joint_*.png"))) == 2
     assert list((run / "tensorboard").rglob("events*"))
@@ -586,13 +595,24 @@ def test_each_term_of_the_joint_step_moves_the_networks_that_it_is_to_move(scene
     assert all(not gradient.any() for gradient in kept_out.values())
 
 
+@pytest.mark.parametrize(("steps", "every"), [(350, 100), (300, 100), (400, 100), (1, 500), (20_000, 500), (999, 250)])
+def test_stages_do_the_steps_that_were_asked(scenes_folder, steps, every):
+    [made] = plans(config(scenes_folder, segmenter_steps=steps, validate_every=every, flow_steps=0, joint_steps=0))
+    assert made.steps == steps and (0.5 <= made.epochs * every / steps <= 2 or steps < every)
+
+
+def test_a_prime_number_of_steps_is_rounded_up_to_whole_epochs(scenes_folder):
+    [made] = plans(config(scenes_folder, segmenter_steps=353, validate_every=100, flow_steps=0, joint_steps=0))
+    assert (made.epochs, made.steps, made.asked) == (4, 356, 353)
+
+
 def test_stages_are_whole_epochs_at_least_as_long_as_asked(scenes_folder):
     lengths = {"segmenter_steps": 1000, "validate_every": 300, "flow_steps": 0, "joint_steps": 10}
     made = plans(config(scenes_folder, **lengths, joint_batch=3))
-    assert [(p.stage, p.epochs, p.batch) for p in made] == [("segmenter", 3, 2), ("joint", 1, 3)]
-    assert [p.steps for p in made] == [1002, 10]
+    assert [(p.stage, p.epochs, p.batch) for p in made] == [("segmenter", 4, 2), ("joint", 1, 3)]
+    assert [p.steps for p in made] == [1000, 10]
     headed = plans(with_head(scenes_folder, **lengths, joint_batch=3, source="phase"))
-    assert [(p.stage, p.steps, p.batch) for p in headed] == [("segmenter", 1002, 2), ("head", 4, 3)]
+    assert [(p.stage, p.steps, p.batch) for p in headed] == [("segmenter", 1000, 2), ("head", 4, 3)]
 
 
 @pytest.mark.parametrize("third", ["joint", "head"])

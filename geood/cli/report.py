@@ -1,0 +1,57 @@
+"""Verb `geood report`: one page of HTML on runs, maps and evaluations; and what `geood train` tells at its end.
+
+Both call the package `report` and say where its pictures are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from geood.cli.options import Overwrite
+from geood.errors import printable
+
+MEBI = 2**20
+
+
+def report(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="A run folder; polygons (or scores, or a folder) of predict; figures of evaluate. In any order.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The page, ending in .html; one file that needs no network.")],
+    scene: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="SCENE", help="The scene that a map is of; repeatable; default: looked for by name."),
+    ] = None,
+    most: Annotated[int, typer.Option(min=1, max=5000, metavar="N", help="Polygons that are shown of each map.")] = 500,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a page to look at: verdict, map, ranked polygons, curves, classes, negatives, config."""
+    from geood.report import report as run
+
+    path = run(sources, out, scenes=scene or (), most=most, overwrite=overwrite)
+    print(f"report     {path} ({path.stat().st_size / MEBI:.1f} MB; open it in any browser)")
+
+
+def print_training(bundle_path: Path) -> None:
+    """Draw the curves of a finished run; print what it has to say, where its files are, and what to type next."""
+    from geood.report import draw_curves, run_lines
+
+    run = bundle_path.parent
+    curves = draw_curves(run)
+    for line in run_lines(run):
+        print(printable(line))
+    pictures = sorted((run / "samples").glob("*.png"), key=lambda path: path.stat().st_mtime)
+    for what, path in (("curves", curves), ("negatives", pictures[-1] if pictures else None)):
+        if path is not None:
+            print(f"{what:<11}{path}")
+    print(f"model      {bundle_path}")
+    print(f"run        {run} (config.yaml, split, metrics.csv, confusion.csv, samples/, tensorboard/)")
+    print(f"next       geood predict SCENE.tif --out anomalies.gpkg --model {bundle_path}")
+    print(f"then       geood report {run} anomalies.gpkg --out report.html")

@@ -1,0 +1,122 @@
+"""Rasters as pictures: scenes and scores at the size at which they are drawn, so memory stays small for any scene.
+
+GDAL reads decimated: from overviews where a file has them, else block by block. Values are stretched for the eye, once
+for a whole scene, so that cut-outs of it look alike; what is computed never passes here. No figure is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp, Resampling
+
+from geood.geo.gdal import open_raster, rasterio_window, reading
+from geood.geo.grid import Grid, Window
+
+LONGEST_PX = 1000  # side at which rasters are read for a page
+LOW, HIGH = 1, 99  # percentiles between which values of other types than 8 bit are stretched
+
+Picture = NDArray[np.float32]
+
+
+class DisplayRange(NamedTuple):
+    """Values that are shown as black and as white."""
+
+    low: float = 0.0
+    high: float = 255.0
+
+
+def drawn_shape(height: int, width: int, longest: int = LONGEST_PX) -> tuple[int, int]:
+    """Return height and width at which a raster is drawn: at most `longest`, never enlarged."""
+    shrink = min(1.0, longest / max(height, width))
+    return max(1, round(height * shrink)), max(1, round(width * shrink))
+
+
+def grid_of(path: str | Path) -> Grid:
+    """Return the grid of a source.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    with open_raster(path) as source:
+        return Grid(source.height, source.width, source.transform, source.crs)
+
+
+def read_photo(path: str | Path, longest: int = LONGEST_PX) -> Picture:
+    """Read three bands (H, W, 3) in [0, 1] for display, white where invalid; all types but 8-bit are stretched.
+
+    Raises:
+        DataError: the raster cannot be read.
+    """
+    return read_stretched(path, longest)[0]
+
+
+def read_stretched(path: str | Path, longest: int = LONGEST_PX) -> tuple[Picture, DisplayRange]:
+    """Read a whole scene as `read_photo` does, and return the stretch for cut-outs of it as well."""
+    with reading(path), open_raster(path) as source:
+        shape = drawn_shape(source.height, source.width, longest)
+        pixels, valid = _bands(source, shape, None)
+        eight_bit = source.dtypes[0] == "uint8"
+    stretch = DisplayRange()
+    if not eight_bit and valid.any():
+        stretch = DisplayRange(*(float(value) for value in np.percentile(pixels[:, valid], (LOW, HIGH))))
+    return _shown(pixels, valid, stretch), stretch
+
+
+@contextmanager
+def open_parts(path: str | Path, stretch: DisplayRange) -> Iterator[Callable[[Window, int], Picture]]:
+    """Yield a function that reads a window of a scene (h, w, 3) in [0, 1], its longer side at most so many pixels.
+
+    Raises:
+        DataError: the raster cannot be read.
+    """
+    with reading(path), open_raster(path) as source:
+
+        def part(window: Window, side: int) -> Picture:
+            pixels, valid = _bands(source, drawn_shape(window.height, window.width, side), window)
+            return _shown(pixels, valid, stretch)
+
+        yield part
+
+
+def read_band(path: str | Path, shape: tuple[int, int]) -> Picture:
+    """Read the first band (h, w) of a raster at the drawn size, by nearest neighbour.
+
+    Raises:
+        DataError: the raster cannot be read.
+    """
+    with reading(path), open_raster(path) as source:
+        return np.asarray(source.read(1, out_shape=shape), np.float32)
+
+
+def read_average(path: str | Path, shape: tuple[int, int]) -> Picture:
+    """Read the first band (h, w) of a raster at the drawn size, averaged; NaN where there is no data.
+
+    Raises:
+        DataError: the raster cannot be read.
+    """
+    with reading(path), open_raster(path) as source:
+        values = source.read(1, out_shape=shape, resampling=Resampling.average, masked=True)
+    return np.ma.filled(values.astype(np.float32), np.nan)
+
+
+def _bands(source: Any, shape: tuple[int, int], window: Window | None) -> tuple[Picture, NDArray[np.bool_]]:
+    """Read three bands (3, h, w) of an open raster, or one of them thrice, and where they are valid (h, w)."""
+    kinds = zip(source.indexes, source.colorinterp, strict=True)
+    bands = [i for i, kind in kinds if kind != ColorInterp.alpha]
+    bands = bands[:3] if len(bands) >= 3 else bands[:1] * 3
+    place = None if window is None else rasterio_window(window)
+    options = {"window": place, "resampling": Resampling.average}
+    pixels = source.read(bands, out_shape=(3, *shape), **options).astype(np.float32)
+    mask = source.dataset_mask(out_shape=shape, window=place) > 0
+    return pixels, mask & np.isfinite(pixels).all(0)
+
+
+def _shown(pixels: Picture, valid: NDArray[np.bool_], stretch: DisplayRange) -> Picture:
+    photo = np.clip((np.nan_to_num(pixels) - stretch.low) / max(stretch.high - stretch.low, 1e-9), 0, 1)
+    return np.where(valid, photo, 1).transpose(1, 2, 0).astype(np.float32)

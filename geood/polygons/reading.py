@@ -1,0 +1,103 @@
+"""Reading of polygons that geood wrote, the first by rank, and their place in the pixels of a scene.
+
+A file may hold millions, so no more are read than are asked for. Formats differ in the CRS that they keep, so polygons
+come back in that of a grid. What a person typed comes along.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pyarrow.parquet
+import pyogrio
+import pyproj
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+
+from geood.errors import DataError
+from geood.geo.gdal import reason
+from geood.geo.gpkg import snapshot
+from geood.geo.grid import Grid
+from geood.geo.ogr import local_file
+from geood.polygons.formats import OURS, OUTPUT_SUFFIXES
+
+LAYER = "anomalies"
+_FAILURES = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    pyogrio.errors.DataSourceError,
+    pyogrio.errors.DataLayerError,
+)
+
+
+def read_anomalies(path: Path, *, most: int) -> geopandas.GeoDataFrame:
+    """Read the polygons of a file that `predict` or `polygonize` wrote: the first `most` of each scene, by rank.
+
+    Raises:
+        DataError: the file is missing, damaged, held by a program that writes to it, or not of geood.
+    """
+    if path.suffix not in OUTPUT_SUFFIXES:
+        raise DataError(f"{path}: no file of polygons; needed: {', '.join(OUTPUT_SUFFIXES)}")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; give the polygons that `geood predict` wrote")
+    try:
+        if path.suffix == ".parquet":
+            return _first(_checked(_of_parquet(path, most), path), most)
+        with ExitStack() as stack:
+            open_elsewhere = path.with_name(f"{path.name}-wal").exists()
+            whole = stack.enter_context(snapshot(path)) if open_elsewhere else path
+            return _first(_checked(_of_gdal(stack.enter_context(local_file(whole)), most), path), most)
+    except _FAILURES as error:
+        raise DataError(f"{path}: cannot be read ({reason(error)}); copy it again, or predict again") from None
+
+
+def _of_gdal(plain: Path, most: int) -> geopandas.GeoDataFrame:
+    """Read the rows of the first ranks, wherever they lie in the file; of several scenes all, which share the ranks."""
+    layers = [str(name) for name, _ in pyogrio.list_layers(plain)]
+    layer = LAYER if LAYER in layers else layers[0]
+    fields = set(pyogrio.read_info(plain, layer=layer)["fields"])
+    few = f'"rank" <= {most}' if "rank" in fields and "scene" not in fields else None
+    return pyogrio.read_dataframe(plain, layer=layer, where=few)
+
+
+def _of_parquet(path: Path, most: int) -> geopandas.GeoDataFrame:
+    names = set(pyarrow.parquet.read_schema(path).names)
+    few = [("rank", "<=", most)] if "rank" in names and "scene" not in names else None
+    return geopandas.read_parquet(path, filters=few)
+
+
+def _checked(frame: geopandas.GeoDataFrame, path: Path) -> geopandas.GeoDataFrame:
+    if not set(frame.columns) >= OURS:
+        raise DataError(f"{path}: holds no polygons of geood; give the file that `geood predict` wrote")
+    return frame
+
+
+def _first(frame: geopandas.GeoDataFrame, most: int) -> geopandas.GeoDataFrame:
+    """Return the first rows of each scene."""
+    if "rank" in frame:
+        frame = frame.sort_values("rank", kind="stable")
+    frame = frame.groupby("scene", sort=False).head(most) if "scene" in frame else frame.head(most)
+    return frame.reset_index(drop=True)
+
+
+def in_pixels(frame: geopandas.GeoDataFrame, grid: Grid) -> NDArray[Any]:
+    """Return the shapes (n,) of polygons as columns and rows of a grid, which may have another CRS.
+
+    Raises:
+        DataError: one of both has a CRS and the other has none.
+    """
+    shapes = frame.geometry
+    if (frame.crs is None) != (grid.crs is None):
+        raise DataError("polygons and scene need a CRS both or neither; give the scene that the polygons are of")
+    if frame.crs is not None and grid.crs is not None:
+        shapes = shapes.to_crs(pyproj.CRS.from_user_input(grid.crs))
+    back = ~(Affine.scale(1, -1) if grid.transform.is_identity else grid.transform)
+    turn, move = np.array([[back.a, back.d], [back.b, back.e]]), np.array([back.c, back.f])
+    placed: NDArray[Any] = shapely.transform(np.asarray(shapes.array), lambda points: points @ turn + move)
+    return placed

@@ -1,0 +1,209 @@
+"""Maps that `geood predict` wrote, read for people: the polygons first by rank, their rasters, the scene, the verdict.
+
+A map may come alone: polygons without their raster, or with a scene that has moved. What is not found is noted, and
+the page goes without it. Nothing is judged anew: the verdict is that of the map's own tags.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from geopandas import GeoDataFrame
+
+from geood.calibration import PolygonTable, Verdict
+from geood.config import Config
+from geood.datasets import find_files
+from geood.errors import ConfigError, DataError
+from geood.geo.display import grid_of
+from geood.geo.grid import Grid
+from geood.geo.listing import files_in
+from geood.geo.paths import RASTERS, stem
+from geood.geo.score_raster import (
+    MODEL_TAG,
+    PREDICT_TAG,
+    RUN_TAG,
+    SCENE_TAG,
+    SCORE_TAG,
+    TABLE_TAG,
+    THRESHOLD_TAG,
+    read_tags,
+)
+from geood.polygons import OUTPUT_SUFFIXES, read_anomalies
+
+MOST = 500  # polygons on a page, of each scene
+
+
+@dataclass(frozen=True)
+class SceneMap:
+    """Map of one scene: `frame` holds its first polygons by rank (None: scores alone), in the CRS of their file.
+
+    `scores` is None where the raster is not beside the polygons, `scene` where the image that was searched is not
+    found; `notes` say why. `least_m2` is the least area of a polygon.
+    """
+
+    label: str
+    polygons: Path | None
+    scores: Path | None
+    scene: Path | None
+    grid: Grid | None
+    frame: GeoDataFrame | None
+    verdict: Verdict | None = None
+    table: PolygonTable | None = None
+    threshold: float | None = None
+    least_m2: float | None = None
+    score: str = ""
+    model: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def total(self) -> int | None:
+        """Number of polygons in the file; None where only the first were read, and the map does not tell."""
+        verdict = self.verdict
+        if verdict is not None and verdict.polygons_per_km2 is not None and verdict.km2:
+            return round(verdict.polygons_per_km2 * verdict.km2)
+        return None if self.frame is None else len(self.frame)
+
+
+def is_map(path: Path) -> bool:
+    """Return whether a path is polygons or scores by its suffix, or a folder that holds such files."""
+    if path.is_dir():
+        return any(True for _ in _maps_in(path))
+    return path.suffix in (*OUTPUT_SUFFIXES, ".tif")
+
+
+def _maps_in(folder: Path) -> list[Path]:
+    found = [path for path in files_in(folder, OUTPUT_SUFFIXES) if ".failed_tiles" not in path.name]
+    return [path for path in found if path.with_suffix(".tif").is_file()]
+
+
+def read_maps(
+    path: Path, *, scenes: Sequence[Path] = (), config: Config | None = None, most: int = MOST
+) -> list[SceneMap]:
+    """Read a file of polygons, a score raster, or a folder of them, scene by scene.
+
+    Args:
+        path: what `predict` wrote.
+        scenes: images that were searched; those not given are looked for by name: beside the map, in the current
+            folder, and among the images of `config`.
+        config: the config of the training.
+        most: polygons that are read of each scene.
+
+    Raises:
+        ConfigError: a scene that was given is not there.
+        DataError: a file is damaged, or not of geood.
+    """
+    if missing := [scene for scene in scenes if not scene.is_file()]:
+        raise ConfigError(f"--scene {missing[0]}: no such file; give the image that was searched")
+    if path.is_dir():
+        return [each for inner in _maps_in(path) for each in read_maps(inner, scenes=scenes, config=config, most=most)]
+    places = _Places(list(scenes), path, config)
+    if path.suffix == ".tif":
+        beside = [path.with_suffix(suffix) for suffix in OUTPUT_SUFFIXES]
+        polygons = next((other for other in beside if other.is_file()), None)
+        frame = None if polygons is None else read_anomalies(polygons, most=most)
+        return [_scene_map(path, polygons, frame, places=places)]
+    frame = read_anomalies(path, most=most)
+    if "scene" not in frame:
+        return [_scene_map(path.with_suffix(".tif"), path, frame, places=places)]
+    return [
+        _scene_map(path.with_name(f"{path.stem}_{stem(label)}.tif"), path, part, places=places, label=str(label))
+        for label, part in frame.groupby("scene", sort=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Places where the image of a scene may lie: those given, beside the map, and where the training found its own."""
+
+    given: list[Path]
+    map_path: Path
+    config: Config | None
+
+    def find(self, label: str) -> Path | None:
+        if len(self.given) == 1:
+            return self.given[0]
+        name = Path(label).name
+        near = [*self.given, *files_in(self.map_path.absolute().parent, RASTERS), *files_in(Path(), RASTERS)]
+        return next((path for path in [*near, *self._of_training()] if path.name == name), None)
+
+    def _of_training(self) -> list[Path]:
+        if self.config is None or self.config.data.kind != "scenes":
+            return []
+        found: list[Path] = []
+        for key in ("test_images", "images"):
+            patterns = getattr(self.config.data, key)
+            try:
+                found += find_files(Path(self.config.data.root), patterns, what=f"data.{key}") if patterns else []
+            except DataError:  # the data of a training may have moved since: then the scene is not found there
+                continue
+        return found
+
+
+def _scene_map(
+    raster: Path, polygons: Path | None, frame: GeoDataFrame | None, *, places: _Places, label: str = ""
+) -> SceneMap:
+    """Put together what belongs to one scene."""
+    notes = list[str]()
+    if not raster.is_file():
+        notes.append(f"The score raster {raster.name} is not beside the polygons: no scores, no verdict.")
+        model = "" if frame is None or not len(frame) else str(frame["model"].iloc[0])
+        return SceneMap(label or raster.stem, polygons, None, None, None, frame, model=model, notes=notes)
+    tags, grid = read_tags(raster), grid_of(raster)
+    label = label or tags.get(SCENE_TAG, raster.stem)
+    scene = places.find(label)
+    if scene is None:
+        notes.append(f"The scene {label} was not found, so pictures show scores alone; name it with --scene.")
+    elif (found := grid_of(scene)) != grid and (found.height, found.width) != (grid.height, grid.width):
+        notes.append(
+            f"{scene.name} has {found.width} x {found.height} pixels and the map {grid.width} x {grid.height}."
+        )
+        scene = None
+    return SceneMap(
+        label=label,
+        polygons=polygons,
+        scores=raster,
+        scene=scene,
+        grid=grid,
+        frame=frame,
+        verdict=_verdict(tags),
+        table=_table(tags),
+        threshold=_number(tags.get(THRESHOLD_TAG)),
+        least_m2=_least(tags),
+        score=tags.get(SCORE_TAG, ""),
+        model=tags.get(MODEL_TAG, ""),
+        notes=notes,
+    )
+
+
+def _verdict(tags: dict[str, str]) -> Verdict | None:
+    """Return the verdict that a raster carries; None if it has none, or one of another geood."""
+    try:
+        return Verdict(**json.loads(tags[RUN_TAG]))
+    except (KeyError, ValueError, TypeError, RecursionError):
+        return None
+
+
+def _table(tags: dict[str, str]) -> PolygonTable | None:
+    try:
+        return PolygonTable.from_text(tags[TABLE_TAG])
+    except (KeyError, ValueError):
+        return None
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
+
+
+def _least(tags: dict[str, str]) -> float | None:
+    """Return the least area of the map's polygons in square metres, by its tag."""
+    try:
+        value = json.loads(tags[PREDICT_TAG])["min_area_m2"]
+        return None if value is None else float(value)
+    except (KeyError, ValueError, TypeError):
+        return None

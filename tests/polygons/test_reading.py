@@ -1,0 +1,53 @@
+"""Reading of polygons back: every format tells the same, the first by rank come, and pixels are where they were."""
+
+import numpy as np
+import pytest
+import rasterio
+import shapely
+from affine import Affine
+from geopandas import GeoDataFrame
+
+from geood.config.sections import PredictConfig
+from geood.errors import DataError
+from geood.geo.grid import Grid
+from geood.polygons.export import OUTPUT_SUFFIXES, write_anomalies
+from geood.polygons.extraction import read_grid
+from geood.polygons.reading import in_pixels, read_anomalies
+from support.rasters import HALF_METRE, UTM, write_scores
+
+
+@pytest.fixture(scope="module")
+def scores(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scores")
+    array = np.zeros((64, 80), np.float32)
+    for i, row in enumerate((4, 20, 40)):
+        array[row : row + 5 + i, 10 : 18 + i] = 0.9
+    grid = Grid(64, 80, HALF_METRE, rasterio.crs.CRS.from_string(UTM))
+    write_scores(folder / "s.tif", grid, array, GEOOD_MODEL="m", GEOOD_SCENE="s")
+    return folder / "s.tif"
+
+
+@pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
+def test_polygons_cover_the_pixels_they_were_cut_from(scores, tmp_path, suffix):
+    out = tmp_path / f"o{suffix}"
+    given = {"classes": None, "class_names": None, "predict": PredictConfig(min_area_m2=0.0), "model": "m"}
+    assert write_anomalies(scores, out, threshold=0.5, overwrite=False, **given) == 3
+    frame = read_anomalies(out, most=2)
+    assert frame["rank"].tolist() == [1, 2] and frame["area_px"].tolist() == [70, 54]
+    [first, _] = in_pixels(frame, read_grid(scores))
+    assert shapely.bounds(first) == pytest.approx([10, 40, 20, 47], abs=0.05)  # GeoJSON keeps seven decimals of degrees
+    assert len(read_anomalies(out, most=9)) == 3
+
+
+def test_pixels_of_an_image_without_place_are_turned_back(scores):
+    frame = GeoDataFrame({"rank": [1]}, geometry=[shapely.box(1, -5, 3, -2)])
+    [shape] = in_pixels(frame, Grid(64, 80, Affine.identity()))
+    assert shape.bounds == (1, 2, 3, 5)
+    with pytest.raises(DataError, match="need a CRS both or neither"):
+        in_pixels(frame, read_grid(scores))
+
+
+@pytest.mark.parametrize(("name", "said"), [("x.shp", "no file of polygons"), ("x.gpkg", "no such file")])
+def test_what_is_no_polygons_of_ours_is_one_message(tmp_path, name, said):
+    with pytest.raises(DataError, match=said):
+        read_anomalies(tmp_path / name, most=1)

@@ -1,0 +1,49 @@
+"""The overview of a map: drawn with the outputs or not at all, named before any work, at a bounded size."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from geood.calibration.verdict import HOLDS, UNKNOWN
+from geood.errors import OutputError
+from geood.prediction.overview import draw_map
+from geood.prediction.pipeline import predict
+from support.rasters import picture, write_raster
+
+
+@pytest.fixture(scope="module")
+def mapped(bundle_path, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mapped")
+    scene = write_raster(folder / "$x$.tif", picture(90, 240))
+    [made] = predict([scene], folder / "m.gpkg", bundle_path=bundle_path, threshold=0.5, overview=True)
+    return made
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_it_is_one_of_the_outputs(mapped, bundle_path):
+    assert mapped.overview == mapped.scores.with_name("m.overview.png") and pixels(mapped.overview).std() > 10
+    folder = mapped.scores.parent
+    taken = folder / "n.overview.png"
+    taken.write_bytes(b"mine")
+    with pytest.raises(OutputError, match=r"n\.overview\.png: exists already"):
+        predict([mapped.scene], folder / "n.gpkg", bundle_path=bundle_path, overview=True)
+    assert taken.read_bytes() == b"mine" and not (folder / "n.tif").exists()
+    [plain] = predict([mapped.scene], folder / "n.tif", bundle_path=bundle_path)
+    assert plain.overview is None
+
+
+def test_scores_alone_and_each_verdict_are_drawn(mapped, tmp_path):
+    given = {"scene": str(mapped.scene), "scores": mapped.scores, "label": "$x^", "threshold": 0.5}
+    seen = []
+    for i, answer in enumerate((HOLDS, UNKNOWN)):
+        verdict = dataclasses.replace(mapped.verdict, answer=answer)
+        draw_map(tmp_path / f"{i}.png", polygons=None, verdict=verdict, **given)
+        seen.append(pixels(tmp_path / f"{i}.png"))
+    draw_map(tmp_path / "none.png", polygons=mapped.polygons, verdict=None, **given)
+    assert (max(seen[0].shape) < 2500 and seen[0].shape != seen[1].shape) or (seen[0] != seen[1]).any()

@@ -1,0 +1,303 @@
+"""Laws of the report: one file that asks for nothing, escapes everything, says what is absent, and stays small."""
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import sqlite3
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shapely
+from affine import Affine
+from geopandas import GeoDataFrame
+from PIL import Image
+
+from geood.cli.process import _run
+from geood.config.loading import to_yaml
+from geood.errors import ConfigError, DataError, OutputError
+from geood.geo.grid import Grid
+from geood.polygons.reading import read_anomalies
+from geood.prediction.pipeline import predict
+from geood.report.maps import SceneMap, read_maps
+from geood.report.page import PAGE_BYTES, Sources, read_sources, render, report
+from geood.report.runs import config_differences, read_run, run_lines
+from geood.training.run_folder import write_confusion, write_versions
+from support.browser import PROGRAM, browser
+from support.bundles import make_bundle, small_config
+from support.rasters import picture, write_raster
+
+HOSTILE = "<script>document.title='taken'</script>"
+CLASSES = {0: HOSTILE, 1: "road & $x$", 2: '"roof" onload=alert(1)'}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run, a map and an evaluation whose names, classes and comments would all be markup."""
+    folder = tmp_path_factory.mktemp("made")
+    run = folder / "run"
+    (run / "samples").mkdir(parents=True)
+    make_bundle(run / "model.safetensors", data={"classes": CLASSES})
+    scene = write_raster(folder / "<img src=x onerror=alert(1)>.tif", picture(150, 180))
+    [prediction] = predict(
+        [scene], folder / "<b>map.gpkg", bundle_path=run / "model.safetensors", threshold=0.6, overview=True
+    )
+    judge(prediction.polygons)
+    (run / "config.yaml").write_text(to_yaml(small_config(data={"classes": CLASSES})), encoding="utf-8")
+    rows = [
+        ("segmenter", 10, "train/loss", 1.5),
+        ("segmenter", 20, "train/loss", 0.5),
+        ("segmenter", 20, "val/miou", 0.4),
+    ]
+    rows += [("joint", 8, "val/miou", 0.45), ("joint", 8, "val/bpd", 3.5), ("joint", 8, "val/pasted_corr_1", 0.2)]
+    rows += [("joint", 8, "val/real_pasted_corr_1", 0.9)]
+    lines = ["stage,step,figure,value", *(",".join(map(str, row)) for row in rows)]
+    (run / "metrics.csv").write_text("\n".join(lines) + "\n")
+    write_confusion(run / "confusion.csv", list(CLASSES.values()), np.array([[8, 1, 1], [0, 5, 5], [0, 0, 0]]))
+    write_versions(run)
+    Image.new("RGB", (64, 40), "teal").save(run / "samples" / "joint_000008.png")
+    squares = GeoDataFrame({"split": ["train", "validation"]}, geometry=[shapely.box(i, 0, i + 1, 1) for i in range(2)])
+    squares.to_file(run / "split.gpkg", layer="blocks", engine="pyogrio")
+    curve = [[0.9, 0.5, 1.0], [0.1, 1.0, 0.25]]
+    row = {"score": "jsd", "average_precision": 0.75, "fpr95": None, "auroc": 0.9}
+    found = {"things": 4, "polygons": 3, "false_polygons": 1, "score": "jsd"}
+    objects = [{**found, "at": f"fpr {i}", "threshold": i, "found": i, "false_per_km2": 10.0 * i} for i in (1, 2)]
+    figures = {"model": "0" * 12, "score": "jsd", "rows": [row], "base_rate": 0.01, "pixels": 100, "curve": curve}
+    figures |= {"objects": objects, "class_iou": {HOSTILE: 0.5}, "confusion": [[7]], "miou": 0.5}
+    (folder / "metrics.json").write_text(json.dumps(figures))
+    return folder, run, prediction
+
+
+def judge(path):
+    """Type a verdict and a comment that is markup."""
+    with sqlite3.connect(path) as database:
+        for name in ("ST_IsEmpty", "ST_MinX", "ST_MaxX", "ST_MinY", "ST_MaxY"):  # of the triggers of the index
+            database.create_function(name, 1, lambda _: 0)
+        database.execute("UPDATE anomalies SET verdict = 'real', comment = ? WHERE rank = 1", [HOSTILE])
+    database.close()
+
+
+@pytest.fixture(scope="module")
+def page(made):
+    folder, run, prediction = made
+    out = folder / "all.html"
+    return report([run, prediction.polygons, folder / "metrics.json"], out)
+
+
+class Reader(HTMLParser):
+    """Counts tags, and collects addresses and what stands in scripts."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.addresses, self.images, self.inside, self.scripts = [], [], [], None, []
+        self.ids = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.inside = tag
+        given = dict(attrs)
+        self.addresses += [given[key] for key in ("src", "href", "xlink:href", "action", "data") if key in given]
+        self.images += [given] if tag == "img" else []
+        self.ids += [given["id"]] if "id" in given else []
+        assert not [key for key in given if key.startswith("on")], (tag, attrs)
+
+    def handle_data(self, data):
+        if self.inside == "script":
+            self.scripts.append(data)
+
+    def handle_endtag(self, tag):
+        self.inside = None
+
+
+def read(path):
+    reader = Reader()
+    reader.feed(Path(path).read_text(encoding="utf-8"))
+    return reader
+
+
+def test_everything_from_a_file_is_escaped(page):
+    reader, text = read(page), page.read_text(encoding="utf-8")
+    assert reader.tags.count("script") == 1 and "taken" not in "".join(reader.scripts)
+    assert HOSTILE not in text and "&lt;script&gt;document.title" in text and "<img src=x" not in text
+    assert text.count("&lt;script&gt;document.title") >= 5  # title of a card, filter, classes, comment, config
+    assert "&lt;b&gt;map.gpkg" in text
+
+
+def test_the_page_asks_for_nothing_and_its_ids_are_its_own(page):
+    reader = read(page)
+    assert all(address.startswith(("data:", "#")) for address in reader.addresses)
+    assert not re.search(r"url\((?!#)", page.read_text(encoding="utf-8"))
+    assert len(reader.ids) == len(set(reader.ids))
+    assert {address[1:] for address in reader.addresses if address.startswith("#")} <= set(reader.ids)
+
+
+def test_every_picture_is_told_in_words(page):
+    reader = read(page)
+    assert reader.images and all(image.get("alt") for image in reader.images)
+
+
+def test_the_policy_names_the_digest_of_the_script(page):
+    text = page.read_text(encoding="utf-8")
+    [script] = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in text and "default-src 'none'" in text
+
+
+def test_all_sections_tell_what_they_have(page, made):
+    text = page.read_text(encoding="utf-8")
+    for told in (
+        "of the scene above the threshold",
+        "polygons per km",
+        "Precision by recall",
+        "Things found",
+        "Loss",
+        "mIoU of the classes",
+    ):
+        assert told in text, told
+    assert "another model (" in text  # of the figures, which are not of this run's model
+    assert "far off" in text and "Map of the split" in text
+    frame = read_anomalies(made[2].polygons, most=500)
+    assert text.count('<article class="card"') == len(frame) >= 2
+    assert 'class="badge real"' in text and "$\\mathdefault" not in text
+
+
+def test_what_is_not_there_is_said_to_be_absent(made, tmp_path):
+    """One source alone: every other section says so, and none shows a figure that it has not."""
+    folder, run, prediction = made
+    for source, absent in ((run, 4), (prediction.polygons, 7), (folder / "metrics.json", 9)):
+        text = render(read_sources([source]), title="one")
+        assert text.count("<b>Absent.</b>") >= absent, source
+    bare = tmp_path / "bare.gpkg"
+    bare.write_bytes(prediction.polygons.read_bytes())
+    text = render(read_sources([bare]), title="bare")
+    assert "bare.tif is not beside the polygons" in text and "No verdict in" in text
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.yaml").write_text((run / "config.yaml").read_text())
+    text = render(read_sources([tmp_path / "begun"]), title="begun")
+    assert "not finished" in text and "no figures yet" in text and "was not kept" in text
+
+
+def test_the_scene_is_looked_for_and_its_absence_is_said(made, tmp_path):
+    folder, _, prediction = made
+    for path in (prediction.polygons, prediction.scores):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    [lonely] = read_maps(tmp_path / prediction.polygons.name)
+    assert lonely.scene is None and "name it with --scene" in lonely.notes[0]
+    assert "data:image/jpeg" in render(read_sources([tmp_path / prediction.polygons.name]), title="x")  # of the scores
+    [given] = read_maps(tmp_path / prediction.scores.name, scenes=[Path(prediction.scene)])
+    assert given.scene == Path(prediction.scene) and given.frame is not None
+    other = write_raster(tmp_path / "other.tif", picture(30, 30))
+    [wrong] = read_maps(tmp_path / prediction.polygons.name, scenes=[other])
+    assert wrong.scene is None and "30 x 30" in wrong.notes[0]
+    assert [each.label for each in read_maps(folder)] == [given.label]
+    with pytest.raises(ConfigError, match=r"--scene none\.tif: no such file"):
+        read_maps(prediction.polygons, scenes=[Path("none.tif")])
+
+
+def test_500_polygons_fit_on_a_page(tmp_path):
+    """The worst scene is noise, which no picture format makes smaller."""
+    noise = np.random.default_rng(0).integers(0, 256, (3, 900, 900)).astype("uint8")
+    scene = write_raster(tmp_path / "noise.tif", noise)
+    rng = np.random.default_rng(1)
+    centres = rng.uniform(40, 860, (500, 2))
+    angles = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    shapes = [
+        shapely.Polygon(np.stack([x + r * np.cos(angles), y + r * np.sin(angles)], 1))
+        for (x, y), r in zip(centres, rng.uniform(5, 30, (500, 60)), strict=True)
+    ]
+    columns = {
+        "rank": range(1, 501),
+        "class_name": "land",
+        "score_max": 1.0,
+        "score_mean": 0.9,
+        "area_px": 9,
+        "model": "m",
+    }
+    columns |= {"runner_up": "road", "margin": 0.1, "contrast": 0.5, "p_value": 0.001, "on_edge": 0.6, "area_m2": 3.0}
+    placed = GeoDataFrame(columns, geometry=shapely.transform(np.array(shapes), lambda points: points * (1, -1)))
+    grid = Grid(900, 900, Affine.identity())
+    scores = write_raster(tmp_path / "scores.tif", noise[:1].astype("float32"))
+    each = SceneMap("noise.tif", None, scores, scene, grid, placed, threshold=0.5)
+    text = render(Sources(None, [each], []), title="500")
+    assert text.count('<article class="card"') == 500 and len(text.encode()) < PAGE_BYTES
+
+
+def test_lines_and_differences_of_a_run(made):
+    _, run, _ = made
+    lines = run_lines(run)
+    assert lines[0] == "mIoU       45.0 % on the validation ground"
+    assert lines[1] == f"classes    {HOSTILE} 80, road & $x$ 45, {CLASSES[2]} 0 (IoU in %)"
+    assert any(line.startswith("threshold  0.7 for 1 %") and line.endswith("the default") for line in lines)
+    told = {row.key: row for row in config_differences(read_run(run).config)}
+    assert told["data.classes"].default is None and told["data.images"].value == "*.tif"
+    assert told["flow.steps"].value == "1" and "train.batch" not in told
+
+
+def test_the_verb_says_where_the_page_is(made, tmp_path, capsys):
+    _, run, prediction = made
+    out = tmp_path / "r.html"
+    arguments = ["report", str(run), str(prediction.polygons), "--out", str(out)]
+    assert _run(arguments, debug=False) == 0 and f"report     {out} (" in capsys.readouterr().out
+    assert _run(arguments, debug=False) == 2 and "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("sources", "out", "error", "said"),
+    [
+        ([], "r.html", ConfigError, "nothing to report on"),
+        (["none.gpkg"], "r.html", DataError, r"none\.gpkg: no such file"),
+        (["run"], "r.pdf", OutputError, r"end its name in \.html"),
+        (["run", "run"], "r.html", ConfigError, "two runs"),
+        (["notes.txt"], "r.html", DataError, "neither a run"),
+        (["odd.json"], "r.html", DataError, "no figures of an evaluation"),
+        (["odd.gpkg"], "r.html", DataError, r"odd\.gpkg: cannot be read"),
+    ],
+)
+def test_each_wrong_source_is_one_message(made, tmp_path, sources, out, error, said):
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "odd.json").write_text('{"rows": 3}')
+    (tmp_path / "odd.gpkg").write_bytes(b"SQLite format 3\0 and no more")
+    paths = [made[1] if name == "run" else tmp_path / name for name in sources]
+    with pytest.raises(error, match=said):
+        report(paths, tmp_path / out)
+    assert not (tmp_path / out).exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.csv", "confusion.csv", "versions.json", "samples/joint_000008.png", "split.gpkg"]
+)
+def test_a_damaged_file_of_a_run_is_named(made, tmp_path, name):
+    run = tmp_path / "run"
+    shutil.copytree(made[1], run)
+    (run / name).write_bytes(b"stage,step,figure,value\nflow,one,val/bpd,x\n")
+    with pytest.raises(DataError, match=re.escape(name)):
+        render(read_sources([run]), title="damaged")
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium here")
+def test_in_a_browser_it_runs_its_own_script_alone_fits_and_takes_keys(page):
+    with browser() as tab:
+        tab.look(width=400)
+        tab.open(page)
+        assert tab.requests() == [page.resolve().as_uri()] and not tab.complaints()
+        assert "taken" not in tab.value("document.title").partition(" ")[0]
+        for width in (400, 1280):
+            tab.look(width=width)
+            assert tab.value("document.documentElement.scrollWidth") <= width
+        light = tab.value("getComputedStyle(document.body).backgroundColor")
+        tab.look(width=1280, scheme="dark")
+        assert tab.value("getComputedStyle(document.body).backgroundColor") != light
+        tab.press("j")
+        tab.press("j")
+        assert tab.value("document.activeElement.dataset.copy && document.activeElement.id") == "s0p2"
+        assert tab.value("document.querySelector('.map .on').id") == "o-s0p2"
+        tab.press("k")
+        assert tab.value("document.activeElement.id") == "s0p1"
+        tab.press("o")
+        assert tab.value("getComputedStyle(document.querySelector('.map svg')).visibility") == "hidden"
+        tab.value("document.getElementById('judged').value = 'real'")
+        tab.value("document.getElementById('judged').dispatchEvent(new Event('change'))")
+        assert tab.value("document.querySelectorAll('.card:not([hidden])').length") == 1
