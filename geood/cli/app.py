@@ -34,6 +34,7 @@ from geood.cli.options import (
     Workers,
 )
 from geood.cli.printing import print_bundle, print_pairs, print_predictions
+from geood.cli.project import project
 from geood.cli.reviewing import audit, feedback
 from geood.cli.threshold_options import (
     Connectivity,
@@ -60,6 +61,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.command()(audit)
 app.command()(feedback)
+app.command()(project)
 
 
 def _show_version(asked: bool) -> None:

@@ -23,6 +23,7 @@ from geood.errors import DataError
 from geood.geo.grid import metres_per_unit
 from geood.geo.labels import LabelRules
 from geood.geo.ogr import fixed_time, plain_path
+from geood.geo.qgis import embed_style, split_style
 from geood.geo.vector import VECTOR_SUFFIXES
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class SceneGround:
         return math.sqrt(self.layers.res[0] * per_x * self.layers.res[1] * per_y)
 
     def write_split(self, folder: Path, training: tuple[Box, ...], validation: tuple[Box, ...]) -> None:
-        """Write blocks and crops with their side (train, validation) as layers of `folder/split.gpkg`."""
+        """Write blocks and crops with their side (train, validation) as styled layers of `folder/split.gpkg`."""
         import geopandas as gpd
         from shapely.geometry import box as polygon
 
@@ -87,7 +88,10 @@ class SceneGround:
         with atomic_write(folder / "split.gpkg", alone=True) as partial, plain_path(partial) as plain, fixed_time():
             for layer, shapes in (("blocks", rows), ("crops", crops)):
                 frame = gpd.GeoDataFrame({"split": [s for s, _ in shapes]}, geometry=[g for _, g in shapes], crs=crs)
-                frame.to_file(plain, layer=layer, driver="GPKG", engine="pyogrio")
+                version = {} if partial.exists() else {"VERSION": "1.2"}  # which QGIS 3.22 reads in full
+                frame.to_file(plain, layer=layer, driver="GPKG", engine="pyogrio", dataset_options=version)
+                qml = split_style(layer)
+                embed_style(partial, layer, geometry_column="geom", qml=qml, name=layer)
 
 
 def open_scenes(config: Config) -> Crops:

@@ -230,7 +230,7 @@ def test_work_that_lies_there_is_not_thrown_away_unasked(tmp_path, scene, bundle
     with pytest.raises(OutputError, match=r"unfinished run.*--resume.*--overwrite"):
         run(scene, tmp_path / "x.tif", bundle_path)
     run(scene, tmp_path / "x.tif", bundle_path, overwrite=True)
-    assert [p.suffix for p in sorted(tmp_path.iterdir())] == [".qml", ".tif"]
+    assert [p.suffix for p in sorted(tmp_path.iterdir())] == [".qml", ".qml", ".tif"]
 
 
 def test_what_changed_meanwhile_is_named_and_refused(tmp_path, bundle_path, stop_at):
