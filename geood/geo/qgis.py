@@ -58,7 +58,7 @@ def failed_style() -> str:
 
 
 def split_style(layer: str) -> str:
-    """Return the QML of `blocks` or `crops` of a training split, by its column `split`: training blue, validation orange."""
+    """Return the QML of `blocks` or `crops` of a training split: training blue, validation orange."""
     return written(template(f"split_{layer}.qml"))
 
 

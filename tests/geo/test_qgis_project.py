@@ -14,6 +14,7 @@ from geood.config.sections import PredictConfig
 from geood.errors import ConfigError, DataError, OutputError
 from geood.geo.grid import Grid
 from geood.geo.qgis import above_style, class_style, ramp_style
+from geood.geo.qgis_form import POLYGON_REVIEW
 from geood.polygons.export import write_anomalies, write_frame
 from support.qgis import ask_qgis
 from support.rasters import HALF_METRE, picture, write_raster, write_scores
@@ -76,7 +77,7 @@ def test_a_project_holds_a_map_from_the_top_down_wherever_its_folder_is(tmp_path
 def test_a_folder_becomes_a_project_of_groups_in_which_scores_are_shown_where_no_scene_is(tmp_path):
     path = make_map(tmp_path)
     (tmp_path / SCENE).unlink()
-    frame = geopandas.read_file(path, layer="anomalies")
+    frame = geopandas.read_file(path, layer="anomalies").drop(columns=list(POLYGON_REVIEW))
     write_frame(frame, tmp_path / "b.fgb", threshold=0.5, overwrite=False)
     run(tmp_path, "--out", tmp_path / "all.qgz")
     found = ask_qgis(SCRIPT, tmp_path / "all.qgz", folder=tmp_path)
