@@ -83,6 +83,8 @@ qgis-templates:  ## the templates of all styles, saved by QGIS 3.22, whose Pytho
 
 qgis-pictures:  ## the pictures of docs/qgis.md, drawn by QGIS from the outputs of the demo (demo/)
 	QT_QPA_PLATFORM=offscreen $(QGIS_PYTHON) docs/qgis_pictures.py demo docs/pictures
+	$(BIN)/python -c "import sys; from PIL import Image; \
+	[Image.open(p).convert('RGB').quantize(128, method=1, dither=0).save(p, optimize=True) for p in sys.argv[1:]]" docs/pictures/qgis-*.png
 
 clean:
 	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
