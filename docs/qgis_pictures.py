@@ -42,7 +42,7 @@ def save(images: list[QImage], titles: list[str], path: Path) -> None:
     sheet.fill(QColor("white"))
     painter, left = QPainter(sheet), 0
     painter.setFont(QFont("Sans Serif", 10))
-    for image, title in zip(images, titles):
+    for image, title in zip(images, titles, strict=True):
         painter.drawText(QRect(left, 0, image.width(), 22), int(Qt.AlignmentFlag.AlignVCenter), title)
         painter.drawImage(left, 24, image)
         left += image.width() + 8
