@@ -3,10 +3,11 @@ PYTHON ?= python3
 PYTHONS ?= 3.11 3.12 3.13
 FUZZ_CASES ?= 20000
 BIN := .venv/bin
+QGIS_PYTHON ?= /usr/bin/python3
 APART := build/apart
 TESTS := -m pytest -n 3 --dist loadfile
 
-.PHONY: demo test slow fuzz check lowest pythons audit install format lint types clean
+.PHONY: demo test slow fuzz check lowest pythons audit install format lint types clean qgis-plugin qgis-templates qgis-pictures
 
 demo: install  ## the main job on made-up scenes: train, predict, evaluate, draw (into demo/)
 	$(BIN)/geood demo --out demo --overwrite
@@ -71,6 +72,19 @@ types: install
 format: install  ## rewrite the code in the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+qgis-plugin: build/geood_qgis.zip  ## the QGIS plugin as a file that QGIS installs (build/geood_qgis.zip)
+
+build/geood_qgis.zip: $(wildcard geood_qgis/*) LICENSE .ci/qgis_plugin.py
+	$(PYTHON) .ci/qgis_plugin.py $@
+
+qgis-templates:  ## the templates of all styles, saved by QGIS 3.22, whose Python has to be QGIS_PYTHON
+	QT_QPA_PLATFORM=offscreen QT_HASH_SEED=0 $(QGIS_PYTHON) .ci/qgis_templates.py geood/geo/templates
+
+qgis-pictures:  ## the pictures of docs/qgis.md, drawn by QGIS from the outputs of the demo (demo/)
+	QT_QPA_PLATFORM=offscreen $(QGIS_PYTHON) docs/qgis_pictures.py demo docs/pictures
+	$(BIN)/python -c "import sys; from PIL import Image; \
+	[Image.open(p).convert('RGB').quantize(128, method=1, dither=0).save(p, optimize=True) for p in sys.argv[1:]]" docs/pictures/qgis-*.png
 
 clean:
 	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -36,6 +36,7 @@ from geood.cli.options import (
     Workers,
 )
 from geood.cli.printing import print_bundle, print_pairs, print_predictions
+from geood.cli.project import project
 from geood.cli.report import print_training, report
 from geood.cli.reviewing import audit, feedback
 from geood.cli.threshold_options import (
@@ -61,7 +62,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
-for verb in (init, check, doctor, audit, feedback, report):
+for verb in (init, check, doctor, audit, feedback, report, project):
     app.command()(verb)
 
 

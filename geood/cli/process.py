@@ -24,6 +24,8 @@ from geood.errors import GeoodError, OutputError
 from geood.prediction import keep_freed_memory
 
 INTERRUPTED = 130
+# Ctrl-C, a polite end, and on Windows what another program sends in the place of Ctrl-C.
+ENDINGS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
 
 
 def main() -> NoReturn:
@@ -35,20 +37,20 @@ def main() -> NoReturn:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=Shown(sys.stderr))
     logging.getLogger("geood").setLevel(logging.INFO)
     atexit.register(_ignore_signals)  # registered first, so called last
-    signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in ENDINGS:
+        signal.signal(number, _interrupt)
     sys.exit(_run(arguments, debug=debug))
 
 
 def _ignore_signals() -> None:
     """Ignore signals: Python removes its handlers before it ends, and one after that would change the exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDINGS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def _interrupt(*_: object) -> NoReturn:
     """Clean up at the first Ctrl-C (or SIGTERM), end at once at the second: files on disk are complete at any time."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDINGS:
         signal.signal(number, lambda *_: os._exit(INTERRUPTED))
     raise KeyboardInterrupt
 

@@ -31,6 +31,7 @@ from geood.geo.id_shapes import shapes_on
 from geood.geo.label_rules import PLAIN, LabelRules, rules_of
 from geood.geo.labels import are_vectors, open_labels
 from geood.geo.ogr import fixed_time, plain_path
+from geood.geo.qgis import embed_style, split_style
 from geood.geo.scene import Scene
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class SceneGround:
         return math.sqrt(self.layers.res[0] * per_x * self.layers.res[1] * per_y)
 
     def write_split(self, folder: Path, training: tuple[Box, ...], validation: tuple[Box, ...]) -> None:
-        """Write blocks and crops with their side (train, validation) as layers of `folder/split.gpkg`."""
+        """Write blocks and crops with their side (train, validation) as styled layers of `folder/split.gpkg`."""
         import geopandas as gpd
         from shapely.geometry import box as polygon
 
@@ -100,7 +101,10 @@ class SceneGround:
         with atomic_write(folder / "split.gpkg", alone=True) as partial, plain_path(partial) as plain, fixed_time():
             for layer, shapes in (("blocks", rows), ("crops", crops)):
                 frame = gpd.GeoDataFrame({"split": [s for s, _ in shapes]}, geometry=[g for _, g in shapes], crs=crs)
-                frame.to_file(plain, layer=layer, driver="GPKG", engine="pyogrio")
+                version = {} if partial.exists() else {"VERSION": "1.2"}  # which QGIS 3.22 reads in full
+                frame.to_file(plain, layer=layer, driver="GPKG", engine="pyogrio", dataset_options=version)
+                qml = split_style(layer)
+                embed_style(partial, layer, geometry_column="geom", qml=qml, name=layer)
 
 
 def open_scenes(config: Config, folder: Path | None = None) -> Crops:

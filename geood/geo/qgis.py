@@ -1,23 +1,27 @@
-"""QGIS styles: QML for the outputs of geood (polygons, scores, classes), and embedding of a style in a GeoPackage.
+"""QGIS styles for the outputs of geood: polygons, cells of a sample, failed tiles, scores, classes, training blocks.
 
-QGIS loads a raster's style from a `.qml` sidecar file of the same name, and a vector layer's from the row of
-`layer_styles` with `useAsDefault` set, of which it reads only the QML. Written for QGIS 3.22 and later.
+Each is a template that QGIS saved (`qgis_templates`) with its values filled in. QGIS takes the style of a layer in a
+GeoPackage from its table `layer_styles`, where `useAsDefault` is set, of which it reads only the QML. For any other
+file, raster or vector, it takes the `.qml` of the same stem, whatever kind of layer that was made for; so no two files
+that need a style may share a stem. Written for QGIS 3.22 and later.
 """
 
 from __future__ import annotations
 
 import sqlite3
+import xml.etree.ElementTree as ET
 from contextlib import closing
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
-from xml.sax.saxutils import quoteattr
 
 from geood.errors import printable
 from geood.geo.ogr import WRITTEN
+from geood.geo.qgis_templates import stretch, template, written
 
 FAILURES = (sqlite3.Error,)
-_DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
-# Yellow to purple with rising score, with a black casing: visible on vegetation, soil, roofs and water.
-_RAMP = ("#ffe08a", "#ff9a3c", "#ff3d6e", "#c400c4")
+STYLE = ".qml"
+ABOVE = ".above.qml"  # ending of the second style of a score raster, which QGIS loads when it is told to
 # Conventional colours of common class names; others get one of `_OTHERS` (Okabe and Ito 2008).
 _KNOWN = {
     "water": "#3f8fd2",
@@ -38,70 +42,53 @@ _OTHERS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#c
 def polygon_style(threshold: float, form: str = "") -> str:
     """Return the QML of anomaly polygons: outlines with dark casing, coloured by `score_max` from the threshold up.
 
-    `form` is that of `qgis_form.review_form`; with it the map tip tells the verdict as well.
+    Labels are the ranks, from a scale of 1:10,000 on. `form` is that of `qgis_form.review_form`.
     """
-    threshold = float(threshold)  # the repr of a NumPy scalar is not a QGIS number
-    colour = (
-        f"ramp_color(create_ramp(map(0,'{_RAMP[0]}',0.33,'{_RAMP[1]}',0.66,'{_RAMP[2]}',1,'{_RAMP[3]}')),"
-        f'scale_linear("score_max",{threshold!r},max(maximum("score_max"),{threshold!r}+1e-6),0,1))'
-    )
-    casing = _line("0,0,0,200", 1.1, None)
-    line = _line("255,61,110,255", 0.6, colour)
-    symbol = f'<symbol alpha="1" type="fill" name="0" clip_to_extent="1" force_rhr="0">{casing}{line}</symbol>'
-    return (
-        _vector_style(symbol, form)
-        + "<mapTip>&lt;b>[% round(score_max, 3) %]&lt;/b> taken for [% coalesce(class_name, '?') %], "
-        + f"[% round(area_m2, 1) %] m²{_VERDICT_TIP if form else ''}</mapTip>{_VECTOR_END}"
-    )
+    return _with_form("anomalies.qml", form, {"threshold": repr(float(threshold))})  # NumPy's repr is no QGIS number
 
 
 def cell_style(form: str) -> str:
     """Return the QML of the cells of a sample: dashed outlines, blue until a cell is complete, then green."""
-    colour = "if(coalesce(\"complete\", false), '#3ddc84', '#4db8ff')"
-    symbol = (
-        '<symbol alpha="1" type="fill" name="0" clip_to_extent="1" force_rhr="0">'
-        f"{_line('0,0,0,160', 1.0, None)}{_line('77,184,255,255', 0.6, colour, 'dash')}</symbol>"
-    )
-    return (
-        _vector_style(symbol, form)
-        + "<mapTip>cell [% cell %] of the sample: [% if(coalesce(complete, false), 'complete', 'not searched yet') %]"
-        + f"[% coalesce(', ' || misses || ' missed', '') %]</mapTip>{_VECTOR_END}"
-    )
+    return _with_form("sample.qml", form, {})
 
 
-def score_style(threshold: float, low: float | None = None, high: float | None = None) -> str:
-    """Return the QML of a score raster: transparent below the threshold, then yellow to purple up to `high`.
+def failed_style() -> str:
+    """Return the QML of tiles without scores because they failed: red hatching."""
+    return written(template("failed_tiles.qml"))
+
+
+def split_style(layer: str) -> str:
+    """Return the QML of `blocks` or `crops` of a training split: training blue, validation orange."""
+    return written(template(f"split_{layer}.qml"))
+
+
+def ramp_style(threshold: float, low: float | None = None, high: float | None = None) -> str:
+    """Return the QML of a score raster over its whole range: dark to pale blue, from the threshold yellow to purple.
 
     `low` and `high` are the limits of the score's range; by default 0 and 1, those of the Jensen-Shannon score.
     """
-    threshold, high = float(threshold), 1.0 if high is None else float(high)
-    high = high if high > threshold else threshold + max(1e-6, abs(threshold) * 1e-3)
-    low = min(0.0, threshold) if low is None else min(float(low), threshold)
-    stops = [threshold + (high - threshold) * share for share in (0, 1 / 3, 2 / 3, 1)]
-    items = [_stop(low, _RAMP[0], 0, "below the threshold"), _stop(threshold, _RAMP[0], 0, "threshold")]
-    items += [
-        _stop(stop + (1e-9 * max(1.0, abs(stop)) if i == 0 else 0), colour, 200 + 15 * i, f"{stop:.3g}")
-        for i, (stop, colour) in enumerate(zip(stops, _RAMP, strict=True))
-    ]
-    return _raster_style(
-        f'<rasterrenderer type="singlebandpseudocolor" band="1" opacity="1" alphaBand="-1" nodataColor="" '
-        f'classificationMin="{low!r}" classificationMax="{high!r}">{_MIN_MAX}<rastershader>'
-        f'<colorrampshader colorRampType="INTERPOLATED" classificationMode="1" clip="0" minimumValue="{low!r}" '
-        f'maximumValue="{high!r}" labelPrecision="4">{"".join(items)}</colorrampshader></rastershader></rasterrenderer>'
-    )
+    return _score_style("scores_ramp.qml", threshold, low, high)
+
+
+def above_style(threshold: float, low: float | None = None, high: float | None = None) -> str:
+    """Return the QML of a score raster that is transparent up to the threshold, then yellow to purple up to `high`.
+
+    `low` and `high` are those of `ramp_style`.
+    """
+    return _score_style("scores_above.qml", threshold, low, high)
 
 
 def class_style(names: dict[int, str]) -> str:
     """Return the QML of a class raster: a colour and a name for each value; XML has no control characters."""
-    colours = class_colours(names)
-    entries = "".join(
-        f'<paletteEntry value="{value}" color="{colours[value]}" alpha="255" label={quoteattr(printable(name))}/>'
-        for value, name in sorted(names.items())
-    )
-    return _raster_style(
-        f'<rasterrenderer type="paletted" band="1" opacity="1" alphaBand="-1" nodataColor="">{_MIN_MAX}'
-        f"<colorPalette>{entries}</colorPalette></rasterrenderer>"
-    )
+    root, colours = template("classes.qml"), class_colours(names)
+    for palette in root.iter("colorPalette"):
+        [entry] = palette
+        palette.remove(entry)
+        for value, name in sorted(names.items()):
+            made = deepcopy(entry)
+            made.attrib |= {"value": str(value), "color": colours[value], "label": printable(name)}
+            palette.append(made)
+    return written(root)
 
 
 def class_colours(names: dict[int, str]) -> dict[int, str]:
@@ -113,6 +100,11 @@ def class_colours(names: dict[int, str]) -> dict[int, str]:
         colours[value] = known or _OTHERS[others % len(_OTHERS)]
         others += known is None
     return colours
+
+
+def style_beside(path: Path) -> Path:
+    """Return the file that QGIS takes the style of a raster or vector file from, if that is no GeoPackage."""
+    return path.with_suffix(STYLE)
 
 
 def embed_style(gpkg: Path, layer: str, *, geometry_column: str, qml: str, name: str) -> None:
@@ -138,60 +130,34 @@ def embed_style(gpkg: Path, layer: str, *, geometry_column: str, qml: str, name:
         )
 
 
-_VERDICT_TIP = "[% coalesce(': &lt;b>' || verdict || '&lt;/b>', '') %][% coalesce(', ' || true_class, '') %]"
-_VECTOR_END = (
-    "<blendMode>0</blendMode><featureBlendMode>0</featureBlendMode><layerGeometryType>2</layerGeometryType></qgis>"
-)
 _TABLE = """CREATE TABLE IF NOT EXISTS layer_styles (
     id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, f_table_catalog TEXT(256), f_table_schema TEXT(256),
     f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT,
     useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),
     update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"""
-_MIN_MAX = (
-    "<rasterTransparency/><minMaxOrigin><limits>None</limits><extent>WholeRaster</extent>"
-    "<statAccuracy>Estimated</statAccuracy></minMaxOrigin>"
-)
 
 
-def _vector_style(symbol: str, form: str) -> str:
-    """Return the QML of a layer of polygons up to its form: one symbol for all."""
-    categories = "Symbology|MapTips|Fields|Forms" if form else "Symbology|MapTips"
-    return (
-        f'{_DOCTYPE}<qgis version="3.22.0" styleCategories="{categories}">'
-        '<renderer-v2 type="singleSymbol" forceraster="0" symbollevels="0" enableorderby="0">'
-        f"<symbols>{symbol}</symbols></renderer-v2>{form}"
-    )
+def _with_form(name: str, form: str, values: dict[str, str]) -> str:
+    """Return the QML of polygons with the parts of a form, which are a sequence of elements."""
+    root = template(name, values)
+    if form:
+        root.set("styleCategories", f"{root.get('styleCategories')}|Fields|Forms")
+        root.extend(ET.fromstring(f"<form>{form}</form>"))
+    return written(root)
 
 
-def _line(colour: str, width_mm: float, expression: str | None, dashes: str = "solid") -> str:
-    """Return an outline as a symbol layer, its colour fixed or from an expression."""
-    rule = ""
-    if expression:
-        rule = (
-            '<data_defined_properties><Option type="Map"><Option type="QString" name="name" value=""/>'
-            '<Option type="Map" name="properties"><Option type="Map" name="outlineColor">'
-            '<Option type="bool" name="active" value="true"/>'
-            f'<Option type="QString" name="expression" value={quoteattr(expression)}/>'
-            '<Option type="int" name="type" value="3"/></Option></Option>'
-            '<Option type="QString" name="type" value="collection"/></Option></data_defined_properties>'
-        )
-    options = {"joinstyle": "miter", "line_color": colour, "line_style": dashes, "line_width": str(width_mm)}
-    options |= {"line_width_unit": "MM", "capstyle": "square"}
-    listed = "".join(f'<Option type="QString" name="{k}" value="{v}"/>' for k, v in options.items())
-    return (
-        f'<layer class="SimpleLine" enabled="1" locked="0" pass="0"><Option type="Map">{listed}</Option>{rule}</layer>'
-    )
+def _score_style(name: str, threshold: float, low: float | None, high: float | None) -> str:
+    threshold, high = float(threshold), 1.0 if high is None else float(high)
+    high = high if high > threshold else threshold + max(1e-6, abs(threshold) * 1e-3)
+    low = min(0.0, threshold) if low is None else min(float(low), threshold)
+    root = template(name)
+    stretch(root, partial(_to_score, low=low, threshold=threshold, high=high), title=lambda score: f"{score:.4g}")
+    return written(root)
 
 
-def _stop(value: float, colour: str, alpha: int, label: str) -> str:
-    return f'<item value="{value!r}" color="{colour}" alpha="{alpha}" label={quoteattr(label)}/>'
-
-
-def _raster_style(renderer: str) -> str:
-    return (
-        f'{_DOCTYPE}<qgis version="3.22.0" styleCategories="Symbology"><pipe><provider>'
-        '<resampling enabled="false" maxOversampling="2" zoomedInResamplingMethod="nearestNeighbour" '
-        f'zoomedOutResamplingMethod="nearestNeighbour"/></provider>{renderer}'
-        '<brightnesscontrast brightness="0" contrast="0" gamma="1"/><huesaturation saturation="0" colorizeOn="0"/>'
-        '<rasterresampler maxOversampling="2"/></pipe><blendMode>0</blendMode></qgis>'
-    )
+def _to_score(at: float, *, low: float, threshold: float, high: float) -> float:
+    """Return the score at a place of the template's scale: 0 is `low`, 1 the threshold, 2 `high`."""
+    if at <= 1:
+        return low + (threshold - low) * at if at < 1 else threshold
+    least = 1e-9 * max(1.0, abs(threshold))  # the first colour above is no longer that of the threshold itself
+    return max(threshold + (high - threshold) * (at - 1), threshold + least) if at < 2 else high

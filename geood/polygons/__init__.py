@@ -18,7 +18,7 @@ from geood._lazy import lazy_exports
 if TYPE_CHECKING:
     from geood.polygons.areas import areas_above, count_areas
     from geood.polygons.export import OUTPUT_SUFFIXES, PolygonSource, anomalies, write_anomalies, write_together
-    from geood.polygons.formats import companion_of, is_anomalies
+    from geood.polygons.formats import check_stem, companions_of, is_anomalies, scores_beside, style_of
     from geood.polygons.ranking import priority
     from geood.polygons.reading import in_pixels, read_anomalies
     from geood.polygons.typed_verdicts import check_nothing_typed
@@ -29,12 +29,15 @@ __all__ = [
     "anomalies",
     "areas_above",
     "check_nothing_typed",
-    "companion_of",
+    "check_stem",
+    "companions_of",
     "count_areas",
     "in_pixels",
     "is_anomalies",
     "priority",
     "read_anomalies",
+    "scores_beside",
+    "style_of",
     "write_anomalies",
     "write_together",
 ]
@@ -47,12 +50,15 @@ __getattr__, __dir__ = lazy_exports(
         "anomalies": "export",
         "areas_above": "areas",
         "check_nothing_typed": "typed_verdicts",
-        "companion_of": "formats",
+        "check_stem": "formats",
+        "companions_of": "formats",
         "count_areas": "areas",
         "in_pixels": "reading",
         "is_anomalies": "formats",
         "priority": "ranking",
         "read_anomalies": "reading",
+        "scores_beside": "formats",
+        "style_of": "formats",
         "write_anomalies": "export",
         "write_together": "export",
     },

@@ -48,7 +48,7 @@ from geood.polygons.formats import (
     write_layer,
 )
 from geood.polygons.geodesic_area import GeodesicAreas
-from geood.polygons.review_layers import REVIEW_FIELDS, embed_review, with_review, write_sample
+from geood.polygons.review_layers import REVIEW_FIELDS, embed_verdicts, polygon_form, with_review, write_sample
 
 __all__ = [
     "COLUMNS",
@@ -143,21 +143,21 @@ def write_anomalies(  # noqa: PLR0913 - the arguments of `anomalies`, and the ou
     failed: Sequence[Window] = (),
     most: int | None = None,
 ) -> int:
-    """Write the polygons of `anomalies` to .gpkg (styled), .geojson (WGS84), .parquet or .fgb; return how many.
+    """Write the polygons of `anomalies` to .gpkg, .geojson (WGS84), .parquet or .fgb, styled; return how many.
 
     Memory grows neither with the scene nor with the number of polygons. The file appears complete or not at all;
     without polygons it is a valid empty layer with all columns. Empty columns for a review follow those of `anomalies`:
     verdict, true_class, comment, reviewer and reviewed; a GeoPackage also gets cells of ground to be searched, in a
     layer `sample` (see `predict.sample_cells`). `scene` adds a column `scene` with that value.
     `failed`, the windows of tiles without scores, become a layer `failed_tiles` (columns row, col, height and width) of
-    a GeoPackage; other formats get a file of its own, `x.failed_tiles.geojson` beside `x.geojson`. `most` keeps only so
-    many, the first in their order.
+    a GeoPackage; other formats get a file of its own, `x.failed_tiles.geojson` beside `x.geojson`. The style is in the
+    GeoPackage, or beside other formats in `x.qml`. `most` keeps only so many, the first in their order.
 
     Raises:
         ConfigError: there are more polygons than `predict.max_polygons`.
         DataError: `scores` or `classes` cannot be read or do not match.
-        OutputError: `out` has another suffix, exists, holds verdicts (without `discard_verdicts`), or cannot be
-            written.
+        OutputError: `out` or its style exists, holds verdicts (without `discard_verdicts`), has another suffix or the
+            stem of a raster, or cannot be written.
     """
     sources = [PolygonSource(scores, classes, class_names, scene, failed)]
     [count] = write_together(
@@ -307,10 +307,18 @@ def _first(tables: Iterator[pa.Table], scenes: int, most: int | None) -> Iterato
 
 def _write_styled(path: Path, layer: Layer, threshold: float, class_names: dict[int, str] | None = None) -> None:
     write_layer(path, layer)
+    names, known = layer.schema.names, (class_names or {}).values()
     if FORMATS[path.suffix].layers:
-        form = embed_review(path, layer.name, layer.schema.names, class_names=(class_names or {}).values())
-        qml = qgis.polygon_style(threshold, form)
-        qgis.embed_style(path, layer.name, geometry_column="geom", qml=qml, name=layer.name)
+        embed_verdicts(path, layer.name)
+    _add_style(path, layer.name, qgis.polygon_style(threshold, polygon_form(names, class_names=known)))
+
+
+def _add_style(path: Path, layer: str, qml: str) -> None:
+    """Store the style of a layer, in its file or in the file beside it that QGIS looks for."""
+    if FORMATS[path.suffix].layers:
+        qgis.embed_style(path, layer, geometry_column="geom", qml=qml, name=layer)
+    else:
+        qgis.style_beside(path).write_text(qml, encoding="utf-8")
 
 
 def _write_failed(path: Path, sources: Sequence[PolygonSource], scene_crs: Sequence[pyproj.CRS | None]) -> None:
@@ -330,3 +338,4 @@ def _write_failed(path: Path, sources: Sequence[PolygonSource], scene_crs: Seque
         write_layer(
             path, Layer(FAILED_LAYER, crs, table.schema, iter([table]), len(table), extent(np.concatenate(shapes)))
         )
+        _add_style(path, FAILED_LAYER, qgis.failed_style())

@@ -30,6 +30,7 @@ from geood.errors import DataError, OutputError
 from geood.geo import qgis
 from geood.geo.gdal import reason
 from geood.geo.ogr import fixed_time, local_file, plain_path
+from geood.geo.qgis import style_beside
 from geood.polygons.typed_verdicts import check_nothing_typed
 
 
@@ -37,7 +38,7 @@ class PolygonFormat(NamedTuple):
     """Everything that tells one polygon format from another.
 
     `driver` is GDAL's (None: written by PyArrow). A format of several `layers` holds failed tiles and styles in the
-    same file; the others get a companion file. `keeps_names`: layers have names in the file. `crs` is prescribed by the
+    same file; the others get companion files. `keeps_names`: layers have names in the file. `crs` is prescribed by the
     format (None: any). Dataset options hold for a new file, layer options where the polygons have a CRS.
     """
 
@@ -105,13 +106,15 @@ def staged_output(out: Path, *, overwrite: bool, discard_verdicts: bool = False)
     """
     if out.suffix not in OUTPUT_SUFFIXES:
         raise OutputError(f"{out}: polygons are written as {', '.join(OUTPUT_SUFFIXES)}; choose one of these endings")
-    companion = companion_of(out)
-    for path in (out, companion):
+    check_stem(out)
+    companion = _failed_beside(out)
+    for path in (out, style_of(out), *companions_of(out)):
         if path:
             check_output(path, overwrite=overwrite)
     check_nothing_typed(out, discard=discard_verdicts)
     polygons, failed = f"polygons{out.suffix}", f"failed_tiles{out.suffix}"
     finals = {polygons: out} | ({failed: companion} if companion else {})
+    finals |= {style_beside(Path(made)).name: style for made, final in finals.items() if (style := style_of(final))}
     try:
         with atomic_files(out.parent, out.name, overwrite=overwrite, finals=finals) as folder:
             yield StagedOutput(folder, folder / polygons, folder / (failed if companion else polygons))
@@ -122,11 +125,40 @@ def staged_output(out: Path, *, overwrite: bool, discard_verdicts: bool = False)
         ) from None
 
 
-def companion_of(out: Path) -> Path | None:
-    """Return the file of failed tiles beside polygons; None where they lie in the same file, or for other outputs."""
+def scores_beside(polygons: Path) -> Path:
+    """Return the score raster of polygons: `x.tif` of x.gpkg, `x.scores.tif` of formats whose style is in `x.qml`."""
+    return polygons.with_suffix(".scores.tif" if style_of(polygons) else ".tif")
+
+
+def style_of(polygons: Path) -> Path | None:
+    """Return the style file of polygons; None where the style lies in the same file, or for other outputs."""
+    return style_beside(polygons) if polygons.suffix in FORMATS and not FORMATS[polygons.suffix].layers else None
+
+
+def companions_of(out: Path) -> tuple[Path, ...]:
+    """Return the files that polygons have where tiles failed: these tiles and their style; none for other outputs."""
+    failed = _failed_beside(out)
+    return (failed, style_beside(failed)) if failed else ()
+
+
+def _failed_beside(out: Path) -> Path | None:
     if out.suffix not in FORMATS or FORMATS[out.suffix].layers:
         return None
     return out.with_name(f"{out.stem}.failed_tiles{out.suffix}")
+
+
+def check_stem(out: Path) -> None:
+    """Check that polygons whose style lies in a file do not have the stem of a raster that has a style of that name.
+
+    Raises:
+        OutputError: there is one beside it.
+    """
+    style, raster = style_of(out), out.with_suffix(".tif")
+    if style and raster.exists():
+        raise OutputError(
+            f"{out}: {raster.name} lies beside it, and QGIS would take {style.name} as the style of both; choose "
+            f"another name, such as {out.stem}_polygons{out.suffix}, or .gpkg, which holds its style"
+        )
 
 
 def is_anomalies(path: Path) -> bool:
@@ -134,7 +166,8 @@ def is_anomalies(path: Path) -> bool:
     try:
         if path.suffix == ".parquet":
             return set(pyarrow.parquet.read_schema(path).names) >= OURS
-        with local_file(path) as plain:
+        with local_file(path) as plain, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="More than one layer found")
             return set(pyogrio.read_info(plain)["fields"]) >= OURS
     except (*_FAILURES, DataError, ValueError):
         return False

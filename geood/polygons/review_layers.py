@@ -57,14 +57,18 @@ def with_review(table: pa.Table) -> pa.Table:
     return table
 
 
-def embed_review(gpkg: Path, layer: str, names: Sequence[str], *, class_names: Iterable[str]) -> str:
-    """Store the choices of verdicts in a GeoPackage, which programs show without a style; return the form of the layer.
+def polygon_form(names: Sequence[str], *, class_names: Iterable[str]) -> str:
+    """Return the form of a layer of polygons with columns of these names."""
+    return review_form([name for name in names if name != GEOMETRY], POLYGON_REVIEW, class_names=class_names)
+
+
+def embed_verdicts(gpkg: Path, layer: str) -> None:
+    """Store the choices of verdicts in a GeoPackage, which programs show without a style.
 
     Raises:
         sqlite3.Error: the file cannot be written.
     """
     embed_choices(gpkg, layer, "verdict", name=VERDICT_DOMAIN, choices=VERDICTS, title="verdict on the polygon")
-    return review_form([name for name in names if name != GEOMETRY], POLYGON_REVIEW, class_names=class_names)
 
 
 def write_sample(

@@ -24,7 +24,16 @@ from geood.geo.gdal import open_raster, pieces, rasterio_window, reading, writin
 from geood.geo.grid import Grid, Window
 from geood.geo.listing import files_in
 from geood.geo.paths import RASTERS, ScenePath, files_of, gdal_name
-from geood.polygons import OUTPUT_SUFFIXES, check_nothing_typed, companion_of, is_anomalies
+from geood.geo.qgis import ABOVE, style_beside
+from geood.polygons import (
+    OUTPUT_SUFFIXES,
+    check_nothing_typed,
+    check_stem,
+    companions_of,
+    is_anomalies,
+    scores_beside,
+    style_of,
+)
 from geood.prediction.workdir import work_folder
 
 SUMMARY = "summary.csv"
@@ -63,8 +72,9 @@ class Target(NamedTuple):
     @property
     def files(self) -> list[Path]:
         rasters = [p for p in (self.scores, self.classes) if p]
-        others = [p for p in (self.polygons, self.overview) if p]
-        return [*rasters, *(p.with_suffix(".qml") for p in rasters), *others]
+        styles = [*map(style_beside, rasters), self.scores.with_suffix(ABOVE)]
+        pictures = [self.overview] if self.overview else []
+        return [*rasters, *styles, *_with_style(self.polygons), *pictures]
 
 
 class RunOutputs(NamedTuple):
@@ -82,12 +92,16 @@ class RunOutputs(NamedTuple):
     def finals(self) -> list[Path]:
         """Paths of all files."""
         own = [path for target in self.targets for path in target.files]
-        return own + [path for path in (self.together, self.summary) if path]
+        return [*own, *_with_style(self.together), *([self.summary] if self.summary else [])]
 
     @property
     def folder(self) -> Path:
         """Folder of all files."""
         return self.targets[0].scores.parent
+
+
+def _with_style(polygons: Path | None) -> list[Path]:
+    return [path for path in (polygons, style_of(polygons)) if path] if polygons else []
 
 
 def outputs_of(scenes: Sequence[str | Path], out: Path, *, mosaic: bool, overview: bool = False) -> RunOutputs:
@@ -141,7 +155,7 @@ def check_outputs(
     """
     if len({str(path).casefold() for path in finals}) < len(finals):
         raise ConfigError("two of the scenes would have outputs of the same name; predict them one by one")
-    every = [path for final in finals for path in (final, companion_of(final)) if path]
+    every = [path for final in finals for path in (final, *companions_of(final))]
     for path in every:
         check_name(path)
     existing = [path for path in every if path.exists()]
@@ -155,6 +169,7 @@ def check_outputs(
         check_output(out if path.parent == out and not out.exists() else path, overwrite=overwrite)
     for path in finals:
         check_nothing_typed(path, discard=discard_verdicts)
+        check_stem(path)
     check_families(finals)
 
 
@@ -198,7 +213,8 @@ def targets_of(sources: list[str], out: Path) -> tuple[list[Target], Path | None
 
 
 def _target(scene: ScenePath, polygons: Path) -> Target:
-    return Target(scene, polygons.with_suffix(".tif"), polygons.with_suffix(".classes.tif"), polygons)
+    scores = scores_beside(polygons)
+    return Target(scene, scores, scores.with_suffix(".classes.tif"), polygons)
 
 
 def write_summary(out: Path, made: list[Prediction], staging: Path) -> None:
@@ -258,17 +274,19 @@ def new_folder(folder: Path) -> Iterator[None]:
 
 
 def check_families(finals: Sequence[Path]) -> None:
-    """Check that no polygons of geood are left beside a raster that is not theirs any more.
+    """Check that no polygons of geood lose their raster or their style, which lie in files of the same stem.
 
     Raises:
-        OutputError: a raster would be replaced beside polygons of another file that were cut from it.
+        OutputError: a raster or a style would be replaced beside polygons of another file.
     """
     for raster in finals:
-        if raster.suffix != ".tif" or not raster.exists():
+        if raster.suffix != ".tif":
             continue
+        stem = raster.with_suffix("") if raster.stem.endswith(".scores") else raster
         for suffix in OUTPUT_SUFFIXES:
-            polygons = raster.with_suffix(suffix)
-            if polygons not in finals and polygons.exists() and is_anomalies(polygons):
+            polygons = stem.with_suffix(suffix)
+            lost = raster.exists() or style_of(polygons) == style_beside(raster)
+            if lost and polygons not in finals and polygons.exists() and is_anomalies(polygons):
                 raise OutputError(
                     f"{raster}: belongs to the polygons in {polygons.name}, which would be left without it; delete or "
                     "move these first, or choose another --out"

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from geood.atomic import atomic_write, check_output, output_errors, put_in_place, settle
 from geood.calibration import Verdict
 from geood.errors import OutputError
-from geood.polygons import check_nothing_typed, companion_of
+from geood.polygons import check_nothing_typed, companions_of
 from geood.prediction.journal import refuse_other
 from geood.prediction.outputs import check_families
 from geood.prediction.workdir import PUBLISHING
@@ -73,7 +73,7 @@ class Publication:
     ) -> None:
         self._note_path, self._folder, self._overwrite = folder / PUBLISHING, folder, overwrite
         self._discard_verdicts = discard_verdicts
-        self._companions = {path.name: path for final in finals if (path := companion_of(final))}
+        self._companions = {path.name: path for final in finals for path in companions_of(final)}
         self._finals = {path.name: path for path in finals} | self._companions
         self._note = _read(self._note_path)
 

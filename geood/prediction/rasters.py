@@ -110,13 +110,13 @@ def assemble_rasters(
             log.warning("%s: a GeoTIFF cannot store its CRS: the rasters have none, assign them the scene's", title)
     if target.classes:
         style = qgis.class_style(bundle.class_names)
-        (work.folder / target.classes.with_suffix(".qml").name).write_text(style, encoding="utf-8")
+        (work.folder / qgis.style_beside(target.classes).name).write_text(style, encoding="utf-8")
     reason = failed[0].reason if failed else ""
     return ScoredScene(figures.scored, windows, reason, cells)
 
 
 def finish_raster(scores: Path, bundle: ModelBundle, verdict: Verdict, *, open_threshold: bool) -> None:
-    """Write the style of a finished score raster, and fill in the tags that were left open.
+    """Write the styles of a finished score raster, and fill in the tags that were left open.
 
     Raises:
         OutputError: they cannot be written.
@@ -124,7 +124,7 @@ def finish_raster(scores: Path, bundle: ModelBundle, verdict: Verdict, *, open_t
     threshold = {THRESHOLD_TAG: repr(verdict.threshold)} if open_threshold else {}
     fill_tags(scores, verdict_tags(verdict) | threshold)
     with output_errors(scores):
-        scores.with_suffix(".qml").write_text(_style(scores, bundle, verdict.threshold), "utf-8")
+        _write_styles(scores, bundle, verdict.threshold)
 
 
 def _cells(journal: Journal, bundle: ModelBundle) -> NDArray[np.float32]:
@@ -144,15 +144,19 @@ def _statistics(figures: TileFigures, grid: Grid) -> dict[str, str]:
     return share | {f"STATISTICS_{name}": repr(value) for name, value in values.items()}
 
 
-def _style(scores: Path, bundle: ModelBundle, threshold: float) -> str:
-    """Return the style of a finished score raster; unbounded scores are coloured over their range in this raster."""
-    if SCORES[bundle.config.score.kind].bounded:
-        return qgis.score_style(threshold)
-    with open_raster(scores) as raster:
-        tags = raster.tags(1)
-    if "STATISTICS_MINIMUM" not in tags:
-        return qgis.score_style(threshold)
-    return qgis.score_style(threshold, float(tags["STATISTICS_MINIMUM"]), float(tags["STATISTICS_MAXIMUM"]))
+def _write_styles(scores: Path, bundle: ModelBundle, threshold: float) -> None:
+    """Write the two styles of a finished score raster: its whole range, which QGIS loads, and above the threshold.
+
+    Unbounded scores are coloured over their range in this raster.
+    """
+    limits: dict[str, float] = {}
+    if not SCORES[bundle.config.score.kind].bounded:
+        with open_raster(scores) as raster:
+            tags = raster.tags(1)
+        names = {"low": "STATISTICS_MINIMUM", "high": "STATISTICS_MAXIMUM"}
+        limits = {end: float(tags[name]) for end, name in names.items() if name in tags}
+    qgis.style_beside(scores).write_text(qgis.ramp_style(threshold, **limits), "utf-8")
+    scores.with_suffix(qgis.ABOVE).write_text(qgis.above_style(threshold, **limits), "utf-8")
 
 
 def _tags(scene: ScenePath, bundle: ModelBundle, threshold: float | None) -> dict[str, str]:

@@ -24,6 +24,7 @@ from geood.geo.gdal import open_raster, pieces, rasterio_window, reading
 from geood.geo.grid import Grid, Window
 from geood.geo.score_raster import RUN_TAG, SCORE_TAG, THRESHOLD_TAG
 from geood.models import read_header
+from geood.polygons import scores_beside
 from geood.review.reading import Review
 
 
@@ -82,8 +83,7 @@ def ground_of(review: Review, paths: list[Path], *, scores: str | Path | None, a
         ConfigError: there are neither scores of polygons nor a raster of them.
         DataError: the raster cannot be read, or has another CRS than the polygons can be brought to.
     """
-    beside = paths[0].with_suffix(".tif")
-    raster = Path(scores) if scores is not None else beside if beside.is_file() else None
+    raster = Path(scores) if scores is not None else raster_of(paths[0])
     bare = not np.isfinite(review.polygons["score"].to_numpy(np.float64)).any() and len(review.polygons) > 0
     if raster is None:
         if bare:
@@ -98,6 +98,11 @@ def ground_of(review: Review, paths: list[Path], *, scores: str | Path | None, a
     if bare:
         review = replace(review, polygons=_with_scores(review.polygons, raster))
     return MapGround(review, area_km2 if area_km2 is not None else area, valid, tags)
+
+
+def raster_of(polygons: Path) -> Path | None:
+    """Return the score raster beside polygons; None if there is none. Older ones share the stem in every format."""
+    return next((path for path in (scores_beside(polygons), polygons.with_suffix(".tif")) if path.is_file()), None)
 
 
 def _area_of_cells(review: Review) -> tuple[float | None, tuple[str, ...]]:

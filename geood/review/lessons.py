@@ -30,6 +30,7 @@ from geood.errors import ConfigError, DataError, OutputError, shown
 from geood.geo.listing import files_in
 from geood.geo.ogr import fixed_time, local_file, plain_path
 from geood.geo.score_raster import SCENE_TAG, read_tags
+from geood.review.ground import raster_of
 from geood.review.reading import Review, ReviewNames, read_review
 
 LAYER, ATTRIBUTE = "labels", "class_id"
@@ -262,17 +263,18 @@ def _scenes(review: Review, paths: list[Path], given: list[Path], config: Config
     if given:
         return sorted(path.absolute() for path in given)
     labels = sorted({str(name) for name in review.polygons.get("scene", pd.Series(dtype=str)).dropna()})
-    raster = paths[0].with_suffix(".tif")
-    if not labels and raster.is_file():
+    raster = raster_of(paths[0])
+    if not labels and raster is not None:
         labels = [read_tags(raster).get(SCENE_TAG, "")]
     root, data = config.data.root, config.data
     near = [file for path in paths for file in files_in(path.absolute().parent, IMAGES)]
+    own = {raster.absolute()} if raster else set()
     for key in ("images", "test_images", "reviewed_images"):
         patterns = getattr(data, key)
         near += find_files(root, patterns, what=f"data.{key}") if patterns else []
     found = []
     for label in labels:
-        hits = [path for path in near if label and path.name == Path(label).name and path != raster.absolute()]
+        hits = [path for path in near if label and path.name == Path(label).name and path not in own]
         if not hits:
             raise ConfigError(f"the scene {shown(label)} of these polygons is not found; give its image with --scene")
         found.append(hits[0].absolute())

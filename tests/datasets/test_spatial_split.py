@@ -98,3 +98,4 @@ def test_the_split_is_written(folder):
     assert blocks.crs == CRS.from_user_input(UTM)
     assert blocks.union_all().contains(box(*rasterio.open(folder / "a.tif").bounds).buffer(-1))
     assert sorted(p.name for p in folder.glob("*split*")) == ["split.gpkg"]
+    assert sorted(gpd.read_file(folder / "split.gpkg", layer="layer_styles")["f_table_name"]) == ["blocks", "crops"]

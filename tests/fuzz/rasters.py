@@ -32,7 +32,7 @@ from geood.prediction import SceneOptions, predict
 from support.rasters import HALF_METRE, picture
 
 around = quick_predictions
-RASTERS = ("x.tif", "x.qml", "x.classes.tif", "x.classes.qml")
+RASTERS = ("x.tif", "x.qml", "x.above.qml", "x.classes.tif", "x.classes.qml")
 VRT = """<VRTDataset rasterXSize="{width}" rasterYSize="{height}">
   <SRS>EPSG:32633</SRS>
   <GeoTransform>{places}</GeoTransform>

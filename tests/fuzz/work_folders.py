@@ -24,7 +24,8 @@ from support.rasters import picture, write_raster
 
 around = quick_predictions
 TILES, PUBLISHING = "x.tif", "x.geojson"  # outputs of the run that stops among its tiles, and of the other
-NAMES = {TILES: ["x.tif", "x.qml"], PUBLISHING: [PUBLISHING, "x.tif", "x.qml", "x.classes.tif", "x.classes.qml"]}
+RASTERS = ("x.scores.tif", "x.scores.qml", "x.scores.above.qml", "x.scores.classes.tif", "x.scores.classes.qml")
+NAMES = {TILES: ["x.tif", "x.qml", "x.above.qml"], PUBLISHING: [PUBLISHING, "x.qml", *RASTERS]}
 WORK, JOURNAL, NOTE = ".x.geood", "x.journal", "publishing.json"
 MADE, GIVEN = "@MADE@", "@GIVEN@"  # in a stored note, for the folders of the box
 VICTIM = "victim.txt"

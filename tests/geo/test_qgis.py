@@ -1,8 +1,6 @@
 """Styles: what is in them, and that QGIS itself finds, takes and draws them."""
 
-import json
 import sqlite3
-import subprocess
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -17,18 +15,14 @@ from geood.config.sections import PredictConfig
 from geood.geo import qgis
 from geood.geo.grid import Grid
 from geood.polygons.export import anomalies, write_frame
+from support.qgis import ask_qgis
 from support.rasters import write_scores
 
-PYTHON = "/usr/bin/python3"  # QGIS comes with the system's Python, not with ours
 NAMES = {0: "water", 1: "road", 2: 'roofs "old" & <new>'}
 SCRIPT = """
-import json, sys
-from qgis.core import *
 from qgis.PyQt.QtCore import QSize
 from qgis.PyQt.QtGui import QColor
 folder, threshold = sys.argv[1], float(sys.argv[2])
-app = QgsApplication([], False)
-app.initQgis()
 
 def draw(layer, name):
     settings = QgsMapSettings()
@@ -42,6 +36,10 @@ def draw(layer, name):
     job.waitForFinished()
     job.renderedImage().save(f"{folder}/{name}.png")
 
+def open_file(name):
+    layer = QgsVectorLayer(f"{folder}/{name}", name, "ogr")
+    return layer, layer.loadDefaultStyle()[1]
+
 scores = QgsRasterLayer(f"{folder}/a.tif", "scores")
 classes = QgsRasterLayer(f"{folder}/a.classes.tif", "classes")
 polygons = QgsVectorLayer(f"{folder}/a.gpkg|layername=anomalies", "polygons", "ogr")
@@ -50,7 +48,26 @@ found = {"valid": [layer.isValid() for layer in (scores, classes, polygons, empt
 found["default"] = [layer.loadDefaultStyle()[1] for layer in (scores, polygons, empty)]
 found["renderers"] = [layer.renderer().type() for layer in (scores, classes, polygons, empty)]
 shader = scores.renderer().shader().rasterShaderFunction()
-found["shades"] = [shader.shade(v)[-1] for v in (0.0, threshold - 0.01, threshold + 0.01, 1.0)]
+values = (0.0, threshold - 0.01, threshold + 0.01, 1.0)
+found["ramp"] = [list(shader.shade(v)[1:]) for v in values]
+draw(scores, "ramp")
+found["above"] = scores.loadNamedStyle(f"{folder}/a.above.qml")[1]
+shader = scores.renderer().shader().rasterShaderFunction()
+found["shades"] = [shader.shade(v)[-1] for v in values]
+found["files"] = {}
+for name in ("b.geojson", "c.fgb"):
+    layer, loaded = open_file(name)
+    form = layer.editorWidgetSetup(layer.fields().indexOf("verdict")).type()
+    drawn = layer.renderer().symbol().symbolLayerCount()
+    found["files"][name] = [layer.isValid(), loaded, layer.labelsEnabled(), drawn, form]
+memory = "MultiPolygon?field=split:string"
+found["others"] = []
+for name in ("failed", "blocks", "crops", "parquet"):
+    layer = QgsVectorLayer(memory, name, "memory")
+    found["others"].append([layer.loadNamedStyle(f"{folder}/{name}.qml")[1], layer.renderer().type()])
+photo = QgsRasterLayer(f"{folder}/a.classes.tif", "photo")
+photo.loadNamedStyle(f"{folder}/b.qml")
+found["raster with the style of polygons"] = photo.renderer().type()
 found["classes"] = {int(c.value): [c.label, c.color.name()] for c in classes.renderer().classes()}
 found["layers"] = polygons.renderer().symbol().symbolLayerCount()
 line = polygons.renderer().symbol().symbolLayer(1)
@@ -65,25 +82,11 @@ found["extents"] = [[round(v, 6) for v in (e.xMinimum(), e.yMinimum(), e.xMaximu
                     for e in (scores.extent(), polygons.extent())]
 for layer, name in ((scores, "scores"), (classes, "classes"), (polygons, "polygons"), (empty, "empty")):
     draw(layer, name)
-print("FOUND", json.dumps(found), flush=True)
-import os
-os._exit(0)  # QGIS crashes now and then while it is taken down
 """
 PLACES = {
     "utm": (Affine(0.25, 0, 500000, 0, -0.25, 4500000), CRS.from_epsg(32633)),
     "photo": (Affine.identity(), None),
 }
-
-
-@pytest.fixture(scope="module")
-def has_qgis():
-    try:
-        command = [PYTHON, "-c", "import qgis.core"]
-        missing = subprocess.run(command, capture_output=True, check=False, timeout=60).returncode
-    except OSError:
-        missing = 1
-    if missing:
-        pytest.skip("QGIS is not installed: apt-get install --no-install-recommends python3-qgis qgis-providers")
 
 
 def make_outputs(folder, place, threshold):
@@ -97,26 +100,16 @@ def make_outputs(folder, place, threshold):
     labels[90:, :40] = 255
     path = write_scores(folder / "a.tif", grid, scores)
     write_scores(folder / "a.classes.tif", grid, labels)
-    (folder / "a.qml").write_text(qgis.score_style(threshold), encoding="utf-8")
-    (folder / "a.classes.qml").write_text(qgis.class_style(NAMES), encoding="utf-8")
+    styles = {"a": qgis.ramp_style(threshold), "a.above": qgis.above_style(threshold)}
+    styles |= {"a.classes": qgis.class_style(NAMES), "failed": qgis.failed_style()}
+    styles |= {layer: qgis.split_style(layer) for layer in ("blocks", "crops")}
+    for name, qml in styles.items():
+        (folder / f"{name}.qml").write_text(qml, encoding="utf-8")
     frame = anomalies(path, threshold=threshold, classes=None, class_names=None, predict=PredictConfig(), model="abc")
     write_frame(frame, folder / "a.gpkg", threshold=threshold, overwrite=False)
     write_frame(frame.iloc[:0], folder / "empty.gpkg", threshold=threshold, overwrite=False)
-
-
-def look(folder, threshold):
-    """What QGIS finds in the outputs; it also draws them as PNG files."""
-    environment = {
-        "QT_QPA_PLATFORM": "offscreen",
-        "HOME": str(folder),
-        "XDG_RUNTIME_DIR": str(folder),
-        "PATH": "/usr/bin",
-    }
-    command = [PYTHON, "-c", SCRIPT, str(folder), str(threshold)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
-    assert lines, done.stdout + done.stderr
-    return json.loads(lines[0].removeprefix("FOUND "))
+    for name in ("b.geojson", "c.fgb", "parquet.parquet"):
+        write_frame(frame, folder / name, threshold=threshold, overwrite=False)
 
 
 def drawn(path: Path):
@@ -125,13 +118,20 @@ def drawn(path: Path):
 
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-@pytest.mark.usefixtures("has_qgis")
 def test_qgis_finds_the_styles_and_draws_with_them(tmp_path, place):
     threshold = 0.6
     make_outputs(tmp_path, place, threshold)
-    found = look(tmp_path, threshold)
+    found = ask_qgis(SCRIPT, tmp_path, threshold, folder=tmp_path)
     assert found["valid"] == [True] * 4 and found["default"] == [True] * 3 and found["count"] == [4, 0]
     assert found["renderers"] == ["singlebandpseudocolor", "paletted", "singleSymbol", "singleSymbol"]
+    colours = [tuple(shade) for shade in found["ramp"]]
+    assert len(set(colours)) == 4 and {alpha for *_, alpha in colours} == {255} and found["above"]
+    warm = [red > blue for red, _, blue, _ in colours]
+    assert warm == [False, False, True, True] or colours[3][0] > colours[1][0]
+    assert found["files"] == {name: [True, True, True, 2, "ValueMap"] for name in ("b.geojson", "c.fgb")}
+    kinds = ["singleSymbol", "categorizedSymbol", "categorizedSymbol", "singleSymbol"]
+    assert found["others"] == [[True, kind] for kind in kinds]
+    assert found["raster with the style of polygons"] == "paletted"
     below, under, above, top = found["shades"]
     assert below == under == 0 and above > 150 and top > 200
     assert found["classes"] == {str(k): [v, qgis.class_colours(NAMES)[k]] for k, v in NAMES.items()}
@@ -155,16 +155,26 @@ def test_qgis_finds_the_styles_and_draws_with_them(tmp_path, place):
 
 @pytest.mark.parametrize("threshold", [0.0, np.float64(0.5), 0.999999, 1.0, -12.5, 3e4, 1e-12])
 def test_every_threshold_gives_rising_stops(threshold):
-    root = ET.fromstring(qgis.score_style(threshold))
-    stops = [(float(i.get("value")), int(i.get("alpha"))) for i in root.iter("item")]
-    values = [v for v, _ in stops]
-    assert values == sorted(values) and all(a == 0 for v, a in stops if v <= threshold)
-    assert values[-1] > threshold and stops[-1][1] > 200
-    assert "np." not in qgis.polygon_style(threshold) and ET.fromstring(qgis.polygon_style(threshold)).tag == "qgis"
+    for style, shown_below in ((qgis.ramp_style, 255), (qgis.above_style, 0)):
+        root = ET.fromstring(style(threshold).encode())
+        stops = [(float(i.get("value")), int(i.get("alpha"))) for i in root.iter("item")]
+        values = [v for v, _ in stops]
+        assert values == sorted(values) and all(a == shown_below for v, a in stops if v <= threshold)
+        assert values[-1] > threshold and stops[-1][1] > 200 and values.count(float(threshold)) >= 1
+        [shader] = root.iter("colorrampshader")
+        assert (float(shader.get("minimumValue")), float(shader.get("maximumValue"))) == (values[0], values[-1])
+    assert "np." not in qgis.polygon_style(threshold) and repr(float(threshold)) in qgis.polygon_style(threshold)
+
+
+def test_no_placeholder_is_left_in_any_style():
+    styles = [qgis.polygon_style(0.5, "<aliases/>"), qgis.cell_style(""), qgis.failed_style(), qgis.class_style(NAMES)]
+    styles += [qgis.split_style("blocks"), qgis.split_style("crops"), qgis.ramp_style(0.5), qgis.above_style(0.5)]
+    for qml in styles:
+        assert "__" not in qml and qml.startswith("<!DOCTYPE qgis") and ET.fromstring(qml.encode()).tag == "qgis"
 
 
 def test_names_are_escaped_and_colours_distinct():
-    root = ET.fromstring(qgis.class_style(NAMES))
+    root = ET.fromstring(qgis.class_style(NAMES).encode())
     assert [e.get("label") for e in root.iter("paletteEntry")] == list(NAMES.values())
     names = dict(enumerate(["water", "road", "building", "tree", "land", "a", "b", "c", "other water"]))
     assert len(set(qgis.class_colours(names).values())) == len(names)

@@ -16,9 +16,9 @@ from geood.geo.qgis_form import CELL_REVIEW, POLYGON_REVIEW, VERDICTS, review_fo
 from geood.polygons.export import write_anomalies
 from geood.polygons.typed_verdicts import check_nothing_typed
 from geood.review.auditing import audit
+from support.qgis import PYTHON, environment, need_qgis
 from support.rasters import HALF_METRE, write_scores
 
-PYTHON = "/usr/bin/python3"  # QGIS comes with the system's Python, not with ours
 SCRIPT = """
 import json, os, sys
 from qgis.core import *
@@ -57,16 +57,6 @@ os._exit(0)  # QGIS crashes now and then while it is taken down
 """
 
 
-@pytest.fixture(scope="module")
-def has_qgis():
-    try:
-        missing = subprocess.run([PYTHON, "-c", "import qgis.core"], capture_output=True, check=False, timeout=60)
-    except OSError:
-        pytest.skip("QGIS is not installed")
-    if missing.returncode:
-        pytest.skip("QGIS is not installed: apt-get install --no-install-recommends python3-qgis qgis-providers")
-
-
 def make_map(folder):
     """Scores with four things of falling scores, and their polygons with a sample."""
     scores = np.full((300, 400), 0.1, np.float32)
@@ -87,13 +77,17 @@ def make_map(folder):
     return folder / "a.gpkg"
 
 
-@pytest.mark.usefixtures("has_qgis")
 def test_verdicts_typed_in_qgis_are_read_while_it_is_open_and_never_replaced(tmp_path):
+    need_qgis()
     path = make_map(tmp_path)
-    environment = {"QT_QPA_PLATFORM": "offscreen", "HOME": str(tmp_path / "home"), "PATH": "/usr/bin"}
     command = [PYTHON, "-c", SCRIPT, str(path)]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment(tmp_path / "home"),
     ) as qgis:
         try:
             line = next((line for line in qgis.stdout if line.startswith("FOUND ")), None)

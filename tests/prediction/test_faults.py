@@ -230,7 +230,7 @@ def test_work_that_lies_there_is_not_thrown_away_unasked(tmp_path, scene, bundle
     with pytest.raises(OutputError, match=r"unfinished run.*--resume.*--overwrite"):
         run(scene, tmp_path / "x.tif", bundle_path)
     run(scene, tmp_path / "x.tif", bundle_path, overwrite=True)
-    assert [p.suffix for p in sorted(tmp_path.iterdir())] == [".qml", ".tif"]
+    assert [p.suffix for p in sorted(tmp_path.iterdir())] == [".qml", ".qml", ".tif"]
 
 
 def test_what_changed_meanwhile_is_named_and_refused(tmp_path, bundle_path, stop_at):
@@ -454,10 +454,10 @@ def test_tiles_that_failed_for_a_while_are_tried_again(tmp_path, scene, bundle_p
     ):
         run(scene, out, bundle_path)
     listed = tmp_path / f"x.failed_tiles{suffix}"
-    assert listed.exists() == (suffix == ".geojson")
+    assert listed.exists() == listed.with_suffix(".qml").exists() == (suffix == ".geojson")
     monkeypatch.setattr(geood.prediction.worker, "_read", read)
     [made] = run(scene, out, bundle_path, resume=True, overwrite=True)
-    assert not listed.exists() and not made.failed_tiles
+    assert not listed.exists() and not listed.with_suffix(".qml").exists() and not made.failed_tiles
     assert not (tmp_path / f".{out.stem}.geood").exists()
     run(scene, tmp_path / "y.tif", bundle_path)
     assert np.array_equal(*(rasterio.open(p).read(1) for p in (made.scores, tmp_path / "y.tif")), equal_nan=True)

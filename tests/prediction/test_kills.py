@@ -19,7 +19,7 @@ from geood.prediction.journal import MAGIC
 from support.rasters import write_holed_scene
 
 OUT, WORK = "x.gpkg", ".x.geood"
-RASTERS = ("x.tif", "x.classes.tif", "x.qml", "x.classes.qml")
+RASTERS = ("x.tif", "x.classes.tif", "x.qml", "x.above.qml", "x.classes.qml")
 KILLING = """
 import importlib, os, signal, sys
 

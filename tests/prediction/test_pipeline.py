@@ -660,7 +660,7 @@ def test_every_score_can_be_written_with_its_style(tmp_path, scene, kind):
     [made] = predict([scene], tmp_path / "out.gpkg", bundle_path=tmp_path / "m.safetensors", threshold=threshold)
     scores = read(made.scores)
     assert np.nanstd(scores) > 0 and made.anomalies >= 1
-    own_range = made.scores.with_suffix(".qml").read_text() != qgis.score_style(threshold)
+    own_range = made.scores.with_suffix(".qml").read_text() != qgis.ramp_style(threshold)
     assert own_range != SCORES[kind].bounded
 
 
@@ -690,7 +690,9 @@ def test_a_folder_of_photographs_gives_scores_of_each_and_a_summary_of_them(tmp_
     made = predict([photographs(tmp_path / "in")], out, bundle_path=bundle_path, threshold=0.6)
     assert [Path(one.scene).name for one in made] == ["photo_0.png", "photo_1.png", "photo_2.png"]
     assert {p.name for p in out.iterdir()} == {"summary.csv"} | {
-        f"photo_{i}{end}" for i in range(3) for end in (".gpkg", ".tif", ".qml", ".classes.tif", ".classes.qml")
+        f"photo_{i}{end}"
+        for i in range(3)
+        for end in (".gpkg", ".tif", ".qml", ".above.qml", ".classes.tif", ".classes.qml")
     }
     rows = summary(out)
     assert [(row["scene"], row["scores"]) for row in rows] == [(f"photo_{i}.png", f"photo_{i}.tif") for i in range(3)]

@@ -23,7 +23,7 @@ from support.bundles import make_bundle
 from support.http_server import serving
 from support.rasters import picture, write_raster
 
-NAMES = ["x.classes.qml", "x.classes.tif", "x.gpkg", "x.qml", "x.tif"]
+NAMES = ["x.above.qml", "x.classes.qml", "x.classes.tif", "x.gpkg", "x.qml", "x.tif"]
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +270,9 @@ ODD = ["q;1", "a?b#c%20d", "a!b", "a\tb\nc", "'q\" naïve 🌍", "a" * 220]
 def test_outputs_have_the_names_that_were_asked_for(tmp_path, run, name, suffix):
     (tmp_path / "q").write_text("mine")
     [made] = run(tmp_path / f"{name}{suffix}")
-    wanted = {f"{name}{suffix}", *(f"{name}{end}" for end in (".tif", ".qml", ".classes.tif", ".classes.qml"))}
+    raster = f"{name}.scores" if suffix != ".gpkg" else name  # as its style may not have the stem of another file
+    wanted = {f"{raster}{end}" for end in (".tif", ".qml", ".above.qml", ".classes.tif", ".classes.qml")}
+    wanted |= {f"{name}{end}" for end in ((suffix,) if suffix == ".gpkg" else (suffix, ".qml"))}
     assert set(os.listdir(tmp_path)) == {"q", *wanted} and (tmp_path / "q").read_text() == "mine"
     again = tmp_path / f"again{name[:200]}{suffix}"
     assert polygonize(made.scores, again, threshold=0.5) == made.anomalies > 0
@@ -323,14 +325,25 @@ def test_statistics_and_masks_of_an_older_raster_go_with_it(out, run):
 def test_polygons_are_not_left_beside_the_raster_of_another_run(out, run):
     run(out)
     before = digests(out.parent)
-    for name in ("x.parquet", "x.tif"):
-        with pytest.raises(OutputError, match=r"belongs to the polygons in x\.gpkg"):
+    for name, match in (
+        ("x.tif", r"belongs to the polygons in x\.gpkg"),
+        ("x.parquet", r"x\.tif lies beside it, and QGIS"),
+    ):
+        with pytest.raises(OutputError, match=match):
             run(out.with_name(name), overwrite=True)
     assert digests(out.parent) == before
     out.with_name("x.geojson").write_text('{"type": "FeatureCollection", "features": []}')  # of the user's own
     run(out, overwrite=True)
-    out.unlink()
+    assert out.with_name("x.geojson").exists()
+    for name in NAMES:
+        out.with_name(name).unlink()
     run(out.with_suffix(".parquet"), overwrite=True)
+    for name, match in (
+        ("x.gpkg", r"x\.tif: belongs to the polygons in x\.parquet"),
+        ("x.scores.tif", r"x\.scores\.tif: belongs to the polygons in x\.parquet"),
+    ):
+        with pytest.raises(OutputError, match=match):  # their style, or their raster
+            run(out.with_name(name), overwrite=True)
     assert out.with_name("x.geojson").exists()
 
 

@@ -11,6 +11,7 @@ from geood.cli.app import app
 from geood.errors import ConfigError, DataError
 from geood.geo.grid import Grid
 from geood.review.auditing import audit
+from geood.review.ground import raster_of
 from geood.review.intervals import count_limits, share_of
 from geood.review.reading import ReviewNames
 from support.rasters import HALF_METRE, write_raster, write_scores
@@ -138,6 +139,15 @@ def test_polygons_and_scores_of_other_tools_will_do(tmp_path):
     assert found.area_km2 == pytest.approx(1200 * 0.25 / 1e6, rel=1e-2)
     assert found.tops == () and found.overall.judged == 2 and found.budget.real == 1
     assert not math.isnan(found.bands[0].precision.value)
+
+
+@pytest.mark.parametrize(
+    ("polygons", "raster"), [("x.gpkg", "x.tif"), ("x.fgb", "x.scores.tif"), ("x.fgb", "x.tif"), ("x.fgb", None)]
+)
+def test_the_scores_are_found_beside_polygons_also_those_of_an_older_geood(tmp_path, polygons, raster):
+    for name in filter(None, (raster, "y.tif")):
+        (tmp_path / name).touch()
+    assert raster_of(tmp_path / polygons) == (tmp_path / raster if raster else None)
 
 
 def test_nothing_judged_is_said(tmp_path):

@@ -1,0 +1,115 @@
+"""Verb `geood project`: maps and their scenes as one QGIS project, whenever it is wanted.
+
+It is a verb of its own and no option of `predict`: a project belongs to finished files, whichever command made them, is
+made again after `polygonize`, and may hold several maps and scenes that lie elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from geood.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from geood.geo.qgis_project import ProjectLayer
+
+# Layers of a GeoPackage from the top down, and whether they are ticked: those of a map, and those of a training split.
+SHOWN = {"anomalies": True, "sample": False, "failed_tiles": True, "crops": True, "blocks": True}
+
+
+def project(
+    maps: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="MAP...", help="Polygons or score rasters that geood wrote, or folders of them; also split.gpkg."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="X.qgz", help="The project.")],
+    scene: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SCENE", help="Image to be shown below; repeatable; default: looked for beside the map."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a project that exists.")] = False,
+) -> None:
+    """Put maps, their scores and scenes into a QGIS project, in their order and with their styles."""
+    from geood.atomic import check_output
+    from geood.geo.qgis_project import raster_layer, write_project
+
+    if out.suffix != ".qgz":
+        raise ConfigError(f"{out}: a QGIS project ends in .qgz; choose such a name")
+    check_output(out, overwrite=overwrite)
+    given = [file for path in maps for file in _maps_in(path)]
+    scenes = list(scene or dict.fromkeys(str(found) for path in given if (found := _scene_of(path))))
+    groups = {path.stem: _layers(path, scores_shown=not scenes) for path in given}
+    if len(groups) < len(given):
+        raise ConfigError("two of the maps have the same name; make a project of each")
+    if len(groups) == 1:
+        groups = {"": next(iter(groups.values()))}
+    images = [raster_layer(path, Path(path).name) for path in scenes]
+    write_project(groups | {"": [*groups.get("", []), *images]}, out, overwrite=overwrite)
+    shown = sum(map(len, groups.values())) + len(images)
+    print(f"project    {out}: {shown} layers of {len(given)} maps and {len(images)} scenes")
+
+
+def _maps_in(path: Path) -> Iterator[Path]:
+    """Yield the maps that an argument names: itself, or those in a folder, each by its polygons if it has any.
+
+    Raises:
+        DataError: there is none.
+    """
+    from geood.geo.listing import files_in
+    from geood.polygons import OUTPUT_SUFFIXES, is_anomalies, scores_beside
+
+    if not path.exists():
+        raise DataError(f"{path}: no such file; give polygons or a score raster that geood wrote, or a folder of them")
+    if not path.is_dir():
+        yield path
+        return
+    polygons = [file for file in files_in(path, OUTPUT_SUFFIXES) if is_anomalies(file)]
+    used = {scores_beside(file) for file in polygons}
+    scores = [file for file in files_in(path, (".tif",)) if file not in used and _is_scores(file)]
+    if not polygons and not scores:
+        raise DataError(f"{path}: no map of geood in this folder; give one that `geood predict` wrote to")
+    yield from (*polygons, *scores)
+
+
+def _layers(path: Path, *, scores_shown: bool) -> list[ProjectLayer]:
+    """Return the layers of one map from the top down: polygons, scores, classes."""
+    from geood.geo.qgis_project import polygon_layers, raster_layer
+
+    layers = [] if path.suffix == ".tif" else polygon_layers(path, shown=SHOWN)
+    scores = _scores_of(path)
+    if scores is None:
+        return layers
+    layers.append(raster_layer(scores, "scores", visible=scores_shown))
+    classes = scores.with_suffix(".classes.tif")
+    return [*layers, *([raster_layer(classes, "classes", visible=False)] if classes.exists() else [])]
+
+
+def _scores_of(path: Path) -> Path | None:
+    from geood.polygons import scores_beside
+
+    scores = path if path.suffix == ".tif" else scores_beside(path)
+    return scores if scores.exists() else None
+
+
+def _scene_of(path: Path) -> Path | None:
+    """Return the image that a map was made of, if it lies beside it under the name that its tags tell."""
+    from geood.geo.score_raster import SCENE_TAG, read_tags
+
+    scores = _scores_of(path)
+    name = Path(read_tags(scores).get(SCENE_TAG, "")).name if scores else ""
+    return scores.with_name(name) if scores and name and scores.with_name(name).is_file() else None
+
+
+def _is_scores(path: Path) -> bool:
+    from geood.geo.score_raster import read_tags
+
+    try:
+        return bool(read_tags(path))
+    except DataError:
+        return False

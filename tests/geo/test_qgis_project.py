@@ -1,0 +1,110 @@
+"""Projects: what QGIS itself finds in them, in which order and style, also after the folder has moved."""
+
+import shutil
+import zipfile
+
+import geopandas
+import numpy as np
+import pytest
+from rasterio.crs import CRS
+from typer.testing import CliRunner
+
+from geood.cli.app import app
+from geood.config.sections import PredictConfig
+from geood.errors import ConfigError, DataError, OutputError
+from geood.geo.grid import Grid
+from geood.geo.qgis import above_style, class_style, ramp_style
+from geood.geo.qgis_form import POLYGON_REVIEW
+from geood.polygons.export import write_anomalies, write_frame
+from support.qgis import ask_qgis
+from support.rasters import HALF_METRE, picture, write_raster, write_scores
+
+SCRIPT = """
+project = QgsProject.instance()
+found = {"read": project.read(sys.argv[1]), "crs": project.crs().authid(), "title": project.title(), "layers": []}
+for node in project.layerTreeRoot().findLayers():
+    layer, manager = node.layer(), node.layer().styleManager()
+    found["layers"].append([node.name(), node.isVisible(), layer.isValid(), sorted(manager.styles()),
+                            manager.currentStyle(), layer.renderer().type(), node.parent().name()])
+"""
+SCENE = "scene & <one>.tif"
+
+
+def make_map(folder):
+    """Scene, scores with both styles, classes, and polygons with a sample, as predict leaves them."""
+    grid = Grid(300, 400, HALF_METRE, CRS.from_epsg(32633))
+    scores = np.full((300, 400), 0.1, np.float32)
+    scores[20:40, 30:50] = 0.9
+    write_scores(folder / "a.tif", grid, scores, GEOOD_SCENE=SCENE)
+    write_scores(folder / "a.classes.tif", grid, np.zeros((300, 400), np.uint8))
+    styles = {"a": ramp_style(0.5), "a.above": above_style(0.5), "a.classes": class_style({0: "land"})}
+    for stem, qml in styles.items():
+        (folder / f"{stem}.qml").write_text(qml, encoding="utf-8")
+    settings = PredictConfig(sample_cells=5, sample_side_m=25.0)
+    shared = {"threshold": 0.5, "classes": None, "class_names": None, "predict": settings, "model": "abc"}
+    write_anomalies(folder / "a.tif", folder / "a.gpkg", overwrite=False, **shared)
+    write_raster(folder / SCENE, picture(300, 400, dtype="uint16", high=3000))
+    return folder / "a.gpkg"
+
+
+def run(*arguments):
+    done = CliRunner().invoke(app, ["project", *map(str, arguments)], standalone_mode=False)
+    if done.exception:
+        raise done.exception
+    return done.stdout
+
+
+def test_a_project_holds_a_map_from_the_top_down_wherever_its_folder_is(tmp_path):
+    (tmp_path / "before").mkdir()
+    path = make_map(tmp_path / "before")
+    assert "5 layers of 1 maps and 1 scenes" in run(path, "--out", path.with_suffix(".qgz"))
+    again = run(path, "--out", path.with_name("again.qgz"))
+    shutil.move(tmp_path / "before", tmp_path / "after ü")
+    with zipfile.ZipFile(tmp_path / "after ü" / "a.qgz") as archive:
+        assert archive.namelist() == ["a.qgs"] and str(tmp_path) not in archive.read("a.qgs").decode() and again
+    found = ask_qgis(SCRIPT, tmp_path / "after ü" / "a.qgz", folder=tmp_path)
+    assert (found["read"], found["crs"], found["title"]) == (True, "EPSG:32633", "a")
+    ramp = ["above the threshold", "whole range"]
+    assert found["layers"] == [
+        ["anomalies", True, True, ["default"], "default", "singleSymbol", ""],
+        ["sample", False, True, ["default"], "default", "singleSymbol", ""],
+        ["scores", False, True, ramp, "whole range", "singlebandpseudocolor", ""],
+        ["classes", False, True, ["default"], "default", "paletted", ""],
+        [SCENE, True, True, ["default"], "default", "multibandcolor", ""],
+    ]
+
+
+def test_a_folder_becomes_a_project_of_groups_in_which_scores_are_shown_where_no_scene_is(tmp_path):
+    path = make_map(tmp_path)
+    (tmp_path / SCENE).unlink()
+    frame = geopandas.read_file(path, layer="anomalies").drop(columns=list(POLYGON_REVIEW))
+    write_frame(frame, tmp_path / "b.fgb", threshold=0.5, overwrite=False)
+    run(tmp_path, "--out", tmp_path / "all.qgz")
+    found = ask_qgis(SCRIPT, tmp_path / "all.qgz", folder=tmp_path)
+    shown = [(group, name, visible) for name, visible, *_, group in found["layers"]]
+    assert shown == [
+        ("a", "anomalies", True),
+        ("a", "sample", False),
+        ("a", "scores", True),
+        ("a", "classes", False),
+        ("b", "b", True),
+    ]
+    assert all(valid for _, _, valid, *_ in found["layers"])
+
+
+def test_what_is_no_map_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "x.gpkg").write_text("no polygons")
+    for path, error, match in (
+        (tmp_path / "missing.gpkg", DataError, "no such file"),
+        (tmp_path / "empty", DataError, "no map of geood in this folder"),
+        (tmp_path / "x.gpkg", DataError, "cannot be read as"),
+    ):
+        with pytest.raises(error, match=match):
+            run(path, "--out", tmp_path / "y.qgz")
+    with pytest.raises(ConfigError, match=r"ends in \.qgz"):
+        run(tmp_path / "empty", "--out", tmp_path / "y.qgs")
+    (tmp_path / "y.qgz").write_text("mine")
+    with pytest.raises(OutputError, match="exists already"):
+        run(tmp_path / "empty", "--out", tmp_path / "y.qgz")
+    assert (tmp_path / "y.qgz").read_text() == "mine"
