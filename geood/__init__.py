@@ -2,7 +2,7 @@
 
 The public names live here and are resolved on first use, so `import geood` costs nothing. Inside, imports only go down:
 
-    cli > training | prediction | evaluation | review > calibration > polygons | datasets > models > geo
+    cli > training | prediction | evaluation | review | export > calibration > polygons | datasets > models > geo
         > config > catalog | metrics | atomic > errors | constants | progress | _torch_compat | _lazy | _version
 
 Packages of one floor never import each other, and across a border only names of a package's face (its `__init__`) are

@@ -17,7 +17,7 @@ LADDER = [  # from the ground up; packages of one floor never import each other
     {"models"},
     {"polygons", "datasets"},
     {"calibration"},
-    {"prediction", "training", "evaluation", "review"},
+    {"prediction", "training", "evaluation", "review", "export"},
     {"cli"},
     {"_command"},
     {"__init__", "__main__"},
