@@ -6,7 +6,7 @@ BIN := .venv/bin
 APART := build/apart
 TESTS := -m pytest -n 3 --dist loadfile
 
-.PHONY: demo test slow fuzz check lowest pythons audit install format lint types clean
+.PHONY: demo test slow fuzz check dist lowest pythons audit install format lint types clean
 
 demo: install  ## the main job on made-up scenes: train, predict, evaluate, draw (into demo/)
 	$(BIN)/geood demo --out demo --overwrite
@@ -21,6 +21,11 @@ fuzz: install  ## damaged inputs of each kind, FUZZ_CASES of them: about an hour
 	cd tests && PYTHONPATH=.. ../$(BIN)/python -m fuzz --cases $(FUZZ_CASES) --save ../build/fuzz $(FUZZ)
 
 check: install lint types test  ## format, lint, types, tests
+
+dist: $(APART)/build  ## wheel and source archive in dist/, and the wheel tried in an empty environment
+	rm -rf dist build/lib build/bdist.* *.egg-info
+	$(APART)/build/bin/python -m build --outdir dist .
+	$(PYTHON) .ci/try_wheel.py dist
 
 install: .venv/installed
 
@@ -57,6 +62,10 @@ $(APART)/uv:
 	$(PYTHON) -m venv $@
 	$@/bin/python -m pip install --quiet uv
 
+$(APART)/build:
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet build
+
 $(APART)/audit:
 	$(PYTHON) -m venv $@
 	$@/bin/python -m pip install --quiet pip-audit
@@ -73,4 +82,4 @@ format: install  ## rewrite the code in the house format
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -2,11 +2,16 @@
 
 All that `predict` does with a tile after reading it happens inside: scaling of the bands, the network, the score of the
 config with its statistics and its smoothing. So another program needs to know nothing of the model but its bands and
-its threshold. What it has to do itself is to cut tiles, with a halo, and to leave invalid pixels as NaN. Tensors only.
+its threshold. What it has to do itself is to cut tiles, with a halo, and to leave invalid pixels as NaN.
+
+Encoders from TensorFlow pad as much as a size needs, which is a formula of formulas where sizes are symbols: the tracer
+would work on it for an hour. For multiples of 32 it is a number, which is put in its place. Tensors only.
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import math
 
 import torch
@@ -14,8 +19,9 @@ from torch import Tensor, nn
 
 from geood.constants import NO_CLASS
 from geood.errors import ConfigError
-from geood.models import ModelBundle
+from geood.models import ModelBundle, Segmenter
 
+SAME = "Conv2dSame"  # timm's convolution that pads as TensorFlow does
 BYTE = 255.0  # what one is, of a program that hands on bytes as numbers in [0, 1]
 
 
@@ -33,8 +39,9 @@ class ScoreGraph(nn.Module):
     def __init__(self, bundle: ModelBundle) -> None:
         super().__init__()
         check_traceable(bundle)
-        self.segmenter, self.inliers = bundle.segmenter, bundle.inliers
-        self._bundle, self._kind = bundle, bundle.config.score.kind
+        self.segmenter, self.inliers = with_fixed_padding(bundle.segmenter), bundle.inliers
+        self._bundle = dataclasses.replace(bundle, segmenter=self.segmenter)
+        self._kind = bundle.config.score.kind
         bands = bundle.bands
         gain = [1 / (high - low) for low, high in zip(bands.low, bands.high, strict=True)]
         for name, values in (("low", bands.low), ("gain", gain), ("fill", bands.fill)):
@@ -69,6 +76,36 @@ class ByteGraph(nn.Module):
         """Return the share of bytes divided by 255."""
         score, _ = self.graph(image * BYTE)
         return torch.sigmoid((score - self.threshold) / self.nat)
+
+
+def with_fixed_padding(segmenter: Segmenter) -> Segmenter:
+    """Return a copy of a segmenter whose convolutions pad by fixed numbers, those of sizes that are multiples of 32."""
+    copied = copy.deepcopy(segmenter)
+    for name, module in list(copied.named_modules()):
+        if isinstance(module, nn.Conv2d) and type(module).__name__ == SAME:
+            parent, _, last = name.rpartition(".")
+            setattr(copied.get_submodule(parent), last, fixed(module))
+    return copied
+
+
+def fixed(conv: nn.Conv2d) -> nn.Sequential:
+    """Return a convolution with `same` padding as one with fixed padding, for sizes that its stride divides."""
+    sides: list[int] = []
+    for kernel, stride, step in reversed([*zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)]):
+        pad = max((kernel - 1) * step + 1 - stride, 0)
+        sides += [pad // 2, pad - pad // 2]
+    plain = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        (conv.kernel_size[0], conv.kernel_size[1]),
+        stride=(conv.stride[0], conv.stride[1]),
+        dilation=(conv.dilation[0], conv.dilation[1]),
+        groups=conv.groups,
+        bias=conv.bias is not None,
+    )
+    plain.load_state_dict(conv.state_dict())
+    left, right, top, bottom = sides
+    return nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), plain.to(conv.weight.device)).train(conv.training)
 
 
 def check_traceable(bundle: ModelBundle) -> None:

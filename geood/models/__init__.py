@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from geood.models.calibration_record import CalibrationRecord
     from geood.models.evidence import EVIDENCE, class_bands
     from geood.models.flow import Flow
+    from geood.models.given_bundle import AnyBundle, bundle_of, bundle_path_of, takes_bundle
     from geood.models.inlier_statistics import InlierFit, Inliers
     from geood.models.reach import LOST, effort_for, measured_reach, outputs_of
     from geood.models.score_maps import EXPERTS
@@ -24,6 +25,7 @@ __all__ = [
     "EXPERTS",
     "LOST",
     "TILE_PX",
+    "AnyBundle",
     "BundleHeader",
     "CalibrationRecord",
     "Flow",
@@ -35,6 +37,8 @@ __all__ = [
     "SegmenterOutput",
     "anomaly_score",
     "autocast",
+    "bundle_of",
+    "bundle_path_of",
     "class_bands",
     "effort_for",
     "fit_tail",
@@ -43,11 +47,13 @@ __all__ = [
     "outlier_score",
     "outputs_of",
     "read_header",
+    "takes_bundle",
 ]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "AnyBundle": "given_bundle",
         "BundleHeader": "bundle_header",
         "CalibrationRecord": "calibration_record",
         "EVIDENCE": "evidence",
@@ -63,6 +69,8 @@ __getattr__, __dir__ = lazy_exports(
         "SegmenterOutput": "segmenter",
         "anomaly_score": "scores",
         "autocast": "bundle",
+        "bundle_of": "given_bundle",
+        "bundle_path_of": "given_bundle",
         "effort_for": "reach",
         "class_bands": "evidence",
         "fit_tail": "tails",
@@ -71,5 +79,6 @@ __getattr__, __dir__ = lazy_exports(
         "outputs_of": "reach",
         "outlier_score": "scores",
         "read_header": "bundle_header",
+        "takes_bundle": "given_bundle",
     },
 )

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from geood.config import Config, scores_from, why_not
+from geood.config import Config, load_config, scores_from, why_not
 from geood.datasets import Crops, open_crops, open_photographs
 from geood.errors import BundleError, ConfigError, GeoodError, OutputError, TrainingError, shown
 from geood.models import Flow, ModelBundle, Segmenter
@@ -44,14 +44,14 @@ log = logging.getLogger("geood")
 FIRST_CROPS = 32  # training crops that the flow is initialized from
 
 
-def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
+def train(config: Config | str | Path, out: str | Path, *, resume: bool = False) -> Path:
     """Train a bundle and return its path, `out/model.safetensors`.
 
     The run folder also holds config.yaml (resolved), split.gpkg (blocks and crops) or split.csv (photographs),
     metrics.csv, samples/ (pictures of synthetic negatives), tensorboard/ and checkpoints/.
 
     Args:
-        config: data, networks and training settings.
+        config: data, networks and training settings; or the path of a config file.
         out: the run folder; created, with its parents, once everything is checked.
         resume: continue the run in `out`, which must have the same config.
 
@@ -74,7 +74,7 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
         >>> geood.ModelBundle.load(bundle_path).class_ids
         (0, 1, 2)
     """
-    run = Path(out)
+    config, run = config if isinstance(config, Config) else load_config(config), Path(out)
     leader = _is_leader()
     if not leader:
         log.setLevel(logging.WARNING)  # one process logs for all

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from geood._torch_compat import declare_missing_operators
 from geood.config import SCORES
 from geood.errors import ConfigError
 from geood.export.deepness import byte_graph, deepness_metadata, rise_per_nat, tile_side
-from geood.export.graph import ScoreGraph
+from geood.export.graph import SAME, ScoreGraph, fixed
 from geood.models.tails import _count_below
 from support.bundles import make_bundle, with_statistics
 
@@ -59,6 +60,16 @@ def test_a_traced_graph_of_any_size_is_the_bundle(bundle, numbers):
     wanted, wanted_ids = expected(chosen, numbers)
     assert torch.allclose(score, wanted, atol=1e-4, rtol=1e-4, equal_nan=True)
     assert torch.equal(ids, wanted_ids)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2), (1, 1), (2, 4)])
+def test_fixed_padding_is_that_of_sizes_that_the_stride_divides(kernel, stride):
+    declare_missing_operators()
+    from timm.layers.conv2d_same import Conv2dSame
+
+    conv, image = Conv2dSame(4, 6, kernel, stride=stride, groups=2), torch.rand(1, 4, 16, 24)
+    assert type(conv).__name__ == SAME
+    assert torch.equal(fixed(conv)(image), conv(image))
 
 
 def test_knots_are_counted_as_bucketize_counts_them():
