@@ -7,7 +7,7 @@ QGIS_PYTHON ?= /usr/bin/python3
 APART := build/apart
 TESTS := -m pytest -n 3 --dist loadfile
 
-.PHONY: demo test slow fuzz check lowest pythons audit install format lint types clean qgis-plugin qgis-templates qgis-pictures
+.PHONY: demo test slow fuzz check dist lowest pythons audit install format lint types clean qgis-plugin qgis-templates qgis-pictures
 
 demo: install  ## the main job on made-up scenes: train, predict, evaluate, draw (into demo/)
 	$(BIN)/geood demo --out demo --overwrite
@@ -22,6 +22,11 @@ fuzz: install  ## damaged inputs of each kind, FUZZ_CASES of them: about an hour
 	cd tests && PYTHONPATH=.. ../$(BIN)/python -m fuzz --cases $(FUZZ_CASES) --save ../build/fuzz $(FUZZ)
 
 check: install lint types test  ## format, lint, types, tests
+
+dist: $(APART)/build  ## wheel and source archive in dist/, and the wheel tried in an empty environment
+	rm -rf dist build/lib build/bdist.* *.egg-info
+	$(APART)/build/bin/python -m build --outdir dist .
+	$(PYTHON) .ci/try_wheel.py dist
 
 install: .venv/installed
 
@@ -58,6 +63,10 @@ $(APART)/uv:
 	$(PYTHON) -m venv $@
 	$@/bin/python -m pip install --quiet uv
 
+$(APART)/build:
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet build
+
 $(APART)/audit:
 	$(PYTHON) -m venv $@
 	$@/bin/python -m pip install --quiet pip-audit
@@ -87,4 +96,4 @@ qgis-pictures:  ## the pictures of docs/qgis.md, drawn by QGIS from the outputs 
 	[Image.open(p).convert('RGB').quantize(128, method=1, dither=0).save(p, optimize=True) for p in sys.argv[1:]]" docs/pictures/qgis-*.png
 
 clean:
-	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -6,9 +6,11 @@ import re
 import shutil
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
 from PIL import Image
+from shapely.geometry import box
 
 import geood
 from geood.config import load_config, to_yaml
@@ -17,7 +19,7 @@ from support.bundles import make_bundle, small_config
 from support.rasters import picture, write_raster
 
 PACKAGE = Path(__file__).parent.parent / "geood"
-PUBLIC = [name for name in geood.__all__ if name != "__version__"]
+PUBLIC = [name for name in geood.__all__ if name != "__version__" and not name.endswith("Error")]
 SHORT = {
     "batch": 2,
     "segmenter_steps": 2,
@@ -38,6 +40,9 @@ def workshop(tmp_path_factory):
     write_raster(folder / "labelled" / "a.tif", picture(96, 128))
     write_raster(folder / "labelled" / "a_labels.tif", labels, nodata=255)
     predict([folder / "scene.tif"], folder / "scores.tif", bundle_path=folder / "model.safetensors")
+    squares = [box(0, 0, 10, 10), box(20, 0, 30, 10)]
+    columns = {"score_max": [0.9, 0.8], "verdict": ["real", "false"], "area_m2": [100.0, 100.0]}
+    geopandas.GeoDataFrame(columns, geometry=squares, crs=32640).to_file(folder / "reviewed.gpkg", layer="anomalies")
     for i in range(2):
         for kind, array in (("images", picture(96, 128, seed=i).transpose(1, 2, 0)), ("labels", labels % 3 % 2)):
             (folder / "PAIRS" / kind).mkdir(parents=True, exist_ok=True)

@@ -10,14 +10,14 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "geood"
 LADDER = [  # from the ground up; packages of one floor never import each other
-    {"errors", "constants", "progress", "_torch_compat", "_lazy", "_version"},
+    {"errors", "constants", "notebook", "progress", "_torch_compat", "_lazy", "_version"},
     {"catalog", "metrics", "atomic"},
     {"config"},
     {"geo"},
     {"models"},
     {"polygons", "datasets"},
     {"calibration"},
-    {"prediction", "training", "evaluation", "review", "report"},
+    {"prediction", "training", "evaluation", "review", "report", "export"},
     {"preflight"},
     {"cli"},
     {"_command"},

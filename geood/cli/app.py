@@ -17,6 +17,8 @@ import typer
 from geood._version import DISTRIBUTION, __version__
 from geood.cli.beginning import check, doctor, init
 from geood.cli.data import data_app
+from geood.cli.export import export
+from geood.cli.info import info
 from geood.cli.measuring import measure_images, measure_scenes, pair_measurement, set_measurement
 from geood.cli.options import (
     Aoi,
@@ -35,7 +37,7 @@ from geood.cli.options import (
     Uses,
     Workers,
 )
-from geood.cli.printing import print_bundle, print_pairs, print_predictions
+from geood.cli.printing import print_predictions
 from geood.cli.project import project
 from geood.cli.report import print_training, report
 from geood.cli.reviewing import audit, feedback
@@ -51,13 +53,13 @@ from geood.cli.threshold_options import (
     Top,
     write_verdicts,
 )
-from geood.errors import ConfigError, DataError, TilesFailedError, printable
+from geood.errors import ConfigError, TilesFailedError, printable
 
 app = typer.Typer(
     name="geood",
     help="Find what a model was never taught, in aerial and satellite scenes and in road-driving images.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -354,24 +356,8 @@ def submit(
     print(f"scores     of {count} images in {out}")
 
 
-@app.command()
-def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle, a config or a score raster.")]) -> None:
-    """Show the contents of a bundle, a config or a score raster."""
-    if file.suffix in (".yaml", ".yml"):
-        from geood.config import load_config, to_yaml
-
-        print(to_yaml(load_config(file)), end="")
-    elif file.suffix in (".tif", ".tiff"):
-        from geood.geo.score_raster import read_tags, score_tags
-
-        print_pairs(read_tags(file))
-        score_tags(file)  # what is shown may be what is wrong
-    elif file.suffix == ".safetensors" or file.is_file():
-        from geood.models import read_header
-
-        print_bundle(read_header(file))
-    else:
-        raise DataError(f"{file}: no such file; give a model.safetensors, a config or a score raster")
+app.command()(export)
+app.command()(info)
 
 
 def _bundle_path(given: Path | None) -> Path:

@@ -19,16 +19,16 @@ from geood.evaluation.class_mapping import ClassMapping
 from geood.evaluation.measurement import Subject, measure
 from geood.evaluation.results import SetEvaluation
 from geood.geo.scene_reading import AUTOMATIC, ReadingOptions
-from geood.models import ModelBundle
+from geood.models import AnyBundle, bundle_of
 
 log = logging.getLogger("geood")
 
 
 def evaluate_set(  # noqa: PLR0913 - the options of a verb
     data_set: DataSet,
-    root: Path,
+    root: str | Path,
     *,
-    bundle: ModelBundle | None = None,
+    bundle: AnyBundle | None = None,
     scores: Path | None = None,
     split: str | None = None,
     settings: Sequence[str] = (),
@@ -40,7 +40,7 @@ def evaluate_set(  # noqa: PLR0913 - the options of a verb
     Args:
         data_set: an entry of the catalog.
         root: the folder that holds it.
-        bundle: the bundle to measure; None: `scores` are measured.
+        bundle: the bundle to measure (an object, its file or its run's folder); None: `scores` are measured.
         scores: a folder of score files, one for each image, higher is more anomalous.
         split: the split to measure on; None: the set's last.
         settings: `data.hold_out=[...]`, `data.label_ids={...}` and, for a bundle, `score.KEY=` and `predict.KEY=`.
@@ -63,10 +63,10 @@ def evaluate_set(  # noqa: PLR0913 - the options of a verb
         >>> result.split.name, sorted(row["score"] for row in result.rows)[:2]
         ('test', ['energy', 'entropy'])
     """
-    subject = Subject.of(bundle, scores, settings=settings, options=options)
+    subject = Subject.of(None if bundle is None else bundle_of(bundle), scores, settings=settings, options=options)
     mapping = ClassMapping.of(data_set, subject.bundle, subject.hold_out)
     chosen = data_set.split(split) if split else data_set.evaluated
-    frames = _frames(data_set, root, split=chosen, mapping=mapping, label_ids=subject.label_ids)
+    frames = _frames(data_set, Path(root), split=chosen, mapping=mapping, label_ids=subject.label_ids)
     return measure(subject, frames, mapping, data_set=data_set, split=chosen, out=out)
 
 

@@ -20,7 +20,7 @@ from geood.evaluation.measurement import Subject, measure
 from geood.evaluation.results import SetEvaluation
 from geood.geo.listing import partners, same_name, some_of, why_no_pairs
 from geood.geo.scene_reading import AUTOMATIC, ReadingOptions
-from geood.models import ModelBundle
+from geood.models import AnyBundle, bundle_of
 
 log = logging.getLogger("geood")
 MASKS = (".png", ".tif", ".tiff", ".bmp", ".webp")  # of a folder of masks
@@ -30,12 +30,12 @@ LABEL_FOLDERS = ("labels", "labels_masks")
 
 
 def evaluate_pairs(  # noqa: PLR0913 - the options of a verb
-    root: Path,
+    root: str | Path,
     *,
     protocol: str = "pooled",
     images: str | None = None,
     labels: str | None = None,
-    bundle: ModelBundle | None = None,
+    bundle: AnyBundle | None = None,
     scores: Path | None = None,
     settings: Sequence[str] = (),
     options: ReadingOptions = AUTOMATIC,
@@ -51,7 +51,7 @@ def evaluate_pairs(  # noqa: PLR0913 - the options of a verb
         protocol: the benchmark whose metrics are computed, a name of `PROTOCOLS`.
         images: the images, a folder or a pattern below the root; None: `images`.
         labels: their masks; None: `labels` or `labels_masks`.
-        bundle: the bundle to measure; None: `scores` are measured.
+        bundle: the bundle to measure (an object, its file or its run's folder); None: `scores` are measured.
         scores: a folder of score files, one for each image, higher is more anomalous.
         settings: `data.label_ids={...}` and, for a bundle, `score.KEY=` and `predict.KEY=`.
         options: how the images are read for a bundle, as for `predict`.
@@ -73,8 +73,9 @@ def evaluate_pairs(  # noqa: PLR0913 - the options of a verb
         >>> result.data_set.protocol, len(result.images), "mean_siou" in result.components
         ('smiyc', 2, True)
     """
+    root = Path(root)
     data_set = mask_set(root.resolve().name or "pairs", protocol)
-    subject = Subject.of(bundle, scores, settings=settings, options=options)
+    subject = Subject.of(None if bundle is None else bundle_of(bundle), scores, settings=settings, options=options)
     if subject.hold_out:
         raise ConfigError("--set data.hold_out: the masks of pairs say what is an anomaly, by 1; leave it out")
     mapping = ClassMapping.of(data_set, subject.bundle)

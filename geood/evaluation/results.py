@@ -20,6 +20,7 @@ from geood.catalog import DataSet, Split
 from geood.config import title_of
 from geood.errors import OutputError
 from geood.evaluation.leaderboards import PUBLISHED, Published
+from geood.notebook import html_text
 
 FOLDERS = ("scores", "classes", "pictures")  # of what is kept of each image
 OUTPUTS = {"metrics.json", "images.csv", *FOLDERS}  # all that an evaluation's output folder may hold
@@ -86,6 +87,9 @@ class SetEvaluation:
             }
         )
         return values
+
+    def _repr_html_(self) -> str:
+        return html_text(f"{self.data_set.name}, {self.split.name}", self.table())
 
     def table(self) -> str:
         """Return the figures as a text table in per cent, with published ones of the same benchmark below."""
@@ -257,6 +261,9 @@ class Evaluation:
     def to_json(self) -> str:
         """Return all figures as JSON text; undefined ones are null."""
         return json.dumps(without_nan(asdict(self)), indent=2) + "\n"
+
+    def _repr_html_(self) -> str:
+        return html_text(f"scenes, model {self.model}", self.table())
 
     def table(self) -> str:
         """Return the figures as a text table, in per cent."""

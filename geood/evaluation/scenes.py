@@ -39,7 +39,7 @@ from geood.geo.paths import gdal_name
 from geood.geo.scene import Scene, SceneSource
 from geood.geo.scene_reading import AUTOMATIC, ReadingOptions, said_together, settle_reading
 from geood.metrics import Confusion, PixelCurve
-from geood.models import ModelBundle
+from geood.models import AnyBundle, ModelBundle, bundle_of
 from geood.progress import Progress
 
 log = logging.getLogger("geood")
@@ -99,7 +99,7 @@ class _Counts:
 
 def evaluate_scenes(
     config_or_root: str | Path,
-    bundle: ModelBundle,
+    bundle: AnyBundle,
     *,
     settings: Sequence[str] = (),
     options: ReadingOptions = AUTOMATIC,
@@ -115,7 +115,7 @@ def evaluate_scenes(
 
     Args:
         config_or_root: a config file, or a folder.
-        bundle: the bundle to measure.
+        bundle: the bundle to measure: an object, its file, or the folder of its run.
         settings: `data.KEY=value` for the config, `score.KEY=value` and `predict.KEY=value` for the bundle; for
             a folder `data.label_ids={...}` alone.
         options: how the scenes are read, as for `predict`.
@@ -136,7 +136,7 @@ def evaluate_scenes(
         >>> evaluation.score, list(evaluation.headline())
         ('jsd', ['AP', 'FPR95', 'AUROC', 'base rate', 'mIoU'])
     """
-    path = Path(config_or_root)
+    path, bundle = Path(config_or_root), bundle_of(bundle)
     if path.is_dir():
         if any(not s.startswith("data.label_ids=") for s in settings):
             raise ConfigError(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from geood.models.encoder_weights import PACKAGE_ENCODER, PACKAGE_NAME, weights_at_hand
     from geood.models.evidence import EVIDENCE, class_bands
     from geood.models.flow import Flow
+    from geood.models.given_bundle import AnyBundle, bundle_of, bundle_path_of, takes_bundle
     from geood.models.inlier_statistics import InlierFit, Inliers
     from geood.models.reach import LOST, effort_for, measured_reach, outputs_of
     from geood.models.score_maps import EXPERTS
@@ -28,6 +29,7 @@ __all__ = [
     "PACKAGE_ENCODER",
     "PACKAGE_NAME",
     "TILE_PX",
+    "AnyBundle",
     "BundleHeader",
     "CalibrationRecord",
     "Flow",
@@ -39,6 +41,8 @@ __all__ = [
     "SegmenterOutput",
     "anomaly_score",
     "autocast",
+    "bundle_of",
+    "bundle_path_of",
     "check_encoder",
     "class_bands",
     "effort_for",
@@ -48,12 +52,14 @@ __all__ = [
     "outlier_score",
     "outputs_of",
     "read_header",
+    "takes_bundle",
     "weights_at_hand",
 ]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "AnyBundle": "given_bundle",
         "BundleHeader": "bundle_header",
         "CalibrationRecord": "calibration_record",
         "EVIDENCE": "evidence",
@@ -72,6 +78,8 @@ __getattr__, __dir__ = lazy_exports(
         "PACKAGE_ENCODER": "encoder_weights",
         "PACKAGE_NAME": "encoder_weights",
         "check_encoder": "encoder",
+        "bundle_of": "given_bundle",
+        "bundle_path_of": "given_bundle",
         "effort_for": "reach",
         "class_bands": "evidence",
         "fit_tail": "tails",
@@ -81,5 +89,6 @@ __getattr__, __dir__ = lazy_exports(
         "outlier_score": "scores",
         "read_header": "bundle_header",
         "weights_at_hand": "encoder_weights",
+        "takes_bundle": "given_bundle",
     },
 )

@@ -37,6 +37,7 @@ from geood.models.guided_filter import filter_radius
 from geood.models.inlier_statistics import Inliers
 from geood.models.score_maps import WHOLE, Scorer, offset_of
 from geood.models.segmenter import Segmenter, SegmenterOutput
+from geood.notebook import html_table
 
 log = logging.getLogger("geood")
 USES = ("score", "predict")  # config sections that may change after training
@@ -293,6 +294,10 @@ class ModelBundle:
             if part is not None:
                 part.to(device)
         return self
+
+    def _repr_html_(self) -> str:
+        told = {"classes": ", ".join(self.class_names.values()), "bands": ", ".join(self.bands.names)}
+        return html_table(f"ModelBundle {self.identity}", told | {"score": self.config.score.kind, **self.thresholds})
 
     def header(self) -> dict[str, Any]:
         """Return everything but the tensors, as JSON values."""

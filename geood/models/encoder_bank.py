@@ -68,7 +68,8 @@ def distances(
     """Return the distance (B, h, w) of encoder features to those of their class in the bank, float32.
 
     Where the bank has none of a class, it is the distance to the class that is furthest. A CPU compares a place with
-    its class alone; other devices compare it with all, as they would have to wait to know how many places a class has.
+    its class alone; other devices compare it with all, as they would have to wait to know how many places a class has,
+    and so does a graph that is traced.
 
     Args:
         features: (B, D, h, w), at stride 8.
@@ -80,7 +81,7 @@ def distances(
     """
     flat, asked = (features.float().movedim(1, -1).flatten(0, -2) - shift) @ axes, taken.flatten()
     banks = {span.of: near[span.start : span.end] for span in of}
-    if flat.device.type != "cpu":
+    if flat.device.type != "cpu" or isinstance(flat.shape[0], torch.SymInt):
         each = {c: _to_bank(flat, bank) for c, bank in banks.items()}
         found = torch.stack(list(each.values())).amax(0)
         for c, to_class in each.items():
@@ -99,6 +100,8 @@ def _to_bank(flat: Tensor, near: Tensor) -> Tensor:
     count, short = min(NEIGHBOURS, len(near)), -len(near) % GROUPS
     across = functional.pad(-2 * near.T, (0, short))
     lengths = functional.pad(near.square().sum(1), (0, short), value=torch.inf)
+    if isinstance(flat.shape[0], torch.SymInt):
+        return _nearest(flat, across, lengths, count)
     at_once = (DISTANCES if flat.device.type in ("cpu", "meta") else DISTANCES_ON_GPU) // len(lengths)
     return torch.cat([_nearest(chunk, across, lengths, count) for chunk in flat.split(max(1, at_once))])
 
@@ -110,7 +113,7 @@ def _nearest(places: Tensor, across: Tensor, lengths: Tensor, count: int) -> Ten
     own nearest are nearest. `across` (A, N) is the bank times -2, `lengths` (N,) are its squared lengths; of squared
     distances only the length of the place is missing then.
     """
-    squares = torch.addmm(lengths, places, across).view(len(places), -1, GROUPS)
+    squares = torch.addmm(lengths, places, across).view(places.shape[0], -1, GROUPS)
     groups = squares.amin(1).topk(count, largest=False).indices
     inside = squares.gather(2, groups[:, None].expand(-1, squares.shape[1], -1)).flatten(1)
     least = inside.topk(count, largest=False).values + places.square().sum(1, keepdim=True)

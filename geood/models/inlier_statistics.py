@@ -84,7 +84,9 @@ class Inliers(nn.Module):
                 )
             features = answer.features
             flat = features.float().movedim(1, -1).flatten(0, -2)
-            scores = torch.cat([_OF_FEATURES[kind](self, chunk) for chunk in flat.split(PIXELS)])
+            traced = isinstance(flat.shape[0], torch.SymInt)  # a graph of any size is not cut into chunks
+            chunks = (flat,) if traced else flat.split(PIXELS)
+            scores = torch.cat([_OF_FEATURES[kind](self, chunk) for chunk in chunks])
             return scores.reshape(features.shape[0], *features.shape[2:])
 
     def surprisal(self, kind: str, score: Tensor) -> Tensor:
@@ -110,18 +112,14 @@ class Inliers(nn.Module):
     def _knn(self, flat: Tensor) -> Tensor:
         """Return the mean distance (N,) of features (N, D) to their nearest neighbours in the bank."""
         bank = self._tensor("bank")
-        near = (
-            torch.cdist(self._standardized(functional.normalize(flat), "unit"), bank)
-            .topk(min(NEIGHBOURS, len(bank)), largest=False)
-            .values
-        )
-        return near.mean(1)
+        apart = _apart(self._standardized(functional.normalize(flat), "unit"), bank)
+        return apart.topk(min(NEIGHBOURS, len(bank)), largest=False).values.mean(1)
 
     def _gmm(self, flat: Tensor) -> Tensor:
         """Return the negative ln density (N,) of features (N, D) under the mixture, divided by D."""
         root = self._tensor("mixture_root")  # Cholesky factor of the shared precision matrix: upper triangular (D, D)
         unit = self._standardized(functional.normalize(flat), "unit")
-        apart = torch.cdist(unit @ root, self._tensor("mixture_centres"))
+        apart = _apart(unit @ root, self._tensor("mixture_centres"))
         density = self._tensor("mixture_log_weights") - 0.5 * apart.square()
         whole = density.logsumexp(1) + root.diagonal().log().sum() - 0.5 * flat.shape[1] * math.log(2 * math.pi)
         return -whole / flat.shape[1]
@@ -139,6 +137,14 @@ class Inliers(nn.Module):
         tensor = getattr(self, name)
         assert isinstance(tensor, Tensor)
         return tensor
+
+
+def _apart(places: Tensor, others: Tensor) -> Tensor:
+    """Return the distances (N, M) of places (N, D) from others (M, D); ONNX lacks `cdist`."""
+    if not isinstance(places.shape[0], torch.SymInt):
+        return torch.cdist(places, others)
+    lengths = places.square().sum(1, keepdim=True) + others.square().sum(1)
+    return (lengths - 2 * places @ others.T).clamp_min(0).sqrt()
 
 
 # One function per row of the score table that needs statistics: of logits, and of features (N, D).

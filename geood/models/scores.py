@@ -96,12 +96,14 @@ def by_strips(score: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
     """Apply `score` to logits (B, K, H, W), on a CPU in strips of rows; return (B, H, W), float32.
 
     The logits of a strip and the intermediate tensors fit into a core's cache; on the whole tensor every operation
-    would go through main memory. On a GPU the whole tensor is processed at once.
+    would go through main memory. On a GPU the whole tensor is processed at once, and so is one that is traced.
 
     Args:
         score: maps logits (B, K, h, W) to scores (B, h, W), pixel by pixel.
         logits: (B, K, H, W).
     """
+    if isinstance(logits.shape[2], torch.SymInt):
+        return score(logits)
     row = logits.shape[0] * logits.shape[1] * logits.shape[3]
     rows = max(1, STRIP // max(1, row))
     if logits.device.type not in ("cpu", "meta") or rows >= logits.shape[2]:

@@ -41,11 +41,24 @@ def surprisal(score: Tensor, knots: Tensor) -> Tensor:
     """
     tail = (knots[-1:] - knots[round(TAIL / STEP)]) / (LAST - TAIL)
     per_nat = torch.cat([knots.diff() / STEP, tail])
+    if isinstance(score.shape[-1], torch.SymInt):
+        return _of_part(score.float(), knots, per_nat)
     found = [_of_part(part, knots, per_nat) for part in score.float().flatten().split(PIXELS)]
     return torch.cat(found).reshape(score.shape)
 
 
 def _of_part(score: Tensor, knots: Tensor, per_nat: Tensor) -> Tensor:
     """Return the surprisal of scores (n,); `per_nat` (M,) is the growth of the score by a nat, from each knot on."""
-    below = torch.bucketize(score, knots[1:])
+    traced = isinstance(score.shape[-1], torch.SymInt)
+    below = _count_below(score, knots[1:]) if traced else torch.bucketize(score, knots[1:])
     return (score - knots[below]).div_(per_nat[below]).add_(below, alpha=STEP)
+
+
+def _count_below(score: Tensor, knots: Tensor) -> Tensor:
+    """Return how many of the increasing `knots` are below each score, as `bucketize`, which ONNX lacks, does."""
+    below = torch.zeros(score.shape, dtype=torch.int64, device=score.device)
+    for step in [2**i for i in reversed(range(len(knots).bit_length()))]:
+        tried = below + step
+        inside = (tried <= len(knots)) & (knots[tried.clamp_max(len(knots)) - 1] < score)
+        below = torch.where(inside, tried, below)
+    return below

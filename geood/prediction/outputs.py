@@ -25,6 +25,7 @@ from geood.geo.grid import Grid, Window
 from geood.geo.listing import files_in
 from geood.geo.paths import RASTERS, ScenePath, files_of, gdal_name
 from geood.geo.qgis import ABOVE, style_beside
+from geood.notebook import html_table
 from geood.polygons import (
     OUTPUT_SUFFIXES,
     check_nothing_typed,
@@ -58,6 +59,19 @@ class Prediction:
     reason: str = ""
     verdict: Verdict | None = None
     overview: Path | None = None
+
+    def _repr_html_(self) -> str:
+        told = {
+            "scores": self.scores,
+            "classes": self.classes,
+            "polygons": self.polygons,
+            "anomalies": self.anomalies,
+            "threshold": self.threshold,
+            "valid pixels": f"{self.valid_pixels:,}",
+            "failed tiles": len(self.failed_tiles),
+        }
+        said = {} if self.verdict is None else {"verdict": " ".join(self.verdict.lines())}
+        return html_table(self.scene, told | said)
 
 
 class Target(NamedTuple):

@@ -22,7 +22,7 @@ from geood.geo.mosaic import write_mosaic
 from geood.geo.paths import ScenePath, fingerprint, with_retries
 from geood.geo.scene_reading import said_together
 from geood.geo.score_raster import FAILED_TAG
-from geood.models import ModelBundle
+from geood.models import AnyBundle, ModelBundle, bundle_path_of, takes_bundle
 from geood.polygons import PolygonSource, write_anomalies, write_together
 from geood.prediction.budget import Budget, budget, check_disk, config_budget, parse_bytes
 from geood.prediction.cluster import TlsFiles, dask_client
@@ -48,11 +48,12 @@ log = logging.getLogger("geood")
 MOSAIC = "mosaic.vrt"
 
 
+@takes_bundle
 def predict(  # noqa: PLR0913 - the options of a verb
     scenes: Sequence[str | Path],
     out: str | Path,
     *,
-    bundle_path: str | Path,
+    bundle: AnyBundle | None = None,
     threshold: float | None = None,
     fpr: float | None = None,
     false_per_km2: float | None = None,
@@ -69,6 +70,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
     resume: bool = False,
     overwrite: bool = False,
     discard_verdicts: bool = False,
+    bundle_path: str | Path | None = None,
 ) -> list[Prediction]:
     """Score scenes with a bundle; write score rasters, class rasters and polygons.
 
@@ -79,7 +81,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
             classes as `x.classes.tif`; `x.tif` for the scores alone; a folder for a GeoPackage and rasters per scene.
             Several scenes with one polygon file share it, told apart by a column `scene`. A folder of scenes has a
             folder of outputs, with a table `summary.csv` beside them.
-        bundle_path: the `model.safetensors` of a training run.
+        bundle: a ModelBundle, its file `model.safetensors`, or the folder of its run.
         threshold: score above which a pixel belongs to a polygon; None: the bundle's default.
         fpr: choose the threshold that this share of inlier validation ground exceeds.
         false_per_km2: choose the threshold at which inlier validation ground has so many polygons per km2.
@@ -99,6 +101,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
         resume: continue an interrupted run of the same outputs from its finished tiles.
         overwrite: replace outputs that exist.
         discard_verdicts: replace also polygons in which a person has typed verdicts.
+        bundle_path: the former name of `bundle`.
 
     Returns:
         The outputs of each scene and their figures.
@@ -114,11 +117,11 @@ def predict(  # noqa: PLR0913 - the options of a verb
 
     Example:
         >>> import geood
-        >>> [prediction] = geood.predict(["scene.tif"], "anomalies.gpkg", bundle_path="model.safetensors")
+        >>> [prediction] = geood.predict(["scene.tif"], "anomalies.gpkg", bundle="model.safetensors")
         >>> prediction.scores.name, prediction.valid_pixels
         ('anomalies.tif', 12288)
     """
-    out, options = Path(out), options or SceneOptions()
+    bundle_path, out, options = bundle_path_of(bundle), Path(out), options or SceneOptions()
     choice = ThresholdChoice(threshold, fpr, false_per_km2, top)
     outputs = outputs_of(scenes, out, mosaic=mosaic, overview=overview)
     _check_drift(on_drift, outputs)

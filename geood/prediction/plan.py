@@ -41,9 +41,22 @@ log = logging.getLogger("geood")
 class SceneOptions:
     """Options for reading scenes.
 
-    `bands` are given as on the command line (red=3,green=2,blue=1 or 3,2,1; None: by name, else by position); `nodata`
-    replaces the file's own; `resample` tells whether to resample to the model's resolution. `area` (a vector file) or
-    `box` (west,south,east,north in the scene's CRS) limits what is scored; None: the whole scene.
+    Args:
+        bands: as on the command line, `red=3,green=2,blue=1` or `3,2,1`; None: by name, else by position.
+        nodata: the nodata value, in place of the file's own.
+        resample: resample to the model's resolution.
+        area: a vector file, within whose polygons is scored; None: the whole scene.
+        box: `west,south,east,north` in the scene's CRS, within which is scored; None: the whole scene.
+
+    Raises:
+        ConfigError: of `predict`: the bands, the area or the box do not fit a scene.
+
+    Example:
+        >>> import geood
+        >>> options = geood.SceneOptions(box="500010,3999960,500030,3999980")
+        >>> [made] = geood.predict(["scene.tif"], "part.tif", bundle="model.safetensors", options=options)
+        >>> made.valid_pixels
+        1600
     """
 
     bands: str | None = None

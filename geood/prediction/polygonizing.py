@@ -14,11 +14,12 @@ from geood.atomic import check_output
 from geood.config import PredictConfig
 from geood.errors import ConfigError, DataError
 from geood.geo.score_raster import MODEL_TAG, SAME_RUN, SCORE_TAG, SETTING_TAGS, read_tags, score_tags
-from geood.models import ModelBundle
+from geood.models import AnyBundle, ModelBundle, bundle_path_of, takes_bundle
 from geood.polygons import OUTPUT_SUFFIXES, write_anomalies
 from geood.prediction.threshold_choice import ThresholdChoice, table_in, table_of
 
 
+@takes_bundle
 def polygonize(  # noqa: PLR0913 - the options of a verb
     scores: str | Path,
     out: str | Path,
@@ -30,9 +31,10 @@ def polygonize(  # noqa: PLR0913 - the options of a verb
     min_area_m2: float | None = None,
     simplify_m: float | None = None,
     connectivity: Literal[4, 8] | None = None,
-    bundle_path: str | Path | None = None,
+    bundle: AnyBundle | None = None,
     overwrite: bool = False,
     discard_verdicts: bool = False,
+    bundle_path: str | Path | None = None,
 ) -> int:
     """Extract polygons again from a score raster of `predict`, without the model.
 
@@ -48,9 +50,11 @@ def polygonize(  # noqa: PLR0913 - the options of a verb
         min_area_m2: least area of a polygon, square metres; None: that of the prediction.
         simplify_m: size of the details removed from outlines, metres; None: as in the prediction.
         connectivity: 8 if pixels that touch at corners are connected, 4 if not; None: as in the prediction.
-        bundle_path: the model that made the scores, for `fpr` and `false_per_km2` of rasters without a table of them.
+        bundle: the model that made the scores (an object, its file or its run's folder), for `fpr` and `false_per_km2`
+            of rasters without a table of them.
         overwrite: replace outputs that exist.
         discard_verdicts: replace also polygons in which a person has typed verdicts.
+        bundle_path: the former name of `bundle`.
 
     Returns:
         The number of polygons.
@@ -68,6 +72,7 @@ def polygonize(  # noqa: PLR0913 - the options of a verb
         0
     """
     scores, out = Path(scores), Path(out)
+    bundle_path = None if bundle is None else bundle_path_of(bundle)
     choice = ThresholdChoice(threshold, fpr, false_per_km2, top)
     if out.suffix not in OUTPUT_SUFFIXES:
         raise ConfigError(f"{out}: polygons are written as {', '.join(OUTPUT_SUFFIXES)}; choose one of these suffixes")

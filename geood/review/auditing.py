@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geood.errors import ConfigError, DataError
+from geood.models import AnyBundle, bundle_path_of, takes_bundle
+from geood.notebook import html_text
 from geood.review.ground import MapGround, ground_of
 from geood.review.intervals import (
     LEVEL,
@@ -84,12 +86,18 @@ class Audit:
     budget: BudgetThreshold | None
     promises: tuple[str, ...]
 
+    def _repr_html_(self) -> str:
+        judged, real = self.overall.judged, self.overall.real
+        lines = [f"{judged} of {self.polygons} polygons judged, {real} of them real", *self.promises, *self.notes]
+        return html_text(f"Audit of {', '.join(self.files)}", "\n".join(lines))
+
     def to_json(self) -> str:
         """Return all figures as JSON; what is not known, or has no limit, is null."""
         return json.dumps(_finite(asdict(self) | {"level": LEVEL}), indent=1, ensure_ascii=False)
 
 
-def audit(
+@takes_bundle
+def audit(  # noqa: PLR0913 - the options of a verb
     paths: Sequence[str | Path],
     *,
     names: ReviewNames = ReviewNames(),  # noqa: B008  # frozen
@@ -97,6 +105,7 @@ def audit(
     area_km2: float | None = None,
     false_per_km2: float | None = None,
     promised_per_km2: float | None = None,
+    bundle: AnyBundle | None = None,
     bundle_path: str | Path | None = None,
 ) -> Audit:
     """Return what the verdicts in reviewed files say of the map.
@@ -108,12 +117,24 @@ def audit(
         area_km2: the ground that was searched, where no score raster tells it.
         false_per_km2: a budget, for which a threshold is sought.
         promised_per_km2: false polygons for each square kilometre that the map was to have.
-        bundle_path: the bundle that made the map, whose promised rate of pixels is compared.
+        bundle: the bundle that made the map (an object, its file or its run's folder), whose promised rate of pixels is
+            compared.
+        bundle_path: the former name of `bundle`.
+
+    Returns:
+        The figures: precision by score and rank, misses, recall, and what they say of promises.
 
     Raises:
         ConfigError: a number is none, or what it needs is missing.
         DataError: a file cannot be read, or nothing in it was judged.
+
+    Example:
+        >>> import geood
+        >>> found = geood.audit(["reviewed.gpkg"], area_km2=0.5)
+        >>> found.polygons, found.verdicts["real"]
+        (2, 1)
     """
+    bundle_path = None if bundle is None else bundle_path_of(bundle)
     for option, number in {"--area-km2": area_km2, "--false-per-km2": false_per_km2}.items():
         if number is not None and not (math.isfinite(number) and number > 0):
             raise ConfigError(f"{option} {number}: not a number above 0; give one")

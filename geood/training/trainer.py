@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from geood.config import Config
+from geood.config import Config, load_config
 from geood.datasets import Crops, open_crops, open_photographs, settle_classes
 from geood.errors import BundleError, GeoodError, OutputError, TrainingError, shown
 from geood.models import Flow, ModelBundle, Segmenter
@@ -45,7 +45,7 @@ from geood.training.tuning import take_model
 log = logging.getLogger("geood")
 
 
-def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
+def train(config: Config | str | Path, out: str | Path, *, resume: bool = False) -> Path:
     """Train a bundle and return its path, `out/model.safetensors`.
 
     The run folder also holds config.yaml (resolved), split.gpkg (blocks and crops) or split.csv (photographs),
@@ -53,7 +53,7 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
     negatives beside real crops), tensorboard/, checkpoints/ and, where labels are polygons, labels/.
 
     Args:
-        config: data, networks and training settings.
+        config: data, networks and training settings; or the path of a config file.
         out: the run folder; created, with its parents, once everything is checked.
         resume: continue the run in `out`, which must have the same config.
 
@@ -76,7 +76,7 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
         >>> geood.ModelBundle.load(bundle_path).class_ids
         (0, 1, 2)
     """
-    run = Path(out)
+    config, run = config if isinstance(config, Config) else load_config(config), Path(out)
     config = settle_classes(config)
     leader = _is_leader()
     if not leader:

@@ -1,5 +1,6 @@
 """The command line: help without torch, exit codes, errors on one screen."""
 
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +18,28 @@ ROOT = Path(__file__).parents[2]
 def geood(*arguments, cwd=None):
     command = [sys.executable, "-m", "geood", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+@pytest.mark.parametrize("verb", [[], ["predict"], ["export"], ["data", "list"]])
+def test_help_has_a_short_name(verb, capsys):
+    assert _run([*verb, "-h"], debug=False) == 0
+    short = capsys.readouterr().out
+    assert _run([*verb, "--help"], debug=False) == 0
+    assert short == capsys.readouterr().out and "Usage: geood" in short
+
+
+def test_a_shell_completes_verbs_and_options():
+    for line, wanted in (
+        ("geood pol", "polygonize"),
+        ("geood export --t", "--to"),
+        ("geood export x --to d", "deepness"),
+    ):
+        env = {"_GEOOD_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
+        command = [sys.executable, "-m", "geood"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | env)
+        assert wanted in done.stdout.split(), done.stderr
+    shown = geood("--show-completion", "bash")
+    assert "_GEOOD_COMPLETE=complete_bash" in shown.stdout
 
 
 def test_version_and_help():
@@ -62,21 +85,6 @@ def test_a_bug_is_called_one_and_debug_shows_where(monkeypatch, capsys):
 def test_debug_is_taken_anywhere_on_the_line(tmp_path):
     done = geood("info", tmp_path / "none.safetensors", "--debug")
     assert done.returncode == 3 and "Traceback" in done.stderr
-
-
-def test_info_of_each_kind(tmp_path, bundle_path, capsys):
-    scene = write_raster(tmp_path / "s.tif", picture(64, 64))
-    out = ["--out", str(tmp_path / "o.gpkg"), "--model", str(bundle_path)]
-    assert _run(["predict", str(scene), *out], debug=False) == 0
-    assert "polygons" in capsys.readouterr().out
-    for file, wanted in (
-        (bundle_path, "0 land, 1 road, 2 roof"),
-        (ROOT / "configs" / "aerial.yaml", "densenet121"),
-        (tmp_path / "o.tif", "threshold"),
-    ):
-        assert _run(["info", str(file)], debug=False) == 0
-        assert wanted in capsys.readouterr().out
-    assert _run(["info", str(scene)], debug=False) == 3
 
 
 def test_the_newest_bundle_is_taken_and_said(tmp_path, bundle_path, monkeypatch, capsys):

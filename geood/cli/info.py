@@ -1,0 +1,266 @@
+"""Verb `geood info`: the contents of every kind of file that geood reads or writes, by its ending.
+
+A file that is not geood's own is refused with what it is and which verb takes it. Nothing here is computed: what is
+shown was written by another verb. Names and values in files may hold anything, so all is shown cut and escaped.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sqlite3
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+from xml.etree import ElementTree
+
+import typer
+
+from geood.cli.printing import print_bundle, print_pairs
+from geood.errors import ConfigError, DataError, shown
+
+MOST_ROWS = 5  # of a table that are shown
+MOST_BYTES = 200 << 20  # of a JSON file or of a project's XML that are read
+HEAD_BYTES = 4096  # of an HTML page, in which its title stands
+RUN_FILES = ("config.yaml", "split.gpkg", "split.csv", "metrics.csv", "model.safetensors", "report.html")
+KINDS = "a bundle, a config, a score or class raster, polygons, a table, a report, a project, or a folder of these"
+
+
+def info(file: Annotated[Path, typer.Argument(metavar="FILE", help=f"{KINDS[0].upper()}{KINDS[1:]}.")]) -> None:
+    """Show the contents of any file or folder that geood writes."""
+    if file.is_dir():
+        _show_folder(file)
+        return
+    if not file.is_file():
+        raise DataError(f"{file}: no such file; give {KINDS}")
+    _SHOWN.get(file.suffix.lower(), _show_bundle)(file)
+
+
+def _show_config(path: Path) -> None:
+    from geood.config import load_config, to_yaml
+
+    print(to_yaml(load_config(path)), end="")
+
+
+def _show_bundle(path: Path) -> None:
+    from geood.models import read_header
+
+    print_bundle(read_header(path))
+
+
+def _show_raster(path: Path) -> None:
+    """Show the tags of a score raster or a class raster."""
+    from geood.geo.gdal import open_raster
+    from geood.geo.score_raster import read_tags, score_tags
+
+    with open_raster(path) as dataset:
+        of_classes = dataset.dtypes[0] == "uint8" and "GEOOD_CLASSES" in dataset.tags()
+        ours = any(key.startswith("GEOOD_") for key in dataset.tags())
+        kind = f"{dataset.count} bands of {dataset.dtypes[0]}, {dataset.width} x {dataset.height} pixels"
+    if not ours:
+        raise DataError(
+            f"{path}: not a raster of geood ({kind}), but perhaps a scene: `geood plan {path}` shows what a model "
+            "would make of it, `gdalinfo` what it holds"
+        )
+    print_pairs(read_tags(path, dtype="uint8" if of_classes else "float32"))
+    if not of_classes:
+        score_tags(path)  # what is shown may be what is wrong
+
+
+def _show_polygons(path: Path) -> None:
+    """Show layers, counts and verdicts of polygons; refuse other vector files with what they are good for."""
+    import geopandas
+    import pyogrio
+
+    from geood.polygons import is_anomalies
+
+    layers = _layers(path)
+    if not is_anomalies(path):
+        held = ", ".join(shown(name) for name in layers) or "nothing"
+        raise DataError(
+            f"{path}: a vector file, but without anomalies of geood (layers: {held}); labels belong in data.labels of "
+            "a config, an area of interest in --aoi"
+        )
+    parquet = path.suffix.lower() == ".parquet"
+    if parquet:
+        frame = geopandas.read_parquet(path)
+    else:
+        frame = pyogrio.read_dataframe(path, layer="anomalies" if "anomalies" in layers else layers[0])
+    print_pairs(
+        {
+            "polygons": f"{len(frame):,}",
+            **({"layers": ", ".join(layers)} if layers else {}),
+            "crs": "none" if frame.crs is None else frame.crs.to_string()[:80],
+            "columns": ", ".join(column for column in frame.columns if column != "geometry"),
+        }
+    )
+    if len(frame):
+        first = frame.sort_values("rank").iloc[0]
+        print_pairs(
+            {
+                "model": ", ".join(sorted(frame["model"].dropna().unique())[:MOST_ROWS]),
+                "area": f"{frame['area_m2'].sum():,.0f} m2 in all, {frame['area_m2'].min():.3g} m2 the smallest",
+                "rank 1": f"{first['class_name']}, score {first['score_p95']:.4g}, {first['area_m2']:.4g} m2",
+                **_judged(frame),
+            }
+        )
+    if path.suffix.lower() == ".gpkg":
+        _show_run_table(path)
+
+
+def _layers(path: Path) -> list[str]:
+    """Return the layers of a vector file with geometry; none of Parquet, which has no names."""
+    import pyogrio
+
+    from geood.geo.ogr import local_file
+
+    if path.suffix.lower() == ".parquet":
+        return []
+    try:
+        with local_file(path) as plain:
+            return [str(name) for name, kind in pyogrio.list_layers(plain) if kind is not None]
+    except pyogrio.errors.DataSourceError as error:
+        raise DataError(f"{path}: cannot be read as a vector file ({shown(error)}); copy it again") from None
+
+
+def _judged(frame: Any) -> dict[str, str]:
+    """Return how many polygons a person has judged, if the file asks for it."""
+    if "verdict" not in frame.columns:
+        return {}
+    given = frame["verdict"].dropna()
+    given = given[given.astype(str).str.strip() != ""]
+    counts = ", ".join(f"{n} {shown(name)}" for name, n in given.value_counts().items())
+    return {
+        "judged": f"{len(given)} of {len(frame)}" + (f" ({counts}); geood audit tells what they say" * bool(counts))
+    }
+
+
+def _show_run_table(path: Path) -> None:
+    """Show the verdicts on the scenes of a GeoPackage."""
+    from geood.geo.gpkg import open_read_only
+
+    with open_read_only(path) as database:
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if "run" not in tables:
+            return
+        database.row_factory = sqlite3.Row
+        for row in database.execute("SELECT * FROM run LIMIT ?", (MOST_ROWS,)):
+            known = dict(row)
+            print_pairs({"scene": known.get("scene"), **{k: known[k] for k in ("answer", "why") if known.get(k)}})
+
+
+def _show_table(path: Path) -> None:
+    """Show what a CSV file is, its columns and its last rows."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as a table ({error}); copy it again") from None
+    columns = list(rows[0]) if rows else []
+    meanings = (
+        ({"stage", "step", "figure", "value"}, "figures of a training run, a row for each epoch and figure"),
+        ({"scene", "threshold"}, "summary of a folder of predictions, a row for each scene"),
+        ({"image"}, "figures of an evaluation, a row for each image"),
+        ({"scene"}, "figures of an evaluation, a row for each scene or thing"),
+    )
+    meaning = next((text for wanted, text in meanings if wanted <= set(columns)), None)
+    if meaning is None:
+        raise DataError(f"{path}: not a table of geood (columns: {', '.join(map(shown, columns)) or 'none'})")
+    print_pairs({"table": meaning, "rows": len(rows), "columns": ", ".join(map(str, columns))})
+    for row in rows[-MOST_ROWS:]:
+        print_pairs({"row": ", ".join(f"{key} {value}" for key, value in row.items() if value)})
+
+
+def _show_json(path: Path) -> None:
+    """Show a JSON file: polygons, or the keys and plain values of an object."""
+    if path.suffix.lower() == ".geojson":
+        _show_polygons(path)
+        return
+    if path.stat().st_size > MOST_BYTES:
+        raise DataError(f"{path}: has more than {MOST_BYTES >> 20} MiB, which no result of geood has")
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read as JSON ({shown(error)}); copy it again") from None
+    if isinstance(held, dict) and held.get("type") == "FeatureCollection":
+        _show_polygons(path)
+        return
+    item = held if isinstance(held, dict) else {f"entry {i}": one for i, one in enumerate(held[:MOST_ROWS], 1)}
+    if item.get("type") == "Feature":
+        item = {"id": item.get("id"), **(item.get("properties") or {})}
+    print_pairs({str(key): shown(value, most=200) for key, value in item.items()})
+
+
+def _show_project(path: Path) -> None:
+    """Show the layers of a QGIS project, in its order."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(n for n in archive.namelist() if n.endswith(".qgs"))
+            if archive.getinfo(name).file_size > MOST_BYTES:
+                raise DataError(f"{path}: its project has more than {MOST_BYTES >> 20} MiB; QGIS opens it")
+            text = archive.read(name)
+        if b"<!ENTITY" in text:
+            raise DataError(f"{path}: its project defines entities, which QGIS never writes; do not open it")
+        tree = ElementTree.fromstring(text)
+    except (zipfile.BadZipFile, StopIteration, ElementTree.ParseError, OSError) as error:
+        raise DataError(f"{path}: cannot be read as a QGIS project ({shown(error)}); copy it again") from None
+    print_pairs({"project": f"of QGIS {tree.get('version', 'unknown')}; open it there"})
+    for layer in tree.iter("layer-tree-layer"):
+        print_pairs({"layer": f"{layer.get('name')}  {layer.get('source')}"})
+
+
+def _show_page(path: Path) -> None:
+    """Show the title of a report."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES).decode("utf-8", "replace")
+    title = head.partition("<title>")[2].partition("</title>")[0].strip()
+    if "geood" not in head:
+        raise DataError(f"{path}: a page, but not a report of geood; give {KINDS}")
+    print_pairs({"report": title or path.stem, "open": f"in a browser: {path.absolute().as_uri()}"})
+
+
+def _show_onnx(path: Path) -> None:
+    """Show what an exported ONNX file tells of itself."""
+    from geood.export import read_metadata
+
+    print_pairs(read_metadata(path))
+
+
+def _show_folder(folder: Path) -> None:
+    """Show a run folder, or the outputs in another folder."""
+    if (folder / "config.yaml").is_file():
+        bundle = folder / "model.safetensors"
+        files = [name for name in RUN_FILES if (folder / name).exists()]
+        print_pairs({"run": folder, "files": ", ".join(files)})
+        if (folder / "metrics.csv").is_file():
+            _show_table(folder / "metrics.csv")
+        if bundle.is_file():
+            _show_bundle(bundle)
+        else:
+            print_pairs({"model": f"not finished; go on with: geood train {folder / 'config.yaml'} --resume"})
+        return
+    known = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SHOWN)
+    if not known:
+        raise ConfigError(f"{folder}: a folder without files of geood; give {KINDS}")
+    print_pairs({"folder": f"{folder}, {len(known)} files that `geood info` tells more of"})
+    for path in known[: 10 * MOST_ROWS]:
+        print_pairs({path.suffix: path.name})
+
+
+_SHOWN: dict[str, Callable[[Path], None]] = {
+    ".yaml": _show_config,
+    ".yml": _show_config,
+    ".safetensors": _show_bundle,
+    ".tif": _show_raster,
+    ".tiff": _show_raster,
+    ".gpkg": _show_polygons,
+    ".geojson": _show_polygons,
+    ".fgb": _show_polygons,
+    ".parquet": _show_polygons,
+    ".json": _show_json,
+    ".csv": _show_table,
+    ".qgz": _show_project,
+    ".html": _show_page,
+    ".onnx": _show_onnx,
+}

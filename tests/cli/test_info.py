@@ -1,0 +1,83 @@
+"""`geood info` tells of every kind of file that geood writes, and refuses others with what they are good for."""
+
+import json
+import shutil
+import zipfile
+
+import geopandas
+import pytest
+from shapely.geometry import box
+
+from geood.cli.process import _run
+from support.rasters import picture, write_raster
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, bundle_path):
+    """Outputs of one prediction, in each format, and a run folder around the bundle."""
+    folder = tmp_path_factory.mktemp("made")
+    scene = write_raster(folder / "scene.tif", picture(64, 64))
+    model = ["--model", str(bundle_path)]
+    assert _run(["predict", str(scene), "--out", str(folder / "o.gpkg"), *model], debug=False) == 0
+    for suffix in (".geojson", ".parquet", ".fgb"):
+        assert _run(["polygonize", str(folder / "o.tif"), "--out", str(folder / f"o{suffix}")], debug=False) == 0
+    run = folder / "run"
+    run.mkdir()
+    shutil.copy(bundle_path, run / "model.safetensors")
+    (run / "config.yaml").write_text("data: {}\n")
+    (run / "metrics.csv").write_text("stage,step,figure,value\nsegmenter,10,miou,0.5\n")
+    (folder / "summary.csv").write_text("scene,threshold,anomalies\ns.tif,0.7,3\n")
+    project = '<qgis version="3.22"><layer-tree-group><layer-tree-layer name="anomalies" source="./o.gpkg"/>'
+    with zipfile.ZipFile(folder / "o.qgz", "w") as archive:
+        archive.writestr("o.qgs", project + "</layer-tree-group></qgis>")
+    (folder / "report.html").write_text('<meta name="generator" content="geood 1"><title>Tile 6</title>')
+    (folder / "v.json").write_text(json.dumps([{"scene": "s.tif", "anomalies": 3}]))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("o.tif", ["threshold"]),
+        ("o.classes.tif", ["classes"]),
+        ("o.gpkg", ["polygons", "EPSG", "rank 1", "judged", "answer"]),
+        ("o.geojson", ["polygons", "rank 1"]),
+        ("o.parquet", ["polygons", "rank 1"]),
+        ("o.fgb", ["polygons", "rank 1"]),
+        ("run", ["segmenter", "miou", "0 land, 1 road, 2 roof"]),
+        ("run/model.safetensors", ["0 land, 1 road, 2 roof"]),
+        ("run/metrics.csv", ["a row for each epoch"]),
+        ("summary.csv", ["a row for each scene", "anomalies 3"]),
+        ("o.qgz", ["QGIS 3.22", "anomalies  ./o.gpkg"]),
+        ("report.html", ["Tile 6", "file://"]),
+        ("v.json", ["s.tif"]),
+        ("", ["o.gpkg", "o.qgz"]),
+    ],
+)
+def test_info_of_each_kind(made, capsys, name, said):
+    assert _run(["info", str(made / name)], debug=False) == 0
+    text = capsys.readouterr().out
+    for part in said:
+        assert part in text
+
+
+def test_other_files_are_refused_with_what_they_are_good_for(made, tmp_path, capsys):
+    labels = geopandas.GeoDataFrame({"class": ["roof"]}, geometry=[box(0, 0, 1, 1)], crs=32640)
+    labels.to_file(tmp_path / "labels.gpkg")
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "p.html").write_text("<title>news</title>")
+    (tmp_path / "p.qgz").write_text("no archive")
+    (tmp_path / "j.json").write_text("{")
+    (tmp_path / "empty").mkdir()
+    for path, code, said in (
+        (made / "scene.tif", 3, "geood plan"),
+        (tmp_path / "labels.gpkg", 3, "data.labels"),
+        (tmp_path / "t.csv", 3, "columns: a, b"),
+        (tmp_path / "p.html", 3, "not a report of geood"),
+        (tmp_path / "p.qgz", 3, "copy it again"),
+        (tmp_path / "j.json", 3, "cannot be read as JSON"),
+        (tmp_path / "empty", 2, "without files of geood"),
+        (tmp_path / "none.gpkg", 3, "no such file"),
+    ):
+        assert _run(["info", str(path)], debug=False) == code
+        assert said in capsys.readouterr().err
