@@ -25,6 +25,7 @@ BESIDE = {
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
 }
+VALUES = {Path: "PATH", str: "TEXT", int: "N", float: "X"}  # shown for the value of an option that names none
 LINK = re.compile(r"(\]\()([^)#\s:]+\.md)(#[^)\s]*)?(\))")
 MARK = re.compile(r"^<!-- made: ([\w-]+) -->$", re.MULTILINE)
 
@@ -95,7 +96,7 @@ def _option(option: Any) -> str:
     name = max(option.opts, key=len)
     if option.is_flag:
         return name
-    return f"{name} {_plain(option.metavar) if option.metavar else option.type.name.split()[0].upper()}"
+    return f"{name} {_plain(option.metavar or VALUES[option.type_descriptor.annotation])}"
 
 
 def _meaning(option: Any) -> str:
