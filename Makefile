@@ -6,7 +6,8 @@ BIN := .venv/bin
 APART := build/apart
 TESTS := -m pytest -n 3 --dist loadfile
 
-export NO_MKDOCS_2_WARNING := 1  # Material's advertisement of its successor, at each build
+# No notice of Material's successor at each build.
+export NO_MKDOCS_2_WARNING := 1
 
 .PHONY: demo docs pictures test slow fuzz check lowest pythons audit install format lint types clean
 

@@ -133,7 +133,7 @@ def _resolved(part: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
 
 def _default(value: dict[str, Any]) -> str:
     if "default" not in value:
-        return ""
+        return "none"
     default = value["default"]
     words = {None: "null", True: "true", False: "false", "": '""'}
     text = words.get(default, default) if isinstance(default, str | bool | type(None)) else default
