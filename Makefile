@@ -16,7 +16,7 @@ demo: install  ## the main job on made-up scenes: train, predict, evaluate, draw
 
 docs: install  ## the site of the documentation, into build/site; a link that leads nowhere ends it
 	$(BIN)/python -m mkdocs build
-	@echo "open build/site/index.html; its search needs a server: $(BIN)/python -m http.server --directory build/site"
+	@echo "open build/site/index.html"
 
 pictures: install  ## the pictures of the pages anew: the demo into build/demo, drawn, with QGIS too where it is installed
 	mkdir -p build

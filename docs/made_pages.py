@@ -83,7 +83,7 @@ def _verb(name: str, command: Any) -> str:
     rows = [(f"`{_plain(p.metavar or p.name.upper())}`", p.help or "") for p in arguments]
     rows += [(f"`{_option(p)}`", _meaning(p)) for p in command.params if p.param_type_name == "option" and not p.hidden]
     usage = " ".join(["geood", name, *(_plain(p.metavar or p.name.upper()) for p in arguments), "[OPTIONS]"])
-    lines = [f"## geood {name}", command.help or "", f"```text\n{usage}\n```", "| | |", "|---|---|"]
+    lines = [f"## geood {name}", command.help or "", f"```text\n{usage}\n```", "| given | meaning |", "|---|---|"]
     head, table = lines[:3], lines[3:] + [f"| {first} | {_cell(second)} |" for first, second in rows]
     return "\n\n".join([*head, "\n".join(table)])
 
