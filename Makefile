@@ -7,10 +7,23 @@ QGIS_PYTHON ?= /usr/bin/python3
 APART := build/apart
 TESTS := -m pytest -n 3 --dist loadfile
 
-.PHONY: demo test slow fuzz check dist lowest pythons audit install format lint types clean qgis-plugin qgis-templates qgis-pictures
+# No notice of Material's successor at each build.
+export NO_MKDOCS_2_WARNING := 1
+
+.PHONY: demo docs pictures test slow fuzz check dist lowest pythons audit install format lint types clean
+.PHONY: qgis-plugin qgis-templates qgis-pictures
 
 demo: install  ## the main job on made-up scenes: train, predict, evaluate, draw (into demo/)
 	$(BIN)/geood demo --out demo --overwrite
+
+docs: install  ## the site of the documentation, into build/site; a link that leads nowhere ends it
+	$(BIN)/python -m mkdocs build
+	@echo "open build/site/index.html"
+
+pictures: install  ## the pictures of the pages anew: the demo into build/demo, drawn, with QGIS too where it is installed
+	mkdir -p build
+	$(BIN)/geood demo --out build/demo --overwrite
+	$(BIN)/python docs/pictures.py build/demo
 
 test: install  ## the test suite in three processes, as some tests wait; more threads in each would wait for one another
 	OMP_NUM_THREADS=1 $(BIN)/python $(TESTS)
@@ -21,7 +34,7 @@ slow: install  ## the tests that take minutes: prediction and training killed in
 fuzz: install  ## damaged inputs of each kind, FUZZ_CASES of them: about an hour; what breaks the law goes to build/fuzz
 	cd tests && PYTHONPATH=.. ../$(BIN)/python -m fuzz --cases $(FUZZ_CASES) --save ../build/fuzz $(FUZZ)
 
-check: install lint types test  ## format, lint, types, tests
+check: install lint types test docs  ## format, lint, types, tests, the site
 
 dist: $(APART)/build  ## wheel and source archive in dist/, and the wheel tried in an empty environment
 	rm -rf dist build/lib build/bdist.* *.egg-info
@@ -34,7 +47,7 @@ install: .venv/installed
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "geood needs Python 3.11 or newer; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet torch==2.13.0 -c constraints.txt
-	$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet -e '.[dev,docs]' -c constraints.txt
 	touch $@
 
 lowest: $(APART)/uv  ## the test suite with the lowest version of everything that pyproject.toml names

@@ -1,4 +1,4 @@
-"""The day of an analyst: every command of the README, in its order, and its Python; then the demo."""
+"""The day of an analyst: the commands of the README and of the pages for its tasks, in their order; then the demo."""
 
 import json
 import re
@@ -22,7 +22,10 @@ from geood.datasets.synthetic.world import make_world
 from geood.errors import OutputError
 from support.rasters import picture
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+TASK_PAGES = ("train", "predict", "evaluate", "roads")  # whose commands run here; all others are parsed
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TASKS = {name: (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in TASK_PAGES}
 SHORT = [
     "train.segmenter_steps=10",
     "train.flow_steps=4",
@@ -39,7 +42,7 @@ SHORT = [
 
 @pytest.fixture(scope="module")
 def area(tmp_path_factory) -> Path:
-    """A folder as the README has it in mind: a config, scenes, and a folder of scenes with labels."""
+    """A folder as the pages have it in mind: a config, scenes, and a folder of scenes with labels."""
     folder = tmp_path_factory.mktemp("area")
     make_world(folder / "world", seed=1, size_px=256, scenes=2)
     (folder / "demo.yaml").write_text(CONFIG, encoding="utf-8")
@@ -64,7 +67,7 @@ def area(tmp_path_factory) -> Path:
             path = folder / "PAIRS" / f"{kind.format(i)}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(array).save(path)
-    [text] = [block for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL) if "camvid" in block]
+    [text] = [block for block in re.findall(r"```yaml\n(.*?)```", TASKS["roads"], re.DOTALL) if "camvid" in block]
     (folder / "roads.yaml").write_text(text, encoding="utf-8")
     small = [*SHORT, "segmenter.encoder=resnet10t", "segmenter.decoder_channels=16", "flow.steps=1"]
     (folder / "roads.yaml").write_text(to_yaml(load_config(folder / "roads.yaml", small)), encoding="utf-8")
@@ -84,9 +87,9 @@ def make_road_set(folder):
                 Image.fromarray(array).save(folder / name / f"frame_{i}.png")
 
 
-def test_the_commands_of_the_readme(area, monkeypatch, capsys):
+def test_the_commands_of_the_readme_and_the_pages(area, monkeypatch, capsys):
     monkeypatch.chdir(area)
-    for command in commands(README):
+    for command in dict.fromkeys(line for text in (README, *TASKS.values()) for line in commands(text)):
         wanted = 3 if "data check" in command else 0  # a miniature lacks most of the set's files
         if command.startswith("geood audit"):
             judge(Path("anomalies.gpkg"))
@@ -95,10 +98,19 @@ def test_the_commands_of_the_readme(area, monkeypatch, capsys):
     assert "AUROC" in said and "closed-set mIoU" in said and "runs/aerial" in said
     with rasterio.open("scene.tif") as scene, rasterio.open("anomalies.tif") as scores:
         assert (scene.transform, scene.crs, scene.shape) == (scores.transform, scores.crs, scores.shape)
-    layout = README[README.index("## Layout of the outputs") :]
+    formats = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    [layout] = re.findall(r"^\| column of `anomalies` \|.*?\n\n", formats, re.MULTILINE | re.DOTALL)
     columns = {
         name for row in re.findall(r"^\| (`.*?) \|", layout, re.MULTILINE) for name in re.findall("`(.*?)`", row)
     }
+    with sqlite3.connect("anomalies.gpkg") as database:
+        tables = {
+            name: {row[1] for row in database.execute(f"PRAGMA table_info({name})")} for name in ("sample", "run")
+        }
+    database.close()
+    assert all(f"`{column}`" in formats for names in tables.values() for column in names - {"fid", "geom"})
+    with rasterio.open("anomalies.tif") as scores:
+        assert all(f"`{tag}`" in formats for tag in scores.tags() if tag.startswith("GEOOD_"))
     assert set(gpd.read_file("anomalies.gpkg", layer="anomalies").columns) == columns | {"geometry"}
     assert set(gpd.read_file("all.gpkg", layer="anomalies")["scene"]) <= {"north.tif", "south.tif"}
     assert not Path("scores.gpkg").exists() and (gpd.read_file("fewer.gpkg", layer="anomalies").area_m2 >= 10).all()
