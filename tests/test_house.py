@@ -100,6 +100,7 @@ HELD_BY = {  # rooms without a test file of their own name, and the file whose l
     "prediction/threshold_choice": "prediction/test_scene_verdict",
     "models/calibration_record": "models/test_bundle_header",
     "review/ground": "review/test_auditing",
+    "review/promises": "review/test_auditing",
     "models/score_maps": "models/test_bundle",
     "training/calibration": "training/test_trainer",
     "training/callbacks": "training/test_trainer",
