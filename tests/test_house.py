@@ -126,6 +126,7 @@ HELD_BY = {  # rooms without a test file of their own name, and the file whose l
     "report/splits": "report/test_page",
     "report/tables": "report/test_page",
     "review/ground": "review/test_auditing",
+    "review/promises": "review/test_auditing",
     "models/score_maps": "models/test_bundle",
     "training/calibration": "training/test_trainer",
     "training/callbacks": "training/test_trainer",

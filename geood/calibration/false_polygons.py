@@ -151,16 +151,25 @@ class PolygonTable(NamedTuple):
     def at(self, threshold: float, min_area_m2: float, km2: float | None = None) -> FalsePolygons | None:
         """Return the false polygons per km2 at a threshold, and the interval for a scene of `km2`; None if not counted.
 
-        Between two thresholds of the table the lower one counts.
+        Between two thresholds of the table the lower one counts; below all of them nothing was counted.
         """
         counts, spread = self._row(min_area_m2, self.polygons), self._row(min_area_m2, self.spread)
-        if counts is None or spread is None or not self.km2:
+        at = self._place(threshold)
+        if counts is None or spread is None or not self.km2 or at is None:
             return None
-        at = max(0, int(np.searchsorted(self.thresholds, threshold, "right")) - 1)
         count = float(counts[at])
         low, high = garwood(count)
         scene = _of_scene(count, self.km2, spread=float(spread[at]), images=self.images, area=km2) if km2 else None
         return FalsePolygons(count / self.km2, (low / self.km2, high / self.km2), scene)
+
+    def share_above(self, threshold: float) -> float | None:
+        """Return the share of inlier pixels above the threshold of the table that is next below; None if none is."""
+        at = self._place(threshold)
+        return None if at is None else self.rates[at]
+
+    def _place(self, threshold: float) -> int | None:
+        at = int(np.searchsorted(self.thresholds, threshold, "right")) - 1
+        return None if at < 0 else at
 
     def _row(self, min_area_m2: float, rows: tuple[tuple[float, ...], ...]) -> NDArray[np.float64] | None:
         """Return the row of the largest least area that is not above `min_area_m2`."""

@@ -208,7 +208,8 @@ def write_together(  # noqa: PLR0913 - the arguments of `write_anomalies`
             sinks.append(_RowSink(sorter, own_crs, crs))
             deferred.append(extract(source, sinks[-1].add, number=i, count_before=sum(counts)))
             counts.append(sinks[-1].count if most is None else min(most, sinks[-1].count))
-        bounds = np.concatenate([f([x.bounds for x in sinks], axis=0)[at] for f, at in _EXTREMES])
+        parts = [x.bounds for x in sinks] if most is None else _bounds_of_first(sorter, len(sources), most)
+        bounds = np.concatenate([f(parts, axis=0)[at] for f, at in _EXTREMES])
         rows = _final_tables(sorter, deferred, [source.scene for source in sources], most)
         layer = Layer(LAYER, crs, _schema(with_scene=sources[0].scene is not None), rows, sum(counts), bounds)
         _write_styled(staging.polygons, layer, threshold, sources[0].class_names)
@@ -291,6 +292,12 @@ def _final_tables(
         if scenes[0] is not None:
             table = table.append_column("scene", pa.array([scenes[i] for i in source], pa.string()))
         yield with_review(table).select(schema.names).cast(schema)
+
+
+def _bounds_of_first(sorter: ExternalSorter, scenes: int, most: int) -> list[NDArray[np.float64]]:
+    """Return bounds that together are those of the first `most` rows of each scene, which a file tells beforehand."""
+    kept = (np.asarray(table[GEOMETRY_FIELD.name], object) for table in _first(sorter.sorted_tables(), scenes, most))
+    return [extent(shapely.from_wkb(shapes)) for shapes in kept if len(shapes)] or [np.full(4, np.nan)]
 
 
 def _first(tables: Iterator[pa.Table], scenes: int, most: int | None) -> Iterator[pa.Table]:

@@ -71,15 +71,16 @@ class ExternalSorter:
             self._write_run()
 
     def sorted_tables(self) -> Iterator[pa.Table]:
-        """Yield all rows in order, in chunks."""
+        """Yield all rows in order, in chunks; may be called again, and then no row may be added."""
         if not self._runs:
             if self._pending:
                 yield self._sorted(pa.concat_tables(self._pending))
             return
         if self._pending:
             self._write_run()
-        self._writer.close()
-        self._file.close()
+        if not self._file.closed:
+            self._writer.close()
+            self._file.close()
         with pa.OSFile(str(self._path)) as file:
             reader = pa.ipc.open_file(file)
             yield from self._merged([iter([*range(first, end)]) for first, end in self._runs], reader)

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from geood.atomic import check_output
+from geood.calibration import PolygonTable
 from geood.config import PredictConfig
 from geood.errors import ConfigError, DataError
 from geood.geo.score_raster import MODEL_TAG, SAME_RUN, SCORE_TAG, SETTING_TAGS, read_tags, score_tags
 from geood.models import AnyBundle, ModelBundle, bundle_path_of, takes_bundle
 from geood.polygons import OUTPUT_SUFFIXES, write_anomalies
+from geood.prediction.run_table import said, write_cut
 from geood.prediction.threshold_choice import ThresholdChoice, table_in, table_of
 
 
@@ -90,10 +92,11 @@ def polygonize(  # noqa: PLR0913 - the options of a verb
             raise DataError(
                 f"{classes}: is not of the same prediction as {scores.name}; move it away, or predict again"
             )
-    return write_anomalies(
+    settled = choice.settle_by_tags(texts, table, settings, default=tags.threshold)
+    count = write_anomalies(
         scores,
         out,
-        threshold=choice.settle_by_tags(texts, table, settings, default=tags.threshold),
+        threshold=settled,
         classes=classes if classes.exists() else None,
         class_names=tags.class_names,
         predict=settings,
@@ -103,6 +106,31 @@ def polygonize(  # noqa: PLR0913 - the options of a verb
         failed=tags.failed,
         most=top,
     )
+    if out.suffix == ".gpkg":
+        same = settings.connectivity == tags.predict.connectivity and top is None
+        promise = _promised(table, texts, settings, threshold=settled, count=count if same else None)
+        write_cut(out, {"scene": tags.scene, "threshold": settled} | promise)
+    return count
+
+
+def _promised(
+    table: PolygonTable | None, texts: dict[str, str], settings: PredictConfig, *, threshold: float, count: int | None
+) -> dict[str, float | None]:
+    """Return what is promised of polygons of a score raster that were cut at a threshold, for the table `run`.
+
+    Without a `count` they are not those that the table counts: the best-ranked alone, or connected otherwise.
+    """
+    km2 = said(texts).get("km2")
+    known = isinstance(km2, (int, float)) and km2 > 0
+    least = settings.min_area_m2 or 0.0
+    false = table.at(threshold, least) if table is not None and count is not None and known else None
+    return {
+        "promised": None if table is None else table.share_above(threshold),
+        "polygons_per_km2": count / km2 if known and count is not None else None,
+        "false_per_km2": None if false is None else false.rate,
+        "min_area_m2": least,
+        "connectivity": settings.connectivity,
+    }
 
 
 def _changed(settings: PredictConfig, changes: dict[str, Any]) -> PredictConfig:

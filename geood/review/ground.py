@@ -2,12 +2,11 @@
 
 A score raster of any tool tells the ground; without one the cells of the sample do, each of which stands for a part of
 the scene, or a number that the user gives. Polygons of tools that write no scores get theirs from that raster, the
-highest in their outline. What the map promised is read from its tags and from the bundle that made it.
+highest in their outline. What the map promised of polygons cut so is found in `promises`, or in its bundle.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,32 +21,35 @@ from rasterio.features import geometry_mask
 from geood.errors import ConfigError, DataError
 from geood.geo.gdal import open_raster, pieces, rasterio_window, reading
 from geood.geo.grid import Grid, Window
-from geood.geo.score_raster import RUN_TAG, SCORE_TAG, THRESHOLD_TAG
+from geood.geo.score_raster import SCORE_TAG
 from geood.models import read_header
 from geood.polygons import scores_beside
+from geood.review.promises import NOTHING, CutPromise, promise_of
 from geood.review.reading import Review
 
 
 @dataclass(frozen=True)
 class MapGround:
-    """The ground of a review: square kilometres and valid pixels (None: not known), and the tags of its raster."""
+    """The ground of a review: square kilometres and valid pixels (None: not known), the tags of its raster, promises.
+
+    `threshold` is that which cut the polygons (None: not known), `promise` what the map promised of polygons cut so.
+    """
 
     review: Review
     area_km2: float | None
     valid_px: int | None
     tags: dict[str, str]
     notes: tuple[str, ...] = ()
+    threshold: float | None = None
+    promise: CutPromise = NOTHING
 
     @property
     def promised_per_km2(self) -> float | None:
-        """False polygons for each square kilometre that the map was to have, by its tags.
-
-        None where they were not counted, as of a map of the best-ranked polygons alone.
-        """
-        return None if self._said("polygons_per_km2") is None else self._said("false_per_km2")
+        """False polygons for each square kilometre that the map was to have; None where they were not counted."""
+        return self.promise.per_km2
 
     def promised_share(self, bundle_path: str | Path | None) -> float | None:
-        """Return the share of inlier pixels above the map's threshold that the bundle, or the map's tags, promised.
+        """Return the share of inlier pixels above the polygons' threshold that the bundle, or the map, promised.
 
         None: not known.
 
@@ -56,24 +58,13 @@ class MapGround:
             ConfigError: the map has no threshold in its tags.
         """
         if bundle_path is None:
-            return self._said("promised")
-        if THRESHOLD_TAG not in self.tags:
+            return self.promise.share
+        if self.threshold is None:
             raise ConfigError("--model needs the score raster that its `predict` wrote; give it with --scores")
-        header, threshold = read_header(Path(bundle_path)), float(self.tags[THRESHOLD_TAG])
+        header = read_header(Path(bundle_path))
         rates = header.calibration.get(self.tags.get(SCORE_TAG, header.config.score.kind), {})
-        kept = [float(rate) for rate, at in rates.items() if at <= threshold * (1 + 1e-9)]
+        kept = [float(rate) for rate, at in rates.items() if at <= self.threshold * (1 + 1e-9)]
         return min(kept) if kept else None
-
-    def _said(self, name: str) -> float | None:
-        """Return a number of the map's own record; None where there is none."""
-        try:
-            record = json.loads(self.tags[RUN_TAG])
-            value = record[name]
-            if record.get("relative"):  # a threshold by rank inside the scene promises nothing
-                return None
-        except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
-            return None
-        return float(value) if isinstance(value, (int, float)) and np.isfinite(value) and value >= 0 else None
 
 
 def ground_of(review: Review, paths: list[Path], *, scores: str | Path | None, area_km2: float | None) -> MapGround:
@@ -93,11 +84,14 @@ def ground_of(review: Review, paths: list[Path], *, scores: str | Path | None, a
                 f"columns of numbers: {', '.join(name for name in numbers if name != 'score') or 'none'}"
             )
         area, notes = _area_of_cells(review)
-        return MapGround(review, area_km2 if area_km2 is not None else area, None, {}, () if area_km2 else notes)
+        at, promise, said = promise_of(paths[0], {}, review)
+        notes = () if area_km2 else notes
+        return MapGround(review, area_km2 if area_km2 is not None else area, None, {}, (*notes, *said), at, promise)
     area, valid, tags = _measured(raster)
     if bare:
         review = replace(review, polygons=_with_scores(review.polygons, raster))
-    return MapGround(review, area_km2 if area_km2 is not None else area, valid, tags)
+    at, promise, said = promise_of(paths[0], tags, review)
+    return MapGround(review, area_km2 if area_km2 is not None else area, valid, tags, said, at, promise)
 
 
 def raster_of(polygons: Path) -> Path | None:

@@ -235,18 +235,32 @@ def _scored(frame: geopandas.GeoDataFrame, column: str | None) -> geopandas.GeoD
 
 
 def _gaps(frame: geopandas.GeoDataFrame, path: Path) -> list[str]:
-    """Tell how many rows were deleted, as far as ranks or row numbers show it."""
-    if "rank" in frame and not ("scene" in frame and frame["scene"].nunique() > 1):
-        numbers = pd.to_numeric(frame["rank"], errors="coerce").dropna()
-        what = "ranks"
-    elif path.suffix.lower() == ".gpkg":
-        numbers, what = frame["fid"], "row numbers"
-    else:
-        return []
-    missing = int(numbers.max()) - numbers.nunique() if len(numbers) else 0
-    if missing <= 0:
-        return []
-    return [f"{path.name}: {missing} {what} up to {int(numbers.max())} are missing, so rows were deleted; none counts"]
+    """Tell how many rows were deleted, as far as ranks or row numbers show it.
+
+    Scenes that share a file share its ranks; where a rank occurs in several scenes, each has its own.
+    """
+    if "rank" in frame:
+        ranks = pd.to_numeric(frame["rank"], errors="coerce").dropna()
+        by_scene = "scene" in frame and bool(frame.assign(_rank=ranks).groupby("_rank")["scene"].nunique().gt(1).any())
+        if by_scene:
+            scenes = frame["scene"].astype(str)
+            each = [(f" of {shown(str(scene))}", ranks[scenes[ranks.index] == scene]) for scene in scenes.unique()]
+            return _missing(each, path, "ranks")
+        return _missing([("", ranks)], path, "ranks")
+    return _missing([("", frame["fid"])], path, "row numbers") if path.suffix.lower() == ".gpkg" else []
+
+
+def _missing(groups: Sequence[tuple[str, pd.Series[Any]]], path: Path, what: str) -> list[str]:
+    """Return a note on each group of numbers that has gaps from 1 on."""
+    notes = []
+    for name, numbers in groups:
+        missing = int(numbers.max()) - numbers.nunique() if len(numbers) else 0
+        if missing > 0:
+            notes.append(
+                f"{path.name}: {missing} {what}{name} up to {int(numbers.max())} are missing, so rows were deleted; "
+                "none counts"
+            )
+    return notes
 
 
 def _cells(frames: list[geopandas.GeoDataFrame], notes: list[str]) -> geopandas.GeoDataFrame | None:

@@ -1,5 +1,6 @@
 """Laws of polygons: they are the pixels above the threshold, whole, with the right statistics, in every format."""
 
+import json
 import os
 import sqlite3
 import warnings
@@ -414,6 +415,19 @@ def test_parquet_is_geoparquet_in_row_groups(scored, monkeypatch):
     frame = geopandas.read_parquet(folder / "o.parquet")
     geo = pyarrow.parquet.read_schema(folder / "o.parquet").metadata[b"geo"].decode()
     assert '"MultiPolygon"' in geo and str(frame.total_bounds[0]) in geo
+
+
+@pytest.mark.parametrize("run_bytes", [20_000, 10**8])
+def test_bounds_of_geoparquet_are_those_of_the_rows_in_it(scored, monkeypatch, run_bytes):
+    monkeypatch.setattr("geood.polygons.external_sort.RUN_BYTES", run_bytes)
+    scores, _, folder = scored
+    given = how(0.7, None, {})
+    for most in (None, 3):
+        write_anomalies(scores, folder / "o.parquet", **given, overwrite=True, most=most)
+        frame = geopandas.read_parquet(folder / "o.parquet")
+        geo = json.loads(pyarrow.parquet.read_schema(folder / "o.parquet").metadata[b"geo"])
+        assert geo["columns"]["geometry"]["bbox"] == pytest.approx(frame.total_bounds)
+    assert len(frame) == 3
 
 
 def test_absent_blocks_are_as_good_as_no_data(tmp_path):

@@ -21,6 +21,8 @@ from geood.models.bundle import ModelBundle
 from geood.prediction.pipeline import predict
 from geood.prediction.polygonizing import polygonize
 from geood.prediction.threshold_choice import ThresholdChoice
+from geood.review.ground import ground_of
+from geood.review.reading import read_review
 from geood.training.calibration import calibrated
 from support.bundles import make_bundle
 from support.places import write_raster as write_placed
@@ -193,6 +195,31 @@ def test_a_budget_chosen_by_predict_is_that_of_polygonize_and_of_the_table(groun
         again = tmp_path / f"{name}_again.gpkg"
         assert polygonize(made.scores, again, **choice) == made.anomalies
         assert polygonize(made.scores, again, **choice, bundle_path=model, overwrite=True) == made.anomalies
+
+
+def test_an_audit_compares_polygons_with_the_promise_of_the_threshold_that_cut_them(ground, scene, tmp_path):
+    model, settings = ground / "model.safetensors", [f"predict.min_area_m2={9 * 0.25}"]
+    table = PolygonTable.of(ModelBundle.load(model).record)
+    [made] = predict([scene], tmp_path / "map.gpkg", bundle_path=model, settings=settings)
+    lower = table.thresholds[int(np.searchsorted(table.thresholds, made.threshold)) - 4]
+    assert lower < made.threshold
+    for path, at in (
+        (made.polygons, made.threshold),
+        (tmp_path / "again.gpkg", lower),
+        (tmp_path / "a.parquet", lower),
+    ):
+        if path != made.polygons:
+            polygonize(made.scores, path, threshold=at)
+        frame = gpd.read_parquet(path) if path.suffix == ".parquet" else gpd.read_file(path, layer="anomalies")
+        found = ground_of(read_review([path]), [path], scores=made.scores, area_km2=None)
+        assert found.threshold == pytest.approx(at) and len(frame)
+        assert found.promised_per_km2 == pytest.approx(table.at(at, 9 * 0.25).rate, rel=1e-3)
+        assert found.promised_share(None) == pytest.approx(table.share_above(at), rel=1e-3)
+        assert any("cut at" in note for note in found.notes) == (path.suffix == ".parquet")
+    for change in ({"top": 2}, {"connectivity": 4}):  # not what the table counts
+        polygonize(made.scores, tmp_path / "again.gpkg", **change, overwrite=True)
+        review = read_review([tmp_path / "again.gpkg"])
+        assert ground_of(review, [tmp_path / "again.gpkg"], scores=made.scores, area_km2=None).promised_per_km2 is None
 
 
 def test_the_first_by_rank_are_kept(ground, scene, tmp_path):

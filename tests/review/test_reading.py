@@ -62,6 +62,17 @@ def test_deleted_rows_are_told_and_change_nothing_else(tmp_path, rank):
     assert review.notes == (f"a.gpkg: 1 {what} up to 4 are missing, so rows were deleted; none counts",)
 
 
+def test_deleted_rows_of_several_scenes_are_told_whether_they_share_ranks_or_not(tmp_path):
+    frame = reviewed(["real"] * 6, scene=["a", "b"] * 3)
+    shared = read_review([save(tmp_path / "a.gpkg", frame.drop(index=[1, 2]))])
+    assert shared.notes == ("a.gpkg: 2 ranks up to 6 are missing, so rows were deleted; none counts",)
+    own = frame.assign(rank=[1, 1, 2, 2, 3, 3])
+    assert read_review([save(tmp_path / "b.gpkg", own)]).notes == ()
+    assert read_review([save(tmp_path / "c.gpkg", own.drop(index=[1]))]).notes == (
+        "c.gpkg: 1 ranks of b up to 3 are missing, so rows were deleted; none counts",
+    )
+
+
 @pytest.mark.parametrize("rank", [True, False])
 def test_two_reviewers_agree_or_are_in_conflict(tmp_path, rank):
     one = reviewed(["real", "false", "real", None, "skip"], rank=rank, reviewer=["Ada"] * 5)

@@ -1,0 +1,132 @@
+"""Promises for polygons as they were cut, which may be another cut than that of the map.
+
+`predict` and `polygonize` write into a GeoPackage, in its table `run`, what the threshold that cut it promises. Other
+formats have no room for that; there the polygons tell the threshold themselves (mean score less excess), and the
+raster's tags tell what is promised at it: the map's own record where it is the map's threshold, else its table of false
+polygons.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from geood.calibration import PolygonTable
+from geood.geo.gpkg import open_read_only
+from geood.geo.score_raster import PREDICT_TAG, RUN_TAG, TABLE_TAG, THRESHOLD_TAG
+from geood.review.reading import Review
+
+TABLE = "run"
+MOSTLY = 0.9  # of the polygons have to tell the same threshold
+SAME = 1e-4  # relative difference of thresholds that are one, as polygons tell it from rounded means
+
+
+class CutPromise(NamedTuple):
+    """Share of inlier pixels above a threshold, and false polygons per km2 at it; None where nothing is promised."""
+
+    share: float | None = None
+    per_km2: float | None = None
+
+
+NOTHING = CutPromise()
+
+
+def promise_of(path: Path, tags: Mapping[str, str], review: Review) -> tuple[float | None, CutPromise, tuple[str, ...]]:
+    """Return the threshold that cut a file of polygons, what is promised for polygons cut so, and notes.
+
+    Args:
+        path: the reviewed file.
+        tags: those of the score raster, empty without one.
+        review: what is in the file.
+    """
+    rows = _run_rows(path)
+    if rows:
+        return _of_rows(rows)
+    own, cut = _number(tags, THRESHOLD_TAG), _threshold_of(review)
+    if cut is None or (own is not None and math.isclose(cut, own, rel_tol=SAME, abs_tol=SAME * 1e-2)):
+        return own, _of_record(_json(tags.get(RUN_TAG, ""))), ()
+    if own is None:
+        return cut, NOTHING, ()
+    try:
+        table = PolygonTable.from_text(tags[TABLE_TAG])
+    except (KeyError, ValueError):
+        note = f"polygons were cut at {cut:.6g}, and the map's promise is for {own:.6g}: nothing is told of theirs"
+        return cut, NOTHING, (note,)
+    settings = _json(tags.get(PREDICT_TAG, ""))
+    least = settings.get("min_area_m2") if isinstance(settings, dict) else None
+    found = table.at(cut, float(least or 0.0))
+    note = (
+        f"polygons were cut at {cut:.6g}, the map at {own:.6g}: compared with what its calibration tells for "
+        f"{cut:.6g}, with the map's least area"
+    )
+    return cut, CutPromise(table.share_above(cut), None if found is None else found.rate), (note,)
+
+
+def _run_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of the table `run` of a GeoPackage; none of other files."""
+    if path.suffix.lower() != ".gpkg":
+        return []
+    with open_read_only(path) as database:
+        try:
+            found = database.execute(f'SELECT * FROM "{TABLE}"')
+        except sqlite3.OperationalError:  # no such table: the file of an older geood, or of another tool
+            return []
+        names = [str(column[0]) for column in found.description]
+        return [dict(zip(names, row, strict=True)) for row in found]
+
+
+def _of_rows(rows: Sequence[Mapping[str, Any]]) -> tuple[float | None, CutPromise, tuple[str, ...]]:
+    """Return threshold and promise that all scenes of a file share; nothing where they differ."""
+    thresholds = {row.get("threshold") for row in rows}
+    promises = {_of_record(row) for row in rows}
+    if len(thresholds) > 1 or len(promises) > 1:
+        return None, NOTHING, ("its scenes have thresholds or promises of their own, so no promise is compared",)
+    [at], [promise] = thresholds, promises
+    return (float(at) if isinstance(at, (int, float)) else None), promise, ()
+
+
+def _of_record(record: Any) -> CutPromise:
+    """Return what a map's record promised; nothing for the best-ranked alone, and for a threshold by rank."""
+    if not isinstance(record, Mapping) or record.get("relative"):
+        return NOTHING
+    per_km2 = None if _known(record, "polygons_per_km2") is None else _known(record, "false_per_km2")
+    return CutPromise(_known(record, "promised"), per_km2)
+
+
+def _known(record: Mapping[str, Any], name: str) -> float | None:
+    value = record.get(name)
+    fine = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return float(value) if fine and value is not None else None
+
+
+def _threshold_of(review: Review) -> float | None:
+    """Return the threshold that polygons tell by their columns; None where they have none, or tell several."""
+    frame = review.polygons
+    if not {"score_mean", "threshold_excess"} <= set(frame.columns) or not len(frame):
+        return None
+    told = (frame["score_mean"].astype(float) - frame["threshold_excess"].astype(float)).dropna().to_numpy()
+    if not len(told):
+        return None
+    middle = float(np.median(told))
+    return middle if np.isclose(told, middle, rtol=SAME, atol=SAME * 1e-2).mean() > MOSTLY else None
+
+
+def _number(tags: Mapping[str, str], tag: str) -> float | None:
+    try:
+        value = float(tags[tag])
+    except (KeyError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
