@@ -4,7 +4,7 @@ PYTHONS ?= 3.11 3.12 3.13
 FUZZ_CASES ?= 20000
 BIN := .venv/bin
 APART := build/apart
-TESTS := -m pytest -n 3 --dist loadfile
+TESTS := -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test slow fuzz check lowest pythons audit install format lint types clean
 

@@ -5,6 +5,8 @@ Loading both takes longer than training on a few crops, or predicting a small sc
 
 import multiprocessing
 import os
+import runpy
+import socket
 import sys
 from multiprocessing import forkserver
 from pathlib import Path
@@ -53,6 +55,25 @@ def _train(path, run, before, resume):
     spare_effort()
     exec(before, {"os": os, "Stage": Stage})
     train(load_config(path), run, resume=resume)
+
+
+def run_pair_apart(script):
+    """Run a script in two processes as launchers of distributed training do; their exit codes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    ranks = ({"LOCAL_RANK": rank, "RANK": rank, "NODE_RANK": "0"} for rank in "01")
+    pair = [FORKING.Process(target=_script, args=(script, place | rank)) for rank in ranks]
+    for process in pair:
+        process.start()
+    for process in pair:
+        process.join()
+    return [process.exitcode for process in pair]
+
+
+def _script(path, environment):
+    os.environ |= environment
+    runpy.run_path(str(path))
 
 
 class CommandApart:
