@@ -164,6 +164,7 @@ HEAVY = ("torch", "torchvision", "torchgeo", "timm", "lightning", "rasterio", "g
 HEAVY += ("xarray", "dask", "distributed", "matplotlib", "scipy", "sklearn", "numpy", "pydantic", "pyproj", "shapely")
 RASTERS = ("rasterio", "geopandas", "pyogrio", "shapely")
 MATHS = ("losses", "pasting", "negative_sources", "optimizers")
+PROCEDURES = ("geood.training.trainer", "geood.evaluation.scenes", "geood.prediction.pipeline")
 WORKER = ("geopandas", "pyogrio", "pandas", "matplotlib", "lightning", "torchgeo", "sklearn", "tensorboard")
 
 
@@ -205,7 +206,19 @@ def test_nothing_heavy_is_loaded_where_it_is_not_needed(modules, absent):
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", ["training.trainer", "evaluation.scenes"])
-def test_a_procedure_can_be_imported_first(name):
-    """Nothing that needs torchvision may be imported before its missing operators are declared."""
-    subprocess.run([sys.executable, "-c", f"import geood.{name}"], check=True)
+def test_a_procedure_can_be_imported_first():
+    """Nothing that needs torchvision may be imported before its missing operators are declared.
+
+    Each is imported in a fork of a process that has torch and no torchvision.
+    """
+    code = f"""
+import importlib, os, sys
+import torch, torch._dynamo, geopandas, distributed, scipy.stats
+assert "torchvision" not in sys.modules
+for name in {PROCEDURES}:
+    if not (fork := os.fork()):
+        importlib.import_module(name)
+        os._exit(0)
+    assert os.waitpid(fork, 0)[1] == 0, name
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -577,8 +577,11 @@ def test_stages_are_whole_epochs_at_least_as_long_as_asked(scenes_folder):
     assert [(p.stage, p.steps, p.batch) for p in headed] == [("segmenter", 1002, 2), ("head", 4, 3)]
 
 
-@pytest.mark.parametrize("third", ["joint", "head"])
-def test_two_processes_train_one_model_on_different_crops(scenes_folder, tmp_path, third):
+@pytest.mark.parametrize(
+    ("third", "launcher"),
+    [("joint", "torchrun"), ("head", "torchrun"), pytest.param("joint", "lightning", marks=pytest.mark.slow)],
+)
+def test_two_processes_train_one_model_on_different_crops(scenes_folder, tmp_path, third, launcher):
     """One process without a place for a patch in the third stage must not make the other wait."""
     path, script = tmp_path / "c.yaml", tmp_path / "pair.py"
     made = config(scenes_folder, devices=2) if third == "joint" else with_head(scenes_folder, devices=2)
@@ -609,10 +612,10 @@ with open("{tmp_path}/" + rank + ".json", "w") as file:
     json.dump({{"seen": seen, "nets": nets}}, file)
 """
     )
-    if third == "joint":  # Lightning starts the second process
+    if launcher == "lightning":  # which starts the second process
         done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, done.stderr
-    else:  # a launcher such as torchrun has started both
+    else:
         assert run_pair_apart(script) == [0, 0]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first["nets"] == second["nets"] and set(first["nets"]) == {"segmenter", "flow", third}
