@@ -30,6 +30,9 @@ from support.http_server import DROP, serving
 from support.rasters import picture, write_holed_scene, write_raster
 
 
+THRESHOLD = 0.9  # few polygons lie above it, and cutting them takes little
+
+
 def digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -45,7 +48,7 @@ def command(scene, bundle_path):
     """A function of the output and more options: the arguments of the command that predicts the scene."""
 
     def line(out, *more):
-        how = ["--model", str(bundle_path), "--set", "predict.tile_px=64", *more]
+        how = ["--model", str(bundle_path), "--set", "predict.tile_px=64", "--threshold", str(THRESHOLD), *more]
         return ["predict", str(scene), "--out", str(out), *how]
 
     return line
@@ -196,7 +199,7 @@ def stop_at(monkeypatch):
 
 
 def run(scene, out, bundle, **how):
-    return predict([scene], out, bundle_path=bundle, settings=SMALL, **how)
+    return predict([scene], out, bundle_path=bundle, settings=SMALL, threshold=THRESHOLD, **how)
 
 
 def test_a_run_is_the_same_wherever_it_was_stopped(tmp_path, scene, bundle_path, unbroken, stop_at):
@@ -214,12 +217,12 @@ def test_a_run_is_the_same_wherever_it_was_stopped(tmp_path, scene, bundle_path,
 def test_polygons_of_a_resumed_run_are_those_of_an_unbroken_one(tmp_path, scene, bundle_path, stop_at):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-    [whole] = run(scene, tmp_path / "a" / "x.gpkg", bundle_path, threshold=0.9)
+    [whole] = run(scene, tmp_path / "a" / "x.gpkg", bundle_path)
     stop_at(40)
     with pytest.raises(KeyboardInterrupt):
-        run(scene, tmp_path / "b" / "x.gpkg", bundle_path, threshold=0.9)
+        run(scene, tmp_path / "b" / "x.gpkg", bundle_path)
     stop_at(0)
-    [resumed_] = run(scene, tmp_path / "b" / "x.gpkg", bundle_path, threshold=0.9, resume=True)
+    [resumed_] = run(scene, tmp_path / "b" / "x.gpkg", bundle_path, resume=True)
     for one, other in ((whole.scores, resumed_.scores), (whole.classes, resumed_.classes)):
         assert digest(one) == digest(other)
     assert whole.anomalies == resumed_.anomalies > 0 and whole.valid_pixels == resumed_.valid_pixels
@@ -436,9 +439,9 @@ def test_outputs_that_were_only_half_put_in_place(tmp_path, scene, bundle_path, 
 
     monkeypatch.setattr(geood.prediction.publication, "put_in_place", failing)
     with pytest.raises(OutputError, match=r"cannot be put in place \(in use\).*--resume"):
-        run(scene, tmp_path / "x.gpkg", bundle_path, threshold=0.9)
+        run(scene, tmp_path / "x.gpkg", bundle_path)
     monkeypatch.setattr(geood.prediction.publication, "put_in_place", put)
-    [made] = run(scene, tmp_path / "x.gpkg", bundle_path, threshold=0.9, resume=True)
+    [made] = run(scene, tmp_path / "x.gpkg", bundle_path, resume=True)
     assert made.polygons.exists() and made.scores.exists() and made.classes.exists() and made.anomalies > 0
     assert not (tmp_path / ".x.geood").exists()
 
@@ -456,11 +459,11 @@ def test_tiles_that_failed_for_a_while_are_tried_again(tmp_path, scene, bundle_p
     with pytest.raises(
         TilesFailedError, match=r"19 tiles could not be scored.*the disk was away.*--resume --overwrite"
     ):
-        run(scene, out, bundle_path, threshold=0.9)
+        run(scene, out, bundle_path)
     listed = tmp_path / f"x.failed_tiles{suffix}"
     assert listed.exists() == (suffix == ".geojson")
     monkeypatch.setattr(geood.prediction.worker, "_read", read)
-    [made] = run(scene, out, bundle_path, threshold=0.9, resume=True, overwrite=True)
+    [made] = run(scene, out, bundle_path, resume=True, overwrite=True)
     assert not listed.exists() and not made.failed_tiles
     assert not (tmp_path / f".{out.stem}.geood").exists()
     run(scene, tmp_path / "y.tif", bundle_path)
