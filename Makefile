@@ -5,7 +5,7 @@ FUZZ_CASES ?= 20000
 BIN := .venv/bin
 QGIS_PYTHON ?= /usr/bin/python3
 APART := build/apart
-TESTS := -m pytest -n 3 --dist loadfile
+TESTS := -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # No notice of Material's successor at each build.
 export NO_MKDOCS_2_WARNING := 1

@@ -9,6 +9,14 @@ import pytest
 from geood.models import reach
 from geood.models.bundle import ModelBundle
 from support.bundles import make_bundle
+from support.cpu import (  # noqa: F401
+    pytest_addoption,
+    pytest_collection_finish,
+    pytest_collection_modifyitems,
+    pytest_runtest_logreport,
+    pytest_runtest_makereport,
+    pytest_terminal_summary,
+)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -20,6 +20,7 @@ from geood.cli.process import _run
 from geood.config.loading import load_config, to_yaml
 from geood.datasets.synthetic.world import make_world
 from geood.errors import OutputError
+from support.apart import FIT_CROPS
 from support.rasters import picture
 
 TASK_PAGES = ("train", "predict", "evaluate", "roads")  # whose commands run here; all others are parsed
@@ -37,7 +38,19 @@ SHORT = [
     "data.crop_px=96",
     "negatives.patch_max_px=48",
     "train.batch=4",
+    "segmenter.encoder=test_resnet",
+    "segmenter.decoder_channels=16",
+    "predict.tile_px=256",
+    "predict.halo_px=32",
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_crops_to_fit():
+    """Training that fits its inlier statistics in a moment, on few crops."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("geood.training.calibration.FIT_CROPS", FIT_CROPS)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +82,7 @@ def area(tmp_path_factory) -> Path:
             Image.fromarray(array).save(path)
     [text] = [block for block in re.findall(r"```yaml\n(.*?)```", TASKS["roads"], re.DOTALL) if "camvid" in block]
     (folder / "roads.yaml").write_text(text, encoding="utf-8")
-    small = [*SHORT, "segmenter.encoder=resnet10t", "segmenter.decoder_channels=16", "flow.steps=1"]
+    small = [*SHORT, "flow.steps=1"]
     (folder / "roads.yaml").write_text(to_yaml(load_config(folder / "roads.yaml", small)), encoding="utf-8")
     return folder
 
@@ -148,6 +161,7 @@ def test_the_demo_draws_and_lists_its_files(tmp_path, monkeypatch):
     import geood.cli.demo as room
 
     quick = CONFIG.replace("crops: 600", "crops: 30").replace("validation_crops: 32", "validation_crops: 2")
+    quick = quick.replace("resnet10t", "test_resnet").replace("min_area_m2", "halo_px: 32\n  min_area_m2")
     for stage in ("segmenter_steps: 300", "flow_steps: 400", "head_steps: 300"):
         quick = quick.replace(stage, stage.split(":")[0] + ": 2")
     monkeypatch.setattr(room, "CONFIG", quick)

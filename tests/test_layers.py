@@ -3,7 +3,9 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -46,10 +48,12 @@ PACKAGES = sorted({package_of(path) for path in FILES if path.parent != PACKAGE}
 FACES = sorted(module for module, path in MODULES.items() if path.name == "__init__.py")
 
 
+@cache
 def tree_of(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@cache
 def for_typing(tree):
     """Return the nodes that only a type checker sees."""
     blocks = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n.test)]
@@ -150,21 +154,18 @@ def test_a_face_says_the_same_thrice(face):
     assert names - {"__version__"} == set(ast.literal_eval(lazy[0].args[1])) == checked
 
 
-def test_each_exported_name_is_there():
-    code = f"""
-from importlib import import_module
-for face in {FACES}:
+@pytest.mark.parametrize("face", FACES)
+def test_each_exported_name_is_there(face):
     module = import_module(face)
-    assert set(getattr(module, "__all__", ())) <= set(dir(module))
-    [getattr(module, name) for name in getattr(module, "__all__", ())]
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
+    names = getattr(module, "__all__", ())
+    assert set(names) <= set(dir(module)) and all(hasattr(module, name) for name in names)
 
 
 HEAVY = ("torch", "torchvision", "torchgeo", "timm", "lightning", "rasterio", "geopandas", "pyogrio", "pandas")
 HEAVY += ("xarray", "dask", "distributed", "matplotlib", "scipy", "sklearn", "numpy", "pydantic", "pyproj", "shapely")
 RASTERS = ("rasterio", "geopandas", "pyogrio", "shapely")
 MATHS = ("losses", "pasting", "negative_sources", "optimizers")
+PROCEDURES = ("geood.training.trainer", "geood.evaluation.scenes", "geood.prediction.pipeline")
 WORKER = ("geopandas", "pyogrio", "pandas", "matplotlib", "lightning", "torchgeo", "sklearn", "tensorboard")
 
 
@@ -208,7 +209,19 @@ def test_nothing_heavy_is_loaded_where_it_is_not_needed(modules, absent):
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", ["training.trainer", "evaluation.scenes"])
-def test_a_procedure_can_be_imported_first(name):
-    """Nothing that needs torchvision may be imported before its missing operators are declared."""
-    subprocess.run([sys.executable, "-c", f"import geood.{name}"], check=True)
+def test_a_procedure_can_be_imported_first():
+    """Nothing that needs torchvision may be imported before its missing operators are declared.
+
+    Each is imported in a fork of a process that has torch and no torchvision.
+    """
+    code = f"""
+import importlib, os, sys
+import torch, torch._dynamo, geopandas, distributed, scipy.stats
+assert "torchvision" not in sys.modules
+for name in {PROCEDURES}:
+    if not (fork := os.fork()):
+        importlib.import_module(name)
+        os._exit(0)
+    assert os.waitpid(fork, 0)[1] == 0, name
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

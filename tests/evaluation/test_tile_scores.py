@@ -45,16 +45,17 @@ def written(folder, *, transform, order, nodata=False):
 
 
 @pytest.mark.parametrize(
-    ("transform", "order", "nodata"),
+    ("transform", "order", "nodata", "settings"),
     [
-        (OWN, [0, 1, 2], False),
-        (FINE, [0, 1, 2], False),
-        (COARSE, [0, 1, 2], True),
-        (OWN, [2, 0, 1], True),
-        (FINE, [2, 1, 0], True),
+        (OWN, [0, 1, 2], False, []),
+        (OWN, [2, 0, 1], True, ["score.smooth_px=4"]),
+        (OWN, [2, 0, 1], True, ["predict.precision=bfloat16"]),
+        (FINE, [0, 1, 2], False, []),
+        (FINE, [2, 1, 0], True, ["score.smooth_px=4"]),
+        (COARSE, [0, 1, 2], True, ["score.smooth_px=4"]),
+        (COARSE, [2, 1, 0], True, ["predict.precision=bfloat16"]),
     ],
 )
-@pytest.mark.parametrize("settings", [[], ["score.smooth_px=4"], ["predict.precision=bfloat16"]])
 def test_figures_of_the_written_raster_are_those_of_evaluate(tmp_path, transform, order, nodata, settings):
     compare(tmp_path, transform=transform, order=order, nodata=nodata, settings=settings)
 

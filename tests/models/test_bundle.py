@@ -42,7 +42,7 @@ def test_the_header_says_what_the_model_is(bundle_path, bundle):
     assert header.class_ids == (0, 1, 2)
     assert bundle.class_names == {0: "land", 1: "road", 2: "roof"}
     assert bundle.threshold == header.calibration["jsd"]["0.01"] == 0.7
-    assert header.config.segmenter.encoder == "resnet10t"
+    assert header.config.segmenter.encoder == "test_resnet"
 
 
 def test_scores_lie_in_the_unit_interval_and_vary(bundle):

