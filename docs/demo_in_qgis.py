@@ -1,6 +1,6 @@
 """Draw the pictures of QGIS for the pages, from the demo's results; run by `pictures.py` with QGIS's own Python.
 
-    QT_QPA_PLATFORM=offscreen /usr/bin/python3 docs/qgis_pictures.py DEMO OUT
+    QT_QPA_PLATFORM=offscreen /usr/bin/python3 docs/demo_in_qgis.py DEMO OUT
 
 No window is opened. What is drawn is what QGIS draws with the styles that geood wrote: nothing is set here.
 """
