@@ -10,8 +10,9 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Iterator
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from typer.main import get_command
 
@@ -25,7 +26,7 @@ BESIDE = {
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
 }
-VALUES = {Path: "PATH", str: "TEXT", int: "N", float: "X"}  # shown for the value of an option that names none
+VALUES = {Path: "PATH", str: "TEXT", int: "N", float: "X"}  # shown for values of options
 LINK = re.compile(r"(\]\()([^)#\s:]+\.md)(#[^)\s]*)?(\))")
 MARK = re.compile(r"^<!-- made: ([\w-]+) -->$", re.MULTILINE)
 
@@ -96,7 +97,16 @@ def _option(option: Any) -> str:
     name = max(option.opts, key=len)
     if option.is_flag:
         return name
-    return f"{name} {_plain(option.metavar or VALUES[option.type_descriptor.annotation])}"
+    return f"{name} {_plain(option.metavar or _value(option.type_descriptor.annotation))}"
+
+
+def _value(kind: Any) -> str:
+    """Return what is shown for the value of an option that names none: its choices, or a word for its kind."""
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return "/".join(str(choice.value) for choice in kind)
+    if choices := get_args(kind):
+        return "/".join(map(str, choices)) if all(isinstance(choice, str) for choice in choices) else _value(choices[0])
+    return VALUES.get(kind, getattr(kind, "__name__", "VALUE").upper())
 
 
 def _meaning(option: Any) -> str:
@@ -104,6 +114,7 @@ def _meaning(option: Any) -> str:
     told = option.help or ""
     if option.required:
         return f"{told} **Required.**"
+    default = default.value if isinstance(default, Enum) else default
     plain = isinstance(default, str | int | float | Path) and not isinstance(default, bool) and str(default) != "."
     return f"{told} Default: `{default}`." if plain else told
 

@@ -31,7 +31,7 @@ def main() -> None:
         print(f"those of QGIS are as before: {QGIS_PYTHON} cannot import qgis.gui; name QGIS's Python in QGIS_PYTHON")
         return
     environment = os.environ | {"QT_QPA_PLATFORM": "offscreen"}
-    subprocess.run([QGIS_PYTHON, HERE / "qgis_pictures.py", demo, IMAGES], env=environment, check=True)
+    subprocess.run([QGIS_PYTHON, HERE / "demo_in_qgis.py", demo, IMAGES], env=environment, check=True)
     print(f"{IMAGES / 'qgis-map.jpg'}\n{IMAGES / 'qgis-form.png'}")
 
 
