@@ -12,7 +12,7 @@ from geood.cli.options import Overwrite, Settings
 from geood.errors import ConfigError, printable
 
 if TYPE_CHECKING:
-    from geood.preflight import FirstConfig, Sources, Wishes
+    from geood.preflight import FirstConfig, Inputs, Wishes
 
 
 def init(
@@ -37,18 +37,18 @@ def init(
 ) -> None:
     """Write a first config from images and labels: what was found, what was guessed, how long it would train here."""
     from geood.atomic import check_output
-    from geood.preflight import Sources, Wishes, config_lines, first_config, write_config
+    from geood.preflight import Inputs, Wishes, config_lines, first_config, write_config
 
     check_output(out, overwrite=overwrite)
     wishes = Wishes(tuple(hold_out or ()), {}, label_layer, label_attribute)
-    sources = Sources.of(images, labels, wishes)
-    for label, text in sources.lines():
+    inputs = Inputs.of(images, labels, wishes)
+    for label, text in inputs.lines():
         print(f"{label:<11}{printable(text)}")
     if not yes and sys.stdin is not None and sys.stdin.isatty():
-        wishes = _asked(sources, wishes)
+        wishes = _asked(inputs, wishes)
         if (wishes.layer, wishes.attribute) != (label_layer, label_attribute):
-            sources = Sources.of(images, labels, wishes)
-    made: FirstConfig = first_config(sources, wishes)
+            inputs = Inputs.of(images, labels, wishes)
+    made: FirstConfig = first_config(inputs, wishes)
     for label, text in config_lines(made):
         print(f"{label:<11}{printable(text)}")
     write_config(made, out, overwrite=overwrite)
@@ -56,11 +56,11 @@ def init(
     print(f"next       geood check {out}, then geood train {out}")
 
 
-def _asked(sources: Sources, wishes: Wishes) -> Wishes:
+def _asked(inputs: Inputs, wishes: Wishes) -> Wishes:
     """Ask a person what the files do not tell: names of ids, what is to be held out."""
     from geood.preflight import Wishes
 
-    labels, names = sources.labels, dict(wishes.names)
+    labels, names = inputs.labels, dict(wishes.names)
     if not labels.text and not labels.masks:
         print("The labels hold numbers. Give each its name; Enter takes the one in brackets.")
         for found in labels.classes:
@@ -74,16 +74,16 @@ def _asked(sources: Sources, wishes: Wishes) -> Wishes:
         if not said.strip():
             break
         try:
-            held = tuple(_id_of(part, sources, names) for part in said.split(","))
+            held = tuple(_id_of(part, inputs, names) for part in said.split(","))
         except ConfigError as error:
             print(error)
     return Wishes(held, names, wishes.layer, wishes.attribute)
 
 
-def _id_of(said: str, sources: Sources, names: dict[int, str]) -> str:
+def _id_of(said: str, inputs: Inputs, names: dict[int, str]) -> str:
     """Return what names a class in the labels: the id of a name that was just given, else what was said."""
     told = next((str(i) for i, name in names.items() if name.casefold() == said.strip().casefold()), said.strip())
-    sources.labels.find(told)
+    inputs.labels.find(told)
     return told
 
 

@@ -9,13 +9,13 @@ from geood._lazy import lazy_exports
 if TYPE_CHECKING:
     from geood.preflight.checking import check_config
     from geood.preflight.config_text import config_lines, write_config
-    from geood.preflight.drafting import FirstConfig, Sources, Wishes, first_config
+    from geood.preflight.drafting import FirstConfig, Inputs, Wishes, first_config
     from geood.preflight.environment import Fact, facts
 
 __all__ = [
     "Fact",
     "FirstConfig",
-    "Sources",
+    "Inputs",
     "Wishes",
     "check_config",
     "config_lines",
@@ -29,7 +29,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "Fact": "environment",
         "FirstConfig": "drafting",
-        "Sources": "drafting",
+        "Inputs": "drafting",
         "Wishes": "drafting",
         "check_config": "checking",
         "config_lines": "config_text",

@@ -74,7 +74,7 @@ class FirstConfig:
 
 
 @dataclass(frozen=True)
-class Sources:
+class Inputs:
     """Images and labels that were found for a first config, and what is in them."""
 
     root: Path
@@ -82,7 +82,7 @@ class Sources:
     labels: FoundLabels
 
     @classmethod
-    def of(cls, images: Sequence[str], labels: Sequence[str], wishes: Wishes) -> Sources:
+    def of(cls, images: Sequence[str], labels: Sequence[str], wishes: Wishes) -> Inputs:
         """Find images and labels by files, folders or patterns; a file that is named as both is a label.
 
         Raises:
@@ -120,14 +120,14 @@ class Sources:
         return said + [("note", problem) for problem in dict.fromkeys(labels.problems)]
 
 
-def first_config(sources: Sources, wishes: Wishes) -> FirstConfig:
+def first_config(inputs: Inputs, wishes: Wishes) -> FirstConfig:
     """Make a config for images and labels, and try it on some of their crops.
 
     Raises:
         ConfigError: a class to be held out is not in the labels, or fewer than two are left to be learned.
         DataError: images and labels do not fit each other, or no crop can be trained on.
     """
-    imagery, labels = sources.imagery, sources.labels
+    imagery, labels = inputs.imagery, inputs.labels
     held = tuple(dict.fromkeys(labels.find(name) for name in wishes.hold_out))
     left_out = tuple(found for found in labels.classes if found.name is not None and folded(found.name) in NO_CLASS)
     left_out = tuple(found for found in left_out if found not in held)
@@ -135,17 +135,17 @@ def first_config(sources: Sources, wishes: Wishes) -> FirstConfig:
     machine = this_machine()
     start = best_start(machine)
     proposal = propose(imagery, machine, start)
-    data = _data(sources, classes, held)
+    data = _data(inputs, classes, held)
     with quietly():
-        trial = try_crops(_config(data, proposal, sources))
+        trial = try_crops(_config(data, proposal, inputs))
         while trial.clean < FEW_CLEAN and trial.with_anomaly > 0.5:
             smaller = smaller_crops(proposal, imagery)
             if smaller is None:
                 break
-            proposal, trial = smaller, try_crops(_config(data, smaller, sources))
+            proposal, trial = smaller, try_crops(_config(data, smaller, inputs))
         pace = trial.pace()
     proposal = fewer_crops(proposal, pace.read_s)
-    trial = replace(trial, config=_config(data, proposal, sources))
+    trial = replace(trial, config=_config(data, proposal, inputs))
     return FirstConfig(
         tree=_tree(data, proposal, imagery),
         imagery=imagery,
@@ -183,9 +183,9 @@ def _named(labels: FoundLabels, without: set[FoundClass], names: Mapping[int, st
     return {found.class_id: names.get(found.class_id, found.name or f"class_{found.class_id}") for found in chosen}
 
 
-def _data(sources: Sources, classes: dict[int, str], held: Sequence[FoundClass]) -> dict[str, object]:
+def _data(inputs: Inputs, classes: dict[int, str], held: Sequence[FoundClass]) -> dict[str, object]:
     """Return the data section as far as it follows from the files."""
-    imagery, labels, root = sources.imagery, sources.labels, sources.root
+    imagery, labels, root = inputs.imagery, inputs.labels, inputs.root
     data: dict[str, object] = {
         "kind": imagery.kind,
         "root": str(root),
@@ -248,10 +248,10 @@ def _tree(data: dict[str, object], proposal: Proposal, imagery: Imagery) -> dict
     return {"data": data | tree.pop("data"), **bands, **tree}
 
 
-def _config(data: dict[str, object], proposal: Proposal, sources: Sources) -> Config:
+def _config(data: dict[str, object], proposal: Proposal, inputs: Inputs) -> Config:
     """Return the config of data and settings.
 
     Raises:
         ConfigError: they do not make one.
     """
-    return config_from_tree(_tree(data, proposal, sources.imagery), source="the first config")
+    return config_from_tree(_tree(data, proposal, inputs.imagery), source="the first config")

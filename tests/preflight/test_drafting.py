@@ -11,7 +11,7 @@ from geood.config.loading import load_config
 from geood.errors import ConfigError, DataError, OutputError
 from geood.preflight import drafting, trial
 from geood.preflight.config_text import _near, config_text, write_config
-from geood.preflight.drafting import Sources, Wishes, first_config, patterns
+from geood.preflight.drafting import Inputs, Wishes, first_config, patterns
 from geood.preflight.imagery import look_at
 from geood.preflight.machine import Machine, Start
 from geood.preflight.settings import propose, smaller_crops
@@ -49,7 +49,7 @@ def drafted(folder):
         context.setattr(drafting, "this_machine", lambda: Machine(None, 2))
         context.setattr(trial, "TRIAL_CROPS", 20)
         wishes = Wishes(("7",), {0: "land", 2: "water"})
-        sources = Sources.of([str(folder)], [str(folder / "*_labels.tif")], wishes)
+        sources = Inputs.of([str(folder)], [str(folder / "*_labels.tif")], wishes)
         return sources, first_config(sources, wishes)
 
 
@@ -95,11 +95,11 @@ def test_the_verb_writes_a_config_and_asks_nothing(folder, tmp_path, capsys):
 
 
 def test_too_few_classes_are_refused(folder, tmp_path):
-    sources = Sources.of([str(folder / "?.tif")], [str(folder / "*_labels.tif")], Wishes())
+    sources = Inputs.of([str(folder / "?.tif")], [str(folder / "*_labels.tif")], Wishes())
     with pytest.raises(ConfigError, match=r"leave 1 class to be learned \(2\)"):
         first_config(sources, Wishes(("0", "1", "7")))
     with pytest.raises(DataError, match="every image is named by --labels"):
-        Sources.of([str(folder)], [str(folder)], Wishes())
+        Inputs.of([str(folder)], [str(folder)], Wishes())
 
 
 def test_masks_of_0_and_255_are_two_classes(folder, tmp_path):
@@ -107,7 +107,7 @@ def test_masks_of_0_and_255_are_two_classes(folder, tmp_path):
     mask[100:200] = 255
     for name in "ab":
         write_raster(tmp_path / f"{name}.tif", mask)
-    made = first_config(Sources.of([str(folder / "?.tif")], [str(tmp_path)], Wishes()), Wishes())
+    made = first_config(Inputs.of([str(folder / "?.tif")], [str(tmp_path)], Wishes()), Wishes())
     assert made.config.data.label_ids == {255: 1} and made.config.data.classes == {0: "background", 1: "class_1"}
 
 
@@ -117,7 +117,7 @@ def test_polygons_with_ids_choose_their_attribute(folder, tmp_path):
     halves = [box(left, bottom, right, middle), box(left, middle, right, top)]
     rows = {"name": ["x", "y"], "class": [1, 2], "geometry": halves}
     gpd.GeoDataFrame(rows, crs=UTM).to_file(tmp_path / "l.gpkg")
-    sources = Sources.of([str(folder / "a.tif")], [str(tmp_path / "l.gpkg")], Wishes())
+    sources = Inputs.of([str(folder / "a.tif")], [str(tmp_path / "l.gpkg")], Wishes())
     assert sources.labels.attribute == "class" and sources.labels.chosen
     made = first_config(sources, Wishes())
     assert made.config.data.label_attribute == "class" and set(made.config.data.classes) == {1, 2}
@@ -131,7 +131,7 @@ def test_shapes_of_one_named_class_stand_on_a_background(folder, tmp_path):
         "geometry": [box(left, bottom, left + 60, top), box(right - 9, bottom, right, top)],
     }
     gpd.GeoDataFrame(rows, crs=UTM).to_file(tmp_path / "l.gpkg")
-    made = first_config(Sources.of([str(folder / "a.tif")], [str(tmp_path / "l.gpkg")], Wishes()), Wishes())
+    made = first_config(Inputs.of([str(folder / "a.tif")], [str(tmp_path / "l.gpkg")], Wishes()), Wishes())
     assert made.config.data.classes == {0: "Roof", 1: "background"} and made.config.data.background == "background"
     write_config(made, tmp_path / "x.yaml")
     assert load_config(tmp_path / "x.yaml").data == made.config.data
