@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from geood.config import Config, config_from_tree, folded
+from geood.constants import VECTOR_SUFFIXES
 from geood.datasets import find_files
 from geood.errors import ConfigError, DataError
-from geood.geo.vector import VECTOR_SUFFIXES
 from geood.preflight.found_classes import NO_CLASS, FoundClass, FoundLabels, find_classes
 from geood.preflight.imagery import Imagery, look_at
 from geood.preflight.machine import Machine, Start, best_start, this_machine
