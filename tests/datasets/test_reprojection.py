@@ -139,9 +139,11 @@ def test_vector_labels_are_the_raster_they_were_cut_from(tmp_path, suffix):
         frame.to_parquet(path)
     else:
         frame.to_crs("EPSG:4326" if suffix == ".geojson" else UTM).to_file(path)
-    scenes = open_scenes(config(tmp_path, labels=[path.name], label_attribute="kind", crops=6))
+    keys = {"labels": [path.name], "label_attribute": "kind", "crops": 6}
+    scenes = open_scenes(config(tmp_path, **keys), tmp_path / "burnt")
     pixels = read_all(scenes)
     assert (pixels.ids == np.where(labels == 2, 255, labels)).mean() > 0.99
+    assert [file.parent for file in scenes.ground.labels] == [tmp_path / "burnt"]
     assert pickle.loads(pickle.dumps(scenes)).validation()[0]["image"].shape == (3, 64, 64)
 
 

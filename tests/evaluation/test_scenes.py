@@ -309,7 +309,12 @@ def test_vector_labels_of_a_config_equal_the_same_labels_as_raster(tmp_path, mod
     for name in ("x.tif", "x_labels.tif"):
         (tmp_path / name).rename(tmp_path / "raster" / name)
     config.write_text(config.read_text().replace("[x.tif]", "[raster/x.tif]"))
-    assert evaluate_scenes(config, model).headline() == evaluate_scenes(tmp_path / "raster", model).headline()
+    wanted = evaluate_scenes(tmp_path / "raster", model).headline()
+    assert evaluate_scenes(config, model).headline() == wanted
+    texts = {i: f" {name.upper()} " for i, name in model.config.data.classes.items()} | {ANOMALY: "Boat"}
+    frame.assign(kind=[texts[i] for i in frame["kind"]]).to_file(tmp_path / "truth.gpkg")
+    named = ["data.classes=auto", "data.anomaly=[boat]"]  # auto: the classes that the model was taught
+    assert evaluate_scenes(config, model, settings=named).headline() == wanted
 
 
 def a_config(folder, images, labels):

@@ -76,7 +76,7 @@ def test_names_of_no_class_are_listed_with_areas_and_their_ground_is_not_known(t
 def test_ids_as_texts_are_ids(tmp_path):
     rows = [("1", box(0, 0, 9, 9)), ("0.0", box(10, 0, 20, 10)), ("Boat", box(20, 0, 30, 10))]
     assert set(np.unique(read(written(tmp_path / "a.gpkg", rows)))) == {0, 1, 253, 255}
-    with pytest.raises(DataError, match="must hold class ids, .*; got '300'"):
+    with pytest.raises(DataError, match=r"must hold class ids, .*; got '300'"):
         read(written(tmp_path / "b.gpkg", [("land", box(0, 0, 9, 9)), ("300", box(9, 0, 12, 9))]))
 
 
