@@ -139,7 +139,7 @@ def _classes(made: FirstConfig) -> Iterator[str]:
     yield _line("classes", None, "id and name; share of the labelled ground; every other id is ignored")
     for class_id, name in made.classes.items():
         found = known.get(class_id)
-        named = "" if found is None or found.name is not None else f"; {GUESSED}the name"
+        named = f"; {GUESSED}the name" if name == f"class_{class_id}" else ""
         share = "" if found is None else f"{100 * found.share:.3g} %" + ("" if found.km2 is None else _area(found.km2))
         yield _line(f"  {class_id}", name, f"{share}{named}".removeprefix("; "))
     for found in made.left_out:

@@ -516,6 +516,14 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path, scenes_folder):
     assert [p.name for p in tmp_path.iterdir()] == ["photo.jpg"]
 
 
+def test_burnt_labels_alone_are_no_run_and_stand_in_no_ones_way(tmp_path):
+    (tmp_path / "run" / "labels").mkdir(parents=True)
+    check_run(tmp_path / "run", small_config(), resume=False)
+    (tmp_path / "run" / "notes.txt").write_text("")
+    with pytest.raises(OutputError, match="exists and is not a run"):
+        check_run(tmp_path / "run", small_config(), resume=False)
+
+
 def test_data_that_cannot_be_used_leaves_no_run(tmp_path, scenes_folder):
     broken = config(scenes_folder)
     broken = broken.model_copy(update={"data": broken.data.model_copy(update={"images": ["nothing_*.tif"]})})
