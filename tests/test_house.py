@@ -55,6 +55,8 @@ HELD_BY = {  # rooms without a test file of their own name, and the file whose l
     "datasets/synthetic/objects": "datasets/synthetic/test_world",
     "datasets/torchgeo_layers": "datasets/test_scene_crops",
     "errors": "cli/test_process",
+    "notebook": "models/test_given_bundle",
+    "evaluation/by_name": "test_docstrings",
     "evaluation/class_mapping": "evaluation/test_catalog_sets",
     "evaluation/leaderboards": "evaluation/test_catalog_sets",
     "evaluation/measurement": "evaluation/test_catalog_sets",
@@ -178,8 +180,8 @@ def test_the_map_names_every_room_and_none_besides():
     assert sorted(named) == sorted(ROOMS)
 
 
-def test_there_are_at_most_24_entries_in_the_package():
-    assert len([path for path in PACKAGE.iterdir() if path.name != "__pycache__"]) <= 24
+def test_there_are_at_most_26_entries_in_the_package():
+    assert len([path for path in PACKAGE.iterdir() if path.name != "__pycache__"]) <= 26
 
 
 def test_tests_lie_where_the_rooms_lie():

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 BUNDLE_FILE = "model.safetensors"
 AnyBundle: TypeAlias = "ModelBundle | str | Path"
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def bundle_of(given: AnyBundle) -> ModelBundle:
