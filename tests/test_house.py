@@ -58,6 +58,8 @@ HELD_BY = {  # rooms without a test file of their own name, and the file whose l
     "datasets/synthetic/objects": "datasets/synthetic/test_world",
     "datasets/torchgeo_layers": "datasets/test_scene_crops",
     "errors": "cli/test_process",
+    "notebook": "models/test_given_bundle",
+    "evaluation/by_name": "test_docstrings",
     "evaluation/class_mapping": "evaluation/test_catalog_sets",
     "evaluation/leaderboards": "evaluation/test_catalog_sets",
     "evaluation/measurement": "evaluation/test_catalog_sets",

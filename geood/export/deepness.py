@@ -1,4 +1,4 @@
-"""What QGIS's plugin Deepness has to be told of a bundle: the keys in the metadata of an ONNX file, and its limits.
+"""Keys that tell QGIS's plugin Deepness of a bundle, in the metadata of an ONNX file, and the limits of that plugin.
 
 Deepness (https://github.com/PUTvision/qgis-plugin-deepness) cuts square tiles of one size with an overlap, divides
 their bytes by 255 and looks for a share above a threshold. So the file has fixed sizes, the factor of 255 is inside the

@@ -64,9 +64,9 @@ def takes_bundle(function: Callable[P, T]) -> Callable[P, T]:
         if given is None:
             return function(*arguments, **keywords)
         if isinstance(given, str | Path):
-            return function(*arguments, **keywords, bundle=bundle_path_of(given))
+            return function(*arguments, **keywords | {"bundle": bundle_path_of(given)})
         with tempfile.TemporaryDirectory(prefix="geood-") as folder:
             given.save(Path(folder) / BUNDLE_FILE)
-            return function(*arguments, **keywords, bundle=Path(folder) / BUNDLE_FILE)
+            return function(*arguments, **keywords | {"bundle": Path(folder) / BUNDLE_FILE})
 
     return call

@@ -53,7 +53,7 @@ class SceneOptions:
 
     Example:
         >>> import geood
-        >>> options = geood.SceneOptions(box="500010,3999960,500030,3999980")
+        >>> options = geood.SceneOptions(box="500010.25,4649740.75,500030.25,4649760.75")
         >>> [made] = geood.predict(["scene.tif"], "part.tif", bundle="model.safetensors", options=options)
         >>> made.valid_pixels
         1600
