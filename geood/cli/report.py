@@ -5,6 +5,7 @@ Both call the package `report` and say where its pictures are.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +44,8 @@ def print_training(bundle_path: Path) -> None:
     """Draw the curves of a finished run; print what it has to say, where its files are, and what to type next."""
     from geood.report import draw_curves, run_lines
 
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # of several processes that train, the first speaks and writes
+        return
     run = bundle_path.parent
     curves = draw_curves(run)
     for line in run_lines(run):

@@ -77,7 +77,7 @@ def draw_map(
     _title(left, "scene" if shapes is None else f"scene and {_counted(len(shapes))}")
     _show_scores(right, read_average(scores, shape), threshold)
     if frame is not None and shapes is not None:
-        _outline(left, shapes, ranks=_ranks(frame), shrink=shrink)
+        _outline(left, shapes, ranks=_ranks(frame), shrink=shrink, drawn=(shape[1], shape[0]))
     _head(figure, label, verdict)
     with output_errors(out), atomic_write(out) as partial:
         figure.savefig(partial, format="png")
@@ -107,8 +107,8 @@ def _show_scores(ax: Axes, score: Picture, threshold: float) -> None:
     bar.ax.tick_params(labelsize=8)
 
 
-def _outline(ax: Axes, shapes: NDArray[Any], *, ranks: Sequence[int], shrink: float) -> None:
-    """Draw the outlines of polygons in pixels of the scene, and the rank beside the first."""
+def _outline(ax: Axes, shapes: NDArray[Any], *, ranks: Sequence[int], shrink: float, drawn: tuple[int, int]) -> None:
+    """Draw the outlines of polygons in pixels of the scene, and the rank beside the first, on the picture of a size."""
     dark = [effects.withStroke(linewidth=2.6, foreground="black", alpha=0.75)]
     first = np.argsort(np.asarray(ranks), kind="stable")[:NUMBERED]
     for chosen, colour, width in (
@@ -117,11 +117,11 @@ def _outline(ax: Axes, shapes: NDArray[Any], *, ranks: Sequence[int], shrink: fl
     ):
         lines = [shapely.get_coordinates(ring) * shrink - 0.5 for ring in _rings(shapes[chosen])]
         ax.add_collection(LineCollection(lines, colors=colour, linewidths=width, path_effects=dark), autolim=False)
-    bounds = shapely.bounds(shapes) * shrink
+    bounds, (width, height) = shapely.bounds(shapes) * shrink, drawn
     for i in first:
         ax.annotate(
             str(ranks[i]),
-            (bounds[i, 2], bounds[i, 1]),
+            (min(bounds[i, 2], 0.96 * width), max(bounds[i, 1], 0.03 * height)),
             xytext=(2, 2),
             textcoords="offset points",
             fontsize=9,

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 from geood.config import Config, load_config, title_of
 from geood.errors import DataError, shown
@@ -220,10 +219,11 @@ def _of_section(name: str, section: Any) -> Iterator[KeyChange]:
         return
     for key, field_info in type(section).model_fields.items():
         value = getattr(section, key)
-        default = field_info.get_default(call_default_factory=True, validated_data={})
-        if default is PydanticUndefined:
+        if field_info.is_required():
             yield KeyChange(f"{name}.{key}", _told(value), None)
-        elif value != default:
+            continue
+        default = field_info.get_default(call_default_factory=True, validated_data={})
+        if value != default:
             yield KeyChange(f"{name}.{key}", _told(value), _told(default))
 
 

@@ -79,7 +79,7 @@ def shown_scenes(maps: Sequence[SceneMap]) -> tuple[list[SceneView], list[Card]]
             scene, stretch = _shown(each, i, of_scene)
             shown.append(scene)
         made += cards(each, i, stretch=stretch, budget=of_card)
-    return shown, made
+    return shown, sorted(made, key=lambda card: card.rank)  # scenes of one file share its ranks
 
 
 def _shown(each: SceneMap, number: int, budget: int) -> tuple[SceneView, DisplayRange | None]:
