@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -138,7 +139,7 @@ def _between(plain: Floats, changed: Floats) -> Callable[[Floats], Floats]:
 def _changes(bands: Sequence[str]) -> dict[str, Callable[[CellLight], CellLight]]:
     """Return the changes that are looked for, by their names: of light, and orders of a few bands."""
     found: dict[str, Callable[[CellLight], CellLight]] = {
-        name: lambda light, by=by: _dimmed(light, *by) for name, by in LIGHT.items()
+        name: partial(_dimmed, offset=offset, factor=factor) for name, (offset, factor) in LIGHT.items()
     }
     count = len(bands)
     if 1 < count <= MOST_BANDS:
@@ -146,7 +147,7 @@ def _changes(bands: Sequence[str]) -> dict[str, Callable[[CellLight], CellLight]
         orders = [order for order in orders if count < MOST_BANDS or sum(map(int.__ne__, order, range(count))) == 2]
         for order in orders:
             name = f"bands in another order ({', '.join(bands[i] for i in order)})"
-            found[name] = lambda light, order=order: _reordered(light, order)
+            found[name] = partial(_reordered, order=order)
     return found
 
 
