@@ -9,9 +9,9 @@ part is reviewed: `predict`, the 100 best ranked polygons get verdicts from the 
 labelled pixels is an anomaly), `feedback`, `train --from`. The second part is never shown to a training; it stands for
 new ground.
 
-Things are connected anomaly pixels of the labels, from 16 px on. Recall is the share of them that a polygon touches; a
-polygon is false if none of its pixels is an anomaly and a half is labelled. Before: the threshold of the model. After:
-the threshold at which recall is the same (the highest that reaches it).
+Things and polygons are counted by the rule of `geood.metrics.objects`: a thing of 16 px or more is found if a quarter
+of its pixels lie above the threshold, a polygon is real if a quarter of its labelled pixels is an anomaly. Before: the
+threshold of the model. After: the threshold at which recall is the same (the highest that reaches it).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ import rasterio
 import torch
 from rasterio.features import rasterize
 from rasterio.windows import Window
-from scipy import ndimage
 
 from geood.config.loading import load_config
+from geood.metrics.objects import count_polygons, is_real, things_of, threshold_at_recall
 from geood.metrics.pixels import PixelCurve
 from geood.models.bundle import ModelBundle
 from geood.prediction.pipeline import predict
@@ -39,8 +39,6 @@ from geood.review.auditing import audit
 from geood.review.lessons import feedback
 from geood.training.trainer import train
 
-LEAST_PX = 16  # of a thing in the labels
-REAL = 0.25  # share of anomaly pixels in a real polygon
 LEAST_POLYGON_M2 = 4.0
 
 
@@ -98,26 +96,18 @@ def scored(bundle: Path, pairs: list[tuple[Path, Path]], out: Path) -> list[Path
 
 
 def counted(scores: list[Path], truth: list[np.ndarray], threshold: float) -> dict[str, float]:
-    """Things found and false polygons at a threshold, over all scenes."""
+    """Things found and false polygons at a threshold, over all scenes, by the rule of `geood.metrics.objects`."""
     things = found = false = real = 0
     km2 = 0.0
     for path, labels in zip(scores, truth, strict=True):
         with rasterio.open(path) as source:
             score, pixel_m2 = source.read(1), abs(source.transform.a * source.transform.e)
         km2 += np.isfinite(score).sum() * pixel_m2 / 1e6
-        polygons, count = ndimage.label(np.nan_to_num(score, nan=-np.inf) > threshold, np.ones((3, 3)))
-        sizes = np.bincount(polygons.ravel(), minlength=count + 1)
-        bad = np.bincount(polygons[labels == 1], minlength=count + 1)
-        known = np.bincount(polygons[labels != 255], minlength=count + 1)
-        big = sizes * pixel_m2 >= LEAST_POLYGON_M2
-        big[0] = False
-        false += int((big & (bad == 0) & (known >= sizes / 2)).sum())
-        real += int((big & (bad >= REAL * known) & (bad > 0)).sum())
-        objects, number = ndimage.label(labels == 1, np.ones((3, 3)))
-        large = np.bincount(objects.ravel(), minlength=number + 1) >= LEAST_PX
-        large[0] = False
-        hit = np.bincount(objects[big[polygons]], minlength=number + 1) > 0
-        things, found = things + int(large.sum()), found + int((large & hit).sum())
+        in_truth, rest = things_of(labels)
+        counts = count_polygons(score, rest, threshold=threshold, least_px=LEAST_POLYGON_M2 / pixel_m2)
+        false, real = false + counts.false, real + counts.real
+        reach = in_truth.reach(score)
+        things, found = things + len(reach), found + int((reach > threshold).sum())
     return {
         "things": things,
         "found": found,
@@ -130,18 +120,13 @@ def counted(scores: list[Path], truth: list[np.ndarray], threshold: float) -> di
 
 
 def at_recall(scores: list[Path], truth: list[np.ndarray], recall: float) -> tuple[float, dict[str, float]]:
-    """The highest of 200 thresholds that reaches a recall, and the counts at it."""
-    values = []
-    for path in scores:
+    """The highest threshold that reaches a recall, and the counts at it."""
+    reached = []
+    for path, labels in zip(scores, truth, strict=True):
         with rasterio.open(path) as source:
-            array = source.read(1)
-        values.append(array[np.isfinite(array)])
-    pool = np.concatenate(values)
-    for threshold in np.quantile(pool, 1 - np.geomspace(1e-4, 0.5, 200)):
-        figures = counted(scores, truth, float(threshold))
-        if figures["recall"] >= recall:
-            return float(threshold), figures
-    return float(threshold), figures
+            reached.append(things_of(labels)[0].reach(source.read(1)))
+    threshold = threshold_at_recall(np.concatenate(reached), recall)
+    return threshold, counted(scores, truth, threshold)
 
 
 def precision_of(scores: list[Path], truth: list[np.ndarray]) -> float:
@@ -171,7 +156,8 @@ def judge(gpkg: Path, pairs: list[tuple[Path, Path]], truth: list[np.ndarray], n
             with rasterio.open(image) as source:
                 inside = rasterize([row.geometry], ids.shape, transform=source.transform).astype(bool)
             known = ids[inside & (ids != 255)]
-            verdict = "unsure" if not known.size else "real" if (known == 1).mean() >= REAL else "false"
+            real = is_real(np.array([(known == 1).sum()]), np.array([known.size]))[0]
+            verdict = "unsure" if not known.size else "real" if real else "false"
             verdict = "unsure" if verdict == "false" and (known == 1).any() else verdict
             said[verdict] = said.get(verdict, 0) + 1
             database.execute("UPDATE anomalies SET verdict = ?, reviewer = 'labels' WHERE fid = ?", (verdict, int(fid)))

@@ -23,6 +23,7 @@ import rasterio.features
 from geood.config.loading import load_config
 from geood.datasets.files import find_files
 from geood.geo.listing import pair_by_name
+from geood.metrics.objects import is_real
 from geood.models.bundle import ModelBundle
 from geood.polygons.export import anomalies
 from geood.prediction.pipeline import predict
@@ -63,7 +64,7 @@ def polygons(bundle: Path, image: Path, labels: Path, *, kind: str, fpr: str) ->
     bad = np.isin(ids, model.config.data.anomaly)
     known = bad | np.isin(ids, model.class_ids)
     anomaly, labelled = (np.bincount(burnt[mask].ravel(), minlength=len(frame) + 1)[1:] for mask in (bad, known))
-    frame = pd.DataFrame(frame.drop(columns="geometry")).assign(scene=image.name, real=anomaly >= 0.25 * labelled)
+    frame = pd.DataFrame(frame.drop(columns="geometry")).assign(scene=image.name, real=is_real(anomaly, labelled))
     return frame[(labelled >= 0.5 * frame.area_px) & (frame.area_px >= 4)]
 
 

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 from geood._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from geood.calibration.cells import CellMaps, pooled_features, read_cells, statistic_count, tile_cells
+    from geood.calibration.cells import (
+        CellMaps,
+        pooled_features,
+        read_cells,
+        statistic_count,
+        statistic_names,
+        tile_cells,
+    )
     from geood.calibration.exchangeability import Drift, drift_of
     from geood.calibration.false_polygons import FalsePolygons, PolygonTable, least_area
     from geood.calibration.judgement import verdict_of
@@ -42,6 +49,7 @@ __all__ = [
     "sample_ground",
     "scored_tiles",
     "statistic_count",
+    "statistic_names",
     "tile_cells",
     "verdict_of",
 ]
@@ -74,6 +82,7 @@ __getattr__, __dir__ = lazy_exports(
         "sample_ground": "measurement",
         "scored_tiles": "tiled_scoring",
         "statistic_count": "cells",
+        "statistic_names": "cells",
         "tile_cells": "cells",
         "verdict_of": "judgement",
     },

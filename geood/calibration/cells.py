@@ -1,7 +1,8 @@
 """Statistics of cells: how a square of 64 x 64 pixels looks, and how the model answers to it.
 
 The same figures are taken of calibration ground when a model is finished, and of every scene while it is scored, so
-that the two can be compared: level and contrast of each band, how alike the bands are, fine detail and noise,
+that the two can be compared: level and contrast of each band, how alike the bands are and which is higher, the dark
+channel, which haze lifts, fine detail and noise,
 quantiles of the score, shares of the classes, and means of the decoder's features along a few fixed random directions
 (which keep distances, Johnson and Lindenstrauss 1984). Cells lie on a lattice of a tile's own, at the model's
 resolution. To keep the cost small, every third cell along either axis of a scene is measured, a ninth of its
@@ -11,7 +12,6 @@ pixels. Which cells are compared, and how, is in `exchangeability`.
 from __future__ import annotations
 
 import functools
-import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from geood.calibration.telltales import band_pairs
 from geood.geo.grid import Tile
 
 CELL_PX = 64  # side of a cell at the model's resolution
@@ -29,6 +30,7 @@ LEAST_KNOWN = 0.5  # share of a cell's pixels that must be known
 DIRECTIONS = 8
 DIRECTIONS_SEED = 20_02  # fixed for ever: bundles hold what was measured along these directions
 EVERY = 3  # of a scene's cells along either axis, one in so many is measured
+DARK = 0.02  # share of a cell's pixels below its dark channel, the lowest band of each (He et al. 2009)
 _NOISE = np.float32(np.sqrt(np.pi / 2) / 6)  # of the mean absolute Laplacian (Immerkaer 1996)
 _LEAST = np.float32(1e-4)  # contrast below which shares of it say nothing
 
@@ -49,21 +51,24 @@ class CellMaps(NamedTuple):
 
 def statistic_names(bands: tuple[str, ...], classes: int) -> tuple[str, ...]:
     """Return the names of a cell's statistics, in their order."""
+    pairs = band_pairs(len(bands))
     return (
         *(f"level {band}" for band in bands),
         *(f"contrast {band}" for band in bands),
-        *(f"likeness {one} {other}" for one, other in itertools.pairwise(bands)),
+        *(f"likeness {bands[one]} {bands[other]}" for one, other in pairs),
         "detail",
         "noise",
         *(f"score {share}" for share in ("0.5", "0.9", "0.99")),
         *(f"class {channel}" for channel in range(classes)),
         *(f"feature {i}" for i in range(DIRECTIONS)),
+        "dark",
+        *(f"order {bands[one]} {bands[other]}" for one, other in pairs),
     )
 
 
 def statistic_count(bands: int, classes: int) -> int:
     """Return the number of a cell's statistics, that of `statistic_names`."""
-    return 3 * bands + 4 + classes + DIRECTIONS
+    return 2 * (bands + len(band_pairs(bands))) + 6 + classes + DIRECTIONS
 
 
 @functools.lru_cache(maxsize=8)
@@ -159,14 +164,17 @@ def _one(maps: CellMaps, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     values = maps.image.reshape(len(maps.image), -1) if mask.all() else maps.image[:, mask]
     level, contrast = values.mean(1), values.std(1)
     centred = (values - level[:, None]) / np.maximum(contrast, _LEAST)[:, None]
-    likeness = (centred[:-1] * centred[1:]).mean(1)
+    pairs = band_pairs(len(values))
+    likeness = np.array([(centred[one] * centred[other]).mean() for one, other in pairs], np.float32)
+    order = np.array([(values[one] > values[other]).mean() for one, other in pairs], np.float32)
+    lowest = values.min(0)
+    dark = np.partition(lowest, at := int(DARK * (len(lowest) - 1)))[at]
     ranked = np.sort(maps.score[mask])
     score = ranked[(np.array((0.5, 0.9, 0.99)) * (len(ranked) - 1)).astype(int)]
     shares = np.bincount(maps.classes[mask], minlength=maps.class_count)[: maps.class_count] / mask.sum()
     features = maps.features.mean((1, 2))
-    return np.concatenate([level, contrast, likeness, _fineness(maps.image, mask), score, shares, features]).astype(
-        np.float32
-    )
+    light = [level, contrast, likeness, _fineness(maps.image, mask)]
+    return np.concatenate([*light, score, shares, features, [dark], order]).astype(np.float32)
 
 
 def _fineness(image: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:

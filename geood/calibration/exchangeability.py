@@ -6,6 +6,9 @@ exchangeable. Any two places differ by chance beyond that, since the cells of on
 difference of a statistic must lie outside the 99 % t interval of a new image, from the variance between images of the
 calibration ground and that of cells within them, and be half a standard deviation of a cell or more. With fewer than
 three images that variance is not known, and 1.5 standard deviations of a cell are taken.
+
+Haze, gain and another order of the bands stay within what single statistics scatter; they are told together, by
+`telltales`.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
+from geood.calibration.telltales import told_by
 from geood.models import CalibrationRecord
 
 FALSE_ALARMS = 0.01
@@ -27,13 +31,23 @@ LEAST_IMAGES = 3
 APART = 1.5  # standard deviations of a cell: the limit where images are too few to tell one
 LEAST_LIMIT = 0.5
 FAMILIES = {
-    "light": ("level", "contrast", "likeness"),
+    "change": ("change",),
+    "light": ("level", "contrast", "likeness", "dark", "order"),
     "texture": ("detail", "noise"),
     "cover": ("class",),
     "features": ("feature",),
     "score": ("score",),
 }
-_FLOORS = {"level": 0.01, "contrast": 0.01, "likeness": 0.02, "detail": 0.05, "noise": 0.1, "class": 0.05}
+_FLOORS = {
+    "level": 0.01,
+    "contrast": 0.01,
+    "likeness": 0.02,
+    "detail": 0.05,
+    "noise": 0.1,
+    "class": 0.05,
+    "dark": 0.01,
+    "order": 0.02,
+}
 
 
 class Difference(NamedTuple):
@@ -63,18 +77,27 @@ class Drift(NamedTuple):
         return bool(self.differs)
 
 
-def drift_of(cells: NDArray[np.float32], record: CalibrationRecord | None, *, seed: int = 0) -> Drift | None:
+def drift_of(
+    cells: NDArray[np.float32],
+    record: CalibrationRecord | None,
+    *,
+    names: tuple[str, ...] | None = None,
+    seed: int = 0,
+) -> Drift | None:
     """Compare the cells (n, S) of a scene with those of a record; None if either has too few to tell.
 
     Args:
         cells: statistics of the scene's cells, in any order of tiles that does not change from run to run.
-        record: the record of the calibration.
+        record: the record of the calibration; one of an older geood has fewer statistics, which are compared alone.
+        names: names (S,) of the statistics of `cells`; None: those of the record.
         seed: seed of the permutations.
     """
     if record is None or len(record.cells) < LEAST_CELLS or len(cells) < LEAST_SCENE_CELLS:
         return None
-    if cells.shape[1] != len(record.statistics):
+    names = record.statistics if names is None else names
+    if cells.shape[1] != len(names) or not set(record.statistics) <= set(names):
         return None
+    cells = cells[:, [names.index(name) for name in record.statistics]]
     ground = np.asarray(record.cells, np.float64)
     chosen = np.linspace(0, len(cells) - 1, min(len(cells), MOST_OF_SCENE)).round().astype(int)
     scene = np.asarray(cells[chosen], np.float64)
@@ -88,7 +111,13 @@ def drift_of(cells: NDArray[np.float32], record: CalibrationRecord | None, *, se
         Difference(record.statistics[i], float(scene.mean(0)[i]), float(ground.mean(0)[i]), float(apart[i]))
         for i in order
     )
-    return Drift(p, float(beyond.max()), differs, len(scene))
+    told = None
+    if p <= FALSE_ALARMS:
+        bands = [name.removeprefix("level ") for name in record.statistics if name.startswith("level ")]
+        told = told_by(scene, ground, np.asarray(record.cell_image), names=record.statistics, bands=bands)
+    if told is not None:
+        differs = (Difference(f"change {told.name}", told.beyond, 1.0, told.beyond), *differs)
+    return Drift(p, max(float(beyond.max()), told.beyond if told else 0.0), differs, len(scene))
 
 
 def family_of(name: str) -> str:
@@ -152,6 +181,8 @@ def in_words(drift: Drift, class_names: dict[int, str]) -> str:
     for difference in drift.differs:
         by_family.setdefault(family_of(difference.name), []).append(difference)
     said = []
+    if "change" in by_family:
+        said.append(f"perhaps {by_family['change'][0].name.removeprefix('change ')}")
     if "light" in by_family:
         said.append(_light(by_family["light"]))
     if "texture" in by_family:
@@ -181,8 +212,17 @@ def _light(found: list[Difference]) -> str:
         if any((difference.apart > 0) != (shift.apart > 0) for difference in levels):
             return "bands brighter and darker than before (their order, another sensor or season)"
         return f"{word} bands (by {abs(shift.scene - shift.ground):.2f} of their range: gain, offset, season or sensor)"
-    word = "more" if contrasts[0].apart > 0 else "less"
-    return f"{word} contrast ({contrasts[0].scene / max(contrasts[0].ground, 1e-6):.1f} times: gain, season, sensor)"
+    return _contrast(contrasts, next((difference for difference in found if difference.name == "dark"), None))
+
+
+def _contrast(contrasts: list[Difference], dark: Difference | None) -> str:
+    if contrasts:
+        word = "more" if contrasts[0].apart > 0 else "less"
+        times = contrasts[0].scene / max(contrasts[0].ground, 1e-6)
+        return f"{word} contrast ({times:.1f} times: gain, season, sensor)"
+    if dark is not None:
+        return "brighter shadows (haze, or another scaling)" if dark.apart > 0 else "darker shadows than before"
+    return "bands that lie otherwise to each other (their order, another sensor or season)"
 
 
 def _texture(found: list[Difference]) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geood.config import LEAST_FEATURES, SCORES, Need, scores_from
-from geood.constants import IGNORE
+from geood.constants import IGNORE, UNSTATED
 from geood.models.encoder_bank import distances, fit_bank, places, spans
 from geood.models.scores import BITS, by_strips
 from geood.models.segmenter import SegmenterOutput
@@ -34,6 +34,7 @@ COMPONENTS = 2  # of the mixture, per class
 AXES = 32  # most principal axes that a residual lies outside of; half the features, if these are fewer than 64
 LEAST_SPREAD = 1e-3  # least standard deviation of a max logit and of a feature
 LEAST_SPREAD_OF_UNIT = 1e-4  # and of a value of a feature of unit length
+REVIEWED_SHARE = 0.25  # most of a sample that reviewed places of no stated class take, who come first
 PIXELS = 4096  # feature vectors scored at once: bounds the memory of distances
 
 
@@ -189,9 +190,10 @@ class InlierFit:
         self._sum.index_add_(0, taken, largest)
         self._squares.index_add_(0, taken, largest.square())
         self._softmax.index_add_(0, taken, pixels.softmax(1))
-        self._features.draw(answer.features, known)
+        reviewed = mask == UNSTATED
+        self._features.draw(answer.features, known, reviewed)
         taken_for = places(answer.logits, answer.encoder.shape[2:])
-        self._encoder.draw(torch.cat([answer.encoder, taken_for[:, None].to(answer.encoder.dtype)], 1), known)
+        self._encoder.draw(torch.cat([answer.encoder, taken_for[:, None].to(answer.encoder.dtype)], 1), known, reviewed)
 
     def finish(self) -> Inliers:
         """Return the statistics. A class never predicted gets mean and deviation of all pixels, and no template."""
@@ -218,22 +220,32 @@ class InlierFit:
 
 
 class _Sample:
-    """Random sample of `most` feature vectors, at most `each` from a batch."""
+    """Random sample of `most` feature vectors, at most `each` from a batch beside reviewed ones.
+
+    A reviewed false alarm covers a few places and a labelled crop hundreds, so at random hardly any would be drawn, and
+    the next map would show it again: reviewed places come first, up to REVIEWED_SHARE of the sample.
+    """
 
     def __init__(self, most: int, each: int, generator: torch.Generator) -> None:
         self.most, self.each, self.drawn = most, each, list[Tensor]()
-        self._generator = generator
+        self._generator, self._reviewed_left = generator, int(REVIEWED_SHARE * most)
 
-    def draw(self, features: Tensor, known: Tensor) -> None:
-        """Draw from features (B, D, h, w) at places whose middle pixel is `known` (B, H, W)."""
+    def draw(self, features: Tensor, known: Tensor, reviewed: Tensor) -> None:
+        """Draw from features (B, D, h, w) at places whose middle pixel is `known` or `reviewed` (B, H, W)."""
         left = self.most - sum(len(batch) for batch in self.drawn)
         if left <= 0:
             return
         scale = known.shape[-1] // features.shape[-1]
-        middle = known[:, scale // 2 :: scale, scale // 2 :: scale].to(features.device)
-        flat = features.movedim(1, -1)[middle].float().cpu()
-        order = torch.randperm(len(flat), generator=self._generator)
-        self.drawn.append(flat[order[: min(self.each, left)]])
+        flat = features.movedim(1, -1)
+        middle = (slice(None), slice(scale // 2, None, scale), slice(scale // 2, None, scale))
+        for which, most in ((reviewed, self._reviewed_left), (known & ~reviewed, self.each)):
+            found = flat[which[middle].to(features.device)].float().cpu()
+            order = torch.randperm(len(found), generator=self._generator)
+            taken = found[order[: min(most, left)]]
+            self.drawn.append(taken)
+            left -= len(taken)
+            if which is reviewed:
+                self._reviewed_left -= len(taken)
 
     def all(self) -> Tensor | None:
         """Return all that was drawn (N, D); None if none was asked for, or too few were found for statistics."""

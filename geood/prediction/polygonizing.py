@@ -120,13 +120,13 @@ def _promised(
 
     Without a `count` they are not those that the table counts: the best-ranked alone, or connected otherwise.
     """
-    km2 = said(texts).get("km2")
-    known = isinstance(km2, (int, float)) and km2 > 0
+    told = said(texts).get("km2")
+    km2 = float(told) if isinstance(told, (int, float)) else 0.0
     least = settings.min_area_m2 or 0.0
-    false = table.at(threshold, least) if table is not None and count is not None and known else None
+    false = table.at(threshold, least) if table is not None and count is not None and km2 > 0 else None
     return {
         "promised": None if table is None else table.share_above(threshold),
-        "polygons_per_km2": count / km2 if known and count is not None else None,
+        "polygons_per_km2": count / km2 if km2 > 0 and count is not None else None,
         "false_per_km2": None if false is None else false.rate,
         "min_area_m2": least,
         "connectivity": settings.connectivity,

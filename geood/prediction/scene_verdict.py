@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geood.atomic import output_errors
-from geood.calibration import FAILS, Drift, SceneFacts, Verdict, drift_of, verdict_of
+from geood.calibration import FAILS, Drift, SceneFacts, Verdict, drift_of, statistic_names, verdict_of
 from geood.errors import DataError, OutputError
 from geood.geo.gdal import open_raster, pieces, rasterio_window, reading
 from geood.geo.grid import Grid
@@ -65,7 +65,8 @@ def state_of(
     Raises:
         DataError: the scene is unlike, and that is to be refused.
     """
-    drift, record = drift_of(cells, bundle.record), bundle.record
+    record, names = bundle.record, statistic_names(bundle.bands.names, len(bundle.class_ids))
+    drift = drift_of(cells, record, names=names)
     curve = PixelCurve() if on_drift == "relative" else None
     with reading(scores), open_raster(scores) as raster:
         grid = Grid(raster.height, raster.width, raster.transform, raster.crs)

@@ -1,8 +1,9 @@
 """From verdicts to the next training: false alarms become labelled ground, real things a set to measure it on.
 
 A false alarm is ground that holds no anomaly. Where its `true_class` names a class of the model, it is labelled so;
-otherwise nobody stated what it is, and the class that the model took it for would be a guess, so only the outlier head
-and the banks learn from it (id 254). A cell that was searched to its end without a miss is such ground as a whole, but
+otherwise nobody stated what it is, and the class that the model took it for would be a guess, so only the banks and,
+where it is trained again, the outlier head learn from it (id 254). With a bank of the encoder's features the head is
+kept. A cell that was searched to its end without a miss is such ground as a whole, but
 for what in it is real or not decided. Real things are unlabelled in training, never negatives, and go with the false
 alarms into a labelled set of their own. Nothing that was reviewed is written to, and the same verdicts give the same
 files.
@@ -291,7 +292,10 @@ def _next_keys(config: Config, scenes: Sequence[Path], labels: Path) -> dict[str
         "data": {"reviewed_images": list(images), "reviewed_labels": str(labels.absolute())},
         "loss": {"inliers_by_crop": True},
     }
-    return keys | ({"train": {"stages_from": None}} if config.train.stages_from else {})
+    train: dict[str, Any] = {"stages_from": None} if config.train.stages_from else {}
+    if config.segmenter.outlier == "head" and config.train.third_stage == "head" and config.score.encoder_bank:
+        train["head_steps"] = 0  # a head that learns again ranks worse; the bank learns alone
+    return keys | ({"train": train} if train else {})
 
 
 def _holdout_keys(config: Config, scenes: Sequence[Path], files: _Files, anomaly: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 from geood.config import Config, scores_from, why_not
 from geood.errors import ConfigError, DataError
 from geood.models import check_encoder
+from geood.training.tuning import keeps_head
 
 
 def check_first(config: Config) -> int:
@@ -79,9 +80,10 @@ def check_sense(config: Config) -> None:
             f"train.third_stage head trains the outlier head, and segmenter.outlier is {outlier}; set that to head, or "
             "train.third_stage to joint, or train.head_steps to 0 for the classes alone"
         )
-    if outlier != "none" and not (config.negatives.sources and steps and config.loss.outlier_weight):
+    trained = config.negatives.sources and steps and config.loss.outlier_weight
+    if outlier != "none" and not trained and not keeps_head(config):
         raise ConfigError(
             f"segmenter.outlier {outlier} learns from negatives in the third stage, and there are none, or they weigh "
-            f"nothing; give negatives.source, train.{third}_steps and loss.outlier_weight, or set segmenter.outlier to "
-            "none"
+            f"nothing; give negatives.source, train.{third}_steps and loss.outlier_weight, set segmenter.outlier to "
+            "none, or go on with a model (geood train --from), whose head is kept with train.head_steps 0"
         )

@@ -1,6 +1,8 @@
 """Going on with a trained model: its networks and its scaling of bands are taken over, and the third stage runs again.
 
 The outlier head starts anew: the longer it learns, the better it fits its negatives and the worse it ranks anomalies.
+With `train.head_steps` 0 it is kept as it is, and only what is measured on training crops is made anew: banks of
+features, tails, thresholds.
 The networks know pixels scaled in one way, so the bands are those of the model, not fitted anew to data with reviewed
 ground in it. Classes, bands and networks have to be the same; images and labels may differ, which is what `stages_from`
 does not allow.
@@ -23,7 +25,9 @@ APART = ("outlier", "weights", "checkpointing")  # keys of the segmenter that do
 def take_model(
     source: Path, config: Config, crops: Crops, *, segmenter: Segmenter, flow: Flow | None
 ) -> tuple[Crops, dict[str, float]]:
-    """Load the networks of a bundle, its outlier head aside; return the crops with its bands, and figures of stages.
+    """Load the networks of a bundle; return the crops with its bands, and figures of stages.
+
+    Its outlier head is taken only if none is to be trained.
 
     Raises:
         BundleError: the bundle cannot be read.
@@ -37,7 +41,10 @@ def take_model(
     _check_alike(bundle, config, crops, key)
     try:
         state = bundle.segmenter.state_dict()
-        segmenter.take_classes({name: part for name, part in state.items() if not name.startswith("outlier_head.")})
+        if keeps_head(config):
+            segmenter.load_state_dict(state)
+        else:
+            segmenter.take_classes({name: part for name, part in state.items() if not name.startswith("outlier_head.")})
         if flow is not None and bundle.flow is not None:
             flow.load_state_dict(bundle.flow.state_dict())
     except RuntimeError as error:
@@ -48,6 +55,13 @@ def take_model(
         raise ConfigError(f"{key} has no flow, from which negatives.source draws; choose another source")
     figures = {name: value for name, value in bundle.metrics.items() if name.startswith(("segmenter/", "flow/"))}
     return dataclasses.replace(crops, bands=bundle.bands), figures
+
+
+def keeps_head(config: Config) -> bool:
+    """Return whether the outlier head of the model that a training goes on with is kept, as none is trained."""
+    train = config.train
+    learns = train.third_stage == "joint" or train.head_steps > 0
+    return train.tune_from is not None and config.segmenter.outlier == "head" and not learns
 
 
 def _check_alike(bundle: ModelBundle, config: Config, crops: Crops, key: str) -> None:

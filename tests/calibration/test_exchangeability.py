@@ -55,7 +55,7 @@ def test_another_image_of_the_same_kind_is_seldom_called_unlike():
         ({"level": -2.0}, "darker bands"),
         ({"level": 2.0, "contrast": -2.0}, "haze"),
         ({"contrast": 2.5}, "more contrast"),
-        ({"level red": 2.5, "level blue": -2.5}, "their order"),
+        ({"level red": 3.5, "level blue": -3.5}, "their order"),
         ({"likeness": -3.0}, "their order"),
         ({"detail": -3.0, "noise": -2.5}, "blur"),
         ({"noise": 3.0}, "noise"),

@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from geood.models.inlier_statistics import NEIGHBOURS, InlierFit, Inliers
+from geood.constants import UNSTATED
+from geood.models.inlier_statistics import NEIGHBOURS, REVIEWED_SHARE, InlierFit, Inliers, _Sample
 from geood.models.segmenter import SegmenterOutput
 
 CLASSES, DEPTH = 3, 4
@@ -162,6 +163,21 @@ def test_features_are_taken_where_there_is_a_label_and_no_more_than_asked():
     inliers = fit.finish()
     assert len(inliers.encoder_near) == 110 and float(inliers.encoder_shift.abs().max()) < 100
     assert len(inliers.bank) == 150 and float(inliers.feature_mean.abs().max()) < 100
+
+
+def test_reviewed_places_come_first_but_never_take_more_than_their_share():
+    for reviewed, expected in ((slice(0, 1), None), (slice(None), int(REVIEWED_SHARE * 100))):
+        sample, features = _Sample(100, 50, torch.Generator().manual_seed(0)), torch.zeros(2, 3, 16, 16)
+        mask = torch.zeros(2, 64, 64, dtype=torch.uint8)
+        mask[0, 8:24, reviewed.start or 0 : 16] = UNSTATED
+        if reviewed == slice(None):
+            mask[0] = UNSTATED
+        features[:, 0] = (mask[:, 2::4, 2::4] == UNSTATED).float()
+        places = int(features[:, 0].sum())
+        for _ in range(2):
+            sample.draw(features, mask != 255, mask == UNSTATED)
+        drawn = sample.all()
+        assert len(drawn) == 100 and int(drawn[:, 0].sum()) == (expected or min(int(REVIEWED_SHARE * 100), 2 * places))
 
 
 def test_what_was_fitted_comes_back_from_its_tensors_and_other_scores_are_refused():

@@ -18,7 +18,7 @@ from geood.models.segmenter import Segmenter, SegmenterOutput
 from geood.training.losses import class_nll, joint_loss
 from geood.training.pasting import PastedBatch
 from geood.training.plans import plans
-from geood.training.trainer import train
+from geood.training.trainer import _check_sense, train
 from geood.training.tuning import take_model
 from support.bundles import make_bundle, small_config
 from support.rasters import picture, write_raster
@@ -63,6 +63,18 @@ def test_a_run_goes_on_with_the_head_alone_and_keeps_bands_and_classes(folder, t
     assert after.bands == before.bands and after.bands != open_crops(tuned).bands
     was, now = before.segmenter.state_dict(), after.segmenter.state_dict()
     assert {name.split(".")[0] for name in was if not torch.equal(was[name], now[name])} == {"outlier_head"}
+
+
+def test_without_steps_the_head_is_kept_and_there_is_nothing_to_train(folder, crops):
+    tuned = config(folder, tune_from=str(folder / "first"), head_steps=0)
+    assert plans(tuned) == []
+    segmenter = Segmenter(3, 3, tuned.segmenter)
+    take_model(folder / "first", tuned, crops, segmenter=segmenter, flow=None)
+    kept, was = segmenter.state_dict(), ModelBundle.load(folder / "first" / "model.safetensors").segmenter.state_dict()
+    assert all(torch.equal(was[name], kept[name]) for name in was)
+    _check_sense(tuned)
+    with pytest.raises(ConfigError, match=r"--from.*head is kept with train\.head_steps 0"):
+        _check_sense(config(folder, head_steps=0))
 
 
 def test_the_networks_are_those_of_the_model_and_the_head_starts_anew(folder, crops):

@@ -1,0 +1,194 @@
+"""Changes that a scene tells of itself: haze, gain, bands in another order.
+
+Scenes of one kind differ much in each statistic of their cells, by land cover above all, so that haze or swapped bands
+hide in that scatter. Together they do not hide: what a change does to the statistics of a cell is known, whatever the
+cell shows. So calibration cells are changed in thought, a linear discriminant (Fisher 1936) is fitted between them and
+the cells as they are, and the scene is placed along it: 0 where the ground lies, 1 where the changed ground lies.
+The place of an image is the mean of its cells; how much it differs between images is measured on the calibration
+images, each placed by a discriminant that was fitted without it. A change is told where the scene lies past halfway,
+and farther out than the largest place over all changes in 99 % of new images (a one-sided t interval). Known bands are
+needed for that, no pixels: a change of light moves levels and contrasts, another order exchanges them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+Floats = NDArray[np.float64]
+FALSE_ALARMS = 0.01
+LEAST_IMAGES, FOLDS = 5, 5
+MOST_BANDS = 4  # of which all pairs are measured, so that any order of them is known
+HALFWAY = 0.5
+SHRINK, FAR = 0.1, 6.0
+LIGHT = {  # level and contrast as changed: offset and factor, of the bands' range
+    "haze": (0.4, 0.5),
+    "light haze": (0.2, 0.75),
+    "brighter by gain": (0.0, 1.4),
+    "darker by gain": (0.0, 0.65),
+}
+_LEAST = 1e-3
+
+
+class CellLight(NamedTuple):
+    """Light of n cells of B bands: `level` and `contrast` (n, B), `likeness` and `order` (n, P) of the pairs of bands.
+
+    `fineness` (n, 2) are detail and noise, `dark` (n,) is the dark channel.
+    """
+
+    level: Floats
+    contrast: Floats
+    likeness: Floats
+    order: Floats
+    fineness: Floats
+    dark: Floats
+
+
+class Telltale(NamedTuple):
+    """Change that a scene looks like: its name, and how far out the scene lies as a share of the limit (above 1)."""
+
+    name: str
+    beyond: float
+
+
+def band_pairs(count: int) -> list[tuple[int, int]]:
+    """Return the pairs of bands that are compared: neighbours first, then all others of a few bands."""
+    beside = list(itertools.pairwise(range(count)))
+    others = [pair for pair in itertools.combinations(range(count), 2) if pair not in beside]
+    return beside + (others if count <= MOST_BANDS else [])
+
+
+def light_of(cells: Floats, names: Sequence[str]) -> CellLight | None:
+    """Return the light of cells (n, S) whose statistics have these names; None if some were not measured."""
+    by = {kind: [i for i, name in enumerate(names) if name.split()[0] == kind] for kind in _KINDS}
+    bands = len(by["level"])
+    whole = all(len(by[kind]) == len(band_pairs(bands)) for kind in ("likeness", "order"))
+    if not whole or any(len(by[kind]) != 1 for kind in ("dark", "detail", "noise")):
+        return None
+    level, contrast, likeness, order = (cells[:, by[kind]] for kind in ("level", "contrast", "likeness", "order"))
+    level, dark = level.clip(0, 1), cells[:, by["dark"][0]].clip(0, 1)
+    return CellLight(level, contrast, likeness, order, cells[:, by["detail"] + by["noise"]], dark)
+
+
+_KINDS = ("level", "contrast", "likeness", "order", "detail", "noise", "dark")
+
+
+def told_by(
+    scene: Floats, ground: Floats, image: NDArray[np.int64], *, names: Sequence[str], bands: Sequence[str]
+) -> Telltale | None:
+    """Return the change that a scene looks like most; None if it is like the ground, or images are too few to tell.
+
+    Args:
+        scene: statistics (m, S) of the scene's cells.
+        ground: statistics (n, S) of calibration cells.
+        image: the image of each of these (n,).
+        names: the names (S,) of the statistics.
+        bands: the names of the bands.
+    """
+    light, here = light_of(ground, names), light_of(scene, names)
+    numbers = np.unique(image)
+    if light is None or here is None or len(numbers) < LEAST_IMAGES:
+        return None
+    plain = _looks(light)
+    changes = _changes(bands)
+    places, own = np.empty((len(changes), len(numbers))), np.empty(len(changes))
+    fold = np.searchsorted(numbers, image) % min(FOLDS, len(numbers))
+    for row, change in enumerate(changes.values()):
+        changed = _looks(change(light))
+        along = np.empty(len(plain))
+        for k in np.unique(fold):
+            along[fold == k] = _between(plain[fold != k], changed[fold != k])(plain[fold == k])
+        places[row] = [along[image == number].mean() for number in numbers]
+        own[row] = _between(plain, changed)(_looks(here)).mean()
+    mean, spread = places.mean(1), np.maximum(places.std(1, ddof=1), _LEAST)
+    far = float(student.ppf(1 - FALSE_ALARMS, len(numbers) - 1)) * np.sqrt(1 + 1 / len(numbers))
+    largest = ((places - mean[:, None]) / spread[:, None]).max(0)
+    limit = max(far, float(largest.mean() + far * largest.std(ddof=1)))
+    beyond = np.where(own > HALFWAY, (own - mean) / spread / limit, 0.0)
+    first = int(beyond.argmax())
+    return Telltale(list(changes)[first], float(beyond[first])) if beyond[first] > 1 else None
+
+
+def _between(plain: Floats, changed: Floats) -> Callable[[Floats], Floats]:
+    """Return the place of looks along the discriminant of two groups: 0 at the mean of the first, 1 at the second."""
+    middle, spread = plain.mean(0), np.maximum(plain.std(0), 10 * _LEAST)
+
+    def standard(looks: Floats) -> Floats:
+        clipped: Floats = ((looks - middle) / spread).clip(-FAR, FAR)
+        return clipped
+
+    one, other = standard(plain), standard(changed)
+    within = (np.cov(one.T) + np.cov(other.T)) / 2 + SHRINK * np.eye(one.shape[1])
+    weights = np.linalg.solve(within, other.mean(0) - one.mean(0))
+    start = float(one.mean(0) @ weights)
+    length = max(float(other.mean(0) @ weights) - start, _LEAST)
+
+    def place(looks: Floats) -> Floats:
+        found: Floats = (standard(looks) @ weights - start) / length
+        return found
+
+    return place
+
+
+def _changes(bands: Sequence[str]) -> dict[str, Callable[[CellLight], CellLight]]:
+    """Return the changes that are looked for, by their names: of light, and orders of a few bands."""
+    found: dict[str, Callable[[CellLight], CellLight]] = {
+        name: partial(_dimmed, offset=offset, factor=factor) for name, (offset, factor) in LIGHT.items()
+    }
+    count = len(bands)
+    if 1 < count <= MOST_BANDS:
+        orders = [order for order in itertools.permutations(range(count)) if list(order) != sorted(order)]
+        orders = [order for order in orders if count < MOST_BANDS or sum(map(int.__ne__, order, range(count))) == 2]
+        for order in orders:
+            name = f"bands in another order ({', '.join(bands[i] for i in order)})"
+            found[name] = partial(_reordered, order=order)
+    return found
+
+
+def _dimmed(light: CellLight, offset: float, factor: float) -> CellLight:
+    """Return the light of cells seen through haze or with another gain."""
+    fineness = light.fineness + np.array([0.0, np.log(factor)])
+    level, dark = ((offset + factor * values).clip(0, 1) for values in (light.level, light.dark))
+    return light._replace(level=level, contrast=factor * light.contrast, fineness=fineness, dark=dark)
+
+
+def _reordered(light: CellLight, order: Sequence[int]) -> CellLight:
+    """Return the light of cells whose bands have another order; all pairs of bands must have been measured."""
+    pairs = band_pairs(len(order))
+    likeness, higher = [], []
+    for one, other in pairs:
+        pair = order[one], order[other]
+        turned = pair not in pairs
+        at = pairs.index(pair[::-1] if turned else pair)
+        likeness.append(light.likeness[:, at])
+        higher.append(1 - light.order[:, at] if turned else light.order[:, at])
+    level, contrast = light.level[:, list(order)], light.contrast[:, list(order)]
+    return light._replace(level=level, contrast=contrast, likeness=np.stack(likeness, 1), order=np.stack(higher, 1))
+
+
+def _looks(light: CellLight) -> Floats:
+    """Return what cells look like as numbers (n, D) that changes move alike in all: ratios of light and of colour."""
+    pairs, contrast = band_pairs(light.level.shape[1]), np.maximum(light.contrast, _LEAST)
+    grey = contrast.mean(1) / (light.level.mean(1) + 0.02)
+    looks = [
+        light.level,
+        np.log(contrast),
+        np.arctanh(light.likeness.clip(-0.995, 0.995)),
+        light.order,
+        light.fineness,
+        light.dark[:, None],
+        np.log(grey)[:, None],
+    ]
+    for at, (one, other) in enumerate(pairs):
+        first, second = contrast[:, one], contrast[:, other]
+        colour = first**2 + second**2 - 2 * light.likeness[:, at] * first * second
+        tilt = (light.level[:, one] - light.level[:, other]) / (light.level[:, one] + light.level[:, other] + 0.05)
+        steep = (first**2 - second**2) / (first**2 + second**2 + 2 * light.likeness[:, at] * first * second + _LEAST**2)
+        looks.append(np.stack([0.5 * np.log(np.maximum(colour, _LEAST**2)), tilt, steep.clip(-3, 3)], 1))
+    return np.concatenate(looks, 1)
