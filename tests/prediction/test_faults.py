@@ -29,7 +29,6 @@ from support.bundles import make_bundle
 from support.http_server import DROP, serving
 from support.rasters import picture, write_holed_scene, write_raster
 
-
 THRESHOLD = 0.9  # few polygons lie above it, and cutting them takes little
 
 
