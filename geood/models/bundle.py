@@ -15,7 +15,6 @@ import json
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -354,9 +353,9 @@ class ModelBundle:
         local = config.segmenter.model_copy(update={"weights": None})
         try:
             stored = BundleTensors(path)
-            segmenter = stored.fill("segmenter", partial(Segmenter, bands.count, classes, local)).eval()
-            make_flow = partial(Flow, bands.count, config.flow, bands.step)
-            generator = stored.fill("flow", make_flow).eval() if flow and "flow" in stored else None
+            segmenter = stored.fill("segmenter", Segmenter, bands.count, classes, local).eval()
+            own_flow = Flow, bands.count, config.flow, bands.step
+            generator = stored.fill("flow", *own_flow).eval() if flow and "flow" in stored else None
             sizes = classes, segmenter.features, segmenter.encoder_features
             inliers = stored.inliers(*sizes, head=config.segmenter.outlier == "head")
             identity = _identity(path)

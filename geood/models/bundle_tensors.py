@@ -8,8 +8,9 @@ memory than a few times its size. Nothing is known of headers, configs or JSON.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -70,18 +71,15 @@ class BundleTensors:
         """Return whether there are tensors of a part."""
         return part in self._kinds
 
-    def fill(self, part: str, make: Callable[[], Network]) -> Network:
-        """Build a network by calling `make` and load its tensors.
+    def fill(self, part: str, make: Callable[..., Network], *arguments: Any) -> Network:
+        """Build a network by calling `make` with arguments, which can be hashed, and load its tensors.
 
         Raises:
             SafetensorError: the file is damaged.
             ValueError: it does not hold just the tensors of that network.
         """
-        with torch.device("meta"):
-            bare = make()
-        wanted = {name: TensorKind(tuple(t.shape), TYPES[t.dtype]) for name, t in bare.state_dict().items()}
-        _compare(part, self._kinds.get(part, {}), wanted)
-        network = make()
+        _compare(part, self._kinds.get(part, {}), _wanted(make, *arguments))
+        network = make(*arguments)
         network.load_state_dict(self._read(part))
         return network
 
@@ -115,6 +113,14 @@ class BundleTensors:
     def _read(self, part: str) -> dict[str, Tensor]:
         with safe_open(self._path, framework="pt") as file:
             return {name: file.get_tensor(f"{part}.{name}") for name in self._kinds[part]}
+
+
+@lru_cache(maxsize=16)
+def _wanted(make: Callable[..., nn.Module], *arguments: Any) -> Mapping[str, TensorKind]:
+    """Return the tensors of a network, which is built without memory; that takes longer than to load a small one."""
+    with torch.device("meta"):
+        bare = make(*arguments)
+    return {name: TensorKind(tuple(t.shape), TYPES[t.dtype]) for name, t in bare.state_dict().items()}
 
 
 def _compare(part: str, found: Mapping[str, TensorKind], wanted: Mapping[str, TensorKind]) -> None:

@@ -357,8 +357,7 @@ def test_two_runs_of_one_output(tmp_path, command, scene, bundle_path, unbroken)
     assert process.returncode == 0 and digest(tmp_path / "x.tif") == unbroken
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_the_tiles_of_a_killed_worker_are_done_by_others(tmp_path, scene, bundle_path, unbroken, monkeypatch, workers):
+def test_the_tiles_of_a_killed_worker_are_done_by_others(tmp_path, scene, bundle_path, unbroken, monkeypatch):
     append, killed_ = Journal.append, []
 
     def watched(self, *args):
@@ -369,7 +368,7 @@ def test_the_tiles_of_a_killed_worker_are_done_by_others(tmp_path, scene, bundle
             workers[0].kill()
 
     monkeypatch.setattr(Journal, "append", watched)
-    run(scene, tmp_path / "x.tif", bundle_path, workers=workers)
+    run(scene, tmp_path / "x.tif", bundle_path, workers=2)
     assert killed_ and digest(tmp_path / "x.tif") == unbroken
 
 
