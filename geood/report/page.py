@@ -41,7 +41,7 @@ PACKAGES = ("torch", "rasterio", "geopandas", "matplotlib", "jinja2")
 
 @dataclass(frozen=True)
 class Sources:
-    """What a page is made of: at most one run, and any number of maps and evaluations."""
+    """Sources of a page: at most one run, and any number of maps and evaluations."""
 
     run: Run | None
     maps: list[SceneMap]
