@@ -129,7 +129,7 @@ def test_a_width_out_of_reach_and_one_of_scenes_are_refused(tmp_path, miniature)
     with pytest.raises(ValueError, match="width_px is for kind photos"):
         config(tmp_path, kind="scenes", width_px=320)
     root, _ = miniature("potsdam")
-    sets = {"root": str(root), "sets": [{"name": "potsdam"}], "crop_px": 64}
+    sets = {"root": str(root), "sets": [{"name": "potsdam"}], "crop_px": 64, "crops": 8, "validation_crops": 2}
     assert open_crops(Config.model_validate({"data": sets, "negatives": {"patch_max_px": 32}})).photo_width is None
     sets["width_px"] = 100
     with pytest.raises(ConfigError, match=r"width_px 100: pixels of these data\.sets are 0\.05 m"):
