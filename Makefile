@@ -11,7 +11,7 @@ TESTS := -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 export NO_MKDOCS_2_WARNING := 1
 
 .PHONY: demo docs pictures test slow fuzz check dist lowest pythons audit install format lint types clean
-.PHONY: qgis-plugin qgis-templates qgis-pictures
+.PHONY: qgis-plugin qgis-templates
 
 demo: install  ## the main job on made-up scenes: train, predict, evaluate, draw (into demo/)
 	$(BIN)/geood demo --out demo --overwrite
@@ -23,7 +23,7 @@ docs: install  ## the site of the documentation, into build/site; a link that le
 pictures: install  ## the pictures of the pages anew: the demo into build/demo, drawn, with QGIS too where it is installed
 	mkdir -p build
 	$(BIN)/geood demo --out build/demo --overwrite
-	$(BIN)/python docs/pictures.py build/demo
+	QGIS_PYTHON=$(QGIS_PYTHON) $(BIN)/python docs/pictures.py build/demo
 
 test: install  ## the test suite in three processes, as some tests wait; more threads in each would wait for one another
 	OMP_NUM_THREADS=1 $(BIN)/python $(TESTS)
@@ -102,11 +102,6 @@ build/geood_qgis.zip: $(wildcard geood_qgis/*) LICENSE .ci/qgis_plugin.py
 
 qgis-templates:  ## the templates of all styles, saved by QGIS 3.22, whose Python has to be QGIS_PYTHON
 	QT_QPA_PLATFORM=offscreen QT_HASH_SEED=0 $(QGIS_PYTHON) .ci/qgis_templates.py geood/geo/templates
-
-qgis-pictures:  ## the pictures of docs/qgis.md, drawn by QGIS from the outputs of the demo (demo/)
-	QT_QPA_PLATFORM=offscreen $(QGIS_PYTHON) docs/qgis_pictures.py demo docs/pictures
-	$(BIN)/python -c "import sys; from PIL import Image; \
-	[Image.open(p).convert('RGB').quantize(128, method=1, dither=0).save(p, optimize=True) for p in sys.argv[1:]]" docs/pictures/qgis-*.png
 
 clean:
 	rm -rf .venv demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,9 @@
-"""Draw the pictures of docs/qgis.md by QGIS, from the outputs of the demo: `make demo`, then `make qgis-pictures`."""
+"""Draw the pictures of QGIS for the pages, from the demo's results; run by `pictures.py` with QGIS's own Python.
+
+    QT_QPA_PLATFORM=offscreen /usr/bin/python3 docs/qgis_pictures.py DEMO OUT
+
+No window is opened. What is drawn is what QGIS draws with the styles that geood wrote: nothing is set here.
+"""
 
 import os
 import sys
@@ -6,28 +11,32 @@ from pathlib import Path
 
 from qgis.core import (
     QgsApplication,
+    QgsFeatureRequest,
     QgsMapLayer,
     QgsMapRendererParallelJob,
     QgsMapSettings,
-    QgsProject,
     QgsRasterLayer,
     QgsRectangle,
     QgsVectorLayer,
 )
-from qgis.gui import QgsAttributeForm, QgsGui
-from qgis.PyQt.QtCore import QCoreApplication, QRect, QSize, Qt
+from qgis.gui import QgsAttributeEditorContext, QgsAttributeForm, QgsGui, QgsMapCanvas
+from qgis.PyQt.QtCore import QRect, QSize, Qt
 from qgis.PyQt.QtGui import QColor, QFont, QImage, QPainter
+from qgis.PyQt.QtWidgets import QApplication
 
-SIDE = 400  # pixels of a map
+WIDE = QSize(1200, 640)  # pixels
+SQUARE = QSize(596, 596)
+TITLE = 28  # height of a title
+GAP = 8  # between pictures side by side
 
 
-def drawn(layers: list[QgsMapLayer], extent: QgsRectangle) -> QImage:
-    """Draw layers, the first on top."""
+def drawn(layers: list[QgsMapLayer], extent: QgsRectangle, size: QSize) -> QImage:
+    """Draw layers, the first on top, as QGIS does."""
     settings = QgsMapSettings()
     settings.setLayers(layers)
     settings.setDestinationCrs(layers[-1].crs())
     settings.setExtent(extent)
-    settings.setOutputSize(QSize(SIDE, SIDE))
+    settings.setOutputSize(size)
     settings.setBackgroundColor(QColor("white"))
     job = QgsMapRendererParallelJob(settings)
     job.start()
@@ -35,69 +44,66 @@ def drawn(layers: list[QgsMapLayer], extent: QgsRectangle) -> QImage:
     return job.renderedImage()
 
 
-def save(images: list[QImage], titles: list[str], path: Path) -> None:
-    """Save images side by side, with titles above them."""
-    height = max(image.height() for image in images)
-    sheet = QImage(sum(i.width() + 8 for i in images) - 8, height + 24, QImage.Format.Format_RGB32)
+def form_of_first(polygons: QgsVectorLayer) -> QImage:
+    """Draw the form of the polygon of rank 1."""
+    polygons.startEditing()
+    first = next(polygons.getFeatures(QgsFeatureRequest().setFilterExpression('"rank" = 1')))
+    form = QgsAttributeForm(polygons, first, QgsAttributeEditorContext())
+    form.resize(560, 640)
+    form.show()
+    for _ in range(20):
+        QApplication.processEvents()
+    picture = form.grab().toImage()
+    polygons.rollBack()
+    return picture
+
+
+def side_by_side(images: list[QImage], titles: list[str]) -> QImage:
+    """Join pictures of one height, with titles above them."""
+    width = sum(image.width() + GAP for image in images) - GAP
+    sheet = QImage(width, images[0].height() + TITLE, QImage.Format.Format_RGB32)
     sheet.fill(QColor("white"))
     painter, left = QPainter(sheet), 0
-    painter.setFont(QFont("Sans Serif", 10))
+    painter.setFont(QFont("Sans Serif", 12))
     for image, title in zip(images, titles, strict=True):
-        painter.drawText(QRect(left, 0, image.width(), 22), int(Qt.AlignmentFlag.AlignVCenter), title)
-        painter.drawImage(left, 24, image)
-        left += image.width() + 8
+        painter.drawText(QRect(left + 2, 0, image.width(), TITLE), int(Qt.AlignmentFlag.AlignVCenter), title)
+        painter.drawImage(left, TITLE, image)
+        left += image.width() + GAP
     painter.end()
-    if not sheet.save(str(path)):
+    return sheet
+
+
+def save(image: QImage, path: Path) -> None:
+    if not image.save(str(path)):
         sys.exit(f"{path}: cannot be written")
 
 
 def main(demo: Path, out: Path) -> None:
     """Draw all pictures."""
-    out.mkdir(parents=True, exist_ok=True)
     scene = QgsRasterLayer(str(demo / "world" / "test.tif"), "scene")
     scores = QgsRasterLayer(str(demo / "anomalies.tif"), "scores")
-    layers = [
+    polygons, sample = (
         QgsVectorLayer(f"{demo / 'anomalies.gpkg'}|layername={name}", name, "ogr") for name in ("anomalies", "sample")
-    ]
-    missing = [layer.name() for layer in (scene, scores, *layers) if not layer.isValid()]
-    if missing:
+    )
+    if missing := [layer.name() for layer in (scene, scores, polygons, sample) if not layer.isValid()]:
         sys.exit(f"{demo}: no {', '.join(missing)} of the demo there; run geood demo --out {demo}")
-    anomalies, sample = layers
     whole = scene.extent()
-    near = QgsRectangle(whole)
-    near.scale(0.4)
-    save(
-        [drawn([anomalies, scene], whole), drawn([anomalies, scene], near)],
-        ["anomalies.gpkg above the scene", "nearer: the labels are ranks, the colour is the score"],
-        out / "qgis-polygons.png",
-    )
-    ramp = drawn([scores], whole)
+    height = whole.height() * 0.53
+    left = whole.xMaximum() - height * WIDE.width() / WIDE.height()
+    corner = QgsRectangle(left, whole.yMaximum() - height, whole.xMaximum(), whole.yMaximum())
+    save(drawn([polygons, scene], corner, WIDE), out / "qgis-map.png")
+    save(form_of_first(polygons), out / "qgis-form.png")
+    save(drawn([sample, polygons, scene], whole, SQUARE), out / "qgis-sample.png")
+    ramp = drawn([scores], whole, SQUARE)
     scores.loadNamedStyle(str(demo / "anomalies.above.qml"))
-    save(
-        [ramp, drawn([scores, scene], whole)],
-        ["anomalies.tif, whole range", "its other style, above the threshold"],
-        out / "qgis-scores.png",
-    )
-    QgsGui.editorWidgetRegistry().initEditors()
-    QgsProject.instance().addMapLayers(layers)
-    anomalies.startEditing()
-    first = min(anomalies.getFeatures(), key=lambda feature: feature["rank"])
-    form = QgsAttributeForm(anomalies, first)
-    form.setStyleSheet("font-size: 7pt")
-    form.resize(SIDE, SIDE)
-    form.show()
-    QCoreApplication.processEvents()
-    picture = form.grab().toImage()
-    save(
-        [picture.copy(0, 0, picture.width(), min(picture.height(), SIDE)), drawn([sample, anomalies, scene], whole)],
-        ["the form of a polygon", "the layer sample: cells to be searched"],
-        out / "qgis-review.png",
-    )
+    above = drawn([scores, scene], whole, SQUARE)
+    save(side_by_side([ramp, above], ["whole range", "above the threshold"]), out / "qgis-scores.png")
 
 
 if __name__ == "__main__":
     application = QgsApplication([], True)
     application.initQgis()
+    QgsGui.editorWidgetRegistry().initEditors(QgsMapCanvas())
     main(Path(sys.argv[1]), Path(sys.argv[2]))
     sys.stdout.flush()
-    os._exit(0)  # QGIS crashes now and then while it is taken down
+    os._exit(0)  # QGIS may crash when its objects are taken down in Python's order
