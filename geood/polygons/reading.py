@@ -23,8 +23,10 @@ from geood.errors import DataError
 from geood.geo.gdal import reason
 from geood.geo.gpkg import snapshot
 from geood.geo.grid import Grid
+from geood.geo.listing import files_in
 from geood.geo.ogr import local_file
-from geood.polygons.formats import OURS, OUTPUT_SUFFIXES
+from geood.geo.score_raster import read_tags
+from geood.polygons.formats import OURS, OUTPUT_SUFFIXES, is_anomalies, raster_of
 
 LAYER = "anomalies"
 _FAILURES = (
@@ -55,6 +57,24 @@ def read_anomalies(path: Path, *, most: int) -> geopandas.GeoDataFrame:
             return _first(_checked(_of_gdal(stack.enter_context(local_file(whole)), most), path), most)
     except _FAILURES as error:
         raise DataError(f"{path}: cannot be read ({reason(error)}); copy it again, or predict again") from None
+
+
+def maps_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the polygons of geood in a folder, and its score rasters that are beside none of them.
+
+    Raises:
+        DataError: the folder cannot be listed.
+    """
+    polygons = [file for file in files_in(folder, OUTPUT_SUFFIXES) if is_anomalies(file)]
+    used = {raster_of(file) for file in polygons}
+    return polygons, [file for file in files_in(folder, (".tif",)) if file not in used and _is_scores(file)]
+
+
+def _is_scores(path: Path) -> bool:
+    try:
+        return bool(read_tags(path))
+    except DataError:
+        return False
 
 
 def _of_gdal(plain: Path, most: int) -> geopandas.GeoDataFrame:

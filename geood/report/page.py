@@ -116,8 +116,8 @@ def read_sources(paths: Sequence[Path], *, scenes: Sequence[Path] = (), most: in
     if len(runs) > 1:
         raise ConfigError(f"two runs, {runs[0]} and {runs[1]}; a report tells of one, give the other a page of its own")
     run = read_run(runs[0]) if runs else None
-    config = run.config if run else None
-    read = [each for path in maps for each in read_maps(path, scenes=scenes, config=config, most=most)]
+    config, alone = run.config if run else None, len(maps) == 1
+    read = [each for path in maps for each in read_maps(path, scenes=scenes, config=config, most=most, alone=alone)]
     return Sources(run, read, [read_evaluation(path) for path in measured])
 
 

@@ -16,6 +16,7 @@ from affine import Affine
 from geopandas import GeoDataFrame
 from PIL import Image
 
+from geood.calibration import Verdict
 from geood.cli.process import _run
 from geood.config.loading import to_yaml
 from geood.errors import ConfigError, DataError, OutputError
@@ -301,3 +302,47 @@ def test_in_a_browser_it_runs_its_own_script_alone_fits_and_takes_keys(page):
         tab.value("document.getElementById('judged').value = 'real'")
         tab.value("document.getElementById('judged').dispatchEvent(new Event('change'))")
         assert tab.value("document.querySelectorAll('.card:not([hidden])').length") == 1
+
+
+def test_scores_are_found_beside_polygons_of_every_format_and_in_a_folder(made, tmp_path):
+    _, _, prediction = made
+    frame = read_anomalies(prediction.polygons, most=9)
+    for name in ("a.geojson", "b.fgb"):
+        frame.to_file(tmp_path / name, engine="pyogrio")
+        (tmp_path / name).with_suffix(".scores.tif").write_bytes(prediction.scores.read_bytes())
+    (tmp_path / "c.tif").write_bytes(prediction.scores.read_bytes())
+    read = read_maps(tmp_path, most=1)
+    assert [each.scores.name for each in read] == ["a.scores.tif", "b.scores.tif", "c.tif"]
+    assert [each.polygons and each.polygons.name for each in read] == ["a.geojson", "b.fgb", None]
+    assert [each.total for each in read[:2]] == [None, None] or read[0].verdict.polygons_per_km2
+    [again] = read_maps(tmp_path / "a.scores.tif")
+    assert again.polygons.name == "a.geojson" and len(again.frame) == min(9, len(frame))
+
+
+def test_the_scores_of_a_scene_are_never_taken_for_the_scene(made, tmp_path):
+    """`predict scenes/x.tif --out maps/x.gpkg` gives both the same name."""
+    _, _, prediction = made
+    name = Path(prediction.scene).name
+    (tmp_path / name).write_bytes(prediction.scores.read_bytes())
+    [alone] = read_maps(tmp_path / name)
+    assert alone.scores == tmp_path / name and alone.scene is None
+    [given] = read_maps(tmp_path / name, scenes=[Path(prediction.scene)])
+    assert given.scene == Path(prediction.scene)
+
+
+def test_a_scene_of_the_same_size_elsewhere_is_not_that_of_the_map(made, tmp_path):
+    _, _, prediction = made
+    moved = write_raster(tmp_path / "moved.tif", picture(150, 180), transform=Affine(0.5, 0, 7000, 0, -0.5, 9000))
+    [other] = read_maps(prediction.polygons, scenes=[moved])
+    assert other.scene is None and other.notes == ["moved.tif lies elsewhere than the map."]
+    [one_of_two] = read_maps(prediction.polygons, scenes=[moved], alone=False)
+    assert one_of_two.scene == Path(prediction.scene)
+
+
+@pytest.mark.parametrize("record", ['{"answer": 1}', "[[[", '"x"', None])
+def test_a_record_that_is_no_verdict_is_none(made, record):
+    _, _, prediction = made
+    fields = prediction.verdict.fields()
+    assert Verdict.from_text(json.dumps(fields)).fields() == fields
+    with pytest.raises(ValueError, match="not the record"):
+        Verdict.from_text(json.dumps(fields | {"above": "x"}) if record is None else record)
