@@ -69,14 +69,19 @@ def _asked(inputs: Inputs, wishes: Wishes) -> Wishes:
     held = wishes.hold_out
     while not held:
         said = typer.prompt(
-            "Hold a class out, to be found as an anomaly? Its name or id, or Enter for none", default=""
+            "Hold a class out, to be found as an anomaly? Its name or id, or Enter for none",
+            default="",
+            show_default=False,
         )
         if not said.strip():
             break
         try:
             held = tuple(_id_of(part, inputs, names) for part in said.split(","))
-        except ConfigError as error:
-            print(error)
+        except ConfigError:
+            known = ", ".join(
+                names.get(found.class_id) or found.name or str(found.class_id) for found in labels.classes
+            )
+            print(printable(f"The labels hold no {said.strip()}; they hold {known}."))
     return Wishes(held, names, wishes.layer, wishes.attribute)
 
 

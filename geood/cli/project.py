@@ -52,7 +52,7 @@ def project(
     images = [raster_layer(path, Path(path).name) for path in scenes]
     write_project(groups | {"": [*groups.get("", []), *images]}, out, overwrite=overwrite)
     shown = sum(map(len, groups.values())) + len(images)
-    print(f"project    {out}: {shown} layers of {len(given)} maps and {len(images)} scenes")
+    print(f"project    {out}: layers {shown} (maps {len(given)}, scenes {len(images)}); open it in QGIS")
 
 
 def _maps_in(path: Path) -> Iterator[Path]:

@@ -208,17 +208,19 @@ def _data(inputs: Inputs, classes: dict[int, str], held: Sequence[FoundClass]) -
 def patterns(paths: Sequence[Path], root: Path, *, apart: Sequence[Path]) -> list[str]:
     """Return patterns relative to a folder that name these files and none of others; file by file if there are none.
 
-    Tried are the ending of the names (`*_labels.tif`), and names that do not end as the others do (`*[!s].tif`).
+    Tried are the ending of the names (`*_labels.tif`), and names that do not end as the others do (`*[!s].tif`). Below
+    the root of the file system, which is no folder that the files share, patterns are absolute.
     """
-    names = sorted(path.relative_to(root).as_posix() for path in paths)
+    whole = root == Path(root.anchor)
+    names = sorted((path if whole else path.relative_to(root)).as_posix() for path in paths)
     if len(names) <= LISTED:
         return names
     folders = {path.parent for path in paths}
     if len(folders) != 1:
         return names
     [folder] = folders
-    beside = folder.relative_to(root).as_posix()
-    prefix = "" if beside == "." else f"{beside}/"
+    beside = (folder if whole else folder.relative_to(root)).as_posix()
+    prefix = "" if beside == "." else f"{beside.rstrip('/')}/"
     endings = {path.suffix for path in paths}
     tails = {path.stem[-1] for path in apart if path.parent == folder}
     tried = [f"*{ending}" for ending in endings]

@@ -63,10 +63,12 @@ class Imagery:
         nodata = "none" if self.nodata is None else f"{self.nodata:g}"
         bands = f"{len(self.bands)} bands of {self.dtype} ({', '.join(self.bands)}), nodata {nodata}"
         if self.resolution_m is None or self.km2 is None or self.resolutions is None:
-            return [f"{len(self.paths):,} photographs, {self.pixels / 1e6:,.1f} million pixels", bands]
+            photographs = f"{len(self.paths):,} photograph{'s' if len(self.paths) > 1 else ''}"
+            return [f"{photographs}, {self.pixels / 1e6:,.1f} million pixels", bands]
         fine, coarse = self.resolutions
         spread = "" if coarse < 1.01 * fine else f" (others {fine:.3g} to {coarse:.3g})"
-        ground = f"{len(self.paths):,} scenes, {self.km2:.3g} km2 at {self.resolution_m:.3g} m per pixel{spread}"
+        scenes = f"{len(self.paths):,} scene{'s' if len(self.paths) > 1 else ''}"
+        ground = f"{scenes}, {self.km2:.3g} km2 at {self.resolution_m:.3g} m per pixel{spread}"
         named = ", ".join(name if len(self.crs) == 1 else f"{name} ({n})" for name, n in self.crs.items())
         return [ground, bands, f"CRS {named}"]
 

@@ -47,7 +47,10 @@ def draw_crops(out: Path, crops: Crops) -> None:
     handles = [Patch(color=colours[i], label=f"{i} {names[i]}") for i in names]
     handles += [Patch(color=ANOMALY, label="anomaly")] if held else []
     figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)), fontsize=9)
-    figure.suptitle("Crops, and the same with their labels; not coloured: not labelled", x=0.01, ha="left", fontsize=11)
+    legend = (
+        "Crops, and the same with their labels; not coloured: not labelled; white: no data, or ground of validation"
+    )
+    figure.suptitle(legend, x=0.01, ha="left", fontsize=11)
     with output_errors(out), atomic_write(out) as partial:
         figure.savefig(partial, format="png")
 

@@ -58,7 +58,7 @@ def _epochs(steps: int, every: int) -> int:
     wanted = steps / every
     nearest = max(1, round(wanted))
     for away in range(min(nearest, MOST_TRIED)):
-        for epochs in (nearest - away, nearest + away):
+        for epochs in sorted((nearest - away, nearest + away), key=lambda epochs: abs(epochs - wanted)):
             if epochs >= 1 and steps % epochs == 0 and wanted / 2 <= epochs <= 2 * wanted:
                 return epochs
     return nearest

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,18 +108,29 @@ def train(config: Config | str | Path, out: str | Path, *, resume: bool = False)
         log.warning("%s is missing: the figures of earlier steps are lost", run / "metrics.csv")
     if leader:
         announce_long(crops, done, segmenter=segmenter, flow=flow, photographs=photographs)
-    for plan in chosen:
-        begun = done[plan.stage]
-        if begun is None:
-            figures |= last_metrics(run / "metrics.csv", plan.stage)
-            continue
-        if plan.stage != "segmenter" and flow is not None and not flow.initialized:
-            flow.initialize(first_crops(crops))
-        stage = Stage(plan, config, segmenter=segmenter, flow=flow, photographs=photographs, before=figures)
-        figures |= _run_stage(stage, run, crops, begun=begun)
-    if leader:
-        finish_bundle(segmenter, flow, crops, figures).save(bundle_path)
+    with _told_to_resume(run):
+        for plan in chosen:
+            begun = done[plan.stage]
+            if begun is None:
+                figures |= last_metrics(run / "metrics.csv", plan.stage)
+                continue
+            if plan.stage != "segmenter" and flow is not None and not flow.initialized:
+                flow.initialize(first_crops(crops))
+            stage = Stage(plan, config, segmenter=segmenter, flow=flow, photographs=photographs, before=figures)
+            figures |= _run_stage(stage, run, crops, begun=begun)
+        if leader:
+            finish_bundle(segmenter, flow, crops, figures).save(bundle_path)
     return bundle_path
+
+
+@contextmanager
+def _told_to_resume(run: Path) -> Iterator[None]:
+    """Say how a training goes on if a person or the system ends it here."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        log.warning("the run is kept in %s: add --resume to continue it", run)
+        raise
 
 
 def _negatives(config: Config, crops: Crops) -> tuple[Flow | None, Photographs | None]:

@@ -19,8 +19,8 @@ def made(tmp_path_factory, bundle_path):
     scene = write_raster(folder / "scene.tif", picture(64, 64))
     model = ["--model", str(bundle_path)]
     assert _run(["predict", str(scene), "--out", str(folder / "o.gpkg"), *model], debug=False) == 0
-    for suffix in (".geojson", ".parquet", ".fgb"):
-        assert _run(["polygonize", str(folder / "o.tif"), "--out", str(folder / f"o{suffix}")], debug=False) == 0
+    for name in ("j.geojson", "p.parquet", "f.fgb"):
+        assert _run(["polygonize", str(folder / "o.tif"), "--out", str(folder / name)], debug=False) == 0
     run = folder / "run"
     run.mkdir()
     shutil.copy(bundle_path, run / "model.safetensors")
@@ -41,9 +41,9 @@ def made(tmp_path_factory, bundle_path):
         ("o.tif", ["threshold"]),
         ("o.classes.tif", ["classes"]),
         ("o.gpkg", ["polygons", "EPSG", "rank 1", "judged", "answer"]),
-        ("o.geojson", ["polygons", "rank 1"]),
-        ("o.parquet", ["polygons", "rank 1"]),
-        ("o.fgb", ["polygons", "rank 1"]),
+        ("j.geojson", ["polygons", "rank 1"]),
+        ("p.parquet", ["polygons", "rank 1"]),
+        ("f.fgb", ["polygons", "rank 1"]),
         ("run", ["segmenter", "miou", "0 land, 1 road, 2 roof"]),
         ("run/model.safetensors", ["0 land, 1 road, 2 roof"]),
         ("run/metrics.csv", ["a row for each epoch"]),

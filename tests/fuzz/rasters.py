@@ -32,7 +32,9 @@ from geood.prediction import SceneOptions, predict
 from support.rasters import HALF_METRE, picture
 
 around = quick_predictions
-RASTERS = ("x.tif", "x.qml", "x.above.qml", "x.classes.tif", "x.classes.qml")
+SCORES = ("x.tif", "x.qml", "x.above.qml")
+BESIDE = tuple(f"x.scores.{end}" for end in ("tif", "qml", "above.qml", "classes.tif", "classes.qml"))
+POLYGONS = ("x.geojson", "x.qml", *BESIDE)
 VRT = """<VRTDataset rasterXSize="{width}" rasterYSize="{height}">
   <SRS>EPSG:32633</SRS>
   <GeoTransform>{places}</GeoTransform>
@@ -130,7 +132,7 @@ def run(box: Path, options: dict[str, Any], stock: tuple[Path, dict[str, bytes]]
         with rasterio.open(scene) as file:
             if not file.gcps[0]:
                 assert size == (file.height, file.width)
-    return [out.name, *(RASTERS[:2] if out.suffix == ".tif" else RASTERS), *kept]
+    return [*(SCORES if out.suffix == ".tif" else POLYGONS), *kept]
 
 
 def kept(name: str) -> bool:

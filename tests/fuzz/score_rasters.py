@@ -88,8 +88,12 @@ def run(box: Path, options: dict[str, Any], _: Any) -> list[str]:
         info = pyogrio.read_info(out, layer=0, force_total_bounds=bool(count))
         assert info["features"] == count
         assert not count or np.isfinite(info["total_bounds"]).all()
-    failed = f"x.failed_tiles{out.suffix}"
-    return [out.name, failed] if (box / "made" / failed).exists() else [out.name]
+    made = (
+        [out.name, f"x.failed_tiles{out.suffix}"]
+        if (box / "made" / f"x.failed_tiles{out.suffix}").exists()
+        else [out.name]
+    )
+    return made if out.suffix == ".gpkg" else [*made, *(name.replace(out.suffix, ".qml") for name in made)]
 
 
 def _raster(array: Any, tags: dict[str, str], **options: Any) -> bytes:

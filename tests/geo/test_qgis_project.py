@@ -57,7 +57,7 @@ def run(*arguments):
 def test_a_project_holds_a_map_from_the_top_down_wherever_its_folder_is(tmp_path):
     (tmp_path / "before").mkdir()
     path = make_map(tmp_path / "before")
-    assert "5 layers of 1 maps and 1 scenes" in run(path, "--out", path.with_suffix(".qgz"))
+    assert "layers 5 (maps 1, scenes 1)" in run(path, "--out", path.with_suffix(".qgz"))
     again = run(path, "--out", path.with_name("again.qgz"))
     shutil.move(tmp_path / "before", tmp_path / "after ü")
     with zipfile.ZipFile(tmp_path / "after ü" / "a.qgz") as archive:

@@ -279,9 +279,9 @@ def test_every_format_holds_the_same(tmp_path, frame, suffix, rows):
 def test_a_custom_crs_is_not_spelled_anew(tmp_path):
     array = np.full((3, 3), 0.9, np.float32)
     found = cut(scores_on(tmp_path / "s.tif", Grid(3, 3, PLACES["feet, no EPSG code"][0], CUSTOM), array))
-    for suffix in (".gpkg", ".parquet", ".fgb"):
-        write_frame(found, tmp_path / f"o{suffix}", threshold=0.5, overwrite=False)
-        assert CRS.from_wkt(read_back(tmp_path / f"o{suffix}").crs.to_wkt()) == CUSTOM
+    for name in ("g.gpkg", "p.parquet", "f.fgb"):
+        write_frame(found, tmp_path / name, threshold=0.5, overwrite=False)
+        assert CRS.from_wkt(read_back(tmp_path / name).crs.to_wkt()) == CUSTOM
 
 
 @pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)

@@ -1,5 +1,7 @@
 """Laws of a first config: it loads, says what is in the files, and holds out what is asked for."""
 
+from pathlib import Path
+
 import geopandas as gpd
 import numpy as np
 import pytest
@@ -152,6 +154,7 @@ def test_patterns_name_their_files_and_no_others(tmp_path):
     (tmp_path / "u.tif").touch()  # named by neither
     assert patterns(images, tmp_path, apart=labels) == sorted(path.name for path in images)
     assert patterns(images[:3], tmp_path, apart=labels) == ["t0.tif", "t1.tif", "t2.tif"]
+    assert patterns(labels, Path(tmp_path.anchor), apart=images) == [(tmp_path / "*_labels.tif").as_posix()]
 
 
 def test_settings_suit_ground_and_machine(folder):

@@ -41,7 +41,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     run = folder / "run"
     (run / "samples").mkdir(parents=True)
-    make_bundle(run / "model.safetensors", data={"classes": CLASSES})
+    make_bundle(run / "model.safetensors", data={"classes": CLASSES}, segmenter={"encoder": "resnet10t"})
     scene = write_raster(folder / "<img src=x onerror=alert(1)>.tif", picture(150, 180))
     [prediction] = predict(
         [scene], folder / "<b>map.gpkg", bundle_path=run / "model.safetensors", threshold=0.6, overview=True

@@ -171,6 +171,7 @@ def test_a_run_without_its_config_is_not_taken_for_one(run):
     with pytest.raises(OutputError, match=r"not a run of geood, it has no config\.yaml; give another --out"):
         check_run(run, small_config(), resume=True)
     (run / "checkpoints").rmdir()
+    (run / "versions.json").unlink()
     (run / ".config.partial.yaml").touch()  # all that is left by a run killed in its first moment
     check_run(run, small_config(), resume=False)
 

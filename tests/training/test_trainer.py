@@ -36,7 +36,7 @@ from geood.training.calibration import _offsets, calibrated
 from geood.training.plans import Plan, plans
 from geood.training.run_folder import append_metrics, check_run, last_metrics, make_run, take_stages, trim_metrics
 from geood.training.stage import Stage, troubles
-from geood.training.trainer import train
+from geood.training.trainer import _told_to_resume, train
 from support.apart import run_pair_apart, train_apart
 from support.bundles import small_config
 from support.rasters import picture, write_raster
@@ -695,3 +695,9 @@ def test_metrics_rows_of_undone_work_are_dropped(tmp_path):
 
 def test_plans_are_values():
     assert dataclasses.is_dataclass(Plan) and Plan("flow", 2, 3) == Plan("flow", 2, 3)
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, caplog):
+    with pytest.raises(KeyboardInterrupt), _told_to_resume(tmp_path):
+        raise KeyboardInterrupt
+    assert f"kept in {tmp_path}: add --resume" in caplog.text

@@ -15,10 +15,11 @@ from geood.datasets.sources import open_crops
 from geood.errors import ConfigError
 from geood.models.bundle import ModelBundle
 from geood.models.segmenter import Segmenter, SegmenterOutput
+from geood.training.first_checks import check_sense
 from geood.training.losses import class_nll, joint_loss
 from geood.training.pasting import PastedBatch
 from geood.training.plans import plans
-from geood.training.trainer import _check_sense, train
+from geood.training.trainer import train
 from geood.training.tuning import take_model
 from support.bundles import make_bundle, small_config
 from support.rasters import picture, write_raster
@@ -72,9 +73,9 @@ def test_without_steps_the_head_is_kept_and_there_is_nothing_to_train(folder, cr
     take_model(folder / "first", tuned, crops, segmenter=segmenter, flow=None)
     kept, was = segmenter.state_dict(), ModelBundle.load(folder / "first" / "model.safetensors").segmenter.state_dict()
     assert all(torch.equal(was[name], kept[name]) for name in was)
-    _check_sense(tuned)
+    check_sense(tuned)
     with pytest.raises(ConfigError, match=r"--from.*head is kept with train\.head_steps 0"):
-        _check_sense(config(folder, head_steps=0))
+        check_sense(config(folder, head_steps=0))
 
 
 def test_the_networks_are_those_of_the_model_and_the_head_starts_anew(folder, crops):
@@ -123,6 +124,7 @@ def test_the_command_names_the_run_to_go_on_with(folder, tmp_path, monkeypatch):
     path, seen = tmp_path / 'next "one".yaml', []
     path.write_text(to_yaml(config(folder)), encoding="utf-8")
     monkeypatch.setattr("geood.training.train", lambda checked, *_, **__: seen.append(checked) or path, raising=False)
+    monkeypatch.setattr("geood.cli.app.print_training", seen.append)
     done = CliRunner().invoke(app, ["train", str(path), "--from", str(folder / "first")])
     assert done.exit_code == 0, done.output
     assert seen[0].train.tune_from == str(folder / "first") and load_config(path).train.tune_from is None
