@@ -99,9 +99,10 @@ def _checked(frame: geopandas.GeoDataFrame, path: Path) -> geopandas.GeoDataFram
 
 
 def _first(frame: geopandas.GeoDataFrame, most: int) -> geopandas.GeoDataFrame:
-    """Return the first rows of each scene."""
+    """Return the first rows of each scene; without rows that a person left without a shape or a rank."""
+    frame = frame[~(frame.geometry.isna() | frame.geometry.is_empty)]
     if "rank" in frame:
-        frame = frame.sort_values("rank", kind="stable")
+        frame = frame.dropna(subset="rank").sort_values("rank", kind="stable")
     frame = frame.groupby("scene", sort=False).head(most) if "scene" in frame else frame.head(most)
     return frame.reset_index(drop=True)
 

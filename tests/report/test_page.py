@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -346,3 +347,25 @@ def test_a_record_that_is_no_verdict_is_none(made, record):
     assert Verdict.from_text(json.dumps(fields)).fields() == fields
     with pytest.raises(ValueError, match="not the record"):
         Verdict.from_text(json.dumps(fields | {"above": "x"}) if record is None else record)
+
+
+def test_rows_that_a_person_left_without_shape_or_rank_are_no_polygons_and_odd_outlines_are_shown(made, tmp_path):
+    """In QGIS shapes are deleted, outlines cross themselves, and rows are added."""
+    _, _, prediction = made
+    frame = read_anomalies(prediction.polygons, most=2)[["rank", "score_max", "area_px", "model", "geometry"]]
+    x, y = shapely.get_coordinates(frame.geometry.iloc[0])[0]
+    bow_tie = shapely.Polygon([(x, y), (x + 9, y - 9), (x + 9, y), (x, y - 9)])
+    shapes = [frame.geometry.iloc[0], None, shapely.Polygon(), bow_tie, frame.geometry.iloc[0]]
+    rows = {"rank": [1, 2, 3, 4, None], "score_max": [0.9, 0.9, 0.9, None, 0.8], "area_px": 4, "model": "m"}
+    GeoDataFrame({**rows, "scene": "s"}, geometry=shapes, crs=frame.crs).to_file(tmp_path / "a.gpkg", layer="anomalies")
+    (tmp_path / "a_s.tif").write_bytes(prediction.scores.read_bytes())
+    text = render(read_sources([tmp_path / "a.gpkg"]), title="x")
+    assert text.count('<article class="card"') == 2 and 'id="s0p4"' in text
+
+
+def test_a_run_whose_name_is_no_text_has_a_page(made, tmp_path):
+    _, run, _ = made
+    odd = tmp_path / os.fsdecode(b"run \xff")
+    odd.mkdir()
+    (odd / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
+    assert "run \\udcff" in report([odd], tmp_path / "r.html").read_text(encoding="utf-8")
