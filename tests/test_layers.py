@@ -200,8 +200,21 @@ WORKER = ("geopandas", "pyogrio", "pandas", "matplotlib", "lightning", "torchgeo
         (below("models"), RASTERS),
         ([f"geood.training.{room}" for room in MATHS], RASTERS),
         (["geood.prediction.worker"], WORKER),
+        ([name for name in MODULES if name.startswith("geood.calibration.")], ("scipy.stats", "matplotlib")),
     ],
-    ids=["command line", "faces", "geo", "config", "polygons", "journal", "metrics", "models", "losses", "worker"],
+    ids=[
+        "command line",
+        "faces",
+        "geo",
+        "config",
+        "polygons",
+        "journal",
+        "metrics",
+        "models",
+        "losses",
+        "worker",
+        "calibration",
+    ],
 )
 def test_nothing_heavy_is_loaded_where_it_is_not_needed(modules, absent):
     code = f"import sys, {', '.join(modules)}; print([m for m in {absent} if m in sys.modules])"

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import nbinom, poisson
+from scipy.special import betainc, nbdtrik, pdtr, pdtrik
 
 from geood.calibration.rates import LEVEL, garwood
 from geood.errors import ConfigError
@@ -186,9 +186,24 @@ def _of_scene(count: float, km2: float, *, spread: float, images: int, area: flo
     mean = max(count, 0.5) / km2 * area
     more = mean**2 * (spread * (1 + 1 / images) + 1 / max(count, 0.5))
     tails = (1 - LEVEL) / 2, (1 + LEVEL) / 2
-    law = nbinom(mean**2 / more, mean / (mean + more)) if more > 1e-9 * mean else poisson(mean)
-    low, high = (float(law.ppf(tail)) for tail in tails)
+    low, high = (_quantile(tail, mean, more) for tail in tails)
     return low / area, high / area
+
+
+def _quantile(share: float, mean: float, more: float) -> float:
+    """Return the least count that at least a share of counts do not exceed, of a negative binomial law.
+
+    Its variance is `more` above the mean; with next to nothing it is a Poisson law. `scipy.stats` has both, but takes
+    half a second to import.
+    """
+    if more > 1e-9 * mean:
+        size, p = mean**2 / more, mean / (mean + more)
+        count = math.ceil(nbdtrik(share, size, p))
+        below = float(betainc(size, count, p)) if count else 0.0
+    else:
+        count = math.ceil(pdtrik(share, mean))
+        below = float(pdtr(count - 1, mean)) if count else 0.0
+    return count - 1.0 if count and below >= share else float(count)
 
 
 def spread_of(counts: NDArray[np.int64], areas: NDArray[np.float64]) -> float:

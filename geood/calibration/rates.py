@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
+from scipy.special import gammaincinv
 
 LEVEL = 0.9  # of all intervals
 LEAST_BLOCKS = 8  # with fewer an interval is not told
@@ -62,5 +62,5 @@ def guaranteed(above: NDArray[np.int64], pixels: NDArray[np.int64]) -> float:
 
 def garwood(count: float, level: float = LEVEL) -> tuple[float, float]:
     """Return the exact interval of the mean of a Poisson count (Garwood 1936)."""
-    low = 0.0 if count == 0 else float(chi2.ppf((1 - level) / 2, 2 * count) / 2)
-    return low, float(chi2.ppf((1 + level) / 2, 2 * (count + 1)) / 2)
+    low = 0.0 if count == 0 else float(gammaincinv(count, (1 - level) / 2))
+    return low, float(gammaincinv(count + 1, (1 + level) / 2))

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 Floats = NDArray[np.float64]
 FALSE_ALARMS = 0.01
@@ -107,7 +107,7 @@ def told_by(
         places[row] = [along[image == number].mean() for number in numbers]
         own[row] = _between(plain, changed)(_looks(here)).mean()
     mean, spread = places.mean(1), np.maximum(places.std(1, ddof=1), _LEAST)
-    far = float(student.ppf(1 - FALSE_ALARMS, len(numbers) - 1)) * np.sqrt(1 + 1 / len(numbers))
+    far = float(stdtrit(len(numbers) - 1, 1 - FALSE_ALARMS)) * np.sqrt(1 + 1 / len(numbers))
     largest = ((places - mean[:, None]) / spread[:, None]).max(0)
     limit = max(far, float(largest.mean() + far * largest.std(ddof=1)))
     beyond = np.where(own > HALFWAY, (own - mean) / spread / limit, 0.0)

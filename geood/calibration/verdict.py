@@ -5,8 +5,9 @@ How it is found is in `judgement`. Nothing heavy is imported here, as every outp
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
 LOUD = 3.0  # times the promised share from which on it is said loudly
@@ -54,6 +55,24 @@ class Verdict:
     distance: float | None
     differs: str
     relative: bool
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Return the verdict of a tag.
+
+        Raises:
+            ValueError: it is none.
+        """
+        try:
+            verdict = cls(**json.loads(text))
+        except (TypeError, ValueError, RecursionError):
+            raise ValueError("not the record of a verdict") from None
+        words, needed = ("answer", "why", "differs"), ("threshold", "valid_px")
+        for name, value in asdict(verdict).items():
+            kinds = str if name in words else bool if name == "relative" else (int, float)
+            if not isinstance(value, kinds) and not (value is None and kinds == (int, float) and name not in needed):
+                raise ValueError("not the record of a verdict")
+        return verdict
 
     @property
     def loud(self) -> bool:

@@ -100,10 +100,14 @@ def check(
     ] = None,
 ) -> None:
     """Tell in seconds what a training would find: networks, files, classes, crops, time. Draws images with labels."""
+    from geood.atomic import check_output
     from geood.config import load_config
     from geood.preflight import check_config
 
     picture = out or config.with_suffix(".check.png")
+    if picture.suffix.lower() != ".png":
+        raise ConfigError(f"{picture}: the picture is a PNG, and replaces what has its name; end it in .png")
+    check_output(picture, overwrite=True)
     for label, text in check_config(load_config(config, settings or ()), picture):
         print(f"{label:<11}{printable(text)}")
     print(f"next       geood train {config}")

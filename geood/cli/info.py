@@ -10,6 +10,7 @@ import csv
 import json
 import sqlite3
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,6 +74,7 @@ def _show_polygons(path: Path) -> None:
     import geopandas
     import pyogrio
 
+    from geood.geo.ogr import local_file
     from geood.polygons import is_anomalies
 
     layers = _layers(path)
@@ -86,7 +88,8 @@ def _show_polygons(path: Path) -> None:
     if parquet:
         frame = geopandas.read_parquet(path)
     else:
-        frame = pyogrio.read_dataframe(path, layer="anomalies" if "anomalies" in layers else layers[0])
+        with local_file(path) as plain:
+            frame = pyogrio.read_dataframe(plain, layer="anomalies" if "anomalies" in layers else layers[0])
     print_pairs(
         {
             "polygons": f"{len(frame):,}",
@@ -96,15 +99,16 @@ def _show_polygons(path: Path) -> None:
         }
     )
     if len(frame):
-        first = frame.sort_values("rank").iloc[0]
-        print_pairs(
-            {
-                "model": ", ".join(sorted(frame["model"].dropna().unique())[:MOST_ROWS]),
-                "area": f"{frame['area_m2'].sum():,.0f} m2 in all, {frame['area_m2'].min():.3g} m2 the smallest",
-                "rank 1": f"{first['class_name']}, score {first['score_p95']:.4g}, {first['area_m2']:.4g} m2",
-                **_judged(frame),
-            }
-        )
+        print_pairs({"model": ", ".join(sorted(map(str, frame["model"].dropna().unique()))[:MOST_ROWS])})
+        if {"rank", "area_m2", "class_name", "score_p95"} <= set(frame.columns):  # of which a person may remove some
+            first, area = frame.sort_values("rank").iloc[0], frame["area_m2"]
+            print_pairs(
+                {
+                    "area": f"{area.sum():,.0f} m2 in all, {area.min():.3g} m2 the smallest",
+                    "rank 1": f"{first['class_name']}, score {first['score_p95']:.4g}, {first['area_m2']:.4g} m2",
+                }
+            )
+        print_pairs(_judged(frame))
     if path.suffix.lower() == ".gpkg":
         _show_run_table(path)
 
@@ -186,10 +190,17 @@ def _show_json(path: Path) -> None:
     if isinstance(held, dict) and held.get("type") == "FeatureCollection":
         _show_polygons(path)
         return
-    item = held if isinstance(held, dict) else {f"entry {i}": one for i, one in enumerate(held[:MOST_ROWS], 1)}
-    if item.get("type") == "Feature":
-        item = {"id": item.get("id"), **(item.get("properties") or {})}
+    entries = held[:MOST_ROWS] if isinstance(held, list) else [held]
+    item = held if isinstance(held, dict) else {f"entry {i}": one for i, one in enumerate(entries, 1)}
+    if item.get("type") == "Feature" and isinstance(item.get("properties"), dict):
+        item = {"id": item.get("id"), **item["properties"]}
     print_pairs({str(key): shown(value, most=200) for key, value in item.items()})
+
+
+_PROJECT_FAILURES = (
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError),  # of archives: damaged, encrypted
+    *(StopIteration, ElementTree.ParseError, ValueError, OSError),
+)
 
 
 def _show_project(path: Path) -> None:
@@ -199,11 +210,11 @@ def _show_project(path: Path) -> None:
             name = next(n for n in archive.namelist() if n.endswith(".qgs"))
             if archive.getinfo(name).file_size > MOST_BYTES:
                 raise DataError(f"{path}: its project has more than {MOST_BYTES >> 20} MiB; QGIS opens it")
-            text = archive.read(name)
-        if b"<!ENTITY" in text:
+            text = archive.read(name).decode("utf-8")
+        if "<!ENTITY" in text:
             raise DataError(f"{path}: its project defines entities, which QGIS never writes; do not open it")
         tree = ElementTree.fromstring(text)
-    except (zipfile.BadZipFile, StopIteration, ElementTree.ParseError, OSError) as error:
+    except _PROJECT_FAILURES as error:
         raise DataError(f"{path}: cannot be read as a QGIS project ({shown(error)}); copy it again") from None
     print_pairs({"project": f"of QGIS {tree.get('version', 'unknown')}; open it there"})
     for layer in tree.iter("layer-tree-layer"):

@@ -61,17 +61,14 @@ def _maps_in(path: Path) -> Iterator[Path]:
     Raises:
         DataError: there is none.
     """
-    from geood.geo.listing import files_in
-    from geood.polygons import OUTPUT_SUFFIXES, is_anomalies, scores_beside
+    from geood.polygons import maps_in
 
     if not path.exists():
         raise DataError(f"{path}: no such file; give polygons or a score raster that geood wrote, or a folder of them")
     if not path.is_dir():
         yield path
         return
-    polygons = [file for file in files_in(path, OUTPUT_SUFFIXES) if is_anomalies(file)]
-    used = {scores_beside(file) for file in polygons}
-    scores = [file for file in files_in(path, (".tif",)) if file not in used and _is_scores(file)]
+    polygons, scores = maps_in(path)
     if not polygons and not scores:
         raise DataError(f"{path}: no map of geood in this folder; give one that `geood predict` wrote to")
     yield from (*polygons, *scores)
@@ -91,10 +88,9 @@ def _layers(path: Path, *, scores_shown: bool) -> list[ProjectLayer]:
 
 
 def _scores_of(path: Path) -> Path | None:
-    from geood.polygons import scores_beside
+    from geood.polygons import raster_of
 
-    scores = path if path.suffix == ".tif" else scores_beside(path)
-    return scores if scores.exists() else None
+    return path if path.suffix == ".tif" else raster_of(path)
 
 
 def _scene_of(path: Path) -> Path | None:
@@ -103,13 +99,5 @@ def _scene_of(path: Path) -> Path | None:
 
     scores = _scores_of(path)
     name = Path(read_tags(scores).get(SCENE_TAG, "")).name if scores else ""
-    return scores.with_name(name) if scores and name and scores.with_name(name).is_file() else None
-
-
-def _is_scores(path: Path) -> bool:
-    from geood.geo.score_raster import read_tags
-
-    try:
-        return bool(read_tags(path))
-    except DataError:
-        return False
+    scene = scores.with_name(name) if scores and name else scores
+    return scene if scene != scores and scene and scene.is_file() else None

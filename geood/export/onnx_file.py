@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from geood._version import DISTRIBUTION, __version__
-from geood.atomic import atomic_write
+from geood.atomic import atomic_write, output_errors
 from geood.errors import ConfigError, DataError, OutputError, shown
 from geood.models import ModelBundle
 
@@ -35,7 +35,7 @@ TALKERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
 class ScoreDifference(NamedTuple):
-    """ScoreDifference of two score maps: the largest, and the share of pixels that differ by more than CLOSE."""
+    """Difference of two score maps: the largest, and the share of pixels that differ by more than CLOSE."""
 
     largest: float
     share: float
@@ -87,7 +87,7 @@ def write_onnx(
         if side_px is not None:
             _fix_sizes(program.model, side_px)
         tried = _cut(sample, TRIED if side_px is None else (1, side_px, side_px))
-        with atomic_write(out, overwrite=overwrite) as partial:
+        with output_errors(out), atomic_write(out, overwrite=overwrite) as partial:
             program.save(partial)
             found = difference(graph, partial, tried)
             if found.share > ODD:

@@ -138,6 +138,11 @@ def is_number(value: Any) -> bool:
         return False
 
 
+def is_whole(value: Any) -> bool:
+    """Return whether a value is a whole number, or a text of one."""
+    return is_number(value) and float(value).is_integer()
+
+
 def _numbers(values: NDArray[Any], rules: LabelRules, file: str) -> NDArray[np.int64]:
     """Return the class ids of numbers, 0 to 255."""
     try:

@@ -26,7 +26,7 @@ from rasterio.enums import ColorInterp
 
 from geood.atomic import atomic_write, output_errors
 from geood.errors import DataError, printable
-from geood.geo.gdal import open_raster
+from geood.geo.gdal import open_raster, reading
 from geood.geo.ogr import local_file
 from geood.geo.paths import gdal_name
 from geood.geo.qgis import ABOVE, style_beside
@@ -105,7 +105,7 @@ def raster_layer(path: str | Path, title: str, *, visible: bool = True) -> Proje
     styles = [("default", _text(style_beside(local)))]
     if above := _text(local.with_suffix(ABOVE)):
         styles = [(RAMP, styles[0][1]), (SHOWN_ABOVE, above)]
-    with open_raster(gdal_name(str(path))) as raster:
+    with reading(path), open_raster(gdal_name(str(path))) as raster:
         if not styles[0][1]:
             styles = [("default", _image_style(raster))]
         crs = None if raster.crs is None else _crs(raster.crs.to_wkt())
@@ -117,6 +117,7 @@ def write_project(groups: Mapping[str, Sequence[ProjectLayer]], out: Path, *, ov
     """Write a project of groups of layers, the first on top; the layers of a group without a name are in none.
 
     Raises:
+        DataError: a style is no XML.
         OutputError: it exists or cannot be written.
     """
     root = template("project.qgs", {"title": printable(out.stem)})
@@ -170,7 +171,7 @@ def _filled(pattern: ET.Element, layer: ProjectLayer, own: str, folder: Path) ->
             child.text = text
     for srs in made.findall("srs"):
         _set_crs(srs, layer.crs)
-    styles = [(name, ET.fromstring(qml.encode())) for name, qml in layer.styles if qml]
+    styles = [(name, _parsed(qml, layer)) for name, qml in layer.styles if qml]
     if not styles:
         return made
     shown = styles[0][1]
@@ -182,6 +183,13 @@ def _filled(pattern: ET.Element, layer: ProjectLayer, own: str, folder: Path) ->
         if i:
             holder.append(style)
     return made
+
+
+def _parsed(qml: str, layer: ProjectLayer) -> ET.Element:
+    try:
+        return ET.fromstring(qml.encode())
+    except (ET.ParseError, UnicodeEncodeError) as error:
+        raise DataError(f"{layer.path}: its style is no XML ({error}); save it again in QGIS, or remove it") from None
 
 
 def _set_view(root: ET.Element, layers: Sequence[ProjectLayer]) -> None:
@@ -237,7 +245,10 @@ def _crs(text: str | None) -> pyproj.CRS | None:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as a style ({error}); save it again in QGIS, or remove it") from None
 
 
 def _styles_in(gpkg: Path) -> dict[str, str]:
@@ -245,7 +256,7 @@ def _styles_in(gpkg: Path) -> dict[str, str]:
     query = "SELECT f_table_name, styleQML FROM layer_styles WHERE useAsDefault = 1"
     with closing(sqlite3.connect(f"{gpkg.absolute().as_uri()}?mode=ro", uri=True)) as database:
         try:
-            return dict(database.execute(query))
+            return {str(name): str(qml or "") for name, qml in database.execute(query)}
         except sqlite3.Error:
             return {}
 

@@ -18,9 +18,9 @@ from geood._lazy import lazy_exports
 if TYPE_CHECKING:
     from geood.polygons.areas import areas_above, count_areas
     from geood.polygons.export import OUTPUT_SUFFIXES, PolygonSource, anomalies, write_anomalies, write_together
-    from geood.polygons.formats import check_stem, companions_of, is_anomalies, scores_beside, style_of
+    from geood.polygons.formats import check_stem, companions_of, is_anomalies, raster_of, scores_beside, style_of
     from geood.polygons.ranking import priority
-    from geood.polygons.reading import in_pixels, read_anomalies
+    from geood.polygons.reading import in_pixels, maps_in, read_anomalies
     from geood.polygons.typed_verdicts import check_nothing_typed
 
 __all__ = [
@@ -34,7 +34,9 @@ __all__ = [
     "count_areas",
     "in_pixels",
     "is_anomalies",
+    "maps_in",
     "priority",
+    "raster_of",
     "read_anomalies",
     "scores_beside",
     "style_of",
@@ -55,7 +57,9 @@ __getattr__, __dir__ = lazy_exports(
         "count_areas": "areas",
         "in_pixels": "reading",
         "is_anomalies": "formats",
+        "maps_in": "reading",
         "priority": "ranking",
+        "raster_of": "formats",
         "read_anomalies": "reading",
         "scores_beside": "formats",
         "style_of": "formats",

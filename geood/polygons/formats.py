@@ -130,6 +130,11 @@ def scores_beside(polygons: Path) -> Path:
     return polygons.with_suffix(".scores.tif" if style_of(polygons) else ".tif")
 
 
+def raster_of(polygons: Path) -> Path | None:
+    """Return the score raster that lies beside polygons; None if there is none. Older ones share the stem always."""
+    return next((path for path in (scores_beside(polygons), polygons.with_suffix(".tif")) if path.is_file()), None)
+
+
 def style_of(polygons: Path) -> Path | None:
     """Return the style file of polygons; None where the style lies in the same file, or for other outputs."""
     return style_beside(polygons) if polygons.suffix in FORMATS and not FORMATS[polygons.suffix].layers else None

@@ -23,8 +23,10 @@ from geood.errors import DataError
 from geood.geo.gdal import reason
 from geood.geo.gpkg import snapshot
 from geood.geo.grid import Grid
+from geood.geo.listing import files_in
 from geood.geo.ogr import local_file
-from geood.polygons.formats import OURS, OUTPUT_SUFFIXES
+from geood.geo.score_raster import read_tags
+from geood.polygons.formats import OURS, OUTPUT_SUFFIXES, is_anomalies, raster_of
 
 LAYER = "anomalies"
 _FAILURES = (
@@ -57,6 +59,24 @@ def read_anomalies(path: Path, *, most: int) -> geopandas.GeoDataFrame:
         raise DataError(f"{path}: cannot be read ({reason(error)}); copy it again, or predict again") from None
 
 
+def maps_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the polygons of geood in a folder, and its score rasters that are beside none of them.
+
+    Raises:
+        DataError: the folder cannot be listed.
+    """
+    polygons = [file for file in files_in(folder, OUTPUT_SUFFIXES) if is_anomalies(file)]
+    used = {raster_of(file) for file in polygons}
+    return polygons, [file for file in files_in(folder, (".tif",)) if file not in used and _is_scores(file)]
+
+
+def _is_scores(path: Path) -> bool:
+    try:
+        return bool(read_tags(path))
+    except DataError:
+        return False
+
+
 def _of_gdal(plain: Path, most: int) -> geopandas.GeoDataFrame:
     """Read the rows of the first ranks, wherever they lie in the file; of several scenes all, which share the ranks."""
     layers = [str(name) for name, _ in pyogrio.list_layers(plain)]
@@ -79,9 +99,10 @@ def _checked(frame: geopandas.GeoDataFrame, path: Path) -> geopandas.GeoDataFram
 
 
 def _first(frame: geopandas.GeoDataFrame, most: int) -> geopandas.GeoDataFrame:
-    """Return the first rows of each scene."""
+    """Return the first rows of each scene; without rows that a person left without a shape or a rank."""
+    frame = frame[~(frame.geometry.isna() | frame.geometry.is_empty)]
     if "rank" in frame:
-        frame = frame.sort_values("rank", kind="stable")
+        frame = frame.dropna(subset="rank").sort_values("rank", kind="stable")
     frame = frame.groupby("scene", sort=False).head(most) if "scene" in frame else frame.head(most)
     return frame.reset_index(drop=True)
 

@@ -21,6 +21,9 @@ from geood.training import LONG_S, duration, shortcuts
 
 COLUMN = 32  # comments begin here, if the value leaves room
 GUESSED = "guessed: "
+_ODD = re.compile(
+    "[\x7f-\x9f\ud800-\udfff\u2028\u2029\ufeff\ufffe\uffff]"
+)  # what JSON takes as it is, and YAML does not
 FINE_M = 0.15  # pixels finer than this are remarked on
 
 
@@ -43,11 +46,11 @@ def config_text(made: FirstConfig, out: Path) -> str:
         f"# yaml-language-server: $schema={reference.parent / 'geood.schema.json'}",
         "#",
         "# Written by `geood init`. What is marked as guessed is worth a look; then",
-        f"#   geood check {out}",
-        f"#   geood train {out}",
+        f"#   geood check {printable(out)}",
+        f"#   geood train {printable(out)}",
         f"# All other keys, each explained: {reference}",
         "#",
-        *(f"# {line}" for line in expected(made)),
+        *(f"# {printable(line)}" for line in expected(made)),
         "",
         "version: 1",
         "",
@@ -95,7 +98,7 @@ def _data(made: FirstConfig, out: Path) -> Iterator[str]:
         yield _line("kind", "photos", "the images have no CRS")
     yield _line("root", near, "folder of the paths below" + ("" if os.path.isabs(near) else ", relative to this file"))
     for line in imagery.lines():
-        yield f"  # {line}"
+        yield f"  # {printable(line)}"  # names of bands and of a CRS may hold line breaks
     yield from _files("images", data["images"])
     yield f"  # {labels.kinds}"
     yield from _files("labels", data["labels"])
@@ -202,4 +205,4 @@ def _yaml(value: object) -> str:
     """Return a value as YAML on one line."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_yaml(inner)}" for key, inner in value.items()) + "}"
-    return json.dumps(value, ensure_ascii=False)
+    return _ODD.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))

@@ -91,7 +91,7 @@ class Inputs:
         """
         truth = find_files(Path(), list(labels), what="--labels", suffixes=(*IMAGES, *VECTOR_SUFFIXES))
         found = find_files(Path(), list(images), what="--images", suffixes=IMAGES)
-        pictures = [path for path in found if path not in set(truth)]
+        pictures = sorted({*found} - {*truth})
         if not pictures:
             raise DataError(
                 f"{found[0]}: every image is named by --labels as well; narrow it, such as --labels 'DIR/*_labels.tif'"

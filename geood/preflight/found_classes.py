@@ -15,6 +15,7 @@ from typing import NamedTuple
 from geood.config import folded
 from geood.errors import ConfigError, DataError, printable
 from geood.geo.label_listing import FoundAttribute, FoundLayer, LabelFile, list_labels
+from geood.geo.label_rules import is_whole
 from geood.progress import tracked
 
 LIKELY = ("class", "label", "category", "type", "kind", "name", "landcover", "land_cover", "id", "class_id", "value")
@@ -81,7 +82,7 @@ class FoundLabels:
             ConfigError: there is none.
         """
         for found in self.classes:
-            if folded(wanted) in (str(found.class_id), folded(found.name or "")):
+            if folded(wanted) in (str(found.class_id), folded(found.name or str(found.class_id))):
                 return found
         known = ", ".join(found.name or str(found.class_id) for found in self.classes)
         raise ConfigError(f"--hold-out {printable(wanted)}: no such class in the labels; they hold {printable(known)}")
@@ -194,8 +195,8 @@ def _classes(attributes: Sequence[FoundAttribute]) -> tuple[FoundClass, ...]:
     total = sum(weights.values())
     if all(spelt[key] is None for key in counts):
         ids = {key: int(key) for key in counts}
-    elif all(name is not None and name.lstrip("-").isdigit() for name in spelt.values()):
-        ids = {key: int(key) for key in counts}  # whole numbers stored as text
+    elif len({float(name) for name in spelt.values() if name is not None and is_whole(name)}) == len(spelt):
+        ids = {key: int(float(key)) for key in counts}  # whole numbers stored as text
         spelt = dict.fromkeys(spelt)
     else:
         ids = {key: i for i, key in enumerate(sorted(weights, key=weights.__getitem__, reverse=True))}
@@ -207,6 +208,6 @@ def _classes(attributes: Sequence[FoundAttribute]) -> tuple[FoundClass, ...]:
 
 
 def _id_of(value: float) -> int:
-    if value != int(value):
+    if not float(value).is_integer():
         raise DataError(f"the attribute of the classes holds {value:g}; class ids are whole numbers, or names")
     return int(value)

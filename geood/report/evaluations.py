@@ -80,7 +80,7 @@ def read_evaluation(path: Path) -> Measured:
         if not isinstance(given, dict) or not isinstance(given["rows"], list):
             raise ValueError("it has no rows of scores")
         return _measured(given, path.name)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(
             f"{file}: no figures of an evaluation ({shown(error)}); give what `geood evaluate --out` wrote"
         ) from None

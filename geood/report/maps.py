@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from geopandas import GeoDataFrame
@@ -19,8 +20,7 @@ from geood.datasets import find_files
 from geood.errors import ConfigError, DataError
 from geood.geo.display import grid_of
 from geood.geo.grid import Grid
-from geood.geo.listing import files_in
-from geood.geo.paths import RASTERS, stem
+from geood.geo.paths import stem
 from geood.geo.score_raster import (
     MODEL_TAG,
     PREDICT_TAG,
@@ -31,7 +31,7 @@ from geood.geo.score_raster import (
     THRESHOLD_TAG,
     read_tags,
 )
-from geood.polygons import OUTPUT_SUFFIXES, read_anomalies
+from geood.polygons import OUTPUT_SUFFIXES, is_anomalies, maps_in, raster_of, read_anomalies, scores_beside
 
 MOST = 500  # polygons on a page, of each scene
 
@@ -41,7 +41,7 @@ class SceneMap:
     """Map of one scene: `frame` holds its first polygons by rank (None: scores alone), in the CRS of their file.
 
     `scores` is None where the raster is not beside the polygons, `scene` where the image that was searched is not
-    found; `notes` say why. `least_m2` is the least area of a polygon.
+    found; `notes` say why. `least_m2` is the least area of a polygon, `whole` is False if the file may hold more.
     """
 
     label: str
@@ -54,6 +54,7 @@ class SceneMap:
     table: PolygonTable | None = None
     threshold: float | None = None
     least_m2: float | None = None
+    whole: bool = True
     score: str = ""
     model: str = ""
     notes: list[str] = field(default_factory=list)
@@ -64,23 +65,18 @@ class SceneMap:
         verdict = self.verdict
         if verdict is not None and verdict.polygons_per_km2 is not None and verdict.km2:
             return round(verdict.polygons_per_km2 * verdict.km2)
-        return None if self.frame is None else len(self.frame)
+        return None if self.frame is None or not self.whole else len(self.frame)
 
 
 def is_map(path: Path) -> bool:
     """Return whether a path is polygons or scores by its suffix, or a folder that holds such files."""
     if path.is_dir():
-        return any(True for _ in _maps_in(path))
+        return any(maps_in(path))
     return path.suffix in (*OUTPUT_SUFFIXES, ".tif")
 
 
-def _maps_in(folder: Path) -> list[Path]:
-    found = [path for path in files_in(folder, OUTPUT_SUFFIXES) if ".failed_tiles" not in path.name]
-    return [path for path in found if path.with_suffix(".tif").is_file()]
-
-
 def read_maps(
-    path: Path, *, scenes: Sequence[Path] = (), config: Config | None = None, most: int = MOST
+    path: Path, *, scenes: Sequence[Path] = (), config: Config | None = None, most: int = MOST, alone: bool = True
 ) -> list[SceneMap]:
     """Read a file of polygons, a score raster, or a folder of them, scene by scene.
 
@@ -90,6 +86,7 @@ def read_maps(
             folder, and among the images of `config`.
         config: the config of the training.
         most: polygons that are read of each scene.
+        alone: no other map is read, so that a scene that was given may have any name.
 
     Raises:
         ConfigError: a scene that was given is not there.
@@ -98,19 +95,27 @@ def read_maps(
     if missing := [scene for scene in scenes if not scene.is_file()]:
         raise ConfigError(f"--scene {missing[0]}: no such file; give the image that was searched")
     if path.is_dir():
-        return [each for inner in _maps_in(path) for each in read_maps(inner, scenes=scenes, config=config, most=most)]
-    places = _Places(list(scenes), path, config)
+        files, rasters = maps_in(path)
+        alone = alone and len(files) + len(rasters) == 1
+        read = partial(read_maps, scenes=scenes, config=config, most=most, alone=alone)
+        maps = [each for inner in files for each in read(inner)]
+        bare = set(rasters) - {each.scores for each in maps}  # the others are of scenes that share their polygons
+        return maps + [each for inner in sorted(bare) for each in read(inner)]
+    places = _Places(list(scenes), path, config, most=most, alone=alone)
     if path.suffix == ".tif":
-        beside = [path.with_suffix(suffix) for suffix in OUTPUT_SUFFIXES]
-        polygons = next((other for other in beside if other.is_file()), None)
+        stem_of = path.with_suffix("") if path.stem.endswith(".scores") else path
+        beside = [stem_of.with_suffix(suffix) for suffix in OUTPUT_SUFFIXES]
+        polygons = next((other for other in beside if raster_of(other) == path and is_anomalies(other)), None)
         frame = None if polygons is None else read_anomalies(polygons, most=most)
         return [_scene_map(path, polygons, frame, places=places)]
     frame = read_anomalies(path, most=most)
     if "scene" not in frame:
-        return [_scene_map(path.with_suffix(".tif"), path, frame, places=places)]
+        return [_scene_map(raster_of(path) or scores_beside(path), path, frame, places=places)]
+    parts = list(frame.groupby("scene", sort=True))
+    places = replace(places, alone=alone and len(parts) == 1)
     return [
         _scene_map(path.with_name(f"{path.stem}_{stem(label)}.tif"), path, part, places=places, label=str(label))
-        for label, part in frame.groupby("scene", sort=True)
+        for label, part in parts
     ]
 
 
@@ -121,13 +126,17 @@ class _Places:
     given: list[Path]
     map_path: Path
     config: Config | None
+    most: int
+    alone: bool  # there is one map, so a scene that was given is its own, whatever its name
 
-    def find(self, label: str) -> Path | None:
-        if len(self.given) == 1:
-            return self.given[0]
+    def find(self, label: str, scores: Path) -> Path | None:
+        """Return the image of a scene, which is not its scores, though they may have its name."""
         name = Path(label).name
-        near = [*self.given, *files_in(self.map_path.absolute().parent, RASTERS), *files_in(Path(), RASTERS)]
-        return next((path for path in [*near, *self._of_training()] if path.name == name), None)
+        if len(self.given) == 1 and (self.alone or self.given[0].name == name):
+            return self.given[0]
+        beside = [self.map_path.with_name(name), Path(name)] if name else []
+        near = [*self.given, *(path for path in beside if path.is_file()), *self._of_training()]
+        return next((path for path in near if path.name == name and not path.samefile(scores)), None)
 
     def _of_training(self) -> list[Path]:
         if self.config is None or self.config.data.kind != "scenes":
@@ -146,20 +155,18 @@ def _scene_map(
     raster: Path, polygons: Path | None, frame: GeoDataFrame | None, *, places: _Places, label: str = ""
 ) -> SceneMap:
     """Put together what belongs to one scene."""
-    notes = list[str]()
+    notes, whole = list[str](), frame is None or len(frame) < places.most
     if not raster.is_file():
         notes.append(f"The score raster {raster.name} is not beside the polygons: no scores, no verdict.")
         model = "" if frame is None or not len(frame) else str(frame["model"].iloc[0])
-        return SceneMap(label or raster.stem, polygons, None, None, None, frame, model=model, notes=notes)
+        return SceneMap(label or raster.stem, polygons, None, None, None, frame, model=model, whole=whole, notes=notes)
     tags, grid = read_tags(raster), grid_of(raster)
     label = label or tags.get(SCENE_TAG, raster.stem)
-    scene = places.find(label)
+    scene = places.find(label, raster)
     if scene is None:
         notes.append(f"The scene {label} was not found, so pictures show scores alone; name it with --scene.")
-    elif (found := grid_of(scene)) != grid and (found.height, found.width) != (grid.height, grid.width):
-        notes.append(
-            f"{scene.name} has {found.width} x {found.height} pixels and the map {grid.width} x {grid.height}."
-        )
+    elif why := _why_not_of(grid_of(scene), grid):
+        notes.append(f"{scene.name} {why}.")
         scene = None
     return SceneMap(
         label=label,
@@ -172,17 +179,29 @@ def _scene_map(
         table=_table(tags),
         threshold=_number(tags.get(THRESHOLD_TAG)),
         least_m2=_least(tags),
+        whole=whole,
         score=tags.get(SCORE_TAG, ""),
         model=tags.get(MODEL_TAG, ""),
         notes=notes,
     )
 
 
+def _why_not_of(scene: Grid, scores: Grid) -> str:
+    """Return why an image cannot be the one that scores are of; empty if it can."""
+    if (scene.height, scene.width) != (scores.height, scores.width):
+        return f"has {scene.width} x {scene.height} pixels and the map {scores.width} x {scores.height}"
+    if scene.crs is None or scores.crs is None:
+        return ""
+    pixel = max(map(abs, tuple(scores.transform)[:2] + tuple(scores.transform)[3:5]))
+    apart = max(abs(one - other) for one, other in zip(scene.bounds, scores.bounds, strict=True))
+    return "" if apart <= pixel else "lies elsewhere than the map"
+
+
 def _verdict(tags: dict[str, str]) -> Verdict | None:
     """Return the verdict that a raster carries; None if it has none, or one of another geood."""
     try:
-        return Verdict(**json.loads(tags[RUN_TAG]))
-    except (KeyError, ValueError, TypeError, RecursionError):
+        return Verdict.from_text(tags[RUN_TAG])
+    except (KeyError, ValueError):
         return None
 
 
@@ -205,5 +224,5 @@ def _least(tags: dict[str, str]) -> float | None:
     try:
         value = json.loads(tags[PREDICT_TAG])["min_area_m2"]
         return None if value is None else float(value)
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return None

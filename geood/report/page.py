@@ -23,7 +23,7 @@ from markupsafe import Markup
 from geood._version import __version__
 from geood.atomic import atomic_write, check_output, output_errors
 from geood.config import title_of
-from geood.errors import ConfigError, DataError, OutputError
+from geood.errors import ConfigError, DataError, OutputError, printable
 from geood.report.charts import Chart, curves_of, false_polygons, found_by_false, precision_recall
 from geood.report.evaluations import Measured, is_evaluation, read_evaluation
 from geood.report.gallery import Card
@@ -85,7 +85,7 @@ def report(
 
 
 def _title(paths: Sequence[Path]) -> str:
-    return ", ".join(dict.fromkeys(path.name or str(path) for path in paths))
+    return printable(", ".join(dict.fromkeys(path.name or str(path) for path in paths)))
 
 
 def read_sources(paths: Sequence[Path], *, scenes: Sequence[Path] = (), most: int = MOST) -> Sources:
@@ -116,8 +116,8 @@ def read_sources(paths: Sequence[Path], *, scenes: Sequence[Path] = (), most: in
     if len(runs) > 1:
         raise ConfigError(f"two runs, {runs[0]} and {runs[1]}; a report tells of one, give the other a page of its own")
     run = read_run(runs[0]) if runs else None
-    config = run.config if run else None
-    read = [each for path in maps for each in read_maps(path, scenes=scenes, config=config, most=most)]
+    config, alone = run.config if run else None, len(maps) == 1
+    read = [each for path in maps for each in read_maps(path, scenes=scenes, config=config, most=most, alone=alone)]
     return Sources(run, read, [read_evaluation(path) for path in measured])
 
 

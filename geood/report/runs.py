@@ -145,7 +145,7 @@ def _confusion(path: Path) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
         counts = np.array([[int(cell) for cell in row[1:]] for row in rows], np.int64)
         if counts.shape != (len(head) - 1,) * 2 or (counts < 0).any():
             raise ValueError("it is no square table of counts")
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, OverflowError, csv.Error) as error:
         raise DataError(f"{path}: is damaged ({shown(error)}); remove it to go on without") from None
     return tuple(head[1:]), counts
 
@@ -156,7 +156,7 @@ def _versions(path: Path) -> dict[str, str]:
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
         return {str(name): str(value) for name, value in given.items()}
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: is damaged ({shown(error)}); remove it to go on without") from None
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import shapely
@@ -18,6 +17,7 @@ from geood.polygons import in_pixels
 from geood.report.gallery import Card, cards, path_of
 from geood.report.maps import SceneMap
 from geood.report.pictures import jpeg, score_layer
+from geood.report.reasons import number, text
 
 LONGEST_PX = 1400  # side of a scene's picture
 SCENE_BYTES, CARD_BYTES = 1_800_000, 6_600_000  # of JPEG and PNG, a third less than as text in the page
@@ -113,7 +113,7 @@ def _shown(each: SceneMap, number: int, budget: int) -> tuple[SceneView, Display
     return scene, stretch
 
 
-def _outlines(each: SceneMap, number: int, shrink: float) -> list[Outline]:
+def _outlines(each: SceneMap, scene: int, shrink: float) -> list[Outline]:
     """Return the outlines of a scene's polygons in drawn pixels, the last by rank first: the first lie on top."""
     assert each.frame is not None and each.grid is not None
     shapes = shapely.transform(in_pixels(each.frame, each.grid), lambda points: points * shrink)
@@ -121,12 +121,12 @@ def _outlines(each: SceneMap, number: int, shrink: float) -> list[Outline]:
     bounds = shapely.bounds(shapes)
     made = []
     for i, (row, shape) in enumerate(zip(each.frame.to_dict("records"), simple, strict=True)):
-        rank = int(row.get("rank") or i + 1)
-        told: Any = row.get("class_name") or "no class"
+        rank = int(number(row, "rank") or i + 1)
+        told, top = text(row, "class_name") or "no class", number(row, "score_max")
         outline = Outline(
             path=path_of(shape, 1) or path_of(shapely.box(*bounds[i]), 1),
-            key=f"s{number}p{rank}",
-            told=f"{rank}: {told}, score {row['score_max']:.3g}",
+            key=f"s{scene}p{rank}",
+            told=f"{rank}: {told}" + ("" if top is None else f", score {top:.3g}"),
             rank=rank,
             x=float(bounds[i, 2]),
             y=float(bounds[i, 1]),

@@ -23,7 +23,7 @@ from geood.geo.gdal import open_raster, pieces, rasterio_window, reading
 from geood.geo.grid import Grid, Window
 from geood.geo.score_raster import SCORE_TAG
 from geood.models import read_header
-from geood.polygons import scores_beside
+from geood.polygons import raster_of
 from geood.review.promises import NOTHING, CutPromise, promise_of
 from geood.review.reading import Review
 
@@ -92,11 +92,6 @@ def ground_of(review: Review, paths: list[Path], *, scores: str | Path | None, a
         review = replace(review, polygons=_with_scores(review.polygons, raster))
     at, promise, said = promise_of(paths[0], tags, review)
     return MapGround(review, area_km2 if area_km2 is not None else area, valid, tags, said, at, promise)
-
-
-def raster_of(polygons: Path) -> Path | None:
-    """Return the score raster beside polygons; None if there is none. Older ones share the stem in every format."""
-    return next((path for path in (scores_beside(polygons), polygons.with_suffix(".tif")) if path.is_file()), None)
 
 
 def _area_of_cells(review: Review) -> tuple[float | None, tuple[str, ...]]:

@@ -31,7 +31,7 @@ from geood.errors import ConfigError, DataError, OutputError, shown
 from geood.geo.listing import files_in
 from geood.geo.ogr import fixed_time, local_file, plain_path
 from geood.geo.score_raster import SCENE_TAG, read_tags
-from geood.review.ground import raster_of
+from geood.polygons import raster_of
 from geood.review.reading import Review, ReviewNames, read_review
 
 LAYER, ATTRIBUTE = "labels", "class_id"

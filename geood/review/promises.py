@@ -59,8 +59,8 @@ def promise_of(path: Path, tags: Mapping[str, str], review: Review) -> tuple[flo
         note = f"polygons were cut at {cut:.6g}, and the map's promise is for {own:.6g}: nothing is told of theirs"
         return cut, NOTHING, (note,)
     settings = _json(tags.get(PREDICT_TAG, ""))
-    least = settings.get("min_area_m2") if isinstance(settings, dict) else None
-    found = table.at(cut, float(least or 0.0))
+    least = _known(settings, "min_area_m2") if isinstance(settings, dict) else None
+    found = table.at(cut, least or 0.0)
     note = (
         f"polygons were cut at {cut:.6g}, the map at {own:.6g}: compared with what its calibration tells for "
         f"{cut:.6g}, with the map's least area"

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.stats import nbinom, poisson
 
-from geood.calibration.false_polygons import PolygonTable, spread_of
+from geood.calibration.false_polygons import PolygonTable, _quantile, spread_of
 from geood.errors import ConfigError
 
 STEPS = (0.1, 0.2, 0.3, 0.4)
@@ -85,3 +86,11 @@ def test_counts_that_differ_by_chance_alone_have_little_spread():
     assert spread_of(rng.poisson(10, 200), areas) < 0.05
     assert spread_of(rng.poisson(rng.gamma(2.0, 5.0, 200)), areas) == pytest.approx(0.5, abs=0.2)
     assert spread_of(np.zeros(3, np.int64), areas[:3]) == 0.0
+
+
+@pytest.mark.parametrize("mean", [1e-4, 0.3, 7.0, 2500.0])
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_counts_follow_the_laws_of_scipy(mean, share):
+    assert _quantile(share, mean, 0.0) == poisson.ppf(share, mean)
+    for more in (0.01 * mean, mean, 4 * mean**2):
+        assert _quantile(share, mean, more) == nbinom.ppf(share, mean**2 / more, mean / (mean + more))

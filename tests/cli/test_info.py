@@ -81,3 +81,22 @@ def test_other_files_are_refused_with_what_they_are_good_for(made, tmp_path, cap
     ):
         assert _run(["info", str(path)], debug=False) == code
         assert said in capsys.readouterr().err
+
+
+def test_no_content_of_a_file_is_a_bug_of_geood(made, tmp_path, capsys):
+    """Values of any shape, archives of any kind, and columns that a person removed end in an answer or one error."""
+    for name, text in (("n.json", "5"), ("l.json", '{"type": "Feature", "properties": [1]}'), ("t.json", '"x"')):
+        (tmp_path / name).write_text(text)
+        assert _run(["info", str(tmp_path / name)], debug=False) == 0, name
+    with zipfile.ZipFile(tmp_path / "u.qgz", "w") as archive:
+        archive.writestr("o.qgs", '<!DOCTYPE q [<!ENTITY a "b">]><q/>'.encode("utf-16"))
+    content = bytearray((made / "o.qgz").read_bytes())
+    at = content.index(b"PK\x01\x02")
+    content[at + 8] |= 1  # as if encrypted
+    (tmp_path / "e.qgz").write_bytes(content)
+    for name in ("u.qgz", "e.qgz"):
+        assert _run(["info", str(tmp_path / name)], debug=False) == 3, name
+    frame = geopandas.read_file(made / "o.gpkg", layer="anomalies").drop(columns=["class_name", "rank"])
+    frame.to_file(tmp_path / "a.vrt.gpkg", layer="anomalies")
+    assert _run(["info", str(tmp_path / "a.vrt.gpkg")], debug=False) == 0
+    assert "polygons" in capsys.readouterr().out

@@ -15,6 +15,7 @@ from geood.errors import ConfigError, DataError, OutputError
 from geood.geo.grid import Grid
 from geood.geo.qgis import above_style, class_style, ramp_style
 from geood.geo.qgis_form import POLYGON_REVIEW
+from geood.geo.qgis_project import raster_layer, write_project
 from geood.polygons.export import write_anomalies, write_frame
 from support.qgis import ask_qgis
 from support.rasters import HALF_METRE, picture, write_raster, write_scores
@@ -108,3 +109,19 @@ def test_what_is_no_map_is_refused(tmp_path):
     with pytest.raises(OutputError, match="exists already"):
         run(tmp_path / "empty", "--out", tmp_path / "y.qgz")
     assert (tmp_path / "y.qgz").read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", [b"<qgis><unclosed></qgis>", b"\xff\xfe no text"])
+def test_a_damaged_style_is_named(tmp_path, content):
+    write_raster(tmp_path / "image.tif", picture(20, 20))
+    (tmp_path / "image.qml").write_bytes(content)
+    with pytest.raises(DataError, match=r"image.*style.*remove it"):
+        write_project({"": [raster_layer(tmp_path / "image.tif", "image")]}, tmp_path / "p.qgz", overwrite=False)
+    assert not (tmp_path / "p.qgz").exists()
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
+    image = write_raster(tmp_path / "image.tif", picture(400, 400))
+    image.write_bytes(image.read_bytes()[:60_000])
+    with pytest.raises(DataError, match=r"image\.tif: cannot be read"):
+        raster_layer(image, "image")

@@ -91,3 +91,6 @@ def test_the_verb_prints_and_ends_with_the_code_of_the_fault(folder, tmp_path, c
     assert _run(["check", str(path)], debug=False) == 2
     told = capsys.readouterr()
     assert "crops      " in told.out and "resnet19" in told.err and (tmp_path / "c.check.png").exists()
+    before = path.read_bytes()
+    assert _run(["check", str(path), "--out", str(path)], debug=False) == 2 and path.read_bytes() == before
+    assert "end it in .png" in capsys.readouterr().err

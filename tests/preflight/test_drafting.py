@@ -1,11 +1,13 @@
 """Laws of a first config: it loads, says what is in the files, and holds out what is asked for."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+import yaml
 from shapely.geometry import box
 
 from geood.cli.process import _run
@@ -102,6 +104,20 @@ def test_too_few_classes_are_refused(folder, tmp_path):
         first_config(sources, Wishes(("0", "1", "7")))
     with pytest.raises(DataError, match="every image is named by --labels"):
         Inputs.of([str(folder)], [str(folder)], Wishes())
+
+
+def test_no_name_in_a_file_becomes_a_key_of_the_config(folder, drafted, tmp_path):
+    """Names of bands stand in comments and names of classes in values, whatever they hold."""
+    _, made = drafted
+    bands = ("red", "green\ntrain:\n  seed: 666\n#", "blue\x85x")
+    odd = "a\u2028b\x85c\x7f\udcff"
+    tree = made.tree | {"data": made.tree["data"] | {"label_attribute": odd}}
+    made = replace(made, imagery=replace(made.imagery, bands=bands), classes={**made.classes, 0: odd}, tree=tree)
+    text = config_text(made, tmp_path / "x\ny.yaml")
+    (tmp_path / "x.yaml").write_text(text, encoding="utf-8")
+    loaded = yaml.safe_load(text)
+    assert loaded["train"] == made.tree["train"] and list(loaded) == ["version", *made.tree]
+    assert loaded["data"]["classes"][0] == odd and loaded["data"]["label_attribute"] == odd
 
 
 def test_masks_of_0_and_255_are_two_classes(folder, tmp_path):

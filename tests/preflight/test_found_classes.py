@@ -48,6 +48,13 @@ def test_numbers_stay_ids_also_as_text(files):
     assert [(c.class_id, c.name) for c in found.classes] == [(3, None), (10, None)] and not found.text
     with pytest.raises(DataError, match="class ids are whole numbers"):
         find_classes([files(layer("a", attribute("v", (1.5, 2, 1.0), (2, 1, 1.0))))])
+    with pytest.raises(DataError, match="class ids are whole numbers"):
+        find_classes([files(layer("a", attribute("v", (float("inf"), 2, 1.0), (2, 1, 1.0))))])
+    for odd in ("--3", "²", "1.5"):  # which are digits to some, and no numbers
+        found = find_classes([files(layer("a", attribute("v", (odd, 2, 1.0), ("3", 1, 1.0))))])
+        assert found.text and {c.name for c in found.classes} == {odd, "3"}
+    with pytest.raises(ConfigError, match="no such class"):
+        find_classes([files(layer("a", attribute("v", (1, 2, 1.0), (2, 1, 1.0))))]).find(" ")
 
 
 def test_the_likeliest_attribute_is_chosen_and_said(files):

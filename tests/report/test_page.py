@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -16,6 +17,7 @@ from affine import Affine
 from geopandas import GeoDataFrame
 from PIL import Image
 
+from geood.calibration import Verdict
 from geood.cli.process import _run
 from geood.config.loading import to_yaml
 from geood.errors import ConfigError, DataError, OutputError
@@ -301,3 +303,69 @@ def test_in_a_browser_it_runs_its_own_script_alone_fits_and_takes_keys(page):
         tab.value("document.getElementById('judged').value = 'real'")
         tab.value("document.getElementById('judged').dispatchEvent(new Event('change'))")
         assert tab.value("document.querySelectorAll('.card:not([hidden])').length") == 1
+
+
+def test_scores_are_found_beside_polygons_of_every_format_and_in_a_folder(made, tmp_path):
+    _, _, prediction = made
+    frame = read_anomalies(prediction.polygons, most=9)
+    for name in ("a.geojson", "b.fgb"):
+        frame.to_file(tmp_path / name, engine="pyogrio")
+        (tmp_path / name).with_suffix(".scores.tif").write_bytes(prediction.scores.read_bytes())
+    (tmp_path / "c.tif").write_bytes(prediction.scores.read_bytes())
+    read = read_maps(tmp_path, most=1)
+    assert [each.scores.name for each in read] == ["a.scores.tif", "b.scores.tif", "c.tif"]
+    assert [each.polygons and each.polygons.name for each in read] == ["a.geojson", "b.fgb", None]
+    assert [each.total for each in read[:2]] == [None, None] or read[0].verdict.polygons_per_km2
+    [again] = read_maps(tmp_path / "a.scores.tif")
+    assert again.polygons.name == "a.geojson" and len(again.frame) == min(9, len(frame))
+
+
+def test_the_scores_of_a_scene_are_never_taken_for_the_scene(made, tmp_path):
+    """`predict scenes/x.tif --out maps/x.gpkg` gives both the same name."""
+    _, _, prediction = made
+    name = Path(prediction.scene).name
+    (tmp_path / name).write_bytes(prediction.scores.read_bytes())
+    [alone] = read_maps(tmp_path / name)
+    assert alone.scores == tmp_path / name and alone.scene is None
+    [given] = read_maps(tmp_path / name, scenes=[Path(prediction.scene)])
+    assert given.scene == Path(prediction.scene)
+
+
+def test_a_scene_of_the_same_size_elsewhere_is_not_that_of_the_map(made, tmp_path):
+    _, _, prediction = made
+    moved = write_raster(tmp_path / "moved.tif", picture(150, 180), transform=Affine(0.5, 0, 7000, 0, -0.5, 9000))
+    [other] = read_maps(prediction.polygons, scenes=[moved])
+    assert other.scene is None and other.notes == ["moved.tif lies elsewhere than the map."]
+    [one_of_two] = read_maps(prediction.polygons, scenes=[moved], alone=False)
+    assert one_of_two.scene == Path(prediction.scene)
+
+
+@pytest.mark.parametrize("record", ['{"answer": 1}', "[[[", '"x"', None])
+def test_a_record_that_is_no_verdict_is_none(made, record):
+    _, _, prediction = made
+    fields = prediction.verdict.fields()
+    assert Verdict.from_text(json.dumps(fields)).fields() == fields
+    with pytest.raises(ValueError, match="not the record"):
+        Verdict.from_text(json.dumps(fields | {"above": "x"}) if record is None else record)
+
+
+def test_rows_that_a_person_left_without_shape_or_rank_are_no_polygons_and_odd_outlines_are_shown(made, tmp_path):
+    """In QGIS shapes are deleted, outlines cross themselves, and rows are added."""
+    _, _, prediction = made
+    frame = read_anomalies(prediction.polygons, most=2)[["rank", "score_max", "area_px", "model", "geometry"]]
+    x, y = shapely.get_coordinates(frame.geometry.iloc[0])[0]
+    bow_tie = shapely.Polygon([(x, y), (x + 9, y - 9), (x + 9, y), (x, y - 9)])
+    shapes = [frame.geometry.iloc[0], None, shapely.Polygon(), bow_tie, frame.geometry.iloc[0]]
+    rows = {"rank": [1, 2, 3, 4, None], "score_max": [0.9, 0.9, 0.9, None, 0.8], "area_px": 4, "model": "m"}
+    GeoDataFrame({**rows, "scene": "s"}, geometry=shapes, crs=frame.crs).to_file(tmp_path / "a.gpkg", layer="anomalies")
+    (tmp_path / "a_s.tif").write_bytes(prediction.scores.read_bytes())
+    text = render(read_sources([tmp_path / "a.gpkg"]), title="x")
+    assert text.count('<article class="card"') == 2 and 'id="s0p4"' in text
+
+
+def test_a_run_whose_name_is_no_text_has_a_page(made, tmp_path):
+    _, run, _ = made
+    odd = tmp_path / os.fsdecode(b"run \xff")
+    odd.mkdir()
+    (odd / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
+    assert "run \\udcff" in report([odd], tmp_path / "r.html").read_text(encoding="utf-8")

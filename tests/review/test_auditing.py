@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from geood.cli.app import app
 from geood.errors import ConfigError, DataError
 from geood.geo.grid import Grid
+from geood.polygons import raster_of
 from geood.review.auditing import audit
-from geood.review.ground import raster_of
 from geood.review.intervals import count_limits, share_of
 from geood.review.reading import ReviewNames
 from support.rasters import HALF_METRE, write_raster, write_scores
