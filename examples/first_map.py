@@ -38,7 +38,7 @@ bundle = geood.ModelBundle.load(bundle_path)
 print(f"mIoU on ground that training did not see: {bundle.metrics['segmenter/miou']:.0%}")
 
 # 3. Map a scene that the model has not seen, and ask whether the map can be believed.
-[made] = geood.predict([world / "test.tif"], out / "anomalies.gpkg", bundle_path=bundle_path)
+[made] = geood.predict([world / "test.tif"], out / "anomalies.gpkg", bundle=bundle_path)
 print("\n".join(made.verdict.lines()))
 
 # 4. The polygons are ordered by rank: look at the first.
