@@ -28,6 +28,8 @@ BESIDE = {
 }
 VALUES = {Path: "PATH", str: "TEXT", int: "N", float: "X"}  # shown for values of options
 LINK = re.compile(r"(\]\()([^)#\s:]+\.md)(#[^)\s]*)?(\))")
+CODE = re.compile(r"(?<!<pre>)<code>([^<]+)</code>")
+OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 MARK = re.compile(r"^<!-- made: ([\w-]+) -->$", re.MULTILINE)
 
 
@@ -43,6 +45,11 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Put what is made in its place, and turn links between `docs` and what lies above it."""
     return linked(filled(markdown), page.file.src_uri)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Keep the name of an option in one line: a browser may break it behind each of its hyphens."""
+    return CODE.sub(lambda code: OPTION.sub(r'<span class="option">\g<0></span>', code[0]), html)
 
 
 def filled(markdown: str) -> str:

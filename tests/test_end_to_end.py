@@ -24,6 +24,7 @@ from support.apart import FIT_CROPS
 from support.rasters import picture
 
 TASK_PAGES = ("train", "predict", "evaluate", "roads")  # whose commands run here; all others are parsed
+BEFORE = ("geood init ", "geood check ")  # which draw crops and time a network; tests/preflight runs them
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TASKS = {name: (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in TASK_PAGES}
@@ -103,6 +104,8 @@ def make_road_set(folder):
 def test_the_commands_of_the_readme_and_the_pages(area, monkeypatch, capsys):
     monkeypatch.chdir(area)
     for command in dict.fromkeys(line for text in (README, *TASKS.values()) for line in commands(text)):
+        if command.startswith(BEFORE):
+            continue
         wanted = 3 if "data check" in command else 0  # a miniature lacks most of the set's files
         if command.startswith("geood audit"):
             judge(Path("anomalies.gpkg"))
