@@ -70,11 +70,11 @@ class ByteGraph(nn.Module):
 
     def __init__(self, graph: ScoreGraph, *, threshold: float, nat: float) -> None:
         super().__init__()
-        self.graph, self.threshold, self.nat = graph, threshold, nat
+        self.scores, self.threshold, self.nat = graph, threshold, nat  # `graph` is a name of torch.fx
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the share of bytes divided by 255."""
-        score, _ = self.graph(image * BYTE)
+        score, _ = self.scores(image * BYTE)
         return torch.sigmoid((score - self.threshold) / self.nat)
 
 
