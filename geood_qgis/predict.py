@@ -9,6 +9,7 @@ from typing import Any
 from qgis.core import (
     QgsProcessing,
     QgsProcessingContext,
+    QgsProcessingException,
     QgsProcessingFeedback,
     QgsProcessingOutputRasterLayer,
     QgsProcessingParameterBoolean,
@@ -90,8 +91,11 @@ class Predict(GeoodAlgorithm):
         for name, option in (("BANDS", "--bands"), ("MAX_RAM", "--max-ram")):
             if text := self.parameterAsString(parameters, name, context).strip():
                 arguments.append(f"{option}={text}")
-        for setting in shlex.split(self.parameterAsString(parameters, "SETTINGS", context)):
-            arguments.append(f"--set={setting}")
+        try:
+            settings = shlex.split(self.parameterAsString(parameters, "SETTINGS", context))
+        except ValueError as error:
+            raise QgsProcessingException(f"Further settings: cannot be parted ({error}); close what is open") from None
+        arguments += [f"--set={setting}" for setting in settings]
         for name, option in (("MOSAIC", "--mosaic"), ("RESUME", "--resume"), ("OVERWRITE", "--overwrite")):
             arguments += [option] if self.parameterAsBool(parameters, name, context) else []
         lines = self.call_geood([*arguments, "--", *sources], feedback, how_to_resume=RESUME)

@@ -39,8 +39,7 @@ def export(
     """Write a model as a file of another program: ONNX, ONNX for QGIS's plugin Deepness, or a STAC item."""
     from geood.export import export_bundle
 
-    path = bundle / "model.safetensors" if bundle.is_dir() else bundle
-    made = export_bundle(path, to.value, out, settings=settings or (), overwrite=overwrite)
+    made = export_bundle(bundle, to.value, out, settings=settings or (), overwrite=overwrite)
     print(f"{to.value:<11}{made.path}")
     if made.difference is not None:
         print(f"checked    scores differ from torch's by at most {made.difference.largest:.2g} on noise")

@@ -65,7 +65,7 @@ def audit(
         area_km2=area_km2,
         false_per_km2=false_per_km2,
         promised_per_km2=promised_per_km2,
-        bundle_path=model / "model.safetensors" if model is not None and model.is_dir() else model,
+        bundle=model,
     )
     for line in audit_lines(found):
         print(printable(line))

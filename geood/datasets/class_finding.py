@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from geood.config import Config, config_from_tree, folded
-from geood.constants import IGNORE
+from geood.constants import IGNORE, UNSTATED
 from geood.datasets.files import RASTERS, find_files
 from geood.errors import DataError
 from geood.geo.drawings import LABELS, chosen_layers
@@ -68,8 +68,13 @@ def _classes(values: Counter[Any], config: Config) -> dict[int, str]:
     names: dict[str, str] = {}
     for value, _ in sorted(values.items(), key=lambda item: (-item[1], str(item[0]))):
         names.setdefault(folded(str(value)), " ".join(str(value).split()))
-    chosen = (name for fold, name in sorted(names.items()) if fold and fold not in held)
-    free = (i for i in range(IGNORE) if i not in anomaly)
+    chosen = [name for fold, name in sorted(names.items()) if fold and fold not in held]
+    free = [i for i in range(UNSTATED) if i not in anomaly]
+    if len(chosen) > len(free):
+        raise DataError(
+            f"{config.data.label_attribute} of the labels holds {len(chosen)} texts, and there are ids for {len(free)} "
+            "classes; choose another data.label_attribute, or list data.classes"
+        )
     return dict(zip(free, chosen, strict=False))
 
 
@@ -78,7 +83,8 @@ def _texts_and_ids(files: Sequence[Path], config: Config) -> Counter[Any]:
     rules, values = rules_of(config.data), Counter[Any]()
     for path, layers in chosen_layers(files, rules):
         for layer in layers:
-            values.update(read_layer(path, LABELS, layer=layer, attribute=rules.attribute).values.tolist())
+            found = read_layer(path, LABELS, layer=layer, attribute=rules.attribute).values.tolist()
+            values.update(value if isinstance(value, Hashable) else str(value) for value in found)
     if all(is_number(value) for value in values):
         return _mapped({float(value): number for value, number in values.items()}.items(), config)
     return Counter({value: number for value, number in values.items() if isinstance(value, str)})

@@ -20,7 +20,7 @@ from geood.export.deepness import byte_graph, check_bytes, deepness_metadata, ti
 from geood.export.graph import BYTE, ScoreGraph, check_traceable
 from geood.export.onnx_file import ScoreDifference, check_packages, score_metadata, write_onnx
 from geood.export.stac_item import stac_item
-from geood.models import ModelBundle
+from geood.models import ModelBundle, bundle_path_of
 
 
 class Format(NamedTuple):
@@ -56,7 +56,7 @@ def export_bundle(
     """Write a bundle as a file of another program.
 
     Args:
-        bundle: the bundle, or its path; a STAC item needs the path.
+        bundle: a ModelBundle, its file, or the folder of its run; a STAC item needs one of the latter.
         to: `onnx`, `deepness` or `stac`.
         out: the file to write: x.onnx, or x.json.
         settings: overrides such as "score.kind=jsd", which choose the score.
@@ -84,12 +84,16 @@ def export_bundle(
             f"{out}: a file for {to} ends in {EXPORTS[to].suffix}; name it {out.stem}{EXPORTS[to].suffix}"
         )
     check_output(out, overwrite=overwrite)
-    path = None if isinstance(bundle, ModelBundle) else Path(bundle)
+    path = None if isinstance(bundle, ModelBundle) else bundle_path_of(bundle)
     if to == "stac" and path is None:
         raise ConfigError("a STAC item tells where the bundle is: give the path of the bundle, not the object")
     if to != "stac":
         check_packages()
-    loaded = bundle if isinstance(bundle, ModelBundle) else ModelBundle.load(bundle, flow=to == "stac", tell=False)
+    loaded = (
+        bundle
+        if isinstance(bundle, ModelBundle)
+        else ModelBundle.load(bundle_path_of(bundle), flow=to == "stac", tell=False)
+    )
     loaded = loaded.with_settings(settings)
     if to == "stac":
         assert path is not None

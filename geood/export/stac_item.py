@@ -27,6 +27,8 @@ STAC = "1.1.0"
 EXTENSION = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
 SPLIT, BLOCKS = "split.gpkg", "blocks"
 WGS84 = 4326
+# Keys of a config that hold paths of the machine that trained.
+PATHS: Any = {"data": True, "segmenter": {"weights"}, "negatives": {"folder"}, "train": {"stages_from", "tune_from"}}
 
 
 def stac_item(bundle: ModelBundle, path: Path, *, folder: Path) -> dict[str, Any]:
@@ -99,7 +101,7 @@ def _model(bundle: ModelBundle) -> dict[str, Any]:
     """Return the fields of the extension."""
     config, weights = bundle.config, bundle.config.segmenter.weights
     source = {None: None, "imagenet": "ImageNet"}.get(weights, Path(weights or "").name)
-    sections = {name: values for name, values in config.model_dump(mode="json").items() if name != "data"}
+    sections = config.model_dump(mode="json", exclude=PATHS)
     parts = [part for part in (bundle.segmenter, bundle.flow, bundle.inliers) if part is not None]
     tensors = [tensor for part in parts for tensor in part.state_dict().values()]
     return {

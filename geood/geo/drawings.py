@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from geood.errors import DataError, shown
 from geood.geo.grid import metres_per_unit
 from geood.geo.label_rules import LabelRules, Meanings, meanings_of, near_name
-from geood.geo.vector import LARGEST, DrawnLayer, Polygons, Purpose, areas_m2, layers_of, read_layer, sound
+from geood.geo.vector import LARGEST, POLYGONAL, DrawnLayer, Polygons, Purpose, areas_m2, layers_of, read_layer, sound
 
 log = logging.getLogger("geood")
 
@@ -118,7 +118,7 @@ def _polygons(layer: DrawnLayer, rules: LabelRules) -> Polygons:
 def _check_numbers(layer: DrawnLayer) -> None:
     """Refuse coordinates that are no numbers, or beyond any CRS, and shapes of which no area can be made."""
     kinds = sorted({shape.geom_type for shape in layer.shapes})
-    odd = [kind for kind in kinds if kind not in (*_THIN, "Polygon", "MultiPolygon")]
+    odd = [kind for kind in kinds if kind not in (*_THIN, *POLYGONAL)]
     if odd or not kinds:
         raise DataError(
             f"{layer.name}: holds {', '.join(odd) or 'no shapes'}, where polygons were needed; {LABELS.shapes}"

@@ -20,14 +20,13 @@ from numpy.typing import NDArray
 
 from geood.constants import IGNORE, VECTOR_SUFFIXES
 from geood.errors import DataError
+from geood.geo.drawings import SEAM
 from geood.geo.gdal import pieces
 from geood.geo.id_rasters import IdRaster
-from geood.geo.vector import Purpose, areas_m2, layers_of, read_frame, sound
+from geood.geo.vector import POLYGONAL, Purpose, areas_m2, layers_of, read_frame, sound
 
 MOST_VALUES = 254  # an attribute with more of them names things, not classes
 MOST_SHAPES = 20_000  # overlaps of more shapes are not looked for
-SEAM = 0.01  # of the smaller one: neighbours that share a border may overlap by as much
-AREAS = ("Polygon", "MultiPolygon")
 LISTED = Purpose(DataError, layers="name one of them", attributes="", shapes="")
 
 
@@ -144,7 +143,7 @@ def _of_layer(path: Path, name: str) -> FoundLayer:
 def _faults(shapes: NDArray[Any], numbers: NDArray[Any], kinds: Counter[str], *, broken: int) -> list[str]:
     """Return sentences on shapes that are not plain valid polygons."""
     said = [f"shapes with coordinates that are no numbers, refused: {broken}"] if broken else []
-    thin = {kind: count for kind, count in kinds.items() if kind not in AREAS}
+    thin = {kind: count for kind, count in kinds.items() if kind not in POLYGONAL}
     if thin:
         shown = ", ".join(f"{kind} {count}" for kind, count in thin.items())
         said.append(f"lines and points ({shown}): data.label_buffer_m says how far the ground beside them is theirs")

@@ -37,7 +37,7 @@ EARTH_M = 6_371_000.0
 MARGIN = 0.1  # polygons are transformed up to this far beyond the grid, as a fraction of its size
 LARGEST = 1e12  # coordinates beyond this belong to no CRS, and their areas overflow
 EQUAL_AREA = 6933  # EPSG; areas in it are those on the ground
-_POLYGONS = ("Polygon", "MultiPolygon")
+POLYGONAL = ("Polygon", "MultiPolygon")
 
 
 class Purpose(NamedTuple):
@@ -283,7 +283,7 @@ def _check_attribute(path: Path, purpose: Purpose, attribute: str | None, names:
 
 def _check_polygons(path: Path, shapes: NDArray[Any], numbers: NDArray[Any], purpose: Purpose) -> None:
     kinds = sorted({shape.geom_type for shape in shapes})
-    if not kinds or not set(kinds) <= set(_POLYGONS):
+    if not kinds or not set(kinds) <= set(POLYGONAL):
         raise purpose.fault(
             f"{path}: holds {', '.join(kinds) or 'no shapes'}, where polygons were needed; {purpose.shapes}"
         )
@@ -334,4 +334,4 @@ def _brought_over(polygons: Polygons, grid: Grid, purpose: Purpose) -> NDArray[A
 def _clipped(shape: Any, around: Any) -> Any:
     """Return the polygonal part of a shape inside a box."""
     part = shapely.intersection(shape, around)
-    return part if part.geom_type in _POLYGONS else polygonal(part)
+    return part if part.geom_type in POLYGONAL else polygonal(part)

@@ -20,6 +20,7 @@ from geood._torch_compat import declare_missing_operators
 from geood._version import DISTRIBUTION, __version__
 from geood.config import reference_config
 from geood.models import PACKAGE_ENCODER, PACKAGE_NAME, weights_at_hand
+from geood.preflight.machine import cores
 
 State = Literal["fine", "note", "fault"]
 LIBRARIES = (
@@ -162,8 +163,7 @@ def _crs_works() -> Fact:
 
 def _resources() -> Iterator[Fact]:
     free = _free_memory()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Fact("CPU cores", f"{cores} for this process, {os.cpu_count()} in all")
+    yield Fact("CPU cores", f"{cores()} for this process, {os.cpu_count()} in all")
     if free is not None:
         low = free < LEAST_MEMORY
         remedy = (

@@ -16,6 +16,7 @@ from geood.config import folded
 from geood.errors import ConfigError, DataError, printable
 from geood.geo.label_listing import FoundAttribute, FoundLayer, LabelFile, list_labels
 from geood.geo.label_rules import is_whole
+from geood.geo.vector import POLYGONAL
 from geood.progress import tracked
 
 LIKELY = ("class", "label", "category", "type", "kind", "name", "landcover", "land_cover", "id", "class_id", "value")
@@ -118,7 +119,7 @@ def find_classes(paths: Sequence[Path], *, layer: str | None = None, attribute: 
         layer=chosen[0].name if several else None,
         attribute=chosen[1].name,
         chosen=len(names) > 1 and not (layer and attribute),
-        thin=any(not set(own.shapes) <= {"Polygon", "MultiPolygon"} for own, _ in (chosen, *more)),
+        thin=any(not set(own.shapes) <= {*POLYGONAL} for own, _ in (chosen, *more)),
         problems=tuple(problem for own, _ in (chosen, *more) for problem in own.problems),
         counted=len(files),
     )

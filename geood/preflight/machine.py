@@ -23,7 +23,7 @@ class Machine(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Encoder, the word for its weights (None: random), and whether these are ImageNet's."""
+    """Encoder, and the word for its weights (None: random)."""
 
     encoder: str
     weights: str | None
@@ -33,8 +33,12 @@ def this_machine() -> Machine:
     """Return what torch and the system tell of this machine."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(torch.cuda.get_device_name(0) if torch.cuda.is_available() else None, cores)
+    return Machine(torch.cuda.get_device_name(0) if torch.cuda.is_available() else None, cores())
+
+
+def cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def best_start(machine: Machine) -> Start:

@@ -44,6 +44,12 @@ def test_numbers_are_ids(tmp_path):
     assert found.data.classes == {0: "class 0", 1: "class 1"}
 
 
+def test_more_texts_than_ids_are_refused_and_not_left_out(tmp_path):
+    drawn(tmp_path / "l.gpkg", [f"plot {i}" for i in range(255)])
+    with pytest.raises(DataError, match="class of the labels holds 255 texts, and there are ids for 254"):
+        settle_classes(config(tmp_path, labels=["l.gpkg"]))
+
+
 def test_two_classes_at_least_are_needed(tmp_path):
     drawn(tmp_path / "l.gpkg", ["road", "Road"])
     with pytest.raises(
