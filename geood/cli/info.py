@@ -24,7 +24,17 @@ from geood.errors import ConfigError, DataError, shown
 MOST_ROWS = 5  # of a table that are shown
 MOST_BYTES = 200 << 20  # of a JSON file or of a project's XML that are read
 HEAD_BYTES = 4096  # of an HTML page, in which its title stands
-RUN_FILES = ("config.yaml", "split.gpkg", "split.csv", "metrics.csv", "model.safetensors", "report.html")
+RUN_FILES = (
+    *("config.yaml", "versions.json", "labels", "skipped.csv", "split.gpkg", "split.csv", "samples", "metrics.csv"),
+    *("confusion.csv", "curves.png", "model.safetensors", "report.html"),
+)
+# Vector files beside maps: columns of a layer by which they are known, the one that is counted, and what they are.
+BESIDE = (
+    ({"split"}, "split", "split of a training run: blocks of ground, and crops"),
+    ({"class_id", "origin"}, "origin", "labels that geood feedback made of verdicts"),
+    ({"row", "col", "height", "width"}, None, "windows without scores"),
+)
+VIEWED = {".png": "picture", ".webp": "picture", ".qml": "style of QGIS, taken with the layer of the same name"}
 KINDS = "a bundle, a config, a score or class raster, polygons, a table, a report, a project, or a folder of these"
 
 
@@ -79,6 +89,8 @@ def _show_polygons(path: Path) -> None:
 
     layers = _layers(path)
     if not is_anomalies(path):
+        if _show_beside(path, layers):
+            return
         held = ", ".join(shown(name) for name in layers) or "nothing"
         raise DataError(
             f"{path}: a vector file, but without anomalies of geood (layers: {held}); labels belong in data.labels of "
@@ -111,6 +123,22 @@ def _show_polygons(path: Path) -> None:
         print_pairs(_judged(frame))
     if path.suffix.lower() == ".gpkg":
         _show_run_table(path)
+
+
+def _show_beside(path: Path, layers: list[str]) -> bool:
+    """Show a split, labels of a feedback or failed tiles, and return True; False if the file is none of these."""
+    import pyogrio
+
+    held = {name: pyogrio.read_dataframe(path, layer=name, read_geometry=False) for name in layers}
+    for columns, counted, meaning in BESIDE:
+        if held and all(columns <= set(frame.columns) for frame in held.values()):
+            counts = {name: str(len(frame)) for name, frame in held.items()}
+            if counted:
+                kinds = {name: frame[counted].value_counts().items() for name, frame in held.items()}
+                counts = {k: f"{counts[k]} ({', '.join(f'{n} {shown(kind)}' for kind, n in kinds[k])})" for k in kinds}
+            print_pairs({"polygons": meaning, **counts})
+            return True
+    return False
 
 
 def _layers(path: Path) -> list[str]:
@@ -165,6 +193,9 @@ def _show_table(path: Path) -> None:
     meanings = (
         ({"stage", "step", "figure", "value"}, "figures of a training run, a row for each epoch and figure"),
         ({"scene", "threshold"}, "summary of a folder of predictions, a row for each scene"),
+        ({"true class"}, "confusion of a training run: pixels of each true class by predicted class"),
+        ({"path", "why"}, "images and labels that could not be read"),
+        ({"image", "split"}, "photographs of a training run, a row for each"),
         ({"image"}, "figures of an evaluation, a row for each image"),
         ({"scene"}, "figures of an evaluation, a row for each scene or thing"),
     )
@@ -231,6 +262,12 @@ def _show_page(path: Path) -> None:
     print_pairs({"report": title or path.stem, "open": f"in a browser: {path.absolute().as_uri()}"})
 
 
+def _show_viewed(path: Path) -> None:
+    """Say which other program shows a file."""
+    suffix = path.suffix.lower()
+    print_pairs({"file": VIEWED[suffix] + ("" if suffix == ".qml" else "; any viewer or browser opens it")})
+
+
 def _show_onnx(path: Path) -> None:
     """Show what an exported ONNX file tells of itself."""
     from geood.export import read_metadata
@@ -249,7 +286,8 @@ def _show_folder(folder: Path) -> None:
         if bundle.is_file():
             _show_bundle(bundle)
         else:
-            print_pairs({"model": f"not finished; go on with: geood train {folder / 'config.yaml'} --resume"})
+            again = f"geood train {folder / 'config.yaml'} --out {folder} --resume"
+            print_pairs({"model": f"not finished; go on with: {again}"})
         return
     known = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SHOWN)
     if not known:
@@ -274,4 +312,5 @@ _SHOWN: dict[str, Callable[[Path], None]] = {
     ".qgz": _show_project,
     ".html": _show_page,
     ".onnx": _show_onnx,
+    **dict.fromkeys(VIEWED, _show_viewed),
 }

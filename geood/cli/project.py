@@ -53,6 +53,8 @@ def project(
     write_project(groups | {"": [*groups.get("", []), *images]}, out, overwrite=overwrite)
     shown = sum(map(len, groups.values())) + len(images)
     print(f"project    {out}: layers {shown} (maps {len(given)}, scenes {len(images)}); open it in QGIS")
+    if not images:
+        print("scene      none lies beside the map; --scene SCENE --overwrite puts it below")
 
 
 def _maps_in(path: Path) -> Iterator[Path]:

@@ -15,6 +15,7 @@ from geood.cli.options import Overwrite
 from geood.errors import printable
 
 MEBI = 2**20
+RUN_FILES = ("config.yaml", "split.gpkg", "split.csv", "metrics.csv", "confusion.csv", "samples", "tensorboard")
 
 
 def report(
@@ -55,6 +56,7 @@ def print_training(bundle_path: Path) -> None:
         if path is not None:
             print(f"{what:<11}{path}")
     print(f"model      {bundle_path}")
-    print(f"run        {run} (config.yaml, split, metrics.csv, confusion.csv, samples/, tensorboard/)")
+    held = (name for name in RUN_FILES if (run / name).exists())
+    print(f"run        {run} ({', '.join(held)})")
     print(f"next       geood predict SCENE.tif --out anomalies.gpkg --model {bundle_path}")
     print(f"then       geood report {run} anomalies.gpkg --out report.html")

@@ -73,6 +73,8 @@ def audit(
         with output_errors(json), atomic_write(json, overwrite=overwrite) as partial:
             partial.write_text(found.to_json() + "\n", encoding="utf-8")
         print(f"figures    {json}")
+    if found.overall.judged:
+        print("next       geood feedback MAP --config CONFIG --out next.yaml hands the verdicts to the next training")
 
 
 def feedback(
@@ -94,7 +96,9 @@ def feedback(
     made = run(reviewed, config, out, scenes=scene or (), names=ReviewNames(layer, verdict_column), overwrite=overwrite)
     for line in made.lines():
         print(printable(line))
-    print(f"next       geood train {out} --from runs/{config.stem}")
+    trained = Path("runs") / config.stem
+    begin = trained if trained.is_dir() else "RUN, the run folder of the model"
+    print(f"next       geood train {out} --from {begin}")
 
 
 def audit_lines(found: Audit) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+from pathlib import Path
 
 import geopandas
 import pytest
@@ -10,6 +11,8 @@ from shapely.geometry import box
 
 from geood.cli.process import _run
 from support.rasters import picture, write_raster
+
+REFERENCE = Path(__file__).parents[2] / "configs" / "aerial.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +35,14 @@ def made(tmp_path_factory, bundle_path):
         archive.writestr("o.qgs", project + "</layer-tree-group></qgis>")
     (folder / "report.html").write_text('<meta name="generator" content="geood 1"><title>Tile 6</title>')
     (folder / "v.json").write_text(json.dumps([{"scene": "s.tif", "anomalies": 3}]))
+    squares = geopandas.GeoDataFrame({"split": ["train", "validation"]}, geometry=[box(0, 0, 1, 1)] * 2, crs=32640)
+    squares.to_file(folder / "split.gpkg", layer="crops")
+    cell = geopandas.GeoDataFrame({"class_id": [254], "origin": ["cell"]}, geometry=[box(0, 0, 1, 1)], crs=32640)
+    cell.to_file(folder / "next.reviewed.gpkg", layer="labels")
+    (folder / "confusion.csv").write_text("true class,land,road\nland,7,1\n")
+    (folder / "skipped.csv").write_text("path,why\na.tif,cut short\n")
+    (folder / "unfinished").mkdir()
+    (folder / "unfinished" / "config.yaml").write_text("data: {}\n")
     return folder
 
 
@@ -51,6 +62,12 @@ def made(tmp_path_factory, bundle_path):
         ("o.qgz", ["QGIS 3.22", "anomalies  ./o.gpkg"]),
         ("report.html", ["Tile 6", "file://"]),
         ("v.json", ["s.tif"]),
+        ("split.gpkg", ["split of a training run", "crops", "2 (1 train, 1 validation)"]),
+        ("next.reviewed.gpkg", ["geood feedback", "1 (1 cell)"]),
+        ("confusion.csv", ["confusion of a training run", "land 7"]),
+        ("skipped.csv", ["could not be read"]),
+        ("o.qml", ["style of QGIS"]),
+        ("unfinished", ["not finished", "unfinished --resume"]),
         ("", ["o.gpkg", "o.qgz"]),
     ],
 )
@@ -100,3 +117,8 @@ def test_no_content_of_a_file_is_a_bug_of_geood(made, tmp_path, capsys):
     frame.to_file(tmp_path / "a.vrt.gpkg", layer="anomalies")
     assert _run(["info", str(tmp_path / "a.vrt.gpkg")], debug=False) == 0
     assert "polygons" in capsys.readouterr().out
+
+
+def test_the_reference_config_is_shown(capsys):
+    assert _run(["info", str(REFERENCE)], debug=False) == 0
+    assert "segmenter:" in capsys.readouterr().out
