@@ -38,8 +38,11 @@ def test_a_shell_completes_verbs_and_options():
         command = [sys.executable, "-m", "geood"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | env)
         assert wanted in done.stdout.split(), done.stderr
-    shown = geood("--show-completion", "bash")
-    assert "_GEOOD_COMPLETE=complete_bash" in shown.stdout
+    # Without this, typer looks for the shell among the parents of the process, whatever they are.
+    named = os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    command = [sys.executable, "-m", "geood", "--show-completion", "bash"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False, env=named)
+    assert "_GEOOD_COMPLETE=complete_bash" in shown.stdout, shown.stderr
 
 
 def test_version_and_help():
