@@ -362,8 +362,10 @@ app.command()(info)
 
 def _bundle_path(given: Path | None) -> Path:
     """Return the given bundle path (or that in a run folder), else that of the newest run here, which is printed."""
+    from geood.models import bundle_path_of
+
     if given is not None:
-        return given / "model.safetensors" if given.is_dir() else given
+        return bundle_path_of(given)
     paths = sorted(Path("runs").glob("*/model.safetensors"), key=lambda p: p.stat().st_mtime)
     if not paths:
         raise ConfigError("no model: give --model BUNDLE, or train one here first (`geood train CONFIG`)")

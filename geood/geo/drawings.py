@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from geood.geo.vector import LARGEST, POLYGONAL, DrawnLayer, Polygons, Purpose, 
 
 log = logging.getLogger("geood")
 
+PAIRED = 256  # polygons whose overlaps are looked at together
 SEAM = 0.01  # neighbours may overlap by this fraction of the smaller one: a seam, or error of reprojection
 ROUND = 8  # segments of a quarter of a circle around points and the ends of lines
 LABELS = Purpose(
@@ -217,16 +218,26 @@ def _refuse_lost_order(polygons: Polygons) -> None:
     """Reject overlapping shapes of different ids where the format does not keep which of them was drawn last."""
     if polygons.ordered:
         return
-    shapes, ids = polygons.shapes, polygons.values
-    one, other = shapely.STRtree(shapes).query(shapes, predicate="intersects")
-    pairs = (one < other) & (ids[one] != ids[other])
-    one, other = one[pairs], other[pairs]
-    shared = shapely.area(shapely.intersection(shapes[one], shapes[other]))
-    over = shared > SEAM * np.minimum(shapely.area(shapes[one]), shapely.area(shapes[other]))
-    if over.any():
-        first = np.flatnonzero(over)[0]
+    ids = polygons.values
+    for one, other in overlapping(polygons.shapes, ids):
         raise DataError(
-            f"{polygons.name}: shapes with the ids {ids[one[first]]} and {ids[other[first]]} overlap, and FlatGeobuf "
+            f"{polygons.name}: shapes with the ids {ids[one]} and {ids[other]} overlap, and FlatGeobuf "
             "with a spatial index does not keep which lies on top; save it from its source as .gpkg or .geojson, or "
             "cut the overlap out (in QGIS with Difference)"
         )
+
+
+def overlapping(shapes: NDArray[Any], values: NDArray[Any] | None = None) -> Iterator[tuple[int, int]]:
+    """Yield the pairs of polygons (n,) that overlap by more than a seam, those of the same value left out.
+
+    Pairs are looked at for some polygons at a time, so that memory stays bounded where many lie on one another.
+    """
+    tree = shapely.STRtree(shapes)
+    for start in range(0, len(shapes), PAIRED):
+        one, other = tree.query(shapes[start : start + PAIRED], predicate="intersects")
+        one = one + start
+        pairs = one < other if values is None else (one < other) & (values[one] != values[other])
+        one, other = one[pairs], other[pairs]
+        shared = shapely.area(shapely.intersection(shapes[one], shapes[other]))
+        over = shared > SEAM * np.minimum(shapely.area(shapes[one]), shapely.area(shapes[other]))
+        yield from zip(one[over].tolist(), other[over].tolist(), strict=True)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from geood.constants import IGNORE, VECTOR_SUFFIXES
 from geood.errors import DataError
-from geood.geo.drawings import SEAM
+from geood.geo.drawings import overlapping
 from geood.geo.gdal import pieces
 from geood.geo.id_rasters import IdRaster
 from geood.geo.vector import POLYGONAL, Purpose, areas_m2, layers_of, read_frame, sound
@@ -164,12 +164,7 @@ def _overlaps(shapes: NDArray[Any]) -> int:
     polygons = shapes[np.isin(shapely.get_type_id(shapes), (3, 6))]
     if not 0 < len(polygons) <= MOST_SHAPES:
         return 0
-    one, other = shapely.STRtree(polygons).query(polygons, predicate="intersects")
-    pairs = one < other
-    one, other = one[pairs], other[pairs]
-    shared = shapely.area(shapely.intersection(polygons[one], polygons[other]))
-    least = np.minimum(shapely.area(polygons[one]), shapely.area(polygons[other]))
-    return int((shared > SEAM * least).sum())
+    return sum(1 for _ in overlapping(polygons))
 
 
 def _of_attribute(name: str, column: Any, areas: NDArray[np.float64]) -> FoundAttribute:

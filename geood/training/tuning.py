@@ -16,7 +16,7 @@ from pathlib import Path
 from geood.config import Config
 from geood.datasets import Crops
 from geood.errors import ConfigError, shown
-from geood.models import Flow, ModelBundle, Segmenter
+from geood.models import Flow, ModelBundle, Segmenter, bundle_path_of
 
 ALIKE = 0.01  # by which resolutions may differ, as a share
 APART = ("outlier", "weights", "checkpointing")  # keys of the segmenter that do not change its classes' network
@@ -33,7 +33,7 @@ def take_model(
         BundleError: the bundle cannot be read.
         ConfigError: it has other classes, bands, networks or resolution.
     """
-    path = source / "model.safetensors" if source.is_dir() else source
+    path = bundle_path_of(source)
     key = f"train.tune_from: {path}"
     if not path.exists():
         raise ConfigError(f"{key} does not exist; name a finished run, or its model.safetensors")
