@@ -141,7 +141,7 @@ def seconds_of(run: Callable[[], object], passes: int = PASSES) -> float:
 
 
 def made_scene(path: Path, side: int) -> Path:
-    """A scene of three bands of 8 bit in deflate, made quickly: a block of squares and noise, shifted for each place."""
+    """A scene of three bands of 8 bit in deflate, made quickly: one block of squares and noise, shifted each time."""
     if path.exists():
         return path
     rng, block = np.random.default_rng(0), 4096
@@ -179,7 +179,7 @@ def timed(scene: Path, out: Path, model: Path, *, workers: int, side: int, best:
 
 def one_prediction(scene: str, out: str, model: str, workers: str) -> None:
     """Print the seconds of a whole `predict`, of what came before its first tile, and of what came after its last."""
-    import geood.prediction.journal as journal
+    from geood.prediction import journal
     from geood.prediction.pipeline import predict
 
     moments: list[float] = []
