@@ -1,6 +1,7 @@
 """What synthetic negatives bring: methods x seeds on one setting, as a table of means and standard deviations.
 
-    python benchmarks/quality.py SETTING --data FOLDER [--work FOLDER] [--pretrained] [--seeds 0 1 2] [--methods ...]
+    python benchmarks/quality.py SETTING --data FOLDER [--work FOLDER] [--pretrained] [--seeds 0 1 2] [--methods ...] \
+        [--set KEY=VALUE ...]
     python benchmarks/quality.py summary [--work FOLDER] [--pretrained]
 
 SETTING is one of `benchmarks/quality/*.yaml`. FOLDER holds the data sets as published, each in a folder of its name:
@@ -69,7 +70,7 @@ LENGTHS = {
     "predict.halo_px": 0,
     "predict.precision": "float32",  # on a GPU as well
 }
-ENCODER: dict[str, Any] = {}  # other keys of it than the setting's
+CHANGED: dict[str, Any] = {}  # keys that --pretrained and --set change in all methods
 PLAIN = {"segmenter.outlier": "none", "score.kind": "jsd", "train.third_stage": "joint"}
 JOINT = {"train.third_stage": "joint", "negatives.source": "flow"}
 BANK = {"score.feature_bank": 4096}
@@ -225,7 +226,7 @@ def imagenet_encoder(work: Path) -> dict[str, Any]:
 
 def configured(setting: str, root: Path, seed: int, keys: dict[str, Any]) -> Config:
     """The config of one run."""
-    changed = {"data.root": str(root), "train.seed": seed} | LENGTHS | ENCODER | keys
+    changed = {"data.root": str(root), "train.seed": seed} | LENGTHS | CHANGED | keys
     if "negatives.folder" in keys:  # photographs of another data set
         other = "camvid" if root.name == "dubai" else "dubai"
         changed["negatives.folder"] = keys["negatives.folder"].replace("OTHER", other)
@@ -355,6 +356,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--pretrained", action="store_true", help="an encoder with ImageNet weights")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other keys, such as lengths")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of this process")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -365,9 +367,10 @@ def main() -> None:
         print("\n".join(summary(work)))
         return
     if options.pretrained:
-        ENCODER.update(imagenet_encoder(work))
+        CHANGED.update(imagenet_encoder(work))
+    CHANGED.update((key, json.loads(value)) for key, _, value in (pair.partition("=") for pair in options.set))
     name = options.setting.partition("-")[0]
-    for other in {name, "dubai", "camvid"}:
+    for other in {name} | ({"dubai", "camvid"} if "head, photographs" in options.methods else set()):
         prepare(other, options.data.resolve(), work)
     root = work / "data" / name
     results = []
