@@ -1,6 +1,6 @@
 """What synthetic negatives bring: methods x seeds on one setting, as a table of means and standard deviations.
 
-    python benchmarks/quality.py SETTING --data FOLDER [--work FOLDER] [--pretrained] [--seeds 0 1 2] [--methods ...] \
+    python benchmarks/quality.py SETTING --data FOLDER [--work FOLDER] [--pretrained] [--seeds 0 1 2] [--methods ...]
         [--set KEY=VALUE ...]
     python benchmarks/quality.py summary [--work FOLDER] [--pretrained]
 
