@@ -16,7 +16,6 @@ width divisible by 2 will do. Tensors only.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import cast
 

@@ -45,7 +45,8 @@ def sample_figures(images: Tensor, step: Tensor) -> dict[str, float]:
         `border`: mean absolute difference across the borders of blocks of 8 x 8 pixels, relative to that between other
         neighbours; 1 without visible borders, left out without a border. `spread`: standard deviation about those
         means. `outside`: share of values outside [0, 1] by more than half a digital number, which is the width of the
-        noise that a flow learns with; digital numbers count as no finer than those of 8 bits. The others are measured on values clipped to [0, 1].
+        noise that a flow learns with; digital numbers count as no finer than those of 8 bits. The others are measured
+        on values clipped to [0, 1].
     """
     images = images.detach().double()
     half = torch.tensor([half_step(size) for size in step.tolist()]).to(images)[:, None, None]
