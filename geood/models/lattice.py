@@ -53,7 +53,8 @@ class LatticeLevel(nn.Module):
     ) -> None:
         super().__init__()
         self.outputs, self.halved = channels, 3 * channels
-        self.ends, self.stretch = (Ends(step), Stretch(channels)) if step else (None, None)
+        self.ends = Ends(step) if step else None
+        self.stretch = Stretch(channels) if step else None
         self.mixing = FlowStep(channels, None, bound=BOUND)
         self.centres = SitePrediction(_between_four(channels), layers=layers, growth=growth)
         self.edges = SitePrediction(_between_two(channels), layers=layers, growth=growth)
