@@ -49,7 +49,7 @@ def sample_figures(images: Tensor, step: Tensor) -> dict[str, float]:
         on values clipped to [0, 1].
     """
     images = images.detach().double()
-    half = torch.tensor([half_step(size) for size in step.tolist()]).to(images)[:, None, None]
+    half = torch.tensor([1.001 * half_step(size) for size in step.tolist()]).to(images)[:, None, None]
     outside = float(((images < -half) | (images > 1 + half)).double().mean())
     clipped = images.clamp(0, 1)
     centred = clipped - clipped.mean((0, 2, 3), keepdim=True)
