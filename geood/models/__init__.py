@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from geood.models.bundle import TILE_PX, ModelBundle, autocast
     from geood.models.bundle_header import BundleHeader, Reach, read_header
     from geood.models.calibration_record import CalibrationRecord
+    from geood.models.elementwise import half_step
     from geood.models.encoder import check_encoder
     from geood.models.encoder_weights import PACKAGE_ENCODER, PACKAGE_NAME, weights_at_hand
     from geood.models.evidence import EVIDENCE, class_bands
@@ -47,6 +48,7 @@ __all__ = [
     "class_bands",
     "effort_for",
     "fit_tail",
+    "half_step",
     "jensen_shannon_to_uniform",
     "measured_reach",
     "outlier_score",
@@ -83,6 +85,7 @@ __getattr__, __dir__ = lazy_exports(
         "effort_for": "reach",
         "class_bands": "evidence",
         "fit_tail": "tails",
+        "half_step": "elementwise",
         "jensen_shannon_to_uniform": "scores",
         "measured_reach": "reach",
         "outputs_of": "reach",

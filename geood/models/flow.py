@@ -53,7 +53,7 @@ class Flow(nn.Module):
         self.register_buffer("step", torch.tensor(list(step), dtype=torch.float32))
         self.register_buffer("initialized", torch.tensor(False))
         dense = config.network in SHAPES
-        levels = list[Level](_dense_levels(bands, config) if dense else _plain_levels(bands, config))
+        levels = list[Level](_dense_levels(bands, config) if dense else _plain_levels(bands, config, step))
         normals = [(level.halved, i) for i, level in enumerate(levels, start=1) if level.halved]
         normals.append((levels[-1].outputs, len(levels)))
         self.bands, self.multiple = bands, 2 ** len(levels)
@@ -118,8 +118,8 @@ class Flow(nn.Module):
     ) -> Tensor:
         """Draw images (count, C, height, width), differentiable in the flow's parameters.
 
-        `temperature` multiplies the standard deviation of the latents; 1 samples the learned density. Values may lie
-        outside [0, 1].
+        `temperature` multiplies the standard deviation of the latents; 1 samples the learned density. Values of network
+        plain lie outside [0, 1] by no more than half a digital number, those of DenseFlow anywhere.
 
         Raises:
             ValueError: the size is not a multiple of `multiple`.
@@ -176,12 +176,12 @@ def bits_per_dimension(log_prob: Tensor, dims: int, step: Tensor) -> Tensor:
     return -(log_prob / dims + log_step) / math.log(2)
 
 
-def _plain_levels(bands: int, config: FlowConfig) -> Iterator[LatticeLevel]:
+def _plain_levels(bands: int, config: FlowConfig, step: Sequence[float]) -> Iterator[LatticeLevel]:
     """Yield lattice levels, the last with the lattices of its coarse image."""
     shape = {"steps": config.steps, "layers": config.layers, "growth": config.growth}
     for i in range(config.levels):
         last = i == config.levels - 1
-        yield LatticeLevel(bands, **shape, first=i == 0, spacings=SPACINGS if last else ())
+        yield LatticeLevel(bands, **shape, step=() if i else step, spacings=SPACINGS if last else ())
 
 
 def _dense_levels(channels: int, config: FlowConfig) -> Iterator[DenseLevel]:

@@ -16,7 +16,6 @@ width divisible by 2 will do. Tensors only.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -25,12 +24,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geood.models.coupling import LEAST_SPREAD, CouplingNet, FlowStep, bounded, recomputed
+from geood.models.elementwise import SMALL, Ends, Stretch, Tails
 
 BOUND = 2.0  # of the absolute log-scale
-SMALL = 0.01  # least standard deviation of what was divided by standard deviations before, at the start
 LEAST = 0.005  # least contrast, in standard deviations of a band
-WEIGHTS = (0.01, 0.25, 0.5)  # of tails at the start, per standard deviation; 1 and 2 drew wild values
-STRETCH = 3.0  # at the start; the slope at the ends of the range is then 2.4 times that in the middle
 RIDGE = 1e-4  # of least squares, as a part of the mean square
 
 
@@ -38,17 +35,26 @@ class LatticeLevel(nn.Module):
     """Flow level from `channels` channels to as many at half the resolution; `halved` = 3 `channels` become a latent.
 
     `steps` flow steps work on the latent. `spacings` are those of the lattices on which the coarse image is halved
-    further, none where another level follows. Coupling networks have `layers` layers of `growth` channels.
+    further, none where another level follows. Coupling networks have `layers` layers of `growth` channels. The first
+    level is told the `step` (`channels`,) of one digital number of each band, and keeps to the range of the images.
     """
 
     steps: Sequence[FlowStep]
 
     def __init__(
-        self, channels: int, *, steps: int, layers: int, growth: int, first: bool = False, spacings: Sequence[int] = ()
+        self,
+        channels: int,
+        *,
+        steps: int,
+        layers: int,
+        growth: int,
+        step: Sequence[float] = (),
+        spacings: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.outputs, self.halved = channels, 3 * channels
-        self.stretch = Stretch(channels) if first else None
+        self.ends = Ends(step) if step else None
+        self.stretch = Stretch(channels) if step else None
         self.mixing = FlowStep(channels, None, bound=BOUND)
         self.centres = SitePrediction(_between_four(channels), layers=layers, growth=growth)
         self.edges = SitePrediction(_between_two(channels), layers=layers, growth=growth)
@@ -89,11 +95,13 @@ class LatticeLevel(nn.Module):
         right, below = edges.chunk(2, dim=1)
         sites = torch.stack([coarse, right, below, centres], dim=2)
         hidden = self.mixing.decode(functional.pixel_shuffle(sites.flatten(1, 2), 2))
-        return hidden if self.stretch is None else self.stretch.decode(hidden)
+        if self.ends is None or self.stretch is None:
+            return hidden
+        return self.ends.decode(self.stretch.decode(hidden))
 
     def data_dependent_init(self, hidden: Tensor) -> None:
         """Initialize all that a batch tells of the level, from the level's input (B, channels, H, W)."""
-        stretched = hidden if self.stretch is None else self.stretch.encode(hidden)[0]
+        stretched, _ = self._stretched(hidden)
         least = SMALL if self.stretch is None else LEAST_SPREAD  # later levels see standard deviations
         self.mixing.data_dependent_init(stretched, leading_first=True, least=least)
         hidden, _ = self._mixed(hidden)
@@ -111,10 +119,16 @@ class LatticeLevel(nn.Module):
 
     def _mixed(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Return the level's input stretched, if it is the first level, with mixed channels, and ln |det| (B,)."""
-        if self.stretch is None:
-            return self.mixing.encode(hidden)
-        hidden, change = self.stretch.encode(hidden)
+        hidden, change = self._stretched(hidden)
         hidden, log_det = self.mixing.encode(hidden)
+        return hidden, log_det + change
+
+    def _stretched(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the first level's input without ends and stretched, and ln |det| (B,); another's as it is."""
+        if self.ends is None or self.stretch is None:
+            return hidden, hidden.new_zeros(len(hidden))
+        hidden, log_det = self.ends.encode(hidden)
+        hidden, change = self.stretch.encode(hidden)
         return hidden, log_det + change
 
     def _parted(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -173,62 +187,6 @@ class SitePrediction(nn.Module):
         around = torch.cat([seen, contrast(seen)], dim=1)
         shift, log_scale = bounded(recomputed(self.net, around, self.checkpointing), BOUND)
         return shift + functional.conv2d(_continued(seen), self.kernel), log_scale
-
-
-class Stretch(nn.Module):
-    """Elementwise map y = sinh(weight x) / weight per channel, of images about 0: dark and bright ends drawn out.
-
-    On the way back what lies beyond the ends of the range is pressed towards them, so that samples keep to it.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.log_weight = nn.Parameter(torch.full((channels,), math.log(STRETCH)))
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map `x` (B, C, H, W) to the output (B, C, H, W) and ln |det| (B,)."""
-        weight = self.log_weight.exp()[:, None, None]
-        bent = torch.sinh(weight * x)
-        return bent / weight, 0.5 * bent.square().log1p().sum((1, 2, 3))
-
-    def decode(self, y: Tensor) -> Tensor:
-        """Invert `encode`: return the input (B, C, H, W) that it maps to `y` (B, C, H, W)."""
-        weight = self.log_weight.exp()[:, None, None]
-        return torch.asinh(weight * y) / weight
-
-
-class Tails(nn.Module):
-    """Elementwise map y = scale asinh(weight x) per channel: what is heavy-tailed comes closer to a normal."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.log_weight = nn.Parameter(torch.full((channels,), math.log(WEIGHTS[0])))
-        self.log_scale = nn.Parameter(torch.full((channels,), -math.log(WEIGHTS[0])))
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map `x` (B, C, H, W) to the output (B, C, H, W) and ln |det| (B,)."""
-        bent = self.log_weight.exp()[:, None, None] * x
-        log_det = (self.log_weight + self.log_scale).sum() * math.prod(x.shape[2:])
-        return torch.asinh(bent) * self.log_scale.exp()[:, None, None], log_det - 0.5 * bent.square().log1p().sum(
-            (1, 2, 3)
-        )
-
-    def decode(self, y: Tensor) -> Tensor:
-        """Invert `encode`."""
-        return torch.sinh(y * (-self.log_scale).exp()[:, None, None]) * (-self.log_weight).exp()[:, None, None]
-
-    @torch.no_grad()
-    def data_dependent_init(self, x: Tensor) -> None:
-        """Choose for each channel of `x` (B, C, H, W) the weight after which it is likeliest under a normal."""
-        values = x.movedim(1, 0).flatten(1)
-        spread = values.std(1, correction=0).clamp_min(SMALL)
-        bent = torch.stack([weight * values / spread[:, None] for weight in WEIGHTS])
-        scale = torch.asinh(bent).std(2, correction=0).clamp_min(SMALL)
-        weights = torch.tensor(WEIGHTS, dtype=x.dtype, device=x.device)
-        likelihood = weights.log()[:, None] - scale.log() - 0.5 * bent.square().log1p().mean(2)
-        best = likelihood.argmax(0)
-        self.log_weight.copy_(weights[best].log() - spread.log())
-        self.log_scale.copy_(-scale.gather(0, best[None])[0].log())
 
 
 class Lattices(nn.Module):

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from geood._torch_compat import declare_missing_operators
+from geood.models import half_step
 
 LAGS = (1, 4, 8, 16)  # pixels
 BLOCK = 8  # side of the blocks whose borders are looked for, in pixels
@@ -44,10 +45,11 @@ def sample_figures(images: Tensor, step: Tensor) -> dict[str, float]:
         `border`: mean absolute difference across the borders of blocks of 8 x 8 pixels, relative to that between other
         neighbours; 1 without visible borders, left out without a border. `spread`: standard deviation about those
         means. `outside`: share of values outside [0, 1] by more than half a digital number, which is the width of the
-        noise that a flow learns with. The others are measured on values clipped to [0, 1].
+        noise that a flow learns with; digital numbers count as no finer than those of 8 bits. The others are measured
+        on values clipped to [0, 1].
     """
     images = images.detach().double()
-    half = step.to(images)[:, None, None] / 2
+    half = torch.tensor([1.001 * half_step(size) for size in step.tolist()]).to(images)[:, None, None]
     outside = float(((images < -half) | (images > 1 + half)).double().mean())
     clipped = images.clamp(0, 1)
     centred = clipped - clipped.mean((0, 2, 3), keepdim=True)

@@ -5,7 +5,7 @@ import torch
 
 from geood.config.sections import FlowConfig
 from geood.models.flow import SPACINGS, Flow
-from geood.models.lattice import WEIGHTS, LatticeLevel, Lattices, Stretch, Tails, contrast, sites
+from geood.models.lattice import LatticeLevel, Lattices, contrast, sites
 
 
 def _seeded(seed=0):
@@ -111,33 +111,6 @@ def test_the_first_batch_sets_the_best_filter_and_scale():
     torch.testing.assert_close(level.centres.kernel.detach(), kernel, rtol=0, atol=0.02)
     left = level.centres.encode(x, seen)[0].detach()
     assert float(left[:, :, :11].std() / left[:, :, 13:].std()) == pytest.approx(1, abs=0.25)
-
-
-def test_tails_bend_what_is_heavy_tailed_to_a_normal_and_leave_a_normal_alone():
-    generator = _seeded()
-    normal = torch.randn(4, 1, 40, 40, dtype=torch.float64, generator=generator)
-    heavy = torch.sinh(2 * torch.randn(4, 1, 40, 40, dtype=torch.float64, generator=generator))
-    tails, x = Tails(2).double(), torch.cat([normal, heavy], dim=1)
-    tails.data_dependent_init(x)
-    y, log_det = tails.encode(x)
-    torch.testing.assert_close(tails.decode(y), x, rtol=1e-9, atol=1e-9)
-    jacobian = torch.autograd.functional.jacobian(lambda v: tails.encode(v[None])[0].flatten(), x[0, :, :3, :3])
-    part = tails.encode(x[:1, :, :3, :3])[1]
-    assert float((part[0] - torch.linalg.slogdet(jacobian.reshape(18, 18))[1]).detach()) == pytest.approx(0, abs=1e-9)
-    weight = (tails.log_weight.exp() * x.std((0, 2, 3))).detach()
-    assert float(weight[0]) < 0.1 and float(weight[1]) == pytest.approx(WEIGHTS[-1], rel=0.01)
-    assert torch.isfinite(log_det).all() and y.detach().std((0, 2, 3)).tolist() == pytest.approx([1, 1], abs=0.01)
-
-
-def test_the_stretch_inverts_tells_its_volume_and_presses_what_lies_beyond_the_range():
-    stretch, x = Stretch(1).double(), torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(1, 1, 3, 3)
-    y, log_det = stretch.encode(x)
-    torch.testing.assert_close(stretch.decode(y), x, rtol=0, atol=1e-12)
-    jacobian = torch.autograd.functional.jacobian(lambda v: stretch.encode(v)[0].flatten(), x).reshape(9, 9)
-    assert float((log_det - torch.linalg.slogdet(jacobian)[1]).detach()) == pytest.approx(0, abs=1e-9)
-    edge = float(stretch.encode(x.new_full((1, 1, 1, 1), 0.5))[0].detach())
-    beyond = float(stretch.decode(x.new_full((1, 1, 1, 1), 1.5 * edge)).detach())
-    assert 0.5 < beyond < 0.5 + 0.5 * 0.5 * edge
 
 
 @pytest.mark.parametrize("value", [0.0, 0.4])
