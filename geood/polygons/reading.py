@@ -124,7 +124,7 @@ def _last_ranks(parts: Iterable[pd.DataFrame], most: int) -> dict[str, int]:
 def _where(last: Iterable[tuple[str, int]]) -> str:
     """Return the SQL condition for the rows of scenes up to a rank each."""
     quoted = ((scene.replace("'", "''"), rank) for scene, rank in last)
-    return " OR ".join(f"(\"scene\" = '{scene}' AND \"rank\" <= {rank})" for scene, rank in quoted)
+    return " OR ".join(f'("scene" = \'{scene}\' AND "rank" <= {rank})' for scene, rank in quoted)
 
 
 def _joined(

@@ -282,9 +282,8 @@ def _scenes(review: Review, paths: list[Path], given: list[Path], config: Config
         if not hits:
             raise ConfigError(f"the scene {shown(label)} of these polygons is not found; give its image with --scene")
         if len({path.resolve() for path in hits}) > 1:
-            raise ConfigError(
-                f"the scene {shown(label)} of these polygons may be {hits[0]} or {hits[-1]}; give its image with --scene"
-            )
+            both = f"{hits[0]} or {hits[-1]}"
+            raise ConfigError(f"the scene {shown(label)} of these polygons may be {both}; give its image with --scene")
         found.append(hits[0].absolute())
     if not found:
         raise ConfigError("these polygons do not tell of which scene they are; give its image with --scene")

@@ -65,11 +65,14 @@ def test_of_many_scenes_no_more_rows_are_read_than_the_first_of_each(tmp_path, m
     ranks = [1 + i % 5 for i in range(300)] if own_ranks else list(range(300, 0, -1))
     shapes = [shapely.box(i, 0, i + 1, 1) for i in range(300)]
     frame = GeoDataFrame({"scene": scenes, "rank": ranks, "score_max": 0.9}, geometry=shapes, crs=UTM)
-    frame = frame.assign(**{name: 1 for name in OURS - {*frame.columns}})
+    frame = frame.assign(**dict.fromkeys(OURS - {*frame.columns}, 1))
     save = frame.to_parquet if suffix == ".parquet" else partial(frame.to_file, engine="pyogrio")
     save(tmp_path / f"o{suffix}")
     read, first = [], reading._first
     monkeypatch.setattr(reading, "_first", lambda frame, most: read.append(len(frame)) or first(frame, most))
     got = read_anomalies(tmp_path / f"o{suffix}", most=2)
     best = frame.sort_values("rank", kind="stable").groupby("scene").head(2)
-    assert read == [120] and sorted(zip(got["scene"], got["rank"])) == sorted(zip(best["scene"], best["rank"]))
+    assert read == [120]
+    assert sorted(got[["scene", "rank"]].itertuples(index=False)) == sorted(
+        best[["scene", "rank"]].itertuples(index=False)
+    )
