@@ -7,8 +7,9 @@ Each command adds rows to WORK/rows.json and leaves out those that are there, so
     python benchmarks/trust.py scenes --work WORK --images 'test/*.tif'
         predict each labelled scene (X.tif, X_labels.tif beside it or in ../labels) and compare the rate of false
         positives and the false polygons per km2 on its inlier ground with the 90 % intervals that predict told
-    python benchmarks/trust.py fixtures --work WORK --scene S.tif --elsewhere OTHER.tif...
-        the verdicts on one scene as it is, with gain, blur, noise, swapped bands, half the resolution, and on others
+    python benchmarks/trust.py fixtures --work WORK --images 'test/*.tif' [--side 1024] [--elsewhere OTHER.tif...]
+        the verdicts of `predict` on the middle of each scene as it is, and with gain, haze, blur, noise, swapped bands,
+        half the resolution, another season, half of it nodata; and on other scenes
     python benchmarks/trust.py prepare --data FOLDER --work WORK
         copies of the scenes that are left out in turn, in WORK/data, once: `dubai` (six scenes at 1 m), `mumbai` (68
         at 0.5 m, left out in six parts) and `oam` (six drone scenes at 0.15 m; buildings are labelled)
@@ -30,6 +31,7 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -42,7 +44,7 @@ import rasterio
 import torch
 from scipy.ndimage import gaussian_filter
 
-from geood.calibration import Verdict
+from geood.calibration import FAILS, HOLDS, UNKNOWN, Verdict
 from geood.config import Config, change_config, load_config
 from geood.datasets import open_crops
 from geood.geo.label_rules import LabelRules
@@ -173,41 +175,88 @@ def kept_cells(path: Path) -> Iterator[None]:
 
 
 def changed(array: np.ndarray, how: str, rng: np.random.Generator) -> np.ndarray:
-    """Return a scene's bands (C, H, W) uint8 as another sensor, season or accident might give them."""
+    """Return a scene's bands (C, H, W) uint8 as another sensor, season or accident might give them; 0 is nodata."""
     wide = array.astype(np.float32)
-    if how == "gain":
+    if how == "gain 1.4":
         wide *= 1.4
+    elif how == "gain 0.65":
+        wide *= 0.65
     elif how == "haze":
         wide = 110 + 0.45 * wide
+    elif how == "light haze":
+        wide = 50 + 0.75 * wide
     elif how == "blur":
         wide = np.stack([gaussian_filter(band, 2.0) for band in wide])
     elif how == "noise":
         wide += rng.normal(0, 20, wide.shape)
-    elif how == "swapped":
+    elif how == "red and blue swapped":
         wide = wide[::-1]
-    return np.clip(np.rint(wide), 1, 255).astype(np.uint8)
+    elif how == "green, blue, red":
+        wide = wide[[1, 2, 0]]
+    elif how == "dry season":  # green plants turn brown
+        red, green, blue = wide
+        green_by = np.clip((2 * green - red - blue) / 40, 0, 1)
+        wide = np.stack([red + 0.5 * green_by * green, green - 0.1 * green_by * green, 0.9 * blue])
+    elif how == "winter light":  # a low sun is darker and redder
+        wide = wide * np.array([0.75, 0.68, 0.6], np.float32)[:, None, None]
+    whole = np.clip(np.rint(wide), 1, 255).astype(np.uint8)
+    if how == "half of it nodata":
+        whole[:, :, : whole.shape[2] // 2] = 0
+    return whole
 
 
-def fixtures(work: Path, scene: Path, elsewhere: list[Path]) -> None:
-    rows, rng = Rows(work), np.random.default_rng(0)
-    folder = work / "fixtures"
+CHANGES = (
+    "as it is",
+    "half of it nodata",
+    "gain 1.4",
+    "gain 0.65",
+    "haze",
+    "light haze",
+    "blur",
+    "noise",
+    "red and blue swapped",
+    "green, blue, red",
+    "dry season",
+    "winter light",
+)
+
+
+def fixtures(work: Path, images: list[Path], elsewhere: list[Path], *, side: int) -> None:
+    """Predict scenes as they are and as changed, and others; keep what the verdicts said."""
+    rows, folder = Rows(work), work / "fixtures"
     folder.mkdir(parents=True, exist_ok=True)
+    for scene in images:
+        rng = np.random.default_rng(0)
+        array, transform, crs = _middle(scene, side)
+        made = {how: (changed(array, how, rng), transform) for how in CHANGES}
+        coarse = array[:, : array.shape[1] // 2 * 2, : array.shape[2] // 2 * 2].astype(np.float32)
+        coarse = coarse.reshape(3, coarse.shape[1] // 2, 2, coarse.shape[2] // 2, 2).mean((2, 4))
+        made["half the resolution"] = np.rint(coarse).clip(1).astype(np.uint8), transform @ transform.scale(2, 2)
+        for how, (pixels, place) in made.items():
+            path = folder / f"{scene.stem}_{how.replace(' ', '_').replace(',', '')}.tif"
+            _write_fixture(path, pixels, place, crs)
+            _fixture(rows, work, f"fixture {scene.stem}: {how}", path)
+            path.unlink()
+    for scene in elsewhere:
+        path = folder / f"{scene.stem}.tif"
+        _write_fixture(path, *_middle(scene, side))
+        _fixture(rows, work, f"fixture {scene.stem}: elsewhere", path)
+        path.unlink()
+    seen_table(rows.rows)
+
+
+def _middle(scene: Path, side: int) -> tuple[np.ndarray, Any, Any]:
+    """Return the bands (3, h, w) of the middle of a scene, at most `side` pixels, their transform and CRS."""
     with rasterio.open(scene) as file:
-        array, transform, crs = file.read([1, 2, 3]), file.transform, file.crs
-    made = {}
-    for how in ("as it is", "gain", "haze", "blur", "noise", "swapped"):
-        made[how] = changed(array, how, rng), transform
-    coarse = array[:, : array.shape[1] // 2 * 2, : array.shape[2] // 2 * 2].astype(np.float32)
-    coarse = coarse.reshape(3, coarse.shape[1] // 2, 2, coarse.shape[2] // 2, 2).mean((2, 4))
-    made["half the resolution"] = np.rint(coarse).astype(np.uint8), transform @ transform.scale(2, 2)
-    for how, (pixels, place) in made.items():
-        path = folder / f"{how.replace(' ', '_')}.tif"
-        profile = {"driver": "GTiff", "count": 3, "dtype": "uint8", "crs": crs, "transform": place}
-        with rasterio.open(path, "w", height=pixels.shape[1], width=pixels.shape[2], **profile) as file:
-            file.write(pixels)
-        _fixture(rows, work, f"fixture {scene.stem}: {how}", path)
-    for path in elsewhere:
-        _fixture(rows, work, f"fixture elsewhere: {path.stem}", path)
+        row, col = (max(0, (size - side) // 2) for size in (file.height, file.width))
+        window = rasterio.windows.Window(col, row, min(side, file.width), min(side, file.height))
+        return file.read([1, 2, 3], window=window), file.window_transform(window), file.crs
+
+
+def _write_fixture(path: Path, pixels: np.ndarray, place: Any, crs: Any) -> None:
+    profile = {"driver": "GTiff", "count": 3, "dtype": "uint8", "crs": crs, "transform": place, "nodata": 0}
+    with rasterio.open(path, "w", height=pixels.shape[1], width=pixels.shape[2], **profile) as file:
+        file.write(pixels)
 
 
 def _fixture(rows: Rows, work: Path, name: str, path: Path) -> None:
@@ -217,6 +266,27 @@ def _fixture(rows: Rows, work: Path, name: str, path: Path) -> None:
     assert made.verdict is not None
     told = made.verdict.fields()
     rows.add(name, {k: told[k] for k in ("answer", "above", "high", "p", "distance", "differs", "why")})
+
+
+def seen_table(rows: dict[str, dict[str, Any]]) -> None:
+    """Print for each change how many scenes were called unlike, by which words, and what was said of the budget."""
+    told: dict[str, list[dict[str, Any]]] = {}
+    for name, row in rows.items():
+        if name.startswith("fixture "):
+            told.setdefault(name.split(": ", 1)[1], []).append(row)
+    print("\n| change | scenes | unlike | named as a change | holds | cannot be told | does not hold | share above |")
+    print("|---|---|---|---|---|---|---|---|")
+    for how, each in told.items():
+        answers = [sum(row["answer"] == answer for row in each) for answer in (HOLDS, UNKNOWN, FAILS)]
+        words = Counter(
+            row["differs"].removeprefix("perhaps ").split(", ")[0] for row in each if "perhaps" in row["differs"]
+        )
+        unlike, above = sum(bool(row["differs"]) for row in each), np.median([row["above"] for row in each])
+        named = "; ".join(f"{word} {count}" for word, count in words.most_common())
+        print(
+            f"| {how} | {len(each)} | {unlike} | {named} | {answers[0]} | {answers[1]} | {answers[2]} "
+            f"| {100 * above:.2f} % |"
+        )
 
 
 def prepare(data: Path, work: Path) -> None:
@@ -334,6 +404,7 @@ def table(work: Path) -> None:
     for name, row in rows.items():
         if "rate" not in row:
             print(f"| {name} | {row['answer']} | {100 * row['above']:.2f} % | {row['distance']} | {row['differs']} |")
+    seen_table({name.split(" ", 1)[1]: row for name, row in rows.items()})
 
 
 def main() -> None:
@@ -347,7 +418,7 @@ def main() -> None:
     parser.add_argument("--set", dest="keys", nargs="*", default=[])
     parser.add_argument("--brief", action="store_true", help="calibrate: scores of logits and head alone")
     parser.add_argument("--images", type=Path, nargs="*", default=[])
-    parser.add_argument("--scene", type=Path)
+    parser.add_argument("--side", type=int, default=1024, help="fixtures: pixels of the middle that is taken")
     parser.add_argument("--elsewhere", type=Path, nargs="*", default=[])
     names = sorted(path.stem for path in HERE.glob("*.yaml"))
     parser.add_argument("--setting", choices=names)
@@ -362,7 +433,7 @@ def main() -> None:
     elif args.what == "scenes":
         scenes(args.work, args.images)
     elif args.what == "fixtures":
-        fixtures(args.work, args.scene, args.elsewhere)
+        fixtures(args.work, args.images, args.elsewhere, side=args.side)
     elif args.what == "prepare":
         prepare(args.data, args.work)
     elif args.what == "jobs":

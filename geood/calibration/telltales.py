@@ -30,9 +30,9 @@ SHRINK, FAR = 0.1, 6.0
 LIGHT = {  # level and contrast as changed: offset and factor, of the bands' range
     "haze": (0.4, 0.5),
     "light haze": (0.2, 0.75),
-    "brighter by gain": (0.0, 1.4),
+    "brighter by gain or noise": (0.0, 1.4),
     "darker by gain": (0.0, 0.65),
-}
+}  # strong noise raises contrasts in all bands as a gain does, and lies along its discriminant
 _LEAST = 1e-3
 
 

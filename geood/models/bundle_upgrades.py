@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from geood.errors import shown
 
 OLD_HALO = 64  # pixels: what formats before 4 had in their configs unless told otherwise
+AGAIN = "train it again in another run folder (its own counts as finished, with --resume too)"
 Tree = dict[str, Any]
 
 
@@ -46,7 +47,7 @@ def _of_format_3(tree: Tree) -> tuple[Tree, *tuple[str, ...]]:
     halo = predict.get("halo_px", OLD_HALO) if isinstance(predict, dict) else OLD_HALO
     lacks = (
         f"how far its network looks was not measured, so tiles are read with a halo of {shown(halo)} px, and seams may "
-        "show; set predict.halo_px to what benchmarks/seam.py finds for it, or train it again"
+        f"show; set predict.halo_px to what benchmarks/seam.py finds for it, or {AGAIN}"
     )
     known = tree.get("calibration")
     if not isinstance(known, dict) or "combined" not in known:
@@ -54,7 +55,7 @@ def _of_format_3(tree: Tree) -> tuple[Tree, *tuple[str, ...]]:
     kept = {kind: thresholds for kind, thresholds in known.items() if kind != "combined"}
     other = (
         "its neighbours in the encoder are those of all classes, and its score combined has no thresholds; give "
-        "--threshold, take score.kind=hybrid, or train it again"
+        f"--threshold, take score.kind=hybrid, or {AGAIN}"
     )
     return tree | {"reach": None, "calibration": kept}, lacks, other
 

@@ -6,12 +6,15 @@ come back in that of a grid. What a person typed comes along.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import geopandas
 import numpy as np
+import pandas as pd
 import pyarrow.parquet
 import pyogrio
 import pyproj
@@ -29,6 +32,8 @@ from geood.geo.score_raster import read_tags
 from geood.polygons.formats import OURS, OUTPUT_SUFFIXES, is_anomalies, raster_of
 
 LAYER = "anomalies"
+BY = ("scene", "rank")
+SCENES_AT_ONCE = 50  # in one condition
 _FAILURES = (
     OSError,
     RuntimeError,
@@ -78,18 +83,55 @@ def _is_scores(path: Path) -> bool:
 
 
 def _of_gdal(plain: Path, most: int) -> geopandas.GeoDataFrame:
-    """Read the rows of the first ranks, wherever they lie in the file; of several scenes all, which share the ranks."""
+    """Read the rows of the first ranks, wherever they lie in the file."""
     layers = [str(name) for name, _ in pyogrio.list_layers(plain)]
     layer = LAYER if LAYER in layers else layers[0]
     fields = set(pyogrio.read_info(plain, layer=layer)["fields"])
-    few = f'"rank" <= {most}' if "rank" in fields and "scene" not in fields else None
-    return pyogrio.read_dataframe(plain, layer=layer, where=few)
+    if "rank" not in fields:
+        return pyogrio.read_dataframe(plain, layer=layer)
+    if "scene" not in fields:
+        return pyogrio.read_dataframe(plain, layer=layer, where=f'"rank" <= {most}')
+    with pyogrio.open_arrow(plain, layer=layer, columns=list(BY), read_geometry=False, use_pyarrow=True) as opened:
+        last = _last_ranks((batch.to_pandas() for batch in opened[1]), most)
+    read = partial(pyogrio.read_dataframe, plain, layer=layer)
+    scenes = list(last.items())
+    some = [scenes[i : i + SCENES_AT_ONCE] for i in range(0, len(scenes), SCENES_AT_ONCE)]
+    return _joined([read(where=_where(few)) for few in some], read)
 
 
 def _of_parquet(path: Path, most: int) -> geopandas.GeoDataFrame:
     names = set(pyarrow.parquet.read_schema(path).names)
-    few = [("rank", "<=", most)] if "rank" in names and "scene" not in names else None
-    return geopandas.read_parquet(path, filters=few)
+    if "rank" not in names:
+        return geopandas.read_parquet(path)
+    if "scene" not in names:
+        return geopandas.read_parquet(path, filters=[("rank", "<=", most)])
+    batches = pyarrow.parquet.ParquetFile(path).iter_batches(columns=list(BY))
+    last = _last_ranks((batch.to_pandas() for batch in batches), most)
+    read = partial(geopandas.read_parquet, path)
+    wanted = [[("scene", "==", scene), ("rank", "<=", rank)] for scene, rank in last.items()]
+    return _joined([read(filters=wanted)] if wanted else [], read)
+
+
+def _last_ranks(parts: Iterable[pd.DataFrame], most: int) -> dict[str, int]:
+    """Return the rank of the polygon at place `most` of each scene, or of its last one; scenes may share the ranks."""
+    first = pd.DataFrame()
+    for part in parts:
+        kept = part.assign(rank=pd.to_numeric(part["rank"], errors="coerce")).dropna()
+        first = pd.concat([first, kept]).sort_values("rank", kind="stable").groupby("scene", sort=False).head(most)
+    return {} if first.empty else {str(k): int(v) for k, v in first.groupby("scene")["rank"].max().items()}
+
+
+def _where(last: Iterable[tuple[str, int]]) -> str:
+    """Return the SQL condition for the rows of scenes up to a rank each."""
+    quoted = ((scene.replace("'", "''"), rank) for scene, rank in last)
+    return " OR ".join(f'("scene" = \'{scene}\' AND "rank" <= {rank})' for scene, rank in quoted)
+
+
+def _joined(
+    frames: Sequence[geopandas.GeoDataFrame], whole: Callable[[], geopandas.GeoDataFrame]
+) -> geopandas.GeoDataFrame:
+    """Return frames as one; where there is none, no row has a scene and a rank, and the file is read as a whole."""
+    return pd.concat(frames, ignore_index=True) if frames else whole()
 
 
 def _checked(frame: geopandas.GeoDataFrame, path: Path) -> geopandas.GeoDataFrame:

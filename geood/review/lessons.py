@@ -268,16 +268,22 @@ def _scenes(review: Review, paths: list[Path], given: list[Path], config: Config
     if not labels and raster is not None:
         labels = [read_tags(raster).get(SCENE_TAG, "")]
     root, data = config.data.root, config.data
-    near = [file for path in paths for file in files_in(path.absolute().parent, IMAGES)]
+    near: list[Path] = []
     own = {raster.absolute()} if raster else set()
+    beside = [file for path in paths for file in files_in(path.absolute().parent, IMAGES) if file not in own]
     for key in ("images", "test_images", "reviewed_images"):
         patterns = getattr(data, key)
         near += find_files(root, patterns, what=f"data.{key}") if patterns else []
     found = []
     for label in labels:
-        hits = [path for path in near if label and path.name == Path(label).name and path not in own]
+        name = Path(label).name
+        hits = [path for path in beside if name and path.name == name][:1]
+        hits = hits or [path for path in near if name and path.name == name and path not in own]
         if not hits:
             raise ConfigError(f"the scene {shown(label)} of these polygons is not found; give its image with --scene")
+        if len({path.resolve() for path in hits}) > 1:
+            both = f"{hits[0]} or {hits[-1]}"
+            raise ConfigError(f"the scene {shown(label)} of these polygons may be {both}; give its image with --scene")
         found.append(hits[0].absolute())
     if not found:
         raise ConfigError("these polygons do not tell of which scene they are; give its image with --scene")

@@ -1,5 +1,7 @@
 """Reading of polygons back: every format tells the same, the first by rank come, and pixels are where they were."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import rasterio
@@ -10,8 +12,10 @@ from geopandas import GeoDataFrame
 from geood.config.sections import PredictConfig
 from geood.errors import DataError
 from geood.geo.grid import Grid
+from geood.polygons import reading
 from geood.polygons.export import OUTPUT_SUFFIXES, write_anomalies
 from geood.polygons.extraction import read_grid
+from geood.polygons.formats import OURS
 from geood.polygons.reading import in_pixels, read_anomalies
 from support.rasters import HALF_METRE, UTM, write_scores
 
@@ -51,3 +55,24 @@ def test_pixels_of_an_image_without_place_are_turned_back(scores):
 def test_what_is_no_polygons_of_ours_is_one_message(tmp_path, name, said):
     with pytest.raises(DataError, match=said):
         read_anomalies(tmp_path / name, most=1)
+
+
+@pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
+@pytest.mark.parametrize("own_ranks", [False, True])
+def test_of_many_scenes_no_more_rows_are_read_than_the_first_of_each(tmp_path, monkeypatch, suffix, own_ranks):
+    names = [f"it's {i}.tif" for i in range(60)]
+    scenes = [name for name in names for _ in range(5)]
+    ranks = [1 + i % 5 for i in range(300)] if own_ranks else list(range(300, 0, -1))
+    shapes = [shapely.box(i, 0, i + 1, 1) for i in range(300)]
+    frame = GeoDataFrame({"scene": scenes, "rank": ranks, "score_max": 0.9}, geometry=shapes, crs=UTM)
+    frame = frame.assign(**dict.fromkeys(OURS - {*frame.columns}, 1))
+    save = frame.to_parquet if suffix == ".parquet" else partial(frame.to_file, engine="pyogrio")
+    save(tmp_path / f"o{suffix}")
+    read, first = [], reading._first
+    monkeypatch.setattr(reading, "_first", lambda frame, most: read.append(len(frame)) or first(frame, most))
+    got = read_anomalies(tmp_path / f"o{suffix}", most=2)
+    best = frame.sort_values("rank", kind="stable").groupby("scene").head(2)
+    assert read == [120]
+    assert sorted(got[["scene", "rank"]].itertuples(index=False)) == sorted(
+        best[["scene", "rank"]].itertuples(index=False)
+    )

@@ -1,11 +1,14 @@
 """Lessons of a review: false alarms are inliers, real things nothing, and the same verdicts the same files."""
 
+import shutil
+
 import geopandas
 import numpy as np
 import pytest
 import shapely
 
 from geood.config import load_config
+from geood.config.loading import to_yaml
 from geood.errors import ConfigError, DataError, OutputError
 from geood.evaluation.scenes import evaluate_scenes
 from geood.review.lessons import feedback
@@ -141,6 +144,22 @@ def test_the_scene_is_found_by_its_name_or_asked_for(folder):
     bare = save(folder / "c.gpkg", reviewed(["false"]))
     with pytest.raises(ConfigError, match="do not tell of which scene they are"):
         feedback([bare], folder / "aerial.yaml", folder / "other.yaml")
+
+
+def test_a_map_that_lies_elsewhere_finds_its_scene_in_the_data_unless_two_have_the_name(folder):
+    away = folder / "away"
+    away.mkdir()
+    path = save(away / "a.gpkg", reviewed(["false"], scene=["scene.tif"]))
+    feedback([path], folder / "aerial.yaml", away / "next.yaml")
+    assert load_config(away / "next.yaml").data.reviewed_images == [str(folder / "scene.tif")]
+    (folder / "other").mkdir()
+    shutil.copy(folder / "scene.tif", folder / "other" / "scene.tif")
+    both = [f"data.images={[str(folder / 'scene.tif'), str(folder / 'other' / 'scene.tif')]}".replace("'", '"')]
+    (folder / "two.yaml").write_text(to_yaml(load_config(folder / "aerial.yaml", both)))
+    with pytest.raises(ConfigError, match=r"may be .*scene\.tif or .*scene\.tif; give its image with --scene"):
+        feedback([path], folder / "two.yaml", away / "other.yaml")
+    chosen = feedback([path], folder / "two.yaml", away / "other.yaml", scenes=[folder / "other" / "scene.tif"])
+    assert load_config(chosen.config).data.reviewed_images == [str(folder / "other" / "scene.tif")]
 
 
 def test_without_verdicts_there_is_nothing_to_learn(folder):
