@@ -41,7 +41,7 @@ from geood.geo.grid import Grid
 from geood.prediction import cluster, dispatch, worker
 from geood.prediction.job import Job, NumberedTile, ScoredTile
 from geood.prediction.journal import Chunk, Journal, TileFigures
-from geood.prediction.malloc import KEEP_FREED_MEMORY
+from geood.prediction.malloc import KEEP_FREED_MEMORY, keep_freed_memory
 from geood.prediction.pipeline import predict
 from geood.prediction.worker import NOTHING
 
@@ -190,6 +190,7 @@ def pretended(journal: Path, workers: int, wait_s: float, rounds: int) -> tuple[
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         scheduler = started.enter_context(subprocess.Popen([*row, "--schedule", str(second)], **pipes))
         started.callback(scheduler.communicate)
+        keep_freed_memory()  # as the command line does
         address = scheduler.stdout.readline().strip()
         shares = [len(range(i, workers, len(there))) for i in range(len(there))]
         for cpu, share in zip(there, shares, strict=True):
