@@ -259,7 +259,9 @@ def main() -> None:
         if options.only != "pretenders":
             processes(folder, options.side)
         if options.only != "processes":
-            print("\n| workers | seconds a tile | tiles/s | of ideal | MB/s into the journal | ms a tile, client | scheduler |")
+            print(
+                "\n| workers | seconds a tile | tiles/s | of ideal | MB/s into the journal | ms a tile, client | scheduler |"
+            )
             print("|---|---|---|---|---|---|---|")
             pretenders(folder, options.wait, options.rounds, options.workers)
 
