@@ -259,9 +259,8 @@ def main() -> None:
         if options.only != "pretenders":
             processes(folder, options.side)
         if options.only != "processes":
-            print(
-                "\n| workers | seconds a tile | tiles/s | of ideal | MB/s into the journal | ms a tile, client | scheduler |"
-            )
+            columns = ["workers", "seconds a tile", "tiles/s", "of ideal", "MB/s into the journal"]
+            print(f"\n| {' | '.join([*columns, 'ms a tile, client', 'scheduler'])} |")
             print("|---|---|---|---|---|---|---|")
             pretenders(folder, options.wait, options.rounds, options.workers)
 
