@@ -15,32 +15,37 @@ a second shows how far scheduler, client and journal keep up; with tiles of no l
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import dask
 import numpy as np
 import rasterio
 import torch
-from distributed import Client, LocalCluster
+from distributed import Scheduler, Worker
+from numpy.typing import NDArray
 from predict import AERIAL, make_scene, untrained_bundle
 
 from geood.config.loading import load_config
 from geood.geo.cog import encode_tile
 from geood.geo.grid import Grid
-from geood.prediction import cluster, dispatch
+from geood.prediction import cluster, dispatch, worker
 from geood.prediction.job import Job, NumberedTile, ScoredTile
 from geood.prediction.journal import Chunk, Journal, TileFigures
-from geood.prediction.malloc import KEEP_FREED_MEMORY
+from geood.prediction.malloc import KEEP_FREED_MEMORY, keep_freed_memory
 from geood.prediction.pipeline import predict
 from geood.prediction.worker import NOTHING
 
+_SETTINGS = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
 TINY = ["segmenter.encoder=resnet10t", "segmenter.decoder_channels=8", "predict.halo_px=32"]
 PRETENDERS = (1, 4, 16, 64, 128)
 
@@ -124,39 +129,92 @@ def pretend(_: Job, tiles: tuple[NumberedTile, ...]) -> list[ScoredTile]:
     return [ScoredTile(one.number, figures, _chunks) for one in tiles]
 
 
-def pretenders(folder: Path, wait_s: float) -> None:
-    """A row for each number of workers that only wait."""
-    global _chunks, _wait_s
+def packed_tile() -> NDArray[np.uint8]:
+    """Packed scores of a tile that hardly compresses."""
     rng = np.random.default_rng(0)
     score = (np.kron(rng.random((64, 64)), np.ones((16, 16))) + rng.random((1024, 1024)) / 20).astype(np.float32)
-    packed = encode_tile(score, tile_px=1024, nodata=float("nan"), overview="average")
-    _chunks = Chunk.of(packed), NOTHING
-    dispatch.score_tiles = pretend
+    return encode_tile(score, tile_px=1024, nodata=float("nan"), overview="average")
+
+
+def play(address: str, workers: str, wait_s: str, cpus: str) -> None:
+    """Be `workers` workers of the scheduler at `address`, until it goes away."""
+    global _chunks, _wait_s
+    os.sched_setaffinity(0, set(map(int, cpus.split(","))))
+    _chunks, _wait_s = (Chunk.of(packed_tile()), NOTHING, NOTHING), float(wait_s)
+    worker.score_tiles = pretend
+
+    async def players() -> None:
+        each = [Worker(address, nthreads=1, memory_limit=0, dashboard=False) for _ in range(int(workers))]
+        await asyncio.gather(*each)
+        await asyncio.gather(*(one.finished() for one in each))
+
+    with dask.config.set(_SETTINGS):
+        asyncio.run(players())
+
+
+def schedule(cpus: str) -> None:
+    """Be a scheduler, until the standard input ends."""
+    os.sched_setaffinity(0, set(map(int, cpus.split(","))))
+
+    async def scheduler() -> None:
+        async with Scheduler(protocol="tcp", host=cluster.HERE, dashboard=False) as one:
+            print(one.address, flush=True)
+            await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+    with dask.config.set(_SETTINGS):
+        asyncio.run(scheduler())
+
+
+def pretenders(folder: Path, wait_s: float, rounds: int, chosen: Sequence[int]) -> None:
+    """A row for each number of workers that only wait."""
+    megabytes = packed_tile().nbytes / 1e6
     for wait in (wait_s, 0.0):
-        _wait_s = wait
-        for workers in PRETENDERS if wait else PRETENDERS[-1:]:
-            many = max(64, min(1024, int(workers * 10 / max(wait, 0.1))))
-            side = int(many**0.5)
-            grid = Grid(side * 1024, side * 1024, rasterio.Affine.identity())
-            journal = folder / "pretended.journal"
-            journal.unlink(missing_ok=True)
-            with (
-                LocalCluster(
-                    n_workers=workers,
-                    threads_per_worker=1,
-                    processes=False,
-                    protocol="tcp",
-                    dashboard_address=None,
-                    memory_limit=0,
-                ) as cluster,
-                Client(cluster, direct_to_workers=True) as client,
-                Journal(journal, {}) as kept,
-            ):
-                began = time.perf_counter()
-                dispatch.score_scene(_job(), grid, journal=kept, client=client, on_gpu=False, title="pretended")
-                rate = side**2 / (time.perf_counter() - began)
-            share, megabytes = rate * wait / workers if wait else float("nan"), rate * packed.nbytes / 1e6
-            print(f"| {workers} | {wait:.2f} | {rate:.0f} | {share:.2f} | {megabytes:.0f} |")
+        for workers in chosen if wait else chosen[-1:]:
+            rate, client, scheduler = pretended(folder / "pretended.journal", workers, wait, rounds)
+            share = rate * wait / workers if wait else float("nan")
+            figures = f"{rate:.0f} | {share:.2f} | {rate * megabytes:.0f} | {client:.1f} | {scheduler:.1f}"
+            print(f"| {workers} | {wait:.2f} | {figures} |", flush=True)
+
+
+def pretended(journal: Path, workers: int, wait_s: float, rounds: int) -> tuple[float, float, float]:
+    """Tiles a second with `workers` pretended workers, and milliseconds a tile of a core in client and scheduler."""
+    journal.unlink(missing_ok=True)
+    here, there = cores_apart()
+    side = max(8, round((workers * (rounds if wait_s else 16)) ** 0.5))
+    grid = Grid(side * 1024, side * 1024, rasterio.Affine.identity())
+    row = [sys.executable, __file__]
+    first, second = here[0], here[-1]
+    with ExitStack() as started:
+        started.callback(os.sched_setaffinity, 0, os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {first})
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        scheduler = started.enter_context(subprocess.Popen([*row, "--schedule", str(second)], **pipes))
+        started.callback(scheduler.communicate)
+        keep_freed_memory()  # as the command line does
+        address = scheduler.stdout.readline().strip()
+        shares = [len(range(i, workers, len(there))) for i in range(len(there))]
+        for cpu, share in zip(there, shares, strict=True):
+            if share:
+                player = subprocess.Popen([*row, "--play", address, str(share), str(wait_s), str(cpu)])
+                started.callback(player.wait)
+                started.callback(player.terminate)
+        with Journal(journal, {}) as kept, cluster.dask_client(0, address) as client:
+            client.wait_for_workers(workers)
+            before = time.process_time(), client.run_on_scheduler(time.process_time)
+            began = time.perf_counter()
+            dispatch.score_scene(_job(), grid, journal=kept, client=client, on_gpu=False, title="pretended")
+            seconds = time.perf_counter() - began
+            after = time.process_time(), client.run_on_scheduler(time.process_time)
+        assert len(kept.figures) == side**2
+    spent = (1000 * (late - early) / side**2 for early, late in zip(before, after, strict=True))
+    return side**2 / seconds, *spent
+
+
+def cores_apart() -> tuple[list[int], list[int]]:
+    """Cores for client and scheduler, and cores for the players."""
+    cores = sorted(os.sched_getaffinity(0))
+    here = cores[:1] if len(cores) < 4 else cores[:2]
+    return here, cores[len(here) :] or cores
 
 
 def _job() -> Job:
@@ -181,14 +239,17 @@ def _job() -> Job:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--row"]:
-        one_row(*sys.argv[2:])
+    inner = {"--row": one_row, "--play": play, "--schedule": schedule}
+    if chosen := inner.get("".join(sys.argv[1:2])):
+        chosen(*sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=6144, help="pixels")
     parser.add_argument(
         "--wait", type=float, default=1.1, help="seconds that a pretended tile takes; one core's by default"
     )
+    parser.add_argument("--rounds", type=int, default=8, help="tiles that each pretended worker does")
+    parser.add_argument("--workers", type=int, nargs="+", default=PRETENDERS, help="numbers of pretended workers")
     parser.add_argument("--keep", type=Path, help="folder for scenes and outputs; else a temporary one")
     parser.add_argument("--only", choices=["processes", "pretenders"])
     options = parser.parse_args()
@@ -198,8 +259,10 @@ def main() -> None:
         if options.only != "pretenders":
             processes(folder, options.side)
         if options.only != "processes":
-            print("\n| workers | seconds a tile | tiles/s | of ideal | MB/s into the journal |\n|---|---|---|---|---|")
-            pretenders(folder, options.wait)
+            columns = ["workers", "seconds a tile", "tiles/s", "of ideal", "MB/s into the journal"]
+            print(f"\n| {' | '.join([*columns, 'ms a tile, client', 'scheduler'])} |")
+            print("|---|---|---|---|---|---|---|")
+            pretenders(folder, options.wait, options.rounds, options.workers)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from geood.progress import Progress
 
 log = logging.getLogger("geood")
 LOOK_S = 0.01  # polling interval for results, seconds
+TOGETHER = 8  # of that many threads, one may wait for others, so that their new tasks are sent together
 TRIES = 2  # attempts at a tile whose workers die
 HOPELESS = 16  # first tiles of a scene after whose failure a run stops: in their order, whichever fails soonest
 HOPELESS_AFAR = 2  # the same for a scene on a server, where each tile was retried for minutes
@@ -88,6 +89,7 @@ class TileQueue:
         self._size = MOST_AT_ONCE if on_gpu else 1
         threads = max(1, sum(client.nthreads().values()))
         self._slots = threads + 2 if on_gpu else 2 * threads
+        self._together = max(1, threads // TOGETHER)
         self._retries: deque[tuple[NumberedTile, ...]] = deque()
         self._tries: Counter[int] = Counter()
 
@@ -99,25 +101,33 @@ class TileQueue:
         in_flight: dict[Any, tuple[NumberedTile, ...]] = {}
         running = as_completed(loop=self._client.loop, with_results=True, raise_errors=False)
         while True:
-            while len(in_flight) < self._slots and (task := self._next(tasks)):
-                future = self._client.submit(score_tiles, self._job_future, task, pure=False)
-                in_flight[future] = task
-                running.add(future)
+            free = self._slots - len(in_flight)
+            if new := [task for _ in range(free) if (task := self._next(tasks))]:
+                futures = self._client.map(score_tiles, [self._job_future] * len(new), new, pure=False)
+                in_flight.update(zip(futures, new, strict=True))
+                running.update(futures)
             if not in_flight:
                 return
-            watchdog = WorkerWatchdog(self._client)
-            while not running.has_ready():
-                watchdog.look()
-                time.sleep(LOOK_S)
-            future, result = next(running)
-            task = in_flight.pop(future)
-            if future.status == "error":
-                yield from self._failed(task, result[1])
-            elif isinstance(result, BaseException):
-                raise result
-            else:
-                yield from result
-            future.release()
+            for future, result in self._ready(running):
+                task = in_flight.pop(future)
+                if future.status == "error":
+                    yield from self._failed(task, result[1])
+                elif isinstance(result, BaseException):
+                    raise result
+                else:
+                    yield from result
+                future.release()
+
+    def _ready(self, running: Any) -> Iterator[tuple[Any, Any]]:
+        """Wait for a task to end; yield it, and a few more if they have ended too, whose places are filled together."""
+        watchdog = WorkerWatchdog(self._client)
+        while not running.has_ready():
+            watchdog.look()
+            time.sleep(LOOK_S)
+        for _ in range(self._together):
+            if not running.has_ready():
+                return
+            yield next(running)
 
     def _next(self, tasks: Iterator[tuple[NumberedTile, ...]]) -> tuple[NumberedTile, ...] | None:
         return self._retries.popleft() if self._retries else next(tasks, None)

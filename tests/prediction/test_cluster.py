@@ -1,6 +1,7 @@
 """Dask for this run alone: what it starts can be reached by nobody else, and a scheduler's address tells no secrets."""
 
 import logging
+import os
 import re
 import stat
 import subprocess
@@ -19,6 +20,8 @@ import geood
 from geood.errors import ConfigError, OutputError
 from geood.prediction import cluster
 from geood.prediction.cluster import TlsFiles, connect, dask_client
+from geood.prediction.pipeline import predict
+from support.rasters import picture, write_raster
 
 
 def test_loops_tell_nothing_while_a_run_lasts_and_what_they_did_afterwards():
@@ -92,6 +95,24 @@ def test_all_that_opens_ports_has_tls(monkeypatch, workers, cuda):
     assert gpus == ([] if cuda else [{}] * 2 if workers else [{"CUDA_VISIBLE_DEVICES": str(i)} for i in range(2)])
 
 
+def test_one_process_per_gpu_by_dask_cuda_is_a_cluster_like_any_other(monkeypatch):
+    """A stand-in for its class, which takes what dask-cuda is given and starts one worker in this process."""
+    started = []
+
+    def cuda_cluster(**options):
+        started.append(LocalCluster(n_workers=1, processes=False, **options))
+        return started[0]
+
+    monkeypatch.setattr(cluster.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setitem(sys.modules, "dask_cuda", types.SimpleNamespace(LocalCUDACluster=cuda_cluster))
+    with dask_client(0, None) as client:
+        assert client.submit(abs, -1).result() == 1
+        assert client.scheduler.address == started[0].scheduler_address
+        assert started[0].scheduler_address.startswith("tls://127.0.0.1:")
+        assert set(client.nthreads().values()) == {cluster.threads_of(0)[1]}
+    assert started[0].status.name == "closed"
+
+
 def test_dask_is_started_in_one_place():
     start = re.compile(r"\b(Scheduler|Nanny|Worker|LocalCluster|SpecCluster|LocalCUDACluster)\(")
     rooms = Path(geood.__file__).parent.rglob("*.py")
@@ -117,6 +138,20 @@ def test_a_scheduler_with_tls_takes_the_files_it_was_started_with(tls):
             assert client.submit(abs, -1).result() == 1
         with pytest.raises(ConfigError, match=r"tls://.*--tls-ca-file"), dask_client(0, running.scheduler_address):
             pass
+
+
+@pytest.mark.slow
+def test_a_cluster_of_several_processes_with_tls_gives_the_bytes_of_one(tmp_path, tls, bundle_path):
+    security, files = tls
+    scene, how = write_raster(tmp_path / "s.tif", picture(300, 300)), {"settings": ["predict.tile_px=64"]}
+    predict([scene], tmp_path / "one.tif", bundle_path=bundle_path, **how)
+    each = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1"}
+    with LocalCluster(protocol="tls://", security=security, processes=True, **each) as running:
+        address = running.scheduler_address
+        with dask_client(0, address, tls=files) as client:
+            assert len({*client.run(os.getpid).values(), os.getpid()}) == 3
+        predict([scene], tmp_path / "many.tif", bundle_path=bundle_path, scheduler=address, tls=files, **how)
+    assert (tmp_path / "many.tif").read_bytes() == (tmp_path / "one.tif").read_bytes()
 
 
 def test_tls_files_that_cannot_be_used_are_named(tmp_path, tls):
