@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from geood.calibration import CellMaps, tile_cells
 from geood.constants import NO_CLASS
 from geood.errors import BundleError, DataError, GeoodError
-from geood.geo.cog import EMPTY, encode_tile
+from geood.geo.cog import EMPTY, encode_tile, rounded
 from geood.geo.gdal import limit_cache
 from geood.geo.paths import with_retries
 from geood.geo.scene import Scene
@@ -173,7 +173,7 @@ def _packed(
         score, classes = score[inside], classes[inside]
     else:
         back = WayBack(tile, job.source.scale)
-        score = back.scores(score)
+        score = rounded(back.scores(score))
         classes = back.classes(classes) if job.classes else classes
     whole = bool(wanted.all())
     values = score if whole else score[wanted]
