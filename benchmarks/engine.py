@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from predict import AERIAL, make_scene, untrained_bundle
 
 from geood.config.loading import load_config
+from geood.geo.cog import rounded
 from geood.prediction import cluster, journal, pipeline, rasters, scene_verdict, worker
 from geood.prediction.engine import MOST_AT_ONCE, Engine, Maps
 from geood.prediction.malloc import KEEP_FREED_MEMORY
@@ -61,7 +62,7 @@ def ready_scores(like: Path | None, side: int = 1024) -> NDArray[np.float32]:
 
 def _above(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scores of which a hundredth lies above the threshold of the untrained bundle."""
-    scaled: NDArray[np.float32] = scores * np.float32(0.9999 / np.quantile(scores, 0.99))
+    scaled: NDArray[np.float32] = rounded(scores * np.float32(0.9999 / np.quantile(scores, 0.99)))
     return scaled
 
 

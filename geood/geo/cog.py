@@ -175,7 +175,10 @@ def _average(array: NDArray[Any]) -> NDArray[Any]:
         if holes.any():
             few = np.stack([quarter[holes] for quarter in (a, b, c, d)])
             mean[holes] = np.nansum(few, axis=0) / (~np.isnan(few)).sum(axis=0)
-        return rounded(mean)
+        near = rounded(mean)
+        far = ~np.isfinite(near)
+        near[far] = mean[far]
+    return near
 
 
 def _mode(array: NDArray[Any]) -> NDArray[Any]:

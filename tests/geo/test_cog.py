@@ -265,7 +265,7 @@ def test_missing_and_empty_tiles_are_nodata(tmp_path, dtype):
     finish(out, Grid(300, 1300, NORTH_UP, UTM), places, tile_px=128, dtype=dtype)
     levels = levels_of(out)
     np.testing.assert_array_equal(levels[0], array)
-    np.testing.assert_allclose(levels[2], halved(halved(array)), rtol=2e-5, atol=1e-7)
+    np.testing.assert_allclose(levels[2], halved(halved(array)), rtol=4e-5, atol=2e-5)
     assert (check_layout(out)[0][3] == 0).sum() > 20
 
 
@@ -292,7 +292,8 @@ def test_neither_order_nor_threads_show(tmp_path, monkeypatch, dtype):
 
 @pytest.mark.parametrize("dtype", KIND)
 def test_the_file_is_what_gdal_would_write(tmp_path, dtype):
-    """The same header, directories and blocks as GDAL's own COG of the same levels, but for sparse blocks."""
+    """Header and directories are those of GDAL's own COG of the same levels, and blocks about as long: it has a ZSTD of
+    its own."""
     nodata, overview = KIND[dtype]
     array = np.nan_to_num(pixels(1024, 1024, dtype), nan=0.5)
     array[array == nodata] = 1
@@ -305,8 +306,10 @@ def test_the_file_is_what_gdal_would_write(tmp_path, dtype):
     ours, theirs = ours.read_bytes(), theirs.read_bytes()
     assert ours[:150] == theirs[:150]
     for mine, other in zip(directories(ours), directories(theirs), strict=True):
-        assert {k: v for k, v in mine[1].items() if k != 324} == {k: v for k, v in other[1].items() if k != 324}
-        np.testing.assert_array_equal(np.diff(mine[2]), np.diff(other[2]))
+        told, own = ({k: v for k, v in found[1].items() if k not in (324, 325)} for found in (mine, other))
+        assert told == own
+        np.testing.assert_allclose(mine[3], other[3], rtol=0.05)
+        np.testing.assert_array_equal(np.diff(mine[2]), mine[3][:-1] + 8)
 
 
 def test_a_large_file_is_a_bigtiff(tmp_path, monkeypatch):
