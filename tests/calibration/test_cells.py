@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from geood.calibration import cells
 from geood.calibration.cells import (
     CELL_PX,
     DIRECTIONS,
@@ -104,3 +105,16 @@ def test_bytes_come_back_as_cells_and_damaged_ones_are_left_out():
     assert len(read_cells(b"", len(NAMES))) == 0 and len(read_cells(b"12345", len(NAMES))) == 0
     rows[1, 3] = np.nan
     assert len(read_cells(rows.tobytes() + b"1", len(NAMES))) == 3
+
+
+def test_cells_taken_together_are_those_taken_alone():
+    whole, known = maps(192, seed=3), np.ones((192, 192), bool)
+    together = cell_statistics(whole, known, every=1)
+    alone = [
+        cells._one(cells._cut(whole, (slice(row, row + 64), slice(col, col + 64))), known[:64, :64])
+        for row in (0, 64, 128)
+        for col in (0, 64, 128)
+    ]
+    np.testing.assert_array_equal(together, np.stack(alone))
+    known[5, 100] = False
+    np.testing.assert_array_equal(np.delete(cell_statistics(whole, known, every=1), 1, 0), np.delete(together, 1, 0))
