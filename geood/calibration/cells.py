@@ -173,8 +173,8 @@ def _several(cells: Sequence[CellMaps]) -> NDArray[np.float32]:
     level, contrast = values.mean(2), values.std(2)
     centred = (values - level[..., None]) / np.maximum(contrast, _LEAST)[..., None]
     pairs = band_pairs(values.shape[1])
-    likeness = [(centred[:, one] * centred[:, other]).mean(1) for one, other in pairs]
-    order = [(values[:, one] > values[:, other]).mean(1) for one, other in pairs]
+    likeness: Any = [(centred[:, one] * centred[:, other]).mean(1) for one, other in pairs]
+    order: Any = [(values[:, one] > values[:, other]).mean(1) for one, other in pairs]
     at = int(DARK * (values.shape[2] - 1))
     dark = [np.partition(lowest, at)[[at]] for lowest in values.min(1)]
     places = (np.array((0.5, 0.9, 0.99)) * (scores[0].size - 1)).astype(int)
@@ -183,7 +183,8 @@ def _several(cells: Sequence[CellMaps]) -> NDArray[np.float32]:
     shares = [np.bincount(one, minlength=count)[:count] / flat.shape[1] for one in flat]
     features = [cell.features.mean((1, 2)) for cell in cells]
     fine = _fineness_of_several(images)
-    columns = [level, contrast, np.stack(likeness, 1), fine, ranked, shares, features, dark, np.stack(order, 1)]
+    likeness, order = (np.reshape(each, (len(pairs), len(cells))).T for each in (likeness, order))
+    columns = [level, contrast, likeness, fine, ranked, shares, features, dark, order]
     return np.concatenate(columns, axis=1).astype(np.float32)
 
 

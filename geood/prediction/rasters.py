@@ -7,6 +7,7 @@ work folder; publishing is left to `pipeline`.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from functools import partial
@@ -57,10 +58,12 @@ OWN_TAGS = (THRESHOLD_TAG, VERDICT_TAG, RUN_TAG, TABLE_TAG)  # of score rasters,
 class ScoredScene(NamedTuple):
     """Result of one scene: its number of scored pixels, the windows of failed tiles, and the first reason.
 
-    `cells` (n, S) are the statistics of its cells, tile by tile.
+    `above` is the number of pixels above the threshold, None if it was not counted tile by tile. `cells` (n, S) are the
+    statistics of its cells, tile by tile.
     """
 
     valid: int
+    above: int | None
     failed: tuple[Window, ...]
     reason: str
     cells: NDArray[np.float32]
@@ -77,7 +80,8 @@ def assemble_rasters(
     on_gpu, title = have_gpu(client), target.scene.label
     tiles = -(-plan.grid.height // plan.job.tile_px) * -(-plan.grid.width // plan.job.tile_px)
     with work.journal(name, plan.key | {"gpu": on_gpu}, tiles=tiles) as journal:
-        failed = score_scene(plan.job, plan.grid, journal=journal, client=client, on_gpu=on_gpu, title=title)
+        job = dataclasses.replace(plan.job, threshold=threshold)
+        failed = score_scene(job, plan.grid, journal=journal, client=client, on_gpu=on_gpu, title=title)
         figures = journal.total()
         cells = _cells(journal, bundle)
         windows = tuple(tile.window for tile in failed)
@@ -112,7 +116,7 @@ def assemble_rasters(
         style = qgis.class_style(bundle.class_names)
         (work.folder / qgis.style_beside(target.classes).name).write_text(style, encoding="utf-8")
     reason = failed[0].reason if failed else ""
-    return ScoredScene(figures.scored, windows, reason, cells)
+    return ScoredScene(figures.scored, figures.above, windows, reason, cells)
 
 
 def finish_raster(scores: Path, bundle: ModelBundle, verdict: Verdict, *, open_threshold: bool) -> None:

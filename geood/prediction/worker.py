@@ -181,7 +181,8 @@ def _packed(
     if not np.isfinite(mean):
         return FailedTile(number, tile.write, "valid pixels have no finite score; the model may be damaged")
     squares = float(np.square(values - np.float32(mean)).sum(dtype=np.float64))
-    figures = TileFigures(values.size, mean, squares, float(values.min()), float(values.max()))
+    above = None if job.threshold is None else int((values > job.threshold).sum())
+    figures = TileFigures(values.size, mean, squares, float(values.min()), float(values.max()), above)
     if not whole:
         score = np.where(wanted, score, np.float32(np.nan))
     packed = encode_tile(score, tile_px=job.tile_px, nodata=float("nan"), overview="average")
