@@ -16,7 +16,8 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -42,7 +43,9 @@ LAYOUT = (
     b"LAYOUT=IFDS_BEFORE_DATA\nBLOCK_ORDER=ROW_MAJOR\nBLOCK_LEADER=SIZE_AS_UINT4\n"
     b"BLOCK_TRAILER=LAST_4_BYTES_REPEATED\nKNOWN_INCOMPATIBLE_EDITION=NO\n "
 )  # GDAL overwrites the trailing blank in a file that was edited later
+COPIERS = 4  # threads that copy blocks: the system writes to a file one by one, and reads meanwhile
 _thread = threading.local()
+_seeking = threading.Lock()
 GHOST = b"GDAL_STRUCTURAL_METADATA_SIZE=%06d bytes\n" % len(LAYOUT) + LAYOUT
 
 
@@ -171,24 +174,51 @@ def write_cog(path: Path, levels: list[PyramidLevel], like: Tags) -> None:
         head = _head(levels, like, big=True)
     with path.open("wb") as file:
         file.write(head)
-        for level in reversed(levels):
-            for start, end in _runs(level):
-                for at in range(start, end, PIECE):
-                    file.write(read_at(level.source, at, min(PIECE, end - at)))
         file.flush()
+        with ThreadPoolExecutor(COPIERS) as pool:
+            done = [pool.submit(_copy, file, *piece) for piece in _pieces(levels, len(head))]
+        for future in done:
+            future.result()
         os.fsync(file.fileno())
         if os.fstat(file.fileno()).st_size != len(head) + data:
             raise OSError("only part of it reached the disk")
 
 
+def _pieces(levels: list[PyramidLevel], to: int) -> Iterator[tuple[BinaryIO, int, int, int]]:
+    """Yield (source, offset in it, length, offset in the COG) of all block data, which begins at `to`."""
+    for level in reversed(levels):
+        for start, end in _runs(level):
+            for at in range(start, end, PIECE):
+                yield level.source, at, min(PIECE, end - at), to
+                to += min(PIECE, end - at)
+
+
+def _copy(file: BinaryIO, source: BinaryIO, at: int, length: int, to: int) -> None:
+    data = memoryview(read_at(source, at, length))
+    while data:
+        if hasattr(os, "pwrite"):
+            written = os.pwrite(file.fileno(), data, to)
+        else:
+            with _seeking:
+                file.seek(to)
+                written = file.write(data)
+                file.flush()
+        data, to = data[written:], to + written
+
+
 def read_at(file: BinaryIO, offset: int, length: int) -> bytes:
-    """Read `length` bytes at `offset` of a file.
+    """Read `length` bytes at `offset` of a file, in any thread; what was written to it must be flushed.
 
     Raises:
         DataError: the file ends before.
     """
-    file.seek(offset)
-    data = file.read(min(length, os.fstat(file.fileno()).st_size))
+    most = min(length, os.fstat(file.fileno()).st_size)
+    if hasattr(os, "pread"):
+        data = os.pread(file.fileno(), most, offset)
+    else:
+        with _seeking:
+            file.seek(offset)
+            data = file.read(most)
     if len(data) != length:
         raise DataError(f"{file.name}: cut short at byte {offset + len(data)}; remove it and run again")
     return data
