@@ -120,6 +120,12 @@ def tile_cells(
     return cell_statistics(maps, onto_working(within, tile, scale=scale, shape=(rows, cols)), every=every)
 
 
+def looked_at(rows: int, halo_px: int) -> list[slice]:
+    """Return the rows of a tile as read, of so many, that `tile_cells` looks at: the others need not be scaled."""
+    inner = range(halo_px, rows - halo_px, CELL_PX * EVERY)
+    return [slice(row, min(row + CELL_PX, rows - halo_px)) for row in inner]
+
+
 def onto_working(within: NDArray[np.bool_], tile: Tile, *, scale: float, shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Return a mask of a tile's write window on its working grid without the halo, `shape`, nearest pixels."""
     axes = []

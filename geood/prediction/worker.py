@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geood.calibration import CellMaps, tile_cells
+from geood.calibration import CellMaps, looked_at, tile_cells
 from geood.constants import NO_CLASS
 from geood.errors import BundleError, DataError, GeoodError
 from geood.geo.cog import EMPTY, encode_tile, rounded
@@ -141,7 +141,9 @@ def _measured(job: Job, engine: Engine, batch: Sequence[ReadTile], maps: Maps) -
     for pixels, score, classes, features in zip(batch, *maps, strict=True):
         image = pixels.image
         if image.dtype == np.uint8:  # it was scaled on the GPU
-            image = bundle.bands.scale(image, pixels.valid)
+            image = np.empty(image.shape, np.float32)
+            for rows in looked_at(image.shape[1], pixels.numbered.tile.halo_px):
+                image[:, rows] = bundle.bands.scale(pixels.image[:, rows], pixels.valid[rows])
         looked_at = CellMaps(image, score, classes[..., 0], features, len(bundle.class_ids))
         tile = pixels.numbered.tile
         found.append(tile_cells(looked_at, tile, pixels.wanted, scale=job.source.scale))

@@ -10,6 +10,7 @@ from geood.calibration.cells import (
     DIRECTIONS,
     CellMaps,
     cell_statistics,
+    looked_at,
     onto_working,
     pooled_features,
     read_cells,
@@ -118,3 +119,14 @@ def test_cells_taken_together_are_those_taken_alone():
     np.testing.assert_array_equal(together, np.stack(alone))
     known[5, 100] = False
     np.testing.assert_array_equal(np.delete(cell_statistics(whole, known, every=1), 1, 0), np.delete(together, 1, 0))
+
+
+def test_only_some_rows_of_a_tile_are_looked_at():
+    whole = maps(320, seed=4)
+    tile, within = Tile(read=Window(-32, -32, 320, 320), write=Window(0, 0, 256, 256), halo_px=32), np.ones((256, 256), bool)
+    blank = np.full_like(whole.image, np.nan)
+    for rows in looked_at(320, 32):
+        blank[:, rows] = whole.image[:, rows]
+    assert np.isnan(blank).mean() > 0.5
+    found = tile_cells(whole._replace(image=blank), tile, within, scale=1)
+    np.testing.assert_array_equal(found, tile_cells(whole, tile, within, scale=1))
