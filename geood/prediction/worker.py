@@ -144,9 +144,9 @@ def _measured(job: Job, engine: Engine, batch: Sequence[ReadTile], maps: Maps) -
             image = np.empty(image.shape, np.float32)
             for rows in looked_at(image.shape[1], pixels.numbered.tile.halo_px):
                 image[:, rows] = bundle.bands.scale(pixels.image[:, rows], pixels.valid[rows])
-        looked_at = CellMaps(image, score, classes[..., 0], features, len(bundle.class_ids))
+        cells = CellMaps(image, score, classes[..., 0], features, len(bundle.class_ids))
         tile = pixels.numbered.tile
-        found.append(tile_cells(looked_at, tile, pixels.wanted, scale=job.source.scale))
+        found.append(tile_cells(cells, tile, pixels.wanted, scale=job.source.scale))
     return found
 
 
