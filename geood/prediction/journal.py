@@ -26,7 +26,7 @@ from geood.errors import OutputError, shown
 
 log = logging.getLogger("geood")
 KIND = b"geood journal "
-MAGIC = KIND + b"4\n"
+MAGIC = KIND + b"5\n"
 SUFFIX = ".journal"
 LAYERS = 3  # chunks of a record: scores, classes and statistics of cells
 SYNC_S = 5.0  # work that a power cut may cost, seconds
