@@ -5,10 +5,11 @@
 The network is replaced by one that answers `--pretend` megapixels a second (read pixels, in batches of 8 tiles, one
 batch at a time) and takes no core meanwhile, as a GPU would; its maps are ready beforehand. All else is the real run:
 reading, feeding, packing, journal, putting the rasters together, verdict, polygons. Each row of the first table runs in
-a process of its own that may use so many cores (Linux only); the start, until the
-first tile is read, is told apart, and efficiency is the rate without it by that of the first row and the cores. The second table tells the CPU time of each stage, milliseconds of a core for each megapixel of the scene, by the
-clock of the thread that works on it (`end` and what follows: of the whole process); what no stage holds is Dask's and
-the start's. `after the last tile` is the time on the wall from there to the end.
+a process of its own that may use so many cores (Linux only); the start, until the first tile is read, is told apart,
+and efficiency is the rate without it by that of the first row and the cores. The second table tells the CPU time of
+each stage, milliseconds of a core for each megapixel of the scene, by the clock of the thread that works on it (`end`
+and what follows: of the whole process); what no stage holds is Dask's and the start's. `after the last tile` is the
+time on the wall from there to the end.
 
 `--like` takes a score raster whose scores are repeated over the scene; without it they are smooth with noise, and
 compress about as those of a trained network do.
@@ -86,11 +87,12 @@ class Pretender(Engine):
             began = time.monotonic()
             key = (tiles, rows, cols, height, width)
             if key not in self._ready:
-                self._ready[key] = self._made(*key)
+                self._ready[key] = self._made(key)
             time.sleep(max(0.0, tiles * height * width / self.rate - (time.monotonic() - began)))
             return self._ready[key]
 
-    def _made(self, tiles: int, rows: int, cols: int, height: int, width: int) -> Maps:
+    def _made(self, shape: tuple[int, ...]) -> Maps:
+        tiles, rows, cols, height, width = shape
         score = np.tile(self.scores, (2, 2))[:rows, :cols]
         stacked = np.stack([np.roll(score, 37 * i, 1) for i in range(tiles)])
         classes = np.full((*stacked.shape, 4), 255, np.uint8)
@@ -200,7 +202,12 @@ def rows(options: argparse.Namespace) -> None:
     given = ["pretend", "side", "out", "keep", *(["like"] if options.like else [])]
     found: dict[int, Any] = {}
     for cores in map(int, options.cores.split(",")):
-        command = [sys.executable, __file__, f"--row={cores}", *(f"--{name}={getattr(options, name)}" for name in given)]
+        command = [
+            sys.executable,
+            __file__,
+            f"--row={cores}",
+            *(f"--{name}={getattr(options, name)}" for name in given),
+        ]
         env = os.environ | KEEP_FREED_MEMORY | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
         found[cores] = json.loads(done.stdout.splitlines()[-1])

@@ -203,7 +203,8 @@ def _fineness_of_several(images: NDArray[np.float32]) -> NDArray[np.float32]:
     columns = grey[:, :-2] - 2 * grey[:, 1:-1] + grey[:, 2:]
     laplacian = columns[..., :-2] - 2 * columns[..., 1:-1] + columns[..., 2:]
     noise = _NOISE * _flat(np.abs(laplacian)).mean(1)
-    return np.log(np.maximum(np.stack([detail, noise], 1), _LEAST)).astype(np.float32)
+    fine: NDArray[np.float32] = np.log(np.maximum(np.stack([detail, noise], 1), _LEAST)).astype(np.float32)
+    return fine
 
 
 def _flat(cells: NDArray[Any]) -> NDArray[Any]:

@@ -98,7 +98,8 @@ def rounded(scores: Scores) -> Scores:
     bytes and of the time to compress them. Veltkamp's splitting (Dekker 1971), exact below 1e36.
     """
     spread = scores * 257
-    return spread - (spread - scores)
+    near: Scores = spread - (spread - scores)
+    return near
 
 
 def assemble(  # noqa: PLR0913 - grid, pixels and metadata of a raster

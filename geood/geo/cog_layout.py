@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +104,7 @@ def _all_nodata(block: NDArray[Any], nodata: float) -> bool:
 
 
 def _compressed(block: NDArray[Any]) -> memoryview:
-    pixels = _predicted(block) if block.dtype.kind == "f" else np.ascontiguousarray(block)
+    pixels: Any = _predicted(block) if block.dtype.kind == "f" else np.ascontiguousarray(block)
     if compression() == "DEFLATE":
         return memoryview(zlib.compress(pixels, DEFLATE_LEVEL))
     return memoryview(_zstd().compress(pixels, asbytes=True))
@@ -176,7 +176,7 @@ def write_cog(path: Path, levels: list[PyramidLevel], like: Tags) -> None:
         file.write(head)
         file.flush()
         with ThreadPoolExecutor(COPIERS) as pool:
-            done = [pool.submit(_copy, file, *piece) for piece in _pieces(levels, len(head))]
+            done = [pool.submit(_copy, file, piece) for piece in _pieces(levels, len(head))]
         for future in done:
             future.result()
         os.fsync(file.fileno())
@@ -184,17 +184,26 @@ def write_cog(path: Path, levels: list[PyramidLevel], like: Tags) -> None:
             raise OSError("only part of it reached the disk")
 
 
-def _pieces(levels: list[PyramidLevel], to: int) -> Iterator[tuple[BinaryIO, int, int, int]]:
-    """Yield (source, offset in it, length, offset in the COG) of all block data, which begins at `to`."""
+class _Piece(NamedTuple):
+    """Bytes to be copied: `length` of them at `at` in `source`, `to` an offset in the COG."""
+
+    source: BinaryIO
+    at: int
+    length: int
+    to: int
+
+
+def _pieces(levels: list[PyramidLevel], to: int) -> Iterator[_Piece]:
+    """Yield the pieces of all block data, which begins at `to`."""
     for level in reversed(levels):
         for start, end in _runs(level):
             for at in range(start, end, PIECE):
-                yield level.source, at, min(PIECE, end - at), to
+                yield _Piece(level.source, at, min(PIECE, end - at), to)
                 to += min(PIECE, end - at)
 
 
-def _copy(file: BinaryIO, source: BinaryIO, at: int, length: int, to: int) -> None:
-    data = memoryview(read_at(source, at, length))
+def _copy(file: BinaryIO, piece: _Piece) -> None:
+    data, to = memoryview(read_at(piece.source, piece.at, piece.length)), piece.to
     while data:
         if hasattr(os, "pwrite"):
             written = os.pwrite(file.fileno(), data, to)

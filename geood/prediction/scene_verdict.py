@@ -2,7 +2,8 @@
 
 What lies above the threshold is counted in the scores as the map holds them, so every figure that is told can be found
 again there: tile by tile as they are packed, or, after a run was resumed or where a scene chooses its own threshold, by
-reading the map once more. The tags of a finished raster are filled in where room was left for them; its layout does not change.
+reading the map once more. The tags of a finished raster are filled in where room was left for them; its layout does not
+change.
 """
 
 from __future__ import annotations

@@ -141,8 +141,8 @@ def _measured(job: Job, engine: Engine, batch: Sequence[ReadTile], maps: Maps) -
     for pixels, score, classes, features in zip(batch, *maps, strict=True):
         image = pixels.image
         if image.dtype == np.uint8:  # it was scaled on the GPU
-            image = np.empty(image.shape, np.float32)
-            for rows in looked_at(image.shape[1], pixels.numbered.tile.halo_px):
+            image = np.empty(pixels.image.shape, np.float32)
+            for rows in looked_at(pixels.valid.shape[0], pixels.numbered.tile.halo_px):
                 image[:, rows] = bundle.bands.scale(pixels.image[:, rows], pixels.valid[rows])
         cells = CellMaps(image, score, classes[..., 0], features, len(bundle.class_ids))
         tile = pixels.numbered.tile

@@ -123,7 +123,10 @@ def test_cells_taken_together_are_those_taken_alone():
 
 def test_only_some_rows_of_a_tile_are_looked_at():
     whole = maps(320, seed=4)
-    tile, within = Tile(read=Window(-32, -32, 320, 320), write=Window(0, 0, 256, 256), halo_px=32), np.ones((256, 256), bool)
+    tile, within = (
+        Tile(read=Window(-32, -32, 320, 320), write=Window(0, 0, 256, 256), halo_px=32),
+        np.ones((256, 256), bool),
+    )
     blank = np.full_like(whole.image, np.nan)
     for rows in looked_at(320, 32):
         blank[:, rows] = whole.image[:, rows]
