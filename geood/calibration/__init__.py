@@ -9,6 +9,7 @@ from geood._lazy import lazy_exports
 if TYPE_CHECKING:
     from geood.calibration.cells import (
         CellMaps,
+        looked_at,
         pooled_features,
         read_cells,
         statistic_count,
@@ -41,6 +42,7 @@ __all__ = [
     "garwood",
     "guaranteed",
     "least_area",
+    "looked_at",
     "measure_ground",
     "pooled_features",
     "prediction_tiles",
@@ -74,6 +76,7 @@ __getattr__, __dir__ = lazy_exports(
         "garwood": "rates",
         "guaranteed": "rates",
         "least_area": "false_polygons",
+        "looked_at": "cells",
         "measure_ground": "measurement",
         "pooled_features": "cells",
         "prediction_tiles": "tiled_scoring",

@@ -60,7 +60,8 @@ class Bands:
                 np.multiply(scaled, np.float32(1 / (high - low)), out=scaled)
             bad = ~valid if array.dtype.kind != "f" else ~valid | ~np.isfinite(band)
             np.clip(scaled, 0, 1, out=scaled)
-            scaled[bad] = fill
+            if bad.any():
+                scaled[bad] = fill
         return out
 
     def to_dict(self) -> dict[str, Any]:

@@ -9,11 +9,13 @@ works block by block and chooses among overviews, does not guarantee that. Works
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+MOST_TURNS = 8  # of a window that is copied by runs of columns
 MAJORITY = 0.4999  # fraction of a pixel's area that must be valid: half, with a margin for rounding
 
 
@@ -74,6 +76,24 @@ def nearest(first: int, length: int, *, scale: float, size: int) -> NDArray[np.i
     centres = (np.arange(first, first + length) + 0.5) / scale
     under: NDArray[np.intp] = np.floor(centres + 1e-6).astype(np.intp).clip(0, size - 1)
     return under
+
+
+def spread(array: NDArray[Any], rows: NDArray[np.intp], cols: NDArray[np.intp]) -> NDArray[Any]:
+    """Return the pixels (..., h, w) at `rows` (h,) and `cols` (w,) of an array (..., H, W), for both of which most
+    follow each other: a window that is reflected at the edge of a scene.
+
+    Runs of columns are copied as slices, ten times as fast as column by column.
+    """
+    turns = np.flatnonzero(np.diff(cols, 2)) + 2  # a run ends where the step changes
+    if len(turns) > MOST_TURNS or (len(cols) > 1 and not np.diff(cols).all()):
+        return array.take(rows, axis=-2).take(cols, axis=-1)
+    tall = array.take(rows, axis=-2)
+    wide = np.empty((*tall.shape[:-1], len(cols)), array.dtype)
+    for start, stop in pairwise([0, *turns.tolist(), len(cols)]):
+        first, step = int(cols[start]), -1 if cols[start] > cols[stop - 1] else 1
+        last = first + step * (stop - start)
+        wide[..., start:stop] = tall[..., first : None if last < 0 else last : step]
+    return wide
 
 
 def resample(

@@ -28,7 +28,7 @@ from geood.geo.bands import Bands
 from geood.geo.gdal import allow_servers, rasterio_window, reading
 from geood.geo.grid import Grid, Window, mirrored
 from geood.geo.opener import STRIPS_PX, BlockLayout, Opened, largest_block, open_measurements
-from geood.geo.resampling import resample, resized, taps
+from geood.geo.resampling import resample, resized, spread, taps
 
 log = logging.getLogger("geood")
 SHARED_BYTES = 2**26  # a block above this is decoded by one thread at a time
@@ -216,8 +216,8 @@ class Scene:
         scaled = self.source.scale != 1
         array, valid = (self._resampled if scaled else self.stored)(inner, indexes or self.indexes)
         if (inner.height, inner.width) != (window.height, window.width) or inner[:2] != window[:2]:
-            place = np.ix_(rows - top, cols - left)
-            return np.ascontiguousarray(array[:, place[0], place[1]]), valid[place]
+            place = rows - top, cols - left
+            return spread(array, *place), spread(valid, *place)
         return array, valid
 
     def valid(self, window: Window, indexes: Sequence[int] = ()) -> NDArray[np.bool_]:

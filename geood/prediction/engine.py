@@ -22,6 +22,7 @@ from torch import Tensor
 
 from geood.calibration import pooled_features
 from geood.config import PredictConfig
+from geood.geo.cog import rounded
 from geood.models import ModelBundle, SegmenterOutput, autocast, class_bands
 
 log = logging.getLogger("geood")
@@ -115,9 +116,9 @@ class Engine:
             if self.on_gpu:  # sums over classes are slow there if these are adjacent in memory (channels last)
                 tensors: Any = (None if t is None else t.float().contiguous() for t in output)
                 output = SegmenterOutput(*tensors)
-            score = self.bundle.score_of(output, image, valid, core=core)
+            score = rounded(self.bundle.score_of(output, image, valid, core=core).float())
             bands = class_bands(self.bundle, output, score, floor=self._floor, core=core)
-            return score.float(), bands, pooled_features(output.features)
+            return score, bands, pooled_features(output.features)
 
     def _on_gpu(self, batch: Batch, core: Core) -> Maps:
         """Compute `maps` on a GPU: kernels on one compute stream, each thread's transfers on its own copy stream."""

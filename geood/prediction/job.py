@@ -25,7 +25,8 @@ class Job:
     bundle's bytes for workers that cannot see its path. `tile_px` is the side of a tile without halo on the scene's
     grid, `halo_px` the width of the halo on the grid that is read, `computing` the number of tiles that a process
     computes at a time, `cache_bytes` the size of GDAL's block cache, `process_bytes` a process's memory limit (None: no
-    limit), `classes` whether a class raster is written.
+    limit), `classes` whether a class raster is written. Pixels above `threshold` are counted, unless it is None; tiles
+    do not depend on it.
     """
 
     source: SceneSource
@@ -42,6 +43,7 @@ class Job:
     cache_bytes: int
     process_bytes: int | None = None
     weights: bytes | None = None
+    threshold: float | None = None
 
 
 class NumberedTile(NamedTuple):

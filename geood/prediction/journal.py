@@ -26,7 +26,7 @@ from geood.errors import OutputError, shown
 
 log = logging.getLogger("geood")
 KIND = b"geood journal "
-MAGIC = KIND + b"4\n"
+MAGIC = KIND + b"5\n"
 SUFFIX = ".journal"
 LAYERS = 3  # chunks of a record: scores, classes and statistics of cells
 SYNC_S = 5.0  # work that a power cut may cost, seconds
@@ -38,18 +38,23 @@ _OPEN = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_B
 
 
 class TileFigures(NamedTuple):
-    """Number of scored pixels of a tile; mean, sum of squared deviations, minimum and maximum of their scores."""
+    """Number of scored pixels of a tile; mean, sum of squared deviations, minimum and maximum of their scores.
+
+    `above` is the number of pixels above the threshold of the run; the journal does not keep it, as a resumed run may
+    have another: None if it is not known.
+    """
 
     scored: int = 0
     mean: float = 0.0
     squares: float = 0.0
     low: float = float("inf")
     high: float = float("-inf")
+    above: int | None = None
 
     @property
     def sane(self) -> bool:
         """True if these can be the figures of scores, which are finite."""
-        return self.scored == 0 or (self.scored > 0 and all(abs(number) <= LARGEST for number in self[1:]))
+        return self.scored == 0 or (self.scored > 0 and all(abs(number) <= LARGEST for number in self[1:5]))
 
     def __add__(self, other: object) -> TileFigures:
         """Return the figures of both together (Chan et al. 1979)."""
@@ -65,6 +70,7 @@ class TileFigures(NamedTuple):
             self.squares + other.squares + gap**2 * self.scored * other.scored / scored,
             min(self.low, other.low),
             max(self.high, other.high),
+            None if self.above is None or other.above is None else self.above + other.above,
         )
 
 
@@ -115,7 +121,7 @@ class Journal:
         """
         chunks = [*chunks, *[Chunk.of(b"")] * (LAYERS - len(chunks))]
         lengths = [memoryview(chunk.data).nbytes for chunk in chunks]
-        head = _RECORD.pack(_MARK, tile, *figures, *lengths, *(chunk.check for chunk in chunks), 0)
+        head = _RECORD.pack(_MARK, tile, *figures[:5], *lengths, *(chunk.check for chunk in chunks), 0)
         head = head[:-4] + zlib.crc32(head).to_bytes(4, "little")
         with output_errors(self.path):
             self._file.seek(self._end)

@@ -208,7 +208,8 @@ def _score(
     _check_unchanged(outputs.targets, plans, work)
     rasters = [work.folder / target.scores.name for target in outputs.targets]
     state = partial(state_of, bundle=bundle, threshold=rule.threshold, on_drift=rule.on_drift)
-    states = [state(raster, cells=scene.cells) for raster, scene in zip(rasters, scored, strict=True)]
+    each = zip(rasters, scored, strict=True)
+    states = [state(raster, valid=one.valid, above=one.above, cells=one.cells) for raster, one in each]
     thresholds = [state.facts.threshold for state in states]
     counts = _polygons(outputs, scored, bundle, folder=work.folder, thresholds=thresholds, most=rule.top)
     verdicts = [

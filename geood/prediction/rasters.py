@@ -7,8 +7,10 @@ work folder; publishing is left to `pipeline`.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,10 +59,12 @@ OWN_TAGS = (THRESHOLD_TAG, VERDICT_TAG, RUN_TAG, TABLE_TAG)  # of score rasters,
 class ScoredScene(NamedTuple):
     """Result of one scene: its number of scored pixels, the windows of failed tiles, and the first reason.
 
-    `cells` (n, S) are the statistics of its cells, tile by tile.
+    `above` is the number of pixels above the threshold, None if it was not counted tile by tile. `cells` (n, S) are the
+    statistics of its cells, tile by tile.
     """
 
     valid: int
+    above: int | None
     failed: tuple[Window, ...]
     reason: str
     cells: NDArray[np.float32]
@@ -77,14 +81,16 @@ def assemble_rasters(
     on_gpu, title = have_gpu(client), target.scene.label
     tiles = -(-plan.grid.height // plan.job.tile_px) * -(-plan.grid.width // plan.job.tile_px)
     with work.journal(name, plan.key | {"gpu": on_gpu}, tiles=tiles) as journal:
-        failed = score_scene(plan.job, plan.grid, journal=journal, client=client, on_gpu=on_gpu, title=title)
+        job = dataclasses.replace(plan.job, threshold=threshold)
+        failed = score_scene(job, plan.grid, journal=journal, client=client, on_gpu=on_gpu, title=title)
         figures = journal.total()
         cells = _cells(journal, bundle)
         windows = tuple(tile.window for tile in failed)
         tags = _tags(target.scene, bundle, threshold) | ({FAILED_TAG: json.dumps(windows)} if failed else {})
         write = partial(assemble, grid=plan.grid, journal=journal.path, tile_px=plan.job.tile_px)
         scores = work.folder / target.scores.name
-        write(
+        of_scores = partial(
+            write,
             scores,
             tags=tags,
             places=journal.places[0],
@@ -94,8 +100,10 @@ def assemble_rasters(
             bands=["anomaly score"],
             statistics=_statistics(figures, plan.grid),
         )
+        rasters = [of_scores]
         if target.classes:
-            write(
+            of_classes = partial(
+                write,
                 work.folder / target.classes.name,
                 tags={tag: text for tag, text in tags.items() if tag not in OWN_TAGS},
                 places=journal.places[1],
@@ -105,6 +113,10 @@ def assemble_rasters(
                 bands=["class", *EVIDENCE],
                 statistics={},
             )
+            rasters.append(of_classes)
+        with ThreadPoolExecutor(len(rasters)) as pool:  # together, as both wait for the disk
+            for future in [pool.submit(raster) for raster in rasters]:
+                future.result()
     with open_raster(scores) as written:
         if written.crs is None and plan.grid.crs is not None:
             log.warning("%s: a GeoTIFF cannot store its CRS: the rasters have none, assign them the scene's", title)
@@ -112,7 +124,7 @@ def assemble_rasters(
         style = qgis.class_style(bundle.class_names)
         (work.folder / qgis.style_beside(target.classes).name).write_text(style, encoding="utf-8")
     reason = failed[0].reason if failed else ""
-    return ScoredScene(figures.scored, windows, reason, cells)
+    return ScoredScene(figures.scored, figures.above, windows, reason, cells)
 
 
 def finish_raster(scores: Path, bundle: ModelBundle, verdict: Verdict, *, open_threshold: bool) -> None:

@@ -1,7 +1,9 @@
 """Verdicts on the maps of a run: figures of finished rasters, the threshold that drift asks for, tags that tell them.
 
-A raster is read once more, to count what lies above the threshold: so every figure that is told can be found again in
-the map. The tags of a finished raster are filled in where room was left for them; its layout does not change.
+What lies above the threshold is counted in the scores as the map holds them, so every figure that is told can be found
+again there: tile by tile as they are packed, or, after a run was resumed or where a scene chooses its own threshold, by
+reading the map once more. The tags of a finished raster are filled in where room was left for them; its layout does not
+change.
 """
 
 from __future__ import annotations
@@ -58,9 +60,19 @@ def fill_tags(path: Path, tags: Mapping[str, str]) -> None:
 
 
 def state_of(
-    scores: Path, bundle: ModelBundle, cells: NDArray[np.float32], *, threshold: float, on_drift: OnDrift
+    scores: Path,
+    bundle: ModelBundle,
+    cells: NDArray[np.float32],
+    *,
+    valid: int,
+    above: int | None,
+    threshold: float,
+    on_drift: OnDrift,
 ) -> SceneState:
     """Return the figures of a finished score raster, and with `relative` of one that is unlike its own threshold.
+
+    `valid` and `above` are the numbers of its scored pixels, and of those above the threshold; None: they are counted
+    in the raster.
 
     Raises:
         DataError: the scene is unlike, and that is to be refused.
@@ -70,7 +82,8 @@ def state_of(
     curve = PixelCurve() if on_drift == "relative" else None
     with reading(scores), open_raster(scores) as raster:
         grid = Grid(raster.height, raster.width, raster.transform, raster.crs)
-    valid, above = _count(scores, grid, threshold, curve)
+    if above is None or curve is not None:
+        valid, above = _count(scores, grid, threshold, curve)
     side = grid.resolution_m
     facts = SceneFacts(
         valid_px=valid,

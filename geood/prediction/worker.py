@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geood.calibration import CellMaps, tile_cells
+from geood.calibration import CellMaps, looked_at, tile_cells
 from geood.constants import NO_CLASS
 from geood.errors import BundleError, DataError, GeoodError
-from geood.geo.cog import EMPTY, encode_tile
+from geood.geo.cog import EMPTY, encode_tile, rounded
 from geood.geo.gdal import limit_cache
 from geood.geo.paths import with_retries
 from geood.geo.scene import Scene
@@ -141,10 +141,12 @@ def _measured(job: Job, engine: Engine, batch: Sequence[ReadTile], maps: Maps) -
     for pixels, score, classes, features in zip(batch, *maps, strict=True):
         image = pixels.image
         if image.dtype == np.uint8:  # it was scaled on the GPU
-            image = bundle.bands.scale(image, pixels.valid)
-        looked_at = CellMaps(image, score, classes[..., 0], features, len(bundle.class_ids))
+            image = np.empty(pixels.image.shape, np.float32)
+            for rows in looked_at(pixels.valid.shape[0], pixels.numbered.tile.halo_px):
+                image[:, rows] = bundle.bands.scale(pixels.image[:, rows], pixels.valid[rows])
+        cells = CellMaps(image, score, classes[..., 0], features, len(bundle.class_ids))
         tile = pixels.numbered.tile
-        found.append(tile_cells(looked_at, tile, pixels.wanted, scale=job.source.scale))
+        found.append(tile_cells(cells, tile, pixels.wanted, scale=job.source.scale))
     return found
 
 
@@ -173,7 +175,7 @@ def _packed(
         score, classes = score[inside], classes[inside]
     else:
         back = WayBack(tile, job.source.scale)
-        score = back.scores(score)
+        score = rounded(back.scores(score))
         classes = back.classes(classes) if job.classes else classes
     whole = bool(wanted.all())
     values = score if whole else score[wanted]
@@ -181,7 +183,8 @@ def _packed(
     if not np.isfinite(mean):
         return FailedTile(number, tile.write, "valid pixels have no finite score; the model may be damaged")
     squares = float(np.square(values - np.float32(mean)).sum(dtype=np.float64))
-    figures = TileFigures(values.size, mean, squares, float(values.min()), float(values.max()))
+    above = None if job.threshold is None else int((values > job.threshold).sum())
+    figures = TileFigures(values.size, mean, squares, float(values.min()), float(values.max()), above)
     if not whole:
         score = np.where(wanted, score, np.float32(np.nan))
     packed = encode_tile(score, tile_px=job.tile_px, nodata=float("nan"), overview="average")

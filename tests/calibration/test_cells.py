@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from geood.calibration import cells
 from geood.calibration.cells import (
     CELL_PX,
     DIRECTIONS,
     CellMaps,
     cell_statistics,
+    looked_at,
     onto_working,
     pooled_features,
     read_cells,
@@ -104,3 +106,30 @@ def test_bytes_come_back_as_cells_and_damaged_ones_are_left_out():
     assert len(read_cells(b"", len(NAMES))) == 0 and len(read_cells(b"12345", len(NAMES))) == 0
     rows[1, 3] = np.nan
     assert len(read_cells(rows.tobytes() + b"1", len(NAMES))) == 3
+
+
+def test_cells_taken_together_are_those_taken_alone():
+    whole, known = maps(192, seed=3), np.ones((192, 192), bool)
+    together = cell_statistics(whole, known, every=1)
+    alone = [
+        cells._one(cells._cut(whole, (slice(row, row + 64), slice(col, col + 64))), known[:64, :64])
+        for row in (0, 64, 128)
+        for col in (0, 64, 128)
+    ]
+    np.testing.assert_array_equal(together, np.stack(alone))
+    known[5, 100] = False
+    np.testing.assert_array_equal(np.delete(cell_statistics(whole, known, every=1), 1, 0), np.delete(together, 1, 0))
+
+
+def test_only_some_rows_of_a_tile_are_looked_at():
+    whole = maps(320, seed=4)
+    tile, within = (
+        Tile(read=Window(-32, -32, 320, 320), write=Window(0, 0, 256, 256), halo_px=32),
+        np.ones((256, 256), bool),
+    )
+    blank = np.full_like(whole.image, np.nan)
+    for rows in looked_at(320, 32):
+        blank[:, rows] = whole.image[:, rows]
+    assert np.isnan(blank).mean() > 0.5
+    found = tile_cells(whole._replace(image=blank), tile, within, scale=1)
+    np.testing.assert_array_equal(found, tile_cells(whole, tile, within, scale=1))

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.shutil
+import torch
 from rasterio.crs import CRS
 
 from geood.errors import DataError, OutputError
 from geood.geo import cog, cog_layout, gdal
-from geood.geo.cog import WORST, assemble, assembled_bytes, block_px, encode_tile
+from geood.geo.cog import WORST, assemble, assembled_bytes, block_px, encode_tile, rounded
 from geood.geo.grid import Grid, tile_grid
 from support.places import NORTH_UP, PLACES, UTM
 
@@ -235,7 +236,7 @@ def test_overviews_are_means_and_modes_of_four(tmp_path, monkeypatch, shape, til
     np.testing.assert_array_equal(levels[0], array)
     assert max(levels[-1].shape) <= most < max(levels[-2].shape)
     for upper, lower in zip(levels[1:], levels, strict=False):
-        np.testing.assert_allclose(upper, halved(lower), rtol=2e-6, atol=1e-7)
+        np.testing.assert_allclose(upper, halved(lower), rtol=2e-5, atol=1e-7)
     check_layout(out)
 
 
@@ -264,7 +265,7 @@ def test_missing_and_empty_tiles_are_nodata(tmp_path, dtype):
     finish(out, Grid(300, 1300, NORTH_UP, UTM), places, tile_px=128, dtype=dtype)
     levels = levels_of(out)
     np.testing.assert_array_equal(levels[0], array)
-    np.testing.assert_allclose(levels[2], halved(halved(array)), rtol=2e-6, atol=1e-7)
+    np.testing.assert_allclose(levels[2], halved(halved(array)), rtol=4e-5, atol=2e-5)
     assert (check_layout(out)[0][3] == 0).sum() > 20
 
 
@@ -291,7 +292,8 @@ def test_neither_order_nor_threads_show(tmp_path, monkeypatch, dtype):
 
 @pytest.mark.parametrize("dtype", KIND)
 def test_the_file_is_what_gdal_would_write(tmp_path, dtype):
-    """The same header, directories and blocks as GDAL's own COG of the same levels, but for sparse blocks."""
+    """Header and directories are those of GDAL's own COG of the same levels, and blocks about as long: it has a ZSTD of
+    its own."""
     nodata, overview = KIND[dtype]
     array = np.nan_to_num(pixels(1024, 1024, dtype), nan=0.5)
     array[array == nodata] = 1
@@ -304,8 +306,10 @@ def test_the_file_is_what_gdal_would_write(tmp_path, dtype):
     ours, theirs = ours.read_bytes(), theirs.read_bytes()
     assert ours[:150] == theirs[:150]
     for mine, other in zip(directories(ours), directories(theirs), strict=True):
-        assert {k: v for k, v in mine[1].items() if k != 324} == {k: v for k, v in other[1].items() if k != 324}
-        np.testing.assert_array_equal(np.diff(mine[2]), np.diff(other[2]))
+        told, own = ({k: v for k, v in found[1].items() if k not in (324, 325)} for found in (mine, other))
+        assert told == own
+        np.testing.assert_allclose(mine[3], other[3], rtol=0.05)
+        np.testing.assert_array_equal(np.diff(mine[2]), mine[3][:-1] + 8)
 
 
 def test_a_large_file_is_a_bigtiff(tmp_path, monkeypatch):
@@ -402,7 +406,7 @@ def test_an_interrupted_run_leaves_the_old_output_and_the_next_one_clears_up(tmp
     assert sorted(os.listdir(tmp_path)) == ["a.journal", "a.tif"]
 
 
-@pytest.mark.parametrize("side", [300, 620, 660, 690, 1400])
+@pytest.mark.parametrize("side", [300, 620, 680, 730, 1400])
 def test_a_full_disk_is_an_error_and_leaves_nothing(small_disk, tmp_path, side):
     array = np.random.default_rng(0).random((side, side), np.float32)
     places = pack(tmp_path / "a.journal", array, 128)
@@ -414,7 +418,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(small_disk, tmp_path, side):
         assert "a.tif: cannot be written" in str(error) and "free space" in str(error)
         assert side > 600 and os.listdir(small_disk) == ["a.journal"]
     else:
-        assert side < 690
+        assert side < 730
         np.testing.assert_array_equal(levels_of(out)[0], array)
 
 
@@ -494,3 +498,21 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, time.perf_cou
         window = rasterio.windows.Window(col, row, tile_px, tile_px)
         np.testing.assert_array_equal(dataset.read(1, window=window), array)
         assert np.isfinite(dataset.read(1, out_shape=(391, 391))).sum() == 4 * 16
+
+
+def test_rounded_scores_have_sixteen_bits_and_are_near():
+    scores = np.random.default_rng(0).normal(0, 1, 10_000).astype(np.float32) * 10.0 ** np.arange(-30, 30, 0.006)
+    scores = np.r_[scores, 0, NAN].astype(np.float32)
+    found = rounded(scores)
+    assert found.dtype == np.float32 and not (found.view("u4") & 0xFF)[:-1].any() and np.isnan(found[-1])
+    np.testing.assert_array_less(np.abs(found - scores)[:-2], np.abs(scores[:-2]) * 2.0**-16 * 1.0001)
+    np.testing.assert_array_equal(rounded(found), found)
+    np.testing.assert_array_equal(rounded(torch.from_numpy(scores)).numpy(), found)
+
+
+def test_blocks_are_those_of_gdal(tmp_path):
+    """Unpacked by GDAL, with the predictor as libtiff undoes it."""
+    array = pixels(256, 192)
+    with rasterio.open(made(tmp_path / "a.tif", array, tile_px=64)) as dataset:
+        assert dataset.tags(ns="IMAGE_STRUCTURE")["PREDICTOR"] == "3"
+        np.testing.assert_array_equal(dataset.read(1), array)

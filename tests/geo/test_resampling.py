@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from rasterio.crs import CRS
 
 from geood.errors import DataError
-from geood.geo.grid import Grid, Window
-from geood.geo.resampling import nearest, resample, resized, taps
+from geood.geo.grid import Grid, Window, mirrored
+from geood.geo.resampling import nearest, resample, resized, spread, taps
 from geood.geo.scene import Scene, SceneSource
 from geood.geo.scene_reading import resampling_of, resampling_of_photo
 from support.places import NORTH_UP, PLACES, UTM, noise, write_raster
@@ -327,3 +327,14 @@ def test_a_photograph_too_far_from_the_model_is_refused():
         resampling_of_photo(8000, 320)
     with pytest.raises(DataError, match=r"upsampled 5 times, and 4 is the most; .*bilinear.*--no-resample"):
         resampling_of_photo(64, 320)
+
+
+@pytest.mark.parametrize(
+    ("start", "length", "size"), [(-5, 20, 9), (3, 4, 9), (-70, 200, 50), (0, 5, 1), (-3, 9, 2), (5, 9, 9)]
+)
+def test_spread_pixels_are_those_at_each_index(start, length, size):
+    rng = np.random.default_rng(0)
+    array, places = rng.integers(0, 99, (3, size, size), np.uint8), mirrored(start, length, size)
+    found = spread(array, places, places[:4])
+    np.testing.assert_array_equal(found, array[:, places][:, :, places[:4]])
+    np.testing.assert_array_equal(spread(array[0], places[:3], places), array[0][places[:3]][:, places])

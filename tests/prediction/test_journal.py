@@ -112,7 +112,7 @@ def test_work_of_another_version_is_neither_taken_up_nor_thrown_away(tmp_path):
 def test_figures_of_parts_make_those_of_the_whole(parts):
     total = sum((figures(part) for part in parts), TileFigures())
     whole = figures([value for part in parts for value in part])
-    np.testing.assert_allclose(total, whole, rtol=1e-9, atol=1e-7)
+    np.testing.assert_allclose(total[:5], whole[:5], rtol=1e-9, atol=1e-7)
 
 
 def test_a_full_disk_is_said_and_what_was_written_counts(small_disk):
@@ -190,3 +190,9 @@ def test_only_one_run_at_a_time_and_a_killed_one_lets_go(tmp_path):
     with work_dir(tmp_path / ".w", resume=True, overwrite=False):
         pass
     shutil.rmtree(tmp_path / ".w", ignore_errors=True)
+
+
+def test_pixels_above_a_threshold_add_up_if_all_are_known():
+    one, other = TileFigures(2, 0.0, 0.0, 0.0, 0.0, 1), TileFigures(3, 0.0, 0.0, 0.0, 0.0, 2)
+    assert (TileFigures() + one + other + TileFigures()).above == 3
+    assert (one + other._replace(above=None)).above is None
