@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geood.calibration.cells import CellMaps, pooled_features, tile_cells
+from geood.geo.cog import rounded
 from geood.geo.grid import Tile, Window, mirrored, tile_grid
 from geood.geo.resampling import resample, resized, taps
 from geood.geo.scene_reading import PixelSource, WayBack, read_tile, tile_side
@@ -140,7 +141,7 @@ def scored_tiles(
         core = tile.core if source.scale == 1 else WHOLE
         classes = output.logits[0, :, core[0], core[1]].argmax(0).to(torch.uint8).cpu().numpy()
         scores = bundle.scores_of(output, image, seen, kinds=kinds, core=core)
-        each = {kind: score[0].float().cpu().numpy() for kind, score in scores.items()}
+        each = {kind: rounded(score[0].float()).cpu().numpy() for kind, score in scores.items()}
         cells = None
         if cells_within is not None:
             maps = CellMaps(
@@ -153,5 +154,5 @@ def scored_tiles(
             cells = tile_cells(maps, tile, cells_within(data), scale=source.scale, every=1)
         if source.scale != 1:
             back = WayBack(tile, source.scale)
-            each, classes = {kind: back.scores(score) for kind, score in each.items()}, back.classes(classes)
+            each, classes = {kind: rounded(back.scores(score)) for kind, score in each.items()}, back.classes(classes)
         yield tile, data, TileScores(each, classes, cells)
