@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from geood.models.evidence import EVIDENCE, class_bands
     from geood.models.flow import Flow
     from geood.models.given_bundle import AnyBundle, bundle_of, bundle_path_of, takes_bundle
+    from geood.models.inference import for_inference
     from geood.models.inlier_statistics import InlierFit, Inliers
     from geood.models.reach import LOST, effort_for, measured_reach, outputs_of
     from geood.models.score_maps import EXPERTS
@@ -47,6 +48,7 @@ __all__ = [
     "class_bands",
     "effort_for",
     "fit_tail",
+    "for_inference",
     "jensen_shannon_to_uniform",
     "measured_reach",
     "outlier_score",
@@ -83,6 +85,7 @@ __getattr__, __dir__ = lazy_exports(
         "effort_for": "reach",
         "class_bands": "evidence",
         "fit_tail": "tails",
+        "for_inference": "inference",
         "jensen_shannon_to_uniform": "scores",
         "measured_reach": "reach",
         "outputs_of": "reach",

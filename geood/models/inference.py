@@ -11,6 +11,7 @@ decoder the norm of a rung becomes a gain of the two convolutions whose sum it s
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 import operator
 from collections import Counter
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from geood.models.bundle import ModelBundle
 from geood.models.decoder import Ladder, PyramidPooling, upsample
 from geood.models.folded import (
     ACTIVATIONS,
@@ -55,6 +57,14 @@ def folded_segmenter(segmenter: Segmenter) -> Segmenter:
     elif isinstance(head, nn.Sequential):
         folded.outlier_head = bn_relu_conv_folded(head)
     return folded.eval()
+
+
+def for_inference(bundle: ModelBundle) -> ModelBundle:
+    """Return a bundle whose segmenter is folded if it is to compute on a CPU in float32; else the bundle itself."""
+    config = bundle.config.predict
+    if bundle.device.type != "cpu" or config.compile or config.precision not in ("auto", "float32"):
+        return bundle
+    return dataclasses.replace(bundle, segmenter=folded_segmenter(bundle.segmenter))
 
 
 class FoldedLadder(nn.Module):
