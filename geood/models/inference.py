@@ -245,7 +245,7 @@ class _Folding:
     def _fold(self, node: fx.Node, conv: nn.Conv2d) -> None:
         """Fold the norm behind a convolution into it, and then an activation, or a sum and an activation."""
         same = type(conv).__name__ == "Conv2dSame"
-        if type(conv) is not nn.Conv2d and not same or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        if (type(conv) is not nn.Conv2d and not same) or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             return
         activation, weights = "none", plain_weights(conv)
         behind, norm = self._only_user(node)
@@ -276,7 +276,7 @@ class _Folding:
         self.graph.erase_node(behind)
 
     def _added(self, node: fx.Node) -> fx.Node:
-        """Return a convolution's node that takes in the sum behind it, moved there; the node itself if there is none."""
+        """Return a convolution's node with the sum behind it taken in, moved there; itself if there is none."""
         total, _ = self._only_user(node)
         if total is None or total.op != "call_function" or total.target not in (operator.add, operator.iadd, torch.add):
             return node

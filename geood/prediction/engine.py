@@ -1,12 +1,11 @@
 """Inference engine: scores and classes of batches of tiles, on a CPU or a GPU.
 
 On a CPU each tile is scored by one thread, a given number of tiles at a time, by a network whose batch norms are folded
-(`models.inference`). On a GPU batches of tiles of one shape
-are scored in bfloat16. The hundreds of small kernels of a forward pass are captured once for each shape, as a CUDA
-graph, and replayed by one call: launched one by one they would wait for the GIL, which the threads that decode and pack
-tiles hold meanwhile, and a GPU capable of 270 Mpx/s would reach 40. 8-bit digital numbers are scaled on the GPU too.
-Transfers to and from the GPU overlap with computation, on streams of their own. This module knows nothing of files or
-of tile positions.
+(`models.inference`). On a GPU batches of tiles of one shape are scored in bfloat16. The hundreds of small kernels of a
+forward pass are captured once for each shape, as a CUDA graph, and replayed by one call: launched one by one they would
+wait for the GIL, which the threads that decode and pack tiles hold meanwhile, and a GPU capable of 270 Mpx/s would
+reach 40. 8-bit digital numbers are scaled on the GPU too. Transfers to and from the GPU overlap with computation, on
+streams of their own. This module knows nothing of files or of tile positions.
 """
 
 from __future__ import annotations

@@ -23,7 +23,6 @@ from geood.geo.paths import ScenePath, fingerprint, with_retries
 from geood.geo.scene_reading import said_together
 from geood.geo.score_raster import FAILED_TAG
 from geood.models import AnyBundle, ModelBundle, bundle_path_of, takes_bundle
-from geood.polygons import PolygonSource, write_anomalies, write_together
 from geood.prediction.budget import Budget, budget, check_disk, config_budget, parse_bytes
 from geood.prediction.cluster import TlsFiles, dask_client
 from geood.prediction.outputs import (
@@ -292,6 +291,10 @@ def _polygons(
     most: int | None,
 ) -> list[int | None]:
     """Extract the polygons of all scenes from their finished rasters; return their numbers (None: not asked for)."""
+    if not any(target.polygons and target.classes for target in outputs.targets) and not outputs.together:
+        return [None for _ in scored]
+    from geood.polygons import PolygonSource, write_anomalies, write_together  # here: geopandas loads for a second
+
     names, settings, together = bundle.class_names, bundle.config.predict, outputs.together
     if together:
         sources = [
