@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -82,7 +82,9 @@ def compiler_on_demand() -> Iterator[None]:
 class _StandIn(ModuleType):
     """Module in place of one of torch's compiler, which is loaded when anything but these functions is asked of it."""
 
-    __path__: ClassVar[list[str]] = []
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__: list[str] = []  # a package, as the real one
 
     @staticmethod
     def is_compile_supported(device_type: str) -> Any:

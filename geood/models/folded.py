@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 ACTIVATIONS: dict[type[nn.Module], str] = {nn.Identity: "none", nn.ReLU: "relu", nn.ReLU6: "relu6"}
-FURTHEST = 1e30  # of a threshold t, whatever its gain: far beyond all features, and finite in single precision
+FURTHEST = 1e30  # threshold t, from which on a channel is a constant: far beyond all features
 _ONEDNN = {"none": ("none", []), "relu": ("relu", []), "relu6": ("hardtanh", [0.0, 6.0])}  # operator and scalars
 
 
@@ -138,9 +138,11 @@ def after_relu(
         Weight and bias of the convolution, and the bounds to which its input is clamped.
     """
     gain, shift = gain_and_shift(norm)
-    dead = gain == 0
-    threshold = torch.where(dead, torch.zeros_like(gain), -shift / torch.where(dead, torch.ones_like(gain), gain))
-    threshold = threshold.clamp(-FURTHEST, FURTHEST).float()
+    dead = (gain == 0) | (gain.abs() * FURTHEST < shift.abs())
+    gain = torch.where(dead, torch.zeros_like(gain), gain)
+    threshold = torch.where(
+        dead, torch.zeros_like(gain), -shift / torch.where(dead, torch.ones_like(gain), gain)
+    ).float()
     none = torch.full_like(threshold, torch.inf)
     low, high = torch.where(gain > 0, threshold, -none), torch.where(gain < 0, threshold, none)
     constant = torch.where(dead, shift.clamp_min(0), -gain * threshold.double())  # of the activation, beside gain * x
@@ -149,12 +151,19 @@ def after_relu(
     return folded, (low[None, :, None, None], high[None, :, None, None])
 
 
-def bn_relu_conv_folded(
-    parts: nn.Sequential, *, gain: Tensor | None = None, shift: Tensor | None = None, activation: str = "none"
-) -> FoldedConv:
-    """Return batch norm, ReLU and an unpadded convolution as one, its output with a gain and a shift (K,)."""
+def norm_and_conv(parts: nn.Module) -> tuple[nn.BatchNorm2d, nn.Conv2d]:
+    """Return first and last of batch norm, ReLU and convolution."""
+    assert isinstance(parts, nn.Sequential)
     norm, _, conv = parts
     assert isinstance(norm, nn.BatchNorm2d) and isinstance(conv, nn.Conv2d)
+    return norm, conv
+
+
+def bn_relu_conv_folded(
+    parts: nn.Module, *, gain: Tensor | None = None, shift: Tensor | None = None, activation: str = "none"
+) -> FoldedConv:
+    """Return batch norm, ReLU and an unpadded convolution as one, its output with a gain and a shift (K,)."""
+    norm, conv = norm_and_conv(parts)
     weights, bounds = after_relu(plain_weights(conv), norm)
     if gain is not None:
         weights = scaled(weights, gain, shift)

@@ -29,6 +29,7 @@ from geood.models.folded import (
     after_relu,
     bn_relu_conv_folded,
     gain_and_shift,
+    norm_and_conv,
     plain_weights,
     scaled,
 )
@@ -46,7 +47,7 @@ def folded_segmenter(segmenter: Segmenter) -> Segmenter:
     The given one, in eval mode, is left as it is, and shares what is not folded. An encoder whose folded features are
     others in a trial, or that cannot be traced, stays unfolded.
     """
-    folded = copy.copy(segmenter)
+    folded: Any = copy.copy(segmenter)
     folded._modules = dict(segmenter._modules)
     folded.encoder = _folded_encoder(segmenter.encoder, segmenter.bands)
     folded.decoder = FoldedLadder(segmenter.decoder)
@@ -56,7 +57,8 @@ def folded_segmenter(segmenter: Segmenter) -> Segmenter:
         folded.outlier_head = FoldedOutlierHead(head)
     elif isinstance(head, nn.Sequential):
         folded.outlier_head = bn_relu_conv_folded(head)
-    return folded.eval()
+    done: Segmenter = folded.eval()
+    return done
 
 
 def for_inference(bundle: ModelBundle) -> ModelBundle:
@@ -76,7 +78,8 @@ class FoldedLadder(nn.Module):
 
     def __init__(self, ladder: Ladder) -> None:
         super().__init__()
-        norms = [gain_and_shift(rung[0]) for rung in ladder.rungs]
+        rungs = [norm_and_conv(rung) for rung in ladder.rungs]
+        norms = [gain_and_shift(norm) for norm, _ in rungs]
         gains = [gain for gain, _ in norms]
         self.top = _folded_top(ladder.top, gains[0])
         self.skips = nn.ModuleList(
@@ -84,8 +87,8 @@ class FoldedLadder(nn.Module):
             for skip, (gain, shift) in zip(ladder.skips, norms, strict=True)
         )
         self.rungs = nn.ModuleList(
-            FoldedConv(rung[2], *_scaled_if(plain_weights(rung[2]), gain))
-            for rung, gain in zip(ladder.rungs, [*gains[1:], None], strict=True)
+            FoldedConv(conv, *_scaled_if(plain_weights(conv), gain))
+            for (_, conv), gain in zip(rungs, [*gains[1:], None], strict=True)
         )
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
@@ -149,6 +152,9 @@ class FoldedDenseBlock(nn.Module):
 class FoldedTransition(nn.Module):
     """Transition of timm's DenseNet, folded: clamped, averaged, and then convolved, which averaging commutes with."""
 
+    low: Tensor
+    high: Tensor
+
     def __init__(self, transition: Any) -> None:
         super().__init__()
         weights, (low, high) = after_relu(plain_weights(transition.conv), transition.norm)
@@ -171,11 +177,12 @@ def _folded_top(top: nn.Module, gain: Tensor) -> nn.Module:
     if isinstance(top, nn.Sequential):
         return bn_relu_conv_folded(top, gain=gain)
     assert isinstance(top, PyramidPooling)
-    folded = copy.copy(top)
+    folded: Any = copy.copy(top)
     folded._modules = dict(top._modules)
     folded.entry, folded.fuse = bn_relu_conv_folded(top.entry), bn_relu_conv_folded(top.fuse, gain=gain)
     folded.levels = nn.ModuleList(bn_relu_conv_folded(level) for level in top.levels)
-    return folded
+    done: nn.Module = folded
+    return done
 
 
 def _folded_encoder(encoder: nn.Module, bands: int) -> nn.Module:
@@ -199,8 +206,8 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         kind = type(m)
-        whole = kind.__name__ in _BLOCKS or kind.__module__.startswith("timm.layers")
-        return whole or super().is_leaf_module(m, module_qualified_name)
+        timms = kind.__module__.startswith("timm.layers") and kind.__name__ != "ConvNormAct"
+        return timms or kind.__name__ in _BLOCKS or super().is_leaf_module(m, module_qualified_name)
 
 
 _BLOCKS: dict[str, type[nn.Module]] = {"DenseBlock": FoldedDenseBlock, "DenseTransition": FoldedTransition}
@@ -260,7 +267,7 @@ class _Folding:
         if activation == "none":
             node = self._added(node)
             behind, after = self._only_user(node)
-            if behind is not None and type(after) in ACTIVATIONS:
+            if behind is not None and after is not None and type(after) in ACTIVATIONS:
                 activation = ACTIVATIONS[type(after)]
                 self._absorb(node, behind)
         self._put(node, FoldedConv(conv, *weights, activation=activation, same=same))
