@@ -291,20 +291,19 @@ def _polygons(
     most: int | None,
 ) -> list[int | None]:
     """Extract the polygons of all scenes from their finished rasters; return their numbers (None: not asked for)."""
-    if not any(target.polygons and target.classes for target in outputs.targets) and not outputs.together:
-        return [None for _ in scored]
+    if not outputs.together and not any(target.polygons and target.classes for target in outputs.targets):
+        return [None] * len(scored)
     from geood.polygons import PolygonSource, write_anomalies, write_together  # here: geopandas loads for a second
 
-    names, settings, together = bundle.class_names, bundle.config.predict, outputs.together
-    if together:
+    names, settings = bundle.class_names, bundle.config.predict
+    if together := outputs.together:
         sources = [
             PolygonSource(folder / t.scores.name, folder / t.classes.name, names, t.scene.label, s.failed)
             for t, s in zip(outputs.targets, scored, strict=True)
             if t.classes
         ]
-        shared = folder / together.name
-        together_of = partial(write_together, sources, shared, predict=settings, model=bundle.identity, most=most)
-        return [*together_of(threshold=thresholds[0], overwrite=True)]
+        together_of = partial(write_together, predict=settings, model=bundle.identity, most=most, overwrite=True)
+        return [*together_of(sources, folder / together.name, threshold=thresholds[0])]
     counts: list[int | None] = []
     for target, scene, threshold in zip(outputs.targets, scored, thresholds, strict=True):
         if not (target.polygons and target.classes):
