@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from support.bundles import make_bundle
+
 PACKAGE = Path(__file__).parent.parent / "geood"
 LADDER = [  # from the ground up; packages of one floor never import each other
     {"errors", "constants", "notebook", "progress", "_torch_compat", "_lazy", "_version"},
@@ -238,3 +240,33 @@ for name in {PROCEDURES}:
     assert os.waitpid(fork, 0)[1] == 0, name
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+PREDICTING = (
+    "torch._dynamo",
+    "torch._inductor",
+    "sympy",
+    "geopandas",
+    "pandas",
+    "pyogrio",
+    "pyarrow",
+    "matplotlib",
+    "lightning",
+    "torchgeo",
+    "sklearn",
+)
+
+
+def test_a_prediction_of_scores_loads_no_compiler_and_nothing_for_polygons(tmp_path):
+    """Each takes longer to load than a tile to be scored."""
+    make_bundle(tmp_path / "model.safetensors")
+    code = f"""
+import sys
+import geood.prediction.pipeline
+from geood.models.bundle import ModelBundle
+from geood.models.inference import for_inference
+for_inference(ModelBundle.load({str(tmp_path / "model.safetensors")!r}, flow=False))
+print(*[name for name in {PREDICTING!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

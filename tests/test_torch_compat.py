@@ -86,3 +86,32 @@ with torch.inference_mode():
     command, threads = [sys.executable, "-c", code], os.environ | {"OMP_NUM_THREADS": "2"}  # one alone would never fail
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=threads) for _ in range(8)]
     assert [process.communicate()[0].strip() for process in running] == ["True"] * 8
+
+
+def test_torchvision_is_imported_without_the_compiler_which_is_there_when_asked_for():
+    code = """
+import sys
+from geood._torch_compat import compiler_on_demand
+declare()
+with compiler_on_demand():
+    import timm
+print("torch._dynamo" in sys.modules)
+from torchvision.ops import roi_align
+print(sys.modules["torchvision.ops.roi_align"].is_compile_supported("cpu"))
+import torch._dynamo
+print(torch._dynamo.__file__ is not None, int(torch.compile(torch.nn.ReLU(), backend="eager")(torch.ones(1))))
+"""
+    assert run(code) == ["False", "True", "True", "1"]
+
+
+def test_whatever_is_asked_of_the_compiler_meanwhile_comes_from_the_real_one():
+    code = """
+import sys
+from geood._torch_compat import compiler_on_demand
+with compiler_on_demand():
+    import torch._dynamo as standing_in
+    reset = standing_in.reset
+import torch._dynamo
+print(reset is torch._dynamo.reset, sys.modules["torch._dynamo"] is not standing_in)
+"""
+    assert run(code) == ["True", "True"]

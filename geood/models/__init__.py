@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from geood.models.evidence import EVIDENCE, class_bands
     from geood.models.flow import Flow
     from geood.models.given_bundle import AnyBundle, bundle_of, bundle_path_of, takes_bundle
+    from geood.models.inference import for_inference
     from geood.models.inlier_statistics import InlierFit, Inliers
     from geood.models.reach import LOST, effort_for, measured_reach, outputs_of
     from geood.models.score_maps import EXPERTS
@@ -48,6 +49,7 @@ __all__ = [
     "class_bands",
     "effort_for",
     "fit_tail",
+    "for_inference",
     "half_step",
     "jensen_shannon_to_uniform",
     "measured_reach",
@@ -85,6 +87,7 @@ __getattr__, __dir__ = lazy_exports(
         "effort_for": "reach",
         "class_bands": "evidence",
         "fit_tail": "tails",
+        "for_inference": "inference",
         "half_step": "elementwise",
         "jensen_shannon_to_uniform": "scores",
         "measured_reach": "reach",

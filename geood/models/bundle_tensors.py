@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from geood.errors import shown
 from geood.models.encoder_bank import AXES
@@ -32,6 +33,7 @@ TYPES = {  # names of safetensors
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+DRAWING = (Tensor.normal_, Tensor.uniform_)
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -118,9 +120,16 @@ class BundleTensors:
 @lru_cache(maxsize=16)
 def _wanted(make: Callable[..., nn.Module], *arguments: Any) -> Mapping[str, TensorKind]:
     """Return the tensors of a network, which is built without memory; that takes longer than to load a small one."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         bare = make(*arguments)
     return {name: TensorKind(tuple(t.shape), TYPES[t.dtype]) for name, t in bare.state_dict().items()}
+
+
+class _Undrawn(TorchFunctionMode):
+    """Mode in which no random numbers are drawn: without memory, torch's compiler would be loaded for them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in DRAWING else func(*args, **(kwargs or {}))
 
 
 def _compare(part: str, found: Mapping[str, TensorKind], wanted: Mapping[str, TensorKind]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -96,7 +97,13 @@ def pool_as_ldn(encoder: nn.Module) -> None:
 
 @torch.no_grad()
 def _widths(encoder: nn.Module, bands: int) -> list[int] | None:
-    """Return the channels of the four feature maps from a trial forward pass; None if a stride is wrong."""
+    """Return the channels of the four feature maps from a trial forward pass; None if a stride is wrong.
+
+    An encoder without memory, which stands for one that is tried later, is taken at timm's word.
+    """
+    if next(encoder.parameters()).is_meta:
+        told: list[int] = cast(Any, encoder).feature_info.channels()
+        return told
     height, width = 64, 96
     training = encoder.training
     features = encoder.eval()(torch.zeros(1, bands, height, width))

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from geood._torch_compat import declare_missing_operators
+from geood._torch_compat import compiler_on_demand, declare_missing_operators
 from geood.errors import ConfigError, shown
 
 log = logging.getLogger("geood")
@@ -121,7 +121,8 @@ def package_file() -> Path | None:
 def timm_library() -> Any:
     """Import timm on first use (it takes a second or more), after declaring torchvision's missing operators."""
     declare_missing_operators()
-    import timm
+    with compiler_on_demand():
+        import timm
 
     return timm
 

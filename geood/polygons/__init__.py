@@ -17,8 +17,16 @@ from geood._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from geood.polygons.areas import areas_above, count_areas
-    from geood.polygons.export import OUTPUT_SUFFIXES, PolygonSource, anomalies, write_anomalies, write_together
-    from geood.polygons.formats import check_stem, companions_of, is_anomalies, raster_of, scores_beside, style_of
+    from geood.polygons.export import PolygonSource, anomalies, write_anomalies, write_together
+    from geood.polygons.formats import is_anomalies
+    from geood.polygons.names import (
+        OUTPUT_SUFFIXES,
+        check_stem,
+        companions_of,
+        raster_of,
+        scores_beside,
+        style_of,
+    )
     from geood.polygons.ranking import priority
     from geood.polygons.reading import in_pixels, maps_in, read_anomalies
     from geood.polygons.typed_verdicts import check_nothing_typed
@@ -47,22 +55,22 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "OUTPUT_SUFFIXES": "export",
+        "OUTPUT_SUFFIXES": "names",
         "PolygonSource": "export",
         "anomalies": "export",
         "areas_above": "areas",
         "check_nothing_typed": "typed_verdicts",
-        "check_stem": "formats",
-        "companions_of": "formats",
+        "check_stem": "names",
+        "companions_of": "names",
         "count_areas": "areas",
         "in_pixels": "reading",
         "is_anomalies": "formats",
         "maps_in": "reading",
         "priority": "ranking",
-        "raster_of": "formats",
+        "raster_of": "names",
         "read_anomalies": "reading",
-        "scores_beside": "formats",
-        "style_of": "formats",
+        "scores_beside": "names",
+        "style_of": "names",
         "write_anomalies": "export",
         "write_together": "export",
     },

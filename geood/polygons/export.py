@@ -36,9 +36,7 @@ from geood.polygons.extraction import (
     read_grid,
 )
 from geood.polygons.formats import (
-    FORMATS,
     GEOMETRY_FIELD,
-    OUTPUT_SUFFIXES,
     Layer,
     extent,
     file_crs,
@@ -48,11 +46,11 @@ from geood.polygons.formats import (
     write_layer,
 )
 from geood.polygons.geodesic_area import GeodesicAreas
+from geood.polygons.names import FORMATS
 from geood.polygons.review_layers import REVIEW_FIELDS, embed_verdicts, polygon_form, with_review, write_sample
 
 __all__ = [
     "COLUMNS",
-    "OUTPUT_SUFFIXES",
     "PolygonSource",
     "anomalies",
     "write_anomalies",

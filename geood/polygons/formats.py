@@ -31,32 +31,9 @@ from geood.geo import qgis
 from geood.geo.gdal import reason
 from geood.geo.ogr import fixed_time, local_file, plain_path
 from geood.geo.qgis import style_beside
+from geood.polygons.names import FORMATS, OUTPUT_SUFFIXES, check_stem, companions_of, failed_beside, style_of
 from geood.polygons.typed_verdicts import check_nothing_typed
 
-
-class PolygonFormat(NamedTuple):
-    """Everything that tells one polygon format from another.
-
-    `driver` is GDAL's (None: written by PyArrow). A format of several `layers` holds failed tiles and styles in the
-    same file; the others get companion files. `keeps_names`: layers have names in the file. `crs` is prescribed by the
-    format (None: any). Dataset options hold for a new file, layer options where the polygons have a CRS.
-    """
-
-    driver: str | None
-    layers: bool = False
-    keeps_names: bool = True
-    crs: str | None = None
-    dataset_options: Mapping[str, str] = {}
-    layer_options: Mapping[str, str] = {}
-
-
-FORMATS: dict[str, PolygonFormat] = {
-    ".gpkg": PolygonFormat("GPKG", layers=True, dataset_options={"VERSION": "1.2"}),  # QGIS 3.22 reads it in full
-    ".geojson": PolygonFormat("GeoJSON", keeps_names=False, crs="OGC:CRS84", layer_options={"RFC7946": "YES"}),
-    ".parquet": PolygonFormat(None),
-    ".fgb": PolygonFormat("FlatGeobuf"),
-}
-OUTPUT_SUFFIXES = tuple(FORMATS)
 GEOMETRY = "geometry"
 GEOMETRY_FIELD = pa.field(GEOMETRY, pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"})
 ROW_GROUP = 50_000  # rows of a Parquet row group
@@ -107,7 +84,7 @@ def staged_output(out: Path, *, overwrite: bool, discard_verdicts: bool = False)
     if out.suffix not in OUTPUT_SUFFIXES:
         raise OutputError(f"{out}: polygons are written as {', '.join(OUTPUT_SUFFIXES)}; choose one of these endings")
     check_stem(out)
-    companion = _failed_beside(out)
+    companion = failed_beside(out)
     for path in (out, style_of(out), *companions_of(out)):
         if path:
             check_output(path, overwrite=overwrite)
@@ -123,47 +100,6 @@ def staged_output(out: Path, *, overwrite: bool, discard_verdicts: bool = False)
         raise OutputError(
             f"{out}: cannot be written ({reason(error)}); free space on that disk, or choose another place"
         ) from None
-
-
-def scores_beside(polygons: Path) -> Path:
-    """Return the score raster of polygons: `x.tif` of x.gpkg, `x.scores.tif` of formats whose style is in `x.qml`."""
-    return polygons.with_suffix(".scores.tif" if style_of(polygons) else ".tif")
-
-
-def raster_of(polygons: Path) -> Path | None:
-    """Return the score raster that lies beside polygons; None if there is none. Older ones share the stem always."""
-    return next((path for path in (scores_beside(polygons), polygons.with_suffix(".tif")) if path.is_file()), None)
-
-
-def style_of(polygons: Path) -> Path | None:
-    """Return the style file of polygons; None where the style lies in the same file, or for other outputs."""
-    return style_beside(polygons) if polygons.suffix in FORMATS and not FORMATS[polygons.suffix].layers else None
-
-
-def companions_of(out: Path) -> tuple[Path, ...]:
-    """Return the files that polygons have where tiles failed: these tiles and their style; none for other outputs."""
-    failed = _failed_beside(out)
-    return (failed, style_beside(failed)) if failed else ()
-
-
-def _failed_beside(out: Path) -> Path | None:
-    if out.suffix not in FORMATS or FORMATS[out.suffix].layers:
-        return None
-    return out.with_name(f"{out.stem}.failed_tiles{out.suffix}")
-
-
-def check_stem(out: Path) -> None:
-    """Check that polygons whose style lies in a file do not have the stem of a raster that has a style of that name.
-
-    Raises:
-        OutputError: there is one beside it.
-    """
-    style, raster = style_of(out), out.with_suffix(".tif")
-    if style and raster.exists():
-        raise OutputError(
-            f"{out}: {raster.name} lies beside it, and QGIS would take {style.name} as the style of both; choose "
-            f"another name, such as {out.stem}_polygons{out.suffix}, or .gpkg, which holds its style"
-        )
 
 
 def is_anomalies(path: Path) -> bool:

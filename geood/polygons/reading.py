@@ -29,7 +29,8 @@ from geood.geo.grid import Grid
 from geood.geo.listing import files_in
 from geood.geo.ogr import local_file
 from geood.geo.score_raster import read_tags
-from geood.polygons.formats import OURS, OUTPUT_SUFFIXES, is_anomalies, raster_of
+from geood.polygons.formats import OURS, is_anomalies
+from geood.polygons.names import OUTPUT_SUFFIXES, raster_of
 
 LAYER = "anomalies"
 BY = ("scene", "rank")

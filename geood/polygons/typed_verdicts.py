@@ -8,22 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow.parquet
-import pyogrio
-
 from geood.errors import DataError, OutputError
 from geood.geo.gpkg import HeldError, count_filled
 from geood.geo.ogr import local_file
 from geood.geo.qgis_form import TYPED
 
-_UNREADABLE = (
-    OSError,
-    RuntimeError,
-    ValueError,
-    DataError,
-    pyogrio.errors.DataSourceError,
-    pyogrio.errors.DataLayerError,
-)
+_UNREADABLE = OSError, RuntimeError, ValueError, DataError  # pyogrio's errors are RuntimeErrors
 _SUFFIXES = (".gpkg", ".geojson", ".parquet", ".fgb")
 
 
@@ -49,6 +39,9 @@ def check_nothing_typed(path: Path, *, discard: bool) -> None:
 
 
 def _count_typed(path: Path) -> int:
+    import pyarrow.parquet  # here, as most runs replace nothing, and pandas comes with both
+    import pyogrio
+
     if path.suffix == ".parquet":
         held = pyarrow.parquet.read_schema(path).names
         frame = pyarrow.parquet.read_table(path, columns=[name for name in TYPED if name in held]).to_pandas()

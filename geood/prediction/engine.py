@@ -1,11 +1,11 @@
 """Inference engine: scores and classes of batches of tiles, on a CPU or a GPU.
 
-On a CPU each tile is scored by one thread, a given number of tiles at a time. On a GPU batches of tiles of one shape
-are scored in bfloat16. The hundreds of small kernels of a forward pass are captured once for each shape, as a CUDA
-graph, and replayed by one call: launched one by one they would wait for the GIL, which the threads that decode and pack
-tiles hold meanwhile, and a GPU capable of 270 Mpx/s would reach 40. 8-bit digital numbers are scaled on the GPU too.
-Transfers to and from the GPU overlap with computation, on streams of their own. This module knows nothing of files or
-of tile positions.
+On a CPU each tile is scored by one thread, a given number of tiles at a time, by a network whose batch norms are folded
+(`models.inference`). On a GPU batches of tiles of one shape are scored in bfloat16. The hundreds of small kernels of a
+forward pass are captured once for each shape, as a CUDA graph, and replayed by one call: launched one by one they would
+wait for the GIL, which the threads that decode and pack tiles hold meanwhile, and a GPU capable of 270 Mpx/s would
+reach 40. 8-bit digital numbers are scaled on the GPU too. Transfers to and from the GPU overlap with computation, on
+streams of their own. This module knows nothing of files or of tile positions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 from geood.calibration import pooled_features
 from geood.config import PredictConfig
 from geood.geo.cog import rounded
-from geood.models import ModelBundle, SegmenterOutput, autocast, class_bands
+from geood.models import ModelBundle, SegmenterOutput, autocast, class_bands, for_inference
 
 log = logging.getLogger("geood")
 MOST_AT_ONCE = 8  # tiles in a batch, and in a task: with more, a GPU gains 7 % and the threads that feed it lose more
@@ -66,7 +66,7 @@ class Engine:
 
     def __init__(self, bundle: ModelBundle, computing: int, predict: PredictConfig) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.bundle = bundle.to(self.device)
+        self.bundle = for_inference(bundle.to(self.device).with_predict(predict))
         self.on_gpu = self.device.type == "cuda"
         self.batch = 1
         self._precision = predict.precision

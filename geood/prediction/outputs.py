@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from geood.atomic import check_name, check_output, output_errors
 from geood.calibration import Verdict
@@ -31,7 +30,6 @@ from geood.polygons import (
     check_nothing_typed,
     check_stem,
     companions_of,
-    is_anomalies,
     scores_beside,
     style_of,
 )
@@ -259,6 +257,8 @@ def write_summary(out: Path, made: list[Prediction], staging: Path) -> None:
                 **_judged(prediction.verdict),
             }
         )
+    import pandas as pd  # here, as its import takes as long as a tile
+
     with writing(out):
         pd.DataFrame(rows).to_csv(out, index=False)
 
@@ -300,8 +300,15 @@ def check_families(finals: Sequence[Path]) -> None:
         for suffix in OUTPUT_SUFFIXES:
             polygons = stem.with_suffix(suffix)
             lost = raster.exists() or style_of(polygons) == style_beside(raster)
-            if lost and polygons not in finals and polygons.exists() and is_anomalies(polygons):
+            if lost and polygons not in finals and polygons.exists() and _is_anomalies(polygons):
                 raise OutputError(
                     f"{raster}: belongs to the polygons in {polygons.name}, which would be left without it; delete or "
                     "move these first, or choose another --out"
                 )
+
+
+def _is_anomalies(path: Path) -> bool:
+    """Return whether a file holds polygons that geood wrote; what reads them is loaded for those that exist alone."""
+    from geood.polygons import is_anomalies
+
+    return is_anomalies(path)

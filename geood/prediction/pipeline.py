@@ -23,7 +23,6 @@ from geood.geo.paths import ScenePath, fingerprint, with_retries
 from geood.geo.scene_reading import said_together
 from geood.geo.score_raster import FAILED_TAG
 from geood.models import AnyBundle, ModelBundle, bundle_path_of, takes_bundle
-from geood.polygons import PolygonSource, write_anomalies, write_together
 from geood.prediction.budget import Budget, budget, check_disk, config_budget, parse_bytes
 from geood.prediction.cluster import TlsFiles, dask_client
 from geood.prediction.outputs import (
@@ -293,16 +292,19 @@ def _polygons(
     most: int | None,
 ) -> list[int | None]:
     """Extract the polygons of all scenes from their finished rasters; return their numbers (None: not asked for)."""
-    names, settings, together = bundle.class_names, bundle.config.predict, outputs.together
-    if together:
+    if not outputs.together and not any(target.polygons and target.classes for target in outputs.targets):
+        return [None] * len(scored)
+    from geood.polygons import PolygonSource, write_anomalies, write_together  # here: geopandas loads for a second
+
+    names, settings = bundle.class_names, bundle.config.predict
+    if together := outputs.together:
         sources = [
             PolygonSource(folder / t.scores.name, folder / t.classes.name, names, t.scene.label, s.failed)
             for t, s in zip(outputs.targets, scored, strict=True)
             if t.classes
         ]
-        shared = folder / together.name
-        together_of = partial(write_together, sources, shared, predict=settings, model=bundle.identity, most=most)
-        return [*together_of(threshold=thresholds[0], overwrite=True)]
+        together_of = partial(write_together, predict=settings, model=bundle.identity, most=most, overwrite=True)
+        return [*together_of(sources, folder / together.name, threshold=thresholds[0])]
     counts: list[int | None] = []
     for target, scene, threshold in zip(outputs.targets, scored, thresholds, strict=True):
         if not (target.polygons and target.classes):

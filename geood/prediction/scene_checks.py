@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from geood.geo.band_matching import listed
 from geood.geo.bands import Bands
@@ -131,6 +130,8 @@ def _better_order(
     bands: Bands, indexes: Sequence[int], rows: Mapping[int, NDArray[np.float64]]
 ) -> tuple[int, ...] | None:
     """Return other bands of the scene, or another order, if they fit the training clearly better; else None."""
+    from scipy.optimize import linear_sum_assignment  # here, as few scenes need it and its import takes time
+
     cost = np.array([[_distance(rows[j], bands, i) for j in rows] for i in range(bands.count)])
     now = sum(_distance(rows[index], bands, i) for i, index in enumerate(indexes))
     assigned = linear_sum_assignment(cost)

@@ -27,7 +27,6 @@ from geood.geo.grid import Grid, Window
 from geood.geo.qgis_form import POLYGON_REVIEW
 from geood.polygons.export import (
     COLUMNS,
-    OUTPUT_SUFFIXES,
     PolygonSource,
     anomalies,
     write_anomalies,
@@ -36,6 +35,7 @@ from geood.polygons.export import (
 )
 from geood.polygons.external_sort import ExternalSorter, SortKey
 from geood.polygons.geodesic_area import GeodesicAreas
+from geood.polygons.names import OUTPUT_SUFFIXES
 from geood.polygons.rings import Rings
 from support.places import CUSTOM, NORTH_UP, PLACES, UTM
 

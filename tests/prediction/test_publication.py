@@ -255,7 +255,7 @@ def test_a_note_leads_to_no_other_path(tmp_path, out, run):
 
 
 def test_a_run_without_one_of_its_files_is_no_finished_run(out, run, monkeypatch):
-    monkeypatch.setattr(geood.prediction.pipeline, "write_anomalies", lambda *_, **__: 7)
+    monkeypatch.setattr(geood.polygons, "write_anomalies", lambda *_, **__: 7)
     with pytest.raises(OutputError, match=r"x\.gpkg: was not made"):
         run(out)
     assert not (out.parent / "x.tif").exists()
