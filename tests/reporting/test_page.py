@@ -24,9 +24,9 @@ from geood.errors import ConfigError, DataError, OutputError
 from geood.geo.grid import Grid
 from geood.polygons.reading import read_anomalies
 from geood.prediction.pipeline import predict
-from geood.report.maps import SceneMap, read_maps
-from geood.report.page import PAGE_BYTES, Sources, read_sources, render, report
-from geood.report.runs import config_differences, read_run, run_lines
+from geood.reporting.maps import SceneMap, read_maps
+from geood.reporting.page import PAGE_BYTES, Sources, read_sources, render, report
+from geood.reporting.runs import config_differences, read_run, run_lines
 from geood.training.run_folder import write_confusion, write_versions
 from support.browser import PROGRAM, browser
 from support.bundles import make_bundle, small_config
