@@ -3,8 +3,8 @@
 The public names live here and are resolved on first use, so `import geood` costs nothing. Inside, imports only go down:
 
     cli > preflight > training | prediction | evaluation | review | reporting | export > calibration
-        > polygons | datasets > models > geo > config > catalog | metrics | atomic > errors | constants | notebook | progress | _torch_compat
-        | _lazy | _version
+        > polygons | datasets > models > geo > config > catalog | metrics | atomic > errors | constants
+        | notebook | progress | _torch_compat | _lazy | _version
 
 Packages of one floor never import each other, and across a border only names of a package's face (its `__init__`) are
 used; `geo` is a library, whose rooms are imported by name. docs/architecture.md names every room.

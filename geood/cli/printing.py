@@ -48,14 +48,23 @@ def print_next(made: Sequence[Any]) -> None:
     scenes = [str(p.scene) for p in made] if len(maps) == 1 else []
     given = "".join(f" --scene {quote(scene)}" for scene in scenes[:MOST_SCENES] if Path(scene).is_file())
     print(printable(f"next       geood project {quote(str(first))}{given} --out {quote(f'{stem}.qgz')}"))
-    if not any(prediction.anomalies for prediction in made if prediction.polygons):
-        if made[0].polygons is not None:
-            print("           nothing lies above the threshold; what stands out most is cut by rank:")
-        scores = made[0].scores
-        out = scores.with_name(f"{scores.stem}.top.gpkg")
-        print(printable(f"then       geood polygonize {quote(str(scores))} --out {quote(str(out))} --top 50"))
+    if made[0].polygons is None:
+        out = quote(str(made[0].scores.with_suffix(".gpkg")))
+        print(printable(f"then       geood polygonize {quote(str(made[0].scores))} --out {out}"))
+    elif not any(prediction.anomalies for prediction in made):
+        print(printable(f"then       {_lower(made[0])}, as nothing lies above the threshold"))
     else:
         print(printable(f"then       geood audit {quote(str(maps[0]))}, once polygons have verdicts"))
+
+
+def _lower(prediction: Any) -> str:
+    """Return the command that cuts what stands out most, of a map without a polygon."""
+    from geood.geo.display import drawn_shape, grid_of, read_average, score_range
+
+    grid = grid_of(prediction.scores)
+    threshold = score_range(read_average(prediction.scores, drawn_shape(grid.height, grid.width))).high
+    out = prediction.scores.with_name(f"{prediction.scores.stem}.lower.gpkg")
+    return f"geood polygonize {quote(str(prediction.scores))} --out {quote(str(out))} --threshold {threshold:.4g}"
 
 
 def print_pairs(pairs: dict[str, Any]) -> None:

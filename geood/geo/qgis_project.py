@@ -78,9 +78,7 @@ def polygon_layers(path: Path, *, shown: Mapping[str, bool]) -> list[ProjectLaye
         raise DataError(f"{path}: cannot be read as polygons ({error}); give a file that geood wrote") from None
     inside = _styles_in(path)
     return [
-        ProjectLayer(
-            name, path, name, (("default", inside.get(name, "")),), _crs(info["crs"]), info["total_bounds"], on
-        )
+        ProjectLayer(name, path, name, (("default", inside.get(name, "")),), _crs(info["crs"]), _bounds(info), on)
         for (name, info), on in zip(infos.items(), (shown[name] for name in infos), strict=True)
     ]
 
@@ -92,7 +90,13 @@ def _whole(path: Path) -> tuple[pyproj.CRS | None, tuple[float, float, float, fl
         return frame.crs, tuple(frame.total_bounds)
     with local_file(path) as plain:
         info = pyogrio.read_info(plain, force_total_bounds=True)
-    return _crs(info["crs"]), tuple(info["total_bounds"])
+    return _crs(info["crs"]), _bounds(info)
+
+
+def _bounds(info: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """Return the bounds of a layer, not finite where it holds no polygon."""
+    bounds = info["total_bounds"]
+    return (np.nan,) * 4 if bounds is None else tuple(bounds)
 
 
 def raster_layer(path: str | Path, title: str, *, visible: bool = True) -> ProjectLayer:
