@@ -161,13 +161,13 @@ def desk(area, tmp_path_factory):
     (folder / "scenes").mkdir()
     shapes: list[dict] = []
     names = {9: "boat", 0: "land"}
-    for i in range(2):
-        shutil.copy(folder / "world" / f"train_{i}.tif", folder / "scenes")
-        with rasterio.open(folder / "world" / "labels" / f"train_{i}.tif") as ids:
+    for path in sorted((folder / "world").glob("train_*.tif")):
+        shutil.copy(path, folder / "scenes")
+        with rasterio.open(folder / "world" / "labels" / path.name) as ids:
             found = features.shapes(ids.read(1), transform=ids.transform)
             shapes += [{"class": names.get(int(v), f"class {v:g}"), "geometry": shape(g)} for g, v in found if v < 255]
             crs = ids.crs
-    with rasterio.open(folder / "scenes" / "train_0.tif") as scene:
+    with rasterio.open(folder / "scenes" / "train_1.tif") as scene:
         shapes.append({"class": "boat", "geometry": box(*scene.bounds).centroid.buffer(4)})
     gpd.GeoDataFrame(shapes, crs=crs).to_file(folder / "labels.gpkg")
     with pytest.MonkeyPatch.context() as patch:
