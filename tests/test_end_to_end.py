@@ -25,7 +25,18 @@ from support.apart import FIT_CROPS
 from support.rasters import picture
 
 TASK_PAGES = ("train", "predict", "evaluate", "roads")  # whose commands run here always; those of the others if slow
-SLOW_PAGES = ("clusters", "export", "first-config", "first-week", "get-started", "qgis", "report", "review", "train")
+SLOW_PAGES = (
+    "clusters",
+    "export",
+    "first-config",
+    "first-week",
+    "get-started",
+    "qgis",
+    "report",
+    "review",
+    "train",
+    "trust",
+)
 NOT_RUN = {  # commands of any page that cannot run in a test, and why
     "geood predict scene.tif --out anomalies.gpkg --scheduler tls://host:8786": "needs a cluster; test_cluster has one",
     "geood demo": "takes minutes; test_the_demo_draws_and_lists_its_files runs it in short",
