@@ -2,9 +2,9 @@
 
 The public names live here and are resolved on first use, so `import geood` costs nothing. Inside, imports only go down:
 
-    cli > preflight > training | prediction | evaluation | review | report | export > calibration > polygons | datasets
-        > models > geo > config > catalog | metrics | atomic > errors | constants | notebook | progress | _torch_compat
-        | _lazy | _version
+    cli > preflight > training | prediction | evaluation | review | reporting | export > calibration
+        > polygons | datasets > models > geo > config > catalog | metrics | atomic > errors | constants
+        | notebook | progress | _torch_compat | _lazy | _version
 
 Packages of one floor never import each other, and across a border only names of a package's face (its `__init__`) are
 used; `geo` is a library, whose rooms are imported by name. docs/architecture.md names every room.
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from geood.geo.score_raster import open_scores
     from geood.models import ModelBundle, anomaly_score
     from geood.prediction import SceneOptions, polygonize, predict
+    from geood.reporting import report
     from geood.review import audit
     from geood.training import train
 
@@ -66,6 +67,7 @@ __all__ = [
     "open_scores",
     "polygonize",
     "predict",
+    "report",
     "train",
 ]
 
@@ -96,6 +98,7 @@ __getattr__, __dir__ = lazy_exports(
         "open_scores": "geo.score_raster",
         "polygonize": "prediction",
         "predict": "prediction",
+        "report": "reporting",
         "train": "training",
     },
 )

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import rasterio
 from PIL import Image
+from rasterio import features
 from rasterio.windows import Window
-from shapely.geometry import box
+from shapely.geometry import box, shape
 
 from geood.cli.demo import CONFIG, run_demo
 from geood.cli.process import _run
@@ -23,7 +24,27 @@ from geood.errors import OutputError
 from support.apart import FIT_CROPS
 from support.rasters import picture
 
-TASK_PAGES = ("train", "predict", "evaluate", "roads")  # whose commands run here; all others are parsed
+TASK_PAGES = ("train", "predict", "evaluate", "roads")  # whose commands run here always; those of the others if slow
+SLOW_PAGES = (
+    "clusters",
+    "export",
+    "first-config",
+    "first-week",
+    "get-started",
+    "qgis",
+    "report",
+    "review",
+    "train",
+    "trust",
+)
+NOT_RUN = {  # commands of any page that cannot run in a test, and why
+    "geood predict scene.tif --out anomalies.gpkg --scheduler tls://host:8786": "needs a cluster; test_cluster has one",
+    "geood demo": "takes minutes; test_the_demo_draws_and_lists_its_files runs it in short",
+    "geood evaluate scenes benchmarks/": "needs data that is downloaded",
+    "geood train configs/camvid.yaml": "needs the data set, and hours",
+    "geood evaluate camvid CAMVID --model runs/camvid": "needs that training",
+    "geood train aerial.yaml --set segmenter.encoder=tf_efficientnet_lite0": "needs the package of the weights",
+}
 BEFORE = ("geood init ", "geood check ")  # which draw crops and time a network; tests/preflight runs them
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -138,6 +159,91 @@ def test_the_commands_of_the_readme_and_the_pages(area, monkeypatch, capsys):
     for out in ("measured", "scores.tif"):
         assert _run(["evaluate", "scenes", "aerial.yaml", "--out", out], debug=False) == 2
         assert f"{out}: exists already" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def desk(area, tmp_path_factory):
+    """The same folder with all that the other pages take for granted: labels as drawn, a run, maps, figures."""
+    folder = tmp_path_factory.mktemp("desk") / "area"
+    shutil.copytree(area, folder)
+    for old in ("runs", "anomalies.gpkg", "measured"):
+        shutil.rmtree(folder / old, ignore_errors=True)
+        (folder / old).unlink(missing_ok=True)
+    (folder / "scenes").mkdir()
+    shapes: list[dict] = []
+    names = {9: "boat", 0: "land"}
+    for path in sorted((folder / "world").glob("train_*.tif")):
+        shutil.copy(path, folder / "scenes")
+        with rasterio.open(folder / "world" / "labels" / path.name) as ids:
+            found = features.shapes(ids.read(1), transform=ids.transform)
+            shapes += [{"class": names.get(int(v), f"class {v:g}"), "geometry": shape(g)} for g, v in found if v < 255]
+            crs = ids.crs
+    with rasterio.open(folder / "scenes" / "train_1.tif") as scene:
+        shapes.append({"class": "boat", "geometry": box(*scene.bounds).centroid.buffer(4)})
+    gpd.GeoDataFrame(shapes, crs=crs).to_file(folder / "labels.gpkg")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for line in (
+            "train aerial.yaml",
+            "predict scene.tif --out anomalies.gpkg",
+            "predict world/test.tif --out demo/anomalies.gpkg",
+            "predict TILES --out outputs",
+            "evaluate scenes aerial.yaml --out measured",
+        ):
+            Path("demo").mkdir(exist_ok=True)
+            assert _run(line.split(), debug=True) == 0, line
+        for name in ("new_scene", "SCENE"):
+            shutil.copy("scene.tif", f"{name}.tif")
+        (Path("demo") / "world").symlink_to(folder / "world")
+        judge(Path("anomalies.gpkg"))
+        for name in ("ada", "bo"):
+            shutil.copy("anomalies.gpkg", f"{name}.gpkg")
+        theirs = gpd.read_file("anomalies.gpkg", layer="anomalies").rename(columns={"verdict": "ok", "score_max": "p"})
+        theirs[["ok", "p", "geometry"]].to_file("theirs.geojson")
+        shutil.copy("anomalies.tif", "theirs.tif")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", SLOW_PAGES)
+def test_the_commands_of_every_other_page(desk, page, tmp_path, monkeypatch):
+    """Each page in a folder of its own; trainings are cut short, and what a line writes is removed before it."""
+    if page == "export":
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(package)
+    place = tmp_path / "area"
+    shutil.copytree(desk, place, symlinks=True)
+    monkeypatch.chdir(place)
+    for line in dict.fromkeys(commands((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"))):
+        if line.startswith(tuple(NOT_RUN)):
+            continue
+        words = shlex.split(line)[1:]
+        if "--resume" not in words:
+            make_room(words)
+        if words[0] == "train":
+            words += [part for key in (*SHORT, "segmenter.weights=null") for part in ("--set", key)]
+        if words[0] in ("audit", "feedback") and Path(words[1]).name == "anomalies.gpkg":
+            judge(Path("anomalies.gpkg"))
+        assert _run(words, debug=True) == 0, line
+
+
+def make_room(words):
+    """Remove what a command writes, which an earlier one may have written."""
+    out = words[words.index("--out") + 1] if "--out" in words else None
+    if words[0] == "init":
+        out = "aerial.yaml"
+    if words[0] == "train":
+        out = out or f"runs/{Path(words[1]).stem}"
+    for path in [] if out is None else [Path(out), *Path(out).parent.glob(f"{Path(out).stem}.*")]:
+        if words[0] in ("predict", "polygonize", "init", "feedback") or path == Path(out):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def test_what_is_not_run_is_in_a_page():
+    lines = [line for path in (*ROOT.glob("*.md"), *ROOT.glob("*/*.md")) for line in commands(path.read_text("utf-8"))]
+    assert all(any(line.startswith(start) for line in lines) for start in NOT_RUN)
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md") if any(commands(path.read_text("utf-8")))}
+    assert pages == {*TASK_PAGES, *SLOW_PAGES}
 
 
 def judge(path):

@@ -21,7 +21,7 @@ LADDER = [  # from the ground up; packages of one floor never import each other
     {"models"},
     {"polygons", "datasets"},
     {"calibration"},
-    {"prediction", "training", "evaluation", "review", "report", "export"},
+    {"prediction", "training", "evaluation", "review", "reporting", "export"},
     {"preflight"},
     {"cli"},
     {"_command"},
@@ -105,7 +105,7 @@ def test_imports_go_down(path):
 
 
 def test_training_prediction_and_evaluation_never_import_each_other():
-    halls = {"training", "prediction", "evaluation", "review", "report"}
+    halls = {"training", "prediction", "evaluation", "review", "reporting"}
     for path in FILES:
         if package_of(path) in halls:
             assert not {module.split(".")[1] for module, _ in inside_imports(path)} & halls, path
@@ -182,7 +182,7 @@ WORKER = ("geopandas", "pyogrio", "pandas", "matplotlib", "lightning", "torchgeo
                 "geood.evaluation",
                 "geood.review",
                 "geood.preflight",
-                "geood.report",
+                "geood.reporting",
                 "geood.datasets",
                 "geood.polygons",
             ],

@@ -37,7 +37,8 @@ from geood.cli.options import (
     Uses,
     Workers,
 )
-from geood.cli.printing import print_predictions
+from geood.cli.panels import Verbs
+from geood.cli.printing import print_next, print_predictions
 from geood.cli.project import project
 from geood.cli.report import print_training, report
 from geood.cli.reviewing import audit, feedback
@@ -57,6 +58,7 @@ from geood.errors import ConfigError, TilesFailedError, printable
 
 app = typer.Typer(
     name="geood",
+    cls=Verbs,
     help="Find what a model was never taught, in aerial and satellite scenes and in road-driving images.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
@@ -201,6 +203,7 @@ def predict(
 
 def _tell(made: Any, json_file: Path | None, *, overwrite: bool) -> None:
     print_predictions(made)
+    print_next(made)
     if json_file:
         write_verdicts(json_file, made, overwrite=overwrite)
 

@@ -17,7 +17,7 @@ from geood.errors import OutputError
 from geood.evaluation import draw_overview, evaluate_scenes, write_metrics
 from geood.models import ModelBundle
 from geood.prediction import predict
-from geood.report import draw_curves, report
+from geood.reporting import draw_curves, report
 from geood.training import example_negatives, train
 
 log = logging.getLogger("geood")

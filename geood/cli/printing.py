@@ -7,6 +7,8 @@ here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from geood._version import DISTRIBUTION
@@ -15,6 +17,7 @@ from geood.errors import printable, shown
 if TYPE_CHECKING:
     from geood.models import BundleHeader
 
+MOST_SCENES = 3  # that a command to type next names
 LONGEST_LINE = 10_000  # characters of a value
 CURVE_PX = (32, 64, 128, 256, 352)
 
@@ -33,6 +36,35 @@ def print_predictions(made: Sequence[Any]) -> None:
         if prediction.verdict is not None:
             for line in prediction.verdict.lines():
                 print(printable(line))
+
+
+def print_next(made: Sequence[Any]) -> None:
+    """Print what to type after a prediction: how its maps are looked at, and how verdicts on them are counted."""
+    maps = list(dict.fromkeys(prediction.polygons or prediction.scores for prediction in made))
+    if not maps:
+        return
+    first = maps[0] if len(maps) == 1 else maps[0].parent
+    stem = first.with_suffix("") if len(maps) == 1 else first / "all"
+    scenes = [str(p.scene) for p in made] if len(maps) == 1 else []
+    given = "".join(f" --scene {quote(scene)}" for scene in scenes[:MOST_SCENES] if Path(scene).is_file())
+    print(printable(f"next       geood project {quote(str(first))}{given} --out {quote(f'{stem}.qgz')}"))
+    if made[0].polygons is None:
+        out = quote(str(made[0].scores.with_suffix(".gpkg")))
+        print(printable(f"then       geood polygonize {quote(str(made[0].scores))} --out {out}"))
+    elif not any(prediction.anomalies for prediction in made):
+        print(printable(f"then       {_lower(made[0])}, as nothing lies above the threshold"))
+    else:
+        print(printable(f"then       geood audit {quote(str(maps[0]))}, once polygons have verdicts"))
+
+
+def _lower(prediction: Any) -> str:
+    """Return the command that cuts what stands out most, of a map without a polygon."""
+    from geood.geo.display import drawn_shape, grid_of, read_average, score_range
+
+    grid = grid_of(prediction.scores)
+    threshold = score_range(read_average(prediction.scores, drawn_shape(grid.height, grid.width))).high
+    out = prediction.scores.with_name(f"{prediction.scores.stem}.lower.gpkg")
+    return f"geood polygonize {quote(str(prediction.scores))} --out {quote(str(out))} --threshold {threshold:.4g}"
 
 
 def print_pairs(pairs: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ def report(
     overwrite: Overwrite = False,
 ) -> None:
     """Write a page to look at: verdict, map, ranked polygons, curves, classes, negatives, config."""
-    from geood.report import report as run
+    from geood.reporting import report as run
 
     path = run(sources, out, scenes=scene or (), most=most, overwrite=overwrite)
     print(f"report     {path} ({path.stat().st_size / MEBI:.1f} MB; open it in any browser)")
@@ -43,7 +43,7 @@ def report(
 
 def print_training(bundle_path: Path) -> None:
     """Draw the curves of a finished run; print what it has to say, where its files are, and what to type next."""
-    from geood.report import draw_curves, run_lines
+    from geood.reporting import draw_curves, run_lines
 
     if os.environ.get("LOCAL_RANK", "0") != "0":  # of several processes that train, the first speaks and writes
         return

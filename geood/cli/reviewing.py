@@ -130,7 +130,7 @@ def _ground_lines(found: Audit) -> Iterator[str]:
         searched = (
             f"{found.cells['complete']} of {found.cells['cells']} cells complete, {found.cells['area_km2']:.4g} km2"
         )
-        yield f"sample     {searched}, {found.cells['misses']} misses"
+        yield f"sample     {searched}, {found.cells['misses']} {'miss' if found.cells['misses'] == 1 else 'misses'}"
     if found.misses_per_km2 is not None:
         yield f"misses     {_interval(found.misses_per_km2)} per km2, from the sample alone"
     if found.recall is not None:

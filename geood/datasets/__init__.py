@@ -8,7 +8,7 @@ from geood._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from geood.datasets.check import check_set
-    from geood.datasets.class_finding import settle_classes
+    from geood.datasets.class_finding import NO_CLASS, ids_of_names, settle_classes
     from geood.datasets.crops import Crops
     from geood.datasets.discovery import drop_unlabelled, find_frames
     from geood.datasets.disparity import distance_of, has_distance
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from geood.datasets.validation_ground import PartIds, ValidationPart, decoded_frame, open_ids, validation_parts
 
 __all__ = [
+    "NO_CLASS",
     "Crops",
     "Decoded",
     "Frame",
@@ -34,6 +35,7 @@ __all__ = [
     "find_files",
     "find_frames",
     "has_distance",
+    "ids_of_names",
     "make_world",
     "open_crops",
     "open_ids",
@@ -50,6 +52,7 @@ __getattr__, __dir__ = lazy_exports(
         "Crops": "crops",
         "Decoded": "frames",
         "Frame": "frames",
+        "NO_CLASS": "class_finding",
         "PartIds": "validation_ground",
         "ValidationPart": "validation_ground",
         "check_set": "check",
@@ -60,6 +63,7 @@ __getattr__, __dir__ = lazy_exports(
         "find_files": "files",
         "find_frames": "discovery",
         "has_distance": "disparity",
+        "ids_of_names": "class_finding",
         "make_world": "synthetic.world",
         "open_crops": "sources",
         "open_ids": "validation_ground",

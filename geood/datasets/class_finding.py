@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Container, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from geood.progress import Progress
 
 log = logging.getLogger("geood")
 PICTURES = (".png", *RASTERS)
+NO_CLASS = ("unlabeled", "unlabelled", "void", "ignore", "nodata", "no data", "none", "unknown", "")  # names of none
 
 
 def settle_classes(config: Config) -> Config:
@@ -61,19 +62,39 @@ def settle_classes(config: Config) -> Config:
 def _classes(values: Counter[Any], config: Config) -> dict[int, str]:
     """Return ids and names of classes from the values that labels hold, those of anomalies apart."""
     anomaly, held = config.data.anomaly, {folded(name) for name in config.data.ids_by_name}
-    texts = [value for value in values if isinstance(value, str)]
+    texts = {value: number for value, number in values.items() if isinstance(value, str)}
     if not texts:
         ids = sorted(i for i in values if 0 <= i < IGNORE and i not in anomaly)
         return {i: f"class {i}" for i in ids}
+    return ids_of_names(texts, what=str(config.data.label_attribute), without=held, taken=anomaly)
+
+
+def ids_of_names(
+    counts: Mapping[str, int], *, what: str = "the attribute", without: Container[str] = (), taken: Container[int] = ()
+) -> dict[int, str]:
+    """Return ids and names of the classes that texts of labels name: in the order of the alphabet, from 0 on.
+
+    A first config and `data.classes: auto` both give ids so. Texts that differ in case or blanks are one class, by its
+    usual spelling; names such as `void` are none.
+
+    Args:
+        counts: how often each text occurs.
+        what: the attribute, for a message.
+        without: names, folded, that are no classes.
+        taken: ids that are not given.
+
+    Raises:
+        DataError: there are more names than ids.
+    """
     names: dict[str, str] = {}
-    for value, _ in sorted(values.items(), key=lambda item: (-item[1], str(item[0]))):
-        names.setdefault(folded(str(value)), " ".join(str(value).split()))
-    chosen = [name for fold, name in sorted(names.items()) if fold and fold not in held]
-    free = [i for i in range(UNSTATED) if i not in anomaly]
+    for value, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        names.setdefault(folded(value), " ".join(value.split()))
+    chosen = [name for fold, name in sorted(names.items()) if fold not in NO_CLASS and fold not in without]
+    free = [i for i in range(UNSTATED) if i not in taken]
     if len(chosen) > len(free):
         raise DataError(
-            f"{config.data.label_attribute} of the labels holds {len(chosen)} texts, and there are ids for {len(free)} "
-            "classes; choose another data.label_attribute, or list data.classes"
+            f"{what} of the labels holds {len(chosen)} texts, and there are ids for {len(free)} classes; choose "
+            "another data.label_attribute, or list data.classes"
         )
     return dict(zip(free, chosen, strict=False))
 

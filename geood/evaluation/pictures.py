@@ -20,7 +20,7 @@ from rasterio.vrt import WarpedVRT
 
 from geood.atomic import atomic_write, output_errors
 from geood.constants import IGNORE
-from geood.geo.display import LONGEST_PX, Picture, read_band, read_photo
+from geood.geo.display import LONGEST_PX, Picture, read_band, read_photo, score_range
 from geood.geo.gdal import open_raster, reading
 from geood.geo.qgis import class_colours
 
@@ -157,11 +157,10 @@ def _show_classes(ax: Axes, index: NDArray[np.float32], names: Mapping[int, str]
 
 
 def _show_score(ax: Axes, score: NDArray[np.floating], threshold: float) -> None:
-    """Show the score map; the colours range from its 1st percentile to the 99.9th, or to the threshold if higher."""
-    finite = score[np.isfinite(score)]
-    low, high = np.percentile(finite, (1, 99.9)) if finite.size else (0.0, 1.0)
+    """Show the score map; its colours reach to the threshold at least."""
+    low, high = score_range(score, least_high=threshold)
     ax.set_facecolor("white")
-    image = ax.imshow(score, cmap="inferno", vmin=low, vmax=max(high, threshold, low + 1e-6), interpolation="nearest")
+    image = ax.imshow(score, cmap="inferno", vmin=low, vmax=high, interpolation="nearest")
     bar = ax.figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02)
     bar.ax.axhline(threshold, color="#00e5ff", linewidth=2)
     bar.ax.tick_params(labelsize=8)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,17 +41,14 @@ class ScoreDifference(NamedTuple):
     share: float
 
 
-def check_packages() -> None:
-    """Check that the packages that an ONNX file is made with are installed.
+def check_packages(needed: Sequence[str] = NEEDED, what: str = "an ONNX file is made with") -> None:
+    """Check that the packages that an ONNX file is made with, or those that are named, are installed.
 
     Raises:
         ConfigError: one is missing.
     """
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise ConfigError(
-            f"an ONNX file is made with {', '.join(missing)}, which this Python lacks; "
-            f"pip install '{DISTRIBUTION}[export]'"
-        )
+    if missing := [name for name in needed if find_spec(name) is None]:
+        raise ConfigError(f"{what} {', '.join(missing)}, which this Python lacks; pip install '{DISTRIBUTION}[export]'")
 
 
 def write_onnx(
@@ -141,7 +138,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         ConfigError: a package is missing.
         DataError: the file cannot be read, or geood did not write it.
     """
-    check_packages()
+    check_packages(("onnx",), f"{path}: what is in an ONNX file is read with")
     import onnx
 
     try:

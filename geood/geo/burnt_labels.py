@@ -9,6 +9,7 @@ grid: as long as both are the same the file is used again, and what was drawn si
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ log = logging.getLogger("geood")
 
 BLOCK_PX = 256  # side of the blocks of a raster; a crop reads few of them
 DIGITS = 16  # of a digest in a name
+DIGEST = re.compile(rf"[0-9a-f]{{{DIGITS}}}")
+STEM_BYTES = 80  # of the name of an image in that of its labels
 _MOST = 6  # pairs of classes that a message lists
 
 
@@ -56,13 +59,29 @@ def burn_labels(
         for image, grid in images.items():
             shapes = shapes_on(labels, grid, rules)
             if shapes is not None and shapes.window.height and shapes.window.width:
-                path = folder / f"{image.stem[:80]}.{shapes.digest[:DIGITS]}.tif"
+                path = folder / f"{_short(image.stem)}.{shapes.digest[:DIGITS]}.tif"
                 if not _is_whole(path, grid[shapes.window]):
                     twice += _burn(shapes, path)
                 burnt.append(path)
             progress.advance()
+    _remove_old(folder, images, {*burnt})
     _report(twice, rules)
     return tuple(burnt)
+
+
+def _short(stem: str) -> str:
+    """Return the name of an image, cut to the bytes that leave a disk room for digest and suffix."""
+    return stem.encode("utf-8", "surrogateescape")[:STEM_BYTES].decode("utf-8", "ignore")
+
+
+def _remove_old(folder: Path, images: Mapping[Path, Grid], burnt: set[Path]) -> None:
+    """Remove the rasters of these images that hold what was drawn before."""
+    names = {_short(image.stem) for image in images}
+    for path in folder.glob("*.tif"):
+        name, _, digest = path.stem.rpartition(".")
+        if path not in burnt and name in names and DIGEST.fullmatch(digest):
+            with output_errors(path):
+                path.unlink()
 
 
 def _is_whole(path: Path, grid: Grid) -> bool:

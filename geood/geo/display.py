@@ -19,7 +19,9 @@ from geood.geo.gdal import open_raster, rasterio_window, reading
 from geood.geo.grid import Grid, Window
 
 LONGEST_PX = 1000  # side at which rasters are read for a page
-LOW, HIGH = 1, 99  # percentiles between which values of other types than 8 bit are stretched
+LOW, HIGH = 2, 98  # percentiles between which values of other types than 8 bit are stretched, as QGIS does
+
+SCORES_LOW, SCORES_HIGH = 1, 99.9  # percentiles between which scores are coloured
 
 Picture = NDArray[np.float32]
 
@@ -35,6 +37,25 @@ def drawn_shape(height: int, width: int, longest: int = LONGEST_PX) -> tuple[int
     """Return height and width at which a raster is drawn: at most `longest`, never enlarged."""
     shrink = min(1.0, longest / max(height, width))
     return max(1, round(height * shrink)), max(1, round(width * shrink))
+
+
+def stretch_of(values: NDArray[Any]) -> DisplayRange:
+    """Return the stretch of an image that is not 8-bit, one for all bands, so that its colours keep their balance."""
+    known = values[np.isfinite(values)]
+    low, high = np.percentile(known, (LOW, HIGH)) if known.size else DisplayRange()
+    return DisplayRange(float(low), float(high))
+
+
+def score_range(score: Picture, *, least_high: float = -np.inf) -> DisplayRange:
+    """Return the scores that get the first and the last colour: percentiles of the finite ones, 0 and 1 without any.
+
+    Args:
+        score: scores of any shape, NaN where there are none.
+        least_high: the last colour is at least that of this score, such as the threshold.
+    """
+    finite = score[np.isfinite(score)]
+    low, high = np.percentile(finite, (SCORES_LOW, SCORES_HIGH)) if finite.size else (0.0, 1.0)
+    return DisplayRange(float(low), float(max(high, least_high, low + 1e-6)))
 
 
 def grid_of(path: str | Path) -> Grid:
@@ -64,7 +85,7 @@ def read_stretched(path: str | Path, longest: int = LONGEST_PX) -> tuple[Picture
         eight_bit = source.dtypes[0] == "uint8"
     stretch = DisplayRange()
     if not eight_bit and valid.any():
-        stretch = DisplayRange(*(float(value) for value in np.percentile(pixels[:, valid], (LOW, HIGH))))
+        stretch = stretch_of(pixels[:, valid])
     return _shown(pixels, valid, stretch), stretch
 
 

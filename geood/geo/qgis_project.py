@@ -26,6 +26,7 @@ from rasterio.enums import ColorInterp
 
 from geood.atomic import atomic_write, output_errors
 from geood.errors import DataError, printable
+from geood.geo.display import DisplayRange, stretch_of
 from geood.geo.gdal import open_raster, reading
 from geood.geo.ogr import local_file
 from geood.geo.paths import gdal_name
@@ -34,7 +35,6 @@ from geood.geo.qgis_templates import fill, template, written
 
 RAMP, SHOWN_ABOVE = "whole range", "above the threshold"  # names of the two styles of a score raster
 SAMPLED_PX = 512  # longer side of what an image's values are looked at in
-CUT = (2.0, 98.0)  # per cent of the values between which an image is stretched
 _WRITTEN = (2000, 1, 1, 0, 0, 0)  # the time of writing in every project, so that equal projects have equal bytes
 
 
@@ -78,9 +78,7 @@ def polygon_layers(path: Path, *, shown: Mapping[str, bool]) -> list[ProjectLaye
         raise DataError(f"{path}: cannot be read as polygons ({error}); give a file that geood wrote") from None
     inside = _styles_in(path)
     return [
-        ProjectLayer(
-            name, path, name, (("default", inside.get(name, "")),), _crs(info["crs"]), info["total_bounds"], on
-        )
+        ProjectLayer(name, path, name, (("default", inside.get(name, "")),), _crs(info["crs"]), _bounds(info), on)
         for (name, info), on in zip(infos.items(), (shown[name] for name in infos), strict=True)
     ]
 
@@ -92,7 +90,13 @@ def _whole(path: Path) -> tuple[pyproj.CRS | None, tuple[float, float, float, fl
         return frame.crs, tuple(frame.total_bounds)
     with local_file(path) as plain:
         info = pyogrio.read_info(plain, force_total_bounds=True)
-    return _crs(info["crs"]), tuple(info["total_bounds"])
+    return _crs(info["crs"]), _bounds(info)
+
+
+def _bounds(info: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """Return the bounds of a layer, not finite where it holds no polygon."""
+    bounds = info["total_bounds"]
+    return (np.nan,) * 4 if bounds is None else tuple(bounds)
 
 
 def raster_layer(path: str | Path, title: str, *, visible: bool = True) -> ProjectLayer:
@@ -117,7 +121,7 @@ def write_project(groups: Mapping[str, Sequence[ProjectLayer]], out: Path, *, ov
     """Write a project of groups of layers, the first on top; the layers of a group without a name are in none.
 
     Raises:
-        DataError: a style is no XML.
+        DataError: a style is no XML, or QGIS cannot open a layer of that path.
         OutputError: it exists or cannot be written.
     """
     root = template("project.qgs", {"title": printable(out.stem)})
@@ -225,7 +229,11 @@ def _set_crs(parent: ET.Element, crs: pyproj.CRS | None) -> None:
 
 
 def _source(layer: ProjectLayer, folder: Path) -> str:
-    """Return where QGIS finds a layer: relative to the project where it is a file on the same disk."""
+    """Return where QGIS finds a layer: relative to the project where it is a file on the same disk.
+
+    Raises:
+        DataError: QGIS would take a part of its path for options.
+    """
     name, path = gdal_name(str(layer.path)), Path(layer.path)
     if path.exists():
         try:
@@ -233,6 +241,8 @@ def _source(layer: ProjectLayer, folder: Path) -> str:
             name = name if name.startswith("../") else f"./{name}"
         except ValueError:  # another drive
             name = path.absolute().as_posix()
+    if layer.vector and "|" in name:
+        raise DataError(f"{layer.path}: QGIS takes | in the path of polygons for the start of options; rename it")
     return f"{name}|layername={layer.name}" if layer.name else name
 
 
@@ -269,13 +279,11 @@ def _image_style(raster: Any) -> str:
     shrink = max(1, max(raster.shape) / SAMPLED_PX)
     shape = (len(bands), *(max(1, round(side / shrink)) for side in raster.shape))
     seen = np.ma.filled(raster.read(bands, out_shape=shape, masked=True).astype(np.float64), np.nan)
+    limits = DisplayRange() if raster.dtypes[bands[0] - 1] == "uint8" else stretch_of(seen)
     for renderer in root.iter("rasterrenderer"):
         stretches = [child for child in renderer if child.tag.lower().endswith("contrastenhancement")]
-        for key, band, values, child in zip(keys, bands, seen, stretches, strict=True):
+        for key, band, child in zip(keys, bands, stretches, strict=True):
             renderer.set(key, str(band))
-            known = values[np.isfinite(values)]
-            cut = np.percentile(known, CUT) if known.size else np.array([0.0, 255.0])
-            limits = (0.0, 255.0) if raster.dtypes[band - 1] == "uint8" else (float(cut[0]), float(cut[1]))
             for tag, value in zip(("minValue", "maxValue"), limits, strict=True):
                 for limit in child.findall(tag):
                     limit.text = repr(value)

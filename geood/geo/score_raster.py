@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,6 +183,15 @@ def _bad(path: Path, tags: dict[str, str], tag: str, *, wanted: str, remedy: str
     return DataError(
         f"{path}: its tag {tag} {found}; needed is {wanted}; another program may have changed it: {remedy}"
     )
+
+
+def tagged_number(tags: Mapping[str, str], tag: str) -> float | None:
+    """Return the number in a tag; None where there is none, or one that is not finite."""
+    try:
+        value = float(tags[tag])
+    except (KeyError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
 
 
 def read_tags(path: str | Path, *, dtype: str = "float32") -> dict[str, str]:

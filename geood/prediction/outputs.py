@@ -125,7 +125,7 @@ def outputs_of(scenes: Sequence[str | Path], out: Path, *, mosaic: bool, overvie
     """
     targets, together = targets_of(sources_of(scenes, mosaic=mosaic), out)
     if overview:
-        targets = [t._replace(overview=t.scores.with_suffix(".overview.png")) for t in targets]
+        targets = [t._replace(overview=(t.polygons or t.scores).with_suffix(".overview.png")) for t in targets]
     inside = targets[0].scores.parent == out
     summary = out / SUMMARY if inside and not mosaic and any(Path(s).is_dir() for s in scenes) else None
     parent = targets[0].scores.parent

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from geood.atomic import atomic_write, output_errors
 from geood.calibration import FAILS, HOLDS, Verdict
 from geood.errors import printable
-from geood.geo.display import LONGEST_PX, Picture, drawn_shape, grid_of, read_average, read_photo
+from geood.geo.display import LONGEST_PX, Picture, drawn_shape, grid_of, read_average, read_photo, score_range
 from geood.polygons import in_pixels, read_anomalies
 
 MOST = 2000  # polygons that are drawn
@@ -97,10 +97,9 @@ def _title(ax: Axes, text: str) -> None:
 
 
 def _show_scores(ax: Axes, score: Picture, threshold: float) -> None:
-    """Show the score map; its colours range from the 1st percentile to the 99.9th, or to the threshold if higher."""
-    finite = score[np.isfinite(score)]
-    low, high = np.percentile(finite, (1, 99.9)) if finite.size else (0.0, 1.0)
-    image = ax.imshow(score, cmap="inferno", vmin=low, vmax=max(high, threshold, low + 1e-6), interpolation="nearest")
+    """Show the score map; its colours reach to the threshold at least."""
+    low, high = score_range(score, least_high=threshold)
+    image = ax.imshow(score, cmap="inferno", vmin=low, vmax=high, interpolation="nearest")
     _title(ax, "anomaly score; the line in the scale is the threshold")
     bar = ax.figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02)
     bar.ax.axhline(threshold, color="#00e5ff", linewidth=2.5)

@@ -12,7 +12,7 @@ from pathlib import Path
 from geood.config import Config, folded
 from geood.datasets import find_files, settle_classes
 from geood.errors import GeoodError
-from geood.preflight.found_classes import FoundLabels, find_classes
+from geood.preflight.found_classes import FoundLabels, area_text, find_classes
 from geood.preflight.imagery import look_at
 from geood.preflight.machine import this_machine
 from geood.preflight.picture import draw_crops
@@ -101,7 +101,7 @@ def _classes(config: Config, labels: FoundLabels) -> Iterator[Line]:
         learned = (
             by_name.get(folded(found.name)) if found.name is not None else meant if meant in data.classes else None
         )
-        share = f"{100 * found.share:.3g} % of the labelled ground" + (f", {found.km2:.3g} km2" if found.km2 else "")
+        share = f"{100 * found.share:.3g} % of the labelled ground" + (f", {area_text(found.km2)}" if found.km2 else "")
         if learned is not None:
             met.add(learned)
             rare = ", rare: few crops will hold it" if found.share < RARE else ""

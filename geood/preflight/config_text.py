@@ -17,6 +17,7 @@ from geood.atomic import atomic_write, check_output, output_errors
 from geood.config import reference_config
 from geood.errors import printable
 from geood.preflight.drafting import FirstConfig
+from geood.preflight.found_classes import FoundClass, area_text
 from geood.training import LONG_S, duration, shortcuts
 
 COLUMN = 32  # comments begin here, if the value leaves room
@@ -138,19 +139,21 @@ def _files(key: str, patterns: Any) -> Iterator[str]:
 
 def _classes(made: FirstConfig) -> Iterator[str]:
     """Yield the classes, one a line, each with its share of the labelled ground."""
-    known = {found.class_id: found for found in made.labels.classes}
+    known: dict[str | int, FoundClass] = {
+        (found.class_id if found.name is None else found.name): found for found in made.labels.classes
+    }
     yield _line("classes", None, "id and name; share of the labelled ground; every other id is ignored")
     for class_id, name in made.classes.items():
-        found = known.get(class_id)
+        found = known.get(name if made.labels.text else class_id)
         named = f"; {GUESSED}the name" if name == f"class_{class_id}" else ""
-        share = "" if found is None else f"{100 * found.share:.3g} %" + ("" if found.km2 is None else _area(found.km2))
+        share = (
+            ""
+            if found is None
+            else f"{100 * found.share:.3g} %" + ("" if found.km2 is None else f", {area_text(found.km2)}")
+        )
         yield _line(f"  {class_id}", name, f"{share}{named}".removeprefix("; "))
     for found in made.left_out:
         yield f"    # left out: {printable(found.name or found.class_id)}, {100 * found.share:.3g} %"
-
-
-def _area(km2: float) -> str:
-    return f", {km2:.3g} km2" if km2 >= 0.01 else f", {1e6 * km2:.3g} m2"
 
 
 def _held_out(made: FirstConfig) -> str:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from geood.config import Config, config_from_tree, folded
 from geood.constants import VECTOR_SUFFIXES
-from geood.datasets import find_files
+from geood.datasets import NO_CLASS, find_files, ids_of_names
 from geood.errors import ConfigError, DataError
-from geood.preflight.found_classes import NO_CLASS, FoundClass, FoundLabels, find_classes
+from geood.preflight.found_classes import FoundClass, FoundLabels, area_text, find_classes
 from geood.preflight.imagery import Imagery, look_at
 from geood.preflight.machine import Machine, Start, best_start, this_machine
 from geood.preflight.settings import Proposal, fewer_crops, propose, smaller_crops
@@ -113,10 +113,11 @@ class Inputs:
             among = "guessed among several" if labels.chosen else "the only one that fits"
             layer = f"layer {labels.layer}, " if labels.layer else ""
             said.append(("attribute", f"{layer}{labels.attribute}: {among}"))
-        for found in labels.classes:
-            area = "" if found.km2 is None else f", {found.km2:.3g} km2"
-            named = f"{found.class_id} {found.name or ''}".strip()
+        for found in sorted(labels.classes, key=lambda found: -found.share):
+            area = "" if found.km2 is None else f", {area_text(found.km2)}"
+            named = found.class_id if found.name is None else found.name
             said.append(("class", f"{named}: {100 * found.share:.3g} % of the labelled ground{area}"))
+        said += [("note", text) for text in labels.likely_slips()]
         return said + [("note", problem) for problem in dict.fromkeys(labels.problems)]
 
 
@@ -172,7 +173,9 @@ def _named(labels: FoundLabels, without: set[FoundClass], names: Mapping[int, st
     chosen = [found for found in labels.classes if found not in without]
     if labels.vector and len(chosen) == 1:  # what is not drawn is the other class
         [only] = chosen
-        name = names.get(only.class_id, only.name or f"class_{only.class_id}")
+        if only.name is not None:
+            return {0: only.name, 1: BACKGROUND}
+        name = names.get(only.class_id, f"class_{only.class_id}")
         return {only.class_id: name, max(found.class_id for found in labels.classes) + 1: BACKGROUND}
     if len(chosen) < 2:
         held = ", ".join(found.name or str(found.class_id) for found in chosen) or "none"
@@ -180,7 +183,9 @@ def _named(labels: FoundLabels, without: set[FoundClass], names: Mapping[int, st
             f"the labels leave {len(chosen)} class to be learned ({held}), and a segmenter needs two at least: label "
             "other ground as well, or hold out less"
         )
-    return {found.class_id: names.get(found.class_id, found.name or f"class_{found.class_id}") for found in chosen}
+    if labels.text:
+        return ids_of_names({found.name: found.number for found in chosen if found.name is not None})
+    return {found.class_id: names.get(found.class_id, f"class_{found.class_id}") for found in chosen}
 
 
 def _data(inputs: Inputs, classes: dict[int, str], held: Sequence[FoundClass]) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """Classes found in label files: ids or names, with their share of the labelled ground, and a choice among attributes.
 
 Files are listed by `geo.label_listing`; here the lists of many files are put together, and layer and attribute are
-chosen where a person did not. A number is an id, a text a class name, which gets an id in the order of its area.
+chosen where a person did not. A number is an id, a text a class name, which gets an id in the order of the alphabet.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +21,8 @@ from geood.geo.vector import POLYGONAL
 from geood.progress import tracked
 
 LIKELY = ("class", "label", "category", "type", "kind", "name", "landcover", "land_cover", "id", "class_id", "value")
+CLOSE, SLIP = 0.8, 4  # likeness of two names, 0 to 1, and times the ground, from which one may be a slip
 MOST_FILES, MOST_CLASSES = 400, 60  # files that are counted; values of an attribute that holds classes
-NO_CLASS = ("unlabeled", "unlabelled", "void", "ignore", "nodata", "no data", "none", "unknown", "")
 
 
 class FoundClass(NamedTuple):
@@ -76,6 +77,18 @@ class FoundLabels:
         """True if the files hold class names."""
         return any(found.name is not None for found in self.classes)
 
+    def likely_slips(self) -> list[str]:
+        """Return what looks like a slip of the pen: a rare name that is nearly that of a class drawn more often."""
+        told = []
+        for found in self.classes:
+            more = [each.name for each in self.classes if each.name and each.share > SLIP * found.share]
+            if found.name and (close := get_close_matches(found.name, more, 1, CLOSE)):
+                told.append(
+                    f"{found.name} is rare, and close to {close[0]}: if it is a slip of the pen, correct it in the "
+                    "labels"
+                )
+        return told
+
     def find(self, wanted: str) -> FoundClass:
         """Return the class of a name or id.
 
@@ -87,6 +100,11 @@ class FoundLabels:
                 return found
         known = ", ".join(found.name or str(found.class_id) for found in self.classes)
         raise ConfigError(f"--hold-out {printable(wanted)}: no such class in the labels; they hold {printable(known)}")
+
+
+def area_text(km2: float) -> str:
+    """Return an area in words: square kilometres, or square metres below 0.01 of them."""
+    return f"{km2:.3g} km2" if km2 >= 0.01 else f"{1e6 * km2:,.0f} m2"
 
 
 def find_classes(paths: Sequence[Path], *, layer: str | None = None, attribute: str | None = None) -> FoundLabels:
@@ -185,13 +203,17 @@ def _classes(attributes: Sequence[FoundAttribute]) -> tuple[FoundClass, ...]:
     counts: Counter[str | int] = Counter()
     areas: dict[str | int, float] = defaultdict(float)
     spelt: dict[str | int, str | None] = {}
+    spellings: dict[str | int, Counter[str]] = defaultdict(Counter)
     for value in (value for found in attributes for value in found.values):
         key: str | int = _id_of(value.value) if not isinstance(value.value, str) else folded(value.value)
-        spelt.setdefault(key, value.value.strip() if isinstance(value.value, str) else None)
+        spelt.setdefault(key, None)
+        if isinstance(value.value, str):
+            spellings[key][" ".join(value.value.split())] += value.number
         counts[key] += value.number
         areas[key] += value.area_m2 or 0
     if not counts:
         return ()
+    spelt |= {key: sorted(texts.most_common(), key=_usual)[0][0] for key, texts in spellings.items()}
     weights: dict[str | int, float] = dict(areas) if sum(areas.values()) else dict(counts)
     total = sum(weights.values())
     if all(spelt[key] is None for key in counts):
@@ -200,12 +222,17 @@ def _classes(attributes: Sequence[FoundAttribute]) -> tuple[FoundClass, ...]:
         ids = {key: int(float(key)) for key in counts}  # whole numbers stored as text
         spelt = dict.fromkeys(spelt)
     else:
-        ids = {key: i for i, key in enumerate(sorted(weights, key=weights.__getitem__, reverse=True))}
+        ids = {key: i for i, key in enumerate(sorted(counts, key=str))}
     found = [
         FoundClass(ids[key], spelt[key], counts[key], weights[key] / total, areas[key] / 1e6 if areas[key] else None)
         for key in counts
     ]
     return tuple(sorted(found))
+
+
+def _usual(spelling: tuple[str, int]) -> tuple[int, str]:
+    """Return the order of a spelling and its count: the most common first."""
+    return -spelling[1], spelling[0]
 
 
 def _id_of(value: float) -> int:

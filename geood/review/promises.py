@@ -19,7 +19,7 @@ import numpy as np
 
 from geood.calibration import PolygonTable
 from geood.geo.gpkg import open_read_only
-from geood.geo.score_raster import PREDICT_TAG, RUN_TAG, TABLE_TAG, THRESHOLD_TAG
+from geood.geo.score_raster import PREDICT_TAG, RUN_TAG, TABLE_TAG, THRESHOLD_TAG, tagged_number
 from geood.review.reading import Review
 
 TABLE = "run"
@@ -48,7 +48,7 @@ def promise_of(path: Path, tags: Mapping[str, str], review: Review) -> tuple[flo
     rows = _run_rows(path)
     if rows:
         return _of_rows(rows)
-    own, cut = _number(tags, THRESHOLD_TAG), _threshold_of(review)
+    own, cut = tagged_number(tags, THRESHOLD_TAG), _threshold_of(review)
     if cut is None or (own is not None and math.isclose(cut, own, rel_tol=SAME, abs_tol=SAME * 1e-2)):
         return own, _of_record(_json(tags.get(RUN_TAG, ""))), ()
     if own is None:
@@ -115,14 +115,6 @@ def _threshold_of(review: Review) -> float | None:
         return None
     middle = float(np.median(told))
     return middle if np.isclose(told, middle, rtol=SAME, atol=SAME * 1e-2).mean() > MOSTLY else None
-
-
-def _number(tags: Mapping[str, str], tag: str) -> float | None:
-    try:
-        value = float(tags[tag])
-    except (KeyError, ValueError):
-        return None
-    return value if math.isfinite(value) else None
 
 
 def _json(text: str) -> Any:

@@ -47,6 +47,15 @@ def test_the_graph_is_the_bundle(bundle, numbers, kind):
     assert score.isnan().sum() == 200 and torch.equal(ids, wanted_ids) and ids.dtype == torch.uint8
 
 
+def test_the_graph_of_a_bundle_with_a_class_of_outliers_is_the_bundle(numbers, tmp_path):
+    """Score uno needs one more class in place of a head of its own."""
+    chosen = make_bundle(tmp_path / "a.safetensors", segmenter={"outlier": "class"}, score={"kind": "uno"})
+    score, ids = ScoreGraph(chosen).eval()(numbers)
+    wanted, wanted_ids = expected(chosen, numbers)
+    assert torch.allclose(score, wanted, atol=1e-5, rtol=1e-5, equal_nan=True)
+    assert score.nan_to_num(0).max() > 1 and torch.equal(ids, wanted_ids)
+
+
 def test_a_traced_graph_of_any_size_is_the_bundle(bundle, numbers):
     """Score combined has all that is computed otherwise when sizes are symbols, but the banks of the decoder."""
     chosen = bundle.with_settings(["score.kind=combined"])

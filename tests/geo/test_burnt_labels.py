@@ -44,6 +44,10 @@ def test_it_is_made_once_and_again_after_a_change(tmp_path, caplog):
     images = {tmp_path / "a.tif": grid}
     rows = [("land", (3, 3, 22, 17)), ("road", (12, 9, 31, 19))]
     path = drawn(tmp_path / "l.gpkg", *rows)
+    folder.mkdir()
+    others = [folder / f"b.{'0' * 16}.tif", folder / "a.mine.tif"]  # of another image, and a person's own
+    for other in others:
+        other.touch()
     [first] = burn_labels([path], images, RULES, folder)
     assert (
         "labels overlap on 320 pixels, where the later drawn counts, as viewers show it: road over land 320"
@@ -59,7 +63,14 @@ def test_it_is_made_once_and_again_after_a_change(tmp_path, caplog):
     [second] = burn_labels([path], images, RULES, folder)
     [third] = burn_labels([path], images, RULES._replace(background=0), folder)
     assert len({first, second, third}) == 3
-    assert sorted(folder.iterdir()) == sorted({first, second, third})
+    assert sorted(folder.iterdir()) == sorted({third, *others})  # of what was drawn before nothing is left
+
+
+def test_names_are_cut_by_bytes_and_between_letters(tmp_path):
+    path = drawn(tmp_path / "l.gpkg", ("land", (3, 3, 22, 17)))
+    image = tmp_path / f"a{'ä' * 110}.tif"
+    [burnt] = burn_labels([path], {image: GRIDS["north-up"]}, RULES, tmp_path / "burnt")
+    assert burnt.name.startswith(f"a{'ä' * 39}.") and len(burnt.name.encode()) < 110
 
 
 def test_without_a_shape_on_any_image_there_is_none(tmp_path):

@@ -125,3 +125,14 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path):
     image.write_bytes(image.read_bytes()[:60_000])
     with pytest.raises(DataError, match=r"image\.tif: cannot be read"):
         raster_layer(image, "image")
+
+
+def test_a_map_without_a_polygon_has_a_project_and_a_path_that_qgis_cannot_open_is_refused(tmp_path):
+    path = make_map(tmp_path)
+    empty = geopandas.read_file(path, layer="anomalies").iloc[:0]
+    empty.to_file(tmp_path / "none.gpkg", layer="anomalies")
+    assert "layers 1" in run(tmp_path / "none.gpkg", "--out", tmp_path / "none.qgz")
+    (tmp_path / "a|b").mkdir()
+    shutil.copy(path, tmp_path / "a|b" / "a.gpkg")
+    with pytest.raises(DataError, match=r"a\|b/a\.gpkg: QGIS takes \| in the path of polygons"):
+        run(tmp_path / "a|b" / "a.gpkg", "--out", tmp_path / "x.qgz")

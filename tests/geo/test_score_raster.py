@@ -8,7 +8,7 @@ from geood.cli.process import _run
 from geood.config.sections import PredictConfig
 from geood.errors import ConfigError, DataError
 from geood.geo.grid import Grid, Window
-from geood.geo.score_raster import ScoreTags, open_scores, score_tags
+from geood.geo.score_raster import ScoreTags, open_scores, score_tags, tagged_number
 from geood.prediction.polygonizing import polygonize
 from support.places import NORTH_UP, UTM, noise, write_raster
 from support.rasters import write_scores
@@ -124,3 +124,8 @@ def test_info_shows_a_raster_with_a_wrong_tag_and_says_so(scored, capsys):
     assert "threshold              nan" in said.out and "GEOOD_THRESHOLD" in said.err
     assert _run(["info", str(scored(GEOOD_SCENE="\x1b[31mred"))], debug=False) == 0
     assert "\x1b" not in capsys.readouterr().out
+
+
+def test_a_number_in_a_tag_is_finite_or_none():
+    tags = {"a": "1.5", "b": "inf", "c": "nan", "d": "x"}
+    assert [tagged_number(tags, tag) for tag in "abcde"] == [1.5, None, None, None, None]

@@ -65,6 +65,61 @@ def test_the_program_gets_no_variables_that_lead_to_the_files_of_qgis(tmp_path):
     assert variables["PATH"].split(os.pathsep) == [str(tmp_path / "bin"), "/usr/bin"]
 
 
+def test_on_windows_the_program_of_an_environment_is_found_and_gets_its_libraries(tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "WINDOWS", True)
+    monkeypatch.setattr(program, "NAMES", ("geood.exe", "geood.bat", "geood"))
+    monkeypatch.setattr(program.os, "pathsep", ";")
+    own = fake(tmp_path / "env" / "Scripts", "", "geood.exe")
+    assert find_program(str(tmp_path / "env")) == find_program(f'"{own}"') == str(own)
+    given = {
+        "OSGEO4W_ROOT": r"C:\OSGeo4W",
+        "PATH": r"C:\OSGeo4W\bin;c:\osgeo4w\apps\qgis;C:\Windows",
+        "PythonHome": "x",
+    }
+    variables = environment_of(str(own), given)
+    env = tmp_path / "env"
+    near = [str(own.parent), str(env / "Library" / "bin"), str(env)]
+    assert variables["PATH"] == ";".join([*near, r"C:\Windows"]) and "PythonHome" not in variables
+    monkeypatch.setattr(program.shutil, "which", lambda name, path: None)
+    with pytest.raises(ProgramError, match="`where geood`"):
+        find_program("")
+
+
+def test_on_windows_a_run_is_interrupted_by_a_break_or_ended(monkeypatch):
+    class Process:
+        def __init__(self, console):
+            self.console, self.told = console, []
+
+        def send_signal(self, number):
+            if not self.console:
+                raise OSError("no console")
+            self.told.append(number)
+
+        def terminate(self):
+            self.told.append("terminated")
+
+    monkeypatch.setattr(program, "WINDOWS", True)
+    monkeypatch.setattr(program.signal, "CTRL_BREAK_EVENT", 1, raising=False)
+    for name, value in (("CREATE_NEW_PROCESS_GROUP", 0x200), ("CREATE_NO_WINDOW", 0x8000000)):
+        monkeypatch.setattr(program.subprocess, name, value, raising=False)
+    for console, told in ((True, [1]), (False, ["terminated"])):
+        process = Process(console)
+        program._interrupt(process)
+        assert process.told == told
+    assert program._hidden() == {"creationflags": 0x8000200}
+
+
+def test_on_macos_the_home_in_a_setting_is_known_and_the_variables_of_the_app_are_taken_away(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own = fake(tmp_path / "miniforge3" / "envs" / "geood" / "bin", "")
+    assert find_program("~/miniforge3/envs/geood") == str(own)
+    app = "/Applications/QGIS.app/Contents"
+    given = {"PYTHONHOME": f"{app}/MacOS", "GDAL_DATA": f"{app}/Resources/gdal", "QT_PLUGIN_PATH": f"{app}/PlugIns"}
+    variables = environment_of(str(own), given | {"PATH": "/usr/bin:/bin"})
+    assert not any(app in value for value in variables.values())
+    assert variables["PATH"].split(":") == [str(own.parent), "/usr/bin", "/bin"]
+
+
 def test_lines_of_progress_are_those_that_geood_writes(caplog):
     with caplog.at_level(logging.INFO, logger="geood"), Progress("my 1/2 scene.tif", 8, every_s=0.0) as progress:
         progress.advance(2)

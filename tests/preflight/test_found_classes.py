@@ -32,15 +32,24 @@ def files(monkeypatch):
     return listed
 
 
-def test_names_are_added_up_over_files_and_get_ids_by_area(files):
+def test_names_are_added_up_over_files_and_get_ids_by_the_alphabet(files):
     first = files(layer("a", attribute("class", ("Road", 2, 30.0), ("land", 1, 10.0))))
     second = files(layer("b", attribute("class", (" road ", 1, 20.0), ("water", 5, 5.0))))
     found = find_classes([first, second])
-    assert [(c.class_id, c.name, c.number) for c in found.classes] == [(0, "Road", 3), (1, "land", 1), (2, "water", 5)]
-    assert found.classes[0].share == pytest.approx(50 / 65) and found.text and found.attribute == "class"
-    assert found.find("ROAD").class_id == found.find("0").class_id == 0
-    with pytest.raises(ConfigError, match="no such class in the labels; they hold Road, land, water"):
+    assert [(c.class_id, c.name, c.number) for c in found.classes] == [(0, "land", 1), (1, "Road", 3), (2, "water", 5)]
+    assert found.classes[1].share == pytest.approx(50 / 65) and found.text and found.attribute == "class"
+    assert found.find("ROAD").class_id == found.find("1").class_id == 1
+    with pytest.raises(ConfigError, match="no such class in the labels; they hold land, Road, water"):
         found.find("boat")
+
+
+def test_a_rare_name_close_to_another_is_told_as_a_likely_slip(files):
+    found = find_classes([files(layer("a", attribute("class", ("tree", 9, 90.0), ("tre", 1, 5.0), ("road", 9, 80.0))))])
+    assert found.likely_slips() == [
+        "tre is rare, and close to tree: if it is a slip of the pen, correct it in the labels"
+    ]
+    found = find_classes([files(layer("a", attribute("class", ("tree", 9, 90.0), ("trees", 9, 80.0))))])
+    assert found.likely_slips() == []
 
 
 def test_numbers_stay_ids_also_as_text(files):

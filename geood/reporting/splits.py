@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from geood.errors import DataError, shown
 from geood.geo.ogr import local_file
-from geood.report.charts import GRID, INK, SERIES, Chart, as_svg
+from geood.reporting.charts import GRID, INK, SERIES, Chart, as_svg
 
 SIDES = {"train": SERIES[0], "validation": SERIES[1]}
 MOST_SHARP = 1500  # blocks; more are drawn as a picture inside the SVG

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from geood.report.reasons import plain, reasons
+from geood.reporting.reasons import plain, reasons
 
 ROW = {
     "class_name": "road",

@@ -15,7 +15,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from geood.errors import DataError, shown
-from geood.geo.display import Picture
+from geood.geo.display import Picture, score_range
 
 QUALITIES = (88, 80, 70, 58, 44, 30)
 LEVELS = 128  # colours of a score layer; index 0 is transparent
@@ -35,13 +35,8 @@ def jpeg(picture: Picture, budget: int) -> str:
 
 
 def score_layer(score: Picture, budget: int) -> tuple[str, float, float]:
-    """Return scores (h, w) as a data URI of a PNG, transparent where NaN, and the values of its first and last colour.
-
-    Colours range from the 1st percentile to the 99.9th.
-    """
-    finite = score[np.isfinite(score)]
-    low, high = (float(v) for v in np.percentile(finite, (1, 99.9))) if finite.size else (0.0, 1.0)
-    high = max(high, low + 1e-6)
+    """Return scores (h, w) as a data URI of a PNG, transparent where NaN, and the range of its colours."""
+    low, high = score_range(score)
     share = np.clip((np.nan_to_num(score) - low) / (high - low), 0, 1)
     index = np.where(np.isfinite(score), 1 + np.round(share * (LEVELS - 2)), 0).astype(np.uint8)
     colours = (colormaps["inferno"](np.linspace(0, 1, LEVELS - 1))[:, :3] * 255).round().astype(np.uint8)

@@ -30,6 +30,7 @@ from geood.geo.score_raster import (
     TABLE_TAG,
     THRESHOLD_TAG,
     read_tags,
+    tagged_number,
 )
 from geood.polygons import OUTPUT_SUFFIXES, is_anomalies, maps_in, raster_of, read_anomalies, scores_beside
 
@@ -177,7 +178,7 @@ def _scene_map(
         frame=frame,
         verdict=_verdict(tags),
         table=_table(tags),
-        threshold=_number(tags.get(THRESHOLD_TAG)),
+        threshold=tagged_number(tags, THRESHOLD_TAG),
         least_m2=_least(tags),
         whole=whole,
         score=tags.get(SCORE_TAG, ""),
@@ -209,13 +210,6 @@ def _table(tags: dict[str, str]) -> PolygonTable | None:
     try:
         return PolygonTable.from_text(tags[TABLE_TAG])
     except (KeyError, ValueError):
-        return None
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
         return None
 
 

@@ -21,9 +21,9 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from geood.atomic import atomic_write, output_errors
 from geood.calibration import PolygonTable
-from geood.report.evaluations import Measured
-from geood.report.reasons import plain
-from geood.report.runs import Point, Run, read_run
+from geood.reporting.evaluations import Measured
+from geood.reporting.reasons import plain
+from geood.reporting.runs import Point, Run, read_run
 
 INK, GRID, ACCENT, FAINT = "#010203", "#010204", "#010205", "#010206"
 SERIES = ("#0101f0", "#0101f1", "#0101f2", "#0101f3")

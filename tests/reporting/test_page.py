@@ -24,9 +24,10 @@ from geood.errors import ConfigError, DataError, OutputError
 from geood.geo.grid import Grid
 from geood.polygons.reading import read_anomalies
 from geood.prediction.pipeline import predict
-from geood.report.maps import SceneMap, read_maps
-from geood.report.page import PAGE_BYTES, Sources, read_sources, render, report
-from geood.report.runs import config_differences, read_run, run_lines
+from geood.reporting.gallery import keys_of
+from geood.reporting.maps import SceneMap, read_maps
+from geood.reporting.page import PAGE_BYTES, Sources, read_sources, render, report
+from geood.reporting.runs import config_differences, read_run, run_lines
 from geood.training.run_folder import write_confusion, write_versions
 from support.browser import PROGRAM, browser
 from support.bundles import make_bundle, small_config
@@ -369,3 +370,8 @@ def test_a_run_whose_name_is_no_text_has_a_page(made, tmp_path):
     odd.mkdir()
     (odd / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
     assert "run \\udcff" in report([odd], tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_copies_of_a_polygon_have_ids_of_their_own():
+    rows = [{"rank": 2}, {"rank": 1}, {"rank": 2}, {}]
+    assert keys_of(rows, 3) == ["s3p2", "s3p1", "s3p2-2", "s3p4"]

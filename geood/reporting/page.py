@@ -24,15 +24,15 @@ from geood._version import __version__
 from geood.atomic import atomic_write, check_output, output_errors
 from geood.config import title_of
 from geood.errors import ConfigError, DataError, OutputError, printable
-from geood.report.charts import Chart, curves_of, false_polygons, found_by_false, precision_recall
-from geood.report.evaluations import Measured, is_evaluation, read_evaluation
-from geood.report.gallery import Card
-from geood.report.maps import MOST, SceneMap, is_map, read_maps
-from geood.report.pictures import of_file, scale_uri
-from geood.report.runs import Run, config_differences, read_run, thresholds_of
-from geood.report.scenes import SceneView, shown_scenes
-from geood.report.splits import SplitView, read_split
-from geood.report.tables import class_table, confusion_table, negative_table, run_facts, verdict_bars
+from geood.reporting.charts import Chart, curves_of, false_polygons, found_by_false, precision_recall
+from geood.reporting.evaluations import Measured, is_evaluation, read_evaluation
+from geood.reporting.gallery import Card
+from geood.reporting.maps import MOST, SceneMap, is_map, read_maps
+from geood.reporting.pictures import of_file, scale_uri
+from geood.reporting.runs import Run, config_differences, read_run, thresholds_of
+from geood.reporting.scenes import SceneView, shown_scenes
+from geood.reporting.splits import SplitView, read_split
+from geood.reporting.tables import class_table, confusion_table, negative_table, run_facts, verdict_bars
 
 PAGE_BYTES = 15_000_000  # of a page with 500 polygons, at most
 PICTURE_BYTES = 500_000  # of a picture of a run folder
@@ -56,7 +56,7 @@ def report(
     most: int = MOST,
     overwrite: bool = False,
 ) -> Path:
-    """Write one self-contained page of HTML on runs, maps and evaluations; return its path.
+    """Write one self-contained page of HTML on runs, maps and evaluations.
 
     Args:
         sources: a run folder of `train`; polygons, scores or a folder of `predict`; figures of `evaluate`. Any of them,
@@ -67,10 +67,18 @@ def report(
         most: polygons that are shown of each map, the first by rank.
         overwrite: replace a page that exists.
 
+    Returns:
+        The path of the page.
+
     Raises:
         ConfigError: there is nothing to report on, or two runs; a scene that was given is not there.
         DataError: a source is none of these, or is damaged.
         OutputError: `out` exists, has another suffix, or cannot be written.
+
+    Example:
+        >>> import geood
+        >>> geood.report(["scores.tif"], "report.html").name
+        'report.html'
     """
     out = Path(out)
     if out.suffix.lower() not in (".html", ".htm"):
@@ -128,7 +136,7 @@ def render(sources: Sources, *, title: str) -> str:
         DataError: a raster or a picture cannot be read.
     """
     environment = Environment(
-        loader=PackageLoader("geood", "report/templates"),
+        loader=PackageLoader("geood", "reporting/templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geood.calibration import Verdict
-from geood.report.reasons import plain
-from geood.report.runs import Run
+from geood.reporting.reasons import plain
+from geood.reporting.runs import Run
 
 LAGS = (1, 4, 8, 16)
 FEW_COLUMNS = 25  # classes of a confusion that is shown

@@ -14,10 +14,10 @@ import shapely
 from geood.calibration import Verdict
 from geood.geo.display import DisplayRange, drawn_shape, read_average, read_stretched
 from geood.polygons import in_pixels
-from geood.report.gallery import Card, cards, path_of
-from geood.report.maps import SceneMap
-from geood.report.pictures import jpeg, score_layer
-from geood.report.reasons import number, text
+from geood.reporting.gallery import Card, cards, keys_of, path_of
+from geood.reporting.maps import SceneMap
+from geood.reporting.pictures import jpeg, score_layer
+from geood.reporting.reasons import number, text
 
 LONGEST_PX = 1400  # side of a scene's picture
 SCENE_BYTES, CARD_BYTES = 1_800_000, 6_600_000  # of JPEG and PNG, a third less than as text in the page
@@ -119,13 +119,13 @@ def _outlines(each: SceneMap, scene: int, shrink: float) -> list[Outline]:
     shapes = shapely.transform(in_pixels(each.frame, each.grid), lambda points: points * shrink)
     simple = shapely.simplify(shapes, 0.5)
     bounds = shapely.bounds(shapes)
-    made = []
-    for i, (row, shape) in enumerate(zip(each.frame.to_dict("records"), simple, strict=True)):
+    made, rows = [], each.frame.drop(columns=each.frame.geometry.name).to_dict("records")
+    for i, (row, key, shape) in enumerate(zip(rows, keys_of(rows, scene), simple, strict=True)):
         rank = int(number(row, "rank") or i + 1)
         told, top = text(row, "class_name") or "no class", number(row, "score_max")
         outline = Outline(
             path=path_of(shape, 1) or path_of(shapely.box(*bounds[i]), 1),
-            key=f"s{scene}p{rank}",
+            key=key,
             told=f"{rank}: {told}" + ("" if top is None else f", score {top:.3g}"),
             rank=rank,
             x=float(bounds[i, 2]),

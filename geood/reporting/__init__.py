@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from geood._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from geood.report.charts import draw_curves
-    from geood.report.page import report
-    from geood.report.runs import run_lines
+    from geood.reporting.charts import draw_curves
+    from geood.reporting.page import report
+    from geood.reporting.runs import run_lines
 
 __all__ = ["draw_curves", "report", "run_lines"]
 

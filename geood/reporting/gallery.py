@@ -7,7 +7,8 @@ own, so that it can be hidden to see what it covers. Bytes are budgeted: so many
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +24,9 @@ from geood.geo.display import DisplayRange, Picture, open_parts
 from geood.geo.gdal import open_raster, rasterio_window, reading
 from geood.geo.grid import Grid, Window
 from geood.polygons import in_pixels
-from geood.report.maps import SceneMap
-from geood.report.pictures import jpeg
-from geood.report.reasons import number, reasons, text
+from geood.reporting.maps import SceneMap
+from geood.reporting.pictures import jpeg
+from geood.reporting.reasons import number, reasons, text
 
 SIDE = 208  # pixels of a picture's side
 LEAST_PX, LEAST_CONTEXT_PX = 40, 160  # sides of the windows, pixels of the scene
@@ -71,14 +72,26 @@ def cards(scene: SceneMap, number_of_scene: int, *, stretch: DisplayRange | None
         return []
     rows = scene.frame.drop(columns=scene.frame.geometry.name).to_dict("records")
     highest = max((number(row, "score_max") or 0.0 for row in rows), default=0.0)
+    keys = keys_of(rows, number_of_scene)
     if scene.grid is None:
-        return [_card(scene, number_of_scene, row, (), place=("", ""), highest=highest) for row in rows]
+        none = ("", "")
+        return [_card(scene, key, row, (), place=none, highest=highest) for key, row in zip(keys, rows, strict=True)]
     shapes, places = in_pixels(scene.frame, scene.grid), _places(scene, scene.grid)
     with _reader(scene, stretch) as read:
         return [
-            _card(scene, number_of_scene, row, _views(shape, scene.grid, read, budget), place=place, highest=highest)
-            for row, shape, place in zip(rows, shapes, places, strict=True)
+            _card(scene, key, row, _views(shape, scene.grid, read, budget), place=place, highest=highest)
+            for key, row, shape, place in zip(keys, rows, shapes, places, strict=True)
         ]
+
+
+def keys_of(rows: Sequence[Mapping[str, Any]], number_of_scene: int) -> list[str]:
+    """Return the ids of a map's polygons on the page, by their ranks; copies that a person made differ by a number."""
+    keys, seen = list[str](), Counter[int]()
+    for i, row in enumerate(rows):
+        rank = int(number(row, "rank") or i + 1)
+        seen[rank] += 1
+        keys.append(f"s{number_of_scene}p{rank}" + (f"-{seen[rank]}" if seen[rank] > 1 else ""))
+    return keys
 
 
 @contextmanager
@@ -104,7 +117,7 @@ def _reader(scene: SceneMap, stretch: DisplayRange | None) -> Iterator[Reader]:
 
 def _card(
     scene: SceneMap,
-    number_of_scene: int,
+    key: str,
     row: Mapping[str, Any],
     views: tuple[View, ...],
     *,
@@ -116,7 +129,7 @@ def _card(
     floor = scene.threshold if scene.threshold is not None else (number(row, "score_mean") or 0.0) - (excess or 0.0)
     span = highest - floor
     return Card(
-        key=f"s{number_of_scene}p{rank}",
+        key=key,
         rank=rank,
         scene=scene.label,
         title=text(row, "class_name") or "no class",

@@ -1,0 +1,46 @@
+"""Laws of what is printed at the end of a prediction: a command that works, for what was written."""
+
+from pathlib import Path
+
+import numpy as np
+from rasterio.crs import CRS
+
+from geood.cli.printing import print_next
+from geood.geo.grid import Grid
+from geood.prediction import Prediction
+from support.rasters import HALF_METRE, write_scores
+
+
+def made(folder, anomalies, *, polygons="a b.gpkg", scene="s.tif"):
+    polygons = None if polygons is None else folder / polygons
+    return Prediction(str(folder / scene), folder / "a b.tif", polygons, None, 0.5, 100, anomalies)
+
+
+def test_a_map_is_shown_and_then_counted(tmp_path, capsys):
+    (tmp_path / "s.tif").touch()
+    print_next([made(tmp_path, 3)])
+    shown, then = capsys.readouterr().out.splitlines()
+    assert shown.split() == (
+        f"next geood project '{tmp_path}/a b.gpkg' --scene {tmp_path}/s.tif --out '{tmp_path}/a b.qgz'".split()
+    )
+    assert then == f"then       geood audit '{tmp_path}/a b.gpkg', once polygons have verdicts"
+
+
+def test_scores_alone_are_cut_and_several_maps_shown_together(tmp_path, capsys):
+    print_next([made(tmp_path, None, polygons=None)])
+    assert f"geood polygonize '{tmp_path}/a b.tif' --out '{tmp_path}/a b.gpkg'" in capsys.readouterr().out
+    print_next([made(tmp_path, 1, polygons="a.gpkg"), made(tmp_path, 1, polygons="b.gpkg")])
+    assert f"geood project {tmp_path} --out {tmp_path}/all.qgz" in capsys.readouterr().out
+    print_next([])
+    assert not capsys.readouterr().out
+
+
+def test_of_a_map_without_a_polygon_a_threshold_that_cuts_some_is_named(tmp_path, capsys):
+    scores = np.linspace(0, 0.4, 100 * 100, dtype=np.float32).reshape(100, 100)
+    write_scores(tmp_path / "a b.tif", Grid(100, 100, HALF_METRE, CRS.from_epsg(32633)), scores)
+    print_next([made(tmp_path, 0)])
+    said = capsys.readouterr().out
+    assert "nothing lies above the threshold" in said
+    threshold = float(said.partition("--threshold ")[2].partition(",")[0])
+    assert 0 < (scores > threshold).mean() < 0.01
+    assert Path(tmp_path / "a b.tif").is_file()
