@@ -211,9 +211,8 @@ def _score(
     states = [state(raster, valid=one.valid, above=one.above, cells=one.cells) for raster, one in each]
     thresholds = [state.facts.threshold for state in states]
     counts = _polygons(outputs, scored, bundle, folder=work.folder, thresholds=thresholds, most=rule.top)
-    verdicts = [
-        judged(state, bundle, polygons=None if rule.top else count) for state, count in zip(states, counts, strict=True)
-    ]
+    numbers = [None if rule.top else count for count in counts]
+    verdicts = [judged(state, bundle, polygons=one) for state, one in zip(states, numbers, strict=True)]
     for raster, verdict in zip(rasters, verdicts, strict=True):
         finish_raster(raster, bundle, verdict, open_threshold=rule.on_drift == "relative")
     _write_runs(outputs, verdicts, work.folder)
