@@ -63,8 +63,9 @@ def declare_missing_operators() -> bool:
 def compiler_on_demand() -> Iterator[None]:
     """Keep the import of torchvision, in this context, from loading torch's compiler; it is loaded when first used.
 
-    Meanwhile two small modules stand in for it. Whatever else is asked of them comes from the real ones, which take
-    their places. Nothing is done where the compiler or torchvision is loaded already.
+    Meanwhile two small modules stand in for it. Whatever other name is asked of them comes from the real ones, which
+    take their places; other modules of the compiler cannot be imported here. Nothing is done where the compiler or
+    torchvision is loaded already.
     """
     if COMPILER in sys.modules or "torchvision" in sys.modules:
         yield

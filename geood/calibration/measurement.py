@@ -31,7 +31,7 @@ from geood.geo.grid import Tile, Window
 from geood.geo.scene import Scene
 from geood.geo.scene_reading import AUTOMATIC, PixelSource, settle_reading
 from geood.metrics import PixelCurve
-from geood.models import CalibrationRecord, ModelBundle
+from geood.models import CalibrationRecord, ModelBundle, for_inference
 from geood.polygons import count_areas
 from geood.progress import Progress
 
@@ -81,6 +81,7 @@ def sample_ground(bundle: ModelBundle, crops: Crops) -> GroundSample | None:
     Raises:
         DataError: an image cannot be read.
     """
+    bundle = for_inference(bundle)
     chosen, seed = _chosen(validation_parts(crops.ground, crops.config), crops, SHORT_PX)
     rng = np.random.default_rng(seed)
     area = sum(part.window.height * part.window.width for part in chosen)
@@ -118,6 +119,7 @@ def measure_ground(bundle: ModelBundle, crops: Crops) -> tuple[dict[str, dict[st
     Raises:
         DataError: an image cannot be read.
     """
+    bundle = for_inference(bundle)
     every = validation_parts(crops.ground, crops.config)
     chosen, _ = _chosen(every, crops, MOST_PX)
     kinds, own = bundle.scores, bundle.config.score.kind

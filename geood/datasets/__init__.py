@@ -8,7 +8,7 @@ from geood._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from geood.datasets.check import check_set
-    from geood.datasets.class_finding import NO_CLASS, ids_of_names, settle_classes
+    from geood.datasets.class_finding import NAMES_OF_NONE, ids_of_names, settle_classes
     from geood.datasets.crops import Crops
     from geood.datasets.discovery import drop_unlabelled, find_frames
     from geood.datasets.disparity import distance_of, has_distance
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from geood.datasets.validation_ground import PartIds, ValidationPart, decoded_frame, open_ids, validation_parts
 
 __all__ = [
-    "NO_CLASS",
+    "NAMES_OF_NONE",
     "Crops",
     "Decoded",
     "Frame",
@@ -52,7 +52,7 @@ __getattr__, __dir__ = lazy_exports(
         "Crops": "crops",
         "Decoded": "frames",
         "Frame": "frames",
-        "NO_CLASS": "class_finding",
+        "NAMES_OF_NONE": "class_finding",
         "PartIds": "validation_ground",
         "ValidationPart": "validation_ground",
         "check_set": "check",

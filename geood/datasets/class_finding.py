@@ -29,7 +29,17 @@ from geood.progress import Progress
 
 log = logging.getLogger("geood")
 PICTURES = (".png", *RASTERS)
-NO_CLASS = ("unlabeled", "unlabelled", "void", "ignore", "nodata", "no data", "none", "unknown", "")  # names of none
+NAMES_OF_NONE = (
+    "unlabeled",
+    "unlabelled",
+    "void",
+    "ignore",
+    "nodata",
+    "no data",
+    "none",
+    "unknown",
+    "",
+)  # names of none
 
 
 def settle_classes(config: Config) -> Config:
@@ -89,7 +99,7 @@ def ids_of_names(
     names: dict[str, str] = {}
     for value, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         names.setdefault(folded(value), " ".join(value.split()))
-    chosen = [name for fold, name in sorted(names.items()) if fold not in NO_CLASS and fold not in without]
+    chosen = [name for fold, name in sorted(names.items()) if fold not in NAMES_OF_NONE and fold not in without]
     free = [i for i in range(UNSTATED) if i not in taken]
     if len(chosen) > len(free):
         raise DataError(

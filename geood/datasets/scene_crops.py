@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("geood")
 
+REVIEWED = "reviewed"  # folder of rasters burnt from reviewed ground, which may have the names of others
 DRAWS = 4  # crops drawn per crop asked for, to replace those without enough data
 
 
@@ -148,7 +149,7 @@ def _open_reviewed(
     check_images([first, *(path for path in images if path != first)], config)
     layer = ImageLayer(images, bands, nodata=config.bands.nodata, res=scenes.res, crs=scenes.images.target_crs)
     rules = LabelRules(ATTRIBUTE)
-    burnt = _burnt(labels, images, rules, folder)
+    burnt = _burnt(labels, images, rules, folder / REVIEWED)
     truth = LabelLayer(burnt, crs=layer.target_crs, res=scenes.res, rules=PLAIN)
     shapes = shapes_on(labels, layer.ground, rules)
     return LabelledImages(layer, truth), [] if shapes is None else shapes.pairs

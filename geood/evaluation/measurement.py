@@ -30,7 +30,7 @@ from geood.evaluation.class_mapping import ClassMapping, data_settings
 from geood.evaluation.pictures import draw_frame
 from geood.evaluation.results import SetEvaluation, write_figures
 from geood.evaluation.score_files import ScoreFiles, Scores
-from geood.evaluation.tile_scores import ScoredFrame, frame_readings, on_best_device, score_frame
+from geood.evaluation.tile_scores import ScoredFrame, for_scoring, frame_readings, score_frame
 from geood.geo.scene import Scene
 from geood.geo.scene_reading import AUTOMATIC, ReadingOptions, SceneReading
 from geood.metrics import (
@@ -138,7 +138,7 @@ def measure(
     readings = frame_readings(frames, bundle, subject.options) if bundle else {}
     kinds = bundle.scores if bundle else (GIVEN,)
     own = bundle.config.score.kind if bundle else GIVEN
-    with _scratch(out) as folder, on_best_device(bundle) as device:
+    with _scratch(out) as folder, for_scoring(bundle) as ready:
         job = _Job(mapping, bundle, own, label_ids, folder, readings, subject.options)
         counted = _Pass(
             {kind: protocol_named(data_set.protocol, crossed=data_set.crossed) for kind in kinds},
@@ -151,9 +151,8 @@ def measure(
         with Progress("evaluating", len(frames)) as progress:
             for frame in frames:
                 decoded = _decoded(frame, job)
-                if bundle:
-                    scale = readings[frame.name].scale
-                    scored = score_frame(bundle, decoded, kinds=kinds, scale=scale, device=device)
+                if ready:
+                    scored = score_frame(ready, decoded, kinds=kinds, scale=readings[frame.name].scale)
                 else:
                     assert files is not None
                     scored = ScoredFrame({GIVEN: files.read(frame, decoded.ids.shape)}, None)

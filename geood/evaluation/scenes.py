@@ -18,7 +18,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from geood.calibration import prediction_tiles, scored_tiles
@@ -29,7 +28,7 @@ from geood.errors import ConfigError, DataError
 from geood.evaluation.class_mapping import data_settings
 from geood.evaluation.objects import MOST_PX, ObjectFigures, SceneMaps
 from geood.evaluation.results import Evaluation
-from geood.evaluation.tile_scores import on_best_device
+from geood.evaluation.tile_scores import for_scoring
 from geood.geo.grid import Tile
 from geood.geo.label_rules import LabelRules, rules_of
 from geood.geo.labels import mask_hint, open_labels, why_not_shared
@@ -154,12 +153,13 @@ def evaluate_scenes(
     sources, tiles, pixels = _settled(cases, bundle, options)
     found = ObjectFigures(bundle, pictures) if objects and _counted(pixels) else None
     with ExitStack() as stack:
-        device = stack.enter_context(on_best_device(bundle))
+        ready = stack.enter_context(for_scoring(bundle))
+        assert ready is not None
         progress = stack.enter_context(Progress("evaluating", tiles))
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="geood-"))) if found else None
         for number, (case, source) in enumerate(zip(cases, sources, strict=True)):
             maps = folder / str(number) if folder else None
-            measured = _measure(case, source, bundle, counts=counts, progress=progress, device=device, folder=maps)
+            measured = _measure(case, source, ready, counts=counts, progress=progress, folder=maps)
             for kind, curve in measured.curves.items():
                 curves[kind] += curve
             more = found.add(measured.maps) if found and measured.maps else {}
@@ -210,7 +210,6 @@ def _measure(
     *,
     counts: _Counts,
     progress: Progress,
-    device: torch.device,
     folder: Path | None,
 ) -> _Measured:
     """Score one scene tile by tile, add its pixels to `counts`, and return its curves; its maps too, in a `folder`."""
@@ -228,7 +227,9 @@ def _measure(
         if folder is not None:
             maps = SceneMaps(case.image.stem, case.image, scene.grid, folder, bundle.scores)
         tiles = prediction_tiles(scene.grid.height, scene.grid.width, source.scale, bundle)
-        for tile, label, scored in scored_tiles(bundle, scene, tiles, labelled, kinds=bundle.scores, device=device):
+        for tile, label, scored in scored_tiles(
+            bundle, scene, tiles, labelled, kinds=bundle.scores, device=bundle.device
+        ):
             if maps is not None:
                 maps.add(tile, label.truth, scored.classes, scored.scores)
             counts.confusion.update(scored.classes, label.channel)

@@ -21,7 +21,7 @@ from geood.catalog import data_set
 from geood.datasets import Frame, decode, find_frames
 from geood.errors import ConfigError, DataError, OutputError
 from geood.evaluation.score_files import h5py
-from geood.evaluation.tile_scores import frame_readings, on_best_device, score_frame
+from geood.evaluation.tile_scores import for_scoring, frame_readings, score_frame
 from geood.geo.listing import files_in, same_name
 from geood.geo.scene_reading import AUTOMATIC, ReadingOptions
 from geood.models import ModelBundle
@@ -82,13 +82,14 @@ def submit(  # noqa: PLR0913 - the options of a verb
     if existing and not overwrite:
         raise OutputError(f"{existing[0]}: exists already; add --overwrite to replace it, or choose another --out")
     kind = bundle.config.score.kind
-    with on_best_device(bundle) as device, Progress(f"scoring for {benchmark}", len(frames)) as progress:
+    with for_scoring(bundle) as ready, Progress(f"scoring for {benchmark}", len(frames)) as progress:
+        assert ready is not None
         for frame in frames:
             reading = readings[frame.name]
             decoded = decode(
                 frame._replace(labels=None), indexes=reading.indexes, nodata=nodata, measured=reading.measured
             )
-            scored = score_frame(bundle, decoded, kinds=[kind], scale=reading.scale, device=device)
+            scored = score_frame(ready, decoded, kinds=[kind], scale=reading.scale)
             assert scored.classes is not None
             if not np.isfinite(scored.scores[kind]).all():
                 raise DataError(

@@ -19,7 +19,7 @@ from geood.datasets import Decoded, Frame
 from geood.evaluation.score_files import LARGEST, Scores
 from geood.geo.scene import Scene
 from geood.geo.scene_reading import ReadingOptions, SceneReading, said_together, settle_reading
-from geood.models import ModelBundle
+from geood.models import ModelBundle, for_inference
 
 
 class ScoredFrame(NamedTuple):
@@ -35,7 +35,6 @@ def score_frame(
     *,
     kinds: Sequence[str],
     scale: float = 1.0,
-    device: torch.device | None = None,
 ) -> ScoredFrame:
     """Score a decoded frame by each of `kinds`; scores (H, W) are float16, clipped to its range."""
     height, width = decoded.valid.shape
@@ -43,7 +42,7 @@ def score_frame(
     classes = np.empty((height, width), np.uint8)
     source = ImageSource(decoded.image, decoded.valid, scale)
     tiles = prediction_tiles(height, width, scale, bundle)
-    for tile, _, scored in scored_tiles(bundle, source, tiles, lambda *_: True, kinds=kinds, device=device):
+    for tile, _, scored in scored_tiles(bundle, source, tiles, lambda *_: True, kinds=kinds, device=bundle.device):
         out = tile.write.slices
         classes[out] = scored.classes
         for kind, score in scored.scores.items():
@@ -71,14 +70,12 @@ def frame_readings(frames: Sequence[Frame], bundle: ModelBundle, options: Readin
 
 
 @contextmanager
-def on_best_device(bundle: ModelBundle | None) -> Iterator[torch.device]:
-    """Yield a GPU if there is one, with the bundle on it; the bundle is back on the CPU afterwards."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    moved = bundle is not None and device.type == "cuda"
-    if bundle is not None and moved:
-        bundle.to(device)
+def for_scoring(bundle: ModelBundle | None) -> Iterator[ModelBundle | None]:
+    """Yield a bundle as `predict` computes with it, on a GPU if there is one; afterwards it is back on the CPU."""
+    if bundle is None or not torch.cuda.is_available():
+        yield None if bundle is None else for_inference(bundle)
+        return
     try:
-        yield device
+        yield bundle.to("cuda")
     finally:
-        if bundle is not None and moved:
-            bundle.to("cpu")
+        bundle.to("cpu")

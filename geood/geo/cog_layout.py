@@ -16,11 +16,10 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +42,7 @@ LAYOUT = (
     b"LAYOUT=IFDS_BEFORE_DATA\nBLOCK_ORDER=ROW_MAJOR\nBLOCK_LEADER=SIZE_AS_UINT4\n"
     b"BLOCK_TRAILER=LAST_4_BYTES_REPEATED\nKNOWN_INCOMPATIBLE_EDITION=NO\n "
 )  # GDAL overwrites the trailing blank in a file that was edited later
-COPIERS = 4  # threads that copy blocks: the system writes to a file one by one, and reads meanwhile
 _thread = threading.local()
-_seeking = threading.Lock()
 GHOST = b"GDAL_STRUCTURAL_METADATA_SIZE=%06d bytes\n" % len(LAYOUT) + LAYOUT
 
 
@@ -174,60 +171,24 @@ def write_cog(path: Path, levels: list[PyramidLevel], like: Tags) -> None:
         head = _head(levels, like, big=True)
     with path.open("wb") as file:
         file.write(head)
+        for level in reversed(levels):
+            for start, end in _runs(level):
+                for at in range(start, end, PIECE):
+                    file.write(read_at(level.source, at, min(PIECE, end - at)))
         file.flush()
-        with ThreadPoolExecutor(COPIERS) as pool:
-            done = [pool.submit(_copy, file, piece) for piece in _pieces(levels, len(head))]
-        for future in done:
-            future.result()
         os.fsync(file.fileno())
         if os.fstat(file.fileno()).st_size != len(head) + data:
             raise OSError("only part of it reached the disk")
 
 
-class _Piece(NamedTuple):
-    """Bytes to be copied: `length` of them at `at` in `source`, `to` an offset in the COG."""
-
-    source: BinaryIO
-    at: int
-    length: int
-    to: int
-
-
-def _pieces(levels: list[PyramidLevel], to: int) -> Iterator[_Piece]:
-    """Yield the pieces of all block data, which begins at `to`."""
-    for level in reversed(levels):
-        for start, end in _runs(level):
-            for at in range(start, end, PIECE):
-                yield _Piece(level.source, at, min(PIECE, end - at), to)
-                to += min(PIECE, end - at)
-
-
-def _copy(file: BinaryIO, piece: _Piece) -> None:
-    data, to = memoryview(read_at(piece.source, piece.at, piece.length)), piece.to
-    while data:
-        if hasattr(os, "pwrite"):
-            written = os.pwrite(file.fileno(), data, to)
-        else:
-            with _seeking:
-                file.seek(to)
-                written = file.write(data)
-                file.flush()
-        data, to = data[written:], to + written
-
-
 def read_at(file: BinaryIO, offset: int, length: int) -> bytes:
-    """Read `length` bytes at `offset` of a file, in any thread; what was written to it must be flushed.
+    """Read `length` bytes at `offset` of a file.
 
     Raises:
         DataError: the file ends before.
     """
-    most = min(length, os.fstat(file.fileno()).st_size)
-    if hasattr(os, "pread"):
-        data = os.pread(file.fileno(), most, offset)
-    else:
-        with _seeking:
-            file.seek(offset)
-            data = file.read(most)
+    file.seek(offset)
+    data = file.read(min(length, os.fstat(file.fileno()).st_size))
     if len(data) != length:
         raise DataError(f"{file.name}: cut short at byte {offset + len(data)}; remove it and run again")
     return data

@@ -121,7 +121,10 @@ def package_file() -> Path | None:
 def timm_library() -> Any:
     """Import timm on first use (it takes a second or more), after declaring torchvision's missing operators."""
     declare_missing_operators()
-    with compiler_on_demand():
+    try:
+        with compiler_on_demand():
+            import timm
+    except ImportError:  # of a version that needs more of the compiler
         import timm
 
     return timm

@@ -62,11 +62,22 @@ def folded_segmenter(segmenter: Segmenter) -> Segmenter:
 
 
 def for_inference(bundle: ModelBundle) -> ModelBundle:
-    """Return a bundle whose segmenter is folded if it is to compute on a CPU in float32; else the bundle itself."""
+    """Return a bundle whose segmenter is folded if it is to compute on a CPU in float32; else the bundle itself.
+
+    A segmenter with weights that are not finite is left as it is: oneDNN's activations make 0 of NaN, and a damaged
+    model would give scores.
+    """
     config = bundle.config.predict
-    if bundle.device.type != "cpu" or config.compile or config.precision not in ("auto", "float32"):
+    if not isinstance(bundle.segmenter, Segmenter) or bundle.device.type != "cpu":
+        return bundle
+    if config.compile or config.precision not in ("auto", "float32") or not _finite(bundle.segmenter):
         return bundle
     return dataclasses.replace(bundle, segmenter=folded_segmenter(bundle.segmenter))
+
+
+def _finite(network: nn.Module) -> bool:
+    tensors = [*network.parameters(), *network.buffers()]
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors if tensor.is_floating_point())
 
 
 class FoldedLadder(nn.Module):
@@ -195,7 +206,7 @@ def _folded_encoder(encoder: nn.Module, bands: int) -> nn.Module:
     except Exception as error:  # networks whose path depends on their input cannot be traced, and say so in many ways
         log.debug("encoder is not folded: %s: %s", type(error).__name__, error)
         return encoder
-    if any((ours - theirs).abs().max() > TOLERANCE * theirs.abs().max() for ours, theirs in pairs):
+    if not all((ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max() for ours, theirs in pairs):
         log.warning("the encoder is computed unfolded: folded, its features are others")
         return encoder
     return folded

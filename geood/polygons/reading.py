@@ -6,7 +6,7 @@ come back in that of a grid. What a person typed comes along.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from geood.polygons.names import OUTPUT_SUFFIXES, raster_of
 
 LAYER = "anomalies"
 BY = ("scene", "rank")
-SCENES_AT_ONCE = 50  # in one condition
+MOST_CONDITIONS = 50  # with more scenes, their rows are chosen after reading: a condition for each is slow
 _FAILURES = (
     OSError,
     RuntimeError,
@@ -95,9 +95,11 @@ def _of_gdal(plain: Path, most: int) -> geopandas.GeoDataFrame:
     with pyogrio.open_arrow(plain, layer=layer, columns=list(BY), read_geometry=False, use_pyarrow=True) as opened:
         last = _last_ranks((batch.to_pandas() for batch in opened[1]), most)
     read = partial(pyogrio.read_dataframe, plain, layer=layer)
-    scenes = list(last.items())
-    some = [scenes[i : i + SCENES_AT_ONCE] for i in range(0, len(scenes), SCENES_AT_ONCE)]
-    return _joined([read(where=_where(few)) for few in some], read)
+    if not last:
+        return read()
+    if len(last) <= MOST_CONDITIONS:
+        return read(where=_where(last.items()))
+    return _of_first_ranks(read(where=f'"rank" <= {max(last.values())}'), last)
 
 
 def _of_parquet(path: Path, most: int) -> geopandas.GeoDataFrame:
@@ -109,8 +111,11 @@ def _of_parquet(path: Path, most: int) -> geopandas.GeoDataFrame:
     batches = pyarrow.parquet.ParquetFile(path).iter_batches(columns=list(BY))
     last = _last_ranks((batch.to_pandas() for batch in batches), most)
     read = partial(geopandas.read_parquet, path)
-    wanted = [[("scene", "==", scene), ("rank", "<=", rank)] for scene, rank in last.items()]
-    return _joined([read(filters=wanted)] if wanted else [], read)
+    if not last:
+        return read()
+    if len(last) <= MOST_CONDITIONS:
+        return read(filters=[[("scene", "==", scene), ("rank", "<=", rank)] for scene, rank in last.items()])
+    return _of_first_ranks(read(filters=[("rank", "<=", max(last.values()))]), last)
 
 
 def _last_ranks(parts: Iterable[pd.DataFrame], most: int) -> dict[str, int]:
@@ -128,11 +133,9 @@ def _where(last: Iterable[tuple[str, int]]) -> str:
     return " OR ".join(f'("scene" = \'{scene}\' AND "rank" <= {rank})' for scene, rank in quoted)
 
 
-def _joined(
-    frames: Sequence[geopandas.GeoDataFrame], whole: Callable[[], geopandas.GeoDataFrame]
-) -> geopandas.GeoDataFrame:
-    """Return frames as one; where there is none, no row has a scene and a rank, and the file is read as a whole."""
-    return pd.concat(frames, ignore_index=True) if frames else whole()
+def _of_first_ranks(frame: geopandas.GeoDataFrame, last: Mapping[str, int]) -> geopandas.GeoDataFrame:
+    """Return the rows of each scene up to its last rank."""
+    return frame[frame["rank"] <= frame["scene"].map(last)].reset_index(drop=True)
 
 
 def _checked(frame: geopandas.GeoDataFrame, path: Path) -> geopandas.GeoDataFrame:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,8 +88,7 @@ def assemble_rasters(
         tags = _tags(target.scene, bundle, threshold) | ({FAILED_TAG: json.dumps(windows)} if failed else {})
         write = partial(assemble, grid=plan.grid, journal=journal.path, tile_px=plan.job.tile_px)
         scores = work.folder / target.scores.name
-        of_scores = partial(
-            write,
+        write(
             scores,
             tags=tags,
             places=journal.places[0],
@@ -100,10 +98,8 @@ def assemble_rasters(
             bands=["anomaly score"],
             statistics=_statistics(figures, plan.grid),
         )
-        rasters = [of_scores]
         if target.classes:
-            of_classes = partial(
-                write,
+            write(
                 work.folder / target.classes.name,
                 tags={tag: text for tag, text in tags.items() if tag not in OWN_TAGS},
                 places=journal.places[1],
@@ -113,10 +109,6 @@ def assemble_rasters(
                 bands=["class", *EVIDENCE],
                 statistics={},
             )
-            rasters.append(of_classes)
-        with ThreadPoolExecutor(len(rasters)) as pool:  # together, as both wait for the disk
-            for future in [pool.submit(raster) for raster in rasters]:
-                future.result()
     with open_raster(scores) as written:
         if written.crs is None and plan.grid.crs is not None:
             log.warning("%s: a GeoTIFF cannot store its CRS: the rasters have none, assign them the scene's", title)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from geood.config import Config, config_from_tree, folded
 from geood.constants import VECTOR_SUFFIXES
-from geood.datasets import NO_CLASS, find_files, ids_of_names
+from geood.datasets import NAMES_OF_NONE, find_files, ids_of_names
 from geood.errors import ConfigError, DataError
 from geood.preflight.found_classes import FoundClass, FoundLabels, area_text, find_classes
 from geood.preflight.imagery import Imagery, look_at
@@ -130,7 +130,9 @@ def first_config(inputs: Inputs, wishes: Wishes) -> FirstConfig:
     """
     imagery, labels = inputs.imagery, inputs.labels
     held = tuple(dict.fromkeys(labels.find(name) for name in wishes.hold_out))
-    left_out = tuple(found for found in labels.classes if found.name is not None and folded(found.name) in NO_CLASS)
+    left_out = tuple(
+        found for found in labels.classes if found.name is not None and folded(found.name) in NAMES_OF_NONE
+    )
     left_out = tuple(found for found in left_out if found not in held)
     classes = _named(labels, {*held, *left_out}, wishes.names)
     machine = this_machine()

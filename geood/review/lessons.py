@@ -277,7 +277,7 @@ def _scenes(review: Review, paths: list[Path], given: list[Path], config: Config
     found = []
     for label in labels:
         name = Path(label).name
-        hits = [path for path in beside if name and path.name == name][:1]
+        hits = [path for path in beside if name and path.name == name]
         hits = hits or [path for path in near if name and path.name == name and path not in own]
         if not hits:
             raise ConfigError(f"the scene {shown(label)} of these polygons is not found; give its image with --scene")

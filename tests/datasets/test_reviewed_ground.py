@@ -50,6 +50,22 @@ def test_crops_lie_around_reviewed_polygons_and_hold_their_ids(folder):
     assert any((training[i]["mask"] == UNSTATED).any() for i in range(30))
 
 
+def test_labels_of_shapes_stay_where_an_image_of_the_same_name_was_reviewed(folder):
+    west, north = HALF_METRE * (0, 0)
+    strips = [shapely.box(west + 5 * i, north - 150, west + 5 * i + 5, north) for i in range(30)]
+    frame = geopandas.GeoDataFrame({"class_id": [i % 3 for i in range(30)]}, geometry=strips, crs=32633)
+    frame.to_file(folder / "shapes.gpkg")
+    keys = ground(folder, [(40, 40, 20, 254)]) | {"reviewed_images": ["a.tif"]}
+    reviewed = shapely.box(west + 5, north - 50, west + 50, north - 5)
+    geopandas.GeoDataFrame({"class_id": [254]}, geometry=[reviewed], crs=32633).to_file(
+        folder / "reviewed.gpkg", layer="labels"
+    )
+    settings = config(folder, labels=["shapes.gpkg"], label_attribute="class_id", **keys)
+    for _ in range(2):  # the second time both are there already
+        training = open_scenes(settings, folder / "burnt").training(1, 8)
+        assert {*np.unique(np.stack([training[i]["mask"] for i in range(8)]))} >= {0, 1, 2, UNSTATED}
+
+
 def test_pixels_are_read_unchanged_from_the_image_that_was_reviewed(folder):
     keys = ground(folder, [(40, 40, 20, 1)])
     scenes = open_scenes(config(folder, **keys))

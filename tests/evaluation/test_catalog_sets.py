@@ -28,6 +28,7 @@ from geood.metrics.pixels import PixelCurve
 from geood.metrics.protocols import protocol_named
 from geood.metrics.segmentation import Confusion, OpenSetConfusion
 from geood.models.bundle import ModelBundle
+from geood.models.inference import for_inference
 from geood.prediction.pipeline import predict
 from support.bundles import make_bundle
 from support.rasters import picture, write_raster
@@ -101,7 +102,7 @@ def scored_frames(name, root, bundle):
     for frame in find_frames(entry, root, entry.evaluated).frames:
         if frame.labels:
             decoded = decode(frame, indexes=(1, 2, 3), nodata=bundle.bands.nodata)
-            yield frame, decoded, score_frame(bundle, decoded, kinds=bundle.scores)
+            yield frame, decoded, score_frame(for_inference(bundle), decoded, kinds=bundle.scores)
 
 
 def same(found, wanted, tolerance=1e-12):
@@ -180,7 +181,7 @@ def test_a_photograph_is_scored_as_predict_scores_it(tmp_path, model, model_path
     with_settings = model.with_settings(settings)
     kind = with_settings.config.score.kind
     decoded = decode(Frame("photo", path, None), indexes=(1, 2, 3))
-    score = score_frame(with_settings, decoded, kinds=[kind]).scores[kind].astype(np.float32)
+    score = score_frame(for_inference(with_settings), decoded, kinds=[kind]).scores[kind].astype(np.float32)
     with rasterio.open(tmp_path / "out.tif") as file:
         raster = file.read(1)
     assert np.isfinite(raster).all() == (bands == 3) and (np.isfinite(raster) == decoded.valid).all()

@@ -31,6 +31,7 @@ class PixelNet(torch.nn.Module):
     """A network that looks at one pixel: its two bands, times a gain, are the logits of the two classes."""
 
     gain = 5.0
+    mean = torch.zeros(2)  # tells the device
 
     def forward(self, image, outlier=True):
         return SegmenterOutput(image * self.gain, None, image, image)

@@ -20,6 +20,7 @@ from geood.errors import ConfigError, DataError, OutputError
 from geood.evaluation.submission import submit
 from geood.evaluation.tile_scores import score_frame
 from geood.models.bundle import ModelBundle
+from geood.models.inference import for_inference
 from support.bundles import make_bundle
 from support.rasters import picture
 
@@ -33,7 +34,7 @@ def write_image(path, array):
 
 def expected(frame, bundle):
     kind = bundle.config.score.kind
-    scored = score_frame(bundle, decode(frame._replace(labels=None), indexes=(1, 2, 3)), kinds=[kind])
+    scored = score_frame(for_inference(bundle), decode(frame._replace(labels=None), indexes=(1, 2, 3)), kinds=[kind])
     return scored.scores[kind], scored.classes
 
 

@@ -93,3 +93,16 @@ def test_only_float32_on_a_cpu_is_folded(tmp_path):
         kept = bundle.with_settings([setting])
         assert for_inference(kept) is kept
     assert dataclasses.replace(for_inference(bundle), segmenter=bundle.segmenter) == bundle
+
+
+def test_a_damaged_segmenter_is_not_folded(tmp_path):
+    bundle = make_bundle(tmp_path / "model.safetensors")
+    assert for_inference(bundle) is not bundle
+    for part in (bundle.segmenter.encoder, bundle.segmenter.decoder):
+        weight = next(part.parameters())
+        kept = weight.detach().clone()
+        with torch.no_grad():
+            weight[(0,) * weight.ndim] = torch.nan
+        assert for_inference(bundle) is bundle
+        with torch.no_grad():
+            weight.copy_(kept)
