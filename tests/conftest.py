@@ -28,6 +28,19 @@ def little_effort():
 
 
 @pytest.fixture
+def forked_workers(monkeypatch):
+    """Dask's worker processes as forks of the process of `support.apart`, rather than each an interpreter anew."""
+    import dask
+
+    from support.apart import start_server
+
+    start_server()
+    monkeypatch.setattr("distributed.utils._forkserver_preload_set", True)  # that process has loaded Dask already
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield
+
+
+@pytest.fixture
 def small_disk(tmp_path, request):
     """A disk of 2 MB, or of the size that the test gives as parameter."""
     place = tmp_path / "disk"

@@ -50,16 +50,16 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TASKS = {name: (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in TASK_PAGES}
 SHORT = [
-    "train.segmenter_steps=10",
-    "train.flow_steps=4",
-    "train.head_steps=4",
-    "train.joint_steps=4",
+    "train.segmenter_steps=3",
+    "train.flow_steps=2",
+    "train.head_steps=2",
+    "train.joint_steps=2",
     "train.validate_every=10",
-    "data.crops=20",
-    "data.validation_crops=4",
+    "data.crops=12",
+    "data.validation_crops=2",
     "data.crop_px=96",
     "negatives.patch_max_px=48",
-    "train.batch=4",
+    "train.batch=2",
     "segmenter.encoder=test_resnet",
     "segmenter.decoder_channels=16",
     "predict.tile_px=256",

@@ -97,7 +97,8 @@ def test_the_answer_is_the_same_for_threads_processes_and_a_scheduler(tmp_path, 
         (tmp_path / name).mkdir()
     threads = outputs("threads")
     assert outputs("processes", workers=1) == threads
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+    apart = {"processes": False, "protocol": "tcp://"}  # a worker in this process, to which everything is sent yet
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, **apart) as cluster:
         assert outputs("scheduler", scheduler=cluster.scheduler_address) == threads
 
 

@@ -18,8 +18,21 @@ from geood.config.loading import load_config, to_yaml
 FIT_CROPS = 16  # training crops for the inlier statistics of tests
 FORKING = multiprocessing.get_context("forkserver")
 FORKING.set_forkserver_preload(
-    ["geood.training.trainer", "geood.prediction.pipeline", "torch.utils.tensorboard", "timm", "torchgeo.datasets"]
+    [
+        "geood.training.trainer",
+        "geood.prediction.pipeline",
+        "torch.utils.tensorboard",
+        "timm",
+        "torchgeo.datasets",
+        "distributed",
+    ]
 )
+
+
+def start_server() -> int:
+    """Start the process that is forked, if it does not run yet; its number."""
+    forkserver.ensure_running()
+    return forkserver._forkserver._forkserver_pid
 
 
 def used() -> float:

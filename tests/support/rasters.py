@@ -67,8 +67,8 @@ def picture(height, width, *, bands=3, seed=0, dtype="uint8", high=255):
     return (1 + fine / 1.2 * (high - 1)).astype(dtype)
 
 
-def write_holed_scene(folder):
-    """Write a scene of 121 tiles of 64 pixels with a hole in it."""
-    array = picture(700, 700)
-    array[:, 150:350, 100:450] = 0
+def write_holed_scene(folder, side=700):
+    """Write a scene of 121 tiles of 64 pixels (64 tiles for a side of 500) with a hole in it."""
+    array = picture(side, side)
+    array[:, side * 3 // 14 : side // 2, side // 7 : side * 9 // 14] = 0
     return write_raster(folder / "scene.tif", array, nodata=0)

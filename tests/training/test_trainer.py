@@ -315,7 +315,9 @@ def test_troubles_are_told_with_what_helps():
         assert said in trouble and "lower" in trouble
 
 
-@pytest.mark.parametrize(("bands", "dtype"), [(1, "uint8"), (4, "uint16"), (13, "uint16")])
+@pytest.mark.parametrize(
+    ("bands", "dtype"), [(1, "uint8"), pytest.param(4, "uint16", marks=pytest.mark.slow), (13, "uint16")]
+)
 def test_one_to_thirteen_bands_of_8_or_16_bit_train_and_score(tmp_path, bands, dtype):
     for i in range(2):
         image = picture(160, 160, bands=bands, seed=i, dtype=dtype, high=255 if dtype == "uint8" else 12_000)
