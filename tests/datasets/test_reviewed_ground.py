@@ -8,7 +8,7 @@ import torch
 from affine import Affine
 
 from geood.constants import UNSTATED
-from geood.datasets.reviewed_ground import ReviewedCrop
+from geood.datasets.reviewed_ground import ReviewedCrop, read_false_alarms
 from geood.datasets.scene_crops import open_scenes
 from geood.datasets.torchgeo_layers import Box
 from geood.errors import ConfigError, DataError
@@ -120,6 +120,9 @@ def test_ground_that_does_not_tell_false_alarms_has_none_and_neither_has_ground_
     assert not list(open_scenes(config(folder, **ground(folder, [(40, 40, 20, 254)]))).false_alarms())
     keys = ground(folder, [(40, 40, 20, 255)], origins=["left out"])  # real ones
     assert not list(open_scenes(config(folder, **keys)).false_alarms())
+    (folder / "broken.gpkg").write_bytes(b"no database")
+    with pytest.raises(DataError, match=r"broken\.gpkg: cannot be read"):
+        read_false_alarms(folder / "broken.gpkg", None)
 
 
 def test_false_alarms_in_a_block_that_validates_are_not_shown(folder):
