@@ -169,7 +169,7 @@ def run(
 ) -> dict[str, Any]:
     """One round on one setting with one seed."""
     began = time.process_time()
-    changed = {"train.seed": seed, "train.tune_from": str(first)} | quality.ENCODER
+    changed = {"train.seed": seed, "train.tune_from": str(first)} | quality.CHANGED
     settings = [f"data.root={root}", *(f"{k}={json.dumps(v)}" for k, v in (quality.LENGTHS | changed).items())]
     config = load_config(quality.HERE / f"{setting}.yaml", [*settings, *keys])
     before = train(config, work / "before", resume=(work / "before" / "config.yaml").exists())
@@ -212,7 +212,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.encoder:
-        quality.ENCODER.update({"segmenter.encoder": options.encoder})
+        quality.CHANGED.update({"segmenter.encoder": options.encoder})
     print("| seed | ground | recall | false per km2 | after | change | AP | after |\n|---|---|---|---|---|---|---|---|")
     for seed in options.seeds:
         work = (options.work / options.setting / f"seed{seed}").resolve()

@@ -9,10 +9,10 @@ changes the scores alone, so a seed takes seconds. Tiles are not used: a scene i
 
 Printed: average precision, and false polygons for each square kilometre at recalls of things, for reviewed and for
 untouched ground; the fourth recall is the one that the reviewed map had. Ways: the bank of the encoder with the places
-of false alarms (what `geood feedback` does), each three times, in the banks of all classes, and with 12 px around them;
-scores lowered near features of false alarms; a linear classifier of real things against false alarms and the bank; a
-threshold of each class; and, as the most that lessons can bring at the places that were seen, reviewed false ground
-without scores.
+of false alarms, each three times, in the banks of all classes, and with 12 px around them; scores lowered near features
+of false alarms (with the bank, what `geood feedback` and `geood train --from` do); a linear classifier of real things
+against false alarms and the bank; a threshold of each class; and, as the most that lessons can bring at the places that
+were seen, reviewed false ground without scores.
 """
 
 from __future__ import annotations

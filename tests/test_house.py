@@ -129,7 +129,6 @@ HELD_BY = {  # rooms without a test file of their own name, and the file whose l
     "reporting/tables": "reporting/test_page",
     "review/ground": "review/test_auditing",
     "review/promises": "review/test_auditing",
-    "models/score_maps": "models/test_bundle",
     "training/calibration": "training/test_trainer",
     "training/callbacks": "training/test_trainer",
     "training/first_checks": "preflight/test_checking",

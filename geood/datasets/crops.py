@@ -8,7 +8,7 @@ and every crop of the pool comes once before any comes again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from geood.config import Config
 from geood.constants import IGNORE, UNSTATED
 from geood.datasets.augment import augment
+from geood.datasets.reviewed_ground import ReviewedScenes
 from geood.datasets.samples import UNSTATED_ID, Ground, Sample, TrainingBands, seed_of
 from geood.datasets.screening import Screening, labelled, report_screening, screen, why_nothing
 from geood.datasets.unreadable import Skipped, write_skipped
@@ -77,6 +78,18 @@ class Crops:
             "valid": torch.from_numpy(pixels.valid),
             "name": self.ground.name(crop),
         }
+
+    def false_alarms(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images (1, C, S, S) float32 in [0, 1] with what a person called false alarms on them (1, S, S) bool.
+
+        There are none where the ground was not reviewed.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        if isinstance(self.ground, ReviewedScenes):
+            for (image, valid, _), false in self.ground.false_alarms():
+                yield torch.from_numpy(self.bands.scale(image, valid))[None], torch.from_numpy(false)[None]
 
     def views(self, height: int, width: int, *, number: int, seed: int) -> list[Tensor]:
         """Return images (1, C, height, width) float32 in [0, 1] around `number` validation crops drawn with a seed.

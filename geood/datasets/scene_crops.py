@@ -21,7 +21,7 @@ from geood.atomic import atomic_write
 from geood.config import Config
 from geood.datasets.crops import Crops, build_crops
 from geood.datasets.files import check_images, find_files
-from geood.datasets.reviewed_ground import ATTRIBUTE, ReviewedScenes, reviewed_crops
+from geood.datasets.reviewed_ground import ATTRIBUTE, ReviewedScenes, read_false_alarms, reviewed_crops
 from geood.datasets.samples import CropPixels, Ground, TrainingBands, grown, seed_of, span_around
 from geood.datasets.unreadable import Skipped, without_unreadable
 from geood.errors import DataError
@@ -129,8 +129,11 @@ def open_scenes(config: Config, folder: Path | None = None) -> Crops:
     grid = grid_crops(layers, blocks, pieces, size_px=data.crop_px)
     ground: Ground = SceneGround(layers, blocks, found.files, found.rules)
     if data.reviewed_images:
-        reviewed, pairs = _open_reviewed(config, layers, bands, folder)
-        ground, number = ReviewedScenes(ground, blocks, reviewed), max(1, round(data.reviewed_share * data.crops))
+        reviewed, pairs, alarms = _open_reviewed(config, layers, bands, folder)
+        ground, number = (
+            ReviewedScenes(ground, blocks, reviewed, alarms),
+            max(1, round(data.reviewed_share * data.crops)),
+        )
         drawn = [*reviewed_crops(reviewed, pairs, size_px=size, number=number, seed=seed_of(seed, 4)), *drawn]
     crops = build_crops(config, ground, bands=bands, drawn=drawn, grid=grid)
     return replace(crops, skipped=tuple(found.skipped))
@@ -138,8 +141,11 @@ def open_scenes(config: Config, folder: Path | None = None) -> Crops:
 
 def _open_reviewed(
     config: Config, scenes: LabelledImages, bands: TrainingBands, folder: Path
-) -> tuple[LabelledImages, list[tuple[int, Any]]]:
-    """Open reviewed images and labels in the CRS and at the resolution of the scenes; also return the polygons."""
+) -> tuple[LabelledImages, list[tuple[int, Any]], tuple[Any, ...]]:
+    """Open reviewed images and labels in the CRS and at the resolution of the scenes.
+
+    Also return the polygons with their ids, and those that are false alarms.
+    """
     from geood.datasets.torchgeo_layers import ImageLayer, LabelLayer, LabelledImages
 
     data = config.data
@@ -152,7 +158,8 @@ def _open_reviewed(
     burnt = _burnt(labels, images, rules, folder / REVIEWED)
     truth = LabelLayer(burnt, crs=layer.target_crs, res=scenes.res, rules=PLAIN)
     shapes = shapes_on(labels, layer.ground, rules)
-    return LabelledImages(layer, truth), [] if shapes is None else shapes.pairs
+    pairs = [] if shapes is None else shapes.pairs
+    return LabelledImages(layer, truth), pairs, read_false_alarms(labels[0], layer.target_crs)
 
 
 class _Labels(NamedTuple):

@@ -126,6 +126,8 @@ class ModelBundle:
             same = same and now.temperature_of(now.kind) == then.temperature_of(now.kind)
         if SCORES[now.kind].shifted:
             same = same and now.veto_share == then.veto_share
+        if SCORES[now.kind].needs == "experts" and self.inliers is not None and self.inliers.knows_false_alarms:
+            same = same and now.false_alarm_nats == then.false_alarm_nats
         return self.calibration.get(now.kind, {}) if same else {}
 
     @property
@@ -145,7 +147,7 @@ class ModelBundle:
             raise ConfigError(
                 "this model was calibrated with another temperature, smoothing or offset, or had no inlier ground to "
                 "validate on, so it has no threshold for this score; give one with --threshold, or leave "
-                "score.temperature, score.smooth_* and score.veto_share as they are"
+                "score.temperature, score.smooth_*, score.veto_share and score.false_alarm_nats as they are"
             )
         return threshold
 

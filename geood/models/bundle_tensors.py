@@ -106,6 +106,9 @@ class BundleTensors:
             name for name in tensors if name.startswith("tail_") and not bool((tensors[name].diff() > 0).all())
         ]:
             raise ValueError(f"the numbers of its tensor inliers.{bent[0]} do not increase")
+        reach = tensors.get("encoder_reach")
+        if reach is not None and not bool((reach.isfinite() & (reach > 0)).all()):
+            raise ValueError("its tensor inliers.encoder_reach is no distance")
         rows = tensors.get("encoder_classes")
         known = torch.arange(classes, dtype=torch.float32)
         if rows is not None and not bool((torch.isin(rows, known) & (rows.diff(prepend=rows[:1]) >= 0)).all()):
@@ -149,8 +152,8 @@ def _compare(part: str, found: Mapping[str, TensorKind], wanted: Mapping[str, Te
 
 def _of_inliers(found: Mapping[str, TensorKind], classes: int, features: int, encoder: int) -> dict[str, TensorKind]:
     """Return the tensors that inlier statistics consist of; their numbers of templates, axes and features are free."""
-    free = ("log_templates", "axes", "bank", "mixture_centres", "encoder_near")
-    templates, axes, kept, centres, near = (_rows(found, name) for name in free)
+    free = ("log_templates", "axes", "bank", "mixture_centres", "encoder_near", "encoder_false")
+    templates, axes, kept, centres, near, false = (_rows(found, name) for name in free)
     shapes: dict[str, tuple[int, ...]] = {
         "logit_mean": (classes,),
         "logit_std": (classes,),
@@ -161,6 +164,8 @@ def _of_inliers(found: Mapping[str, TensorKind], classes: int, features: int, en
         shapes |= {"encoder_shift": (encoder,), "encoder_axes": (encoder, principal), "encoder_near": (near, principal)}
         if "encoder_classes" in found:  # formats before 4 did not keep them
             shapes["encoder_classes"] = (near,)
+        if "encoder_false" in found or "encoder_reach" in found:  # only where false alarms were reviewed
+            shapes |= {"encoder_false": (false, principal), "encoder_reach": (1,)}
     if "tail_encoder_knn" in found and "encoder_near" in found:
         shapes |= {"tail_hybrid": (KNOTS,), "tail_encoder_knn": (KNOTS,)}
     if set(found) - set(shapes):

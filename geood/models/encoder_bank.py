@@ -5,7 +5,10 @@ it. They are standardized and projected onto their leading principal axes, a few
 the class that the segmenter saw there, and the score of a place is the mean distance to its nearest neighbours (arXiv
 2211.06660) among those of the class that it is taken for. So a thing is strange if nothing like it was seen, and also
 if it looks like one class and is taken for another. It needs no negatives, and no pass of its own: features and classes
-are by-products. Tensors only.
+are by-products.
+
+Near the features of places that a person called false alarms, a score is lowered: by all of a strength at them, and
+by nothing from the distance on that inliers usually have from their neighbours. Tensors only.
 """
 
 from __future__ import annotations
@@ -95,9 +98,33 @@ def distances(
     return found.reshape(taken.shape)
 
 
-def _to_bank(flat: Tensor, near: Tensor) -> Tensor:
-    """Return the mean distance (M,) of places (M, A) to their nearest neighbours in a bank (N, A)."""
-    count, short = min(NEIGHBOURS, len(near)), -len(near) % GROUPS
+def usual_distance(near: Tensor) -> Tensor:
+    """Return the distance () that places of a bank (N, A) usually have from their nearest others; N is 2 or more.
+
+    It is the median over every fourth place of the mean distance to its nearest neighbours.
+    """
+    apart = torch.cdist(near[::4], near).topk(min(NEIGHBOURS + 1, len(near)), largest=False).values
+    return apart[:, 1:].mean(1).median()
+
+
+def nearness(features: Tensor, *, shift: Tensor, axes: Tensor, to: Tensor, reach: Tensor) -> Tensor:
+    """Return how near encoder features are to the nearest of some places (B, h, w): 1 at it, 0 from `reach` on.
+
+    Args:
+        features: (B, D, h, w), at stride 8.
+        shift: (D,), the mean of inliers.
+        axes: (D, A), principal axes divided by the features' spread.
+        to: (M, A), the places.
+        reach: (1,), distance at which nearness ends.
+    """
+    flat = (features.float().movedim(1, -1).flatten(0, -2) - shift) @ axes
+    near = (1 - _to_bank(flat, to, most=1) / reach).clamp_min_(0)
+    return near.reshape(features.shape[0], *features.shape[2:])
+
+
+def _to_bank(flat: Tensor, near: Tensor, *, most: int = NEIGHBOURS) -> Tensor:
+    """Return the mean distance (M,) of places (M, A) to their `most` nearest neighbours in a bank (N, A)."""
+    count, short = min(most, len(near)), -len(near) % GROUPS
     across = functional.pad(-2 * near.T, (0, short))
     lengths = functional.pad(near.square().sum(1), (0, short), value=torch.inf)
     if isinstance(flat.shape[0], torch.SymInt):

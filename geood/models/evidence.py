@@ -33,7 +33,8 @@ def class_bands(
     Evidence is that on the pixels that score above `floor`, 255 elsewhere: `runner-up` is the channel of the second
     most likely class (255 if there is one class only), `margin` the difference of the two probabilities in
     MARGIN_STEPS, and `signal` the index in EXPERTS of the one that most of the score `combined` comes from; 255 for
-    other scores. Where that is smoothed, its surroundings have a say.
+    other scores. Where that is smoothed, its surroundings have a say; where it is lowered near false alarms, half of
+    what is left decides.
 
     Args:
         bundle: the bundle that gave the score.

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from geood.config import LEAST_FEATURES, SCORES, Need, scores_from
 from geood.constants import IGNORE, UNSTATED
-from geood.models.encoder_bank import distances, fit_bank, places, spans
+from geood.models.encoder_bank import distances, fit_bank, nearness, places, spans, usual_distance
 from geood.models.scores import BITS, by_strips
 from geood.models.segmenter import SegmenterOutput
 from geood.models.tails import surprisal
@@ -35,6 +35,8 @@ AXES = 32  # most principal axes that a residual lies outside of; half the featu
 LEAST_SPREAD = 1e-3  # least standard deviation of a max logit and of a feature
 LEAST_SPREAD_OF_UNIT = 1e-4  # and of a value of a feature of unit length
 REVIEWED_SHARE = 0.25  # most of a sample that reviewed places of no stated class take, who come first
+FALSE_ALARMS = 2048  # most places of false alarms that are kept
+LEAST_REACH = 1e-6  # of a false alarm
 PIXELS = 4096  # feature vectors scored at once: bounds the memory of distances
 
 
@@ -89,6 +91,17 @@ class Inliers(nn.Module):
             chunks = (flat,) if traced else flat.split(PIXELS)
             scores = torch.cat([_OF_FEATURES[kind](self, chunk) for chunk in chunks])
             return scores.reshape(features.shape[0], *features.shape[2:])
+
+    @property
+    def knows_false_alarms(self) -> bool:
+        """True if places of false alarms are held, near which score combined is lowered."""
+        return hasattr(self, "encoder_false")
+
+    def nearness_to_false_alarms(self, answer: SegmenterOutput) -> Tensor:
+        """Return how near a pass is to features of false alarms (B, H / 8, W / 8): 1 at them, 0 where far from all."""
+        names = {"shift": "shift", "axes": "axes", "to": "false", "reach": "reach"}
+        with torch.no_grad():
+            return nearness(answer.encoder, **{key: self._tensor(f"encoder_{name}") for key, name in names.items()})
 
     def surprisal(self, kind: str, score: Tensor) -> Tensor:
         """Return the surprisal of the expert `kind` (hybrid, encoder_knn) on inliers, in nats, of its shape."""
@@ -175,6 +188,7 @@ class InlierFit:
         generator = torch.Generator().manual_seed(seed)
         self._features = _Sample(samples, -(-samples // batches), generator)
         self._encoder = _Sample(places, -(-places // batches), generator)
+        self._false, self._seed = list[Tensor](), seed
 
     def update(self, answer: SegmenterOutput, mask: Tensor) -> None:
         """Add the labelled pixels of one batch and draw feature vectors from it.
@@ -195,14 +209,41 @@ class InlierFit:
         taken_for = places(answer.logits, answer.encoder.shape[2:])
         self._encoder.draw(torch.cat([answer.encoder, taken_for[:, None].to(answer.encoder.dtype)], 1), known, reviewed)
 
+    def add_false_alarms(self, answer: SegmenterOutput, false: Tensor) -> None:
+        """Add the places of the encoder whose middle pixel a person called a false alarm.
+
+        Args:
+            answer: output of the segmenter for (B, C, H, W).
+            false: (B, H, W), boolean.
+        """
+        features = answer.encoder.movedim(1, -1)
+        middle = _middle(false.shape[-1] // features.shape[2])
+        self._false.append(features[false[middle].to(features.device)].float().cpu())
+
     def finish(self) -> Inliers:
         """Return the statistics. A class never predicted gets mean and deviation of all pixels, and no template."""
         tensors = self._classes()
         if (samples := self._features.all()) is not None:
             tensors |= _features(samples, components=COMPONENTS * self.classes)
         if (samples := self._encoder.all()) is not None:
-            tensors |= {f"encoder_{name}": part for name, part in fit_bank(samples[:, :-1], samples[:, -1]).items()}
+            bank = fit_bank(samples[:, :-1], samples[:, -1])
+            bank |= self._false_alarms(bank, samples[:, -1].argsort(stable=True))
+            tensors |= {f"encoder_{name}": part for name, part in bank.items()}
         return Inliers({name: tensor.float() for name, tensor in tensors.items()})
+
+    def _false_alarms(self, bank: dict[str, Tensor], order: Tensor) -> dict[str, Tensor]:
+        """Return the places of false alarms in a bank, at most FALSE_ALARMS, and how far they reach; empty without any.
+
+        The reach is told by places that nobody reviewed: the others were drawn again and again from little ground.
+        `order` is that of the bank's rows among what was drawn.
+        """
+        found = torch.cat([torch.empty(0, len(bank["shift"])), *self._false])
+        if not len(found):
+            return {}
+        chosen = torch.randperm(len(found), generator=torch.Generator().manual_seed(self._seed))[:FALSE_ALARMS]
+        usual = usual_distance(bank["near"][~torch.cat(self._encoder.reviewed)[order]])
+        false = (found[chosen.sort().values] - bank["shift"]) @ bank["axes"]
+        return {"false": false, "reach": usual.clamp_min(LEAST_REACH).reshape(1)}
 
     def _classes(self) -> dict[str, Tensor]:
         seen, total = self._count > 0, self._count.sum().clamp_min(1)
@@ -228,6 +269,7 @@ class _Sample:
 
     def __init__(self, most: int, each: int, generator: torch.Generator) -> None:
         self.most, self.each, self.drawn = most, each, list[Tensor]()
+        self.reviewed = list[Tensor]()  # whether a place that was drawn is a reviewed one, (n,) for each of `drawn`
         self._generator, self._reviewed_left = generator, int(REVIEWED_SHARE * most)
 
     def draw(self, features: Tensor, known: Tensor, reviewed: Tensor) -> None:
@@ -235,14 +277,13 @@ class _Sample:
         left = self.most - sum(len(batch) for batch in self.drawn)
         if left <= 0:
             return
-        scale = known.shape[-1] // features.shape[-1]
-        flat = features.movedim(1, -1)
-        middle = (slice(None), slice(scale // 2, None, scale), slice(scale // 2, None, scale))
+        flat, middle = features.movedim(1, -1), _middle(known.shape[-1] // features.shape[-1])
         for which, most in ((reviewed, self._reviewed_left), (known & ~reviewed, self.each)):
             found = flat[which[middle].to(features.device)].float().cpu()
             order = torch.randperm(len(found), generator=self._generator)
             taken = found[order[: min(most, left)]]
             self.drawn.append(taken)
+            self.reviewed.append(torch.full((len(taken),), which is reviewed))
             left -= len(taken)
             if which is reviewed:
                 self._reviewed_left -= len(taken)
@@ -253,6 +294,12 @@ class _Sample:
         if self.most and len(samples) < LEAST_FEATURES:
             log.warning("labels cover %d places of features, too few for scores that compare features", len(samples))
         return samples if self.most and len(samples) >= LEAST_FEATURES else None
+
+
+def _middle(scale: int) -> tuple[slice, slice, slice]:
+    """Return where in images (B, H, W) the middle pixels of places lie that are `scale` pixels wide."""
+    every = slice(scale // 2, None, scale)
+    return slice(None), every, every
 
 
 def _features(samples: Tensor, *, components: int) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
 """Score maps of a forward pass: which score is made of what, joined, smoothed and cut.
 
 Everything comes from one answer of the segmenter, and what several scores have in common is computed once. Scores of
-logits are computed on the pixels asked for alone; those that are smoothed, on all of them.
+logits are computed on the pixels asked for alone; those that are smoothed, on all of them. Last of all, score combined
+is lowered near the features of false alarms: it alone is a surprisal in nats, so that a strength means something.
 """
 
 from __future__ import annotations
@@ -66,7 +67,20 @@ class Scorer:
             if radius:
                 smooth = guided_filter(raw, image, known, radius=radius, evenness=self.settings.smooth_contrast)
                 scores[kind] = smooth[:, core[0], core[1]]
+            if SCORES[kind].needs == "experts" and self.lowers:
+                scores[kind] = scores[kind] - self._less(answer, core)
         return scores
+
+    @property
+    def lowers(self) -> bool:
+        """True if score combined is lowered near false alarms."""
+        return self.settings.false_alarm_nats > 0 and self.inliers is not None and self.inliers.knows_false_alarms
+
+    def _less(self, answer: SegmenterOutput, core: tuple[slice, slice]) -> Tensor:
+        """Return by how much the score of the core (B, h, w) is lowered near false alarms, in nats."""
+        assert self.inliers is not None
+        near = upsample(self.inliers.nearness_to_false_alarms(answer)[:, None], answer.logits.shape[-2:])
+        return self.settings.false_alarm_nats * near[:, 0, core[0], core[1]]
 
     def _raw(self, answer: SegmenterOutput, kind: str, core: tuple[slice, slice], found: Found) -> Tensor:
         """Return the unsmoothed score of the core (B, h, w), from `found` or computed and put there."""

@@ -4,26 +4,32 @@ import geopandas
 import numpy as np
 import pytest
 import shapely
+import torch
 from affine import Affine
 
 from geood.constants import UNSTATED
-from geood.datasets.reviewed_ground import ReviewedCrop
+from geood.datasets.reviewed_ground import ReviewedCrop, read_false_alarms
 from geood.datasets.scene_crops import open_scenes
+from geood.datasets.torchgeo_layers import Box
 from geood.errors import ConfigError, DataError
 from support.rasters import HALF_METRE, picture, write_raster
-from support.scenery import config, make_scene
+from support.scenery import config, digital, make_scene
 
 EAST = HALF_METRE * Affine.translation(400, 0)  # on ground of its own, beside the training scene
 
 
-def ground(folder, rows, *, name="new.tif"):
-    """Write a scene beside the training scene, and labels given as (row, column, side in pixels, class id)."""
+def ground(folder, rows, *, name="new.tif", origins=None):
+    """Write a scene beside the training scene, and labels given as (row, column, side in pixels, class id).
+
+    `origins` tell what is a false alarm.
+    """
     write_raster(folder / name, picture(200, 200, seed=5), transform=EAST)
     shapes = []
     for row, col, side, _ in rows:
         west, north = EAST * (col, row)
         shapes.append(shapely.box(west, north - side / 2, west + side / 2, north))
-    frame = geopandas.GeoDataFrame({"class_id": [r[3] for r in rows]}, geometry=shapes, crs=32633)
+    columns = {"class_id": [r[3] for r in rows]} | ({"origin": origins} if origins else {})
+    frame = geopandas.GeoDataFrame(columns, geometry=shapes, crs=32633)
     frame.to_file(folder / "reviewed.gpkg", layer="labels")
     return {"reviewed_images": [name], "reviewed_labels": "reviewed.gpkg"}
 
@@ -104,6 +110,47 @@ def test_reviewed_ground_in_a_block_that_validates_is_masked(folder):
         pixels = scenes.ground.read(crop, validation=False)
         owned = scenes.ground.blocks.owned(crop.box, pixels.valid.shape, validation=True)
         assert owned.any() and not pixels.valid[owned].any() and (pixels.ids[owned] == 255).all()
+
+
+def test_false_alarms_are_shown_once_each_and_nothing_else_is(folder):
+    """Of a class or of none; not where something real was drawn on top, and no cell without a miss."""
+    rows = [(10, 10, 60, 254), (40, 40, 20, 254), (100, 120, 10, 1), (150, 30, 8, 255), (104, 124, 4, 255)]
+    origins = ["cell", "false", "false", "left out", "left out"]
+    scenes = open_scenes(config(folder, **ground(folder, rows, origins=origins)))
+    squares = list(scenes.ground.false_alarms())
+    assert sum(int(square.false.sum()) for square in squares) == 20 * 20 + 10 * 10 - 4 * 4
+    for square in squares:
+        assert square.false.shape == (512, 512) and not square.false[~square.pixels.valid].any()
+        assert (square.pixels.ids == 255).all()
+    [(image, false)] = scenes.false_alarms()  # one lattice square of 256 pixels holds the whole scene
+    assert torch.equal(false[0, 168:188, 168:188], torch.ones(20, 20, dtype=torch.bool))  # 128 around, on its grid
+    own = np.rint(digital(scenes, image[0])[:, false[0].numpy()])
+    inside = false[0, 128:328, 128:328].numpy()
+    shown = picture(200, 200, seed=5)[:3, inside].astype(float)
+    low, high = (np.array(v)[:, None] for v in (scenes.bands.low, scenes.bands.high))
+    assert np.array_equal(own, shown.clip(low, high))
+
+
+def test_ground_that_does_not_tell_false_alarms_has_none_and_neither_has_ground_without_a_review(folder):
+    assert not list(open_scenes(config(folder)).false_alarms())
+    assert not list(open_scenes(config(folder, **ground(folder, [(40, 40, 20, 254)]))).false_alarms())
+    keys = ground(folder, [(40, 40, 20, 255)], origins=["left out"])  # real ones
+    assert not list(open_scenes(config(folder, **keys)).false_alarms())
+    (folder / "broken.gpkg").write_bytes(b"no database")
+    with pytest.raises(DataError, match=r"broken\.gpkg: cannot be read"):
+        read_false_alarms(folder / "broken.gpkg", None)
+
+
+def test_false_alarms_in_a_block_that_validates_are_not_shown(folder):
+    west, north = HALF_METRE * (0, 0)
+    shape = shapely.box(west, north - 150, west + 150, north)
+    frame = geopandas.GeoDataFrame({"class_id": [254], "origin": ["false"]}, geometry=[shape], crs=32633)
+    frame.to_file(folder / "reviewed.gpkg", layer="labels")
+    scenes = open_scenes(config(folder, reviewed_images=["a.tif"], reviewed_labels="reviewed.gpkg"))
+    blocks, whole = scenes.ground.blocks, Box(west, north - 150, west + 150, north)
+    held = int(blocks.owned(whole, (300, 300), validation=True).sum())
+    squares = list(scenes.ground.false_alarms())
+    assert held and sum(int(square.false.sum()) for square in squares) == 300 * 300 - held
 
 
 def test_split_is_written_with_reviewed_crops_among_those_of_training(folder):

@@ -305,6 +305,17 @@ def _forgeries():
 
         return change
 
+    def false_alarms(reach):
+        def change(_, tensors):
+            tensors["inliers.encoder_false"] = tensors["inliers.encoder_near"][:3].clone()
+            tensors["inliers.encoder_reach"] = torch.tensor([reach])
+
+        return change
+
+    def no_reach(header, tensors):
+        false_alarms(1.0)(header, tensors)
+        del tensors["inliers.encoder_reach"]
+
     def no_number(_, tensors):
         tensors["inliers.tail_encoder_knn"][3] = torch.nan
 
@@ -327,6 +338,9 @@ def _forgeries():
         "templates of fewer classes": (narrower("log_templates"), r"inliers.log_templates is F32"),
         "a class of no bound": (classes_of(torch.inf), r"encoder_classes does not hold classes in order"),
         "half a class": (classes_of(1.5), r"encoder_classes does not hold classes in order"),
+        "false alarms without a reach": (no_reach, r"lacks the tensor inliers.encoder_reach"),
+        "false alarms that reach nowhere": (false_alarms(0.0), r"encoder_reach is no distance"),
+        "false alarms of no bound": (false_alarms(torch.inf), r"encoder_reach is no distance"),
         "a tail that falls": (falling, r"inliers.tail_hybrid do not increase"),
         "a tail of no numbers": (no_number, r"inliers.tail_encoder_knn do not increase"),
     }

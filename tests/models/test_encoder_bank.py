@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from geood.models.encoder_bank import AXES, GROUPS, NEIGHBOURS, distances, fit_bank, places, spans
+from geood.models.encoder_bank import (
+    AXES,
+    GROUPS,
+    NEIGHBOURS,
+    distances,
+    fit_bank,
+    nearness,
+    places,
+    spans,
+    usual_distance,
+)
 
 
 def _features(count, depth, seed=0):
@@ -101,3 +111,22 @@ def test_a_constant_feature_and_a_bank_of_two_are_no_trouble():
     samples[:, 2] = 5.0
     for asked, bank in ((torch.full((1, 4, 2, 2), 5.0), samples), (torch.zeros(1, 4, 2, 2), samples[:2])):
         assert torch.isfinite(distances(asked, torch.zeros(1, 2, 2, dtype=torch.int64), **_bank(bank))).all()
+
+
+def test_nearness_is_one_at_a_place_falls_evenly_and_ends_at_the_reach():
+    samples, asked = _features(200, 6), _features(40, 6, seed=1)
+    bank = fit_bank(samples, torch.zeros(200))
+    own = {"shift": bank["shift"], "axes": bank["axes"], "to": bank["near"][:70]}
+    apart = torch.cdist((asked - bank["shift"]) @ bank["axes"], bank["near"][:70]).amin(1)
+    reach = apart.median().reshape(1)
+    found = nearness(_map(asked), reach=reach, **own)[0, :, 0]
+    torch.testing.assert_close(found, (1 - apart / reach).clamp(min=0), rtol=1e-4, atol=1e-4)
+    assert (found[apart > 1.001 * reach] == 0).all() and (found > 0).sum() == 19
+    at = nearness(_map(samples), reach=reach, **own | {"to": bank["near"]})[0, :, 0]
+    torch.testing.assert_close(at, torch.ones(200), rtol=0, atol=1e-2)
+
+
+def test_the_usual_distance_is_that_of_the_nearest_neighbours_of_the_bank():
+    near = _features(200, 6)
+    others = torch.cdist(near, near).fill_diagonal_(torch.inf).sort(1).values[:, :NEIGHBOURS].mean(1)
+    torch.testing.assert_close(usual_distance(near), others[::4].median(), rtol=1e-3, atol=1e-3)

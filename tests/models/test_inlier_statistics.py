@@ -180,6 +180,30 @@ def test_reviewed_places_come_first_but_never_take_more_than_their_share():
         assert len(drawn) == 100 and int(drawn[:, 0].sum()) == (expected or min(int(REVIEWED_SHARE * 100), 2 * places))
 
 
+def _with_false_alarms(false):
+    fit = InlierFit(CLASSES, samples=0, places=100, batches=4, seed=0)
+    for seed in range(4):
+        logits, features, mask = _batch(seed)
+        fit.update(_answer(logits, features), mask)
+    logits, features, _ = _batch(8)
+    fit.add_false_alarms(_answer(logits, features), false)
+    return fit.finish(), _answer(logits, features)
+
+
+def test_places_of_false_alarms_are_kept_beside_the_bank_and_leave_it_as_it_was():
+    false = torch.zeros(6, 32, 32, dtype=torch.bool)
+    without, answer = _with_false_alarms(false)
+    false[2, :12, :12], false[5, 28, 28] = True, True  # middles of four places and of one
+    inliers, _ = _with_false_alarms(false)
+    assert not without.knows_false_alarms and set(without.state_dict()) == set(_fit(0, places=100).state_dict())
+    assert set(inliers.state_dict()) - set(without.state_dict()) == {"encoder_false", "encoder_reach"}
+    assert all(torch.equal(inliers.state_dict()[name], kept) for name, kept in without.state_dict().items())
+    assert len(inliers.encoder_false) == 2 and float(inliers.encoder_reach) > 0
+    near = inliers.nearness_to_false_alarms(answer)
+    assert near.shape == (6, 4, 4) and float(near.min()) == 0
+    assert float(near[2, 0, 0]) > 0.99 and float(near[5, 3, 3]) > 0.99
+
+
 def test_what_was_fitted_comes_back_from_its_tensors_and_other_scores_are_refused():
     fitted = _fit(100)
     again, (logits, features, _) = Inliers(dict(fitted.state_dict())), _batch(7)

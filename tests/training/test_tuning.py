@@ -2,14 +2,18 @@
 
 import dataclasses
 
+import geopandas
 import numpy as np
 import pytest
+import rasterio
+import shapely
 import torch
 from typer.testing import CliRunner
 
+from geood.calibration import measure_ground
 from geood.cli.app import app
 from geood.config.loading import load_config, to_yaml
-from geood.config.sections import LossConfig
+from geood.config.sections import Config, LossConfig
 from geood.constants import IGNORE, UNSTATED
 from geood.datasets.sources import open_crops
 from geood.errors import ConfigError
@@ -152,3 +156,54 @@ def test_inliers_of_no_stated_class_teach_the_head_alone():
         for i in range(2)
     ]
     assert float(weights[0]) == pytest.approx(float(weights[1]), rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def reviewed(folder):
+    """A function of an origin, class id and other keys: a config that goes on, with such ground in the scene."""
+    keys = {"segmenter": {"outlier": "head"}, "score": {"kind": "combined", "encoder_bank": 100}}
+
+    def reviewed(origin, class_id, *, workers=0, **score):
+        shapes = [shapely.box(500_010.25, 4_649_740.75, 500_022.25, 4_649_752.75)]
+        path = folder / f"{origin}_{class_id}.gpkg"
+        labels = geopandas.GeoDataFrame({"class_id": [class_id], "origin": [origin]}, geometry=shapes, crs=32633)
+        labels.to_file(path, layer="labels")
+        data = {"reviewed_images": ["im.tif"], "reviewed_labels": path.name, "workers": workers, "validation_crops": 4}
+        base = config(folder, tune_from=str(folder / "first"), head_steps=0).model_dump()
+        for section, more in (*keys.items(), ("data", data), ("score", score)):
+            base[section] |= more
+        return Config.model_validate(base)
+
+    return reviewed
+
+
+def test_a_round_lowers_the_score_near_false_alarms_and_calibrates_with_it(reviewed, folder, tmp_path):
+    """Of any class; the thresholds are those of the lowered score, on validation ground that was not reviewed."""
+    runs = {
+        name: ModelBundle.load(train(reviewed("false", UNSTATED, **keys), tmp_path / name))
+        for name, keys in {"on": {}, "off": {"false_alarm_nats": 0}}.items()
+    }
+    on, off = runs["on"], runs["off"]
+    assert on.inliers.knows_false_alarms and not off.inliers.knows_false_alarms
+    assert all(torch.equal(on.inliers.state_dict()[name], kept) for name, kept in off.inliers.state_dict().items())
+    with rasterio.open(folder / "im.tif") as source:
+        image = torch.from_numpy(on.bands.scale(source.read(), source.dataset_mask() > 0))[None]
+    less = off.score(image) - on.score(image)
+    assert float(less.min()) >= 0 and float(less[0, 52:68, 28:36].mean()) > 2 and on.threshold <= off.threshold
+    crops = open_crops(reviewed("false", UNSTATED))
+    again, _ = measure_ground(on, dataclasses.replace(crops, bands=on.bands))
+    assert again["combined"] == on.calibration["combined"]
+
+
+@pytest.mark.parametrize("origin", ["left out", "cell"])
+def test_real_things_and_searched_ground_lower_nothing(reviewed, tmp_path, origin):
+    asked = reviewed(origin, UNSTATED if origin == "cell" else 1)
+    assert not ModelBundle.load(train(asked, tmp_path / "run")).inliers.knows_false_alarms
+
+
+def test_any_number_of_workers_gives_the_same_statistics(reviewed, tmp_path):
+    one, two = (
+        ModelBundle.load(train(reviewed("false", 1, workers=n), tmp_path / str(n))).inliers.state_dict() for n in (0, 2)
+    )
+    assert "encoder_false" in one and set(one) == set(two)
+    assert all(torch.equal(one[name], two[name]) for name in one)

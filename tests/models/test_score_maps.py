@@ -1,0 +1,70 @@
+"""Laws of what lowers score combined: near reviewed false alarms it falls, and nothing else changes in a single bit."""
+
+import pytest
+import torch
+
+from geood.errors import ConfigError
+from geood.models.bundle import ModelBundle
+from support.bundles import make_bundle, with_false_alarms, with_statistics
+
+HEAD = {"segmenter": {"outlier": "head"}, "score": {"kind": "combined"}}
+
+
+@pytest.fixture(scope="module")
+def image():
+    return torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("before")
+    plain = make_bundle(folder / "a.safetensors", segmenter={"outlier": "head"}, data={"anomaly": [7]})
+    with_statistics(plain, folder / "b.safetensors")
+    return ModelBundle.load(folder / "b.safetensors").with_settings(["score.kind=combined"])
+
+
+@pytest.fixture(scope="module")
+def after(before, image, tmp_path_factory):
+    """The bundle with one false alarm, the place of 8 x 8 pixels from row 16 and column 24, which reaches not far."""
+    false = torch.zeros(1, 64, 96, dtype=torch.bool)
+    false[:, 16:24, 24:32] = True
+    path = tmp_path_factory.mktemp("after") / "model.safetensors"
+    with_false_alarms(before, path, image, false=false, reach=1e-2)
+    return ModelBundle.load(path)
+
+
+def test_the_score_falls_by_the_strength_at_a_false_alarm_and_stays_to_the_bit_elsewhere(before, after, image):
+    less = before.score(image) - after.score(image)
+    assert float(less[0, 19:21, 27:29].mean()) == pytest.approx(4, rel=0.2) and float(less.min()) >= 0
+    around = torch.zeros_like(less, dtype=torch.bool)
+    around[:, 12:28, 20:36] = True  # as far as a place is interpolated
+    assert torch.equal(after.score(image)[~around], before.score(image)[~around]) and float(less[~around].max()) == 0
+    half = after.with_settings(["score.false_alarm_nats=2"])
+    torch.testing.assert_close(before.score(image) - half.score(image), less / 2, rtol=0, atol=1e-5)
+
+
+def test_other_scores_and_a_strength_of_0_are_as_without_a_review(before, after, image):
+    off = after.with_settings(["score.false_alarm_nats=0"])
+    assert torch.equal(off.score(image), before.score(image))
+    others = [kind for kind in before.scores if kind != "combined"]
+    was, now = (bundle.scores_of(bundle.infer(image), image, kinds=others) for bundle in (before, after))
+    assert all(torch.equal(was[kind], now[kind]) for kind in others)
+
+
+def test_without_places_of_false_alarms_the_strength_means_nothing(before, image):
+    changed = before.with_settings(["score.false_alarm_nats=9"])
+    assert torch.equal(changed.score(image), before.score(image)) and changed.thresholds == before.thresholds
+
+
+def test_part_of_a_tile_is_that_part_of_the_whole(after, image):
+    core = (slice(8, 40), slice(16, 64))
+    answer = after.infer(image)
+    torch.testing.assert_close(after.score_of(answer, image, core=core), after.score(image)[:, 8:40, 16:64])
+
+
+def test_thresholds_hold_for_the_strength_that_they_were_measured_with(after):
+    known = dict.fromkeys(("0.001", "0.01", "0.05"), 1.0)
+    bundle = ModelBundle(**{**vars(after), "calibration": {"combined": known}, "calibrated": after.config.score})
+    assert bundle.threshold == 1.0
+    with pytest.raises(ConfigError, match=r"score\.false_alarm_nats"):
+        _ = bundle.with_settings(["score.false_alarm_nats=2"]).threshold
