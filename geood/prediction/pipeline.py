@@ -34,7 +34,7 @@ from geood.prediction.outputs import (
     outputs_of,
     write_summary,
 )
-from geood.prediction.plan import SceneOptions, ScenePlan, plan_scene
+from geood.prediction.plan import SceneOptions, ScenePlan, plan_scene, scene_memory
 from geood.prediction.publication import Publication, SceneFigures
 from geood.prediction.rasters import ScoredScene, assemble_rasters, finish_raster
 from geood.prediction.run_table import write_run
@@ -140,9 +140,9 @@ def predict(  # noqa: PLR0913 - the options of a verb
         check([path for path in outputs.finals if not publication.in_place(path)])
         bundle = with_least_area(ModelBundle.load(bundle_path, flow=False).with_settings(settings))
         rule = _Rule(choice.settle(bundle), top, on_drift)
-        limits = _limits(bundle, workers=workers, max_ram=max_ram)
         nodata = options.reading.nodata_for(bundle.bands)
         tiles = write_mosaic([str(s) for s in scenes], work.folder / MOSAIC, nodata=nodata) if mosaic else None
+        limits = _limits(bundle, outputs.targets, tiles, workers=workers, max_ram=max_ram)
         plan_of = partial(plan_scene, bundle=bundle, options=options, bundle_path=Path(bundle_path), limits=limits)
         plans = [plan_of(target.scene, mosaic=tiles, classes=bool(target.classes)) for target in outputs.targets]
         _log_warnings(plans, together=bool(outputs.together))
@@ -325,9 +325,12 @@ def _polygons(
     return counts
 
 
-def _limits(bundle: ModelBundle, *, workers: int, max_ram: str | None) -> Budget:
+def _limits(
+    bundle: ModelBundle, targets: Sequence[Target], mosaic: Path | None, *, workers: int, max_ram: str | None
+) -> Budget:
     if max_ram is not None:
-        return budget(bundle, workers=workers, max_ram=parse_bytes(max_ram))
+        most, scenes = parse_bytes(max_ram), [scene_memory(target.scene, mosaic) for target in targets]
+        return budget(bundle, workers=workers, max_ram=most, scenes=scenes)
     return config_budget(bundle, workers=workers)
 
 

@@ -29,7 +29,7 @@ from geood.geo.paths import ScenePath, fingerprint, gdal_name
 from geood.geo.scene import Scene
 from geood.geo.scene_reading import ReadingOptions, settle_reading, tile_side
 from geood.models import ModelBundle
-from geood.prediction.budget import Budget, disk_needed
+from geood.prediction.budget import Budget, SceneMemory, disk_needed
 from geood.prediction.cluster import threads_of
 from geood.prediction.job import Job, tiles_of
 from geood.prediction.scene_checks import far_from_training, turned_by_viewers, valid_share
@@ -192,24 +192,32 @@ def plan_scene(
     return ScenePlan(scene, grid, job, state, share, notes, tuple(warnings))
 
 
+def scene_memory(scene: ScenePath, mosaic: Path | None = None) -> SceneMemory:
+    """Return what a scene takes in memory while it is read, from its header; `mosaic` is as for `plan_scene`.
+
+    Raises:
+        DataError: the scene cannot be opened.
+    """
+    with Scene.open(scene.opened if mosaic is None else gdal_name(mosaic)) as opened:
+        return SceneMemory.of(opened)
+
+
 def _cache(opened: Scene, limits: Budget, *, rows: int) -> int:
     """Return the size of GDAL's block cache, in bytes: large enough to decode a scene of strips only once.
 
     Raises:
-        ConfigError: the memory limit has no room for it, or for the blocks that threads decode.
+        ConfigError: the memory limit has no room for it, as a scene that is resampled takes more rows.
     """
-    cache = max(limits.cache_bytes, opened.rows_cache_bytes(rows))
-    decoding = opened.block_bytes * (1 if opened.shared else threads_of(limits.workers, limits.computing)[1])
-    more = (max(cache, decoding) - limits.cache_bytes) * max(1, limits.workers)
+    memory = SceneMemory.of(opened)
+    threads = threads_of(limits.workers, limits.computing)[1]
+    more = (memory.bytes(limits.cache_bytes, rows, threads) - limits.reading) * max(1, limits.workers)
     if limits.limit is not None and limits.bytes + more > limits.limit:
-        height, width = opened.decoded_block
-        why = "can only be decoded by whole rows" if opened.strips else f"is stored in blocks of {width} x {height} px"
         raise ConfigError(
-            f"{display_name(opened.source.name)}: {why}, which takes {(limits.bytes + more) / 1e9:.2f} GB with these "
+            f"{memory.why}, which takes {(limits.bytes + more) / 1e9:.2f} GB with these "
             "tiles; allow as much with --max-ram, or convert it to small blocks first: gdal_translate -co TILED=YES "
             "-co COMPRESS=DEFLATE IN OUT"
         )
-    return cache
+    return memory.cache(limits.cache_bytes, rows)
 
 
 def _check_sample(opened: Scene, bands: Bands, indexes: tuple[int, ...]) -> tuple[list[str], float]:
