@@ -167,7 +167,9 @@ def budget(
     if not fitting:
         bare = _budget(bundle, measured, sizes[-1], 1, SceneMemory(), cache=cache, workers=workers).bytes
         least = min(candidate.bytes for candidate in candidates)
-        raise ConfigError(f"--max-ram {max_ram / 1e9:.3g}GB: {_too_little(bundle, least, workers, scenes, bare)}")
+        because = bare if bare <= max_ram else None
+        why = _too_little(bundle, scenes, least=least, bare=because, workers=workers)
+        raise ConfigError(f"--max-ram {max_ram / 1e9:.3g}GB: {why}")
     fastest = max(fitting, key=lambda fit: fit.computing * _useful(fit.tile_px, bundle.halo_px))
     return replace(fastest, limit=max_ram, workers=workers)
 
@@ -230,7 +232,7 @@ def _largest(scenes: Sequence[SceneMemory], budget_of: Callable[..., Budget], ti
     return max((budget_of(tile_px, computing, scene) for scene in scenes), key=lambda one: one.bytes)
 
 
-def _budget(  # noqa: PLR0913 - all that memory depends on
+def _budget(  # noqa: PLR0917 - all that memory depends on
     bundle: ModelBundle,
     measured: Callable[[int], int],
     tile_px: int,
@@ -263,15 +265,17 @@ def _weights(bundle: ModelBundle) -> int:
     return sum(tensor.nbytes for part in parts for tensor in part.state_dict().values())
 
 
-def _too_little(bundle: ModelBundle, least: int, workers: int, scenes: Sequence[SceneMemory], bare: int) -> str:
+def _too_little(
+    bundle: ModelBundle, scenes: Sequence[SceneMemory], *, least: int, bare: int | None, workers: int
+) -> str:
     """Return what needs more than the limit, and what helps: a scene whose blocks do, or else the model.
 
-    `bare` are the bytes of the smallest tiles of a scene that takes next to nothing to read.
+    `bare` are the bytes of the smallest tiles of a scene that takes next to nothing to read, if these fit.
     """
     allow = f"at least {least / 1e9 + 0.05:.1f}GB here" + (
         f" with {workers} workers; use fewer, or" if workers else ";"
     )
-    if scenes and least - bare > bare - BASE - _libraries():  # the scene takes more than the smallest tiles
+    if scenes and bare is not None:
         worst = max(scenes, key=lambda scene: scene.bytes(LEAST_CACHE, bundle.tile_px, 1))
         return (
             f"{worst.why}, and reading it takes {(least - bare) / 1e9:.2g} GB: this needs {allow} allow that much, or "

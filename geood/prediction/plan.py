@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from geood.geo.paths import ScenePath, fingerprint, gdal_name
 from geood.geo.scene import Scene
 from geood.geo.scene_reading import ReadingOptions, settle_reading, tile_side
 from geood.models import ModelBundle
-from geood.prediction.budget import Budget, SceneMemory, disk_needed
+from geood.prediction.budget import Budget, SceneMemory, budget, config_budget, disk_needed, parse_bytes
 from geood.prediction.cluster import threads_of
 from geood.prediction.job import Job, tiles_of
 from geood.prediction.scene_checks import far_from_training, turned_by_viewers, valid_share
@@ -135,6 +136,29 @@ class ScenePlan:
         return disk_needed(min(1.0, self.valid_share * 1.1 + 0.01) * self.pixels, classes=self.job.classes)
 
 
+def limits_of(
+    bundle: ModelBundle,
+    scenes: Sequence[ScenePath],
+    *,
+    mosaic: Path | None = None,
+    workers: int = 0,
+    max_ram: str | None = None,
+) -> Budget:
+    """Return tile size and concurrency for scenes, from their headers; `mosaic` is as for `plan_scene`.
+
+    Raises:
+        ConfigError: the memory limit is no size, or nothing fits it.
+        DataError: a scene cannot be opened.
+    """
+    if max_ram is None:
+        return config_budget(bundle, workers=workers)
+    most, each = parse_bytes(max_ram), []
+    for scene in scenes:
+        with Scene.open(scene.opened if mosaic is None else gdal_name(mosaic)) as opened:
+            each.append(SceneMemory.of(opened))
+    return budget(bundle, workers=workers, max_ram=most, scenes=each)
+
+
 def plan_scene(
     scene: ScenePath,
     bundle: ModelBundle,
@@ -190,16 +214,6 @@ def plan_scene(
         "resolution": reading.resolution_note,
     }
     return ScenePlan(scene, grid, job, state, share, notes, tuple(warnings))
-
-
-def scene_memory(scene: ScenePath, mosaic: Path | None = None) -> SceneMemory:
-    """Return what a scene takes in memory while it is read, from its header; `mosaic` is as for `plan_scene`.
-
-    Raises:
-        DataError: the scene cannot be opened.
-    """
-    with Scene.open(scene.opened if mosaic is None else gdal_name(mosaic)) as opened:
-        return SceneMemory.of(opened)
 
 
 def _cache(opened: Scene, limits: Budget, *, rows: int) -> int:
