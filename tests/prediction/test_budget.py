@@ -200,7 +200,7 @@ def test_tiles_shrink_for_a_scene_before_it_is_refused(tmp_path):
     """Also of wide numbers: what fits alone with the largest tiles fits with smaller ones beside a large block."""
     large = make_bundle(tmp_path / "m.safetensors", predict={"tile_px": 2048, "halo_px": 32})
     alone = budget(large)
-    for memory in (SceneMemory(decoded=2**27), SceneMemory(number_bytes=9), SceneMemory(decoded=2**25, shared=True)):
+    for memory in (SceneMemory(decoded=2**27), SceneMemory(number_bytes=9), SceneMemory(decoded=2**27, shared=True)):
         needing = budget(large, max_ram=10**11, scenes=[memory])
         assert needing.bytes > alone.bytes and needing.tile_px == 2048
         fitting = budget(large, max_ram=alone.bytes, scenes=[memory])
