@@ -1,9 +1,10 @@
 """Resource budget of a prediction: tile size and threads for a memory limit, and the disk space needed.
 
 The memory that a tile needs differs tenfold between encoders, and some scores need more than the network. So it is
-measured: a tile is scored on torch's meta device (shapes without arithmetic, a fraction of a second). What Python,
-torch and GDAL need besides is nearly the same everywhere, and a constant here. `predict` keeps to the numbers that
-`geood plan` shows.
+measured: a tile is scored on torch's meta device (shapes without arithmetic, a fraction of a second). What a scene
+needs while it is read is told by its header: the bytes of a number, and of the blocks that its threads decode. What
+Python, torch and GDAL need besides is nearly the same everywhere, and a constant here. `predict` keeps to the numbers
+that `geood plan` shows.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import itertools
 import os
 import shutil
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,19 @@ from torch.utils._pytree import tree_leaves
 from geood.errors import ConfigError, OutputError
 from geood.geo.cog import WORST
 from geood.geo.gdal import CACHE_BYTES
+from geood.geo.scene import Scene
 from geood.models import TILE_PX, ModelBundle
 from geood.prediction.cluster import threads_of
 
 TILES_PX = (2048, 1536, 1024, 768, 512, 384, 256, 192, 128)  # sides to try if the config's does not fit the memory
 LEAST_CACHE = 32 * 2**20
 KERNELS = 130 * 2**20  # added by the first forward pass for kernels and scratch space, measured with two encoders
-BASE = 720 * 2**20  # this process with all imports and one bundle; a constant, so that tile sizes are reproducible
+BASE = (
+    720 * 2**20
+)  # this process with all imports and a bundle of `LIGHT` bytes; a constant, so that tile sizes are reproducible
+LIGHT = (
+    48 * 2**20
+)  # weights of the bundle with which `BASE` was measured, which are kept twice: folded, and as they are
 SPARE = 1.2  # factor on the tensors of a tile, for fragmentation of the heap (1.05 to 1.15 measured)
 WORKER_BYTES = 480 * 2**20  # a process with torch and GDAL loaded, before any bundle
 CUDA_LIBRARIES = 320 * 2**20  # more in each process where torch is a build for CUDA, with or without a GPU
@@ -41,12 +48,54 @@ _UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 @dataclass(frozen=True)
+class SceneMemory:
+    """Memory that one scene takes in a process that reads it, beside the pixels of its tiles.
+
+    A codec holds a block packed and unpacked, `decoded` bytes each at most, outside GDAL's cache, which holds it once
+    more; so does every thread, unless they share one open file. `strip` is the rows and bytes of a strip of a scene
+    that can only be decoded by whole rows, else zeros. A number is read with `number_bytes`. `why` says what is large.
+    """
+
+    number_bytes: int = 4
+    decoded: int = 0
+    shared: bool = False
+    strip: tuple[int, int] = (0, 0)
+    why: str = ""
+
+    @classmethod
+    def of(cls, scene: Scene) -> SceneMemory:
+        """Return the memory of an open scene."""
+        height, width = scene.decoded_block
+        stored = (
+            "can only be decoded by whole rows" if scene.strips else f"is stored in blocks of {width} x {height} px"
+        )
+        return cls(
+            number_bytes=max(4, scene.dtype.itemsize) + (scene.dtype.kind == "f"),  # floats are checked to be finite
+            decoded=scene.block_bytes // 2,
+            shared=scene.shared,
+            strip=(scene.layout.block[0], scene.rows_cache_bytes(0)),
+            why=f"{scene.path}: {stored}, of {scene.count} bands of {scene.dtype}",
+        )
+
+    def cache(self, least: int, rows: int) -> int:
+        """Return the size of GDAL's cache, in bytes: `least`, or what decodes tiles of `rows` rows only once."""
+        height, strip = self.strip
+        return max(least, (-(-rows // height) + 1) * strip if strip else 0)
+
+    def bytes(self, cache: int, rows: int, threads: int) -> int:
+        """Return the bytes of cache and codecs while `threads` threads read tiles of `rows` rows."""
+        decoding = self.decoded * (1 if self.shared else threads)
+        return 2 * decoding + max(self.cache(cache, rows), decoding)
+
+
+@dataclass(frozen=True)
 class Budget:
     """Tile size, concurrency and memory of a run.
 
     Each process computes `computing` tiles of side `tile_px` at a time. `bytes` is the peak resident memory of all
     processes together, at most `limit` (None: no limit); `gpu_bytes` is the memory of one tile on a GPU (None: no GPU).
-    `workers` is the number of worker processes, 0 for threads in this one.
+    `workers` is the number of worker processes, 0 for threads in this one. `reading` is what of the memory of each
+    process is for GDAL's cache and its codecs.
     """
 
     tile_px: int
@@ -56,6 +105,7 @@ class Budget:
     gpu_bytes: int | None
     limit: int | None = None
     workers: int = 0
+    reading: int = 0
 
     @property
     def process_bytes(self) -> int | None:
@@ -89,8 +139,12 @@ def config_budget(bundle: ModelBundle, *, workers: int = 0) -> Budget:
     return Budget(_wished_tile(bundle), threads_of(workers)[0], CACHE_BYTES, 0, None)
 
 
-def budget(bundle: ModelBundle, *, workers: int = 0, max_ram: int | None = None) -> Budget:
+def budget(
+    bundle: ModelBundle, *, workers: int = 0, max_ram: int | None = None, scenes: Sequence[SceneMemory] = ()
+) -> Budget:
     """Return the fastest tile size and concurrency within `max_ram` bytes; without a limit, those of the config.
+
+    They fit each of `scenes`, which are read one after another.
 
     Raises:
         ConfigError: even the smallest does not fit; the message names the least limit that would do.
@@ -99,7 +153,10 @@ def budget(bundle: ModelBundle, *, workers: int = 0, max_ram: int | None = None)
     computing, _ = threads_of(workers)
     cache = CACHE_BYTES if max_ram is None else max(LEAST_CACHE, min(CACHE_BYTES, max_ram // 16))
     measured = functools.cache(lambda side: tile_bytes(bundle, side))  # one pass a size, whatever the concurrency
-    budget_of = functools.partial(_budget, bundle, measured, cache=cache, workers=workers)
+    largest_of = functools.partial(_largest, scenes or [SceneMemory()])
+    budget_of = functools.partial(
+        largest_of, functools.partial(_budget, bundle, measured, cache=cache, workers=workers)
+    )
     largest = budget_of(wished, computing)
     if max_ram is None or largest.bytes <= max_ram:
         return replace(largest, limit=max_ram, workers=workers)
@@ -108,14 +165,11 @@ def budget(bundle: ModelBundle, *, workers: int = 0, max_ram: int | None = None)
     candidates = [budget_of(px, at_once) for px, at_once in choices]
     fitting = [candidate for candidate in candidates if candidate.bytes <= max_ram]
     if not fitting:
-        halo = bundle.halo_px
+        bare = _budget(bundle, measured, sizes[-1], 1, SceneMemory(), cache=cache, workers=workers).bytes
         least = min(candidate.bytes for candidate in candidates)
-        raise ConfigError(
-            f"--max-ram {max_ram / 1e9:.3g}GB: this model needs at least {least / 1e9 + 0.05:.1f}GB here"
-            + (f" with {workers} workers; use fewer, or" if workers else ";")
-            + " allow that much, or train a smaller segmenter.encoder"
-            + (f"; its halo of {halo} px takes a part of it, see predict.halo_px" if halo > 0 else "")
-        )
+        because = bare if bare <= max_ram else None
+        why = _too_little(bundle, scenes, least=least, bare=because, workers=workers)
+        raise ConfigError(f"--max-ram {max_ram / 1e9:.3g}GB: {why}")
     fastest = max(fitting, key=lambda fit: fit.computing * _useful(fit.tile_px, bundle.halo_px))
     return replace(fastest, limit=max_ram, workers=workers)
 
@@ -173,22 +227,68 @@ def _wished_tile(bundle: ModelBundle) -> int:
     return next((px for px in sizes if needed[px] <= memory / 2), TILE_PX)
 
 
-def _budget(
-    bundle: ModelBundle, measured: Callable[[int], int], tile_px: int, computing: int, *, cache: int, workers: int
+def _largest(scenes: Sequence[SceneMemory], budget_of: Callable[..., Budget], tile_px: int, computing: int) -> Budget:
+    """Return the budget of the scene that needs most, of tiles and concurrency that are the same for all."""
+    return max((budget_of(tile_px, computing, scene) for scene in scenes), key=lambda one: one.bytes)
+
+
+def _budget(  # noqa: PLR0917 - all that memory depends on
+    bundle: ModelBundle,
+    measured: Callable[[int], int],
+    tile_px: int,
+    computing: int,
+    scene: SceneMemory,
+    *,
+    cache: int,
+    workers: int,
 ) -> Budget:
     side = tile_px + 2 * bundle.halo_px
     tile = int(measured(side) * SPARE)
     bands = bundle.bands.count
-    waiting = side * side * (bands * 8 + 2)  # digital numbers, scaled pixels, validity
+    waiting = side * side * (bands * (scene.number_bytes + 4) + 2)  # digital numbers, scaled pixels, validity
     outputs = tile_px * tile_px * (8 + 2 * len(bundle.class_ids) * 4)  # handed on; kernels copy logits to other layouts
     _, threads = threads_of(workers, computing)
     on_gpu = torch.cuda.is_available()
     busy = 0 if on_gpu else computing * (tile + outputs)
-    each = busy + threads * (waiting + tile_px * tile_px * 12) + cache + (CUDA_CONTEXT if on_gpu else KERNELS)
+    reading, weights = scene.bytes(cache, side, threads), 2 * max(0, _weights(bundle) - LIGHT)
+    kernels = CUDA_CONTEXT if on_gpu else KERNELS
+    each = busy + threads * (waiting + tile_px * tile_px * 12) + reading + kernels + weights
     total = BASE + _libraries() + each
     if workers:
-        total = BASE + _libraries() + workers * (WORKER_BYTES + _libraries() + each)
-    return Budget(tile_px, computing, cache, total, tile // 2 if on_gpu else None)
+        total = BASE + _libraries() + weights + workers * (WORKER_BYTES + _libraries() + each)
+    return Budget(tile_px, computing, cache, total, tile // 2 if on_gpu else None, reading=reading)
+
+
+def _weights(bundle: ModelBundle) -> int:
+    """Return the bytes of the network's weights and of the inlier statistics, banks among them."""
+    parts = [bundle.segmenter, *([] if bundle.inliers is None else [bundle.inliers])]
+    return sum(tensor.nbytes for part in parts for tensor in part.state_dict().values())
+
+
+def _too_little(
+    bundle: ModelBundle, scenes: Sequence[SceneMemory], *, least: int, bare: int | None, workers: int
+) -> str:
+    """Return what needs more than the limit, and what helps: a scene whose blocks do, or else the model.
+
+    `bare` are the bytes of the smallest tiles of a scene that takes next to nothing to read, if these fit.
+    """
+    allow = f"at least {least / 1e9 + 0.05:.1f}GB here" + (
+        f" with {workers} workers; use fewer, or" if workers else ";"
+    )
+    if scenes and bare is not None:
+        worst = max(scenes, key=lambda scene: scene.bytes(LEAST_CACHE, bundle.tile_px, 1))
+        return (
+            f"{worst.why}, and reading it takes {(least - bare) / 1e9:.2g} GB: this needs {allow} allow that much, or "
+            "convert it to small blocks first: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE IN OUT"
+        )
+    kind, halo, side = bundle.config.score.kind, bundle.halo_px, TILES_PX[-1] + 2 * bundle.halo_px
+    cheaper = bundle.with_score(bundle.config.score.model_copy(update={"kind": "jsd"}))
+    bank = tile_bytes(bundle, side) > 1.1 * tile_bytes(cheaper, side)
+    return (
+        f"this model needs {allow} allow that much, or train a smaller segmenter.encoder"
+        + (f"; its score {kind} compares with a bank and takes a part of it, see score.kind" if bank else "")
+        + (f"; its halo of {halo} px takes a part of it, see predict.halo_px" if halo > 0 else "")
+    )
 
 
 def _libraries() -> int:

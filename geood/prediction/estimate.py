@@ -19,9 +19,9 @@ import torch
 from geood.errors import DataError, OutputError
 from geood.geo.paths import ScenePath
 from geood.models import ModelBundle
-from geood.prediction.budget import Budget, budget, check_disk, parse_bytes
+from geood.prediction.budget import Budget, budget, check_disk
 from geood.prediction.job import FailedTile, tiles_of
-from geood.prediction.plan import SceneOptions, ScenePlan, plan_scene
+from geood.prediction.plan import SceneOptions, ScenePlan, limits_of, plan_scene
 from geood.prediction.worker import STATE, score_tiles
 
 PROBE_TILES = 4  # the search for tiles with data ends after four times as many for each thread
@@ -71,7 +71,10 @@ def plan_run(
         BundleError, ConfigError, DataError: as in `predict`, before any work.
     """
     bundle = ModelBundle.load(bundle_path, flow=False).with_settings(settings)
-    limits = budget(bundle, workers=workers, max_ram=None if max_ram is None else parse_bytes(max_ram))
+    if max_ram is None:
+        limits = budget(bundle, workers=workers)
+    else:
+        limits = limits_of(bundle, [ScenePath(scene)], workers=workers, max_ram=max_ram)
     plan = plan_scene(ScenePath(scene), bundle, options, bundle_path=bundle_path, limits=limits, classes=True)
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     lines = describe(

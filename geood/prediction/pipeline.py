@@ -23,7 +23,7 @@ from geood.geo.paths import ScenePath, fingerprint, with_retries
 from geood.geo.scene_reading import said_together
 from geood.geo.score_raster import FAILED_TAG
 from geood.models import AnyBundle, ModelBundle, bundle_path_of, takes_bundle
-from geood.prediction.budget import Budget, budget, check_disk, config_budget, parse_bytes
+from geood.prediction.budget import check_disk
 from geood.prediction.cluster import TlsFiles, dask_client
 from geood.prediction.outputs import (
     Prediction,
@@ -34,7 +34,7 @@ from geood.prediction.outputs import (
     outputs_of,
     write_summary,
 )
-from geood.prediction.plan import SceneOptions, ScenePlan, plan_scene
+from geood.prediction.plan import SceneOptions, ScenePlan, limits_of, plan_scene
 from geood.prediction.publication import Publication, SceneFigures
 from geood.prediction.rasters import ScoredScene, assemble_rasters, finish_raster
 from geood.prediction.run_table import write_run
@@ -140,9 +140,10 @@ def predict(  # noqa: PLR0913 - the options of a verb
         check([path for path in outputs.finals if not publication.in_place(path)])
         bundle = with_least_area(ModelBundle.load(bundle_path, flow=False).with_settings(settings))
         rule = _Rule(choice.settle(bundle), top, on_drift)
-        limits = _limits(bundle, workers=workers, max_ram=max_ram)
         nodata = options.reading.nodata_for(bundle.bands)
         tiles = write_mosaic([str(s) for s in scenes], work.folder / MOSAIC, nodata=nodata) if mosaic else None
+        each = [target.scene for target in outputs.targets]
+        limits = limits_of(bundle, each, mosaic=tiles, workers=workers, max_ram=max_ram)
         plan_of = partial(plan_scene, bundle=bundle, options=options, bundle_path=Path(bundle_path), limits=limits)
         plans = [plan_of(target.scene, mosaic=tiles, classes=bool(target.classes)) for target in outputs.targets]
         _log_warnings(plans, together=bool(outputs.together))
@@ -323,12 +324,6 @@ def _polygons(
         )
         counts.append(count)
     return counts
-
-
-def _limits(bundle: ModelBundle, *, workers: int, max_ram: str | None) -> Budget:
-    if max_ram is not None:
-        return budget(bundle, workers=workers, max_ram=parse_bytes(max_ram))
-    return config_budget(bundle, workers=workers)
 
 
 def _key(plans: list[ScenePlan], outputs: RunOutputs, bundle: ModelBundle, rule: _Rule) -> dict[str, Any]:

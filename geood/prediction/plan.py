@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from geood.geo.paths import ScenePath, fingerprint, gdal_name
 from geood.geo.scene import Scene
 from geood.geo.scene_reading import ReadingOptions, settle_reading, tile_side
 from geood.models import ModelBundle
-from geood.prediction.budget import Budget, disk_needed
+from geood.prediction.budget import Budget, SceneMemory, budget, config_budget, disk_needed, parse_bytes
 from geood.prediction.cluster import threads_of
 from geood.prediction.job import Job, tiles_of
 from geood.prediction.scene_checks import far_from_training, turned_by_viewers, valid_share
@@ -135,6 +136,29 @@ class ScenePlan:
         return disk_needed(min(1.0, self.valid_share * 1.1 + 0.01) * self.pixels, classes=self.job.classes)
 
 
+def limits_of(
+    bundle: ModelBundle,
+    scenes: Sequence[ScenePath],
+    *,
+    mosaic: Path | None = None,
+    workers: int = 0,
+    max_ram: str | None = None,
+) -> Budget:
+    """Return tile size and concurrency for scenes, from their headers; `mosaic` is as for `plan_scene`.
+
+    Raises:
+        ConfigError: the memory limit is no size, or nothing fits it.
+        DataError: a scene cannot be opened.
+    """
+    if max_ram is None:
+        return config_budget(bundle, workers=workers)
+    most, each = parse_bytes(max_ram), []
+    for scene in scenes:
+        with Scene.open(scene.opened if mosaic is None else gdal_name(mosaic)) as opened:
+            each.append(SceneMemory.of(opened))
+    return budget(bundle, workers=workers, max_ram=most, scenes=each)
+
+
 def plan_scene(
     scene: ScenePath,
     bundle: ModelBundle,
@@ -196,20 +220,18 @@ def _cache(opened: Scene, limits: Budget, *, rows: int) -> int:
     """Return the size of GDAL's block cache, in bytes: large enough to decode a scene of strips only once.
 
     Raises:
-        ConfigError: the memory limit has no room for it, or for the blocks that threads decode.
+        ConfigError: the memory limit has no room for it, as a scene that is resampled takes more rows.
     """
-    cache = max(limits.cache_bytes, opened.rows_cache_bytes(rows))
-    decoding = opened.block_bytes * (1 if opened.shared else threads_of(limits.workers, limits.computing)[1])
-    more = (max(cache, decoding) - limits.cache_bytes) * max(1, limits.workers)
+    memory = SceneMemory.of(opened)
+    threads = threads_of(limits.workers, limits.computing)[1]
+    more = (memory.bytes(limits.cache_bytes, rows, threads) - limits.reading) * max(1, limits.workers)
     if limits.limit is not None and limits.bytes + more > limits.limit:
-        height, width = opened.decoded_block
-        why = "can only be decoded by whole rows" if opened.strips else f"is stored in blocks of {width} x {height} px"
         raise ConfigError(
-            f"{display_name(opened.source.name)}: {why}, which takes {(limits.bytes + more) / 1e9:.2f} GB with these "
+            f"{memory.why}, which takes {(limits.bytes + more) / 1e9:.2f} GB with these "
             "tiles; allow as much with --max-ram, or convert it to small blocks first: gdal_translate -co TILED=YES "
             "-co COMPRESS=DEFLATE IN OUT"
         )
-    return cache
+    return memory.cache(limits.cache_bytes, rows)
 
 
 def _check_sample(opened: Scene, bands: Bands, indexes: tuple[int, ...]) -> tuple[list[str], float]:

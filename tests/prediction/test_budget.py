@@ -15,7 +15,17 @@ from geood.geo.mosaic import write_mosaic
 from geood.geo.scene import Scene
 from geood.models.bundle_header import Reach
 from geood.models.inlier_statistics import Inliers
-from geood.prediction.budget import Budget, budget, check_disk, config_budget, disk_needed, parse_bytes, tile_bytes
+from geood.prediction.budget import (
+    LIGHT,
+    Budget,
+    SceneMemory,
+    budget,
+    check_disk,
+    config_budget,
+    disk_needed,
+    parse_bytes,
+    tile_bytes,
+)
 from geood.prediction.cluster import threads_of
 from geood.prediction.pipeline import predict
 from geood.prediction.plan import _cache
@@ -80,7 +90,14 @@ def test_a_limit_makes_tiles_smaller_or_fewer_until_they_fit(tmp_path):
     free = budget(large)
     fitting = [budget(large, max_ram=free.bytes - step) for step in (0, 2**27, 2**28)]
     assert fitting[0] == Budget(
-        2048, free.computing, fitting[0].cache_bytes, fitting[0].bytes, free.gpu_bytes, free.bytes
+        2048,
+        free.computing,
+        fitting[0].cache_bytes,
+        fitting[0].bytes,
+        free.gpu_bytes,
+        free.bytes,
+        0,
+        fitting[0].reading,
     )
     for limit, found in zip((0, 2**27, 2**28), fitting, strict=True):
         assert found.bytes <= free.bytes - limit
@@ -162,15 +179,54 @@ def test_large_blocks_count_for_the_limit(tmp_path, bundle, interleave, most):
     blocks = {"tiled": True, "blockxsize": 8192, "blockysize": 8192, "compress": "deflate", "interleave": interleave}
     with rasterio.open(tmp_path / "s.tif", "w", driver="GTiff", transform=HALF_METRE, **shape, **blocks):
         pass
-    one = 2 * 8192**2 * most
-    limits = budget(bundle, max_ram=budget(bundle).bytes)
-    limits = replace(limits, limit=limits.bytes)
+    one = 8192**2 * most
+    plain = budget(bundle, max_ram=10**10)
     with Scene.open(tmp_path / "s.tif") as scene:
-        assert scene.block_bytes == one and scene.shared and not scene.strips
-        with pytest.raises(ConfigError, match=r"stored in blocks of 8192 x 8192 px.*--max-ram"):
-            _cache(scene, limits, rows=64)
-        enough = replace(limits, limit=limits.bytes + one)
-        assert _cache(scene, enough, rows=64) == limits.cache_bytes
+        assert scene.block_bytes == 2 * one and scene.shared and not scene.strips
+        memory = SceneMemory.of(scene)
+        rows = plain.tile_px + 2 * bundle.halo_px
+        assert _cache(scene, budget(bundle, max_ram=10**10, scenes=[memory]), rows=rows) == plain.cache_bytes
+        with pytest.raises(ConfigError, match=r"stored in blocks of 8192 x 8192 px, of 3 bands of uint8.*--max-ram"):
+            _cache(scene, replace(plain, limit=plain.bytes), rows=rows)
+    counted = budget(bundle, max_ram=10**10, scenes=[SceneMemory(), memory])
+    assert counted.bytes - plain.bytes == 2 * one + max(0, one - plain.cache_bytes)  # packed, unpacked, in the cache
+    assert budget(bundle, max_ram=counted.bytes, scenes=[memory]).bytes <= counted.bytes
+    tight = budget(bundle, max_ram=plain.bytes).bytes + 2**22  # enough for the model
+    with pytest.raises(ConfigError, match=r"s\.tif: is stored in blocks of 8192 x 8192 px.*at least.*gdal_translate"):
+        budget(bundle, max_ram=tight, scenes=[memory])
+
+
+def test_tiles_shrink_for_a_scene_before_it_is_refused(tmp_path):
+    """Also of wide numbers: what fits alone with the largest tiles fits with smaller ones beside a large block."""
+    large = make_bundle(tmp_path / "m.safetensors", predict={"tile_px": 2048, "halo_px": 32})
+    alone = budget(large)
+    for memory in (SceneMemory(decoded=2**27), SceneMemory(number_bytes=9), SceneMemory(decoded=2**27, shared=True)):
+        needing = budget(large, max_ram=10**11, scenes=[memory])
+        assert needing.bytes > alone.bytes and needing.tile_px == 2048
+        fitting = budget(large, max_ram=alone.bytes, scenes=[memory])
+        assert fitting.bytes <= alone.bytes
+        assert fitting.tile_px * fitting.computing < 2048 * alone.computing
+
+
+def test_wide_numbers_of_many_bands_count(tmp_path, bundle):
+    path = write_raster(tmp_path / "s.tif", picture(64, 64).astype("float64"))
+    with Scene.open(path) as scene:
+        memory = SceneMemory.of(scene)
+    assert memory.number_bytes == 9  # and whether it is finite
+    side, threads = bundle.tile_px + 2 * bundle.halo_px, threads_of(0)[1]
+    wide, narrow = (budget(bundle, max_ram=10**10, scenes=[SceneMemory(number_bytes=n)]).bytes for n in (9, 4))
+    assert wide - narrow == threads * side**2 * bundle.bands.count * 5
+
+
+def test_heavy_weights_and_banks_count(tmp_path):
+    bundle = with_statistics(make_bundle(tmp_path / "a.safetensors"), tmp_path / "b.safetensors")
+    held = dict(bundle.inliers.named_buffers())
+    bank = torch.zeros(2**27 // held["bank"].shape[1] // 4, held["bank"].shape[1])
+    heavy = replace(bundle, inliers=Inliers(held | {"bank": bank}))
+    assert budget(heavy).bytes >= budget(bundle).bytes + 2**27 - LIGHT
+    knn = heavy.with_score(heavy.config.score.model_copy(update={"kind": "knn"}))
+    with pytest.raises(ConfigError, match=r"its score knn compares with a bank"):
+        budget(knn, max_ram=10**7)
 
 
 def test_blocks_of_the_tiles_of_a_mosaic_count_as_those_of_a_scene(tmp_path):
@@ -188,10 +244,10 @@ def test_blocks_of_the_tiles_of_a_mosaic_count_as_those_of_a_scene(tmp_path):
 def test_blocks_of_every_thread_count(tmp_path, bundle):
     tiled = {"tiled": True, "blockxsize": 1024, "blockysize": 1024, "interleave": "pixel"}
     path = write_raster(tmp_path / "s.tif", picture(1024, 1024), **tiled)
-    limits = replace(budget(bundle), cache_bytes=0, bytes=0, workers=2, computing=1)
+    limits = replace(budget(bundle), cache_bytes=0, bytes=0, workers=2, computing=1, reading=0)
     threads = threads_of(2, 1)[1]
     with Scene.open(path) as scene:
-        needed = 2 * threads * 2 * 1024**2 * 3
+        needed = 2 * threads * 3 * 1024**2 * 3
         _cache(scene, replace(limits, limit=needed), rows=64)
         with pytest.raises(ConfigError, match="blocks"):
             _cache(scene, replace(limits, limit=needed - 1), rows=64)
