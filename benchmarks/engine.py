@@ -158,7 +158,7 @@ def one_row(options: argparse.Namespace, cores: int) -> None:
         clock.watch(patches, "end", rasters, "assemble", alone=True)
         clock.watch(patches, "verdict", pipeline, "state_of", alone=True)
         clock.watch(patches, "verdict", scene_verdict, "fill_tags", alone=True)
-        clock.watch(patches, "polygons", pipeline, "write_anomalies", alone=True)
+        clock.watch(patches, "polygons", pipeline, "_polygons", alone=True)
         began, before = time.monotonic(), time.process_time()
         pipeline.predict(
             [folder / f"scene_{options.side}.tif"],
