@@ -145,8 +145,6 @@ def cell_statistics(maps: CellMaps, known: NDArray[np.bool_], *, every: int = EV
             window = slice(row, row + CELL_PX), slice(col, col + CELL_PX)
             if (mask := known[window]).sum() >= LEAST_KNOWN * CELL_PX**2:
                 places.append((window, mask.shape == (CELL_PX, CELL_PX) and bool(mask.all())))
-    if not places:
-        return np.zeros((0, statistic_count(len(maps.image), maps.class_count)), np.float32)
     found = np.empty((len(places), statistic_count(len(maps.image), maps.class_count)), np.float32)
     whole = [n for n, (_, is_whole) in enumerate(places) if is_whole]
     if whole:

@@ -34,12 +34,8 @@ from geood.prediction.cluster import threads_of
 TILES_PX = (2048, 1536, 1024, 768, 512, 384, 256, 192, 128)  # sides to try if the config's does not fit the memory
 LEAST_CACHE = 32 * 2**20
 KERNELS = 130 * 2**20  # added by the first forward pass for kernels and scratch space, measured with two encoders
-BASE = (
-    720 * 2**20
-)  # this process with all imports and a bundle of `LIGHT` bytes; a constant, so that tile sizes are reproducible
-LIGHT = (
-    48 * 2**20
-)  # weights of the bundle with which `BASE` was measured, which are kept twice: folded, and as they are
+BASE = 720 * 2**20  # this process with all imports and a bundle of `LIGHT` bytes; constant: tile sizes are reproducible
+LIGHT = 48 * 2**20  # weights of the bundle with which `BASE` was measured; they are kept twice: folded, and as stored
 SPARE = 1.2  # factor on the tensors of a tile, for fragmentation of the heap (1.05 to 1.15 measured)
 WORKER_BYTES = 480 * 2**20  # a process with torch and GDAL loaded, before any bundle
 CUDA_LIBRARIES = 320 * 2**20  # more in each process where torch is a build for CUDA, with or without a GPU
