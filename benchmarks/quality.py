@@ -83,6 +83,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "head, phase": {},  # the defaults of geood
     "head, flow": {"negatives.source": "flow"},
     "head, flow frozen": {"negatives.source": "flow", "train.joint_flow_lr": 0},
+    "head, flow and phase": {"negatives.source": {"flow": 1, "phase": 1}, "train.joint_flow_lr": 0},
+    "head, phase and crop": {"negatives.source": {"phase": 1, "crop": 1}},
+    "head, three sources": {"negatives.source": {"phase": 1, "crop": 1, "flow": 1}, "train.joint_flow_lr": 0},
     "head, crop": {"negatives.source": {"crop": 1, "scaled": 1}},
     "head, shuffled": {"negatives.source": "shuffled"},
     "head, attribution": {"negatives.source": "attribution"},
@@ -237,7 +240,8 @@ def configured(setting: str, root: Path, seed: int, keys: dict[str, Any]) -> Con
 
 def of_flow(method: str) -> bool:
     """True if a method draws its negatives from the flow."""
-    return METHODS[method].get("negatives.source") == "flow"
+    source = METHODS[method].get("negatives.source", "phase")
+    return source == "flow" or (isinstance(source, dict) and "flow" in source)
 
 
 def run(
