@@ -122,6 +122,7 @@ def make_road_set(folder):
                 Image.fromarray(array).save(folder / name / f"frame_{i}.png")
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_the_commands_of_the_readme_and_the_pages(area, monkeypatch, capsys):
     monkeypatch.chdir(area)
     for command in dict.fromkeys(line for text in (README, *TASKS.values()) for line in commands(text)):

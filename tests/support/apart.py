@@ -3,6 +3,7 @@
 Loading both takes longer than training on a few crops, or predicting a small scene.
 """
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -62,6 +63,7 @@ def train_apart(settings, run, *, before="", resume=False):
 
 
 def _train(path, run, before, resume):
+    gc.freeze()  # objects of the process that was forked, which are shared until they are looked at
     from geood.training.stage import Stage
     from geood.training.trainer import train
 
@@ -85,6 +87,7 @@ def run_pair_apart(script):
 
 
 def _script(path, environment):
+    gc.freeze()
     os.environ |= environment
     runpy.run_path(str(path))
 
@@ -115,6 +118,7 @@ class CommandApart:
 
 
 def _command(arguments, said):
+    gc.freeze()
     from geood.cli.process import main
 
     os.setsid()

@@ -1,8 +1,9 @@
 """Fixtures of the tests of training."""
 
 import pytest
+from torch.utils.data import DataLoader
 
-from support.apart import FIT_CROPS
+from support.apart import FIT_CROPS, start_server
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -11,3 +12,14 @@ def few_crops_to_fit():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("geood.training.calibration.FIT_CROPS", FIT_CROPS)
         yield
+
+
+@pytest.fixture
+def forked_loaders(monkeypatch):
+    """Workers that read crops as forks of the process of `support.apart`, rather than each an interpreter anew."""
+    start_server()
+
+    def forked(*given, multiprocessing_context=None, **how):
+        return DataLoader(*given, multiprocessing_context=multiprocessing_context and "forkserver", **how)
+
+    monkeypatch.setattr("geood.training.trainer.DataLoader", forked)

@@ -201,6 +201,7 @@ def test_real_things_and_searched_ground_lower_nothing(reviewed, tmp_path, origi
     assert not ModelBundle.load(train(asked, tmp_path / "run")).inliers.knows_false_alarms
 
 
+@pytest.mark.usefixtures("forked_loaders")
 def test_any_number_of_workers_gives_the_same_statistics(reviewed, tmp_path):
     one, two = (
         ModelBundle.load(train(reviewed("false", 1, workers=n), tmp_path / str(n))).inliers.state_dict() for n in (0, 2)
