@@ -112,7 +112,7 @@ def test_cells_taken_together_are_those_taken_alone():
     whole, known = maps(192, seed=3), np.ones((192, 192), bool)
     together = cell_statistics(whole, known, every=1)
     alone = [
-        cells._one(cells._cut(whole, (slice(row, row + 64), slice(col, col + 64))), known[:64, :64])
+        cells._statistics([cells._cut(whole, (slice(row, row + 64), slice(col, col + 64)))], known[:64, :64])[0]
         for row in (0, 64, 128)
         for col in (0, 64, 128)
     ]
