@@ -12,6 +12,7 @@ pixels. Which cells are compared, and how, is in `exchangeability`.
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ DIRECTIONS = 8
 DIRECTIONS_SEED = 20_02  # fixed for ever: bundles hold what was measured along these directions
 EVERY = 3  # of a scene's cells along either axis, one in so many is measured
 DARK = 0.02  # share of a cell's pixels below its dark channel, the lowest band of each (He et al. 2009)
+REVISION = 1  # of the statistics: counted up when one of them is computed otherwise under the same name
 _NOISE = np.float32(np.sqrt(np.pi / 2) / 6)  # of the mean absolute Laplacian (Immerkaer 1996)
 _LEAST = np.float32(1e-4)  # contrast below which shares of it say nothing
 
@@ -70,6 +72,12 @@ def statistic_names(bands: tuple[str, ...], classes: int) -> tuple[str, ...]:
 def statistic_count(bands: int, classes: int) -> int:
     """Return the number of a cell's statistics, that of `statistic_names`."""
     return 2 * (bands + len(band_pairs(bands))) + 6 + classes + DIRECTIONS
+
+
+def cells_key(bands: tuple[str, ...], classes: int) -> str:
+    """Return a text that is the same only for cells that are measured in the same way, and so may stand together."""
+    names = ", ".join(statistic_names(bands, classes))
+    return f"{REVISION}: {CELL_PX} px, 1 of {EVERY**2}, {zlib.crc32(names.encode()):08x}"
 
 
 @functools.lru_cache(maxsize=8)
