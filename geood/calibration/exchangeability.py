@@ -189,7 +189,7 @@ def _left_out(images: _Images, ground: NDArray[np.float64], least: float) -> NDA
     for i, (size, mean) in enumerate(zip(images.sizes, images.means, strict=True)):
         rest = len(ground) - int(size)
         gap = np.abs(mean - (total - size * mean) / rest)
-        others = _Images(*(np.delete(values, i, 0) for values in images))
+        others = _Images(np.delete(images.sizes, i), np.delete(images.means, i, 0), np.delete(images.variances, i, 0))
         places[i] = np.where(gap >= LEAST_LIMIT, gap / np.maximum(others.deviation(int(size), rest), least), 0.0)
     return places
 

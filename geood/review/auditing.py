@@ -201,12 +201,15 @@ def _bands(score: NDArray[np.float64], judged: NDArray[np.bool_], real: NDArray[
     edges = np.unique(np.quantile(score[judged & known], np.linspace(0, 1, BANDS + 1)[1:-1]))
     band = np.searchsorted(edges, score, side="right")
     limits = [-math.inf, *edges.tolist(), math.inf]
+    digits = next((n for n in (4, 6) if len({f"{edge:.{n}g}" for edge in edges}) == len(edges)), 9)
     parts = []
     for i in reversed(range(len(limits) - 1)):
         inside = known & (band == i)
-        name = f"{limits[i]:.4g} to {limits[i + 1]:.4g}"
-        name = f"from {limits[i]:.4g}" if limits[i + 1] == math.inf else name
-        name = f"below {limits[i + 1]:.4g}" if limits[i] == -math.inf else name
+        if not inside.any():
+            continue
+        low, high = (f"{limit:.{digits}g}" for limit in limits[i : i + 2])
+        name = f"from {low}" if limits[i + 1] == math.inf else f"{low} to {high}"
+        name = f"below {high}" if limits[i] == -math.inf else name
         parts.append(_part("all scores" if len(limits) == 2 else name, judged[inside], real[inside]))
     return tuple(parts)
 

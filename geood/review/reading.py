@@ -193,7 +193,7 @@ def _spelt(frame: geopandas.GeoDataFrame, column: str) -> tuple[geopandas.GeoDat
     plain = [text.casefold() for text in typed]
     counts = Counter(text for text, low in zip(typed, plain, strict=True) if low and low not in VERDICTS)
     known = [text if text in VERDICTS else "" for text in plain]
-    return frame.assign(verdict=known), dict(sorted(counts.items()))
+    return frame.assign(verdict=pd.Series(known, frame.index, dtype=object)), dict(sorted(counts.items()))
 
 
 def _empty(value: Any) -> bool:

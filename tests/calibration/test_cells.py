@@ -10,6 +10,7 @@ from geood.calibration.cells import (
     DIRECTIONS,
     CellMaps,
     cell_statistics,
+    cells_key,
     looked_at,
     onto_working,
     pooled_features,
@@ -119,6 +120,12 @@ def test_cells_taken_together_are_those_taken_alone():
     np.testing.assert_array_equal(together, np.stack(alone))
     known[5, 100] = False
     np.testing.assert_array_equal(np.delete(cell_statistics(whole, known, every=1), 1, 0), np.delete(together, 1, 0))
+
+
+def test_cells_that_are_measured_otherwise_have_another_key(monkeypatch):
+    keys = {cells_key(("r", "g"), 3), cells_key(("r", "g"), 4), cells_key(("g", "r"), 3)}
+    monkeypatch.setattr(cells, "EVERY", 1)
+    assert len(keys | {cells_key(("r", "g"), 3)}) == 4
 
 
 def test_only_some_rows_of_a_tile_are_looked_at():

@@ -11,11 +11,11 @@ import pytest
 import rasterio
 from typer.testing import CliRunner
 
-from geood.calibration import PolygonTable, in_digits
+from geood.calibration import PolygonTable, cells, in_digits
 from geood.calibration.cells import CELL_PX
 from geood.cli.app import app
 from geood.datasets.scene_crops import open_scenes
-from geood.errors import ConfigError, DataError
+from geood.errors import ConfigError, DataError, OutputError
 from geood.geo.score_raster import RUN_TAG, VERDICT_TAG, read_tags
 from geood.models.bundle import ModelBundle
 from geood.prediction import pipeline
@@ -150,6 +150,9 @@ def test_pixels_above_are_those_of_the_finished_raster_also_after_a_resume(
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(Journal, "append", stopped)
         predict([scene], again, bundle_path=model)
+    with monkeypatch.context() as patched, pytest.raises(OutputError, match="cells: was 1: 64 px.*is 99: 64 px"):
+        patched.setattr(cells, "REVISION", 99)  # measured otherwise: the two must not stand together
+        predict([scene], again, bundle_path=model, resume=True)
     [made] = predict([scene], again, bundle_path=model, resume=True, threshold=threshold)
     score = scores_of(made.scores)
     assert told[-1].above is None and np.array_equal(score, scores_of(whole.scores), equal_nan=True)

@@ -70,6 +70,21 @@ def test_a_threshold_keeps_false_polygons_within_the_budget(tmp_path):
         audit([path], false_per_km2=1.0)
 
 
+def test_a_file_whose_rows_were_all_deleted_is_one_message(tmp_path):
+    path = save(tmp_path / "a.gpkg", reviewed(["real"]).iloc[:0], cells([0], [False]))
+    with pytest.raises(DataError, match="no polygon has a verdict yet, and no cell is complete"):
+        audit([path], area_km2=1.0)
+    found = audit([save(tmp_path / "b.gpkg", reviewed(["real"]).iloc[:0], cells([2], [True]))], area_km2=1.0)
+    assert found.polygons == 0 and found.misses_per_km2.value == 20 and not found.bands
+
+
+def test_bands_of_close_scores_have_names_of_their_own_and_none_is_empty(tmp_path):
+    scores = [0.99981, 0.99967, 0.99963, 0.99959, 0.99958]
+    found = audit([save(tmp_path / "a.gpkg", reviewed(["real"] * 5, score_max=scores))], area_km2=1.0)
+    assert len({part.name for part in found.bands}) == len(found.bands) and all(part.polygons for part in found.bands)
+    assert sum(part.polygons for part in found.bands) == 5
+
+
 def test_outlines_that_are_gone_or_cross_themselves_are_told_and_count_as_their_rows(tmp_path):
     frame = reviewed(["real", "false", "real"])
     bow = shapely.Polygon([(0, 0), (9, 9), (9, 0), (0, 9)])
