@@ -150,7 +150,7 @@ def test_pixels_above_are_those_of_the_finished_raster_also_after_a_resume(
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(Journal, "append", stopped)
         predict([scene], again, bundle_path=model)
-    with monkeypatch.context() as patched, pytest.raises(OutputError, match="cells: was 1: 64 px.*is 99: 64 px"):
+    with monkeypatch.context() as patched, pytest.raises(OutputError, match=r"cells: was 1: 64 px.*is 99: 64 px"):
         patched.setattr(cells, "REVISION", 99)  # measured otherwise: the two must not stand together
         predict([scene], again, bundle_path=model, resume=True)
     [made] = predict([scene], again, bundle_path=model, resume=True, threshold=threshold)
