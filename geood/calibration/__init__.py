@@ -9,6 +9,7 @@ from geood._lazy import lazy_exports
 if TYPE_CHECKING:
     from geood.calibration.cells import (
         CellMaps,
+        cells_key,
         looked_at,
         pooled_features,
         read_cells,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from geood.calibration.measurement import GroundSample, measure_ground, sample_ground
     from geood.calibration.rates import LEAST_BLOCKS, garwood, guaranteed, rate_interval
     from geood.calibration.tiled_scoring import ImageSource, TileScores, prediction_tiles, scored_tiles
-    from geood.calibration.verdict import FAILS, HOLDS, UNKNOWN, SceneFacts, Verdict
+    from geood.calibration.verdict import FAILS, HOLDS, UNKNOWN, SceneFacts, Verdict, in_digits
 
 __all__ = [
     "FAILS",
@@ -38,9 +39,11 @@ __all__ = [
     "SceneFacts",
     "TileScores",
     "Verdict",
+    "cells_key",
     "drift_of",
     "garwood",
     "guaranteed",
+    "in_digits",
     "least_area",
     "looked_at",
     "measure_ground",
@@ -63,6 +66,7 @@ __getattr__, __dir__ = lazy_exports(
         "HOLDS": "verdict",
         "FAILS": "verdict",
         "CellMaps": "cells",
+        "cells_key": "cells",
         "Drift": "exchangeability",
         "FalsePolygons": "false_polygons",
         "GroundSample": "measurement",
@@ -75,6 +79,7 @@ __getattr__, __dir__ = lazy_exports(
         "drift_of": "exchangeability",
         "garwood": "rates",
         "guaranteed": "rates",
+        "in_digits": "verdict",
         "least_area": "false_polygons",
         "looked_at": "cells",
         "measure_ground": "measurement",

@@ -12,6 +12,7 @@ pixels. Which cells are compared, and how, is in `exchangeability`.
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ DIRECTIONS = 8
 DIRECTIONS_SEED = 20_02  # fixed for ever: bundles hold what was measured along these directions
 EVERY = 3  # of a scene's cells along either axis, one in so many is measured
 DARK = 0.02  # share of a cell's pixels below its dark channel, the lowest band of each (He et al. 2009)
+REVISION = 1  # of the statistics: counted up when one of them is computed otherwise under the same name
 _NOISE = np.float32(np.sqrt(np.pi / 2) / 6)  # of the mean absolute Laplacian (Immerkaer 1996)
 _LEAST = np.float32(1e-4)  # contrast below which shares of it say nothing
 
@@ -70,6 +72,12 @@ def statistic_names(bands: tuple[str, ...], classes: int) -> tuple[str, ...]:
 def statistic_count(bands: int, classes: int) -> int:
     """Return the number of a cell's statistics, that of `statistic_names`."""
     return 2 * (bands + len(band_pairs(bands))) + 6 + classes + DIRECTIONS
+
+
+def cells_key(bands: tuple[str, ...], classes: int) -> str:
+    """Return a text that is the same only for cells that are measured in the same way, and so may stand together."""
+    names = ", ".join(statistic_names(bands, classes))
+    return f"{REVISION}: {CELL_PX} px, 1 of {EVERY**2}, {zlib.crc32(names.encode()):08x}"
 
 
 @functools.lru_cache(maxsize=8)
@@ -148,10 +156,10 @@ def cell_statistics(maps: CellMaps, known: NDArray[np.bool_], *, every: int = EV
     found = np.empty((len(places), statistic_count(len(maps.image), maps.class_count)), np.float32)
     whole = [n for n, (_, is_whole) in enumerate(places) if is_whole]
     if whole:
-        found[whole] = _several([_cut(maps, places[n][0]) for n in whole])
+        found[whole] = _statistics([_cut(maps, places[n][0]) for n in whole], None)
     for n in {*range(len(places))} - {*whole}:
         window = places[n][0]
-        found[n] = _one(_cut(maps, window), known[window])
+        found[n] = _statistics([_cut(maps, window)], known[window])
     return found
 
 
@@ -167,46 +175,57 @@ def _cut(maps: CellMaps, window: tuple[slice, slice]) -> CellMaps:
     )
 
 
-def _several(cells: Sequence[CellMaps]) -> NDArray[np.float32]:
-    """Return the statistics (n, S) of cells that are wholly known, the same as those of each by `_one`.
+def _statistics(cells: Sequence[CellMaps], known: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+    """Return the statistics (n, S) of cells of one shape with the same `known` pixels (h, w); None: all of them.
 
     All cells go through each step together: one by one they would take twice as long, most of it under the GIL.
     """
     images, scores, classes = (np.stack([cell[i] for cell in cells]) for i in range(3))
-    values = images.reshape(*images.shape[:2], -1)
+    values, ranked, flat = (_pixels(each, known) for each in (images, scores, classes))
     level, contrast = values.mean(2), values.std(2)
     centred = (values - level[..., None]) / np.maximum(contrast, _LEAST)[..., None]
-    pairs = band_pairs(values.shape[1])
+    pairs, pixels = band_pairs(values.shape[1]), values.shape[2]
     likeness: Any = [(centred[:, one] * centred[:, other]).mean(1) for one, other in pairs]
     order: Any = [(values[:, one] > values[:, other]).mean(1) for one, other in pairs]
-    at = int(DARK * (values.shape[2] - 1))
+    at = int(DARK * (pixels - 1))
     dark = [np.partition(lowest, at)[[at]] for lowest in values.min(1)]
-    places = (np.array((0.5, 0.9, 0.99)) * (scores[0].size - 1)).astype(int)
-    ranked = np.sort(scores.reshape(len(cells), -1), axis=1)[:, places]
-    flat, count = classes.reshape(len(cells), -1), cells[0].class_count
-    shares = [np.bincount(one, minlength=count)[:count] / flat.shape[1] for one in flat]
+    places = (np.array((0.5, 0.9, 0.99)) * (pixels - 1)).astype(int)
+    ranked = np.sort(ranked, axis=1)[:, places]
+    count = cells[0].class_count
+    shares = [np.bincount(one, minlength=count)[:count] / pixels for one in flat]
     features = [cell.features.mean((1, 2)) for cell in cells]
-    fine = _fineness_of_several(images)
     likeness, order = (np.reshape(each, (len(pairs), len(cells))).T for each in (likeness, order))
-    columns = [level, contrast, likeness, fine, ranked, shares, features, dark, order]
+    columns = [level, contrast, likeness, _fineness(images, known), ranked, shares, features, dark, order]
     return np.concatenate(columns, axis=1).astype(np.float32)
 
 
-def _fineness_of_several(images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return `_fineness` (n, 2) of cells (n, C, h, w) that are wholly known."""
+def _fineness(images: NDArray[np.float32], known: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+    """Return fine detail and noise (n, 2) of cells: steps between neighbours, and the Laplacian's part, of contrast."""
     grey: NDArray[Any] = images.mean(1)
-    contrast = np.maximum(_flat(grey).std(1), _LEAST)
+    contrast = np.maximum(_pixels(grey, known).std(1), _LEAST)
     across, down = np.abs(np.diff(grey, axis=2)), np.abs(np.diff(grey, axis=1))
-    detail = (_flat(across).mean(1) + _flat(down).mean(1)) / 2 / contrast
     columns = grey[:, :-2] - 2 * grey[:, 1:-1] + grey[:, 2:]
-    laplacian = columns[..., :-2] - 2 * columns[..., 1:-1] + columns[..., 2:]
-    noise = _NOISE * _flat(np.abs(laplacian)).mean(1)
-    fine: NDArray[np.float32] = np.log(np.maximum(np.stack([detail, noise], 1), _LEAST)).astype(np.float32)
-    return fine
+    laplacian = np.abs(columns[..., :-2] - 2 * columns[..., 1:-1] + columns[..., 2:])
+    beside = below = inside = None
+    if known is not None:  # steps between known pixels alone
+        beside, below = known[:, 1:] & known[:, :-1], known[1:] & known[:-1]
+        inside = known[1:-1, 1:-1] & beside[1:-1, :-1] & beside[1:-1, 1:] & below[:-1, 1:-1] & below[1:, 1:-1]
+    detail = (_mean(across, beside) + _mean(down, below)) / 2 / contrast
+    fine: NDArray[np.float32] = np.stack([detail, _NOISE * _mean(laplacian, inside)], 1)
+    return np.log(np.maximum(fine, _LEAST)).astype(np.float32)
 
 
-def _flat(cells: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(cells).reshape(len(cells), -1)
+def _pixels(maps: NDArray[Any], known: NDArray[np.bool_] | None) -> NDArray[Any]:
+    """Return the pixels (n, ..., N) of maps (n, ..., h, w) that are known, in one order whatever is known."""
+    return np.ascontiguousarray(maps.reshape(*maps.shape[:-2], -1) if known is None else maps[..., known])
+
+
+def _mean(maps: NDArray[Any], known: NDArray[np.bool_] | None) -> NDArray[Any]:
+    """Return the means (n,) of maps (n, h, w) over known places; 0 where there are none."""
+    if known is not None and not known.any():
+        return np.zeros(len(maps))
+    mean: NDArray[Any] = _pixels(maps, known).mean(1)
+    return mean
 
 
 def read_cells(data: bytes, statistics: int) -> NDArray[np.float32]:
@@ -214,35 +233,3 @@ def read_cells(data: bytes, statistics: int) -> NDArray[np.float32]:
     values = np.frombuffer(data[: len(data) - len(data) % 4], "<f4")
     cells: NDArray[np.float32] = values[: len(values) - len(values) % statistics].reshape(-1, statistics)
     return cells[np.isfinite(cells).all(1)]
-
-
-def _one(maps: CellMaps, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return the statistics of one cell."""
-    values = maps.image.reshape(len(maps.image), -1) if mask.all() else maps.image[:, mask]
-    level, contrast = values.mean(1), values.std(1)
-    centred = (values - level[:, None]) / np.maximum(contrast, _LEAST)[:, None]
-    pairs = band_pairs(len(values))
-    likeness = np.array([(centred[one] * centred[other]).mean() for one, other in pairs], np.float32)
-    order = np.array([(values[one] > values[other]).mean() for one, other in pairs], np.float32)
-    lowest = values.min(0)
-    dark = np.partition(lowest, at := int(DARK * (len(lowest) - 1)))[at]
-    ranked = np.sort(maps.score[mask])
-    score = ranked[(np.array((0.5, 0.9, 0.99)) * (len(ranked) - 1)).astype(int)]
-    shares = np.bincount(maps.classes[mask], minlength=maps.class_count)[: maps.class_count] / mask.sum()
-    features = maps.features.mean((1, 2))
-    light = [level, contrast, likeness, _fineness(maps.image, mask)]
-    return np.concatenate([*light, score, shares, features, [dark], order]).astype(np.float32)
-
-
-def _fineness(image: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return fine detail and noise of a cell: steps between neighbours, and the Laplacian's part, of its contrast."""
-    grey: NDArray[Any] = image.mean(0)
-    across, down = np.abs(np.diff(grey, axis=1)), np.abs(np.diff(grey, axis=0))
-    beside, below = mask[:, 1:] & mask[:, :-1], mask[1:] & mask[:-1]
-    contrast = max(float(grey[mask].std()), _LEAST)
-    detail = (across[beside].mean() + down[below].mean()) / 2 / contrast if beside.any() and below.any() else 0.0
-    inside = mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
-    columns = grey[:-2] - 2 * grey[1:-1] + grey[2:]
-    laplacian = columns[:, :-2] - 2 * columns[:, 1:-1] + columns[:, 2:]
-    noise = _NOISE * np.abs(laplacian[inside]).mean() if inside.any() else 0.0
-    return np.array([np.log(max(detail, _LEAST)), np.log(max(noise, _LEAST))], np.float32)

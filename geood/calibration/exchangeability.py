@@ -2,10 +2,14 @@
 
 Two conditions must hold before a scene is called different. First, a permutation test of the largest difference of
 means over all statistics (maximum of |t|, Westfall and Young 1993), at a false alarm rate of 1 % for cells that are
-exchangeable. Any two places differ by chance beyond that, since the cells of one scene are alike; so, second, the
-difference of a statistic must lie outside the 99 % t interval of a new image, from the variance between images of the
-calibration ground and that of cells within them, and be half a standard deviation of a cell or more. With fewer than
-three images that variance is not known, and 1.5 standard deviations of a cell are taken.
+exchangeable. Any two places differ by chance beyond that, since the cells of one scene are alike; so, second, a
+difference must be larger than those of new images, and half a standard deviation of a cell or more. It is measured in
+standard deviations of the mean of a new image, from the variance between images of the calibration ground and that of
+cells within them. How large the largest of a family (light, texture, land cover ...) becomes by chance is seen on the
+calibration images, each compared with the others: the limit is that of 99 % of new images, a one-sided t interval.
+Land cover above all scatters far beyond what its variance tells, as a class that most images lack fills a few. With
+fewer than ten images each statistic has its own 99 % t interval; with fewer than three no variance is known, and 1.5
+standard deviations of a cell are taken.
 
 Haze, gain and another order of the bands stay within what single statistics scatter; they are told together, by
 `telltales`.
@@ -27,7 +31,7 @@ FALSE_ALARMS = 0.01
 PERMUTATIONS = 999
 LEAST_CELLS, LEAST_SCENE_CELLS, LEAST_OF_IMAGE = 16, 3, 3
 MOST_OF_SCENE = 256
-LEAST_IMAGES = 3
+LEAST_IMAGES, LEAST_LEFT_OUT = 3, 10  # for a variance between images, and for leaving each out in turn
 APART = 1.5  # standard deviations of a cell: the limit where images are too few to tell one
 LEAST_LIMIT = 0.5
 FAMILIES = {
@@ -103,7 +107,8 @@ def drift_of(
     scene = np.asarray(cells[chosen], np.float64)
     deviation = np.maximum(ground.std(0), _floors(record.statistics))
     apart = (scene.mean(0) - ground.mean(0)) / deviation
-    limits = _limits(ground / deviation, np.asarray(record.cell_image), len(scene))
+    families = np.array([family_of(name) for name in record.statistics])
+    limits = _limits(ground / deviation, np.asarray(record.cell_image), len(scene), families)
     p, each = _permuted(scene, ground, deviation, np.random.default_rng(seed))
     beyond = np.abs(apart) / limits
     order = [int(i) for i in np.argsort(-beyond) if beyond[i] > 1 and each[i] <= FALSE_ALARMS]
@@ -131,25 +136,62 @@ def _floors(names: Sequence[str]) -> NDArray[np.float64]:
     return np.array([_FLOORS.get(name.split()[0], 1e-3) for name in names])
 
 
-def _limits(ground: NDArray[np.float64], image: NDArray[np.int64], count: int) -> NDArray[np.float64]:
-    """Return how far apart (S,) the mean of `count` cells of a new image may be: a t interval over images.
+def _limits(
+    ground: NDArray[np.float64], image: NDArray[np.int64], count: int, families: NDArray[np.str_]
+) -> NDArray[np.float64]:
+    """Return how far apart (S,) the mean of `count` cells of a new image may be.
 
     Args:
         ground: statistics of calibration cells in standard deviations (c, S).
         image: the image of each cell (c,).
         count: cells of the scene.
+        families: the family of each statistic (S,).
     """
-    numbers = [i for i in np.unique(image) if (image == i).sum() >= LEAST_OF_IMAGE]
-    if len(numbers) < LEAST_IMAGES:
+    each = [ground[image == i] for i in np.unique(image)]
+    each = [cells for cells in each if len(cells) >= LEAST_OF_IMAGE]
+    if len(each) < LEAST_IMAGES:
         return np.full(ground.shape[1], APART)
-    sizes = np.array([(image == i).sum() for i in numbers])
-    means = np.array([ground[image == i].mean(0) for i in numbers])
-    within = np.mean([ground[image == i].var(0, ddof=1) for i in numbers], axis=0)
-    between = np.maximum(0, means.var(0, ddof=1) - within * np.mean(1 / sizes))
-    variance = between * (1 + 1 / len(numbers)) + within * (1 / count + 1 / len(ground))
-    far = float(stdtrit(len(numbers) - 1, 1 - FALSE_ALARMS / 2))
-    limits: NDArray[np.float64] = np.maximum(LEAST_LIMIT, far * np.sqrt(variance))
+    images = _Images(
+        np.array([len(cells) for cells in each]),
+        np.array([cells.mean(0) for cells in each]),
+        np.array([cells.var(0, ddof=1) for cells in each]),
+    )
+    own = images.deviation(count, len(ground))
+    far: NDArray[np.float64] = np.full(len(own), stdtrit(len(each) - 1, 1 - FALSE_ALARMS / 2))
+    if len(each) >= LEAST_LEFT_OUT:
+        places = _left_out(images, ground, LEAST_LIMIT / far[0])
+        level = float(stdtrit(len(each) - 1, 1 - FALSE_ALARMS)) * np.sqrt(1 + 1 / len(each))
+        for family in np.unique(families):
+            largest = places[:, families == family].max(1)
+            far[families == family] = largest.mean() + level * largest.std(ddof=1)
+    limits: NDArray[np.float64] = np.maximum(LEAST_LIMIT, far * own)
     return limits
+
+
+class _Images(NamedTuple):
+    """Images of the calibration ground: number of cells (n,), means and variances of their statistics (n, S)."""
+
+    sizes: NDArray[np.int64]
+    means: NDArray[np.float64]
+    variances: NDArray[np.float64]
+
+    def deviation(self, count: int, total: int) -> NDArray[np.float64]:
+        """Return the standard deviation (S,) of the mean of `count` cells of a new image from that of `total` here."""
+        within = self.variances.mean(0)
+        between = np.maximum(0, self.means.var(0, ddof=1) - within * np.mean(1 / self.sizes))
+        spread: NDArray[np.float64] = np.sqrt(between * (1 + 1 / len(self.sizes)) + within * (1 / count + 1 / total))
+        return spread
+
+
+def _left_out(images: _Images, ground: NDArray[np.float64], least: float) -> NDArray[np.float64]:
+    """Return how far (n, S) each image lies from the others, in deviations of a new one, at least `least` each."""
+    places, total = np.empty_like(images.means), ground.sum(0)
+    for i, (size, mean) in enumerate(zip(images.sizes, images.means, strict=True)):
+        rest = len(ground) - int(size)
+        gap = np.abs(mean - (total - size * mean) / rest)
+        others = _Images(np.delete(images.sizes, i), np.delete(images.means, i, 0), np.delete(images.variances, i, 0))
+        places[i] = np.where(gap >= LEAST_LIMIT, gap / np.maximum(others.deviation(int(size), rest), least), 0.0)
+    return places
 
 
 def _permuted(

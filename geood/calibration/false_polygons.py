@@ -59,11 +59,11 @@ class PolygonTable(NamedTuple):
     spread: tuple[tuple[float, ...], ...]
 
     @classmethod
-    def of(cls, record: CalibrationRecord) -> Self:
-        """Return the table of a record."""
+    def of(cls, record: CalibrationRecord, *, connectivity: int | None = None) -> Self:
+        """Return the table of a record, without polygons if they were counted with another connectivity."""
         above = np.asarray(record.above, np.int64).sum(0)
         rates = tuple(float(rate) for rate in above / max(1, record.pixels))
-        return cls(
+        table = cls(
             record.kind,
             record.thresholds,
             rates,
@@ -74,6 +74,11 @@ class PolygonTable(NamedTuple):
             record.polygons,
             record.spread,
         )
+        return table if connectivity in (None, record.connectivity) else table.without_polygons()
+
+    def without_polygons(self) -> Self:
+        """Return the table of rates alone, for polygons that are cut otherwise than those that were counted."""
+        return self._replace(km2=None, least_px=(), polygons=(), spread=())
 
     def to_text(self) -> str:
         """Return the table as JSON, for a tag."""
@@ -136,7 +141,8 @@ class PolygonTable(NamedTuple):
         if counts is None or not self.km2:
             raise ConfigError(
                 "--false-per-km2: no false polygons were counted for this score, because the training images have no "
-                "size in metres, or it is not the model's own; choose --fpr or --threshold"
+                "size in metres, it is not the model's own, or pixels are connected otherwise (predict.connectivity); "
+                "choose --fpr or --threshold"
             )
         over = np.flatnonzero(counts > per_km2 * self.km2)
         first = int(over[-1]) + 1 if len(over) else 0

@@ -21,6 +21,7 @@ from geood.calibration.rates import LEAST_BLOCKS, guaranteed, rate_interval
 from geood.calibration.verdict import FAILS, HOLDS, UNKNOWN, SceneFacts, Verdict, percent
 from geood.models import CalibrationRecord, ModelBundle
 
+SMALLER = "train with a smaller data.block_m, or a larger data.validation"
 MOST = 0.5  # share of a scene above which it cannot all be strange
 REMEDY = "take its own score and settings, or train it again with this geood"
 
@@ -31,9 +32,10 @@ def verdict_of(facts: SceneFacts, bundle: ModelBundle, drift: Drift | None) -> V
     own = record if record is not None and record.kind == bundle.config.score.kind else None
     above = facts.above_px / facts.valid_px if facts.valid_px else None
     promise = _promise(facts, own, bundle)
-    polygons = (
-        None if own is None or not facts.km2 else PolygonTable.of(own).at(facts.threshold, facts.min_area_m2, facts.km2)
-    )
+    polygons = None
+    if own is not None and facts.km2:
+        table = PolygonTable.of(own, connectivity=bundle.config.predict.connectivity)
+        polygons = table.at(facts.threshold, facts.min_area_m2, facts.km2)
     counted = None if facts.polygons is None or not facts.km2 else facts.polygons / facts.km2
     differs = in_words(drift, bundle.class_names) if drift is not None else ""
     answer, why = _answer(facts, above, promise, drift)
@@ -115,7 +117,7 @@ def _why_unknown(facts: SceneFacts, above: float | None, promise: _Promise, drif
         "the threshold is a rank in this scene (--on-drift relative) and promises nothing": facts.relative,
         f"the model has no record of a calibration of this score and its settings; {REMEDY}": blocks is None,
         "the threshold is below all that were measured on calibration ground": promise.rate is None,
-        f"calibration ground of {blocks} blocks, and an interval needs {LEAST_BLOCKS}": promise.high is None,
+        f"calibration ground of {blocks} blocks, and an interval needs {LEAST_BLOCKS}; {SMALLER}": promise.high is None,
         "too few squares of 64 x 64 pixels of the model to compare with calibration ground": drift is None,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)

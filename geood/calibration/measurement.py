@@ -329,6 +329,7 @@ def _record(
         spread = [[spread_of(by_image[full, a, t], area[full]) for t in places[1]] for a in places[0]]
         polygons = {
             "least_px": LEAST_PX,
+            "connectivity": bundle.config.predict.connectivity,
             "polygons": tuple(tuple(int(n) for n in row) for row in by_image.sum(0)),
             "spread": tuple(tuple(float(f"{s:.4g}") for s in row) for row in spread),
         }

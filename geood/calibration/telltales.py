@@ -30,9 +30,10 @@ SHRINK, FAR = 0.1, 6.0
 LIGHT = {  # level and contrast as changed: offset and factor, of the bands' range
     "haze": (0.4, 0.5),
     "light haze": (0.2, 0.75),
-    "brighter by gain or noise": (0.0, 1.4),
+    "brighter by gain": (0.0, 1.4),
     "darker by gain": (0.0, 0.65),
-}  # strong noise raises contrasts in all bands as a gain does, and lies along its discriminant
+}
+NOISE = 0.05  # standard deviation, of the bands' range, in each band: it raises contrasts as a gain does
 _LEAST = 1e-3
 
 
@@ -141,6 +142,7 @@ def _changes(bands: Sequence[str]) -> dict[str, Callable[[CellLight], CellLight]
     found: dict[str, Callable[[CellLight], CellLight]] = {
         name: partial(_dimmed, offset=offset, factor=factor) for name, (offset, factor) in LIGHT.items()
     }
+    found["noise"] = _noisy
     count = len(bands)
     if 1 < count <= MOST_BANDS:
         orders = [order for order in itertools.permutations(range(count)) if list(order) != sorted(order)]
@@ -156,6 +158,24 @@ def _dimmed(light: CellLight, offset: float, factor: float) -> CellLight:
     fineness = light.fineness + np.array([0.0, np.log(factor)])
     level, dark = ((offset + factor * values).clip(0, 1) for values in (light.level, light.dark))
     return light._replace(level=level, contrast=factor * light.contrast, fineness=fineness, dark=dark)
+
+
+def _noisy(light: CellLight) -> CellLight:
+    """Return the light of cells with noise of its own in each band."""
+    contrast = np.hypot(light.contrast, NOISE)
+    kept = light.contrast / contrast
+    pairs, bands = band_pairs(kept.shape[1]), kept.shape[1]
+    both = np.stack([kept[:, one] * kept[:, other] for one, other in pairs], 1) if pairs else light.likeness
+    grey, before = NOISE / bands**0.5, np.maximum(light.contrast.mean(1), _LEAST)
+    step = np.hypot(np.exp(light.fineness[:, 0]) * before, 2 * grey / np.pi**0.5) / np.hypot(before, grey)
+    noise = np.hypot(np.exp(light.fineness[:, 1]), grey)
+    return light._replace(
+        contrast=contrast,
+        likeness=light.likeness * both,
+        order=0.5 + (light.order - 0.5) * both,
+        fineness=np.log(np.stack([step, noise], 1)),
+        dark=(light.dark - 2 * NOISE).clip(0, 1),
+    )
 
 
 def _reordered(light: CellLight, order: Sequence[int]) -> CellLight:

@@ -94,11 +94,11 @@ class Verdict:
             bounds = f" ({percent(self.low)} to {percent(self.high)} in such a scene)" if self.high is not None else ""
             said.append(f"{'above':<11}{percent(self.above)} of {area}, {promise}{bounds}")
         if self.polygons_per_km2 is not None:
-            line = f"{'per km2':<11}{self.polygons_per_km2:.3g} polygons"
+            line = f"{'per km2':<11}{in_digits(self.polygons_per_km2)} polygons"
             if self.false_per_km2 is not None:
-                line += f", {self.false_per_km2:.3g} false ones expected"
-                if self.false_high is not None:
-                    line += f" ({self.false_low:.3g} to {self.false_high:.3g} in such a scene)"
+                line += f", {in_digits(self.false_per_km2)} false ones expected"
+                if self.false_low is not None and self.false_high is not None:
+                    line += f" ({in_digits(self.false_low)} to {in_digits(self.false_high)} in such a scene)"
             said.append(line)
         if self.distance is not None:
             line = f"{'likeness':<11}"
@@ -115,6 +115,11 @@ class Verdict:
             times = f", {self.above / self.promised:.0f} times what is promised" if self.promised else ""
             said.append(f"{'WARNING':<11}{percent(self.above)} of this scene lies above the threshold{times}")
         return said
+
+
+def in_digits(number: float) -> str:
+    """Return a number with three digits that count, large ones without a power of ten: 0.0123, 5.4, 4,560."""
+    return f"{float(f'{number:.3g}'):,.0f}" if 1000 <= abs(number) < 1e15 else f"{number:.3g}"
 
 
 def percent(share: float | None) -> str:

@@ -51,6 +51,8 @@ def print_next(made: Sequence[Any]) -> None:
     if made[0].polygons is None:
         out = quote(str(made[0].scores.with_suffix(".gpkg")))
         print(printable(f"then       geood polygonize {quote(str(made[0].scores))} --out {out}"))
+    elif not any(prediction.valid_pixels for prediction in made):
+        print("then       look at the scene: nothing in it holds data; nodata and area are options of predict")
     elif not any(prediction.anomalies for prediction in made):
         print(printable(f"then       {_lower(made[0])}, as nothing lies above the threshold"))
     else:
@@ -132,17 +134,22 @@ def _calibration(header: BundleHeader) -> dict[str, str]:
     record, config = header.record, header.config
     if record is None:
         return {"calibrated on": "no record: predict cannot tell whether a map keeps its promise; train again"}
-    from geood.calibration import PolygonTable, least_area
+    from geood.calibration import LEAST_BLOCKS, PolygonTable, in_digits, least_area
 
     area = f"{record.km2:.4g} km2" if record.km2 is not None else f"{record.pixels:,} pixels"
     said = {"calibrated on": f"{area} of {record.images} images, {record.blocks} blocks, {len(record.cells)} cells"}
+    if record.blocks < LEAST_BLOCKS:
+        said["on other ground"] = (
+            f"not known: an interval needs {LEAST_BLOCKS} blocks; train with a smaller data.block_m, or a larger "
+            "data.validation"
+        )
     threshold = header.calibration.get(record.kind, {}).get(str(config.score.fpr))
     if threshold is not None and record.kind == config.score.kind and record.pixel_m:
         least = least_area(config.predict.min_area_m2, record.pixel_m)
         false = PolygonTable.of(record).at(threshold, least, record.km2)
         if false is not None:
-            low, high = false.interval
-            said["false polygons"] = f"{false.rate:.3g} per km2 of {least:.3g} m2 or more ({low:.3g} to {high:.3g})"
+            rate, low, high = (in_digits(number) for number in (false.rate, *false.interval))
+            said["false polygons"] = f"{rate} per km2 of {least:.3g} m2 or more ({low} to {high})"
     return said
 
 

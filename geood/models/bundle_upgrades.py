@@ -47,7 +47,7 @@ def _of_format_3(tree: Tree) -> tuple[Tree, *tuple[str, ...]]:
     halo = predict.get("halo_px", OLD_HALO) if isinstance(predict, dict) else OLD_HALO
     lacks = (
         f"how far its network looks was not measured, so tiles are read with a halo of {shown(halo)} px, and seams may "
-        f"show; set predict.halo_px to what benchmarks/seam.py finds for it, or {AGAIN}"
+        f"show; take a wider one (--set predict.halo_px=320) if they do, or {AGAIN}"
     )
     known = tree.get("calibration")
     if not isinstance(known, dict) or "combined" not in known:

@@ -7,7 +7,7 @@ may come from anybody.
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
@@ -35,6 +35,7 @@ class CalibrationRecord(BaseModel):
         above: inlier pixels of each block above each threshold (n, T).
         least_px: least areas of a polygon, in pixels of the model (A,); empty if no polygons were counted.
         polygons: false polygons of at least an area, by threshold (A, T).
+        connectivity: of the pixels of these polygons; records of an earlier geood do not tell, and are taken for 8.
         spread: by how much their rate differs from image to image beyond chance: variance by squared mean (A, T).
         statistics: names of the statistics of a cell (S,).
         cells: statistics of cells (c, S).
@@ -55,6 +56,7 @@ class CalibrationRecord(BaseModel):
     least_px: Annotated[tuple[NonNegativeInt, ...], Field(max_length=100)] = ()
     polygons: tuple[tuple[NonNegativeInt, ...], ...] = ()
     spread: tuple[tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], ...] = ()
+    connectivity: Literal[4, 8] = 8
     statistics: tuple[str, ...] = ()
     cells: tuple[tuple[Finite, ...], ...] = ()
     cell_image: tuple[NonNegativeInt, ...] = ()

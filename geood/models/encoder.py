@@ -24,6 +24,7 @@ from geood.models.encoder_weights import (
     load_encoder_weights,
     timm_library,
 )
+from geood.models.local_gates import use_local_gates
 
 STRIDES = (4, 8, 16, 32)
 NON_COMMERCIAL = re.compile(r"^(mit_b\d|segformer)")  # NVIDIA's SegFormer encoders
@@ -62,6 +63,8 @@ def make_encoder(bands: int, config: SegmenterConfig) -> tuple[nn.Module, list[i
         encoder = imagenet_encoder(name, shape)
     elif config.weights is not None:
         load_encoder_weights(encoder, bands, name=name, weights=config.weights)
+    if config.gates == "local" and not use_local_gates(encoder, bands):
+        raise ConfigError(f"segmenter.gates: {name} has no squeeze-excitation to be local; leave it out")
     return encoder, widths
 
 

@@ -6,11 +6,10 @@ come back in that of a grid. What a person typed comes along.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import geopandas
 import numpy as np
@@ -56,11 +55,12 @@ def read_anomalies(path: Path, *, most: int) -> geopandas.GeoDataFrame:
         raise DataError(f"{path}: no such file; give the polygons that `geood predict` wrote")
     try:
         if path.suffix == ".parquet":
-            return _first(_checked(_of_parquet(path, most), path), most)
+            return _first(_checked(_of_first_ranks(_by_parquet(path), most), path), most)
         with ExitStack() as stack:
             open_elsewhere = path.with_name(f"{path.name}-wal").exists()
             whole = stack.enter_context(snapshot(path)) if open_elsewhere else path
-            return _first(_checked(_of_gdal(stack.enter_context(local_file(whole)), most), path), most)
+            rows = _by_gdal(stack.enter_context(local_file(whole)))
+            return _first(_checked(_of_first_ranks(rows, most), path), most)
     except _FAILURES as error:
         raise DataError(f"{path}: cannot be read ({reason(error)}); copy it again, or predict again") from None
 
@@ -83,39 +83,62 @@ def _is_scores(path: Path) -> bool:
         return False
 
 
-def _of_gdal(plain: Path, most: int) -> geopandas.GeoDataFrame:
-    """Read the rows of the first ranks, wherever they lie in the file."""
+class _Rows(NamedTuple):
+    """Rows of a file of any format: its columns, and how they are read.
+
+    `keys` yields all rows of the columns `BY`; `upto` reads the rows of scenes up to a rank each (None: of any scene),
+    all rows if none is given.
+    """
+
+    columns: set[str]
+    keys: Callable[[], Iterator[pd.DataFrame]]
+    upto: Callable[[Sequence[tuple[str | None, int]]], geopandas.GeoDataFrame]
+
+
+def _of_first_ranks(rows: _Rows, most: int) -> geopandas.GeoDataFrame:
+    """Read the rows of the first ranks of each scene, wherever they lie in the file, and few others."""
+    if "rank" not in rows.columns:
+        return rows.upto(())
+    if "scene" not in rows.columns:
+        return rows.upto([(None, most)])
+    last = _last_ranks(rows.keys(), most)
+    if len(last) <= MOST_CONDITIONS:
+        return rows.upto([*last.items()])
+    frame = rows.upto([(None, max(last.values()))])
+    return frame[frame["rank"] <= frame["scene"].map(last)].reset_index(drop=True)
+
+
+def _by_gdal(plain: Path) -> _Rows:
     layers = [str(name) for name, _ in pyogrio.list_layers(plain)]
     layer = LAYER if LAYER in layers else layers[0]
-    fields = set(pyogrio.read_info(plain, layer=layer)["fields"])
-    if "rank" not in fields:
-        return pyogrio.read_dataframe(plain, layer=layer)
-    if "scene" not in fields:
-        return pyogrio.read_dataframe(plain, layer=layer, where=f'"rank" <= {most}')
-    with pyogrio.open_arrow(plain, layer=layer, columns=list(BY), read_geometry=False, use_pyarrow=True) as opened:
-        last = _last_ranks((batch.to_pandas() for batch in opened[1]), most)
-    read = partial(pyogrio.read_dataframe, plain, layer=layer)
-    if not last:
-        return read()
-    if len(last) <= MOST_CONDITIONS:
-        return read(where=_where(last.items()))
-    return _of_first_ranks(read(where=f'"rank" <= {max(last.values())}'), last)
+
+    def keys() -> Iterator[pd.DataFrame]:
+        with pyogrio.open_arrow(plain, layer=layer, columns=list(BY), read_geometry=False, use_pyarrow=True) as opened:
+            yield from (batch.to_pandas() for batch in opened[1])
+
+    def upto(last: Sequence[tuple[str | None, int]]) -> geopandas.GeoDataFrame:
+        each = (
+            f'"rank" <= {rank}' + ("" if scene is None else " AND \"scene\" = '{}'".format(scene.replace("'", "''")))
+            for scene, rank in last
+        )
+        where = " OR ".join(f"({condition})" for condition in each)
+        return pyogrio.read_dataframe(plain, layer=layer, where=where or None)
+
+    return _Rows(set(pyogrio.read_info(plain, layer=layer)["fields"]), keys, upto)
 
 
-def _of_parquet(path: Path, most: int) -> geopandas.GeoDataFrame:
-    names = set(pyarrow.parquet.read_schema(path).names)
-    if "rank" not in names:
-        return geopandas.read_parquet(path)
-    if "scene" not in names:
-        return geopandas.read_parquet(path, filters=[("rank", "<=", most)])
-    batches = pyarrow.parquet.ParquetFile(path).iter_batches(columns=list(BY))
-    last = _last_ranks((batch.to_pandas() for batch in batches), most)
-    read = partial(geopandas.read_parquet, path)
-    if not last:
-        return read()
-    if len(last) <= MOST_CONDITIONS:
-        return read(filters=[[("scene", "==", scene), ("rank", "<=", rank)] for scene, rank in last.items()])
-    return _of_first_ranks(read(filters=[("rank", "<=", max(last.values()))]), last)
+def _by_parquet(path: Path) -> _Rows:
+    def keys() -> Iterator[pd.DataFrame]:
+        batches = pyarrow.parquet.ParquetFile(path).iter_batches(columns=list(BY))
+        yield from (batch.to_pandas() for batch in batches)
+
+    def upto(last: Sequence[tuple[str | None, int]]) -> geopandas.GeoDataFrame:
+        filters: list[list[tuple[str, str, str | int]]] = [
+            [("rank", "<=", rank)] + ([] if scene is None else [("scene", "==", scene)]) for scene, rank in last
+        ]
+        return geopandas.read_parquet(path, filters=filters or None)
+
+    return _Rows(set(pyarrow.parquet.read_schema(path).names), keys, upto)
 
 
 def _last_ranks(parts: Iterable[pd.DataFrame], most: int) -> dict[str, int]:
@@ -125,17 +148,6 @@ def _last_ranks(parts: Iterable[pd.DataFrame], most: int) -> dict[str, int]:
         kept = part.assign(rank=pd.to_numeric(part["rank"], errors="coerce")).dropna()
         first = pd.concat([first, kept]).sort_values("rank", kind="stable").groupby("scene", sort=False).head(most)
     return {} if first.empty else {str(k): int(v) for k, v in first.groupby("scene")["rank"].max().items()}
-
-
-def _where(last: Iterable[tuple[str, int]]) -> str:
-    """Return the SQL condition for the rows of scenes up to a rank each."""
-    quoted = ((scene.replace("'", "''"), rank) for scene, rank in last)
-    return " OR ".join(f'("scene" = \'{scene}\' AND "rank" <= {rank})' for scene, rank in quoted)
-
-
-def _of_first_ranks(frame: geopandas.GeoDataFrame, last: Mapping[str, int]) -> geopandas.GeoDataFrame:
-    """Return the rows of each scene up to its last rank."""
-    return frame[frame["rank"] <= frame["scene"].map(last)].reset_index(drop=True)
 
 
 def _checked(frame: geopandas.GeoDataFrame, path: Path) -> geopandas.GeoDataFrame:

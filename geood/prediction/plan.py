@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from geood._version import __version__
+from geood.calibration import cells_key
 from geood.errors import ConfigError, DataError
 from geood.geo.addresses import display_name
 from geood.geo.aoi import AreaOfInterest
@@ -76,7 +77,8 @@ class SceneOptions:
 class ScenePlan:
     """One scene as it will be scored; `notes` and `warnings` tell the user what was decided and what is suspicious.
 
-    `state` is the fingerprint of the scene's file, `valid_share` the estimated share of valid pixels, 0 to 1.
+    `state` is the fingerprint of the scene's file, `valid_share` the estimated share of valid pixels, 0 to 1, `cells`
+    tells how the scene's cells are measured.
     """
 
     scene: ScenePath
@@ -86,6 +88,7 @@ class ScenePlan:
     valid_share: float
     notes: dict[str, str]
     warnings: tuple[str, ...]
+    cells: str
 
     @property
     def key(self) -> dict[str, Any]:
@@ -107,6 +110,7 @@ class ScenePlan:
             "torch": torch.__version__,
             "compression": compression(),
             "classes": self.job.classes,
+            "cells": self.cells,
             "geood": __version__,
         }
 
@@ -213,7 +217,8 @@ def plan_scene(
         "bands": reading.bands_note,
         "resolution": reading.resolution_note,
     }
-    return ScenePlan(scene, grid, job, state, share, notes, tuple(warnings))
+    cells = cells_key(bundle.bands.names, len(bundle.class_ids))
+    return ScenePlan(scene, grid, job, state, share, notes, tuple(warnings), cells)
 
 
 def _cache(opened: Scene, limits: Budget, *, rows: int) -> int:

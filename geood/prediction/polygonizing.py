@@ -85,6 +85,8 @@ def polygonize(  # noqa: PLR0913 - the options of a verb
     table = table_in(texts, scores)
     if table is None and bundle_path is not None:
         table = table_of(_same_model(Path(bundle_path), texts, scores))
+    if table is not None and settings.connectivity != tags.predict.connectivity:
+        table = table.without_polygons()
     classes = scores.with_suffix(".classes.tif")
     if classes.exists():
         beside = read_tags(classes, dtype="uint8")

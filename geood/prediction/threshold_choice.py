@@ -99,9 +99,14 @@ def with_least_area(bundle: ModelBundle) -> ModelBundle:
 
 
 def table_of(bundle: ModelBundle) -> PolygonTable | None:
-    """Return the table of a bundle's own score with the settings it was calibrated with, else None."""
+    """Return the table of a bundle's own score with the settings it was calibrated with, else None.
+
+    Where pixels are connected otherwise than in the calibration it has rates alone.
+    """
     record = bundle.record
-    return PolygonTable.of(record) if record and bundle.thresholds and record.kind == bundle.config.score.kind else None
+    if record is None or not bundle.thresholds or record.kind != bundle.config.score.kind:
+        return None
+    return PolygonTable.of(record, connectivity=bundle.config.predict.connectivity)
 
 
 def table_in(tags: dict[str, str], path: object) -> PolygonTable | None:

@@ -14,11 +14,18 @@ from geood._lazy import lazy_exports
 if TYPE_CHECKING:
     from geood.review.auditing import Audit, audit
     from geood.review.lessons import Feedback, feedback
-    from geood.review.reading import ReviewNames
+    from geood.review.reading import ReviewNames, misspelt_lines
 
-__all__ = ["Audit", "Feedback", "ReviewNames", "audit", "feedback"]
+__all__ = ["Audit", "Feedback", "ReviewNames", "audit", "feedback", "misspelt_lines"]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
-    {"Audit": "auditing", "Feedback": "lessons", "ReviewNames": "reading", "audit": "auditing", "feedback": "lessons"},
+    {
+        "Audit": "auditing",
+        "Feedback": "lessons",
+        "ReviewNames": "reading",
+        "audit": "auditing",
+        "feedback": "lessons",
+        "misspelt_lines": "reading",
+    },
 )

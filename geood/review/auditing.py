@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from geood.calibration import in_digits
 from geood.errors import ConfigError, DataError
 from geood.models import AnyBundle, bundle_path_of, takes_bundle
 from geood.notebook import html_text
@@ -31,7 +32,7 @@ from geood.review.intervals import (
     rate_of,
     share_of,
 )
-from geood.review.reading import Review, ReviewNames, read_review
+from geood.review.reading import Review, ReviewNames, counted, misspelt_lines, read_review
 
 BANDS = 5  # bands of score, each with about as many judged polygons
 TOPS = (10, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
@@ -146,9 +147,9 @@ def audit(  # noqa: PLR0913 - the options of a verb
     real = (frame["verdict"] == "real").to_numpy()
     cells = _cells(review)
     if not judged.any() and not (cells and cells["complete"]):
-        counted = "; ".join(review.misspelt_lines())
+        others = "; ".join(misspelt_lines(review.misspelt))
         raise DataError(
-            f"{paths[0]}: no polygon has a verdict yet{f' ({counted})' if counted else ''}, and no cell is complete; "
+            f"{paths[0]}: no polygon has a verdict yet{f' ({others})' if others else ''}, and no cell is complete; "
             "type real or false in the column verdict, in QGIS or elsewhere, and save"
         )
     score = frame["score"].to_numpy(np.float64)
@@ -156,14 +157,14 @@ def audit(  # noqa: PLR0913 - the options of a verb
         raise ConfigError("--false-per-km2 needs the ground that was searched; give --scores RASTER or --area-km2")
     bands = _bands(score, judged, real)
     misses = rate_of(cells["misses"], cells["area_km2"]) if cells and cells["complete"] else None
-    recall, why = _recall(bands, misses, ground)
+    recall, why = _recall(bands, misses, ground, sampled=cells is not None)
     return Audit(
         files=tuple(Path(path).name for path in paths),
         polygons=len(frame),
         verdicts={str(k) or "none yet": int(v) for k, v in frame["verdict"].value_counts().items()},
         misspelt=review.misspelt,
         conflicts=tuple(map(str, review.conflicts)),
-        notes=(*review.notes, *ground.notes),
+        notes=(*review.notes, *_odd_outlines(review), *ground.notes),
         ranked=review.ranked,
         area_km2=ground.area_km2,
         overall=_part("all", judged, real),
@@ -176,6 +177,15 @@ def audit(  # noqa: PLR0913 - the options of a verb
         budget=None if false_per_km2 is None else _budget(score, judged, real, ground, per_km2=false_per_km2),
         promises=_promises(review, ground, promised_per_km2, bundle_path),
     )
+
+
+def _odd_outlines(review: Review) -> list[str]:
+    """Return a note on outlines that are gone, or that cross themselves, since they were written."""
+    shapes = review.polygons.geometry
+    bare = shapes.isna() | shapes.is_empty
+    odd = {"without an outline": bare, "whose outline crosses itself": ~bare & ~shapes.is_valid}
+    told = [f"{counted(int(some.sum()), 'polygon')} {what}" for what, some in odd.items() if some.any()]
+    return [f"{' and '.join(told)}: counted by what its row tells"] if told else []
 
 
 def _part(name: str, judged: NDArray[np.bool_], real: NDArray[np.bool_]) -> Part:
@@ -191,12 +201,15 @@ def _bands(score: NDArray[np.float64], judged: NDArray[np.bool_], real: NDArray[
     edges = np.unique(np.quantile(score[judged & known], np.linspace(0, 1, BANDS + 1)[1:-1]))
     band = np.searchsorted(edges, score, side="right")
     limits = [-math.inf, *edges.tolist(), math.inf]
+    digits = next((n for n in (4, 6) if len({f"{edge:.{n}g}" for edge in edges}) == len(edges)), 9)
     parts = []
     for i in reversed(range(len(limits) - 1)):
         inside = known & (band == i)
-        name = f"{limits[i]:.4g} to {limits[i + 1]:.4g}"
-        name = f"from {limits[i]:.4g}" if limits[i + 1] == math.inf else name
-        name = f"below {limits[i + 1]:.4g}" if limits[i] == -math.inf else name
+        if not inside.any():
+            continue
+        low, high = (f"{limit:.{digits}g}" for limit in limits[i : i + 2])
+        name = f"from {low}" if limits[i + 1] == math.inf else f"{low} to {high}"
+        name = f"below {high}" if limits[i] == -math.inf else name
         parts.append(_part("all scores" if len(limits) == 2 else name, judged[inside], real[inside]))
     return tuple(parts)
 
@@ -219,10 +232,13 @@ def _cells(review: Review) -> dict[str, Any] | None:
     return {"cells": len(cells), "complete": len(done), "misses": int(done["misses"].sum()), "area_km2": area}
 
 
-def _recall(bands: Sequence[Part], misses: Interval | None, ground: MapGround) -> tuple[Interval | None, str]:
+def _recall(
+    bands: Sequence[Part], misses: Interval | None, ground: MapGround, *, sampled: bool
+) -> tuple[Interval | None, str]:
     """Estimate the share of real things that polygons mark, with limits that join those of both counts."""
     if misses is None:
-        return None, "no cell of the sample is complete, and polygons alone can never tell what they miss"
+        lack = "no cell of the sample is complete" if sampled else "there is no layer sample"
+        return None, f"{lack}, and polygons alone can never tell what they miss"
     if math.isnan(misses.value):
         return None, "the cells of the sample have no area in square metres"
     if ground.area_km2 is None:
@@ -296,9 +312,9 @@ def _promises(
 def _of_polygons(promised: float, false: int, open_yet: int, area_km2: float) -> str:
     mean = promised * area_km2
     more, fewer = chance_of_at_least(false, mean), chance_of_at_most(false + open_yet, mean)
-    found = f"{false} false polygons on {area_km2:.3g} km2, {false / area_km2:.3g} per km2"
+    found = f"{false} false polygons on {area_km2:.3g} km2, {in_digits(false / area_km2)} per km2"
     found += f" and {open_yet} not decided" if open_yet else ""
-    text = f"{promised:.3g} false polygons per km2 promised, found {found}"
+    text = f"{in_digits(promised)} false polygons per km2 promised, found {found}"
     if more < SURE:
         return f"contradicts the calibration: {text} (p {more:.2g})"
     if fewer < SURE:

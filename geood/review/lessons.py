@@ -32,7 +32,7 @@ from geood.geo.listing import files_in
 from geood.geo.ogr import fixed_time, local_file, plain_path
 from geood.geo.score_raster import SCENE_TAG, read_tags
 from geood.polygons import raster_of
-from geood.review.reading import Review, ReviewNames, read_review
+from geood.review.reading import Review, ReviewNames, counted, misspelt_lines, read_review
 
 LAYER, ATTRIBUTE = "labels", "class_id"
 IMAGES = (".tif", ".tiff", ".vrt", ".jp2")
@@ -107,7 +107,7 @@ def feedback(
         raise ConfigError(f"{config_path}: trains on photographs, which have no place for reviewed polygons")
     review = read_review(paths, names)
     if review.misspelt:
-        listed = "; ".join(review.misspelt_lines())
+        listed = "; ".join(misspelt_lines(review.misspelt))
         raise DataError(
             f"{paths[0]}: verdicts that are none of real, false, unsure, skip: {listed}; correct them first"
         )
@@ -168,20 +168,21 @@ def _with_ids(
     known = pd.Series(named) != UNSTATED
     odd = real & known
     if odd.any():
-        notes.append(f"{int(odd.sum())} polygons are real, and yet of a class that the model was taught; left out")
+        what = counted(int(odd.sum()), "polygon")
+        notes.append(f"{what} judged real, and yet of a class that the model was taught; left out")
     frame = frame.assign(**{ATTRIBUTE: named})
     frame.loc[odd, "verdict"] = "skip"
     judged = frame[false | real]
     bare = judged.geometry.isna() | judged.geometry.is_empty
     if bare.any():
-        notes.append(f"{int(bare.sum())} judged polygons have no outline any more; left out")
+        notes.append(f"{counted(int(bare.sum()), 'judged polygon')} without an outline; left out")
         frame = frame[~frame.index.isin(judged.index[bare])]
         judged = judged[~bare]
     wrong = judged[~judged.geometry.is_valid]
     if len(wrong):
         raise DataError(
-            f"{path}: the outlines of {len(wrong)} judged polygons are not valid, that of fid {wrong['fid'].iloc[0]} "
-            "first; repair them, in QGIS with Fix geometries"
+            f"{path}: {counted(len(wrong), 'judged polygon')} whose outline crosses itself, fid "
+            f"{wrong['fid'].iloc[0]} first; repair it, in QGIS with Fix geometries"
         )
     return frame.reset_index(drop=True)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,14 +74,20 @@ class Review:
     notes: tuple[str, ...] = ()
     ranked: bool = False
 
-    def misspelt_lines(self) -> list[str]:
-        """Return a line for each verdict that is none, with the one that it resembles."""
-        lines = []
-        for text, count in self.misspelt.items():
-            near = difflib.get_close_matches(text, list(VERDICTS), n=1)
-            hint = f"; {near[0]}?" if near else ""
-            lines.append(f"{shown(text)!r} in {count} rows{hint}")
-        return lines
+
+def misspelt_lines(misspelt: Mapping[str, int]) -> list[str]:
+    """Return a line for each verdict that is none, with the one that it resembles, of those and their numbers."""
+    lines = []
+    for text, count in misspelt.items():
+        near = difflib.get_close_matches(text.casefold(), list(VERDICTS), n=1)
+        hint = f" ({near[0]}?)" if near else ""
+        lines.append(f"{shown(text)!r}{hint} in {counted(count, 'row')}")
+    return lines
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: 1 row, 2 rows."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def read_review(paths: Sequence[str | Path], names: ReviewNames = ReviewNames()) -> Review:  # noqa: B008  # frozen
@@ -187,7 +193,7 @@ def _spelt(frame: geopandas.GeoDataFrame, column: str) -> tuple[geopandas.GeoDat
     plain = [text.casefold() for text in typed]
     counts = Counter(text for text, low in zip(typed, plain, strict=True) if low and low not in VERDICTS)
     known = [text if text in VERDICTS else "" for text in plain]
-    return frame.assign(verdict=known), dict(sorted(counts.items()))
+    return frame.assign(verdict=pd.Series(known, frame.index, dtype=object)), dict(sorted(counts.items()))
 
 
 def _empty(value: Any) -> bool:
@@ -245,9 +251,9 @@ def _gaps(frame: geopandas.GeoDataFrame, path: Path) -> list[str]:
         if by_scene:
             scenes = frame["scene"].astype(str)
             each = [(f" of {shown(str(scene))}", ranks[scenes[ranks.index] == scene]) for scene in scenes.unique()]
-            return _missing(each, path, "ranks")
-        return _missing([("", ranks)], path, "ranks")
-    return _missing([("", frame["fid"])], path, "row numbers") if path.suffix.lower() == ".gpkg" else []
+            return _missing(each, path, "rank")
+        return _missing([("", ranks)], path, "rank")
+    return _missing([("", frame["fid"])], path, "row number") if path.suffix.lower() == ".gpkg" else []
 
 
 def _missing(groups: Sequence[tuple[str, pd.Series[Any]]], path: Path, what: str) -> list[str]:
@@ -257,8 +263,8 @@ def _missing(groups: Sequence[tuple[str, pd.Series[Any]]], path: Path, what: str
         missing = int(numbers.max()) - numbers.nunique() if len(numbers) else 0
         if missing > 0:
             notes.append(
-                f"{path.name}: {missing} {what}{name} up to {int(numbers.max())} are missing, so rows were deleted; "
-                "none counts"
+                f"{path.name}: {counted(missing, what)}{name} missing of those up to {int(numbers.max())}, "
+                "so rows were deleted; none counts"
             )
     return notes
 
@@ -274,14 +280,16 @@ def _cells(frames: list[geopandas.GeoDataFrame], notes: list[str]) -> geopandas.
     typed = [not _empty(value) for value in cells["misses"]]
     wrong |= pd.Series(typed) & misses.isna()
     if wrong.any():
-        notes.append(f"layer {SAMPLE_LAYER}: {int(wrong.sum())} counts of misses are no whole numbers and are left out")
+        notes.append(f"layer {SAMPLE_LAYER}: {counted(int(wrong.sum()), 'count')} of misses no whole number; left out")
     cells = cells.assign(misses=misses.mask(wrong), complete=np.array(complete) & ~wrong.to_numpy())
     by = [name for name in ("scene", "seed", "cell") if name in cells]
     if by and len(frames) > 1:
         cells = _agreed(cells, by, notes)
     bare = int((cells["complete"] & cells["misses"].isna()).sum())
     if bare:
-        notes.append(f"layer {SAMPLE_LAYER}: {bare} cells are complete without a count of misses, which is taken for 0")
+        notes.append(
+            f"layer {SAMPLE_LAYER}: {counted(bare, 'cell')} complete without a count of misses, which is taken for 0"
+        )
     return cells.assign(misses=cells["misses"].fillna(0).where(cells["complete"], cells["misses"]))
 
 

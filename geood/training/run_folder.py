@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -27,6 +28,7 @@ from geood.errors import ConfigError, OutputError, TrainingError, shown
 from geood.models import Flow, Segmenter
 from geood.training.checkpoints import DamagedCheckpoint, read_checkpoint
 
+log = logging.getLogger("geood")
 FREE = ("data.workers", "data.test_images", "data.test_labels", "score", "predict")  # these do not affect training
 # Keys that a run must share with the run whose first stages it reuses, and exceptions among them.
 SHARED = ("data", "bands", "segmenter", "flow", "train.seed")
@@ -77,6 +79,31 @@ def check_run(run: Path, config: Config, *, resume: bool) -> None:
     elif run.exists() and (not run.is_dir() or any(p.name not in BEFORE for p in run.iterdir())):
         lacks = ", it has no config.yaml" if run.is_dir() else ""
         raise OutputError(f"{run}: exists and is not a run of geood{lacks}; give another --out")
+
+
+def as_begun(run: Path, config: Config, *, given: Config) -> Config:
+    """Return the config with which a run goes on: keys that `given` leaves to their defaults are as it was begun.
+
+    Another version of geood may have other defaults. What was given and differs is left as it is, to be refused.
+
+    Raises:
+        ConfigError: the config of the run is damaged.
+    """
+    if not (run / "config.yaml").exists():
+        return config
+    before, kept, told = load_config(run / "config.yaml"), dict[str, dict[str, Any]](), list[str]()
+    for name in _changed(before, config):
+        section, _, key = name.partition(".")
+        if section in given.model_fields_set and key in getattr(given, section).model_fields_set:
+            continue
+        was, now = (getattr(getattr(each, section), key) for each in (before, config))
+        kept.setdefault(section, {})[key] = was
+        told.append(f"{name}: {shown(was)} (the default is {shown(now)})")
+    if not told:
+        return config
+    log.info("%s goes on as it was begun, with %s", run, "; ".join(told))
+    sections = {section: getattr(config, section).model_copy(update=keys) for section, keys in kept.items()}
+    return config.model_copy(update=sections)
 
 
 def _check_kinds(run: Path) -> None:
@@ -184,8 +211,28 @@ def write_versions(run: Path) -> None:
     noted = {"geood": __version__, "python": platform.python_version(), "system": platform.platform()}
     noted |= {package: version(package) for package in PACKAGES}
     noted["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    _warn_of_other_versions(run / "versions.json", noted)
     with atomic_write(run / "versions.json", alone=True) as partial:
         partial.write_text(json.dumps(noted, indent=2) + "\n", encoding="utf-8")
+
+
+def _warn_of_other_versions(path: Path, now: Mapping[str, str]) -> None:
+    """Log a warning if a run was begun by other versions, or on another device: it ends with other weights then."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return
+    if not isinstance(before, dict):
+        return
+    other = [
+        f"{what}: {shown(before[what])} before, {now[what]} now"
+        for what in now
+        if what not in ("system", "python") and what in before and before[what] != now[what]
+    ]
+    if other:
+        log.warning(
+            "%s: begun otherwise, so it does not end as an unbroken run would (%s)", path.parent, "; ".join(other)
+        )
 
 
 def trim_metrics(path: Path, stage: str, step: int) -> None:

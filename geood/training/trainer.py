@@ -35,6 +35,7 @@ from geood.training.pace import announce_long
 from geood.training.plans import STAGES, plans
 from geood.training.run_folder import (
     LABELS,
+    as_begun,
     check_run,
     last_metrics,
     make_run,
@@ -57,7 +58,8 @@ def train(config: Config | str | Path, out: str | Path, *, resume: bool = False)
     Args:
         config: data, networks and training settings; or the path of a config file.
         out: the run folder; created, with its parents, once everything is checked.
-        resume: continue the run in `out`, which must have the same config.
+        resume: continue the run in `out`, with the config that it was begun with: what is given must be the same, and
+            what is left to its default stays as it was.
 
     Returns:
         Path of the bundle.
@@ -79,7 +81,8 @@ def train(config: Config | str | Path, out: str | Path, *, resume: bool = False)
         (0, 1, 2)
     """
     config, run = config if isinstance(config, Config) else load_config(config), Path(out)
-    config = settle_classes(config)
+    given, config = config, settle_classes(config)
+    config = as_begun(run, config, given=given) if resume else config
     leader = _is_leader()
     if not leader:
         log.setLevel(logging.WARNING)  # one process logs for all

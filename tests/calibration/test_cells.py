@@ -10,6 +10,7 @@ from geood.calibration.cells import (
     DIRECTIONS,
     CellMaps,
     cell_statistics,
+    cells_key,
     looked_at,
     onto_working,
     pooled_features,
@@ -112,13 +113,19 @@ def test_cells_taken_together_are_those_taken_alone():
     whole, known = maps(192, seed=3), np.ones((192, 192), bool)
     together = cell_statistics(whole, known, every=1)
     alone = [
-        cells._one(cells._cut(whole, (slice(row, row + 64), slice(col, col + 64))), known[:64, :64])
+        cells._statistics([cells._cut(whole, (slice(row, row + 64), slice(col, col + 64)))], known[:64, :64])[0]
         for row in (0, 64, 128)
         for col in (0, 64, 128)
     ]
     np.testing.assert_array_equal(together, np.stack(alone))
     known[5, 100] = False
     np.testing.assert_array_equal(np.delete(cell_statistics(whole, known, every=1), 1, 0), np.delete(together, 1, 0))
+
+
+def test_cells_that_are_measured_otherwise_have_another_key(monkeypatch):
+    keys = {cells_key(("r", "g"), 3), cells_key(("r", "g"), 4), cells_key(("g", "r"), 3)}
+    monkeypatch.setattr(cells, "EVERY", 1)
+    assert len(keys | {cells_key(("r", "g"), 3)}) == 4
 
 
 def test_only_some_rows_of_a_tile_are_looked_at():

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from geood.calibration import exchangeability
 from geood.calibration.cells import statistic_names
-from geood.calibration.exchangeability import drift_of, in_words
+from geood.calibration.exchangeability import drift_of, family_of, in_words
 from geood.models import CalibrationRecord
 
 NAMES = statistic_names(("red", "green", "blue"), 2)
@@ -64,13 +65,31 @@ def test_another_image_of_the_same_kind_is_seldom_called_unlike():
         ({"score": 3.0}, "higher scores"),
     ],
 )
-def test_what_differs_is_named(shifts, word):
+@pytest.mark.parametrize("images", [6, 16])  # fewer and more than are left out in turn
+def test_what_differs_is_named(images, shifts, word):
     rng = np.random.default_rng(2)
     moved = cells(rng, 30)
     for prefix, shift in shifts.items():
         moved[:, [name.startswith(prefix) for name in NAMES]] += shift
-    drift = drift_of(moved, record(rng))
+    drift = drift_of(moved, record(rng, images=images, each=120 // images))
     assert drift.unlike and drift.p <= 0.01 and drift.distance > 1 and word in in_words(drift, CLASSES)
+
+
+def test_a_class_that_fills_a_few_images_and_is_rare_in_others_is_no_difference():
+    """The shares of a class in the images of one city are no normal law, so a variance alone would be too narrow."""
+    rng = np.random.default_rng(4)
+    at = [name.startswith("class") for name in NAMES]
+    own = np.where(rng.random(24) < 0.15, 4.0, 0.0)
+    ground = record(rng, images=24, each=9)
+    rows = np.array(ground.cells)
+    rows[:, at] += own[np.array(ground.cell_image)][:, None]
+    ground = ground.model_copy(update={"cells": tuple(map(tuple, rows.tolist()))})
+    new = cells(rng, 9)
+    new[:, at] += 4.0
+    limits = exchangeability._limits(rows, np.array(ground.cell_image), 9, np.array([family_of(n) for n in NAMES]))
+    assert not drift_of(new, ground).unlike and limits[at].min() > 1.5 * limits[np.logical_not(at)].max()
+    new[:, at] += 12.0
+    assert drift_of(new, ground).unlike
 
 
 def test_too_few_cells_tell_nothing():

@@ -11,13 +11,15 @@ import pytest
 import rasterio
 from typer.testing import CliRunner
 
-from geood.calibration import PolygonTable
+from geood.calibration import PolygonTable, cells, in_digits
 from geood.calibration.cells import CELL_PX
 from geood.cli.app import app
 from geood.datasets.scene_crops import open_scenes
-from geood.errors import ConfigError, DataError
+from geood.errors import ConfigError, DataError, OutputError
 from geood.geo.score_raster import RUN_TAG, VERDICT_TAG, read_tags
 from geood.models.bundle import ModelBundle
+from geood.prediction import pipeline
+from geood.prediction.journal import Journal
 from geood.prediction.pipeline import predict
 from geood.prediction.polygonizing import polygonize
 from geood.prediction.threshold_choice import ThresholdChoice
@@ -74,7 +76,7 @@ def test_every_figure_that_is_told_is_found_again_in_the_raster(ground, scene, t
     assert verdict.low <= verdict.promised <= verdict.high <= 1 and verdict.promised <= verdict.at_most
     text = "\n".join(verdict.lines())
     for figure in (100 * verdict.above, 100 * verdict.promised, verdict.polygons_per_km2, verdict.km2):
-        assert f"{figure:.3g}" in text or f"{figure:.4g}" in text
+        assert in_digits(figure) in text or f"{figure:.4g}" in text
 
 
 def test_tags_table_summary_and_json_tell_one_verdict(ground, scene, tmp_path):
@@ -124,6 +126,60 @@ def test_the_verdict_is_the_same_for_any_number_of_workers_and_after_a_resume(gr
     [two] = predict([scene], tmp_path / "b" / "out.gpkg", bundle_path=model, resume=True)
     assert one.verdict == two.verdict
     assert one.scores.read_bytes() == two.scores.read_bytes() and one.polygons.read_bytes() == two.polygons.read_bytes()
+
+
+@pytest.mark.parametrize("threshold", [None, 0.97])
+def test_pixels_above_are_those_of_the_finished_raster_also_after_a_resume(
+    ground, scene, tmp_path, monkeypatch, threshold
+):
+    """Tiles tell theirs while they are scored; a run that goes on reads the raster, whose threshold may be another."""
+    model, out = ground / "model.safetensors", tmp_path / "out.gpkg"
+    told = []
+    assemble = pipeline.assemble_rasters
+    monkeypatch.setattr(pipeline, "assemble_rasters", lambda *a, **k: told.append(assemble(*a, **k)) or told[-1])
+    [whole] = predict([scene], out, bundle_path=model)
+    assert told[0].above == (scores_of(whole.scores) > whole.threshold).sum()
+    appended = Journal.append
+
+    def stopped(self, *record):
+        appended(self, *record)
+        if len(self.figures) > len(told):
+            raise KeyboardInterrupt
+
+    again = tmp_path / "again.gpkg"
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Journal, "append", stopped)
+        predict([scene], again, bundle_path=model)
+    with monkeypatch.context() as patched, pytest.raises(OutputError, match=r"cells: was 1: 64 px.*is 99: 64 px"):
+        patched.setattr(cells, "REVISION", 99)  # measured otherwise: the two must not stand together
+        predict([scene], again, bundle_path=model, resume=True)
+    [made] = predict([scene], again, bundle_path=model, resume=True, threshold=threshold)
+    score = scores_of(made.scores)
+    assert told[-1].above is None and np.array_equal(score, scores_of(whole.scores), equal_nan=True)
+    assert made.threshold == (threshold or whole.threshold)
+    assert made.verdict.above == (score[np.isfinite(score)] > made.threshold).mean()
+    assert (made.verdict == whole.verdict) == (threshold is None)
+
+
+def test_polygons_that_were_counted_otherwise_promise_nothing(ground, scene, tmp_path):
+    settings, model = ["predict.connectivity=4"], ground / "model.safetensors"
+    [made] = predict([scene], tmp_path / "out.gpkg", bundle_path=model, settings=settings)
+    assert made.verdict.promised and made.verdict.polygons_per_km2 and made.verdict.false_per_km2 is None
+    with pytest.raises(ConfigError, match=r"predict\.connectivity"):
+        predict([scene], tmp_path / "no.gpkg", bundle_path=model, settings=settings, false_per_km2=100.0)
+
+
+def test_too_few_blocks_give_no_interval_and_both_verbs_say_what_to_do(ground, scene, tmp_path):
+    bundle = ModelBundle.load(ground / "model.safetensors")
+    record, few = bundle.record, slice(5)
+    cut = {name: getattr(record, name)[few] for name in ("block_px", "block_image", "above")}
+    less = record.model_copy(update=cut | {"intervals": {}, "pixels": sum(cut["block_px"])})
+    dataclasses.replace(bundle, record=less).save(tmp_path / "few.safetensors")
+    [made] = predict([scene], tmp_path / "out.gpkg", bundle_path=tmp_path / "few.safetensors")
+    assert made.verdict.answer == "cannot be told" and made.verdict.promised and made.verdict.high is None
+    told = CliRunner().invoke(app, ["info", str(tmp_path / "few.safetensors")], catch_exceptions=False).output
+    for text in (made.verdict.why, told):
+        assert "5 blocks" in text and "8" in text and "data.block_m" in text
 
 
 def test_a_scene_that_is_mostly_above_is_told_loudly(ground, scene, tmp_path, caplog):
@@ -240,7 +296,12 @@ def test_outlines_and_connectivity_can_be_chosen_again(ground, scene, tmp_path):
     polygonize(made.scores, out, simplify_m=2.0, overwrite=True)
     smooth, sharp = (gpd.read_file(path, layer="anomalies").get_coordinates() for path in (out, made.polygons))
     assert len(smooth) < len(sharp)
-    for odd, said in (({"connectivity": 6}, "choose 4 or 8"), ({"simplify_m": -1.0}, "not a length")):
+    budget = {"connectivity": 4, "false_per_km2": 100.0}  # which was counted for pixels that touch at corners
+    for odd, said in (
+        ({"connectivity": 6}, "choose 4 or 8"),
+        ({"simplify_m": -1.0}, "not a length"),
+        (budget, "connected otherwise"),
+    ):
         with pytest.raises(ConfigError, match=said):
             polygonize(made.scores, out, overwrite=True, **odd)
 

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import shapely
 from typer.testing import CliRunner
 
 from geood.cli.app import app
@@ -67,6 +68,33 @@ def test_a_threshold_keeps_false_polygons_within_the_budget(tmp_path):
     assert none.threshold is None and none.sure is None
     with pytest.raises(ConfigError, match="--scores RASTER or --area-km2"):
         audit([path], false_per_km2=1.0)
+
+
+def test_a_file_whose_rows_were_all_deleted_is_one_message(tmp_path):
+    path = save(tmp_path / "a.gpkg", reviewed(["real"]).iloc[:0], cells([0], [False]))
+    with pytest.raises(DataError, match="no polygon has a verdict yet, and no cell is complete"):
+        audit([path], area_km2=1.0)
+    found = audit([save(tmp_path / "b.gpkg", reviewed(["real"]).iloc[:0], cells([2], [True]))], area_km2=1.0)
+    assert found.polygons == 0 and found.misses_per_km2.value == 20 and not found.bands
+
+
+def test_bands_of_close_scores_have_names_of_their_own_and_none_is_empty(tmp_path):
+    scores = [0.99981, 0.99967, 0.99963, 0.99959, 0.99958]
+    found = audit([save(tmp_path / "a.gpkg", reviewed(["real"] * 5, score_max=scores))], area_km2=1.0)
+    assert len({part.name for part in found.bands}) == len(found.bands) and all(part.polygons for part in found.bands)
+    assert sum(part.polygons for part in found.bands) == 5
+
+
+def test_outlines_that_are_gone_or_cross_themselves_are_told_and_count_as_their_rows(tmp_path):
+    frame = reviewed(["real", "false", "real"])
+    bow = shapely.Polygon([(0, 0), (9, 9), (9, 0), (0, 9)])
+    edited = frame.set_geometry([bow, None, frame.geometry.iloc[2]], crs=frame.crs)
+    found = audit([save(tmp_path / "a.gpkg", edited)], area_km2=1.0)
+    whole = audit([save(tmp_path / "b.gpkg", frame)], area_km2=1.0)
+    assert found.overall == whole.overall and not whole.notes and "no layer sample" in found.no_recall
+    assert found.notes == (
+        "1 polygon without an outline and 1 polygon whose outline crosses itself: counted by what its row tells",
+    )
 
 
 def test_where_only_some_were_judged_they_stand_for_the_others(tmp_path):
@@ -152,7 +180,7 @@ def test_the_scores_are_found_beside_polygons_also_those_of_an_older_geood(tmp_p
 
 def test_nothing_judged_is_said(tmp_path):
     path = save(tmp_path / "a.gpkg", reviewed([None, "rael"]))
-    with pytest.raises(DataError, match=r"no polygon has a verdict yet \('rael' in 1 rows; real\?\)"):
+    with pytest.raises(DataError, match=r"no polygon has a verdict yet \('rael' \(real\?\) in 1 row\)"):
         audit([path])
     searched = save(tmp_path / "b.gpkg", reviewed([None]), cells([1], [True]))
     assert audit([searched]).misses_per_km2.value == pytest.approx(10)
@@ -167,7 +195,7 @@ def test_the_command_prints_and_writes_the_same_figures(tmp_path):
     assert figures["overall"]["real"] == 4 and figures["misspelt"] == {"flase": 1}
     assert figures["overall"]["precision"]["value"] == pytest.approx(0.4) and figures["level"] == 0.95
     assert figures["misses_per_km2"]["value"] == pytest.approx(5)
-    for text in ("4 real of 10 judged", "'flase' in 1 rows", "top 10", "from the sample alone", "budget"):
+    for text in ("4 real of 10 judged", "'flase' (false?) in 1 row", "top 10", "from the sample alone", "budget"):
         assert text in done.output
     again = CliRunner().invoke(app, ["audit", str(path), "--json", str(out)])
     assert again.exit_code != 0

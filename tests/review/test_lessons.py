@@ -107,7 +107,7 @@ def test_a_second_round_keeps_the_first(folder):
 
 def test_misspelt_verdicts_are_refused_and_listed(folder):
     path = save(folder / "a.gpkg", reviewed(["real", "flase", "flase"]))
-    with pytest.raises(DataError, match=r"'flase' in 2 rows; false\?; correct them first"):
+    with pytest.raises(DataError, match=r"'flase' \(false\?\) in 2 rows; correct them first"):
         fed(folder, path)
     assert not (folder / "next.yaml").exists()
 
@@ -119,7 +119,7 @@ def test_conflicts_and_contradictions_are_left_out_and_told(folder):
     made = feedback(paths, folder / "aerial.yaml", folder / "next.yaml", scenes=[folder / "scene.tif"])
     assert (made.counts["false"], made.counts["real"]) == (0, 1)
     assert any("conflict rank 1" in note for note in made.notes)
-    assert any("1 polygons are real, and yet of a class" in note for note in made.notes)
+    assert any("1 polygon judged real, and yet of a class" in note for note in made.notes)
 
 
 def test_an_edited_outline_counts_as_it_was_edited_and_a_broken_one_is_refused(folder):
@@ -130,7 +130,7 @@ def test_an_edited_outline_counts_as_it_was_edited_and_a_broken_one_is_refused(f
     assert labels(folder).area.min() == pytest.approx(smaller.area)
     bow = shapely.Polygon([(WEST, SOUTH), (WEST + 9, SOUTH + 9), (WEST + 9, SOUTH), (WEST, SOUTH + 9)])
     broken = save(folder / "b.gpkg", frame.set_geometry([bow, frame.geometry.iloc[1]], crs=frame.crs))
-    with pytest.raises(DataError, match="not valid, that of fid 1 first; repair them"):
+    with pytest.raises(DataError, match="1 judged polygon whose outline crosses itself, fid 1 first; repair it"):
         fed(folder, broken, overwrite=True)
 
 

@@ -6,7 +6,7 @@ import pytest
 import shapely
 
 from geood.errors import DataError
-from geood.review.reading import ReviewNames, read_review
+from geood.review.reading import ReviewNames, misspelt_lines, read_review
 from support.reviews import cells, reviewed, save, square
 
 
@@ -19,7 +19,7 @@ def test_capitals_and_blanks_do_not_count_and_what_is_none_is_counted(tmp_path):
     review = read_review([path])
     assert verdicts(review) == ["real", "false", "real", "", "", "", "", ""]
     assert review.misspelt == {"flase": 2, "ja": 1}
-    assert review.misspelt_lines() == ["'flase' in 2 rows; false?", "'ja' in 1 rows"]
+    assert misspelt_lines(review.misspelt) == ["'flase' (false?) in 2 rows", "'ja' in 1 row"]
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb", ".parquet", ".shp"])
@@ -58,18 +58,18 @@ def test_deleted_rows_are_told_and_change_nothing_else(tmp_path, rank):
     database.close()
     review = read_review([path])
     assert verdicts(review) == ["real", "real", "false"]
-    what = "ranks" if rank else "row numbers"
-    assert review.notes == (f"a.gpkg: 1 {what} up to 4 are missing, so rows were deleted; none counts",)
+    what = "rank" if rank else "row number"
+    assert review.notes == (f"a.gpkg: 1 {what} missing of those up to 4, so rows were deleted; none counts",)
 
 
 def test_deleted_rows_of_several_scenes_are_told_whether_they_share_ranks_or_not(tmp_path):
     frame = reviewed(["real"] * 6, scene=["a", "b"] * 3)
     shared = read_review([save(tmp_path / "a.gpkg", frame.drop(index=[1, 2]))])
-    assert shared.notes == ("a.gpkg: 2 ranks up to 6 are missing, so rows were deleted; none counts",)
+    assert shared.notes == ("a.gpkg: 2 ranks missing of those up to 6, so rows were deleted; none counts",)
     own = frame.assign(rank=[1, 1, 2, 2, 3, 3])
     assert read_review([save(tmp_path / "b.gpkg", own)]).notes == ()
     assert read_review([save(tmp_path / "c.gpkg", own.drop(index=[1]))]).notes == (
-        "c.gpkg: 1 ranks of b up to 3 are missing, so rows were deleted; none counts",
+        "c.gpkg: 1 rank of b missing of those up to 3, so rows were deleted; none counts",
     )
 
 
@@ -100,8 +100,8 @@ def test_cells_with_counts_that_are_none_are_left_out(tmp_path):
     review = read_review([save(tmp_path / "a.gpkg", reviewed(["real"]), sample)])
     assert review.cells["complete"].tolist() == [True, False, False, True, False]
     assert review.cells[review.cells["complete"]]["misses"].tolist() == [2, 0]
-    assert any("2 counts of misses are no whole numbers" in note for note in review.notes)
-    assert any("1 cells are complete without a count" in note for note in review.notes)
+    assert any("2 counts of misses no whole number" in note for note in review.notes)
+    assert any("1 cell complete without a count" in note for note in review.notes)
 
 
 def test_a_cell_that_two_count_differently_is_not_complete(tmp_path):

@@ -34,7 +34,15 @@ from geood.models.segmenter import Segmenter
 from geood.prediction.pipeline import predict
 from geood.training.calibration import _offsets, calibrated
 from geood.training.plans import Plan, plans
-from geood.training.run_folder import append_metrics, check_run, last_metrics, make_run, take_stages, trim_metrics
+from geood.training.run_folder import (
+    append_metrics,
+    as_begun,
+    check_run,
+    last_metrics,
+    make_run,
+    take_stages,
+    trim_metrics,
+)
 from geood.training.stage import Stage, troubles
 from geood.training.trainer import _told_to_resume, train
 from support.apart import run_pair_apart, train_apart
@@ -678,6 +686,29 @@ def test_what_does_not_change_the_training_may_change_on_resume(unbroken, scenes
         check_run(
             run, first.model_copy(update={"loss": first.loss.model_copy(update={"negative_weight": 1.0})}), resume=True
         )
+
+
+def test_other_defaults_of_another_version_do_not_change_a_run_that_goes_on(scenes_folder, tmp_path, caplog):
+    now = config(scenes_folder)
+    was = {"loss": {"negative_weight": 0.7}, "predict": {"batch": 3}, "train": {"segmenter_steps": 6}}
+    make_run(tmp_path / "run", now.model_copy(update={k: getattr(now, k).model_copy(update=v) for k, v in was.items()}))
+    with caplog.at_level("INFO", "geood"):
+        found = as_begun(tmp_path / "run", now, given=now)
+    assert (found.loss.negative_weight, found.predict.batch) == (0.7, 3)
+    assert f"loss.negative_weight: 0.7 (the default is {now.loss.negative_weight})" in caplog.text
+    with pytest.raises(OutputError, match=r"other values of train\.segmenter_steps;"):  # which was given
+        check_run(tmp_path / "run", found, resume=True)
+    assert as_begun(tmp_path / "none", now, given=now) is now
+
+
+def test_a_run_that_goes_on_with_other_versions_says_so(tmp_path, caplog):
+    make_run(tmp_path, small_config())
+    make_run(tmp_path, small_config())
+    assert not caplog.records
+    noted = json.loads((tmp_path / "versions.json").read_text())
+    (tmp_path / "versions.json").write_text(json.dumps(noted | {"torch": "1.0", "system": "another"}))
+    make_run(tmp_path, small_config())
+    assert "torch: 1.0 before" in caplog.text and "another" not in caplog.text
 
 
 @pytest.mark.parametrize("small_disk", ["1M"], indirect=True)
