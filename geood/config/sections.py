@@ -187,7 +187,7 @@ class DataConfig(Section):
     brightness: Share = Field(0.1, description="largest random shift of all bands together, as a share of their range")
     contrast: Share = Field(0.1, description="largest random change of contrast, all bands together, as a share")
     workers: Annotated[int, Field(ge=0, le=1024)] = Field(
-        0, description="worker processes that read crops; 0: read in the training process"
+        0, description="worker processes that read crops; 0: a thread of the training process reads ahead"
     )
 
     @model_validator(mode="before")

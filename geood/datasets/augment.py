@@ -81,7 +81,8 @@ def _lit(image: Tensor, valid: Tensor, shift: float, stretch: float) -> Tensor:
     if (shift == 0 and stretch == 1) or not valid.any():
         return image
     mean = (image * valid).sum() / (image.shape[0] * valid.sum())
-    return torch.where(valid, ((image - mean) * stretch + mean + shift).clamp(0, 1), image)
+    lit = (image - mean).mul_(stretch).add_(mean).add_(shift).clamp_(0, 1)
+    return torch.where(valid, lit, image)
 
 
 def _each(sample: Sample, change: Any) -> Sample:

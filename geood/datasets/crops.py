@@ -70,8 +70,8 @@ class Crops:
         pixels = self.ground.read(crop, validation=validation)
         mask = np.full(pixels.ids.shape, IGNORE, np.int64)
         for channel, class_id in enumerate(self.class_ids):
-            mask[pixels.ids == class_id] = channel
-        mask[pixels.ids == UNSTATED_ID] = UNSTATED
+            np.copyto(mask, channel, where=pixels.ids == class_id)
+        np.copyto(mask, UNSTATED, where=pixels.ids == UNSTATED_ID)
         return {
             "image": torch.from_numpy(self.bands.scale(pixels.image, pixels.valid)),
             "mask": torch.from_numpy(mask),

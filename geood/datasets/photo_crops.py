@@ -88,6 +88,8 @@ class Gallery:
         if (crop.frame in self.validation) != validation:
             raise ValueError(f"{crop} is not of this side of the split")
         image, valid, ids = self._window(crop.frame, Window(crop.row, crop.col, crop.side, crop.side))
+        if ids.shape == (crop.side, crop.side):
+            return CropPixels(image, valid.copy(), ids)
         padding = tuple((0, crop.side - n) for n in ids.shape)
         return CropPixels(
             np.pad(image, ((0, 0), *padding)),

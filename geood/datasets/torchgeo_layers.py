@@ -22,6 +22,7 @@ import numpy as np
 import shapely
 import torch
 from affine import Affine
+from numpy.typing import NDArray
 from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
 
@@ -58,7 +59,7 @@ class LabelledImages:
     """Images joined with their labels; `read` returns the pixels of a box on the ground."""
 
     def __init__(self, images: ImageLayer, labels: LabelLayer) -> None:
-        self.images = images
+        self.images, self.labels = images, labels
         images.index[IMAGE] = images.index.filepath  # TorchGeo 0.10 drops the paths when it joins
         try:
             self.joint = images & labels
@@ -80,9 +81,8 @@ class LabelledImages:
         Raises:
             DataError: a file cannot be read.
         """
-        sample = self.joint[slice(box.xmin, box.xmax), slice(box.ymin, box.ymax)]
-        image, valid = sample["image"].numpy(), sample["valid"].numpy()
-        return CropPixels(image, valid, np.where(valid, sample["mask"].numpy(), IGNORE))
+        pixels, ids = self.images.read(box), self.labels.read(box)
+        return pixels._replace(ids=np.where(pixels.valid, ids, IGNORE))
 
 
 class _Rasters(RasterDataset):  # type: ignore[misc]
@@ -209,10 +209,18 @@ class LabelLayer(_Rasters):
         opener = functools.partial(open_label_raster, label_ids=rules.label_ids)
         super().__init__(paths, crs=crs, res=res, opener=opener)
 
+    def read(self, box: Box) -> NDArray[np.int64]:
+        """Read the class ids (H, W) of a box whose sides are whole numbers of pixels, 255 where there is no label.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        target = _grid(self, (slice(box.xmin, box.xmax), slice(box.ymin, box.ymax)))
+        return first_labels((self._open(path) for path in self.files_at(Box(*target.bounds))), target)
+
     def __getitem__(self, query: Any) -> dict[str, Any]:
-        target = _grid(self, query)
-        ids = first_labels((self._open(path) for path in self.files_at(Box(*target.bounds))), target)
-        return {"mask": torch.from_numpy(ids)}
+        x, y = query[0], query[1]
+        return {"mask": torch.from_numpy(self.read(Box(x.start, y.start, x.stop, y.stop)))}
 
 
 def open_label_raster(path: str, *, label_ids: Mapping[int, int] | None = None) -> IdRaster:

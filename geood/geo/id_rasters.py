@@ -80,6 +80,9 @@ class IdRaster:
                 self._fill(ids[quarter.slices], target[quarter])
             return
         stored = read_ids(self.path, self._dataset, source, self._label_ids)
+        if stored.shape == ids.shape and _follow(rows, source.row) and _follow(cols, source.col):
+            ids[:] = stored
+            return
         inside = _inside(rows, self.grid.height) & _inside(cols, self.grid.width)
         down, across = (rows - source.row).clip(0, source.height - 1), (cols - source.col).clip(0, source.width - 1)
         ids[:] = np.where(inside, stored[down, across], IGNORE)
@@ -220,6 +223,11 @@ def _whole(positions: Array) -> NDArray[np.int64]:
 
 def _inside(places: NDArray[np.int64], length: int) -> NDArray[np.bool_]:
     return (places >= 0) & (places < length)
+
+
+def _follow(places: NDArray[np.int64], first: int) -> bool:
+    """Return whether positions along an axis are those from `first` on, one by one."""
+    return np.array_equal(places.ravel(), np.arange(first, first + places.size))
 
 
 def _around(rows: NDArray[np.int64], cols: NDArray[np.int64], grid: Grid) -> Window | None:

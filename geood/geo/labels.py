@@ -38,12 +38,13 @@ class LabelSource(Protocol):
 
 def first_labels(sources: Iterable[LabelSource], target: Grid) -> NDArray[np.int64]:
     """Return the class ids (h, w) on a grid; of several labels of a pixel that of the first source counts."""
-    ids = np.full((target.height, target.width), IGNORE, np.int64)
+    ids: NDArray[np.int64] | None = None
     for source in sources:
-        ids = np.where(ids == IGNORE, source.onto(target), ids)
+        found = source.onto(target)
+        ids = found if ids is None else np.where(ids == IGNORE, found, ids)
         if not (ids == IGNORE).any():
             break
-    return ids
+    return np.full((target.height, target.width), IGNORE, np.int64) if ids is None else ids
 
 
 class LabelReader:

@@ -5,6 +5,7 @@ accepts a record only if its checksums match, so whatever ended the run before (
 records before the first broken one are valid and the rest is written again; nothing depends on clocks. Records lie in
 the order in which tiles were finished; the rasters made from them do not depend on it. Checksums of chunks are computed
 by the workers that pack them: at 4 ms a tile they would limit the one process that writes to some 200 tiles a second.
+A thread flushes the file to the disk every few seconds while others append: waiting for it took longer than writing.
 This module knows nothing of rasters or models, and nothing of the folder that a journal lies in (`workdir`).
 """
 
@@ -16,6 +17,7 @@ import os
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -29,7 +31,8 @@ KIND = b"geood journal "
 MAGIC = KIND + b"5\n"
 SUFFIX = ".journal"
 LAYERS = 3  # chunks of a record: scores, classes and statistics of cells
-SYNC_S = 5.0  # work that a power cut may cost, seconds
+FLUSH_S = 1.0  # after which finished tiles are flushed to the disk, seconds
+LATE_S = 2.0  # after which a flush under way is waited for: a power cut costs two such spans and FLUSH_S at most
 LARGEST = 1e100  # beyond all sums of squared float32 scores
 _HEADER = struct.Struct("<II")  # length and checksum of the key
 _RECORD = struct.Struct("<4sIqdddd3Q3II")  # mark, tile, figures, lengths and checksums of the chunks, its own checksum
@@ -104,7 +107,9 @@ class Journal:
         self.path, self._tiles = path, tiles
         self.places: tuple[dict[int, tuple[int, int]], ...] = tuple({} for _ in range(LAYERS))
         self.figures: dict[int, TileFigures] = {}
-        self._synced = monotonic()
+        self._flushed, self._flushed_end = monotonic(), -1  # when the last flush began, and what it holds
+        self._flusher = ThreadPoolExecutor(1, "journal")  # starts no thread before it is needed
+        self._flush: Future[None] | None = None
         with output_errors(path):
             self._file = os.fdopen(os.open(path, _OPEN, 0o644), "r+b")
             try:
@@ -127,9 +132,13 @@ class Journal:
             self._file.seek(self._end)
             self._file.writelines([head, *(chunk.data for chunk in chunks)])
             self._file.flush()
-            if monotonic() - self._synced > SYNC_S:
-                self.sync()
-        self._take(tile, figures, lengths)
+            self._take(tile, figures, lengths)
+            passed = monotonic() - self._flushed
+            if self._flush is not None and (self._flush.done() or passed > LATE_S):
+                self._flush.result()
+                self._flush = None
+            if self._flush is None and passed > FLUSH_S:
+                self.flush()
 
     def chunk(self, layer: int, tile: int) -> bytes:
         """Return the bytes of a chunk, empty if a tile has none in that layer."""
@@ -138,20 +147,26 @@ class Journal:
             self._file.seek(offset)
             return self._file.read(length)
 
-    def sync(self) -> None:
-        """Flush the file to the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._synced = monotonic()
+    def flush(self) -> None:
+        """Begin to flush all tiles to the disk, and do not wait; a failure is raised by what is done next."""
+        self._flushed, self._flushed_end = monotonic(), self._end
+        self._flush = self._flusher.submit(_sync, self._file.fileno(), self._flush)
 
     def total(self) -> TileFigures:
         """Return the figures of all tiles together, summed in the order of their numbers."""
         return sum((self.figures[tile] for tile in sorted(self.figures)), TileFigures())
 
     def close(self) -> None:
-        """Close the file."""
+        """Flush the file to the disk and close it."""
         with output_errors(self.path):
-            self.sync()
+            try:
+                self._file.flush()
+                if self._flushed_end != self._end:
+                    self.flush()
+                if self._flush is not None:
+                    self._flush.result()
+            finally:
+                self._flusher.shutdown()
             self._file.close()
 
     def __enter__(self) -> Self:
@@ -206,6 +221,17 @@ class Journal:
             offset += length
         self.figures[tile] = figures
         self._end = offset
+
+
+def _sync(file: int, before: Future[None] | None) -> None:
+    """Flush a file to the disk, once the flush before has ended.
+
+    Raises:
+        OSError: that one, or this one, failed.
+    """
+    if before is not None:
+        before.result()
+    os.fsync(file)
 
 
 def _read_key(file: Any) -> tuple[dict[str, Any] | None, int]:

@@ -82,6 +82,7 @@ def assemble_rasters(
     with work.journal(name, plan.key | {"gpu": on_gpu}, tiles=tiles) as journal:
         job = dataclasses.replace(plan.job, threshold=threshold)
         failed = score_scene(job, plan.grid, journal=journal, client=client, on_gpu=on_gpu, title=title)
+        journal.flush()  # while the rasters are put together
         figures = journal.total()
         cells = _cells(journal, bundle)
         windows = tuple(tile.window for tile in failed)

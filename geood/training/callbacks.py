@@ -1,4 +1,4 @@
-"""Lightning callback and sampler of a training stage: metrics, checkpoints, throughput, epochs.
+"""Lightning callback of a training stage: metrics, checkpoints, throughput.
 
 Nothing here changes what is learned.
 """
@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import Sampler
-
 from geood.atomic import atomic_write
 from geood.progress import Progress
 from geood.training.plans import Plan
@@ -22,25 +20,6 @@ from geood.training.run_folder import append_metrics, write_confusion
 from geood.training.stage import Stage, pl
 
 log = logging.getLogger("geood")
-
-
-class EpochSlice(Sampler[int]):
-    """Sampler of the positions of one epoch out of all positions of a stage; Lightning sets the epoch.
-
-    It does so too late for the first epoch, when workers have taken positions already; `epoch` gives that one.
-    """
-
-    def __init__(self, length: int, epoch: int) -> None:
-        self.length, self.epoch = length, epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.epoch * self.length, (self.epoch + 1) * self.length))
-
-    def __len__(self) -> int:
-        return self.length
 
 
 class CheckpointCallback(pl.Callback):

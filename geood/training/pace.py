@@ -101,7 +101,7 @@ def measure_pace(
             stage = Stage(plan, config, segmenter=segmenter, flow=flow, photographs=photographs).to(device)
             step_s = _seconds(stage, batch, config)
             waiting, workers = read_s * plan.batch, config.data.workers
-            whole = max(step_s, waiting / workers) if workers else step_s + waiting
+            whole = max(step_s, waiting / max(1, workers))  # read ahead, by a thread if there are no processes
             passes = plan.epochs * -(-len(crops.validation_boxes) // config.train.batch)
             found.append(StagePace(plan.stage, plan.steps, whole, VALIDATION * passes * whole))
     return Pace(tuple(found), read_s, on_gpu)

@@ -15,9 +15,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -27,12 +25,13 @@ from geood.errors import BundleError, GeoodError, OutputError, TrainingError, sh
 from geood.models import Flow, ModelBundle, Segmenter
 from geood.progress import Progress
 from geood.training.calibration import finish_bundle
-from geood.training.callbacks import CheckpointCallback, EpochSlice, quiet_lightning
+from geood.training.callbacks import CheckpointCallback, quiet_lightning
 from geood.training.checkpoints import steps_at
+from geood.training.feed import feed_of
 from geood.training.first_checks import check_first
 from geood.training.negative_sources import Photographs
 from geood.training.pace import announce_long
-from geood.training.plans import STAGES, plans
+from geood.training.plans import plans
 from geood.training.run_folder import (
     LABELS,
     as_begun,
@@ -189,7 +188,7 @@ def _run_stage(stage: Stage, run: Path, crops: Crops, *, begun: int) -> dict[str
         try:
             trainer.fit(
                 stage,
-                train_dataloaders=_training_loader(stage, crops, trainer, epoch=begun // plan.epoch_steps),
+                train_dataloaders=feed_of(stage, crops, trainer, epoch=begun // plan.epoch_steps),
                 val_dataloaders=DataLoader(crops.validation(), batch_size=config.train.batch),
                 ckpt_path=checkpoint if begun else None,
                 weights_only=True,
@@ -229,26 +228,3 @@ def _of_worker(error: GeoodError) -> GeoodError:
 def _is_leader() -> bool:
     """Return True in the process that writes, the only one unless several devices train."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
-
-
-def _training_loader(stage: Stage, crops: Crops, trainer: pl.Trainer, *, epoch: int) -> DataLoader[Any]:
-    """Return a loader of batches of a stage, from `epoch` on; each epoch takes the next slice of its positions."""
-    plan, config = stage.plan, stage.config
-    per_epoch = plan.epoch_steps * plan.batch
-    key = (config.train.seed, STAGES.index(plan.stage))
-    dataset = crops.training(
-        int(np.random.SeedSequence(key).generate_state(1)[0]),
-        per_epoch * plan.epochs,
-        rank=trainer.global_rank,
-        world=trainer.world_size,
-    )
-    workers = config.data.workers
-    return DataLoader(
-        dataset,
-        batch_size=plan.batch,
-        sampler=EpochSlice(per_epoch, epoch),
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        multiprocessing_context="spawn" if workers else None,
-        pin_memory=torch.cuda.is_available() and config.train.accelerator != "cpu",
-    )

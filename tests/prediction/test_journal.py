@@ -1,9 +1,11 @@
 """Laws of the journal of finished tiles and of the folder a run works in."""
 
+import errno
 import multiprocessing
 import os
 import shutil
 import signal
+import threading
 import time
 
 import numpy as np
@@ -196,3 +198,40 @@ def test_pixels_above_a_threshold_add_up_if_all_are_known():
     one, other = TileFigures(2, 0.0, 0.0, 0.0, 0.0, 1), TileFigures(3, 0.0, 0.0, 0.0, 0.0, 2)
     assert (TileFigures() + one + other + TileFigures()).above == 3
     assert (one + other._replace(above=None)).above is None
+
+
+def test_tiles_are_appended_while_those_before_are_flushed_and_all_are_in_the_end(tmp_path, monkeypatch):
+    flushed, go_on, real = [], threading.Event(), os.fsync
+
+    def slow(number):
+        assert go_on.wait(60)
+        real(number)
+        flushed.append(os.fstat(number).st_size)
+
+    monkeypatch.setattr("geood.prediction.journal.FLUSH_S", -1.0)
+    monkeypatch.setattr("geood.prediction.journal.LATE_S", 1e9)
+    monkeypatch.setattr("geood.prediction.journal.os.fsync", slow)
+    with Journal(tmp_path / "a.journal", KEY) as journal:
+        journal.append(0, figures([1.0]), chunks(b"scores"))
+        journal.append(1, figures([1.0]), chunks(b"scores"))
+        assert not flushed
+        go_on.set()
+        monkeypatch.setattr("geood.prediction.journal.LATE_S", -1.0)
+        journal.append(2, figures([1.0]), chunks(b"scores"))
+        assert flushed  # the flush that was late has been waited for
+    assert flushed[-1] == (tmp_path / "a.journal").stat().st_size
+
+
+def test_a_flush_that_fails_is_told_at_the_next_tile_or_at_the_end(tmp_path, monkeypatch):
+    def broken(_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("geood.prediction.journal.os.fsync", broken)
+    with pytest.raises(OutputError, match=r"a\.journal"), Journal(tmp_path / "a.journal", KEY) as journal:
+        journal.append(0, figures([1.0]), chunks(b"scores"))
+    with pytest.raises(OutputError, match=r"b\.journal"), Journal(tmp_path / "b.journal", KEY) as journal:
+        journal.append(0, figures([1.0]), chunks(b"scores"))
+        journal.flush()
+        monkeypatch.setattr("geood.prediction.journal.LATE_S", -1.0)
+        journal.append(1, figures([1.0]), chunks(b"scores"))
+        raise AssertionError("the failed flush was not told")
