@@ -246,6 +246,8 @@ PREDICTING = (
     "torch._dynamo",
     "torch._inductor",
     "sympy",
+    "scipy.special",
+    "scipy.optimize",
     "geopandas",
     "pandas",
     "pyogrio",
