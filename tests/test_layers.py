@@ -171,7 +171,7 @@ MATHS = ("losses", "pasting", "negative_sources", "optimizers")
 PROCEDURES = ("geood.training.trainer", "geood.evaluation.scenes", "geood.prediction.pipeline")
 WORKER = ("geopandas", "pyogrio", "pandas", "matplotlib", "lightning", "torchgeo", "sklearn", "tensorboard")
 PREDICTING = ("torch._dynamo", "torch._inductor", "sympy", "geopandas", "pandas", "pyogrio", "pyarrow", "matplotlib")
-PREDICTING += ("lightning", "torchgeo", "sklearn")
+PREDICTING += ("lightning", "torchgeo", "sklearn", "scipy.special", "scipy.optimize")
 ALONE = {  # what is imported, and what may not be loaded then; each in a process that has loaded nothing
     "command line": (["geood", "geood.cli.process"], HEAVY),
     "faces": ([f"geood.{name}" for name in (*sorted(LADDER[7]), "preflight", "datasets", "polygons")], HEAVY),

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainc, nbdtrik, pdtr, pdtrik
 
 from geood.calibration.rates import LEVEL, garwood
 from geood.errors import ConfigError
@@ -202,6 +201,8 @@ def _quantile(share: float, mean: float, more: float) -> float:
     Its variance is `more` above the mean; with next to nothing it is a Poisson law. `scipy.stats` has both, but takes
     half a second to import.
     """
+    from scipy.special import betainc, nbdtrik, pdtr, pdtrik  # here, as its import takes time before the first tile
+
     if more > 1e-9 * mean:
         size, p = mean**2 / more, mean / (mean + more)
         count = math.ceil(nbdtrik(share, size, p))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaincinv
 
 LEVEL = 0.9  # of all intervals
 LEAST_BLOCKS = 8  # with fewer an interval is not told
@@ -62,5 +61,7 @@ def guaranteed(above: NDArray[np.int64], pixels: NDArray[np.int64]) -> float:
 
 def garwood(count: float, level: float = LEVEL) -> tuple[float, float]:
     """Return the exact interval of the mean of a Poisson count (Garwood 1936)."""
+    from scipy.special import gammaincinv  # here, as its import takes time before the first tile
+
     low = 0.0 if count == 0 else float(gammaincinv(count, (1 - level) / 2))
     return low, float(gammaincinv(count + 1, (1 + level) / 2))

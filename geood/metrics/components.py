@@ -16,8 +16,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # whose packages load on first use; a prediction of scores uses none
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from geood.constants import ANOMALY, IGNORE
 from geood.metrics.curve import NAN, ratio
@@ -215,7 +215,7 @@ def _labelled(mask: NDArray[np.bool_]) -> tuple[Labels, NDArray[np.int64], NDArr
 
     The indices are those of the mask's pixels in the flattened image, so that later steps can skip the background.
     """
-    labels, number = ndimage.label(mask, _EIGHT_NEIGHBOURS)
+    labels, number = scipy.ndimage.label(mask, _EIGHT_NEIGHBOURS)
     at = np.flatnonzero(mask)
     sizes = np.bincount(labels.ravel()[at], minlength=number + 1).astype(np.int64)
     sizes[0] = mask.size - len(at)

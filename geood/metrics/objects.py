@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # whose packages load on first use; a prediction of scores uses none
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from geood.constants import ANOMALY, IGNORE, INLIER
 from geood.metrics.curve import NAN, ratio
@@ -58,14 +58,14 @@ class PolygonCounts(NamedTuple):
 
 def things_of(truth: NDArray[np.uint8], *, least_px: int = LEAST_THING_PX) -> tuple[Things, NDArray[np.uint8]]:
     """Return the things of a truth mask (H, W), and the mask with the pixels of smaller ones ignored."""
-    labels, count = ndimage.label(truth == ANOMALY, _EIGHT_NEIGHBOURS)
+    labels, count = scipy.ndimage.label(truth == ANOMALY, _EIGHT_NEIGHBOURS)
     size = np.bincount(labels.ravel(), minlength=count + 1)
     kept = size >= least_px
     kept[0] = False
     number = np.zeros(count + 1, np.int32)
     number[kept] = np.arange(1, kept.sum() + 1)
     things, held = number[labels], np.flatnonzero(kept)
-    centres = np.array(ndimage.center_of_mass(np.ones_like(things), labels, held)).reshape(-1, 2)
+    centres = np.array(scipy.ndimage.center_of_mass(np.ones_like(things), labels, held)).reshape(-1, 2)
     rest = np.where((truth == ANOMALY) & (things == 0), np.uint8(IGNORE), truth)
     return Things(things, size[kept], centres[:, 0], centres[:, 1]), rest
 
@@ -81,7 +81,7 @@ def count_polygons(
     """Count the polygons of a scene at a threshold; score (H, W), NaN where there is none, and truth of one shape."""
     with np.errstate(invalid="ignore"):
         above = (score > threshold) & (truth != IGNORE)
-    labels, count = ndimage.label(above, _EIGHT_NEIGHBOURS if connectivity == 8 else None)
+    labels, count = scipy.ndimage.label(above, _EIGHT_NEIGHBOURS if connectivity == 8 else None)
     at = np.flatnonzero(above)
     owner = labels.ravel()[at] - 1
     size = np.bincount(owner, minlength=count)

@@ -35,6 +35,8 @@ TYPES = {  # names of safetensors
 }
 DRAWING = (Tensor.normal_, Tensor.uniform_)
 Network = TypeVar("Network", bound=nn.Module)
+MOST_OF_FILE = 4  # times the file's size that the tensors of a segmenter may take while it is built, besides SLACK
+SLACK = 1 << 26  # bytes
 
 
 class TensorKind(NamedTuple):
@@ -76,12 +78,21 @@ class BundleTensors:
     def fill(self, part: str, make: Callable[..., Network], *arguments: Any) -> Network:
         """Build a network by calling `make` with arguments, which can be hashed, and load its tensors.
 
+        A segmenter is built once, without its random numbers, in no more memory than its tensors justify. A flow
+        computes with what it draws, so it is compared in a form without memory first.
+
         Raises:
             SafetensorError: the file is damaged.
             ValueError: it does not hold just the tensors of that network.
         """
-        _compare(part, self._kinds.get(part, {}), _wanted(make, *arguments))
-        network = make(*arguments)
+        found = self._kinds.get(part, {})
+        if part == "segmenter":
+            with _Undrawn(MOST_OF_FILE * self._path.stat().st_size + SLACK):
+                network = make(*arguments)
+            _compare(part, found, _kinds_of(network))
+        else:
+            _compare(part, found, _wanted(make, *arguments))
+            network = make(*arguments)
         network.load_state_dict(self._read(part))
         return network
 
@@ -124,15 +135,32 @@ class BundleTensors:
 def _wanted(make: Callable[..., nn.Module], *arguments: Any) -> Mapping[str, TensorKind]:
     """Return the tensors of a network, which is built without memory; that takes longer than to load a small one."""
     with torch.device("meta"), _Undrawn():
-        bare = make(*arguments)
-    return {name: TensorKind(tuple(t.shape), TYPES[t.dtype]) for name, t in bare.state_dict().items()}
+        return _kinds_of(make(*arguments))
+
+
+def _kinds_of(network: nn.Module) -> dict[str, TensorKind]:
+    return {name: TensorKind(tuple(t.shape), TYPES[t.dtype]) for name, t in network.state_dict().items()}
 
 
 class _Undrawn(TorchFunctionMode):
-    """Mode in which no random numbers are drawn: without memory, torch's compiler would be loaded for them."""
+    """Mode in which no random numbers are drawn: without memory, torch's compiler would be loaded for them.
+
+    With a limit, tensors made in it that would take more bytes together are a ValueError, before they are touched.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        super().__init__()
+        self._left = limit
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in DRAWING else func(*args, **(kwargs or {}))
+        if func in DRAWING:
+            return args[0]
+        made = func(*args, **(kwargs or {}))
+        if func is torch.empty and self._left is not None:
+            self._left -= made.nbytes
+            if self._left < 0:
+                raise ValueError("the network of its config is much larger than the file")
+        return made
 
 
 def _compare(part: str, found: Mapping[str, TensorKind], wanted: Mapping[str, TensorKind]) -> None:

@@ -28,7 +28,9 @@ from geood.models.folded import (
     FoldedConv,
     after_relu,
     bn_relu_conv_folded,
+    clamped,
     gain_and_shift,
+    least_high,
     norm_and_conv,
     plain_weights,
     scaled,
@@ -164,18 +166,18 @@ class FoldedTransition(nn.Module):
     """Transition of timm's DenseNet, folded: clamped, averaged, and then convolved, which averaging commutes with."""
 
     low: Tensor
-    high: Tensor
+    high: Tensor | None
 
     def __init__(self, transition: Any) -> None:
         super().__init__()
         weights, (low, high) = after_relu(plain_weights(transition.conv), transition.norm)
         self.pool, self.conv = transition.pool, FoldedConv(transition.conv, *weights)
         self.register_buffer("low", low)
-        self.register_buffer("high", high)
+        self.register_buffer("high", least_high(high))
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (B, C, H, W) to (B, C / 2, H / 2, W / 2)."""
-        pooled: Tensor = self.conv(self.pool(torch.clamp(features, self.low, self.high)))
+        pooled: Tensor = self.conv(self.pool(clamped(features, self.low, self.high)))
         return pooled
 
 

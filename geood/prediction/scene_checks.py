@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ def valid_share(scene: Scene) -> float:
 
 SAMPLES = (64, 256, 1024)  # numbers of windows: more where a scene is mostly empty
 ENOUGH = 20_000  # valid pixels of a sample
+FEW_BANDS = 4  # of which all orders are tried
 OUTSIDE = 0.25  # share of a band's pixels outside the training range; 0.01 by construction on training data
 SHIFTED = 0.35  # distance of the scene's mean from the training mean, as a share of the training range
 
@@ -130,15 +132,23 @@ def _better_order(
     bands: Bands, indexes: Sequence[int], rows: Mapping[int, NDArray[np.float64]]
 ) -> tuple[int, ...] | None:
     """Return other bands of the scene, or another order, if they fit the training clearly better; else None."""
-    from scipy.optimize import linear_sum_assignment  # here, as few scenes need it and its import takes time
-
+    if len(rows) < bands.count:
+        return None
     cost = np.array([[_distance(rows[j], bands, i) for j in rows] for i in range(bands.count)])
     now = sum(_distance(rows[index], bands, i) for i, index in enumerate(indexes))
-    assigned = linear_sum_assignment(cost)
-    if len(assigned[0]) < bands.count:
-        return None
-    best = float(cost[assigned].sum())
-    return tuple(list(rows)[j] for j in assigned[1]) if now - best > max(GAIN, GAINED * now) else None
+    order = _cheapest(cost)
+    best = float(cost[range(bands.count), order].sum())
+    return tuple(list(rows)[j] for j in order) if now - best > max(GAIN, GAINED * now) else None
+
+
+def _cheapest(cost: NDArray[np.float64]) -> tuple[int, ...]:
+    """Return another column for each row, of least cost together."""
+    wanted, given = cost.shape
+    if given <= FEW_BANDS:
+        return min(permutations(range(given), wanted), key=lambda order: float(cost[range(wanted), order].sum()))
+    from scipy.optimize import linear_sum_assignment  # here, as its import takes longer than all else before a tile
+
+    return tuple(int(column) for column in linear_sum_assignment(cost)[1])
 
 
 def _distance(numbers: NDArray[np.float64], bands: Bands, band: int) -> float:
