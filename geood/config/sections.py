@@ -630,7 +630,9 @@ class PredictConfig(Section):
         0, description="tiles per forward pass on a GPU; 0: as many as fit; a CPU scores one at a time"
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="numeric precision of inference; auto: bfloat16 on a GPU, float32 on a CPU"
+        "auto",
+        description="numeric precision of inference; auto: bfloat16 on a GPU, float32 on a CPU, where bfloat16 takes half "
+        "the time if it has such instructions",
     )
     compile: bool = Field(False, description="compile the network with torch.compile: takes minutes, then faster")
     min_area_m2: Annotated[float, Field(ge=0)] | None = Field(

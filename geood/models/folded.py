@@ -54,6 +54,8 @@ class FoldedConv(nn.Module):
 
     def forward(self, features: Tensor, beside: Tensor | None = None) -> Tensor:
         """Return the activation of the convolution, to which `beside` (B, K, h, w) is added first."""
+        features = features.to(self.weight.dtype)
+        beside = None if beside is None else beside.to(self.weight.dtype)
         if self.low is not None:
             features = clamped(features, self.low, self.high)
         if self.same:

@@ -29,6 +29,7 @@ from geood.models.folded import (
     after_relu,
     bn_relu_conv_folded,
     clamped,
+    fused_operators,
     gain_and_shift,
     least_high,
     norm_and_conv,
@@ -64,7 +65,9 @@ def folded_segmenter(segmenter: Segmenter) -> Segmenter:
 
 
 def for_inference(bundle: ModelBundle) -> ModelBundle:
-    """Return a bundle whose segmenter is folded if it is to compute on a CPU in float32; else the bundle itself.
+    """Return a bundle whose segmenter is folded, for a CPU; the bundle itself for a GPU, float16 and compilation.
+
+    For bfloat16 the folded convolutions of encoder and decoder are rounded to it, where the CPU computes in it.
 
     A segmenter with weights that are not finite is left as it is: oneDNN's activations make 0 of NaN, and a damaged
     model would give scores.
@@ -72,9 +75,29 @@ def for_inference(bundle: ModelBundle) -> ModelBundle:
     config = bundle.config.predict
     if not isinstance(bundle.segmenter, Segmenter) or bundle.device.type != "cpu":
         return bundle
-    if config.compile or config.precision not in ("auto", "float32") or not _finite(bundle.segmenter):
+    half = config.precision == "bfloat16"
+    if config.compile or config.precision == "float16" or (half and not _has_bfloat16()):
         return bundle
-    return dataclasses.replace(bundle, segmenter=folded_segmenter(bundle.segmenter))
+    if not _finite(bundle.segmenter):
+        return bundle
+    folded = folded_segmenter(bundle.segmenter)
+    if half:
+        _halve(folded)
+    return dataclasses.replace(bundle, segmenter=folded)
+
+
+def _has_bfloat16() -> bool:
+    """Return whether oneDNN computes in bfloat16 on this CPU."""
+    asked: Any = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return fused_operators() and asked is not None and bool(asked())
+
+
+def _halve(folded: Segmenter) -> None:
+    """Let the folded convolutions of encoder and decoder compute in bfloat16; logits are those of float32 layers."""
+    for network in (folded.encoder, folded.decoder):
+        for part in network.modules():
+            if isinstance(part, FoldedConv | FoldedTransition):
+                part.to(torch.bfloat16)
 
 
 def _finite(network: nn.Module) -> bool:

@@ -86,10 +86,26 @@ def test_an_encoder_whose_features_would_be_others_stays_unfolded(monkeypatch, c
     assert "unfolded" in caplog.text
 
 
-def test_only_float32_on_a_cpu_is_folded(tmp_path):
+@torch.inference_mode()
+def test_in_bfloat16_maps_are_rounded_and_logits_are_not(tmp_path, monkeypatch):
+    bundle = make_bundle(tmp_path / "model.safetensors").with_settings(["predict.precision=bfloat16"])
+    image = torch.rand(1, bundle.bands.count, 64, 64)
+    folded = for_inference(bundle)
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        wide, narrow = bundle.segmenter(image), folded.segmenter(image)
+        assert narrow.features.dtype == torch.bfloat16
+        assert narrow.logits.dtype == torch.float32
+        largest = wide.logits.abs().max()
+        assert 0 < (narrow.logits - wide.logits).abs().max() < 0.05 * largest
+    assert all(p.dtype == torch.float32 for p in bundle.segmenter.parameters())
+    monkeypatch.setattr(inference, "_has_bfloat16", lambda: False)
+    assert for_inference(bundle) is bundle
+
+
+def test_only_float32_and_bfloat16_on_a_cpu_are_folded(tmp_path):
     bundle = make_bundle(tmp_path / "model.safetensors")
     assert for_inference(bundle).segmenter is not bundle.segmenter
-    for setting in ("predict.precision=bfloat16", "predict.compile=true"):
+    for setting in ("predict.precision=float16", "predict.compile=true"):
         kept = bundle.with_settings([setting])
         assert for_inference(kept) is kept
     assert dataclasses.replace(for_inference(bundle), segmenter=bundle.segmenter) == bundle
