@@ -631,8 +631,8 @@ class PredictConfig(Section):
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="numeric precision of inference; auto: bfloat16 on a GPU, float32 on a CPU, where bfloat16 takes half "
-        "the time if it has such instructions",
+        description="numeric precision of inference; auto: bfloat16 on a GPU, float32 on a CPU, where bfloat16 takes "
+        "half the time if it has such instructions",
     )
     compile: bool = Field(False, description="compile the network with torch.compile: takes minutes, then faster")
     min_area_m2: Annotated[float, Field(ge=0)] | None = Field(
