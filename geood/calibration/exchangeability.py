@@ -6,7 +6,8 @@ exchangeable. Any two places differ by chance beyond that, since the cells of on
 difference must be larger than those of new images, and half a standard deviation of a cell or more. It is measured in
 standard deviations of the mean of a new image, from the variance between images of the calibration ground and that of
 cells within them. How large the largest of a family (light, texture, land cover ...) becomes by chance is seen on the
-calibration images, each compared with the others: the limit is that of 99 % of new images, a one-sided t interval.
+calibration images, each compared with the others: the limit of each family is that of 99 % of new images, a one-sided
+t interval, for a scene with as many cells as they have; one with more has the same.
 Land cover above all scatters far beyond what its variance tells, as a class that most images lack fills a few. With
 fewer than ten images each statistic has its own 99 % t interval; with fewer than three no variance is known, and 1.5
 standard deviations of a cell are taken.
@@ -157,9 +158,11 @@ def _limits(
     )
     from scipy.special import stdtrit  # here, as its import takes a tenth of a second before the first tile
 
-    own = images.deviation(count, len(ground))
+    left_out = len(each) >= LEAST_LEFT_OUT
+    alike = min(count, int(np.median(images.sizes))) if left_out else count  # what is left out has no more cells
+    own = images.deviation(alike, len(ground))
     far: NDArray[np.float64] = np.full(len(own), stdtrit(len(each) - 1, 1 - FALSE_ALARMS / 2))
-    if len(each) >= LEAST_LEFT_OUT:
+    if left_out:
         places = _left_out(images, ground, LEAST_LIMIT / far[0])
         level = float(stdtrit(len(each) - 1, 1 - FALSE_ALARMS)) * np.sqrt(1 + 1 / len(each))
         for family in np.unique(families):

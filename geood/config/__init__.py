@@ -27,6 +27,7 @@ from geood.config.sections import (
     ScoreConfig,
     SegmenterConfig,
     TrainConfig,
+    default_kind,
 )
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "change_config",
     "config_from_tree",
     "config_schema",
+    "default_kind",
     "folded",
     "load_config",
     "reference_config",

@@ -197,7 +197,9 @@ def _checked(tree: dict[str, Any], path: Path) -> BundleHeader:
         tree["bands"] = Bands.from_dict(tree.get("bands"))
         tree["calibrated"] = ScoreConfig.model_validate(tree.get("calibrated"))
         if tree.get("record") is not None:
-            tree["record"] = CalibrationRecord.model_validate_json(json.dumps(tree["record"]))
+            told = {"connectivity": tree["config"].predict.connectivity}  # older records do not tell, but counted so
+            record = told | tree["record"] if isinstance(tree["record"], dict) else tree["record"]
+            tree["record"] = CalibrationRecord.model_validate_json(json.dumps(record))
         if isinstance(tree.get("class_ids"), list):
             tree["class_ids"] = tuple(tree["class_ids"])
         if isinstance(reach := tree.get("reach"), dict) and isinstance(reach.get("beyond"), list):

@@ -35,7 +35,7 @@ class CalibrationRecord(BaseModel):
         above: inlier pixels of each block above each threshold (n, T).
         least_px: least areas of a polygon, in pixels of the model (A,); empty if no polygons were counted.
         polygons: false polygons of at least an area, by threshold (A, T).
-        connectivity: of the pixels of these polygons; records of an earlier geood do not tell, and are taken for 8.
+        connectivity: of the pixels of these polygons; a bundle of an earlier geood has that of its config.
         spread: by how much their rate differs from image to image beyond chance: variance by squared mean (A, T).
         statistics: names of the statistics of a cell (S,).
         cells: statistics of cells (c, S).

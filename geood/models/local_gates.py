@@ -69,4 +69,5 @@ def use_local_gates(encoder: nn.Module, bands: int) -> int:
 
 
 def _is_gated(module: nn.Module) -> bool:
-    return type(module).__name__ in PARTS and not getattr(module, "add_maxpool", False)
+    parts = PARTS.get(type(module).__name__, ())
+    return bool(parts) and all(hasattr(module, part) for part in parts) and not getattr(module, "add_maxpool", False)

@@ -32,7 +32,7 @@ MAGIC = KIND + b"5\n"
 SUFFIX = ".journal"
 LAYERS = 3  # chunks of a record: scores, classes and statistics of cells
 FLUSH_S = 1.0  # after which finished tiles are flushed to the disk, seconds
-LATE_S = 2.0  # after which a flush under way is waited for: a power cut costs two such spans and FLUSH_S at most
+LATE_S = 2.0  # after which a flush under way is waited for by the next tile
 LARGEST = 1e100  # beyond all sums of squared float32 scores
 _HEADER = struct.Struct("<II")  # length and checksum of the key
 _RECORD = struct.Struct("<4sIqdddd3Q3II")  # mark, tile, figures, lengths and checksums of the chunks, its own checksum
@@ -120,7 +120,9 @@ class Journal:
                 raise
 
     def append(self, tile: int, figures: TileFigures, chunks: Sequence[Chunk]) -> None:
-        """Record a finished tile; from then on it survives the end of the process, some seconds later a power cut.
+        """Record a finished tile; from then on it survives the end of the process.
+
+        It survives a power cut once a flush has ended that began after it: some seconds later, if other tiles follow.
 
         Layers without a chunk are empty.
         """

@@ -113,8 +113,7 @@ def pixel_for(imagery: Imagery, crop_px: int) -> tuple[float | None, float | Non
     times = int(min(math.ceil(GROUND_M / crop_m), imagery.shortest_px * SCALE_MIN // crop_px, roomy))
     if times <= 1:
         return None, imagery.resolution_m
-    rounded = float(f"{times * imagery.resolution:.2g}")
-    return rounded, rounded / imagery.resolution * imagery.resolution_m
+    return float(f"{times * imagery.resolution:.9g}"), times * imagery.resolution_m
 
 
 def block_for(imagery: Imagery, crop_px: int, pixel_m: float | None) -> float | None:

@@ -57,10 +57,14 @@ class Feed(DataLoader[Batch]):
         batches = super().__iter__()
         if self.num_workers:
             return batches
-        if self._reading is not None:
-            self._reading.close()
+        self.close()
         self._reading = ReadAhead(batches)
         return self._reading
+
+    def close(self) -> None:
+        """Read no further, once the batch that is being read has ended."""
+        if self._reading is not None:
+            self._reading.close()
 
 
 class ReadAhead(Iterator[Batch]):

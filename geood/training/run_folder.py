@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from geood._version import __version__
 from geood.atomic import atomic_write
-from geood.config import Config, load_config, to_yaml
+from geood.config import Config, default_kind, load_config, to_yaml
 from geood.errors import ConfigError, OutputError, TrainingError, shown
 from geood.models import Flow, Segmenter
 from geood.training.checkpoints import DamagedCheckpoint, read_checkpoint
@@ -84,26 +85,34 @@ def check_run(run: Path, config: Config, *, resume: bool) -> None:
 def as_begun(run: Path, config: Config, *, given: Config) -> Config:
     """Return the config with which a run goes on: keys that `given` leaves to their defaults are as it was begun.
 
-    Another version of geood may have other defaults. What was given and differs is left as it is, to be refused.
+    Another version of geood may have other defaults. What was given and differs is left as it is, to be refused, and so
+    is `data.root`, which is no choice of geood's; so is all if no config can have both together.
 
     Raises:
         ConfigError: the config of the run is damaged.
     """
-    if not (run / "config.yaml").exists():
+    if not (run / "config.yaml").is_file():
         return config
     before, kept, told = load_config(run / "config.yaml"), dict[str, dict[str, Any]](), list[str]()
+    derived = given.score.kind == default_kind(given.segmenter.model_dump(), given.score.model_dump(exclude={"kind"}))
     for name in _changed(before, config):
         section, _, key = name.partition(".")
-        if section in given.model_fields_set and key in getattr(given, section).model_fields_set:
+        typed = section in given.model_fields_set and key in getattr(given, section).model_fields_set
+        if name == "data.root" or (typed and not (name == "score.kind" and derived)):
             continue
         was, now = (getattr(getattr(each, section), key) for each in (before, config))
         kept.setdefault(section, {})[key] = was
         told.append(f"{name}: {shown(was)} (the default is {shown(now)})")
     if not told:
         return config
-    log.info("%s goes on as it was begun, with %s", run, "; ".join(told))
     sections = {section: getattr(config, section).model_copy(update=keys) for section, keys in kept.items()}
-    return config.model_copy(update=sections)
+    mixed = config.model_copy(update=sections)
+    try:
+        Config.model_validate(mixed.model_dump())
+    except ValidationError:
+        return config
+    log.info("%s goes on as it was begun, with %s", run, "; ".join(told))
+    return mixed
 
 
 def _check_kinds(run: Path) -> None:

@@ -81,10 +81,10 @@ def train(config: Config | str | Path, out: str | Path, *, resume: bool = False)
     """
     config, run = config if isinstance(config, Config) else load_config(config), Path(out)
     given, config = config, settle_classes(config)
-    config = as_begun(run, config, given=given) if resume else config
     leader = _is_leader()
     if not leader:
         log.setLevel(logging.WARNING)  # one process logs for all
+    config = as_begun(run, config, given=given) if resume else config
     if leader:
         check_run(run, config, resume=resume)
     bundle_path = run / "model.safetensors"
@@ -185,10 +185,11 @@ def _run_stage(stage: Stage, run: Path, crops: Crops, *, begun: int) -> dict[str
             log_every_n_steps=10,
             use_distributed_sampler=False,
         )
+        feed = feed_of(stage, crops, trainer, epoch=begun // plan.epoch_steps)
         try:
             trainer.fit(
                 stage,
-                train_dataloaders=feed_of(stage, crops, trainer, epoch=begun // plan.epoch_steps),
+                train_dataloaders=feed,
                 val_dataloaders=DataLoader(crops.validation(), batch_size=config.train.batch),
                 ckpt_path=checkpoint if begun else None,
                 weights_only=True,
@@ -214,6 +215,8 @@ def _run_stage(stage: Stage, run: Path, crops: Crops, *, begun: int) -> dict[str
             ) from None
         except SystemExit:  # Lightning's reaction to Ctrl-C
             raise KeyboardInterrupt from None
+        finally:
+            feed.close()
     return last_metrics(run / "metrics.csv", plan.stage)
 
 

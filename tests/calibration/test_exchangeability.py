@@ -49,6 +49,15 @@ def test_another_image_of_the_same_kind_is_seldom_called_unlike():
     assert sum(alarms) <= 3
 
 
+def test_a_large_scene_of_the_same_kind_is_seldom_called_unlike_by_images_of_few_cells():
+    rng = np.random.default_rng(2)
+    alarms = [
+        drift_of(cells(rng, 256, rng.normal(0, 0.3, len(NAMES))), record(rng, images=12, each=9), seed=trial).unlike
+        for trial in range(30)
+    ]
+    assert sum(alarms) <= 4
+
+
 @pytest.mark.parametrize(
     ("shifts", "word"),
     [

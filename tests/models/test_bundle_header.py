@@ -58,6 +58,7 @@ RECORD = {
     "least_px": [1],
     "polygons": [[4, 1]],
     "spread": [[0.1, 0.0]],
+    "connectivity": 8,
     "statistics": ["level red"],
     "cells": [[0.5]],
     "cell_image": [0],
@@ -282,6 +283,14 @@ def test_a_threshold_of_no_pixels_is_left_out(tmp_path):
     dataclasses.replace(saved, calibration=nan, metrics={"a": float("nan")}).save(tmp_path / "model.safetensors")
     loaded = ModelBundle.load(tmp_path / "model.safetensors")
     assert loaded.calibration == {"jsd": {"0.05": 0.5}} and loaded.metrics == {}
+
+
+@pytest.mark.parametrize("connectivity", [4, 8])
+def test_polygons_of_an_older_record_were_connected_as_its_config_says(bundle_path, tmp_path, connectivity):
+    older = {key: value for key, value in RECORD.items() if key != "connectivity"}
+    path = changed(bundle_path, tmp_path / "old.safetensors", put("record", value=older))
+    path = changed(path, tmp_path / "set.safetensors", put("config", "predict", "connectivity", value=connectivity))
+    assert ModelBundle.load(path).record.connectivity == connectivity
 
 
 def test_a_record_comes_back_as_it_was_and_may_be_missing(bundle_path, tmp_path, capsys):

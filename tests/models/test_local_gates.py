@@ -24,6 +24,10 @@ def test_weights_keep_their_names_and_every_gate_is_local(name):
     assert not use_local_gates(local, 3)  # none is left
 
 
+def test_gates_of_other_parts_stay_global():
+    assert not use_local_gates(encoder("legacy_seresnet18"), 3)
+
+
 def test_on_constant_maps_the_gates_are_those_of_the_whole():
     plain, local = encoder(), encoder(gates="local")
     local.load_state_dict(plain.state_dict())

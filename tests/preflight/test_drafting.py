@@ -193,7 +193,7 @@ def test_patterns_name_files_of_folders_side_by_side(tmp_path):
 
 @pytest.mark.parametrize(
     ("side_m", "px", "km2", "times"),
-    [(0.5, 1024, 1.0, 1), (0.075, 1024, 1.0, 4), (0.075, 400, 1.0, 2), (0.075, 100, 1.0, 1), (0.075, 1024, 0.02, 2)],
+    [(0.5, 1024, 1.0, 1), (0.075, 1024, 1.0, 4), (0.075, 400, 1.0, 2), (0.0625, 512, 1.0, 3), (0.075, 1024, 0.02, 2)],
 )
 def test_fine_pixels_are_read_coarser_until_a_crop_shows_a_house(folder, side_m, px, km2, times):
     """As far as crop and blocks fit; in units of the CRS, which need not be metres on the ground."""

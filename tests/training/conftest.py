@@ -1,8 +1,8 @@
 """Fixtures of the tests of training."""
 
 import pytest
-from torch.utils.data import DataLoader
 
+from geood.training.feed import Feed
 from support.apart import FIT_CROPS, start_server
 
 
@@ -20,6 +20,6 @@ def forked_loaders(monkeypatch):
     start_server()
 
     def forked(*given, multiprocessing_context=None, **how):
-        return DataLoader(*given, multiprocessing_context=multiprocessing_context and "forkserver", **how)
+        return Feed(*given, multiprocessing_context=multiprocessing_context and "forkserver", **how)
 
-    monkeypatch.setattr("geood.training.trainer.DataLoader", forked)
+    monkeypatch.setattr("geood.training.feed.Feed", forked)

@@ -86,6 +86,18 @@ def test_a_failure_comes_in_its_turn_and_ends_the_reading():
     assert list(batches) == []
 
 
+def test_what_is_closed_reads_no_further():
+    numbers = Numbers()
+    loader = feed(numbers)
+    loader.close()  # nothing is read yet
+    next(iter(loader))
+    loader.close()
+    read = list(numbers.read)
+    assert len(read) <= 2 * (1 + AHEAD)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("feed")]
+    assert numbers.read == read
+
+
 def test_a_new_iterator_ends_the_one_before():
     numbers = Numbers()
     loader = feed(numbers)

@@ -701,6 +701,24 @@ def test_other_defaults_of_another_version_do_not_change_a_run_that_goes_on(scen
     assert as_begun(tmp_path / "none", now, given=now) is now
 
 
+def test_a_kind_of_score_that_follows_from_a_run_goes_on_with_it_and_its_folder_of_data_stays(scenes_folder, tmp_path):
+    tree = config(scenes_folder).model_dump()
+    del tree["segmenter"]["outlier"], tree["score"]["kind"]
+    now = Config.model_validate(tree)
+    assert now.score.kind == "combined"
+    was = now.model_copy(
+        update={
+            "segmenter": now.segmenter.model_copy(update={"outlier": "none"}),
+            "score": now.score.model_copy(update={"kind": "jsd"}),
+            "data": now.data.model_copy(update={"root": "elsewhere"}),
+        }
+    )
+    make_run(tmp_path / "run", was)
+    found = as_begun(tmp_path / "run", now, given=now)
+    assert (found.segmenter.outlier, found.score.kind) == ("none", "jsd")
+    assert found.data.root == now.data.root
+
+
 def test_a_run_that_goes_on_with_other_versions_says_so(tmp_path, caplog):
     make_run(tmp_path, small_config())
     make_run(tmp_path, small_config())
