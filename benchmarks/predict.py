@@ -7,7 +7,8 @@ the same network on the same tiles with the same halo:
 
   bare           the segmenter alone on ready tensors, one tile a core (on a GPU: batches, bfloat16), no files
   tif            `predict --out x.tif`: read, scale, score, write, COG with overviews and statistics
-  gpkg           `predict --out x.gpkg`: the same with class raster and polygons
+  bfloat16       the same with `--set predict.precision=bfloat16`
+  gpkg           `predict --out x.gpkg`: the first with class raster and polygons
   torchgeo       the loop one writes with TorchGeo: GridGeoSampler, DataLoader, each tile's middle into a GeoTIFF
   xarray         rioxarray and dask: the scene in chunks, `map_overlap`, `to_raster`
   monai          MONAI's sliding_window_inference over the scene in memory (constant weights), written at the end
@@ -30,6 +31,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,7 @@ from geood.prediction.malloc import KEEP_FREED_MEMORY
 NEEDS = {
     "bare": "torch",
     "tif": "torch",
+    "bfloat16": "torch",
     "gpkg": "torch",
     "torchgeo": "torchgeo",
     "xarray": "rioxarray",
@@ -153,13 +156,18 @@ def bare_on_gpu(model: ModelBundle, shapes: list[tuple[int, int]]) -> float:
     return time.perf_counter() - began
 
 
-def geood(scene: Path, out: Path, bundle: Path, side: int) -> float:
+def geood(scene: Path, out: Path, bundle: Path, side: int, *, settings: Sequence[str] = ()) -> float:
     """Seconds for the whole of `predict`."""
     from geood.prediction.pipeline import predict
 
     began = time.perf_counter()
-    predict([scene], out, bundle_path=bundle)
+    predict([scene], out, bundle_path=bundle, settings=settings)
     return time.perf_counter() - began
+
+
+def rounded(scene: Path, out: Path, bundle: Path, side: int) -> float:
+    """Seconds for the whole of `predict` in bfloat16."""
+    return geood(scene, out, bundle, side, settings=["predict.precision=bfloat16"])
 
 
 def torchgeo(scene: Path, out: Path, bundle: Path, side: int) -> float:
@@ -250,7 +258,15 @@ def monai(scene: Path, out: Path, bundle: Path, side: int) -> float:
     return time.perf_counter() - began
 
 
-ROWS = {"bare": bare, "tif": geood, "gpkg": geood, "torchgeo": torchgeo, "xarray": xarray, "monai": monai}
+ROWS = {
+    "bare": bare,
+    "tif": geood,
+    "bfloat16": rounded,
+    "gpkg": geood,
+    "torchgeo": torchgeo,
+    "xarray": xarray,
+    "monai": monai,
+}
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ PHASES = {
     "assembly of the scores": ("geood.prediction.rasters", "assemble", 0),
     "assembly of the classes": ("geood.prediction.rasters", "assemble", 1),
     "overviews": ("geood.geo.cog", "_make_upper", 0),
-    "polygons": ("geood.prediction.pipeline", "write_anomalies", 0),
+    "polygons": ("geood.polygons", "write_anomalies", 0),
     "amid the polygons": ("geood.polygons.export", "extract_polygons", 0),
     "polygons to their file": ("geood.polygons.export", "write_layer", 0),
     "publishing": ("geood.prediction.publication", "Publication.finish", 0),
