@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import geopandas as gpd
+import pandas as pd
 import rasterio
 import rasterio.features
 import torch
@@ -37,7 +38,6 @@ from shapely.geometry import shape
 from torch.utils.data import default_collate
 
 from geood.config.loading import load_config
-from geood.config.sections import Config
 from geood.datasets.crops import Crops
 from geood.datasets.sources import open_crops
 from geood.models.flow import Flow
@@ -113,7 +113,7 @@ def cut_polygons(name: str, data: Path, work: Path) -> None:
             found = list(rasterio.features.shapes(ids, wanted, transform=raster.transform))
             shapes = {"class_id": [int(v) for _, v in found]}
             frames.append(gpd.GeoDataFrame(shapes, geometry=[shape(s) for s, _ in found], crs=raster.crs))
-    frames[0].__class__(gpd.pd.concat(frames)).to_file(path, layer="labels", driver="GPKG")
+    pd.concat(frames).to_file(path, layer="labels", driver="GPKG")
 
 
 def spent() -> float:
@@ -165,8 +165,9 @@ def measured(crops: Crops, name: str, options: argparse.Namespace, work: Path) -
     rounds: list[Row] = []
     for number in range(options.rounds + 1):
         torch.manual_seed(0)
-        flow = Flow(crops.bands.count, config.flow, crops.bands.step) if _has_flow(config) else None
-        if flow is not None:
+        flow = None
+        if "flow" in config.negatives.sources:
+            flow = Flow(crops.bands.count, config.flow, crops.bands.step)
             flow.initialize(first_crops(crops))
         segmenter = Segmenter(crops.bands.count, len(config.data.classes), config.segmenter)
         networks = {"segmenter": segmenter, "flow": flow, "photographs": None}
@@ -181,10 +182,6 @@ def measured(crops: Crops, name: str, options: argparse.Namespace, work: Path) -
                 )
             )
     return Row(*(statistics.median(column) for column in zip(*rounds, strict=True)))
-
-
-def _has_flow(config: Config) -> bool:
-    return "flow" in config.negatives.sources
 
 
 def opened(name: str, options: argparse.Namespace, work: Path) -> Crops:

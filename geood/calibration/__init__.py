@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from geood.calibration.false_polygons import FalsePolygons, PolygonTable, least_area
     from geood.calibration.judgement import verdict_of
     from geood.calibration.measurement import GroundSample, measure_ground, sample_ground
-    from geood.calibration.rates import LEAST_BLOCKS, garwood, guaranteed, rate_interval
+    from geood.calibration.rates import LEAST_BLOCKS, MORE_BLOCKS, garwood, guaranteed, rate_interval
     from geood.calibration.tiled_scoring import ImageSource, TileScores, prediction_tiles, scored_tiles
     from geood.calibration.verdict import FAILS, HOLDS, UNKNOWN, SceneFacts, Verdict, in_digits
 
@@ -29,6 +29,7 @@ __all__ = [
     "FAILS",
     "HOLDS",
     "LEAST_BLOCKS",
+    "MORE_BLOCKS",
     "UNKNOWN",
     "CellMaps",
     "Drift",
@@ -72,6 +73,7 @@ __getattr__, __dir__ = lazy_exports(
         "GroundSample": "measurement",
         "ImageSource": "tiled_scoring",
         "LEAST_BLOCKS": "rates",
+        "MORE_BLOCKS": "rates",
         "SceneFacts": "verdict",
         "PolygonTable": "false_polygons",
         "TileScores": "tiled_scoring",

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # whose packages load on first use: before the first tile none is needed
 from numpy.typing import NDArray
 
 from geood.calibration.telltales import told_by
@@ -156,15 +157,13 @@ def _limits(
         np.array([cells.mean(0) for cells in each]),
         np.array([cells.var(0, ddof=1) for cells in each]),
     )
-    from scipy.special import stdtrit  # here, as its import takes a tenth of a second before the first tile
-
     left_out = len(each) >= LEAST_LEFT_OUT
     alike = min(count, int(np.median(images.sizes))) if left_out else count  # what is left out has no more cells
     own = images.deviation(alike, len(ground))
-    far: NDArray[np.float64] = np.full(len(own), stdtrit(len(each) - 1, 1 - FALSE_ALARMS / 2))
+    far: NDArray[np.float64] = np.full(len(own), scipy.special.stdtrit(len(each) - 1, 1 - FALSE_ALARMS / 2))
     if left_out:
         places = _left_out(images, ground, LEAST_LIMIT / far[0])
-        level = float(stdtrit(len(each) - 1, 1 - FALSE_ALARMS)) * np.sqrt(1 + 1 / len(each))
+        level = float(scipy.special.stdtrit(len(each) - 1, 1 - FALSE_ALARMS)) * np.sqrt(1 + 1 / len(each))
         for family in np.unique(families):
             largest = places[:, families == family].max(1)
             far[families == family] = largest.mean() + level * largest.std(ddof=1)

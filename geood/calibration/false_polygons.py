@@ -13,6 +13,7 @@ import math
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+import scipy  # whose packages load on first use: before the first tile none is needed
 from numpy.typing import NDArray
 
 from geood.calibration.rates import LEVEL, garwood
@@ -201,15 +202,13 @@ def _quantile(share: float, mean: float, more: float) -> float:
     Its variance is `more` above the mean; with next to nothing it is a Poisson law. `scipy.stats` has both, but takes
     half a second to import.
     """
-    from scipy.special import betainc, nbdtrik, pdtr, pdtrik  # here, as its import takes time before the first tile
-
     if more > 1e-9 * mean:
         size, p = mean**2 / more, mean / (mean + more)
-        count = math.ceil(nbdtrik(share, size, p))
-        below = float(betainc(size, count, p)) if count else 0.0
+        count = math.ceil(scipy.special.nbdtrik(share, size, p))
+        below = float(scipy.special.betainc(size, count, p)) if count else 0.0
     else:
-        count = math.ceil(pdtrik(share, mean))
-        below = float(pdtr(count - 1, mean)) if count else 0.0
+        count = math.ceil(scipy.special.pdtrik(share, mean))
+        below = float(scipy.special.pdtr(count - 1, mean)) if count else 0.0
     return count - 1.0 if count and below >= share else float(count)
 
 

@@ -17,11 +17,10 @@ import numpy as np
 
 from geood.calibration.exchangeability import Drift, in_words
 from geood.calibration.false_polygons import FalsePolygons, PolygonTable
-from geood.calibration.rates import LEAST_BLOCKS, guaranteed, rate_interval
+from geood.calibration.rates import LEAST_BLOCKS, MORE_BLOCKS, guaranteed, rate_interval
 from geood.calibration.verdict import FAILS, HOLDS, UNKNOWN, SceneFacts, Verdict, percent
 from geood.models import CalibrationRecord, ModelBundle
 
-SMALLER = "train with a smaller data.block_m, or a larger data.validation"
 MOST = 0.5  # share of a scene above which it cannot all be strange
 REMEDY = "take its own score and settings, or train it again with this geood"
 
@@ -117,7 +116,8 @@ def _why_unknown(facts: SceneFacts, above: float | None, promise: _Promise, drif
         "the threshold is a rank in this scene (--on-drift relative) and promises nothing": facts.relative,
         f"the model has no record of a calibration of this score and its settings; {REMEDY}": blocks is None,
         "the threshold is below all that were measured on calibration ground": promise.rate is None,
-        f"calibration ground of {blocks} blocks, and an interval needs {LEAST_BLOCKS}; {SMALLER}": promise.high is None,
+        f"calibration ground of {blocks} blocks, and an interval needs {LEAST_BLOCKS}; {MORE_BLOCKS}": promise.high
+        is None,
         "too few squares of 64 x 64 pixels of the model to compare with calibration ground": drift is None,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)

@@ -13,10 +13,12 @@ expectation that share is at most (n r + 1) / (n + 1), where r is the mean share
 from __future__ import annotations
 
 import numpy as np
+import scipy  # whose packages load on first use: before the first tile none is needed
 from numpy.typing import NDArray
 
 LEVEL = 0.9  # of all intervals
 LEAST_BLOCKS = 8  # with fewer an interval is not told
+MORE_BLOCKS = "train with a smaller data.block_m, or a larger data.validation"
 LEAST_IMAGES = 4  # with fewer, blocks are drawn from all images together
 DRAWS = 2000
 MOST_DRAWN = 400  # blocks of one draw: with more the interval is that of an endless scene
@@ -61,7 +63,5 @@ def guaranteed(above: NDArray[np.int64], pixels: NDArray[np.int64]) -> float:
 
 def garwood(count: float, level: float = LEVEL) -> tuple[float, float]:
     """Return the exact interval of the mean of a Poisson count (Garwood 1936)."""
-    from scipy.special import gammaincinv  # here, as its import takes time before the first tile
-
-    low = 0.0 if count == 0 else float(gammaincinv(count, (1 - level) / 2))
-    return low, float(gammaincinv(count + 1, (1 + level) / 2))
+    low = 0.0 if count == 0 else float(scipy.special.gammaincinv(count, (1 - level) / 2))
+    return low, float(scipy.special.gammaincinv(count + 1, (1 + level) / 2))

@@ -18,6 +18,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # whose packages load on first use: before the first tile none is needed
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -107,9 +108,7 @@ def told_by(
         places[row] = [along[image == number].mean() for number in numbers]
         own[row] = _between(plain, changed)(_looks(here)).mean()
     mean, spread = places.mean(1), np.maximum(places.std(1, ddof=1), _LEAST)
-    from scipy.special import stdtrit  # here, as its import takes a tenth of a second before the first tile
-
-    far = float(stdtrit(len(numbers) - 1, 1 - FALSE_ALARMS)) * np.sqrt(1 + 1 / len(numbers))
+    far = float(scipy.special.stdtrit(len(numbers) - 1, 1 - FALSE_ALARMS)) * np.sqrt(1 + 1 / len(numbers))
     largest = ((places - mean[:, None]) / spread[:, None]).max(0)
     limit = max(far, float(largest.mean() + far * largest.std(ddof=1)))
     beyond = np.where(own > HALFWAY, (own - mean) / spread / limit, 0.0)

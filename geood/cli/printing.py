@@ -134,15 +134,12 @@ def _calibration(header: BundleHeader) -> dict[str, str]:
     record, config = header.record, header.config
     if record is None:
         return {"calibrated on": "no record: predict cannot tell whether a map keeps its promise; train again"}
-    from geood.calibration import LEAST_BLOCKS, PolygonTable, in_digits, least_area
+    from geood.calibration import LEAST_BLOCKS, MORE_BLOCKS, PolygonTable, in_digits, least_area
 
     area = f"{record.km2:.4g} km2" if record.km2 is not None else f"{record.pixels:,} pixels"
     said = {"calibrated on": f"{area} of {record.images} images, {record.blocks} blocks, {len(record.cells)} cells"}
     if record.blocks < LEAST_BLOCKS:
-        said["on other ground"] = (
-            f"not known: an interval needs {LEAST_BLOCKS} blocks; train with a smaller data.block_m, or a larger "
-            "data.validation"
-        )
+        said["on other ground"] = f"not known: an interval needs {LEAST_BLOCKS} blocks; {MORE_BLOCKS}"
     threshold = header.calibration.get(record.kind, {}).get(str(config.score.fpr))
     if threshold is not None and record.kind == config.score.kind and record.pixel_m:
         least = least_area(config.predict.min_area_m2, record.pixel_m)

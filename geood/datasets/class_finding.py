@@ -29,17 +29,7 @@ from geood.progress import Progress
 
 log = logging.getLogger("geood")
 PICTURES = (".png", *RASTERS)
-NAMES_OF_NONE = (
-    "unlabeled",
-    "unlabelled",
-    "void",
-    "ignore",
-    "nodata",
-    "no data",
-    "none",
-    "unknown",
-    "",
-)  # names of none
+NAMES_OF_NONE = ("unlabeled", "unlabelled", "void", "ignore", "nodata", "no data", "none", "unknown", "")
 
 
 def settle_classes(config: Config) -> Config:

@@ -130,10 +130,8 @@ def open_scenes(config: Config, folder: Path | None = None) -> Crops:
     ground: Ground = SceneGround(layers, blocks, found.files, found.rules)
     if data.reviewed_images:
         reviewed, pairs, alarms = _open_reviewed(config, layers, bands, folder)
-        ground, number = (
-            ReviewedScenes(ground, blocks, reviewed, alarms),
-            max(1, round(data.reviewed_share * data.crops)),
-        )
+        ground = ReviewedScenes(ground, blocks, reviewed, alarms)
+        number = max(1, round(data.reviewed_share * data.crops))
         drawn = [*reviewed_crops(reviewed, pairs, size_px=size, number=number, seed=seed_of(seed, 4)), *drawn]
     crops = build_crops(config, ground, bands=bands, drawn=drawn, grid=grid)
     return replace(crops, skipped=tuple(found.skipped))

@@ -40,6 +40,7 @@ SPARE = 1.2  # factor on the tensors of a tile, for fragmentation of the heap (1
 WORKER_BYTES = 480 * 2**20  # a process with torch and GDAL loaded, before any bundle
 CUDA_LIBRARIES = 320 * 2**20  # more in each process where torch is a build for CUDA, with or without a GPU
 CUDA_CONTEXT = 440 * 2**20  # more in each process that computes on a GPU: context and kernels (H200, torch 2.11)
+TO_SMALL_BLOCKS = "convert it to small blocks first: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE IN OUT"
 _UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -275,7 +276,7 @@ def _too_little(
         worst = max(scenes, key=lambda scene: scene.bytes(LEAST_CACHE, bundle.tile_px, 1))
         return (
             f"{worst.why}, and reading it takes {(least - bare) / 1e9:.2g} GB: this needs {allow} allow that much, or "
-            "convert it to small blocks first: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE IN OUT"
+            f"{TO_SMALL_BLOCKS}"
         )
     kind, halo, side = bundle.config.score.kind, bundle.halo_px, TILES_PX[-1] + 2 * bundle.halo_px
     cheaper = bundle.with_score(bundle.config.score.model_copy(update={"kind": "jsd"}))

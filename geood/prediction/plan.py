@@ -31,7 +31,15 @@ from geood.geo.paths import ScenePath, fingerprint, gdal_name
 from geood.geo.scene import Scene
 from geood.geo.scene_reading import ReadingOptions, settle_reading, tile_side
 from geood.models import ModelBundle
-from geood.prediction.budget import Budget, SceneMemory, budget, config_budget, disk_needed, parse_bytes
+from geood.prediction.budget import (
+    TO_SMALL_BLOCKS,
+    Budget,
+    SceneMemory,
+    budget,
+    config_budget,
+    disk_needed,
+    parse_bytes,
+)
 from geood.prediction.cluster import threads_of
 from geood.prediction.job import Job, tiles_of
 from geood.prediction.scene_checks import far_from_training, turned_by_viewers, valid_share
@@ -233,8 +241,7 @@ def _cache(opened: Scene, limits: Budget, *, rows: int) -> int:
     if limits.limit is not None and limits.bytes + more > limits.limit:
         raise ConfigError(
             f"{memory.why}, which takes {(limits.bytes + more) / 1e9:.2f} GB with these "
-            "tiles; allow as much with --max-ram, or convert it to small blocks first: gdal_translate -co TILED=YES "
-            "-co COMPRESS=DEFLATE IN OUT"
+            f"tiles; allow as much with --max-ram, or {TO_SMALL_BLOCKS}"
         )
     return memory.cache(limits.cache_bytes, rows)
 

@@ -12,6 +12,7 @@ from itertools import permutations
 from typing import Any
 
 import numpy as np
+import scipy  # whose packages load on first use: optimize takes longer than all else before a tile
 from numpy.typing import NDArray
 
 from geood.geo.band_matching import listed
@@ -146,9 +147,7 @@ def _cheapest(cost: NDArray[np.float64]) -> tuple[int, ...]:
     wanted, given = cost.shape
     if given <= FEW_BANDS:
         return min(permutations(range(given), wanted), key=lambda order: float(cost[range(wanted), order].sum()))
-    from scipy.optimize import linear_sum_assignment  # here, as its import takes longer than all else before a tile
-
-    return tuple(int(column) for column in linear_sum_assignment(cost)[1])
+    return tuple(int(column) for column in scipy.optimize.linear_sum_assignment(cost)[1])
 
 
 def _distance(numbers: NDArray[np.float64], bands: Bands, band: int) -> float:

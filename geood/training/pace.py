@@ -101,9 +101,8 @@ def measure_pace(
             stage = Stage(plan, config, segmenter=segmenter, flow=flow, photographs=photographs).to(device)
             step_s = _seconds(stage, batch, config)
             waiting, workers = read_s * plan.batch, config.data.workers
-            whole = max(step_s, waiting / max(1, workers))  # read ahead, by a thread if there are no processes
-            if not on_gpu and not workers:  # that thread takes its time from the cores that compute
-                whole = max(whole, step_s + waiting / torch.get_num_threads())
+            taken = 0 if on_gpu or workers else waiting / torch.get_num_threads()  # by a thread, from computing cores
+            whole = max(step_s + taken, waiting / max(1, workers))  # crops are read ahead
             passes = plan.epochs * -(-len(crops.validation_boxes) // config.train.batch)
             found.append(StagePace(plan.stage, plan.steps, whole, VALIDATION * passes * whole))
     return Pace(tuple(found), read_s, on_gpu)

@@ -94,7 +94,7 @@ def as_begun(run: Path, config: Config, *, given: Config) -> Config:
     if not (run / "config.yaml").is_file():
         return config
     before, kept, told = load_config(run / "config.yaml"), dict[str, dict[str, Any]](), list[str]()
-    derived = given.score.kind == default_kind(given.segmenter.model_dump(), given.score.model_dump(exclude={"kind"}))
+    derived = given.score.kind == default_kind(given.segmenter, given.score)
     for name in _changed(before, config):
         section, _, key = name.partition(".")
         typed = section in given.model_fields_set and key in getattr(given, section).model_fields_set
