@@ -145,7 +145,7 @@ def _read_with_base(path: Path, below: tuple[Path, ...] = ()) -> tuple[dict[str,
     beneath = path.parent / os.path.expanduser(base)
     under, under_lines = _read_with_base(beneath, (*below, path.resolve()))
     if isinstance(tree.get("data"), dict) and isinstance(under.get("data"), dict):
-        for key in _other_source(tree["data"]):
+        for key in _other_source(tree["data"], under["data"]):
             under["data"].pop(key, None)
     for section, keys in tree.items():
         both = isinstance(keys, dict) and isinstance(under.get(section), dict)
@@ -153,8 +153,11 @@ def _read_with_base(path: Path, below: tuple[Path, ...] = ()) -> tuple[dict[str,
     return under, {at: f"{line} of {shown(base)}" for at, line in under_lines.items()} | lines
 
 
-def _other_source(data: dict[str, Any]) -> tuple[str, ...]:
-    """Return the data-source keys of a base that a file replaces by naming data sets or images itself."""
+def _other_source(data: dict[str, Any], under: dict[str, Any]) -> tuple[str, ...]:
+    """Return the data-source keys of a base that a file replaces by naming data sets or images itself.
+
+    Images in the place of other images are of the same kind.
+    """
     if "sets" in data:
         named = ("images", "labels", "classes", "anomaly")
         vectors = ("label_attribute", "label_layer", "label_buffer_m", "background")
@@ -168,7 +171,7 @@ def _other_source(data: dict[str, Any]) -> tuple[str, ...]:
             "reviewed_images",
             "reviewed_labels",
         )
-    return ("kind", "sets", "hold_out", "hold_out_by") if "images" in data else ()
+    return ("kind", "sets", "hold_out", "hold_out_by") if "images" in data and "sets" in under else ()
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from geood.geo.grid import mirrored
 
-UNSTATED_ID = -1  # id of pixels that are no anomaly, of a class that nobody stated; no label file can hold it
+UNSTATED_ID = 1 << 32  # id of pixels that are no anomaly, of a class that nobody stated; no label file can hold it
 
 
 class CropPixels(NamedTuple):
     """Pixels of a crop: digital numbers (C, H, W) float32, valid (H, W) bool, ids (H, W) int64, 255 unlabelled.
 
-    The id -1 is that of inliers of no stated class.
+    The id UNSTATED_ID is that of inliers of no stated class.
     """
 
     image: NDArray[np.float32]

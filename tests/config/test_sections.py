@@ -142,6 +142,8 @@ def test_a_file_may_take_its_pixels_from_elsewhere_than_its_base(write):
         {0: "land", 1: "road"},
         128,
     )
+    other = load_config(write("base: own.yaml\ndata: {images: [b.png], labels: [b_ids.png]}\n")).data
+    assert (other.kind, other.images, other.anomaly) == ("photos", ["b.png"], [7])
     back = load_config(write("base: own.yaml\ndata: {sets: [{name: camvid}]}\n")).data
     assert (back.kind, back.images, len(back.classes), back.anomaly, back.crop_px) == ("photos", [], 11, [], 128)
 

@@ -173,6 +173,20 @@ def test_no_crop_with_an_anomaly_pixel_is_kept(tmp_path):
         assert 7 not in pixels.ids[mine]
 
 
+def test_a_negative_number_in_labels_is_no_label(tmp_path, caplog):
+    """Programs write -1 where nobody labelled; the outlier head must not learn that ground as known."""
+    image = picture(SIZE, SIZE)
+    labels = np.where(np.arange(SIZE) % 2 == 0, truth(image).astype("int16"), -1)
+    write_raster(tmp_path / "a.tif", image)
+    write_raster(tmp_path / "truth.tif", labels)
+    scenes = open_scenes(config(tmp_path, crops=8))
+    training = scenes.training(1, 8)
+    masks = np.stack([training[i]["mask"] for i in range(8)] + [scenes.validation()[0]["mask"]])
+    assert set(np.unique(masks)) == {0, 1, 2, 255}
+    assert scenes.report.unknown_ids[-1] > 0
+    assert "label ids -1 (" in caplog.text
+
+
 def test_nothing_left_says_why(tmp_path):
     image = picture(SIZE, SIZE)
     labels = truth(image)
