@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from geood.config import Config, config_from_tree, folded
-from geood.constants import VECTOR_SUFFIXES
+from geood.constants import IGNORE, VECTOR_SUFFIXES
 from geood.datasets import NAMES_OF_NONE, find_files, ids_of_names
 from geood.errors import ConfigError, DataError
 from geood.preflight.found_classes import FoundClass, FoundLabels, area_text, find_classes
@@ -50,7 +50,7 @@ class FirstConfig:
         imagery, labels: what was found in the files.
         classes: names of the classes to learn, by id.
         anomaly: the classes that are held out.
-        left_out: values in the labels that are not used, such as `void`.
+        left_out: values in the labels that are not used, such as `void` or -1.
         machine, start, proposal: what the settings were made for.
         trial, pace: crops that were looked at, and the time expected.
     """
@@ -130,10 +130,7 @@ def first_config(inputs: Inputs, wishes: Wishes) -> FirstConfig:
     """
     imagery, labels = inputs.imagery, inputs.labels
     held = tuple(dict.fromkeys(labels.find(name) for name in wishes.hold_out))
-    left_out = tuple(
-        found for found in labels.classes if found.name is not None and folded(found.name) in NAMES_OF_NONE
-    )
-    left_out = tuple(found for found in left_out if found not in held)
+    left_out = tuple(found for found in labels.classes if _is_none(found) and found not in held)
     classes = _named(labels, {*held, *left_out}, wishes.names)
     machine = this_machine()
     start = best_start(machine)
@@ -162,6 +159,11 @@ def first_config(inputs: Inputs, wishes: Wishes) -> FirstConfig:
         trial=trial,
         pace=pace,
     )
+
+
+def _is_none(found: FoundClass) -> bool:
+    """Return whether a value in labels means no class: a name such as `void`, or a number that no class may have."""
+    return not 0 <= found.class_id < IGNORE if found.name is None else folded(found.name) in NAMES_OF_NONE
 
 
 def _named(labels: FoundLabels, without: set[FoundClass], names: Mapping[int, str]) -> dict[int, str]:

@@ -16,7 +16,8 @@ from geood.config.loading import load_config
 from geood.errors import ConfigError, DataError, OutputError
 from geood.preflight import drafting, trial
 from geood.preflight.config_text import _near, config_text, write_config
-from geood.preflight.drafting import Inputs, Wishes, first_config, patterns
+from geood.preflight.drafting import Inputs, Wishes, _is_none, first_config, patterns
+from geood.preflight.found_classes import FoundClass
 from geood.preflight.imagery import look_at
 from geood.preflight.machine import Machine, Start
 from geood.preflight.settings import propose, smaller_crops
@@ -230,3 +231,9 @@ def test_settings_suit_ground_and_machine(folder):
     assert tuned.encoder_lr_factor < 1 and tuned.segmenter_steps < cpu.segmenter_steps
     small = smaller_crops(cpu, imagery)
     assert small.crop_px == 64 and small.patch_max_px * 2 <= 64 and smaller_crops(small, imagery) is None
+
+
+def test_what_no_class_may_be_is_left_out():
+    values = [(-1, None), (255, None), (0, None), (254, None), (3, "Void"), (4, "road")]
+    found = [_is_none(FoundClass(class_id, name, 1, 0.1, None)) for class_id, name in values]
+    assert found == [True, True, False, False, True, False]
