@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from geood.datasets.disparity import distance_of, has_distance
     from geood.datasets.files import find_files
     from geood.datasets.frames import Decoded, Frame, decode, screened
-    from geood.datasets.outlier_photos import open_photographs
+    from geood.datasets.outlier_photos import PhotographFolder, open_photographs
     from geood.datasets.samples import seed_of
     from geood.datasets.sources import open_crops
     from geood.datasets.synthetic.world import make_world
@@ -26,6 +26,7 @@ __all__ = [
     "Decoded",
     "Frame",
     "PartIds",
+    "PhotographFolder",
     "ValidationPart",
     "check_set",
     "decode",
@@ -54,6 +55,7 @@ __getattr__, __dir__ = lazy_exports(
         "Frame": "frames",
         "NAMES_OF_NONE": "class_finding",
         "PartIds": "validation_ground",
+        "PhotographFolder": "outlier_photos",
         "ValidationPart": "validation_ground",
         "check_set": "check",
         "decode": "frames",

@@ -116,6 +116,11 @@ class Gallery:
         """Return the size of a pixel in metres, which photographs know only from the catalog."""
         return self.pixel_m
 
+    def files(self) -> tuple[Path, ...]:
+        """Return the photographs and their labels."""
+        each = (path for f in self.frames for path in (f.image, f.base, f.labels, f.segments))
+        return tuple(dict.fromkeys(path for path in each if path is not None))
+
     def write_split(self, folder: Path, training: tuple[Crop, ...], validation: tuple[Crop, ...]) -> None:
         """Write each image with its side and its number of crops to `folder/split.csv`."""
         crops = [crop.frame for crop in (*training, *validation)]

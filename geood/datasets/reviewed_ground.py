@@ -108,6 +108,11 @@ class ReviewedScenes:
         """Return the size of a pixel in metres at a crop."""
         return self.scenes.resolution_m(crop.box if isinstance(crop, ReviewedCrop) else crop)
 
+    def files(self) -> tuple[Path, ...]:
+        """Return images and labels of the scenes and of the reviewed ground."""
+        own = (Path(path) for layer in (self.layers.images, self.layers.labels) for path in layer.index.filepath)
+        return (*self.scenes.files(), *own)
+
     def write_split(self, folder: Path, training: tuple[Any, ...], validation: tuple[Any, ...]) -> None:
         """Write blocks and crops with their side to `folder/split.gpkg`; crops of reviewed ground are of training."""
         boxes = tuple(crop.box if isinstance(crop, ReviewedCrop) else crop for crop in training)

@@ -57,6 +57,9 @@ class Ground(Protocol):
     def resolution_m(self, crop: Any) -> float | None:
         """Return the size of a crop's pixels in metres, None if it is unknown."""
 
+    def files(self) -> tuple[Path, ...]:
+        """Return the files that images and labels are read from."""
+
     def write_split(self, folder: Path, training: tuple[Any, ...], validation: tuple[Any, ...]) -> None:
         """Write the ground and the crops of either side to `folder/split.*`."""
 

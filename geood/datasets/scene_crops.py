@@ -90,6 +90,10 @@ class SceneGround:
         per_x, per_y = metres_per_unit(self.layers.images.crs, crop.xmin, crop.ymin)
         return math.sqrt(self.layers.res[0] * per_x * self.layers.res[1] * per_y)
 
+    def files(self) -> tuple[Path, ...]:
+        """Return the images, and the rasters that labels are read from."""
+        return (*map(Path, self.layers.images.index.filepath), *self.labels)
+
     def write_split(self, folder: Path, training: tuple[Box, ...], validation: tuple[Box, ...]) -> None:
         """Write blocks and crops with their side (train, validation) as styled layers of `folder/split.gpkg`."""
         import geopandas as gpd

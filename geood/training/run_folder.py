@@ -2,8 +2,9 @@
 
 `config.yaml` (resolved), `split.gpkg` (scenes) or `split.csv` (photographs), `skipped.csv` (files that could not be
 read), `labels/` (burnt polygons), `metrics.csv` (one row per figure), `confusion.csv` (classes of the last validation),
-`versions.json`, `samples/`, `tensorboard/`, `checkpoints/STAGE.ckpt` and, at the end, `model.safetensors`. This module
-reads and writes the folder; it does not train. Checkpoints are read in `checkpoints`.
+`versions.json`, `inputs.json` (sizes and times of what is read), `samples/`, `tensorboard/`, `checkpoints/STAGE.ckpt`
+and, at the end, `model.safetensors`. This module reads and writes the folder; it does not train. Checkpoints are read
+in `checkpoints`, inputs in `inputs`.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ FILES = (
     "metrics.csv",
     "confusion.csv",
     "versions.json",
+    "inputs.json",
     "model.safetensors",
 )
 PACKAGES = ("torch", "timm", "torchgeo", "lightning", "rasterio", "numpy")  # whose versions are noted

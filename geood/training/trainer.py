@@ -20,16 +20,16 @@ import torch
 from torch.utils.data import DataLoader
 
 from geood.config import Config, load_config
-from geood.datasets import Crops, open_crops, open_photographs, settle_classes
+from geood.datasets import Crops, PhotographFolder, open_crops, open_photographs, settle_classes
 from geood.errors import BundleError, GeoodError, OutputError, TrainingError, shown
-from geood.models import Flow, ModelBundle, Segmenter
+from geood.models import Flow, ModelBundle, Segmenter, bundle_path_of
 from geood.progress import Progress
 from geood.training.calibration import finish_bundle
 from geood.training.callbacks import CheckpointCallback, quiet_lightning
 from geood.training.checkpoints import steps_at
 from geood.training.feed import feed_of
 from geood.training.first_checks import check_first
-from geood.training.negative_sources import Photographs
+from geood.training.inputs import Inputs, check_inputs, inputs_of, note_inputs
 from geood.training.pace import announce_long
 from geood.training.plans import plans
 from geood.training.run_folder import (
@@ -51,8 +51,9 @@ def train(config: Config | str | Path, out: str | Path, *, resume: bool = False)
     """Train a bundle and return its path, `out/model.safetensors`.
 
     The run folder also holds config.yaml (resolved), split.gpkg (blocks and crops) or split.csv (photographs),
-    metrics.csv, confusion.csv (classes of the last validation), versions.json, samples/ (pictures of synthetic
-    negatives beside real crops), tensorboard/, checkpoints/ and, where labels are polygons, labels/.
+    metrics.csv, confusion.csv (classes of the last validation), versions.json, inputs.json (sizes and times of the
+    files that were read), samples/ (pictures of synthetic negatives beside real crops), tensorboard/, checkpoints/ and,
+    where labels are polygons, labels/.
 
     Args:
         config: data, networks and training settings; or the path of a config file.
@@ -66,7 +67,7 @@ def train(config: Config | str | Path, out: str | Path, *, resume: bool = False)
     Raises:
         ConfigError: the config asks for devices, scores or stages that are not available.
         DataError: the images or labels cannot be used.
-        OutputError: the folder holds a run already (without `resume`), or cannot be written.
+        OutputError: the folder holds a run already (without `resume`), one of other files, or cannot be written.
         TrainingError: a loss became infinite or NaN, no patch fits into the first crops, or a file of the run to be
             resumed is damaged beyond what can be made again.
 
@@ -102,7 +103,10 @@ def train(config: Config | str | Path, out: str | Path, *, resume: bool = False)
     if config.train.tune_from:
         crops, figures = take_model(Path(config.train.tune_from), config, crops, segmenter=segmenter, flow=flow)
     if leader:
+        read = _read(run, config, crops, photographs)
+        check_inputs(run, read)
         make_run(run, config)
+        note_inputs(run, read)
         crops.write_split(run)
     chosen = plans(config)
     done = steps_at(run / "checkpoints", [plan.stage for plan in chosen])
@@ -135,11 +139,17 @@ def _told_to_resume(run: Path) -> Iterator[None]:
         raise
 
 
-def _negatives(config: Config, crops: Crops) -> tuple[Flow | None, Photographs | None]:
+def _negatives(config: Config, crops: Crops) -> tuple[Flow | None, PhotographFolder | None]:
     """Create what the config's sources of negatives need: a flow, a folder of photographs, both or neither."""
     settings, bands = config.negatives, crops.bands
     flow = Flow(bands.count, config.flow, bands.step) if "flow" in settings.sources else None
     return flow, open_photographs(config, bands.count)
+
+
+def _read(run: Path, config: Config, crops: Crops, photographs: PhotographFolder | None) -> Inputs:
+    """Return what is noted of the files of a training: images, labels, photographs, the model that it goes on with."""
+    model = [] if config.train.tune_from is None else [bundle_path_of(config.train.tune_from)]
+    return inputs_of(run, [*crops.ground.files(), *([] if photographs is None else photographs.files), *model])
 
 
 def _is_finished(bundle_path: Path) -> bool:

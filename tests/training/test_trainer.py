@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -93,7 +94,15 @@ def unbroken(scenes_folder, tmp_path_factory) -> Path:
 
 def test_a_run_leaves_all_that_it_promises(unbroken, scenes_folder):
     run = unbroken.parent
-    files = {"config.yaml", "split.gpkg", "metrics.csv", "confusion.csv", "versions.json", "model.safetensors"}
+    files = {
+        "config.yaml",
+        "split.gpkg",
+        "metrics.csv",
+        "confusion.csv",
+        "versions.json",
+        "inputs.json",
+        "model.safetensors",
+    }
     assert files | {"samples", "tensorboard"} <= {p.name for p in run.iterdir()}
     with (run / "confusion.csv").open(newline="") as file:
         head, *rows = list(csv.reader(file))
@@ -519,6 +528,19 @@ def test_a_run_is_neither_replaced_nor_continued_with_another_config(unbroken, s
         train(config(scenes_folder, seed=5), unbroken.parent, resume=True)
     assert train(config(scenes_folder), unbroken.parent, resume=True) == unbroken
     assert digest(unbroken) == before
+
+
+def test_a_run_is_not_continued_with_other_files(unbroken, scenes_folder, tmp_path):
+    run, labels = tmp_path / "run", scenes_folder / "lab_0.tif"
+    shutil.copytree(unbroken.parent, run)
+    (run / "model.safetensors").unlink()
+    state = labels.stat()
+    os.utime(labels, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    try:
+        with pytest.raises(OutputError, match=r"begun with other files, 1 of 4 .*lab_0\.tif"):
+            train(config(scenes_folder), run, resume=True)
+    finally:
+        os.utime(labels, ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path, scenes_folder):

@@ -1,0 +1,66 @@
+"""Files that a training reads, noted in its run folder: a run goes on with those that it was begun with.
+
+Crops are read until the last step, and a run that goes on draws them anew. With files that were replaced in between,
+one part of its steps would be on the one and one on the other data, and nothing would tell. So `inputs.json` holds the
+size and the time of writing of each file. Labels that were burnt have a digest of what was drawn in their names, which
+tells more: the programs that show a GeoPackage write into it. Contents are not read, so other pixels of the same size
+and time are not noticed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from geood.atomic import atomic_write
+from geood.errors import OutputError, shown
+
+NOTE = "inputs.json"
+Inputs = dict[str, list[int]]  # size in bytes and time of writing in nanoseconds, by path; none of what was burnt
+
+
+def inputs_of(run: Path, files: Iterable[Path]) -> Inputs:
+    """Return what is noted of files; those below the run folder are the run's own, and are told by their names."""
+    found: Inputs = {}
+    for path in dict.fromkeys(files):
+        if path.is_relative_to(run):
+            found[path.relative_to(run).as_posix()] = []
+        else:
+            state = path.stat()
+            found[str(path)] = [state.st_size, state.st_mtime_ns]
+    return found
+
+
+def check_inputs(run: Path, now: Inputs) -> None:
+    """Check that the files of a run are those that it was begun with, as far as it notes them.
+
+    Raises:
+        OutputError: they are not, or the note is damaged.
+    """
+    note = run / NOTE
+    if not note.exists():
+        return
+    try:
+        before = json.loads(note.read_text(encoding="utf-8"))
+        if not isinstance(before, dict):
+            raise ValueError(f"it holds a {type(before).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise OutputError(
+            f"{note}: is damaged ({shown(error)}); remove it to go on with the files that are there"
+        ) from None
+    changed = [path for path in {**before, **now} if before.get(path) != now.get(path)]
+    if changed:
+        raise OutputError(
+            f"{run}: was begun with other files, {len(changed)} of {len({**before, **now})} differ by size or time of "
+            f"writing, such as {shown(changed[0], most=500)}; put those back or give another --out, or remove {note} "
+            "to go on with what is there now"
+        )
+
+
+def note_inputs(run: Path, now: Inputs) -> None:
+    """Note the files of a run in its folder, unless that was done when it was begun."""
+    note = run / NOTE
+    if not note.exists():
+        with atomic_write(note, alone=True) as partial:
+            partial.write_text(json.dumps(now, indent=0) + "\n", encoding="utf-8")
