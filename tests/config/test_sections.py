@@ -81,7 +81,8 @@ def test_the_shipped_schema_is_that_of_the_code():
 
 
 def test_yaml_and_json_round_trips(write):
-    config = load_config(write(SMALL), ["train.batch=3", "data.anomaly=[7, 9]"])
+    numbers = "data.label_ids={-1: 255, 0: 7, -2147483648: 9, 2147483647: 0}"  # as signed rasters hold them
+    config = load_config(write(SMALL), ["train.batch=3", "data.anomaly=[7, 9]", numbers])
     assert load_config(write(to_yaml(config), "again.yaml")) == config
     assert config_from_tree(json.loads(config.model_dump_json()), source="here") == config
 
