@@ -104,12 +104,14 @@ def recall_by_size(found: NDArray[np.bool_], size_m2: NDArray[np.floating]) -> d
 def threshold_at_recall(reach: NDArray[np.floating], recall: float) -> float:
     """Return the highest threshold at which at least this share of the things is found; NaN without things.
 
-    It is the number just below the score that the last of them reaches.
+    It is the float32 number just below the score that the last of them reaches: score maps are float32, and a number
+    of more digits would be rounded up to that score where it is compared with them.
     """
     if not len(reach):
         return NAN
     needed = math.ceil(recall * len(reach) - 1e-9)
-    return float(np.nextafter(np.sort(reach)[::-1][max(needed, 1) - 1], -np.inf))
+    last = np.float32(np.sort(reach)[::-1][max(needed, 1) - 1])
+    return float(np.nextafter(last, np.float32(-np.inf)))
 
 
 def precision_at(real: Sequence[bool] | NDArray[np.bool_], first: int) -> float:

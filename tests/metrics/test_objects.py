@@ -83,6 +83,15 @@ def test_a_recall_is_met_at_its_threshold_and_missed_above_it():
     assert math.isnan(threshold_at_recall(np.zeros(0), 0.5))
 
 
+def test_the_threshold_of_a_recall_holds_for_score_maps_of_few_values():
+    truth, score = np.zeros((40, 40), np.uint8), np.zeros((40, 40), np.float32)
+    truth[2:8, 2:8] = 1
+    score[2:8, 2:8] = score[20:26, 20:26] = 0.7
+    things, rest = things_of(truth)
+    threshold = threshold_at_recall(things.reach(score), 0.5)
+    assert count_polygons(score, rest, threshold=threshold) == (1, 1, 36)
+
+
 def test_recall_by_size_and_precision():
     size = np.array([1.0, 25.0, 99.0, 2000.0])
     figures = recall_by_size(np.array([True, False, True, True]), size)
