@@ -90,7 +90,9 @@ def config_from_tree(tree: object, *, source: str) -> Config:
 
 def _numbered(names: dict[Any, Any]) -> dict[Any, Any]:
     """Return a mapping whose keys are ids or numbers in label files again, which JSON makes text of."""
-    return {int(key) if re.fullmatch(r"0|-?[1-9][0-9]{0,17}", str(key), re.ASCII) else key: v for key, v in names.items()}
+    return {
+        int(key) if re.fullmatch(r"0|-?[1-9][0-9]{0,17}", str(key), re.ASCII) else key: v for key, v in names.items()
+    }
 
 
 def change_config(config: Config, overrides: Sequence[str]) -> Config:

@@ -65,15 +65,26 @@ def _cut(sample: Sample, side: int, min_valid: float, generator: Generator) -> S
 
 
 def _resized(sample: Sample, side: int) -> Sample:
-    """Resample to `side` pixels: the image bilinearly with antialiasing, mask and validity by nearest neighbour."""
+    """Resample to `side` pixels: the image bilinearly with antialiasing, mask and validity by nearest neighbour.
+
+    Only valid pixels contribute to a valid pixel, as where scenes are resampled; what is invalid keeps its values.
+    """
     if sample["mask"].shape == (side, side):
         return dict(sample)
 
     def nearest(t: Tensor) -> Tensor:
-        return F.interpolate(t[None, None].float(), size=(side, side), mode="nearest-exact")[0, 0].to(t.dtype)
+        return F.interpolate(t[None].float(), size=(side, side), mode="nearest-exact")[0].to(t.dtype)
 
-    image = F.interpolate(sample["image"][None], size=(side, side), mode="bilinear", antialias=True)[0]
-    return {**sample, "image": image, "mask": nearest(sample["mask"]), "valid": nearest(sample["valid"])}
+    def smooth(t: Tensor) -> Tensor:
+        return F.interpolate(t[None], size=(side, side), mode="bilinear", antialias=True)[0]
+
+    image, mask, valid = sample["image"], nearest(sample["mask"][None])[0], nearest(sample["valid"][None])[0]
+    if sample["valid"].all():
+        image = smooth(image)
+    else:
+        known = sample["valid"].to(image.dtype)[None]
+        image = torch.where(valid, smooth(image * known) / smooth(known).clamp_min(1e-6), nearest(image))
+    return {**sample, "image": image, "mask": mask, "valid": valid}
 
 
 def _lit(image: Tensor, valid: Tensor, shift: float, stretch: float) -> Tensor:

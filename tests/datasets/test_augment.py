@@ -55,6 +55,16 @@ def test_scaling_keeps_mask_over_image():
         assert out["valid"].dtype == torch.bool
 
 
+@pytest.mark.parametrize("scale", [0.7, 1.4])
+def test_what_is_invalid_is_in_no_valid_pixel(scale):
+    """A rim of pixels half made of the fill value would pass for ground with a label."""
+    valid = torch.rand(96, 96, generator=seeded(0)) > 0.3
+    image = torch.where(valid, 0.9, 0.1).expand(2, 96, 96)
+    given = {"image": image, "mask": torch.zeros(96, 96, dtype=torch.int64), "valid": valid}
+    out = augment(given, config(scale_min=min(scale, 1), scale_max=max(scale, 1)), generator=seeded(1))
+    assert torch.allclose(out["image"], torch.where(out["valid"], 0.9, 0.1).expand(2, 64, 64))
+
+
 def test_with_everything_off_it_is_a_window():
     given = sample()
     out = augment(given, config(), generator=seeded(3))
