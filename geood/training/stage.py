@@ -27,6 +27,7 @@ declare_missing_operators()
 import lightning.pytorch as pl  # noqa: E402
 
 from geood.config import Config  # noqa: E402
+from geood.constants import IGNORE  # noqa: E402
 from geood.datasets import Crops, seed_of  # noqa: E402
 from geood.errors import TrainingError  # noqa: E402
 from geood.metrics import Confusion  # noqa: E402
@@ -59,7 +60,7 @@ FIRST_CROPS = 32  # training crops that the flow is initialized from
 
 @dataclass
 class _Validation:
-    """Running figures of one validation: `nll` per batch, `bpd` per crop.
+    """Running figures of one validation: `nll`, summed over the `labelled` pixels, and `bpd` per crop.
 
     `samples` of the flow, batches of `real` crops of their size, and images with `pasted` negatives, outlined, with
     these images as they were `before`; `negatives` are figures of the pasted pixels.
@@ -71,7 +72,8 @@ class _Validation:
     pasted: Tensor | None = None
     before: Tensor | None = None
     negatives: dict[str, float] = field(default_factory=dict)
-    nll: list[float] = field(default_factory=list)
+    nll: float = 0.0
+    labelled: int = 0
     bpd: list[float] = field(default_factory=list)
 
 
@@ -216,7 +218,9 @@ class Stage(pl.LightningModule):
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
         if self.segmenter is not None:
             logits = self.segmenter(batch["image"], False).logits.float()
-            self._validation.nll.append(float(class_nll(logits, batch["mask"])))
+            labelled = int((batch["mask"] != IGNORE).sum())
+            self._validation.nll += labelled * float(class_nll(logits, batch["mask"]))
+            self._validation.labelled += labelled
             self._validation.confusion.update(logits.argmax(1).cpu().numpy(), batch["mask"].cpu().numpy())
         generator = torch.Generator(device=self.device).manual_seed(index)
         if self.flow is not None:
@@ -235,7 +239,7 @@ class Stage(pl.LightningModule):
     def on_validation_end(self) -> None:
         tally, figures = self._validation, dict[str, float]()
         if self.segmenter is not None:
-            figures |= {"class": float(np.mean(tally.nll)), "miou": float(tally.confusion.miou)}
+            figures |= {"class": tally.nll / max(1, tally.labelled), "miou": float(tally.confusion.miou)}
         if self.flow is not None:
             figures["bpd"] = float(np.mean(tally.bpd)) if tally.bpd else float("nan")
         self.validated = figures | self._judge_samples(tally)

@@ -160,3 +160,17 @@ def test_attribution_trains_the_heads_like_any_source():
     stage = _stage(source="attribution")
     figures = _stepped(stage)
     assert torch.isfinite(figures["loss"]) and _moved(stage.segmenter) and "gap" in figures
+
+
+def test_the_class_term_of_a_validation_does_not_depend_on_its_batches():
+    stage, batch, found = _stage(source="phase").eval(), _batch(), []
+    batch["mask"][0, 4:] = 255
+    halves = [{key: value[i : i + 1] for key, value in batch.items()} for i in range(2)]
+    bare = halves[0] | {"mask": torch.full_like(halves[0]["mask"], 255)}
+    for batches in ([batch], [*halves, bare]):
+        stage.on_validation_epoch_start()
+        with torch.no_grad():
+            for each in batches:
+                stage.validation_step(each, 1)
+        found.append(stage._validation.nll / stage._validation.labelled)
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
