@@ -159,6 +159,8 @@ def measure(
                 _count(frame, decoded, scored, job=job, counted=counted)
                 _save(folder, frame, scored, own)
                 progress.advance()
+        if files and (lost := files.lost_in_rounding()):
+            log.warning("%s: %s", subject.scores, lost)
         result = _evaluation(data_set, split, counted, job=job, source=str(subject.scores or ""))
         result, threshold = _with_thresholds(result, frames, job=job, counted=counted)
         if out:

@@ -24,6 +24,7 @@ from geood.geo.listing import files_in, same_name
 
 SCORE_SUFFIXES = (".npy", ".hdf5", ".h5", ".tif", ".tiff")
 LARGEST = 65504.0  # largest finite float16
+FEW_STEPS = 64  # of float16 between the lowest and the highest score, below which rounding is told
 MOST_BLOCK_BYTES = 250_000_000  # of one compressed block of a file, or those of all its scores
 UNREADABLE = (  # what NumPy and h5py raise for files that are damaged, or made to do harm
     OSError,
@@ -54,6 +55,7 @@ class ScoreFiles:
         paths = files_in(folder, SCORE_SUFFIXES, deep=True)
         by_path = _grouped((same_name(p.relative_to(folder).with_suffix("").as_posix()), p) for p in paths)
         by_stem = _grouped((same_name(p.stem), p) for p in paths)
+        self._low, self._high = math.inf, -math.inf  # of all scores that were read
         images = Counter(frame.image.stem for frame in frames)
         self._paths: dict[str, Path] = {}
         for frame in frames:
@@ -85,7 +87,23 @@ class ScoreFiles:
         if (np.isfinite(scores) & ((scores > LARGEST) | (scores < -LARGEST))).any():
             raise DataError(f"{path}: holds scores beyond {LARGEST:g}, the range of float16; rescale them")
         kept: Scores = scores if scores.dtype == np.float16 else scores.astype(np.float32)
+        known = np.isfinite(kept)
+        self._low = min(self._low, float(kept.min(where=known, initial=math.inf)))
+        self._high = max(self._high, float(kept.max(where=known, initial=-math.inf)))
         return kept
+
+    def lost_in_rounding(self) -> str | None:
+        """Return in words how few numbers of float16, in which scores are counted, tell all of them apart, if so."""
+        if not self._low < self._high:
+            return None
+        step = float(np.spacing(np.float16(max(abs(self._low), abs(self._high)))))
+        steps = (self._high - self._low) / step
+        if steps >= FEW_STEPS:
+            return None
+        return (
+            f"scores from {self._low:.9g} to {self._high:.9g} are counted in steps of {step:.3g}, as float16 has them, "
+            "so most are ties and the figures are not theirs; shift and rescale them, such as to 0 to 1"
+        )
 
 
 def _grouped(named: Iterable[tuple[str, Path]]) -> dict[str, list[Path]]:

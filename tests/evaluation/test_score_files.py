@@ -55,6 +55,21 @@ def test_numbers_beyond_the_range_are_refused_and_those_at_its_end_are_kept(tmp_
         assert read.dtype == np.float32 and (read == fine).all()
 
 
+@pytest.mark.parametrize(
+    ("scale", "shift", "told"),
+    [(1, 0, False), (1e-9, 0, True), (1, 12_000, True), (1e-6, 1, True), (0, 3, False), (1e-4, 0, False)],
+)
+def test_scores_that_float16_cannot_tell_apart_are_told(tmp_path, scale, shift, told):
+    frame = SimpleNamespace(name="a", image=Path("a.png"))
+    scores = scale * SCORES.astype(float) + shift
+    scores[0, 0] = np.nan
+    np.save(tmp_path / "a.npy", scores)
+    files = ScoreFiles(tmp_path, [frame])
+    assert files.lost_in_rounding() is None
+    files.read(frame, SHAPE)
+    assert bool(files.lost_in_rounding()) == told
+
+
 def npy(shape, descr="'<f4'", body=b"", *, version=(1, 0)):
     """A NumPy file with any header."""
     head = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".encode()
