@@ -54,6 +54,7 @@ __all__ = ["Stage", "cut_crops", "first_crops", "pl"]
 log = logging.getLogger("geood")
 FORGOTTEN, DROWNED = 0.3, 0.03  # limits beyond which `troubles` warns
 PASTED = 6  # crops with pasted negatives that are shown
+MOST_BARE = 0.5  # share of crops without a negative beyond which a stage warns
 SAMPLES = 32  # samples of the flow, and real crops, that a validation measures
 FIRST_CROPS = 32  # training crops that the flow is initialized from
 
@@ -106,6 +107,7 @@ class Stage(pl.LightningModule):
         self.validated: dict[str, float] = {}  # of the last validation
         self._validation = _Validation(Confusion(len(config.data.classes)))
         self._warned: set[str] = set()
+        self._crops, self._bare = 0, torch.zeros((), dtype=torch.int64)  # of the third stage; those without a negative
 
     def _choose_learners(self) -> None:
         """Let those parameters take gradients that this stage trains.
@@ -175,6 +177,8 @@ class Stage(pl.LightningModule):
         generator, settings = self.generator(), self.config.loss
         moved = self.flow_learns and (settings.negative_to_flow or settings.class_to_flow)
         pasted, bits = self._pasted(batch, generator, moved=moved), None
+        self._crops += len(pasted.negative)
+        self._bare = self._bare + (~pasted.negative.flatten(1).any(1)).sum()
         if self.flow is not None and self.flow_learns and pasted.crops:
             alike = _by_size(pasted.crops)
             bits = torch.cat([self.flow.bits_per_dimension(crops, generator) for crops in alike])
@@ -183,6 +187,19 @@ class Stage(pl.LightningModule):
         if self.flow_learns and not pasted.crops:
             figures["loss"] = figures["loss"] + self._no_flow()
         return figures
+
+    def on_train_end(self) -> None:
+        """Warn if most crops had no room for a negative: what learns from these has not learned then."""
+        settings = self.config.negatives
+        if settings.sources and self.global_rank == 0 and int(self._bare) > MOST_BARE * self._crops:
+            log.warning(
+                "stage %s: in %.0f %% of the crops no negative of %d to %d px fitted between the gaps in the data, so "
+                "little was learned from them; lower negatives.patch_min_px and patch_max_px, or raise data.min_valid",
+                self.plan.stage,
+                100 * int(self._bare) / self._crops,
+                settings.patch_min_px,
+                settings.patch_max_px,
+            )
 
     def _pasted(self, batch: dict[str, Any], generator: torch.Generator, *, moved: bool) -> PastedBatch:
         """Paste negatives into a batch; with `moved` they carry the flow's graph."""

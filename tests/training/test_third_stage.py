@@ -174,3 +174,17 @@ def test_the_class_term_of_a_validation_does_not_depend_on_its_batches():
                 stage.validation_step(each, 1)
         found.append(stage._validation.nll / stage._validation.labelled)
     assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_a_stage_whose_crops_have_no_room_for_negatives_says_so(caplog):
+    batch = _batch()
+    stage = _stage(source="phase")
+    stage._third_step(batch)
+    stage.on_train_end()
+    assert not caplog.records
+    batch["valid"][:, ::7] = False  # no row of data is left that is 8 px high
+    batch["mask"][:, ::7] = 255
+    for _ in range(2):
+        stage._third_step(batch)
+    stage.on_train_end()
+    assert "stage head: in 67 % of the crops no negative of 8 to 32 px fitted" in caplog.text
