@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geood.calibration import prediction_tiles, scored_tiles
-from geood.config import load_config
+from geood.config import folded, load_config
 from geood.constants import ANOMALY, IGNORE, INLIER, VECTOR_SUFFIXES
 from geood.datasets import find_files
 from geood.errors import ConfigError, DataError
@@ -304,6 +304,16 @@ def _read_cases(path: Path, bundle: ModelBundle, settings: Sequence[str]) -> tup
     strange = sorted(set(data.classes) - set(bundle.class_ids))
     if strange:
         raise ConfigError(f"{path}: this model never learned the classes {strange}; drop them, or list them as anomaly")
+    ids = {folded(name): i for i, name in bundle.config.data.classes.items() if i in bundle.class_ids}
+    moved = [
+        f"{name} is {i} here, {ids[folded(name)]} there"
+        for i, name in data.classes.items()
+        if ids.get(folded(name), i) != i
+    ]
+    if moved:
+        raise ConfigError(
+            f"{path}: this model numbers its classes otherwise ({'; '.join(moved)}); give its ids, or auto"
+        )
     learned = sorted(set(data.anomaly) & set(bundle.class_ids))
     if learned:
         raise ConfigError(f"{path}: ids {learned} are under anomaly, but this model learned them as classes; drop them")

@@ -253,6 +253,10 @@ def test_set_needs_a_config(tmp_path, model):
             "classes: {2: land, 6: sand}\n  test_images: [a.tif]\n  test_labels: [b.tif]",
             r"never learned the classes \[6\]",
         ),
+        (
+            "classes: {2: road, 5: Land}\n  test_images: [a.tif]\n  test_labels: [b.tif]",
+            r"otherwise \(road is 2 here, 5 there; Land is 5 here, 2 there\); give its ids, or auto",
+        ),
         ("classes: {2: land, 3: x}\n  anomaly: [5]\n  test_images: [a.tif]\n  test_labels: [b.tif]", r"classes \[3\]"),
     ],
 )
