@@ -31,6 +31,7 @@ from geood.datasets import Crops, seed_of  # noqa: E402
 from geood.errors import TrainingError  # noqa: E402
 from geood.metrics import Confusion  # noqa: E402
 from geood.models import Flow, Segmenter  # noqa: E402
+from geood.training.light import in_other_light  # noqa: E402
 from geood.training.losses import class_nll  # noqa: E402
 from geood.training.mixed_content import mixed_content  # noqa: E402
 from geood.training.negative_sources import Photographs  # noqa: E402
@@ -173,6 +174,10 @@ class Stage(pl.LightningModule):
         generator, settings = self.generator(), self.config.loss
         moved = self.flow_learns and (settings.negative_to_flow or settings.class_to_flow)
         pasted, bits = self._pasted(batch, generator, moved=moved), None
+        if self.plan.stage == "head":
+            strength = self.config.train.head_light
+            lit = in_other_light(pasted.image, batch["valid"], strength=strength, generator=generator)
+            pasted = pasted._replace(image=lit)
         if self.flow is not None and self.flow_learns and pasted.crops:
             alike = _by_size(pasted.crops)
             bits = torch.cat([self.flow.bits_per_dimension(crops, generator) for crops in alike])
