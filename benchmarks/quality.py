@@ -81,6 +81,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "closed set": CLOSED,
     "control": PLAIN | BANK | {"negatives.source": "none"},
     "head, phase": {},  # the defaults of geood
+    "head, no light": {"train.head_light": 0},
     "head, flow": {"negatives.source": "flow"},
     "head, flow frozen": {"negatives.source": "flow", "train.joint_flow_lr": 0},
     "head, flow and phase": {"negatives.source": {"flow": 1, "phase": 1}, "train.joint_flow_lr": 0},

@@ -32,6 +32,7 @@ from geood.datasets import Crops, seed_of  # noqa: E402
 from geood.errors import TrainingError  # noqa: E402
 from geood.metrics import Confusion  # noqa: E402
 from geood.models import Flow, Segmenter  # noqa: E402
+from geood.training.light import in_other_light  # noqa: E402
 from geood.training.losses import class_nll  # noqa: E402
 from geood.training.mixed_content import mixed_content  # noqa: E402
 from geood.training.negative_sources import Photographs  # noqa: E402
@@ -179,6 +180,10 @@ class Stage(pl.LightningModule):
         pasted, bits = self._pasted(batch, generator, moved=moved), None
         self._crops += len(pasted.negative)
         self._bare = self._bare + (~pasted.negative.flatten(1).any(1)).sum()
+        if self.plan.stage == "head":
+            strength = self.config.train.head_light
+            lit = in_other_light(pasted.image, batch["valid"], strength=strength, generator=generator)
+            pasted = pasted._replace(image=lit)
         if self.flow is not None and self.flow_learns and pasted.crops:
             alike = _by_size(pasted.crops)
             bits = torch.cat([self.flow.bits_per_dimension(crops, generator) for crops in alike])
