@@ -115,7 +115,8 @@ class Inputs:
             said.append(("attribute", f"{layer}{labels.attribute}: {among}"))
         for found in sorted(labels.classes, key=lambda found: -found.share):
             area = "" if found.km2 is None else f", {area_text(found.km2)}"
-            named = found.class_id if found.name is None else found.name
+            beside = labels.id_names.get(found.class_id)
+            named = found.name if found.name is not None else f"{found.class_id} {beside or ''}".strip()
             said.append(("class", f"{named}: {100 * found.share:.3g} % of the labelled ground{area}"))
         said += [("note", text) for text in labels.likely_slips()]
         return said + [("note", problem) for problem in dict.fromkeys(labels.problems)]
@@ -130,11 +131,8 @@ def first_config(inputs: Inputs, wishes: Wishes) -> FirstConfig:
     """
     imagery, labels = inputs.imagery, inputs.labels
     held = tuple(dict.fromkeys(labels.find(name) for name in wishes.hold_out))
-    left_out = tuple(
-        found for found in labels.classes if found.name is not None and folded(found.name) in NAMES_OF_NONE
-    )
-    left_out = tuple(found for found in left_out if found not in held)
-    classes = _named(labels, {*held, *left_out}, wishes.names)
+    left_out = tuple(found for found in labels.classes if _is_none(labels.name_of(found)) and found not in held)
+    classes = _named(labels, {*held, *left_out}, {**labels.id_names, **wishes.names})
     machine = this_machine()
     start = best_start(machine)
     proposal = propose(imagery, machine, start)
@@ -164,6 +162,11 @@ def first_config(inputs: Inputs, wishes: Wishes) -> FirstConfig:
     )
 
 
+def _is_none(name: str | None) -> bool:
+    """Tell whether a name is that of no class, such as `void`; a number alone is not."""
+    return name is not None and folded(name) in NAMES_OF_NONE
+
+
 def _named(labels: FoundLabels, without: set[FoundClass], names: Mapping[int, str]) -> dict[int, str]:
     """Return the names of the classes to be learned, by id.
 
@@ -171,7 +174,7 @@ def _named(labels: FoundLabels, without: set[FoundClass], names: Mapping[int, st
         ConfigError: there are fewer than two.
     """
     if labels.masks:
-        return {0: names.get(0, "background"), 1: names.get(1, "class_1")}
+        return {0: names.get(0, "background"), 1: names.get(1, names.get(255, "class_1"))}
     chosen = [found for found in labels.classes if found not in without]
     if labels.vector and len(chosen) == 1:  # what is not drawn is the other class
         [only] = chosen

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from geood.calibration import in_digits
@@ -180,12 +181,14 @@ def audit(  # noqa: PLR0913 - the options of a verb
 
 
 def _odd_outlines(review: Review) -> list[str]:
-    """Return a note on outlines that are gone, or that cross themselves, since they were written."""
+    """Return a note on outlines that are gone, or no longer valid, since they were written."""
     shapes = review.polygons.geometry
     bare = shapes.isna() | shapes.is_empty
-    odd = {"without an outline": bare, "whose outline crosses itself": ~bare & ~shapes.is_valid}
+    wrong = ~bare & ~shapes.is_valid
+    odd = {"without an outline": bare, "whose outline is not valid": wrong}
     told = [f"{counted(int(some.sum()), 'polygon')} {what}" for what, some in odd.items() if some.any()]
-    return [f"{' and '.join(told)}: counted by what its row tells"] if told else []
+    why = f" (the first: {shapely.is_valid_reason(shapes[wrong].iloc[0])})" if wrong.any() else ""
+    return [f"{' and '.join(told)}{why}: counted by what its row tells"] if told else []
 
 
 def _part(name: str, judged: NDArray[np.bool_], real: NDArray[np.bool_]) -> Part:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import geopandas
 import pandas as pd
 import pyogrio
+import shapely
 import yaml
 
 from geood.atomic import atomic_files, check_output, output_errors
@@ -181,8 +182,9 @@ def _with_ids(
     wrong = judged[~judged.geometry.is_valid]
     if len(wrong):
         raise DataError(
-            f"{path}: {counted(len(wrong), 'judged polygon')} whose outline crosses itself, fid "
-            f"{wrong['fid'].iloc[0]} first; repair it, in QGIS with Fix geometries"
+            f"{path}: {counted(len(wrong), 'judged polygon')} whose outline is not valid, fid "
+            f"{wrong['fid'].iloc[0]} first ({shapely.is_valid_reason(wrong.geometry.iloc[0])}); repair it, in QGIS "
+            "with Fix geometries"
         )
     return frame.reset_index(drop=True)
 

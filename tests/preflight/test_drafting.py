@@ -15,7 +15,7 @@ from geood.cli.process import _run
 from geood.config.loading import load_config
 from geood.errors import ConfigError, DataError, OutputError
 from geood.preflight import drafting, trial
-from geood.preflight.config_text import _near, config_text, write_config
+from geood.preflight.config_text import _near, config_lines, config_text, write_config
 from geood.preflight.drafting import Inputs, Wishes, first_config, patterns
 from geood.preflight.imagery import look_at
 from geood.preflight.machine import Machine, Start
@@ -141,6 +141,27 @@ def test_polygons_with_ids_choose_their_attribute(folder, tmp_path):
     made = first_config(sources, Wishes())
     assert made.config.data.label_attribute == "class" and set(made.config.data.classes) == {1, 2}
     assert "label_attribute" in config_text(made, tmp_path / "x.yaml")
+
+
+def test_names_beside_the_labels_are_taken_and_those_given_win(folder, tmp_path):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    entries = "".join(f"<Category>{name}</Category>" for name in ("land", "road", "void", "", "", "", "", "boat"))
+    text = f"<PAMDataset><PAMRasterBand><CategoryNames>{entries}</CategoryNames></PAMRasterBand></PAMDataset>"
+    (tmp_path / "a_labels.tif.aux.xml").write_text(text)
+    wishes = Wishes(("boat",), {1: "street"})
+    sources = Inputs.of([str(tmp_path)], [str(tmp_path / "*_labels.tif")], wishes)
+    assert ("class", "1 road: 33.4 % of the labelled ground, 0.0171 km2") in sources.lines()
+    made = first_config(sources, wishes)
+    assert made.config.data.classes == {0: "land", 1: "street"} and made.config.data.anomaly == [7]
+    text = config_text(made, tmp_path / "first.yaml")
+    assert "named beside the labels" in text and "# left out: void" in text and "held out: boat" in text
+    assert not any(label == "note" for label, _ in config_lines(made))
+
+
+def test_ids_without_a_name_are_told_with_the_way_to_name_them(drafted):
+    _, made = drafted
+    assert ("note", "classes without a name: 1; name them by --name 1=NAME, or in the config") in config_lines(made)
 
 
 def test_shapes_of_one_named_class_stand_on_a_background(folder, tmp_path):

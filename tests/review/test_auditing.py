@@ -85,7 +85,7 @@ def test_bands_of_close_scores_have_names_of_their_own_and_none_is_empty(tmp_pat
     assert sum(part.polygons for part in found.bands) == 5
 
 
-def test_outlines_that_are_gone_or_cross_themselves_are_told_and_count_as_their_rows(tmp_path):
+def test_outlines_that_are_gone_or_not_valid_are_told_and_count_as_their_rows(tmp_path):
     frame = reviewed(["real", "false", "real"])
     bow = shapely.Polygon([(0, 0), (9, 9), (9, 0), (0, 9)])
     edited = frame.set_geometry([bow, None, frame.geometry.iloc[2]], crs=frame.crs)
@@ -93,7 +93,8 @@ def test_outlines_that_are_gone_or_cross_themselves_are_told_and_count_as_their_
     whole = audit([save(tmp_path / "b.gpkg", frame)], area_km2=1.0)
     assert found.overall == whole.overall and not whole.notes and "no layer sample" in found.no_recall
     assert found.notes == (
-        "1 polygon without an outline and 1 polygon whose outline crosses itself: counted by what its row tells",
+        "1 polygon without an outline and 1 polygon whose outline is not valid (the first: Self-intersection[4.5 4.5])"
+        ": counted by what its row tells",
     )
 
 
