@@ -26,6 +26,7 @@ from geood.training import Pace
 IMAGES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".vrt", ".jp2")
 LISTED = 12  # more images or labels than this are named by a pattern, if there is one
 FEW_CLEAN = 0.15  # share of clean crops below which smaller ones are tried
+MUCH = 1.1  # times the ground of the images from which shapes are said to cover too much
 BACKGROUND = "background"  # class of ground without a shape, where labels are shapes of one class
 BUFFER_M = 3.0  # metres on each side of lines and points: about half a road
 log = logging.getLogger("geood")
@@ -118,6 +119,12 @@ class Inputs:
             beside = labels.id_names.get(found.class_id)
             named = found.name if found.name is not None else f"{found.class_id} {beside or ''}".strip()
             said.append(("class", f"{named}: {100 * found.share:.3g} % of the labelled ground{area}"))
+        drawn, seen = sum(found.km2 or 0 for found in labels.classes), self.imagery.km2
+        if labels.vector and seen and drawn > MUCH * seen:
+            text = (
+                f"the shapes cover {area_text(drawn)}, and the images {area_text(seen)}: the shares count shapes that"
+            )
+            said.append(("note", f"{text} lie beside the images, or on each other, as well"))
         said += [("note", text) for text in labels.likely_slips()]
         return said + [("note", problem) for problem in dict.fromkeys(labels.problems)]
 

@@ -177,6 +177,15 @@ def test_shapes_of_one_named_class_stand_on_a_background(folder, tmp_path):
     assert load_config(tmp_path / "x.yaml").data == made.config.data
 
 
+def test_shapes_that_cover_more_than_the_images_are_told(folder, tmp_path):
+    left, bottom, right, top = bounds_of(folder / "a.tif")
+    rows = {"kind": ["roof", "road"], "geometry": [box(left, bottom, right, top), box(left, bottom, right + 500, top)]}
+    gpd.GeoDataFrame(rows, crs=UTM).to_file(tmp_path / "l.gpkg")
+    said = Inputs.of([str(folder / "a.tif")], [str(tmp_path / "l.gpkg")], Wishes()).lines()
+    [told] = [text for label, text in said if label == "note" and "the shapes cover" in text]
+    assert told.startswith("the shapes cover 0.131 km2, and the images 0.0256 km2: ")
+
+
 def bounds_of(path):
     with rasterio.open(path) as file:
         return tuple(file.bounds)
