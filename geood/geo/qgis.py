@@ -110,7 +110,7 @@ def class_colours(names: dict[int, str]) -> dict[int, str]:
 
 
 def _unlike(taken: Sequence[str]) -> str:
-    """Return the colour of `_OTHERS` that is farthest from those taken, in red, green and blue; in turn if none is left."""
+    """Return the colour of `_OTHERS` that is farthest from those taken; if none is free, in turn."""
 
     def distance(one: str, other: str) -> int:
         return sum((int(one[i : i + 2], 16) - int(other[i : i + 2], 16)) ** 2 for i in (1, 3, 5))
