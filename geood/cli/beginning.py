@@ -120,7 +120,7 @@ def check(
         Path | None, typer.Option(metavar="FILE.png", help="The picture; default: CONFIG.check.png, made anew.")
     ] = None,
 ) -> None:
-    """Tell in seconds what a training would find: networks, files, classes, crops, time. Draws images with labels."""
+    """Tell in a minute what a training would find: networks, files, classes, crops, time. Draws images with labels."""
     from geood.atomic import check_output
     from geood.config import load_config
     from geood.preflight import check_config
