@@ -302,7 +302,9 @@ def _promises(
     frame = review.polygons
     false = (frame["verdict"] == "false").to_numpy()
     open_yet = int((~frame["verdict"].isin(["real", "false"])).sum())
-    said = []
+    said: list[str] = []
+    if len(frame) and open_yet == len(frame):
+        return ()  # nothing was looked at, so nothing can agree
     promised = promised_per_km2 if promised_per_km2 is not None else ground.promised_per_km2
     if promised is not None and ground.area_km2 is not None:
         said.append(_of_polygons(promised, int(false.sum()), open_yet, ground.area_km2))

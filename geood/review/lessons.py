@@ -33,6 +33,7 @@ from geood.geo.listing import files_in
 from geood.geo.ogr import fixed_time, local_file, plain_path
 from geood.geo.score_raster import SCENE_TAG, read_tags
 from geood.polygons import raster_of
+from geood.review.promises import run_rows
 from geood.review.reading import Review, ReviewNames, counted, misspelt_lines, read_review
 
 LAYER, ATTRIBUTE = "labels", "class_id"
@@ -267,6 +268,7 @@ def _scenes(review: Review, paths: list[Path], given: list[Path], config: Config
     if given:
         return sorted(path.absolute() for path in given)
     labels = sorted({str(name) for name in review.polygons.get("scene", pd.Series(dtype=str)).dropna()})
+    labels = labels or sorted({str(row["scene"]) for row in run_rows(paths[0]) if row.get("scene")})
     raster = raster_of(paths[0])
     if not labels and raster is not None:
         labels = [read_tags(raster).get(SCENE_TAG, "")]

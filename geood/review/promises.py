@@ -45,7 +45,7 @@ def promise_of(path: Path, tags: Mapping[str, str], review: Review) -> tuple[flo
         tags: those of the score raster, empty without one.
         review: what is in the file.
     """
-    rows = _run_rows(path)
+    rows = run_rows(path)
     if rows:
         return _of_rows(rows)
     own, cut = tagged_number(tags, THRESHOLD_TAG), _threshold_of(review)
@@ -68,7 +68,7 @@ def promise_of(path: Path, tags: Mapping[str, str], review: Review) -> tuple[flo
     return cut, CutPromise(table.share_above(cut), None if found is None else found.rate), (note,)
 
 
-def _run_rows(path: Path) -> list[dict[str, Any]]:
+def run_rows(path: Path) -> list[dict[str, Any]]:
     """Return the rows of the table `run` of a GeoPackage; none of other files."""
     if path.suffix.lower() != ".gpkg":
         return []

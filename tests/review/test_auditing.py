@@ -118,6 +118,8 @@ def test_polygons_that_are_not_decided_do_not_make_a_map_better(tmp_path):
     path = save(tmp_path / "a.gpkg", reviewed(["false"] + [None] * 9))
     [text] = audit([path], area_km2=1.0, promised_per_km2=10.0).promises
     assert text.startswith("agrees") and "9 not decided" in text
+    untouched = save(tmp_path / "b.gpkg", reviewed([None] * 10))
+    assert audit([untouched], area_km2=1.0, promised_per_km2=10.0).promises == ()
 
 
 def test_the_promise_of_a_bundle_is_its_rate_at_the_threshold_of_the_map(tmp_path, bundle_path):

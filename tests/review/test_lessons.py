@@ -1,6 +1,8 @@
 """Lessons of a review: false alarms are inliers, real things nothing, and the same verdicts the same files."""
 
 import shutil
+import sqlite3
+from contextlib import closing
 
 import geopandas
 import numpy as np
@@ -146,6 +148,11 @@ def test_the_scene_is_found_by_its_name_or_asked_for(folder):
     bare = save(folder / "c.gpkg", reviewed(["false"]))
     with pytest.raises(ConfigError, match="do not tell of which scene they are"):
         feedback([bare], folder / "aerial.yaml", folder / "other.yaml")
+    with closing(sqlite3.connect(bare)) as database, database:  # as `polygonize` writes it, apart from its raster
+        database.execute("CREATE TABLE run (scene TEXT, threshold REAL)")
+        database.execute("INSERT INTO run VALUES ('/elsewhere/scene.tif', 1.5)")
+    feedback([bare], folder / "aerial.yaml", folder / "other.yaml")
+    assert load_config(folder / "other.yaml").data.reviewed_images == [str(folder / "scene.tif")]
 
 
 def test_a_map_that_lies_elsewhere_finds_its_scene_in_the_data_unless_two_have_the_name(folder):
