@@ -32,8 +32,7 @@ from geood.errors import ConfigError, DataError, OutputError, shown
 from geood.geo.listing import files_in
 from geood.geo.ogr import fixed_time, local_file, plain_path
 from geood.geo.score_raster import SCENE_TAG, read_tags
-from geood.polygons import raster_of
-from geood.review.promises import run_rows
+from geood.polygons import raster_of, run_rows
 from geood.review.reading import Review, ReviewNames, counted, misspelt_lines, read_review
 
 LAYER, ATTRIBUTE = "labels", "class_id"

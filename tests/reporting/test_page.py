@@ -24,6 +24,7 @@ from geood.errors import ConfigError, DataError, OutputError
 from geood.geo.grid import Grid
 from geood.polygons.reading import read_anomalies
 from geood.prediction.pipeline import predict
+from geood.prediction.polygonizing import polygonize
 from geood.reporting.gallery import keys_of
 from geood.reporting.maps import SceneMap, read_maps
 from geood.reporting.page import PAGE_BYTES, Sources, read_sources, render, report
@@ -198,6 +199,20 @@ def test_the_scene_is_looked_for_and_its_absence_is_said(made, tmp_path):
     assert [each.label for each in read_maps(folder)] == [given.label]
     with pytest.raises(ConfigError, match=r"--scene none\.tif: no such file"):
         read_maps(prediction.polygons, scenes=[Path("none.tif")])
+
+
+def test_polygons_that_were_cut_again_are_shown_with_the_scores_they_were_cut_from(made, tmp_path):
+    _, _, prediction = made
+    scores = tmp_path / "m.tif"
+    scores.write_bytes(prediction.scores.read_bytes())
+    count = polygonize(scores, tmp_path / "cut.gpkg", threshold=0.5, min_area_m2=0)
+    [cut] = read_maps(tmp_path / "cut.gpkg", scenes=[Path(prediction.scene)])
+    [whole] = read_maps(scores)
+    assert (cut.scores, cut.threshold, cut.total, cut.least_m2) == (scores, 0.5, count, 0)
+    assert cut.verdict == whole.verdict and whole.threshold == pytest.approx(0.6)
+    assert cut.per_km2 == pytest.approx(count / cut.verdict.km2) and "cut again at 0.5" in cut.notes[0]
+    text = render(read_sources([tmp_path / "cut.gpkg"], scenes=[Path(prediction.scene)]), title="x")
+    assert f"{count} polygon" in text and "this map has" not in text
 
 
 def test_500_polygons_fit_on_a_page(tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import math
+import sqlite3
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -179,6 +181,19 @@ def test_the_scores_are_found_beside_polygons_also_those_of_an_older_geood(tmp_p
     for name in filter(None, (raster, "y.tif")):
         (tmp_path / name).touch()
     assert raster_of(tmp_path / polygons) == (tmp_path / raster if raster else None)
+
+
+@pytest.mark.parametrize("name", ["y.tif", "../y.tif", "/y.tif", "gone.tif"])
+def test_polygons_that_were_cut_again_name_the_raster_beside_them_and_no_other(tmp_path, name):
+    (tmp_path / "below").mkdir()
+    path = save(tmp_path / "below" / "x.gpkg", reviewed(["real"]))
+    for folder in (tmp_path, path.parent):
+        (folder / "y.tif").touch()
+    assert raster_of(path) is None
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE run (scores TEXT)")
+        database.execute("INSERT INTO run VALUES (?)", (name,))
+    assert raster_of(path) == (path.with_name("y.tif") if name == "y.tif" else None)
 
 
 def test_nothing_judged_is_said(tmp_path):
