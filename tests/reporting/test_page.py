@@ -248,7 +248,7 @@ def test_lines_and_differences_of_a_run(made):
     lines = run_lines(run)
     assert lines[0] == "mIoU       45.0 % on the validation ground"
     assert lines[1] == f"classes    {HOSTILE} 80, road & $x$ 45, {CLASSES[2]} 0 (IoU in %)"
-    assert any(line.startswith("threshold  0.7 for 1 %") and line.endswith("the default") for line in lines)
+    assert any(line.startswith("threshold  0.7: 1 %") and line.endswith("the default") for line in lines)
     told = {row.key: row for row in config_differences(read_run(run).config)}
     assert told["data.classes"].default is None and told["data.images"].value == "*.tif"
     assert told["flow.steps"].value == "1" and "train.batch" not in told
