@@ -123,9 +123,7 @@ def of_whole_images(options: ReadingOptions | PartOptions) -> ReadingOptions:
     if isinstance(options, ReadingOptions):
         return options
     if options.area is not None or options.box is not None:
-        raise ConfigError(
-            "options: area and box choose a part to map, and whole images are measured; leave both out"
-        )
+        raise ConfigError("options: area and box choose a part to map, and whole images are measured; leave both out")
     return options.reading
 
 

@@ -17,12 +17,14 @@ from pyogrio.errors import DataLayerError, DataSourceError
 
 from geood.config import folded
 from geood.constants import IGNORE
-from geood.errors import printable
+from geood.errors import DataError, printable
+from geood.geo.ogr import local_file
 
 NAMING = ("class_name", "classname", "class", "label", "category", "name", "landcover", "land_cover", "type")
 VALUING = ("value", "id", "class_id")
 MOST_BYTES = 16 * 2**20  # a larger file of names is none
 TEXT, NAME, EXACT = "2", "2", "5"  # GDAL's numbers for a column of text, of names, and of values
+_FAILURES = (ElementTree.ParseError, DataSourceError, DataLayerError, DataError, OSError, ValueError)
 Names = dict[int, str]
 Row = tuple[Any, Any]
 
@@ -70,7 +72,7 @@ def _names_beside(path: Path) -> Names:
             continue
         try:
             names = read(beside)
-        except (ElementTree.ParseError, DataSourceError, DataLayerError, OSError, ValueError) as error:
+        except _FAILURES as error:
             raise ValueError(f"{beside}: {error}") from error
         if names:
             return names
@@ -111,7 +113,8 @@ def _rows(table: ElementTree.Element) -> Iterator[Row]:
 
 def _of_esri(path: Path) -> Names:
     """Return the names of the attribute table that Esri keeps beside a raster."""
-    table = pyogrio.read_dataframe(path, read_geometry=False)
+    with local_file(path) as plain:
+        table = pyogrio.read_dataframe(plain, read_geometry=False)
     columns = {str(column).casefold(): column for column in table.columns}
     value = next((columns[name] for name in VALUING if name in columns), None)
     texts = {name: column for name, column in columns.items() if table[column].dtype.kind not in "iufb"}

@@ -53,6 +53,12 @@ def test_a_table_of_esri_is_read(tmp_path):
     assert names_of_ids([tmp_path / "a.tif"]) == ({3: "field"}, ())
 
 
+def test_a_table_that_is_another_format_is_not_opened(tmp_path):
+    (tmp_path / "a.tif.vat.dbf").write_text("<OGRVRTDataSource><OGRVRTLayer name='a'/></OGRVRTDataSource>")
+    names, [problem] = names_of_ids([tmp_path / "a.tif"])
+    assert not names and "by its content it is no .dbf" in problem
+
+
 def test_statistics_alone_name_nothing_and_hide_no_style(tmp_path):
     (tmp_path / "a.tif.aux.xml").write_text(
         "<PAMDataset><PAMRasterBand band='1'><Metadata/></PAMRasterBand></PAMDataset>"
