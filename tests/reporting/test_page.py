@@ -165,6 +165,7 @@ def test_all_sections_tell_what_they_have(page, made):
     assert "far off" in text and "Map of the split" in text
     frame = read_anomalies(made[2].polygons, most=500)
     assert text.count('<article class="card"') == len(frame) >= 2
+    assert "<strong>1</strong> real." in text and "correlation of pixels 1 px apart</td>" in text
     assert 'class="badge real"' in text and "$\\mathdefault" not in text
 
 
