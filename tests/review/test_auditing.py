@@ -120,7 +120,7 @@ def test_polygons_that_are_not_decided_do_not_make_a_map_better(tmp_path):
     path = save(tmp_path / "a.gpkg", reviewed(["false"] + [None] * 9))
     [text] = audit([path], area_km2=1.0, promised_per_km2=10.0).promises
     assert text.startswith("agrees") and "9 not decided" in text
-    untouched = save(tmp_path / "b.gpkg", reviewed([None] * 10))
+    untouched = save(tmp_path / "b.gpkg", reviewed([None] * 10), cells([0], [True]))
     assert audit([untouched], area_km2=1.0, promised_per_km2=10.0).promises == ()
 
 
