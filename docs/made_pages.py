@@ -76,28 +76,30 @@ def command_line() -> str:
 
 
 def verbs() -> Iterator[tuple[str, Any]]:
-    """Yield each verb of the command line, as it is typed, with its command."""
+    """Yield each verb of the command line, as it is typed, with its command, in the order of `geood --help`."""
     for name, command in _commands(get_command(app)):
         nested = list(_commands(command))
         yield from ((f"{name} {inner}", each) for inner, each in nested) if nested else [(name, command)]
 
 
 def _commands(group: Any) -> Iterator[tuple[str, Any]]:
-    yield from getattr(group, "commands", {}).items()
+    commands = getattr(group, "commands", {})
+    yield from ((name, commands[name]) for name in (group.list_commands(None) if commands else ()))
 
 
 def _verb(name: str, command: Any) -> str:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     rows = [(f"`{_plain(p.metavar or p.name.upper())}`", p.help or "") for p in arguments]
     rows += [(f"`{_option(p)}`", _meaning(p)) for p in command.params if p.param_type_name == "option" and not p.hidden]
-    usage = " ".join(["geood", name, *(_plain(p.metavar or p.name.upper()) for p in arguments), "[OPTIONS]"])
+    typed = [_plain(p.metavar or p.name.upper()) if p.required else f"[{p.name.upper()}]" for p in arguments]
+    usage = " ".join(["geood", name, *typed, "[OPTIONS]"])
     lines = [f"## geood {name}", command.help or "", f"```text\n{usage}\n```", "| given | meaning |", "|---|---|"]
     head, table = lines[:3], lines[3:] + [f"| {first} | {_cell(second)} |" for first, second in rows]
     return "\n\n".join([*head, "\n".join(table)])
 
 
 def _plain(metavar: str) -> str:
-    return metavar.strip("{}")
+    return metavar[1:-1] if metavar[:1] == "{" and metavar[-1:] == "}" else metavar
 
 
 def _option(option: Any) -> str:

@@ -38,7 +38,7 @@ from geood.cli.options import (
     Workers,
 )
 from geood.cli.panels import Verbs
-from geood.cli.printing import print_next, print_predictions
+from geood.cli.printing import print_cut, print_next, print_predictions
 from geood.cli.project import project
 from geood.cli.report import print_training, report
 from geood.cli.reviewing import audit, feedback
@@ -261,7 +261,7 @@ def polygonize(
     replace: dict[str, Any] = {"overwrite": overwrite, "discard_verdicts": discard_verdicts}
     bundle_path = None if model is None else _bundle_path(model)
     count = run(scores, out, **chosen, **shape, bundle_path=bundle_path, **replace)
-    print(f"polygons   {out}: {count}")
+    print_cut(out, count)
 
 
 @app.command()

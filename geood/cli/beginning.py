@@ -12,6 +12,8 @@ from geood.cli.options import Overwrite, Settings
 from geood.errors import ConfigError, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from geood.preflight import FirstConfig, Inputs, Wishes
 
 
@@ -27,6 +29,10 @@ def init(
         list[str] | None,
         typer.Option(metavar="NAME", help="A class, by name or id, to be found and not learned; repeatable."),
     ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID=NAME", help="Name of a class that the labels hold as a number; repeatable."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="The config to write.")] = Path("aerial.yaml"),
     label_layer: Annotated[str | None, typer.Option(metavar="NAME", help="Layer of a vector file.")] = None,
     label_attribute: Annotated[
@@ -40,7 +46,7 @@ def init(
     from geood.preflight import Inputs, Wishes, config_lines, first_config, write_config
 
     check_output(out, overwrite=overwrite)
-    wishes = Wishes(tuple(hold_out or ()), {}, label_layer, label_attribute)
+    wishes = Wishes(tuple(hold_out or ()), _names(name or ()), label_layer, label_attribute)
     inputs = Inputs.of(images, labels, wishes)
     for label, text in inputs.lines():
         print(f"{label:<11}{printable(text)}")
@@ -56,6 +62,21 @@ def init(
     print(f"next       geood check {out}, then geood train {out}")
 
 
+def _names(given: Sequence[str]) -> dict[int, str]:
+    """Return names by id, of texts such as `3=water`.
+
+    Raises:
+        ConfigError: a text is none of these.
+    """
+    names = {}
+    for text in given:
+        number, _, name = (part.strip() for part in text.partition("="))
+        if not (number.isascii() and number.isdigit() and name):
+            raise ConfigError(f"--name {printable(text)}: needed is a number and its name, such as --name 3=water")
+        names[int(number)] = name
+    return names
+
+
 def _asked(inputs: Inputs, wishes: Wishes) -> Wishes:
     """Ask a person what the files do not tell: names of ids, what is to be held out."""
     from geood.preflight import Wishes
@@ -64,7 +85,7 @@ def _asked(inputs: Inputs, wishes: Wishes) -> Wishes:
     if not labels.text and not labels.masks:
         print("The labels hold numbers. Give each its name; Enter takes the one in brackets.")
         for found in labels.classes:
-            default = f"class_{found.class_id}"
+            default = names.get(found.class_id) or labels.id_names.get(found.class_id, f"class_{found.class_id}")
             names[found.class_id] = typer.prompt(f"  {found.class_id} ({100 * found.share:.3g} %)", default=default)
     held = wishes.hold_out
     while not held:
@@ -79,7 +100,7 @@ def _asked(inputs: Inputs, wishes: Wishes) -> Wishes:
             held = tuple(_id_of(part, inputs, names) for part in said.split(","))
         except ConfigError:
             known = ", ".join(
-                names.get(found.class_id) or found.name or str(found.class_id) for found in labels.classes
+                names.get(found.class_id) or labels.name_of(found) or str(found.class_id) for found in labels.classes
             )
             print(printable(f"The labels hold no {said.strip()}; they hold {known}."))
     return Wishes(held, names, wishes.layer, wishes.attribute)
@@ -99,7 +120,7 @@ def check(
         Path | None, typer.Option(metavar="FILE.png", help="The picture; default: CONFIG.check.png, made anew.")
     ] = None,
 ) -> None:
-    """Tell in seconds what a training would find: networks, files, classes, crops, time. Draws images with labels."""
+    """Tell in a minute what a training would find: networks, files, classes, crops, time. Draws images with labels."""
     from geood.atomic import check_output
     from geood.config import load_config
     from geood.preflight import check_config

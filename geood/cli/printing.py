@@ -69,6 +69,17 @@ def _lower(prediction: Any) -> str:
     return f"geood polygonize {quote(str(prediction.scores))} --out {quote(str(out))} --threshold {threshold:.4g}"
 
 
+def print_cut(out: Path, count: int) -> None:
+    """Print what `polygonize` wrote, at which threshold where the file tells it, and what to type next."""
+    from geood.polygons import run_rows
+
+    told = [f" above {row['threshold']:.4g}" for row in run_rows(out)]
+    print(printable(f"polygons   {out}: {count}{''.join(told[:1])}"))
+    if count:
+        print(printable(f"next       geood project {quote(str(out))} --out {quote(str(out.with_suffix('.qgz')))}"))
+        print(printable(f"then       geood audit {quote(str(out))}, once polygons have verdicts"))
+
+
 def print_pairs(pairs: dict[str, Any]) -> None:
     """Print names and values of a file, one a line."""
     for key, value in pairs.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -74,7 +75,10 @@ def audit(
             partial.write_text(found.to_json() + "\n", encoding="utf-8")
         print(f"figures    {json}")
     if found.overall.judged:
-        print("next       geood feedback MAP --config CONFIG --out next.yaml hands the verdicts to the next training")
+        maps = " ".join(shlex.quote(str(path)) for path in reviewed)
+        print(
+            f"next       geood feedback {maps} --config CONFIG --out next.yaml hands the verdicts to the next training"
+        )
 
 
 def feedback(

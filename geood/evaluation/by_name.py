@@ -14,7 +14,7 @@ from geood.evaluation.catalog_sets import evaluate_set
 from geood.evaluation.pairs import evaluate_pairs
 from geood.evaluation.results import Evaluation, SetEvaluation, staged, write_scene_figures
 from geood.evaluation.scenes import evaluate_scenes
-from geood.geo.scene_reading import AUTOMATIC, ReadingOptions
+from geood.geo.scene_reading import AUTOMATIC, PartOptions, ReadingOptions
 from geood.models import AnyBundle
 
 
@@ -27,7 +27,7 @@ def evaluate(  # noqa: PLR0913 - the options of a verb
     split: str | None = None,
     protocol: str | None = None,
     settings: Sequence[str] = (),
-    options: ReadingOptions = AUTOMATIC,
+    options: ReadingOptions | PartOptions = AUTOMATIC,
     out: str | Path | None = None,
     overwrite: bool = False,
 ) -> Evaluation | SetEvaluation:

@@ -18,7 +18,7 @@ from geood.datasets import Frame, drop_unlabelled, find_frames, screened
 from geood.evaluation.class_mapping import ClassMapping
 from geood.evaluation.measurement import Subject, measure
 from geood.evaluation.results import SetEvaluation
-from geood.geo.scene_reading import AUTOMATIC, ReadingOptions
+from geood.geo.scene_reading import AUTOMATIC, PartOptions, ReadingOptions
 from geood.models import AnyBundle, bundle_of
 
 log = logging.getLogger("geood")
@@ -32,7 +32,7 @@ def evaluate_set(  # noqa: PLR0913 - the options of a verb
     scores: Path | None = None,
     split: str | None = None,
     settings: Sequence[str] = (),
-    options: ReadingOptions = AUTOMATIC,
+    options: ReadingOptions | PartOptions = AUTOMATIC,
     out: Path | None = None,
 ) -> SetEvaluation:
     """Measure a bundle, or score files, on a split of a data set.

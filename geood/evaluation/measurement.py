@@ -32,7 +32,7 @@ from geood.evaluation.results import SetEvaluation, write_figures
 from geood.evaluation.score_files import ScoreFiles, Scores
 from geood.evaluation.tile_scores import ScoredFrame, for_scoring, frame_readings, score_frame
 from geood.geo.scene import Scene
-from geood.geo.scene_reading import AUTOMATIC, ReadingOptions, SceneReading
+from geood.geo.scene_reading import AUTOMATIC, PartOptions, ReadingOptions, SceneReading, of_whole_images
 from geood.metrics import (
     PROTOCOLS,
     ComponentScores,
@@ -67,7 +67,12 @@ class Subject(NamedTuple):
 
     @classmethod
     def of(
-        cls, bundle: ModelBundle | None, scores: Path | None, *, settings: Sequence[str], options: ReadingOptions
+        cls,
+        bundle: ModelBundle | None,
+        scores: Path | None,
+        *,
+        settings: Sequence[str],
+        options: ReadingOptions | PartOptions,
     ) -> Self:
         """Return the subject of these options of a verb, the bundle with its settings.
 
@@ -76,6 +81,7 @@ class Subject(NamedTuple):
         """
         if (bundle is None) == (scores is None):
             raise ConfigError("give a model or --scores with a folder of score files, one of the two")
+        options = of_whole_images(options)
         hold_out, label_ids, rest = data_settings(settings)
         if bundle:
             bundle = bundle.with_settings(rest)

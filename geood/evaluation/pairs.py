@@ -19,7 +19,7 @@ from geood.evaluation.class_mapping import ClassMapping
 from geood.evaluation.measurement import Subject, measure
 from geood.evaluation.results import SetEvaluation
 from geood.geo.listing import partners, same_name, some_of, why_no_pairs
-from geood.geo.scene_reading import AUTOMATIC, ReadingOptions
+from geood.geo.scene_reading import AUTOMATIC, PartOptions, ReadingOptions
 from geood.models import AnyBundle, bundle_of
 
 log = logging.getLogger("geood")
@@ -38,7 +38,7 @@ def evaluate_pairs(  # noqa: PLR0913 - the options of a verb
     bundle: AnyBundle | None = None,
     scores: Path | None = None,
     settings: Sequence[str] = (),
-    options: ReadingOptions = AUTOMATIC,
+    options: ReadingOptions | PartOptions = AUTOMATIC,
     out: Path | None = None,
 ) -> SetEvaluation:
     """Measure a bundle, or score files, on a folder of images and masks.

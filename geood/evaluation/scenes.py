@@ -36,7 +36,14 @@ from geood.geo.listing import files_in, pair_by_name, same_name, some_of, why_no
 from geood.geo.orientation import UPRIGHT, orientation_of
 from geood.geo.paths import gdal_name
 from geood.geo.scene import Scene, SceneSource
-from geood.geo.scene_reading import AUTOMATIC, ReadingOptions, said_together, settle_reading
+from geood.geo.scene_reading import (
+    AUTOMATIC,
+    PartOptions,
+    ReadingOptions,
+    of_whole_images,
+    said_together,
+    settle_reading,
+)
 from geood.metrics import Confusion, PixelCurve
 from geood.models import AnyBundle, ModelBundle, bundle_of
 from geood.progress import Progress
@@ -101,7 +108,7 @@ def evaluate_scenes(
     bundle: AnyBundle,
     *,
     settings: Sequence[str] = (),
-    options: ReadingOptions = AUTOMATIC,
+    options: ReadingOptions | PartOptions = AUTOMATIC,
     objects: bool = True,
     pictures: Path | None = None,
 ) -> Evaluation:
@@ -135,7 +142,7 @@ def evaluate_scenes(
         >>> evaluation.score, list(evaluation.headline())
         ('jsd', ['AP', 'FPR95', 'AUROC', 'base rate', 'mIoU'])
     """
-    path, bundle = Path(config_or_root), bundle_of(bundle)
+    path, bundle, options = Path(config_or_root), bundle_of(bundle), of_whole_images(options)
     if path.is_dir():
         if any(not s.startswith("data.label_ids=") for s in settings):
             raise ConfigError(

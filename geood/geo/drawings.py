@@ -177,7 +177,7 @@ def _repaired(layer: DrawnLayer, shapes: NDArray[Any]) -> NDArray[Any]:
     shapes[wrong] = [sound(shape) for shape in shapes[wrong]]
     lost = int(shapely.is_empty(shapes[wrong]).sum())
     log.warning(
-        "%s: outlines that are not valid: %d, polygon %d first (%s); they are parted where they cross themselves%s",
+        "%s: outlines that are not valid: %d, polygon %d first (%s); repaired, parted where they cross themselves%s",
         layer.name,
         wrong.size,
         layer.numbers[wrong[0]],

@@ -27,6 +27,7 @@ _STARTS: dict[str, tuple[bytes, ...]] = {
     ".fgb": (b"fgb",),
     ".parquet": (b"PAR1",),
     ".shp": (b"\0\0\x27\x0a",),
+    ".dbf": (b"\x03",),
     ".geojson": (b"{", b"["),
     ".json": (b"{", b"["),
 }

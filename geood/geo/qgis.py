@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from contextlib import closing
 from copy import deepcopy
 from functools import partial
@@ -27,13 +28,18 @@ _KNOWN = {
     "water": "#3f8fd2",
     "tree": "#1f7a3a",
     "forest": "#1f7a3a",
+    "wood": "#1f7a3a",
     "vegetation": "#4caf50",
     "grass": "#8bc34a",
     "field": "#c9b458",
+    "barren": "#b98d5c",
     "land": "#d8b98a",
     "soil": "#b98d5c",
     "road": "#7d7d7d",
+    "paved": "#7d7d7d",
+    "impervious": "#7d7d7d",
     "building": "#b5493b",
+    "built": "#b5493b",
     "roof": "#b5493b",
 }
 _OTHERS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#999999")
@@ -92,14 +98,25 @@ def class_style(names: dict[int, str]) -> str:
 
 
 def class_colours(names: dict[int, str]) -> dict[int, str]:
-    """Choose a hex colour for each class value: the conventional one for its name, else the next of a distinct set."""
+    """Choose a hex colour for each class value: the conventional one for its name, else one unlike those taken."""
     colours: dict[int, str] = {}
-    others = 0
     for value, name in sorted(names.items()):
         known = next((c for word, c in _KNOWN.items() if word in name.lower() and c not in colours.values()), None)
-        colours[value] = known or _OTHERS[others % len(_OTHERS)]
-        others += known is None
-    return colours
+        if known:
+            colours[value] = known
+    for value in sorted(names.keys() - colours):
+        colours[value] = _unlike(list(colours.values()))
+    return dict(sorted(colours.items()))
+
+
+def _unlike(taken: Sequence[str]) -> str:
+    """Return the colour of `_OTHERS` that is farthest from those taken; if none is free, in turn."""
+
+    def distance(one: str, other: str) -> int:
+        return sum((int(one[i : i + 2], 16) - int(other[i : i + 2], 16)) ** 2 for i in (1, 3, 5))
+
+    free = [colour for colour in _OTHERS if colour not in taken] or [_OTHERS[len(taken) % len(_OTHERS)]]
+    return max(free, key=lambda colour: min((distance(colour, each) for each in taken), default=0))
 
 
 def style_beside(path: Path) -> Path:

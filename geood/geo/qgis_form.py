@@ -48,7 +48,7 @@ def review_form(columns: Sequence[str], review: Mapping[str, str], *, class_name
     Args:
         columns: all columns of the layer; those that are not in `review` are read-only.
         review: columns to be filled in that the layer has, with their titles.
-        class_names: names proposed for the column `true_class`.
+        class_names: names proposed for the column `true_class`; its title lies above it, as it holds them.
     """
     filled = [name for name in review if name in columns]
     figures = [name for name in columns if name not in review]
@@ -71,10 +71,11 @@ def review_form(columns: Sequence[str], review: Mapping[str, str], *, class_name
         f'<field name={quoteattr(name)} editable="{int(name in review)}"/>' for name in ["fid", *columns]
     )
     groups = _group("Review", filled, columns) + _group("Figures", figures, columns)
+    above = "".join(f'<field name="{name}" labelOnTop="1"/>' for name in ("true_class",) if name in filled and known)
     return (
         f"<fieldConfiguration>{widgets}</fieldConfiguration><aliases>{aliases}</aliases><defaults>{defaults}</defaults>"
-        f"<editable>{editable}</editable><editorlayout>tablayout</editorlayout><editforminitcodesource>0"
-        f"</editforminitcodesource><attributeEditorForm>{groups}</attributeEditorForm>"
+        f"<editable>{editable}</editable><labelOnTop>{above}</labelOnTop><editorlayout>tablayout</editorlayout>"
+        f"<editforminitcodesource>0</editforminitcodesource><attributeEditorForm>{groups}</attributeEditorForm>"
     )
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geood.errors import DataError
+from geood.errors import ConfigError, DataError
 from geood.geo.band_matching import match_bands, parse_bands
 from geood.geo.bands import Bands
 from geood.geo.grid import Grid, Tile, Window, resampled
@@ -94,7 +95,36 @@ class ReadingOptions(NamedTuple):
         return bands.nodata if self.nodata is None else self.nodata
 
 
+class PartOptions(Protocol):
+    """Options of reading that choose a part of a scene, too: `SceneOptions` of a prediction."""
+
+    @property
+    def area(self) -> Path | None:
+        """Vector file, within whose polygons is scored."""
+
+    @property
+    def box(self) -> str | None:
+        """Box, within which is scored."""
+
+    @property
+    def reading(self) -> ReadingOptions:
+        """The options without the part."""
+
+
 AUTOMATIC = ReadingOptions()
+
+
+def of_whole_images(options: ReadingOptions | PartOptions) -> ReadingOptions:
+    """Return how images are read by options that could choose a part of them.
+
+    Raises:
+        ConfigError: they choose one.
+    """
+    if isinstance(options, ReadingOptions):
+        return options
+    if options.area is not None or options.box is not None:
+        raise ConfigError("options: area and box choose a part to map, and whole images are measured; leave both out")
+    return options.reading
 
 
 def settle_reading(

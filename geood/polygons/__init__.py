@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         check_stem,
         companions_of,
         raster_of,
+        run_rows,
         scores_beside,
         style_of,
     )
@@ -46,6 +47,7 @@ __all__ = [
     "priority",
     "raster_of",
     "read_anomalies",
+    "run_rows",
     "scores_beside",
     "style_of",
     "write_anomalies",
@@ -68,6 +70,7 @@ __getattr__, __dir__ = lazy_exports(
         "maps_in": "reading",
         "priority": "ranking",
         "raster_of": "names",
+        "run_rows": "names",
         "read_anomalies": "reading",
         "scores_beside": "names",
         "style_of": "names",

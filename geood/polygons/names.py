@@ -5,11 +5,13 @@ Knows no geometries, so that a run can check the names of its outputs before wha
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from geood.errors import OutputError
+from geood.geo.gpkg import open_read_only
 from geood.geo.qgis import style_beside
 
 
@@ -44,8 +46,36 @@ def scores_beside(polygons: Path) -> Path:
 
 
 def raster_of(polygons: Path) -> Path | None:
-    """Return the score raster that lies beside polygons; None if there is none. Older ones share the stem always."""
-    return next((path for path in (scores_beside(polygons), polygons.with_suffix(".tif")) if path.is_file()), None)
+    """Return the score raster that lies beside polygons; None if there is none. Older ones share the stem always.
+
+    Polygons that were cut again have a name of their own; a GeoPackage of them names the raster they were cut from.
+
+    Raises:
+        DataError: the file is damaged, or another program is writing to it.
+    """
+    likely = [scores_beside(polygons), polygons.with_suffix(".tif")]
+    found = next((path for path in likely if path.is_file()), None)
+    if found is None and polygons.is_file():
+        names = [str(row["scores"]) for row in run_rows(polygons) if row.get("scores")]
+        found = next((polygons.with_name(name) for name in names if Path(name).name == name), None)
+    return found if found and found.is_file() else None
+
+
+def run_rows(polygons: Path) -> list[dict[str, Any]]:
+    """Return the rows of the table `run` of a GeoPackage, by column; none of other files.
+
+    Raises:
+        DataError: the file is missing, damaged, or another program is writing to it.
+    """
+    if polygons.suffix.lower() != ".gpkg":
+        return []
+    with open_read_only(polygons) as database:
+        try:
+            found = database.execute('SELECT * FROM "run"')
+        except sqlite3.OperationalError:  # no such table: the file of an older geood, or of another tool
+            return []
+        names = [str(column[0]) for column in found.description]
+        return [dict(zip(names, row, strict=True)) for row in found]
 
 
 def style_of(polygons: Path) -> Path | None:

@@ -111,7 +111,8 @@ def polygonize(  # noqa: PLR0913 - the options of a verb
     if out.suffix == ".gpkg":
         same = settings.connectivity == tags.predict.connectivity and top is None
         promise = _promised(table, texts, settings, threshold=settled, count=count if same else None)
-        write_cut(out, {"scene": tags.scene, "threshold": settled} | promise)
+        named = scores.name if scores.absolute().parent == out.absolute().parent else None
+        write_cut(out, {"scene": tags.scene, "scores": named, "threshold": settled} | promise)
     return count
 
 

@@ -123,7 +123,10 @@ def _crops(config: Config, trial: list[Trial]) -> Iterator[Line]:
     trial.append(tried)
     report = tried.crops.report
     looked_at = report.drawn - report.dropped_invalid
-    yield "split", f"{report.validation_crops} validation crops of at most {config.data.validation_crops}"
+    most = (
+        ", as many as data.validation_crops allows" if report.validation_crops == config.data.validation_crops else ""
+    )
+    yield "split", f"{report.validation_crops} crops are kept for validation{most}"
     held = f"{tried.with_anomaly:.0%} with an anomaly, " if config.data.anomaly else ""
     bare = f"{report.dropped_unlabelled / max(1, looked_at):.0%} without a label"
     yield (

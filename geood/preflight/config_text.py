@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +86,19 @@ def config_lines(made: FirstConfig) -> list[tuple[str, str]]:
         ("guessed", f"{chosen.encoder}, weights {chosen.weights or 'random'}, {chosen.segmenter_steps:,} steps"),
         *(("expected", line.strip()) for line in expected(made)),
     ]
+    bare = [class_id for class_id, name in made.classes.items() if name == f"class_{class_id}"]
+    if bare:
+        lines.append(
+            ("note", f"classes without a name: {_listed(bare)}; name them by --name {bare[0]}=NAME, or in the config")
+        )
     if made.pace.seconds > LONG_S and not made.pace.on_gpu:
         lines += [("shorter", text) for text in shortcuts(made.config)]
     return lines
+
+
+def _listed(ids: Sequence[int]) -> str:
+    """Return some ids in words."""
+    return ", ".join(map(str, ids)) if len(ids) <= 8 else f"{', '.join(map(str, ids[:7]))} and {len(ids) - 7} more"
 
 
 def _data(made: FirstConfig, out: Path) -> Iterator[str]:
@@ -143,6 +153,7 @@ def _classes(made: FirstConfig) -> Iterator[str]:
     for class_id, name in made.classes.items():
         found = known.get(name if made.labels.text else class_id)
         named = f"; {GUESSED}the name" if name == f"class_{class_id}" else ""
+        named = "; named beside the labels" if name == made.labels.id_names.get(class_id) else named
         share = (
             ""
             if found is None
@@ -150,14 +161,15 @@ def _classes(made: FirstConfig) -> Iterator[str]:
         )
         yield _line(f"  {class_id}", name, f"{share}{named}".removeprefix("; "))
     for found in made.left_out:
-        yield f"    # left out: {printable(found.name or found.class_id)}, {100 * found.share:.3g} %"
+        yield f"    # left out: {printable(made.labels.name_of(found) or found.class_id)}, {100 * found.share:.3g} %"
 
 
 def _held_out(made: FirstConfig) -> str:
     if not made.anomaly:
         return "none held out; name one here to measure how well it would be found"
     return "held out: " + ", ".join(
-        f"{printable(found.name or f'id {found.class_id}')} ({100 * found.share:.3g} %)" for found in made.anomaly
+        f"{printable(made.labels.name_of(found) or f'id {found.class_id}')} ({100 * found.share:.3g} %)"
+        for found in made.anomaly
     )
 
 

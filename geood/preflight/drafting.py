@@ -26,6 +26,7 @@ from geood.training import Pace
 IMAGES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".vrt", ".jp2")
 LISTED = 12  # more images or labels than this are named by a pattern, if there is one
 FEW_CLEAN = 0.15  # share of clean crops below which smaller ones are tried
+MUCH = 1.1  # times the ground of the images from which shapes are said to cover too much
 BACKGROUND = "background"  # class of ground without a shape, where labels are shapes of one class
 BUFFER_M = 3.0  # metres on each side of lines and points: about half a road
 log = logging.getLogger("geood")
@@ -115,8 +116,15 @@ class Inputs:
             said.append(("attribute", f"{layer}{labels.attribute}: {among}"))
         for found in sorted(labels.classes, key=lambda found: -found.share):
             area = "" if found.km2 is None else f", {area_text(found.km2)}"
-            named = found.class_id if found.name is None else found.name
+            beside = labels.id_names.get(found.class_id)
+            named = found.name if found.name is not None else f"{found.class_id} {beside or ''}".strip()
             said.append(("class", f"{named}: {100 * found.share:.3g} % of the labelled ground{area}"))
+        drawn, seen = sum(found.km2 or 0 for found in labels.classes), self.imagery.km2
+        if labels.vector and seen and drawn > MUCH * seen:
+            text = (
+                f"the shapes cover {area_text(drawn)}, and the images {area_text(seen)}: the shares count shapes that"
+            )
+            said.append(("note", f"{text} lie beside the images, or on each other, as well"))
         said += [("note", text) for text in labels.likely_slips()]
         return said + [("note", problem) for problem in dict.fromkeys(labels.problems)]
 
@@ -130,8 +138,8 @@ def first_config(inputs: Inputs, wishes: Wishes) -> FirstConfig:
     """
     imagery, labels = inputs.imagery, inputs.labels
     held = tuple(dict.fromkeys(labels.find(name) for name in wishes.hold_out))
-    left_out = tuple(found for found in labels.classes if _is_none(found) and found not in held)
-    classes = _named(labels, {*held, *left_out}, wishes.names)
+    left_out = tuple(found for found in labels.classes if _is_none(labels, found) and found not in held)
+    classes = _named(labels, {*held, *left_out}, {**labels.id_names, **wishes.names})
     machine = this_machine()
     start = best_start(machine)
     proposal = propose(imagery, machine, start)
@@ -161,9 +169,11 @@ def first_config(inputs: Inputs, wishes: Wishes) -> FirstConfig:
     )
 
 
-def _is_none(found: FoundClass) -> bool:
-    """Return whether a value in labels means no class: a name such as `void`, or a number that no class may have."""
-    return not 0 <= found.class_id < IGNORE if found.name is None else folded(found.name) in NAMES_OF_NONE
+def _is_none(labels: FoundLabels, found: FoundClass) -> bool:
+    """Tell whether a value in labels means no class: its name is such as `void`, or no class may have its number."""
+    name = labels.name_of(found)
+    unusable = found.name is None and not 0 <= found.class_id < IGNORE
+    return unusable or (name is not None and folded(name) in NAMES_OF_NONE)
 
 
 def _named(labels: FoundLabels, without: set[FoundClass], names: Mapping[int, str]) -> dict[int, str]:
@@ -173,7 +183,7 @@ def _named(labels: FoundLabels, without: set[FoundClass], names: Mapping[int, st
         ConfigError: there are fewer than two.
     """
     if labels.masks:
-        return {0: names.get(0, "background"), 1: names.get(1, "class_1")}
+        return {0: names.get(0, "background"), 1: names.get(1, names.get(255, "class_1"))}
     chosen = [found for found in labels.classes if found not in without]
     if labels.vector and len(chosen) == 1:  # what is not drawn is the other class
         [only] = chosen

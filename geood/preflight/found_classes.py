@@ -7,8 +7,8 @@ chosen where a person did not. A number is an id, a text a class name, which get
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from geood.errors import ConfigError, DataError, printable
 from geood.geo.label_listing import FoundAttribute, FoundLayer, LabelFile, list_labels
 from geood.geo.label_rules import is_whole
 from geood.geo.vector import POLYGONAL
+from geood.preflight.id_names import names_of_ids
 from geood.progress import tracked
 
 LIKELY = ("class", "label", "category", "type", "kind", "name", "landcover", "land_cover", "id", "class_id", "value")
@@ -53,6 +54,7 @@ class FoundLabels:
         thin: True if some shapes are lines or points.
         problems: what the files themselves tell of problems, with the number of files that have each.
         counted: the number of files that were counted.
+        id_names: names of ids that lie beside rasters, by id.
     """
 
     paths: tuple[Path, ...]
@@ -65,6 +67,7 @@ class FoundLabels:
     thin: bool = False
     problems: tuple[str, ...] = ()
     counted: int = 0
+    id_names: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def kinds(self) -> str:
@@ -76,6 +79,10 @@ class FoundLabels:
     def text(self) -> bool:
         """True if the files hold class names."""
         return any(found.name is not None for found in self.classes)
+
+    def name_of(self, found: FoundClass) -> str | None:
+        """Return the name of a class, from the labels or from beside them; None if it is a number alone."""
+        return found.name or self.id_names.get(found.class_id)
 
     def likely_slips(self) -> list[str]:
         """Return what looks like a slip of the pen: a rare name that is nearly that of a class drawn more often."""
@@ -96,9 +103,9 @@ class FoundLabels:
             ConfigError: there is none.
         """
         for found in self.classes:
-            if folded(wanted) in (str(found.class_id), folded(found.name or str(found.class_id))):
+            if folded(wanted) in (str(found.class_id), folded(self.name_of(found) or str(found.class_id))):
                 return found
-        known = ", ".join(found.name or str(found.class_id) for found in self.classes)
+        known = ", ".join(self.name_of(found) or str(found.class_id) for found in self.classes)
         raise ConfigError(f"--hold-out {printable(wanted)}: no such class in the labels; they hold {printable(known)}")
 
 
@@ -150,7 +157,16 @@ def _of_rasters(paths: tuple[Path, ...], files: Sequence[LabelFile]) -> FoundLab
     without = sum(layer.crs is None for layer in layers)
     problems = (f"{without} of {len(layers)} label files have no CRS",) if without else ()
     ids = {found.class_id for found in classes}
-    return FoundLabels(paths, classes, vector=False, masks=ids <= {0} and bare, problems=problems, counted=len(files))
+    names, wrong = names_of_ids([file.path for file in files])
+    return FoundLabels(
+        paths,
+        classes,
+        vector=False,
+        masks=ids <= {0} and bare,
+        problems=problems + wrong,
+        counted=len(files),
+        id_names=names,
+    )
 
 
 def _likely(file: LabelFile, layer: str | None, attribute: str | None) -> list[tuple[FoundLayer, FoundAttribute]]:

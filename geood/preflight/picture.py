@@ -48,7 +48,7 @@ def draw_crops(out: Path, crops: Crops) -> None:
     handles += [Patch(color=ANOMALY, label="anomaly")] if held else []
     figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)), fontsize=9)
     legend = (
-        "Crops, and the same with their labels; not coloured: not labelled; white: no data, or ground of validation"
+        "Each crop, and beside it the same with its labels. No colour: not labelled. White: no data, or validation."
     )
     figure.suptitle(legend, x=0.01, ha="left", fontsize=11)
     with output_errors(out), atomic_write(out) as partial:
@@ -57,7 +57,9 @@ def draw_crops(out: Path, crops: Crops) -> None:
 
 def _chosen(crops: Crops) -> list[tuple[str, Any]]:
     """Return titles and crops to be drawn: some with an anomaly, then training crops, evenly spread."""
-    held = [(f"left out: {crops.ground.name(crop)}", crop) for crop in crops.report.with_anomaly[:COLUMNS]]
+    held = [
+        (f"left out, has an anomaly: {crops.ground.name(crop)}", crop) for crop in crops.report.with_anomaly[:COLUMNS]
+    ]
     boxes, number = crops.training_boxes, COLUMNS * ROWS - len(held)
     at = np.unique(np.linspace(0, len(boxes) - 1, min(number, len(boxes))).round().astype(int))
     return held + [(crops.ground.name(boxes[i]), boxes[i]) for i in at]

@@ -7,10 +7,11 @@ the page goes without it. Nothing is judged anew: the verdict is that of the map
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from geopandas import GeoDataFrame
 
@@ -32,7 +33,7 @@ from geood.geo.score_raster import (
     read_tags,
     tagged_number,
 )
-from geood.polygons import OUTPUT_SUFFIXES, is_anomalies, maps_in, raster_of, read_anomalies, scores_beside
+from geood.polygons import OUTPUT_SUFFIXES, is_anomalies, maps_in, raster_of, read_anomalies, run_rows, scores_beside
 
 MOST = 500  # polygons on a page, of each scene
 
@@ -42,7 +43,8 @@ class SceneMap:
     """Map of one scene: `frame` holds its first polygons by rank (None: scores alone), in the CRS of their file.
 
     `scores` is None where the raster is not beside the polygons, `scene` where the image that was searched is not
-    found; `notes` say why. `least_m2` is the least area of a polygon, `whole` is False if the file may hold more.
+    found; `notes` say why. `least_m2` is the least area of a polygon, `whole` is False if the file may hold more. Of
+    polygons that were cut again `cut` is the file's record of it; the verdict stays that of the map.
     """
 
     label: str
@@ -58,15 +60,23 @@ class SceneMap:
     whole: bool = True
     score: str = ""
     model: str = ""
+    cut: Mapping[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
     def total(self) -> int | None:
         """Number of polygons in the file; None where only the first were read, and the map does not tell."""
         verdict = self.verdict
-        if verdict is not None and verdict.polygons_per_km2 is not None and verdict.km2:
+        if self.cut is None and verdict is not None and verdict.polygons_per_km2 is not None and verdict.km2:
             return round(verdict.polygons_per_km2 * verdict.km2)
         return None if self.frame is None or not self.whole else len(self.frame)
+
+    @property
+    def per_km2(self) -> float | None:
+        """Polygons per square kilometre in the file, as it tells them; None where it does not."""
+        if self.cut is not None:
+            return tagged_number({key: str(value) for key, value in self.cut.items()}, "polygons_per_km2")
+        return None if self.verdict is None else self.verdict.polygons_per_km2
 
 
 def is_map(path: Path) -> bool:
@@ -169,6 +179,10 @@ def _scene_map(
     elif why := _why_not_of(grid_of(scene), grid):
         notes.append(f"{scene.name} {why}.")
         scene = None
+    threshold, least, cut = tagged_number(tags, THRESHOLD_TAG), _least(tags), _cut(polygons)
+    if cut is not None:
+        threshold, least = cut["threshold"], cut["min_area_m2"]
+        notes.append(f"{label}: the polygons were cut again at {threshold:.4g}; the verdict is that of the whole map.")
     return SceneMap(
         label=label,
         polygons=polygons,
@@ -178,13 +192,24 @@ def _scene_map(
         frame=frame,
         verdict=_verdict(tags),
         table=_table(tags),
-        threshold=tagged_number(tags, THRESHOLD_TAG),
-        least_m2=_least(tags),
+        threshold=threshold,
+        least_m2=least,
         whole=whole,
         score=tags.get(SCORE_TAG, ""),
         model=tags.get(MODEL_TAG, ""),
+        cut=cut,
         notes=notes,
     )
+
+
+def _cut(polygons: Path | None) -> dict[str, Any] | None:
+    """Return the record of polygons that `polygonize` cut, with numbers for threshold and least area; else None."""
+    for row in [] if polygons is None else run_rows(polygons):
+        if "connectivity" in row and all(
+            isinstance(row.get(key), (int, float)) for key in ("threshold", "min_area_m2")
+        ):
+            return row
+    return None
 
 
 def _why_not_of(scene: Grid, scores: Grid) -> str:

@@ -178,7 +178,7 @@ def _promises(sources: Sources) -> list[Chart]:
     made: dict[Any, Chart] = {}
     for each in sources.maps:
         if each.table is not None and each.table not in made:
-            seen = None if each.verdict is None else each.verdict.polygons_per_km2
+            seen = each.per_km2
             if chart := false_polygons(
                 each.table, len(made), least_m2=each.least_m2 or 0.0, threshold=each.threshold, seen=seen
             ):

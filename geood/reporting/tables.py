@@ -128,8 +128,8 @@ def _any(run: Run, stage: str) -> tuple[str, str] | None:
 def negative_table(run: Run) -> list[Compared]:
     """Return how pasted negatives, and samples of the flow, compare with real pixels in the last validation."""
     rows = []
-    pairs = [("pasted_corr", "pasted negatives, correlation of pixels {} apart")]
-    pairs += [("corr", "samples of the flow, correlation of pixels {} apart")]
+    pairs = [("pasted_corr", "pasted negatives, correlation of pixels {} px apart")]
+    pairs += [("corr", "samples of the flow, correlation of pixels {} px apart")]
     for stage in (run.third, "flow"):
         if stage is None:
             continue

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from geood.calibration import in_digits
@@ -180,12 +181,14 @@ def audit(  # noqa: PLR0913 - the options of a verb
 
 
 def _odd_outlines(review: Review) -> list[str]:
-    """Return a note on outlines that are gone, or that cross themselves, since they were written."""
+    """Return a note on outlines that are gone, or no longer valid, since they were written."""
     shapes = review.polygons.geometry
     bare = shapes.isna() | shapes.is_empty
-    odd = {"without an outline": bare, "whose outline crosses itself": ~bare & ~shapes.is_valid}
+    wrong = ~bare & ~shapes.is_valid
+    odd = {"without an outline": bare, "whose outline is not valid": wrong}
     told = [f"{counted(int(some.sum()), 'polygon')} {what}" for what, some in odd.items() if some.any()]
-    return [f"{' and '.join(told)}: counted by what its row tells"] if told else []
+    why = f" (the first: {shapely.is_valid_reason(shapes[wrong].iloc[0])})" if wrong.any() else ""
+    return [f"{' and '.join(told)}{why}: counted by what its row tells"] if told else []
 
 
 def _part(name: str, judged: NDArray[np.bool_], real: NDArray[np.bool_]) -> Part:
@@ -299,7 +302,9 @@ def _promises(
     frame = review.polygons
     false = (frame["verdict"] == "false").to_numpy()
     open_yet = int((~frame["verdict"].isin(["real", "false"])).sum())
-    said = []
+    said: list[str] = []
+    if len(frame) and open_yet == len(frame):
+        return ()  # nothing was looked at, so nothing can agree
     promised = promised_per_km2 if promised_per_km2 is not None else ground.promised_per_km2
     if promised is not None and ground.area_km2 is not None:
         said.append(_of_polygons(promised, int(false.sum()), open_yet, ground.area_km2))

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import geopandas
 import pandas as pd
 import pyogrio
+import shapely
 import yaml
 
 from geood.atomic import atomic_files, check_output, output_errors
@@ -31,7 +32,7 @@ from geood.errors import ConfigError, DataError, OutputError, shown
 from geood.geo.listing import files_in
 from geood.geo.ogr import fixed_time, local_file, plain_path
 from geood.geo.score_raster import SCENE_TAG, read_tags
-from geood.polygons import raster_of
+from geood.polygons import raster_of, run_rows
 from geood.review.reading import Review, ReviewNames, counted, misspelt_lines, read_review
 
 LAYER, ATTRIBUTE = "labels", "class_id"
@@ -181,8 +182,9 @@ def _with_ids(
     wrong = judged[~judged.geometry.is_valid]
     if len(wrong):
         raise DataError(
-            f"{path}: {counted(len(wrong), 'judged polygon')} whose outline crosses itself, fid "
-            f"{wrong['fid'].iloc[0]} first; repair it, in QGIS with Fix geometries"
+            f"{path}: {counted(len(wrong), 'judged polygon')} whose outline is not valid, fid "
+            f"{wrong['fid'].iloc[0]} first ({shapely.is_valid_reason(wrong.geometry.iloc[0])}); repair it, in QGIS "
+            "with Fix geometries"
         )
     return frame.reset_index(drop=True)
 
@@ -265,6 +267,7 @@ def _scenes(review: Review, paths: list[Path], given: list[Path], config: Config
     if given:
         return sorted(path.absolute() for path in given)
     labels = sorted({str(name) for name in review.polygons.get("scene", pd.Series(dtype=str)).dropna()})
+    labels = labels or sorted({str(row["scene"]) for row in run_rows(paths[0]) if row.get("scene")})
     raster = raster_of(paths[0])
     if not labels and raster is not None:
         labels = [read_tags(raster).get(SCENE_TAG, "")]

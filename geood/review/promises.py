@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,11 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from geood.calibration import PolygonTable
-from geood.geo.gpkg import open_read_only
 from geood.geo.score_raster import PREDICT_TAG, RUN_TAG, TABLE_TAG, THRESHOLD_TAG, tagged_number
+from geood.polygons import run_rows
 from geood.review.reading import Review
 
-TABLE = "run"
 MOSTLY = 0.9  # of the polygons have to tell the same threshold
 SAME = 1e-4  # relative difference of thresholds that are one, as polygons tell it from rounded means
 
@@ -45,7 +43,7 @@ def promise_of(path: Path, tags: Mapping[str, str], review: Review) -> tuple[flo
         tags: those of the score raster, empty without one.
         review: what is in the file.
     """
-    rows = _run_rows(path)
+    rows = run_rows(path)
     if rows:
         return _of_rows(rows)
     own, cut = tagged_number(tags, THRESHOLD_TAG), _threshold_of(review)
@@ -66,19 +64,6 @@ def promise_of(path: Path, tags: Mapping[str, str], review: Review) -> tuple[flo
         f"{cut:.6g}, with the map's least area"
     )
     return cut, CutPromise(table.share_above(cut), None if found is None else found.rate), (note,)
-
-
-def _run_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of the table `run` of a GeoPackage; none of other files."""
-    if path.suffix.lower() != ".gpkg":
-        return []
-    with open_read_only(path) as database:
-        try:
-            found = database.execute(f'SELECT * FROM "{TABLE}"')
-        except sqlite3.OperationalError:  # no such table: the file of an older geood, or of another tool
-            return []
-        names = [str(column[0]) for column in found.description]
-        return [dict(zip(names, row, strict=True)) for row in found]
 
 
 def _of_rows(rows: Sequence[Mapping[str, Any]]) -> tuple[float | None, CutPromise, tuple[str, ...]]:

@@ -1,11 +1,13 @@
 """Laws of what is printed at the end of a prediction: a command that works, for what was written."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 from rasterio.crs import CRS
 
-from geood.cli.printing import print_next
+from geood.cli.printing import print_cut, print_next
 from geood.geo.grid import Grid
 from geood.prediction import Prediction
 from support.rasters import HALF_METRE, write_scores
@@ -33,6 +35,22 @@ def test_scores_alone_are_cut_and_several_maps_shown_together(tmp_path, capsys):
     assert f"geood project {tmp_path} --out {tmp_path}/all.qgz" in capsys.readouterr().out
     print_next([])
     assert not capsys.readouterr().out
+
+
+def test_polygons_cut_again_tell_their_threshold_and_the_way_on(tmp_path, capsys):
+    out = tmp_path / "cut it.gpkg"
+    with closing(sqlite3.connect(out)) as database, database:
+        database.execute("CREATE TABLE run (threshold REAL)")
+        database.execute("INSERT INTO run VALUES (0.5)")
+    print_cut(out, 1)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"polygons   {out}: 1 above 0.5"
+    assert said[1:] == [
+        f"next       geood project '{out}' --out '{tmp_path}/cut it.qgz'",
+        f"then       geood audit '{out}', once polygons have verdicts",
+    ]
+    print_cut(tmp_path / "x.fgb", 0)
+    assert capsys.readouterr().out == f"polygons   {tmp_path}/x.fgb: 0\n"
 
 
 def test_of_a_map_without_a_polygon_a_threshold_that_cuts_some_is_named(tmp_path, capsys):

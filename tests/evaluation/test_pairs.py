@@ -14,11 +14,11 @@ from geood.cli.process import _run
 from geood.errors import ConfigError, DataError
 from geood.evaluation.catalog_sets import evaluate_set
 from geood.evaluation.pairs import evaluate_pairs
-from geood.geo.scene_reading import ReadingOptions
 from geood.metrics.components import ComponentScores
 from geood.metrics.protocols import PROTOCOLS, protocol_named
 from geood.models.bundle import ModelBundle
 from geood.prediction.pipeline import predict
+from geood.prediction.plan import SceneOptions
 from support.bundles import make_bundle
 from support.rasters import picture
 
@@ -150,9 +150,11 @@ def test_score_files_are_measured_as_those_of_a_data_set(tmp_path, pairs, model)
 
 def test_photographs_are_read_as_they_are_if_told_so(pairs, model):
     at_width = evaluate_pairs(pairs, bundle=model)
-    as_is = evaluate_pairs(pairs, bundle=model, options=ReadingOptions(resample=False))
+    as_is = evaluate_pairs(pairs, bundle=model, options=SceneOptions(resample=False))
     own = evaluate_pairs(pairs, bundle=dataclasses.replace(model, photo_width=None))
     assert as_is.rows == own.rows != at_width.rows and as_is.pixels == at_width.pixels
+    with pytest.raises(ConfigError, match="whole images are measured; leave both out"):
+        evaluate_pairs(pairs, bundle=model, options=SceneOptions(box="0,0,9,9"))
 
 
 def test_other_numbers_in_masks_are_mapped_and_those_of_other_tools_are_told(tmp_path, pairs, model, caplog):

@@ -180,6 +180,13 @@ def test_names_are_escaped_and_colours_distinct():
     assert len(set(qgis.class_colours(names).values())) == len(names)
 
 
+def test_classes_of_any_name_take_colours_unlike_those_of_known_names():
+    colours = qgis.class_colours({0: "slum", 1: "other", 2: "vegetation", 3: "water"})
+    assert not {colours[0], colours[1]} & {"#009e73", "#0072b2", "#56b4e9"}  # green and blues, as the known ones
+    many = qgis.class_colours({i: f"no {i}" for i in range(20)})
+    assert set(many) == set(range(20)) and len({many[i] for i in range(8)}) == len({many[i] for i in range(8, 16)}) == 8
+
+
 @pytest.mark.parametrize("name", ["a\x00b", "\x1b[31m", "\x0b", "half \ud800", "\ufffe", "line\nbreak", "]]>"])
 def test_any_name_makes_a_style_that_is_xml(name):
     root = ET.fromstring(qgis.class_style({0: name}).encode())

@@ -38,6 +38,7 @@ for name in ("anomalies", "sample"):
         "widgets": {key: layer.editorWidgetSetup(i).type() for key, i in at.items()},
         "fixed": sorted(key for key, i in at.items() if form.readOnly(i)),
         "groups": [[child.name() for child in tab.children()] for tab in form.tabs()],
+        "above": sorted(key for key, i in at.items() if form.labelOnTop(i)),
         "python": form.initCode() + form.initFunction(),
         "tip": layer.mapTipTemplate(),
         "defaults": {key: layer.defaultValueDefinition(i).expression() for key, i in at.items()},
@@ -103,6 +104,7 @@ def test_verdicts_typed_in_qgis_are_read_while_it_is_open_and_never_replaced(tmp
     assert polygons["widgets"]["verdict"] == "ValueMap" and polygons["widgets"]["true_class"] == "UniqueValues"
     assert polygons["groups"][0] == list(POLYGON_REVIEW) and cells["groups"][0] == list(CELL_REVIEW)
     assert set(polygons["fixed"]) == set(polygons["widgets"]) - set(POLYGON_REVIEW)
+    assert polygons["above"] == ["true_class"] and not cells["above"]  # a long title beside it would press the others
     assert (cells["widgets"]["misses"], cells["widgets"]["complete"]) == ("Range", "CheckBox")
     assert "verdict" in polygons["tip"] and not polygons["python"] and not cells["python"]
     assert polygons["defaults"]["reviewed"] == "now()" and "user_full_name" in polygons["defaults"]["reviewer"]

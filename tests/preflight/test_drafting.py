@@ -15,9 +15,9 @@ from geood.cli.process import _run
 from geood.config.loading import load_config
 from geood.errors import ConfigError, DataError, OutputError
 from geood.preflight import drafting, trial
-from geood.preflight.config_text import _near, config_text, write_config
+from geood.preflight.config_text import _near, config_lines, config_text, write_config
 from geood.preflight.drafting import Inputs, Wishes, _is_none, first_config, patterns
-from geood.preflight.found_classes import FoundClass
+from geood.preflight.found_classes import FoundClass, FoundLabels
 from geood.preflight.imagery import look_at
 from geood.preflight.machine import Machine, Start
 from geood.preflight.settings import propose, smaller_crops
@@ -144,6 +144,27 @@ def test_polygons_with_ids_choose_their_attribute(folder, tmp_path):
     assert "label_attribute" in config_text(made, tmp_path / "x.yaml")
 
 
+def test_names_beside_the_labels_are_taken_and_those_given_win(folder, tmp_path):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    entries = "".join(f"<Category>{name}</Category>" for name in ("land", "road", "void", "", "", "", "", "boat"))
+    text = f"<PAMDataset><PAMRasterBand><CategoryNames>{entries}</CategoryNames></PAMRasterBand></PAMDataset>"
+    (tmp_path / "a_labels.tif.aux.xml").write_text(text)
+    wishes = Wishes(("boat",), {1: "street"})
+    sources = Inputs.of([str(tmp_path)], [str(tmp_path / "*_labels.tif")], wishes)
+    assert ("class", "1 road: 33.4 % of the labelled ground, 0.0171 km2") in sources.lines()
+    made = first_config(sources, wishes)
+    assert made.config.data.classes == {0: "land", 1: "street"} and made.config.data.anomaly == [7]
+    text = config_text(made, tmp_path / "first.yaml")
+    assert "named beside the labels" in text and "# left out: void" in text and "held out: boat" in text
+    assert not any(label == "note" for label, _ in config_lines(made))
+
+
+def test_ids_without_a_name_are_told_with_the_way_to_name_them(drafted):
+    _, made = drafted
+    assert ("note", "classes without a name: 1; name them by --name 1=NAME, or in the config") in config_lines(made)
+
+
 def test_shapes_of_one_named_class_stand_on_a_background(folder, tmp_path):
     left, bottom, right, top = bounds_of(folder / "a.tif")
     rows = {
@@ -155,6 +176,15 @@ def test_shapes_of_one_named_class_stand_on_a_background(folder, tmp_path):
     assert made.config.data.classes == {0: "Roof", 1: "background"} and made.config.data.background == "background"
     write_config(made, tmp_path / "x.yaml")
     assert load_config(tmp_path / "x.yaml").data == made.config.data
+
+
+def test_shapes_that_cover_more_than_the_images_are_told(folder, tmp_path):
+    left, bottom, right, top = bounds_of(folder / "a.tif")
+    rows = {"kind": ["roof", "road"], "geometry": [box(left, bottom, right, top), box(left, bottom, right + 500, top)]}
+    gpd.GeoDataFrame(rows, crs=UTM).to_file(tmp_path / "l.gpkg")
+    said = Inputs.of([str(folder / "a.tif")], [str(tmp_path / "l.gpkg")], Wishes()).lines()
+    [told] = [text for label, text in said if label == "note" and "the shapes cover" in text]
+    assert told.startswith("the shapes cover 0.131 km2, and the images 0.0256 km2: ")
 
 
 def bounds_of(path):
@@ -235,5 +265,7 @@ def test_settings_suit_ground_and_machine(folder):
 
 def test_what_no_class_may_be_is_left_out():
     values = [(-1, None), (255, None), (0, None), (254, None), (3, "Void"), (4, "road")]
-    found = [_is_none(FoundClass(class_id, name, 1, 0.1, None)) for class_id, name in values]
-    assert found == [True, True, False, False, True, False]
+    classes = tuple(FoundClass(class_id, name, 1, 0.1, None) for class_id, name in values)
+    labels = FoundLabels((), classes, vector=False, id_names={0: "unlabelled", 254: "road"})
+    found = [_is_none(labels, each) for each in classes]
+    assert found == [True, True, True, False, True, False]

@@ -24,6 +24,7 @@ from geood.errors import ConfigError, DataError, OutputError
 from geood.geo.grid import Grid
 from geood.polygons.reading import read_anomalies
 from geood.prediction.pipeline import predict
+from geood.prediction.polygonizing import polygonize
 from geood.reporting.gallery import keys_of
 from geood.reporting.maps import SceneMap, read_maps
 from geood.reporting.page import PAGE_BYTES, Sources, read_sources, render, report
@@ -164,6 +165,7 @@ def test_all_sections_tell_what_they_have(page, made):
     assert "far off" in text and "Map of the split" in text
     frame = read_anomalies(made[2].polygons, most=500)
     assert text.count('<article class="card"') == len(frame) >= 2
+    assert "<strong>1</strong> real." in text and "correlation of pixels 1 px apart</td>" in text
     assert 'class="badge real"' in text and "$\\mathdefault" not in text
 
 
@@ -200,6 +202,20 @@ def test_the_scene_is_looked_for_and_its_absence_is_said(made, tmp_path):
         read_maps(prediction.polygons, scenes=[Path("none.tif")])
 
 
+def test_polygons_that_were_cut_again_are_shown_with_the_scores_they_were_cut_from(made, tmp_path):
+    _, _, prediction = made
+    scores = tmp_path / "m.tif"
+    scores.write_bytes(prediction.scores.read_bytes())
+    count = polygonize(scores, tmp_path / "cut.gpkg", threshold=0.5, min_area_m2=0)
+    [cut] = read_maps(tmp_path / "cut.gpkg", scenes=[Path(prediction.scene)])
+    [whole] = read_maps(scores)
+    assert (cut.scores, cut.threshold, cut.total, cut.least_m2) == (scores, 0.5, count, 0)
+    assert cut.verdict == whole.verdict and whole.threshold == pytest.approx(0.6)
+    assert cut.per_km2 == pytest.approx(count / cut.verdict.km2) and "cut again at 0.5" in cut.notes[0]
+    text = render(read_sources([tmp_path / "cut.gpkg"], scenes=[Path(prediction.scene)]), title="x")
+    assert f"{count} polygon" in text and "this map has" not in text
+
+
 def test_500_polygons_fit_on_a_page(tmp_path):
     """The worst scene is noise, which no picture format makes smaller."""
     noise = np.random.default_rng(0).integers(0, 256, (3, 900, 900)).astype("uint8")
@@ -233,7 +249,7 @@ def test_lines_and_differences_of_a_run(made):
     lines = run_lines(run)
     assert lines[0] == "mIoU       45.0 % on the validation ground"
     assert lines[1] == f"classes    {HOSTILE} 80, road & $x$ 45, {CLASSES[2]} 0 (IoU in %)"
-    assert any(line.startswith("threshold  0.7 for 1 %") and line.endswith("the default") for line in lines)
+    assert any(line.startswith("threshold  0.7: 1 %") and line.endswith("the default") for line in lines)
     told = {row.key: row for row in config_differences(read_run(run).config)}
     assert told["data.classes"].default is None and told["data.images"].value == "*.tif"
     assert told["flow.steps"].value == "1" and "train.batch" not in told

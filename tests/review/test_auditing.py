@@ -2,6 +2,8 @@
 
 import json
 import math
+import sqlite3
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -85,7 +87,7 @@ def test_bands_of_close_scores_have_names_of_their_own_and_none_is_empty(tmp_pat
     assert sum(part.polygons for part in found.bands) == 5
 
 
-def test_outlines_that_are_gone_or_cross_themselves_are_told_and_count_as_their_rows(tmp_path):
+def test_outlines_that_are_gone_or_not_valid_are_told_and_count_as_their_rows(tmp_path):
     frame = reviewed(["real", "false", "real"])
     bow = shapely.Polygon([(0, 0), (9, 9), (9, 0), (0, 9)])
     edited = frame.set_geometry([bow, None, frame.geometry.iloc[2]], crs=frame.crs)
@@ -93,7 +95,8 @@ def test_outlines_that_are_gone_or_cross_themselves_are_told_and_count_as_their_
     whole = audit([save(tmp_path / "b.gpkg", frame)], area_km2=1.0)
     assert found.overall == whole.overall and not whole.notes and "no layer sample" in found.no_recall
     assert found.notes == (
-        "1 polygon without an outline and 1 polygon whose outline crosses itself: counted by what its row tells",
+        "1 polygon without an outline and 1 polygon whose outline is not valid (the first: Self-intersection[4.5 4.5])"
+        ": counted by what its row tells",
     )
 
 
@@ -117,6 +120,8 @@ def test_polygons_that_are_not_decided_do_not_make_a_map_better(tmp_path):
     path = save(tmp_path / "a.gpkg", reviewed(["false"] + [None] * 9))
     [text] = audit([path], area_km2=1.0, promised_per_km2=10.0).promises
     assert text.startswith("agrees") and "9 not decided" in text
+    untouched = save(tmp_path / "b.gpkg", reviewed([None] * 10), cells([0], [True]))
+    assert audit([untouched], area_km2=1.0, promised_per_km2=10.0).promises == ()
 
 
 def test_the_promise_of_a_bundle_is_its_rate_at_the_threshold_of_the_map(tmp_path, bundle_path):
@@ -176,6 +181,19 @@ def test_the_scores_are_found_beside_polygons_also_those_of_an_older_geood(tmp_p
     for name in filter(None, (raster, "y.tif")):
         (tmp_path / name).touch()
     assert raster_of(tmp_path / polygons) == (tmp_path / raster if raster else None)
+
+
+@pytest.mark.parametrize("name", ["y.tif", "../y.tif", "/y.tif", "gone.tif"])
+def test_polygons_that_were_cut_again_name_the_raster_beside_them_and_no_other(tmp_path, name):
+    (tmp_path / "below").mkdir()
+    path = save(tmp_path / "below" / "x.gpkg", reviewed(["real"]))
+    for folder in (tmp_path, path.parent):
+        (folder / "y.tif").touch()
+    assert raster_of(path) is None
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE run (scores TEXT)")
+        database.execute("INSERT INTO run VALUES (?)", (name,))
+    assert raster_of(path) == (path.with_name("y.tif") if name == "y.tif" else None)
 
 
 def test_nothing_judged_is_said(tmp_path):

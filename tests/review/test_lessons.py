@@ -1,6 +1,8 @@
 """Lessons of a review: false alarms are inliers, real things nothing, and the same verdicts the same files."""
 
 import shutil
+import sqlite3
+from contextlib import closing
 
 import geopandas
 import numpy as np
@@ -130,7 +132,9 @@ def test_an_edited_outline_counts_as_it_was_edited_and_a_broken_one_is_refused(f
     assert labels(folder).area.min() == pytest.approx(smaller.area)
     bow = shapely.Polygon([(WEST, SOUTH), (WEST + 9, SOUTH + 9), (WEST + 9, SOUTH), (WEST, SOUTH + 9)])
     broken = save(folder / "b.gpkg", frame.set_geometry([bow, frame.geometry.iloc[1]], crs=frame.crs))
-    with pytest.raises(DataError, match="1 judged polygon whose outline crosses itself, fid 1 first; repair it"):
+    with pytest.raises(
+        DataError, match=r"1 judged polygon whose outline is not valid, fid 1 first \(Self-intersection.*; repair it"
+    ):
         fed(folder, broken, overwrite=True)
 
 
@@ -144,6 +148,11 @@ def test_the_scene_is_found_by_its_name_or_asked_for(folder):
     bare = save(folder / "c.gpkg", reviewed(["false"]))
     with pytest.raises(ConfigError, match="do not tell of which scene they are"):
         feedback([bare], folder / "aerial.yaml", folder / "other.yaml")
+    with closing(sqlite3.connect(bare)) as database, database:  # as `polygonize` writes it, apart from its raster
+        database.execute("CREATE TABLE run (scene TEXT, threshold REAL)")
+        database.execute("INSERT INTO run VALUES ('/elsewhere/scene.tif', 1.5)")
+    feedback([bare], folder / "aerial.yaml", folder / "other.yaml")
+    assert load_config(folder / "other.yaml").data.reviewed_images == [str(folder / "scene.tif")]
 
 
 def test_a_map_that_lies_elsewhere_finds_its_scene_in_the_data_unless_two_have_the_name(folder):
