@@ -185,7 +185,7 @@ def test_several_scenes_share_a_file_or_have_one_each(tmp_path, bundle_path):
     assert digest(apart[0].scores) == digest(shared[0].scores)
 
 
-def test_polygons_can_be_cut_again_without_the_model(tmp_path, bundle_path, scene):
+def test_polygons_can_be_cut_again_without_the_model(tmp_path, bundle_path, scene, monkeypatch):
     [made] = predict([scene], tmp_path / "out.gpkg", bundle_path=bundle_path, threshold=0.4)
     again = polygonize(made.scores, tmp_path / "again.gpkg")
     assert again == made.anomalies
@@ -196,6 +196,14 @@ def test_polygons_can_be_cut_again_without_the_model(tmp_path, bundle_path, scen
     assert first.equals(second)
     assert polygonize(made.scores, tmp_path / "none.geojson", threshold=1.0) == 0
     assert polygonize(made.scores, tmp_path / "large.fgb", min_area_m2=1e9) == 0
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("geood.prediction.polygonizing.write_cut", stopped)  # the last that is added to the file
+    with pytest.raises(KeyboardInterrupt):
+        polygonize(made.scores, tmp_path / "half.gpkg")
+    assert not [*tmp_path.glob("*half*")]
 
 
 def test_evidence_is_kept_where_a_polygon_of_a_calibrated_threshold_may_be(tmp_path, bundle_path, bundle, scene):
