@@ -26,6 +26,7 @@ from geood.config import SCORES, scores_from
 from geood.errors import BundleError, ConfigError, DataError, GeoodError, OutputError, TilesFailedError
 from geood.geo import qgis
 from geood.geo.mosaic import write_mosaic
+from geood.geo.opener import STRIPS_PX
 from geood.geo.paths import ScenePath
 from geood.geo.scene import Scene
 from geood.models.bundle import ModelBundle
@@ -660,6 +661,13 @@ def test_tiles_keep_the_halo_of_their_job_whatever_the_bundle_of_a_worker_says(s
         worker.STATE.preload(bundle_path, preloaded)
         packed.append([(r.number, bytes(r.chunks[0].data)) for r in worker.score_tiles(planned.job, tiles)])
     assert packed[0] == packed[1]
+
+
+def test_a_run_leaves_no_file_open(tmp_path, bundle_path):
+    """Strips so long are read through one open file, which all threads share."""
+    wide = write_raster(tmp_path / "wide.tif", picture(32, STRIPS_PX + 32))
+    predict([wide], tmp_path / "out.tif", bundle_path=bundle_path)
+    assert not [file.path for file in psutil.Process().open_files() if file.path.startswith(str(tmp_path))]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in scores_from("logits") if kind != "jsd"])
