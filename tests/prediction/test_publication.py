@@ -368,20 +368,22 @@ def test_another_member_of_an_archive_is_another_scene(tmp_path, scene, run, kil
         run(out, resume=True, scenes=[tmp_path / "a.zip" / "y.tif"])
 
 
-def test_a_scene_that_changes_while_it_is_read_has_no_map(tmp_path, out, run, monkeypatch):
+@pytest.mark.parametrize("step", ["pipeline.assemble_rasters", "plan._check_sample"])
+def test_a_scene_that_changes_while_it_is_read_has_no_map(tmp_path, out, run, monkeypatch, step):
     scene = write_raster(tmp_path / "in" / "s.tif", picture(70, 90))
-    assemble = geood.prediction.pipeline.assemble_rasters
+    room, name = step.split(".")
+    before = getattr(getattr(geood.prediction, room), name)
 
     def changed(*args, **kwargs):
-        result = assemble(*args, **kwargs)
+        result = before(*args, **kwargs)
         write_raster(scene, picture(70, 90, seed=1))
         return result
 
-    monkeypatch.setattr(geood.prediction.pipeline, "assemble_rasters", changed)
+    monkeypatch.setattr(f"geood.prediction.{step}", changed)
     with pytest.raises(SceneChangedError, match=r"s\.tif: changed while it was read") as error:
         run(out, scenes=[scene])
     assert error.value.exit_code == 4 and not os.listdir(out.parent)
-    monkeypatch.setattr(geood.prediction.pipeline, "assemble_rasters", assemble)
+    monkeypatch.setattr(f"geood.prediction.{step}", before)
     run(out, scenes=[scene])
 
 
