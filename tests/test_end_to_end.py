@@ -301,6 +301,13 @@ def test_the_demo_draws_and_lists_its_files(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="give another --out"):
         run_demo(tmp_path / "mine", overwrite=True)
 
+    def forbidden(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", forbidden)  # root may write anywhere
+    with pytest.raises(OutputError, match="cannot be written"):
+        run_demo(tmp_path / "other")
+
 
 def commands(text):
     """Every `geood ...` line of the code blocks of a Markdown text."""

@@ -11,6 +11,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from geood.atomic import output_errors
 from geood.config import load_config
 from geood.datasets import make_world
 from geood.errors import OutputError
@@ -89,9 +90,10 @@ def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
         check_nothing_typed(out / "anomalies.gpkg", discard=False)
     except OutputError:
         raise OutputError(f"{out}: a person has typed verdicts into its map; give another --out") from None
-    _clear(out)
     config_path = out / "demo.yaml"
-    config_path.write_text(CONFIG, encoding="utf-8")
+    with output_errors(out):
+        _clear(out)
+        config_path.write_text(CONFIG, encoding="utf-8")
     log.info("making aerial scenes of a made-up landscape")
     world = make_world(out / "world", seed=SEED)
     config = load_config(config_path)

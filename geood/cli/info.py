@@ -41,12 +41,15 @@ KINDS = "a bundle, a config, a score or class raster, polygons, a table, a repor
 
 def info(file: Annotated[Path, typer.Argument(metavar="FILE", help=f"{KINDS[0].upper()}{KINDS[1:]}.")]) -> None:
     """Show the contents of any file or folder that geood writes."""
-    if file.is_dir():
-        _show_folder(file)
-        return
-    if not file.is_file():
-        raise DataError(f"{file}: no such file; give {KINDS}")
-    _SHOWN.get(file.suffix.lower(), _show_bundle)(file)
+    try:
+        if file.is_dir():
+            _show_folder(file)
+        elif file.is_file():
+            _SHOWN.get(file.suffix.lower(), _show_bundle)(file)
+        else:
+            raise DataError(f"{file}: no such file; give {KINDS}")
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror or error}); check that you may read it") from None
 
 
 def _show_config(path: Path) -> None:

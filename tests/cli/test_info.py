@@ -130,6 +130,15 @@ def test_no_content_of_a_file_is_a_bug_of_geood(made, tmp_path, capsys):
     assert "d.gpkg: cannot be read as a vector file" in capsys.readouterr().err
 
 
+def test_what_may_not_be_read_is_told(tmp_path, capsys, monkeypatch):
+    def forbidden(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", forbidden)  # root may read all
+    assert _run(["info", str(tmp_path)], debug=False) == 3
+    assert "cannot be read (Permission denied)" in capsys.readouterr().err
+
+
 def test_info_asks_no_server(tmp_path):
     point = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [0, 0]}}
     point["properties"] = {"class_id": 1, "origin": "cell"}

@@ -1,5 +1,6 @@
 """Laws of publication: outputs get their names together, replace nothing unasked, and only for the run they are of."""
 
+import errno
 import hashlib
 import json
 import os
@@ -385,6 +386,19 @@ def test_a_scene_that_changes_while_it_is_read_has_no_map(tmp_path, out, run, mo
     assert error.value.exit_code == 4 and not os.listdir(out.parent)
     monkeypatch.setattr(f"geood.prediction.{step}", before)
     run(out, scenes=[scene])
+
+
+def test_a_disk_that_is_full_for_a_style_is_told_and_the_tiles_are_kept(out, run, monkeypatch):
+    def full(path, *_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.write_text", full)
+        with pytest.raises(OutputError, match=r"x\.classes\.qml: cannot be written \(No space left"):
+            run(out)
+    assert os.listdir(out.parent) == [".x.geood"]
+    run(out, resume=True)
+    assert sorted(os.listdir(out.parent)) == NAMES
 
 
 def test_a_link_in_place_of_an_output_is_replaced_and_not_what_it_leads_to(tmp_path, out, run):
