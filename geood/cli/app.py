@@ -175,7 +175,7 @@ def predict(
         raise ConfigError("--tls-ca-file and --tls-cert belong together, and --tls-key to them; give them all")
     bundle_path = _bundle_path(model)
     if json_file:
-        inputs = [*scenes, bundle_path, *([aoi] if aoi else [])]
+        inputs: list[str | Path] = [*scenes, bundle_path, *([aoi] if aoi else [])]
         check_json_file(json_file, inputs=inputs, overwrite=overwrite)
     chosen: dict[str, Any] = {"threshold": threshold, "fpr": fpr, "false_per_km2": false_per_km2, "top": top}
     chosen["on_drift"] = on_drift

@@ -228,7 +228,7 @@ def _memory() -> int:
     """Return the bytes of memory of this machine."""
     if hasattr(os, "sysconf"):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    import psutil  # on Windows; Dask needs it everywhere
+    import psutil  # type: ignore[import-untyped,unused-ignore]  # on Windows; Dask needs it everywhere
 
     return int(psutil.virtual_memory().total)
 
