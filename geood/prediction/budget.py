@@ -228,9 +228,9 @@ def _memory() -> int:
     """Return the bytes of memory of this machine."""
     if hasattr(os, "sysconf"):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    import psutil  # type: ignore[import-untyped,unused-ignore]  # on Windows; Dask needs it everywhere
+    from distributed.system import MEMORY_LIMIT  # on Windows, where it is all there is
 
-    return int(psutil.virtual_memory().total)
+    return int(MEMORY_LIMIT)
 
 
 def _largest(scenes: Sequence[SceneMemory], budget_of: Callable[..., Budget], tile_px: int, computing: int) -> Budget:
