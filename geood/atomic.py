@@ -265,6 +265,8 @@ def atomic_folder(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     endings = (f".{os.getpid()}.{what}" for what in ("partial", "before"))
     partial, before = (place.with_name(hidden_name(place.name, ending)) for ending in endings)
     try:
+        for left in (partial, before) if place.exists() else (partial,):
+            shutil.rmtree(left, ignore_errors=True)  # by a killed process of this number: in containers most have one
         with output_errors(path):
             partial.mkdir()
         yield partial

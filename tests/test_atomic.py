@@ -248,6 +248,11 @@ def test_a_folder_takes_its_place_whole(tmp_path):
         (folder / "new.json").write_text("{}")
         assert os.listdir(place) == ["old.json"]
     assert os.listdir(place) == ["new.json"] and os.listdir(tmp_path) == ["figures"]
+    for ending in ("partial", "before"):  # left by a killed process of the same number
+        (tmp_path / f".figures.{os.getpid()}.{ending}" / "left").mkdir(parents=True)
+    with atomic_folder(place) as folder:
+        (folder / "newer.json").write_text("{}")
+    assert os.listdir(place) == ["newer.json"] and os.listdir(tmp_path) == ["figures"]
 
 
 def test_errors_of_writing_are_told_as_such(tmp_path):

@@ -21,6 +21,8 @@ from geood.cli.process import _run
 from geood.config.loading import load_config, to_yaml
 from geood.datasets.synthetic.world import make_world
 from geood.errors import OutputError
+from geood.prediction.journal import TileFigures
+from geood.prediction.workdir import work_dir, work_folder
 from support.apart import FIT_CROPS
 from support.rasters import picture
 
@@ -276,15 +278,35 @@ def test_the_demo_draws_and_lists_its_files(tmp_path, monkeypatch):
         quick = quick.replace(stage, stage.split(":")[0] + ": 2")
     monkeypatch.setattr(room, "CONFIG", quick)
     monkeypatch.setattr(room, "make_world", lambda folder, seed: make_world(folder, seed=seed, size_px=256, scenes=2))
-    result = run_demo(tmp_path / "demo")
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "demo.yaml").write_text(quick)
+    work = work_folder(tmp_path / "demo", "anomalies")  # a demo that was stopped while it predicted
+    with pytest.raises(KeyboardInterrupt), work_dir(work, resume=False, overwrite=False) as stopped:
+        with stopped.journal("anomalies", {}) as journal:
+            journal.append(0, TileFigures(), ())
+        raise KeyboardInterrupt
+    result = run_demo(tmp_path / "demo", overwrite=True)
+    assert not work.exists()
     assert all(path.exists() for path, _ in result.files)
     assert (tmp_path / "demo" / "overview.png").stat().st_size > 50_000
     assert "AUROC" in result.table
     with pytest.raises(OutputError, match="exists already; add --overwrite"):
         run_demo(tmp_path / "demo")
+    judged = gpd.GeoDataFrame({"verdict": ["real"]}, geometry=[box(0, 0, 1, 1)], crs=32633)
+    judged.to_file(tmp_path / "demo" / "anomalies.gpkg")
+    with pytest.raises(OutputError, match="typed verdicts"):
+        run_demo(tmp_path / "demo", overwrite=True)
+    assert all(path.exists() for path, _ in result.files)
     (tmp_path / "mine").mkdir()
     with pytest.raises(OutputError, match="give another --out"):
         run_demo(tmp_path / "mine", overwrite=True)
+
+    def forbidden(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", forbidden)  # root may write anywhere
+    with pytest.raises(OutputError, match="cannot be written"):
+        run_demo(tmp_path / "other")
 
 
 def commands(text):

@@ -52,6 +52,7 @@ from geood.cli.threshold_options import (
     Simplify,
     Threshold,
     Top,
+    check_json_file,
     write_verdicts,
 )
 from geood.errors import ConfigError, TilesFailedError, printable
@@ -164,7 +165,6 @@ def predict(
     discard_verdicts: DiscardVerdicts = False,
 ) -> None:
     """Map the anomalies of scenes: a score raster, and polygons that open styled in QGIS."""
-    from geood.atomic import check_output
     from geood.prediction import SceneOptions, TlsFiles
     from geood.prediction import predict as run
 
@@ -173,15 +173,17 @@ def predict(
         tls = TlsFiles(tls_ca_file, tls_cert, tls_key)
     elif tls_ca_file or tls_cert or tls_key:
         raise ConfigError("--tls-ca-file and --tls-cert belong together, and --tls-key to them; give them all")
+    bundle_path = _bundle_path(model)
     if json_file:
-        check_output(json_file, overwrite=overwrite)
+        inputs: list[str | Path] = [*scenes, bundle_path, *([aoi] if aoi else [])]
+        check_json_file(json_file, inputs=inputs, overwrite=overwrite)
     chosen: dict[str, Any] = {"threshold": threshold, "fpr": fpr, "false_per_km2": false_per_km2, "top": top}
     chosen["on_drift"] = on_drift
     try:
         made = run(
             scenes,
             out,
-            bundle_path=_bundle_path(model),
+            bundle_path=bundle_path,
             **chosen,
             options=SceneOptions(bands, nodata, not no_resample, aoi, bbox),
             mosaic=mosaic,

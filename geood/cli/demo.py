@@ -11,11 +11,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from geood.atomic import output_errors
 from geood.config import load_config
 from geood.datasets import make_world
 from geood.errors import OutputError
 from geood.evaluation import draw_overview, evaluate_scenes, write_metrics
 from geood.models import ModelBundle
+from geood.polygons import check_nothing_typed
 from geood.prediction import predict
 from geood.reporting import draw_curves, report
 from geood.training import example_negatives, train
@@ -77,21 +79,27 @@ def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
     """Run the demo into the folder `out`.
 
     Raises:
-        OutputError: `out` exists and may not be replaced, or cannot be written.
+        OutputError: `out` exists and may not be replaced, holds verdicts, or cannot be written.
     """
     if out.exists() and not (overwrite and (out / "demo.yaml").is_file()):
         hint = "add --overwrite or give another --out" if (out / "demo.yaml").is_file() else "give another --out"
         raise OutputError(f"{out}: exists already; {hint}")
     if not out.absolute().parent.is_dir():
         raise OutputError(f"{out}: its parent folder does not exist; make it or give another --out")
-    _clear(out)
+    try:
+        check_nothing_typed(out / "anomalies.gpkg", discard=False)
+    except OutputError:
+        raise OutputError(f"{out}: a person has typed verdicts into its map; give another --out") from None
     config_path = out / "demo.yaml"
-    config_path.write_text(CONFIG, encoding="utf-8")
+    with output_errors(out):
+        _clear(out)
+        config_path.write_text(CONFIG, encoding="utf-8")
     log.info("making aerial scenes of a made-up landscape")
     world = make_world(out / "world", seed=SEED)
     config = load_config(config_path)
     bundle_path = train(config, out / "run")
-    [result] = predict([world.test_image], out / "anomalies.gpkg", bundle_path=bundle_path)
+    # what was there is cleared; only a prediction that was stopped may be left, of another model
+    [result] = predict([world.test_image], out / "anomalies.gpkg", bundle_path=bundle_path, overwrite=True)
     bundle = ModelBundle.load(bundle_path)
     evaluation = evaluate_scenes(config_path, bundle)
     write_metrics(evaluation, out / "metrics.json", overwrite=False)

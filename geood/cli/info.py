@@ -11,7 +11,8 @@ import json
 import sqlite3
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 from xml.etree import ElementTree
@@ -50,12 +51,15 @@ KINDS = "a bundle, a config, a score or class raster, polygons, a table, a repor
 
 def info(file: Annotated[Path, typer.Argument(metavar="FILE", help=f"{KINDS[0].upper()}{KINDS[1:]}.")]) -> None:
     """Show the contents of any file or folder that geood writes."""
-    if file.is_dir():
-        _show_folder(file)
-        return
-    if not file.is_file():
-        raise DataError(f"{file}: no such file; give {KINDS}")
-    _SHOWN.get(file.suffix.lower(), _show_bundle)(file)
+    try:
+        if file.is_dir():
+            _show_folder(file)
+        elif file.is_file():
+            _SHOWN.get(file.suffix.lower(), _show_bundle)(file)
+        else:
+            raise DataError(f"{file}: no such file; give {KINDS}")
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror or error}); check that you may read it") from None
 
 
 def _show_config(path: Path) -> None:
@@ -94,7 +98,6 @@ def _show_polygons(path: Path) -> None:
     import geopandas
     import pyogrio
 
-    from geood.geo.ogr import local_file
     from geood.polygons import is_anomalies
 
     layers = _layers(path)
@@ -106,11 +109,10 @@ def _show_polygons(path: Path) -> None:
             f"{path}: a vector file, but without anomalies of geood (layers: {held}); labels belong in data.labels of "
             "a config, an area of interest in --aoi"
         )
-    parquet = path.suffix.lower() == ".parquet"
-    if parquet:
-        frame = geopandas.read_parquet(path)
-    else:
-        with local_file(path) as plain:
+    with _opened(path) as plain:
+        if path.suffix.lower() == ".parquet":
+            frame = geopandas.read_parquet(plain)
+        else:
             frame = pyogrio.read_dataframe(plain, layer="anomalies" if "anomalies" in layers else layers[0])
     print_pairs(
         {
@@ -139,7 +141,8 @@ def _show_beside(path: Path, layers: list[str]) -> bool:
     """Show a split, labels of a feedback or failed tiles, and return True; False if the file is none of these."""
     import pyogrio
 
-    held = {name: pyogrio.read_dataframe(path, layer=name, read_geometry=False) for name in layers}
+    with _opened(path) as plain:
+        held = {name: pyogrio.read_dataframe(plain, layer=name, read_geometry=False) for name in layers}
     for columns, counted, meaning in BESIDE:
         if held and all(columns <= set(frame.columns) for frame in held.values()):
             counts = {name: str(len(frame)) for name, frame in held.items()}
@@ -155,14 +158,21 @@ def _layers(path: Path) -> list[str]:
     """Return the layers of a vector file with geometry; none of Parquet, which has no names."""
     import pyogrio
 
-    from geood.geo.ogr import local_file
-
     if path.suffix.lower() == ".parquet":
         return []
+    with _opened(path) as plain:
+        return [str(name) for name, kind in pyogrio.list_layers(plain) if kind is not None]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Path]:
+    """Yield a plain path of a vector file, which is read without a server; a failure is an error of the file."""
+    from geood.geo.ogr import local_file
+
     try:
         with local_file(path) as plain:
-            return [str(name) for name, kind in pyogrio.list_layers(plain) if kind is not None]
-    except pyogrio.errors.DataSourceError as error:
+            yield plain
+    except (OSError, RuntimeError, ValueError) as error:  # pyogrio's errors are RuntimeErrors, pyarrow's ValueErrors
         raise DataError(f"{path}: cannot be read as a vector file ({shown(error)}); copy it again") from None
 
 

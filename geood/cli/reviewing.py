@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from geood.cli.terminal import finite
-from geood.errors import OutputError, printable
+from geood.cli.threshold_options import check_json_file
+from geood.errors import printable
 
 if TYPE_CHECKING:
     from geood.review import Audit
@@ -51,14 +52,12 @@ def audit(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace that file.")] = False,
 ) -> None:
     """Tell what a person's verdicts say of a map: precision, misses, recall, a threshold for a budget."""
-    from geood.atomic import atomic_write, check_output, output_errors
+    from geood.atomic import atomic_write, output_errors
     from geood.review import ReviewNames
     from geood.review import audit as run
 
     if json is not None:
-        check_output(json, overwrite=overwrite)
-        if any(path.exists() and json.exists() and path.samefile(json) for path in reviewed):
-            raise OutputError(f"{json}: this output would replace the reviewed file; choose another name")
+        check_json_file(json, inputs=[*reviewed, *filter(None, (scores, model))], overwrite=overwrite)
     found = run(
         reviewed,
         names=ReviewNames(layer, verdict_column, score_column),

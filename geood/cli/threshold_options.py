@@ -5,6 +5,7 @@ They are types for Typer; what they mean is in `prediction`. The verdicts of a r
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from geood.cli.terminal import finite
+
+MAP_SUFFIXES = (".tif", ".gpkg", ".geojson", ".parquet", ".fgb", ".qml", ".csv", ".png")
 
 Threshold = Annotated[
     float | None,
@@ -42,6 +45,22 @@ Simplify = Annotated[
 Connectivity = Annotated[
     int | None, typer.Option(metavar="4|8", help="8: pixels that touch at corners are connected; 4: not.")
 ]
+
+
+def check_json_file(path: Path, *, inputs: Sequence[str | Path], overwrite: bool) -> None:
+    """Check before any work that figures can be written to a file, and that it is no input and no file of a map.
+
+    Raises:
+        OutputError: it is one of the inputs, has the ending of a map's file, exists or cannot be written.
+    """
+    from geood.atomic import check_output
+    from geood.errors import OutputError
+
+    if path.suffix.lower() in MAP_SUFFIXES:
+        raise OutputError(f"--json {path}: a map has files of that ending; give a name that ends in .json")
+    if path.exists() and any(os.path.exists(file) and path.samefile(file) for file in inputs):
+        raise OutputError(f"--json {path}: this output would replace an input; choose another name")
+    check_output(path, overwrite=overwrite)
 
 
 def write_verdicts(path: Path, made: Sequence[Any], *, overwrite: bool) -> None:

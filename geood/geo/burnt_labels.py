@@ -21,7 +21,7 @@ from geood.atomic import atomic_write, output_errors
 from geood.constants import IGNORE
 from geood.errors import DataError
 from geood.geo.gdal import pieces, rasterio_window, writing
-from geood.geo.grid import Grid, Window
+from geood.geo.grid import Grid
 from geood.geo.id_rasters import IdRaster
 from geood.geo.id_shapes import IdShapes, shapes_on
 from geood.geo.label_rules import LabelRules
@@ -114,11 +114,15 @@ def _burn(shapes: IdShapes, path: Path) -> Counter[tuple[int, int]]:
         "compress": "deflate",
         "bigtiff": "if_safer",
     }
-    with atomic_write(path) as partial, writing(path), rasterio.open(partial, "w", **profile) as file:
-        for part in pieces(grid):
-            ids = shapes.onto(grid[part])
-            twice += shapes.covered_twice(grid[part], ids)
-            file.write(ids.astype(np.uint8), 1, window=rasterio_window(Window(*part)))
+    with atomic_write(path) as partial, writing(path):
+        with rasterio.open(partial, "w", **profile) as file:
+            for part in pieces(grid):
+                ids = shapes.onto(grid[part])
+                twice += shapes.covered_twice(grid[part], ids)
+                file.write(ids.astype(np.uint8), 1, window=rasterio_window(part))
+        with rasterio.open(partial) as file:  # read, as a disk that was full when it was closed is told to nobody
+            for part in pieces(grid):
+                file.read(1, window=rasterio_window(part))
     return twice
 
 

@@ -157,16 +157,6 @@ def assemble(  # noqa: PLR0913 - grid, pixels and metadata of a raster
             write_cog(staging / out.name, [*levels, *upper], like)
 
 
-def assembled_bytes(height: int, width: int, *, tile_px: int, places: Places) -> int:
-    """Return an upper bound of the disk space, in bytes, that `assemble` needs, its scratch file included."""
-    block = block_px(tile_px)
-    counts = [-(-rows // block) * -(-cols // block) for rows, cols in _shapes(height, width)]
-    lengths = [length for _, length in places.values() if length]
-    raw = len(lengths) * tile_px**2 * 4 // 12  # level 2 and above, uncompressed
-    nearly_empty = 4096  # bytes of a block that is almost all nodata
-    return sum(lengths) + 2 * (raw + nearly_empty * sum(counts[2:])) + 16 * sum(counts) + 2**17
-
-
 def _average(array: NDArray[Any]) -> NDArray[Any]:
     """Downsample by 2: the mean of the non-NaN values of each 2 x 2 pixels, rounded as scores are."""
     a, b, c, d = (array[i::2, j::2] for i in (0, 1) for j in (0, 1))

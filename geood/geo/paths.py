@@ -181,7 +181,8 @@ def fingerprint(name: str) -> dict[str, str]:
     if max(times):
         newest = datetime.datetime.fromtimestamp(max(times) / 1e9, datetime.UTC)
         found["changed"] = newest.isoformat(timespec="seconds")
-    return found | {"digest": hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]}
+    told = "\n".join(facts).encode("utf-8", "surrogateescape")  # names in a VRT may be in any encoding
+    return found | {"digest": hashlib.sha256(told).hexdigest()[:32]}
 
 
 def files_of(name: str) -> list[Path]:

@@ -28,6 +28,7 @@ from geood.atomic import atomic_write, output_errors
 from geood.errors import DataError, printable
 from geood.geo.display import DisplayRange, stretch_of
 from geood.geo.gdal import open_raster, reading
+from geood.geo.grid import Grid
 from geood.geo.ogr import local_file
 from geood.geo.paths import gdal_name
 from geood.geo.qgis import ABOVE, style_beside
@@ -113,7 +114,8 @@ def raster_layer(path: str | Path, title: str, *, visible: bool = True) -> Proje
         if not styles[0][1]:
             styles = [("default", _image_style(raster))]
         crs = None if raster.crs is None else _crs(raster.crs.to_wkt())
-        bounds = (0, -raster.height, raster.width, 0) if raster.transform.is_identity else tuple(raster.bounds)
+        grid = Grid(raster.height, raster.width, raster.transform)
+        bounds = (0, -raster.height, raster.width, 0) if raster.transform.is_identity else grid.bounds
     return ProjectLayer(title, path, None, tuple(styles), crs, bounds, visible)
 
 

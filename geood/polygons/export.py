@@ -7,7 +7,7 @@ Polygons come from `extraction`; the file formats are in `formats`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -140,6 +140,7 @@ def write_anomalies(  # noqa: PLR0913 - the arguments of `anomalies`, and the ou
     scene: str | None = None,
     failed: Sequence[Window] = (),
     most: int | None = None,
+    finish: Callable[[Path, int], None] | None = None,
 ) -> int:
     """Write the polygons of `anomalies` to .gpkg, .geojson (WGS84), .parquet or .fgb, styled; return how many.
 
@@ -149,7 +150,8 @@ def write_anomalies(  # noqa: PLR0913 - the arguments of `anomalies`, and the ou
     layer `sample` (see `predict.sample_cells`). `scene` adds a column `scene` with that value.
     `failed`, the windows of tiles without scores, become a layer `failed_tiles` (columns row, col, height and width) of
     a GeoPackage; other formats get a file of its own, `x.failed_tiles.geojson` beside `x.geojson`. The style is in the
-    GeoPackage, or beside other formats in `x.qml`. `most` keeps only so many, the first in their order.
+    GeoPackage, or beside other formats in `x.qml`. `most` keeps only so many, the first in their order. `finish` gets
+    the file before it has its name, and the number of polygons, and may add to it.
 
     Raises:
         ConfigError: there are more polygons than `predict.max_polygons`.
@@ -167,6 +169,7 @@ def write_anomalies(  # noqa: PLR0913 - the arguments of `anomalies`, and the ou
         overwrite=overwrite,
         discard_verdicts=discard_verdicts,
         most=most,
+        finish=finish,
     )
     return count
 
@@ -181,10 +184,11 @@ def write_together(  # noqa: PLR0913 - the arguments of `write_anomalies`
     overwrite: bool,
     most: int | None = None,
     discard_verdicts: bool = False,
+    finish: Callable[[Path, int], None] | None = None,
 ) -> list[int]:
     """Write the polygons of several scenes to one file, in one order of rank and the CRS of the first; return counts.
 
-    Columns and formats are those of `write_anomalies`; `most` counts for each scene.
+    Columns and formats are those of `write_anomalies`; `most` counts for each scene, `finish` gets the number of all.
 
     Raises:
         ConfigError, DataError, OutputError: as in `write_anomalies`; `predict.max_polygons` limits all scenes together.
@@ -214,6 +218,8 @@ def write_together(  # noqa: PLR0913 - the arguments of `write_anomalies`
         if FORMATS[out.suffix].layers:
             write_sample(staging.polygons, sources, scene_crs, predict=predict)
         _write_failed(staging.failed, sources, scene_crs)
+        if finish is not None:
+            finish(staging.polygons, sum(counts))
     return counts
 
 

@@ -114,11 +114,6 @@ class Seams:
         self._above, self._below = (np.full((2, grid.width + 1), -1, np.int64) for _ in range(2))
         self._left = np.full((2, 0), -1, np.int64)
 
-    @property
-    def open_components(self) -> int:
-        """The number of components that may still grow."""
-        return len({id(component) for component in self._open.values()})
-
     def neighbours(self, window: Window) -> SeamPixels:
         """Return the seam pixels above a window, from one column before it on, followed by those to its left."""
         if window.col == 0:

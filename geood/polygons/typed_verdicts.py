@@ -6,6 +6,7 @@ layer, and in GeoPackages also what was saved a moment ago by a program that sti
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from geood.errors import DataError, OutputError
@@ -21,10 +22,15 @@ def check_nothing_typed(path: Path, *, discard: bool) -> None:
     """Check that replacing a file of polygons would lose nothing that a person typed; with `discard` it may.
 
     Raises:
-        OutputError: it holds something typed, or another program is writing to it.
+        OutputError: it holds something typed, another program is writing to it, or it may not be read.
     """
     if discard or path.suffix not in _SUFFIXES or not path.is_file():
         return
+    if not os.access(path, os.R_OK):
+        raise OutputError(
+            f"{path}: you may not read it, so what a person has typed there is not known; choose another name, or add "
+            "--discard-verdicts to replace it"
+        )
     try:
         typed = count_filled(path, TYPED) if path.suffix == ".gpkg" else _count_typed(path)
     except HeldError as error:

@@ -218,10 +218,19 @@ def _wished_tile(bundle: ModelBundle) -> int:
     """
     if bundle.config.predict.tile_px != "auto" or bundle.tile_px == TILE_PX or torch.cuda.is_available():
         return bundle.tile_px
-    memory, cores = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), os.cpu_count() or 1
+    memory, cores = _memory(), os.cpu_count() or 1
     sizes = [px for px in TILES_PX if TILE_PX < px <= bundle.tile_px]
     needed = {px: cores * SPARE * tile_bytes(bundle, px + 2 * bundle.halo_px) for px in sizes}
     return next((px for px in sizes if needed[px] <= memory / 2), TILE_PX)
+
+
+def _memory() -> int:
+    """Return the bytes of memory of this machine."""
+    if hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    from distributed.system import MEMORY_LIMIT  # on Windows, where it is all there is
+
+    return int(MEMORY_LIMIT)
 
 
 def _largest(scenes: Sequence[SceneMemory], budget_of: Callable[..., Budget], tile_px: int, computing: int) -> Budget:

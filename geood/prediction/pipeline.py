@@ -152,9 +152,12 @@ def predict(  # noqa: PLR0913 - the options of a verb
             work.used.update(target.scores.stem for target in outputs.targets)
             made = _predictions(outputs, publication.figures(key))
         else:
-            STATE.preload(Path(bundle_path), bundle)
             client_of = partial(dask_client, workers, scheduler, computing=limits.computing, tls=tls)
-            figures = _score(outputs, plans, bundle, work=work, rule=rule, client_of=client_of)
+            STATE.preload(Path(bundle_path), bundle)
+            try:
+                figures = _score(outputs, plans, bundle, work=work, rule=rule, client_of=client_of)
+            finally:
+                STATE.release()
             made = _predictions(outputs, figures)
             if outputs.summary:
                 write_summary(work.folder / outputs.summary.name, made, work.folder)

@@ -189,6 +189,7 @@ def plan_scene(
     """
     name = scene.opened if mosaic is None else gdal_name(mosaic)
     nodata = options.reading.nodata_for(bundle.bands)
+    state = fingerprint(name)  # before anything is taken from it: what changes from here on is noticed
     with Scene.open(name, nodata) as opened:
         grid = opened.grid
         reading = settle_reading(
@@ -202,7 +203,6 @@ def plan_scene(
         dtype, names = opened.dtype, ", ".join(opened.band_names)
         cache = _cache(opened, limits, rows=math.ceil((limits.tile_px + 2 * bundle.halo_px) / reading.scale))
     source = dataclasses.replace(reading.source(name, nodata), servers=may_ask_servers(name))
-    state = fingerprint(name)
     job = Job(
         source=source,
         state=" ".join(f"{fact} {value}" for fact, value in sorted(state.items())),

@@ -95,7 +95,15 @@ def polygonize(  # noqa: PLR0913 - the options of a verb
                 f"{classes}: is not of the same prediction as {scores.name}; move it away, or predict again"
             )
     settled = choice.settle_by_tags(texts, table, settings, default=tags.threshold)
-    count = write_anomalies(
+
+    def tell_promise(made: Path, count: int) -> None:
+        """Write what is promised of these polygons into their file, while it has no name yet."""
+        same = settings.connectivity == tags.predict.connectivity and top is None
+        promise = _promised(table, texts, settings, threshold=settled, count=count if same else None)
+        named = scores.name if scores.absolute().parent == out.absolute().parent else None
+        write_cut(made, {"scene": tags.scene, "scores": named, "threshold": settled} | promise)
+
+    return write_anomalies(
         scores,
         out,
         threshold=settled,
@@ -107,13 +115,8 @@ def polygonize(  # noqa: PLR0913 - the options of a verb
         discard_verdicts=discard_verdicts,
         failed=tags.failed,
         most=top,
+        finish=tell_promise if out.suffix == ".gpkg" else None,
     )
-    if out.suffix == ".gpkg":
-        same = settings.connectivity == tags.predict.connectivity and top is None
-        promise = _promised(table, texts, settings, threshold=settled, count=count if same else None)
-        named = scores.name if scores.absolute().parent == out.absolute().parent else None
-        write_cut(out, {"scene": tags.scene, "scores": named, "threshold": settled} | promise)
-    return count
 
 
 def _promised(

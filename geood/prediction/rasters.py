@@ -114,8 +114,9 @@ def assemble_rasters(
         if written.crs is None and plan.grid.crs is not None:
             log.warning("%s: a GeoTIFF cannot store its CRS: the rasters have none, assign them the scene's", title)
     if target.classes:
-        style = qgis.class_style(bundle.class_names)
-        (work.folder / qgis.style_beside(target.classes).name).write_text(style, encoding="utf-8")
+        style = work.folder / qgis.style_beside(target.classes).name
+        with output_errors(style):
+            style.write_text(qgis.class_style(bundle.class_names), encoding="utf-8")
     reason = failed[0].reason if failed else ""
     return ScoredScene(figures.scored, figures.above, windows, reason, cells)
 

@@ -32,7 +32,8 @@ PUBLISHING = "publishing.json"  # note in a work folder: all outputs are made, a
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 # What geood makes in it: hidden files and folders, lock, note, journals, outputs, and what SQLite leaves of those.
 _MADE = re.compile(
-    r"\..+|lock|publishing\.json|.+\.(?:journal|tif|qml|gpkg(?:-\w+)?|geojson|parquet|fgb|csv|vrt)", re.S
+    r"\..+|lock|publishing\.json|.+\.(?:journal|tif|qml|gpkg(?:-\w+)?|geojson|parquet|fgb|csv|vrt|overview\.png)",
+    re.S,
 )
 
 

@@ -29,7 +29,6 @@ from geood.geo.qgis_form import CELL_REVIEW, SAMPLE_LAYER, VERDICTS
 
 LAYER = "anomalies"
 SCORES = ("score_max", "score")  # columns taken for the score, the first that is there
-DECIDED = ("real", "false", "unsure")
 _FIGURES = ("score_max", "score_mean", "area_px", "area_m2", "class_name", "scene", "model")
 _FAILURES = (
     OSError,

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import sqlite3
 import zipfile
+from contextlib import closing
 from pathlib import Path
 
 import geopandas
@@ -10,6 +12,7 @@ import pytest
 from shapely.geometry import box
 
 from geood.cli.process import _run
+from support.http_server import serving
 from support.rasters import picture, write_raster
 
 REFERENCE = Path(__file__).parents[2] / "configs" / "aerial.yaml"
@@ -117,6 +120,34 @@ def test_no_content_of_a_file_is_a_bug_of_geood(made, tmp_path, capsys):
     frame.to_file(tmp_path / "a.vrt.gpkg", layer="anomalies")
     assert _run(["info", str(tmp_path / "a.vrt.gpkg")], debug=False) == 0
     assert "polygons" in capsys.readouterr().out
+    with closing(sqlite3.connect(made / "o.gpkg")) as database:
+        [page] = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'anomalies'").fetchone()
+        [size] = database.execute("PRAGMA page_size").fetchone()
+    content = bytearray((made / "o.gpkg").read_bytes())
+    content[(page - 1) * size : page * size] = bytes(size)
+    (tmp_path / "d.gpkg").write_bytes(content)
+    assert _run(["info", str(tmp_path / "d.gpkg")], debug=False) == 3
+    assert "d.gpkg: cannot be read as a vector file" in capsys.readouterr().err
+
+
+def test_what_may_not_be_read_is_told(tmp_path, capsys, monkeypatch):
+    def forbidden(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", forbidden)  # root may read all
+    assert _run(["info", str(tmp_path)], debug=False) == 3
+    assert "cannot be read (Permission denied)" in capsys.readouterr().err
+
+
+def test_info_asks_no_server(tmp_path):
+    point = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [0, 0]}}
+    point["properties"] = {"class_id": 1, "origin": "cell"}
+    with serving(tmp_path) as server:
+        crs = {"type": "link", "properties": {"href": server.url("crs.wkt"), "type": "esriwkt"}}
+        collection = {"type": "FeatureCollection", "crs": crs, "features": [point]}
+        (tmp_path / "labels.geojson").write_text(json.dumps(collection))
+        assert _run(["info", str(tmp_path / "labels.geojson")], debug=False) == 0
+        assert not server.requests
 
 
 def test_the_reference_config_is_shown(capsys):

@@ -1,5 +1,7 @@
 """Laws of burnt labels: they are the shapes, pixel for pixel, made once and again when what was drawn has changed."""
 
+import os
+
 import geopandas as gpd
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from shapely.geometry import box
 
-from geood.errors import DataError
+from geood.errors import DataError, OutputError
 from geood.geo.burnt_labels import burn_labels
 from geood.geo.grid import Grid
 from geood.geo.label_rules import LabelRules
@@ -19,6 +21,7 @@ GRIDS = {
     "north-up": Grid(60, 80, Affine(0.5, 0, 500_000, 0, -0.5, 5_000_030), UTM),
     "rotated": Grid(60, 80, Affine(0.4, 0.2, 500_000, 0.2, -0.4, 5_000_020), UTM),
 }
+FINE = Grid(300, 300, Affine(0.2, 0, 500_000, 0, -0.2, 5_000_060), UTM)
 FAR = Grid(60, 80, Affine(0.5, 0, 700_000, 0, -0.5, 5_000_030), UTM)
 
 
@@ -64,6 +67,26 @@ def test_it_is_made_once_and_again_after_a_change(tmp_path, caplog):
     [third] = burn_labels([path], images, RULES._replace(background=0), folder)
     assert len({first, second, third}) == 3
     assert sorted(folder.iterdir()) == sorted({third, *others})  # of what was drawn before nothing is left
+
+
+@pytest.mark.skipif(os.name == "nt", reason="files have no limits there")
+def test_a_disk_that_is_full_in_the_end_leaves_no_raster(tmp_path):
+    """A limit on the size of files is met where a full disk is: when GDAL closes the file, which raises nothing."""
+    import resource
+
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 60, (400, 2))
+    rows = [("road" if i % 2 else "land", (x, y, x + 3, y + 2)) for i, (x, y) in enumerate(corners)]
+    path, images = drawn(tmp_path / "l.gpkg", *rows), {tmp_path / "a.tif": FINE}
+    [whole] = burn_labels([path], images, RULES, tmp_path / "whole")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (whole.stat().st_size - 1000, before[1]))
+    try:
+        with pytest.raises(OutputError, match="free space on that disk"):
+            burn_labels([path], images, RULES, tmp_path / "burnt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not os.listdir(tmp_path / "burnt")
 
 
 def test_names_are_cut_by_bytes_and_between_letters(tmp_path):

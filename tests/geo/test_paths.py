@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -239,6 +240,20 @@ def test_identity_sees_through_a_vrt_of_a_vrt(tmp_path):
     for path in paths:
         assert not same(name, lambda path=path: later(path))
     assert not same(name, paths[1].unlink)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+def test_identity_sees_sources_whose_names_are_no_utf_8(tmp_path):
+    odd = tmp_path / os.fsdecode(b"\xe9.tif")
+    write_raster(tmp_path / "a.tif", picture(32, 32)).rename(odd)
+    source = (
+        '<SimpleSource><SourceFilename relativeToVRT="1">{}</SourceFilename><SourceBand>1</SourceBand></SimpleSource>'
+    )
+    vrt = '<VRTDataset rasterXSize="32" rasterYSize="32"><VRTRasterBand dataType="Byte" band="1">{}</VRTRasterBand>'
+    for name, inner in (("in.vrt", odd.name), ("out.vrt", "in.vrt")):
+        text = vrt.format(source.format(inner)) + "</VRTDataset>"
+        (tmp_path / name).write_bytes(os.fsencode(text))
+    assert not same(str(tmp_path / "out.vrt"), lambda: later(odd))
 
 
 def test_identity_in_an_archive_is_that_of_the_archive(tmp_path):

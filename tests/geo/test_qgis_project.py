@@ -6,6 +6,8 @@ import zipfile
 import geopandas
 import numpy as np
 import pytest
+import rasterio
+from affine import Affine
 from rasterio.crs import CRS
 from typer.testing import CliRunner
 
@@ -118,6 +120,15 @@ def test_a_damaged_style_is_named(tmp_path, content):
     with pytest.raises(DataError, match=r"image.*style.*remove it"):
         write_project({"": [raster_layer(tmp_path / "image.tif", "image")]}, tmp_path / "p.qgz", overwrite=False)
     assert not (tmp_path / "p.qgz").exists()
+
+
+@pytest.mark.parametrize("turned", [Affine.identity(), Affine.rotation(30), Affine.scale(1, -1)])
+def test_the_view_holds_an_image_however_it_lies(tmp_path, turned):
+    image = write_raster(tmp_path / "image.tif", picture(30, 40), transform=HALF_METRE @ turned)
+    west, south, east, north = raster_layer(image, "image").bounds
+    with rasterio.open(image) as file:
+        corners = [file.transform @ corner for corner in ((0, 0), (40, 0), (0, 30), (40, 30))]
+    assert all(west <= x <= east and south <= y <= north for x, y in corners)
 
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path):

@@ -249,7 +249,7 @@ def test_no_component_stays_open():
         made = []
         patch.setattr("geood.polygons.components.Seams", lambda *a, **k: made.append(Seams(*a, **k)) or made[0])
         components_of(random_scores((50, 50), 0, 0.1), window=(6, 7))
-    assert made[0].open_components == 0
+    assert not made[0]._open
 
 
 # The 95th percentile

@@ -88,6 +88,13 @@ def test_a_file_that_another_program_writes_to_is_not_replaced(tmp_path, scores,
     other.close()
 
 
+def test_a_file_that_may_not_be_read_is_not_replaced(tmp_path, scores, monkeypatch):
+    polygonize(scores, tmp_path / "o.gpkg")
+    monkeypatch.setattr("os.access", lambda path, how: path != tmp_path / "o.gpkg")  # root may read all
+    with pytest.raises(OutputError, match="may not read it"):
+        polygonize(scores, tmp_path / "o.gpkg", overwrite=True)
+
+
 def test_a_damaged_file_can_be_replaced(tmp_path, scores):
     (tmp_path / "o.gpkg").write_bytes(b"no database")
     assert polygonize(scores, tmp_path / "o.gpkg", overwrite=True) == 2

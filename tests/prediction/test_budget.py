@@ -289,6 +289,8 @@ def test_scores_keep_to_the_memory_that_was_planned_for_them(tmp_path, kind, smo
 
 def test_tiles_grow_with_a_wide_halo_where_memory_allows(tmp_path, bundle, monkeypatch):
     """By themselves only: sizes in the config are kept, and the same machine gives the same sizes to any workers."""
+    from distributed import system  # before what it asks the machine is made up
+
     wide = replace(
         make_bundle(tmp_path / "m.safetensors", predict={"tile_px": "auto", "halo_px": "auto"}),
         reach=Reach(halo_px=320, beyond=(0.9,) * 9 + (0.0,)),
@@ -304,6 +306,9 @@ def test_tiles_grow_with_a_wide_halo_where_memory_allows(tmp_path, bundle, monke
         chosen = 2048 if torch.cuda.is_available() else side
         assert {config_budget(wide, workers=workers).tile_px for workers in (0, 1, 3)} == {chosen}
         assert config_budget(narrow).tile_px == 1024
+    monkeypatch.setattr(system, "MEMORY_LIMIT", 2 * needed)
+    monkeypatch.delattr("geood.prediction.budget.os.sysconf")  # which Windows has not
+    assert config_budget(wide).tile_px == (2048 if torch.cuda.is_available() else 1536)
 
 
 def test_a_limit_says_that_a_halo_takes_a_part_of_it(tmp_path):

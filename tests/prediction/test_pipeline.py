@@ -26,6 +26,7 @@ from geood.config import SCORES, scores_from
 from geood.errors import BundleError, ConfigError, DataError, GeoodError, OutputError, TilesFailedError
 from geood.geo import qgis
 from geood.geo.mosaic import write_mosaic
+from geood.geo.opener import STRIPS_PX
 from geood.geo.paths import ScenePath
 from geood.geo.scene import Scene
 from geood.models.bundle import ModelBundle
@@ -185,7 +186,7 @@ def test_several_scenes_share_a_file_or_have_one_each(tmp_path, bundle_path):
     assert digest(apart[0].scores) == digest(shared[0].scores)
 
 
-def test_polygons_can_be_cut_again_without_the_model(tmp_path, bundle_path, scene):
+def test_polygons_can_be_cut_again_without_the_model(tmp_path, bundle_path, scene, monkeypatch):
     [made] = predict([scene], tmp_path / "out.gpkg", bundle_path=bundle_path, threshold=0.4)
     again = polygonize(made.scores, tmp_path / "again.gpkg")
     assert again == made.anomalies
@@ -196,6 +197,14 @@ def test_polygons_can_be_cut_again_without_the_model(tmp_path, bundle_path, scen
     assert first.equals(second)
     assert polygonize(made.scores, tmp_path / "none.geojson", threshold=1.0) == 0
     assert polygonize(made.scores, tmp_path / "large.fgb", min_area_m2=1e9) == 0
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("geood.prediction.polygonizing.write_cut", stopped)  # the last that is added to the file
+    with pytest.raises(KeyboardInterrupt):
+        polygonize(made.scores, tmp_path / "half.gpkg")
+    assert not [*tmp_path.glob("*half*")]
 
 
 def test_evidence_is_kept_where_a_polygon_of_a_calibrated_threshold_may_be(tmp_path, bundle_path, bundle, scene):
@@ -652,6 +661,13 @@ def test_tiles_keep_the_halo_of_their_job_whatever_the_bundle_of_a_worker_says(s
         worker.STATE.preload(bundle_path, preloaded)
         packed.append([(r.number, bytes(r.chunks[0].data)) for r in worker.score_tiles(planned.job, tiles)])
     assert packed[0] == packed[1]
+
+
+def test_a_run_leaves_no_file_open(tmp_path, bundle_path):
+    """Strips so long are read through one open file, which all threads share."""
+    wide = write_raster(tmp_path / "wide.tif", picture(32, STRIPS_PX + 32))
+    predict([wide], tmp_path / "out.tif", bundle_path=bundle_path)
+    assert not [file.path for file in psutil.Process().open_files() if file.path.startswith(str(tmp_path))]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in scores_from("logits") if kind != "jsd"])

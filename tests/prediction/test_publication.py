@@ -1,5 +1,6 @@
 """Laws of publication: outputs get their names together, replace nothing unasked, and only for the run they are of."""
 
+import errno
 import hashlib
 import json
 import os
@@ -368,21 +369,36 @@ def test_another_member_of_an_archive_is_another_scene(tmp_path, scene, run, kil
         run(out, resume=True, scenes=[tmp_path / "a.zip" / "y.tif"])
 
 
-def test_a_scene_that_changes_while_it_is_read_has_no_map(tmp_path, out, run, monkeypatch):
+@pytest.mark.parametrize("step", ["pipeline.assemble_rasters", "plan._check_sample"])
+def test_a_scene_that_changes_while_it_is_read_has_no_map(tmp_path, out, run, monkeypatch, step):
     scene = write_raster(tmp_path / "in" / "s.tif", picture(70, 90))
-    assemble = geood.prediction.pipeline.assemble_rasters
+    room, name = step.split(".")
+    before = getattr(getattr(geood.prediction, room), name)
 
     def changed(*args, **kwargs):
-        result = assemble(*args, **kwargs)
+        result = before(*args, **kwargs)
         write_raster(scene, picture(70, 90, seed=1))
         return result
 
-    monkeypatch.setattr(geood.prediction.pipeline, "assemble_rasters", changed)
+    monkeypatch.setattr(f"geood.prediction.{step}", changed)
     with pytest.raises(SceneChangedError, match=r"s\.tif: changed while it was read") as error:
         run(out, scenes=[scene])
     assert error.value.exit_code == 4 and not os.listdir(out.parent)
-    monkeypatch.setattr(geood.prediction.pipeline, "assemble_rasters", assemble)
+    monkeypatch.setattr(f"geood.prediction.{step}", before)
     run(out, scenes=[scene])
+
+
+def test_a_disk_that_is_full_for_a_style_is_told_and_the_tiles_are_kept(out, run, monkeypatch):
+    def full(path, *_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.write_text", full)
+        with pytest.raises(OutputError, match=r"x\.classes\.qml: cannot be written \(No space left"):
+            run(out)
+    assert os.listdir(out.parent) == [".x.geood"]
+    run(out, resume=True)
+    assert sorted(os.listdir(out.parent)) == NAMES
 
 
 def test_a_link_in_place_of_an_output_is_replaced_and_not_what_it_leads_to(tmp_path, out, run):

@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import json
+import os
+import shutil
 import sqlite3
 
 import geopandas as gpd
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 from geood.calibration import PolygonTable, cells, in_digits
 from geood.calibration.cells import CELL_PX
 from geood.cli.app import app
+from geood.cli.process import _run
 from geood.datasets.scene_crops import open_scenes
 from geood.errors import ConfigError, DataError, OutputError
 from geood.geo.score_raster import RUN_TAG, VERDICT_TAG, read_tags
@@ -114,6 +117,16 @@ def test_tags_table_summary_and_json_tell_one_verdict(ground, scene, tmp_path):
         [summary] = csv.DictReader(file)
     assert summary["budget"] == fields["answer"] and float(summary["promised"]) == fields["promised"]
     assert float(summary["above_threshold"]) == pytest.approx(fields["above"], rel=1e-5)
+
+
+def test_verdicts_replace_nothing_that_a_run_reads_or_makes(bundle_path, tmp_path, capsys):
+    model = shutil.copy(bundle_path, tmp_path / "m.json")
+    scene = write_raster(tmp_path / "s.tif", picture(32, 32))
+    for name, said in (("o.gpkg", "ends in .json"), ("s.tif", "ends in .json"), ("m.json", "would replace an input")):
+        line = ["predict", str(scene), "--out", str(tmp_path / "o.gpkg"), "--model", str(model), "--overwrite"]
+        assert _run([*line, "--json", str(tmp_path / name)], debug=False) == 2
+        assert said in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path)) == ["m.json", "s.tif"] and scene.read_bytes()[:2] == b"II"
 
 
 def test_the_verdict_is_the_same_for_any_number_of_workers_and_after_a_resume(ground, scene, tmp_path):

@@ -1,14 +1,18 @@
 """Laws of the work folder: what somebody else laid there is neither followed, nor emptied, nor taken for work."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from geood.errors import OutputError
+from geood.polygons import OUTPUT_SUFFIXES, companions_of
 from geood.prediction.journal import Chunk, Journal, TileFigures
+from geood.prediction.outputs import outputs_of
 from geood.prediction.workdir import PUBLISHING, work_dir, work_folder
 
 KEY = {"tile_px": 64}
+OUTS = ["x.tif", *(f"x{suffix}" for suffix in OUTPUT_SUFFIXES)]
 HOW = [{"resume": r, "overwrite": o} for r in (False, True) for o in (False, True)]
 
 
@@ -81,7 +85,9 @@ def test_what_geood_does_not_make_is_left_alone(tmp_path, name, how):
 def test_everything_that_geood_makes_is_removed_whatever_ended_the_run_before(tmp_path, resume):
     folder = tmp_path / ".x.geood"
     (folder / ".x.tif.partial").mkdir(parents=True)
-    made = ["x.tif", "x.qml", "x.classes.tif", "x.gpkg", "x.gpkg-journal", "x.failed_tiles.geojson", "summary.csv"]
+    finals = [path for out in OUTS for path in outputs_of(["x.tif"], Path(out), mosaic=False, overview=True).finals]
+    every = [path for final in finals for path in (final, *companions_of(final))]
+    made = ["x.gpkg-journal", "summary.csv", *(path.name for path in every)]
     for name in [*made, "a\nb.fgb", "mosaic.vrt", ".publishing.partial.json", ".x.tif.partial/scratch"]:
         (folder / name).write_text("half")
     with work_dir(folder, resume=resume, overwrite=False):

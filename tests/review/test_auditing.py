@@ -215,5 +215,8 @@ def test_the_command_prints_and_writes_the_same_figures(tmp_path):
     assert figures["misses_per_km2"]["value"] == pytest.approx(5)
     for text in ("4 real of 10 judged", "'flase' (false?) in 1 row", "top 10", "from the sample alone", "budget"):
         assert text in done.output
+    for name in (path, path.with_suffix(".tif")):
+        refused = CliRunner().invoke(app, ["audit", str(path), "--json", str(name), "--overwrite"])
+        assert "give a name that ends in .json" in str(refused.exception)
     again = CliRunner().invoke(app, ["audit", str(path), "--json", str(out)])
     assert again.exit_code != 0
