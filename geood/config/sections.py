@@ -505,8 +505,8 @@ class TrainConfig(Section):
     head_lr: Positive = Field(1e-3, description="the outlier head's learning rate in the third stage, head or joint")
     head_light: Annotated[float, Field(ge=0, le=2)] = Field(
         1.0,
-        description="strength of random changes of light, colour, blur and noise of crops with their negatives in stage "
-        "head; 0: none",
+        description="strength of random changes of light, colour, blur and noise of crops with their negatives in "
+        "stage head; 0: none",
     )
     joint_steps: Steps = Field(4000, description="steps of the third stage joint")
     joint_segmenter_lr: Positive = Field(2e-5, description="the segmenter's learning rate in the third stage joint")

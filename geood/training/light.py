@@ -1,9 +1,9 @@
 """Other light: random photometric changes of training crops, negatives included, for the outlier head.
 
 The head learns from few crops of few scenes, and what they have in common it takes for ordinary. Haze, another hour,
-season or camera would then be outliers. So each crop with its negatives is shown in another light: contrast, gain and
-shift of each band, gamma, saturation, blur and noise are drawn anew for most of the images. Class labels and calibration
-never see it. The ranges below are of strength 1 and grow in proportion. Tensors only.
+season or camera would then be outliers. So most crops, with their negatives, are shown in another light: contrast, gain
+and shift of each band, gamma, saturation, blur and noise are drawn anew. Class labels and calibration never see it. The
+ranges below are of strength 1 and grow in proportion. Tensors only.
 """
 
 from __future__ import annotations
