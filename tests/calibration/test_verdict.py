@@ -23,7 +23,7 @@ from geood.geo.display import grid_of
 from geood.models import ModelBundle, for_inference
 from geood.training.calibration import calibrated
 from support.bundles import make_bundle
-from support.rasters import HALF_METRE, picture, write_raster
+from support.rasters import picture, write_raster
 from support.scenery import config, truth
 
 IMAGES, LEAST_M2 = 8, 2.25
@@ -92,7 +92,12 @@ def figures(bundle, folder, name, threshold, *, promised):
     least_px = round(LEAST_M2 / side**2) if side else 0
     parts, count = ndimage.label(known & (np.nan_to_num(score, nan=-np.inf) > threshold), np.ones((3, 3)))
     polygons = int((np.bincount(parts.ravel(), minlength=count + 1)[1:] >= max(1, least_px)).sum())
-    found = {"px": int(known.sum()), "polygons": polygons, "threshold": threshold, "above": (score[known] > threshold).mean()}
+    found = {
+        "px": int(known.sum()),
+        "polygons": polygons,
+        "threshold": threshold,
+        "above": (score[known] > threshold).mean(),
+    }
     if side:
         found |= {"km2": known.sum() * side**2 / 1e6, "per km2": polygons / (known.sum() * side**2 / 1e6)}
     if promised and threshold >= record.thresholds[0]:
