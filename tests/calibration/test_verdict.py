@@ -1,4 +1,4 @@
-"""Law of what `predict` prints: each figure is found again in the rasters it wrote, and none is printed beside these."""
+"""Law of what `predict` prints: each figure is found again in the rasters it wrote, and there are no others."""
 
 import dataclasses
 import re
