@@ -39,7 +39,7 @@ class ClassRows(NamedTuple):
 
 
 class Usual(NamedTuple):
-    """Means and standard deviations (K, D) of the looks of each class; infinite ones of a class that is hardly known."""
+    """Means and standard deviations (K, D) of the looks of each class; of one that is hardly known infinite ones."""
 
     mean: Floats
     spread: Floats
@@ -53,7 +53,10 @@ def band_pairs(count: int) -> list[tuple[int, int]]:
 
 
 def class_light_names(bands: Sequence[str], classes: int) -> tuple[str, ...]:
-    """Return the names of the statistics of light within classes, in their order; none of many bands or classes, or of one."""
+    """Return the names of the statistics of light within classes, in their order.
+
+    Of many bands or classes, or of a single class, there are none.
+    """
     if len(bands) > MOST_BANDS or not 1 < classes <= MOST_CLASSES:
         return ()
     kinds = [f"{kind} {band}" for kind in ("level", "contrast") for band in bands]

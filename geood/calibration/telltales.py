@@ -8,8 +8,9 @@ linear discriminant (Fisher 1936) is fitted between them and the cells as they a
 where the ground lies, 1 where the changed ground lies.
 The place of an image is the mean of its cells; how much it differs between images is measured on the calibration
 images, each placed by a discriminant that was fitted without it. A change is told where the scene lies past halfway,
-and farther out than the largest place over all changes in 95 % of new images (a one-sided t interval). Known bands are
-needed for that, no pixels: a change of light moves levels and contrasts, another order exchanges them.
+and farther out than the largest place over all changes in 95 % of new images (a one-sided t interval; 99 % with fewer
+than ten images, or by light of whole cells). Known bands are needed for that, no pixels: a change of light moves levels
+and contrasts, another order exchanges them.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from geood.calibration.class_light import (
     usual_of,
 )
 
-FALSE_ALARMS = 0.05
-LEAST_IMAGES, FOLDS = 5, 5
+FALSE_ALARMS, SELDOM = 0.05, 0.01  # within classes of ten images or more; else
+LEAST_IMAGES, MANY_IMAGES, FOLDS = 5, 10, 5
 HALFWAY = 0.5
 SHRINK, FAR = 0.1, 6.0
 LIGHT = {  # level and contrast as changed: offset and factor, of the bands' range
@@ -114,7 +115,9 @@ def told_by(
         places[row] = [along[image == number].mean() for number in numbers]
         own[row] = _between(plain, changed)(here).mean()
     mean, spread = places.mean(1), np.maximum(places.std(1, ddof=1), _LEAST)
-    far = float(scipy.special.stdtrit(len(numbers) - 1, 1 - FALSE_ALARMS)) * np.sqrt(1 + 1 / len(numbers))
+    known = len(numbers) >= MANY_IMAGES and class_rows(ground[:1], names) is not None
+    far = float(scipy.special.stdtrit(len(numbers) - 1, 1 - (FALSE_ALARMS if known else SELDOM)))
+    far *= np.sqrt(1 + 1 / len(numbers))
     largest = ((places - mean[:, None]) / spread[:, None]).max(0)
     limit = max(far, float(largest.mean() + far * largest.std(ddof=1)))
     beyond = np.where(own > HALFWAY, (own - mean) / spread / limit, 0.0)
