@@ -34,6 +34,7 @@ DIRECTIONS = 8
 DIRECTIONS_SEED = 20_02  # fixed for ever: bundles hold what was measured along these directions
 EVERY = 3  # of a scene's cells along either axis, one in so many is measured
 DARK = 0.02  # share of a cell's pixels below its dark channel, the lowest band of each (He et al. 2009)
+WITHIN_EVERY = 4  # pixels, of which one tells of light within classes: all would double the cost of cells
 AT_ONCE = 16  # cells that are measured together, so that memory stays bounded
 REVISION = 1  # of the statistics: counted up when one of them is computed otherwise under the same name
 _NOISE = np.float32(np.sqrt(np.pi / 2) / 6)  # of the mean absolute Laplacian (Immerkaer 1996)
@@ -200,8 +201,9 @@ def _statistics(cells: Sequence[CellMaps], known: NDArray[np.bool_] | None) -> N
     likeness, order = (np.reshape(each, (len(pairs), len(cells))).T for each in (likeness, order))
     columns = [level, contrast, likeness, _fineness(images, known), ranked, shares, features, dark, order]
     if class_light_names(("",) * values.shape[1], count):
-        ofs = (flat[:, None] == np.arange(count, dtype=np.uint8)[:, None]).astype(np.float32)
-        columns.append(light_within(centred, level, contrast, ofs))
+        some = slice(None, None, WITHIN_EVERY)
+        ofs = (flat[:, None, some] == np.arange(count, dtype=np.uint8)[:, None]).astype(np.float32)
+        columns.append(light_within(centred[..., some], level, contrast, ofs))
     return np.concatenate(columns, axis=1).astype(np.float32)
 
 

@@ -99,7 +99,7 @@ def class_rows(cells: Floats, names: Sequence[str]) -> ClassRows | None:
         return None
     light = cells[:, [names.index(name) for name in wanted]].reshape(len(cells), len(channels), -1)
     shares, count = cells[:, channels], len(bands)
-    cell, of = np.nonzero(shares >= LEAST_SHARE)
+    cell, of = np.nonzero((shares >= LEAST_SHARE) & light.any(2))
     rows = light[cell, of]
     level, contrast, likeness = rows[:, :count], rows[:, count : 2 * count], rows[:, 2 * count :]
     return ClassRows(cell, of, shares[cell, of], level.clip(0, 1), contrast, likeness)
