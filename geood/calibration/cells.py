@@ -2,12 +2,12 @@
 
 The same figures are taken of calibration ground when a model is finished, and of every scene while it is scored, so
 that the two can be compared: level and contrast of each band, how alike the bands are and which is higher, the dark
-channel, which haze lifts, fine detail and noise,
-quantiles of the score, shares of the classes, and means of the decoder's features along a few fixed random directions
-(which keep distances, Johnson and Lindenstrauss 1984); of a few bands and classes also the light within each class that
-the model takes pixels for, by which a change of light can be told from other land cover (`telltales`). Cells lie on a lattice of a tile's own, at the model's
-resolution. To keep the cost small, every third cell along either axis of a scene is measured, a ninth of its
-pixels. Which cells are compared, and how, is in `exchangeability`.
+channel, which haze lifts, fine detail and noise, quantiles of the score, shares of the classes, and means of the
+decoder's features along a few fixed random directions (which keep distances, Johnson and Lindenstrauss 1984); of a few
+bands and classes also the light within each class that the model takes pixels for, by which a change of light can be
+told from other land cover (`telltales`). Cells lie on a lattice of a tile's own, at the model's resolution. To keep the
+cost small, every third cell along either axis of a scene is measured, a ninth of its pixels. Which cells are compared,
+and how, is in `exchangeability`.
 """
 
 from __future__ import annotations
