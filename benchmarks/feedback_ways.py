@@ -10,9 +10,9 @@ changes the scores alone, so a seed takes seconds. Tiles are not used: a scene i
 Printed: average precision, and false polygons for each square kilometre at recalls of things, for reviewed and for
 untouched ground; the fourth recall is the one that the reviewed map had. Ways: the bank of the encoder with the places
 of false alarms, each three times, in the banks of all classes, and with 12 px around them; scores lowered near features
-of false alarms (with the bank, what `geood feedback` and `geood train --from` do); a linear classifier of real things
-against false alarms and the bank; a threshold of each class; and, as the most that lessons can bring at the places that
-were seen, reviewed false ground without scores.
+of false alarms, and around them (with the bank, 5 places: what `geood feedback` and `geood train --from` do); a linear
+classifier of real things against false alarms and the bank; a threshold of each class; and, as the most that lessons
+can bring at the places that were seen, reviewed false ground without scores.
 """
 
 from __future__ import annotations
@@ -168,12 +168,20 @@ def figures(maps: Maps, truth: list[np.ndarray], scenes: list[Passed], recalls: 
     return row
 
 
-def lowered(bank: Bank, scene: Passed, false: Tensor, *, nats: float, reach: float) -> NDArray[np.float32]:
-    """What is taken from scores near features of false alarms: most at them, nothing at some usual distances."""
+def lowered(
+    bank: Bank, scene: Passed, false: Tensor, *, nats: float, reach: float = 1.0, largest: int = 1, mean: int = 1
+) -> NDArray[np.float32]:
+    """What is taken from scores near features of false alarms: most at them, nothing at some usual distances.
+
+    The nearness of a place is the largest within so many places on a side, and then the mean over so many.
+    """
     usual = torch.cdist(bank.near[::4], bank.near).topk(4, largest=False).values[:, 1:].mean(1).median() * reach
     features = scene.features(bank)
     close = (1 - torch.cdist(features.flatten(0, 1), false).amin(1) / usual).clamp(min=0)
-    return nats * scene.full(close.reshape(features.shape[:2]))
+    near = close.reshape(1, 1, *features.shape[:2])
+    near = functional.max_pool2d(near, largest, 1, largest // 2)
+    near = functional.avg_pool2d(near, mean, 1, mean // 2, count_include_pad=False)
+    return nats * scene.full(near[0, 0])
 
 
 def classifier(bank: Bank, real: Tensor, others: Tensor) -> Callable[[Passed], NDArray[np.float32]]:
@@ -248,6 +256,18 @@ def run(bundle: ModelBundle, parts: dict[str, Any], config: Any, *, fpr: str) ->
     for nats, distance in ((2.0, 1.0), (4.0, 1.0), (4.0, 1.5)):
         near = taken(lambda scene, n=nats, d=distance: lowered(bank, scene, at_false[0], nats=n, reach=d))
         ways[f"less near false alarms, {nats:g} nats, {distance:g} distances"] = near
+    whole = taken(lambda scene: lowered(bank, scene, at_false[0], nats=4.0))
+    ways["the same, 4 nats, never below the reviewed map's threshold"] = {
+        p: [np.maximum(less, np.minimum(s, threshold)) for less, s in zip(whole[p], before[p], strict=True)]
+        for p in parts
+    }
+    with_bank = ways["bank: places of false alarms"]
+    for largest, mean in ((1, 1), (3, 3), (5, 5), (7, 5)):
+        less = {
+            p: [lowered(bank, s, at_false[0], nats=4.0, largest=largest, mean=mean) for s in scenes[p]] for p in parts
+        }
+        name = f"bank, less near and around (largest of {largest}, mean of {mean} places)"
+        ways[name] = {p: [s - n for s, n in zip(with_bank[p], less[p], strict=True)] for p in parts}
     if len(at_real):
         half = classifier(bank, at_real, torch.cat([at_false[0], bank.near]))
         ways["linear classifier, real against false and bank"] = taken(lambda scene: -half(scene))

@@ -2,11 +2,12 @@
 
 The same figures are taken of calibration ground when a model is finished, and of every scene while it is scored, so
 that the two can be compared: level and contrast of each band, how alike the bands are and which is higher, the dark
-channel, which haze lifts, fine detail and noise,
-quantiles of the score, shares of the classes, and means of the decoder's features along a few fixed random directions
-(which keep distances, Johnson and Lindenstrauss 1984). Cells lie on a lattice of a tile's own, at the model's
-resolution. To keep the cost small, every third cell along either axis of a scene is measured, a ninth of its
-pixels. Which cells are compared, and how, is in `exchangeability`.
+channel, which haze lifts, fine detail and noise, quantiles of the score, shares of the classes, and means of the
+decoder's features along a few fixed random directions (which keep distances, Johnson and Lindenstrauss 1984); of a few
+bands and classes also the light within each class that the model takes pixels for, by which a change of light can be
+told from other land cover (`telltales`). Cells lie on a lattice of a tile's own, at the model's resolution. To keep the
+cost small, every third cell along either axis of a scene is measured, a ninth of its pixels. Which cells are compared,
+and how, is in `exchangeability`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from geood.calibration.telltales import band_pairs
+from geood.calibration.class_light import band_pairs, class_light_names, light_within
 from geood.geo.grid import Tile
 
 CELL_PX = 64  # side of a cell at the model's resolution
@@ -33,6 +34,8 @@ DIRECTIONS = 8
 DIRECTIONS_SEED = 20_02  # fixed for ever: bundles hold what was measured along these directions
 EVERY = 3  # of a scene's cells along either axis, one in so many is measured
 DARK = 0.02  # share of a cell's pixels below its dark channel, the lowest band of each (He et al. 2009)
+WITHIN_EVERY = 4  # pixels, of which one tells of light within classes: all would double the cost of cells
+AT_ONCE = 16  # cells that are measured together, so that memory stays bounded
 REVISION = 1  # of the statistics: counted up when one of them is computed otherwise under the same name
 _NOISE = np.float32(np.sqrt(np.pi / 2) / 6)  # of the mean absolute Laplacian (Immerkaer 1996)
 _LEAST = np.float32(1e-4)  # contrast below which shares of it say nothing
@@ -66,12 +69,13 @@ def statistic_names(bands: tuple[str, ...], classes: int) -> tuple[str, ...]:
         *(f"feature {i}" for i in range(DIRECTIONS)),
         "dark",
         *(f"order {bands[one]} {bands[other]}" for one, other in pairs),
+        *class_light_names(bands, classes),
     )
 
 
 def statistic_count(bands: int, classes: int) -> int:
     """Return the number of a cell's statistics, that of `statistic_names`."""
-    return 2 * (bands + len(band_pairs(bands))) + 6 + classes + DIRECTIONS
+    return len(statistic_names(tuple(map(str, range(bands))), classes))
 
 
 def cells_key(bands: tuple[str, ...], classes: int) -> str:
@@ -155,8 +159,8 @@ def cell_statistics(maps: CellMaps, known: NDArray[np.bool_], *, every: int = EV
                 places.append((window, mask.shape == (CELL_PX, CELL_PX) and bool(mask.all())))
     found = np.empty((len(places), statistic_count(len(maps.image), maps.class_count)), np.float32)
     whole = [n for n, (_, is_whole) in enumerate(places) if is_whole]
-    if whole:
-        found[whole] = _statistics([_cut(maps, places[n][0]) for n in whole], None)
+    for some in (whole[n : n + AT_ONCE] for n in range(0, len(whole), AT_ONCE)):
+        found[some] = _statistics([_cut(maps, places[n][0]) for n in some], None)
     for n in {*range(len(places))} - {*whole}:
         window = places[n][0]
         found[n] = _statistics([_cut(maps, window)], known[window])
@@ -178,7 +182,7 @@ def _cut(maps: CellMaps, window: tuple[slice, slice]) -> CellMaps:
 def _statistics(cells: Sequence[CellMaps], known: NDArray[np.bool_] | None) -> NDArray[np.float32]:
     """Return the statistics (n, S) of cells of one shape with the same `known` pixels (h, w); None: all of them.
 
-    All cells go through each step together: one by one they would take twice as long, most of it under the GIL.
+    The cells go through each step together: one by one they would take twice as long, most of it under the GIL.
     """
     images, scores, classes = (np.stack([cell[i] for cell in cells]) for i in range(3))
     values, ranked, flat = (_pixels(each, known) for each in (images, scores, classes))
@@ -196,6 +200,10 @@ def _statistics(cells: Sequence[CellMaps], known: NDArray[np.bool_] | None) -> N
     features = [cell.features.mean((1, 2)) for cell in cells]
     likeness, order = (np.reshape(each, (len(pairs), len(cells))).T for each in (likeness, order))
     columns = [level, contrast, likeness, _fineness(images, known), ranked, shares, features, dark, order]
+    if class_light_names(("",) * values.shape[1], count):
+        some = slice(None, None, WITHIN_EVERY)
+        ofs = (flat[:, None, some] == np.arange(count, dtype=np.uint8)[:, None]).astype(np.float32)
+        columns.append(light_within(centred[..., some], level, contrast, ofs))
     return np.concatenate(columns, axis=1).astype(np.float32)
 
 

@@ -103,24 +103,27 @@ def drift_of(
     if cells.shape[1] != len(names) or not set(record.statistics) <= set(names):
         return None
     cells = cells[:, [names.index(name) for name in record.statistics]]
-    ground = np.asarray(record.cells, np.float64)
+    every_ground = np.asarray(record.cells, np.float64)
     chosen = np.linspace(0, len(cells) - 1, min(len(cells), MOST_OF_SCENE)).round().astype(int)
-    scene = np.asarray(cells[chosen], np.float64)
-    deviation = np.maximum(ground.std(0), _floors(record.statistics))
+    every_scene = np.asarray(cells[chosen], np.float64)
+    own = [i for i, name in enumerate(record.statistics) if not name.startswith("within ")]
+    compared = [record.statistics[i] for i in own]
+    ground, scene = every_ground[:, own], every_scene[:, own]
+    deviation = np.maximum(ground.std(0), _floors(compared))
     apart = (scene.mean(0) - ground.mean(0)) / deviation
-    families = np.array([family_of(name) for name in record.statistics])
+    families = np.array([family_of(name) for name in compared])
     limits = _limits(ground / deviation, np.asarray(record.cell_image), len(scene), families)
     p, each = _permuted(scene, ground, deviation, np.random.default_rng(seed))
     beyond = np.abs(apart) / limits
     order = [int(i) for i in np.argsort(-beyond) if beyond[i] > 1 and each[i] <= FALSE_ALARMS]
     differs = tuple(
-        Difference(record.statistics[i], float(scene.mean(0)[i]), float(ground.mean(0)[i]), float(apart[i]))
-        for i in order
+        Difference(compared[i], float(scene.mean(0)[i]), float(ground.mean(0)[i]), float(apart[i])) for i in order
     )
     told = None
     if p <= FALSE_ALARMS:
-        bands = [name.removeprefix("level ") for name in record.statistics if name.startswith("level ")]
-        told = told_by(scene, ground, np.asarray(record.cell_image), names=record.statistics, bands=bands)
+        bands = [name.removeprefix("level ") for name in compared if name.startswith("level ")]
+        image = np.asarray(record.cell_image)
+        told = told_by(every_scene, every_ground, image, names=record.statistics, bands=bands)
     if told is not None:
         differs = (Difference(f"change {told.name}", told.beyond, 1.0, told.beyond), *differs)
     return Drift(p, max(float(beyond.max()), told.beyond if told else 0.0), differs, len(scene))

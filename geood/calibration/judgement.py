@@ -30,9 +30,9 @@ def verdict_of(facts: SceneFacts, bundle: ModelBundle, drift: Drift | None) -> V
     record = bundle.record if bundle.thresholds and bundle.record else None
     own = record if record is not None and record.kind == bundle.config.score.kind else None
     above = facts.above_px / facts.valid_px if facts.valid_px else None
-    promise = _promise(facts, own, bundle)
+    promise = _Promise() if facts.relative else _promise(facts, own, bundle)
     polygons = None
-    if own is not None and facts.km2:
+    if own is not None and facts.km2 and not facts.relative:
         table = PolygonTable.of(own, connectivity=bundle.config.predict.connectivity)
         polygons = table.at(facts.threshold, facts.min_area_m2, facts.km2)
     counted = None if facts.polygons is None or not facts.km2 else facts.polygons / facts.km2

@@ -2,12 +2,15 @@
 
 Scenes of one kind differ much in each statistic of their cells, by land cover above all, so that haze or swapped bands
 hide in that scatter. Together they do not hide: what a change does to the statistics of a cell is known, whatever the
-cell shows. So calibration cells are changed in thought, a linear discriminant (Fisher 1936) is fitted between them and
-the cells as they are, and the scene is placed along it: 0 where the ground lies, 1 where the changed ground lies.
+cell shows. They hide still less in the light within each class that the model takes pixels for (`class_light`), which
+is looked at where it was measured; else the light of whole cells is. So calibration cells are changed in thought, a
+linear discriminant (Fisher 1936) is fitted between them and the cells as they are, and the scene is placed along it: 0
+where the ground lies, 1 where the changed ground lies.
 The place of an image is the mean of its cells; how much it differs between images is measured on the calibration
 images, each placed by a discriminant that was fitted without it. A change is told where the scene lies past halfway,
-and farther out than the largest place over all changes in 99 % of new images (a one-sided t interval). Known bands are
-needed for that, no pixels: a change of light moves levels and contrasts, another order exchanges them.
+and farther out than the largest place over all changes in 95 % of new images (a one-sided t interval; 99 % with fewer
+than ten images, or by light of whole cells). Known bands are needed for that, no pixels: a change of light moves levels
+and contrasts, another order exchanges them.
 """
 
 from __future__ import annotations
@@ -21,10 +24,18 @@ import numpy as np
 import scipy  # whose packages load on first use: before the first tile none is needed
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-FALSE_ALARMS = 0.01
-LEAST_IMAGES, FOLDS = 5, 5
-MOST_BANDS = 4  # of which all pairs are measured, so that any order of them is known
+from geood.calibration.class_light import (
+    MOST_BANDS,
+    ClassRows,
+    Floats,
+    band_pairs,
+    class_rows,
+    from_usual,
+    usual_of,
+)
+
+FALSE_ALARMS, SELDOM = 0.05, 0.01  # within classes of ten images or more; else
+LEAST_IMAGES, MANY_IMAGES, FOLDS = 5, 10, 5
 HALFWAY = 0.5
 SHRINK, FAR = 0.1, 6.0
 LIGHT = {  # level and contrast as changed: offset and factor, of the bands' range
@@ -51,18 +62,15 @@ class CellLight(NamedTuple):
     dark: Floats
 
 
+Change = Callable[[CellLight], CellLight]
+Looker = Callable[[Change | None], tuple[Floats, Floats]]
+
+
 class Telltale(NamedTuple):
     """Change that a scene looks like: its name, and how far out the scene lies as a share of the limit (above 1)."""
 
     name: str
     beyond: float
-
-
-def band_pairs(count: int) -> list[tuple[int, int]]:
-    """Return the pairs of bands that are compared: neighbours first, then all others of a few bands."""
-    beside = list(itertools.pairwise(range(count)))
-    others = [pair for pair in itertools.combinations(range(count), 2) if pair not in beside]
-    return beside + (others if count <= MOST_BANDS else [])
 
 
 def light_of(cells: Floats, names: Sequence[str]) -> CellLight | None:
@@ -92,28 +100,52 @@ def told_by(
         names: the names (S,) of the statistics.
         bands: the names of the bands.
     """
-    light, here = light_of(ground, names), light_of(scene, names)
-    numbers = np.unique(image)
-    if light is None or here is None or len(numbers) < LEAST_IMAGES:
+    numbers, looks = np.unique(image), _looker(ground, scene, names)
+    if looks is None or len(numbers) < LEAST_IMAGES:
         return None
-    plain = _looks(light)
+    plain, here = looks(None)
     changes = _changes(bands)
     places, own = np.empty((len(changes), len(numbers))), np.empty(len(changes))
     fold = np.searchsorted(numbers, image) % min(FOLDS, len(numbers))
     for row, change in enumerate(changes.values()):
-        changed = _looks(change(light))
+        changed, _ = looks(change)
         along = np.empty(len(plain))
         for k in np.unique(fold):
             along[fold == k] = _between(plain[fold != k], changed[fold != k])(plain[fold == k])
         places[row] = [along[image == number].mean() for number in numbers]
-        own[row] = _between(plain, changed)(_looks(here)).mean()
+        own[row] = _between(plain, changed)(here).mean()
     mean, spread = places.mean(1), np.maximum(places.std(1, ddof=1), _LEAST)
-    far = float(scipy.special.stdtrit(len(numbers) - 1, 1 - FALSE_ALARMS)) * np.sqrt(1 + 1 / len(numbers))
+    known = len(numbers) >= MANY_IMAGES and class_rows(ground[:1], names) is not None
+    far = float(scipy.special.stdtrit(len(numbers) - 1, 1 - (FALSE_ALARMS if known else SELDOM)))
+    far *= np.sqrt(1 + 1 / len(numbers))
     largest = ((places - mean[:, None]) / spread[:, None]).max(0)
     limit = max(far, float(largest.mean() + far * largest.std(ddof=1)))
     beyond = np.where(own > HALFWAY, (own - mean) / spread / limit, 0.0)
     first = int(beyond.argmax())
     return Telltale(list(changes)[first], float(beyond[first])) if beyond[first] > 1 else None
+
+
+def _looker(ground: Floats, scene: Floats, names: Sequence[str]) -> Looker | None:
+    """Return what the cells of ground (n, D) and scene (m, D) look like, the ground as changed; None: not measured."""
+    rows, here = class_rows(ground, names), class_rows(scene, names)
+    if rows is not None and here is not None:
+        known, new = _light_of_rows(rows), _looks_of_light(_light_of_rows(here))
+        usual = usual_of(_looks_of_light(known), rows, sum(name.startswith("class ") for name in names))
+        seen = from_usual(new, here, usual, len(scene))
+        return lambda change: (
+            from_usual(_looks_of_light(change(known) if change else known), rows, usual, len(ground)),
+            seen,
+        )
+    light, other = light_of(ground, names), light_of(scene, names)
+    if light is None or other is None:
+        return None
+    return lambda change: (_looks(change(light) if change else light), _looks(other))
+
+
+def _light_of_rows(rows: ClassRows) -> CellLight:
+    """Return the light of parts of cells; what is not measured of them is 0, and nothing looks at it."""
+    none = np.zeros((len(rows.of), 2))
+    return CellLight(rows.level, rows.contrast, rows.likeness, np.zeros_like(rows.likeness), none, none[:, 0])
 
 
 def _between(plain: Floats, changed: Floats) -> Callable[[Floats], Floats]:
@@ -137,9 +169,9 @@ def _between(plain: Floats, changed: Floats) -> Callable[[Floats], Floats]:
     return place
 
 
-def _changes(bands: Sequence[str]) -> dict[str, Callable[[CellLight], CellLight]]:
+def _changes(bands: Sequence[str]) -> dict[str, Change]:
     """Return the changes that are looked for, by their names: of light, and orders of a few bands."""
-    found: dict[str, Callable[[CellLight], CellLight]] = {
+    found: dict[str, Change] = {
         name: partial(_dimmed, offset=offset, factor=factor) for name, (offset, factor) in LIGHT.items()
     }
     found["noise"] = _noisy
@@ -193,18 +225,15 @@ def _reordered(light: CellLight, order: Sequence[int]) -> CellLight:
 
 
 def _looks(light: CellLight) -> Floats:
-    """Return what cells look like as numbers (n, D) that changes move alike in all: ratios of light and of colour."""
+    """Return what whole cells look like as numbers (n, D)."""
+    return np.concatenate([_looks_of_light(light), light.order, light.fineness, light.dark[:, None]], 1)
+
+
+def _looks_of_light(light: CellLight) -> Floats:
+    """Return levels, contrasts and correlations as numbers (n, D) that a change moves alike in all."""
     pairs, contrast = band_pairs(light.level.shape[1]), np.maximum(light.contrast, _LEAST)
     grey = contrast.mean(1) / (light.level.mean(1) + 0.02)
-    looks = [
-        light.level,
-        np.log(contrast),
-        np.arctanh(light.likeness.clip(-0.995, 0.995)),
-        light.order,
-        light.fineness,
-        light.dark[:, None],
-        np.log(grey)[:, None],
-    ]
+    looks = [light.level, np.log(contrast), np.arctanh(light.likeness.clip(-0.995, 0.995)), np.log(grey)[:, None]]
     for at, (one, other) in enumerate(pairs):
         first, second = contrast[:, one], contrast[:, other]
         colour = first**2 + second**2 - 2 * light.likeness[:, at] * first * second

@@ -8,7 +8,9 @@ if it looks like one class and is taken for another. It needs no negatives, and 
 are by-products.
 
 Near the features of places that a person called false alarms, a score is lowered: by all of a strength at them, and
-by nothing from the distance on that inliers usually have from their neighbours. Tensors only.
+by nothing from the distance on that inliers usually have from their neighbours. Only parts of a thing resemble them so
+much, so what is around such a place is lowered with it: else a large false alarm would fall into several small ones.
+Tensors only.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from torch.nn import functional
 
 NEIGHBOURS = 3
 AXES = 32  # most principal axes
+AROUND = 5  # places across: the square around a place near false alarms that is lowered with it, and smoothed
 LEAST_SPREAD = 1e-3  # least standard deviation of a feature
 GROUPS = 64  # of the bank
 DISTANCES = 1 << 19  # distances computed at once: 2 MiB, which stay near a core
@@ -120,6 +123,15 @@ def nearness(features: Tensor, *, shift: Tensor, axes: Tensor, to: Tensor, reach
     flat = (features.float().movedim(1, -1).flatten(0, -2) - shift) @ axes
     near = (1 - _to_bank(flat, to, most=1) / reach).clamp_min_(0)
     return near.reshape(features.shape[0], *features.shape[2:])
+
+
+def surroundings(near: Tensor) -> Tensor:
+    """Return the nearness (B, h, w) of what is around each place: the largest within 5 x 5 places, then means of such.
+
+    What lies 5 places or more from all that is near anything has 0.
+    """
+    largest = functional.max_pool2d(near[:, None], AROUND, stride=1, padding=AROUND // 2)
+    return functional.avg_pool2d(largest, AROUND, stride=1, padding=AROUND // 2, count_include_pad=False)[:, 0]
 
 
 def _to_bank(flat: Tensor, near: Tensor, *, most: int = NEIGHBOURS) -> Tensor:

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from geood.config import LEAST_FEATURES, SCORES, Need, scores_from
 from geood.constants import IGNORE, UNSTATED
-from geood.models.encoder_bank import distances, fit_bank, nearness, places, spans, usual_distance
+from geood.models.encoder_bank import distances, fit_bank, nearness, places, spans, surroundings, usual_distance
 from geood.models.scores import BITS, by_strips
 from geood.models.segmenter import SegmenterOutput
 from geood.models.tails import surprisal
@@ -98,10 +98,14 @@ class Inliers(nn.Module):
         return hasattr(self, "encoder_false")
 
     def nearness_to_false_alarms(self, answer: SegmenterOutput) -> Tensor:
-        """Return how near a pass is to features of false alarms (B, H / 8, W / 8): 1 at them, 0 where far from all."""
+        """Return how near a pass is to features of false alarms (B, H / 8, W / 8): 1 at them, 0 where far from all.
+
+        Places around such features count with them (`encoder_bank.surroundings`).
+        """
         names = {"shift": "shift", "axes": "axes", "to": "false", "reach": "reach"}
         with torch.no_grad():
-            return nearness(answer.encoder, **{key: self._tensor(f"encoder_{name}") for key, name in names.items()})
+            near = nearness(answer.encoder, **{key: self._tensor(f"encoder_{name}") for key, name in names.items()})
+            return surroundings(near)
 
     def surprisal(self, kind: str, score: Tensor) -> Tensor:
         """Return the surprisal of the expert `kind` (hybrid, encoder_knn) on inliers, in nats, of its shape."""

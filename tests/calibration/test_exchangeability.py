@@ -8,7 +8,7 @@ from geood.calibration.cells import statistic_names
 from geood.calibration.exchangeability import drift_of, family_of, in_words
 from geood.models import CalibrationRecord
 
-NAMES = statistic_names(("red", "green", "blue"), 2)
+NAMES = tuple(name for name in statistic_names(("red", "green", "blue"), 2) if not name.startswith("within"))
 CLASSES = {0: "land", 1: "water"}
 
 
@@ -99,6 +99,21 @@ def test_a_class_that_fills_a_few_images_and_is_rare_in_others_is_no_difference(
     assert not drift_of(new, ground).unlike and limits[at].min() > 1.5 * limits[np.logical_not(at)].max()
     new[:, at] += 12.0
     assert drift_of(new, ground).unlike
+
+
+def test_light_within_classes_is_not_compared_by_itself():
+    """It is 0 where a cell lacks a class, and serves telltales alone."""
+    rng, names = np.random.default_rng(5), statistic_names(("red", "green", "blue"), 2)
+    ground = record(rng)
+    more = np.zeros((len(ground.cells), len(names) - len(NAMES)))
+    wide = ground.model_copy(
+        update={"statistics": names, "cells": tuple(map(tuple, np.hstack([ground.cells, more]).tolist()))}
+    )
+    own = cells(rng, 20)
+    plain, other = drift_of(own, ground), drift_of(np.hstack([own, more[:20] + 9]).astype(np.float32), wide)
+    assert {(d.name, d.apart) for d in plain.differs} == {
+        (d.name, d.apart) for d in other.differs if "change" not in d.name
+    }
 
 
 def test_too_few_cells_tell_nothing():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from geood.models.encoder_bank import (
+    AROUND,
     AXES,
     GROUPS,
     NEIGHBOURS,
@@ -12,6 +13,7 @@ from geood.models.encoder_bank import (
     nearness,
     places,
     spans,
+    surroundings,
     usual_distance,
 )
 
@@ -124,6 +126,20 @@ def test_nearness_is_one_at_a_place_falls_evenly_and_ends_at_the_reach():
     assert (found[apart > 1.001 * reach] == 0).all() and (found > 0).sum() == 19
     at = nearness(_map(samples), reach=reach, **own | {"to": bank["near"]})[0, :, 0]
     torch.testing.assert_close(at, torch.ones(200), rtol=0, atol=1e-2)
+
+
+def test_what_is_around_a_place_is_as_near_and_what_is_far_from_all_is_not():
+    near = torch.zeros(2, 40, 40)
+    near[0, 10:20:4, 10:20:4] = 1.0  # parts of one body
+    near[0, 30, 30] = 0.5
+    found = surroundings(near)
+    assert (found[0, 10:19, 10:19] == 1).all() and float(found[0, 30, 30]) == 0.5
+    rows, cols = torch.meshgrid(torch.arange(40), torch.arange(40), indexing="ij")
+    apart = torch.stack([torch.maximum((rows - r).abs(), (cols - c).abs()) for r, c in near[0].nonzero()]).amin(0)
+    assert (found[0][apart > AROUND - 1] == 0).all() and (found[0][apart < AROUND] > 0).all()
+    assert not found[1].any() and torch.equal(surroundings(torch.full((1, 3, 7), 0.25)), torch.full((1, 3, 7), 0.25))
+    turned = surroundings(near.flip(1).mT)
+    torch.testing.assert_close(turned, found.flip(1).mT)
 
 
 def test_the_usual_distance_is_that_of_the_nearest_neighbours_of_the_bank():

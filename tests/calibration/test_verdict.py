@@ -1,0 +1,210 @@
+"""Law of what `predict` prints: each figure is found again in the rasters it wrote, and there are no others."""
+
+import dataclasses
+import re
+from collections import defaultdict
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+import torch
+from affine import Affine
+from scipy import ndimage, stats
+from typer.testing import CliRunner
+
+from geood.calibration import CellMaps, drift_of, pooled_features, statistic_names, tile_cells
+from geood.calibration.exchangeability import family_of
+from geood.calibration.rates import rate_interval
+from geood.calibration.tiled_scoring import ImageSource, prediction_tiles
+from geood.cli.app import app
+from geood.datasets.scene_crops import open_scenes
+from geood.geo.display import grid_of
+from geood.models import ModelBundle, for_inference
+from geood.training.calibration import calibrated
+from support.bundles import make_bundle
+from support.rasters import picture, write_raster
+from support.scenery import config, truth
+
+IMAGES, LEAST_M2 = 8, 2.25
+NUMBER = re.compile(r"(?<![\w.])\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory):
+    """A bundle that is calibrated on a scene whose blocks are told as those of eight images, and scenes."""
+    folder = tmp_path_factory.mktemp("ground")
+    image = picture(640, 640)
+    write_raster(folder / "a.tif", image)
+    write_raster(folder / "truth.tif", truth(image), nodata=255)
+    crops = open_scenes(config(folder, block_m=40.0, validation=0.5, crops=4))
+    bundle = dataclasses.replace(make_bundle(folder / "bare.safetensors"), resolution=crops.resolution_m)
+    bundle = calibrated(bundle, crops)
+    record = bundle.record
+    shares = {"spread": tuple(tuple(0.1 for _ in row) for row in record.spread)}
+    shares |= {"block_image": tuple(i % IMAGES for i in range(record.blocks))}
+    dataclasses.replace(bundle, record=record.model_copy(update=shares)).save(folder / "model.safetensors")
+    array = picture(300, 420, seed=5)
+    array[:, 40:90, 100:170] = 0
+    write_raster(folder / "alike.tif", array, nodata=0)
+    write_raster(folder / "dark.tif", np.where(array > 0, array // 3 + 1, 0).astype(np.uint8), nodata=0)
+    write_raster(folder / "bare.tif", array, nodata=0, transform=Affine.identity(), crs=None)
+    return folder
+
+
+def measured(bundle, scene, scores, classes):
+    """Cells (n, S) from the scene, the rasters that were written of it, and the network's features."""
+    with rasterio.open(scene) as file:
+        pixels, known = file.read(), file.dataset_mask() > 0
+    source, found = ImageSource(pixels, known), []
+    channel = np.full(256, 255, np.uint8)
+    channel[list(bundle.class_ids)] = np.arange(len(bundle.class_ids))
+    for tile in prediction_tiles(*known.shape, 1.0, bundle):
+        image, valid = source.read(tile.read)
+        scaled = bundle.bands.scale(image, valid)
+        with torch.inference_mode():
+            features = pooled_features(for_inference(bundle).infer(torch.from_numpy(scaled[None])).features)[0].numpy()
+        inside = tile.write.slices
+        maps = CellMaps(scaled, scores[inside], channel[classes[inside]], features, len(bundle.class_ids))
+        found.append(tile_cells(maps, tile, known[inside], scale=1.0))
+    return np.concatenate(found)
+
+
+def false_polygons(record, threshold, least_px, km2):
+    """False polygons per km2 of a record at a threshold, and the 90 % interval for a scene of `km2`, by definition."""
+    at = np.searchsorted(record.thresholds, threshold, "right") - 1
+    row = np.flatnonzero(np.array(record.least_px) <= least_px)[-1]
+    count, images = record.polygons[row][at], len(set(record.block_image))
+    mean = max(count, 0.5) / record.km2 * km2
+    more = mean**2 * (record.spread[row][at] * (1 + 1 / images) + 1 / max(count, 0.5))
+    law = stats.nbinom(mean**2 / more, mean / (mean + more))
+    return count / record.km2, law.ppf(0.05) / km2, law.ppf(0.95) / km2
+
+
+def figures(bundle, folder, name, threshold, *, promised):
+    """Every figure that may be told of a map, by definition, from what was written."""
+    with rasterio.open(folder / f"{name}.tif") as file:
+        score = file.read(1)
+    with rasterio.open(folder / f"{name}.classes.tif") as file:
+        classes = file.read(1)
+    known, record = np.isfinite(score), bundle.record
+    side = grid_of(folder / f"{name}.tif").resolution_m
+    least_px = round(LEAST_M2 / side**2) if side else 0
+    parts, count = ndimage.label(known & (np.nan_to_num(score, nan=-np.inf) > threshold), np.ones((3, 3)))
+    polygons = int((np.bincount(parts.ravel(), minlength=count + 1)[1:] >= max(1, least_px)).sum())
+    found = {
+        "px": int(known.sum()),
+        "polygons": polygons,
+        "threshold": threshold,
+        "above": (score[known] > threshold).mean(),
+    }
+    if side:
+        found |= {"km2": known.sum() * side**2 / 1e6, "per km2": polygons / (known.sum() * side**2 / 1e6)}
+    if promised and threshold >= record.thresholds[0]:
+        at = np.searchsorted(record.thresholds, threshold, "right") - 1
+        above, pixels = np.array(record.above)[:, at], np.array(record.block_px)
+        blocks = known.sum() * (side / record.pixel_m if side else 1.0) ** 2 / pixels.mean()
+        low, high = rate_interval(above, pixels, np.array(record.block_image), blocks=blocks)
+        found |= {"promised": above.sum() / pixels.sum(), "low": low, "high": high}
+        found |= {"at most": ((above / pixels).sum() + 1) / (len(pixels) + 1)}
+        if side:
+            false = false_polygons(record, threshold, least_px, found["km2"])
+            found |= dict(zip(("false", "false low", "false high"), false, strict=True))
+    names = statistic_names(bundle.bands.names, len(bundle.class_ids))
+    cells = measured(bundle, folder.parent / f"{name}.tif", score, classes)
+    drift = drift_of(cells, record, names=names)
+    return found | {"distance": drift.distance, "p": drift.p}, differences(cells, record, names)
+
+
+def differences(cells, record, names):
+    """Texts of the figures of which words on what differs may consist, by family of statistics."""
+    assert names == record.statistics
+    ground, texts = np.array(record.cells), defaultdict(set)
+    scene, usual = cells.mean(0, dtype=float), ground.mean(0)
+    least = {"level": 0.01, "contrast": 0.01, "likeness": 0.02, "detail": 0.05, "noise": 0.1}
+    least |= {"class": 0.05, "dark": 0.01, "order": 0.02}
+    for i, name in enumerate(names):
+        if name.startswith("within "):
+            continue  # never told by itself
+        kind, gap = name.split()[0], abs(scene[i] - usual[i])
+        apart = gap / max(ground[:, i].std(), least.get(kind, 1e-3))
+        ways = {
+            "level": [f"{gap:.2f}"],
+            "contrast": [f"{scene[i] / max(usual[i], 1e-6):.1f}"],
+            "class": [f"{100 * scene[i]:.0f}", f"{100 * usual[i]:.0f}"],
+        }
+        texts[family_of(name)].update(ways.get(kind, [f"{np.exp(gap):.1f}", f"{apart:.1f}"]))
+    return texts
+
+
+def digits(value):
+    """A figure as it is printed: three digits that count."""
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def expected(found, told):
+    """The printed lines that hold figures of a map, from figures found again."""
+    share = {key: f"{100 * found[key]:.3g} %" for key in ("above", "promised", "low", "high") if key in found}
+    area = f"{found['km2']:.4g} km2" if "km2" in found else f"{found['px']:,} pixels"
+    promise, false = "nothing promised", ""
+    if "promised" in found:
+        promise = f"{share['promised']} promised ({share['low']} to {share['high']} in such a scene)"
+    if "false" in found:
+        each = [digits(found[key]) for key in ("false", "false low", "false high")]
+        false = f", {each[0]} false ones expected ({each[1]} to {each[2]} in such a scene)"
+    lines = [
+        f"scene      {told.scene}: {found['px']:,} pixels scored",
+        f"polygons   {told.polygons}: {found['polygons']} above {found['threshold']:.4g}",
+        f"above      {share['above']} of {area}, {promise}",
+    ]
+    if "km2" in found:
+        lines.append(f"per km2    {digits(found['per km2'])} polygons{false}")
+    if "promised" in found and found["above"] > 3 * max(found["promised"], found["high"]):
+        times = f"{found['above'] / found['promised']:.0f} times what is promised"
+        lines.append(f"WARNING    {share['above']} of this scene lies above the threshold, {times}")
+    return lines
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """Names of a scene and of its polygons, as they are printed."""
+
+    scene: str
+    polygons: str
+
+
+@pytest.mark.parametrize(
+    ("scene", "options"),
+    [("alike", []), ("dark", []), ("bare", []), ("alike", ["--threshold", "0"]), ("dark", ["--on-drift", "relative"])],
+)
+def test_every_figure_that_is_printed_is_found_again_in_what_was_written(ground, scene, options):
+    folder = ground / f"out{len(options)}{scene}"
+    folder.mkdir()
+    path, out = ground / f"{scene}.tif", folder / f"{scene}.gpkg"
+    line = ["predict", str(path), "--out", str(out), "--model", str(ground / "model.safetensors")]
+    line += ["--set", f"predict.min_area_m2={LEAST_M2}", *options]
+    shown = CliRunner().invoke(app, line, catch_exceptions=False).output
+    bundle = ModelBundle.load(ground / "model.safetensors", tell=False)
+    with rasterio.open(folder / f"{scene}.tif") as file:
+        threshold = float(file.tags()["GEOOD_THRESHOLD"])
+    found, differs = figures(bundle, folder, scene, threshold, promised="relative" not in options)
+    assert found["polygons"] == len(gpd.read_file(out, layer="anomalies"))
+    lines = shown.splitlines()
+    for text in expected(found, Told(str(path), str(out))):
+        assert text in lines
+        lines.remove(text)
+    [likeness] = [text for text in lines if text.startswith("likeness")]
+    assert ("unlike" in likeness) == (found["distance"] > 1) == (scene == "dark")
+    if "unlike" not in likeness:
+        assert f"({found['distance']:.2f} of the distance that would be too far)" in likeness
+    for part in likeness.split(": ", 1)[1].split("), ") if "unlike" in likeness else ():
+        family = next((kind for word, kind in WORDS.items() if word in part), None)
+        assert {*NUMBER.findall(part)} <= differs[family]
+    [budget] = [text for text in lines if text.startswith("budget")]
+    assert {*NUMBER.findall(budget)} <= {f"{100 * found['above']:.3g}"}
+    rest = [text for text in lines if str(ground) not in text and text not in (likeness, budget)]
+    assert not NUMBER.findall(" ".join(rest)), "a figure that nothing explains"
+
+
+WORDS = {"bands": "light", "shadows": "light", "contrast": "light", "detail": "texture", "grain": "texture"}
+WORDS |= {"cover": "cover", "content": "features", "scores": "score"}
