@@ -16,7 +16,9 @@ the same network on the same tiles with the same halo:
 and prints Mpx/s of kept pixels, the ratio to the bare network, and the peak of resident memory. All rows run in
 processes that keep freed memory, as the command line does (`geood.prediction.malloc`); all but the first include
 loading the model. Rows whose library is not installed are left out. Without --model an untrained network of the default
-config is taken; its speed is that of a trained one, and its scores cut about a polygon for each 1000 pixels.
+config is taken; its speed is that of a trained one, and its scores cut about a polygon for each 1000 pixels. Its reach
+is not measured (a halo of 64 px), or with --halo HALO said to be that: `predict` may take larger tiles then, and the
+other rows take those of the bundle. --tile SIDE is for all rows.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ from geood.geo.bands import Bands
 from geood.geo.gdal import rasterio_window
 from geood.geo.grid import Tile, Window, tile_grid
 from geood.models.bundle import ModelBundle
+from geood.models.bundle_header import Reach
 from geood.models.flow import Flow
 from geood.models.segmenter import Segmenter
 from geood.prediction.malloc import KEEP_FREED_MEMORY
@@ -82,10 +85,11 @@ def make_scene(path: Path, side: int) -> None:
                 file.write(block.astype("uint8"), window=rasterio.windows.Window(col, row, width, height))
 
 
-def untrained_bundle(path: Path, config: Config) -> None:
+def untrained_bundle(path: Path, config: Config, halo_px: int | None = None) -> None:
     """A bundle with random weights; its thresholds leave about a polygon for each 1000 pixels of `make_scene`.
 
-    It has no inlier statistics, and its score is the divergence, whose range is known without training.
+    It has no inlier statistics, and its score is the divergence, whose range is known without training. With `halo_px`
+    it says that its network looks so far, else nothing.
     """
     config = change_config(config, ["score.kind=jsd"])
     torch.manual_seed(0)
@@ -102,6 +106,7 @@ def untrained_bundle(path: Path, config: Config) -> None:
         calibration={config.score.kind: {"0.001": 0.9999, "0.01": 0.9999, "0.05": 0.9999}},
         calibrated=config.score,
         metrics={},
+        reach=None if halo_px is None else Reach(halo_px=halo_px, beyond=(0.5,) * (halo_px // 32 - 1) + (0.005,)),
     ).save(path)
 
 
@@ -277,6 +282,8 @@ def main() -> None:
         "--encoder", default="densenet121", help="without --model: the encoder of the untrained network"
     )
     parser.add_argument("--network", choices=["ladder", "ldn121"], default="ladder", help="without --model, likewise")
+    parser.add_argument("--halo", type=int, help="without --model: its network's own halo, pixels, a multiple of 32")
+    parser.add_argument("--tile", type=int, help="without --model: side of the tiles of all rows, pixels")
     parser.add_argument("--rows", default=",".join(ROWS), help="which rows, by name")
     parser.add_argument("--keep", type=Path, help="folder for scene and outputs; else a temporary one")
     parser.add_argument("--row", choices=list(ROWS), help=argparse.SUPPRESS)
@@ -291,7 +298,8 @@ def main() -> None:
         bundle = options.model or folder / f"{options.network}-{options.encoder}.safetensors"
         if options.model is None:
             how = [f"segmenter.encoder={options.encoder}", f"segmenter.network={options.network}"]
-            untrained_bundle(bundle, load_config(AERIAL, how))
+            how += [f"predict.tile_px={options.tile}"] if options.tile else []
+            untrained_bundle(bundle, load_config(AERIAL, how), options.halo)
         scene = folder / f"scene_{options.side}.tif"
         if not scene.exists():
             make_scene(scene, options.side)

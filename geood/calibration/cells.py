@@ -44,7 +44,7 @@ _LEAST = np.float32(1e-4)  # contrast below which shares of it say nothing
 class CellMaps(NamedTuple):
     """Maps of a tile that its cells are measured on, at the model's resolution.
 
-    `image` (C, H, W) in [0, 1] and `features` (P, H / 32, W / 32) cover what was read; `score` (h, w) and `classes`
+    `image` (C, H, W) in [0, 1] covers what was read; `features` (P, H / 32, W / 32), `score` (h, w) and `classes`
     (h, w), channels below `class_count`, cover it too, or the part inside the halo.
     """
 
@@ -122,7 +122,8 @@ def tile_cells(
     inner = slice(halo, halo + rows), slice(halo, halo + cols)
     if maps.score.shape == maps.image.shape[1:] and halo:
         maps = maps._replace(score=maps.score[inner], classes=maps.classes[inner])
-    near = slice(halo // COARSE_PX, None)
+    whole = maps.features.shape[-1] * COARSE_PX == maps.image.shape[-1]
+    near = slice(halo // COARSE_PX if whole else 0, None)
     maps = maps._replace(
         image=maps.image[:, *inner],
         score=maps.score[:rows, :cols],

@@ -91,20 +91,17 @@ def sample_ground(bundle: ModelBundle, crops: Crops) -> GroundSample | None:
     for source, parts in _images(bundle, crops, chosen):
         known, tiles = _Knower(parts), _tiles_of(bundle, source, parts)
         kinds = ("outlier",)
-        for (tile, image, seen, output), data in passed_tiles(
-            bundle, source, tiles, known, kinds=kinds, device=bundle.device
-        ):
-            halo = tile.halo_px
-            shape = image.shape[2] - 2 * halo, image.shape[3] - 2 * halo
-            mask = onto_working(data.inlier, tile, scale=source.scale, shape=shape)
+        for one, data in passed_tiles(bundle, source, tiles, known, kinds=kinds, device=bundle.device):
+            (rows, cols), output = one.inner, one.output
+            shape = rows.stop - rows.start, cols.stop - cols.start
+            mask = onto_working(data.inlier, one.tile, scale=source.scale, shape=shape)
             places = np.flatnonzero(mask)
             places = np.sort(rng.choice(places, round(share * len(places)), replace=False))
-            inner = slice(halo, halo + shape[0]), slice(halo, halo + shape[1])
             assert output.outlier is not None
-            maps = [output.logits[0], output.outlier[0][None]]
-            maps += [bundle.score_of(output, image, seen, kind="encoder_knn")] if near else []
+            maps = [each[:, rows, cols] for each in (output.logits[0], output.outlier[0][None])]
+            maps += [one.scores_of(bundle, ("encoder_knn",), one.inner)["encoder_knn"]] if near else []
             chosen_px = torch.from_numpy(places)
-            kept.append(tuple(m[:, *inner].flatten(1).float().cpu()[:, chosen_px] for m in maps))
+            kept.append(tuple(each.flatten(1).float().cpu()[:, chosen_px] for each in maps))
     if not kept or not sum(part[0].shape[1] for part in kept):
         return None
     logits, outlier, *knn = (torch.cat(each, 1) for each in zip(*kept, strict=True))

@@ -22,10 +22,9 @@ from geood.geo.cog import rounded
 from geood.geo.grid import Tile, Window, mirrored, tile_grid
 from geood.geo.resampling import resample, resized, taps
 from geood.geo.scene_reading import PixelSource, WayBack, read_tile, tile_side
-from geood.models import ModelBundle, SegmenterOutput, autocast
+from geood.models import WHOLE, ModelBundle, Region, SegmenterOutput, autocast, cut
 
 Known = TypeVar("Known")
-WHOLE = (slice(None), slice(None))
 
 
 class TileScores(NamedTuple):
@@ -75,12 +74,22 @@ def prediction_tiles(height: int, width: int, scale: float, bundle: ModelBundle)
 
 
 class TilePass(NamedTuple):
-    """One forward pass: a tile as read, image (1, C, H, W) and validity (1, H, W), and the network's output."""
+    """One forward pass: a tile as read, image (1, C, H, W) and validity (1, H, W), and the network's output.
+
+    The output covers `region` of the image, in which `inner` is what lies within the halo.
+    """
 
     tile: Tile
     image: Tensor
     seen: Tensor
     output: SegmenterOutput
+    region: Region
+    inner: Region
+
+    def scores_of(self, bundle: ModelBundle, kinds: Sequence[str], core: Region) -> dict[str, Tensor]:
+        """Return scores (1, h, w) by kind in the rows and columns `core` of the region."""
+        image, seen = (cut(each, self.region) for each in (self.image, self.seen))
+        return bundle.scores_of(self.output, image, seen, kinds=kinds, core=core)
 
 
 def passed_tiles(
@@ -104,9 +113,14 @@ def passed_tiles(
             continue
         image = torch.from_numpy(bundle.bands.scale(pixels, valid)[None]).to(device)
         seen = torch.from_numpy(valid[None]).to(device)
+        halo, size = tile.halo_px, image.shape[-2:]
+        within = slice(halo, size[0] - halo), slice(halo, size[1] - halo)
+        region, inner = bundle.region_of(within, size, kinds)
+        if source.scale != 1:  # what is resampled refers to pixels of the halo
+            region, inner = (slice(0, size[0]), slice(0, size[1])), within
         with autocast(bundle.config.predict.precision, image.device):
-            output = bundle.infer(image, kinds)
-        yield TilePass(tile, image, seen, output), data
+            output = bundle.infer(image, kinds, region)
+        yield TilePass(tile, image, seen, output, region, inner), data
 
 
 def scored_tiles(
@@ -137,18 +151,21 @@ def scored_tiles(
     Raises:
         DataError: the pixels cannot be read.
     """
-    for (tile, image, seen, output), data in passed_tiles(bundle, source, tiles, known, kinds=kinds, device=device):
-        core = tile.core if source.scale == 1 else WHOLE
+    for one, data in passed_tiles(bundle, source, tiles, known, kinds=kinds, device=device):
+        tile, output, core = one.tile, one.output, WHOLE
+        if source.scale == 1:
+            rows, cols = (side.start for side in one.inner)
+            core = slice(rows, rows + tile.write.height), slice(cols, cols + tile.write.width)
         classes = output.logits[0, :, core[0], core[1]].argmax(0).to(torch.uint8).cpu().numpy()
-        scores = bundle.scores_of(output, image, seen, kinds=kinds, core=core)
+        scores = one.scores_of(bundle, kinds, core)
         each = {kind: rounded(score[0].float()).cpu().numpy() for kind, score in scores.items()}
         cells = None
         if cells_within is not None:
             maps = CellMaps(
-                image[0].cpu().numpy(),
+                one.image[0].cpu().numpy(),
                 each[bundle.config.score.kind],
                 classes,
-                pooled_features(output.features)[0].cpu().numpy(),
+                pooled_features(cut(output.features, one.inner, stride=4))[0].cpu().numpy(),
                 len(bundle.class_ids),
             )
             cells = tile_cells(maps, tile, cells_within(data), scale=source.scale, every=1)

@@ -626,7 +626,7 @@ class PredictConfig(Section):
     """Tiling of scenes, inference, and extraction of polygons from score maps."""
 
     tile_px: TileSide = Field(
-        "auto", description="side of a tile without its halo, pixels; auto: 1024, or 2048 with a halo above 128"
+        "auto", description="side of a tile without its halo, pixels; auto: 1024, larger where that saves time"
     )
     halo_px: Halo = Field(
         "auto", description="width of the halo read around a tile, pixels; auto: what the model was measured to need"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from geood._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from geood.models.bundle import TILE_PX, ModelBundle, autocast
+    from geood.models.bundle import TILE_PX, ModelBundle
     from geood.models.bundle_header import BundleHeader, Reach, read_header
     from geood.models.calibration_record import CalibrationRecord
     from geood.models.elementwise import half_step
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from geood.models.evidence import EVIDENCE, class_bands
     from geood.models.flow import Flow
     from geood.models.given_bundle import AnyBundle, bundle_of, bundle_path_of, takes_bundle
-    from geood.models.inference import for_inference
+    from geood.models.inference import autocast, for_inference
     from geood.models.inlier_statistics import InlierFit, Inliers
     from geood.models.reach import LOST, effort_for, measured_reach, outputs_of
+    from geood.models.region import WHOLE, Region, cut
     from geood.models.score_maps import EXPERTS
     from geood.models.scores import anomaly_score, jensen_shannon_to_uniform, outlier_score
     from geood.models.segmenter import Segmenter, SegmenterOutput
@@ -31,6 +32,7 @@ __all__ = [
     "PACKAGE_ENCODER",
     "PACKAGE_NAME",
     "TILE_PX",
+    "WHOLE",
     "AnyBundle",
     "BundleHeader",
     "CalibrationRecord",
@@ -39,6 +41,7 @@ __all__ = [
     "Inliers",
     "ModelBundle",
     "Reach",
+    "Region",
     "Segmenter",
     "SegmenterOutput",
     "anomaly_score",
@@ -47,6 +50,7 @@ __all__ = [
     "bundle_path_of",
     "check_encoder",
     "class_bands",
+    "cut",
     "effort_for",
     "fit_tail",
     "for_inference",
@@ -75,10 +79,13 @@ __getattr__, __dir__ = lazy_exports(
         "LOST": "reach",
         "ModelBundle": "bundle",
         "Reach": "bundle_header",
+        "Region": "region",
+        "WHOLE": "region",
+        "cut": "region",
         "Segmenter": "segmenter",
         "SegmenterOutput": "segmenter",
         "anomaly_score": "scores",
-        "autocast": "bundle",
+        "autocast": "inference",
         "PACKAGE_ENCODER": "encoder_weights",
         "PACKAGE_NAME": "encoder_weights",
         "check_encoder": "encoder",

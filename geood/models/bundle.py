@@ -14,9 +14,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -34,7 +33,8 @@ from geood.models.calibration_record import CalibrationRecord
 from geood.models.flow import Flow
 from geood.models.guided_filter import filter_radius
 from geood.models.inlier_statistics import Inliers
-from geood.models.score_maps import WHOLE, Scorer, offset_of
+from geood.models.region import WHOLE, Region, region_around
+from geood.models.score_maps import Scorer, offset_of
 from geood.models.segmenter import Segmenter, SegmenterOutput
 from geood.notebook import html_table
 
@@ -184,15 +184,18 @@ class ModelBundle:
         return self.segmenter.mean.device
 
     @torch.inference_mode()
-    def infer(self, image: Tensor, kinds: Sequence[str] | None = None) -> SegmenterOutput:
+    def infer(self, image: Tensor, kinds: Sequence[str] | None = None, region: Region | None = None) -> SegmenterOutput:
         """Run the segmenter on images (B, C, H, W) scaled to [0, 1] by `bands.scale`; H and W are multiples of 32.
 
-        `kinds` are the scores that the answer is to serve (None: all); the outlier output is computed only for those
-        that need it.
+        `kinds` are the scores that the answer is to serve (None: all); only for some the outlier output is computed.
+        The answer is that in `region`, see `region_of`; None: in the whole image.
         """
         wanted = kinds is None or any(SCORES[kind].needs in ("head", "class", "experts") for kind in kinds)
-        answer: SegmenterOutput = self.segmenter(image, wanted)
-        return answer
+        return cast(SegmenterOutput, self.segmenter(image, wanted, region))
+
+    def region_of(self, core: Region, size: Sequence[int], kinds: Sequence[str]) -> tuple[Region, Region]:
+        """Return the region of images (H, W) that scores of a core need, and the core's place in that region."""
+        return region_around(core, size, radius=max(filter_radius(self.config.score.smooth_of(kind)) for kind in kinds))
 
     @torch.inference_mode()
     def score(self, image: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -212,7 +215,7 @@ class ModelBundle:
         valid: Tensor | None = None,
         *,
         kind: str | None = None,
-        core: tuple[slice, slice] = WHOLE,
+        core: Region = WHOLE,
     ) -> Tensor:
         """Return the anomaly score (B, h, w) of a forward pass, float32; higher is more anomalous.
 
@@ -237,7 +240,7 @@ class ModelBundle:
         valid: Tensor | None = None,
         *,
         kinds: Sequence[str],
-        core: tuple[slice, slice] = WHOLE,
+        core: Region = WHOLE,
     ) -> dict[str, Tensor]:
         """Return several scores of a forward pass, each as `score_of` gives it; each expert is computed once.
 
@@ -383,15 +386,6 @@ class ModelBundle:
         if why := why_not(config.score.kind, bundle.scores, config.segmenter.outlier):
             raise damaged(path, why)
         return bundle
-
-
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Return a context in which networks compute in a precision of `predict.precision`; auto: bfloat16 on a GPU."""
-    if precision == "auto":
-        precision = "bfloat16" if device.type == "cuda" else "float32"
-    if precision == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype={"bfloat16": torch.bfloat16, "float16": torch.float16}[precision])
 
 
 def _identity(path: Path) -> str:

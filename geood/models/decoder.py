@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from geood.models.region import Region, rungs_of
+
 PYRAMID_ROWS = (8, 4, 2, 1)
 
 
@@ -34,11 +36,14 @@ class Ladder(nn.Module):
         self.skips = nn.ModuleList(bn_relu_conv(width, running, kernel=1) for width, running in beside)
         self.rungs = nn.ModuleList(bn_relu_conv(below, above, kernel=3) for below, above in pairwise(channels))
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Map features (B, widths[i], H / 2^i, W / 2^i) to (B, channels[-1], H, W)."""
+    def forward(self, features: Sequence[Tensor], region: Region | None = None) -> Tensor:
+        """Map features (B, widths[i], H / 2^i, W / 2^i) to (B, channels[-1], H, W), or to the part of it in a region.
+
+        A region is one of the image (`region.region_around`); the outermost places of its map differ from the whole's.
+        """
         hidden: Tensor = self.top(features[-1])
-        for skip, rung, feature in zip(self.skips, self.rungs, features[-2::-1], strict=True):
-            hidden = rung(upsample(hidden, feature.shape[-2:]) + skip(feature))
+        for skip, rung, (feature, size, part) in zip(self.skips, self.rungs, rungs_of(features, region), strict=True):
+            hidden = rung(upsample(hidden, size)[..., *part] + skip(feature))
         return hidden
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from geood.constants import NO_CLASS
 from geood.models.bundle import ModelBundle
-from geood.models.score_maps import EXPERTS, WHOLE
+from geood.models.region import WHOLE, Region
+from geood.models.score_maps import EXPERTS
 from geood.models.segmenter import SegmenterOutput
 
 EVIDENCE = ("runner-up", "margin", "signal")  # bands, in order
@@ -26,7 +27,7 @@ def class_bands(
     score: Tensor,
     *,
     floor: float,
-    core: tuple[slice, slice] = WHOLE,
+    core: Region = WHOLE,
 ) -> Tensor:
     """Return the channel of the most likely class and the bands of EVIDENCE (B, h, w, 4), uint8.
 

@@ -16,6 +16,7 @@ import logging
 import operator
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ from geood.models.folded import (
     scaled,
 )
 from geood.models.outlier_head import FeatureMaps, OutlierHead
+from geood.models.region import Region, rungs_of
 from geood.models.segmenter import Segmenter
 
 log = logging.getLogger("geood")
@@ -86,6 +88,15 @@ def for_inference(bundle: ModelBundle) -> ModelBundle:
     return dataclasses.replace(bundle, segmenter=folded)
 
 
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context in which networks compute in a precision of `predict.precision`; auto: bfloat16 on a GPU."""
+    if precision == "auto":
+        precision = "bfloat16" if device.type == "cuda" else "float32"
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype={"bfloat16": torch.bfloat16, "float16": torch.float16}[precision])
+
+
 def _has_bfloat16() -> bool:
     """Return whether oneDNN computes in bfloat16 on this CPU."""
     asked: Any = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
@@ -127,11 +138,11 @@ class FoldedLadder(nn.Module):
             for (_, conv), gain in zip(rungs, [*gains[1:], None], strict=True)
         )
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Map features (B, widths[i], H / 2^i, W / 2^i) to (B, channels[-1], H, W)."""
+    def forward(self, features: Sequence[Tensor], region: Region | None = None) -> Tensor:
+        """Map features (B, widths[i], H / 2^i, W / 2^i) to (B, channels[-1], H, W), or to the part in a region."""
         hidden: Tensor = self.top(features[-1])
-        for skip, rung, feature in zip(self.skips, self.rungs, features[-2::-1], strict=True):
-            hidden = rung(skip(feature, upsample(hidden, feature.shape[-2:])))
+        for skip, rung, (feature, size, part) in zip(self.skips, self.rungs, rungs_of(features, region), strict=True):
+            hidden = rung(skip(feature, upsample(hidden, size)[..., *part]))
         return hidden
 
 

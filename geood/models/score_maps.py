@@ -17,10 +17,10 @@ from geood.config import SCORES, ScoreConfig
 from geood.models.decoder import upsample
 from geood.models.guided_filter import guided_filter
 from geood.models.inlier_statistics import Inliers
+from geood.models.region import WHOLE, Region
 from geood.models.scores import anomaly_score, outlier_score
 from geood.models.segmenter import SegmenterOutput
 
-WHOLE = (slice(None), slice(None))
 EXPERTS = {"hybrid": 1.0, "encoder_knn": 0.35}  # of score combined, and the weights of their surprisals
 Found = dict[tuple[str, float, bool], Tensor]  # unsmoothed scores of one answer, by kind, offset, whether of all of it
 
@@ -51,7 +51,7 @@ class Scorer:
         valid: Tensor | None,
         *,
         kinds: Sequence[str],
-        core: tuple[slice, slice],
+        core: Region,
     ) -> dict[str, Tensor]:
         """Return scores (B, h, w) of a forward pass by kind, see `ModelBundle.scores_of`.
 
@@ -76,13 +76,13 @@ class Scorer:
         """True if score combined is lowered near false alarms."""
         return self.settings.false_alarm_nats > 0 and self.inliers is not None and self.inliers.knows_false_alarms
 
-    def _less(self, answer: SegmenterOutput, core: tuple[slice, slice]) -> Tensor:
+    def _less(self, answer: SegmenterOutput, core: Region) -> Tensor:
         """Return by how much the score of the core (B, h, w) is lowered near false alarms, in nats."""
         assert self.inliers is not None
         near = upsample(self.inliers.nearness_to_false_alarms(answer)[:, None], answer.logits.shape[-2:])
         return self.settings.false_alarm_nats * near[:, 0, core[0], core[1]]
 
-    def _raw(self, answer: SegmenterOutput, kind: str, core: tuple[slice, slice], found: Found) -> Tensor:
+    def _raw(self, answer: SegmenterOutput, kind: str, core: Region, found: Found) -> Tensor:
         """Return the unsmoothed score of the core (B, h, w), from `found` or computed and put there."""
         if kind not in self.kinds:
             raise ValueError(f"this bundle cannot give the score {kind}")
@@ -91,7 +91,7 @@ class Scorer:
             found[key] = self._computed(answer, kind, core, found)
         return found[key]
 
-    def _computed(self, answer: SegmenterOutput, kind: str, core: tuple[slice, slice], found: Found) -> Tensor:
+    def _computed(self, answer: SegmenterOutput, kind: str, core: Region, found: Found) -> Tensor:
         """Compute the unsmoothed score of the core (B, h, w); scores of logits are computed on the core alone."""
         rows, cols = core
         logits, needs = answer.logits[:, :, rows, cols], SCORES[kind].needs

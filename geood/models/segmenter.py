@@ -29,6 +29,7 @@ from geood.config import SegmenterConfig
 from geood.models.decoder import Ladder, PyramidPooling, bn_relu_conv, upsample
 from geood.models.encoder import make_encoder, pool_as_ldn
 from geood.models.outlier_head import FeatureMaps, OutlierHead
+from geood.models.region import Region, cut
 
 
 class SegmenterOutput(NamedTuple):
@@ -87,21 +88,22 @@ class Segmenter(nn.Module):
         self.register_buffer("std", torch.full((bands,), std))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a tenth to a third faster on CPUs
 
-    def forward(self, image: Tensor, outlier: bool = True) -> SegmenterOutput:
+    def forward(self, image: Tensor, outlier: bool = True, region: Region | None = None) -> SegmenterOutput:
         """Compute class logits, outlier logit and decoder features of `image` (B, bands, H, W).
 
-        `outlier` says whether a network with an outlier output computes it.
+        `outlier` says whether a network with an outlier output computes it. The answer is that in `region`
+        (`region.region_around`), which the decoder is confined to; None: in the whole image.
 
         Raises:
             ValueError: the number of bands or the size does not fit.
         """
-        maps = self.maps(image)
+        maps = self.maps(image, region)
         logits = self.class_logits(maps)
         wanted = outlier and self.outlier_head is not None
         return SegmenterOutput(logits, self.outlier_logit(maps) if wanted else None, maps.decoder, maps.encoder[1])
 
-    def maps(self, image: Tensor) -> FeatureMaps:
-        """Compute the feature maps of `image` (B, bands, H, W), of which all outputs are made.
+    def maps(self, image: Tensor, region: Region | None = None) -> FeatureMaps:
+        """Compute the feature maps of `image` (B, bands, H, W) in a region, of which all outputs are made.
 
         Raises:
             ValueError: the number of bands or the size does not fit.
@@ -115,7 +117,11 @@ class Segmenter(nn.Module):
         standard = standard.contiguous(memory_format=torch.channels_last)
         with _checkpointed(self.encoder) if self.checkpointing and torch.is_grad_enabled() else ExitStack():
             encoded = self.encoder(standard)
-        return FeatureMaps(self.decoder(encoded), (encoded[0], encoded[1]), (height, width))
+        if region is None:
+            return FeatureMaps(self.decoder(encoded), (encoded[0], encoded[1]), (height, width))
+        fine, coarse = cut(encoded[0], region, stride=4), cut(encoded[1], region, stride=8)
+        high, wide = (side.stop - side.start for side in region)
+        return FeatureMaps(self.decoder(encoded, region), (fine, coarse), (high, wide))
 
     def class_logits(self, maps: FeatureMaps) -> Tensor:
         """Compute the class logits (B, K, H, W) from feature maps."""

@@ -12,10 +12,12 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import math
 import os
 import shutil
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from geood.errors import ConfigError, OutputError
 from geood.geo.cog import WORST
 from geood.geo.gdal import CACHE_BYTES
 from geood.geo.scene import Scene
-from geood.models import TILE_PX, ModelBundle
+from geood.models import TILE_PX, ModelBundle, cut
 from geood.prediction.cluster import threads_of
 
 TILES_PX = (2048, 1536, 1024, 768, 512, 384, 256, 192, 128)  # sides to try if the config's does not fit the memory
@@ -37,9 +39,12 @@ KERNELS = 130 * 2**20  # added by the first forward pass for kernels and scratch
 BASE = 720 * 2**20  # this process with all imports and a bundle of `LIGHT` bytes; constant: tile sizes are reproducible
 LIGHT = 48 * 2**20  # weights of the bundle with which `BASE` was measured; they are kept twice: folded, and as stored
 SPARE = 1.2  # factor on the tensors of a tile, for fragmentation of the heap (1.05 to 1.15 measured)
+BETWEEN = 1.2  # factor on the outputs of modules, for what is computed between them (1.1 to 1.2 measured)
+FEW = (64, 96)  # pixels that they are measured on
 WORKER_BYTES = 480 * 2**20  # a process with torch and GDAL loaded, before any bundle
 CUDA_LIBRARIES = 320 * 2**20  # more in each process where torch is a build for CUDA, with or without a GPU
 CUDA_CONTEXT = 440 * 2**20  # more in each process that computes on a GPU: context and kernels (H200, torch 2.11)
+CONTAINER = Path("/sys/fs/cgroup/memory.max")  # memory limit of a container, bytes or "max"
 TO_SMALL_BLOCKS = "convert it to small blocks first: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE IN OUT"
 _UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -201,11 +206,13 @@ def tile_bytes(bundle: ModelBundle, side: int) -> int:
     bare = replace(bundle, segmenter=network, inliers=inliers)
     inner = slice(bundle.halo_px, side - bundle.halo_px)
     image = torch.empty(1, bundle.bands.count, side, side, device="meta")
+    valid, kinds = torch.ones((1, side, side), device="meta").bool(), (bundle.config.score.kind,)
+    region, core = bare.region_of((inner, inner), (side, side), kinds)
     meter = _Meter()
     with torch.inference_mode(), meter:
-        answer = bare.infer(image, (bundle.config.score.kind,))
-        score = bare.score_of(answer, image, torch.ones((1, side, side), device="meta").bool(), core=(inner, inner))
-        classes = answer.logits[:, :, inner, inner].argmax(1).to(torch.uint8)
+        answer = bare.infer(image, kinds, region)
+        score = bare.score_of(answer, cut(image, region), cut(valid, region), core=core)
+        classes = answer.logits[:, :, *core].argmax(1).to(torch.uint8)
         del score, classes
     return meter.peak
 
@@ -218,10 +225,43 @@ def _wished_tile(bundle: ModelBundle) -> int:
     """
     if bundle.config.predict.tile_px != "auto" or bundle.tile_px == TILE_PX or torch.cuda.is_available():
         return bundle.tile_px
-    memory, cores = _memory(), os.cpu_count() or 1
     sizes = [px for px in TILES_PX if TILE_PX < px <= bundle.tile_px]
-    needed = {px: cores * SPARE * tile_bytes(bundle, px + 2 * bundle.halo_px) for px in sizes}
-    return next((px for px in sizes if needed[px] <= memory / 2), TILE_PX)
+    return next((px for px in sizes if machine_holds(bundle, px)), TILE_PX)
+
+
+def machine_holds(bundle: ModelBundle, tile_px: int) -> bool:
+    """Return whether half of this machine's memory, or of its container's, holds a tile of that side for each core."""
+    memory, cores = _memory(), os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no such file, or no limit
+        memory = min(memory, int(CONTAINER.read_text()))
+    side = tile_px + 2 * bundle.halo_px
+    return cores * SPARE * BETWEEN * pixel_bytes(bundle) * side**2 <= memory / 2
+
+
+def pixel_bytes(bundle: ModelBundle) -> float:
+    """Return the bytes for each pixel of a tile that live outputs of the network's modules take at most.
+
+    It is told by a pass over a few pixels, which takes 30 ms where `tile_bytes` takes a second and loads the compiler.
+    """
+    alive: dict[int, int] = {}
+    peak = 0
+
+    def seen(_module: Any, _given: Any, output: Any) -> None:
+        nonlocal peak
+        for tensor in tree_leaves(output):
+            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
+            if storage is not None and storage._cdata not in alive:
+                alive[storage._cdata] = storage.nbytes()
+                weakref.finalize(storage, alive.pop, storage._cdata)
+        peak = max(peak, sum(alive.values()))
+
+    hooks = [module.register_forward_hook(seen) for module in bundle.segmenter.modules()]
+    try:
+        bundle.infer(torch.zeros(1, bundle.bands.count, *FEW), (bundle.config.score.kind,))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return peak / math.prod(FEW)
 
 
 def _memory() -> int:

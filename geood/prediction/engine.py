@@ -23,14 +23,12 @@ from torch import Tensor
 from geood.calibration import pooled_features
 from geood.config import PredictConfig
 from geood.geo.cog import rounded
-from geood.models import ModelBundle, SegmenterOutput, autocast, class_bands, for_inference
+from geood.models import ModelBundle, Region, SegmenterOutput, autocast, class_bands, cut, for_inference
 
 log = logging.getLogger("geood")
 MOST_AT_ONCE = 8  # tiles in a batch, and in a task: with more, a GPU gains 7 % and the threads that feed it lose more
 GPU_SHARE = 0.7  # share of a GPU's free memory that batches may take; kernels need room of their own
 GRAPHS = 4  # graphs captured at most: inner tiles of a scene and its edges; each holds the memory of its batch
-
-Core = tuple[slice, slice]
 
 
 class Batch(NamedTuple):
@@ -84,8 +82,8 @@ class Engine:
             compiled: Any = torch.compile(self.bundle.segmenter, dynamic=False)
             self.bundle = dataclasses.replace(self.bundle, segmenter=compiled)
 
-    def maps(self, batch: Batch, core: Core) -> Maps:
-        """Return scores and classes in the rows and columns `core` of a batch, and features of all of it.
+    def maps(self, batch: Batch, core: Region) -> Maps:
+        """Return scores and classes and features in the rows and columns `core` of a batch.
 
         Raises:
             torch.OutOfMemoryError: the batch is too large.
@@ -106,21 +104,24 @@ class Engine:
         if self.on_gpu:
             torch.cuda.empty_cache()
 
-    def _pass(self, image: Tensor, valid: Tensor, core: Core) -> tuple[Tensor, Tensor, Tensor]:
+    def _pass(self, image: Tensor, valid: Tensor, core: Region) -> tuple[Tensor, Tensor, Tensor]:
         """Return score, class and pooled features of a batch on its device."""
         with torch.inference_mode():
             if image.dtype == torch.uint8:
                 image = torch.where(valid[:, None], ((image - self._low) * self._gain).clamp_(0, 1), self._fill)
+            kinds = (self.bundle.config.score.kind,)
+            region, core = self.bundle.region_of(core, image.shape[-2:], kinds)
             with autocast(self._precision, self.device):
-                output = self.bundle.infer(image, (self.bundle.config.score.kind,))
+                output = self.bundle.infer(image, kinds, region)
+            image, valid = cut(image, region), cut(valid, region)
             if self.on_gpu:  # sums over classes are slow there if these are adjacent in memory (channels last)
                 tensors: Any = (None if t is None else t.float().contiguous() for t in output)
                 output = SegmenterOutput(*tensors)
             score = rounded(self.bundle.score_of(output, image, valid, core=core).float())
             bands = class_bands(self.bundle, output, score, floor=self._floor, core=core)
-            return score, bands, pooled_features(output.features)
+            return score, bands, pooled_features(cut(output.features, core, stride=4))
 
-    def _on_gpu(self, batch: Batch, core: Core) -> Maps:
+    def _on_gpu(self, batch: Batch, core: Region) -> Maps:
         """Compute `maps` on a GPU: kernels on one compute stream, each thread's transfers on its own copy stream."""
         compute, copies = self._stream, _copy_stream()
         assert compute is not None
@@ -145,7 +146,7 @@ class Engine:
         ready.synchronize()
         return Maps(*(tensor.numpy() for tensor in on_host))
 
-    def _replayed(self, image: Tensor, valid: Tensor, core: Core) -> tuple[Tensor, Tensor, Tensor] | None:
+    def _replayed(self, image: Tensor, valid: Tensor, core: Region) -> tuple[Tensor, Tensor, Tensor] | None:
         """Replay the captured CUDA graph for this shape; None if capture failed or the shape is not captured."""
         tiles, rest = image.shape[0], image.shape[1:]
         key = (rest, image.dtype, *((c.start, c.stop) for c in core))
@@ -161,7 +162,7 @@ class Engine:
         graph.graph.replay()
         return graph.score[:tiles].clone(), graph.classes[:tiles].clone(), graph.features[:tiles].clone()
 
-    def _recorded(self, image: Tensor, valid: Tensor, core: Core) -> _Graph | None:
+    def _recorded(self, image: Tensor, valid: Tensor, core: Region) -> _Graph | None:
         image, valid = image.clone(), valid.clone()
         for _ in range(2):  # warm-up: kernels are selected in the first passes
             self._pass(image, valid, core)
@@ -177,7 +178,7 @@ class Engine:
             return None
         return _Graph(graph, image, valid, *maps)
 
-    def _find_batch(self, image: Tensor, valid: Tensor, core: Core) -> None:
+    def _find_batch(self, image: Tensor, valid: Tensor, core: Region) -> None:
         """Set the batch size: that of the config, else as many tiles as fit, by the memory that a first one takes."""
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

@@ -76,6 +76,8 @@ def plan_run(
     else:
         limits = limits_of(bundle, [ScenePath(scene)], workers=workers, max_ram=max_ram)
     plan = plan_scene(ScenePath(scene), bundle, options, bundle_path=bundle_path, limits=limits, classes=True)
+    if plan.tile_px != limits.tile_px:  # tiles that have grown for this scene take more
+        limits = budget(bundle.with_settings([f"predict.tile_px={plan.tile_px}"]), workers=workers)
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     lines = describe(
         plan, limits, halo=_halo(bundle), folder=existing, seconds=trial_seconds(plan, bundle, bundle_path=bundle_path)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -23,7 +23,7 @@ from geood.geo.paths import ScenePath, fingerprint, with_retries
 from geood.geo.scene_reading import said_together
 from geood.geo.score_raster import FAILED_TAG
 from geood.models import AnyBundle, ModelBundle, bundle_path_of, takes_bundle
-from geood.prediction.budget import check_disk
+from geood.prediction.budget import check_disk, machine_holds
 from geood.prediction.cluster import TlsFiles, dask_client
 from geood.prediction.outputs import (
     Prediction,
@@ -144,7 +144,10 @@ def predict(  # noqa: PLR0913 - the options of a verb
         tiles = write_mosaic([str(s) for s in scenes], work.folder / MOSAIC, nodata=nodata) if mosaic else None
         each = [target.scene for target in outputs.targets]
         limits = limits_of(bundle, each, mosaic=tiles, workers=workers, max_ram=max_ram)
-        plan_of = partial(plan_scene, bundle=bundle, options=options, bundle_path=Path(bundle_path), limits=limits)
+        holds = cache(partial(machine_holds, bundle))  # measured once, for all scenes
+        plan_of = partial(
+            plan_scene, bundle=bundle, options=options, bundle_path=Path(bundle_path), limits=limits, holds=holds
+        )
         plans = [plan_of(target.scene, mosaic=tiles, classes=bool(target.classes)) for target in outputs.targets]
         _log_warnings(plans, together=bool(outputs.together))
         key = _key(plans, outputs, bundle, rule)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ from geood.prediction.budget import (
 from geood.prediction.cluster import threads_of
 from geood.prediction.job import Job, tiles_of
 from geood.prediction.scene_checks import far_from_training, turned_by_viewers, valid_share
+from geood.prediction.tile_size import grown_tile
 
 log = logging.getLogger("geood")
 
@@ -86,7 +87,7 @@ class ScenePlan:
     """One scene as it will be scored; `notes` and `warnings` tell the user what was decided and what is suspicious.
 
     `state` is the fingerprint of the scene's file, `valid_share` the estimated share of valid pixels, 0 to 1, `cells`
-    tells how the scene's cells are measured.
+    tells how the scene's cells are measured, `tile_px` is the side of a tile at the model's resolution.
     """
 
     scene: ScenePath
@@ -97,6 +98,7 @@ class ScenePlan:
     notes: dict[str, str]
     warnings: tuple[str, ...]
     cells: str
+    tile_px: int
 
     @property
     def key(self) -> dict[str, Any]:
@@ -171,7 +173,7 @@ def limits_of(
     return budget(bundle, workers=workers, max_ram=most, scenes=each)
 
 
-def plan_scene(
+def plan_scene(  # noqa: PLR0913 - what is planned, by what, and within which limits
     scene: ScenePath,
     bundle: ModelBundle,
     options: SceneOptions,
@@ -180,8 +182,11 @@ def plan_scene(
     limits: Budget,
     classes: bool,
     mosaic: Path | None = None,
+    holds: Callable[[int], bool] | None = None,
 ) -> ScenePlan:
     """Plan how a scene is scored; `mosaic` is the file to open in its place if the scene is a mosaic.
+
+    `holds` tells whether this machine's memory holds tiles of a side, as `tile_size.grown_tile` asks.
 
     Raises:
         ConfigError: an option does not fit the scene.
@@ -201,7 +206,10 @@ def plan_scene(
         warnings, share = _check_sample(opened, bundle.bands, reading.indexes)
         layout = opened.layout
         dtype, names = opened.dtype, ", ".join(opened.band_names)
-        cache = _cache(opened, limits, rows=math.ceil((limits.tile_px + 2 * bundle.halo_px) / reading.scale))
+        area, tile_px = _area(options, grid), limits.tile_px
+        if limits.limit is None and tile_px == bundle.tile_px:
+            tile_px = grown_tile(bundle, grid, scale=reading.scale, area=area, holds=holds)
+        cache = _cache(opened, limits, rows=math.ceil((tile_px + 2 * bundle.halo_px) / reading.scale))
     source = dataclasses.replace(reading.source(name, nodata), servers=may_ask_servers(name))
     job = Job(
         source=source,
@@ -210,9 +218,9 @@ def plan_scene(
         identity=bundle.identity,
         score=bundle.config.score,
         predict=bundle.config.predict,
-        tile_px=tile_side(limits.tile_px, reading.scale),
+        tile_px=tile_side(tile_px, reading.scale),
         halo_px=bundle.halo_px,
-        area=_area(options, grid),
+        area=area,
         classes=classes,
         computing=limits.computing,
         cache_bytes=cache,
@@ -226,7 +234,7 @@ def plan_scene(
         "resolution": reading.resolution_note,
     }
     cells = cells_key(bundle.bands.names, len(bundle.class_ids))
-    return ScenePlan(scene, grid, job, state, share, notes, tuple(warnings), cells)
+    return ScenePlan(scene, grid, job, state, share, notes, tuple(warnings), cells, tile_px)
 
 
 def _cache(opened: Scene, limits: Budget, *, rows: int) -> int:

@@ -30,8 +30,8 @@ from geood.geo.gdal import limit_cache
 from geood.geo.paths import with_retries
 from geood.geo.scene import Scene
 from geood.geo.scene_reading import WayBack, read_tile
-from geood.models import ModelBundle
-from geood.prediction.engine import Batch, Core, Engine, Maps
+from geood.models import ModelBundle, Region
+from geood.prediction.engine import Batch, Engine, Maps
 from geood.prediction.job import FailedTile, Job, NumberedTile, ScoredTile
 from geood.prediction.journal import Chunk, TileFigures
 from geood.prediction.malloc import give_back
@@ -150,7 +150,7 @@ def _measured(job: Job, engine: Engine, batch: Sequence[ReadTile], maps: Maps) -
     return found
 
 
-def _core(job: Job, pixels: ReadTile) -> Core:
+def _core(job: Job, pixels: ReadTile) -> Region:
     """Return the rows and columns of a tile as read to score: without the halo, unless scores are resampled later."""
     halo = pixels.numbered.tile.halo_px if job.source.scale == 1 else 0
     rows, cols = (slice(halo, side - halo) for side in pixels.image.shape[1:])

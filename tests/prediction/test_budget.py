@@ -15,8 +15,11 @@ from geood.geo.mosaic import write_mosaic
 from geood.geo.scene import Scene
 from geood.models.bundle_header import Reach
 from geood.models.inlier_statistics import Inliers
+from geood.models.region import MARGIN
 from geood.prediction.budget import (
+    BETWEEN,
     LIGHT,
+    SPARE,
     Budget,
     SceneMemory,
     budget,
@@ -24,6 +27,7 @@ from geood.prediction.budget import (
     config_budget,
     disk_needed,
     parse_bytes,
+    pixel_bytes,
     tile_bytes,
 )
 from geood.prediction.cluster import threads_of
@@ -68,6 +72,12 @@ def test_what_is_no_size_is_refused(text):
         parse_bytes(text)
 
 
+def test_the_memory_of_a_tile_is_told_roughly_by_a_few_pixels(bundle):
+    exact = tile_bytes(bundle, 256)
+    assert 0.7 * exact < pixel_bytes(bundle) * 256**2 < 1.2 * exact
+    assert not any(module._forward_hooks for module in bundle.segmenter.modules())
+
+
 def test_a_tiles_memory_grows_with_its_pixels(bundle):
     small, large = tile_bytes(bundle, 128), tile_bytes(bundle, 256)
     assert small > 128 * 128 * 4 * 3
@@ -90,7 +100,8 @@ def test_a_tiles_memory_is_that_of_its_score_too(tmp_path):
     assert all(needed(kind, smooth=4) >= each[kind] for kind in each)
     held = dict(bundle.inliers.named_buffers())
     wide = replace(bundle, inliers=Inliers(held | {"bank": held["bank"].repeat(40, 1)}))
-    distances = 64 * 64 * 40 * len(held["bank"]) * 4  # of every place of the decoder's features
+    seen = (256 - 2 * bundle.halo_px + 2 * MARGIN) // 4  # places of the decoder's features along a side
+    distances = seen**2 * 40 * len(held["bank"]) * 4
     more = tile_bytes(wide.with_score(bundle.config.score.model_copy(update={"kind": "knn"})), 256)
     assert distances <= more < 3 * distances and tile_bytes(wide, 256) == each["jsd"] < distances
 
@@ -300,8 +311,8 @@ def test_tiles_grow_with_a_wide_halo_where_memory_allows(tmp_path, bundle, monke
     assert wide.with_settings(["predict.tile_px=512"]).tile_px == 512
     pages = {"SC_PAGE_SIZE": 1}
     monkeypatch.setattr("geood.prediction.budget.os.sysconf", lambda name: pages[name])
-    needed = (os.cpu_count() or 1) * tile_bytes(wide, 2048 + 640)
-    for memory, side in ((3 * needed, 2048), (2 * needed, 1536), (needed // 4, 1024)):
+    needed = int(2 * (os.cpu_count() or 1) * SPARE * BETWEEN * pixel_bytes(wide) * (2048 + 640) ** 2)
+    for memory, side in ((needed + 1, 2048), (needed - 1, 1536), (needed // 8, 1024)):
         pages["SC_PHYS_PAGES"] = memory
         chosen = 2048 if torch.cuda.is_available() else side
         assert {config_budget(wide, workers=workers).tile_px for workers in (0, 1, 3)} == {chosen}
