@@ -175,11 +175,13 @@ PREDICTING += ("lightning", "torchgeo", "sklearn", "scipy.special", "scipy.optim
 ALONE = {  # what is imported, and what may not be loaded then; each in a process that has loaded nothing
     "command line": (["geood", "geood.cli.process"], HEAVY),
     "faces": ([f"geood.{name}" for name in (*sorted(LADDER[7]), "preflight", "datasets", "polygons")], HEAVY),
-    "geo": ([name for name in MODULES if name.startswith("geood.geo.")], ("torch", "lightning", "matplotlib")),
     "config": (["geood.config", "geood.catalog"], ("torch", "rasterio")),
+    "metrics": (below("metrics"), ("torch", "rasterio", "geopandas", "pydantic")),
+}
+WITH_TABLES = {  # the same in a process that has loaded what reads rasters and tables
+    "geo": ([name for name in MODULES if name.startswith("geood.geo.")], ("torch", "lightning", "matplotlib")),
     "polygons": (below("polygons"), ("torch", "lightning", "matplotlib")),
     "journal": ([f"geood.prediction.{room}" for room in ("journal", "workdir", "outputs")], ("torch", "lightning")),
-    "metrics": (below("metrics"), ("torch", "rasterio", "geopandas", "pydantic")),
 }
 WITH_TORCH = {  # the same in a process that has loaded torch
     "models": (below("models"), RASTERS),
@@ -218,12 +220,17 @@ def predict(bundle, absent):
     for_inference(ModelBundle.load(bundle, flow=False))
     return load([], absent)
 
-alone, with_torch, bundle, predicting, procedures = json.load(sys.stdin)
+def with_tables(cases):
+    import geopandas, pydantic, pyogrio, rasterio
+    return {name: apart(lambda: load(*case)) for name, case in cases.items()}
+
+alone, tables, with_torch, bundle, predicting, procedures = json.load(sys.stdin)
 found = {name: apart(lambda: load(*case)) for name, case in alone.items()}
+found |= apart(lambda: with_tables(tables))
 import torch
 found |= {name: apart(lambda: load(*case)) for name, case in with_torch.items()}
 found["prediction"] = apart(lambda: predict(bundle, predicting))
-import torch._dynamo, geopandas, distributed, scipy.stats
+import torch._dynamo, torch.utils.tensorboard, geopandas, rasterio, distributed, scipy.stats, sklearn, matplotlib.pyplot
 assert "torchvision" not in sys.modules
 found |= {name: apart(lambda: load([name], [])) for name in procedures}
 print(json.dumps(found))
@@ -235,12 +242,12 @@ def found(tmp_path_factory):
     """What was loaded by each import that ought not to be; in forks of one process, which loads torch but once."""
     bundle = tmp_path_factory.mktemp("bundle") / "model.safetensors"
     make_bundle(bundle)
-    told = json.dumps([ALONE, WITH_TORCH, str(bundle), PREDICTING, PROCEDURES])
+    told = json.dumps([ALONE, WITH_TABLES, WITH_TORCH, str(bundle), PREDICTING, PROCEDURES])
     done = subprocess.run([sys.executable, "-c", LOADED], input=told, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("name", [*ALONE, *WITH_TORCH])
+@pytest.mark.parametrize("name", [*ALONE, *WITH_TABLES, *WITH_TORCH])
 def test_nothing_heavy_is_loaded_where_it_is_not_needed(found, name):
     assert found[name] == []
 

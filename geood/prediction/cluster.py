@@ -133,8 +133,9 @@ def dask_client(
     from distributed import CancelledError
     from distributed.comm import CommClosedError
 
-    for name in [n for n in logging.root.manager.loggerDict if n.startswith("distributed")]:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for log in [logging.getLogger(n) for n in list(logging.root.manager.loggerDict) if n.startswith("distributed")]:
+        if log.level != logging.CRITICAL:  # each change makes every logger of the process forget what it knows
+            log.setLevel(logging.CRITICAL)
     threads = torch.get_num_threads()
     connected = _of_scheduler(scheduler, tls) if scheduler else _of_this_machine(workers, computing)
     with _quiet_loops(), _scratch() as folder, dask.config.set(_settings(folder)), connected as client:

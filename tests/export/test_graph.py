@@ -113,7 +113,7 @@ def test_a_share_is_half_at_the_threshold_and_keeps_the_order(bundle, numbers):
 def test_deepness_is_told_tile_overlap_and_ground(bundle):
     keys = deepness_metadata(bundle)
     side = tile_side(bundle)
-    assert side == 64 + 2 * bundle.halo_px and side % 32 == 0
+    assert side == 128 + 2 * bundle.halo_px and side % 32 == 0
     assert keys["tile_size"] == str(side) and keys["resolution"] == "50.0" and keys["model_type"] == '"Segmentor"'
     stride = side * (1 - int(keys["tiles_overlap"]) / 100)
     assert (side - stride) / 2 >= bundle.halo_px  # so that what the plugin keeps of a tile is as `predict` has it

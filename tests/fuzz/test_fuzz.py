@@ -20,8 +20,8 @@ from geood.geo.band_matching import parse_bands
 from geood.geo.bands import Bands
 from geood.prediction.budget import parse_bytes
 
-CASES = 120  # of bundles, one in twenty is right; `make fuzz` tries 20,000 of each kind
-FEWER = {"work_folders": 60}  # each is a prediction
+CASES = 80  # of bundles, one in twenty is right; `make fuzz` tries 20,000 of each kind
+FEWER = {"work_folders": 40}  # each is a prediction
 LIMIT_S = 60.0  # far beyond what a busy machine needs
 
 

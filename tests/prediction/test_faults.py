@@ -29,6 +29,7 @@ from support.bundles import make_bundle
 from support.http_server import DROP, serving
 from support.rasters import picture, write_holed_scene, write_raster
 
+SMALL = ["predict.tile_px=64", "predict.halo_px=0"]  # many tiles, of little work
 THRESHOLD = 0.9  # few polygons lie above it, and cutting them takes little
 
 
@@ -47,7 +48,8 @@ def command(scene, bundle_path):
     """A function of the output and more options: the arguments of the command that predicts the scene."""
 
     def line(out, *more):
-        how = ["--model", str(bundle_path), "--set", "predict.tile_px=64", "--threshold", str(THRESHOLD), *more]
+        small = [part for key in SMALL for part in ("--set", key)]
+        how = ["--model", str(bundle_path), *small, "--threshold", str(THRESHOLD), *more]
         return ["predict", str(scene), "--out", str(out), *how]
 
     return line
@@ -188,9 +190,6 @@ def test_killed_at_random_moments_nineteen_times_more(tmp_path, command, unbroke
 # The same in this process, where a run can be stopped at a tile
 
 
-SMALL = ["predict.tile_px=64"]
-
-
 @pytest.fixture
 def stop_at(monkeypatch):
     """A function that lets the run after it end with an error at a tile; a further call lets runs go on."""
@@ -209,8 +208,8 @@ def stop_at(monkeypatch):
     return at
 
 
-def run(scene, out, bundle, **how):
-    return predict([scene], out, bundle_path=bundle, settings=SMALL, threshold=THRESHOLD, **how)
+def run(scene, out, bundle, settings=SMALL, **how):
+    return predict([scene], out, bundle_path=bundle, settings=settings, threshold=THRESHOLD, **how)
 
 
 def test_a_run_is_the_same_wherever_it_was_stopped(tmp_path, scene, bundle_path, unbroken, stop_at):
@@ -226,14 +225,16 @@ def test_a_run_is_the_same_wherever_it_was_stopped(tmp_path, scene, bundle_path,
 
 
 def test_polygons_of_a_resumed_run_are_those_of_an_unbroken_one(tmp_path, scene, bundle_path, stop_at):
+    """And its rasters, where tiles have a halo."""
+    how = {"settings": ["predict.tile_px=64", "predict.halo_px=32"]}
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-    [whole] = run(scene, tmp_path / "a" / "x.gpkg", bundle_path)
+    [whole] = run(scene, tmp_path / "a" / "x.gpkg", bundle_path, **how)
     stop_at(25)
     with pytest.raises(KeyboardInterrupt):
-        run(scene, tmp_path / "b" / "x.gpkg", bundle_path)
+        run(scene, tmp_path / "b" / "x.gpkg", bundle_path, **how)
     stop_at(0)
-    [resumed_] = run(scene, tmp_path / "b" / "x.gpkg", bundle_path, resume=True)
+    [resumed_] = run(scene, tmp_path / "b" / "x.gpkg", bundle_path, resume=True, **how)
     for one, other in ((whole.scores, resumed_.scores), (whole.classes, resumed_.classes)):
         assert digest(one) == digest(other)
     assert whole.anomalies == resumed_.anomalies > 0 and whole.valid_pixels == resumed_.valid_pixels

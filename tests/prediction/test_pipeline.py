@@ -137,7 +137,7 @@ def test_the_score_raster_has_the_grid_of_the_scene(tmp_path, bundle_path, crs, 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 200), (33, 2), (65, 64)])
 def test_any_size_is_covered(tmp_path, bundle_path, height, width):
     path = write_raster(tmp_path / "scene.tif", picture(height, width))
-    predict([path], tmp_path / "out.tif", bundle_path=bundle_path)
+    predict([path], tmp_path / "out.tif", bundle_path=bundle_path, settings=["predict.tile_px=64"])
     scores = read(tmp_path / "out.tif")
     assert scores.shape == (height, width) and np.isfinite(scores).all()
 
@@ -308,11 +308,12 @@ def test_a_file_that_is_no_raster(tmp_path, bundle_path, out):
 
 
 def test_a_truncated_scene_is_mapped_where_it_is_whole_and_the_rest_is_listed(tmp_path, bundle_path, out):
+    how = {"bundle_path": bundle_path, "settings": ["predict.tile_px=64"]}
     path = write_raster(tmp_path / "s.tif", picture(300, 300), tiled=True, blockxsize=64, blockysize=64)
-    predict([path], tmp_path / "whole.tif", bundle_path=bundle_path)
+    predict([path], tmp_path / "whole.tif", **how)
     path.write_bytes(path.read_bytes()[:150_000])
     with pytest.raises(TilesFailedError, match=r"s\.tif: \d+ tiles could not be scored, the first at row") as error:
-        predict([path], out, bundle_path=bundle_path)
+        predict([path], out, **how)
     [made] = error.value.made
     got, wanted, failed = read(made.scores), read(tmp_path / "whole.tif"), np.zeros((300, 300), bool)
     for window in made.failed_tiles:
@@ -593,7 +594,7 @@ def test_the_numbers_of_a_scene_are_compared_with_those_of_training(tmp_path, bu
 
 def test_a_plan_says_what_would_be_done_and_is_kept_to(tmp_path, bundle_path, scene):
     said = dict(plan_run(str(scene), bundle_path=bundle_path, options=SceneOptions(), max_ram="8GB", folder=tmp_path))
-    assert "210 x 150 px" in said["scene"] and "12 of 64 px" in said["tiles"]
+    assert "210 x 150 px" in said["scene"] and "4 of 128 px" in said["tiles"]
     assert said["valid"].startswith("about 89 %")
     assert list(tmp_path.iterdir()) == [scene.parent]
     with pytest.raises(ConfigError, match="--max-ram"):

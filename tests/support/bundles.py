@@ -29,7 +29,7 @@ def small_config(**sections):
         "negatives": {"patch_max_px": 32, "source": "flow"},
         "train": {"third_stage": "joint"},
         "score": {"kind": "jsd"},
-        "predict": {"tile_px": 64, "halo_px": 32, "min_area_m2": 0.0},
+        "predict": {"tile_px": 128, "halo_px": 32, "min_area_m2": 0.0},
     }
     for section, keys in sections.items():
         tree[section] = tree.get(section, {}) | keys
