@@ -8,6 +8,7 @@ import pytest
 
 from geood.models import reach
 from geood.models.bundle import ModelBundle
+from support.apart import FIT_CROPS
 from support.bundles import make_bundle
 from support.cpu import (  # noqa: F401
     pytest_addoption,
@@ -25,6 +26,14 @@ def little_effort():
     usual, reach.EFFORTS = reach.EFFORTS, (reach.Effort(128, 1, 1),)
     yield usual
     reach.EFFORTS = usual
+
+
+@pytest.fixture(scope="session")
+def few_crops_to_fit():
+    """Training that fits its inlier statistics in a moment, on few crops."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("geood.training.calibration.FIT_CROPS", FIT_CROPS)
+        yield
 
 
 @pytest.fixture

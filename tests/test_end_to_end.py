@@ -23,7 +23,6 @@ from geood.datasets.synthetic.world import make_world
 from geood.errors import OutputError
 from geood.prediction.journal import TileFigures
 from geood.prediction.workdir import work_dir, work_folder
-from support.apart import FIT_CROPS
 from support.rasters import picture
 
 TASK_PAGES = ("train", "predict", "evaluate", "roads")  # whose commands run here always; those of the others if slow
@@ -69,12 +68,7 @@ SHORT = [
 ]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def few_crops_to_fit():
-    """Training that fits its inlier statistics in a moment, on few crops."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("geood.training.calibration.FIT_CROPS", FIT_CROPS)
-        yield
+pytestmark = pytest.mark.usefixtures("few_crops_to_fit")
 
 
 @pytest.fixture(scope="module")

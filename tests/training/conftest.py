@@ -3,15 +3,12 @@
 import pytest
 
 from geood.training.feed import Feed
-from support.apart import FIT_CROPS, start_server
+from support.apart import start_server
 
 
-@pytest.fixture(autouse=True, scope="session")
-def few_crops_to_fit():
-    """Training that fits its inlier statistics in a moment, on few crops."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("geood.training.calibration.FIT_CROPS", FIT_CROPS)
-        yield
+@pytest.fixture(autouse=True)
+def short_training(few_crops_to_fit):
+    """Training of all these tests that ends soon."""
 
 
 @pytest.fixture
