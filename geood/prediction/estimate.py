@@ -20,7 +20,7 @@ from geood.errors import DataError, OutputError
 from geood.geo.paths import ScenePath
 from geood.models import ModelBundle
 from geood.prediction.budget import Budget, budget, check_disk
-from geood.prediction.job import FailedTile, tiles_of
+from geood.prediction.job import FailedTile, Job, NumberedTile, tiles_of
 from geood.prediction.plan import SceneOptions, ScenePlan, limits_of, plan_scene
 from geood.prediction.worker import STATE, score_tiles
 
@@ -33,14 +33,20 @@ def trial_seconds(plan: ScenePlan, bundle: ModelBundle, *, bundle_path: Path) ->
     Raises:
         DataError: one of the trial tiles cannot be read or scored.
     """
-    STATE.preload(bundle_path, bundle)
     tiles = list(tiles_of(plan.grid, plan.job))
+    with STATE.holding(bundle_path, bundle):
+        each = _seconds_each(plan.job, tiles)
+    return None if each is None else each * max(1.0, len(tiles) * plan.valid_share)
+
+
+def _seconds_each(job: Job, tiles: Sequence[NumberedTile]) -> float | None:
+    """Return the seconds of a tile with data while all threads compute; None if none was found that has data."""
     from_middle = itertools.chain(tiles[len(tiles) // 2 :], tiles[: len(tiles) // 2])
-    wanted = plan.job.computing
+    wanted = job.computing
     with concurrent.futures.ThreadPoolExecutor(wanted) as pool:
         trial = []
         for tile in itertools.islice(from_middle, PROBE_TILES * wanted * 4):  # the first with data; also a warm-up
-            (result,) = score_tiles(plan.job, [tile])
+            (result,) = score_tiles(job, [tile])
             if isinstance(result, FailedTile):
                 raise DataError(result.reason)
             if result.figures.scored:
@@ -50,9 +56,8 @@ def trial_seconds(plan: ScenePlan, bundle: ModelBundle, *, bundle_path: Path) ->
         if not trial:
             return None
         began = time.perf_counter()
-        list(pool.map(lambda tile: score_tiles(plan.job, [tile]), trial))
-        each = (time.perf_counter() - began) / len(trial)
-    return each * max(1.0, len(tiles) * plan.valid_share)
+        list(pool.map(lambda tile: score_tiles(job, [tile]), trial))
+        return (time.perf_counter() - began) / len(trial)
 
 
 def plan_run(

@@ -156,11 +156,8 @@ def predict(  # noqa: PLR0913 - the options of a verb
             made = _predictions(outputs, publication.figures(key))
         else:
             client_of = partial(dask_client, workers, scheduler, computing=limits.computing, tls=tls)
-            STATE.preload(Path(bundle_path), bundle)
-            try:
+            with STATE.holding(Path(bundle_path), bundle):
                 figures = _score(outputs, plans, bundle, work=work, rule=rule, client_of=client_of)
-            finally:
-                STATE.release()
             made = _predictions(outputs, figures)
             if outputs.summary:
                 write_summary(work.folder / outputs.summary.name, made, work.folder)

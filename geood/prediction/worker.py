@@ -222,11 +222,16 @@ class WorkerState:
             self._key = self._engine = None
             self._preloaded = str(bundle_path.resolve()), bundle.identity, bundle
 
-    def release(self) -> None:
-        """Close the scene of this thread and shared ones, and let go of bundle and engine, when a run has ended."""
-        self.forget_scene()
-        with self._lock:
-            self._key = self._engine = self._preloaded = None
+    @contextmanager
+    def holding(self, bundle_path: Path, bundle: ModelBundle) -> Iterator[None]:
+        """Keep a loaded bundle for a run; at its end let go of it and of its engine, and close the scenes."""
+        self.preload(bundle_path, bundle)
+        try:
+            yield
+        finally:
+            self.forget_scene()
+            with self._lock:
+                self._key = self._engine = self._preloaded = None
 
     def engine(self, job: Job) -> Engine:
         """Return the engine of a job, made once for each bundle, score and set of inference settings.
