@@ -178,6 +178,13 @@ def test_only_the_command_line_prints():
         assert not prints or room.startswith(PRINTERS), f"{room} prints"
 
 
+def test_per_cents_have_three_digits():
+    """With fewer, 100 % would be printed as 1e+02 %."""
+    few = re.compile(r"\.[12]g\} ?%|%\.[12]g %%|'%\.[12]g'\|format\(100")
+    texts = [*FILES, *PACKAGE.rglob("*.html")]
+    assert [str(path) for path in texts if few.search(path.read_text(encoding="utf-8"))] == []
+
+
 def test_no_two_classes_share_a_name():
     names = Counter(
         node.name

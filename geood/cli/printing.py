@@ -120,12 +120,12 @@ def _halo(header: BundleHeader) -> dict[str, str]:
     if reach is None:
         return {"halo": f"{given} px, not measured" if given != "auto" else "not measured", **_lacks(header)}
     seam = "" if reach.seam is None else f", seams {reach.seam:.3g} times the usual step"
-    changed = "" if reach.changed is None else f", {100 * reach.changed:.2g} % of anomalous pixels change side there"
+    changed = "" if reach.changed is None else f", {100 * reach.changed:.3g} % of anomalous pixels change side there"
     own = "" if given == "auto" else f"; predict.halo_px is {given}"
     curve = (px for px in CURVE_PX if px <= 32 * len(reach.beyond))
     return {
         "halo": f"{reach.halo_px} px{seam}{changed}{own}",
-        "reach": ", ".join(f"{100 * reach.lost(px):.2g} % beyond {px} px" for px in curve),
+        "reach": ", ".join(f"{100 * reach.lost(px):.3g} % beyond {px} px" for px in curve),
     }
 
 

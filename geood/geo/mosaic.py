@@ -251,7 +251,7 @@ def _place(tile: _Tile, first: _Tile) -> tuple[int, int]:
         _refuse(tile, first, f"pixels of {_size(tile)}", f"{_size(first)} along the same axes")
     off = max(abs(x0 - col), abs(y0 - row))
     if off > TOLERANCE_PX:
-        _refuse(tile, first, f"pixels that lie {off:.2g} px off", "pixels of one grid")
+        _refuse(tile, first, f"pixels that lie {off:.3g} px off", "pixels of one grid")
     return col, row
 
 

@@ -324,7 +324,7 @@ def _too_little(
     if scenes and bare is not None:
         worst = max(scenes, key=lambda scene: scene.bytes(LEAST_CACHE, bundle.tile_px, 1))
         return (
-            f"{worst.why}, and reading it takes {(least - bare) / 1e9:.2g} GB: this needs {allow} allow that much, or "
+            f"{worst.why}, and reading it takes {(least - bare) / 1e9:.3g} GB: this needs {allow} allow that much, or "
             f"{TO_SMALL_BLOCKS}"
         )
     kind, halo, side = bundle.config.score.kind, bundle.halo_px, TILES_PX[-1] + 2 * bundle.halo_px

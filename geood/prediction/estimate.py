@@ -121,7 +121,7 @@ def _halo(bundle: ModelBundle) -> str:
     origin = "as predict.halo_px says" if given != "auto" else "as the model needs" if reach else "not measured"
     if given != "auto" and reach is not None:
         origin += f", the model needs {reach.halo_px}"
-    lost = "" if bundle.cut_off is None else f", {100 * bundle.cut_off:.2g} % of what a pixel depends on lies beyond"
+    lost = "" if bundle.cut_off is None else f", {100 * bundle.cut_off:.3g} % of what a pixel depends on lies beyond"
     more = f" and {smoothing} px more for the smoothing" if smoothing else ""
     return f"{bundle.network_halo_px} px, {origin}{more}{lost}"
 

@@ -273,7 +273,7 @@ def precision_recall(measured: Measured, number: int) -> Chart | None:
     if measured.base_rate is not None:
         base = 100 * measured.base_rate
         ax.axhline(base, color=FAINT, linewidth=1.2, linestyle=(0, (4, 3)), label="random scores")
-        told += f", and {base:.2g} % with random scores"
+        told += f", and {base:.3g} % with random scores"
     ax.set_xlim(0, 100)
     ax.set_ylim(0, 102)
     ax.set_xlabel("recall of anomaly pixels, %")

@@ -47,8 +47,8 @@ def with_reach(bundle: ModelBundle, crops: Crops) -> ModelBundle:
     reach = measured_reach(network, scores, views, effort=effort_for(segmenter), tile_px=tile_px)
     lost, step, changed = reach.lost(reach.halo_px), reach.seam or math.nan, reach.changed or 0.0
     log.info(
-        "the network needs a halo of %d px: %.2g %% of what a pixel depends on lies beyond, scores step %.3g times as "
-        "far at seams as elsewhere, and %.2g %% of the most anomalous pixels change side",
+        "the network needs a halo of %d px: %.3g %% of what a pixel depends on lies beyond, scores step %.3g times as "
+        "far at seams as elsewhere, and %.3g %% of the most anomalous pixels change side",
         reach.halo_px,
         100 * lost,
         step,

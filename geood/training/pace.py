@@ -64,7 +64,7 @@ class Pace:
 
     def lines(self) -> list[str]:
         """Return the stages in words."""
-        return [f"{s.stage} {s.steps:,} steps of {s.step_s:.2g} s: {duration(s.seconds)}" for s in self.stages]
+        return [f"{s.stage} {s.steps:,} steps of {s.step_s:.3g} s: {duration(s.seconds)}" for s in self.stages]
 
 
 def measure_pace(
