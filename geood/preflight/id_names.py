@@ -1,16 +1,19 @@
 """Names of class ids that lie beside a raster: what GDAL, Esri and QGIS keep of them in files of their own.
 
 Read are, in this order, `x.tif.aux.xml` (a raster attribute table, else category names), `x.tif.vat.dbf` (the attribute
-table of Esri), and `x.qml` (the labels of a paletted style of QGIS). A name that is only its number is none.
+table of Esri), and `x.qml` (the labels of a paletted style of QGIS). A name that is only its number is none. The files
+may be anyone's: their size is bounded, and XML that defines entities is not read.
 """
 
 from __future__ import annotations
 
+import struct
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
+from xml.parsers import expat
 
 import pyogrio
 from pyogrio.errors import DataLayerError, DataSourceError
@@ -22,9 +25,10 @@ from geood.geo.ogr import local_file
 
 NAMING = ("class_name", "classname", "class", "label", "category", "name", "landcover", "land_cover", "type")
 VALUING = ("value", "id", "class_id")
-MOST_BYTES = 16 * 2**20  # a larger file of names is none
+MOST_BYTES = 4 * 2**20  # a larger file of names is none
+MOST_CHARACTERS = 200  # of a name, as in a config
 TEXT, NAME, EXACT = "2", "2", "5"  # GDAL's numbers for a column of text, of names, and of values
-_FAILURES = (ElementTree.ParseError, DataSourceError, DataLayerError, DataError, OSError, ValueError)
+_FAILURES = (expat.ExpatError, ElementTree.ParseError, DataSourceError, DataLayerError, DataError, OSError, ValueError)
 Names = dict[int, str]
 Row = tuple[Any, Any]
 
@@ -71,6 +75,8 @@ def _names_beside(path: Path) -> Names:
         if not beside.is_file():
             continue
         try:
+            if beside.stat().st_size > MOST_BYTES:
+                raise ValueError(f"larger than {MOST_BYTES // 2**20} MB")
             names = read(beside)
         except _FAILURES as error:
             raise ValueError(f"{beside}: {error}") from error
@@ -112,8 +118,16 @@ def _rows(table: ElementTree.Element) -> Iterator[Row]:
 
 
 def _of_esri(path: Path) -> Names:
-    """Return the names of the attribute table that Esri keeps beside a raster."""
+    """Return the names of the attribute table that Esri keeps beside a raster.
+
+    Raises:
+        ValueError: it ends before its rows do.
+    """
     with local_file(path) as plain:
+        head = plain.read_bytes()[:12].ljust(12, b"\0")
+        _, rows, start, length = struct.unpack("<IIHH", head)
+        if start + rows * length > path.stat().st_size:  # pyogrio takes memory for all that it says
+            raise ValueError(f"says that it has {rows:,} rows, for which it is too short")
         table = pyogrio.read_dataframe(plain, read_geometry=False)
     columns = {str(column).casefold(): column for column in table.columns}
     value = next((columns[name] for name in VALUING if name in columns), None)
@@ -124,7 +138,8 @@ def _of_esri(path: Path) -> Names:
 
 def _of_qgis(path: Path) -> Names:
     """Return the labels of a paletted style."""
-    entries = _parsed(path).iterfind(".//rasterrenderer[@type='paletted']//paletteEntry")
+    styles = (style for style in _parsed(path).iter("rasterrenderer") if style.get("type") == "paletted")
+    entries = [] if (first := next(styles, None)) is None else first.iter("paletteEntry")
     return _named((entry.get("value", ""), entry.get("label", "")) for entry in entries)
 
 
@@ -134,7 +149,7 @@ def _first(columns: Mapping[str, Any], likely: Sequence[str]) -> Any:
 
 
 def _named(rows: Iterable[Row]) -> Names:
-    """Return names by id of (value, name) rows, without names that are only numbers and ids that labels cannot hold.
+    """Return names by id of (value, name) rows, without ids that labels cannot hold and names that no config can.
 
     Raises:
         ValueError: a value is no number.
@@ -142,17 +157,31 @@ def _named(rows: Iterable[Row]) -> Names:
     names: Names = {}
     for value, text in rows:
         number, name = float(value), " ".join(str(text).split())
-        if number.is_integer() and 0 <= number <= IGNORE and name and not name.replace(".", "", 1).isdigit():
+        if number.is_integer() and 0 <= number <= IGNORE and _is_name(name):
             names.setdefault(int(number), name)
     return names
+
+
+def _is_name(text: str) -> bool:
+    """Return whether a text may name a class: it is not only a number, not endless, and all of it is shown."""
+    return 0 < len(text) <= MOST_CHARACTERS and printable(text) == text and not text.replace(".", "", 1).isdigit()
 
 
 def _parsed(path: Path) -> ElementTree.Element:
     """Return the root of an XML file.
 
     Raises:
-        ValueError: it is too large.
+        ValueError: it is in an unknown encoding, or defines entities, of which few bytes make gigabytes.
+        ExpatError: it is no XML.
     """
-    if path.stat().st_size > MOST_BYTES:
-        raise ValueError(f"larger than {MOST_BYTES // 2**20} MB")
-    return ElementTree.fromstring(path.read_bytes())
+    content, first_look = path.read_bytes(), expat.ParserCreate()
+    first_look.EntityDeclHandler = _refuse_entity
+    try:
+        first_look.Parse(content, True)
+    except LookupError as error:
+        raise ValueError(str(error)) from None
+    return ElementTree.fromstring(content)
+
+
+def _refuse_entity(name: str, *_: object) -> None:
+    raise ValueError(f"defines the entity {name}, as no program that writes such files does")

@@ -4,7 +4,7 @@ import geopandas as gpd
 import pytest
 from shapely.geometry import Point
 
-from geood.preflight.id_names import names_of_ids
+from geood.preflight.id_names import MOST_BYTES, names_of_ids
 
 TABLE = """<PAMDataset><PAMRasterBand band="1">
 <CategoryNames><Category></Category><Category>else</Category></CategoryNames>
@@ -84,3 +84,43 @@ def test_what_cannot_be_read_is_said_and_stops_nothing(tmp_path, text):
     names, problems = names_of_ids([tmp_path / "a.tif", tmp_path / "b.tif"])
     assert names == {1: "slum", 2: "water"}
     assert len(problems) == 1 and problems[0].startswith(f"names of classes are not read: {tmp_path / 'a.qml'}: ")
+
+
+def test_a_table_that_says_it_has_more_rows_than_it_has_takes_no_memory_for_them(tmp_path):
+    gpd.GeoDataFrame({"Value": [3], "Name": ["field"]}, geometry=[Point(0, 0)]).to_file(tmp_path / "rows.shp")
+    table = bytearray((tmp_path / "rows.dbf").read_bytes())
+    table[4:8] = (2_000_000).to_bytes(4, "little")
+    (tmp_path / "a.tif.vat.dbf").write_bytes(table)
+    names, [problem] = names_of_ids([tmp_path / "a.tif"])
+    assert not names and "2,000,000 rows, for which it is too short" in problem
+
+
+HOSTILE = {
+    "unknown encoding": '<?xml version="1.0" encoding="foo"?><qgis/>',
+    "no text": '<?xml version="1.0" encoding="hex"?><qgis/>',
+    "entities": f'<!DOCTYPE qgis [<!ENTITY x "{"y" * 1000}">]>{STYLE.partition(">")[2].replace("land", "&x;")}',
+    "undefined": STYLE.replace("land", "&x;"),
+    "large": STYLE + " " * MOST_BYTES,
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_what_strangers_made_to_do_harm_is_said_and_stops_nothing(tmp_path, text):
+    (tmp_path / "a.qml").write_text(text)
+    names, [problem] = names_of_ids([tmp_path / "a.tif"])
+    assert not names and problem.startswith(f"names of classes are not read: {tmp_path / 'a.qml'}: ")
+
+
+def test_styles_within_styles_are_read_once(tmp_path):
+    """Else each of them would read all entries again, and a file of some megabytes would take days."""
+    depth = 20_000
+    inner = '<paletteEntry value="1" label="road"/>' * depth
+    outer = '<rasterrenderer type="paletted">' * depth
+    (tmp_path / "a.qml").write_text(f"<q>{outer}{inner}{'</rasterrenderer>' * depth}</q>")
+    assert names_of_ids([tmp_path / "a.tif"]) == ({1: "road"}, ())
+
+
+@pytest.mark.parametrize("name", ["x" * 1000, "ro\u200bad", "\u202eroad"], ids=["long", "unseen", "turned round"])
+def test_a_name_that_no_config_can_hold_is_none(tmp_path, name):
+    (tmp_path / "a.qml").write_text(STYLE.replace("road", name), encoding="utf-8")
+    assert names_of_ids([tmp_path / "a.tif"]) == ({0: "land"}, ())
