@@ -47,19 +47,24 @@ def in_other_light(image: Tensor, valid: Tensor, *, strength: float, generator: 
     lit = lit.clamp(DARKEST, 1) ** _around(GAMMA * strength, count, 1, generator).exp()
     grey = lit.mean(1, keepdim=True)
     lit = grey + (lit - grey) * between(SATURATION[0] * strength, SATURATION[1] * strength, count, 1).exp()
-    lit = _rougher(lit, strength, generator).clamp(0, 1)
+    lit = _rougher(lit, known, strength, generator).clamp(0, 1)
     return torch.where(changed & known, lit, image)
 
 
-def _rougher(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Return images (B, C, H, W), some of them blurred, some with noise."""
+def _rougher(image: Tensor, known: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Return images (B, C, H, W), some blurred, by pixels that are `known` (B, 1, H, W) bool, some with noise."""
     between, count = partial(_between, generator=generator), len(image)
     depth = between(0, strength, count, 1).clamp_max(1)
-    near = functional.avg_pool2d(functional.pad(image, (1, 1, 1, 1), mode="reflect"), 3, 1)
+    near = _around_each(image * known) / _around_each(known.to(image.dtype)).clamp_min(0.1)  # at least a ninth is known
     image = image + (near - image) * (depth * (between(0, 1, count, 1) < OFTEN))
     noise = torch.randn(image.shape, generator=generator, device=generator.device)
     spread = between(0, NOISE * strength, count, 1)
     return image + noise * spread * (between(0, 1, count, 1) < OFTEN)
+
+
+def _around_each(image: Tensor) -> Tensor:
+    """Return the means over 3 x 3 pixels, mirrored at the edges."""
+    return functional.avg_pool2d(functional.pad(image, (1, 1, 1, 1), mode="reflect"), 3, 1)
 
 
 def _around(most: float, count: int, bands: int, generator: torch.Generator) -> Tensor:
