@@ -99,7 +99,7 @@ HOSTILE = {
     "unknown encoding": '<?xml version="1.0" encoding="foo"?><qgis/>',
     "no text": '<?xml version="1.0" encoding="hex"?><qgis/>',
     "entities": f'<!DOCTYPE qgis [<!ENTITY x "{"y" * 1000}">]>{STYLE.partition(">")[2].replace("land", "&x;")}',
-    "undefined": STYLE.replace("land", "&x;"),
+    "undefined": STYLE.replace("<pipe>", "<pipe>&x;"),
     "large": STYLE + " " * MOST_BYTES,
 }
 
