@@ -2,34 +2,49 @@
 
 Crops are read until the last step, and a run that goes on draws them anew. With files that were replaced in between,
 one part of its steps would be on the one and one on the other data, and nothing would tell. So `inputs.json` holds the
-size and the time of writing of each file. Labels that were burnt have a digest of what was drawn in their names, which
-tells more: the programs that show a GeoPackage write into it. Contents are not read, so other pixels of the same size
-and time are not noticed.
+size and the time of writing of each file, those that a VRT is read from included. Labels that were burnt have a digest
+of what was drawn in their names, which tells more: the programs that show a GeoPackage write into it. Contents are not
+read, so other pixels of the same size and time are not noticed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from geood.atomic import atomic_write
-from geood.errors import OutputError, shown
+from geood.errors import DataError, OutputError, shown
+from geood.geo.paths import files_of, gdal_name
 
 NOTE = "inputs.json"
 Inputs = dict[str, list[int]]  # size in bytes and time of writing in nanoseconds, by path; none of what was burnt
 
 
 def inputs_of(run: Path, files: Iterable[Path]) -> Inputs:
-    """Return what is noted of files; those below the run folder are the run's own, and are told by their names."""
+    """Return what is noted of files; those below the run folder are the run's own, and are told by their names.
+
+    Raises:
+        DataError: a file is gone, or a VRT cannot be read any more.
+    """
     found: Inputs = {}
-    for path in dict.fromkeys(files):
+    for path in dict.fromkeys(part for file in files for part in _parts(file)):
         if path.is_relative_to(run):
             found[path.relative_to(run).as_posix()] = []
-        else:
+            continue
+        try:
             state = path.stat()
-            found[str(path)] = [state.st_size, state.st_mtime_ns]
+        except OSError as error:
+            raise DataError(f"{path}: cannot be looked at ({error.strerror}); is its drive still there?") from None
+        found[str(path)] = [state.st_size, state.st_mtime_ns]
     return found
+
+
+def _parts(path: Path) -> Iterator[Path]:
+    """Yield a file, and those that a VRT is read from, without the statistics that programs write beside them."""
+    yield path
+    if path.suffix.lower() == ".vrt":
+        yield from (part for part in files_of(gdal_name(path)) if not part.name.endswith(".aux.xml"))
 
 
 def check_inputs(run: Path, now: Inputs) -> None:

@@ -4,9 +4,12 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
+import rasterio
+from rasterio.shutil import copy as copy_raster
 
-from geood.errors import OutputError
+from geood.errors import DataError, OutputError
 from geood.training.inputs import NOTE, check_inputs, inputs_of, note_inputs
 
 
@@ -63,3 +66,25 @@ def test_a_damaged_note_is_told(begun, text):
     (run / NOTE).write_text(text)
     with pytest.raises(OutputError, match=r"is damaged .*; remove it"):
         check_inputs(run, inputs_of(run, [image, burnt]))
+
+
+def test_what_a_vrt_is_read_from_counts_without_statistics_beside_it(tmp_path):
+    image, mosaic, run = tmp_path / "a.tif", tmp_path / "all.vrt", tmp_path / "run"
+    profile = {"driver": "GTiff", "width": 8, "height": 8, "count": 1, "dtype": "uint8", "crs": "EPSG:32643"}
+    with rasterio.open(image, "w", **profile, transform=rasterio.Affine(1, 0, 0, 0, -1, 0)) as file:
+        file.write(np.ones((1, 8, 8), np.uint8))
+    copy_raster(image, mosaic, driver="VRT")
+    run.mkdir()
+    note_inputs(run, inputs_of(run, [mosaic]))
+    (tmp_path / "a.tif.aux.xml").write_text("<PAMDataset/>")
+    check_inputs(run, inputs_of(run, [mosaic]))
+    os.utime(image, ns=(1, 1))
+    with pytest.raises(OutputError, match=r"begun with other files, 1 of 2 .*a\.tif"):
+        check_inputs(run, inputs_of(run, [mosaic]))
+
+
+def test_a_file_that_is_gone_is_told(begun):
+    run, image, burnt = begun
+    image.unlink()
+    with pytest.raises(DataError, match=r"a\.tif: cannot be looked at"):
+        inputs_of(run, [image, burnt])
