@@ -96,7 +96,8 @@ class ScoreFiles:
         """Return in words how few numbers of float16, in which scores are counted, tell all of them apart, if so."""
         if not self._low < self._high:
             return None
-        step = float(np.spacing(np.float16(max(abs(self._low), abs(self._high)))))
+        largest = np.float16(max(abs(self._low), abs(self._high)))
+        step = float(np.spacing(min(largest, np.nextafter(np.float16(LARGEST), np.float16(0)))))  # beyond is infinity
         steps = (self._high - self._low) / step
         if steps >= FEW_STEPS:
             return None

@@ -70,6 +70,14 @@ def test_scores_that_float16_cannot_tell_apart_are_told(tmp_path, scale, shift, 
     assert bool(files.lost_in_rounding()) == told
 
 
+def test_scores_up_to_the_largest_float16_are_no_ties(tmp_path):
+    scores = np.linspace(0, 65504, np.prod(SHAPE)).reshape(SHAPE)
+    np.save(tmp_path / "a.npy", scores)
+    files = ScoreFiles(tmp_path, [SimpleNamespace(name="a", image=Path("a.png"))])
+    files.read(SimpleNamespace(name="a"), SHAPE)
+    assert files.lost_in_rounding() is None
+
+
 def npy(shape, descr="'<f4'", body=b"", *, version=(1, 0)):
     """A NumPy file with any header."""
     head = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".encode()
