@@ -26,6 +26,7 @@ from geood.geo.ogr import local_file
 NAMING = ("class_name", "classname", "class", "label", "category", "name", "landcover", "land_cover", "type")
 VALUING = ("value", "id", "class_id")
 MOST_BYTES = 4 * 2**20  # a larger file of names is none
+MOST_TOLD = 3  # files that cannot be read and are named
 MOST_CHARACTERS = 200  # of a name, as in a config
 TEXT, NAME, EXACT = "2", "2", "5"  # GDAL's numbers for a column of text, of names, and of values
 _FAILURES = (expat.ExpatError, ElementTree.ParseError, DataSourceError, DataLayerError, DataError, OSError, ValueError)
@@ -39,15 +40,17 @@ def names_of_ids(paths: Sequence[Path]) -> tuple[Names, tuple[str, ...]]:
     An id that two files name differently has no name, and neither have two ids of one name.
     """
     given: dict[int, list[str]] = defaultdict(list)
-    problems = []
+    unread: list[str] = []
     for path in paths:
         try:
             found = _names_beside(path)
         except ValueError as error:
-            problems.append(printable(f"names of classes are not read: {error}"))
+            unread.append(printable(f"names of classes are not read: {error}"))
             continue
         for class_id, name in found.items():
             given[class_id] += [name] if name not in given[class_id] else []
+    more = len(unread) - MOST_TOLD
+    problems = unread[:MOST_TOLD] + ([f"names beside {more:,} more label files are not read"] if more > 0 else [])
     for class_id, own in sorted(given.items()):
         if len(own) > 1:
             said = printable(" and ".join(own[:2]))
@@ -156,7 +159,7 @@ def _named(rows: Iterable[Row]) -> Names:
     """
     names: Names = {}
     for value, text in rows:
-        number, name = float(value), " ".join(str(text).split())
+        number, name = float("nan" if value is None else value), " ".join(str(text).split())
         if number.is_integer() and 0 <= number <= IGNORE and _is_name(name):
             names.setdefault(int(number), name)
     return names

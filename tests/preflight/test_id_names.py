@@ -124,3 +124,18 @@ def test_styles_within_styles_are_read_once(tmp_path):
 def test_a_name_that_no_config_can_hold_is_none(tmp_path, name):
     (tmp_path / "a.qml").write_text(STYLE.replace("road", name), encoding="utf-8")
     assert names_of_ids([tmp_path / "a.tif"]) == ({0: "land"}, ())
+
+
+def test_of_many_files_that_cannot_be_read_a_few_are_named(tmp_path):
+    paths = [tmp_path / f"{i}.tif" for i in range(10)]
+    for path in paths:
+        path.with_suffix(".qml").write_text("<qgis")
+    problems = names_of_ids(paths)[1]
+    assert len(problems) == 4 and problems[-1] == "names beside 7 more label files are not read"
+
+
+def test_a_row_without_a_value_names_nothing(tmp_path):
+    rows = {"Value": [None, "4"], "Name": ["field", "road"]}
+    gpd.GeoDataFrame(rows, geometry=[Point(0, 0)] * 2).to_file(tmp_path / "rows.shp")
+    (tmp_path / "rows.dbf").rename(tmp_path / "a.tif.vat.dbf")
+    assert names_of_ids([tmp_path / "a.tif"]) == ({4: "road"}, ())
