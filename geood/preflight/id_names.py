@@ -159,7 +159,7 @@ def _named(rows: Iterable[Row]) -> Names:
     """
     names: Names = {}
     for value, text in rows:
-        number, name = float("nan" if value is None else value), " ".join(str(text).split())
+        number, name = float(value), " ".join(str(text).split())
         if number.is_integer() and 0 <= number <= IGNORE and _is_name(name):
             names.setdefault(int(number), name)
     return names
