@@ -195,7 +195,7 @@ class ModelBundle:
 
     def region_of(self, core: Region, size: Sequence[int], kinds: Sequence[str]) -> tuple[Region, Region]:
         """Return the region of images (H, W) that scores of a core need, and the core's place in that region."""
-        return region_around(core, size, radius=max(filter_radius(self.config.score.smooth_of(kind)) for kind in kinds))
+        return region_around(core, size, radius=max(map(self._scorer.radius_of, kinds)))
 
     @torch.inference_mode()
     def score(self, image: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -247,8 +247,11 @@ class ModelBundle:
         Raises:
             ValueError: the bundle cannot compute one of these scores.
         """
-        scorer = Scorer(self.config.score, self.calibrated, self.inliers, self.offsets, self.scores)
-        return scorer.scores_of(answer, image, valid, kinds=kinds, core=core)
+        return self._scorer.scores_of(answer, image, valid, kinds=kinds, core=core)
+
+    @property
+    def _scorer(self) -> Scorer:
+        return Scorer(self.config.score, self.calibrated, self.inliers, self.offsets, self.scores)
 
     def with_settings(self, settings: Sequence[str]) -> ModelBundle:
         """Return a copy with the overrides `score.KEY=value` and `predict.KEY=value` applied to its config.

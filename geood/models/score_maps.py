@@ -15,7 +15,8 @@ from torch import Tensor
 
 from geood.config import SCORES, ScoreConfig
 from geood.models.decoder import upsample
-from geood.models.guided_filter import guided_filter
+from geood.models.encoder_bank import SPREAD_PX
+from geood.models.guided_filter import filter_radius, guided_filter
 from geood.models.inlier_statistics import Inliers
 from geood.models.region import WHOLE, Region
 from geood.models.scores import anomaly_score, outlier_score
@@ -70,6 +71,11 @@ class Scorer:
             if SCORES[kind].needs == "experts" and self.lowers:
                 scores[kind] = scores[kind] - self._less(answer, core)
         return scores
+
+    def radius_of(self, kind: str) -> int:
+        """Return how far around a pixel a kind of score looks in pixels, beyond what it interpolates."""
+        spread = SPREAD_PX if SCORES[kind].needs == "experts" and self.lowers else 0
+        return max(filter_radius(self.settings.smooth_of(kind)), spread)
 
     @property
     def lowers(self) -> bool:
