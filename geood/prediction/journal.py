@@ -236,6 +236,15 @@ def _sync(file: int, before: Future[None] | None) -> None:
     os.fsync(file)
 
 
+def key_in(path: Path) -> dict[str, Any]:
+    """Return the key in the header of a journal; an empty one if there is none."""
+    try:
+        with path.open("rb") as file:
+            return _read_key(file)[0] or {}
+    except FileNotFoundError:
+        return {}
+
+
 def _read_key(file: Any) -> tuple[dict[str, Any] | None, int]:
     """Return the key in a journal's header and the offset of the first record; (None, 0) if the header is invalid."""
     file.seek(0)

@@ -148,7 +148,10 @@ def predict(  # noqa: PLR0913 - the options of a verb
         plan_of = partial(
             plan_scene, bundle=bundle, options=options, bundle_path=Path(bundle_path), limits=limits, holds=holds
         )
-        plans = [plan_of(target.scene, mosaic=tiles, classes=bool(target.classes)) for target in outputs.targets]
+        plans = [
+            plan_of(t.scene, mosaic=tiles, classes=bool(t.classes), begun=publication.begun(i, t.scores.stem))
+            for i, t in enumerate(outputs.targets)
+        ]
         _log_warnings(plans, together=bool(outputs.together))
         key = _key(plans, outputs, bundle, rule)
         if publication.interrupted:

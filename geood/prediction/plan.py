@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from geood.geo.grid import Grid
 from geood.geo.paths import ScenePath, fingerprint, gdal_name
 from geood.geo.scene import Scene
 from geood.geo.scene_reading import ReadingOptions, settle_reading, tile_side
-from geood.models import ModelBundle
+from geood.models import TILE_PX, ModelBundle
 from geood.prediction.budget import (
     TO_SMALL_BLOCKS,
     Budget,
@@ -38,12 +39,13 @@ from geood.prediction.budget import (
     budget,
     config_budget,
     disk_needed,
+    machine_holds,
     parse_bytes,
 )
 from geood.prediction.cluster import threads_of
 from geood.prediction.job import Job, tiles_of
 from geood.prediction.scene_checks import far_from_training, turned_by_viewers, valid_share
-from geood.prediction.tile_size import grown_tile
+from geood.prediction.tile_size import begun_tile, grown_tile
 
 log = logging.getLogger("geood")
 
@@ -183,10 +185,12 @@ def plan_scene(  # noqa: PLR0913 - what is planned, by what, and within which li
     classes: bool,
     mosaic: Path | None = None,
     holds: Callable[[int], bool] | None = None,
+    begun: Mapping[str, Any] | None = None,
 ) -> ScenePlan:
     """Plan how a scene is scored; `mosaic` is the file to open in its place if the scene is a mosaic.
 
-    `holds` tells whether this machine's memory holds tiles of a side, as `tile_size.grown_tile` asks.
+    `holds` tells whether this machine's memory holds tiles of a side, as `tile_size.grown_tile` asks. `begun` is the
+    `key` of a run that is to be resumed: where nobody says how large tiles are, they stay as large as in that run.
 
     Raises:
         ConfigError: an option does not fit the scene.
@@ -207,8 +211,16 @@ def plan_scene(  # noqa: PLR0913 - what is planned, by what, and within which li
         layout = opened.layout
         dtype, names = opened.dtype, ", ".join(opened.band_names)
         area, tile_px = _area(options, grid), limits.tile_px
-        if limits.limit is None and tile_px == bundle.tile_px:
+        free = limits.limit is None and bundle.config.predict.tile_px == "auto"
+        kept = begun_tile((begun or {}).get("tile_px"), reading.scale) if free else None
+        if kept is None and limits.limit is None and tile_px == bundle.tile_px:
             tile_px = grown_tile(bundle, grid, scale=reading.scale, area=area, holds=holds)
+        elif kept is not None and kept != tile_px:
+            tile_px = kept
+            if kept > TILE_PX and not (holds or partial(machine_holds, bundle))(kept):
+                warnings.append(
+                    f"tiles of {kept} px, as the run began; if memory runs out, resume with fewer --workers"
+                )
         cache = _cache(opened, limits, rows=math.ceil((tile_px + 2 * bundle.halo_px) / reading.scale))
     source = dataclasses.replace(reading.source(name, nodata), servers=may_ask_servers(name))
     job = Job(

@@ -21,7 +21,7 @@ from geood.atomic import atomic_write, check_output, output_errors, put_in_place
 from geood.calibration import Verdict
 from geood.errors import OutputError
 from geood.polygons import check_nothing_typed, companions_of
-from geood.prediction.journal import refuse_other
+from geood.prediction.journal import SUFFIX, key_in, refuse_other
 from geood.prediction.outputs import check_families
 from geood.prediction.workdir import PUBLISHING
 
@@ -81,6 +81,17 @@ class Publication:
     def interrupted(self) -> bool:
         """True if a run before this one was interrupted when its outputs were complete."""
         return self._note is not None
+
+    def begun(self, scene: int, name: str) -> Mapping[str, Any]:
+        """Return what the tiles of a scene depend on in the run before this one, as JSON values; empty if none was.
+
+        It is told by the note, else by the journal of that name; `scene` is the place of the scene among all.
+        """
+        if self._note is None:
+            return key_in(self._folder / f"{name}{SUFFIX}")
+        noted = self._note.key.get("scenes")
+        found = noted[scene] if isinstance(noted, list) and scene < len(noted) else None
+        return found if isinstance(found, dict) else {}
 
     def in_place(self, final: Path) -> bool:
         """Return whether a path holds a file that the interrupted run has put there."""

@@ -13,6 +13,7 @@ import heapq
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -61,6 +62,15 @@ def grown_tile(
     paying = sorted((time, px) for px, time in times.items() if time < WORTH * times[least])
     held = holds or partial(machine_holds, bundle)
     return next((px for _, px in paying if held(px)), least)
+
+
+def begun_tile(side: Any, scale: float) -> int | None:
+    """Return the side at the model's resolution of tiles of a run that was begun, `side` pixels of the scene wide.
+
+    The machine may be another now, or its memory: a run goes on with the tiles that it has. None: no side that tiles
+    have by themselves.
+    """
+    return next((px for px in TILES_PX if tile_side(px, scale) == side), None)
 
 
 def _busiest(pieces: Sequence[int]) -> float:

@@ -358,6 +358,31 @@ def test_a_file_beside_the_output_asks_no_server(out, run):
         assert not server.requests
 
 
+@pytest.mark.parametrize("count", [None, 0, 3])
+def test_a_run_goes_on_with_its_own_tiles_where_another_machine_would_choose_others(out, tmp_path, killed, run, count):
+    """`count` files have their names when it is stopped; None: it is stopped before its rasters are made."""
+    made = make_bundle(tmp_path / "m.safetensors", predict={"tile_px": "auto"})
+    how = {"bundle": tmp_path / "m.safetensors"}
+    run(out.with_stem("y"), **how)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("geood.prediction.plan.grown_tile", lambda *_, **__: 2048)
+        if count is None:
+            patch.setattr("geood.prediction.rasters.assemble", _interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                run(out, **how)
+        else:
+            killed(out, count, **how)
+    assert made.tile_px == 1024
+    with pytest.raises(OutputError, match="holds an unfinished run with other inputs"):
+        run(out, resume=True, max_ram="8GB", **how)
+    [result] = run(out, resume=True, **how)
+    assert result.valid_pixels and sorted(os.listdir(out.parent)) == sorted([*NAMES, *(f"y{n[1:]}" for n in NAMES)])
+
+
+def _interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
 def test_another_member_of_an_archive_is_another_scene(tmp_path, scene, run, killed):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for name in ("x.tif", "y.tif"):

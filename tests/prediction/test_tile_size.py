@@ -7,8 +7,10 @@ import torch
 from affine import Affine
 
 from geood.geo.grid import Grid
+from geood.geo.scene_reading import tile_side
 from geood.models.bundle_header import Reach
-from geood.prediction.tile_size import grown_tile
+from geood.prediction.budget import TILES_PX
+from geood.prediction.tile_size import begun_tile, grown_tile
 from support.bundles import make_bundle
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU tiles are computed in batches")
@@ -52,6 +54,13 @@ def test_the_next_best_is_taken_where_memory_does_not_hold_the_best(narrow, monk
 def test_a_scene_that_is_resampled_counts_by_the_pixels_that_are_read(narrow, monkeypatch):
     assert side(narrow, 4096, 4096, scale=0.5, monkeypatch=monkeypatch) == 1024
     assert side(narrow, 2048, 2048, scale=4.0, monkeypatch=monkeypatch) == 2048
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5, 4.0, 0.3, 2.7])
+def test_the_side_of_a_run_that_was_begun_is_known_again(scale):
+    for px in TILES_PX:
+        assert tile_side(begun_tile(tile_side(px, scale), scale), scale) == tile_side(px, scale)
+    assert {begun_tile(side, scale) for side in (None, 0, 31, "1024", [1024])} == {None}
 
 
 def test_tiles_stay_where_scores_depend_on_them_or_a_side_is_named(narrow, monkeypatch):
