@@ -44,7 +44,7 @@ FEW = (64, 96)  # pixels that they are measured on
 WORKER_BYTES = 480 * 2**20  # a process with torch and GDAL loaded, before any bundle
 CUDA_LIBRARIES = 320 * 2**20  # more in each process where torch is a build for CUDA, with or without a GPU
 CUDA_CONTEXT = 440 * 2**20  # more in each process that computes on a GPU: context and kernels (H200, torch 2.11)
-CONTAINER = Path("/sys/fs/cgroup/memory.max")  # memory limit of a container, bytes or "max"
+GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # control groups of Linux, and this process's
 TO_SMALL_BLOCKS = "convert it to small blocks first: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE IN OUT"
 _UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -230,10 +230,8 @@ def _wished_tile(bundle: ModelBundle) -> int:
 
 
 def machine_holds(bundle: ModelBundle, tile_px: int) -> bool:
-    """Return whether half of this machine's memory, or of its container's, holds a tile of that side for each core."""
-    memory, cores = _memory(), os.cpu_count() or 1
-    with suppress(OSError, ValueError):  # no such file, or no limit
-        memory = min(memory, int(CONTAINER.read_text()))
+    """Return whether half of this machine's memory, or of its container's or job's, holds such a tile for each core."""
+    memory, cores = min([_memory(), *_group_limits()]), os.cpu_count() or 1
     side = tile_px + 2 * bundle.halo_px
     return cores * SPARE * BETWEEN * pixel_bytes(bundle) * side**2 <= memory / 2
 
@@ -271,6 +269,23 @@ def _memory() -> int:
     from distributed.system import MEMORY_LIMIT  # on Windows, where it is all there is
 
     return int(MEMORY_LIMIT)
+
+
+def _group_limits() -> list[int]:
+    """Return the memory limits, in bytes, of the control groups that this process is in: a container, a batch job."""
+    files, limits = [], []
+    with suppress(OSError):  # another system
+        for line in OWN_GROUPS.read_text(encoding="utf-8").splitlines():
+            _, kinds, path = line.split(":", 2)
+            if kinds and "memory" not in kinds.split(","):
+                continue
+            root, name = (GROUPS / "memory", "memory.limit_in_bytes") if kinds else (GROUPS, "memory.max")
+            inner = root / path.lstrip("/")
+            files += [folder / name for folder in (inner, *inner.parents) if folder.is_relative_to(root)]
+    for file in files:
+        with suppress(OSError, ValueError):  # no such file, as of groups beyond a container, or no limit
+            limits.append(int(file.read_text(encoding="utf-8")))
+    return limits
 
 
 def _largest(scenes: Sequence[SceneMemory], budget_of: Callable[..., Budget], tile_px: int, computing: int) -> Budget:

@@ -26,6 +26,7 @@ from geood.prediction.budget import (
     check_disk,
     config_budget,
     disk_needed,
+    machine_holds,
     parse_bytes,
     pixel_bytes,
     tile_bytes,
@@ -320,6 +321,26 @@ def test_tiles_grow_with_a_wide_halo_where_memory_allows(tmp_path, bundle, monke
     monkeypatch.setattr(system, "MEMORY_LIMIT", needed - 1)
     monkeypatch.delattr("geood.prediction.budget.os.sysconf")  # which Windows has not
     assert config_budget(wide).tile_px == (2048 if torch.cuda.is_available() else 1536)
+
+
+@pytest.mark.parametrize(
+    ("group", "file"),
+    [
+        ("0::/", "memory.max"),  # a container
+        ("0::/slurm/job_7/step", "slurm/job_7/memory.max"),
+        ("5:cpu,memory:/\n2:cpu:/x", "memory/memory.limit_in_bytes"),
+        ("5:memory:/batch", "memory/batch/memory.limit_in_bytes"),
+    ],
+)
+def test_the_memory_of_a_machine_is_that_of_its_container_or_job(tmp_path, bundle, monkeypatch, group, file):
+    monkeypatch.setattr("geood.prediction.budget.GROUPS", tmp_path)
+    monkeypatch.setattr("geood.prediction.budget.OWN_GROUPS", tmp_path / "own")
+    assert machine_holds(bundle, 64)
+    (tmp_path / "own").write_text(f"{group}\n")
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    for text, held in (("max\n", True), (f"{2**62}\n", True), ("1000000\n", False)):
+        (tmp_path / file).write_text(text)
+        assert machine_holds(bundle, 64) is held
 
 
 def test_a_limit_says_that_a_halo_takes_a_part_of_it(tmp_path):
