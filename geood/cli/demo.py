@@ -89,7 +89,7 @@ def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
     try:
         check_nothing_typed(out / "anomalies.gpkg", discard=False)
     except OutputError:
-        raise OutputError(f"{out}: a person has typed verdicts into its map; give another --out") from None
+        raise OutputError(f"{out}: its map holds typed verdicts, or cannot be read now; give another --out") from None
     config_path = out / "demo.yaml"
     with output_errors(out):
         _clear(out)
