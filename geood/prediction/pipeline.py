@@ -142,8 +142,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
         rule = _Rule(choice.settle(bundle), top, on_drift)
         nodata = options.reading.nodata_for(bundle.bands)
         tiles = write_mosaic([str(s) for s in scenes], work.folder / MOSAIC, nodata=nodata) if mosaic else None
-        each = [target.scene for target in outputs.targets]
-        limits = limits_of(bundle, each, mosaic=tiles, workers=workers, max_ram=max_ram)
+        limits = limits_of(bundle, [t.scene for t in outputs.targets], mosaic=tiles, workers=workers, max_ram=max_ram)
         holds = cache(partial(machine_holds, bundle))  # measured once, for all scenes
         plan_of = partial(
             plan_scene, bundle=bundle, options=options, bundle_path=Path(bundle_path), limits=limits, holds=holds
