@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from geood.calibration.class_light import band_pairs, class_light_names, light_within
+from geood.calibration.class_light import band_pairs, class_light_names, is_measured, light_within
 from geood.geo.grid import Tile
 
 CELL_PX = 64  # side of a cell at the model's resolution
@@ -201,7 +201,7 @@ def _statistics(cells: Sequence[CellMaps], known: NDArray[np.bool_] | None) -> N
     features = [cell.features.mean((1, 2)) for cell in cells]
     likeness, order = (np.reshape(each, (len(pairs), len(cells))).T for each in (likeness, order))
     columns = [level, contrast, likeness, _fineness(images, known), ranked, shares, features, dark, order]
-    if class_light_names(("",) * values.shape[1], count):
+    if is_measured(values.shape[1], count):
         some = slice(None, None, WITHIN_EVERY)
         ofs = (flat[:, None, some] == np.arange(count, dtype=np.uint8)[:, None]).astype(np.float32)
         columns.append(light_within(centred[..., some], level, contrast, ofs))

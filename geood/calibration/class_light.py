@@ -52,12 +52,20 @@ def band_pairs(count: int) -> list[tuple[int, int]]:
     return beside + (others if count <= MOST_BANDS else [])
 
 
-def class_light_names(bands: Sequence[str], classes: int) -> tuple[str, ...]:
-    """Return the names of the statistics of light within classes, in their order.
+def is_measured(bands: int, classes: int) -> bool:
+    """Return whether light within so many classes is measured: not of many bands or classes, nor of a single class."""
+    return bands <= MOST_BANDS and 1 < classes <= MOST_CLASSES
 
-    Of many bands or classes, or of a single class, there are none.
-    """
-    if len(bands) > MOST_BANDS or not 1 < classes <= MOST_CLASSES:
+
+def bands_and_channels(names: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Return the bands that statistics of these names are of, and which of them are the shares of classes."""
+    bands = [name.removeprefix("level ") for name in names if name.startswith("level ")]
+    return bands, [i for i, name in enumerate(names) if name.startswith("class ")]
+
+
+def class_light_names(bands: Sequence[str], classes: int) -> tuple[str, ...]:
+    """Return the names of the statistics of light within classes, in their order; none where it is not measured."""
+    if not is_measured(len(bands), classes):
         return ()
     kinds = [f"{kind} {band}" for kind in ("level", "contrast") for band in bands]
     kinds += [f"likeness {bands[one]} {bands[other]}" for one, other in band_pairs(len(bands))]
@@ -92,8 +100,7 @@ def light_within(
 
 def class_rows(cells: Floats, names: Sequence[str]) -> ClassRows | None:
     """Return the light within classes of cells (n, S) with statistics of these names; None if it was not measured."""
-    bands = [name.removeprefix("level ") for name in names if name.startswith("level ")]
-    channels = [i for i, name in enumerate(names) if name.startswith("class ")]
+    bands, channels = bands_and_channels(names)
     wanted = class_light_names(bands, len(channels))
     if not wanted or not set(wanted) <= set(names):
         return None

@@ -25,6 +25,7 @@ import numpy as np
 import scipy  # whose packages load on first use: before the first tile none is needed
 from numpy.typing import NDArray
 
+from geood.calibration.class_light import bands_and_channels
 from geood.calibration.telltales import told_by
 from geood.models import CalibrationRecord
 
@@ -121,7 +122,7 @@ def drift_of(
     )
     told = None
     if p <= FALSE_ALARMS:
-        bands = [name.removeprefix("level ") for name in compared if name.startswith("level ")]
+        bands, _ = bands_and_channels(compared)
         image = np.asarray(record.cell_image)
         told = told_by(every_scene, every_ground, image, names=record.statistics, bands=bands)
     if told is not None:

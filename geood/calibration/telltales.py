@@ -29,6 +29,7 @@ from geood.calibration.class_light import (
     ClassRows,
     Floats,
     band_pairs,
+    bands_and_channels,
     class_rows,
     from_usual,
     usual_of,
@@ -63,7 +64,18 @@ class CellLight(NamedTuple):
 
 
 Change = Callable[[CellLight], CellLight]
-Looker = Callable[[Change | None], tuple[Floats, Floats]]
+
+
+class Looks(NamedTuple):
+    """Looks of cells as numbers: those of a `scene` (m, D), and calibration cells (n, D) by `ground`.
+
+    `ground` takes the change that they are seen with, None as they are. `within` tells whether the light within classes
+    is looked at, or that of whole cells.
+    """
+
+    scene: Floats
+    ground: Callable[[Change | None], Floats]
+    within: bool
 
 
 class Telltale(NamedTuple):
@@ -100,23 +112,23 @@ def told_by(
         names: the names (S,) of the statistics.
         bands: the names of the bands.
     """
-    numbers, looks = np.unique(image), _looker(ground, scene, names)
+    numbers, looks = np.unique(image), _looks_of(ground, scene, names)
     if looks is None or len(numbers) < LEAST_IMAGES:
         return None
-    plain, here = looks(None)
+    plain = looks.ground(None)
     changes = _changes(bands)
     places, own = np.empty((len(changes), len(numbers))), np.empty(len(changes))
     fold = np.searchsorted(numbers, image) % min(FOLDS, len(numbers))
     for row, change in enumerate(changes.values()):
-        changed, _ = looks(change)
+        changed = looks.ground(change)
         along = np.empty(len(plain))
         for k in np.unique(fold):
             along[fold == k] = _between(plain[fold != k], changed[fold != k])(plain[fold == k])
         places[row] = [along[image == number].mean() for number in numbers]
-        own[row] = _between(plain, changed)(here).mean()
+        own[row] = _between(plain, changed)(looks.scene).mean()
     mean, spread = places.mean(1), np.maximum(places.std(1, ddof=1), _LEAST)
-    known = len(numbers) >= MANY_IMAGES and class_rows(ground[:1], names) is not None
-    far = float(scipy.special.stdtrit(len(numbers) - 1, 1 - (FALSE_ALARMS if known else SELDOM)))
+    alarms = FALSE_ALARMS if looks.within and len(numbers) >= MANY_IMAGES else SELDOM
+    far = float(scipy.special.stdtrit(len(numbers) - 1, 1 - alarms))
     far *= np.sqrt(1 + 1 / len(numbers))
     largest = ((places - mean[:, None]) / spread[:, None]).max(0)
     limit = max(far, float(largest.mean() + far * largest.std(ddof=1)))
@@ -125,21 +137,21 @@ def told_by(
     return Telltale(list(changes)[first], float(beyond[first])) if beyond[first] > 1 else None
 
 
-def _looker(ground: Floats, scene: Floats, names: Sequence[str]) -> Looker | None:
-    """Return what the cells of ground (n, D) and scene (m, D) look like, the ground as changed; None: not measured."""
+def _looks_of(ground: Floats, scene: Floats, names: Sequence[str]) -> Looks | None:
+    """Return what cells of ground (n, S) and scene (m, S) look like; None if it was not measured."""
     rows, here = class_rows(ground, names), class_rows(scene, names)
     if rows is not None and here is not None:
         known, new = _light_of_rows(rows), _looks_of_light(_light_of_rows(here))
-        usual = usual_of(_looks_of_light(known), rows, sum(name.startswith("class ") for name in names))
-        seen = from_usual(new, here, usual, len(scene))
-        return lambda change: (
-            from_usual(_looks_of_light(change(known) if change else known), rows, usual, len(ground)),
-            seen,
-        )
+        usual = usual_of(_looks_of_light(known), rows, len(bands_and_channels(names)[1]))
+
+        def within(change: Change | None) -> Floats:
+            return from_usual(_looks_of_light(change(known) if change else known), rows, usual, len(ground))
+
+        return Looks(from_usual(new, here, usual, len(scene)), within, within=True)
     light, other = light_of(ground, names), light_of(scene, names)
     if light is None or other is None:
         return None
-    return lambda change: (_looks(change(light) if change else light), _looks(other))
+    return Looks(_looks(other), lambda change: _looks(change(light) if change else light), within=False)
 
 
 def _light_of_rows(rows: ClassRows) -> CellLight:

@@ -26,18 +26,19 @@ MOST_ROWS = 5  # of a table that are shown
 MOST_BYTES = 200 << 20  # of a JSON file or of a project's XML that are read
 HEAD_BYTES = 4096  # of an HTML page, in which its title stands
 RUN_FILES = (
-    *(
-        "config.yaml",
-        "versions.json",
-        "inputs.json",
-        "labels",
-        "skipped.csv",
-        "split.gpkg",
-        "split.csv",
-        "samples",
-        "metrics.csv",
-    ),
-    *("confusion.csv", "curves.png", "model.safetensors", "report.html"),
+    "config.yaml",
+    "versions.json",
+    "inputs.json",
+    "labels",
+    "skipped.csv",
+    "split.gpkg",
+    "split.csv",
+    "samples",
+    "metrics.csv",
+    "confusion.csv",
+    "curves.png",
+    "model.safetensors",
+    "report.html",
 )
 # Vector files beside maps: columns of a layer by which they are known, the one that is counted, and what they are.
 BESIDE = (

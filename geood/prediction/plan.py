@@ -210,17 +210,17 @@ def plan_scene(  # noqa: PLR0913 - what is planned, by what, and within which li
         warnings, share = _check_sample(opened, bundle.bands, reading.indexes)
         layout = opened.layout
         dtype, names = opened.dtype, ", ".join(opened.band_names)
-        area, tile_px = _area(options, grid), limits.tile_px
-        free = limits.limit is None and bundle.config.predict.tile_px == "auto"
-        kept = begun_tile((begun or {}).get("tile_px"), reading.scale) if free else None
-        if kept is None and limits.limit is None and tile_px == bundle.tile_px:
-            tile_px = grown_tile(bundle, grid, scale=reading.scale, area=area, holds=holds)
-        elif kept is not None and kept != tile_px:
-            tile_px = kept
-            if kept > TILE_PX and not (holds or partial(machine_holds, bundle))(kept):
-                warnings.append(
-                    f"tiles of {kept} px, as the run began; if memory runs out, resume with fewer --workers"
-                )
+        area = _area(options, grid)
+        tile_px, more = _tile(
+            bundle,
+            grid,
+            limits,
+            begun=begun or {},
+            scale=reading.scale,
+            area=area,
+            holds=holds or partial(machine_holds, bundle),
+        )
+        warnings += more
         cache = _cache(opened, limits, rows=math.ceil((tile_px + 2 * bundle.halo_px) / reading.scale))
     source = dataclasses.replace(reading.source(name, nodata), servers=may_ask_servers(name))
     job = Job(
@@ -247,6 +247,32 @@ def plan_scene(  # noqa: PLR0913 - what is planned, by what, and within which li
     }
     cells = cells_key(bundle.bands.names, len(bundle.class_ids))
     return ScenePlan(scene, grid, job, state, share, notes, tuple(warnings), cells, tile_px)
+
+
+def _tile(
+    bundle: ModelBundle,
+    grid: Grid,
+    limits: Budget,
+    *,
+    begun: Mapping[str, Any],
+    scale: float,
+    area: AreaOfInterest | None,
+    holds: Callable[[int], bool],
+) -> tuple[int, list[str]]:
+    """Return the side of a scene's tiles at the model's resolution, and warnings of it.
+
+    Where nobody says how large they are, it is that of a run that was begun, or as large as saves time.
+    """
+    if limits.limit is not None or bundle.config.predict.tile_px != "auto":
+        return limits.tile_px, []
+    kept = begun_tile(begun.get("tile_px"), scale)
+    if kept is None:
+        if limits.tile_px != bundle.tile_px:  # the memory does not hold what the halo asks for
+            return limits.tile_px, []
+        return grown_tile(bundle, grid, scale=scale, area=area, holds=holds), []
+    if kept == limits.tile_px or kept <= TILE_PX or holds(kept):
+        return kept, []
+    return kept, [f"tiles of {kept} px, as the run began; if memory runs out, resume with fewer --workers"]
 
 
 def _cache(opened: Scene, limits: Budget, *, rows: int) -> int:

@@ -55,14 +55,14 @@ def _rougher(image: Tensor, known: Tensor, strength: float, generator: torch.Gen
     """Return images (B, C, H, W), some blurred, by pixels that are `known` (B, 1, H, W) bool, some with noise."""
     between, count = partial(_between, generator=generator), len(image)
     depth = between(0, strength, count, 1).clamp_max(1)
-    near = _around_each(image * known) / _around_each(known.to(image.dtype)).clamp_min(0.1)  # at least a ninth is known
+    near = _blurred(image * known) / _blurred(known.to(image.dtype)).clamp_min(0.1)  # at least a ninth is known
     image = image + (near - image) * (depth * (between(0, 1, count, 1) < OFTEN))
     noise = torch.randn(image.shape, generator=generator, device=generator.device)
     spread = between(0, NOISE * strength, count, 1)
     return image + noise * spread * (between(0, 1, count, 1) < OFTEN)
 
 
-def _around_each(image: Tensor) -> Tensor:
+def _blurred(image: Tensor) -> Tensor:
     """Return the means over 3 x 3 pixels, mirrored at the edges."""
     return functional.avg_pool2d(functional.pad(image, (1, 1, 1, 1), mode="reflect"), 3, 1)
 
