@@ -37,6 +37,7 @@ DRAWING = (Tensor.normal_, Tensor.uniform_)
 Network = TypeVar("Network", bound=nn.Module)
 MOST_OF_FILE = 4  # times the file's size that the tensors of a segmenter may take while it is built, besides SLACK
 SLACK = 1 << 26  # bytes
+NARROW_AXES = 32  # most axes of a bank of stride 8 alone, as formats before 5 have it
 
 
 class TensorKind(NamedTuple):
@@ -96,11 +97,11 @@ class BundleTensors:
         network.load_state_dict(self._read(part))
         return network
 
-    def inliers(self, classes: int, features: int, encoder: int, *, head: bool) -> Inliers | None:
+    def inliers(self, classes: int, features: int, encoder: tuple[int, int], *, head: bool) -> Inliers | None:
         """Load the inlier statistics of `classes` classes and of features of so many channels; None without any.
 
-        `features` are the decoder's, `encoder` those of the encoder at stride 8. Tails need the bank of the encoder and
-        an outlier head.
+        `features` are the decoder's, `encoder` those of the encoder at strides 8 and 16. Tails need the bank of the
+        encoder and an outlier head.
 
         Raises:
             SafetensorError: the file is damaged.
@@ -178,7 +179,9 @@ def _compare(part: str, found: Mapping[str, TensorKind], wanted: Mapping[str, Te
         raise ValueError(f"it holds a tensor {part}.{shown(strange[0])}, which the network of its config lacks")
 
 
-def _of_inliers(found: Mapping[str, TensorKind], classes: int, features: int, encoder: int) -> dict[str, TensorKind]:
+def _of_inliers(
+    found: Mapping[str, TensorKind], classes: int, features: int, encoder: tuple[int, int]
+) -> dict[str, TensorKind]:
     """Return the tensors that inlier statistics consist of; their numbers of templates, axes and features are free."""
     free = ("log_templates", "axes", "bank", "mixture_centres", "encoder_near", "encoder_false")
     templates, axes, kept, centres, near, false = (_rows(found, name) for name in free)
@@ -188,8 +191,10 @@ def _of_inliers(found: Mapping[str, TensorKind], classes: int, features: int, en
         "log_templates": (templates, classes),
     }
     if "encoder_near" in found:
-        principal = min(AXES, encoder)
-        shapes |= {"encoder_shift": (encoder,), "encoder_axes": (encoder, principal), "encoder_near": (near, principal)}
+        narrow = _rows(found, "encoder_shift") == encoder[0]
+        seen, most = (encoder[0], NARROW_AXES) if narrow else (sum(encoder), AXES)
+        principal = min(most, seen)
+        shapes |= {"encoder_shift": (seen,), "encoder_axes": (seen, principal), "encoder_near": (near, principal)}
         if "encoder_classes" in found:  # formats before 4 did not keep them
             shapes["encoder_classes"] = (near,)
         if "encoder_false" in found or "encoder_reach" in found:  # only where false alarms were reviewed

@@ -60,4 +60,12 @@ def _of_format_3(tree: Tree) -> tuple[Tree, *tuple[str, ...]]:
     return tree | {"reach": None, "calibration": kept}, lacks, other
 
 
-UPGRADES: dict[int, Callable[[Tree], tuple[Tree, *tuple[str, ...]]]] = {3: _of_format_3}  # by the format that they take
+def _of_format_4(tree: Tree) -> tuple[Tree, *tuple[str, ...]]:
+    """Upgrade format 4, whose bank holds features of stride 8 alone; scores weigh it as they did then."""
+    return (tree,)
+
+
+UPGRADES: dict[int, Callable[[Tree], tuple[Tree, *tuple[str, ...]]]] = {  # by the format that they take
+    3: _of_format_3,
+    4: _of_format_4,
+}

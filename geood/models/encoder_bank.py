@@ -1,8 +1,9 @@
 """Bank of inlier features of the encoder: how far a place is from all that was seen in training.
 
-A segmenter of few classes throws away what it needs to know a stranger; the encoder's features at stride 8 still hold
-it. They are standardized and projected onto their leading principal axes, a few thousand of them are kept, each with
-the class that the segmenter saw there, and the score of a place is the mean distance to its nearest neighbours (arXiv
+A segmenter of few classes throws away what it needs to know a stranger; the encoder's features at strides 8 and 16
+still hold it. They are whitened, so that inliers of a class spread alike along every axis, for much of what tells a
+stranger is in axes along which inliers hardly differ (arXiv 2203.10807). A few thousand of them are kept, each with the
+class that the segmenter saw there, and the score of a place is the mean distance to its nearest neighbours (arXiv
 2211.06660) among those of the class that it is taken for. So a thing is strange if nothing like it was seen, and also
 if it looks like one class and is taken for another. It needs no negatives, and no pass of its own: features and classes
 are by-products.
@@ -23,11 +24,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from geood.models.decoder import upsample
+
 NEIGHBOURS = 3
-AXES = 32  # most principal axes
+AXES = 256  # most axes
 AROUND = 5  # places across: the square around a place near false alarms that is lowered with it, and smoothed
 SPREAD_PX = 8 * (AROUND - 1)  # pixels that its lowering reaches beyond that place, besides interpolation
 LEAST_SPREAD = 1e-3  # least standard deviation of a feature
+LEAST_VARIANCE = 1e-3  # of standardized features along an axis
 GROUPS = 64  # of the bank
 DISTANCES = 1 << 19  # distances computed at once: 2 MiB, which stay near a core
 DISTANCES_ON_GPU = 1 << 21
@@ -44,17 +48,56 @@ class Span(NamedTuple):
 def fit_bank(samples: Tensor, classes: Tensor) -> dict[str, Tensor]:
     """Return the bank of encoder features (N, D): `shift` (D,), `axes` (D, A), `near` (N, A), `classes` (N,), float32.
 
-    A feature x has the place (x - shift) @ axes in the bank; `classes` (N,) are the channels that they are taken for,
-    by which the bank is ordered.
+    A feature x has the place (x - shift) @ axes in the bank, where inliers of a class spread alike along every axis, by
+    a shrunk covariance (Ledoit and Wolf 2004); `classes` (N,) are the channels that they are taken for, by which the
+    bank is ordered.
     """
+    from sklearn.covariance import ledoit_wolf
+
     order = classes.argsort(stable=True)
     wide = samples.double()
     shift, spread = wide.mean(0), wide.std(0).clamp_min(LEAST_SPREAD)
     standard = (wide - shift) / spread
-    _, vectors = torch.linalg.eigh(standard.T @ standard / len(standard))
-    axes = vectors.flip(1)[:, :AXES] / spread[:, None]
+    inside = (standard - _class_means(standard, classes)).numpy()
+    variances, vectors = torch.linalg.eigh(torch.from_numpy(ledoit_wolf(inside, assume_centered=True)[0]))
+    leading = vectors.flip(1)[:, :AXES] / variances.flip(0)[:AXES].clamp_min(LEAST_VARIANCE).sqrt()
+    axes = leading / spread[:, None]
     near = ((wide - shift) @ axes)[order]
     return {"shift": shift.float(), "axes": axes.float(), "near": near.float(), "classes": classes[order].float()}
+
+
+def _class_means(samples: Tensor, classes: Tensor) -> Tensor:
+    """Return for each of samples (N, D) the mean of those of its class, of `classes` (N,)."""
+    each, which = classes.unique(return_inverse=True)
+    sums = samples.new_zeros(len(each), samples.shape[1]).index_add_(0, which, samples)
+    return (sums / which.bincount()[:, None])[which]
+
+
+def joined(maps: Sequence[Tensor]) -> Tensor:
+    """Return encoder maps (B, D', h', w') as one (B, D, h, w), the coarser interpolated to the size of the first."""
+    size = maps[0].shape[2:]
+    return torch.cat([each if each.shape[2:] == size else upsample(each, size) for each in maps], 1)
+
+
+def located(maps: Sequence[Tensor], *, shift: Tensor, axes: Tensor) -> Tensor:
+    """Return the places (B, h, w, A) of encoder maps in a bank, float32.
+
+    They are those of `joined`, with fewer channels to interpolate.
+
+    Args:
+        maps: (B, D', h', w') each, the finest first.
+        shift: (D,), the mean of inliers.
+        axes: (D, A), principal axes divided by the features' spread.
+    """
+    size, begun = maps[0].shape[2:], 0
+    found = torch.zeros((), device=maps[0].device)
+    for each in maps:
+        part = slice(begun, begun + each.shape[1])
+        at = (each.float().movedim(1, -1) - shift[part]) @ axes[part]
+        if each.shape[2:] != size:
+            at = upsample(at.movedim(-1, 1), size).movedim(1, -1)
+        found, begun = found + at, part.stop
+    return found
 
 
 def places(logits: Tensor, size: Sequence[int]) -> Tensor:
@@ -69,24 +112,20 @@ def spans(classes: Tensor) -> tuple[Span, ...]:
     return tuple(Span(int(c), *rows) for c, rows in zip(each.tolist(), pairwise([0, *ends]), strict=True))
 
 
-def distances(
-    features: Tensor, taken: Tensor, *, shift: Tensor, axes: Tensor, near: Tensor, of: Sequence[Span]
-) -> Tensor:
-    """Return the distance (B, h, w) of encoder features to those of their class in the bank, float32.
+def distances(found_at: Tensor, taken: Tensor, *, near: Tensor, of: Sequence[Span]) -> Tensor:
+    """Return the distance (B, h, w) of places to those of their class in the bank, float32.
 
     Where the bank has none of a class, it is the distance to the class that is furthest. A CPU compares a place with
     its class alone; other devices compare it with all, as they would have to wait to know how many places a class has,
     and so does a graph that is traced.
 
     Args:
-        features: (B, D, h, w), at stride 8.
+        found_at: (B, h, w, A), from `located`.
         taken: (B, h, w), the class that each place is taken for, from `places`.
-        shift: (D,), the mean of inliers.
-        axes: (D, A), principal axes divided by the features' spread.
         near: (N, A), the bank.
         of: the rows of each class in the bank, from `spans`.
     """
-    flat, asked = (features.float().movedim(1, -1).flatten(0, -2) - shift) @ axes, taken.flatten()
+    flat, asked = found_at.flatten(0, -2), taken.flatten()
     banks = {span.of: near[span.start : span.end] for span in of}
     if flat.device.type != "cpu" or isinstance(flat.shape[0], torch.SymInt):
         each = {c: _to_bank(flat, bank) for c, bank in banks.items()}
@@ -111,19 +150,16 @@ def usual_distance(near: Tensor) -> Tensor:
     return apart[:, 1:].mean(1).median()
 
 
-def nearness(features: Tensor, *, shift: Tensor, axes: Tensor, to: Tensor, reach: Tensor) -> Tensor:
-    """Return how near encoder features are to the nearest of some places (B, h, w): 1 at it, 0 from `reach` on.
+def nearness(found_at: Tensor, *, to: Tensor, reach: Tensor) -> Tensor:
+    """Return how near places are to the nearest of some others (B, h, w): 1 at it, 0 from `reach` on.
 
     Args:
-        features: (B, D, h, w), at stride 8.
-        shift: (D,), the mean of inliers.
-        axes: (D, A), principal axes divided by the features' spread.
-        to: (M, A), the places.
+        found_at: (B, h, w, A), from `located`.
+        to: (M, A), the others.
         reach: (1,), distance at which nearness ends.
     """
-    flat = (features.float().movedim(1, -1).flatten(0, -2) - shift) @ axes
-    near = (1 - _to_bank(flat, to, most=1) / reach).clamp_min_(0)
-    return near.reshape(features.shape[0], *features.shape[2:])
+    near = (1 - _to_bank(found_at.flatten(0, -2), to, most=1) / reach).clamp_min_(0)
+    return near.reshape(found_at.shape[:-1])
 
 
 def surroundings(near: Tensor) -> Tensor:

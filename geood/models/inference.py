@@ -162,7 +162,7 @@ class FoldedOutlierHead(nn.Module):
 
     def forward(self, maps: FeatureMaps) -> Tensor:
         """Return the outlier logit (B, 1, H / 4, W / 4); above 0 it is more likely an outlier than not."""
-        decoder, (fine, coarse), _ = maps
+        decoder, (fine, coarse, _), _ = maps
         hidden = upsample(self.mixes[2](coarse), decoder.shape[-2:])
         hidden = self.mixes[0](decoder, hidden)
         logit: Tensor = self.last(self.mixes[1](fine, hidden))

@@ -23,7 +23,17 @@ from torch.nn import functional
 
 from geood.config import LEAST_FEATURES, SCORES, Need, scores_from
 from geood.constants import IGNORE, UNSTATED
-from geood.models.encoder_bank import distances, fit_bank, nearness, places, spans, surroundings, usual_distance
+from geood.models.encoder_bank import (
+    distances,
+    fit_bank,
+    joined,
+    located,
+    nearness,
+    places,
+    spans,
+    surroundings,
+    usual_distance,
+)
 from geood.models.scores import BITS, by_strips
 from geood.models.segmenter import SegmenterOutput
 from geood.models.tails import surprisal
@@ -81,10 +91,8 @@ class Inliers(nn.Module):
             if SCORES[kind].needs == "class statistics":
                 return _OF_CLASSES[kind](self, answer.logits.float())
             if kind == "encoder_knn":
-                bank = {name: self._tensor(f"encoder_{name}") for name in ("shift", "axes", "near")}
-                return distances(
-                    answer.encoder, places(answer.logits, answer.encoder.shape[2:]), of=self._spans, **bank
-                )
+                taken = places(answer.logits, answer.encoder.shape[2:])
+                return distances(self._located(answer), taken, near=self._tensor("encoder_near"), of=self._spans)
             features = answer.features
             flat = features.float().movedim(1, -1).flatten(0, -2)
             traced = isinstance(flat.shape[0], torch.SymInt)  # a graph of any size is not cut into chunks
@@ -102,10 +110,18 @@ class Inliers(nn.Module):
 
         Places around such features count with them (`encoder_bank.surroundings`).
         """
-        names = {"shift": "shift", "axes": "axes", "to": "false", "reach": "reach"}
         with torch.no_grad():
-            near = nearness(answer.encoder, **{key: self._tensor(f"encoder_{name}") for key, name in names.items()})
-            return surroundings(near)
+            to, reach = self._tensor("encoder_false"), self._tensor("encoder_reach")
+            return surroundings(nearness(self._located(answer), to=to, reach=reach))
+
+    def is_narrow(self, answer: SegmenterOutput) -> bool:
+        """Return whether the encoder's bank holds features of stride 8 alone, as in bundles of formats before 5."""
+        return len(self._tensor("encoder_shift")) == answer.encoder.shape[1]
+
+    def _located(self, answer: SegmenterOutput) -> Tensor:
+        """Return the places (B, H / 8, W / 8, A) of a pass in the encoder's bank."""
+        maps = (answer.encoder,) if self.is_narrow(answer) else (answer.encoder, answer.coarser)
+        return located(maps, shift=self._tensor("encoder_shift"), axes=self._tensor("encoder_axes"))
 
     def surprisal(self, kind: str, score: Tensor) -> Tensor:
         """Return the surprisal of the expert `kind` (hybrid, encoder_knn) on inliers, in nats, of its shape."""
@@ -210,8 +226,9 @@ class InlierFit:
         self._softmax.index_add_(0, taken, pixels.softmax(1))
         reviewed = mask == UNSTATED
         self._features.draw(answer.features, known, reviewed)
-        taken_for = places(answer.logits, answer.encoder.shape[2:])
-        self._encoder.draw(torch.cat([answer.encoder, taken_for[:, None].to(answer.encoder.dtype)], 1), known, reviewed)
+        seen = joined((answer.encoder, answer.coarser))
+        taken_for = places(answer.logits, seen.shape[2:])
+        self._encoder.draw(torch.cat([seen, taken_for[:, None].to(seen.dtype)], 1), known, reviewed)
 
     def add_false_alarms(self, answer: SegmenterOutput, false: Tensor) -> None:
         """Add the places of the encoder whose middle pixel a person called a false alarm.
@@ -220,7 +237,7 @@ class InlierFit:
             answer: output of the segmenter for (B, C, H, W).
             false: (B, H, W), boolean.
         """
-        features = answer.encoder.movedim(1, -1)
+        features = joined((answer.encoder, answer.coarser)).movedim(1, -1)
         middle = _middle(false.shape[-1] // features.shape[2])
         self._false.append(features[false[middle].to(features.device)].float().cpu())
 

@@ -27,18 +27,18 @@ class FeatureMaps(NamedTuple):
 
     Attributes:
         decoder: (B, D, H / 4, W / 4), the decoder's last.
-        encoder: the encoder's two finest, (B, D', H / 4, W / 4) and (B, D'', H / 8, W / 8).
+        encoder: the encoder's three finest, (B, D', H / s, W / s) for strides s of 4, 8 and 16; D' grows.
         size: height and width of the images.
     """
 
     decoder: Tensor
-    encoder: tuple[Tensor, Tensor]
+    encoder: tuple[Tensor, Tensor, Tensor]
     size: tuple[int, int]
 
     def detach(self) -> FeatureMaps:
         """Return the maps without their history: what is computed from them does not train what made them."""
-        fine, coarse = self.encoder
-        return FeatureMaps(self.decoder.detach(), (fine.detach(), coarse.detach()), self.size)
+        fine, middle, coarse = (each.detach() for each in self.encoder)
+        return FeatureMaps(self.decoder.detach(), (fine, middle, coarse), self.size)
 
 
 class OutlierHead(nn.Module):
@@ -60,7 +60,7 @@ class OutlierHead(nn.Module):
 
     def forward(self, maps: FeatureMaps) -> Tensor:
         """Return the outlier logit (B, 1, H / 4, W / 4); above 0 it is more likely an outlier than not."""
-        decoder, (fine, coarse), _ = maps
+        decoder, (fine, coarse, _), _ = maps
         size = decoder.shape[-2:]
         hidden = torch.zeros((), device=decoder.device)
         for norm, mix, each in zip(self.norms, self.mixes, (decoder, fine, coarse), strict=True):

@@ -124,8 +124,8 @@ def gradient_beyond(
 def outputs_of(segmenter: Segmenter, *, outlier: bool, encoder: bool) -> Callable[[Tensor], list[Tensor]]:
     """Return a function from an image (1, C, H, W) to the outputs (H, W) of a segmenter that its score is made of.
 
-    These are the log-likelihood of its logits, and if asked for the outlier logit, and the encoder's features, each
-    place's spread over its block of pixels.
+    These are the log-likelihood of its logits, and if asked for the outlier logit, and the encoder's features at
+    strides 8 and 16, each place's spread over its block of pixels.
     """
 
     def outputs(image: Tensor) -> list[Tensor]:
@@ -133,8 +133,8 @@ def outputs_of(segmenter: Segmenter, *, outlier: bool, encoder: bool) -> Callabl
         chosen = [answer.logits[0].logsumexp(0)]
         if outlier and answer.outlier is not None:
             chosen.append(answer.outlier[0])
-        if encoder:
-            places = answer.encoder[0].square().sum(0)
+        for features in (answer.encoder, answer.coarser) if encoder else ():
+            places = features[0].square().sum(0)
             block = image.shape[-1] // places.shape[-1]
             chosen.append(places.repeat_interleave(block, 0).repeat_interleave(block, 1))
         return chosen

@@ -16,9 +16,10 @@ from torch import Tensor
 Region = tuple[slice, slice]  # rows and columns
 
 WHOLE: Region = (slice(None), slice(None))
-STEP = 8  # pixels: regions start and end at multiples of it, the stride of the coarsest map that scores are made of
-MARGIN = 16  # pixels around a core: scores interpolate one place of that map beyond it, whose class is that of logits
-# which are interpolated from two places of stride 4, and one more is lost to the last convolution
+STEP = 16  # pixels: regions start and end at multiples of it, the stride of the coarsest map that scores are made of
+MARGIN = 16  # pixels around a core: scores interpolate one place of stride 8 beyond it, whose class is that of logits
+# which are interpolated from two places of stride 4, and one more is lost to the last convolution; of stride 16 the
+# place that it lies in and the next one are at hand
 AROUND = 3  # places of coarser maps around a region: on each, a convolution takes one, and interpolation another
 
 

@@ -22,7 +22,8 @@ from geood.models.region import WHOLE, Region
 from geood.models.scores import anomaly_score, outlier_score
 from geood.models.segmenter import SegmenterOutput
 
-EXPERTS = {"hybrid": 1.0, "encoder_knn": 0.35}  # of score combined, and the weights of their surprisals
+EXPERTS = {"hybrid": 1.0, "encoder_knn": 0.5}  # of score combined, and the weights of their surprisals
+WITH_NARROW_BANK = EXPERTS | {"encoder_knn": 0.35}  # of bundles of formats before 5, which such a score was made for
 Found = dict[tuple[str, float, bool], Tensor]  # unsmoothed scores of one answer, by kind, offset, whether of all of it
 
 
@@ -112,7 +113,7 @@ class Scorer:
         if needs == "experts":
             as_calibrated = dataclasses.replace(self, settings=self.calibrated)
             total = torch.zeros((), device=logits.device)
-            for one, weight in EXPERTS.items():
+            for one, weight in (WITH_NARROW_BANK if self.inliers.is_narrow(answer) else EXPERTS).items():
                 total = total + weight * self.inliers.surprisal(one, as_calibrated._raw(answer, one, core, found))
             return total
         if needs == "class statistics":

@@ -41,12 +41,20 @@ class SegmenterOutput(NamedTuple):
             asked for.
         features: (B, D, H / 4, W / 4), of the decoder.
         encoder: (B, D', H / 8, W / 8), of the encoder.
+        coarser: (B, D'', H / 16, W / 16), of the encoder.
     """
 
     logits: Tensor
     outlier: Tensor | None
     features: Tensor
     encoder: Tensor
+    coarser: Tensor
+
+    @classmethod
+    def of(cls, maps: FeatureMaps, logits: Tensor, outlier: Tensor | None) -> SegmenterOutput:
+        """Return the output with these feature maps and logits."""
+        _, middle, coarse = maps.encoder
+        return cls(logits, outlier, maps.decoder, middle, coarse)
 
 
 class Segmenter(nn.Module):
@@ -76,7 +84,7 @@ class Segmenter(nn.Module):
             top = bn_relu_conv(widths[-1], config.decoder_channels, kernel=1)
             channels, mean, std = [config.decoder_channels] * len(widths), 0.5, 0.25
         self.features = channels[-1]  # channels of the decoder's features
-        self.encoder_features = widths[1]  # channels of the encoder's at stride 8
+        self.encoder_features = (widths[1], widths[2])  # channels of the encoder's at strides 8 and 16
         self.decoder = Ladder(widths, top=top, channels=channels)
         self.head = bn_relu_conv(channels[-1], classes, kernel=1, bias=True)
         self.outlier_head: nn.Module | None = None
@@ -100,7 +108,7 @@ class Segmenter(nn.Module):
         maps = self.maps(image, region)
         logits = self.class_logits(maps)
         wanted = outlier and self.outlier_head is not None
-        return SegmenterOutput(logits, self.outlier_logit(maps) if wanted else None, maps.decoder, maps.encoder[1])
+        return SegmenterOutput.of(maps, logits, self.outlier_logit(maps) if wanted else None)
 
     def maps(self, image: Tensor, region: Region | None = None) -> FeatureMaps:
         """Compute the feature maps of `image` (B, bands, H, W) in a region, of which all outputs are made.
@@ -118,10 +126,10 @@ class Segmenter(nn.Module):
         with _checkpointed(self.encoder) if self.checkpointing and torch.is_grad_enabled() else ExitStack():
             encoded = self.encoder(standard)
         if region is None:
-            return FeatureMaps(self.decoder(encoded), (encoded[0], encoded[1]), (height, width))
-        fine, coarse = cut(encoded[0], region, stride=4), cut(encoded[1], region, stride=8)
+            return FeatureMaps(self.decoder(encoded), (encoded[0], encoded[1], encoded[2]), (height, width))
+        fine, middle, coarse = (cut(encoded[i], region, stride=4 << i) for i in range(3))
         high, wide = (side.stop - side.start for side in region)
-        return FeatureMaps(self.decoder(encoded, region), (fine, coarse), (high, wide))
+        return FeatureMaps(self.decoder(encoded, region), (fine, middle, coarse), (high, wide))
 
     def class_logits(self, maps: FeatureMaps) -> Tensor:
         """Compute the class logits (B, K, H, W) from feature maps."""

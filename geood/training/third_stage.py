@@ -58,7 +58,7 @@ def head_figures(segmenter: Segmenter, pasted: PastedBatch, bits: Tensor | None,
         maps = segmenter.maps(seen.image)
         logits = segmenter.class_logits(maps)
     outlier = segmenter.outlier_logit(maps.detach())
-    answer = SegmenterOutput(logits, outlier, maps.decoder, maps.encoder[1])
+    answer = SegmenterOutput.of(maps, logits, outlier)
     losses = joint_loss(answer, seen, bits, kind="head", config=settings)
     total = settings.outlier_weight * losses.outlier + settings.flow_weight * losses.flow
     if moved:

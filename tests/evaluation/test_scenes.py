@@ -35,7 +35,7 @@ class PixelNet(torch.nn.Module):
 
     def forward(self, image, outlier=True, region=None):
         seen = image if region is None else image[..., *region]
-        return SegmenterOutput(seen * self.gain, None, seen, seen)
+        return SegmenterOutput(seen * self.gain, None, seen, seen, seen)
 
 
 @pytest.fixture

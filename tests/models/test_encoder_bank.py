@@ -10,6 +10,8 @@ from geood.models.encoder_bank import (
     NEIGHBOURS,
     distances,
     fit_bank,
+    joined,
+    located,
     nearness,
     places,
     spans,
@@ -32,36 +34,60 @@ def _map(flat):
     return flat.T[None, :, :, None]
 
 
+def _distances(features, taken, *, shift, axes, near, of):
+    return distances(located((features,), shift=shift, axes=axes), taken, near=near, of=of)
+
+
 def _none(count):
     return torch.zeros(1, count, 1, dtype=torch.int64)
 
 
 def _by_hand(asked, samples, near):
-    mean, std = samples.double().mean(0), samples.double().std(0)
-    apart = torch.cdist((asked.double() - mean) / std, (near.double() - mean) / std)
+    """Distances that take the spread of the samples, of one class, along every direction for one."""
+    root = torch.linalg.inv(torch.linalg.cholesky(torch.cov(samples.double().T)))
+    apart = torch.cdist(asked.double() @ root.T, near.double() @ root.T)
     return apart.sort(1).values[:, :NEIGHBOURS].mean(1)
 
 
-def test_with_all_axes_a_distance_is_that_of_standardized_features_of_the_class():
-    samples, asked = _features(200, 6), _features(40, 6, seed=1)
-    classes, taken = torch.arange(200) % 3, torch.arange(40) % 3
-    found = distances(_map(asked), taken[None, :, None], **_bank(samples, classes.float()))[0, :, 0]
+def test_with_all_axes_a_distance_is_that_of_whitened_features_of_the_class():
+    samples, asked = _features(20000, 6), _features(40, 6, seed=1)  # so many that the covariance is hardly shrunk
+    classes, taken = torch.arange(20000) % 3, torch.arange(40) % 3
+    found = _distances(_map(asked), taken[None, :, None], **_bank(samples, classes.float()))[0, :, 0]
     for each in range(3):
         near = _by_hand(asked[taken == each], samples, samples[classes == each])
-        torch.testing.assert_close(found[taken == each].double(), near, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found[taken == each].double(), near, rtol=0.02, atol=1e-3)
+
+
+def test_a_stranger_along_an_axis_on_which_inliers_hardly_differ_is_far():
+    samples = torch.randn(2000, 8, generator=torch.Generator().manual_seed(0))
+    samples[:, 7] = samples[:, 6] + 0.05 * samples[:, 7]  # two channels that go together
+    usual, strange = samples[:50].clone(), samples[:50].clone()
+    usual[:, 6:] += 0.5
+    strange[:, 6] += 0.5
+    near, far = (_distances(_map(each), _none(50), **_bank(samples)).mean() for each in (usual, strange))
+    assert float(far) > 2 * float(near)
+
+
+def test_maps_are_located_as_if_the_coarser_were_interpolated_and_joined_to_the_finer():
+    maps = torch.randn(2, 5, 8, 12), torch.randn(2, 7, 4, 6)
+    shift, axes = torch.randn(12), torch.randn(12, 3)
+    whole = (joined(maps).movedim(1, -1) - shift) @ axes
+    torch.testing.assert_close(located(maps, shift=shift, axes=axes), whole, rtol=1e-4, atol=1e-4)
+    assert joined(maps).shape == (2, 12, 8, 12) and torch.equal(joined(maps)[:, :5], maps[0])
+    assert joined(maps[:1]) is not None and torch.equal(joined(maps[:1]), maps[0])
 
 
 def test_a_class_that_the_bank_lacks_is_as_far_as_the_furthest_class():
     samples, asked = _features(200, 6), _features(40, 6, seed=1)
     bank = _bank(samples, torch.arange(200) % 2 * 2.0)
-    each = [distances(_map(asked), _none(40) + taken, **bank) for taken in (0, 1, 2)]
+    each = [_distances(_map(asked), _none(40) + taken, **bank) for taken in (0, 1, 2)]
     assert torch.equal(each[1], torch.maximum(each[0], each[2]))
 
 
 def test_what_looks_like_one_class_and_is_taken_for_another_is_strange():
     left, right = torch.randn(300, 8) - 5, torch.randn(300, 8) + 5
     bank = _bank(torch.cat([left, right]), torch.arange(600).ge(300).float())
-    right_class, wrong_class = (distances(_map(left[:50]), _none(50) + taken, **bank) for taken in (0, 1))
+    right_class, wrong_class = (_distances(_map(left[:50]), _none(50) + taken, **bank) for taken in (0, 1))
     assert float(wrong_class.min()) > 3 * float(right_class.max())
 
 
@@ -74,8 +100,8 @@ def test_a_place_is_taken_for_the_class_of_the_pixels_in_its_middle():
 def test_distances_of_a_part_of_a_map_are_those_of_the_whole():
     maps, taken = torch.randn(1, 6, 8, 10), torch.randint(0, 3, (1, 8, 10))
     bank = _bank(_features(120, 6), torch.arange(120) % 3 * 1.0)
-    part = distances(maps[:, :, 2:5, 3:9], taken[:, 2:5, 3:9], **bank)
-    torch.testing.assert_close(part, distances(maps, taken, **bank)[:, 2:5, 3:9], rtol=1e-4, atol=1e-4)
+    part = _distances(maps[:, :, 2:5, 3:9], taken[:, 2:5, 3:9], **bank)
+    torch.testing.assert_close(part, _distances(maps, taken, **bank)[:, 2:5, 3:9], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 63, 64, 65, 130, 1000])
@@ -88,23 +114,26 @@ def test_distances_are_those_of_a_full_search_for_a_bank_of_any_size(count, aske
     wanted = torch.cdist(asked.double(), bank.double()).sort(1).values[:, :NEIGHBOURS].mean(1)
     monkeypatch.setattr("geood.models.encoder_bank.DISTANCES", 7 * GROUPS)
     plain = {"shift": torch.zeros(5), "axes": torch.eye(5), "near": bank, "of": spans(torch.zeros(count))}
-    found = distances(_map(asked), _none(asked_for + 1), **plain)
+    found = _distances(_map(asked), _none(asked_for + 1), **plain)
     torch.testing.assert_close(found.double().flatten(), wanted, rtol=1e-5, atol=2e-3)  # root of what rounding leaves
     torch.testing.assert_close(found.double().flatten()[:-1], wanted[:-1], rtol=1e-5, atol=1e-5)
 
 
-def test_wide_features_keep_their_leading_axes_alone():
-    parts = _bank(_features(500, 3 * AXES))
-    assert parts["axes"].shape == (3 * AXES, AXES) and parts["near"].shape == (500, AXES)
-    spread = parts["near"].var(0)
-    assert (spread.diff() < 1e-3).all()  # most spread first
+def test_wide_features_keep_their_leading_axes_alone_and_spread_alike_along_them():
+    samples = torch.randn(3000, AXES + 40, generator=torch.Generator().manual_seed(0))
+    samples[:, 40:] = samples[:, :1] + 0.1 * samples[:, 40:]  # standardized, these are one axis and noise
+    parts = _bank(samples)
+    assert parts["axes"].shape == (AXES + 40, AXES) and parts["near"].shape == (3000, AXES)
+    spread = parts["near"].std(0)
+    assert float(spread[:40].min()) > 0.9 and float(spread[:40].max()) < 1.1  # the leading axes, hardly shrunk
+    assert float(spread.max()) < 1.1
 
 
 def test_a_stranger_lies_further_than_any_inlier():
     samples = _features(2000, 8)
     parts = _bank(samples)
-    usual = distances(_map(_features(500, 8, seed=1)), _none(500), **parts)
-    strange = distances(_map(samples[:50] * -4), _none(50), **parts)
+    usual = _distances(_map(_features(500, 8, seed=1)), _none(500), **parts)
+    strange = _distances(_map(samples[:50] * -4), _none(50), **parts)
     assert float(strange.median()) > 2 * float(usual.max())
 
 
@@ -112,20 +141,21 @@ def test_a_constant_feature_and_a_bank_of_two_are_no_trouble():
     samples = _features(100, 4)
     samples[:, 2] = 5.0
     for asked, bank in ((torch.full((1, 4, 2, 2), 5.0), samples), (torch.zeros(1, 4, 2, 2), samples[:2])):
-        assert torch.isfinite(distances(asked, torch.zeros(1, 2, 2, dtype=torch.int64), **_bank(bank))).all()
+        assert torch.isfinite(_distances(asked, torch.zeros(1, 2, 2, dtype=torch.int64), **_bank(bank))).all()
 
 
 def test_nearness_is_one_at_a_place_falls_evenly_and_ends_at_the_reach():
     samples, asked = _features(200, 6), _features(40, 6, seed=1)
     bank = fit_bank(samples, torch.zeros(200))
-    own = {"shift": bank["shift"], "axes": bank["axes"], "to": bank["near"][:70]}
+    own = {"to": bank["near"][:70]}
     apart = torch.cdist((asked - bank["shift"]) @ bank["axes"], bank["near"][:70]).amin(1)
     reach = apart.median().reshape(1)
-    found = nearness(_map(asked), reach=reach, **own)[0, :, 0]
+    at = {"shift": bank["shift"], "axes": bank["axes"]}
+    found = nearness(located((_map(asked),), **at), reach=reach, **own)[0, :, 0]
     torch.testing.assert_close(found, (1 - apart / reach).clamp(min=0), rtol=1e-4, atol=1e-4)
     assert (found[apart > 1.001 * reach] == 0).all() and (found > 0).sum() == 19
-    at = nearness(_map(samples), reach=reach, **own | {"to": bank["near"]})[0, :, 0]
-    torch.testing.assert_close(at, torch.ones(200), rtol=0, atol=1e-2)
+    own = nearness(located((_map(samples),), **at), reach=reach, to=bank["near"])[0, :, 0]
+    torch.testing.assert_close(own, torch.ones(200), rtol=0, atol=1e-2)
 
 
 def test_what_is_around_a_place_is_as_near_and_what_is_far_from_all_is_not():

@@ -19,7 +19,7 @@ def answer_of(classes, seed=0):
     rng = np.random.default_rng(seed)
     logits = torch.from_numpy(rng.normal(0, 3, (2, classes, 32, 32)).astype(np.float32))
     outlier = torch.from_numpy(rng.normal(0, 2, (2, 32, 32)).astype(np.float32))
-    return SegmenterOutput(logits, outlier, logits, logits)
+    return SegmenterOutput(logits, outlier, logits, logits, logits)
 
 
 @pytest.mark.parametrize("floor", [-np.inf, 0.5, 9.0])

@@ -47,7 +47,7 @@ def _trained(*, bands=3, outlier="head", **keys):
 def _assert_same(segmenter, image):
     folded = folded_segmenter(segmenter)
     for name, ours, theirs in zip(
-        ("logits", "outlier", "features", "encoder"), folded(image), segmenter(image), strict=True
+        ("logits", "outlier", "features", "encoder", "coarser"), folded(image), segmenter(image), strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()), msg=name)
     return folded

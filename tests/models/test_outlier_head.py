@@ -12,9 +12,9 @@ SIZE = (64, 96)
 
 def _maps(seed=0, *, batch=2):
     generator = torch.Generator().manual_seed(seed)
-    shapes = ((8, 16, 24), (5, 16, 24), (7, 8, 12))
-    decoder, fine, coarse = (3 + 2 * torch.randn(batch, *shape, generator=generator) for shape in shapes)
-    return FeatureMaps(decoder, (fine, coarse), SIZE)
+    shapes = ((8, 16, 24), (5, 16, 24), (7, 8, 12), (9, 4, 6))
+    decoder, *encoder = (3 + 2 * torch.randn(batch, *shape, generator=generator) for shape in shapes)
+    return FeatureMaps(decoder, tuple(encoder), SIZE)
 
 
 def _head(*, trained=True):
@@ -40,29 +40,30 @@ def test_a_head_in_use_is_norm_convolutions_and_upsampling_of_the_whole_map():
         head.train()(_maps(seed))  # statistics of the norms
     head.eval()
     maps = _maps(99)
-    normed = [norm(part) for norm, part in zip(head.norms, (maps.decoder, *maps.encoder), strict=True)]
+    normed = [norm(part) for norm, part in zip(head.norms, (maps.decoder, *maps.encoder[:2]), strict=True)]
     whole = torch.cat([functional.interpolate(p, (16, 24), mode="bilinear", align_corners=False) for p in normed], 1)
     weight = torch.cat([mix.weight for mix in head.mixes], 1)
     expected = head.last(functional.conv2d(whole, weight, head.mixes[0].bias).relu())
     torch.testing.assert_close(head(maps), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_head_sees_the_decoder_and_both_maps_of_the_encoder():
+def test_a_head_sees_the_decoder_and_the_two_finest_maps_of_the_encoder():
     head, maps = _head().eval(), _maps()
-    fine, coarse = maps.encoder
+    fine, middle, coarse = maps.encoder
     for other in (
         maps._replace(decoder=torch.zeros_like(maps.decoder)),
-        maps._replace(encoder=(torch.zeros_like(fine), coarse)),
-        maps._replace(encoder=(fine, torch.zeros_like(coarse))),
+        maps._replace(encoder=(torch.zeros_like(fine), middle, coarse)),
+        maps._replace(encoder=(fine, torch.zeros_like(middle), coarse)),
     ):
         assert not torch.equal(head(maps), head(other))
+    assert torch.equal(head(maps), head(maps._replace(encoder=(fine, middle, torch.zeros_like(coarse)))))
 
 
 def test_detached_maps_train_the_head_and_nothing_behind_it():
     head = _head()
-    decoder, (fine, coarse), size = _maps()
-    leaves = [part.requires_grad_() for part in (decoder, fine, coarse)]
-    head(FeatureMaps(decoder, (fine, coarse), size).detach()).square().sum().backward()
+    decoder, encoder, size = _maps()
+    leaves = [part.requires_grad_() for part in (decoder, *encoder)]
+    head(FeatureMaps(decoder, encoder, size).detach()).square().sum().backward()
     assert all(leaf.grad is None for leaf in leaves)
     assert all(p.grad is not None and p.grad.any() for p in head.parameters())
 

@@ -41,7 +41,7 @@ def test_the_score_falls_by_the_strength_at_a_false_alarm_and_stays_to_the_bit_e
     around[:, :60, :68] = True  # four places on, as far as these are interpolated
     assert torch.equal(after.score(image)[~around], before.score(image)[~around]) and float(less[~around].max()) == 0
     half = after.with_settings(["score.false_alarm_nats=2"])
-    torch.testing.assert_close(before.score(image) - half.score(image), less / 2, rtol=0, atol=1e-4)
+    torch.testing.assert_close(before.score(image) - half.score(image), less / 2, rtol=0, atol=1e-3)
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ import torch
 from geood.config.sections import Config
 from geood.geo.bands import Bands
 from geood.models.bundle import ModelBundle
-from geood.models.encoder_bank import usual_distance
+from geood.models.encoder_bank import located, usual_distance
 from geood.models.flow import Flow
 from geood.models.inlier_statistics import InlierFit, Inliers
 from geood.models.score_maps import EXPERTS
@@ -73,8 +73,9 @@ def make_bundle(path, *, bands=3, high=255.0, names=None, **sections):
 def with_false_alarms(bundle, path, image, *, false, reach=None):
     """Save a bundle with statistics anew with places of false alarms: those of an image where `false` (B, H, W) is."""
     held = bundle.inliers.state_dict()
-    features = bundle.infer(image).encoder.movedim(1, -1)[false[:, 4::8, 4::8]]
-    places = (features - held["encoder_shift"]) @ held["encoder_axes"]
+    answer = bundle.infer(image)
+    at = located((answer.encoder, answer.coarser), shift=held["encoder_shift"], axes=held["encoder_axes"])
+    places = at[false[:, 4::8, 4::8]]
     far = usual_distance(held["encoder_near"]).reshape(1) if reach is None else torch.tensor([reach])
     return dataclasses.replace(bundle, inliers=Inliers(held | {"encoder_false": places, "encoder_reach": far})).save(
         path

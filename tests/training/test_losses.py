@@ -88,7 +88,7 @@ def test_a_term_with_nothing_to_say_is_a_differentiable_zero():
     for bits in (None, torch.zeros(0)):
         for kind in ("none", "head", "class"):
             losses = joint_loss(
-                SegmenterOutput(logits, outlier, logits, logits), batch, bits, kind=kind, config=LossConfig()
+                SegmenterOutput(logits, outlier, logits, logits, logits), batch, bits, kind=kind, config=LossConfig()
             )
             assert [float(x.detach()) for x in losses] == [0, 0, 0, 0, 0]
             losses.total.backward()
@@ -104,7 +104,9 @@ def test_total_is_the_weighted_sum():
     config = LossConfig(negative_weight=0.5, flow_weight=0.25, outlier_weight=0.125)
     logits, outlier = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 8, 8, generator=generator)
     bits = torch.tensor([3.0, 5.0])
-    losses = joint_loss(SegmenterOutput(logits, outlier, logits, logits), batch, bits, kind="head", config=config)
+    losses = joint_loss(
+        SegmenterOutput(logits, outlier, logits, logits, logits), batch, bits, kind="head", config=config
+    )
     assert isinstance(losses, Losses)
     pixels = losses.classification + 0.5 * losses.negative + 0.125 * losses.outlier
     torch.testing.assert_close(losses.total, pixels + 0.25 * 4.0)
@@ -170,7 +172,9 @@ def _counted(batch):
 
 def _loss_of(kind, logits, outlier, batch):
     config = LossConfig(outlier=kind)
-    return joint_loss(SegmenterOutput(logits, outlier, logits, logits), batch, None, kind="head", config=config).outlier
+    return joint_loss(
+        SegmenterOutput(logits, outlier, logits, logits, logits), batch, None, kind="head", config=config
+    ).outlier
 
 
 def test_the_ratio_loss_is_the_cross_entropy_of_the_likelihood_ratio():
@@ -219,7 +223,7 @@ def test_the_outlier_class_is_one_more_class():
     mask[:, :2] = 255
     batch = unpasted(torch.zeros(1, 3, 8, 8), mask)._replace(negative=mask == 255)
     losses = joint_loss(
-        SegmenterOutput(logits, outlier, logits, logits), batch, None, kind="class", config=LossConfig()
+        SegmenterOutput(logits, outlier, logits, logits, logits), batch, None, kind="class", config=LossConfig()
     )
     p = torch.cat([logits, outlier[:, None]], 1).log_softmax(1)
     torch.testing.assert_close(losses.outlier, -p[:, 4][mask == 255].mean())

@@ -144,7 +144,7 @@ def test_inliers_of_no_stated_class_teach_the_head_alone():
     nothing = torch.zeros(2, 8, 8, dtype=torch.bool)
 
     def slope(mask, **keys):
-        answer = SegmenterOutput(logits, outlier, logits, logits)
+        answer = SegmenterOutput(logits, outlier, logits, logits, logits)
         batch = PastedBatch(logits, mask, nothing, nothing, ())
         loss = joint_loss(answer, batch, None, kind="head", config=LossConfig(**keys)).outlier
         return torch.autograd.grad(loss, outlier)[0]
