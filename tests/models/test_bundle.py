@@ -14,6 +14,7 @@ from geood.errors import BundleError, ConfigError, OutputError
 from geood.models.bundle import ModelBundle
 from geood.models.bundle_header import FORMAT, read_header
 from geood.models.guided_filter import guided_filter
+from geood.models.inlier_statistics import Inliers
 from geood.models.score_maps import EXPERTS, Scorer
 from support.bundles import make_bundle, with_statistics
 
@@ -235,6 +236,22 @@ def test_combined_is_the_weighted_sum_of_its_experts_surprisals_smoothed(full):
     assert torch.equal(full.score_of(answer, image, kind="combined"), smooth)
     other = full.with_settings(["score.veto_share=0.5"])  # its tails hold for the share that they were calibrated with
     assert torch.equal(other.score_of(answer, image, kind="combined"), smooth)
+
+
+def test_a_bank_of_stride_8_alone_is_used_as_the_formats_before_5_did(full, tmp_path):
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    answer, held = full.infer(image), full.inliers.state_dict()
+    depth = answer.encoder.shape[1]
+    narrow = {"shift": held["encoder_shift"][:depth], "axes": torch.eye(depth)[:, :32], "near": torch.rand(50, depth)}
+    narrow |= {"near": narrow["near"][:, :32], "classes": torch.zeros(50)}
+    inliers = Inliers(held | {f"encoder_{name}": tensor for name, tensor in narrow.items()})
+    dataclasses.replace(full, inliers=inliers).save(tmp_path / "model.safetensors")
+    older = ModelBundle.load(tmp_path / "model.safetensors").with_settings(["score.smooth_px=0"])
+    hybrid, near = (older.score_of(answer, image, kind=kind) for kind in ("hybrid", "encoder_knn"))
+    other = answer._replace(coarser=torch.full_like(answer.coarser, torch.nan))
+    assert torch.equal(older.score_of(other, image, kind="encoder_knn"), near)  # blind to stride 16
+    parts = inliers.surprisal("hybrid", hybrid) + 0.35 * inliers.surprisal("encoder_knn", near)
+    assert torch.equal(older.score_of(answer, image, kind="combined"), parts)
 
 
 def test_only_combined_is_smoothed_unless_the_config_says_how(full):
