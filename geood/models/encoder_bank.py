@@ -49,8 +49,9 @@ def fit_bank(samples: Tensor, classes: Tensor) -> dict[str, Tensor]:
     """Return the bank of encoder features (N, D): `shift` (D,), `axes` (D, A), `near` (N, A), `classes` (N,), float32.
 
     A feature x has the place (x - shift) @ axes in the bank, where inliers of a class spread alike along every axis, by
-    a shrunk covariance (Ledoit and Wolf 2004); `classes` (N,) are the channels that they are taken for, by which the
-    bank is ordered.
+    a shrunk covariance (Ledoit and Wolf 2004). Of more than AXES channels, axes are mixtures of all, which keep
+    distances within some per cent (Johnson and Lindenstrauss 1984). `classes` (N,) are the channels that features are
+    taken for, by which the bank is ordered.
     """
     from sklearn.covariance import ledoit_wolf
 
@@ -60,10 +61,17 @@ def fit_bank(samples: Tensor, classes: Tensor) -> dict[str, Tensor]:
     standard = (wide - shift) / spread
     inside = (standard - _class_means(standard, classes)).numpy()
     variances, vectors = torch.linalg.eigh(torch.from_numpy(ledoit_wolf(inside, assume_centered=True)[0]))
-    leading = vectors.flip(1)[:, :AXES] / variances.flip(0)[:AXES].clamp_min(LEAST_VARIANCE).sqrt()
-    axes = leading / spread[:, None]
+    axes = vectors / variances.clamp_min(LEAST_VARIANCE).sqrt() / spread[:, None]
+    if len(axes) > AXES:
+        axes = axes @ _mixed(len(axes), AXES)
     near = ((wide - shift) @ axes)[order]
     return {"shift": shift.float(), "axes": axes.float(), "near": near.float(), "classes": classes[order].float()}
+
+
+def _mixed(channels: int, axes: int) -> Tensor:
+    """Return directions (channels, axes) drawn at random, always the same, whose lengths keep the mean of distances."""
+    drawn = torch.randn(channels, axes, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return torch.linalg.qr(drawn).Q * (channels / axes) ** 0.5
 
 
 def _class_means(samples: Tensor, classes: Tensor) -> Tensor:

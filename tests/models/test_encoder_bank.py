@@ -119,14 +119,16 @@ def test_distances_are_those_of_a_full_search_for_a_bank_of_any_size(count, aske
     torch.testing.assert_close(found.double().flatten()[:-1], wanted[:-1], rtol=1e-5, atol=1e-5)
 
 
-def test_wide_features_keep_their_leading_axes_alone_and_spread_alike_along_them():
-    samples = torch.randn(3000, AXES + 40, generator=torch.Generator().manual_seed(0))
-    samples[:, 40:] = samples[:, :1] + 0.1 * samples[:, 40:]  # standardized, these are one axis and noise
+def test_wide_features_are_mixed_onto_fewer_axes_which_keep_distances():
+    samples, asked = _features(4000, 2 * AXES), _features(40, 2 * AXES, seed=1)
     parts = _bank(samples)
-    assert parts["axes"].shape == (AXES + 40, AXES) and parts["near"].shape == (3000, AXES)
-    spread = parts["near"].std(0)
-    assert float(spread[:40].min()) > 0.9 and float(spread[:40].max()) < 1.1  # the leading axes, hardly shrunk
-    assert float(spread.max()) < 1.1
+    assert parts["axes"].shape == (2 * AXES, AXES) and parts["near"].shape == (4000, AXES)
+    assert torch.equal(parts["axes"], _bank(samples)["axes"])  # always the same mixture
+    apart = torch.cdist(*((each - parts["shift"]) @ parts["axes"] for each in (asked, samples[:300])))
+    centred = samples.double() - samples.double().mean(0)
+    root = torch.linalg.inv(torch.linalg.cholesky(centred.T @ centred / len(centred)))
+    whole = torch.cdist(asked.double() @ root.T, samples[:300].double() @ root.T)
+    assert 0.75 < float((apart / whole).min()) and float((apart / whole).max()) < 1.25
 
 
 def test_a_stranger_lies_further_than_any_inlier():
