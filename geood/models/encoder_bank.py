@@ -27,7 +27,7 @@ from torch.nn import functional
 from geood.models.decoder import upsample
 
 NEIGHBOURS = 3
-AXES = 256  # most axes
+AXES = 160  # most axes
 AROUND = 5  # places across: the square around a place near false alarms that is lowered with it, and smoothed
 SPREAD_PX = 8 * (AROUND - 1)  # pixels that its lowering reaches beyond that place, besides interpolation
 LEAST_SPREAD = 1e-3  # least standard deviation of a feature
