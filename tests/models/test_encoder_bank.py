@@ -128,7 +128,7 @@ def test_wide_features_are_mixed_onto_fewer_axes_which_keep_distances():
     centred = samples.double() - samples.double().mean(0)
     root = torch.linalg.inv(torch.linalg.cholesky(centred.T @ centred / len(centred)))
     whole = torch.cdist(asked.double() @ root.T, samples[:300].double() @ root.T)
-    assert 0.75 < float((apart / whole).min()) and float((apart / whole).max()) < 1.25
+    assert 0.7 < float((apart / whole).min()) and float((apart / whole).max()) < 1.3
 
 
 def test_a_stranger_lies_further_than_any_inlier():
