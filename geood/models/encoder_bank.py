@@ -16,6 +16,7 @@ Tensors only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -31,6 +32,7 @@ AXES = 160  # most axes
 AROUND = 5  # places across: the square around a place near false alarms that is lowered with it, and smoothed
 SPREAD_PX = 8 * (AROUND - 1)  # pixels that its lowering reaches beyond that place, besides interpolation
 LEAST_SPREAD = 1e-3  # least standard deviation of a feature
+LEAST_SHARE = 0.1  # of the mean one: a channel that is silent in training would make a whisper deafening
 LEAST_VARIANCE = 1e-3  # of standardized features along an axis
 GROUPS = 64  # of the bank
 DISTANCES = 1 << 19  # distances computed at once: 2 MiB, which stay near a core
@@ -57,7 +59,8 @@ def fit_bank(samples: Tensor, classes: Tensor) -> dict[str, Tensor]:
 
     order = classes.argsort(stable=True)
     wide = samples.double()
-    shift, spread = wide.mean(0), wide.std(0).clamp_min(LEAST_SPREAD)
+    shift, spread = wide.mean(0), wide.std(0)
+    spread = spread.clamp_min(max(LEAST_SPREAD, LEAST_SHARE * float(spread.mean())))
     standard = (wide - shift) / spread
     inside = (standard - _class_means(standard, classes)).numpy()
     variances, vectors = torch.linalg.eigh(torch.from_numpy(ledoit_wolf(inside, assume_centered=True)[0]))
@@ -71,14 +74,16 @@ def fit_bank(samples: Tensor, classes: Tensor) -> dict[str, Tensor]:
 def _mixed(channels: int, axes: int) -> Tensor:
     """Return directions (channels, axes) drawn at random, always the same, whose lengths keep the mean of distances."""
     drawn = torch.randn(channels, axes, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    return torch.linalg.qr(drawn).Q * (channels / axes) ** 0.5
+    directions: Tensor = torch.linalg.qr(drawn).Q
+    return directions * math.sqrt(channels / axes)
 
 
 def _class_means(samples: Tensor, classes: Tensor) -> Tensor:
     """Return for each of samples (N, D) the mean of those of its class, of `classes` (N,)."""
     each, which = classes.unique(return_inverse=True)
     sums = samples.new_zeros(len(each), samples.shape[1]).index_add_(0, which, samples)
-    return (sums / which.bincount()[:, None])[which]
+    means: Tensor = sums / which.bincount()[:, None]
+    return means[which]
 
 
 def joined(maps: Sequence[Tensor]) -> Tensor:
