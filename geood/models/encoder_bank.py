@@ -100,16 +100,15 @@ def located(maps: Sequence[Tensor], *, shift: Tensor, axes: Tensor) -> Tensor:
     Args:
         maps: (B, D', h', w') each, the finest first.
         shift: (D,), the mean of inliers.
-        axes: (D, A), principal axes divided by the features' spread.
+        axes: (D, A), what features are multiplied by.
     """
     size, begun = maps[0].shape[2:], 0
-    found = torch.zeros((), device=maps[0].device)
+    found = -(shift @ axes)
     for each in maps:
-        part = slice(begun, begun + each.shape[1])
-        at = (each.float().movedim(1, -1) - shift[part]) @ axes[part]
+        at = each.float().movedim(1, -1) @ axes[begun : begun + each.shape[1]]
         if each.shape[2:] != size:
             at = upsample(at.movedim(-1, 1), size).movedim(1, -1)
-        found, begun = found + at, part.stop
+        found, begun = found + at, begun + each.shape[1]
     return found
 
 
