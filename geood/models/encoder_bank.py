@@ -26,7 +26,8 @@ from torch.nn import functional
 NEIGHBOURS = 3
 AXES = 32  # most principal axes
 AROUND = 5  # places across: the square around a place near false alarms that is lowered with it, and smoothed
-SPREAD_PX = 8 * (AROUND - 1)  # pixels that its lowering reaches beyond that place, besides interpolation
+PLACE_PX = 8  # side of a place, pixels: the stride of the features
+SPREAD_PX = PLACE_PX * (AROUND - 1)  # pixels that its lowering reaches beyond that place, besides interpolation
 LEAST_SPREAD = 1e-3  # least standard deviation of a feature
 GROUPS = 64  # of the bank
 DISTANCES = 1 << 19  # distances computed at once: 2 MiB, which stay near a core
