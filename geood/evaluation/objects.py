@@ -108,7 +108,7 @@ class ObjectFigures:
         for score in maps.scores.values():
             score[truth == IGNORE] = np.nan
         metres = maps.grid.resolution_m
-        pixel_m2 = math.nan if metres is None else metres**2
+        pixel_m2 = maps.grid.pixel_m2 or math.nan
         labelled = int((truth != IGNORE).sum())
         least_px = 0.0 if metres is None else self._least_m2(maps.grid) / pixel_m2
         scene = _Scene(
