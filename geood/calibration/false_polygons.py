@@ -100,11 +100,13 @@ class PolygonTable(NamedTuple):
             deep = {name: tuple(tuple(row) for row in given[name]) for name in ("polygons", "spread")}
             flat = {name: tuple(given[name]) for name in ("thresholds", "rates", "least_px")}
             table = cls(**(given | deep | flat))
-            numbers = [*table.thresholds, *table.rates, *table.least_px, table.images, table.km2 or 1]
+            numbers = [*table.thresholds, *table.rates, *table.least_px, table.images]
+            numbers += [1 if each is None else each for each in (table.km2, table.pixel_m)]
+            numbers += [number for row in (*table.polygons, *table.spread) for number in row]
             fine = all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
             wide = all(len(row) == len(table.thresholds) for row in (*table.polygons, *table.spread, table.rates))
             fine = fine and wide and len(table.polygons) == len(table.spread) == len(table.least_px)
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
             fine = False
         if not fine or not table.thresholds:
             raise ValueError("not a table of false polygons")

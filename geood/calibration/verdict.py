@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
+LARGEST = 2**63  # of an integer in a record
 LOUD = 3.0  # times the promised share from which on it is said loudly
 
 
@@ -71,6 +72,8 @@ class Verdict:
         for name, value in asdict(verdict).items():
             kinds = str if name in words else bool if name == "relative" else (int, float)
             if not isinstance(value, kinds) and not (value is None and kinds == (int, float) and name not in needed):
+                raise ValueError("not the record of a verdict")
+            if isinstance(value, int) and abs(value) > LARGEST:  # JSON has integers of any length
                 raise ValueError("not the record of a verdict")
         return verdict
 

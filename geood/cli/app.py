@@ -214,7 +214,9 @@ def _tell(made: Any, json_file: Path | None, *, overwrite: bool) -> None:
 def plan(
     scene: Annotated[str, typer.Argument(metavar="SCENE", help="The raster to be searched.")],
     model: Model = None,
-    out: Annotated[Path, typer.Option(help="Folder for the outputs, to check its free space.")] = Path(),
+    out: Annotated[
+        Path, typer.Option(help="As for predict: its free space, and the tiles of an unfinished run.")
+    ] = Path(),
     bands: BandsOption = None,
     nodata: NoData = None,
     no_resample: NoResample = False,
@@ -235,7 +237,7 @@ def plan(
         workers=workers,
         max_ram=max_ram,
         settings=settings or (),
-        folder=out,
+        out=out,
     ):
         print(f"{label:<11}{printable(text)}")
 

@@ -35,7 +35,7 @@ def distance_of(frame: Frame) -> NDArray[np.float32]:
         found = json.loads(camera.read_text(encoding="utf-8"))
         baseline = float(found["extrinsic"]["baseline"])
         focal = (float(found["intrinsic"]["fx"]) + float(found["intrinsic"]["fy"])) / 2
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise DataError(f"{camera}: not a camera file with baseline, fx and fy ({error}); download it again") from None
     with reading(disparity), open_raster(disparity) as source:
         steps = source.read(1)

@@ -123,7 +123,7 @@ class Gallery:
 
     def write_split(self, folder: Path, training: tuple[Crop, ...], validation: tuple[Crop, ...]) -> None:
         """Write each image with its side and its number of crops to `folder/split.csv`."""
-        crops = [crop.frame for crop in (*training, *validation)]
+        crops = Counter(crop.frame for crop in (*training, *validation))
         with (
             atomic_write(folder / "split.csv", alone=True) as partial,
             partial.open("w", newline="", encoding="utf-8") as file,
@@ -131,7 +131,7 @@ class Gallery:
             writer = csv.writer(file)
             writer.writerow(("image", "split", "crops"))
             for i, frame in enumerate(self.frames):
-                writer.writerow((frame.image, "validation" if i in self.validation else "train", crops.count(i)))
+                writer.writerow((frame.image, "validation" if i in self.validation else "train", crops[i]))
 
     def _window(self, number: int, window: Window) -> CropPixels:
         """Return the part of a window that lies in a frame."""

@@ -88,7 +88,8 @@ def _parts_of_scene(path: Path, grid: Grid, ground: SceneGround) -> Iterator[Val
         if grid.crs != crs:
             bounds = transform_bounds(crs, grid.crs, *bounds)
         west, south, east, north = bounds
-        cols, rows = zip(*(inverse @ corner for corner in ((west, north), (east, south))), strict=True)
+        corners = ((west, north), (east, north), (east, south), (west, south))  # all four: the grid may be turned
+        cols, rows = zip(*(inverse @ corner for corner in corners), strict=True)
         top, left = int(np.floor(min(rows) + 1e-6)), int(np.floor(min(cols) + 1e-6))
         bottom, right = int(np.ceil(max(rows) - 1e-6)), int(np.ceil(max(cols) - 1e-6))
         window = Window(top, left, bottom - top, right - left).within(grid.window)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from geood.calibration import least_area
 from geood.constants import ANOMALY, IGNORE, INLIER, NO_CLASS
 from geood.evaluation.pictures import draw_overview
-from geood.geo.gdal import writing
+from geood.geo.gdal import pieces, rasterio_window, writing
 from geood.geo.grid import Grid, Tile
 from geood.geo.score_raster import INLIERS_TAG, MODEL_TAG
 from geood.metrics import (
@@ -108,7 +108,7 @@ class ObjectFigures:
         for score in maps.scores.values():
             score[truth == IGNORE] = np.nan
         metres = maps.grid.resolution_m
-        pixel_m2 = math.nan if metres is None else metres**2
+        pixel_m2 = maps.grid.pixel_m2 or math.nan
         labelled = int((truth != IGNORE).sum())
         least_px = 0.0 if metres is None else self._least_m2(maps.grid) / pixel_m2
         scene = _Scene(
@@ -255,9 +255,14 @@ def write_band(path: Path, grid: Grid, array: NDArray[Any], *, nodata: float, ta
     """
     size = {"height": grid.height, "width": grid.width, "count": 1, "dtype": array.dtype.name, "nodata": nodata}
     place = {"crs": grid.crs, "transform": None if grid.transform.is_identity else grid.transform}
-    with writing(path), rasterio.open(path, "w", driver="GTiff", tiled=True, **size, **place) as file:
-        file.write(array, 1)
-        file.update_tags(**tags)
+    with writing(path):
+        with rasterio.open(path, "w", driver="GTiff", tiled=True, **size, **place) as file:
+            file.write(array, 1)
+            file.update_tags(**tags)
+        with rasterio.open(path) as file:  # as GDAL tells nobody of a disk that was full when the file was closed
+            for part in pieces(grid):
+                if not np.array_equal(file.read(1, window=rasterio_window(part)), array[part.slices], equal_nan=True):
+                    raise OSError("it does not hold what was written")
 
 
 def _precisions(scenes: Sequence[_Scene]) -> dict[str, float]:

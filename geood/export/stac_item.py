@@ -21,6 +21,7 @@ from pyproj.exceptions import ProjError
 from geood._version import DISTRIBUTION, __version__
 from geood.constants import NO_CLASS
 from geood.errors import DataError
+from geood.geo.ogr import local_file
 from geood.models import ModelBundle
 
 STAC = "1.1.0"
@@ -81,12 +82,13 @@ def footprint(split: Path) -> tuple[float, float, float, float] | None:
     if not split.is_file():
         return None
     try:
-        frame = pyogrio.read_dataframe(split, layer=BLOCKS, columns=[])
+        with local_file(split) as plain:
+            frame = pyogrio.read_dataframe(plain, layer=BLOCKS, columns=[])
         if frame.crs is None or frame.empty:
             return None
         to_degrees = Transformer.from_crs(CRS(frame.crs), CRS.from_epsg(WGS84), always_xy=True)
         west, south, east, north = to_degrees.transform_bounds(*frame.total_bounds)
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ProjError) as error:
+    except (OSError, pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ProjError) as error:
         raise DataError(f"{split}: cannot be read ({error}); move it away to export without a footprint") from None
     return round(west, 7), round(south, 7), round(east, 7), round(north, 7)
 
@@ -143,7 +145,7 @@ def _input(bundle: ModelBundle) -> dict[str, Any]:
 def _outputs(bundle: ModelBundle) -> list[dict[str, Any]]:
     names = bundle.config.data.classes
     kind, threshold = bundle.config.score.kind, bundle.thresholds.get(str(bundle.config.score.fpr))
-    said = "" if threshold is None else f"; {threshold:.6g} and more is taken for an anomaly"
+    said = "" if threshold is None else f"; more than {threshold:.6g} is taken for an anomaly"
     shape = {"shape": [-1, -1, -1], "dim_order": ["batch", "height", "width"]}
     classes = [(i, names[i]) for i in bundle.class_ids]
     return [

@@ -89,6 +89,24 @@ class Grid:
         width, height = self.pixel_size
         return math.sqrt(width * along_x * height * along_y)
 
+    @property
+    def pixel_m2(self) -> float | None:
+        """Ground area of a pixel in square metres, the mean over the grid; None without a CRS.
+
+        Over many degrees of latitude pixels differ, and that at the centre is none to count areas by. The mean is that
+        of 3 x 3 places, weighed (Gauss and Legendre).
+        """
+        if self.crs is None or self.resolution_m is None:
+            return None
+        nodes, weights = np.polynomial.legendre.leggauss(3)
+        cols, rows = np.meshgrid((nodes + 1) / 2 * self.width, (nodes + 1) / 2 * self.height)
+        x, y = self.transform @ (cols.ravel(), rows.ravel())
+        found = _metres_per_unit(self.crs, x, y)
+        if found is None:  # places outside of what the CRS is for
+            return self.resolution_m**2
+        width, height = self.pixel_size
+        return float((np.outer(weights, weights).ravel() / 4 * found[0] * found[1]).sum() * width * height)
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -182,22 +200,35 @@ def metres_per_unit(crs: Any, x: float, y: float) -> tuple[float, float]:
 
     For a CRS that is not tied to the earth (a local engineering grid), it is the unit's conversion factor.
     """
+    from pyproj import CRS
+
+    found = _metres_per_unit(crs, np.array([x]), np.array([y]))
+    if found is not None:
+        return float(found[0][0]), float(found[1][0])
+    axes = CRS.from_user_input(crs).axis_info
+    factor = float(axes[0].unit_conversion_factor) if axes else 1.0
+    return factor, factor
+
+
+def _metres_per_unit(
+    crs: Any, x: NDArray[np.float64], y: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Return the length of one CRS unit at places (n,) in metres, along x (n,) and y (n,); None if one is not known."""
     from pyproj import CRS, Geod, Transformer
     from pyproj.exceptions import ProjError
 
     crs = CRS.from_user_input(crs)
+    unit = 1e-4 if crs.is_geographic else 10.0
+    xs, ys = np.stack([x - unit, x + unit, x, x]), np.stack([y, y, y - unit, y + unit])
     try:
         to_earth = Transformer.from_crs(crs, CRS.from_epsg(4326), always_xy=True)
-        unit = 1e-4 if crs.is_geographic else 10.0
-        lon, lat = to_earth.transform([x - unit, x + unit, x, x], [y, y, y - unit, y + unit], errcheck=True)
-        _, _, metres = Geod(ellps="WGS84").inv([lon[0], lon[2]], [lat[0], lat[2]], [lon[1], lon[3]], [lat[1], lat[3]])
-        across, along = metres[0] / (2 * unit), metres[1] / (2 * unit)
-        if math.isfinite(across) and math.isfinite(along) and across > 0 and along > 0:
-            return across, along
+        lon, lat = to_earth.transform(xs, ys, errcheck=True)
+        _, _, metres = Geod(ellps="WGS84").inv(lon[[0, 2]], lat[[0, 2]], lon[[1, 3]], lat[[1, 3]])
     except ProjError:
-        pass
-    factor = float(crs.axis_info[0].unit_conversion_factor) if crs.axis_info else 1.0
-    return factor, factor
+        return None
+    across, along = metres / (2 * unit)
+    known = np.isfinite(across) & np.isfinite(along) & (across > 0) & (along > 0)
+    return (across, along) if known.all() else None
 
 
 SAMPLE_PX = 64  # side of the sample windows; block sizes of files are mostly multiples of it

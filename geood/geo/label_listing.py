@@ -97,14 +97,14 @@ def _of_raster(path: Path) -> FoundLayer:
             ids, pixels = np.unique(raster.onto(grid[window]), return_counts=True)
             counts.update(dict(zip(ids.tolist(), pixels.tolist(), strict=True)))
     bare = counts.pop(IGNORE, 0)
-    side = grid.resolution_m
+    pixel_m2 = grid.pixel_m2
     if grid.crs is None:
         problems.append("it has no CRS: its pixels are those of its image")
     if not counts:
         problems.append("it holds no class ids: all of it is unlabelled")
     elif bare:
         problems.append(f"{bare / (bare + counts.total()):.1%} of it is unlabelled")
-    values = tuple(FoundValue(i, n, None if side is None else n * side**2) for i, n in counts.most_common())
+    values = tuple(FoundValue(i, n, None if pixel_m2 is None else n * pixel_m2) for i, n in counts.most_common())
     crs = None if grid.crs is None else pyproj.CRS.from_user_input(grid.crs).name
     return FoundLayer(path.stem, {}, crs, grid.bounds, (FoundAttribute("", values),), tuple(problems))
 

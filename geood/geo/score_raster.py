@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,7 @@ def _json(text: str) -> Any:
 def _is_knot(pair: object) -> bool:
     if not (isinstance(pair, list) and len(pair) == 2 and all(type(number) in (int, float) for number in pair)):
         return False
-    return math.isfinite(pair[0]) and 0 <= pair[1] <= 1
+    return bool(abs(pair[0]) <= sys.float_info.max and 0 <= pair[1] <= 1)  # JSON has integers beyond all floats
 
 
 def score_tags(path: str | Path, *, threshold: float | None = None) -> ScoreTags:

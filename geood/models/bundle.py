@@ -31,7 +31,6 @@ from geood.models.bundle_header import FORMAT, Reach, damaged, finite, read_head
 from geood.models.bundle_tensors import BundleTensors
 from geood.models.calibration_record import CalibrationRecord
 from geood.models.flow import Flow
-from geood.models.guided_filter import filter_radius
 from geood.models.inlier_statistics import Inliers
 from geood.models.region import WHOLE, Region, region_around
 from geood.models.score_maps import Scorer, offset_of
@@ -161,13 +160,12 @@ class ModelBundle:
 
     @property
     def halo_px(self) -> int:
-        """Halo of a tile in pixels: that of the network plus that of the smoothing, a multiple of 32."""
-        smooth = self.config.score.smooth_of(self.config.score.kind)
-        return self.network_halo_px + -(-filter_radius(smooth) // 32) * 32
+        """Halo of a tile in pixels: that of the network plus what its score looks around a pixel, a multiple of 32."""
+        return self.network_halo_px + -(-self._scorer.reach_of(self.config.score.kind) // 32) * 32
 
     @property
     def tile_px(self) -> int:
-        """Side of a tile without its halo in pixels, at the model's resolution: the config's, or one for the halo."""
+        """Side of a tile of calibration without its halo, pixels at the model's resolution: named, or for the halo."""
         given = self.config.predict.tile_px
         if given != "auto":
             return given

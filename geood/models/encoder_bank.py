@@ -30,7 +30,8 @@ from geood.models.decoder import upsample
 NEIGHBOURS = 3
 AXES = 160  # most axes
 AROUND = 5  # places across: the square around a place near false alarms that is lowered with it, and smoothed
-SPREAD_PX = 8 * (AROUND - 1)  # pixels that its lowering reaches beyond that place, besides interpolation
+PLACE_PX = 8  # side of a place, pixels: the stride of the features
+SPREAD_PX = PLACE_PX * (AROUND - 1)  # pixels that its lowering reaches beyond that place, besides interpolation
 LEAST_SPREAD = 1e-3  # least standard deviation of a feature
 LEAST_SHARE = 0.1  # of the mean one: a channel that is silent in training would make a whisper deafening
 LEAST_VARIANCE = 1e-3  # of standardized features along an axis

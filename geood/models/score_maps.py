@@ -15,7 +15,7 @@ from torch import Tensor
 
 from geood.config import SCORES, ScoreConfig
 from geood.models.decoder import upsample
-from geood.models.encoder_bank import SPREAD_PX
+from geood.models.encoder_bank import PLACE_PX, SPREAD_PX
 from geood.models.guided_filter import filter_radius, guided_filter
 from geood.models.inlier_statistics import Inliers
 from geood.models.region import WHOLE, Region
@@ -69,14 +69,21 @@ class Scorer:
             if radius:
                 smooth = guided_filter(raw, image, known, radius=radius, evenness=self.settings.smooth_contrast)
                 scores[kind] = smooth[:, core[0], core[1]]
-            if SCORES[kind].needs == "experts" and self.lowers:
+            if self._spreads(kind):
                 scores[kind] = scores[kind] - self._less(answer, core)
         return scores
 
     def radius_of(self, kind: str) -> int:
         """Return how far around a pixel a kind of score looks in pixels, beyond what it interpolates."""
-        spread = SPREAD_PX if SCORES[kind].needs == "experts" and self.lowers else 0
-        return max(filter_radius(self.settings.smooth_of(kind)), spread)
+        return max(filter_radius(self.settings.smooth_of(kind)), SPREAD_PX if self._spreads(kind) else 0)
+
+    def reach_of(self, kind: str) -> int:
+        """Return how far around a pixel a kind of score looks in pixels, beyond what the network does."""
+        return max(filter_radius(self.settings.smooth_of(kind)), SPREAD_PX + PLACE_PX if self._spreads(kind) else 0)
+
+    def _spreads(self, kind: str) -> bool:
+        """Return whether a kind of score is lowered around what is near false alarms."""
+        return SCORES[kind].needs == "experts" and self.lowers
 
     @property
     def lowers(self) -> bool:

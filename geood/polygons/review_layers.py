@@ -112,7 +112,7 @@ def write_sample(
 
 def _columns(cells: _Cells, grid: Grid, predict: PredictConfig, scene: str | None) -> dict[str, Any]:
     count, metres = len(cells.row), grid.resolution_m
-    pixel_m2 = np.nan if metres is None else metres**2
+    pixel_m2 = grid.pixel_m2 or np.nan
     size = {"side_px": np.full(count, cells.side_px)} if metres is None else {}
     figures = {
         "cell": np.arange(1, count + 1),

@@ -1,50 +1,37 @@
 """Resource budget of a prediction: tile size and threads for a memory limit, and the disk space needed.
 
-The memory that a tile needs differs tenfold between encoders, and some scores need more than the network. So it is
-measured: a tile is scored on torch's meta device (shapes without arithmetic, a fraction of a second). What a scene
-needs while it is read is told by its header: the bytes of a number, and of the blocks that its threads decode. What
-Python, torch and GDAL need besides is nearly the same everywhere, and a constant here. `predict` keeps to the numbers
-that `geood plan` shows.
+The memory that a tile needs is measured (`tile_memory`). What a scene needs while it is read is told by its header:
+the bytes of a number, and of the blocks that its threads decode. What Python, torch and GDAL need besides is nearly the
+same everywhere, and a constant here. `predict` keeps to the numbers that `geood plan` shows.
 """
 
 from __future__ import annotations
 
-import copy
 import functools
 import itertools
-import math
-import os
 import shutil
-import weakref
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from geood.errors import ConfigError, OutputError
 from geood.geo.cog import WORST
 from geood.geo.gdal import CACHE_BYTES
 from geood.geo.scene import Scene
-from geood.models import TILE_PX, ModelBundle, cut
+from geood.models import ModelBundle
 from geood.prediction.cluster import threads_of
+from geood.prediction.tile_memory import SPARE, tile_bytes
+from geood.prediction.tile_size import TILES_PX, run_side
 
-TILES_PX = (2048, 1536, 1024, 768, 512, 384, 256, 192, 128)  # sides to try if the config's does not fit the memory
 LEAST_CACHE = 32 * 2**20
 KERNELS = 130 * 2**20  # added by the first forward pass for kernels and scratch space, measured with two encoders
 BASE = 720 * 2**20  # this process with all imports and a bundle of `LIGHT` bytes; constant: tile sizes are reproducible
 LIGHT = 48 * 2**20  # weights of the bundle with which `BASE` was measured; they are kept twice: folded, and as stored
-SPARE = 1.2  # factor on the tensors of a tile, for fragmentation of the heap (1.05 to 1.15 measured)
-BETWEEN = 1.2  # factor on the outputs of modules, for what is computed between them (1.1 to 1.2 measured)
-FEW = (64, 96)  # pixels that they are measured on
 WORKER_BYTES = 480 * 2**20  # a process with torch and GDAL loaded, before any bundle
 CUDA_LIBRARIES = 320 * 2**20  # more in each process where torch is a build for CUDA, with or without a GPU
 CUDA_CONTEXT = 440 * 2**20  # more in each process that computes on a GPU: context and kernels (H200, torch 2.11)
-GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # control groups of Linux, and this process's
 TO_SMALL_BLOCKS = "convert it to small blocks first: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE IN OUT"
 _UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -94,10 +81,10 @@ class SceneMemory:
 class Budget:
     """Tile size, concurrency and memory of a run.
 
-    Each process computes `computing` tiles of side `tile_px` at a time. `bytes` is the peak resident memory of all
-    processes together, at most `limit` (None: no limit); `gpu_bytes` is the memory of one tile on a GPU (None: no GPU).
-    `workers` is the number of worker processes, 0 for threads in this one. `reading` is what of the memory of each
-    process is for GDAL's cache and its codecs.
+    Each process computes `computing` tiles of side `tile_px` at a time (0: of other machines, one for each core there).
+    `bytes` is the peak resident memory of all processes together, at most `limit` (None: no limit); `gpu_bytes` is the
+    memory of one tile on a GPU (None: no GPU). `workers` is the number of worker processes, 0 for threads in this one.
+    `reading` is what of the memory of each process is for GDAL's cache and its codecs.
     """
 
     tile_px: int
@@ -136,9 +123,12 @@ def parse_bytes(text: str) -> int:
     return int(number * (1024 ** ("KMGT".index(unit) + 1) if binary and unit else _UNITS[unit]))
 
 
-def config_budget(bundle: ModelBundle, *, workers: int = 0) -> Budget:
-    """Return tile size and concurrency of the config, without measuring the memory they need (`bytes` is 0)."""
-    return Budget(_wished_tile(bundle), threads_of(workers)[0], CACHE_BYTES, 0, None)
+def config_budget(bundle: ModelBundle, *, workers: int = 0, here: bool = True) -> Budget:
+    """Return tile size and concurrency of the config, without measuring the memory they need (`bytes` is 0).
+
+    `here` tells whether this machine computes; of others neither cores nor memory are known.
+    """
+    return Budget(run_side(bundle, here=here), threads_of(workers)[0] if here else 0, CACHE_BYTES, 0, None)
 
 
 def budget(
@@ -151,7 +141,7 @@ def budget(
     Raises:
         ConfigError: even the smallest does not fit; the message names the least limit that would do.
     """
-    wished = _wished_tile(bundle) if max_ram is None else bundle.tile_px
+    wished = bundle.tile_px
     computing, _ = threads_of(workers)
     cache = CACHE_BYTES if max_ram is None else max(LEAST_CACHE, min(CACHE_BYTES, max_ram // 16))
     measured = functools.cache(lambda side: tile_bytes(bundle, side))  # one pass a size, whatever the concurrency
@@ -194,98 +184,6 @@ def check_disk(folder: Path, needed: int) -> None:
             f"{folder}: {free / 1e9:.3g} GB are free, up to {needed / 1e9:.3g} GB are needed for scores and their "
             "journal; free space, or choose another --out"
         )
-
-
-def tile_bytes(bundle: ModelBundle, side: int) -> int:
-    """Return the peak bytes of live tensors while a tile of side `side` gets score and classes, in float32.
-
-    That is of all that is computed: the network, and on its answer the bundle's score, smoothed if it is to be.
-    """
-    network = copy.deepcopy(bundle.segmenter).to("meta")
-    inliers = None if bundle.inliers is None else copy.deepcopy(bundle.inliers).to("meta")
-    bare = replace(bundle, segmenter=network, inliers=inliers)
-    inner = slice(bundle.halo_px, side - bundle.halo_px)
-    image = torch.empty(1, bundle.bands.count, side, side, device="meta")
-    valid, kinds = torch.ones((1, side, side), device="meta").bool(), (bundle.config.score.kind,)
-    region, core = bare.region_of((inner, inner), (side, side), kinds)
-    meter = _Meter()
-    with torch.inference_mode(), meter:
-        answer = bare.infer(image, kinds, region)
-        score = bare.score_of(answer, cut(image, region), cut(valid, region), core=core)
-        classes = answer.logits[:, :, *core].argmax(1).to(torch.uint8)
-        del score, classes
-    return meter.peak
-
-
-def _wished_tile(bundle: ModelBundle) -> int:
-    """Return the side of tiles without a memory limit: the config's, or one for the halo that this machine can hold.
-
-    That is, half of its memory holds one tile for each core, however many are computed at a time: the tiles, and so the
-    scores near their seams, must not depend on the number of workers.
-    """
-    if bundle.config.predict.tile_px != "auto" or bundle.tile_px == TILE_PX or torch.cuda.is_available():
-        return bundle.tile_px
-    sizes = [px for px in TILES_PX if TILE_PX < px <= bundle.tile_px]
-    return next((px for px in sizes if machine_holds(bundle, px)), TILE_PX)
-
-
-def machine_holds(bundle: ModelBundle, tile_px: int) -> bool:
-    """Return whether half of this machine's memory, or of its container's or job's, holds such a tile for each core."""
-    memory, cores = min([_memory(), *_group_limits()]), os.cpu_count() or 1
-    side = tile_px + 2 * bundle.halo_px
-    return cores * SPARE * BETWEEN * pixel_bytes(bundle) * side**2 <= memory / 2
-
-
-def pixel_bytes(bundle: ModelBundle) -> float:
-    """Return the bytes for each pixel of a tile that live outputs of the network's modules take at most.
-
-    It is told by a pass over a few pixels, which takes 30 ms where `tile_bytes` takes a second and loads the compiler.
-    """
-    alive: dict[int, int] = {}
-    peak = 0
-
-    def seen(_module: Any, _given: Any, output: Any) -> None:
-        nonlocal peak
-        for tensor in tree_leaves(output):
-            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
-            if storage is not None and storage._cdata not in alive:
-                alive[storage._cdata] = storage.nbytes()
-                weakref.finalize(storage, alive.pop, storage._cdata)
-        peak = max(peak, sum(alive.values()))
-
-    hooks = [module.register_forward_hook(seen) for module in bundle.segmenter.modules()]
-    try:
-        bundle.infer(torch.zeros(1, bundle.bands.count, *FEW), (bundle.config.score.kind,))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return peak / math.prod(FEW)
-
-
-def _memory() -> int:
-    """Return the bytes of memory of this machine."""
-    if hasattr(os, "sysconf"):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    from distributed.system import MEMORY_LIMIT  # on Windows, where it is all there is
-
-    return int(MEMORY_LIMIT)
-
-
-def _group_limits() -> list[int]:
-    """Return the memory limits, in bytes, of the control groups that this process is in: a container, a batch job."""
-    files, limits = [], []
-    with suppress(OSError):  # another system
-        for line in OWN_GROUPS.read_text(encoding="utf-8").splitlines():
-            _, kinds, path = line.split(":", 2)
-            if kinds and "memory" not in kinds.split(","):
-                continue
-            root, name = (GROUPS / "memory", "memory.limit_in_bytes") if kinds else (GROUPS, "memory.max")
-            inner = root / path.lstrip("/")
-            files += [folder / name for folder in (inner, *inner.parents) if folder.is_relative_to(root)]
-    for file in files:
-        with suppress(OSError, ValueError):  # no such file, as of groups beyond a container, or no limit
-            limits.append(int(file.read_text(encoding="utf-8")))
-    return limits
 
 
 def _largest(scenes: Sequence[SceneMemory], budget_of: Callable[..., Budget], tile_px: int, computing: int) -> Budget:
@@ -359,27 +257,3 @@ def _libraries() -> int:
 def _useful(tile_px: int, halo_px: int) -> float:
     """Return the share of a tile's pixels as read that are not halo."""
     return (tile_px / (tile_px + 2 * halo_px)) ** 2
-
-
-class _Meter(TorchDispatchMode):
-    """Counter of the bytes of live tensors, and of their peak."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call,unused-ignore]
-        self.now = self.peak = 0
-        self._alive: dict[int, int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(output):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                if storage._cdata not in self._alive:
-                    self._alive[storage._cdata] = storage.nbytes()
-                    self.now += storage.nbytes()
-                    self.peak = max(self.peak, self.now)
-                    weakref.finalize(storage, self._gone, storage._cdata)
-        return output
-
-    def _gone(self, key: int) -> None:
-        self.now -= self._alive.pop(key)

@@ -24,6 +24,7 @@ from geood.calibration import pooled_features
 from geood.config import PredictConfig
 from geood.geo.cog import rounded
 from geood.models import ModelBundle, Region, SegmenterOutput, autocast, class_bands, cut, for_inference
+from geood.prediction.cluster import cores
 
 log = logging.getLogger("geood")
 MOST_AT_ONCE = 8  # tiles in a batch, and in a task: with more, a GPU gains 7 % and the threads that feed it lose more
@@ -69,7 +70,7 @@ class Engine:
         self.batch = 1
         self._precision = predict.precision
         self._floor = min(bundle.thresholds.values(), default=float("-inf"))
-        self._gate = threading.BoundedSemaphore(1 if self.on_gpu else computing)
+        self._gate = threading.BoundedSemaphore(1 if self.on_gpu else computing or cores())
         self._configured_batch = predict.batch
         self._sized = not self.on_gpu
         self._stream = torch.cuda.Stream() if self.on_gpu else None

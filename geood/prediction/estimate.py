@@ -21,7 +21,9 @@ from geood.geo.paths import ScenePath
 from geood.models import ModelBundle
 from geood.prediction.budget import Budget, budget, check_disk
 from geood.prediction.job import FailedTile, Job, NumberedTile, tiles_of
+from geood.prediction.outputs import outputs_of
 from geood.prediction.plan import SceneOptions, ScenePlan, limits_of, plan_scene
+from geood.prediction.publication import Publication
 from geood.prediction.worker import STATE, score_tiles
 
 PROBE_TILES = 4  # the search for tiles with data ends after four times as many for each thread
@@ -68,22 +70,26 @@ def plan_run(
     workers: int = 0,
     max_ram: str | None = None,
     settings: Sequence[str] = (),
-    folder: Path = Path(),
+    out: Path = Path(),
 ) -> list[tuple[str, str]]:
     """Return what `predict` would do with a scene and what it would take, as (label, text) lines.
+
+    `out` is as for `predict`: an unfinished run of these outputs keeps its tiles.
 
     Raises:
         BundleError, ConfigError, DataError: as in `predict`, before any work.
     """
     bundle = ModelBundle.load(bundle_path, flow=False).with_settings(settings)
+    outputs = outputs_of([scene], out, mosaic=False)
+    publication = Publication(outputs.work_folder, outputs.finals, overwrite=False)
+    begun = publication.begun(0, outputs.targets[0].scores.stem)
+    path = ScenePath(scene)
+    limits = limits_of(bundle, [path], workers=workers, max_ram=max_ram)
+    plan = plan_scene(path, bundle, options, bundle_path=bundle_path, limits=limits, classes=True, begun=begun)
     if max_ram is None:
-        limits = budget(bundle, workers=workers)
-    else:
-        limits = limits_of(bundle, [ScenePath(scene)], workers=workers, max_ram=max_ram)
-    plan = plan_scene(ScenePath(scene), bundle, options, bundle_path=bundle_path, limits=limits, classes=True)
-    if plan.tile_px != limits.tile_px:  # tiles that have grown for this scene take more
-        limits = budget(bundle.with_settings([f"predict.tile_px={plan.tile_px}"]), workers=workers)
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+        settled = bundle.config.predict.model_copy(update={"tile_px": plan.tile_px})
+        limits = budget(bundle.with_predict(settled), workers=workers)
+    existing = next(path for path in (out.absolute(), *out.absolute().parents) if path.is_dir())
     lines = describe(
         plan, limits, halo=_halo(bundle), folder=existing, seconds=trial_seconds(plan, bundle, bundle_path=bundle_path)
     )
@@ -117,12 +123,12 @@ def describe(
 
 def _halo(bundle: ModelBundle) -> str:
     """Return the halo of tiles in words: whose it is, and what it cuts off."""
-    given, reach, smoothing = bundle.config.predict.halo_px, bundle.reach, bundle.halo_px - bundle.network_halo_px
+    given, reach, score = bundle.config.predict.halo_px, bundle.reach, bundle.halo_px - bundle.network_halo_px
     origin = "as predict.halo_px says" if given != "auto" else "as the model needs" if reach else "not measured"
     if given != "auto" and reach is not None:
         origin += f", the model needs {reach.halo_px}"
     lost = "" if bundle.cut_off is None else f", {100 * bundle.cut_off:.3g} % of what a pixel depends on lies beyond"
-    more = f" and {smoothing} px more for the smoothing" if smoothing else ""
+    more = f" and {score} px more for what the score looks around a pixel" if score else ""
     return f"{bundle.network_halo_px} px, {origin}{more}{lost}"
 
 

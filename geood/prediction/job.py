@@ -24,9 +24,9 @@ class Job:
     `state` tells the scene from an older file of the same name, `identity` does so for the bundle; `weights` holds the
     bundle's bytes for workers that cannot see its path. `tile_px` is the side of a tile without halo on the scene's
     grid, `halo_px` the width of the halo on the grid that is read, `computing` the number of tiles that a process
-    computes at a time, `cache_bytes` the size of GDAL's block cache, `process_bytes` a process's memory limit (None: no
-    limit), `classes` whether a class raster is written. Pixels above `threshold` are counted, unless it is None; tiles
-    do not depend on it.
+    computes at a time (0: one for each of its cores), `cache_bytes` the size of GDAL's block cache, `process_bytes` a
+    process's memory limit (None: no limit), `classes` whether a class raster is written. Pixels above `threshold` are
+    counted, unless it is None; tiles do not depend on it.
     """
 
     source: SceneSource

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -23,7 +23,7 @@ from geood.geo.paths import ScenePath, fingerprint, with_retries
 from geood.geo.scene_reading import said_together
 from geood.geo.score_raster import FAILED_TAG
 from geood.models import AnyBundle, ModelBundle, bundle_path_of, takes_bundle
-from geood.prediction.budget import check_disk, machine_holds
+from geood.prediction.budget import check_disk
 from geood.prediction.cluster import TlsFiles, dask_client
 from geood.prediction.outputs import (
     Prediction,
@@ -142,11 +142,9 @@ def predict(  # noqa: PLR0913 - the options of a verb
         rule = _Rule(choice.settle(bundle), top, on_drift)
         nodata = options.reading.nodata_for(bundle.bands)
         tiles = write_mosaic([str(s) for s in scenes], work.folder / MOSAIC, nodata=nodata) if mosaic else None
-        limits = limits_of(bundle, [t.scene for t in outputs.targets], mosaic=tiles, workers=workers, max_ram=max_ram)
-        holds = cache(partial(machine_holds, bundle))  # measured once, for all scenes
-        plan_of = partial(
-            plan_scene, bundle=bundle, options=options, bundle_path=Path(bundle_path), limits=limits, holds=holds
-        )
+        opened, here = [t.scene for t in outputs.targets], scheduler is None
+        limits = limits_of(bundle, opened, mosaic=tiles, workers=workers, max_ram=max_ram, here=here)
+        plan_of = partial(plan_scene, bundle=bundle, options=options, bundle_path=Path(bundle_path), limits=limits)
         plans = [
             plan_of(t.scene, mosaic=tiles, classes=bool(t.classes), begun=publication.begun(i, t.scores.stem))
             for i, t in enumerate(outputs.targets)

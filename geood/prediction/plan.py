@@ -10,9 +10,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +38,13 @@ from geood.prediction.budget import (
     budget,
     config_budget,
     disk_needed,
-    machine_holds,
     parse_bytes,
 )
 from geood.prediction.cluster import threads_of
 from geood.prediction.job import Job, tiles_of
 from geood.prediction.scene_checks import far_from_training, turned_by_viewers, valid_share
-from geood.prediction.tile_size import begun_tile, grown_tile
+from geood.prediction.tile_memory import machine_holds
+from geood.prediction.tile_size import scene_side
 
 log = logging.getLogger("geood")
 
@@ -159,15 +158,18 @@ def limits_of(
     mosaic: Path | None = None,
     workers: int = 0,
     max_ram: str | None = None,
+    here: bool = True,
 ) -> Budget:
     """Return tile size and concurrency for scenes, from their headers; `mosaic` is as for `plan_scene`.
+
+    `here` tells whether this machine computes; without a memory limit its cores and memory count for nothing else.
 
     Raises:
         ConfigError: the memory limit is no size, or nothing fits it.
         DataError: a scene cannot be opened.
     """
     if max_ram is None:
-        return config_budget(bundle, workers=workers)
+        return config_budget(bundle, workers=workers, here=here)
     most, each = parse_bytes(max_ram), []
     for scene in scenes:
         with Scene.open(scene.opened if mosaic is None else gdal_name(mosaic)) as opened:
@@ -184,13 +186,11 @@ def plan_scene(  # noqa: PLR0913 - what is planned, by what, and within which li
     limits: Budget,
     classes: bool,
     mosaic: Path | None = None,
-    holds: Callable[[int], bool] | None = None,
     begun: Mapping[str, Any] | None = None,
 ) -> ScenePlan:
     """Plan how a scene is scored; `mosaic` is the file to open in its place if the scene is a mosaic.
 
-    `holds` tells whether this machine's memory holds tiles of a side, as `tile_size.grown_tile` asks. `begun` is the
-    `key` of a run that is to be resumed: where nobody says how large tiles are, they stay as large as in that run.
+    `begun` is the `key` of a run that is to be resumed.
 
     Raises:
         ConfigError: an option does not fit the scene.
@@ -211,15 +211,7 @@ def plan_scene(  # noqa: PLR0913 - what is planned, by what, and within which li
         layout = opened.layout
         dtype, names = opened.dtype, ", ".join(opened.band_names)
         area = _area(options, grid)
-        tile_px, more = _tile(
-            bundle,
-            grid,
-            limits,
-            begun=begun or {},
-            scale=reading.scale,
-            area=area,
-            holds=holds or partial(machine_holds, bundle),
-        )
+        tile_px, resumed, more = _tile(bundle, grid, limits, begun, scale=reading.scale, area=area)
         warnings += more
         cache = _cache(opened, limits, rows=math.ceil((tile_px + 2 * bundle.halo_px) / reading.scale))
     source = dataclasses.replace(reading.source(name, nodata), servers=may_ask_servers(name))
@@ -244,7 +236,7 @@ def plan_scene(  # noqa: PLR0913 - what is planned, by what, and within which li
         "scene": f"{display_name(name)}: {size}{metres}, {dtype}, {names}, {layout}",
         "bands": reading.bands_note,
         "resolution": reading.resolution_note,
-    }
+    } | ({"resume": resumed} if resumed else {})
     cells = cells_key(bundle.bands.names, len(bundle.class_ids))
     return ScenePlan(scene, grid, job, state, share, notes, tuple(warnings), cells, tile_px)
 
@@ -253,26 +245,21 @@ def _tile(
     bundle: ModelBundle,
     grid: Grid,
     limits: Budget,
+    begun: Mapping[str, Any] | None,
     *,
-    begun: Mapping[str, Any],
     scale: float,
     area: AreaOfInterest | None,
-    holds: Callable[[int], bool],
-) -> tuple[int, list[str]]:
-    """Return the side of a scene's tiles at the model's resolution, and warnings of it.
-
-    Where nobody says how large they are, it is that of a run that was begun, or as large as saves time.
-    """
-    if limits.limit is not None or bundle.config.predict.tile_px != "auto":
-        return limits.tile_px, []
-    kept = begun_tile(begun.get("tile_px"), scale)
-    if kept is None:
-        if limits.tile_px != bundle.tile_px:  # the memory does not hold what the halo asks for
-            return limits.tile_px, []
-        return grown_tile(bundle, grid, scale=scale, area=area, holds=holds), []
-    if kept == limits.tile_px or kept <= TILE_PX or holds(kept):
-        return kept, []
-    return kept, [f"tiles of {kept} px, as the run began; if memory runs out, resume with fewer --workers"]
+) -> tuple[int, str, list[str]]:
+    """Return the side of a scene's tiles at the model's resolution, what is said of it, and warnings of it."""
+    if limits.limit is not None:
+        return limits.tile_px, "", []
+    here = limits.computing > 0
+    side, kept = scene_side(bundle, grid, least=limits.tile_px, begun=begun, here=here, scale=scale, area=area)
+    if not kept:
+        return side, "", []
+    note, large = f"in tiles of {side} px, as the unfinished run has", side > max(limits.tile_px, TILE_PX)
+    warning = f"tiles of {side} px, as the run began; if memory runs out, resume with fewer --workers"
+    return side, note, [warning] if large and here and not machine_holds(bundle, side) else []
 
 
 def _cache(opened: Scene, limits: Budget, *, rows: int) -> int:

@@ -7,6 +7,7 @@ of false polygons of the model that made it. A raster of an older geood has no s
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,7 +128,7 @@ def _promised(
     Without a `count` they are not those that the table counts: the best-ranked alone, or connected otherwise.
     """
     told = said(texts).get("km2")
-    km2 = float(told) if isinstance(told, (int, float)) else 0.0
+    km2 = float(told) if isinstance(told, (int, float)) and abs(told) <= sys.float_info.max else 0.0
     least = settings.min_area_m2 or 0.0
     false = table.at(threshold, least) if table is not None and count is not None and km2 > 0 else None
     return {

@@ -84,15 +84,15 @@ def state_of(
         grid = Grid(raster.height, raster.width, raster.transform, raster.crs)
     if above is None or curve is not None:
         valid, above = _count(scores, grid, threshold, curve)
-    side = grid.resolution_m
+    pixel_m2 = grid.pixel_m2
     facts = SceneFacts(
         valid_px=valid,
         above_px=above,
-        km2=None if side is None else valid * side**2 / 1e6,
+        km2=None if pixel_m2 is None else valid * pixel_m2 / 1e6,
         polygons=None,
         threshold=threshold,
         min_area_m2=bundle.config.predict.min_area_m2 or 0.0,
-        pixel_m=side,
+        pixel_m=grid.resolution_m,
     )
     if on_drift == "warn" or (on_drift == "relative" and record is None):
         return SceneState(facts, drift)

@@ -102,7 +102,7 @@ def look_at(paths: Sequence[Path], *, nodata: float | None = None) -> Imagery:
             found[pyproj.CRS.from_user_input(grid.crs).name] += 1
             resolutions.append(grid.resolution_m)
             units.append(math.sqrt(abs(grid.transform.determinant)))
-            area += grid.height * grid.width * grid.resolution_m**2
+            area += grid.height * grid.width * (grid.pixel_m2 or 0.0)
             if suspected is None and path in looked_at:
                 suspected = undeclared_nodata(scene)
     if found and bare:

@@ -243,5 +243,5 @@ def _least(tags: dict[str, str]) -> float | None:
     try:
         value = json.loads(tags[PREDICT_TAG])["min_area_m2"]
         return None if value is None else float(value)
-    except (KeyError, ValueError, TypeError, RecursionError):
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
         return None

@@ -275,14 +275,15 @@ def _budget(
     ends = ends[ends <= (np.flatnonzero(seen).max() if seen.any() else -1)]
     best = sure = None
     met = [True, True]
+    judged_so_far, real_so_far = seen.cumsum(), good.cumsum()
+    false_so_far = (seen & ~good).cumsum()
     for end in ends:
-        part = seen[: end + 1]
-        cases, false = int(part.sum()), int((part & ~good[: end + 1]).sum())
+        cases, false = int(judged_so_far[end]), int(false_so_far[end])
         scale = (end + 1) / cases / ground.area_km2 if cases else math.inf
         limits = count_limits(false)
         expected, most = false * scale if cases else math.inf, limits.high * scale
         at = float(ranked[end + 1]) if end + 1 < len(ranked) else _below(float(ranked[end]))
-        row = BudgetThreshold(per_km2, at, int(end) + 1, int(good[: end + 1].sum()), expected, most, None)
+        row = BudgetThreshold(per_km2, at, int(end) + 1, int(real_so_far[end]), expected, most, None)
         met = [met[0] and (expected <= per_km2 or not cases), met[1] and (most <= per_km2 or not cases)]
         best = row if met[0] and cases else best
         sure = at if met[1] and cases else sure

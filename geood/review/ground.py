@@ -111,8 +111,8 @@ def _measured(raster: Path) -> tuple[float | None, int, dict[str, str]]:
         grid = Grid(dataset.height, dataset.width, dataset.transform, dataset.crs)
         valid = sum(int(_known(dataset, window, raster)[1].sum()) for window in pieces(grid))
         tags = {str(key): str(value) for key, value in dataset.tags().items()}
-    metres = grid.resolution_m
-    return (None if metres is None else valid * metres**2 / 1e6), valid, tags
+    pixel_m2 = grid.pixel_m2
+    return (None if pixel_m2 is None else valid * pixel_m2 / 1e6), valid, tags
 
 
 def _known(dataset: Any, window: Window, raster: Path) -> tuple[NDArray[Any], NDArray[np.bool_]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,8 +87,9 @@ def _of_record(record: Any) -> CutPromise:
 
 def _known(record: Mapping[str, Any], name: str) -> float | None:
     value = record.get(name)
-    fine = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
-    return float(value) if fine and value is not None else None
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max:
+        return float(value)
+    return None
 
 
 def _threshold_of(review: Review) -> float | None:

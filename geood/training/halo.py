@@ -31,7 +31,9 @@ def with_reach(bundle: ModelBundle, crops: Crops) -> ModelBundle:
     network = outputs_of(
         segmenter, outlier=needs in ("head", "class", "experts"), encoder=needs in ("encoder bank", "experts")
     )
-    raw = bundle.with_score(score.model_copy(update={"smooth_px": 0}))  # what smoothing needs is added to the halo
+    raw = bundle.with_score(
+        score.model_copy(update={"smooth_px": 0, "false_alarm_nats": 0.0})
+    )  # what they need is added
 
     def scores(image: Tensor) -> Tensor:
         return raw.score(image)

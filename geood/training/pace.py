@@ -145,6 +145,7 @@ def announce_long(
     """
     config = crops.config
     left = [_rest(plan, begun[plan.stage] or 0) for plan in plans(config) if begun.get(plan.stage, 0) is not None]
+    left = [plan for plan in left if plan.steps]
     if uses_gpu(config) or sum(plan.steps for plan in left) < FEW_STEPS:
         return
     pace = measure_pace(crops, segmenter=segmenter, flow=flow, photographs=photographs, chosen=left)

@@ -54,6 +54,7 @@ PACKAGES = ("torch", "timm", "torchgeo", "lightning", "rasterio", "numpy")  # wh
 LABELS = "labels"  # burnt while the crops are opened, before the folder is known to be a run
 BEFORE = (".config.partial.yaml", LABELS)  # what a run may hold that has no config.yaml yet
 FOLDERS = ("checkpoints", "samples", "tensorboard", LABELS)
+UNKNOWN = {("train", "head_light"): 0.0}  # of runs that were begun before there was such a key
 FIELDS = ("stage", "step", "figure", "value")
 
 
@@ -70,7 +71,7 @@ def check_run(run: Path, config: Config, *, resume: bool) -> None:
     if saved.exists() and not resume:
         raise OutputError(f"{run}: holds a run already; add --resume to go on with it, or give another --out")
     if saved.exists():
-        changed = _changed(load_config(saved), config)
+        changed = _changed(_stored(saved), config)
         if not (run / "model.safetensors").exists():
             changed = [key for key in changed if not _among(key, FREE)]
         if (run / "metrics.csv").exists():
@@ -95,7 +96,7 @@ def as_begun(run: Path, config: Config, *, given: Config) -> Config:
     """
     if not (run / "config.yaml").is_file():
         return config
-    before, kept, told = load_config(run / "config.yaml"), dict[str, dict[str, Any]](), list[str]()
+    before, kept, told = _stored(run / "config.yaml"), dict[str, dict[str, Any]](), list[str]()
     derived = given.score.kind == default_kind(given.segmenter, given.score)
     for name in _changed(before, config):
         section, _, key = name.partition(".")
@@ -115,6 +116,20 @@ def as_begun(run: Path, config: Config, *, given: Config) -> Config:
         return config
     log.info("%s goes on as it was begun, with %s", run, "; ".join(told))
     return mixed
+
+
+def _stored(path: Path) -> Config:
+    """Return the config that a run was begun with; keys that did not exist then are as all runs were (`UNKNOWN`).
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    config = load_config(path)
+    for (section, key), was in UNKNOWN.items():
+        part = getattr(config, section)
+        if key not in part.model_fields_set:  # a run's own file names every key
+            config = config.model_copy(update={section: part.model_copy(update={key: was})})
+    return config
 
 
 def _check_kinds(run: Path) -> None:

@@ -96,12 +96,8 @@ def train(config: Config | str | Path, out: str | Path, *, resume: bool = False)
     torch.manual_seed(config.train.seed)
     crops = open_crops(config, run / LABELS)
     segmenter = Segmenter(crops.bands.count, len(config.data.classes), config.segmenter)
-    flow, photographs = _negatives(config, crops)
-    figures: dict[str, float] = {}
-    if config.train.stages_from:
-        figures |= take_stages(Path(config.train.stages_from), config, segmenter=segmenter, flow=flow)
-    if config.train.tune_from:
-        crops, figures = take_model(Path(config.train.tune_from), config, crops, segmenter=segmenter, flow=flow)
+    crops, flow, figures = _begun_from(config, crops, segmenter)
+    photographs = open_photographs(config, crops.bands.count)
     if leader:
         read = _read(run, config, crops, photographs)
         check_inputs(run, read)
@@ -139,11 +135,18 @@ def _told_to_resume(run: Path) -> Iterator[None]:
         raise
 
 
-def _negatives(config: Config, crops: Crops) -> tuple[Flow | None, PhotographFolder | None]:
-    """Create what the config's sources of negatives need: a flow, a folder of photographs, both or neither."""
-    settings, bands = config.negatives, crops.bands
-    flow = Flow(bands.count, config.flow, bands.step) if "flow" in settings.sources else None
-    return flow, open_photographs(config, bands.count)
+def _begun_from(config: Config, crops: Crops, segmenter: Segmenter) -> tuple[Crops, Flow | None, dict[str, float]]:
+    """Return crops, flow (None: no negatives come from one) and figures of stages of a training that begins.
+
+    They and the segmenter's weights are those of the model, or of the run, that the config goes on with, if any.
+    """
+    if config.train.tune_from:
+        return take_model(Path(config.train.tune_from), config, crops, segmenter=segmenter)
+    drawn = "flow" in config.negatives.sources
+    flow = Flow(crops.bands.count, config.flow, crops.bands.step) if drawn else None
+    if not config.train.stages_from:
+        return crops, flow, {}
+    return crops, flow, take_stages(Path(config.train.stages_from), config, segmenter=segmenter, flow=flow)
 
 
 def _read(run: Path, config: Config, crops: Crops, photographs: PhotographFolder | None) -> Inputs:

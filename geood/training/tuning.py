@@ -23,15 +23,16 @@ APART = ("outlier", "weights", "checkpointing")  # keys of the segmenter that do
 
 
 def take_model(
-    source: Path, config: Config, crops: Crops, *, segmenter: Segmenter, flow: Flow | None
-) -> tuple[Crops, dict[str, float]]:
-    """Load the networks of a bundle; return the crops with its bands, and figures of stages.
+    source: Path, config: Config, crops: Crops, *, segmenter: Segmenter
+) -> tuple[Crops, Flow | None, dict[str, float]]:
+    """Load the segmenter of a bundle; return the crops with its bands, its flow, and figures of stages.
 
-    Its outlier head is taken only if none is to be trained.
+    Its outlier head is taken only if none is to be trained, and its flow if negatives come from one: that is made for
+    the bundle's bands, as its range of values depends on them.
 
     Raises:
         BundleError: the bundle cannot be read.
-        ConfigError: it has other classes, bands, networks or resolution.
+        ConfigError: it has other classes, bands, networks or resolution, or lacks the flow.
     """
     path = bundle_path_of(source)
     key = f"train.tune_from: {path}"
@@ -39,6 +40,11 @@ def take_model(
         raise ConfigError(f"{key} does not exist; name a finished run, or its model.safetensors")
     bundle = ModelBundle.load(path)
     _check_alike(bundle, config, crops, key)
+    flow = None
+    if "flow" in config.negatives.sources:
+        if bundle.flow is None:
+            raise ConfigError(f"{key} has no flow, from which negatives.source draws; choose another source")
+        flow = Flow(bundle.bands.count, config.flow, bundle.bands.step)
     try:
         state = bundle.segmenter.state_dict()
         if keeps_head(config):
@@ -51,10 +57,8 @@ def take_model(
         raise ConfigError(
             f"{key} has other weights than this config's networks ({shown(error, most=200)}); give its own config"
         ) from None
-    if flow is not None and bundle.flow is None:
-        raise ConfigError(f"{key} has no flow, from which negatives.source draws; choose another source")
     figures = {name: value for name, value in bundle.metrics.items() if name.startswith(("segmenter/", "flow/"))}
-    return dataclasses.replace(crops, bands=bundle.bands), figures
+    return dataclasses.replace(crops, bands=bundle.bands), flow, figures
 
 
 def keeps_head(config: Config) -> bool:

@@ -1,5 +1,7 @@
 """Laws of the table of false polygons: a budget is kept on its own ground, and it survives its way through a tag."""
 
+import re
+
 import numpy as np
 import pytest
 from scipy.stats import nbinom, poisson
@@ -74,6 +76,11 @@ def test_a_table_comes_back_from_its_tag_and_no_other_text_does():
         text[:-1],
         text.replace("[0.1,0.2", '["a",0.2'),
         text.replace("0.01,", ""),
+        re.sub(r'"images":\d+', f'"images":{10**400}', text),
+        re.sub(r'"pixel_m":[^,]+', '"pixel_m":"wide"', text),
+        re.sub(r'"km2":[^,]+', '"km2":NaN', text),
+        re.sub(r'"polygons":\[\[\d+', '"polygons":[["many"', text),
+        re.sub(r'"spread":\[\[[^,]+', '"spread":[[null', text),
         "[" * 9999,
     ):
         with pytest.raises(ValueError, match="not a table"):

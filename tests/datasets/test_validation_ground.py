@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
 from PIL import Image
 from rasterio.warp import calculate_default_transform, reproject
 
 from geood.datasets.photo_crops import open_photos
 from geood.datasets.scene_crops import open_scenes
-from geood.datasets.validation_ground import decoded_frame, open_ids, validation_parts
+from geood.datasets.validation_ground import _in_cell, decoded_frame, open_ids, validation_parts
 from geood.geo.scene import Scene
 from support.bundles import small_config
 from support.rasters import picture, write_raster
@@ -61,6 +62,25 @@ def test_an_image_in_another_crs_gives_the_same_ground(tmp_path):
     other, ids, _ = owned(folder, folder / "a2.tif")
     assert other.max() == 1 and other[array[0] > 0].mean() == pytest.approx(times.mean(), abs=0.02)
     assert (ids[(other == 1) & (array[0] > 0)] != 255).mean() > 0.95
+
+
+def test_of_an_image_that_lies_askew_validation_owns_the_same_ground(tmp_path):
+    """Each pixel whose centre lies in a block of validation, and no other."""
+    folder = make_scene(tmp_path)
+    with rasterio.open(folder / "a.tif") as file:
+        middle = file.transform @ (150, 150)
+        turned = Affine.translation(*middle) @ Affine.rotation(30) @ Affine.scale(0.5, -0.5)
+        turned = turned @ Affine.translation(-110, -110)
+        array = np.zeros((3, 220, 220), np.uint8)
+        to = {"dst_transform": turned, "dst_crs": file.crs}
+        reproject(file.read(), array, src_transform=file.transform, src_crs=file.crs, **to)
+    write_raster(folder / "a2.tif", array, transform=turned, nodata=0)
+    times, _, crops = owned(folder, folder / "a2.tif")
+    rows, cols = np.mgrid[:220, :220] + 0.5
+    x, y = turned.a * cols + turned.b * rows + turned.c, turned.d * cols + turned.e * rows + turned.f
+    blocks = crops.ground.blocks
+    wanted = sum(_in_cell(blocks, cell, x, y).astype(int) for cell in blocks.validation)
+    assert 0 < wanted.mean() < 1 and np.array_equal(times, wanted)
 
 
 def test_photographs_are_parts_as_a_whole(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 
 import geopandas as gpd
 import numpy as np
@@ -10,10 +11,13 @@ import pytest
 import rasterio
 import rasterio.features
 import scipy.ndimage
+from affine import Affine
 
 from geood.cli.app import evaluate as command
-from geood.evaluation.objects import SHOWN
+from geood.errors import OutputError
+from geood.evaluation.objects import SHOWN, write_band
 from geood.evaluation.scenes import evaluate_scenes
+from geood.geo.grid import Grid
 from geood.models.bundle import ModelBundle
 from geood.prediction.pipeline import predict
 from support.bundles import make_bundle
@@ -105,6 +109,27 @@ def test_a_folder_gets_figures_tables_and_pictures(tmp_path, labelled, capsys):
     command("scenes", root, model=model, out=out, overwrite=True)
     command("scenes", root, model=model, out=tmp_path / "m.json")
     assert json.loads((tmp_path / "m.json").read_text())["objects"] == figures["objects"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="files have no limits there")
+@pytest.mark.parametrize("room", [0.3, 0.999])
+def test_a_disk_that_is_full_is_told(tmp_path, room):
+    """A limit on the size of files is met where a full disk is: when GDAL closes the file, which raises nothing."""
+    import resource
+
+    array = np.random.default_rng(0).random((300, 300), np.float32)
+    array[:9] = np.nan
+    grid = Grid(300, 300, Affine.scale(2.0, -2.0), None)
+    write_band(tmp_path / "a.tif", grid, array, nodata=math.nan, tags={"A": "b"})
+    with rasterio.open(tmp_path / "a.tif") as file:
+        assert np.array_equal(file.read(1), array, equal_nan=True) and file.tags()["A"] == "b"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(room * (tmp_path / "a.tif").stat().st_size), before[1]))
+    try:
+        with pytest.raises(OutputError, match="free space on that disk"):
+            write_band(tmp_path / "b.tif", grid, array, nodata=math.nan, tags={"A": "b"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_too_many_pixels_have_no_object_figures(labelled, monkeypatch, caplog):

@@ -1,6 +1,7 @@
 """A STAC item of a bundle is valid by the schemas of STAC 1.1 and of the MLM extension 1.5, and tells the truth."""
 
 import json
+import shutil
 from pathlib import Path
 
 import geopandas
@@ -86,6 +87,13 @@ def test_blocks_that_cannot_be_read_are_told(tmp_path):
     (tmp_path / "split.gpkg").write_text("no database")
     with pytest.raises(DataError, match="move it away"):
         footprint(tmp_path / "split.gpkg")
+
+
+def test_the_place_of_a_run_is_known_whatever_its_folder_is_called(run, tmp_path):
+    odd = tmp_path / "a; run!"
+    odd.mkdir()
+    shutil.copy(run / "split.gpkg", odd)
+    assert footprint(odd / "split.gpkg") == footprint(run / "split.gpkg") is not None
 
 
 def test_what_cannot_be_exported_is_refused_before_any_work(run, tmp_path):

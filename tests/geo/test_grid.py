@@ -5,7 +5,7 @@ import pytest
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyproj import CRS
+from pyproj import CRS, Geod
 
 from geood.geo.grid import Grid, Window, metres_per_unit, resampled, tile_grid
 
@@ -67,6 +67,30 @@ def test_pixel_size_and_bounds_of_a_rotated_grid():
     xmin, ymin, xmax, ymax = grid.bounds
     corners = [grid.transform @ (x, y) for x in (0, 20) for y in (0, 10)]
     assert all(xmin <= x <= xmax and ymin <= y <= ymax for x, y in corners)
+
+
+@pytest.mark.parametrize(("epsg", "degrees"), [(4326, (0, 60)), (4326, (-10, 10)), (4326, (50, 50.1))])
+def test_the_mean_ground_of_a_pixel_is_that_of_the_whole_grid(epsg, degrees):
+    """However many degrees it spans; pixels at the centre tell it of small grids alone."""
+    south, north = degrees
+    grid = Grid(300, 400, Affine(20 / 400, 0, 5, 0, -(north - south) / 300, north), CRS.from_epsg(epsg))
+    west, east, along = 5.0, 25.0, np.linspace(5, 25, 2001)
+    ring = [*((x, south) for x in along), *((x, north) for x in along[::-1])]
+    whole = abs(Geod(ellps="WGS84").polygon_area_perimeter(*zip(*ring, strict=True))[0])
+    assert grid.pixel_m2 * 300 * 400 == pytest.approx(whole, rel=1e-3)
+    assert (west, east) == (along[0], along[-1])
+    if north - south > 30:
+        assert grid.resolution_m**2 * 300 * 400 != pytest.approx(whole, rel=0.03)
+
+
+def test_the_mean_ground_of_a_pixel_is_known_with_a_crs_alone():
+    assert Grid(10, 10, Affine.identity(), None).pixel_m2 is None
+    utm = Grid(100, 100, Affine(0.5, 0, 500_000, 0, -0.5, 4_600_000), CRS.from_epsg(32633))
+    assert utm.pixel_m2 == pytest.approx(utm.resolution_m**2, rel=1e-6)
+    mercator = Grid(100, 100, Affine(60_000, 0, 0, 0, -60_000, 8_000_000), CRS.from_epsg(3857))
+    assert 0 < mercator.pixel_m2 < 60_000**2
+    beyond = Grid(100, 100, Affine(1e6, 0, -5e7, 0, -1e6, 5e7), CRS.from_epsg(32633))
+    assert beyond.pixel_m2 == pytest.approx(beyond.resolution_m**2)
 
 
 def test_metres_per_unit():

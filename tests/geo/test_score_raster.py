@@ -8,7 +8,7 @@ from geood.cli.process import _run
 from geood.config.sections import PredictConfig
 from geood.errors import ConfigError, DataError
 from geood.geo.grid import Grid, Window
-from geood.geo.score_raster import ScoreTags, open_scores, score_tags, tagged_number
+from geood.geo.score_raster import ScoreTags, evidence_tags, open_scores, score_tags, tagged_number
 from geood.prediction.polygonizing import polygonize
 from support.places import NORTH_UP, UTM, noise, write_raster
 from support.rasters import write_scores
@@ -124,6 +124,13 @@ def test_info_shows_a_raster_with_a_wrong_tag_and_says_so(scored, capsys):
     assert "threshold              nan" in said.out and "GEOOD_THRESHOLD" in said.err
     assert _run(["info", str(scored(GEOOD_SCENE="\x1b[31mred"))], debug=False) == 0
     assert "\x1b" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("score", ["1" + 400 * "0", "NaN", "Infinity", "true", '"1"'])
+def test_an_inlier_s_score_that_is_no_number_is_named(scored, score):
+    with pytest.raises(DataError, match=r"its tag GEOOD_INLIERS .*; needed is JSON pairs"):
+        evidence_tags(scored(GEOOD_INLIERS=f"[[0.5, 0.1], [{score}, 0.01]]"))
+    assert evidence_tags(scored(GEOOD_INLIERS="[[7, 0.01]]")).inliers == ((7.0, 0.01),)
 
 
 def test_a_number_in_a_tag_is_finite_or_none():

@@ -62,6 +62,35 @@ def test_a_false_alarm_beyond_a_tiles_core_lowers_it_as_in_the_whole_scene(befor
                 torch.testing.assert_close(score, whole[kind], rtol=1e-4, atol=1e-4)
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("smooth", [0, 4])
+def test_a_halo_holds_what_the_score_looks_at_beyond_the_network(after, smooth):
+    """Features that the network cannot know, as its own halo is cut off there, change nothing in the core of a tile."""
+    bundle = after.with_settings([f"score.smooth_px={smooth}", "predict.halo_px=32"])
+    image = torch.rand(1, 3, 320, 320, generator=torch.Generator().manual_seed(3))
+    whole = bundle.infer(image)
+    halo, blind, core = bundle.halo_px, bundle.network_halo_px, slice(128, 192)
+    assert (halo, blind) == (96, 32)
+    tile = slice(core.start - halo, core.stop + halo)
+    answer = whole._replace(
+        **{
+            name: cut(getattr(whole, name), (tile, tile), stride=stride).clone()
+            for name, stride in (("logits", 1), ("outlier", 1), ("features", 4), ("encoder", 8))
+        }
+    )
+    known = torch.zeros(answer.encoder.shape[-2:], dtype=torch.bool)
+    known[blind // 8 : -blind // 8, blind // 8 : -blind // 8] = True
+    at_false_alarm = bundle.inliers.encoder_shift + (
+        bundle.inliers.encoder_false[0] @ torch.linalg.pinv(bundle.inliers.encoder_axes)
+    )
+    answer.encoder[0, :, ~known] = at_false_alarm[:, None]
+    inner = slice(halo, halo + 64)
+    found = bundle.score_of(answer, cut(image, (tile, tile)), core=(inner, inner))
+    torch.testing.assert_close(found, bundle.score_of(whole, image, core=(core, core)), rtol=1e-4, atol=1e-4)
+    for calm in ("score.false_alarm_nats=0", "score.kind=hybrid"):
+        assert bundle.with_settings([calm]).halo_px == 32 + (32 if smooth else 0)
+
+
 def test_other_scores_and_a_strength_of_0_are_as_without_a_review(before, after, image):
     off = after.with_settings(["score.false_alarm_nats=0"])
     assert torch.equal(off.score(image), before.score(image))

@@ -1,6 +1,5 @@
 """Laws of what a run may take: sizes as people write them, memory that is kept, room on the disk."""
 
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,27 +12,20 @@ from affine import Affine
 from geood.errors import ConfigError, OutputError
 from geood.geo.mosaic import write_mosaic
 from geood.geo.scene import Scene
-from geood.models.bundle_header import Reach
 from geood.models.inlier_statistics import Inliers
-from geood.models.region import MARGIN
 from geood.prediction.budget import (
-    BETWEEN,
     LIGHT,
-    SPARE,
     Budget,
     SceneMemory,
     budget,
     check_disk,
-    config_budget,
     disk_needed,
-    machine_holds,
     parse_bytes,
-    pixel_bytes,
-    tile_bytes,
 )
 from geood.prediction.cluster import threads_of
 from geood.prediction.pipeline import predict
 from geood.prediction.plan import _cache
+from geood.prediction.tile_memory import tile_bytes
 from support.bundles import make_bundle, with_statistics
 from support.rasters import HALF_METRE, picture, write_raster
 
@@ -71,40 +63,6 @@ def test_sizes_are_read_as_people_write_them(text, number):
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(ConfigError, match="2GB"):
         parse_bytes(text)
-
-
-def test_the_memory_of_a_tile_is_told_roughly_by_a_few_pixels(bundle):
-    exact = tile_bytes(bundle, 256)
-    assert 0.7 * exact < pixel_bytes(bundle) * 256**2 < 1.2 * exact
-    assert not any(module._forward_hooks for module in bundle.segmenter.modules())
-
-
-def test_a_tiles_memory_grows_with_its_pixels(bundle):
-    small, large = tile_bytes(bundle, 128), tile_bytes(bundle, 256)
-    assert small > 128 * 128 * 4 * 3
-    assert large == pytest.approx(4 * small, rel=0.02)
-
-
-def test_a_tiles_memory_is_that_of_its_score_too(tmp_path):
-    """Tensors that live at once: those of the pass, or its answer with what the score is computed from and smoothed."""
-    head = {"encoder": "resnet10t", "decoder_channels": 16, "outlier": "head"}
-    bundle = with_statistics(make_bundle(tmp_path / "a.safetensors", segmenter=head), tmp_path / "b.safetensors")
-    plane = 256 * 256 * 4
-
-    def needed(kind, smooth=0):
-        score = bundle.config.score.model_copy(update={"kind": kind, "smooth_px": smooth})
-        return tile_bytes(bundle.with_score(score), 256)
-
-    each = {kind: needed(kind) for kind in bundle.scores}
-    assert min(each.values()) >= plane * (3 + 3)  # image and logits
-    assert each["combined"] >= each["hybrid"] >= each["jsd"]
-    assert all(needed(kind, smooth=4) >= each[kind] for kind in each)
-    held = dict(bundle.inliers.named_buffers())
-    wide = replace(bundle, inliers=Inliers(held | {"bank": held["bank"].repeat(40, 1)}))
-    seen = (256 - 2 * bundle.halo_px + 2 * MARGIN) // 4  # places of the decoder's features along a side
-    distances = seen**2 * 40 * len(held["bank"]) * 4
-    more = tile_bytes(wide.with_score(bundle.config.score.model_copy(update={"kind": "knn"})), 256)
-    assert distances <= more < 3 * distances and tile_bytes(wide, 256) == each["jsd"] < distances
 
 
 def test_without_a_limit_a_run_is_as_its_config_says(bundle):
@@ -297,50 +255,6 @@ def test_scores_keep_to_the_memory_that_was_planned_for_them(tmp_path, kind, smo
     command = [sys.executable, "-c", MEASURE, str(scene), str(tmp_path / "m.safetensors"), str(tmp_path / "x.tif")]
     done = subprocess.run([*command, f"{planned}B"], capture_output=True, text=True, check=True)
     assert int(done.stdout.split()[-1]) < planned
-
-
-def test_tiles_grow_with_a_wide_halo_where_memory_allows(tmp_path, bundle, monkeypatch):
-    """By themselves only: sizes in the config are kept, and the same machine gives the same sizes to any workers."""
-    from distributed import system  # before what it asks the machine is made up
-
-    wide = replace(
-        make_bundle(tmp_path / "m.safetensors", predict={"tile_px": "auto", "halo_px": "auto"}),
-        reach=Reach(halo_px=320, beyond=(0.9,) * 9 + (0.0,)),
-    )
-    narrow = replace(wide, reach=Reach(halo_px=128, beyond=(0.9, 0.9, 0.9, 0.0)))
-    assert (narrow.tile_px, wide.tile_px) == (1024, 2048)
-    assert wide.with_settings(["predict.tile_px=512"]).tile_px == 512
-    pages = {"SC_PAGE_SIZE": 1}
-    monkeypatch.setattr("geood.prediction.budget.os.sysconf", lambda name: pages[name])
-    needed = int(2 * (os.cpu_count() or 1) * SPARE * BETWEEN * pixel_bytes(wide) * (2048 + 640) ** 2)
-    for memory, side in ((needed + 1, 2048), (needed - 1, 1536), (needed // 8, 1024)):
-        pages["SC_PHYS_PAGES"] = memory
-        chosen = 2048 if torch.cuda.is_available() else side
-        assert {config_budget(wide, workers=workers).tile_px for workers in (0, 1, 3)} == {chosen}
-        assert config_budget(narrow).tile_px == 1024
-    monkeypatch.setattr(system, "MEMORY_LIMIT", needed - 1)
-    monkeypatch.delattr("geood.prediction.budget.os.sysconf")  # which Windows has not
-    assert config_budget(wide).tile_px == (2048 if torch.cuda.is_available() else 1536)
-
-
-@pytest.mark.parametrize(
-    ("group", "file"),
-    [
-        ("0::/", "memory.max"),  # a container
-        ("0::/slurm/job_7/step", "slurm/job_7/memory.max"),
-        ("5:cpu,memory:/\n2:cpu:/x", "memory/memory.limit_in_bytes"),
-        ("5:memory:/batch", "memory/batch/memory.limit_in_bytes"),
-    ],
-)
-def test_the_memory_of_a_machine_is_that_of_its_container_or_job(tmp_path, bundle, monkeypatch, group, file):
-    monkeypatch.setattr("geood.prediction.budget.GROUPS", tmp_path)
-    monkeypatch.setattr("geood.prediction.budget.OWN_GROUPS", tmp_path / "own")
-    assert machine_holds(bundle, 64)
-    (tmp_path / "own").write_text(f"{group}\n")
-    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-    for text, held in (("max\n", True), (f"{2**62}\n", True), ("1000000\n", False)):
-        (tmp_path / file).write_text(text)
-        assert machine_holds(bundle, 64) is held
 
 
 def test_a_limit_says_that_a_halo_takes_a_part_of_it(tmp_path):

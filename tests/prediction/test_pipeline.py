@@ -593,12 +593,12 @@ def test_the_numbers_of_a_scene_are_compared_with_those_of_training(tmp_path, bu
 
 
 def test_a_plan_says_what_would_be_done_and_is_kept_to(tmp_path, bundle_path, scene):
-    said = dict(plan_run(str(scene), bundle_path=bundle_path, options=SceneOptions(), max_ram="8GB", folder=tmp_path))
+    said = dict(plan_run(str(scene), bundle_path=bundle_path, options=SceneOptions(), max_ram="8GB", out=tmp_path))
     assert "210 x 150 px" in said["scene"] and "4 of 128 px" in said["tiles"]
     assert said["valid"].startswith("about 89 %")
     assert list(tmp_path.iterdir()) == [scene.parent]
     with pytest.raises(ConfigError, match="--max-ram"):
-        plan_run(str(scene), bundle_path=bundle_path, options=SceneOptions(), max_ram="10MB", folder=tmp_path)
+        plan_run(str(scene), bundle_path=bundle_path, options=SceneOptions(), max_ram="10MB", out=tmp_path)
     with pytest.raises(ConfigError, match="--max-ram"):
         predict([scene], tmp_path / "x.tif", bundle_path=bundle_path, max_ram="10MB")
 
@@ -617,7 +617,7 @@ def measured_path(tmp_path):
 
 def test_a_plan_tells_the_halo_what_it_cuts_off_and_what_it_costs(tmp_path, scene, bundle_path, measured_path, caplog):
     def halo(path, *settings):
-        return dict(plan_run(str(scene), bundle_path=path, options=SceneOptions(), folder=tmp_path, settings=settings))[
+        return dict(plan_run(str(scene), bundle_path=path, options=SceneOptions(), out=tmp_path, settings=settings))[
             "halo"
         ]
 
@@ -631,7 +631,7 @@ def test_a_plan_tells_the_halo_what_it_cuts_off_and_what_it_costs(tmp_path, scen
     [record] = caplog.records
     assert "32 is less than the 64 px that this network needs: 25.0 %" in record.getMessage()
     assert halo(measured_path, "score.smooth_px=3").startswith(
-        "64 px, as the model needs and 32 px more for the smoothing"
+        "64 px, as the model needs and 32 px more for what the score looks around a pixel"
     )
     assert halo(bundle_path).startswith("32 px, as predict.halo_px says; ")
     assert halo(bundle_path, "predict.halo_px=auto").startswith("64 px, not measured; ")

@@ -17,7 +17,9 @@ import rasterio
 import geood.prediction.pipeline
 import geood.prediction.publication
 from geood.errors import ConfigError, OutputError, SceneChangedError
+from geood.prediction.estimate import plan_run
 from geood.prediction.pipeline import predict
+from geood.prediction.plan import SceneOptions
 from geood.prediction.polygonizing import polygonize
 from geood.prediction.workdir import PUBLISHING
 from support.bundles import make_bundle
@@ -365,7 +367,7 @@ def test_a_run_goes_on_with_its_own_tiles_where_another_machine_would_choose_oth
     how = {"bundle": tmp_path / "m.safetensors"}
     run(out.with_stem("y"), **how)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("geood.prediction.plan.grown_tile", lambda *_, **__: 2048)
+        patch.setattr("geood.prediction.plan.scene_side", lambda *_, **__: (2048, False))
         if count is None:
             patch.setattr("geood.prediction.rasters.assemble", _interrupted)
             with pytest.raises(KeyboardInterrupt):
@@ -377,6 +379,25 @@ def test_a_run_goes_on_with_its_own_tiles_where_another_machine_would_choose_oth
         run(out, resume=True, max_ram="8GB", **how)
     [result] = run(out, resume=True, **how)
     assert result.valid_pixels and sorted(os.listdir(out.parent)) == sorted([*NAMES, *(f"y{n[1:]}" for n in NAMES)])
+
+
+def test_a_plan_tells_the_tiles_of_an_unfinished_run(out, tmp_path, scene, killed, run):
+    """Those of the same outputs, whether it was stopped before or after its rasters were made."""
+    make_bundle(tmp_path / "m.safetensors", predict={"tile_px": "auto"})
+    how = {"bundle_path": tmp_path / "m.safetensors", "options": SceneOptions()}
+    assert "resume" not in (fresh := dict(plan_run(str(scene), out=out, **how)))
+    assert fresh["tiles"].startswith("1 of 1024 px")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("geood.prediction.plan.scene_side", lambda *_, **__: (1536, False))
+        killed(out, 2, bundle=how["bundle_path"])
+        patch.setattr("geood.prediction.rasters.assemble", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(out.with_stem("y"), bundle=how["bundle_path"])
+    for begun in (out, out.with_stem("y")):
+        said = dict(plan_run(str(scene), out=begun, **how))
+        assert said["tiles"].startswith("1 of 1536 px") and said["resume"].startswith("in tiles of 1536 px")
+    assert dict(plan_run(str(scene), out=out.with_stem("z"), **how))["tiles"] == fresh["tiles"]
+    assert "1536" not in dict(plan_run(str(scene), out=out, max_ram="8GB", **how))["tiles"]
 
 
 def _interrupted(*_, **__):

@@ -364,6 +364,8 @@ def test_a_record_that_is_no_verdict_is_none(made, record):
     assert Verdict.from_text(json.dumps(fields)).fields() == fields
     with pytest.raises(ValueError, match="not the record"):
         Verdict.from_text(json.dumps(fields | {"above": "x"}) if record is None else record)
+    with pytest.raises(ValueError, match="not the record"):  # a number that no figure can be
+        Verdict.from_text(json.dumps(fields | {"valid_px": 10**400}))
 
 
 def test_rows_that_a_person_left_without_shape_or_rank_are_no_polygons_and_odd_outlines_are_shown(made, tmp_path):

@@ -149,6 +149,7 @@ PROMISED = '"false_per_km2": 1.0, "promised": 0.001'
         ("[", 0),
         ("[1]", 0),
         ('{"promised": "x"}', 0),
+        ('{"promised": 1' + 400 * "0" + "}", 0),  # beyond all floats
     ],
 )
 def test_a_map_says_itself_what_it_promised(tmp_path, record, compared):

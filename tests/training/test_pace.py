@@ -63,6 +63,11 @@ def test_a_long_run_is_announced_with_what_is_left_of_it(crops, networks, caplog
     [said] = [record.getMessage() for record in caplog.records if "will take" in record.getMessage()]
     assert "segmenter 200 steps" in said and "flow" not in said.partition("what would")[0] and "GPU" in said
     caplog.clear()
+    with caplog.at_level(logging.WARNING, "geood"):
+        announce_long(crops, {"segmenter": 100, "flow": 40, "head": 0}, **networks)
+    [said] = [record.getMessage() for record in caplog.records if "will take" in record.getMessage()]
+    assert "segmenter 200 steps" in said and "flow" not in said.partition("what would")[0]
+    caplog.clear()
     announce_long(crops, {"segmenter": 200, "flow": None, "head": 0}, **networks)  # few steps are left
     assert not caplog.records
 

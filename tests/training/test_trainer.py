@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import os
 import re
@@ -34,6 +35,7 @@ from geood.models.score_maps import EXPERTS
 from geood.models.segmenter import Segmenter
 from geood.prediction.pipeline import predict
 from geood.training.calibration import _offsets, calibrated
+from geood.training.callbacks import quiet_lightning
 from geood.training.plans import Plan, plans
 from geood.training.run_folder import (
     append_metrics,
@@ -721,6 +723,30 @@ def test_other_defaults_of_another_version_do_not_change_a_run_that_goes_on(scen
     with pytest.raises(OutputError, match=r"other values of train\.segmenter_steps;"):  # which was given
         check_run(tmp_path / "run", found, resume=True)
     assert as_begun(tmp_path / "none", now, given=now) is now
+
+
+def test_a_run_that_was_begun_before_there_was_a_key_goes_on_as_it_began(scenes_folder, tmp_path):
+    now, run = config(scenes_folder), tmp_path / "run"
+    make_run(run, now)
+    text = (run / "config.yaml").read_text(encoding="utf-8")
+    (run / "config.yaml").write_text("".join(line for line in text.splitlines(True) if "head_light" not in line))
+    found = as_begun(run, now, given=now)
+    assert (found.train.head_light, now.train.head_light) == (0.0, 1.0)
+    check_run(run, found, resume=True)
+    given = config(scenes_folder, head_light=1.0)
+    with pytest.raises(OutputError, match=r"other values of train\.head_light;"):
+        check_run(run, as_begun(run, given, given=given), resume=True)
+    make_run(run, found)  # as it is then written down, it is known
+    assert as_begun(run, now, given=now).train.head_light == 0.0
+
+
+def test_lightning_speaks_again_after_a_training_that_failed():
+    log = logging.getLogger("lightning.pytorch")
+    before = log.level
+    with pytest.raises(TrainingError), quiet_lightning():
+        assert log.level == logging.ERROR
+        raise TrainingError("lost")
+    assert log.level == before
 
 
 def test_a_kind_of_score_that_follows_from_a_run_goes_on_with_it_and_its_folder_of_data_stays(scenes_folder, tmp_path):

@@ -18,6 +18,7 @@ from geood.constants import IGNORE, UNSTATED
 from geood.datasets.sources import open_crops
 from geood.errors import ConfigError
 from geood.models.bundle import ModelBundle
+from geood.models.flow import Flow
 from geood.models.segmenter import Segmenter, SegmenterOutput
 from geood.training.first_checks import check_sense
 from geood.training.losses import class_nll, joint_loss
@@ -74,7 +75,7 @@ def test_without_steps_the_head_is_kept_and_there_is_nothing_to_train(folder, cr
     tuned = config(folder, tune_from=str(folder / "first"), head_steps=0)
     assert plans(tuned) == []
     segmenter = Segmenter(3, 3, tuned.segmenter)
-    take_model(folder / "first", tuned, crops, segmenter=segmenter, flow=None)
+    take_model(folder / "first", tuned, crops, segmenter=segmenter)
     kept, was = segmenter.state_dict(), ModelBundle.load(folder / "first" / "model.safetensors").segmenter.state_dict()
     assert all(torch.equal(was[name], kept[name]) for name in was)
     check_sense(tuned)
@@ -87,13 +88,35 @@ def test_the_networks_are_those_of_the_model_and_the_head_starts_anew(folder, cr
     segmenter = Segmenter(3, 3, crops.config.segmenter)
     head = {name: part.clone() for name, part in segmenter.state_dict().items() if name.startswith("outlier_head.")}
     for source in (folder / "first", folder / "first" / "model.safetensors"):
-        taken, figures = take_model(source, crops.config, crops, segmenter=segmenter, flow=None)
+        taken, _, figures = take_model(source, crops.config, crops, segmenter=segmenter)
     bundle = ModelBundle.load(source)
     state = segmenter.state_dict()
     wanted = bundle.segmenter.state_dict() | head
     assert all(torch.equal(tensor, state[name]) for name, tensor in wanted.items())
     assert taken.bands == bundle.bands and taken.training_boxes == crops.training_boxes
     assert figures == {}  # of the first two stages it has none
+
+
+def test_a_flow_keeps_the_range_of_values_that_it_was_trained_with(folder, crops, tmp_path):
+    """That of the model's bands, which data with reviewed ground in it would give another one."""
+    sections = SECTIONS | {"negatives": {"source": "flow"}}
+    made = make_bundle(tmp_path / "model.safetensors", names=crops.bands.names, **sections)
+    tree = crops.config.model_dump() | {"negatives": crops.config.negatives.model_dump() | {"source": "flow"}}
+    wanted, segmenter = Config.model_validate(tree), Segmenter(3, 3, crops.config.segmenter)
+    taken, flow, _ = take_model(tmp_path / "model.safetensors", wanted, crops, segmenter=segmenter)
+    assert taken.bands == made.bands and taken.bands.step != crops.bands.step
+
+    def edge(of):
+        return of.levels[0].ends.edge
+
+    assert torch.equal(edge(flow), edge(made.flow))
+    assert not torch.equal(edge(flow), edge(Flow(3, wanted.flow, crops.bands.step)))
+    with torch.no_grad():
+        drawn = [net.sample(1, 32, 32, generator=torch.Generator().manual_seed(0)) for net in (flow, made.flow)]
+    assert torch.equal(*drawn)
+    dataclasses.replace(made, flow=None).save(tmp_path / "bare.safetensors")
+    with pytest.raises(ConfigError, match="has no flow, from which negatives"):
+        take_model(tmp_path / "bare.safetensors", wanted, crops, segmenter=segmenter)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +137,9 @@ def test_a_model_that_does_not_fit_is_refused(folder, crops, changed, said):
     altered = type(crops.config).model_validate(tree)
     segmenter = Segmenter(3, 3, crops.config.segmenter)
     with pytest.raises(ConfigError, match=said):
-        take_model(folder / "first", altered, crops, segmenter=segmenter, flow=None)
+        take_model(folder / "first", altered, crops, segmenter=segmenter)
     with pytest.raises(ConfigError, match="does not exist; name a finished run"):
-        take_model(folder / "second", crops.config, crops, segmenter=segmenter, flow=None)
+        take_model(folder / "second", crops.config, crops, segmenter=segmenter)
 
 
 def test_two_beginnings_are_one_too_many(folder):
