@@ -188,7 +188,7 @@ def _promises(sources: Sources) -> list[Chart]:
         from geood.calibration import PolygonTable, least_area
 
         table, default = PolygonTable.of(run.header.record), [t for t in thresholds_of(run.header) if t.default]
-        least = least_area(run.config.predict.min_area_m2, table.pixel_m)
+        least = least_area(run.config.predict.min_area_m2, run.header.resolution)
         if chart := false_polygons(
             table, 0, least_m2=least, threshold=default[0].value if default else None, seen=None
         ):
