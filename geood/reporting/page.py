@@ -135,6 +135,8 @@ def render(sources: Sources, *, title: str) -> str:
     Raises:
         DataError: a raster or a picture cannot be read.
     """
+    from geood.calibration import in_digits
+
     environment = Environment(
         loader=PackageLoader("geood", "reporting/templates"),
         autoescape=True,
@@ -149,6 +151,7 @@ def render(sources: Sources, *, title: str) -> str:
         title=title,
         today=date.today().isoformat(),
         version=__version__,
+        in_digits=in_digits,
         script=Markup(script),
         digest=digest,
         style=Markup(environment.get_template("report.css").render()),
