@@ -104,7 +104,10 @@ def _answer(facts: SceneFacts, above: float | None, promise: _Promise, drift: Dr
         (True, False): (HOLDS, "the scene is like calibration ground, and no more lies above than promised"),
         (True, True): (UNKNOWN, "no more lies above than promised, but the scene is unlike calibration ground"),
         (False, True): (FAILS, "more lies above than promised, and the scene is unlike calibration ground"),
-        (False, False): (UNKNOWN, "more lies above than promised in a scene like calibration ground: strange or false"),
+        (False, False): (
+            UNKNOWN,
+            "more lies above than promised in a scene like calibration ground: real things, or errors",
+        ),
     }[within, drift.unlike]
 
 

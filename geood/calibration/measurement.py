@@ -308,24 +308,30 @@ def _steps(curve: PixelCurve, thresholds: dict[str, float]) -> tuple[float, ...]
 def _record(
     bundle: ModelBundle, blocks: list[_Block], scored: Sequence[tuple[int, _Part]], steps: tuple[float, ...]
 ) -> CalibrationRecord:
-    """Return the record of blocks, with polygons where the images have pixels of the model's own size in metres."""
+    """Return the record of blocks, with polygons where the pixels of the images have a size in metres.
+
+    Polygons are cut from scores on an image's own grid, so their least areas are those of its pixels.
+    """
     own, resolution = bundle.config.score.kind, bundle.resolution
     counts = _counts(own, blocks, steps)
     pixels = [int(block.values[own].size) for block in blocks]
     polygons: dict[str, object] = {}
-    if resolution is not None and all(part.scale == 1 for _, part in scored):
+    if resolution is not None:
         images = sorted({number for number, _ in scored})
         by_image = np.zeros((len(images), len(LEAST_PX), len(steps)), np.int64)
-        area = np.zeros(len(images))
+        known, area = np.zeros(len(images)), np.zeros(len(images))
         for number, part in scored:
-            found = count_areas(part.own, steps, LEAST_PX, connectivity=bundle.config.predict.connectivity)
-            by_image[images.index(number)] += found
-            area[images.index(number)] += np.isfinite(part.own).sum()
+            least, place = _least_px(part.scale), images.index(number)
+            by_image[place] += count_areas(part.own, steps, least, connectivity=bundle.config.predict.connectivity)
+            known[place] += np.isfinite(part.own).sum()
+            area[place] += np.isfinite(part.own).sum() * part.scale**2
         full = area > 0
         places = range(len(LEAST_PX)), range(len(steps))
         spread = [[spread_of(by_image[full, a, t], area[full]) for t in places[1]] for a in places[0]]
+        scale = float(np.sqrt(area.sum() / known.sum()))
+        resolution = resolution * scale if scale != 1 else resolution
         polygons = {
-            "least_px": LEAST_PX,
+            "least_px": _least_px(scale),
             "connectivity": bundle.config.predict.connectivity,
             "polygons": tuple(tuple(int(n) for n in row) for row in by_image.sum(0)),
             "spread": tuple(tuple(float(f"{s:.4g}") for s in row) for row in spread),
@@ -341,6 +347,11 @@ def _record(
         above=tuple(tuple(int(n) for n in row) for row in counts),
         **polygons,  # type: ignore[arg-type]
     )
+
+
+def _least_px(scale: float) -> tuple[int, ...]:
+    """Return the least areas that are counted, in pixels of an image of which each is `scale` of the model's a side."""
+    return tuple(math.ceil(least / scale**2 - 1e-6) for least in LEAST_PX)
 
 
 def _with_cells(

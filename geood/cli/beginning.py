@@ -34,7 +34,10 @@ def init(
         typer.Option(metavar="ID=NAME", help="Name of a class that the labels hold as a number; repeatable."),
     ] = None,
     out: Annotated[Path, typer.Option(help="The config to write.")] = Path("aerial.yaml"),
-    label_layer: Annotated[str | None, typer.Option(metavar="NAME", help="Layer of a vector file.")] = None,
+    label_layer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Layer of a vector file with classes; repeatable, later ones on top."),
+    ] = None,
     label_attribute: Annotated[
         str | None, typer.Option(metavar="NAME", help="Attribute of a vector file that holds the classes.")
     ] = None,
@@ -46,14 +49,12 @@ def init(
     from geood.preflight import Inputs, Wishes, config_lines, first_config, write_config
 
     check_output(out, overwrite=overwrite)
-    wishes = Wishes(tuple(hold_out or ()), _names(name or ()), label_layer, label_attribute)
+    wishes = Wishes(tuple(hold_out or ()), _names(name or ()), tuple(label_layer or ()), label_attribute)
     inputs = Inputs.of(images, labels, wishes)
     for label, text in inputs.lines():
         print(f"{label:<11}{printable(text)}")
     if not yes and sys.stdin is not None and sys.stdin.isatty():
         wishes = _asked(inputs, wishes)
-        if (wishes.layer, wishes.attribute) != (label_layer, label_attribute):
-            inputs = Inputs.of(images, labels, wishes)
     made: FirstConfig = first_config(inputs, wishes)
     for label, text in config_lines(made):
         print(f"{label:<11}{printable(text)}")
@@ -103,7 +104,7 @@ def _asked(inputs: Inputs, wishes: Wishes) -> Wishes:
                 names.get(found.class_id) or labels.name_of(found) or str(found.class_id) for found in labels.classes
             )
             print(printable(f"The labels hold no {said.strip()}; they hold {known}."))
-    return Wishes(held, names, wishes.layer, wishes.attribute)
+    return Wishes(held, names, wishes.layers, wishes.attribute)
 
 
 def _id_of(said: str, inputs: Inputs, names: dict[int, str]) -> str:

@@ -103,7 +103,7 @@ def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
     bundle = ModelBundle.load(bundle_path)
     evaluation = evaluate_scenes(config_path, bundle)
     write_metrics(evaluation, out / "metrics.json", overwrite=False)
-    negatives = example_negatives(config, bundle.segmenter, bundle.flow, count=8, side=56)
+    negatives = example_negatives(config, bundle.segmenter, bundle.flow, count=9, side=56)
     draw_overview(
         out / "overview.png",
         scene=Path(result.scene),

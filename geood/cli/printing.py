@@ -96,7 +96,7 @@ def print_bundle(header: BundleHeader) -> None:
             "classes": ", ".join(f"{i} {config.data.classes[i]}" for i in header.class_ids),
             "anomaly ids": config.data.anomaly,
             "bands": ", ".join(f"{name} [{low:g}, {high:g}]" for name, low, high in ranges),
-            "resolution": f"{header.resolution} m per pixel",
+            "resolution": "none" if header.resolution is None else f"{header.resolution:.4g} m per pixel",
             **({"photographs": f"{header.photo_width} px wide"} if header.photo_width else {}),
             "encoder": config.segmenter.encoder,
             **_halo(header),
@@ -152,8 +152,8 @@ def _calibration(header: BundleHeader) -> dict[str, str]:
     if record.blocks < LEAST_BLOCKS:
         said["on other ground"] = f"not known: an interval needs {LEAST_BLOCKS} blocks; {MORE_BLOCKS}"
     threshold = header.calibration.get(record.kind, {}).get(str(config.score.fpr))
-    if threshold is not None and record.kind == config.score.kind and record.pixel_m:
-        least = least_area(config.predict.min_area_m2, record.pixel_m)
+    if threshold is not None and record.kind == config.score.kind and header.resolution:
+        least = least_area(config.predict.min_area_m2, header.resolution)
         false = PolygonTable.of(record).at(threshold, least, record.km2)
         if false is not None:
             rate, low, high = (in_digits(number) for number in (false.rate, *false.interval))

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from geood.datasets.samples import seed_of
     from geood.datasets.sources import open_crops
     from geood.datasets.synthetic.world import make_world
-    from geood.datasets.validation_ground import PartIds, ValidationPart, decoded_frame, open_ids, validation_parts
+    from geood.datasets.validation_ground import (
+        PartIds,
+        ValidationPart,
+        decoded_frame,
+        labelled_blocks,
+        open_ids,
+        validation_parts,
+    )
 
 __all__ = [
     "NAMES_OF_NONE",
@@ -37,6 +44,7 @@ __all__ = [
     "find_frames",
     "has_distance",
     "ids_of_names",
+    "labelled_blocks",
     "make_world",
     "open_crops",
     "open_ids",
@@ -66,6 +74,7 @@ __getattr__, __dir__ = lazy_exports(
         "find_frames": "discovery",
         "has_distance": "disparity",
         "ids_of_names": "class_finding",
+        "labelled_blocks": "validation_ground",
         "make_world": "synthetic.world",
         "open_crops": "sources",
         "open_ids": "validation_ground",

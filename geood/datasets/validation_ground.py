@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -33,6 +34,8 @@ from geood.geo.scene import Scene
 
 if TYPE_CHECKING:
     from geood.datasets.spatial_split import Blocks, Cell
+
+LOOKED_AT = 16  # times the blocks that are asked for: so many parts are looked at for labels
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,27 @@ def open_ids(ground: Ground, config: Config, image: Path, grid: Grid) -> Abstrac
         return _scene_ids(ground, grid)
     assert isinstance(ground, Gallery)
     return _frame_ids(ground, image)
+
+
+def labelled_blocks(ground: Ground, config: Config, most: int) -> int:
+    """Count the blocks of validation ground on which a class is drawn, up to `most`; some are looked at, not all.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    found: set[str] = set()
+    for image, parts in groupby(validation_parts(ground, config)[: LOOKED_AT * most], key=lambda part: part.image):
+        with Scene.open(str(image), config.bands.nodata) as scene:
+            grid = scene.grid
+        with open_ids(ground, config, image, grid) as ids:
+            for part in parts:
+                if (
+                    ids is not None
+                    and len(found) < most
+                    and np.isin(ids.read(part)[1], list(config.data.classes)).any()
+                ):
+                    found.add(part.block)
+    return len(found)
 
 
 def decoded_frame(ground: Ground, image: Path) -> Decoded | None:

@@ -305,7 +305,10 @@ def _read_cases(path: Path, bundle: ModelBundle, settings: Sequence[str]) -> tup
     """
     data = load_config(path, settings).data
     if not data.test_images:
-        raise ConfigError(f"{path}: data.test_images is empty; name the scenes to evaluate, and data.test_labels")
+        raise ConfigError(
+            f"{path}: data.test_images is empty; name the scenes to evaluate, and data.test_labels, there or by "
+            "--set 'data.test_images=[\"kept.tif\"]' --set 'data.test_labels=[\"kept.gpkg\"]'"
+        )
     if not data.classes:  # auto: those that the model was taught
         data = data.model_copy(update={"classes": {i: bundle.config.data.classes[i] for i in bundle.class_ids}})
     strange = sorted(set(data.classes) - set(bundle.class_ids))

@@ -37,7 +37,7 @@ PIECE = 2**23  # bytes copied at a time
 FRAME = 8  # bytes around a block: leader (its size) and trailer (its last four bytes repeated)
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 12: 8, 16: 8}
 SUBFILE, WIDTH, HEIGHT, BLOCK_OFFSETS, BLOCK_SIZES = 254, 256, 257, 324, 325
-PIXEL_TAGS = {258, 259, 262, 277, 284, 317, 322, 323, 339, 42113}  # shared by overviews and full resolution
+PIXEL_TAGS = {258, 259, 262, 277, 284, 317, 322, 323, 338, 339, 42113}  # shared by overviews and full resolution
 LAYOUT = (
     b"LAYOUT=IFDS_BEFORE_DATA\nBLOCK_ORDER=ROW_MAJOR\nBLOCK_LEADER=SIZE_AS_UINT4\n"
     b"BLOCK_TRAILER=LAST_4_BYTES_REPEATED\nKNOWN_INCOMPATIBLE_EDITION=NO\n "

@@ -13,7 +13,7 @@ import difflib
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -195,7 +195,8 @@ def read_frame(
 ) -> tuple[Any, bool]:
     """Read geometries and an attribute of one layer as a GeoDataFrame, or with `whole` all attributes.
 
-    Also tell whether the shapes come in the order in which they were drawn.
+    Also tell whether the shapes come in the order in which they were drawn. An attribute that differs from the one
+    wanted by case alone is taken for it, as GDAL does.
 
     Raises:
         GeoodError: of the purpose's class: the file is missing or unreadable, has several layers, or lacks the
@@ -209,14 +210,24 @@ def read_frame(
         fields = _fields(path, plain)
         parquet = path.suffix.lower() == ".parquet"  # a file of one layer, which has no name of its own
         chosen = _layer(path, purpose, fields, layer=None if parquet else layer, attribute=attribute)
+        own = attribute_of(fields[chosen], attribute)
         if not whole:
-            _check_attribute(path, purpose, attribute, fields[chosen])
+            _check_attribute(path, purpose, own, fields[chosen])
+        renamed = {} if own is None or own == attribute else {own: attribute}
         if parquet:
-            return geopandas.read_parquet(plain), True
-        columns = None if whole else [attribute] if attribute else []
-        frame = pyogrio.read_dataframe(plain, layer=chosen, columns=columns)
+            return geopandas.read_parquet(plain).rename(columns=renamed), True
+        columns = None if whole else [own] if own else []
+        frame = pyogrio.read_dataframe(plain, layer=chosen, columns=columns).rename(columns=renamed)
         indexed = pyogrio.read_info(plain, layer=chosen)["capabilities"]["fast_spatial_filter"]
         return frame, not (path.suffix.lower() == ".fgb" and indexed)
+
+
+def attribute_of(known: Sequence[str], wanted: str | None) -> str | None:
+    """Return the attribute of a layer that is wanted, or the only one that differs from it by case alone."""
+    if wanted is None or wanted in known:
+        return wanted
+    alike = [name for name in known if name.casefold() == wanted.casefold()]
+    return alike[0] if len(alike) == 1 else wanted
 
 
 @contextmanager
@@ -265,7 +276,7 @@ def _layer(
         raise purpose.fault(f"{path}: its layers are {names}, and {layer} is none of them{hint}; {purpose.layers}")
     if layer is not None or len(fields) == 1:
         return layer or next(iter(fields))
-    having = [name for name, known in fields.items() if attribute in known]
+    having = [name for name, known in fields.items() if attribute_of(known, attribute) in known]
     if len(having) == 1:
         log.info("%s: of its layers %s, %s is read: it alone has the attribute %s", path, names, having[0], attribute)
         return having[0]

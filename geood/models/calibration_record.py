@@ -26,14 +26,14 @@ class CalibrationRecord(BaseModel):
     Attributes:
         kind: the kind of score that thresholds, polygons and cells are of.
         pixels: inlier pixels that were scored.
-        pixel_m: side of a pixel at the model's resolution in metres; None: unknown.
+        pixel_m: side of these pixels in metres, by their mean area; None: unknown.
         intervals: interval of the achieved false-positive rate, by kind of score and promised rate; without an entry
             there were too few blocks for one.
         thresholds: ascending scores (T,).
         block_px: inlier pixels of each block (n,).
         block_image: the image of each block (n,), counted from 0.
         above: inlier pixels of each block above each threshold (n, T).
-        least_px: least areas of a polygon, in pixels of the model (A,); empty if no polygons were counted.
+        least_px: least areas of a polygon, in pixels of that side (A,); empty if no polygons were counted.
         polygons: false polygons of at least an area, by threshold (A, T).
         connectivity: of the pixels of these polygons; a bundle of an earlier geood has that of its config.
         spread: by how much their rate differs from image to image beyond chance: variance by squared mean (A, T).

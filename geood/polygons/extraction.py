@@ -35,6 +35,17 @@ from geood.polygons.valid_counts import UNKNOWN, box_areas, expand_boxes
 
 log = logging.getLogger("geood")
 ROW_ORDER = SortKey("priority", ("source", "row", "col", "first_x"))  # by rank, then in reading order
+ROUNDED = (  # columns of seven digits: scores have fewer, and people read them
+    "score_mean",
+    "score_p95",
+    "score_max",
+    "threshold_excess",
+    "contrast",
+    "p_value",
+    "margin",
+    "on_edge",
+    "area_m2",
+)
 HELPER_COLUMNS = ("priority", "source", "row", "col", "first_x", "number", "box_px", "valid_px")  # not written
 _SAMPLES = 5  # pixels sampled along each side of a window to find the largest
 _MARGIN = 1.05  # by which a pixel between the samples may be larger still
@@ -125,6 +136,7 @@ def extract_polygons(
             all_columns |= _places(closed, rings, grid) | {"area_m2": area}
             columns = {name: values[kept] for name, values in all_columns.items()}
             columns["priority"] = priority(columns)
+            columns |= {name: _seven_digits(columns[name]) for name in ROUNDED}
             columns |= {"model": np.full(len(kept), model, object), "source": np.full(len(kept), number)}
             rows = Rows(columns, _shapes(closed, rings, grid, detail_px)[kept])
             del closed, rings, all_columns  # each is as large as its polygon, if one component is large
@@ -176,6 +188,16 @@ def _figures(
         "on_edge": closed.evidence.on_edge,
         "area_px": closed.area_px,
     }
+
+
+def _seven_digits(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return numbers with seven digits that count; zeros and what is not finite as they are."""
+    result = np.array(values, np.float64)
+    plain = np.isfinite(result) & (result != 0)
+    places = 6 - np.floor(np.log10(np.abs(result[plain]))).astype(np.int64)
+    whole, power = np.rint(result[plain] * 10.0**places), 10.0 ** np.abs(places)
+    result[plain] = np.where(places > 0, whole / power, whole * power)
+    return result
 
 
 def _names(closed: ClosedComponents, names: dict[int, str], signals: Sequence[str]) -> dict[str, NDArray[Any]]:

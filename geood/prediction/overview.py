@@ -32,7 +32,7 @@ MOST = 2000  # polygons that are drawn
 NUMBERED = 30  # polygons whose rank is written beside them
 FIRST, OTHER = "#ff2d95", "#ffd23f"  # outlines of numbered polygons, and of the others
 COLOURS = {HOLDS: "#1b7f3b", FAILS: "#b3261e"}  # of the verdict; grey if nothing can be told
-WIDE_IN, DPI = 7.0, 110  # width of a panel
+WIDE_IN, ALONE_IN, DPI = 7.0, 12.0, 110  # width of a panel: beside the other, above it
 
 
 def draw_map(
@@ -70,7 +70,8 @@ def draw_map(
     ratio, shrink = shape[0] / shape[1], shape[1] / grid.width
     side_by_side = ratio > 0.45
     rows, columns = (1, 2) if side_by_side else (2, 1)
-    size = WIDE_IN * columns * 1.03, (WIDE_IN * min(ratio, 3.0) + 0.35) * rows + 1.1
+    wide = WIDE_IN if side_by_side else ALONE_IN
+    size = wide * columns * 1.03, (wide * min(ratio, 3.0) + 0.35) * rows + 1.3
     figure = Figure(figsize=size, dpi=DPI, layout="constrained", facecolor="white")
     left, right = (figure.add_subplot(rows, columns, i + 1) for i in range(2))
     left.imshow(read_photo(scene, LONGEST_PX), interpolation="nearest", vmin=0, vmax=1)
@@ -132,7 +133,7 @@ def _outline(ax: Axes, shapes: NDArray[Any], *, ranks: Sequence[int], shrink: fl
     listed = [(FIRST, f"first {len(first)} by rank, numbered")]
     listed += [(OTHER, f"{len(shapes) - len(first):,} others")] if len(shapes) > len(first) else []
     handles = [Line2D([], [], color=colour, linewidth=2, label=text) for colour, text in listed]
-    ax.legend(handles=handles, loc="lower left", fontsize=8, framealpha=0.85)
+    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, 0), borderaxespad=0.4, ncols=2, fontsize=8)
 
 
 def _rings(shapes: NDArray[Any]) -> NDArray[Any]:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from geood.calibration import LEAST_BLOCKS
 from geood.config import Config, folded
-from geood.datasets import find_files, settle_classes
+from geood.datasets import find_files, labelled_blocks, settle_classes
 from geood.errors import GeoodError
 from geood.preflight.found_classes import FoundLabels, area_text, find_classes
 from geood.preflight.imagery import look_at
@@ -81,8 +82,8 @@ def _files(config: Config) -> Iterator[Line]:
     if imagery.suspected is not None:
         yield "note", f"much of a border is {imagery.suspected:g} and counts as data; bands.nodata, if that is nodata"
     labels = find_files(data.root, data.labels, what="data.labels", suffixes=SUFFIXES)
-    layer = data.label_layer if isinstance(data.label_layer, str) else None
-    found = find_classes(labels, layer=layer, attribute=data.label_attribute)
+    layers = [data.label_layer] if isinstance(data.label_layer, str) else data.label_layer or ()
+    found = find_classes(labels, layers=layers, attribute=data.label_attribute)
     counted = "" if found.counted == len(labels) else f", of which {found.counted:,} were counted"
     yield "labels", f"{found.kinds}{counted}"
     for problem in found.problems:
@@ -127,6 +128,15 @@ def _crops(config: Config, trial: list[Trial]) -> Iterator[Line]:
         ", as many as data.validation_crops allows" if report.validation_crops == config.data.validation_crops else ""
     )
     yield "split", f"{report.validation_crops} crops are kept for validation{most}"
+    blocks = labelled_blocks(tried.crops.ground, config, LEAST_BLOCKS)
+    if blocks < LEAST_BLOCKS:
+        yield (
+            "note",
+            (
+                f"labelled blocks of validation ground: {blocks}; with fewer than {LEAST_BLOCKS} it is not known how "
+                "far a promise holds elsewhere: label more places, or make data.block_m smaller"
+            ),
+        )
     held = f"{tried.with_anomaly:.0%} with an anomaly, " if config.data.anomaly else ""
     bare = f"{report.dropped_unlabelled / max(1, looked_at):.0%} without a label"
     yield (

@@ -29,16 +29,17 @@ FEW_CLEAN = 0.15  # share of clean crops below which smaller ones are tried
 MUCH = 1.1  # times the ground of the images from which shapes are said to cover too much
 BACKGROUND = "background"  # class of ground without a shape, where labels are shapes of one class
 BUFFER_M = 3.0  # metres on each side of lines and points: about half a road
+MORE_LAYERS = "name each that holds classes with --label-layer, from the lowest to the one on top"
 log = logging.getLogger("geood")
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """Wishes of a person: classes to hold out, names of classes by id, layer and attribute of vector labels."""
+    """Wishes of a person: classes to hold out, names of classes by id, layers and attribute of vector labels."""
 
     hold_out: tuple[str, ...] = ()
     names: Mapping[int, str] = field(default_factory=dict)
-    layer: str | None = None
+    layers: tuple[str, ...] = ()
     attribute: str | None = None
 
 
@@ -100,7 +101,7 @@ class Inputs:
         absolute = [path.absolute() for path in (*pictures, *truth)]
         root = Path(os.path.commonpath([path.parent for path in absolute]))
         imagery = look_at([path.absolute() for path in pictures])
-        listed = find_classes([path.absolute() for path in truth], layer=wishes.layer, attribute=wishes.attribute)
+        listed = find_classes([path.absolute() for path in truth], layers=wishes.layers, attribute=wishes.attribute)
         return cls(root, imagery, listed)
 
     def lines(self) -> list[tuple[str, str]]:
@@ -112,7 +113,7 @@ class Inputs:
         said.append(("labels", labels.kinds))
         if labels.attribute:
             among = "guessed among several" if labels.chosen else "the only one that fits"
-            layer = f"layer {labels.layer}, " if labels.layer else ""
+            layer = f"layer {', '.join(labels.layers)}; column " if labels.layers else ""
             said.append(("attribute", f"{layer}{labels.attribute}: {among}"))
         for found in sorted(labels.classes, key=lambda found: -found.share):
             area = "" if found.km2 is None else f", {area_text(found.km2)}"
@@ -126,6 +127,8 @@ class Inputs:
             )
             said.append(("note", f"{text} lie beside the images, or on each other, as well"))
         said += [("note", text) for text in labels.likely_slips()]
+        if labels.unread:
+            said.append(("note", f"layers that are not read: {', '.join(labels.unread)}; {MORE_LAYERS}"))
         return said + [("note", problem) for problem in dict.fromkeys(labels.problems)]
 
 
@@ -214,7 +217,10 @@ def _data(inputs: Inputs, classes: dict[int, str], held: Sequence[FoundClass]) -
         "anomaly": [found.name if labels.text else found.class_id for found in held],
     }
     if labels.vector:
-        data |= {"label_attribute": labels.attribute} | ({"label_layer": labels.layer} if labels.layer else {})
+        data |= {"label_attribute": labels.attribute}
+        data |= (
+            {"label_layer": labels.layers[0] if len(labels.layers) == 1 else [*labels.layers]} if labels.layers else {}
+        )
         data |= {"label_buffer_m": BUFFER_M} if labels.thin else {}
         data |= {"background": BACKGROUND} if BACKGROUND in classes.values() else {}
     if labels.masks:

@@ -17,7 +17,7 @@ from geood.config import folded
 from geood.errors import ConfigError, DataError, printable
 from geood.geo.label_listing import FoundAttribute, FoundLayer, LabelFile, list_labels
 from geood.geo.label_rules import is_whole
-from geood.geo.vector import POLYGONAL
+from geood.geo.vector import POLYGONAL, attribute_of
 from geood.preflight.id_names import names_of_ids
 from geood.progress import tracked
 
@@ -39,6 +39,13 @@ class FoundClass(NamedTuple):
     km2: float | None
 
 
+class Pair(NamedTuple):
+    """Layer and the attribute of it that holds classes."""
+
+    layer: FoundLayer
+    attribute: FoundAttribute
+
+
 @dataclass(frozen=True)
 class FoundLabels:
     """Classes of a group of label files, by id.
@@ -47,9 +54,10 @@ class FoundLabels:
         paths: the files.
         classes: what was found, by id.
         vector: True if they are polygons.
-        layer: the layer that was chosen, None if there is one alone, or for rasters.
+        layers: the layers that are read; none if each file has one alone, or for rasters.
         attribute: the attribute that was chosen; None for rasters.
         chosen: True if layer or attribute were chosen among several here.
+        unread: layers that are not read, with their kinds of shapes, in words.
         masks: True if they hold 0 and 255 alone, as black and white masks do.
         thin: True if some shapes are lines or points.
         problems: what the files themselves tell of problems, with the number of files that have each.
@@ -60,9 +68,10 @@ class FoundLabels:
     paths: tuple[Path, ...]
     classes: tuple[FoundClass, ...]
     vector: bool
-    layer: str | None = None
+    layers: tuple[str, ...] = ()
     attribute: str | None = None
     chosen: bool = False
+    unread: tuple[str, ...] = ()
     masks: bool = False
     thin: bool = False
     problems: tuple[str, ...] = ()
@@ -114,13 +123,13 @@ def area_text(km2: float) -> str:
     return f"{km2:.3g} km2" if km2 >= 0.01 else f"{1e6 * km2:,.0f} m2"
 
 
-def find_classes(paths: Sequence[Path], *, layer: str | None = None, attribute: str | None = None) -> FoundLabels:
+def find_classes(paths: Sequence[Path], *, layers: Sequence[str] = (), attribute: str | None = None) -> FoundLabels:
     """List label files and put together the classes that they hold.
 
     Args:
         paths: rasters of class ids, or vector files; of more than `MOST_FILES` an even sample is counted.
-        layer: layer of vector files; default: the one that looks like classes.
-        attribute: attribute with the classes; default: the same.
+        layers: layers of vector files, all of which are read; default: of each file the one that looks like classes.
+        attribute: attribute with the classes, in all files; default: the one that looks like classes.
 
     Raises:
         ConfigError: a layer or attribute of that name is not there.
@@ -133,21 +142,62 @@ def find_classes(paths: Sequence[Path], *, layer: str | None = None, attribute: 
         raise DataError(f"{files[0].path}: rasters and vector files are mixed; give labels of one kind")
     if kinds == {"raster"}:
         return _of_rasters(tuple(paths), files)
-    chosen = _choose(files[0], layer, attribute)
-    names = [(own.name, found.name) for own, found in _likely(files[0], layer, attribute)]
-    more = [_choose(file, chosen[0].name if layer else None, chosen[1].name) for file in files[1:]]
-    several = len(files[0].layers) > 1
+    _check_layers(files, layers)
+    first = _choose(files[0], layers, attribute)
+    pairs = list(first)
+    for file in files[1:]:
+        pairs += _choose(file, layers, first[0].attribute.name, like=(files[0].path, first[0].layer.name))
+    read = {pair.layer.name for pair in pairs}
+    unread = [own for file in files for own in file.layers if own.name not in read and own.shapes]
+    among = len({(own.layer.name, own.attribute.name) for own in _likely(files[0], layers, attribute)})
     return FoundLabels(
         tuple(paths),
-        _classes([found for _, found in (chosen, *more)]),
+        _classes([pair.attribute for pair in pairs]),
         vector=True,
-        layer=chosen[0].name if several else None,
-        attribute=chosen[1].name,
-        chosen=len(names) > 1 and not (layer and attribute),
-        thin=any(not set(own.shapes) <= {*POLYGONAL} for own, _ in (chosen, *more)),
-        problems=tuple(problem for own, _ in (chosen, *more) for problem in own.problems),
+        layers=_in_order(read, layers or [pair.layer.name for pair in pairs], files),
+        attribute=first[0].attribute.name,
+        chosen=among > 1 and not (layers and attribute),
+        unread=tuple(f"{own.name} ({_kinds(own)})" for own in unread),
+        thin=any(not set(pair.layer.shapes) <= {*POLYGONAL} for pair in pairs),
+        problems=tuple(problem for pair in pairs for problem in _problems(pair)),
         counted=len(files),
     )
+
+
+def _check_layers(files: Sequence[LabelFile], layers: Sequence[str]) -> None:
+    """Refuse layers that no file has, and a file that has none of them.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    known = list(dict.fromkeys(own.name for file in files for own in file.layers))
+    for layer in layers:
+        if layer not in known:
+            listed = printable(", ".join(known))
+            raise ConfigError(f"{files[0].path}: has no layer {printable(layer)}; its layers are {listed}")
+    for file in files:
+        names = [own.name for own in file.layers]
+        if layers and not set(names) & set(layers):
+            raise ConfigError(
+                f"{file.path}: has none of the layers that are wanted; its layers are {printable(', '.join(names))}: "
+                "name one of them too"
+            )
+
+
+def _in_order(read: set[str], names: Sequence[str], files: Sequence[LabelFile]) -> tuple[str, ...]:
+    """Return the layers that are read, the later on top; none if each file has one alone."""
+    several = any(len(file.layers) > 1 for file in files)
+    return tuple(dict.fromkeys(name for name in names if name in read)) if several else ()
+
+
+def _kinds(layer: FoundLayer) -> str:
+    return ", ".join(f"{number} {kind}" for kind, number in layer.shapes.items())
+
+
+def _problems(pair: Pair) -> list[str]:
+    """Return what a layer tells of its problems, and how many of its shapes have no class."""
+    bare = sum(pair.layer.shapes.values()) - sum(value.number for value in pair.attribute.values)
+    return list(pair.layer.problems) + ([f"shapes without a class, which are no labels: {bare}"] if bare > 0 else [])
 
 
 def _of_rasters(paths: tuple[Path, ...], files: Sequence[LabelFile]) -> FoundLabels:
@@ -169,44 +219,76 @@ def _of_rasters(paths: tuple[Path, ...], files: Sequence[LabelFile]) -> FoundLab
     )
 
 
-def _likely(file: LabelFile, layer: str | None, attribute: str | None) -> list[tuple[FoundLayer, FoundAttribute]]:
+def _likely(file: LabelFile, layers: Sequence[str], attribute: str | None) -> list[Pair]:
     """Return the layers and attributes of a vector file that may hold classes, the likeliest first."""
     pairs = [
-        (own, found)
+        Pair(own, found)
         for own in file.layers
         for found in own.attributes
-        if layer in (None, own.name) and attribute in (None, found.name) and 0 < len(found.values) <= MOST_CLASSES
+        if (not layers or own.name in layers)
+        and attribute_of([each.name for each in own.attributes], attribute) in (None, found.name)
+        and 0 < len(found.values) <= MOST_CLASSES
     ]
 
-    def order(pair: tuple[FoundLayer, FoundAttribute]) -> tuple[bool, int, bool]:
-        name = pair[1].name.casefold()
+    def order(pair: Pair) -> tuple[bool, int, bool]:
+        name = pair.attribute.name.casefold()
         named = LIKELY.index(name) if name in LIKELY else len(LIKELY)
-        return len(pair[1].values) < 2, named, not pair[1].text
+        return len(pair.attribute.values) < 2, named, not pair.attribute.text
 
     return sorted(pairs, key=order)
 
 
-def _choose(file: LabelFile, layer: str | None, attribute: str | None) -> tuple[FoundLayer, FoundAttribute]:
-    """Choose the layer and the attribute of a vector file that hold its classes.
+def _choose(
+    file: LabelFile, layers: Sequence[str], attribute: str | None, *, like: tuple[Path, str] | None = None
+) -> list[Pair]:
+    """Choose the attribute of a vector file that holds its classes, and the layer, or all that are wanted.
+
+    `like` is the file, and its layer, from which the attribute comes, if another one told it.
 
     Raises:
-        ConfigError: there is none of these names.
+        ConfigError: there is none of that name.
         DataError: no attribute looks like classes.
     """
-    names = [own.name for own in file.layers]
-    if layer is not None and layer not in names:
-        raise ConfigError(f"{file.path}: has no layer {printable(layer)}; its layers are {printable(', '.join(names))}")
-    pairs = _likely(file, layer, attribute)
+    pairs = _likely(file, layers, attribute)
+    if like:  # the layer of the same name before others
+        pairs.sort(key=lambda pair: pair.layer.name != like[1])
+    if pairs and not layers:
+        return pairs[:1]
     if pairs:
-        return pairs[0]
-    known = [found.name for own in file.layers for found in own.attributes if layer in (None, own.name)]
+        name = pairs[0].attribute.name
+        chosen = [own for layer in layers for own in file.layers if own.name == layer]
+        return [pair for own in chosen for pair in _of_layer(file, own, name)]
+    known = [found.name for own in file.layers for found in own.attributes if not layers or own.name in layers]
     if attribute is not None and attribute not in known:
-        raise ConfigError(
-            f"{file.path}: has no attribute {printable(attribute)}; it has {printable(', '.join(known) or 'none')}"
-        )
+        raise ConfigError(_no_attribute(file.path, attribute, known, like and like[0]))
     raise DataError(
         f"{file.path}: no attribute looks like classes, with 1 to {MOST_CLASSES} values; it has "
         f"{printable(', '.join(known) or 'no attributes')}: give each polygon its class, as a name or a whole number"
+    )
+
+
+def _of_layer(file: LabelFile, layer: FoundLayer, attribute: str) -> list[Pair]:
+    """Return a layer with its attribute of the classes.
+
+    Raises:
+        ConfigError: it has no such attribute.
+    """
+    known = [found.name for found in layer.attributes]
+    own = attribute_of(known, attribute)
+    pairs = [Pair(layer, found) for found in layer.attributes if found.name == own]
+    if not pairs:
+        raise ConfigError(_no_attribute(file.path, attribute, known, f"another layer than {printable(layer.name)}"))
+    return pairs
+
+
+def _no_attribute(path: Path, wanted: str, known: Sequence[str], other: Path | str | None) -> str:
+    """Return the message that an attribute is missing; `other` is the file or layer that has it, if any."""
+    has = printable(", ".join(dict.fromkeys(known)) or "none")
+    if other is None:
+        return f"{path}: has no attribute {printable(wanted)}; it has {has}"
+    return (
+        f"{path}: has no attribute {printable(wanted)}, as {other} has; it has {has}. The classes must be in a column "
+        "of one name everywhere: rename it, in QGIS under Layer Properties > Fields"
     )
 
 

@@ -135,6 +135,8 @@ def render(sources: Sources, *, title: str) -> str:
     Raises:
         DataError: a raster or a picture cannot be read.
     """
+    from geood.calibration import in_digits
+
     environment = Environment(
         loader=PackageLoader("geood", "reporting/templates"),
         autoescape=True,
@@ -149,6 +151,7 @@ def render(sources: Sources, *, title: str) -> str:
         title=title,
         today=date.today().isoformat(),
         version=__version__,
+        in_digits=in_digits,
         script=Markup(script),
         digest=digest,
         style=Markup(environment.get_template("report.css").render()),
@@ -188,7 +191,7 @@ def _promises(sources: Sources) -> list[Chart]:
         from geood.calibration import PolygonTable, least_area
 
         table, default = PolygonTable.of(run.header.record), [t for t in thresholds_of(run.header) if t.default]
-        least = least_area(run.config.predict.min_area_m2, table.pixel_m)
+        least = least_area(run.config.predict.min_area_m2, run.header.resolution)
         if chart := false_polygons(
             table, 0, least_m2=least, threshold=default[0].value if default else None, seen=None
         ):

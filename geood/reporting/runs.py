@@ -245,7 +245,8 @@ def run_lines(folder: Path) -> list[str]:
         lines.append(f"mIoU       {100 * run.miou:.1f} % on the validation ground")
     if run.iou:
         each = ", ".join(f"{name} {'-' if math.isnan(iou) else f'{100 * iou:.0f}'}" for name, iou in run.iou.items())
-        lines.append(f"classes    {each} (IoU in %)")
+        bare = "; -: not on that ground" if any(map(math.isnan, run.iou.values())) else ""
+        lines.append(f"classes    {each} (IoU in %{bare})")
     if run.header is not None:
         lines += [_threshold_line(run.header, row) for row in thresholds_of(run.header)]
     return lines

@@ -335,7 +335,7 @@ def _of_pixels(promised: float, false_px: NDArray[np.float64], valid_px: int) ->
     text += f"{100 * found:.3g} % of all lie in false polygons"
     if least > promised:
         return f"contradicts the calibration: {text} ({100 * least:.3g} % at the least)"
-    return f"does not contradict the calibration: {text}"
+    return f"does not contradict the calibration: {text} ({100 * least:.3g} % at the least, as chance may have it)"
 
 
 def _finite(value: Any) -> Any:

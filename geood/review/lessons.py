@@ -116,7 +116,6 @@ def feedback(
     ids = {name.casefold(): i for i, name in config.data.classes.items()}
     frame = _with_ids(review.polygons, ids, notes, Path(paths[0]))
     cells = _empty_cells(review)
-    found = _scenes(review, [Path(path) for path in paths], [Path(scene) for scene in scenes], config)
     labels = _labels(frame, cells)
     counts = {
         "false": int((frame["verdict"] == "false").sum()),
@@ -126,6 +125,7 @@ def feedback(
     }
     if not counts["false"] and not counts["cells"] and not counts["real"]:
         raise DataError(f"{paths[0]}: no polygon has a verdict yet, and no cell is complete; type some and save")
+    found = _scenes(review, [Path(path) for path in paths], [Path(scene) for scene in scenes], config)
     if config.segmenter.outlier != "head" and counts["false"] > counts["stated"]:
         notes.append(
             "the model has no outlier head: false alarms without a class of the model in true_class teach nothing"
@@ -282,6 +282,7 @@ def _scenes(review: Review, paths: list[Path], given: list[Path], config: Config
     for label in labels:
         name = Path(label).name
         hits = [path for path in beside if name and path.name == name]
+        hits = hits or [path for path in (Path(name).absolute(),) if name and path.is_file() and path not in own]
         hits = hits or [path for path in near if name and path.name == name and path not in own]
         if not hits:
             raise ConfigError(f"the scene {shown(label)} of these polygons is not found; give its image with --scene")

@@ -28,7 +28,7 @@ from geood.training.stage import Stage, first_crops
 
 log = logging.getLogger("geood")
 LONG_S = 3600.0  # a run on a CPU that takes longer is announced
-FEW_STEPS = 200  # of all stages together: not worth a trial
+FEW_STEPS = 200  # of all stages together: not worth measuring their pace; of the segmenter: enough for a trial
 WARM_S = 5.0  # a first step that takes longer is measured as it is: its warm-up weighs little
 VALIDATION = 1 / 3  # time of a forward pass, as a share of a step
 LIGHT = ("resnet10t", "resnet18", PACKAGE_ENCODER, "mobilenetv3_small_050", "mobilenetv3_small_100")
@@ -180,6 +180,8 @@ def shortcuts(config: Config) -> list[str]:
         found.append("--set negatives.source=phase, which needs no flow")
     if train.third_stage == "joint":
         found.append("--set train.third_stage=head, which takes few steps")
+    if len(found) == 1 and train.segmenter_steps > FEW_STEPS:
+        found.append(f"to try the whole way first, --set train.segmenter_steps={FEW_STEPS}, for a weak model")
     return found
 
 

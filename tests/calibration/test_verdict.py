@@ -13,7 +13,7 @@ from affine import Affine
 from scipy import ndimage, stats
 from typer.testing import CliRunner
 
-from geood.calibration import CellMaps, drift_of, pooled_features, statistic_names, tile_cells
+from geood.calibration import CellMaps, PolygonTable, drift_of, pooled_features, statistic_names, tile_cells
 from geood.calibration.exchangeability import family_of
 from geood.calibration.rates import rate_interval
 from geood.calibration.tiled_scoring import ImageSource, prediction_tiles
@@ -50,6 +50,22 @@ def ground(tmp_path_factory):
     write_raster(folder / "dark.tif", np.where(array > 0, array // 3 + 1, 0).astype(np.uint8), nodata=0)
     write_raster(folder / "bare.tif", array, nodata=0, transform=Affine.identity(), crs=None)
     return folder
+
+
+def test_false_polygons_are_counted_on_the_grid_of_images_that_are_finer_than_the_model(tmp_path):
+    image = picture(320, 320)
+    write_raster(tmp_path / "a.tif", image)
+    write_raster(tmp_path / "truth.tif", truth(image), nodata=255)
+    crops = open_scenes(config(tmp_path, block_m=40.0, validation=0.5, crops=4, resolution=1.0))
+    assert crops.resolution_m == pytest.approx(2 * grid_of(tmp_path / "a.tif").resolution_m)
+    bundle = dataclasses.replace(make_bundle(tmp_path / "bare.safetensors"), resolution=crops.resolution_m)
+    record = calibrated(bundle, crops).record
+    assert record.least_px == (4, 8, 16, 32, 64, 128, 256) and record.pixel_m == pytest.approx(0.5, rel=1e-2)
+    assert record.km2 == pytest.approx(record.pixels * 0.25e-6, rel=1e-2) and sum(record.polygons[0])
+    table = PolygonTable.of(record)
+    assert table.at_budget(1e6, 9.1) in record.thresholds
+    counted = [table.at(record.thresholds[0], least).rate * record.km2 for least in (1.1, 63.0, 65.0)]
+    assert counted == pytest.approx([row[0] for row in (record.polygons[0], record.polygons[5], record.polygons[6])])
 
 
 def measured(bundle, scene, scores, classes):

@@ -197,7 +197,8 @@ def test_further_bands_lie_beside_the_first_and_leave_it_as_it_is(tmp_path, shap
     places = pack(tmp_path / "a.journal", array, 128)
     bands = ["class", "b", "c", "d"]
     out = finish(tmp_path / "a.tif", Grid(*shape, NORTH_UP, UTM), places, tile_px=128, dtype="uint8", bands=bands)
-    check_layout(out)
+    said = [tags[338][1] for _, tags, *_ in check_layout(out)]
+    assert set(said) == {3}, "all levels say that the further bands are no colours"
     alone = made(tmp_path / "b.tif", first, tile_px=128)
     with rasterio.open(out) as dataset:
         assert dataset.descriptions == tuple(bands) and set(dataset.nodatavals) == {255}

@@ -176,6 +176,20 @@ def test_a_layer_is_chosen_and_never_guessed(tmp_path, kind):
     np.testing.assert_array_equal(covered(kind, path, layer="labels_2024"), expected())
 
 
+@pytest.mark.parametrize("suffix", [".gpkg", ".parquet"])
+def test_an_attribute_is_found_whatever_its_case_if_that_is_not_doubtful(tmp_path, suffix):
+    path, frame = tmp_path / f"a{suffix}", gpd.GeoDataFrame({"Kind": [1]}, geometry=[HERE], crs=UTM)
+    frame.to_parquet(path) if suffix == ".parquet" else frame.to_file(path)
+    np.testing.assert_array_equal(covered("labels", path), expected())
+
+
+def test_two_attributes_that_differ_by_case_are_not_guessed_among(tmp_path):
+    frame = gpd.GeoDataFrame({"Kind": [1], "KIND": [2]}, geometry=[HERE], crs=UTM)
+    frame.to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="has no attribute kind;"):
+        covered("labels", tmp_path / "a.parquet")
+
+
 def test_the_only_layer_with_the_attribute_is_taken_and_said(tmp_path, caplog):
     path = tmp_path / "a.gpkg"
     gpd.GeoDataFrame(geometry=[box(0, 0, 1, 1)], crs=UTM).to_file(path, layer="extent")

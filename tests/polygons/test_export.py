@@ -34,12 +34,14 @@ from geood.polygons.export import (
     write_together,
 )
 from geood.polygons.external_sort import ExternalSorter, SortKey
+from geood.polygons.extraction import _seven_digits
 from geood.polygons.geodesic_area import GeodesicAreas
 from geood.polygons.names import OUTPUT_SUFFIXES
 from geood.polygons.rings import Rings
 from support.places import CUSTOM, NORTH_UP, PLACES, UTM
 
 NAMES = {0: "field", 1: "road", 2: "roof"}
+SEVEN = 6e-7  # relative error of figures of seven digits, and of what they were computed in
 TEXTS = ("class_name", "runner_up", "signal", "model")
 
 
@@ -109,6 +111,22 @@ def some_scores(height, width, seed=0, holes=0.1):
     return array
 
 
+def falls(frame):
+    """Whether rows are in the order of their rank, as far as rounded figures tell."""
+    figure = (frame.contrast.fillna(frame.threshold_excess) * np.sqrt(frame.area_px)).to_numpy()
+    return bool((np.diff(figure) <= 2 * SEVEN * np.abs(figure[1:])).all())
+
+
+def test_figures_have_seven_digits_and_are_else_as_they_are():
+    values = np.array([123456789.0, 0.1 + 0.2, -1.23456789e-6, 0, np.nan, np.inf, 9.9999999])
+    rounded = _seven_digits(values)
+    assert [f"{value!r}" for value in rounded.tolist()] == [
+        *("123456800.0", "0.3", "-1.234568e-06", "0.0", "nan", "inf", "10.0")
+    ]
+    many = np.exp(np.random.default_rng(0).uniform(-20, 20, 1000))
+    assert _seven_digits(many).tolist() == [float(f"{value:.7g}") for value in many]
+
+
 @given(
     shape=st.tuples(st.integers(1, 14), st.integers(1, 14)),
     case=st.tuples(st.integers(0, 10**6), st.sampled_from([(3, 4), (5, 2), (99, 99)]), st.sampled_from([4, 8])),
@@ -126,17 +144,17 @@ def test_polygons_are_the_components_with_their_figures(tmp_path, monkeypatch, s
     assert len(frame) == number.max()
     assert frame.geometry.is_valid.all() and set(frame.geom_type) <= {"MultiPolygon"}
     assert frame["rank"].tolist() == list(range(1, len(frame) + 1))
-    assert (frame.contrast.fillna(frame.threshold_excess) * np.sqrt(frame.area_px)).is_monotonic_decreasing
+    assert falls(frame)
     for row in frame.itertuples():
         burnt = rasterio.features.rasterize([row.geometry], array.shape, transform=NORTH_UP) > 0
         here = number == number[burnt][0]
         np.testing.assert_array_equal(burnt, here)
         values = array[here].astype(np.float64)
         assert row.area_px == here.sum() == pytest.approx(row.geometry.area * 16)
-        assert row.score_max == values.max()
+        assert row.score_max == pytest.approx(values.max(), rel=SEVEN)
         assert row.score_mean == pytest.approx(values.mean(), rel=1e-6)
-        assert row.threshold_excess == pytest.approx(values.mean() - 0.5, abs=1e-9)
-        assert row.score_p95 == pytest.approx(np.percentile(values, 95), rel=1e-9)
+        assert row.threshold_excess == pytest.approx(values.mean() - 0.5, rel=SEVEN)
+        assert row.score_p95 == pytest.approx(np.percentile(values, 95), rel=SEVEN)
         assert row.class_name == NAMES[np.bincount(labels[here]).argmax()]
         rows, cols = np.nonzero(here)
         around = array[max(0, rows.min() - 1) : rows.max() + 2, max(0, cols.min() - 1) : cols.max() + 2]
@@ -458,7 +476,7 @@ def test_several_scenes_share_a_file_in_the_crs_of_the_first(tmp_path, caplog):
     back = geopandas.read_file(tmp_path / "o.gpkg", layer="anomalies")
     assert back.crs == UTM and back.scene.value_counts().to_dict() == dict(zip(["a.tif", "b.tif"], counts, strict=True))
     assert back["rank"].tolist() == list(range(1, sum(counts) + 1))
-    assert (back.contrast.fillna(back.threshold_excess) * np.sqrt(back.area_px)).is_monotonic_decreasing
+    assert falls(back)
     first, second = cut(one, threshold=0.6), cut(two, threshold=0.6)
     here, there = (back[back.scene == name].reset_index(drop=True) for name in ("a.tif", "b.tif"))
     same(first, as_written(here.assign(rank=first["rank"]).drop(columns="scene")))

@@ -9,7 +9,7 @@ from PIL import Image
 from geood.cli.process import _run
 from geood.config.loading import to_yaml
 from geood.errors import ConfigError, DataError
-from geood.preflight.checking import check_config
+from geood.preflight.checking import _crops, check_config
 from geood.preflight.trial import quietly, try_crops
 from geood.training.first_checks import check_first
 from support.bundles import small_config
@@ -47,6 +47,16 @@ def test_a_check_tells_what_training_would_find(folder, tmp_path):
     assert "4: " in said and "neither a class nor an anomaly" in said
     with Image.open(tmp_path / "seen.png") as drawn:
         assert drawn.width > 1000
+
+
+def test_too_few_blocks_of_validation_for_a_promise_are_told_before_a_training(folder):
+    def told(**keys):
+        return [text for label, text in _crops(config(folder, **keys), []) if "blocks of validation" in text]
+
+    assert told(block_m=50.0, validation=0.2)[0].startswith(
+        "labelled blocks of validation ground: 1; with fewer than 8"
+    )
+    assert not told(block_m=20.0, validation=0.5)
 
 
 def test_all_that_is_wrong_is_told_at_once(folder, tmp_path):

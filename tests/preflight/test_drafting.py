@@ -9,12 +9,13 @@ import pytest
 import rasterio
 import yaml
 from affine import Affine
-from shapely.geometry import box
+from shapely.geometry import LineString, box
 
 from geood.cli.process import _run
 from geood.config.loading import load_config
 from geood.errors import ConfigError, DataError, OutputError
 from geood.preflight import drafting, trial
+from geood.preflight.checking import check_config
 from geood.preflight.config_text import _near, config_lines, config_text, write_config
 from geood.preflight.drafting import Inputs, Wishes, _is_none, first_config, patterns
 from geood.preflight.found_classes import FoundClass, FoundLabels
@@ -142,6 +143,26 @@ def test_polygons_with_ids_choose_their_attribute(folder, tmp_path):
     made = first_config(sources, Wishes())
     assert made.config.data.label_attribute == "class" and set(made.config.data.classes) == {1, 2}
     assert "label_attribute" in config_text(made, tmp_path / "x.yaml")
+
+
+def test_two_layers_are_written_into_the_config_and_checked_together(folder, tmp_path):
+    left, bottom, right, top = bounds_of(folder / "a.tif")
+    middle = (bottom + top) / 2
+    halves = {"Class": ["field", "road"], "geometry": [box(left, bottom, right, middle), box(left, middle, right, top)]}
+    gpd.GeoDataFrame(halves, crs=UTM).to_file(tmp_path / "l.gpkg", layer="cover")
+    track = {"class": ["track"], "geometry": [LineString([(left, middle), (right, middle)])]}
+    gpd.GeoDataFrame(track, crs=UTM).to_file(tmp_path / "l.gpkg", layer="tracks")
+    said = Inputs.of([str(folder / "a.tif")], [str(tmp_path / "l.gpkg")], Wishes()).lines()
+    [told] = [text for label, text in said if label == "note" and "not read" in text]
+    assert told.startswith("layers that are not read: tracks (1 LineString); name each that holds classes with")
+    wishes = Wishes(layers=("cover", "tracks"))
+    made = first_config(Inputs.of([str(folder / "a.tif")], [str(tmp_path / "l.gpkg")], wishes), wishes)
+    write_config(made, tmp_path / "x.yaml")
+    config = load_config(tmp_path / "x.yaml")
+    assert config.data.label_layer == ["cover", "tracks"] and config.data.label_buffer_m == 3
+    lines = list(check_config(config, tmp_path / "seen.png"))
+    classes = [text.split(":")[0] for label, text in lines if label == "class"]
+    assert classes == ["0 field", "1 road", "2 track"], "all layers are looked at"
 
 
 def test_names_beside_the_labels_are_taken_and_those_given_win(folder, tmp_path):

@@ -76,14 +76,51 @@ def test_the_likeliest_attribute_is_chosen_and_said(files):
         layer("cover", attribute("Class", ("land", 1, 1.0), ("road", 1, 1.0)), attribute("note", ("same", 2, 2.0))),
     )
     found = find_classes([path])
-    assert (found.layer, found.attribute, found.chosen) == ("cover", "Class", True)
-    assert find_classes([path], layer="plots").attribute == "owner"
+    assert (found.layers, found.attribute, found.chosen) == (("cover",), "Class", True)
+    assert found.unread == ("plots (1 Polygon)",)
+    assert find_classes([path], layers=["plots"]).attribute == "owner"
     with pytest.raises(ConfigError, match="no layer roads; its layers are plots, cover"):
-        find_classes([path], layer="roads")
+        find_classes([path], layers=["roads"])
     with pytest.raises(ConfigError, match="no attribute kind; it has owner, fid, Class, note"):
         find_classes([path], attribute="kind")
     with pytest.raises(DataError, match="no attribute looks like classes"):
         find_classes([path], attribute="fid")
+
+
+def test_several_layers_are_put_together_and_later_ones_lie_on_top(files):
+    cover = layer("cover", attribute("Class", ("land", 1, 1.0), ("road", 1, 1.0)))
+    tracks, notes = (
+        layer("tracks", attribute("class", ("track", 1, 0.0))),
+        layer("notes", attribute("note", ("?", 1, 0))),
+    )
+    path = files(tracks, cover, notes)
+    found = find_classes([path], layers=["cover", "tracks"])
+    assert [c.name for c in found.classes] == ["land", "road", "track"] and found.attribute == "Class"
+    assert found.layers == ("cover", "tracks") and found.unread == ("notes (1 Polygon)",)
+    with pytest.raises(
+        ConfigError, match=r"no attribute Class, as another layer than notes has; it has note\. The clas"
+    ):
+        find_classes([path], layers=["cover", "notes"])
+    alone = files(layer("drawn", attribute("CLASS", ("land", 1, 1.0))))
+    assert find_classes([alone]).layers == ()
+    assert find_classes([path, alone]).layers == ("cover", "drawn"), "each file has a layer of its own name"
+    with pytest.raises(ConfigError, match=r"l1\.gpkg: has none of the layers that are wanted; its layers are drawn"):
+        find_classes([path, alone], layers=["cover"])
+
+
+def test_files_that_name_the_column_differently_are_told_apart(files):
+    one = files(layer("a", attribute("Class", ("land", 1, 1.0), ("road", 1, 1.0))))
+    other = files(layer("b", attribute("Klasse", ("land", 1, 1.0))))
+    with pytest.raises(
+        ConfigError, match=r"l1\.gpkg: has no attribute Class, as l0\.gpkg has; it has Klasse\. .* rename"
+    ):
+        find_classes([one, other])
+
+
+def test_shapes_without_a_class_are_counted(files):
+    half = FoundLayer("a", {"Polygon": 3}, "UTM", (0, 0, 1, 1), (attribute("class", ("x", 1, 1.0), ("y", 1, 1.0)),), ())
+    path = files(half)
+    assert find_classes([path]).problems == ("shapes without a class, which are no labels: 1",)
 
 
 def test_rasters_are_ids_and_kinds_do_not_mix(files):

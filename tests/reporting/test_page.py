@@ -309,6 +309,9 @@ def test_in_a_browser_it_runs_its_own_script_alone_fits_and_takes_keys(page):
         light = tab.value("getComputedStyle(document.body).backgroundColor")
         tab.look(width=1280, scheme="dark")
         assert tab.value("getComputedStyle(document.body).backgroundColor") != light
+        tab("Emulation.setEmulatedMedia", media="print", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+        assert tab.value("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)", "ink is dear"
+        tab.look(width=1280, scheme="dark")
         tab.press("j")
         tab.press("j")
         assert tab.value("document.activeElement.dataset.copy && document.activeElement.id") == "s0p2"

@@ -155,6 +155,15 @@ def test_the_scene_is_found_by_its_name_or_asked_for(folder):
     assert load_config(folder / "other.yaml").data.reviewed_images == [str(folder / "scene.tif")]
 
 
+def test_a_scene_in_the_current_folder_is_found(folder, monkeypatch):
+    (folder / "maps").mkdir()
+    shutil.copy(folder / "scene.tif", folder / "another scene.tif")
+    path = save(folder / "maps" / "a.gpkg", reviewed(["false"], scene=["another scene.tif"]))
+    monkeypatch.chdir(folder)
+    feedback([path], folder / "aerial.yaml", folder / "next.yaml")
+    assert load_config(folder / "next.yaml").data.reviewed_images == [str(folder / "another scene.tif")]
+
+
 def test_a_map_that_lies_elsewhere_finds_its_scene_in_the_data_unless_two_have_the_name(folder):
     away = folder / "away"
     away.mkdir()
@@ -174,6 +183,9 @@ def test_a_map_that_lies_elsewhere_finds_its_scene_in_the_data_unless_two_have_t
 def test_without_verdicts_there_is_nothing_to_learn(folder):
     with pytest.raises(DataError, match="no polygon has a verdict yet"):
         fed(folder, save(folder / "a.gpkg", reviewed([None, "unsure"])))
+    lost = save(folder / "lost.gpkg", reviewed([None], scene=["nowhere.tif"]))
+    with pytest.raises(DataError, match="no polygon has a verdict yet"):  # before its scene is looked for
+        feedback([lost], folder / "aerial.yaml", folder / "next.yaml")
     with pytest.raises(OutputError, match="is the config of the training before"):
         feedback([folder / "a.gpkg"], folder / "aerial.yaml", folder / "aerial.yaml")
     with pytest.raises(ConfigError, match=r"end the name in \.yaml"):

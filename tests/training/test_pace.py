@@ -84,6 +84,16 @@ def test_what_would_shorten_a_run_depends_on_the_config(crops):
         assert word in said, word
 
 
+def test_where_all_is_short_already_a_trial_is_offered():
+    quick = small_config(
+        segmenter={"encoder": "resnet18", "outlier": "head"},
+        train={"segmenter_steps": 600, "third_stage": "head"},
+        data={"crop_px": 128},
+        negatives={"source": "phase"},
+    )
+    assert shortcuts(quick)[1:] == ["to try the whole way first, --set train.segmenter_steps=200, for a weak model"]
+
+
 def test_the_rest_of_a_plan_is_whole_epochs():
     assert pace._rest(Plan("flow", 4, 10, 8), 25).steps == 20 and pace._rest(Plan("flow", 4, 10, 8), 40).steps == 0
 
