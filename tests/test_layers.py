@@ -189,24 +189,13 @@ WITH_TORCH = {  # the same in a process that has loaded torch
     "worker": (["geood.prediction.worker"], WORKER),
     "calibration": (below("calibration"), ("scipy.stats", "matplotlib")),
 }
-LOADED = """
-import importlib, json, os, sys
-
-def apart(work):
-    '''Return what some work says in a fork of this process, or its error.'''
-    here, there = os.pipe()
-    if not (fork := os.fork()):
-        try:
-            said = work()
-        except BaseException as error:
-            said = [repr(error)]
-        os.write(there, json.dumps(said).encode())
-        os._exit(0)
-    os.close(there)
-    with open(here, "rb") as said:
-        text = said.read()
-    os.waitpid(fork, 0)
-    return json.loads(text)
+LOADED = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+"""
+LOADED += """
+import importlib, json
+from support.bare import apart
 
 def load(modules, absent):
     for name in modules:

@@ -269,6 +269,26 @@ def test_a_border_that_looks_like_no_data_is_told(tmp_path, dtype, value, share)
         assert undeclared_nodata(scene) is None
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (40, 50), (384, 20), (385, 400)])
+def test_the_border_of_a_small_scene_is_read_whole_and_once(tmp_path, monkeypatch, height, width):
+    """Of a large one no more windows are read than of any, whatever its size."""
+    seen, stored = np.zeros((height, width), int), Scene.stored
+
+    def counted(self, window, indexes):
+        seen[window.slices] += 1
+        return stored(self, window, indexes)
+
+    monkeypatch.setattr(Scene, "stored", counted)
+    with Scene.open(write_raster(tmp_path / "a.tif", noise(1, height, width))) as scene:
+        assert undeclared_nodata(scene) is None
+    inner = np.pad(np.zeros((max(height - 2, 0), max(width - 2, 0)), bool), 1, constant_values=True)[:height, :width]
+    assert not seen[~inner].any()
+    if max(height, width) <= 384:
+        assert (seen[inner] >= 1).all() and seen.max() <= 2  # twice at corners, which lie on two sides
+    else:
+        assert 0 < seen.astype(bool).sum() < inner.sum()
+
+
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (64, 64), (65, 64), (700, 900), (5000, 300), (100_000, 200_000)])
 def test_sample_windows_are_distinct_and_spread(height, width):
     grid, seen = Grid(height, width, NORTH_UP, UTM), set()
