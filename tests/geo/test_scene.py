@@ -1,6 +1,7 @@
 """Laws of reading scenes: any window, always with what is valid, at any resolution, from any layout and place."""
 
 import logging
+import math
 import os
 import pickle
 from pathlib import Path
@@ -306,7 +307,8 @@ def test_sample_windows_are_distinct_and_spread(height, width):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 1.0])
-def test_the_valid_share_is_estimated(tmp_path, share):
+def test_the_valid_share_is_estimated(tmp_path, share, monkeypatch):
+    monkeypatch.setattr("geood.prediction.scene_checks.PATIENCE", math.inf)  # however busy the machine is
     pixels = np.ones((1, 2000, 3000), np.uint8)
     pixels[:, int(2000 * share) :] = 0
     with Scene.open(write_raster(tmp_path / "a.tif", pixels, nodata=0, tiled=True, compress="deflate")) as scene:
@@ -548,6 +550,7 @@ def test_a_huge_scene_is_judged_by_a_few_places(tmp_path, monkeypatch):
         return whole(self, window, indexes)
 
     monkeypatch.setattr(Scene, "valid", counted)
+    monkeypatch.setattr("geood.prediction.scene_checks.PATIENCE", math.inf)
     with Scene.open(tmp_path / "a.vrt") as scene:
         assert valid_share(scene) == pytest.approx(0.25, abs=0.05)
         assert undeclared_nodata(scene) is None
