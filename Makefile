@@ -7,6 +7,8 @@ QGIS_PYTHON ?= /usr/bin/python3
 APART := build/apart
 TESTS := -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
+# Compiled code is kept, whatever the shell says: else each process of the suite compiles package and tests anew.
+export PYTHONDONTWRITEBYTECODE :=
 # No notice of Material's successor at each build.
 export NO_MKDOCS_2_WARNING := 1
 

@@ -1,4 +1,7 @@
-"""Fixtures that several rooms' tests share: scenes written on the spot, and a small bundle."""
+"""Fixtures that several rooms' tests share: scenes written on the spot, and a small bundle.
+
+What is heavy is imported inside them: the process that hands the tests out to others needs none of it.
+"""
 
 import subprocess
 from functools import cache
@@ -6,10 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from geood.models import reach
-from geood.models.bundle import ModelBundle
-from support.apart import FIT_CROPS
-from support.bundles import make_bundle
 from support.cpu import (  # noqa: F401
     pytest_addoption,
     pytest_collection_finish,
@@ -17,12 +16,15 @@ from support.cpu import (  # noqa: F401
     pytest_runtest_logreport,
     pytest_runtest_makereport,
     pytest_terminal_summary,
+    pytest_xdist_make_scheduler,
 )
 
 
 @pytest.fixture(autouse=True, scope="session")
 def little_effort():
     """Training that measures the reach of its networks in a moment, on views of 128 pixels; see `test_halo`."""
+    from geood.models import reach
+
     usual, reach.EFFORTS = reach.EFFORTS, (reach.Effort(128, 1, 1),)
     yield usual
     reach.EFFORTS = usual
@@ -31,6 +33,8 @@ def little_effort():
 @pytest.fixture(scope="session")
 def few_crops_to_fit():
     """Training that fits its inlier statistics in a moment, on few crops."""
+    from support.apart import FIT_CROPS
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("geood.training.calibration.FIT_CROPS", FIT_CROPS)
         yield
@@ -68,14 +72,18 @@ def small_disk(tmp_path, request):
 @pytest.fixture(scope="session")
 def bundle_path(tmp_path_factory) -> Path:
     """A bundle for three bands of 8 bit."""
+    from support.bundles import make_bundle
+
     path = tmp_path_factory.mktemp("bundle") / "model.safetensors"
     make_bundle(path)
     return path
 
 
 @pytest.fixture(scope="session")
-def bundle(bundle_path) -> ModelBundle:
+def bundle(bundle_path):
     """The same, loaded."""
+    from geood.models.bundle import ModelBundle
+
     return ModelBundle.load(bundle_path)
 
 

@@ -3,9 +3,8 @@
 import ast
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "geood"
@@ -137,25 +136,31 @@ HELD_BY = {  # rooms without a test file of their own name, and the file whose l
 }
 
 
+@cache
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def calls(path):
-    return [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    return [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_has_40_to_400_lines(room):
-    lines = len(ROOMS[room].read_text(encoding="utf-8").splitlines())
-    assert (lines < 40) == (room in SMALL) and (lines > 400) == (room in LARGE), f"{room} has {lines} lines"
+def test_a_room_has_40_to_400_lines():
+    lines = {room: len(path.read_text(encoding="utf-8").splitlines()) for room, path in ROOMS.items()}
+    assert {room: count for room, count in lines.items() if count < 40 and room not in SMALL} == {}
+    assert {room: count for room, count in lines.items() if count > 400 and room not in LARGE} == {}
+    assert {room for room in SMALL if lines[room] >= 40} | {room for room in LARGE if lines[room] <= 400} == set()
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_room_opens_with_what_is_in_it(path):
-    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+def test_a_room_opens_with_what_is_in_it():
+    assert [str(path) for path in FILES if not ast.get_docstring(tree_of(path))] == []
 
 
 def test_files_get_their_names_in_the_atomic_rooms_only():
     """As `os.replace(a, b)`, `from os import replace`, `path.rename(b)` or, with one argument, `path.replace(b)`."""
     for room, path in ROOMS.items():
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = tree_of(path)
         taken = [a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module == "os" for a in n.names]
         renames = [c for c in calls(path) if ast.unparse(c.func) in ("os.replace", "os.rename", "shutil.move")]
         renames += [c for c in calls(path) if isinstance(c.func, ast.Attribute) and _renames(c)]
@@ -189,7 +194,7 @@ def test_no_two_classes_share_a_name():
     names = Counter(
         node.name
         for path in FILES
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        for node in tree_of(path).body
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
     assert not [name for name, count in names.items() if count > 1]

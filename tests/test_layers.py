@@ -31,7 +31,6 @@ LADDER = [  # from the ground up; packages of one floor never import each other
 FLOOR = {room: floor for floor, rooms in enumerate(LADDER) for room in rooms}
 OPEN = LADDER[0] | {"atomic", "geo"}  # whose rooms are imported by name
 FILES = sorted(PACKAGE.rglob("*.py"))
-IDS = [str(path.relative_to(PACKAGE)) for path in FILES]
 
 
 def package_of(path):
@@ -63,8 +62,13 @@ def for_typing(tree):
     return {id(inner) for block in blocks for inner in ast.walk(block)}
 
 
+@cache
 def imports(path, *, typing=False):
-    """Yield (module, name or None) of all imports of a file, wherever in it; with `typing` those for types as well."""
+    """Return (module, name or None) of all imports of a file, wherever in it; with `typing` those for types as well."""
+    return list(_imports(path, typing=typing))
+
+
+def _imports(path, *, typing):
     tree = tree_of(path)
     skipped = set() if typing else for_typing(tree)
     for node in ast.walk(tree):
@@ -87,22 +91,22 @@ def inside_imports(path):
             yield module, name
 
 
-@pytest.mark.parametrize("path", FILES, ids=IDS)
-def test_no_room_imports_geood_itself_or_its_own_face(path):
+def test_no_room_imports_geood_itself_or_its_own_face():
     """Either would hide where a name comes from, and go round the ladder."""
-    if path.name not in ("__init__.py", "__main__.py"):
-        own = module_of(path).rpartition(".")[0]
-        assert not {module for module, _ in imports(path)} & {"geood", own}
+    for path in FILES:
+        if path.name not in ("__init__.py", "__main__.py"):
+            own = module_of(path).rpartition(".")[0]
+            assert not {module for module, _ in imports(path)} & {"geood", own}, path
 
 
-@pytest.mark.parametrize("path", FILES, ids=IDS)
-def test_imports_go_down(path):
-    here = package_of(path)
+@pytest.mark.parametrize("here", sorted({package_of(path) for path in FILES}))
+def test_imports_go_down(here):
     assert here in FLOOR, f"{here} has no floor: give it one in this test"
-    for module, _ in inside_imports(path):
-        there = module.split(".")[1]
-        lowest = FLOOR[here] == FLOOR[there] == 0
-        assert FLOOR[there] < FLOOR[here] or lowest, f"{here} imports {module}, which is not below it"
+    for path in (path for path in FILES if package_of(path) == here):
+        for module, _ in inside_imports(path):
+            there = module.split(".")[1]
+            lowest = FLOOR[here] == FLOOR[there] == 0
+            assert FLOOR[there] < FLOOR[here] or lowest, f"{path} imports {module}, which is not below it"
 
 
 def test_training_prediction_and_evaluation_never_import_each_other():
@@ -122,12 +126,14 @@ def test_no_circle_within_a_package(package):
     TopologicalSorter(graph).prepare()  # raises CycleError with the circle
 
 
-@pytest.mark.parametrize("path", FILES, ids=IDS)
-def test_only_names_of_a_face_cross_a_border(path):
-    for module, name in inside_imports(path):
-        if module.split(".")[1] not in OPEN and path != PACKAGE / "__init__.py":
-            assert module in FACES and module.count(".") == 1, f"{module} is a room: import from its package's face"
-            assert name in exported(MODULES[module]), f"{module} does not export {name}"
+@pytest.mark.parametrize("here", sorted({package_of(path) for path in FILES} - {"__init__"}))
+def test_only_names_of_a_face_cross_a_border(here):
+    for path in (path for path in FILES if package_of(path) == here):
+        for module, name in inside_imports(path):
+            if module.split(".")[1] not in OPEN:
+                room = f"{path}: {module} is a room: import from its package's face"
+                assert module in FACES and module.count(".") == 1, room
+                assert name in exported(MODULES[module]), f"{path}: {module} does not export {name}"
 
 
 def below(package):
@@ -189,24 +195,13 @@ WITH_TORCH = {  # the same in a process that has loaded torch
     "worker": (["geood.prediction.worker"], WORKER),
     "calibration": (below("calibration"), ("scipy.stats", "matplotlib")),
 }
-LOADED = """
-import importlib, json, os, sys
-
-def apart(work):
-    '''Return what some work says in a fork of this process, or its error.'''
-    here, there = os.pipe()
-    if not (fork := os.fork()):
-        try:
-            said = work()
-        except BaseException as error:
-            said = [repr(error)]
-        os.write(there, json.dumps(said).encode())
-        os._exit(0)
-    os.close(there)
-    with open(here, "rb") as said:
-        text = said.read()
-    os.waitpid(fork, 0)
-    return json.loads(text)
+LOADED = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+"""
+LOADED += """
+import importlib, json
+from support.bare import apart
 
 def load(modules, absent):
     for name in modules:

@@ -1,5 +1,6 @@
 """torchvision imports beside a torch without CUDA and stays as it is beside one with; first scores are exact."""
 
+import json
 import os
 import runpy
 import subprocess
@@ -11,44 +12,48 @@ import pytest
 import geood
 
 MODELS = Path(geood.__file__).parent / "models"
-TOUCH = "from geood._torch_compat import declare_missing_operators as declare\n"
-
-
-def run(code):
-    done = subprocess.run([sys.executable, "-c", TOUCH + code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
-
-
-def test_torchvision_imports_after_the_call_in_this_environment_and_nothing_is_declared_later():
-    code = "declare(); import torchvision, timm; print('imported')\n"
-    code += "import geood._torch_compat as room; room._declared = None; print(declare())"
-    assert run(code) == ["imported", "False"]
-
-
-def test_operators_missing_are_declared_once_and_have_no_kernel():
-    code = """
+SAID = f"""
 import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+"""
+SAID += """
+import contextlib, io, json
+from support.bare import apart
+
+def said(code):
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        exec(code, {"declare": declare_missing_operators})
+    return shown.getvalue().split()
+
+cases = json.load(sys.stdin)
+import torch
+from geood._torch_compat import declare_missing_operators
+print(json.dumps({name: apart(lambda: said(code)) for name, code in cases.items()}))
+"""
+CASES = {
+    "imported": """
+declare()
+import torchvision, timm
+print("imported")
+import geood._torch_compat as room
+room._declared = None
+print(declare())
+""",
+    "missing": """
 import geood._torch_compat as room
 if room._operators_load():
     print("loads")
-    sys.exit()
-room._operators_load = lambda: False
-print(declare(), declare())
-import torch, torchvision
-print(hasattr(torch.ops.torchvision, "nms"), hasattr(torch.ops.torchvision, "qnms"))
-try:
-    torch.ops.torchvision.nms(torch.rand(1, 4), torch.rand(1), 0.5)
-except NotImplementedError:
-    print("no-kernel")
-"""
-    if (said := run(code)) == ["loads"]:
-        pytest.skip("the real operators load here")
-    assert said == ["True", "True", "True", "True", "no-kernel"]
-
-
-def test_operators_present_are_left_alone():
-    code = """
+else:
+    room._operators_load = lambda: False
+    print(declare(), declare())
+    import torch, torchvision
+    print(hasattr(torch.ops.torchvision, "nms"), hasattr(torch.ops.torchvision, "qnms"))
+    try:
+        torch.ops.torchvision.nms(torch.rand(1, 4), torch.rand(1), 0.5)
+    except NotImplementedError:
+        print("no-kernel")
+""",
+    "present": """
 import geood._torch_compat as room, torch
 library = torch.library.Library("torchvision", "DEF")
 library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -56,8 +61,52 @@ library.impl("nms", lambda dets, scores, iou: torch.tensor([7]), "CPU")
 room._operators_load = lambda: True
 print(declare(), room._declared is None)
 print(int(torch.ops.torchvision.nms(torch.rand(1, 4), torch.rand(1), 0.5)))
-"""
-    assert run(code) == ["False", "True", "7"]
+""",
+    "no compiler": """
+import sys
+from geood._torch_compat import compiler_on_demand
+declare()
+with compiler_on_demand():
+    import timm
+print("torch._dynamo" in sys.modules)
+from torchvision.ops import roi_align
+print(sys.modules["torchvision.ops.roi_align"].is_compile_supported("cpu"))
+import torch, torch._dynamo
+print(torch._dynamo.__file__ is not None, int(torch.compile(torch.nn.ReLU(), backend="eager")(torch.ones(1))))
+""",
+    "compiler asked": """
+import sys
+from geood._torch_compat import compiler_on_demand
+with compiler_on_demand():
+    import torch._dynamo as standing_in
+    reset = standing_in.reset
+import torch._dynamo
+print(reset is torch._dynamo.reset, sys.modules["torch._dynamo"] is not standing_in)
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def said():
+    """What each case prints, in a fork of one process that has loaded torch and nothing else that is heavy."""
+    told = json.dumps(CASES)
+    done = subprocess.run([sys.executable, "-c", SAID], input=told, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_torchvision_imports_after_the_call_in_this_environment_and_nothing_is_declared_later(said):
+    assert said["imported"] == ["imported", "False"]
+
+
+def test_operators_missing_are_declared_once_and_have_no_kernel(said):
+    if said["missing"] == ["loads"]:
+        pytest.skip("the real operators load here")
+    assert said["missing"] == ["True", "True", "True", "True", "no-kernel"]
+
+
+def test_operators_present_are_left_alone(said):
+    assert said["present"] == ["False", "True", "7"]
 
 
 @pytest.mark.parametrize("room", ["scores", "flow"])
@@ -88,30 +137,9 @@ with torch.inference_mode():
     assert [process.communicate()[0].strip() for process in running] == ["True"] * 8
 
 
-def test_torchvision_is_imported_without_the_compiler_which_is_there_when_asked_for():
-    code = """
-import sys
-from geood._torch_compat import compiler_on_demand
-declare()
-with compiler_on_demand():
-    import timm
-print("torch._dynamo" in sys.modules)
-from torchvision.ops import roi_align
-print(sys.modules["torchvision.ops.roi_align"].is_compile_supported("cpu"))
-import torch._dynamo
-print(torch._dynamo.__file__ is not None, int(torch.compile(torch.nn.ReLU(), backend="eager")(torch.ones(1))))
-"""
-    assert run(code) == ["False", "True", "True", "1"]
+def test_torchvision_is_imported_without_the_compiler_which_is_there_when_asked_for(said):
+    assert said["no compiler"] == ["False", "True", "True", "1"]
 
 
-def test_whatever_is_asked_of_the_compiler_meanwhile_comes_from_the_real_one():
-    code = """
-import sys
-from geood._torch_compat import compiler_on_demand
-with compiler_on_demand():
-    import torch._dynamo as standing_in
-    reset = standing_in.reset
-import torch._dynamo
-print(reset is torch._dynamo.reset, sys.modules["torch._dynamo"] is not standing_in)
-"""
-    assert run(code) == ["True", "True"]
+def test_whatever_is_asked_of_the_compiler_meanwhile_comes_from_the_real_one(said):
+    assert said["compiler asked"] == ["True", "True"]

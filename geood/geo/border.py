@@ -13,6 +13,7 @@ from geood.geo.grid import Window
 from geood.geo.scene import Scene
 
 BORDER_WINDOWS = 24  # on each side of a scene
+BORDER_PX = 16  # length of each
 BORDER_SHARE = 0.2  # share of border pixels above which a value is taken for nodata
 
 
@@ -25,9 +26,9 @@ def undeclared_nodata(scene: Scene) -> float | None:
         DataError: the pixels cannot be read.
     """
     grid, whole = scene.grid, scene.grid.window
-    down, across = (np.linspace(0, side - 1, BORDER_WINDOWS).astype(int) for side in (grid.height, grid.width))
-    sides = {Window(row, int(c), 1, 16) for row in (0, grid.height - 1) for c in across}
-    sides |= {Window(int(r), col, 16, 1) for col in (0, grid.width - 1) for r in down}
+    down, across = _places(grid.height), _places(grid.width)
+    sides = {Window(row, col, 1, BORDER_PX) for row in (0, grid.height - 1) for col in across}
+    sides |= {Window(row, col, BORDER_PX, 1) for col in (0, grid.width - 1) for row in down}
     samples = [scene.stored(window.within(whole), scene.band_indexes) for window in sorted(sides)]
     numbers = np.concatenate([array.reshape(scene.count, -1) for array, _ in samples], axis=1)
     valid = np.concatenate([valid.ravel() for _, valid in samples])
@@ -40,3 +41,10 @@ def undeclared_nodata(scene: Scene) -> float | None:
     share = {value: float((valid & ((numbers == value).sum(axis=0) >= enough)).mean()) for value in usual}
     likely = max(usual, key=lambda value: share[value])
     return likely if share[likely] >= BORDER_SHARE else None
+
+
+def _places(side: int) -> list[int]:
+    """Return where the windows of a side begin: next to each other if they hold all of it, else evenly spread."""
+    if side <= BORDER_WINDOWS * BORDER_PX:
+        return list(range(0, side, BORDER_PX))
+    return [int(place) for place in np.linspace(0, side - 1, BORDER_WINDOWS)]

@@ -297,7 +297,7 @@ def test_far_windows_are_quick():
     radius = 30_000 + 3000 * np.sin(40 * turn)
     coast = Polygon(np.column_stack([50_000 + radius * np.cos(turn), 50_000 + radius * np.sin(turn)]))
     area = AreaOfInterest(coast, Window(0, 0, 100_000, 100_000))
-    began = time.perf_counter()
+    began = time.process_time()  # of this process alone, on however busy a machine
     assert area.covers(Window(49_000, 49_000, 2048, 2048)).all()
     for i in range(200):
         assert not area.covers(Window(0, 5 * i, 2048, 2048)).any()
@@ -305,7 +305,7 @@ def test_far_windows_are_quick():
     houses = [box(x, y, x + 20, y + 20) for x in range(0, 100_000, 900) for y in range(0, 100_000, 900)]
     area = AreaOfInterest(MultiPolygon(houses), Window(0, 0, 100_000, 100_000))
     assert area.covers(Window(50_000, 50_000, 2048, 2048)).sum() == 4 * 400
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 # Refusals

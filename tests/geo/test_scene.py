@@ -1,6 +1,7 @@
 """Laws of reading scenes: any window, always with what is valid, at any resolution, from any layout and place."""
 
 import logging
+import math
 import os
 import pickle
 from pathlib import Path
@@ -269,6 +270,26 @@ def test_a_border_that_looks_like_no_data_is_told(tmp_path, dtype, value, share)
         assert undeclared_nodata(scene) is None
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (40, 50), (384, 20), (385, 400)])
+def test_the_border_of_a_small_scene_is_read_whole_and_once(tmp_path, monkeypatch, height, width):
+    """Of a large one no more windows are read than of any, whatever its size."""
+    seen, stored = np.zeros((height, width), int), Scene.stored
+
+    def counted(self, window, indexes):
+        seen[window.slices] += 1
+        return stored(self, window, indexes)
+
+    monkeypatch.setattr(Scene, "stored", counted)
+    with Scene.open(write_raster(tmp_path / "a.tif", noise(1, height, width))) as scene:
+        assert undeclared_nodata(scene) is None
+    inner = np.pad(np.zeros((max(height - 2, 0), max(width - 2, 0)), bool), 1, constant_values=True)[:height, :width]
+    assert not seen[~inner].any()
+    if max(height, width) <= 384:
+        assert (seen[inner] >= 1).all() and seen.max() <= 2  # twice at corners, which lie on two sides
+    else:
+        assert 0 < seen.astype(bool).sum() < inner.sum()
+
+
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (64, 64), (65, 64), (700, 900), (5000, 300), (100_000, 200_000)])
 def test_sample_windows_are_distinct_and_spread(height, width):
     grid, seen = Grid(height, width, NORTH_UP, UTM), set()
@@ -286,7 +307,8 @@ def test_sample_windows_are_distinct_and_spread(height, width):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 1.0])
-def test_the_valid_share_is_estimated(tmp_path, share):
+def test_the_valid_share_is_estimated(tmp_path, share, monkeypatch):
+    monkeypatch.setattr("geood.prediction.scene_checks.PATIENCE", math.inf)  # however busy the machine is
     pixels = np.ones((1, 2000, 3000), np.uint8)
     pixels[:, int(2000 * share) :] = 0
     with Scene.open(write_raster(tmp_path / "a.tif", pixels, nodata=0, tiled=True, compress="deflate")) as scene:
@@ -528,6 +550,7 @@ def test_a_huge_scene_is_judged_by_a_few_places(tmp_path, monkeypatch):
         return whole(self, window, indexes)
 
     monkeypatch.setattr(Scene, "valid", counted)
+    monkeypatch.setattr("geood.prediction.scene_checks.PATIENCE", math.inf)
     with Scene.open(tmp_path / "a.vrt") as scene:
         assert valid_share(scene) == pytest.approx(0.25, abs=0.05)
         assert undeclared_nodata(scene) is None

@@ -34,7 +34,8 @@ def test_loops_tell_nothing_while_a_run_lasts_and_what_they_did_afterwards():
 
 
 def listening(process):
-    return {c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    """The address and port of each socket at which a process answers."""
+    return {tuple(c.laddr) for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
 
 
 def test_threads_open_no_port():
@@ -49,8 +50,9 @@ def test_processes_answer_only_who_has_the_certificate_of_this_run():
     with dask_client(1, None) as client:
         assert client.submit(abs, -1).result() == 1
         family = [psutil.Process(), *psutil.Process().children(recursive=True)]
-        ports = {port for process in family for port in listening(process)} - before
-        assert len(ports) == 3  # scheduler, worker, and the process that watches over it: no pages
+        places = {place for process in family for place in listening(process)} - before
+        assert len(places) == 3  # scheduler, worker, and the process that watches over it: no pages
+        assert {address for address, _ in places} == {"127.0.0.1"}  # not to be reached from other machines
         for scheme, security in strangers:
             with pytest.raises((OSError, TypeError)):
                 connect(f"{scheme}://{client.scheduler.addr.split('://')[-1]}", timeout=2, security=security)

@@ -33,7 +33,6 @@ from geood.models.bundle import ModelBundle
 from geood.models.bundle_header import Reach
 from geood.prediction import worker
 from geood.prediction.budget import config_budget
-from geood.prediction.cluster import dask_client
 from geood.prediction.estimate import plan_run
 from geood.prediction.job import tiles_of
 from geood.prediction.pipeline import predict
@@ -88,6 +87,7 @@ def test_the_map_knows_its_statistics_without_being_read_again(tmp_path, bundle_
     assert said == pytest.approx(figures | {"VALID_PERCENT": 100 * known.size / scores.size}, rel=1e-3)
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_the_answer_is_the_same_for_threads_processes_and_a_scheduler(tmp_path, bundle_path, scene):
     def outputs(name, **how):
         [made] = predict([scene], tmp_path / name / "out.gpkg", bundle_path=bundle_path, **how)
@@ -397,15 +397,6 @@ def test_a_folder_that_cannot_be_written(bundle_path, scene):
 @pytest.mark.parametrize("name", ["x.shp", "x.png", "x.v1"])
 def test_an_unknown_ending(bundle_path, scene, out, name):
     refused(ConfigError, r"\.gpkg", [scene], out.with_name(name), bundle_path=bundle_path)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_workers_cannot_be_reached_from_other_machines(workers):
-    with dask_client(workers, None):
-        me = psutil.Process()
-        found = [c for p in (me, *me.children(recursive=True)) for c in p.net_connections("inet")]
-        listening = {c.laddr.ip for c in found if c.status == psutil.CONN_LISTEN}
-    assert listening == ({"127.0.0.1"} if workers else set())  # threads need no port
 
 
 def test_a_scheduler_that_does_not_answer(bundle_path, scene, out, monkeypatch):

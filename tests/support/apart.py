@@ -25,7 +25,10 @@ FORKING.set_forkserver_preload(
         "torch.utils.tensorboard",
         "timm",
         "torchgeo.datasets",
+        "torchgeo.samplers",
         "distributed",
+        "pyarrow.pandas_compat",
+        "omegaconf",  # which Lightning loads where it is installed; what is missing is passed over
     ]
 )
 

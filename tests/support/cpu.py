@@ -9,6 +9,7 @@ import gc
 import os
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,10 @@ BUDGET_S = 500.0  # of the whole suite
 FILE_S = 40.0  # of one file, which one process runs from its beginning to its end
 SHOWN = 25
 LONGEST = ("test_trainer.py", "test_faults.py", "test_pipeline.py", "test_end_to_end.py")  # files to begin with
+TOGETHER = (  # files of one process, as they need that of `support.apart`, which takes long to load
+    ("test_trainer.py", "test_tuning.py", "test_scene_crops.py"),
+    ("test_faults.py", "test_pipeline.py", "test_end_to_end.py"),
+)
 
 _so_far = 0.0
 _of_files: Counter[str] = Counter()
@@ -40,6 +45,19 @@ def pytest_collection_finish():
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)  # half a million objects come and go with imports; few make circles
     _so_far = _used()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Hand out whole files, as `--dist loadfile` does, and those that belong together to one process."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class WholeFiles(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return next((names[0] for names in TOGETHER if Path(file).name in names), file)
+
+    return WholeFiles(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(wrapper=True)

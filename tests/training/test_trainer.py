@@ -645,10 +645,16 @@ def test_stages_are_whole_epochs_at_least_as_long_as_asked(scenes_folder):
     ("third", "launcher"),
     [("joint", "torchrun"), ("head", "torchrun"), pytest.param("joint", "lightning", marks=pytest.mark.slow)],
 )
-def test_two_processes_train_one_model_on_different_crops(scenes_folder, tmp_path, third, launcher):
-    """One process without a place for a patch in the third stage must not make the other wait."""
+def test_two_processes_train_one_model_on_different_crops(scenes_folder, unbroken, tmp_path, third, launcher):
+    """One process without a place for a patch in the third stage must not make the other wait.
+
+    All stages with `joint`; with `head` that one alone, after stages of another run.
+    """
     path, script = tmp_path / "c.yaml", tmp_path / "pair.py"
-    made = config(scenes_folder, devices=2) if third == "joint" else with_head(scenes_folder, devices=2)
+    taken, stages = str(unbroken.parent), {"segmenter", "flow", "joint"} if third == "joint" else {"head"}
+    made = config(scenes_folder, devices=2)
+    if third == "head":
+        made = with_head(scenes_folder, devices=2, stages_from=taken)
     path.write_text(to_yaml(made), encoding="utf-8")
     script.write_text(
         f"""
@@ -682,7 +688,7 @@ with open("{tmp_path}/" + rank + ".json", "w") as file:
     else:
         assert run_pair_apart(script) == [0, 0]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
-    assert first["nets"] == second["nets"] and set(first["nets"]) == {"segmenter", "flow", third}
+    assert first["nets"] == second["nets"] and set(first["nets"]) == stages
     assert not set(first["seen"]) & set(second["seen"]) and len(set(first["seen"])) == len(first["seen"])
     assert ModelBundle.load(tmp_path / "run" / "model.safetensors").flow.initialized
 
