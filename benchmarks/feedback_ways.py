@@ -38,7 +38,7 @@ from geood.config.loading import load_config
 from geood.metrics.objects import count_polygons, is_real, things_of, threshold_at_recall
 from geood.metrics.pixels import PixelCurve
 from geood.models.bundle import ModelBundle
-from geood.models.encoder_bank import places
+from geood.models.encoder_bank import located, places
 from geood.models.inlier_statistics import Inliers
 
 RECALLS = (0.05, 0.1, 0.2, 0.3, 0.5)
@@ -62,9 +62,11 @@ class Passed(NamedTuple):
         wide = functional.interpolate(coarse[None, None].float(), size=size, mode="bilinear", align_corners=False)
         return wide[0, 0].numpy()[: self.shape[0], : self.shape[1]]
 
-    def features(self, bundle: Bank) -> Tensor:
+    def features(self, bank: Bank) -> Tensor:
         """Encoder features (h, w, A) as places of the bank."""
-        return (self.answer.encoder[0].movedim(0, -1).float() - bundle.shift) @ bundle.axes
+        assert bank.bundle.inliers is not None
+        maps = (self.answer.encoder, *([] if bank.bundle.inliers.is_narrow(self.answer) else [self.answer.coarser]))
+        return located(maps, shift=bank.shift, axes=bank.axes)[0]
 
     def classes(self) -> NDArray[np.int64]:
         return self.answer.logits[0].argmax(0).numpy()[: self.shape[0], : self.shape[1]]

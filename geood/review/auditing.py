@@ -282,7 +282,7 @@ def _budget(
         scale = (end + 1) / cases / ground.area_km2 if cases else math.inf
         limits = count_limits(false)
         expected, most = false * scale if cases else math.inf, limits.high * scale
-        at = float(ranked[end + 1]) if end + 1 < len(ranked) else _below(float(ranked[end]))
+        at = _between(ranked[end + 1 :], float(ranked[end]))
         row = BudgetThreshold(per_km2, at, int(end) + 1, int(real_so_far[end]), expected, most, None)
         met = [met[0] and (expected <= per_km2 or not cases), met[1] and (most <= per_km2 or not cases)]
         best = row if met[0] and cases else best
@@ -291,9 +291,22 @@ def _budget(
     return (best or nothing)._replace(sure=sure)
 
 
-def _below(score: float) -> float:
-    """Return the next lower number in float32, in which scores are stored: above it the polygon remains."""
-    return float(np.nextafter(np.float32(score), np.float32(-np.inf)))
+def _between(dropped: NDArray[np.float64], kept: float) -> float:
+    """Return a threshold that a polygon's score `kept` is above, and the first of those `dropped`, if any, is not.
+
+    Files tell seven digits of the scores, which lie up to half of the last one beside, and are of float32.
+    """
+    if not len(dropped):
+        return float(np.nextafter(np.float32(kept - _half_digit(kept)), np.float32(-np.inf)))
+    least = float(dropped[0])
+    at = min(least + _half_digit(least), (least + kept) / 2)
+    near = np.float32(at)
+    return float(near if float(near) <= at else np.nextafter(near, np.float32(-np.inf)))
+
+
+def _half_digit(score: float) -> float:
+    """Return half of the seventh digit of a score."""
+    return 0.5 * 10.0 ** (math.floor(math.log10(abs(score))) - 6) if score else 0.0
 
 
 def _promises(

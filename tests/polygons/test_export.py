@@ -123,6 +123,8 @@ def test_figures_have_seven_digits_and_are_else_as_they_are():
     assert [f"{value!r}" for value in rounded.tolist()] == [
         *("123456800.0", "0.3", "-1.234568e-06", "0.0", "nan", "inf", "10.0")
     ]
+    edges = np.array([5e-324, 1e-300, -1e-303])  # a p value of a score far beyond all inliers is as small
+    assert _seven_digits(edges).tolist() == edges.tolist()
     many = np.exp(np.random.default_rng(0).uniform(-20, 20, 1000))
     assert _seven_digits(many).tolist() == [float(f"{value:.7g}") for value in many]
 

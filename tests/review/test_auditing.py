@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from geood.cli.app import app
 from geood.errors import ConfigError, DataError
+from geood.geo.cog import rounded
 from geood.geo.grid import Grid
 from geood.polygons import raster_of
 from geood.review.auditing import audit
@@ -122,6 +123,23 @@ def test_polygons_that_are_not_decided_do_not_make_a_map_better(tmp_path):
     assert text.startswith("agrees") and "9 not decided" in text
     untouched = save(tmp_path / "b.gpkg", reviewed([None] * 10), cells([0], [True]))
     assert audit([untouched], area_km2=1.0, promised_per_km2=10.0).promises == ()
+
+
+@pytest.mark.parametrize("close", [None, 5e-7])
+def test_a_threshold_for_a_budget_cuts_the_raster_itself_so_though_polygons_tell_seven_digits(tmp_path, close):
+    """Scores of a raster of geood, and of another tool, whose scores may differ in the eighth digit."""
+    drawn = np.random.default_rng(0).random(24).astype(np.float32)
+    scores = np.unique(
+        rounded(drawn) if close is None else np.float32(7) + np.float32(close) * np.arange(24, dtype="f4")
+    )
+    for sign in (1, -1):
+        best = np.sort(np.float32(sign) * scores)[::-1]
+        told = [float(f"{score:.7g}") for score in best]
+        path = save(tmp_path / f"{sign}.gpkg", reviewed(["false"] * len(best), score_max=told))
+        for kept in range(3, len(best) + 1):  # at most three tell the same
+            budget = audit([path], area_km2=1.0, false_per_km2=float(kept)).budget
+            printed = np.float32(f"{budget.threshold:.9g}")
+            assert int((best > printed).sum()) == budget.polygons
 
 
 def test_the_promise_of_a_bundle_is_its_rate_at_the_threshold_of_the_map(tmp_path, bundle_path):
