@@ -228,5 +228,7 @@ def _open_layers(config: Config, folder: Path) -> tuple[LabelledImages, Training
     joined = LabelledImages(layer, truth)
     unused = sorted({str(p) for p in images} - set(joined.joint.index[IMAGE]))
     if unused:
-        log.warning("%d of %d images have no labels and are not used, %s first", len(unused), len(images), unused[0])
+        log.warning(
+            "images without labels, which are not used: %d of %d, such as %s", len(unused), len(images), unused[0]
+        )
     return joined, bands, found

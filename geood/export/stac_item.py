@@ -88,6 +88,8 @@ def footprint(split: Path) -> tuple[float, float, float, float] | None:
             return None
         to_degrees = Transformer.from_crs(CRS(frame.crs), CRS.from_epsg(WGS84), always_xy=True)
         west, south, east, north = to_degrees.transform_bounds(*frame.total_bounds)
+    except DataError as error:  # of another kind than its name says
+        raise DataError(f"{error}; or move it away to export without a footprint") from None
     except (OSError, pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ProjError) as error:
         raise DataError(f"{split}: cannot be read ({error}); move it away to export without a footprint") from None
     return round(west, 7), round(south, 7), round(east, 7), round(north, 7)

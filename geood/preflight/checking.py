@@ -5,15 +5,15 @@ All parts are looked at, whatever the ones before them found, so that one run te
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from functools import partial
 from pathlib import Path
 
 from geood.calibration import LEAST_BLOCKS
-from geood.config import Config, folded
+from geood.config import Config, DataConfig, folded
 from geood.datasets import find_files, labelled_blocks, settle_classes
 from geood.errors import GeoodError
-from geood.preflight.found_classes import FoundLabels, area_text, find_classes
+from geood.preflight.found_classes import FoundClass, FoundLabels, area_text, find_classes
 from geood.preflight.imagery import look_at
 from geood.preflight.machine import this_machine
 from geood.preflight.picture import draw_crops
@@ -97,7 +97,7 @@ def _classes(config: Config, labels: FoundLabels) -> Iterator[Line]:
     held = {*data.anomaly, *(map(folded, data.anomaly.values()) if isinstance(data.anomaly, dict) else ())}
     by_name = {folded(name): class_id for class_id, name in data.classes.items()}
     met: set[int] = set()
-    for found in labels.classes:
+    for found in sorted(labels.classes, key=lambda each: _is_held(each, data, held)):  # what is held out comes last
         meant = data.label_ids.get(found.class_id, found.class_id)
         learned = (
             by_name.get(folded(found.name)) if found.name is not None else meant if meant in data.classes else None
@@ -107,7 +107,7 @@ def _classes(config: Config, labels: FoundLabels) -> Iterator[Line]:
             met.add(learned)
             rare = ", rare: few crops will hold it" if found.share < RARE else ""
             yield "class", f"{learned} {data.classes[learned]}: {share}{rare}"
-        elif (meant if found.name is None else folded(found.name)) in held:
+        elif _is_held(found, data, held):
             yield "anomaly", f"{found.name or meant}: {share}"
         elif meant != 255:
             yield "note", f"{found.name or meant}: {share}; neither a class nor an anomaly, and ignored"
@@ -115,6 +115,12 @@ def _classes(config: Config, labels: FoundLabels) -> Iterator[Line]:
     lost = [name for i, name in data.classes.items() if i not in met | made]
     if lost:
         yield "note", f"not in the labels: {', '.join(lost)}"
+
+
+def _is_held(found: FoundClass, data: DataConfig, held: Container[int | str]) -> bool:
+    """Tell whether a value in labels is an anomaly, by its name or its id."""
+    meant = data.label_ids.get(found.class_id, found.class_id)
+    return (meant if found.name is None else folded(found.name)) in held
 
 
 def _crops(config: Config, trial: list[Trial]) -> Iterator[Line]:

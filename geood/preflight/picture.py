@@ -19,6 +19,7 @@ COLUMNS, ROWS = 3, 4
 STRENGTH = 0.45  # of a label's colour over the image
 ANOMALY = "#ff00c8"
 GAP_PX = 4
+TITLE = 74  # letters above a crop
 
 
 def draw_crops(out: Path, crops: Crops) -> None:
@@ -42,7 +43,7 @@ def draw_crops(out: Path, crops: Crops) -> None:
         gap = np.ones((image.shape[0], GAP_PX, 3), np.float32)
         ax = figure.add_subplot(ROWS, COLUMNS, position + 1)
         ax.imshow(np.concatenate([image, gap, over], axis=1), interpolation="nearest", vmin=0, vmax=1)
-        ax.set_title(title, loc="left", fontsize=8)
+        ax.set_title(_fitting(title), loc="left", fontsize=8)
         ax.set_axis_off()
     handles = [Patch(color=colours[i], label=f"{i} {names[i]}") for i in names]
     handles += [Patch(color=ANOMALY, label="anomaly")] if held else []
@@ -63,6 +64,11 @@ def _chosen(crops: Crops) -> list[tuple[str, Any]]:
     boxes, number = crops.training_boxes, COLUMNS * ROWS - len(held)
     at = np.unique(np.linspace(0, len(boxes) - 1, min(number, len(boxes))).round().astype(int))
     return held + [(crops.ground.name(boxes[i]), boxes[i]) for i in at]
+
+
+def _fitting(title: str) -> str:
+    """Return a title that ends before the next one begins: a long name loses its middle."""
+    return title if len(title) <= TITLE else f"{title[: TITLE - 41]}…{title[-40:]}"
 
 
 def _shown(image: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:

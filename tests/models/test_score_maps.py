@@ -75,15 +75,17 @@ def test_a_halo_holds_what_the_score_looks_at_beyond_the_network(after, smooth):
     answer = whole._replace(
         **{
             name: cut(getattr(whole, name), (tile, tile), stride=stride).clone()
-            for name, stride in (("logits", 1), ("outlier", 1), ("features", 4), ("encoder", 8))
+            for name, stride in (("logits", 1), ("outlier", 1), ("features", 4), ("encoder", 8), ("coarser", 16))
         }
     )
-    known = torch.zeros(answer.encoder.shape[-2:], dtype=torch.bool)
-    known[blind // 8 : -blind // 8, blind // 8 : -blind // 8] = True
     at_false_alarm = bundle.inliers.encoder_shift + (
         bundle.inliers.encoder_false[0] @ torch.linalg.pinv(bundle.inliers.encoder_axes)
     )
-    answer.encoder[0, :, ~known] = at_false_alarm[:, None]
+    parts = at_false_alarm.split([answer.encoder.shape[1], answer.coarser.shape[1]])
+    for features, part, stride in zip((answer.encoder, answer.coarser), parts, (8, 16), strict=True):
+        known = torch.zeros(features.shape[-2:], dtype=torch.bool)
+        known[blind // stride : -blind // stride, blind // stride : -blind // stride] = True
+        features[0, :, ~known] = part[:, None]
     inner = slice(halo, halo + 64)
     found = bundle.score_of(answer, cut(image, (tile, tile)), core=(inner, inner))
     torch.testing.assert_close(found, bundle.score_of(whole, image, core=(core, core)), rtol=1e-4, atol=1e-4)

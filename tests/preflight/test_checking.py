@@ -10,6 +10,7 @@ from geood.cli.process import _run
 from geood.config.loading import to_yaml
 from geood.errors import ConfigError, DataError
 from geood.preflight.checking import _crops, check_config
+from geood.preflight.picture import _fitting
 from geood.preflight.trial import quietly, try_crops
 from geood.training.first_checks import check_first
 from support.bundles import small_config
@@ -42,6 +43,7 @@ def test_a_check_tells_what_training_would_find(folder, tmp_path):
     labels = [label for label, _ in lines]
     for label in ("encoder", "images", "labels", "class", "anomaly", "split", "crops", "picture", "stage", "time"):
         assert label in labels, label
+    assert labels.index("anomaly") > max(i for i, label in enumerate(labels) if label == "class")
     said = " ".join(text for _, text in lines)
     assert "resnet10t" in said and "WGS 84 / UTM" in said and "0 land:" in said and "roof" in said
     assert "4: " in said and "neither a class nor an anomaly" in said
@@ -57,6 +59,12 @@ def test_too_few_blocks_of_validation_for_a_promise_are_told_before_a_training(f
         "labelled blocks of validation ground: 1; with fewer than 8"
     )
     assert not told(block_m=20.0, validation=0.5)
+
+
+def test_long_names_of_scenes_do_not_run_into_each_other():
+    title = f"left out, has an anomaly: {'drone ' * 20}scene.tif at x 4368502.62, y -674050.23"
+    assert len(_fitting(title)) == 74 and _fitting(title).endswith("at x 4368502.62, y -674050.23")
+    assert _fitting("a.tif at x 1, y 2") == "a.tif at x 1, y 2"
 
 
 def test_all_that_is_wrong_is_told_at_once(folder, tmp_path):
