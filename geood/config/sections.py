@@ -621,6 +621,11 @@ class ScoreConfig(Section):
         """Return the radius of the filter that smooths a kind of score, in pixels: `smooth_px`, else the kind's own."""
         return SCORES[kind].smooth_px if self.smooth_px is None else self.smooth_px
 
+    @property
+    def bare(self) -> ScoreConfig:
+        """These settings without what looks around a pixel: smoothing, and lowering near false alarms."""
+        return self.model_copy(update={"smooth_px": 0, "false_alarm_nats": 0.0})
+
 
 class PredictConfig(Section):
     """Tiling of scenes, inference, and extraction of polygons from score maps."""

@@ -74,7 +74,7 @@ def _bands(bundle: ModelBundle, logits: Tensor, outlier: Tensor | None, score: T
         return torch.stack([runner, margin, none], dim=-1)
     assert bundle.inliers is not None
     first, weight = next(iter(EXPERTS.items()))
-    plain = bundle.with_score(bundle.calibrated.model_copy(update={"smooth_px": 0}))
+    plain = bundle.with_score(bundle.calibrated.bare)
     answer = SegmenterOutput(logits, outlier, logits, logits, logits)
     part = weight * bundle.inliers.surprisal(first, plain.score_of(answer, logits, kind=first))
     return torch.stack([runner, margin, (part < score / 2).to(torch.uint8)], dim=-1)

@@ -79,7 +79,7 @@ class Scorer:
 
     def reach_of(self, kind: str) -> int:
         """Return how far around a pixel a kind of score looks in pixels, beyond what the network does."""
-        return max(filter_radius(self.settings.smooth_of(kind)), SPREAD_PX + 2 * PLACE_PX if self._spreads(kind) else 0)
+        return max(self.radius_of(kind), SPREAD_PX + 2 * PLACE_PX if self._spreads(kind) else 0)
 
     def _spreads(self, kind: str) -> bool:
         """Return whether a kind of score is lowered around what is near false alarms."""

@@ -51,8 +51,7 @@ def finish_bundle(segmenter: Segmenter, flow: Flow | None, crops: Crops, figures
     ).to("cuda" if on_gpu else "cpu")
     bundle = dataclasses.replace(bundle, inliers=_fitted(bundle, crops))
     if config.segmenter.outlier == "head":
-        bare = config.score.model_copy(update={"smooth_px": 0, "false_alarm_nats": 0.0})
-        ground = sample_ground(bundle.with_score(bare), crops)
+        ground = sample_ground(bundle.with_score(config.score.bare), crops)
         bundle = dataclasses.replace(bundle, offsets=_offsets(bundle, ground))
         bundle = dataclasses.replace(bundle, inliers=_with_tails(bundle, ground))
     if config.score.kind == "combined" and "combined" not in bundle.scores:

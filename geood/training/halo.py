@@ -31,9 +31,7 @@ def with_reach(bundle: ModelBundle, crops: Crops) -> ModelBundle:
     network = outputs_of(
         segmenter, outlier=needs in ("head", "class", "experts"), encoder=needs in ("encoder bank", "experts")
     )
-    raw = bundle.with_score(
-        score.model_copy(update={"smooth_px": 0, "false_alarm_nats": 0.0})
-    )  # what they need is added
+    raw = bundle.with_score(score.bare)  # what the score itself looks around a pixel is added to the halo
 
     def scores(image: Tensor) -> Tensor:
         return raw.score(image)
