@@ -7,6 +7,7 @@ highest in their outline. What the map promised of polygons cut so is found in `
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from geood.models import read_header
 from geood.polygons import raster_of
 from geood.review.promises import NOTHING, CutPromise, promise_of
 from geood.review.reading import Review
+
+SIX_DIGITS = 1e-5  # relative difference of a threshold from the one that a table `run` tells with six digits
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class MapGround:
             raise ConfigError("--model needs the score raster that its `predict` wrote; give it with --scores")
         header = read_header(Path(bundle_path))
         rates = header.calibration.get(self.tags.get(SCORE_TAG, header.config.score.kind), {})
-        kept = [float(rate) for rate, at in rates.items() if at <= self.threshold * (1 + 1e-9)]
+        own = self.threshold
+        kept = [float(rate) for rate, at in rates.items() if at <= own or math.isclose(at, own, rel_tol=SIX_DIGITS)]
         return min(kept) if kept else None
 
 

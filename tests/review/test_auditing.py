@@ -1,5 +1,6 @@
 """What an audit says, against counts by hand; and that it says nothing that the verdicts do not carry."""
 
+import dataclasses
 import json
 import math
 import sqlite3
@@ -18,9 +19,11 @@ from geood.polygons import raster_of
 from geood.review.auditing import audit
 from geood.review.intervals import count_limits, share_of
 from geood.review.reading import ReviewNames
+from support.bundles import make_bundle
 from support.rasters import HALF_METRE, write_raster, write_scores
 from support.reviews import SOUTH, WEST, cells, reviewed, save
 
+GRID = Grid(200, 200, HALF_METRE, "EPSG:32633")
 KINDS = ["real", "false", "real", "real", "false", "false", "real", "false", "false", "false", None, None, "unsure"]
 
 
@@ -152,6 +155,23 @@ def test_the_promise_of_a_bundle_is_its_rate_at_the_threshold_of_the_map(tmp_pat
     assert fine.promises[0].startswith("does not contradict")
     with pytest.raises(ConfigError, match="--scores"):
         audit([save(tmp_path / "c.gpkg", reviewed(["real"]))], bundle_path=bundle_path)
+
+
+@pytest.mark.parametrize("at", [0.56640625, 0.7, 7.0000004, -0.56640625, -0.7])
+@pytest.mark.parametrize("place", ["table", "tag"])
+def test_the_promise_of_a_bundle_is_that_of_its_threshold_though_a_table_tells_six_digits_of_it(tmp_path, at, place):
+    bundle = make_bundle(tmp_path / "plain.safetensors", score={"kind": "energy"})
+    rates = {"0.001": at + 1, "0.01": at, "0.05": at - 1}
+    dataclasses.replace(bundle, calibration={"energy": rates}).save(tmp_path / "model.safetensors")
+    path = save(tmp_path / "a.gpkg", reviewed(["false"] * 10))
+    tags = {"GEOOD_THRESHOLD": repr(at)} if place == "tag" else {}
+    write_scores(tmp_path / "a.tif", GRID, np.zeros((200, 200), np.float32), GEOOD_SCORE="energy", **tags)
+    if place == "table":
+        with closing(sqlite3.connect(path)) as database, database:
+            database.execute("CREATE TABLE run (threshold REAL)")
+            database.execute("INSERT INTO run VALUES (?)", (float(f"{at:.6g}"),))
+    [text] = audit([path], bundle=tmp_path / "model.safetensors").promises
+    assert "1 % of inlier pixels promised" in text
 
 
 PROMISED = '"false_per_km2": 1.0, "promised": 0.001'
