@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from geood.calibration import PolygonTable
 from geood.geo.score_raster import PREDICT_TAG, RUN_TAG, TABLE_TAG, THRESHOLD_TAG, tagged_number
@@ -47,14 +48,13 @@ def promise_of(path: Path, tags: Mapping[str, str], review: Review) -> tuple[flo
     rows = run_rows(path)
     if rows:
         return _of_rows(rows)
-    own, cut = tagged_number(tags, THRESHOLD_TAG), _threshold_of(review)
-    if cut is None or (own is not None and math.isclose(cut, own, rel_tol=SAME, abs_tol=SAME * 1e-2)):
+    own, table = tagged_number(tags, THRESHOLD_TAG), _table(tags)
+    cut = _threshold_of(review, [] if own is None else [own, *(table.thresholds if table else ())])
+    if cut is None or cut == own:
         return own, _of_record(_json(tags.get(RUN_TAG, ""))), ()
     if own is None:
         return cut, NOTHING, ()
-    try:
-        table = PolygonTable.from_text(tags[TABLE_TAG])
-    except (KeyError, ValueError):
+    if table is None:
         note = f"polygons were cut at {cut:.6g}, and the map's promise is for {own:.6g}: nothing is told of theirs"
         return cut, NOTHING, (note,)
     settings = _json(tags.get(PREDICT_TAG, ""))
@@ -92,16 +92,30 @@ def _known(record: Mapping[str, Any], name: str) -> float | None:
     return None
 
 
-def _threshold_of(review: Review) -> float | None:
-    """Return the threshold that polygons tell by their columns; None where they have none, or tell several."""
+def _threshold_of(review: Review, known: Sequence[float]) -> float | None:
+    """Return the threshold that polygons tell by their columns; None where they have none, or tell several.
+
+    Columns are rounded, so of the `known` thresholds the nearest is taken, if it may be the one that they tell.
+    """
     frame = review.polygons
-    if not {"score_mean", "threshold_excess"} <= set(frame.columns) or not len(frame):
+    if not {"score_mean", "threshold_excess"} <= set(frame.columns):
         return None
-    told = (frame["score_mean"].astype(float) - frame["threshold_excess"].astype(float)).dropna().to_numpy()
+    mean, excess = (pd.to_numeric(frame[name], errors="coerce") for name in ("score_mean", "threshold_excess"))
+    told = (mean - excess).dropna().to_numpy(np.float64)
     if not len(told):
         return None
     middle = float(np.median(told))
-    return middle if np.isclose(told, middle, rtol=SAME, atol=SAME * 1e-2).mean() > MOSTLY else None
+    if np.isclose(told, middle, rtol=SAME, atol=SAME * 1e-2).mean() <= MOSTLY:
+        return None
+    near = min(known, key=lambda threshold: abs(threshold - middle), default=middle)
+    return near if math.isclose(near, middle, rel_tol=SAME, abs_tol=SAME * 1e-2) else middle
+
+
+def _table(tags: Mapping[str, str]) -> PolygonTable | None:
+    try:
+        return PolygonTable.from_text(tags[TABLE_TAG])
+    except (KeyError, ValueError):
+        return None
 
 
 def _json(text: str) -> Any:

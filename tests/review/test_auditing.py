@@ -11,14 +11,16 @@ import pytest
 import shapely
 from typer.testing import CliRunner
 
+from geood.calibration import PolygonTable
 from geood.cli.app import app
 from geood.errors import ConfigError, DataError
 from geood.geo.cog import rounded
 from geood.geo.grid import Grid
 from geood.polygons import raster_of
 from geood.review.auditing import audit
+from geood.review.ground import ground_of
 from geood.review.intervals import count_limits, share_of
-from geood.review.reading import ReviewNames
+from geood.review.reading import ReviewNames, read_review
 from support.bundles import make_bundle
 from support.rasters import HALF_METRE, write_raster, write_scores
 from support.reviews import SOUTH, WEST, cells, reviewed, save
@@ -196,6 +198,25 @@ def test_a_map_says_itself_what_it_promised(tmp_path, record, compared):
     said = audit([save(tmp_path / "a.gpkg", reviewed(["false"] * 10))]).promises
     assert len(said) == compared
     assert all(text.startswith("contradicts") for text in said)
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_polygons_tell_the_threshold_that_cut_them_though_their_columns_have_seven_digits(tmp_path, number):
+    cuts = (0.5, 0.56640625, 0.566421, 0.9999, 0.99996)  # two pairs of neighbours; the map was cut at the last but one
+    rates = tuple(0.1 / (i + 1) for i in range(5))
+    table = PolygonTable("jsd", cuts, rates, 1.0, 0.5, 3, (1,), ((50, 40, 30, 20, 10),), ((0.0,) * 5,))
+    tags = {"GEOOD_THRESHOLD": repr(cuts[3]), "GEOOD_FALSE_POLYGONS": table.to_text()}
+    record = '{"polygons_per_km2": 1.0, "false_per_km2": 20.0, "promised": 0.025}'
+    write_scores(tmp_path / "a.scores.tif", GRID, np.zeros((200, 200), np.float32), **tags, GEOOD_RUN=record)
+    seven = np.vectorize(lambda value: float(f"{value:.7g}"))
+    for seed in range(4):
+        mean = cuts[number] + (1.0001 - cuts[number]) * np.random.default_rng(seed).random(5)
+        columns = {"score_mean": seven(mean), "threshold_excess": seven(mean - cuts[number])}
+        path = tmp_path / f"{seed}.parquet"
+        reviewed(["false"] * 5, **columns).to_parquet(path)
+        ground = ground_of(read_review([path]), [path], scores=tmp_path / "a.scores.tif", area_km2=None)
+        assert (ground.threshold, ground.promised_per_km2) == (cuts[number], (50, 40, 30, 20, 10)[number])
+        assert ground.promised_share(None) == pytest.approx(rates[number], rel=1e-3)
 
 
 def test_polygons_and_scores_of_other_tools_will_do(tmp_path):
