@@ -104,19 +104,35 @@ def read_review(paths: Sequence[str | Path], names: ReviewNames = ReviewNames())
         notes += _gaps(frame, path)
         frames.append(frame.assign(source=path.name))
         cells += [] if sample is None else [sample.assign(source=path.name)]
-    if len({str(frame.crs) for frame in frames}) > 1:
-        raise DataError(f"{paths[1]}: has another CRS than {paths[0]}; they are no copies of one map, give them apart")
-    polygons = pd.concat(frames, ignore_index=True)
+    polygons = pd.concat(_of_one_crs(frames, paths), ignore_index=True)
     polygons, misspelt = _spelt(polygons, names.verdict)
-    ranked = "rank" in polygons and bool(pd.to_numeric(polygons["rank"], errors="coerce").notna().all())
+    ranks = pd.to_numeric(polygons["rank"], errors="coerce") if "rank" in polygons else None
+    ranked = ranks is not None and bool(ranks.notna().all())
+    polygons = polygons.assign(rank=ranks) if ranked else polygons
     polygons, conflicts = _merged(polygons, ranked=ranked)
     polygons = _scored(polygons, names.score)
-    order = pd.to_numeric(polygons["rank"]) if ranked else -polygons["score"].fillna(-np.inf)
+    order = polygons["rank"] if ranked else -polygons["score"].fillna(-np.inf)
     scenes = polygons["scene"].nunique() if "scene" in polygons else 1
     if ranked and scenes > 1:  # each scene has its own ranks
         order = order + (-polygons["score"].rank(pct=True) / 2).fillna(0)
     polygons = polygons.iloc[np.argsort(order.to_numpy(), kind="stable")].reset_index(drop=True)
     return Review(polygons, _cells(cells, notes), misspelt, conflicts, tuple(notes), ranked)
+
+
+def _of_one_crs(frames: Sequence[geopandas.GeoDataFrame], paths: Sequence[str | Path]) -> list[geopandas.GeoDataFrame]:
+    """Return the polygons of all files with the CRS of the first, which has one notation in each format.
+
+    Raises:
+        DataError: another CRS is meant.
+    """
+    first = frames[0].crs
+    for frame, path in zip(frames, paths, strict=True):
+        if frame.crs != first and not (first and frame.crs and first.equals(frame.crs, ignore_axis_order=True)):
+            raise DataError(
+                f"{path}: has another CRS than {paths[0]}; save it in that one if they are copies of one map, else "
+                "give them apart"
+            )
+    return [frame.set_crs(first, allow_override=True) for frame in frames]
 
 
 def _read_file(path: Path, names: ReviewNames) -> tuple[geopandas.GeoDataFrame, geopandas.GeoDataFrame | None]:
@@ -132,7 +148,8 @@ def _read_file(path: Path, names: ReviewNames) -> tuple[geopandas.GeoDataFrame, 
                 return _read_layers(copy, path, names)
         if path.suffix.lower() == ".parquet":
             frame = geopandas.read_parquet(path)
-            return _checked(frame.assign(fid=np.arange(len(frame))), path, names), None
+            numbers = frame.get("fid", np.arange(len(frame)))
+            return _checked(frame.assign(fid=numbers), path, names), None
         with local_file(path) as plain:
             return _read_layers(plain, path, names)
     except _FAILURES as error:
@@ -145,7 +162,8 @@ def _read_layers(
     layers = [str(name) for name, kind in pyogrio.list_layers(plain) if kind]
     fields = {name: [str(f) for f in pyogrio.read_info(plain, layer=name)["fields"]] for name in layers}
     chosen = _chosen(fields, path, names)
-    frame = pyogrio.read_dataframe(plain, layer=chosen, fid_as_index=True).reset_index(names="fid")
+    frame = pyogrio.read_dataframe(plain, layer=chosen, fid_as_index=True)
+    frame = frame.reset_index(names="fid", drop="fid" in frame)  # QGIS saves that of a GeoPackage as a column
     samples = [name for name in layers if name == SAMPLE_LAYER] or [
         name for name, held in fields.items() if name != chosen and {"misses", "complete"} <= set(held)
     ]
@@ -178,6 +196,11 @@ def _checked(frame: geopandas.GeoDataFrame, path: Path, names: ReviewNames) -> g
         raise DataError(
             f"{path}: no column {shown(names.verdict)} with the verdicts; name it with --verdict-column; columns: "
             f"{columns or 'none'}"
+        )
+    if any(isinstance(value, (bool, np.bool_)) for value in frame[names.verdict]):
+        raise DataError(
+            f"{path}: the column {shown(names.verdict)} holds yes and no, where verdicts are the words real, false, "
+            "unsure and skip; write them as text, in QGIS with the field calculator"
         )
     if names.score is not None and names.score not in frame:
         raise DataError(f"{path}: no column {shown(names.score)}; name that of the scores with --score-column")
@@ -297,7 +320,7 @@ def _agreed(cells: geopandas.GeoDataFrame, by: list[str], notes: list[str]) -> g
     kept = []
     for rows in cells.groupby(by, dropna=False, sort=False).indices.values():
         done = [i for i in rows if cells["complete"].iat[i]]
-        counts = {cells["misses"].iat[i] for i in done}
+        counts = {0 if np.isnan(count := cells["misses"].iat[i]) else count for i in done}
         kept.append(done[0] if done else rows[0])
         if len(counts) > 1:
             notes.append(

@@ -2,6 +2,7 @@
 
 import geopandas
 import pandas as pd
+import pyproj
 import pytest
 import shapely
 
@@ -113,6 +114,45 @@ def test_a_cell_that_two_count_differently_is_not_complete(tmp_path):
     assert review.cells["complete"].tolist() == [False, True] and "cell 1 has differing counts" in review.notes[-1]
 
 
+@pytest.mark.parametrize("counts", [(None, None), (None, 0), (0, 0)])
+def test_a_cell_that_two_searched_without_a_miss_counts_though_not_all_typed_the_zero(tmp_path, counts):
+    paths = [
+        save(tmp_path / f"{i}.gpkg", reviewed(["real"]), cells([count, 1.0], [True, True]))
+        for i, count in enumerate(counts)
+    ]
+    review = read_review(paths)
+    assert review.cells["complete"].tolist() == [True, True] and review.cells["misses"].tolist() == [0, 1]
+    assert not any("differing" in note for note in review.notes)
+
+
+@pytest.mark.parametrize("suffix", [".geojson", ".fgb", ".shp", ".parquet"])
+def test_row_numbers_that_qgis_saved_as_a_column_are_read(tmp_path, suffix):
+    frame, path = reviewed(["real", "false"]).assign(fid=[7, 9]), tmp_path / f"a{suffix}"
+    frame.to_parquet(path) if suffix == ".parquet" else frame.to_file(path, engine="pyogrio")
+    review = read_review([path])
+    assert verdicts(review) == ["real", "false"] and review.polygons["fid"].tolist() == [7, 9]
+
+
+def test_copies_in_formats_with_other_notations_of_one_crs_and_of_ranks_are_copies(tmp_path):
+    frame = reviewed(["real", None, None])
+    esri = pyproj.CRS(pyproj.CRS(32633).to_wkt("WKT1_ESRI"))
+    text = frame.assign(rank=["1.0", "2.0", "3.0"], verdict=["false", "real", None]).set_crs(esri, allow_override=True)
+    text.to_parquet(tmp_path / "b.parquet")
+    review = read_review([save(tmp_path / "a.gpkg", frame), tmp_path / "b.parquet"])
+    assert verdicts(review) == ["conflict", "real", ""]
+    assert [str(conflict) for conflict in review.conflicts] == ["rank 1: real by a.gpkg, false by b.parquet"]
+
+
+def test_a_column_of_yes_and_no_is_no_column_of_verdicts(tmp_path):
+    for values in ([True, False, True], [None, False, None]):
+        frame = reviewed(["real"] * 3).assign(ok=pd.Series(values, dtype=object))
+        frame.to_parquet(tmp_path / "a.parquet")
+        with pytest.raises(DataError, match="the column ok holds yes and no"):
+            read_review([tmp_path / "a.parquet"], ReviewNames(verdict="ok"))
+    with pytest.raises(DataError, match="the column ok holds yes and no"):
+        read_review([save(tmp_path / "a.gpkg", reviewed(["real"]).assign(ok=[False]))], ReviewNames(verdict="ok"))
+
+
 def test_what_is_missing_is_named(tmp_path):
     path = save(tmp_path / "a.gpkg", reviewed(["real"]).drop(columns="verdict"))
     with pytest.raises(DataError, match=r"no column verdict.*--verdict-column.*score_max"):
@@ -123,6 +163,7 @@ def test_what_is_missing_is_named(tmp_path):
         read_review([tmp_path / "b.gpkg"])
     with pytest.raises(DataError, match="not a file of polygons"):
         read_review([tmp_path / "a.txt"])
-    with pytest.raises(DataError, match="another CRS"):
-        other = save(tmp_path / "c.gpkg", geopandas.GeoDataFrame(reviewed(["real"])).to_crs(4326))
-        read_review([save(tmp_path / "d.gpkg", reviewed(["real"])), other])
+    first, other = save(tmp_path / "d.gpkg", reviewed(["real"])), tmp_path / "c.gpkg"
+    save(other, geopandas.GeoDataFrame(reviewed(["real"])).to_crs(4326))
+    with pytest.raises(DataError, match=r"c\.gpkg: has another CRS than .*d\.gpkg"):
+        read_review([first, first, other])
