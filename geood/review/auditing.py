@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import shapely
 from numpy.typing import NDArray
 
@@ -118,7 +119,7 @@ def audit(  # noqa: PLR0913 - the options of a verb
         scores: the score raster, of any tool; None: that beside the first file, `x.tif` for `x.gpkg`, if it is there.
         area_km2: the ground that was searched, where no score raster tells it.
         false_per_km2: a budget, for which a threshold is sought.
-        promised_per_km2: false polygons for each square kilometre that the map was to have.
+        promised_per_km2: false polygons for each square kilometre that the map was to have; the ground must be known.
         bundle: the bundle that made the map (an object, its file or its run's folder), whose promised rate of pixels is
             compared.
         bundle_path: the former name of `bundle`.
@@ -140,6 +141,8 @@ def audit(  # noqa: PLR0913 - the options of a verb
     for option, number in {"--area-km2": area_km2, "--false-per-km2": false_per_km2}.items():
         if number is not None and not (math.isfinite(number) and number > 0):
             raise ConfigError(f"{option} {number}: not a number above 0; give one")
+    if promised_per_km2 is not None and not 0 <= promised_per_km2 < math.inf:
+        raise ConfigError(f"--promised-per-km2 {promised_per_km2}: not a number of polygons; give 0 or more")
     review = read_review(paths, names)
     ground = ground_of(review, [Path(path) for path in paths], scores=scores, area_km2=area_km2)
     review = ground.review
@@ -154,8 +157,9 @@ def audit(  # noqa: PLR0913 - the options of a verb
             "type real or false in the column verdict, in QGIS or elsewhere, and save"
         )
     score = frame["score"].to_numpy(np.float64)
-    if false_per_km2 is not None and ground.area_km2 is None:
-        raise ConfigError("--false-per-km2 needs the ground that was searched; give --scores RASTER or --area-km2")
+    for option, number in {"--false-per-km2": false_per_km2, "--promised-per-km2": promised_per_km2}.items():
+        if number is not None and ground.area_km2 is None:
+            raise ConfigError(f"{option} needs the ground that was searched; give --scores RASTER or --area-km2")
     bands = _bands(score, judged, real)
     misses = rate_of(cells["misses"], cells["area_km2"]) if cells and cells["complete"] else None
     recall, why = _recall(bands, misses, ground, sampled=cells is not None)
@@ -324,7 +328,12 @@ def _promises(
         said.append(_of_polygons(promised, int(false.sum()), open_yet, ground.area_km2))
     share = ground.promised_share(bundle_path)
     if share is not None and ground.valid_px and "area_px" in frame:
-        said.append(_of_pixels(share, frame["area_px"].to_numpy(np.float64)[false], ground.valid_px))
+        pixels = pd.to_numeric(frame["area_px"], errors="coerce").to_numpy(np.float64)
+        said.append(_of_pixels(share, pixels[false], ground.valid_px))
+    elif bundle_path is not None:
+        lacks = "polygons have no column area_px" if "area_px" not in frame else "the map's valid pixels are not known"
+        why = lacks if share is not None else f"the bundle has no rate for their threshold {ground.threshold:.6g}"
+        said.append(f"cannot be compared with the calibration of {Path(bundle_path).name}: {why}")
     return tuple(said)
 
 

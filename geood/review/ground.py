@@ -1,8 +1,9 @@
 """Ground of a map that was reviewed: its area, its valid pixels, and what the map promised of itself.
 
-A score raster of any tool tells the ground; without one the cells of the sample do, each of which stands for a part of
-the scene, or a number that the user gives. Polygons of tools that write no scores get theirs from that raster, the
-highest in their outline. What the map promised of polygons cut so is found in `promises`, or in its bundle.
+A score raster of any tool tells the ground; without one the table `run` that `predict` writes does, else the cells of
+the sample, each of which stands for a part of the scene, or a number that the user gives. Polygons of tools that write
+no scores get theirs from that raster, the highest in their outline. What the map promised of polygons cut so is found
+in `promises`, or in its bundle.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from geood.geo.gdal import open_raster, pieces, rasterio_window, reading
 from geood.geo.grid import Grid, Window
 from geood.geo.score_raster import SCORE_TAG
 from geood.models import read_header
-from geood.polygons import raster_of
-from geood.review.promises import NOTHING, CutPromise, promise_of
+from geood.polygons import raster_of, run_rows
+from geood.review.promises import NOTHING, CutPromise, number_of, promise_of
 from geood.review.reading import Review
 
 SIX_DIGITS = 1e-5  # relative difference of a threshold from the one that a table `run` tells with six digits
@@ -87,15 +88,28 @@ def ground_of(review: Review, paths: list[Path], *, scores: str | Path | None, a
                 f"{paths[0]}: no column of scores; name it with --score-column, or give the raster with --scores; "
                 f"columns of numbers: {', '.join(name for name in numbers if name != 'score') or 'none'}"
             )
-        area, notes = _area_of_cells(review)
+        area, valid = _told_by_run(paths[0])
+        area, notes = (area, ()) if area or area_km2 else _area_of_cells(review)
         at, promise, said = promise_of(paths[0], {}, review)
-        notes = () if area_km2 else notes
-        return MapGround(review, area_km2 if area_km2 is not None else area, None, {}, (*notes, *said), at, promise)
+        return MapGround(review, area_km2 if area_km2 is not None else area, valid, {}, (*notes, *said), at, promise)
     area, valid, tags = _measured(raster)
     if bare:
         review = replace(review, polygons=_with_scores(review.polygons, raster))
     at, promise, said = promise_of(paths[0], tags, review)
     return MapGround(review, area_km2 if area_km2 is not None else area, valid, tags, said, at, promise)
+
+
+def _told_by_run(path: Path) -> tuple[float | None, int | None]:
+    """Return square kilometres and valid pixels of all scenes by the table `run`; None where it does not tell them."""
+    rows = run_rows(path)
+    area, valid = ([number_of(row, name) for row in rows] for name in ("km2", "valid_px"))
+    return _sum_of(area), None if (pixels := _sum_of(valid)) is None else int(pixels)
+
+
+def _sum_of(numbers: list[float | None]) -> float | None:
+    """Return the sum of numbers, None if one of them is not known or there is none."""
+    known = [number for number in numbers if number is not None]
+    return sum(known) if known and len(known) == len(numbers) else None
 
 
 def _area_of_cells(review: Review) -> tuple[float | None, tuple[str, ...]]:
@@ -149,6 +163,8 @@ def _highest(shape: Any, dataset: Any, grid: Grid, raster: Path) -> float:
     west, south, east, north = shape.bounds
     corners = [~grid.transform @ point for point in ((west, north), (east, south), (west, south), (east, north))]
     cols, rows = (np.array(axis) for axis in zip(*corners, strict=True))
+    if not (np.isfinite(cols).all() and np.isfinite(rows).all()):  # it has no place in the CRS of the raster
+        return float("nan")
     top, left = int(np.floor(rows.min())), int(np.floor(cols.min()))
     window = Window(top, left, int(np.ceil(rows.max())) - top, int(np.ceil(cols.max())) - left).within(grid.window)
     if not window.height or not window.width:

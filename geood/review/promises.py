@@ -58,7 +58,7 @@ def promise_of(path: Path, tags: Mapping[str, str], review: Review) -> tuple[flo
         note = f"polygons were cut at {cut:.6g}, and the map's promise is for {own:.6g}: nothing is told of theirs"
         return cut, NOTHING, (note,)
     settings = _json(tags.get(PREDICT_TAG, ""))
-    least = _known(settings, "min_area_m2") if isinstance(settings, dict) else None
+    least = number_of(settings, "min_area_m2") if isinstance(settings, dict) else None
     found = table.at(cut, least or 0.0)
     note = (
         f"polygons were cut at {cut:.6g}, the map at {own:.6g}: compared with what its calibration tells for "
@@ -81,11 +81,12 @@ def _of_record(record: Any) -> CutPromise:
     """Return what a map's record promised; nothing for the best-ranked alone, and for a threshold by rank."""
     if not isinstance(record, Mapping) or record.get("relative"):
         return NOTHING
-    per_km2 = None if _known(record, "polygons_per_km2") is None else _known(record, "false_per_km2")
-    return CutPromise(_known(record, "promised"), per_km2)
+    per_km2 = None if number_of(record, "polygons_per_km2") is None else number_of(record, "false_per_km2")
+    return CutPromise(number_of(record, "promised"), per_km2)
 
 
-def _known(record: Mapping[str, Any], name: str) -> float | None:
+def number_of(record: Mapping[str, Any], name: str) -> float | None:
+    """Return a number of a record, 0 or more; None where there is none."""
     value = record.get(name)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max:
         return float(value)

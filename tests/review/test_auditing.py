@@ -6,6 +6,7 @@ import math
 import sqlite3
 from contextlib import closing
 
+import geopandas
 import numpy as np
 import pytest
 import shapely
@@ -27,6 +28,16 @@ from support.reviews import SOUTH, WEST, cells, reviewed, save
 
 GRID = Grid(200, 200, HALF_METRE, "EPSG:32633")
 KINDS = ["real", "false", "real", "real", "false", "false", "real", "false", "false", "false", None, None, "unsure"]
+
+
+def with_run(path, rows):
+    """Add the table `run` of scenes to a GeoPackage, and return its path."""
+    with closing(sqlite3.connect(path)) as database, database:
+        kinds = (f"{name} {'TEXT' if isinstance(value, str) else 'REAL'}" for name, value in rows[0].items())
+        database.execute(f"CREATE TABLE run ({', '.join(kinds)})")
+        marks = ", ".join("?" * len(rows[0]))
+        database.executemany(f"INSERT INTO run VALUES ({marks})", [tuple(row.values()) for row in rows])
+    return path
 
 
 def test_precision_is_that_of_the_judged_polygons_overall_by_rank_and_by_score(tmp_path):
@@ -169,11 +180,60 @@ def test_the_promise_of_a_bundle_is_that_of_its_threshold_though_a_table_tells_s
     tags = {"GEOOD_THRESHOLD": repr(at)} if place == "tag" else {}
     write_scores(tmp_path / "a.tif", GRID, np.zeros((200, 200), np.float32), GEOOD_SCORE="energy", **tags)
     if place == "table":
-        with closing(sqlite3.connect(path)) as database, database:
-            database.execute("CREATE TABLE run (threshold REAL)")
-            database.execute("INSERT INTO run VALUES (?)", (float(f"{at:.6g}"),))
+        with_run(path, [{"threshold": float(f"{at:.6g}")}])
     [text] = audit([path], bundle=tmp_path / "model.safetensors").promises
     assert "1 % of inlier pixels promised" in text
+
+
+def test_a_map_of_several_scenes_tells_its_ground_and_its_promise_itself(tmp_path):
+    promise = {"threshold": 0.7, "promised": 0.001, "polygons_per_km2": 9.0, "false_per_km2": 2.0}
+    rows = [{"scene": scene, "km2": km2, "valid_px": px, **promise} for scene, km2, px in (("a", 2, 80), ("b", 3, 40))]
+    frame, sample = reviewed(["false"] * 10), cells([0, 0], [True, True])
+    found = audit([with_run(save(tmp_path / "a.gpkg", frame, sample), rows)])
+    assert found.area_km2 == 5 and found.recall is not None and not found.notes
+    polygons, pixels = found.promises
+    assert "2 false polygons per km2 promised, found 10 false polygons on 5 km2" in polygons
+    assert "0.1 % of inlier pixels promised" in pixels
+    given = audit([tmp_path / "a.gpkg"], area_km2=7.0)
+    assert given.area_km2 == 7
+    rows[1]["km2"] = None
+    partly = audit([with_run(save(tmp_path / "b.gpkg", frame, sample), rows)])
+    assert partly.area_km2 == 2 and "cells of the sample" in partly.notes[0]  # a square kilometre for each cell
+
+
+def test_what_was_asked_for_is_compared_or_it_is_said_why_not(tmp_path, bundle_path):
+    write_scores(tmp_path / "a.tif", GRID, np.zeros((200, 200), np.float32), GEOOD_THRESHOLD="0.2")
+    path = save(tmp_path / "a.gpkg", reviewed(["false"]))
+    [text] = audit([path], bundle=bundle_path).promises
+    assert text == "cannot be compared with the calibration of model.safetensors: the bundle has no rate for their " + (
+        "threshold 0.2"
+    )
+    write_scores(tmp_path / "b.tif", GRID, np.zeros((200, 200), np.float32), GEOOD_THRESHOLD="0.7")
+    bare = save(tmp_path / "b.gpkg", reviewed(["false"]).drop(columns="area_px"))
+    [text] = audit([bare], bundle=bundle_path).promises
+    assert text.endswith("polygons have no column area_px")
+    lone = with_run(save(tmp_path / "c.gpkg", reviewed(["false"])), [{"threshold": 0.7}])
+    [text] = audit([lone], bundle=bundle_path, area_km2=1.0).promises
+    assert text.endswith("the map's valid pixels are not known")
+    with pytest.raises(ConfigError, match="--promised-per-km2 needs the ground"):
+        audit([save(tmp_path / "d.gpkg", reviewed(["false"]))], promised_per_km2=3.0)
+    for odd in (-1.0, math.nan, math.inf):
+        with pytest.raises(ConfigError, match=r"--promised-per-km2 .* not a number of polygons"):
+            audit([path], promised_per_km2=odd)
+
+
+def test_areas_typed_as_words_and_outlines_beyond_the_earth_are_passed_over(tmp_path):
+    record = '{"polygons_per_km2": 9.0, "false_per_km2": 1.0, "promised": 0.001}'
+    write_scores(tmp_path / "a.tif", GRID, np.zeros((200, 200), np.float32), GEOOD_RUN=record)
+    path = save(tmp_path / "a.gpkg", reviewed(["false"] * 3, area_px=["400", "some", None]))
+    assert "1 % of all lie in false polygons" in audit([path]).promises[-1]
+    far = geopandas.GeoDataFrame(
+        {"verdict": ["real", "false"]},
+        geometry=[shapely.box(1e12, 1e12, 2e12, 2e12), shapely.box(WEST, SOUTH, WEST + 9, SOUTH + 9)],
+        crs=32633,
+    )
+    raster = write_raster(tmp_path / "s.tif", np.ones((40, 40), np.float32), crs="EPSG:3857")
+    assert audit([save(tmp_path / "b.gpkg", far)], scores=raster).overall.judged == 2
 
 
 PROMISED = '"false_per_km2": 1.0, "promised": 0.001'
