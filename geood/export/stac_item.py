@@ -51,7 +51,7 @@ def stac_item(bundle: ModelBundle, path: Path, *, folder: Path) -> dict[str, Any
         "stac_version": STAC,
         "stac_extensions": [EXTENSION],
         "id": f"geood-{bundle.identity}",
-        "geometry": None if box is None else _rectangle(box),
+        "geometry": None if box is None else _outline(box),
         **({} if box is None else {"bbox": list(box)}),
         "properties": {
             "datetime": written.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -87,7 +87,7 @@ def footprint(split: Path) -> tuple[float, float, float, float] | None:
         if frame.crs is None or frame.empty:
             return None
         to_degrees = Transformer.from_crs(CRS(frame.crs), CRS.from_epsg(WGS84), always_xy=True)
-        west, south, east, north = to_degrees.transform_bounds(*frame.total_bounds)
+        west, south, east, north = to_degrees.transform_bounds(*frame.total_bounds, errcheck=True)
     except DataError as error:  # of another kind than its name says
         raise DataError(f"{error}; or move it away to export without a footprint") from None
     except (OSError, pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ProjError) as error:
@@ -95,10 +95,14 @@ def footprint(split: Path) -> tuple[float, float, float, float] | None:
     return round(west, 7), round(south, 7), round(east, 7), round(north, 7)
 
 
-def _rectangle(box: tuple[float, float, float, float]) -> dict[str, Any]:
+def _outline(box: tuple[float, float, float, float]) -> dict[str, Any]:
+    """Return a box as GeoJSON; one whose west is greater than its east crosses the date line, and is cut there."""
     west, south, east, north = box
-    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
-    return {"type": "Polygon", "coordinates": [ring]}
+    parts = [(west, east)] if west <= east else [(west, 180.0), (-180.0, east)]
+    rings = [[[[w, south], [e, south], [e, north], [w, north], [w, south]]] for w, e in parts]
+    if len(rings) == 1:
+        return {"type": "Polygon", "coordinates": rings[0]}
+    return {"type": "MultiPolygon", "coordinates": rings}
 
 
 def _model(bundle: ModelBundle) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from pathlib import Path
 import geopandas
 import pytest
 from jsonschema import Draft7Validator
+from pyproj import Transformer
 from referencing import Registry, Resource
-from shapely.geometry import box
+from shapely.geometry import Point, box, shape
 
 from geood.errors import ConfigError, DataError, OutputError
 from geood.export import export_bundle
@@ -87,6 +88,22 @@ def test_blocks_that_cannot_be_read_are_told(tmp_path):
     (tmp_path / "split.gpkg").write_text("no database")
     with pytest.raises(DataError, match="move it away"):
         footprint(tmp_path / "split.gpkg")
+
+
+def test_ground_across_the_date_line_is_the_ground_and_not_the_rest_of_the_earth(run, registry, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes((run / "plain.safetensors").read_bytes())
+    x, y = Transformer.from_crs(4326, 32660, always_xy=True).transform(180.0, -17.0)
+    blocks = geopandas.GeoDataFrame(geometry=[box(x - 500, y - 500, x + 500, y + 500)], crs=32660)
+    blocks.to_file(tmp_path / "split.gpkg", layer="blocks")
+    item = json.loads(export_bundle(tmp_path, "stac", tmp_path / "a.json").path.read_text(encoding="utf-8"))
+    outline = shape(item["geometry"])
+    assert faults(item, registry) == [] and outline.is_valid and outline.area < 0.001
+    assert outline.contains(Point(179.999, -17)) and outline.contains(Point(-179.999, -17))
+    assert item["bbox"][0] > 179 and item["bbox"][2] < -179  # as GeoJSON has it (RFC 7946, 5.2)
+    box_of = blocks.set_geometry([box(1e9, 1e9, 2e9, 2e9)], crs=32660)
+    box_of.to_file(tmp_path / "split.gpkg", layer="blocks")
+    with pytest.raises(DataError, match="move it away"):
+        export_bundle(tmp_path, "stac", tmp_path / "b.json")
 
 
 def test_the_place_of_a_run_is_known_whatever_its_folder_is_called(run, tmp_path):
