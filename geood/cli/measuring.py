@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from geood.errors import ConfigError
+
 if TYPE_CHECKING:
     from geood.evaluation import SetEvaluation
     from geood.geo.scene_reading import ReadingOptions
@@ -84,7 +86,13 @@ def measure_images(
     settings: Sequence[str],
     options: ReadingOptions,
 ) -> None:
-    """Measure a model, or score files, on images; `out` is a folder for the figures, `inputs` must not lie in it."""
+    """Measure a model, or score files, on images; `out` is a folder for the figures, `inputs` must not lie in it.
+
+    Raises:
+        ConfigError: `out` has the name of a file.
+    """
+    if out and out.suffix == ".json":
+        raise ConfigError(f"--out {out}: a JSON file holds the figures of scenes alone; name a folder, without .json")
     from geood.evaluation import staged
     from geood.models import ModelBundle
 

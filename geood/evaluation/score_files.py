@@ -180,7 +180,9 @@ def _read_raster(path: Path, shape: tuple[int, int]) -> NDArray[Any]:
         found = (source.count, source.height, source.width)
         _check_shape(path, found if source.count > 1 else found[1:], source.dtypes[0], shape)
         _check_blocks(path, source.block_shapes[0], source.dtypes[0], shape)
-        return np.asarray(source.read(1))
+        scores = source.read(1)
+        known = source.read_masks(1) > 0
+    return scores if known.all() else np.where(known, scores, np.nan)  # what is declared to be no score is none
 
 
 def h5py() -> Any:

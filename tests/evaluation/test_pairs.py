@@ -196,6 +196,7 @@ def test_bad_folders_are_refused_with_the_remedy(tmp_path, pairs, model_path, ca
 
     refused(root=tmp_path / "none", code=3, saying="no such folder; give the folder that holds images and masks")
     refused("--protocol", "smyic", code=2, saying="no such protocol; choose one of pooled, fishyscapes, smiyc")
+    refused("--out", tmp_path / "x.json", code=2, saying="a JSON file holds the figures of scenes alone")
     refused("--split", "val", code=2, saying="of pairs all are measured")
     refused("--set", "data.hold_out=[car]", code=2, saying="the masks of pairs say what is an anomaly")
     refused("--images", "photos", code=3, saying="--images: 'photos' names no file under")

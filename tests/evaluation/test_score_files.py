@@ -33,6 +33,16 @@ def test_numbers_of_every_type_come_back(tmp_path, dtype, suffix):
     np.testing.assert_array_equal(read_scores(path, SHAPE), scores)
 
 
+@pytest.mark.parametrize(("dtype", "nodata"), [("f4", -9999), ("f8", -9999), ("i2", -1), ("u1", 0)])
+def test_what_a_raster_declares_to_be_no_data_is_no_low_score(tmp_path, dtype, nodata):
+    scores = np.where(np.arange(54).reshape(SHAPE) % 5 == 0, nodata, 1 + np.arange(54).reshape(SHAPE)).astype(dtype)
+    write_raster(tmp_path / "a.tif", scores, crs=None, nodata=nodata)
+    wanted = np.where(scores == nodata, np.nan, scores)
+    np.testing.assert_array_equal(read_scores(tmp_path / "a.tif", SHAPE), wanted)
+    frame = SimpleNamespace(name="a", image=Path("a.png"))
+    np.testing.assert_array_equal(ScoreFiles(tmp_path, [frame]).read(frame, SHAPE), wanted)
+
+
 @pytest.mark.parametrize("shape", [(1, 9), (6, 1), (1, 1)])
 def test_an_axis_of_length_one_is_kept(tmp_path, shape):
     np.save(tmp_path / "a.npy", np.zeros(shape))
