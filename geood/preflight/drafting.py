@@ -88,7 +88,7 @@ class Inputs:
         """Find images and labels by files, folders or patterns; a file that is named as both is a label.
 
         Raises:
-            ConfigError: layer or attribute are not there.
+            ConfigError: layer or attribute are not there, or a name is given to an id that is not in the labels.
             DataError: files are missing or cannot be read.
         """
         truth = find_files(Path(), list(labels), what="--labels", suffixes=(*IMAGES, *VECTOR_SUFFIXES))
@@ -102,6 +102,7 @@ class Inputs:
         root = Path(os.path.commonpath([path.parent for path in absolute]))
         imagery = look_at([path.absolute() for path in pictures])
         listed = find_classes([path.absolute() for path in truth], layers=wishes.layers, attribute=wishes.attribute)
+        _check_wishes(wishes, listed)
         return cls(root, imagery, listed)
 
     def lines(self) -> list[tuple[str, str]]:
@@ -132,6 +133,28 @@ class Inputs:
         return said + [("note", problem) for problem in dict.fromkeys(labels.problems)]
 
 
+def _check_wishes(wishes: Wishes, labels: FoundLabels) -> None:
+    """Refuse wishes that nothing in the labels would fulfil.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if not labels.vector and (wishes.layers or wishes.attribute):
+        option = "--label-layer" if wishes.layers else "--label-attribute"
+        raise ConfigError(f"{option} is for vector files, and {labels.paths[0]} is a raster of class ids; leave it out")
+    if wishes.names and labels.text:
+        first = labels.classes[0].name
+        raise ConfigError(
+            f"--name is for labels that hold numbers, and these hold names, such as {first}; leave it out"
+        )
+    known = [0, 1, IGNORE] if labels.masks else [found.class_id for found in labels.classes]
+    if strange := [class_id for class_id in wishes.names if class_id not in known]:
+        held = ", ".join(map(str, known))
+        raise ConfigError(
+            f"--name {strange[0]}={wishes.names[strange[0]]}: the labels hold no {strange[0]}, but {held}"
+        )
+
+
 def first_config(inputs: Inputs, wishes: Wishes) -> FirstConfig:
     """Make a config for images and labels, and try it on some of their crops.
 
@@ -140,7 +163,8 @@ def first_config(inputs: Inputs, wishes: Wishes) -> FirstConfig:
         DataError: images and labels do not fit each other, or no crop can be trained on.
     """
     imagery, labels = inputs.imagery, inputs.labels
-    held = tuple(dict.fromkeys(labels.find(name) for name in wishes.hold_out))
+    ids = {folded(name): str(class_id) for class_id, name in wishes.names.items()}
+    held = tuple(dict.fromkeys(labels.find(ids.get(folded(name), name)) for name in wishes.hold_out))
     left_out = tuple(found for found in labels.classes if _is_none(labels, found) and found not in held)
     classes = _named(labels, {*held, *left_out}, {**labels.id_names, **wishes.names})
     machine = this_machine()

@@ -17,7 +17,7 @@ from geood.errors import ConfigError, DataError, OutputError
 from geood.preflight import drafting, trial
 from geood.preflight.checking import check_config
 from geood.preflight.config_text import _near, config_lines, config_text, write_config
-from geood.preflight.drafting import Inputs, Wishes, _is_none, first_config, patterns
+from geood.preflight.drafting import Inputs, Wishes, _check_wishes, _is_none, first_config, patterns
 from geood.preflight.found_classes import FoundClass, FoundLabels
 from geood.preflight.imagery import look_at
 from geood.preflight.machine import Machine, Start
@@ -107,6 +107,29 @@ def test_too_few_classes_are_refused(folder, tmp_path):
         first_config(sources, Wishes(("0", "1", "7")))
     with pytest.raises(DataError, match="every image is named by --labels"):
         Inputs.of([str(folder)], [str(folder)], Wishes())
+
+
+def test_what_no_label_fulfils_is_refused_and_names_that_were_given_can_be_held_out(folder, tmp_path, capsys):
+    given = ["init", "--images", str(folder), "--labels", str(folder / "*_labels.tif"), "--yes"]
+    given += ["--out", str(tmp_path / "a.yaml")]
+    for more, said in (
+        (["--name", "30=water"], "--name 30=water: the labels hold no 30, but 0, 1, 2, 7"),
+        (["--label-layer", "x"], "--label-layer is for vector files"),
+        (["--label-attribute", "x"], "--label-attribute is for vector files"),
+    ):
+        assert _run([*given, *more], debug=False) == 2 and said in capsys.readouterr().err
+    assert _run([*given, "--name", "7=Boat", "--hold-out", "boat"], debug=False) == 0
+    assert load_config(tmp_path / "a.yaml").data.anomaly == [7]
+    left, bottom, right, top = bounds_of(folder / "a.tif")
+    rows = {
+        "kind": ["roof", "road"],
+        "geometry": [box(left, bottom, left + 9, top), box(right - 9, bottom, right, top)],
+    }
+    gpd.GeoDataFrame(rows, crs=UTM).to_file(tmp_path / "l.gpkg")
+    with pytest.raises(ConfigError, match="--name is for labels that hold numbers, and these hold names, such as road"):
+        Inputs.of([str(folder / "a.tif")], [str(tmp_path / "l.gpkg")], Wishes(names={0: "x"}))
+    masks = FoundLabels((), (FoundClass(0, None, 1, 1.0, None),), vector=False, masks=True)
+    _check_wishes(Wishes(names={0: "land", 1: "boat", 255: "boat"}), masks)
 
 
 def test_no_name_in_a_file_becomes_a_key_of_the_config(folder, drafted, tmp_path):
