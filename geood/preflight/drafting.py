@@ -102,6 +102,13 @@ class Inputs:
         root = Path(os.path.commonpath([path.parent for path in absolute]))
         imagery = look_at([path.absolute() for path in pictures])
         listed = find_classes([path.absolute() for path in truth], layers=wishes.layers, attribute=wishes.attribute)
+        numbers = [found.class_id for found in listed.classes if found.name is None]
+        if listed.text and numbers:
+            [first, *_] = (found.name for found in listed.classes if found.name is not None)
+            raise DataError(
+                f"{truth[0]}: the labels hold classes as names, such as {first}, and as numbers, such as {numbers[0]}; "
+                "give each class its name, or its number, everywhere"
+            )
         _check_wishes(wishes, listed)
         return cls(root, imagery, listed)
 

@@ -298,34 +298,36 @@ def _classes(attributes: Sequence[FoundAttribute]) -> tuple[FoundClass, ...]:
     Raises:
         DataError: numbers are no class ids.
     """
+    values = [value for found in attributes for value in found.values]
+    numbers = all(is_whole(value.value) for value in values)  # or texts of them, as some programs store ids
     counts: Counter[str | int] = Counter()
     areas: dict[str | int, float] = defaultdict(float)
-    spelt: dict[str | int, str | None] = {}
     spellings: dict[str | int, Counter[str]] = defaultdict(Counter)
-    for value in (value for found in attributes for value in found.values):
-        key: str | int = _id_of(value.value) if not isinstance(value.value, str) else folded(value.value)
-        spelt.setdefault(key, None)
-        if isinstance(value.value, str):
-            spellings[key][" ".join(value.value.split())] += value.number
+    for value in values:
+        is_id = numbers or not isinstance(value.value, str)
+        key: str | int = _id_of(float(value.value)) if is_id else folded(str(value.value))
+        if not is_id:
+            spellings[key][" ".join(str(value.value).split())] += value.number
         counts[key] += value.number
         areas[key] += value.area_m2 or 0
     if not counts:
         return ()
-    spelt |= {key: sorted(texts.most_common(), key=_usual)[0][0] for key, texts in spellings.items()}
-    weights: dict[str | int, float] = dict(areas) if sum(areas.values()) else dict(counts)
+    known = all(value.area_m2 is not None for value in values) and sum(areas.values()) > 0
+    weights: dict[str | int, float] = dict(areas) if known else dict(counts)
     total = sum(weights.values())
-    if all(spelt[key] is None for key in counts):
-        ids = {key: int(key) for key in counts}
-    elif len({float(name) for name in spelt.values() if name is not None and is_whole(name)}) == len(spelt):
-        ids = {key: int(float(key)) for key in counts}  # whole numbers stored as text
-        spelt = dict.fromkeys(spelt)
-    else:
-        ids = {key: i for i, key in enumerate(sorted(counts, key=str))}
+    spelt = {key: sorted(texts.most_common(), key=_usual)[0][0] for key, texts in spellings.items()}
+    ids = {key: i for i, key in enumerate(sorted(spelt, key=str))}
     found = [
-        FoundClass(ids[key], spelt[key], counts[key], weights[key] / total, areas[key] / 1e6 if areas[key] else None)
+        FoundClass(
+            key if isinstance(key, int) else ids[key],
+            spelt.get(key),
+            counts[key],
+            weights[key] / total,
+            areas[key] / 1e6 if areas[key] else None,
+        )
         for key in counts
     ]
-    return tuple(sorted(found))
+    return tuple(sorted(found, key=lambda each: (each.class_id, each.name or "")))
 
 
 def _usual(spelling: tuple[str, int]) -> tuple[int, str]:

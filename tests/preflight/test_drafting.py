@@ -132,6 +132,15 @@ def test_what_no_label_fulfils_is_refused_and_names_that_were_given_can_be_held_
     _check_wishes(Wishes(names={0: "land", 1: "boat", 255: "boat"}), masks)
 
 
+def test_labels_of_names_and_numbers_are_refused(folder, tmp_path):
+    left, bottom, right, top = bounds_of(folder / "a.tif")
+    for name, values in (("l", ["roof", "road"]), ("m", [1, 2])):
+        rows = {"kind": values, "geometry": [box(left, bottom, left + 9, top), box(right - 9, bottom, right, top)]}
+        gpd.GeoDataFrame(rows, crs=UTM).to_file(tmp_path / f"{name}.gpkg")
+    with pytest.raises(DataError, match="classes as names, such as road, and as numbers, such as 1"):
+        Inputs.of([str(folder / "a.tif")], [str(tmp_path / "*.gpkg")], Wishes())
+
+
 def test_no_name_in_a_file_becomes_a_key_of_the_config(folder, drafted, tmp_path):
     """Names of bands stand in comments and names of classes in values, whatever they hold."""
     _, made = drafted

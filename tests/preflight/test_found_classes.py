@@ -66,6 +66,23 @@ def test_numbers_stay_ids_also_as_text(files):
         find_classes([files(layer("a", attribute("v", (1, 2, 1.0), (2, 1, 1.0))))]).find(" ")
 
 
+def test_an_id_is_one_class_whether_a_file_holds_it_as_a_number_or_as_text(files):
+    paths = [
+        files(layer("a", attribute("v", *((value, 1, 10.0) for value in values))))
+        for values in ((1, 2), ("1", "2.0"), (3.0,))
+    ]
+    found = find_classes(paths)
+    assert [(c.class_id, c.name, c.number) for c in found.classes] == [(1, None, 2), (2, None, 2), (3, None, 1)]
+    mixed = find_classes([*paths, files(layer("a", attribute("v", ("road", 1, 1.0), ("field", 1, 1.0))))])
+    assert [(c.class_id, c.name) for c in mixed.classes if c.name is None] == [(1, None), (2, None), (3, None)]
+
+
+def test_shares_are_of_pixels_where_the_ground_of_some_is_not_known(files):
+    paths = [files(layer("a", attribute("", (i, 30 * i, area))), kind="raster") for i, area in ((1, 90.0), (2, None))]
+    found = find_classes(paths)
+    assert [c.share for c in found.classes] == pytest.approx([1 / 3, 2 / 3])
+
+
 def test_the_likeliest_attribute_is_chosen_and_said(files):
     path = files(
         layer(
