@@ -115,7 +115,7 @@ def feedback(
     notes = [*review.notes, *(f"conflict {conflict}: left out" for conflict in review.conflicts)]
     ids = {name.casefold(): i for i, name in config.data.classes.items()}
     frame = _with_ids(review.polygons, ids, notes, Path(paths[0]))
-    cells = _empty_cells(review)
+    cells = _empty_cells(review, notes)
     labels = _labels(frame, cells)
     counts = {
         "false": int((frame["verdict"] == "false").sum()),
@@ -163,7 +163,15 @@ def _named(out: Path, config_path: Path, *, overwrite: bool) -> _Files:
 def _with_ids(
     frame: geopandas.GeoDataFrame, ids: Mapping[str, int], notes: list[str], path: Path
 ) -> geopandas.GeoDataFrame:
-    """Add the class id of each false alarm; refuse outlines that are not valid, leave out what contradicts itself."""
+    """Add the class id of each false alarm; refuse outlines that are not valid, leave out what contradicts itself.
+
+    What is no area goes too: points and lines that a program made beside areas.
+
+    Raises:
+        DataError: an outline is not valid, or there is no CRS.
+    """
+    if frame.crs is None and len(frame):
+        raise DataError(f"{path}: its polygons have no CRS, and the scenes have; save it with the CRS of the map")
     named = [_class_id(value, ids) for value in frame.get("true_class", pd.Series([None] * len(frame)))]
     false, real = (frame["verdict"] == kind for kind in ("false", "real"))
     known = pd.Series(named) != UNSTATED
@@ -174,7 +182,7 @@ def _with_ids(
     frame = frame.assign(**{ATTRIBUTE: named})
     frame.loc[odd, "verdict"] = "skip"
     judged = frame[false | real]
-    bare = judged.geometry.isna() | judged.geometry.is_empty
+    bare = ~_has_area(judged.geometry)
     if bare.any():
         notes.append(f"{counted(int(bare.sum()), 'judged polygon')} without an outline; left out")
         frame = frame[~frame.index.isin(judged.index[bare])]
@@ -193,12 +201,15 @@ def _class_id(value: Any, ids: Mapping[str, int]) -> int:
     return ids.get(value.strip().casefold(), UNSTATED) if isinstance(value, str) else UNSTATED
 
 
-def _empty_cells(review: Review) -> geopandas.GeoDataFrame | None:
+def _empty_cells(review: Review, notes: list[str]) -> geopandas.GeoDataFrame | None:
     """Return the cells that were searched to their end and hold no miss; None if there are none."""
     if review.cells is None:
         return None
     cells = review.cells[review.cells["complete"] & (review.cells["misses"] == 0)]
-    return cells if len(cells) else None
+    whole = cells[cells.geometry.is_valid & _has_area(cells.geometry)]
+    if len(whole) < len(cells):
+        notes.append(f"{counted(len(cells) - len(whole), 'cell')} without a valid outline; left out")
+    return whole if len(whole) else None
 
 
 def _labels(frame: geopandas.GeoDataFrame, cells: geopandas.GeoDataFrame | None) -> geopandas.GeoDataFrame:
@@ -220,7 +231,13 @@ def _labels(frame: geopandas.GeoDataFrame, cells: geopandas.GeoDataFrame | None)
 def _rows(shapes: Any, class_id: Any, origin: str) -> geopandas.GeoDataFrame:
     values = {ATTRIBUTE: class_id, "origin": origin}
     made = geopandas.GeoDataFrame(values, index=range(len(shapes)), geometry=list(shapes))
-    return made.astype({ATTRIBUTE: "int64"}).explode(ignore_index=True)
+    parts = made.astype({ATTRIBUTE: "int64"}).explode(ignore_index=True)
+    return parts[_has_area(parts.geometry)].reset_index(drop=True)
+
+
+def _has_area(shapes: Any) -> Any:
+    """Return which shapes (n,) are polygons, or hold one."""
+    return (shapely.get_dimensions(shapes.values) == 2) & ~shapes.is_empty
 
 
 def _joined(config: Config, labels: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:

@@ -19,6 +19,7 @@ import geopandas
 import numpy as np
 import pandas as pd
 import pyogrio
+import shapely
 
 from geood.constants import VECTOR_SUFFIXES
 from geood.errors import ConfigError, DataError, printable, shown
@@ -99,17 +100,17 @@ def read_review(paths: Sequence[str | Path], names: ReviewNames = ReviewNames())
     if not paths:
         raise ConfigError("no reviewed file; give at least one")
     frames, cells, notes = [], [], list[str]()
-    for path in map(Path, paths):
+    for number, path in enumerate(map(Path, paths)):
         frame, sample = _read_file(path, names)
         notes += _gaps(frame, path)
-        frames.append(frame.assign(source=path.name))
+        frames.append(frame.assign(source=path.name, _file=number))
         cells += [] if sample is None else [sample.assign(source=path.name)]
     polygons = pd.concat(_of_one_crs(frames, paths), ignore_index=True)
     polygons, misspelt = _spelt(polygons, names.verdict)
     ranks = pd.to_numeric(polygons["rank"], errors="coerce") if "rank" in polygons else None
     ranked = ranks is not None and bool(ranks.notna().all())
     polygons = polygons.assign(rank=ranks) if ranked else polygons
-    polygons, conflicts = _merged(polygons, ranked=ranked)
+    polygons, conflicts = _merged(polygons, notes, ranked=ranked)
     polygons = _scored(polygons, names.score)
     order = polygons["rank"] if ranked else -polygons["score"].fillna(-np.inf)
     scenes = polygons["scene"].nunique() if "scene" in polygons else 1
@@ -148,6 +149,7 @@ def _read_file(path: Path, names: ReviewNames) -> tuple[geopandas.GeoDataFrame, 
                 return _read_layers(copy, path, names)
         if path.suffix.lower() == ".parquet":
             frame = geopandas.read_parquet(path)
+            frame = frame if frame.geometry.name == "geometry" else frame.rename_geometry("geometry")
             numbers = frame.get("fid", np.arange(len(frame)))
             return _checked(frame.assign(fid=numbers), path, names), None
         with local_file(path) as plain:
@@ -222,29 +224,46 @@ def _empty(value: Any) -> bool:
     return value is None or (isinstance(value, float) and np.isnan(value)) or value is pd.NaT or value is pd.NA
 
 
-def _merged(frame: geopandas.GeoDataFrame, *, ranked: bool) -> tuple[geopandas.GeoDataFrame, tuple[Conflict, ...]]:
-    """Keep each polygon once, with the verdict on which all agree; list those on which they do not."""
+def _merged(
+    frame: geopandas.GeoDataFrame, notes: list[str], *, ranked: bool
+) -> tuple[geopandas.GeoDataFrame, tuple[Conflict, ...]]:
+    """Keep each polygon once, with the verdict on which all agree; list those on which they do not.
+
+    Parts into which a person cut a polygon, which keep its rank, are one polygon: those with its verdict together.
+    """
     by = [name for name in ("scene", "model", "rank") if name in frame] if ranked else []
     if not by:
         by = [name for name in _FIGURES if name in frame]
         frame = frame.assign(_outline=frame.geometry.to_wkb())
         by.append("_outline")
-    kept, conflicts = [], []
+    kept, conflicts, cut = [], [], 0
+    outlines = frame.geometry.to_numpy(dtype=object, copy=True)
+    verdict, file = frame["verdict"].tolist(), frame["_file"].tolist()
     groups = frame.groupby(by, dropna=False, sort=False).indices.values()
     for rows in groups:
-        verdicts = {frame["verdict"].iat[i] for i in rows} - {"", "skip"}
-        first = next((i for i in rows if frame["verdict"].iat[i] in verdicts), rows[0])
-        first = first if verdicts else next((i for i in rows if frame["verdict"].iat[i]), first)
+        verdicts = {verdict[i] for i in rows} - {"", "skip"}
+        first = next((i for i in rows if verdict[i] in verdicts), rows[0])
+        first = first if verdicts else next((i for i in rows if verdict[i]), first)
         kept.append(first)
+        parts = [i for i in rows if file[i] == file[first]]
+        cut += len(parts) > 1
+        outlines[first] = _together([outlines[i] for i in parts if verdict[i] == verdict[first]])
         if len(verdicts) > 1:
-            said = tuple(
-                f"{frame['verdict'].iat[i]} by {_who(frame, i)}" for i in rows if frame["verdict"].iat[i] in verdicts
-            )
+            said = tuple(f"{verdict[i]} by {_who(frame, i)}" for i in rows if verdict[i] in verdicts)
             place = f"rank {int(frame['rank'].iat[first])}" if ranked else f"fid {frame['fid'].iat[first]}"
             conflicts.append((first, Conflict(place, said)))
-    merged = frame.drop(columns="_outline", errors="ignore").copy()
+    if cut:
+        notes.append(f"{counted(cut, 'polygon')} cut into parts or copied, with one rank: each counts once")
+    merged = frame.set_geometry(outlines, crs=frame.crs).drop(columns=["_outline", "_file"], errors="ignore").copy()
     merged.iloc[[i for i, _ in conflicts], merged.columns.get_loc("verdict")] = "conflict"
     return merged.iloc[sorted(kept)].reset_index(drop=True), tuple(conflict for _, conflict in conflicts)
+
+
+def _together(parts: Sequence[Any]) -> Any:
+    """Return the parts of a polygon as one; the first where they cannot be joined."""
+    if len(parts) == 1 or not all(part is not None and part.is_valid for part in parts):
+        return parts[0]
+    return shapely.union_all(parts)
 
 
 def _who(frame: pd.DataFrame, i: int) -> str:

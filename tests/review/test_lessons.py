@@ -80,6 +80,29 @@ def test_a_cell_without_a_miss_is_ground_but_for_what_is_not_decided(folder):
     assert ground["class_id"].tolist() == [254, 2, 255, 255, 255]
 
 
+def test_what_programs_and_hands_leave_of_outlines_is_no_bug(folder):
+    """Points and lines beside areas, cells that cross themselves or are gone, areas with heights."""
+    frame = reviewed(["false", "false", "real", "real"])
+    bow = shapely.Polygon([(WEST, SOUTH), (WEST + 9, SOUTH + 9), (WEST + 9, SOUTH), (WEST, SOUTH + 9)])
+    both = shapely.GeometryCollection([frame.geometry[0], shapely.Point(WEST, SOUTH)])
+    line = shapely.LineString([(WEST, SOUTH), (WEST + 9, SOUTH)])
+    shapes = [both, line, shapely.force_3d(frame.geometry[2]), shapely.MultiPolygon([frame.geometry[3]])]
+    whole = shapely.box(WEST - 5, SOUTH - 5, WEST + 75, SOUTH + 15)
+    sample = cells([0, 0, 0], [True] * 3, places=[whole, bow, None])
+    made = fed(folder, save(folder / "a.gpkg", frame.set_geometry(shapes, crs=32633), sample))
+    assert made.counts == {"false": 1, "stated": 0, "real": 2, "cells": 1}
+    assert made.notes == ("1 judged polygon without an outline; left out", "2 cells without a valid outline; left out")
+    ground = labels(folder)
+    assert set(ground.geom_type) == {"Polygon"} and sorted(ground["class_id"]) == [254, 254, 255, 255]
+
+
+def test_polygons_without_a_crs_are_refused(folder):
+    frame = reviewed(["false"]).set_crs(None, allow_override=True)
+    frame.to_parquet(folder / "a.parquet")
+    with pytest.raises(DataError, match="have no CRS, and the scenes have"):
+        fed(folder, folder / "a.parquet")
+
+
 def test_feedback_twice_gives_the_same_files_and_replaces_nothing_else(folder):
     path = save(folder / "a.gpkg", reviewed(["real", "false"]))
     before = path.read_bytes()

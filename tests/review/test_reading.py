@@ -96,6 +96,21 @@ def test_an_outline_that_was_edited_is_still_the_same_polygon_where_it_has_a_ran
     assert len(review.polygons) == 2 and len(review.conflicts) == 1
 
 
+def test_a_polygon_that_was_cut_into_parts_is_one_with_all_parts_of_its_verdict(tmp_path):
+    frame = reviewed(["false", "real", None])
+    west, south, east, north = frame.geometry[0].bounds
+    halves = [shapely.box(west, south, west + 4, north), shapely.box(west + 4, south, east, north)]
+    cut = pd.concat([frame, frame.iloc[[0]]], ignore_index=True)
+    cut = cut.set_geometry([halves[0], *frame.geometry[1:], halves[1]], crs=frame.crs)
+    review = read_review([save(tmp_path / "a.gpkg", cut)])
+    assert verdicts(review) == ["false", "real", ""]
+    assert review.polygons.geometry.geom_equals(frame.geometry).all()
+    assert review.notes == ("1 polygon cut into parts or copied, with one rank: each counts once",)
+    partly = cut.assign(verdict=["false", "real", None, None])
+    review = read_review([save(tmp_path / "b.gpkg", partly), save(tmp_path / "c.gpkg", frame)])
+    assert review.polygons.geometry[0].equals(halves[0]), "the other part was not judged"
+
+
 def test_cells_with_counts_that_are_none_are_left_out(tmp_path):
     sample = cells([2, -1, 1.5, None, 3], [True, True, True, True, False])
     review = read_review([save(tmp_path / "a.gpkg", reviewed(["real"]), sample)])
@@ -128,6 +143,7 @@ def test_a_cell_that_two_searched_without_a_miss_counts_though_not_all_typed_the
 @pytest.mark.parametrize("suffix", [".geojson", ".fgb", ".shp", ".parquet"])
 def test_row_numbers_that_qgis_saved_as_a_column_are_read(tmp_path, suffix):
     frame, path = reviewed(["real", "false"]).assign(fid=[7, 9]), tmp_path / f"a{suffix}"
+    frame = frame.rename_geometry("geom")  # as other tools call it
     frame.to_parquet(path) if suffix == ".parquet" else frame.to_file(path, engine="pyogrio")
     review = read_review([path])
     assert verdicts(review) == ["real", "false"] and review.polygons["fid"].tolist() == [7, 9]
