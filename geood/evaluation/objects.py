@@ -110,7 +110,7 @@ class ObjectFigures:
         metres = maps.grid.resolution_m
         pixel_m2 = maps.grid.pixel_m2 or math.nan
         labelled = int((truth != IGNORE).sum())
-        least_px = 0.0 if metres is None else self._least_m2(maps.grid) / pixel_m2
+        least_px = 0.0 if metres is None else self._least_m2 / pixel_m2
         scene = _Scene(
             name=maps.name,
             km2=labelled * pixel_m2 / 1e6,
@@ -197,9 +197,10 @@ class ObjectFigures:
             "by_size": recall_by_size(found, size_m2),
         }
 
-    def _least_m2(self, grid: Grid) -> float:
-        """Return the least area of a polygon in square metres, as `predict` has it."""
-        return least_area(self._bundle.config.predict.min_area_m2, self._bundle.resolution or grid.resolution_m)
+    @property
+    def _least_m2(self) -> float:
+        """The least area of a polygon in square metres, as `predict` has it: 0 of a model that knows no metres."""
+        return least_area(self._bundle.config.predict.min_area_m2, self._bundle.resolution)
 
     def _ranked(self, maps: SceneMaps, truth: NDArray[np.uint8]) -> list[tuple[float, bool]]:
         """Return the polygons of the default score and threshold by rank: their ranking figure, and whether real."""
@@ -214,7 +215,7 @@ class ObjectFigures:
             threshold=bundle.threshold,
             classes=classes,
             class_names=bundle.class_names,
-            predict=bundle.config.predict.model_copy(update={"simplify_m": 0.0, "min_area_m2": self._least_m2(grid)}),
+            predict=bundle.config.predict.model_copy(update={"simplify_m": 0.0, "min_area_m2": self._least_m2}),
             model=bundle.identity,
         )
         shapes = zip(frame.geometry, frame["rank"], strict=True)

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+from dataclasses import replace
 
 import geopandas as gpd
 import numpy as np
@@ -71,6 +72,18 @@ def test_figures_are_those_of_the_polygons_that_predict_writes(tmp_path, labelle
     [row] = [row for row in result.objects if (row["score"], row["at"]) == ("jsd", "fpr 0.01")]
     assert (row["false_polygons"], row["found"], row["things"]) == (false, found, 4)
     assert row["false_per_km2"] == pytest.approx(false / (2 * 100 * 120 * SIDE_M**2 / 1e6), rel=1e-2)
+
+
+@pytest.mark.parametrize("resolution", [None, SIDE_M])
+def test_the_least_area_of_a_polygon_is_that_of_predict_whether_the_model_knows_metres_or_not(tmp_path, resolution):
+    bundle = make_bundle(tmp_path / "m.safetensors", predict={"min_area_m2": None})
+    replace(bundle, resolution=resolution).save(tmp_path / "m.safetensors")
+    write_raster(tmp_path / "a.tif", picture(100, 120))
+    write_raster(tmp_path / "a_labels.tif", np.zeros((100, 120), np.uint8))
+    [made] = predict([tmp_path / "a.tif"], tmp_path / "out", bundle=tmp_path / "m.safetensors", threshold=0.9)
+    bundle = ModelBundle.load(tmp_path / "m.safetensors").with_settings(["score.fpr=0.001"])  # with that threshold
+    [row] = evaluate_scenes(tmp_path, bundle).scenes
+    assert row["threshold"] == 0.9 and row["polygons"] == made.anomalies > 0
 
 
 def test_what_is_not_labelled_and_what_is_too_small_does_not_count(labelled):
