@@ -43,7 +43,8 @@ def project(
         raise ConfigError(f"{out}: a QGIS project ends in .qgz; choose such a name")
     check_output(out, overwrite=overwrite)
     given = [file for path in maps for file in _maps_in(path)]
-    scenes = list(scene or dict.fromkeys(str(found) for path in given if (found := _scene_of(path))))
+    rasters = [raster for path in given for raster in _scores_of(path)]
+    scenes = list(scene or dict.fromkeys(str(found) for raster in rasters if (found := _scene_of(raster))))
     groups = {path.stem: _layers(path, scores_shown=not scenes) for path in given}
     if len(groups) < len(given):
         raise ConfigError("two of the maps have the same name; make a project of each")
@@ -73,7 +74,8 @@ def _maps_in(path: Path) -> Iterator[Path]:
     polygons, scores = maps_in(path)
     if not polygons and not scores:
         raise DataError(f"{path}: no map of geood in this folder; give one that `geood predict` wrote to")
-    yield from (*polygons, *scores)
+    shared = {raster for path in polygons for raster in _scores_of(path)}
+    yield from (*polygons, *(path for path in scores if path not in shared))
 
 
 def _layers(path: Path, *, scores_shown: bool) -> list[ProjectLayer]:
@@ -81,25 +83,25 @@ def _layers(path: Path, *, scores_shown: bool) -> list[ProjectLayer]:
     from geood.geo.qgis_project import polygon_layers, raster_layer
 
     layers = [] if path.suffix == ".tif" else polygon_layers(path, shown=SHOWN)
-    scores = _scores_of(path)
-    if scores is None:
-        return layers
-    layers.append(raster_layer(scores, "scores", visible=scores_shown))
-    classes = scores.with_suffix(".classes.tif")
-    return [*layers, *([raster_layer(classes, "classes", visible=False)] if classes.exists() else [])]
+    rasters = _scores_of(path)
+    for scores in rasters:
+        of = "" if len(rasters) == 1 else f" of {scores.stem.removeprefix(f'{path.stem}_')}"
+        layers.append(raster_layer(scores, f"scores{of}", visible=scores_shown))
+        classes = scores.with_suffix(".classes.tif")
+        layers += [raster_layer(classes, f"classes{of}", visible=False)] if classes.exists() else []
+    return layers
 
 
-def _scores_of(path: Path) -> Path | None:
-    from geood.polygons import raster_of
+def _scores_of(path: Path) -> list[Path]:
+    from geood.polygons import rasters_of
 
-    return path if path.suffix == ".tif" else raster_of(path)
+    return [path] if path.suffix == ".tif" else rasters_of(path)
 
 
-def _scene_of(path: Path) -> Path | None:
-    """Return the image that a map was made of, if it lies beside it under the name that its tags tell."""
+def _scene_of(scores: Path) -> Path | None:
+    """Return the image that a map was made of, if it lies beside its scores under the name that their tags tell."""
     from geood.geo.score_raster import SCENE_TAG, read_tags
 
-    scores = _scores_of(path)
-    name = Path(read_tags(scores).get(SCENE_TAG, "")).name if scores else ""
-    scene = scores.with_name(name) if scores and name else scores
-    return scene if scene != scores and scene and scene.is_file() else None
+    name = Path(read_tags(scores).get(SCENE_TAG, "")).name
+    scene = scores.with_name(name) if name else scores
+    return scene if scene != scores and scene.is_file() else None

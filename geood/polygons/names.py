@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from geood.errors import OutputError
 from geood.geo.gpkg import open_read_only
+from geood.geo.paths import stem
 from geood.geo.qgis import style_beside
 
 
@@ -59,6 +60,23 @@ def raster_of(polygons: Path) -> Path | None:
         names = [str(row["scores"]) for row in run_rows(polygons) if row.get("scores")]
         found = next((polygons.with_name(name) for name in names if Path(name).name == name), None)
     return found if found and found.is_file() else None
+
+
+def rasters_of(polygons: Path) -> list[Path]:
+    """Return the score rasters that lie beside polygons: their own, or that of each scene in a GeoPackage of several.
+
+    Raises:
+        DataError: the file is damaged, or another program is writing to it.
+    """
+    if own := raster_of(polygons):
+        return [own]
+    scenes = [str(row["scene"]) for row in run_rows(polygons) if row.get("scene")] if polygons.is_file() else []
+    return [path for scene in scenes if (path := raster_of_scene(polygons, scene)).is_file()]
+
+
+def raster_of_scene(polygons: Path, scene: str) -> Path:
+    """Return the score raster of one of several scenes that share their polygons, which lies beside them."""
+    return polygons.with_name(f"{polygons.stem}_{stem(scene)}.tif")
 
 
 def run_rows(polygons: Path) -> list[dict[str, Any]]:

@@ -21,7 +21,6 @@ from geood.datasets import find_files
 from geood.errors import ConfigError, DataError
 from geood.geo.display import grid_of
 from geood.geo.grid import Grid
-from geood.geo.paths import stem
 from geood.geo.score_raster import (
     MODEL_TAG,
     PREDICT_TAG,
@@ -33,7 +32,16 @@ from geood.geo.score_raster import (
     read_tags,
     tagged_number,
 )
-from geood.polygons import OUTPUT_SUFFIXES, is_anomalies, maps_in, raster_of, read_anomalies, run_rows, scores_beside
+from geood.polygons import (
+    OUTPUT_SUFFIXES,
+    is_anomalies,
+    maps_in,
+    raster_of,
+    raster_of_scene,
+    read_anomalies,
+    run_rows,
+    scores_beside,
+)
 
 MOST = 500  # polygons on a page, of each scene
 
@@ -125,7 +133,7 @@ def read_maps(
     parts = list(frame.groupby("scene", sort=True))
     places = replace(places, alone=alone and len(parts) == 1)
     return [
-        _scene_map(path.with_name(f"{path.stem}_{stem(label)}.tif"), path, part, places=places, label=str(label))
+        _scene_map(raster_of_scene(path, str(label)), path, part, places=places, label=str(label))
         for label, part in parts
     ]
 

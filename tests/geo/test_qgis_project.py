@@ -1,7 +1,10 @@
 """Projects: what QGIS itself finds in them, in which order and style, also after the folder has moved."""
 
 import shutil
+import sqlite3
 import zipfile
+from contextlib import closing
+from xml.etree import ElementTree
 
 import geopandas
 import numpy as np
@@ -18,7 +21,7 @@ from geood.geo.grid import Grid
 from geood.geo.qgis import above_style, class_style, ramp_style
 from geood.geo.qgis_form import POLYGON_REVIEW
 from geood.geo.qgis_project import raster_layer, write_project
-from geood.polygons.export import write_anomalies, write_frame
+from geood.polygons.export import PolygonSource, write_anomalies, write_frame, write_together
 from support.qgis import ask_qgis
 from support.rasters import HALF_METRE, picture, write_raster, write_scores
 
@@ -93,6 +96,27 @@ def test_a_folder_becomes_a_project_of_groups_in_which_scores_are_shown_where_no
         ("b", "b", True),
     ]
     assert all(valid for _, _, valid, *_ in found["layers"])
+
+
+def test_scenes_that_share_their_polygons_are_shown_with_the_scores_of_each(tmp_path):
+    grid, settings = Grid(300, 400, HALF_METRE, CRS.from_epsg(32633)), PredictConfig(sample_cells=0)
+    for name in ("a", "b"):
+        scores = np.full((300, 400), 0.1, np.float32)
+        scores[20:40, 30:50] = 0.9
+        write_scores(tmp_path / f"all_{name}.tif", grid, scores, GEOOD_SCENE=f"{name}.png")
+    write_scores(tmp_path / "all_a.classes.tif", grid, np.zeros((300, 400), np.uint8))
+    sources = [PolygonSource(tmp_path / f"all_{name}.tif", None, None, f"{name}.png") for name in ("a", "b")]
+    shared = {"threshold": 0.5, "predict": settings, "model": "abc", "overwrite": False}
+    write_together(sources, tmp_path / "all.gpkg", **shared)
+    with closing(sqlite3.connect(tmp_path / "all.gpkg")) as database, database:
+        database.execute("CREATE TABLE run (scene TEXT)")
+        database.executemany("INSERT INTO run VALUES (?)", [("a.png",), ("b.png",), ("gone.png",)])
+    for given, out in ((tmp_path / "all.gpkg", "one.qgz"), (tmp_path, "folder.qgz")):
+        assert "layers 4 (maps 1, scenes 0)" in run(given, "--out", tmp_path / out)
+        with zipfile.ZipFile(tmp_path / out) as archive:
+            root = ElementTree.fromstring(archive.read(f"{out[:-4]}.qgs"))
+        names = [layer.get("name") for layer in root.iter("layer-tree-layer")]
+        assert names == ["anomalies", "scores of a", "classes of a", "scores of b"]
 
 
 def test_what_is_no_map_is_refused(tmp_path):
