@@ -119,6 +119,7 @@ def _why_unknown(facts: SceneFacts, above: float | None, promise: _Promise, drif
         "the threshold is a rank in this scene (--on-drift relative) and promises nothing": facts.relative,
         f"the model has no record of a calibration of this score and its settings; {REMEDY}": blocks is None,
         "the threshold is below all that were measured on calibration ground": promise.rate is None,
+        "no pixel of calibration ground lies above the threshold, so how many may is not known": promise.rate == 0,
         f"calibration ground of {blocks} blocks, and an interval needs {LEAST_BLOCKS}; {MORE_BLOCKS}": promise.high
         is None,
         "too few squares of 64 x 64 pixels of the model to compare with calibration ground": drift is None,

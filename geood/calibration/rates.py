@@ -29,6 +29,8 @@ def rate_interval(
 ) -> tuple[float, float] | None:
     """Return the 90 % interval of the rate on new ground of about so many `blocks`; None with fewer than 8 to go by.
 
+    Where nothing lies above there is none either: all draws of nothing are 0, which is no limit for new ground.
+
     Args:
         above: pixels of each block above the threshold (n,).
         pixels: pixels of each block (n,).
@@ -38,7 +40,7 @@ def rate_interval(
     """
     counted = pixels > 0
     above, pixels, image = above[counted], pixels[counted], image[counted]
-    if len(pixels) < LEAST_BLOCKS:
+    if len(pixels) < LEAST_BLOCKS or not above.any():
         return None
     rng, size = np.random.default_rng(seed), int(np.clip(round(blocks), 1, MOST_DRAWN))
     groups = [np.flatnonzero(image == i) for i in np.unique(image)]

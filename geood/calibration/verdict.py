@@ -79,8 +79,8 @@ class Verdict:
 
     @property
     def loud(self) -> bool:
-        """True if far more lies above the threshold than promised."""
-        return bool(self.above and self.promised is not None and self.above > LOUD * max(self.promised, self.high or 0))
+        """True if far more lies above the threshold than promised; of a promise of 0 nothing is known."""
+        return bool(self.above and self.promised and self.above > LOUD * max(self.promised, self.high or 0))
 
     def fields(self) -> dict[str, Any]:
         """Return the fields as plain values, rounded to six digits."""
@@ -115,8 +115,8 @@ class Verdict:
             said.append(line)
         if self.loud:
             assert self.above is not None and self.promised is not None
-            times = f", {self.above / self.promised:.0f} times what is promised" if self.promised else ""
-            said.append(f"{'WARNING':<11}{percent(self.above)} of this scene lies above the threshold{times}")
+            times = f"{self.above / self.promised:.0f} times what is promised"
+            said.append(f"{'WARNING':<11}{percent(self.above)} of this scene lies above the threshold, {times}")
         return said
 
 

@@ -38,6 +38,7 @@ def test_fewer_blocks_than_an_interval_needs_have_none():
     many = np.ones(LEAST_BLOCKS, np.int64)
     assert rate_interval(many, 100 * many, many, blocks=5) == (0.01, 0.01)
     assert rate_interval(many, 0 * many, many, blocks=5) is None  # blocks without a pixel are none
+    assert rate_interval(0 * many, 100 * many, many, blocks=5) is None  # of nothing no draw tells a limit
 
 
 def test_intervals_are_the_same_each_time_and_narrower_for_larger_ground():

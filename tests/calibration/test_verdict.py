@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections import defaultdict
+from types import SimpleNamespace
 
 import geopandas as gpd
 import numpy as np
@@ -14,13 +15,16 @@ from scipy import ndimage, stats
 from typer.testing import CliRunner
 
 from geood.calibration import CellMaps, PolygonTable, drift_of, pooled_features, statistic_names, tile_cells
-from geood.calibration.exchangeability import family_of
+from geood.calibration.exchangeability import Difference, Drift, family_of
+from geood.calibration.judgement import verdict_of
 from geood.calibration.rates import rate_interval
 from geood.calibration.tiled_scoring import ImageSource, prediction_tiles
+from geood.calibration.verdict import SceneFacts
 from geood.cli.app import app
 from geood.datasets.scene_crops import open_scenes
 from geood.geo.display import grid_of
 from geood.models import ModelBundle, for_inference
+from geood.models.calibration_record import CalibrationRecord
 from geood.training.calibration import calibrated
 from support.bundles import make_bundle
 from support.rasters import picture, write_raster
@@ -224,3 +228,29 @@ def test_every_figure_that_is_printed_is_found_again_in_what_was_written(ground,
 
 WORDS = {"bands": "light", "shadows": "light", "contrast": "light", "detail": "texture", "grain": "texture"}
 WORDS |= {"cover": "cover", "content": "features", "scores": "score"}
+
+
+@pytest.mark.parametrize("above", [0, 1, 3000])
+@pytest.mark.parametrize("differs", [(), (Difference("level red", 0.5, 0.1, 2.0),)])
+def test_above_all_calibration_ground_nothing_is_promised_and_nothing_broken(above, differs):
+    count = 20
+    record = CalibrationRecord(
+        kind="jsd",
+        pixels=count * 1000,
+        pixel_m=0.5,
+        intervals={},
+        thresholds=(0.5, 0.9),
+        block_px=(1000,) * count,
+        block_image=tuple(i % 5 for i in range(count)),
+        above=((10, 0),) * count,
+    )
+    settings = SimpleNamespace(score=SimpleNamespace(kind="jsd"), predict=SimpleNamespace(connectivity=8))
+    bundle = SimpleNamespace(thresholds={"0.01": 0.5}, record=record, config=settings, class_names={})
+    drift = Drift(0.5, 0.4, differs, 50)
+    facts = SceneFacts(100_000, above, 0.025, None, 0.95, LEAST_M2, 0.5)
+    verdict = verdict_of(facts, bundle, drift)
+    assert (verdict.answer, verdict.high, verdict.loud) == ("cannot be told", None, False)
+    assert "no pixel of calibration ground lies above the threshold" in verdict.why
+    lower = verdict_of(dataclasses.replace(facts, threshold=0.7), bundle, drift)
+    assert lower.high == pytest.approx(0.01) and not lower.loud
+    assert verdict_of(dataclasses.replace(facts, threshold=0.7, above_px=4000), bundle, drift).loud
