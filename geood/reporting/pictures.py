@@ -47,7 +47,7 @@ def score_layer(score: Picture, budget: int) -> tuple[str, float, float]:
         content = _encoded(paletted, "PNG", optimize=True, transparency=0)
         if len(content) <= budget or max(image.size) <= 64:
             return _uri("png", content), low, high
-        image = image.resize((image.width * 3 // 4, max(1, image.height * 3 // 4)), Image.Resampling.NEAREST)
+        image = image.resize((max(1, image.width * 3 // 4), max(1, image.height * 3 // 4)), Image.Resampling.NEAREST)
 
 
 def scale_uri() -> str:

@@ -28,6 +28,7 @@ from geood.prediction.polygonizing import polygonize
 from geood.reporting.gallery import keys_of
 from geood.reporting.maps import SceneMap, read_maps
 from geood.reporting.page import PAGE_BYTES, Sources, read_sources, render, report
+from geood.reporting.pictures import score_layer
 from geood.reporting.runs import config_differences, read_run, run_lines
 from geood.training.run_folder import write_confusion, write_versions
 from support.browser import PROGRAM, browser
@@ -396,3 +397,9 @@ def test_a_run_whose_name_is_no_text_has_a_page(made, tmp_path):
 def test_copies_of_a_polygon_have_ids_of_their_own():
     rows = [{"rank": 2}, {"rank": 1}, {"rank": 2}, {}]
     assert keys_of(rows, 3) == ["s3p2", "s3p1", "s3p2-2", "s3p4"]
+
+
+@pytest.mark.parametrize("shape", [(1400, 1), (1, 1400)])
+def test_scores_of_a_scene_one_pixel_wide_fit_into_any_budget(shape):
+    uri, low, high = score_layer(np.random.default_rng(0).random(shape).astype(np.float32), 100)
+    assert uri.startswith("data:image/png;base64,") and 0 <= low < high <= 1
