@@ -155,7 +155,7 @@ def one_row(options: argparse.Namespace, cores: int) -> None:
         clock.watch(patches, "pack", worker, "_packed")
         clock.watch(patches, "check", journal.zlib, "crc32")
         clock.watch(patches, "journal", journal.Journal, "append")
-        clock.watch(patches, "end", rasters, "assemble", alone=True)
+        clock.watch(patches, "end", rasters.Assembly, "finish", alone=True)
         clock.watch(patches, "verdict", pipeline, "state_of", alone=True)
         clock.watch(patches, "verdict", scene_verdict, "fill_tags", alone=True)
         clock.watch(patches, "polygons", pipeline, "_polygons", alone=True)
