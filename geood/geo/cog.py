@@ -6,8 +6,8 @@ Each tile is encoded as soon as it is finished, in any process and any order: th
 the same tiles give the same file whatever the order and the process, and nothing is compressed twice. This module knows
 nothing of models or polygons.
 
-For scores of a trained network, on one core, encoding takes 11 ms/Mpx. Compressing level 2 as well would cost 1.5 ms and
-decompressing it 0.5 ms, to save a quarter of its bytes.
+For scores of a trained network, on one core, encoding takes 11 ms/Mpx. Compressing level 2 as well would cost 1.5 ms
+and decompressing it 0.5 ms, to save a quarter of its bytes.
 """
 
 from __future__ import annotations

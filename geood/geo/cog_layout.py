@@ -2,9 +2,9 @@
 
 Blocks are compressed here, and GDAL encodes georeferencing and metadata in a small in-memory TIFF, whose tags are taken
 from it. This module lays out the final file: header, IFDs of all levels, then the blocks, smallest level first. That is
-GDAL's own COG layout, so GDAL fetches a block with one request; only the two largest levels begin at a multiple of 4096
-bytes, so that they can be laid down before it is known where (`spaced_file`). Blocks without data are omitted (sparse
-file). This module knows nothing of tiles or scores.
+GDAL's own COG layout, so GDAL fetches a block with one request; only that each level begins at a multiple of 4096
+bytes, so that it can be written before it is known where that is (`spaced_file`). Blocks without data are omitted
+(sparse file). This module knows nothing of tiles or scores.
 
 ZSTD level 1 with the floating-point predictor takes 8 ms/Mpx of one core and 1.8 bytes per pixel of scores of 16
 significant bits; through an in-memory TIFF of GDAL the same takes 13. Level 3 takes twice as long, for 4 %. Blocks are
@@ -36,8 +36,7 @@ Tags = dict[int, tuple[int, int, bytes]]  # number -> field type, count, little-
 CLASSIC_BYTES = 2**32 - 1  # a larger file must be a BigTIFF: 32-bit offsets do not reach its end
 ZSTD_LEVEL = DEFLATE_LEVEL = 1
 PIECE = 2**23  # bytes copied at a time
-FRONT = 0  # part of a spaced file: header, IFDs, and all levels but those that are laid out while others are made
-LAID_OUT = 2  # the two largest levels; level 0 is the last part of a spaced file, as of any
+FRONT = 0  # part of a spaced file: header and IFDs
 FRAME = 8  # bytes around a block: leader (its size) and trailer (its last four bytes repeated)
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 12: 8, 16: 8}
 SUBFILE, WIDTH, HEIGHT, BLOCK_OFFSETS, BLOCK_SIZES = 254, 256, 257, 324, 325
@@ -182,17 +181,13 @@ def write_cog(path: Path, levels: list[PyramidLevel], like: Tags) -> None:
 
 
 def complete_cog(file: SpacedFile, levels: list[PyramidLevel], like: Tags) -> None:
-    """Complete a file whose parts after the first hold the laid out levels, to what `write_cog` would write.
+    """Complete a file in whose parts after the first the levels lie, smallest first, to what `write_cog` would write.
 
     Raises:
-        DataError: a source ends before its blocks do.
         OSError: the file cannot be written, or only partly.
     """
     head, _, end = _plan(levels, like)
     file.append(FRONT, head)
-    for level in reversed(levels[LAID_OUT:]):
-        for data in frames(level):
-            file.append(FRONT, data)
     _check_size(file.close_up(), end)
 
 
@@ -270,10 +265,9 @@ def _plan(levels: list[PyramidLevel], like: Tags) -> tuple[bytes, list[int], int
 def _starts(levels: list[PyramidLevel], at: int) -> tuple[list[int], int]:
     """Return where the first frame of each level lies if they follow at byte `at`, and where the last one ends."""
     starts = []
-    for n, level in reversed([*enumerate(levels)]):
-        at = aligned(at) if n < LAID_OUT else at
-        starts.append(at)
-        at += int(level.lengths.sum())
+    for level in reversed(levels):
+        starts.append(aligned(at))
+        at = starts[-1] + int(level.lengths.sum())
     return starts[::-1], at
 
 

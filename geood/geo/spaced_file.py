@@ -73,7 +73,7 @@ class SpacedFile:
         self.ends[part] += len(data)
 
     def hand_over(self) -> None:
-        """Let the system write to the disk what has been appended, without waiting for it, and forget what it has."""
+        """Let the system write to the disk what has been appended, without waiting, and free the memory of the rest."""
         release(self._file)
 
     def close_up(self) -> int:
@@ -98,13 +98,13 @@ class SpacedFile:
         self._file.close()
 
 
-def release(file: BinaryIO) -> None:
-    """Let the system write to the disk what a file holds, without waiting for it, and free the memory of what it has.
+def release(file: BinaryIO, start: int = 0, length: int = 0) -> None:
+    """Let the system begin to write `length` bytes of a file to the disk (0: all), and free the memory of those it has.
 
-    An advice, which not every system takes.
+    It is an advice, which not every system takes.
     """
     with suppress(AttributeError, OSError):
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(file.fileno(), start, length, os.POSIX_FADV_DONTNEED)
 
 
 def _collapse(number: int, start: int, end: int) -> None:
