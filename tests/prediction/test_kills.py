@@ -62,7 +62,7 @@ PHASES = {
     "amid the tiles": ("geood.prediction.journal", "Journal.append", 60),
     "last tile": ("geood.prediction.journal", "Journal.append", 120),
     "rows of tiles to their places": ("geood.geo.cog_assembly", "Assembly._place", 7),
-    "overviews": ("geood.geo.cog_assembly", "UpperLevels._make", 2),
+    "overviews": ("geood.geo.cog_assembly", "UpperLevels.extend", 2),
     "end of the scores": ("geood.geo.cog_assembly", "Assembly.finish", 0),
     "end of the classes": ("geood.geo.cog_assembly", "Assembly.finish", 1),
     "scores before they are cut": ("geood.geo.spaced_file", "SpacedFile.close_up", 0),
