@@ -7,9 +7,10 @@ batch at a time) and takes no core meanwhile, as a GPU would; its maps are ready
 reading, feeding, packing, journal, putting the rasters together, verdict, polygons. Each row of the first table runs in
 a process of its own that may use so many cores (Linux only); the start, until the first tile is read, is told apart,
 and efficiency is the rate without it by that of the first row and the cores. The second table tells the CPU time of
-each stage, milliseconds of a core for each megapixel of the scene, by the clock of the thread that works on it (`end`
-and what follows: of the whole process); what no stage holds is Dask's and the start's. `after the last tile` is the
-time on the wall from there to the end.
+each stage, milliseconds of a core for each megapixel of the scene, by the clock of the thread that works on it
+(`start`, `end` and what follows: of the whole process). `pretence` is what the stand-in for the network takes to make
+its maps, `rows` the laying out of finished rows in the rasters, `Dask` the thread of its loop. `after the last tile` is
+the time on the wall from there to the end.
 
 `--like` takes a score raster whose scores are repeated over the scene; without it they are smooth with noise, and
 compress about as those of a trained network do.
@@ -44,7 +45,10 @@ from geood.prediction.engine import MOST_AT_ONCE, Engine, Maps
 from geood.prediction.malloc import KEEP_FREED_MEMORY
 
 SMALL = ["segmenter.encoder=resnet10t", "segmenter.decoder_channels=8"]  # its weights are never used
-STAGES = ("read", "scale", "cells", "pack", "check", "journal", "end", "verdict", "polygons")
+STAGES = (
+    *("start", "pretence", "read", "scale", "cells", "pack", "check", "journal", "rows", "Dask"),
+    *("end", "verdict", "polygons"),
+)
 
 
 def ready_scores(like: Path | None, side: int = 1024) -> NDArray[np.float32]:
@@ -136,6 +140,21 @@ class Clock:
 
         patches.enter_context(patch.object(holder, attribute, watched))
 
+    def scoring(self, real: Callable[..., Any], before: float) -> Callable[..., Any]:
+        """Count the process time from `before` to the scoring of tiles, and what Dask's loop takes meanwhile."""
+
+        def watched(*args: Any, **options: Any) -> Any:
+            self.spent["start"] = time.process_time() - before
+            [loop] = (thread.ident for thread in threading.enumerate() if thread.name == "IO loop")
+            clock = time.pthread_getcpuclockid(loop)
+            self.spent["Dask"] = -time.clock_gettime(clock)
+            try:
+                return real(*args, **options)
+            finally:
+                self.spent["Dask"] += time.clock_gettime(clock)
+
+        return watched
+
 
 def one_row(options: argparse.Namespace, cores: int) -> None:
     """Predict in this process with so many cores; print the figures as JSON."""
@@ -149,17 +168,22 @@ def one_row(options: argparse.Namespace, cores: int) -> None:
         for name in ("budget.threads_of", "plan.threads_of", "cluster.threads_of"):
             threads = 1, min(cluster.GPU_THREADS, cores) + cluster.READERS
             patches.enter_context(patch(f"geood.prediction.{name}", lambda *_, threads=threads: threads))
+        clock.watch(patches, "pretence", Pretender, "_made")
         clock.watch(patches, "read", worker, "read_tile")
         clock.watch(patches, "scale", bands, "scale")
         clock.watch(patches, "cells", worker, "tile_cells")
         clock.watch(patches, "pack", worker, "_packed")
         clock.watch(patches, "check", journal.zlib, "crc32")
         clock.watch(patches, "journal", journal.Journal, "append")
-        clock.watch(patches, "end", rasters, "assemble", alone=True)
+        clock.watch(patches, "rows", rasters.Assembly, "_lay_out")
+        clock.watch(patches, "end", rasters.Assembly, "finish", alone=True)
         clock.watch(patches, "verdict", pipeline, "state_of", alone=True)
         clock.watch(patches, "verdict", scene_verdict, "fill_tags", alone=True)
         clock.watch(patches, "polygons", pipeline, "_polygons", alone=True)
+        for old in folder.glob("out.*"):  # removing them is not what is measured
+            old.unlink()
         began, before = time.monotonic(), time.process_time()
+        patches.enter_context(patch.object(rasters, "score_scene", clock.scoring(rasters.score_scene, before)))
         pipeline.predict(
             [folder / f"scene_{options.side}.tif"],
             folder / f"out.{options.out}",

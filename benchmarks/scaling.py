@@ -201,7 +201,9 @@ def pretended(journal: Path, workers: int, wait_s: float, rounds: int) -> tuple[
             client.wait_for_workers(workers)
             before = time.process_time(), client.run_on_scheduler(time.process_time)
             began = time.perf_counter()
-            dispatch.score_scene(_job(), grid, journal=kept, client=client, on_gpu=False, title="pretended")
+            dispatch.score_scene(
+                _job(), grid, journal=kept, client=client, on_gpu=False, title="pretended", finished=lambda _: None
+            )
             seconds = time.perf_counter() - began
             after = time.process_time(), client.run_on_scheduler(time.process_time)
         assert len(kept.figures) == side**2

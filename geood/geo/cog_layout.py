@@ -1,8 +1,9 @@
 """Byte layout of a cloud-optimized GeoTIFF (COG) written around already compressed blocks.
 
 Blocks are compressed here, and GDAL encodes georeferencing and metadata in a small in-memory TIFF, whose tags are taken
-from it. This module lays out the final file: header, IFDs of all levels, then the blocks, smallest level first. The
-result is GDAL's own COG layout to the byte, so GDAL fetches a block with one request. Blocks without data are omitted
+from it. This module lays out the final file: header, IFDs of all levels, then the blocks, smallest level first. That is
+GDAL's own COG layout, so GDAL fetches a block with one request; only that each level begins at a multiple of 4096
+bytes, so that it can be written before it is known where that is (`spaced_file`). Blocks without data are omitted
 (sparse file). This module knows nothing of tiles or scores.
 
 ZSTD level 1 with the floating-point predictor takes 8 ms/Mpx of one core and 1.8 bytes per pixel of scores of 16
@@ -16,7 +17,7 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,12 +29,14 @@ from rasterio.io import MemoryFile
 from geood.errors import DataError
 from geood.geo.gdal import compression, gdal_env
 from geood.geo.grid import Grid
+from geood.geo.spaced_file import SpacedFile, aligned
 
 Tags = dict[int, tuple[int, int, bytes]]  # number -> field type, count, little-endian value
 
 CLASSIC_BYTES = 2**32 - 1  # a larger file must be a BigTIFF: 32-bit offsets do not reach its end
 ZSTD_LEVEL = DEFLATE_LEVEL = 1
 PIECE = 2**23  # bytes copied at a time
+FRONT = 0  # part of a spaced file: header and IFDs
 FRAME = 8  # bytes around a block: leader (its size) and trailer (its last four bytes repeated)
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 12: 8, 16: 8}
 SUBFILE, WIDTH, HEIGHT, BLOCK_OFFSETS, BLOCK_SIZES = 254, 256, 257, 324, 325
@@ -165,20 +168,43 @@ def write_cog(path: Path, levels: list[PyramidLevel], like: Tags) -> None:
         DataError: a source ends before its blocks do.
         OSError: the file cannot be written, or only partly.
     """
-    data = sum(int(level.lengths.sum()) for level in levels)
-    head = _head(levels, like, big=False)
-    if len(head) + data > CLASSIC_BYTES:
-        head = _head(levels, like, big=True)
+    head, starts, end = _plan(levels, like)
     with path.open("wb") as file:
         file.write(head)
-        for level in reversed(levels):
-            for start, end in _runs(level):
-                for at in range(start, end, PIECE):
-                    file.write(read_at(level.source, at, min(PIECE, end - at)))
+        for level, start in reversed([*zip(levels, starts, strict=True)]):
+            file.write(bytes(start - file.tell()))
+            for data in frames(level):
+                file.write(data)
         file.flush()
         os.fsync(file.fileno())
-        if os.fstat(file.fileno()).st_size != len(head) + data:
-            raise OSError("only part of it reached the disk")
+        _check_size(os.fstat(file.fileno()).st_size, end)
+
+
+def complete_cog(file: SpacedFile, levels: list[PyramidLevel], like: Tags) -> None:
+    """Complete a file in whose parts after the first the levels lie, smallest first, to what `write_cog` would write.
+
+    Raises:
+        OSError: the file cannot be written, or only partly.
+    """
+    head, _, end = _plan(levels, like)
+    file.append(FRONT, head)
+    _check_size(file.close_up(), end)
+
+
+def _check_size(size: int, wanted: int) -> None:
+    if size != wanted:
+        raise OSError("only part of it reached the disk")
+
+
+def frames(level: PyramidLevel, rows: slice = slice(None)) -> Iterator[bytes]:
+    """Yield the framed blocks of a level, or of some rows of blocks, in row-major order.
+
+    Raises:
+        DataError: the source ends before.
+    """
+    for start, end in _runs(level.offsets[rows], level.sizes[rows]):
+        for at in range(start, end, PIECE):
+            yield read_at(level.source, at, min(PIECE, end - at))
 
 
 def read_at(file: BinaryIO, offset: int, length: int) -> bytes:
@@ -215,15 +241,34 @@ def _tags_of(tiff: bytes | memoryview) -> Tags:
     return tags
 
 
-def _runs(level: PyramidLevel) -> list[tuple[int, int]]:
-    """Return the byte ranges of the source that hold the blocks in row-major order, adjacent ones merged."""
-    there = level.sizes > 0
-    starts = level.offsets[there]
-    ends = starts + level.lengths[there]
+def _runs(offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return the byte ranges of the source that hold blocks in row-major order, adjacent ones merged."""
+    there = sizes > 0
+    starts = offsets[there]
+    ends = starts + framed(sizes)[there]
     if not starts.size:
         return []
     cuts = np.flatnonzero(starts[1:] != ends[:-1])
     return list(zip(starts[[0, *(cuts + 1)]].tolist(), ends[[*cuts, -1]].tolist(), strict=True))
+
+
+def _plan(levels: list[PyramidLevel], like: Tags) -> tuple[bytes, list[int], int]:
+    """Return the bytes before the blocks, where the first frame of each level lies, and the size of the whole file."""
+    head = _head(levels, like, big=False)
+    starts, end = _starts(levels, len(head))
+    if end > CLASSIC_BYTES:
+        head = _head(levels, like, big=True)
+        starts, end = _starts(levels, len(head))
+    return head, starts, end
+
+
+def _starts(levels: list[PyramidLevel], at: int) -> tuple[list[int], int]:
+    """Return where the first frame of each level lies if they follow at byte `at`, and where the last one ends."""
+    starts = []
+    for level in reversed(levels):
+        starts.append(aligned(at))
+        at = starts[-1] + int(level.lengths.sum())
+    return starts[::-1], at
 
 
 def _head(levels: list[PyramidLevel], like: Tags, *, big: bool) -> bytes:
@@ -240,12 +285,11 @@ def _directories(
     near = bytearray(struct.pack("<2sHHH", b"II", 43, 8, 0) if big else struct.pack("<2sH", b"II", 42))
     far, link = bytearray(), len(near)  # link: position of the pointer to the next IFD
     near += bytes(room) + GHOST
-    after = data_at + sum(int(level.lengths.sum()) for level in levels)
-    for n, level in enumerate(levels):
+    starts, _ = _starts(levels, data_at)
+    for n, (level, start) in enumerate(zip(levels, starts, strict=True)):
         near += bytes(len(near) % 2)
         struct.pack_into(word, near, link, len(near))
-        after -= int(level.lengths.sum())
-        tags = _level_tags(level, like, overview=n > 0, start=after, big=big)
+        tags = _level_tags(level, like, overview=n > 0, start=start, big=big)
         near += struct.pack("<Q" if big else "<H", len(tags))
         table, link = len(near), len(near) + len(tags) * entry.size
         near += bytes(len(tags) * entry.size + room)

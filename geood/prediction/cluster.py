@@ -185,6 +185,9 @@ def _settings(folder: str) -> dict[str, Any]:
         "logging": {"distributed": "critical", "tornado": "critical"},  # of worker processes
         "temporary-directory": folder,
         "distributed.admin.tick.limit": "1h",
+        "distributed.admin.tick.interval": "1s",
+        "distributed.admin.system-monitor.interval": "10s",
+        "distributed.worker.profile.enabled": False,
         "distributed.scheduler.http.routes": [],
         "distributed.worker.http.routes": [],
         "distributed.worker.daemon": True,

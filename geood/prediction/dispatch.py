@@ -13,7 +13,7 @@ import itertools
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,21 @@ def _sees_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def score_scene(job: Job, grid: Grid, *, journal: Journal, client: Any, on_gpu: bool, title: str) -> list[FailedTile]:
+def score_scene(
+    job: Job,
+    grid: Grid,
+    *,
+    journal: Journal,
+    client: Any,
+    on_gpu: bool,
+    title: str,
+    finished: Callable[[int], None],
+) -> list[FailedTile]:
     """Score all tiles of a scene that are not in its journal yet; return those that failed.
 
     `client` is a `distributed.Client`; `on_gpu` tells whether its workers have GPUs. At most two tasks per worker
-    thread are in flight.
+    thread are in flight. `finished` is told how many rows of tiles, from the top, have no tile left to score, whenever
+    that number has changed; its errors pass through.
 
     Raises:
         BundleError: the workers cannot load the bundle.
@@ -63,6 +73,7 @@ def score_scene(job: Job, grid: Grid, *, journal: Journal, client: Any, on_gpu: 
     first = [*itertools.islice(todo, HOPELESS_AFAR if is_remote(job.source.name) else HOPELESS)]
     todo, needed = itertools.chain(first, todo), {tile.number for tile in first}
     queue = TileQueue(job, client, on_gpu=on_gpu)
+    rows = _FinishedRows(job, grid, journal)
     failed: list[FailedTile] = []
     with Progress(title, total, start=len(journal.figures)) as progress:
         for result in queue.results(todo):
@@ -73,10 +84,30 @@ def score_scene(job: Job, grid: Grid, *, journal: Journal, client: Any, on_gpu: 
                 needed.discard(result.number)
                 if not needed and not journal.figures and len(first) < total:
                     raise DataError(f"{title}: none of the first {len(first)} tiles could be scored ({result.reason})")
+            if rows.count(result.number):
+                finished(rows.top)
             progress.advance()
     if failed and len(failed) == total:
         raise DataError(f"{title}: no tile could be scored ({failed[0].reason})")
     return sorted(failed)
+
+
+class _FinishedRows:
+    """The rows of tiles, from the top, of which all tiles are finished: scored, failed, or outside of the area."""
+
+    def __init__(self, job: Job, grid: Grid, journal: Journal) -> None:
+        self.top = 0
+        self._cols, self._rows = (-(-side // job.tile_px) for side in (grid.width, grid.height))
+        numbers = (tile.number for tile in tiles_of(grid, job))
+        self._left = Counter(number // self._cols for number in numbers if number not in journal.figures)
+
+    def count(self, tile: int) -> bool:
+        """Count a finished tile; return whether there are more finished rows at the top."""
+        self._left[tile // self._cols] -= 1
+        before = self.top
+        while self.top < self._rows and not self._left[self.top]:
+            self.top += 1
+        return self.top > before
 
 
 class TileQueue:

@@ -2,8 +2,8 @@
 
 All outputs are named and checked before any work. Everything is made in a hidden work folder beside the outputs and
 renamed only when all of it is complete; nothing is replaced before. A run that ends early leaves its finished tiles in
-that folder, for `--resume`, and nothing else. How a scene is read is decided in `plan`; its tiles are scored through
-`dispatch`.
+that folder, for `--resume`, and nothing else; one that is killed also what was half made, which the next one removes.
+How a scene is read is decided in `plan`; its tiles are scored through `dispatch`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Score and class rasters of one scene, assembled from its journal, with tags, statistics and QGIS styles.
 
-Tiles are scored into the journal first (`dispatch`); their packed chunks then become cloud-optimized GeoTIFFs. The tags
+Tiles are scored into the journal (`dispatch`); meanwhile their packed chunks become cloud-optimized GeoTIFFs. The tags
 say which bundle, scene and settings a raster comes from, so `polygonize` needs no bundle. Everything is written in the
 work folder; publishing is left to `pipeline`.
 """
@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +25,7 @@ from geood.calibration import Verdict, read_cells, statistic_count
 from geood.config import SCORES
 from geood.constants import NO_CLASS
 from geood.geo import qgis
-from geood.geo.cog import assemble
+from geood.geo.cog_assembly import Assembly
 from geood.geo.gdal import open_raster
 from geood.geo.grid import Grid, Window
 from geood.geo.paths import ScenePath
@@ -79,37 +81,24 @@ def assemble_rasters(
     name = target.scores.stem
     on_gpu, title = have_gpu(client), target.scene.label
     tiles = -(-plan.grid.height // plan.job.tile_px) * -(-plan.grid.width // plan.job.tile_px)
-    with work.journal(name, plan.key | {"gpu": on_gpu}, tiles=tiles) as journal:
+    with work.journal(name, plan.key | {"gpu": on_gpu}, tiles=tiles) as journal, ExitStack() as stack:
+        rasters = [stack.enter_context(raster) for raster in _rasters(target, plan, journal, work.folder)]
+
+        def take(rows: int) -> None:
+            for raster in rasters:
+                raster.take(rows)
+
         job = dataclasses.replace(plan.job, threshold=threshold)
-        failed = score_scene(job, plan.grid, journal=journal, client=client, on_gpu=on_gpu, title=title)
+        failed = score_scene(job, plan.grid, journal=journal, client=client, on_gpu=on_gpu, title=title, finished=take)
         journal.flush()  # while the rasters are put together
         figures = journal.total()
         cells = _cells(journal, bundle)
         windows = tuple(tile.window for tile in failed)
         tags = _tags(target.scene, bundle, threshold) | ({FAILED_TAG: json.dumps(windows)} if failed else {})
-        write = partial(assemble, grid=plan.grid, journal=journal.path, tile_px=plan.job.tile_px)
-        scores = work.folder / target.scores.name
-        write(
-            scores,
-            tags=tags,
-            places=journal.places[0],
-            dtype="float32",
-            nodata=float("nan"),
-            overview="average",
-            bands=["anomaly score"],
-            statistics=_statistics(figures, plan.grid),
-        )
-        if target.classes:
-            write(
-                work.folder / target.classes.name,
-                tags={tag: text for tag, text in tags.items() if tag not in OWN_TAGS},
-                places=journal.places[1],
-                dtype="uint8",
-                nodata=NO_CLASS,
-                overview="mode",
-                bands=["class", *EVIDENCE],
-                statistics={},
-            )
+        rasters[0].finish(tags=tags, statistics=_statistics(figures, plan.grid))
+        for classes in rasters[1:]:
+            classes.finish(tags={tag: text for tag, text in tags.items() if tag not in OWN_TAGS}, statistics={})
+    scores = work.folder / target.scores.name
     with open_raster(scores) as written:
         if written.crs is None and plan.grid.crs is not None:
             log.warning("%s: a GeoTIFF cannot store its CRS: the rasters have none, assign them the scene's", title)
@@ -119,6 +108,17 @@ def assemble_rasters(
             style.write_text(qgis.class_style(bundle.class_names), encoding="utf-8")
     reason = failed[0].reason if failed else ""
     return ScoredScene(figures.scored, figures.above, windows, reason, cells)
+
+
+def _rasters(target: Target, plan: ScenePlan, journal: Journal, folder: Path) -> Iterator[Assembly]:
+    """Yield the score raster and, if it is asked for, the class raster of a scene, to be made in a folder."""
+    raster = partial(Assembly, grid=plan.grid, journal=journal.path, tile_px=plan.job.tile_px)
+    scores, classes = journal.places[:2]
+    form: dict[str, Any] = {"dtype": "float32", "nodata": float("nan"), "overview": "average"}
+    yield raster(folder / target.scores.name, places=scores, bands=["anomaly score"], **form)
+    if target.classes:
+        form = {"dtype": "uint8", "nodata": NO_CLASS, "overview": "mode"}
+        yield raster(folder / target.classes.name, places=classes, bands=["class", *EVIDENCE], **form)
 
 
 def finish_raster(scores: Path, bundle: ModelBundle, verdict: Verdict, *, open_threshold: bool) -> None:

@@ -88,9 +88,8 @@ def work_dir(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[WorkDir
             raise OutputError(
                 f"{folder}: holds an unfinished run; add --resume to continue it, or --overwrite to start over"
             )
-        if not resume:
-            with output_errors(folder):
-                _remove(path for path in folder.iterdir() if path.name != LOCK)
+        with output_errors(folder):  # what a killed run had half made takes room that this one may need
+            _remove(path for path in folder.iterdir() if path.name != LOCK and not (resume and path.is_file()))
         refused = False
         yield work
         done = True

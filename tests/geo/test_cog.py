@@ -16,7 +16,8 @@ from rasterio.crs import CRS
 
 from geood.errors import DataError, OutputError
 from geood.geo import cog, cog_layout, gdal
-from geood.geo.cog import WORST, assemble, block_px, encode_tile, rounded
+from geood.geo.cog import WORST, block_px, encode_tile, rounded
+from geood.geo.cog_assembly import assemble
 from geood.geo.grid import Grid, tile_grid
 from support.places import NORTH_UP, PLACES, UTM
 
@@ -116,13 +117,17 @@ def directories(data):
 
 
 def check_layout(path):
-    """Directories before data, the smallest level's blocks first, each framed, and nothing between or after them."""
+    """Directories before data, the smallest level's blocks first, each framed, and nothing between or after them but
+    what brings each level to a multiple of 4096 bytes."""
     data = path.read_bytes()
     found = directories(data)
     places = [place for place, *_ in found]
     assert places == sorted(places) and places[0] < 300
     end = None
     for _, _, offsets, sizes in found[::-1]:
+        if end is not None:
+            assert not any(data[end : -(-end // 4096) * 4096])
+            end = -(-end // 4096) * 4096
         for offset, size in zip(offsets, sizes, strict=True):
             if not size:
                 assert not offset
@@ -282,10 +287,9 @@ def test_nothing_at_all_is_a_whole_file(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", KIND)
-def test_neither_order_nor_threads_show(tmp_path, monkeypatch, dtype):
+def test_the_order_of_tiles_does_not_show(tmp_path, dtype):
     array = pixels(700, 1400, dtype)
     one = made(tmp_path / "one.tif", array, tile_px=128)
-    monkeypatch.setattr("geood.geo.cog.THREADS", 1)
     two = made(tmp_path / "two.tif", array, tile_px=128, order=-1)
     assert (tmp_path / "one.journal").read_bytes() != (tmp_path / "two.journal").read_bytes()
     assert one.read_bytes() == two.read_bytes()
@@ -453,18 +457,19 @@ def test_the_room_asked_for_is_enough(tmp_path, monkeypatch, side, tile_px, dtyp
 
     def scratch_file(**how):
         opened.append(TemporaryFile(**how))  # noqa: SIM115 - closed by the code under test
-        return opened[0]
+        return opened[-1]
 
-    monkeypatch.setattr("geood.geo.cog.TemporaryFile", scratch_file)
-    write = cog.write_cog
+    monkeypatch.setattr("geood.geo.cog_assembly.TemporaryFile", scratch_file)
+    monkeypatch.setattr("geood.geo.cog_assembly.SpacedFile.where_possible", lambda *_: None)
+    write = cog_layout.write_cog
     monkeypatch.setattr(
-        "geood.geo.cog.write_cog",
-        lambda path, *rest: (write(path, *rest), scratch.append(opened[0].seek(0, os.SEEK_END))),
+        "geood.geo.cog_assembly.write_cog",
+        lambda path, *rest: (write(path, *rest), scratch.append(sum(one.seek(0, os.SEEK_END) for one in opened))),
     )
     with np.errstate(over="ignore"):
         places = pack(tmp_path / "a.journal", array, tile_px)
         out = finish(tmp_path / "a.tif", Grid(side, side, NORTH_UP, UTM), places, tile_px=tile_px, dtype=dtype)
-    needed, chunks = out.stat().st_size + scratch[0], sum(length for _, length in places.values())
+    needed, chunks = out.stat().st_size + sum(scratch), sum(length for _, length in places.values())
     assert max(needed, chunks) <= WORST * array.nbytes
 
 
@@ -478,7 +483,7 @@ def test_memory_does_not_grow_with_the_scene(tmp_path):
 import resource, time
 from pathlib import Path
 import rasterio
-from geood.geo.cog import assemble
+from geood.geo.cog_assembly import assemble
 from geood.geo.grid import Affine, Grid
 places = {{n: (0, {len(chunk)}) for n in (0, 5000, 5001, 9000)}}
 before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()

@@ -38,6 +38,14 @@ def listening(process):
     return {tuple(c.laddr) for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
 
 
+def test_dask_does_nothing_often_by_itself():
+    """Its profiler and clocks, at 10 and 20 ms, took a twentieth of a core."""
+    with dask_client(0, None) as client:
+        nodes = [client.cluster.scheduler, *client.cluster.workers.values()]
+        pauses_ms = {name: call.callback_time for node in nodes for name, call in node.periodic_callbacks.items()}
+    assert len(pauses_ms) > 4 and min(pauses_ms.values()) >= 100, pauses_ms
+
+
 def test_threads_open_no_port():
     before = listening(psutil.Process())
     with dask_client(0, None) as client:

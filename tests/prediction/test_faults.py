@@ -8,12 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import numpy as np
 import psutil
 import pytest
 import rasterio
 import torch
+from affine import Affine
 from distributed import LocalCluster
 
 import geood.prediction.cluster
@@ -22,7 +24,10 @@ import geood.prediction.publication
 import geood.prediction.worker
 from geood.cli.process import _run
 from geood.errors import DataError, OutputError, RunLostError, TilesFailedError
-from geood.prediction.journal import MAGIC, Journal
+from geood.geo.grid import Grid
+from geood.prediction.dispatch import score_scene
+from geood.prediction.job import FailedTile, ScoredTile
+from geood.prediction.journal import MAGIC, Chunk, Journal, TileFigures
 from geood.prediction.pipeline import predict
 from support.apart import CommandApart, start_server
 from support.bundles import make_bundle
@@ -474,3 +479,47 @@ def test_tiles_that_failed_for_a_while_are_tried_again(tmp_path, scene, bundle_p
     assert not listed.exists() and not listed.with_suffix(".qml").exists() and not made.failed_tiles
     assert not (tmp_path / f".{out.stem}.geood").exists()
     assert np.array_equal(read(made.scores), read(whole), equal_nan=True)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_of_tiles_are_told_of_as_soon_as_all_above_are_finished(tmp_path, monkeypatch, seed):
+    """Whatever the order of the tiles, with some in the journal already, some outside of the area, some that fail."""
+    rng, cols, rows = np.random.default_rng(seed), 5, 6
+    outside = {n for n in range(cols * rows) if seed % 2 and rng.random() < 0.3}
+    area = types.SimpleNamespace(touches=lambda window: window.row // 32 * cols + window.col // 32 not in outside)
+    job = types.SimpleNamespace(tile_px=32, halo_px=0, area=area, source=types.SimpleNamespace(name="x.tif", scale=1))
+    done, told = set(outside), []
+
+    class Queue:
+        def __init__(self, *_, **__):
+            pass
+
+        def results(self, tiles):
+            for number in rng.permutation([tile.number for tile in tiles]).tolist():
+                done.add(number)
+                failed = number and rng.random() < 0.1
+                yield (
+                    FailedTile(number, None, "why") if failed else ScoredTile(number, TileFigures(), [Chunk.of(b"x")])
+                )
+
+    def finished(top):
+        whole = [done.issuperset(range(row * cols, (row + 1) * cols)) for row in range(rows)]
+        told.append((top, [*whole, False].index(False)))
+
+    monkeypatch.setattr("geood.prediction.dispatch.TileQueue", Queue)
+    with Journal(tmp_path / "a.journal", {}) as journal:
+        for number in {*range(1, cols * rows)} - outside:
+            if seed > 2 and rng.random() < 0.4:
+                journal.append(number, TileFigures(), [Chunk.of(b"x")])
+                done.add(number)
+        grid = Grid(32 * rows - 7, 32 * cols - 3, Affine.identity())
+        how = {"client": None, "on_gpu": False, "title": "x", "finished": finished}
+        score_scene(job, grid, journal=journal, **how)
+    assert told and all(top == wanted for top, wanted in told)
+    assert [top for top, _ in told] == sorted({top for top, _ in told}) and told[-1][0] == rows
+
+
+def test_where_a_disk_cannot_cut_files_a_raster_has_the_same_bytes(tmp_path, command, unbroken, monkeypatch):
+    monkeypatch.setattr("geood.geo.spaced_file.SpacedFile.where_possible", lambda *_: None)
+    assert _run(command(tmp_path / "x.tif"), debug=False) == 0
+    assert digest(tmp_path / "x.tif") == unbroken

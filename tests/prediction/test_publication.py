@@ -369,7 +369,7 @@ def test_a_run_goes_on_with_its_own_tiles_where_another_machine_would_choose_oth
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("geood.prediction.plan.scene_side", lambda *_, **__: (2048, False))
         if count is None:
-            patch.setattr("geood.prediction.rasters.assemble", _interrupted)
+            patch.setattr("geood.prediction.rasters.Assembly.finish", _interrupted)
             with pytest.raises(KeyboardInterrupt):
                 run(out, **how)
         else:
@@ -390,7 +390,7 @@ def test_a_plan_tells_the_tiles_of_an_unfinished_run(out, tmp_path, scene, kille
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("geood.prediction.plan.scene_side", lambda *_, **__: (1536, False))
         killed(out, 2, bundle=how["bundle_path"])
-        patch.setattr("geood.prediction.rasters.assemble", _interrupted)
+        patch.setattr("geood.prediction.rasters.Assembly.finish", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(out.with_stem("y"), bundle=how["bundle_path"])
     for begun in (out, out.with_stem("y")):

@@ -95,6 +95,19 @@ def test_everything_that_geood_makes_is_removed_whatever_ended_the_run_before(tm
     assert not folder.exists()
 
 
+def test_what_a_killed_run_had_half_made_takes_no_room_of_the_one_that_goes_on(tmp_path):
+    folder = tmp_path / ".x.geood"
+    with pytest.raises(KeyboardInterrupt), work_dir(folder, resume=False, overwrite=False) as work:
+        with work.journal(".a", KEY) as journal:
+            journal.append(3, TileFigures(), [Chunk.of(b"pixels")])
+        (work.folder / "a.tif").write_text("made")
+        (work.folder / ".b.tif.partial").mkdir()
+        (work.folder / ".b.tif.partial" / "b.tif").write_text("half made")
+        raise KeyboardInterrupt
+    with work_dir(folder, resume=True, overwrite=False) as work:
+        assert sorted(os.listdir(folder)) == [".a.journal", "a.tif", "lock"]
+
+
 def test_a_journal_is_never_opened_through_a_link(tmp_path):
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "a.journal").symlink_to("mine")

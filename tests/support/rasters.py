@@ -4,7 +4,8 @@ import numpy as np
 import rasterio
 from affine import Affine
 
-from geood.geo.cog import assemble, encode_tile
+from geood.geo.cog import encode_tile
+from geood.geo.cog_assembly import assemble
 from geood.geo.grid import tile_grid
 
 UTM = "EPSG:32633"
