@@ -21,7 +21,7 @@ from geood.geo.bands import Bands
 from geood.prediction.budget import parse_bytes
 
 CASES = 80  # of bundles, one in twenty is right; `make fuzz` tries 20,000 of each kind
-FEWER = {"work_folders": 20}  # each is a prediction
+FEWER = {"work_folders": 40}  # each is a prediction
 LIMIT_S = 60.0  # far beyond what a busy machine needs
 
 
@@ -62,7 +62,7 @@ PARSERS = {
 
 @pytest.mark.parametrize("option", PARSERS)
 @given(text=WORDS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_text_of_an_option_is_read_or_refused(option, text):
     with suppress(GeoodError):
         PARSERS[option](text)
