@@ -20,23 +20,13 @@ from support.cpu import (  # noqa: F401
 )
 
 
-@pytest.fixture(autouse=True, scope="session")
-def little_effort():
-    """Training that measures the reach of its networks in a moment, on views of 128 pixels; see `test_halo`."""
-    from geood.models import reach
-
-    usual, reach.EFFORTS = reach.EFFORTS, (reach.Effort(128, 1, 1),)
-    yield usual
-    reach.EFFORTS = usual
-
-
 @pytest.fixture(scope="session")
-def few_crops_to_fit():
-    """Training that fits its inlier statistics in a moment, on few crops."""
-    from support.apart import FIT_CROPS
+def little_effort():
+    """Training that measures the reach of its networks, and fits its inlier statistics, in a moment."""
+    from support.apart import spare_effort
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("geood.training.calibration.FIT_CROPS", FIT_CROPS)
+        spare_effort(patch.setattr)
         yield
 
 

@@ -64,7 +64,7 @@ def parts_of(text):
     return set(re.findall(r"^ {4}(\w+):$", text, re.MULTILINE))
 
 
-@pytest.mark.usefixtures("few_crops_to_fit")
+@pytest.mark.usefixtures("little_effort")
 @pytest.mark.parametrize("name", PUBLIC)
 def test_the_example_of_a_public_name_runs(name, workshop, tmp_path, monkeypatch, miniature):
     public = getattr(geood, name)

@@ -58,17 +58,20 @@ SHORT = [
     "train.validate_every=10",
     "data.crops=12",
     "data.validation_crops=2",
-    "data.crop_px=96",
-    "negatives.patch_max_px=48",
+    "data.crop_px=64",
+    "negatives.patch_max_px=32",
     "train.batch=2",
     "segmenter.encoder=test_resnet",
     "segmenter.decoder_channels=16",
+    "flow.steps=1",
+    "flow.layers=1",
+    "flow.growth=8",
     "predict.tile_px=256",
     "predict.halo_px=32",
 ]
 
 
-pytestmark = pytest.mark.usefixtures("few_crops_to_fit")
+pytestmark = pytest.mark.usefixtures("little_effort")
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +103,7 @@ def area(tmp_path_factory) -> Path:
             Image.fromarray(array).save(path)
     [text] = [block for block in re.findall(r"```yaml\n(.*?)```", TASKS["roads"], re.DOTALL) if "camvid" in block]
     (folder / "roads.yaml").write_text(text, encoding="utf-8")
-    small = [*SHORT, "flow.steps=1"]
-    (folder / "roads.yaml").write_text(to_yaml(load_config(folder / "roads.yaml", small)), encoding="utf-8")
+    (folder / "roads.yaml").write_text(to_yaml(load_config(folder / "roads.yaml", SHORT)), encoding="utf-8")
     return folder
 
 
@@ -268,6 +270,13 @@ def test_the_demo_draws_and_lists_its_files(tmp_path, monkeypatch):
 
     quick = CONFIG.replace("crops: 600", "crops: 30").replace("validation_crops: 32", "validation_crops: 2")
     quick = quick.replace("resnet10t", "test_resnet").replace("min_area_m2", "halo_px: 32\n  min_area_m2")
+    for large, small in (
+        ("crop_px: 128", "crop_px: 64"),
+        ("patch_max_px: 56", "patch_max_px: 32"),
+        ("batch: 8", "batch: 2"),
+    ):
+        quick = quick.replace(large, small)
+    quick = quick.replace("decoder_channels: 64", "decoder_channels: 16").replace("growth: 24", "growth: 8")
     for stage in ("segmenter_steps: 300", "flow_steps: 400", "head_steps: 300"):
         quick = quick.replace(stage, stage.split(":")[0] + ": 2")
     monkeypatch.setattr(room, "CONFIG", quick)

@@ -38,7 +38,7 @@ NUMBER = re.compile(r"(?<![\w.])\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
 def ground(tmp_path_factory):
     """A bundle that is calibrated on a scene whose blocks are told as those of eight images, and scenes."""
     folder = tmp_path_factory.mktemp("ground")
-    image = picture(640, 640)
+    image = picture(480, 480)
     write_raster(folder / "a.tif", image)
     write_raster(folder / "truth.tif", truth(image), nodata=255)
     crops = open_scenes(config(folder, block_m=40.0, validation=0.5, crops=4))
@@ -48,7 +48,7 @@ def ground(tmp_path_factory):
     shares = {"spread": tuple(tuple(0.1 for _ in row) for row in record.spread)}
     shares |= {"block_image": tuple(i % IMAGES for i in range(record.blocks))}
     dataclasses.replace(bundle, record=record.model_copy(update=shares)).save(folder / "model.safetensors")
-    array = picture(300, 420, seed=5)
+    array = picture(200, 270, seed=5)
     array[:, 40:90, 100:170] = 0
     write_raster(folder / "alike.tif", array, nodata=0)
     write_raster(folder / "dark.tif", np.where(array > 0, array // 3 + 1, 0).astype(np.uint8), nodata=0)

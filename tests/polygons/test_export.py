@@ -545,10 +545,11 @@ def test_the_cheap_bound_leaves_out_nothing_that_the_exact_area_keeps(tmp_path, 
     assert 0 < len(bounded) <= len(area)
 
 
+@pytest.mark.parametrize("small_disk", ["400k"], indirect=True)
 @pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
 def test_a_disk_that_fills_up_while_cutting_leaves_nothing(small_disk, tmp_path, monkeypatch, suffix):
-    scores = scores_on(tmp_path / "s.tif", Grid(900, 900, NORTH_UP, UTM), some_scores(900, 900))
-    for run_bytes in (10**9, 10**5):  # so that the file, or before it the sorted runs, does not fit
+    scores = scores_on(tmp_path / "s.tif", Grid(400, 400, NORTH_UP, UTM), some_scores(400, 400))
+    for run_bytes in (10**9, 10**4):  # so that the file, or before it the sorted runs, does not fit
         monkeypatch.setattr("geood.polygons.external_sort.RUN_BYTES", run_bytes)
         with pytest.raises(OutputError, match=r"cannot be written .*; free space"):
             write(scores, small_disk / f"o{suffix}", threshold=0.7)

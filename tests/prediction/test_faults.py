@@ -112,7 +112,7 @@ def resumed(command, out):
 def test_ctrl_c_keeps_the_tiles_that_are_done(tmp_path, command, unbroken, workers):
     out = tmp_path / "x.tif"
     line = command(out, "--workers", workers)
-    process = start(line) if workers != "0" else CommandApart(line, tmp_path / "said.txt")
+    process = CommandApart(line, tmp_path / "said.txt") if workers == "0" else start(line)
     wait_for_tiles(process, out)
     said = killed(process, signal.SIGINT)  # as a terminal does: to all processes of the command
     assert process.returncode == 130, said

@@ -34,7 +34,7 @@ from support.places import write_raster as write_placed
 from support.rasters import picture, write_raster
 from support.scenery import config, truth
 
-SIDE = 640
+SIDE = 480
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def ground(tmp_path_factory):
 @pytest.fixture(scope="module")
 def scene(ground):
     """Another scene of the same kind, with a hole."""
-    array = picture(300, 420, seed=5)
+    array = picture(200, 270, seed=5)
     array[:, 40:90, 100:170] = 0
     return write_raster(ground / "scene.tif", array, nodata=0)
 

@@ -18,8 +18,9 @@ FILE_S = 40.0  # of one file, which one process runs from its beginning to its e
 SHOWN = 25
 LONGEST = ("test_trainer.py", "test_faults.py", "test_pipeline.py", "test_end_to_end.py")  # files to begin with
 TOGETHER = (  # files of one process, as they need that of `support.apart`, which takes long to load
-    ("test_trainer.py", "test_tuning.py", "test_scene_crops.py"),
-    ("test_faults.py", "test_pipeline.py", "test_end_to_end.py"),
+    *LONGEST,
+    "test_tuning.py",
+    "test_scene_crops.py",
 )
 
 _so_far = 0.0
@@ -55,7 +56,7 @@ def pytest_xdist_make_scheduler(config, log):
     class WholeFiles(LoadFileScheduling):
         def _split_scope(self, nodeid):
             file = super()._split_scope(nodeid)
-            return next((names[0] for names in TOGETHER if Path(file).name in names), file)
+            return TOGETHER[0] if Path(file).name in TOGETHER else file
 
     return WholeFiles(config, log) if config.getoption("dist") == "loadfile" else None
 

@@ -7,7 +7,7 @@ from support.apart import start_server
 
 
 @pytest.fixture(autouse=True)
-def short_training(few_crops_to_fit):
+def short_training(little_effort):
     """Training of all these tests that ends soon."""
 
 
