@@ -9,7 +9,8 @@ torchgeo.
 
 The import of torchvision also loads torch's compiler (`torch._dynamo`, and with it sympy and a good deal of
 torch.distributed), more than a second of a core, for one function that asks whether a device can be compiled for; timm
-does so for a mark on one of its. `compiler_on_demand` defers that until such a function is called.
+does so for a mark on one of its. `compiler_on_demand` defers that until such a function is called, and
+`import_torchvision` imports torchvision so.
 
 The first exponential of a process: MKL's vector functions (exp, log, tanh ...) initialize themselves in their first
 call. If two threads make it at the same time, one of them may get a low-accuracy variant: in one process out of three
@@ -64,10 +65,10 @@ def compiler_on_demand() -> Iterator[None]:
     """Keep the import of torchvision, in this context, from loading torch's compiler; it is loaded when first used.
 
     Meanwhile two small modules stand in for it. Whatever other name is asked of them comes from the real ones, which
-    take their places; other modules of the compiler cannot be imported here. Nothing is done where the compiler or
-    torchvision is loaded already.
+    take their places; other modules of the compiler cannot be imported here. Nothing is done where the compiler is
+    loaded already.
     """
-    if COMPILER in sys.modules or "torchvision" in sys.modules:
+    if COMPILER in sys.modules:
         yield
         return
     standing_in = {name: _StandIn(name) for name in (COMPILER, f"{COMPILER}.utils")}
@@ -78,6 +79,16 @@ def compiler_on_demand() -> Iterator[None]:
         for name, module in standing_in.items():
             if sys.modules.get(name) is module:
                 del sys.modules[name]
+
+
+def import_torchvision() -> None:
+    """Import torchvision, its missing operators declared, without torch's compiler."""
+    declare_missing_operators()
+    try:
+        with compiler_on_demand():
+            import_module("torchvision")
+    except ImportError:  # of a version that needs more of the compiler
+        import_module("torchvision")
 
 
 class _StandIn(ModuleType):

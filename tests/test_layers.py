@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from support.bundles import make_bundle
+from support.rasters import picture, write_raster
 
 PACKAGE = Path(__file__).parent.parent / "geood"
 LADDER = [  # from the ground up; packages of one floor never import each other
@@ -177,7 +178,8 @@ MATHS = ("losses", "pasting", "negative_sources", "optimizers")
 PROCEDURES = ("geood.training.trainer", "geood.evaluation.scenes", "geood.prediction.pipeline")
 WORKER = ("geopandas", "pyogrio", "pandas", "matplotlib", "lightning", "torchgeo", "sklearn", "tensorboard")
 PREDICTING = ("torch._dynamo", "torch._inductor", "sympy", "geopandas", "pandas", "pyogrio", "pyarrow", "matplotlib")
-PREDICTING += ("lightning", "torchgeo", "sklearn", "scipy.special", "scipy.optimize")
+PREDICTING += ("lightning", "torchgeo", "sklearn", "scipy.special", "scipy.optimize", "huggingface_hub", "torch.onnx")
+PREDICTING += ("timm", "timm.models", "timm.models.vgg", "timm.data", "torchvision", "torchvision.datasets")
 ALONE = {  # what is imported, and what may not be loaded then; each in a process that has loaded nothing
     "command line": (["geood", "geood.cli.process"], HEAVY),
     "faces": ([f"geood.{name}" for name in (*sorted(LADDER[7]), "preflight", "datasets", "polygons")], HEAVY),
@@ -208,23 +210,27 @@ def load(modules, absent):
         importlib.import_module(name)
     return [name for name in absent if name in sys.modules]
 
-def predict(bundle, absent):
+def predict(bundle, scene, absent):
     import geood.prediction.pipeline
-    from geood.models.bundle import ModelBundle
-    from geood.models.inference import for_inference
-    for_inference(ModelBundle.load(bundle, flow=False))
-    return load([], absent)
+    from geood.prediction.engine import Engine
+    found, maps = [], Engine.maps
+    def seen(*arguments):
+        found.append(load([], absent))
+        return maps(*arguments)
+    Engine.maps = seen
+    geood.prediction.pipeline.predict([scene], scene + ".gpkg", bundle=bundle)
+    return found[0]
 
 def with_tables(cases):
     import geopandas, pydantic, pyogrio, rasterio
     return {name: apart(lambda: load(*case)) for name, case in cases.items()}
 
-alone, tables, with_torch, bundle, predicting, procedures = json.load(sys.stdin)
+alone, tables, with_torch, bundle, scene, predicting, procedures = json.load(sys.stdin)
 found = {name: apart(lambda: load(*case)) for name, case in alone.items()}
 found |= apart(lambda: with_tables(tables))
 import torch
 found |= {name: apart(lambda: load(*case)) for name, case in with_torch.items()}
-found["prediction"] = apart(lambda: predict(bundle, predicting))
+found["prediction"] = apart(lambda: predict(bundle, scene, predicting))
 import torch._dynamo, torch.utils.tensorboard, geopandas, rasterio, distributed, scipy.stats, sklearn, matplotlib.pyplot
 assert "torchvision" not in sys.modules
 found |= {name: apart(lambda: load([name], [])) for name in procedures}
@@ -237,7 +243,9 @@ def found(tmp_path_factory):
     """What was loaded by each import that ought not to be; in forks of one process, which loads torch but once."""
     bundle = tmp_path_factory.mktemp("bundle") / "model.safetensors"
     make_bundle(bundle)
-    told = json.dumps([ALONE, WITH_TABLES, WITH_TORCH, str(bundle), PREDICTING, PROCEDURES])
+    scene = bundle.with_name("scene.tif")
+    write_raster(scene, picture(64, 64))
+    told = json.dumps([ALONE, WITH_TABLES, WITH_TORCH, str(bundle), str(scene), PREDICTING, PROCEDURES])
     done = subprocess.run([sys.executable, "-c", LOADED], input=told, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
@@ -253,6 +261,6 @@ def test_a_procedure_can_be_imported_first(found, name):
     assert found[name] == []
 
 
-def test_a_prediction_of_scores_loads_no_compiler_and_nothing_for_polygons(found):
-    """Each takes longer to load than a tile to be scored."""
+def test_a_prediction_has_loaded_none_of_what_its_first_tile_does_not_need_when_that_is_computed(found):
+    """The scene has a CRS, and polygons are asked for. Each takes as long to load as a small tile to be scored."""
     assert found["prediction"] == []

@@ -17,12 +17,14 @@ import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 """
 SAID += """
+LATE = ("timm", "timm.data.dataset", "timm.models", "timm.models.vgg", "torchvision", "torchvision.datasets")
+LATE += ("torchvision.extension", "torchvision.transforms", "torch.onnx", "torch._dynamo", "huggingface_hub")
 import contextlib, io, json
 from support.bare import apart
 
 def said(code):
     with contextlib.redirect_stdout(io.StringIO()) as shown:
-        exec(code, {"declare": declare_missing_operators})
+        exec(code, {"declare": declare_missing_operators, "LATE": LATE})
     return shown.getvalue().split()
 
 cases = json.load(sys.stdin)
@@ -77,6 +79,31 @@ from torchvision.ops import roi_align
 print(sys.modules["torchvision.ops.roi_align"].is_compile_supported("cpu"))
 import torch, torch._dynamo
 print(torch._dynamo.__file__ is not None, int(torch.compile(torch.nn.ReLU(), backend="eager")(torch.ones(1))))
+""",
+    "network": """
+import sys
+from geood.models.timm_files import network_maker
+network_maker("resnet10t")("resnet10t", pretrained=False, features_only=True)
+print(*[name for name in LATE if name in sys.modules])
+""",
+    "network, then all": """
+import sys, torch
+from geood.models.timm_files import network_maker, timm_library
+make = network_maker("resnet10t")
+import timm, torchvision
+print(torchvision.transforms.ToTensor.__name__, torchvision.ops.nms.__name__, torchvision.models.resnet18.__name__)
+print(timm.layers.create_norm.FrozenBatchNorm2d is torchvision.ops.FrozenBatchNorm2d)
+from timm.data import create_transform, IMAGENET_DEFAULT_MEAN
+print(create_transform(32, mean=IMAGENET_DEFAULT_MEAN) is not None, timm.__version__ == timm.version.__version__)
+print(len(timm.list_models()) > 500, timm.create_model is make, timm.models.resnet.ResNet.__name__)
+by_graph = make("resnet18", pretrained=False, features_only=True, feature_cls="fx")
+print(len(by_graph(torch.zeros(1, 3, 64, 64))), timm.models._builder.has_hf_hub())
+""",
+    "network, then timm": """
+import sys
+from geood.models.timm_files import network_maker, timm_library
+network_maker("resnet10t")
+print("torch._dynamo" in sys.modules, timm_library().is_model("vgg11"), "torch._dynamo" in sys.modules)
 """,
     "compiler asked": """
 import sys
@@ -147,3 +174,17 @@ def test_torchvision_is_imported_without_the_compiler_which_is_there_when_asked_
 
 def test_whatever_is_asked_of_the_compiler_meanwhile_comes_from_the_real_one(said):
     assert said["compiler asked"] == ["True", "True"]
+
+
+def test_a_network_is_made_without_the_rest_of_timm_torchvision_and_the_hub(said):
+    assert said["network"] == []
+
+
+def test_timm_and_torchvision_are_whole_for_whoever_uses_them_after_a_network_was_made(said):
+    assert said["network, then all"] == [
+        *("ToTensor", "nms", "resnet18", "True", "True", "True", "True", "True", "ResNet", "5", "True")
+    ]
+
+
+def test_the_whole_of_timm_comes_without_the_compiler_also_after_a_network(said):
+    assert said["network, then timm"] == ["False", "True", "False"]

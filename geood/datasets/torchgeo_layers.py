@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
 
-from geood._torch_compat import declare_missing_operators
+from geood._torch_compat import import_torchvision
 from geood.constants import IGNORE
 from geood.datasets.reprojection import OpenFiles, SourceImage, SourcePart
 from geood.datasets.samples import CropPixels, TrainingBands
@@ -38,7 +38,7 @@ from geood.geo.label_rules import LabelRules
 from geood.geo.labels import first_labels
 from geood.geo.scene import Scene, SceneSource
 
-declare_missing_operators()
+import_torchvision()
 
 from torchgeo.datasets import DatasetNotFoundError, RasterDataset  # noqa: E402
 

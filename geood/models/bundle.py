@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -359,7 +360,7 @@ class ModelBundle:
         local = config.segmenter.model_copy(update={"weights": None})
         try:
             stored = BundleTensors(path)
-            segmenter = stored.fill("segmenter", Segmenter, bands.count, classes, local).eval()
+            segmenter = stored.fill("segmenter", partial(Segmenter, drawn=False), bands.count, classes, local).eval()
             own_flow = Flow, bands.count, config.flow, bands.step
             generator = stored.fill("flow", *own_flow).eval() if flow and "flow" in stored else None
             sizes = classes, segmenter.features, segmenter.encoder_features

@@ -33,7 +33,8 @@ TYPES = {  # names of safetensors
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-DRAWING = (Tensor.normal_, Tensor.uniform_)
+# The functions of `nn.init` among them call the methods where no mode sees it.
+DRAWING = (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
 Network = TypeVar("Network", bound=nn.Module)
 MOST_OF_FILE = 4  # times the file's size that the tensors of a segmenter may take while it is built, besides SLACK
 SLACK = 1 << 26  # bytes
@@ -155,7 +156,7 @@ class _Undrawn(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in DRAWING:
-            return args[0]
+            return args[0] if args else kwargs["tensor"]
         made = func(*args, **(kwargs or {}))
         if func is torch.empty and self._left is not None:
             self._left -= made.nbytes

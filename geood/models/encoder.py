@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -22,38 +23,43 @@ from geood.models.encoder_weights import (
     bands_of,
     imagenet_encoder,
     load_encoder_weights,
-    timm_library,
 )
 from geood.models.local_gates import use_local_gates
+from geood.models.timm_files import network_maker, timm_library
 
 STRIDES = (4, 8, 16, 32)
+USUAL = (1, 2, 3, 4)  # the places of these strides among the maps of most encoders
 NON_COMMERCIAL = re.compile(r"^(mit_b\d|segformer)")  # NVIDIA's SegFormer encoders
 
 
-def make_encoder(bands: int, config: SegmenterConfig) -> tuple[nn.Module, list[int]]:
+def make_encoder(bands: int, config: SegmenterConfig, *, drawn: bool = True) -> tuple[nn.Module, list[int]]:
     """Build the config's timm encoder; return it and the channels of its features at strides 4, 8, 16 and 32.
 
     The encoder maps images (B, bands, H, W), H and W multiples of 32, to four maps (B, widths[i], H / 2^(i+2),
-    W / 2^(i+2)).
+    W / 2^(i+2)). `drawn` tells whether its random weights count, which depend on what was drawn before.
 
     Raises:
         ConfigError: the encoder is unknown, refused or lacks features at these strides, or its weights are missing,
             damaged, not for commercial use, or of another network.
     """
-    timm, name = timm_library(), config.encoder
+    name = config.encoder
     if NON_COMMERCIAL.match(name):
         raise ConfigError(f"segmenter.encoder: {name} is not for commercial use; take another, such as resnet18")
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
+    make = network_maker(name)
+    if make is None:
+        near = difflib.get_close_matches(name, timm_library().list_models(), n=3, cutoff=0.4)
         hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them, for example resnet18"
         raise ConfigError(f"segmenter.encoder: timm has no model {name!r}; {hint}")
     unfit = f"segmenter.encoder: {name} does not give feature maps at strides 4, 8, 16 and 32 of images of any size"
     remedy = "take a convolutional one such as densenet121, resnet18 or mobilenetv3_small_100"
     try:
-        reductions = timm.create_model(name, pretrained=False, features_only=True).feature_info.reduction()
-        last = {reduction: i for i, reduction in enumerate(reductions)}
-        shape = {"features_only": True, "in_chans": bands, "out_indices": [last[s] for s in STRIDES]}
-        encoder = timm.create_model(name, pretrained=False, **shape)
+        shape = {"features_only": True, "in_chans": bands, "out_indices": USUAL}
+        encoder = None if drawn else _at_once(make, name, shape)
+        if encoder is None:
+            reductions = cast(Any, make(name, pretrained=False, features_only=True)).feature_info.reduction()
+            last = {reduction: i for i, reduction in enumerate(reductions)}
+            shape |= {"out_indices": [last[s] for s in STRIDES]}
+            encoder = make(name, pretrained=False, **shape)
         widths = _widths(encoder, bands)
     except Exception as error:  # timm raises many types; each means that this encoder is unfit
         raise ConfigError(f"{unfit} ({type(error).__name__}: {error}); {remedy}") from error
@@ -96,6 +102,15 @@ def pool_as_ldn(encoder: nn.Module) -> None:
         elif isinstance(module, nn.AvgPool2d):
             pool = nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)
             setattr(encoder.get_submodule(parent), last, pool)
+
+
+def _at_once(make: Callable[..., nn.Module], name: str, shape: dict[str, Any]) -> nn.Module | None:
+    """Build an encoder whose maps have the strides at the usual places, with no other to ask it; None if not so."""
+    try:
+        encoder: Any = make(name, pretrained=False, **shape)
+    except Exception:  # one with four maps, or unfit, which the other way tells
+        return None
+    return encoder if tuple(encoder.feature_info.reduction()) == STRIDES else None
 
 
 @torch.no_grad()

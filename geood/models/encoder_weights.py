@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from geood._torch_compat import compiler_on_demand, declare_missing_operators
 from geood.errors import ConfigError, shown
+from geood.models.timm_files import timm_library
 
 log = logging.getLogger("geood")
 IMAGENET, PACKAGE = "imagenet", "package"
@@ -116,18 +116,6 @@ def package_file() -> Path | None:
     found = importlib.util.find_spec(PACKAGE_NAME)
     folders = [] if found is None else list(found.submodule_search_locations or ())
     return next((path for path in (Path(folder, PACKAGE_FILE) for folder in folders) if path.is_file()), None)
-
-
-def timm_library() -> Any:
-    """Import timm on first use (it takes a second or more), after declaring torchvision's missing operators."""
-    declare_missing_operators()
-    try:
-        with compiler_on_demand():
-            import timm
-    except ImportError:  # of a version that needs more of the compiler
-        import timm
-
-    return timm
 
 
 def _local(name: str, weights: Any) -> dict[str, Any]:

@@ -60,7 +60,8 @@ class SegmenterOutput(NamedTuple):
 class Segmenter(nn.Module):
     """Segmentation network: images (B, `bands`, H, W) in [0, 1] to a `SegmenterOutput` with `classes` classes.
 
-    H and W are multiples of `stride`.
+    H and W are multiples of `stride`. `drawn` is False if its weights are loaded afterwards, so that those drawn do not
+    count.
 
     Raises:
         ConfigError: the encoder is unknown, refused or lacks features at strides 4 to 32, or its weights are missing,
@@ -71,11 +72,11 @@ class Segmenter(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, bands: int, classes: int, config: SegmenterConfig) -> None:
+    def __init__(self, bands: int, classes: int, config: SegmenterConfig, *, drawn: bool = True) -> None:
         super().__init__()
         self.bands, self.outlier = bands, config.outlier
         self.checkpointing = config.checkpointing
-        self.encoder, widths = make_encoder(bands, config)
+        self.encoder, widths = make_encoder(bands, config, drawn=drawn)
         if config.network == "ldn121":
             pool_as_ldn(self.encoder)
             top: nn.Module = PyramidPooling(widths[-1], width=512, level=128)

@@ -98,3 +98,35 @@ def test_the_newest_bundle_is_taken_and_said(tmp_path, bundle_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     assert _run(["predict", str(scene), "--out", "o.tif"], debug=False) == 0
     assert "runs/mine/model.safetensors (the newest" in capsys.readouterr().out
+
+
+COLLECTED = """
+import gc, sys, weakref
+import geood.cli.process as process
+
+usual, runs, watching = gc.get_threshold(), [], len(gc.callbacks)
+sys.argv[1:] = ["--version"]
+try:
+    process.main()
+except SystemExit:
+    pass
+gc.callbacks.append(lambda phase, told: runs.append(told["generation"]))
+start = [[] for _ in range(process.LOADED - 100_000)]
+print(len(runs), gc.isenabled())
+later = [[] for _ in range(200_000)]
+print(gc.get_threshold() == usual, gc.get_freeze_count() > len(start), len(gc.callbacks) == watching + 1, bool(runs))
+
+class Loop:
+    pass
+
+loop = Loop()
+loop.own, found = loop, weakref.ref(loop)
+del loop
+later += [[] for _ in range(1_000)]
+print(found() is None)
+"""
+
+
+def test_garbage_is_looked_for_after_the_start_and_then_as_usual():
+    done = subprocess.run([sys.executable, "-c", COLLECTED], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[1:-1] == ["0 True", "True True True True", "True"]

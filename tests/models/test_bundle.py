@@ -33,6 +33,14 @@ def test_a_bundle_comes_back_as_it_was_saved(tmp_path):
     )
 
 
+def test_loading_the_networks_of_scores_draws_no_random_numbers(full, tmp_path):
+    path = tmp_path / "model.safetensors"
+    full.save(path)
+    state = torch.get_rng_state()
+    ModelBundle.load(path, flow=False)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_the_same_model_gives_the_same_bytes(tmp_path):
     first, second = (make_bundle(tmp_path / f"{name}.safetensors") for name in "ab")
     assert first.identity == second.identity  # a digest of all bytes

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from geood.models.encoder_weights import timm_library
 from geood.models.folded import FoldedConv, after_relu, gain_and_shift, plain_weights, scaled
+from geood.models.timm_files import timm_library
 
 
 def _norm(channels, gains):

@@ -10,7 +10,7 @@ from geood._torch_compat import declare_missing_operators
 from geood.config.sections import SegmenterConfig
 from geood.errors import ConfigError
 from geood.models import encoder_weights
-from geood.models.encoder import check_encoder
+from geood.models.encoder import check_encoder, make_encoder
 from geood.models.segmenter import Segmenter
 
 declare_missing_operators()
@@ -261,6 +261,18 @@ def test_an_encoder_is_checked_without_data(tmp_path):
     assert check_encoder(five) == check_encoder(five, 5)  # as many bands as the file is for
     with pytest.raises(ConfigError, match="of shape"):
         check_encoder(five, 3)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "densenet121", "tf_efficientnet_lite0", "convnext_atto"])
+def test_an_encoder_whose_draws_do_not_count_is_the_same_network(name):
+    """The last one has four maps, so its strides are at other places."""
+    config = SegmenterConfig(encoder=name)
+    (drawn, widths), (undrawn, same) = (make_encoder(4, config, drawn=drawn) for drawn in (True, False))
+    undrawn.load_state_dict(drawn.state_dict())
+    image = torch.rand(1, 4, 64, 96)
+    with torch.no_grad():
+        pairs = zip(drawn.eval()(image), undrawn.eval()(image), strict=True)
+        assert widths == same and all(torch.equal(one, other) for one, other in pairs)
 
 
 def test_ldn_has_its_own_encoder_and_decoder():
