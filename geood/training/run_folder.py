@@ -38,7 +38,7 @@ FREE = ("data.workers", "data.test_images", "data.test_labels", "score", "predic
 SHARED = ("data", "bands", "segmenter", "flow", "train.seed")
 APART = (
     *(f"data.{key}" for key in ("workers", "test_images", "test_labels")),
-    *(f"segmenter.{key}" for key in ("outlier", "weights", "checkpointing")),
+    *(f"segmenter.{key}" for key in ("outlier", "outlier_strides", "weights", "checkpointing")),
     "flow.checkpointing",
 )
 FILES = (
@@ -57,7 +57,10 @@ LABELS = "labels"  # burnt while the crops are opened, before the folder is know
 LOCK = ".lock"  # of the process that trains
 BEFORE = (".config.partial.yaml", LOCK, LABELS)  # what a run may hold that has no config.yaml yet
 FOLDERS = ("checkpoints", "samples", "tensorboard", LABELS)
-UNKNOWN = {("train", "head_light"): 0.0}  # of runs that were begun before there was such a key
+UNKNOWN = {  # of runs that were begun before there was such a key
+    ("train", "head_light"): 0.0,
+    ("segmenter", "outlier_strides"): [4, 8],
+}
 FIELDS = ("stage", "step", "figure", "value")
 
 
