@@ -3,14 +3,16 @@
 A file that is written in place is half a file for a while, and what ends the process then leaves it so. Here every
 output is made beside its target (a rename within one folder cannot be half done) and what is there stays until then.
 Without leave to overwrite nothing is replaced, whenever it appeared; with it, the files that programs keep beside the
-old one and read as part of it go with it. A link is replaced, never the file that it leads to. This room knows nothing
-of what is written. A whole run with many outputs is published in `prediction.outputs`.
+old one and read as part of it go with it. A link is replaced, never the file that it leads to. A run that takes long
+locks a file of its own meanwhile; the lock is the operating system's and ends with the process, however that ends. This
+room knows nothing of what is written. A whole run with many outputs is published in `prediction.outputs`.
 """
 
 from __future__ import annotations
 
 import filecmp
 import hashlib
+import logging
 import os
 import shutil
 import stat
@@ -21,8 +23,11 @@ from pathlib import Path
 
 from geood.errors import OutputError
 
+log = logging.getLogger("geood")
+
 NAME_BYTES = 255  # longest name of a file where the system tells no other limit
 HIDDEN_BYTES = 200  # longest name of a hidden file, which leaves room for what libraries append
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _SQLITE = ("{name}-wal", "{name}-shm", "{name}-journal", "{name}.aux.xml")
 _RASTER = ("{name}.aux.xml", "{name}.ovr", "{name}.msk")
 SIDECARS = {".gpkg": _SQLITE, ".tif": _RASTER}  # what SQLite and GDAL read as part of a file, and which goes with it
@@ -281,3 +286,41 @@ def atomic_folder(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
             os.replace(before, place)
         for folder in (partial, before):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def lock_file(path: Path, *, busy: str) -> int:
+    """Lock a file, which is made if need be; return its descriptor, which holds the lock until it is closed.
+
+    A link is not followed. Where the file system has no locks, a warning is logged, and nothing is held.
+
+    Args:
+        path: the file, in a folder that exists.
+        busy: what the error says if another process holds it.
+
+    Raises:
+        OutputError: another process holds it, or did so until just now and has removed the file; or it cannot be made.
+    """
+    with output_errors(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o644)
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        os.close(descriptor)
+        raise OutputError(f"{path.parent}: {busy}") from None
+    except OSError as error:  # a file system without locks
+        log.warning("%s: cannot be locked (%s); make sure that no other run writes this output", path, error.strerror)
+    try:
+        same = os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except OSError:
+        same = False
+    if not same:  # the run that held it ended meanwhile, and its file is gone
+        os.close(descriptor)
+        raise OutputError(f"{path.parent}: another run ended just now; run the command again")
+    return descriptor

@@ -131,7 +131,6 @@ HELD_BY = {  # rooms without a test file of their own name, and the file whose l
     "training/callbacks": "training/test_trainer",
     "training/first_checks": "preflight/test_checking",
     "training/plans": "training/test_trainer",
-    "training/run_folder": "training/test_trainer",
     "training/stage": "training/test_trainer",
 }
 

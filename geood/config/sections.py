@@ -347,9 +347,21 @@ class SegmenterConfig(Section):
     outlier: Literal["none", "head", "class"] = Field(
         "head", description="outlier output: a small head on features, an additional class, or none"
     )
+    outlier_strides: list[Literal[4, 8, 16]] = Field(
+        [8, 16],
+        description="strides of the encoder's maps that the outlier head sees beside the decoder's features; none: "
+        "those alone",
+    )
     checkpointing: bool = Field(
         False, description="recompute encoder blocks in the backward pass: less memory for a quarter more time"
     )
+
+    @field_validator("outlier_strides")
+    @classmethod
+    def _strides_increase(cls, given: list[int]) -> list[int]:
+        if given != sorted(set(given)):
+            raise ValueError(f"got {given}; name each stride once, the smallest first")
+        return given
 
     @model_validator(mode="after")
     def _network_is_whole(self) -> SegmenterConfig:

@@ -1,9 +1,9 @@
 """Upgrades of bundle headers: from each format that can still be read to the next.
 
 An upgrade is a function from the JSON tree of one format to that of the next. It adds what it can, leaves tensors and
-configs as they are (a config has a version of its own), and says what remains missing, since a bundle that was trained
-before something was measured cannot know it. The trees come from files of others and are not checked yet: an upgrade
-must take whatever JSON can hold. What cannot be upgraded has no step here and is refused in `bundle_header`.
+what configs say as they are (a config has a version of its own), and says what remains missing, since a bundle that was
+trained before something was measured cannot know it. The trees come from files of others and are not checked yet: an
+upgrade must take whatever JSON can hold. What cannot be upgraded has no step here and is refused in `bundle_header`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from geood.errors import shown
 
 OLD_HALO = 64  # pixels: what formats before 4 had in their configs unless told otherwise
+OLD_STRIDES = [4, 8]  # of the encoder's maps that outlier heads of formats before 6 see
 AGAIN = "train it again in another run folder (its own counts as finished, with --resume too)"
 Tree = dict[str, Any]
 
@@ -65,7 +66,17 @@ def _of_format_4(tree: Tree) -> tuple[Tree, *tuple[str, ...]]:
     return (tree,)
 
 
+def _of_format_5(tree: Tree) -> tuple[Tree, *tuple[str, ...]]:
+    """Upgrade format 5, whose outlier head sees the encoder at strides 4 and 8."""
+    config = tree.get("config")
+    segmenter = config.get("segmenter", {}) if isinstance(config, dict) else None
+    if not isinstance(config, dict) or not isinstance(segmenter, dict):
+        return (tree,)
+    return (tree | {"config": config | {"segmenter": segmenter | {"outlier_strides": OLD_STRIDES}}},)
+
+
 UPGRADES: dict[int, Callable[[Tree], tuple[Tree, *tuple[str, ...]]]] = {  # by the format that they take
     3: _of_format_3,
     4: _of_format_4,
+    5: _of_format_5,
 }

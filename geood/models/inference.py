@@ -37,7 +37,7 @@ from geood.models.folded import (
     plain_weights,
     scaled,
 )
-from geood.models.outlier_head import FeatureMaps, OutlierHead
+from geood.models.outlier_head import FeatureMaps, OutlierHead, resized
 from geood.models.region import Region, rungs_of
 from geood.models.segmenter import Segmenter
 
@@ -151,21 +151,22 @@ class FoldedOutlierHead(nn.Module):
 
     def __init__(self, head: OutlierHead) -> None:
         super().__init__()
+        self.strides = head.strides
         mixes: list[nn.Module] = []
-        for norm, mix, activation in zip(head.norms, head.mixes, ("none", "relu", "none"), strict=True):
+        for i, (norm, mix) in enumerate(zip(head.norms, head.mixes, strict=True)):
             assert isinstance(norm, nn.BatchNorm2d) and isinstance(mix, nn.Conv2d)
             (weight, bias), (gain, shift) = plain_weights(mix), gain_and_shift(norm)
             mixed = weight * gain[:, None, None], bias + weight[:, :, 0, 0] @ shift
-            mixes.append(FoldedConv(mix, *mixed, activation=activation))
+            mixes.append(FoldedConv(mix, *mixed, activation="none" if i else "relu"))
         self.mixes = nn.ModuleList(mixes)
         self.last = FoldedConv(head.last, *plain_weights(head.last))
 
     def forward(self, maps: FeatureMaps) -> Tensor:
         """Return the outlier logit (B, 1, H / 4, W / 4); above 0 it is more likely an outlier than not."""
-        decoder, (fine, coarse, _), _ = maps
-        hidden = upsample(self.mixes[2](coarse), decoder.shape[-2:])
-        hidden = self.mixes[0](decoder, hidden)
-        logit: Tensor = self.last(self.mixes[1](fine, hidden))
+        hidden: Tensor | None = None
+        for mix, each in zip(reversed(self.mixes), reversed(maps.seen_at(self.strides)), strict=True):
+            hidden = mix(each) if hidden is None else mix(each, resized(hidden, each))
+        logit: Tensor = self.last(hidden)
         return logit
 
 

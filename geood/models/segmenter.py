@@ -90,7 +90,7 @@ class Segmenter(nn.Module):
         self.head = bn_relu_conv(channels[-1], classes, kernel=1, bias=True)
         self.outlier_head: nn.Module | None = None
         if config.outlier == "head":
-            self.outlier_head = OutlierHead(channels[-1], widths)
+            self.outlier_head = OutlierHead(channels[-1], widths, config.outlier_strides)
         elif config.outlier == "class":
             self.outlier_head = bn_relu_conv(channels[-1], 1, kernel=1, bias=True)
         self.register_buffer("mean", torch.full((bands,), mean))

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from geood.atomic import hidden_name, output_errors
+from geood.atomic import hidden_name, lock_file, output_errors
 from geood.errors import OutputError
 from geood.prediction.journal import SUFFIX, Journal, has_tiles
 
@@ -28,8 +28,8 @@ log = logging.getLogger("geood")
 
 ENDING = ".geood"  # of the folder's name
 LOCK = "lock"
+BUSY = "another run is writing this output now; wait for it, or choose another --out"
 PUBLISHING = "publishing.json"  # note in a work folder: all outputs are made, and are being put in place
-NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 # What geood makes in it: hidden files and folders, lock, note, journals, outputs, and what SQLite leaves of those.
 _MADE = re.compile(
     r"\..+|lock|publishing\.json|.+\.(?:journal|tif|qml|gpkg(?:-\w+)?|geojson|parquet|fgb|csv|vrt|overview\.png)",
@@ -72,7 +72,7 @@ def work_dir(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[WorkDir
     with output_errors(folder):
         existed = _settle(folder)
     try:
-        lock = _locked(folder / LOCK)
+        lock = lock_file(folder / LOCK, busy=BUSY)
     except BaseException:
         if not existed:
             with suppress(OSError):
@@ -171,37 +171,3 @@ def _remove(paths: Iterable[Path]) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-def _locked(path: Path) -> int:
-    """Lock a file; return its descriptor, which holds the lock until it is closed or the process ends.
-
-    Raises:
-        OutputError: another process holds it.
-    """
-    with output_errors(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o644)
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        os.close(descriptor)
-        raise OutputError(
-            f"{path.parent}: another run is writing this output now; wait for it, or choose another --out"
-        ) from None
-    except OSError as error:  # a file system without locks
-        log.warning("%s: cannot be locked (%s); make sure that no other run writes this output", path, error.strerror)
-    try:
-        same = os.path.samestat(os.fstat(descriptor), os.lstat(path))
-    except OSError:
-        same = False
-    if not same:  # the run that held it ended meanwhile, and its folder is gone
-        os.close(descriptor)
-        raise OutputError(f"{path.parent}: another run ended just now; run the command again")
-    return descriptor

@@ -12,8 +12,10 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from geood._version import __version__
-from geood.atomic import atomic_write
+from geood.atomic import atomic_write, lock_file
 from geood.config import Config, default_kind, load_config, to_yaml
 from geood.errors import ConfigError, OutputError, TrainingError, shown
 from geood.models import Flow, Segmenter
@@ -36,7 +38,7 @@ FREE = ("data.workers", "data.test_images", "data.test_labels", "score", "predic
 SHARED = ("data", "bands", "segmenter", "flow", "train.seed")
 APART = (
     *(f"data.{key}" for key in ("workers", "test_images", "test_labels")),
-    *(f"segmenter.{key}" for key in ("outlier", "weights", "checkpointing")),
+    *(f"segmenter.{key}" for key in ("outlier", "outlier_strides", "weights", "checkpointing")),
     "flow.checkpointing",
 )
 FILES = (
@@ -52,9 +54,13 @@ FILES = (
 )
 PACKAGES = ("torch", "timm", "torchgeo", "lightning", "rasterio", "numpy")  # whose versions are noted
 LABELS = "labels"  # burnt while the crops are opened, before the folder is known to be a run
-BEFORE = (".config.partial.yaml", LABELS)  # what a run may hold that has no config.yaml yet
+LOCK = ".lock"  # of the process that trains
+BEFORE = (".config.partial.yaml", LOCK, LABELS)  # what a run may hold that has no config.yaml yet
 FOLDERS = ("checkpoints", "samples", "tensorboard", LABELS)
-UNKNOWN = {("train", "head_light"): 0.0}  # of runs that were begun before there was such a key
+UNKNOWN = {  # of runs that were begun before there was such a key
+    ("train", "head_light"): 0.0,
+    ("segmenter", "outlier_strides"): [4, 8],
+}
 FIELDS = ("stage", "step", "figure", "value")
 
 
@@ -83,6 +89,35 @@ def check_run(run: Path, config: Config, *, resume: bool) -> None:
     elif run.exists() and (not run.is_dir() or any(p.name not in BEFORE for p in run.iterdir())):
         lacks = ", it has no config.yaml" if run.is_dir() else ""
         raise OutputError(f"{run}: exists and is not a run of geood{lacks}; give another --out")
+
+
+@contextmanager
+def alone_in(run: Path) -> Iterator[None]:
+    """Hold a run folder, made if need be: nobody else trains in it meanwhile. What was made and is still empty goes.
+
+    Raises:
+        OutputError: another process trains in it, or it cannot be made.
+    """
+    made = [folder for folder in (run, *run.parents) if not folder.exists()]
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{run}: cannot be made ({error.strerror}); give another --out") from None
+    try:
+        lock = lock_file(run / LOCK, busy="another training writes this run now; wait for it, or give another --out")
+        try:
+            yield
+        finally:
+            if os.name == "nt":  # where an open file cannot be removed
+                os.close(lock)
+            with suppress(OSError):
+                (run / LOCK).unlink()
+            if os.name != "nt":
+                os.close(lock)
+    finally:
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
 
 
 def as_begun(run: Path, config: Config, *, given: Config) -> Config:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -34,6 +34,7 @@ from geood.training.pace import announce_long
 from geood.training.plans import plans
 from geood.training.run_folder import (
     LABELS,
+    alone_in,
     as_begun,
     check_run,
     last_metrics,
@@ -93,6 +94,13 @@ def train(config: Config | str | Path, out: str | Path, *, resume: bool = False)
         log.info("%s is finished already", run)
         return bundle_path
     check_first(config)
+    with alone_in(run) if leader else nullcontext():
+        _train(config, run, leader=leader)
+    return bundle_path
+
+
+def _train(config: Config, run: Path, *, leader: bool) -> None:
+    """Train the stages of a config and save the bundle, in a run folder that nobody else writes; see `train`."""
     torch.manual_seed(config.train.seed)
     crops = open_crops(config, run / LABELS)
     segmenter = Segmenter(crops.bands.count, len(config.data.classes), config.segmenter)
@@ -121,8 +129,7 @@ def train(config: Config | str | Path, out: str | Path, *, resume: bool = False)
             stage = Stage(plan, config, segmenter=segmenter, flow=flow, photographs=photographs, before=figures)
             figures |= _run_stage(stage, run, crops, begun=begun)
         if leader:
-            finish_bundle(segmenter, flow, crops, figures).save(bundle_path)
-    return bundle_path
+            finish_bundle(segmenter, flow, crops, figures).save(run / "model.safetensors")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from geood.errors import ConfigError, shown
 from geood.models import Flow, ModelBundle, Segmenter, bundle_path_of
 
 ALIKE = 0.01  # by which resolutions may differ, as a share
-APART = ("outlier", "weights", "checkpointing")  # keys of the segmenter that do not change its classes' network
+APART = ("outlier", "outlier_strides", "weights", "checkpointing")  # keys that do not change the classes' network
 
 
 def take_model(
@@ -70,7 +70,8 @@ def keeps_head(config: Config) -> bool:
 
 def _check_alike(bundle: ModelBundle, config: Config, crops: Crops, key: str) -> None:
     now, before = config.segmenter.model_dump(), bundle.config.segmenter.model_dump()
-    differing = [f"segmenter.{name}" for name in now if name not in APART and now[name] != before[name]]
+    apart = APART[:1] + APART[2:] if keeps_head(config) else APART
+    differing = [f"segmenter.{name}" for name in now if name not in apart and now[name] != before[name]]
     names = {i: bundle.config.data.classes[i] for i in bundle.class_ids}
     if dict(config.data.classes) != names:
         differing.append("data.classes")

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
 from geood.config.loading import change_config, config_from_tree, config_schema, load_config, to_yaml
-from geood.config.sections import Config, DataConfig
+from geood.config.sections import Config, DataConfig, SegmenterConfig
 from geood.config.versions import CONFIG_VERSION
 from geood.errors import ConfigError
 from support.configs import SMALL
@@ -296,6 +297,13 @@ def test_a_class_name_that_cannot_be_shown_is_refused(name):
     with pytest.raises(ValueError, match="is no name to be shown") as error:
         Config.model_validate({"data": tree})
     assert "\x1b" not in str(error.value.errors()[0]["msg"])
+
+
+@pytest.mark.parametrize("strides", [[16, 8], [8, 8], [32], [0]])
+def test_strides_that_a_head_cannot_see_are_refused(strides):
+    with pytest.raises(ValidationError, match="outlier_strides"):
+        SegmenterConfig(outlier_strides=strides)
+    assert SegmenterConfig(outlier_strides=[]).outlier_strides == []
 
 
 @pytest.mark.parametrize("key", ["tile_px", "halo_px"])

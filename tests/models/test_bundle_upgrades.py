@@ -4,6 +4,7 @@ import json
 import logging
 
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -11,6 +12,7 @@ from geood.errors import BundleError
 from geood.models.bundle import ModelBundle
 from geood.models.bundle_header import FORMAT, read_header
 from geood.models.bundle_upgrades import OLD_HALO, UPGRADES, upgraded
+from support.bundles import make_bundle, small_config
 
 
 @pytest.fixture
@@ -18,17 +20,25 @@ def older(tmp_path, bundle_path):
     """A function of a change to the header of format 3: write that bundle, and return its path."""
 
     def older(change=lambda header: None):
-        with safe_open(bundle_path, framework="pt") as file:
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-            header = json.loads(file.metadata()["geood"])
-        del header["reach"], header["config"]["version"]  # as it was
-        header["format"] = 3
-        change(header)
+        def as_it_was(header):
+            del header["reach"], header["config"]["version"]
+            header["format"] = 3
+            change(header)
+
         path = tmp_path / "model.safetensors"
-        save_file(tensors, path, metadata={"geood": json.dumps(header)})
+        rewrite(bundle_path, path, as_it_was)
         return path
 
     return older
+
+
+def rewrite(source, path, change):
+    """Write a bundle with another header, changed in place."""
+    with safe_open(source, framework="pt") as file:
+        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        header = json.loads(file.metadata()["geood"])
+    change(header)
+    save_file(tensors, path, metadata={"geood": json.dumps(header)})
 
 
 def test_a_bundle_of_format_3_is_read_and_says_once_what_it_lacks(older, caplog):
@@ -50,6 +60,22 @@ def test_an_upgraded_bundle_is_saved_in_the_format_of_today(older, tmp_path, cap
     ModelBundle.load(older(), tell=False).save(tmp_path / "new.safetensors")
     header = read_header(tmp_path / "new.safetensors")
     assert (header.written, header.missing) == (FORMAT, ())
+
+
+@pytest.mark.parametrize("written", [3, 4, 5])
+def test_outlier_heads_of_formats_before_6_see_the_encoder_at_the_strides_of_their_time(tmp_path, written):
+    config = small_config().segmenter.model_dump() | {"outlier": "head", "outlier_strides": [4, 8]}
+    then = make_bundle(tmp_path / "now.safetensors", segmenter=config)
+
+    def as_written(header):
+        header["format"] = written
+        del header["config"]["segmenter"]["outlier_strides"]
+
+    rewrite(tmp_path / "now.safetensors", tmp_path / "then.safetensors", as_written)
+    found = ModelBundle.load(tmp_path / "then.safetensors", tell=False)
+    assert found.config.segmenter.outlier_strides == [4, 8]
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(found.infer(image).outlier, then.infer(image).outlier)
 
 
 def test_a_config_without_a_halo_gets_that_of_its_time(older):

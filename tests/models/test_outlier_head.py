@@ -1,5 +1,6 @@
 """Laws of the outlier head: nothing said before training, one function in training and use, gradients kept apart."""
 
+import pytest
 import torch
 from torch.nn import functional
 
@@ -17,9 +18,9 @@ def _maps(seed=0, *, batch=2):
     return FeatureMaps(decoder, tuple(encoder), SIZE)
 
 
-def _head(*, trained=True):
+def _head(strides=(8, 16), *, trained=True):
     torch.manual_seed(0)
-    head = OutlierHead(8, (5, 7, 9, 11))
+    head = OutlierHead(8, (5, 7, 9, 11), strides)
     if trained:
         torch.nn.init.normal_(head.last.weight)
     return head
@@ -33,30 +34,36 @@ def test_an_untrained_head_calls_every_pixel_as_likely_an_outlier_as_not():
     assert head.last.weight.grad.any()  # and can leave that point
 
 
-def test_a_head_in_use_is_norm_convolutions_and_upsampling_of_the_whole_map():
+def _climbed(features, stride):
+    """Features of a stride upsampled twofold until they are of stride 4."""
+    while stride > 4:
+        features = functional.interpolate(features, scale_factor=2, mode="bilinear", align_corners=False)
+        stride //= 2
+    return features
+
+
+@pytest.mark.parametrize("strides", [(), (4, 8), (8, 16), (4, 8, 16)])
+def test_a_head_in_use_is_norm_convolutions_and_upsampling_of_the_whole_map(strides):
     """The norm folded into the convolution and the late upsampling change nothing but rounding."""
-    head = _head()
+    head = _head(strides)
     for seed in range(30):
         head.train()(_maps(seed))  # statistics of the norms
     head.eval()
     maps = _maps(99)
-    normed = [norm(part) for norm, part in zip(head.norms, (maps.decoder, *maps.encoder[:2]), strict=True)]
-    whole = torch.cat([functional.interpolate(p, (16, 24), mode="bilinear", align_corners=False) for p in normed], 1)
+    normed = [norm(part) for norm, part in zip(head.norms, maps.seen_at(strides), strict=True)]
+    whole = torch.cat([_climbed(part, stride) for part, stride in zip(normed, (4, *strides), strict=True)], 1)
     weight = torch.cat([mix.weight for mix in head.mixes], 1)
     expected = head.last(functional.conv2d(whole, weight, head.mixes[0].bias).relu())
     torch.testing.assert_close(head(maps), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_head_sees_the_decoder_and_the_two_finest_maps_of_the_encoder():
-    head, maps = _head().eval(), _maps()
-    fine, middle, coarse = maps.encoder
-    for other in (
-        maps._replace(decoder=torch.zeros_like(maps.decoder)),
-        maps._replace(encoder=(torch.zeros_like(fine), middle, coarse)),
-        maps._replace(encoder=(fine, torch.zeros_like(middle), coarse)),
-    ):
-        assert not torch.equal(head(maps), head(other))
-    assert torch.equal(head(maps), head(maps._replace(encoder=(fine, middle, torch.zeros_like(coarse)))))
+@pytest.mark.parametrize("strides", [(), (4, 8), (8, 16), (4, 8, 16)])
+def test_a_head_sees_the_decoder_and_the_maps_of_its_strides(strides):
+    head, maps = _head(strides).eval(), _maps()
+    assert not torch.equal(head(maps), head(maps._replace(decoder=torch.zeros_like(maps.decoder))))
+    for i, stride in enumerate((4, 8, 16)):
+        other = [torch.zeros_like(part) if i == j else part for j, part in enumerate(maps.encoder)]
+        assert torch.equal(head(maps), head(maps._replace(encoder=tuple(other)))) == (stride not in strides)
 
 
 def test_detached_maps_train_the_head_and_nothing_behind_it():
@@ -83,6 +90,6 @@ def test_the_head_costs_little_beside_the_network():
     """In multiplications for a pixel of the decoder's map, of the smallest usual network."""
     lite = Segmenter(3, 4, SegmenterConfig(encoder="tf_efficientnet_lite0", decoder_channels=96))
     weights = [mix.weight.numel() for mix in lite.outlier_head.mixes]
-    coarse = weights[-1] * 3 // 4  # computed at a quarter of the places
+    at_place = [weight / (stride // 4) ** 2 for weight, stride in zip(weights, (4, 8, 16), strict=True)]
     rungs = sum(p.numel() for p in lite.decoder.rungs[-1].parameters())
-    assert sum(weights) - coarse < rungs / 3
+    assert sum(at_place) < rungs / 3
