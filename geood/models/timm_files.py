@@ -58,7 +58,7 @@ def network_maker(name: str) -> Callable[..., nn.Module] | None:
                 import_module(f"timm.models.{file}")
             known = import_module("timm.models._registry").is_model(name)
             make: Callable[..., nn.Module] = import_module("timm.models._factory").create_model
-    except ImportError:  # of a version whose files need more
+    except (ImportError, AttributeError):  # of a version whose files need more
         known, make = False, timm_library().create_model
     return make if known or timm_library().is_model(name) else None
 
