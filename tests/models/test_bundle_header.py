@@ -235,8 +235,8 @@ def test_networks_that_the_file_does_not_hold_are_not_built(bundle_path, tmp_pat
     made = []
 
     def spying(kind):
-        def make(*args):
-            network = kind(*args)
+        def make(*args, **how):
+            network = kind(*args, **how)
             made.append((kind.__name__, next(network.buffers()).device.type))
             return network
 

@@ -45,7 +45,7 @@ def order(tmp_path, monkeypatch):
 
 def test_deferred_modules_are_found_meanwhile_and_not_run(order):
     with deferred(NAMES):
-        import pile.inner  # noqa: F401
+        importlib.import_module("pile.inner")
     assert order == [] and not {"pile", "pile.inner"} & set(sys.modules)
 
 
@@ -53,7 +53,7 @@ def test_a_module_of_deferred_packages_is_run_alone_and_once_and_bound_to_them(o
     with deferred(NAMES):
         part = importlib.import_module("pile.inner.part")
     assert order == ["part"] and part.whole == 7
-    import pile
+    pile = importlib.import_module("pile")
 
     assert order == ["part", "pile", "inner"] and pile.inner.part is part and pile.size == 3
     assert (
@@ -64,13 +64,13 @@ def test_a_module_of_deferred_packages_is_run_alone_and_once_and_bound_to_them(o
 def test_the_next_import_runs_packages_before_their_modules_and_each_once(order):
     with deferred(NAMES):
         pass
-    import pile.inner.part
+    pile = importlib.import_module("pile.inner.part") and sys.modules["pile"]
 
     assert order == ["pile", "inner", "part"] and pile.inner.part.whole == 7 and pile.inner.Kind
 
 
 def test_a_module_that_was_imported_before_stays_as_it_is(order):
-    import pile
+    pile = importlib.import_module("pile")
 
     with deferred(NAMES):
         assert sys.modules["pile"] is pile and pile.inner.Kind
