@@ -74,6 +74,16 @@ class _Promise:
     at_most: float | None = None
     blocks: int | None = None
 
+    @property
+    def limit(self) -> float | None:
+        """Share above which a scene has more than is promised: the interval's end, of a rate of 0 what is guaranteed.
+
+        The interval ends below the rate where less than a twentieth of the ground has all that lies above.
+        """
+        if self.rate == 0 and self.blocks is not None and self.blocks >= LEAST_BLOCKS:
+            return self.at_most
+        return None if self.high is None or self.rate is None else max(self.high, self.rate)
+
 
 def _promise(facts: SceneFacts, own: CalibrationRecord | None, bundle: ModelBundle) -> _Promise:
     """Return what is promised at a threshold; between two of the record the lower one counts."""
@@ -98,8 +108,8 @@ def _answer(facts: SceneFacts, above: float | None, promise: _Promise, drift: Dr
         return FAILS, f"{percent(above)} of the scene lies above the threshold: it does not tell strange from usual"
     if why := _why_unknown(facts, above, promise, drift):
         return UNKNOWN, why
-    assert above is not None and promise.high is not None and drift is not None
-    within = above <= promise.high
+    assert above is not None and promise.limit is not None and drift is not None
+    within = above <= promise.limit
     return {
         (True, False): (HOLDS, "the scene is like calibration ground, and no more lies above than promised"),
         (True, True): (UNKNOWN, "no more lies above than promised, but the scene is unlike calibration ground"),
@@ -119,9 +129,12 @@ def _why_unknown(facts: SceneFacts, above: float | None, promise: _Promise, drif
         "the threshold is a rank in this scene (--on-drift relative) and promises nothing": facts.relative,
         f"the model has no record of a calibration of this score and its settings; {REMEDY}": blocks is None,
         "the threshold is below all that were measured on calibration ground": promise.rate is None,
-        "no pixel of calibration ground lies above the threshold, so how many may is not known": promise.rate == 0,
-        f"calibration ground of {blocks} blocks, and an interval needs {LEAST_BLOCKS}; {MORE_BLOCKS}": promise.high
+        f"calibration ground of {blocks} blocks, and an interval needs {LEAST_BLOCKS}; {MORE_BLOCKS}": promise.limit
         is None,
+        "no pixel of calibration ground lies above the threshold, so how many may is not known": promise.rate == 0
+        and above is not None
+        and promise.limit is not None
+        and 0 < above <= promise.limit,
         "too few squares of 64 x 64 pixels of the model to compare with calibration ground": drift is None,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)

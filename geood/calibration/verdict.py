@@ -79,8 +79,10 @@ class Verdict:
 
     @property
     def loud(self) -> bool:
-        """True if far more lies above the threshold than promised; of a promise of 0 nothing is known."""
-        return bool(self.above and self.promised and self.above > LOUD * max(self.promised, self.high or 0))
+        """True if far more lies above the threshold than promised, and of a promise of 0 than guaranteed."""
+        if not self.above or self.promised is None:
+            return False
+        return self.above > LOUD * (max(self.promised, self.high or 0) or self.at_most or 0)
 
     def fields(self) -> dict[str, Any]:
         """Return the fields as plain values, rounded to six digits."""
@@ -115,7 +117,7 @@ class Verdict:
             said.append(line)
         if self.loud:
             assert self.above is not None and self.promised is not None
-            times = f"{self.above / self.promised:.0f} times what is promised"
+            times = f"{self.above / self.promised:.0f} times what is promised" if self.promised else "and 0 is promised"
             said.append(f"{'WARNING':<11}{percent(self.above)} of this scene lies above the threshold, {times}")
         return said
 

@@ -28,7 +28,7 @@ class CalibrationRecord(BaseModel):
         pixels: inlier pixels that were scored.
         pixel_m: side of these pixels in metres, by their mean area; None: unknown.
         intervals: interval of the achieved false-positive rate, by kind of score and promised rate; without an entry
-            there were too few blocks for one.
+            there were too few blocks for one, or nothing lay above.
         thresholds: ascending scores (T,).
         block_px: inlier pixels of each block (n,).
         block_image: the image of each block (n,), counted from 0.

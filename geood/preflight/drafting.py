@@ -155,7 +155,8 @@ def _check_wishes(wishes: Wishes, labels: FoundLabels) -> None:
             f"--name is for labels that hold numbers, and these hold names, such as {first}; leave it out"
         )
     known = [0, 1, IGNORE] if labels.masks else [found.class_id for found in labels.classes]
-    if strange := [class_id for class_id in wishes.names if class_id not in known]:
+    whole = labels.counted == len(labels.paths)  # of a sample others may hold an id
+    if strange := [class_id for class_id in wishes.names if whole and class_id not in known]:
         held = ", ".join(map(str, known))
         raise ConfigError(
             f"--name {strange[0]}={wishes.names[strange[0]]}: the labels hold no {strange[0]}, but {held}"

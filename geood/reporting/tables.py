@@ -81,7 +81,7 @@ def _bar(
     if low is not None and high is not None:
         expected += f", {plain(low)} to {plain(high)}{unit} in a scene of this size"
     at, *others = (None if v is None else min(100.0, 100 * v / top) for v in (seen, promised, low, high))
-    outside = high is not None and seen > high
+    outside = high is not None and seen > max(high, promised or 0.0)
     return Bar(title, f"{plain(seen)}{unit}", expected, at or 0.0, others[0], others[1], others[2], outside)
 
 

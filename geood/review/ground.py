@@ -67,8 +67,10 @@ class MapGround:
             raise ConfigError("--model needs the score raster that its `predict` wrote; give it with --scores")
         header = read_header(Path(bundle_path))
         rates = header.calibration.get(self.tags.get(SCORE_TAG, header.config.score.kind), {})
-        own = self.threshold
-        kept = [float(rate) for rate, at in rates.items() if at <= own or math.isclose(at, own, rel_tol=SIX_DIGITS)]
+        own = told = self.threshold
+        near = min(rates.values(), key=lambda at: abs(at - told), default=own)
+        own = near if math.isclose(near, told, rel_tol=SIX_DIGITS) else own
+        kept = [float(rate) for rate, at in rates.items() if at <= own]
         return min(kept) if kept else None
 
 

@@ -247,7 +247,8 @@ def _merged(
         kept.append(first)
         parts = [i for i in rows if file[i] == file[first]]
         cut += len(parts) > 1
-        outlines[first] = _together([outlines[i] for i in parts if verdict[i] == verdict[first]])
+        torn = len(verdicts) > 1  # all parts are in conflict then, not the first alone
+        outlines[first] = _together([outlines[i] for i in parts if torn or verdict[i] == verdict[first]])
         if len(verdicts) > 1:
             said = tuple(f"{verdict[i]} by {_who(frame, i)}" for i in rows if verdict[i] in verdicts)
             place = f"rank {int(frame['rank'].iat[first])}" if ranked else f"fid {frame['fid'].iat[first]}"
@@ -260,9 +261,10 @@ def _merged(
 
 
 def _together(parts: Sequence[Any]) -> Any:
-    """Return the parts of a polygon as one; the first where they cannot be joined."""
-    if len(parts) == 1 or not all(part is not None and part.is_valid for part in parts):
-        return parts[0]
+    """Return the parts of a polygon as one; one that is not valid as it is, so that it is told."""
+    broken = [part for part in parts if part is not None and not part.is_valid]
+    if len(parts) == 1 or broken:
+        return (broken or parts)[0]
     return shapely.union_all(parts)
 
 

@@ -25,6 +25,7 @@ from geood.datasets.scene_crops import open_scenes
 from geood.geo.display import grid_of
 from geood.models import ModelBundle, for_inference
 from geood.models.calibration_record import CalibrationRecord
+from geood.reporting.tables import verdict_bars
 from geood.training.calibration import calibrated
 from support.bundles import make_bundle
 from support.rasters import picture, write_raster
@@ -230,9 +231,9 @@ WORDS = {"bands": "light", "shadows": "light", "contrast": "light", "detail": "t
 WORDS |= {"cover": "cover", "content": "features", "scores": "score"}
 
 
-@pytest.mark.parametrize("above", [0, 1, 3000])
-@pytest.mark.parametrize("differs", [(), (Difference("level red", 0.5, 0.1, 2.0),)])
-def test_above_all_calibration_ground_nothing_is_promised_and_nothing_broken(above, differs):
+@pytest.fixture
+def judge():
+    """A function of pixels above a threshold, of 100,000, and of changes: the verdict by a record of 20 blocks."""
     count = 20
     record = CalibrationRecord(
         kind="jsd",
@@ -245,12 +246,54 @@ def test_above_all_calibration_ground_nothing_is_promised_and_nothing_broken(abo
         above=((10, 0),) * count,
     )
     settings = SimpleNamespace(score=SimpleNamespace(kind="jsd"), predict=SimpleNamespace(connectivity=8))
-    bundle = SimpleNamespace(thresholds={"0.01": 0.5}, record=record, config=settings, class_names={})
-    drift = Drift(0.5, 0.4, differs, 50)
-    facts = SceneFacts(100_000, above, 0.025, None, 0.95, LEAST_M2, 0.5)
-    verdict = verdict_of(facts, bundle, drift)
+
+    def judge(above, *, differs=(), threshold=0.95, record=record):
+        bundle = SimpleNamespace(thresholds={"0.01": 0.5}, record=record, config=settings, class_names={})
+        facts = SceneFacts(100_000, above, 0.025, None, threshold, LEAST_M2, 0.5)
+        return verdict_of(facts, bundle, Drift(0.5, 0.4, differs, 50))
+
+    return judge
+
+
+UNLIKE = (Difference("level red", 0.5, 0.1, 2.0),)
+
+
+@pytest.mark.parametrize("above", [1, 3000])
+@pytest.mark.parametrize("differs", [(), UNLIKE])
+def test_of_little_above_all_calibration_ground_nothing_is_known(judge, above, differs):
+    verdict = judge(above, differs=differs)
     assert (verdict.answer, verdict.high, verdict.loud) == ("cannot be told", None, False)
     assert "no pixel of calibration ground lies above the threshold" in verdict.why
-    lower = verdict_of(dataclasses.replace(facts, threshold=0.7), bundle, drift)
+    lower = judge(above, differs=differs, threshold=0.7)
     assert lower.high == pytest.approx(0.01) and not lower.loud
-    assert verdict_of(dataclasses.replace(facts, threshold=0.7, above_px=4000), bundle, drift).loud
+    assert judge(4000, differs=differs, threshold=0.7).loud
+
+
+def test_above_all_calibration_ground_nothing_is_as_promised_and_more_than_is_guaranteed_is_not(judge):
+    assert judge(0).answer == "holds" and not judge(0).loud
+    assert judge(0, differs=UNLIKE).why.startswith("no more lies above than promised, but")
+    assert judge(0).at_most == pytest.approx(1 / 21)
+    much, most = judge(5000, differs=UNLIKE), judge(20_000)
+    assert (much.answer, much.loud) == ("does not hold", False)
+    assert (most.answer, most.loud) == ("cannot be told", True) and "more lies above than promised" in most.why
+    assert "WARNING    20 % of this scene lies above the threshold, and 0 is promised" in most.lines()
+
+
+def test_less_above_than_is_promised_is_not_more_where_all_calibration_pixels_above_lie_in_one_image(judge):
+    count = 40
+    record = CalibrationRecord(
+        kind="jsd",
+        pixels=count * 1000,
+        pixel_m=0.5,
+        intervals={},
+        thresholds=(0.5,),
+        block_px=(1000,) * count,
+        block_image=tuple(range(count)),
+        above=((40,), *((0,),) * (count - 1)),
+    )
+    verdict = judge(50, record=record)
+    assert (verdict.promised, verdict.high) == (0.001, 0.0)
+    assert verdict.answer == "holds" and judge(50, record=record, differs=UNLIKE).answer == "cannot be told"
+    assert judge(101, record=record, differs=UNLIKE).answer == "does not hold"
+    outside = [verdict_bars(judge(above, record=record))[0].outside for above in (50, 101)]
+    assert outside == [False, True]

@@ -128,6 +128,11 @@ def test_what_no_label_fulfils_is_refused_and_names_that_were_given_can_be_held_
     gpd.GeoDataFrame(rows, crs=UTM).to_file(tmp_path / "l.gpkg")
     with pytest.raises(ConfigError, match="--name is for labels that hold numbers, and these hold names, such as road"):
         Inputs.of([str(folder / "a.tif")], [str(tmp_path / "l.gpkg")], Wishes(names={0: "x"}))
+    some = (FoundClass(0, None, 1, 0.5, None), FoundClass(1, None, 1, 0.5, None))
+    sample = FoundLabels((Path("a.tif"), Path("b.tif")), some, vector=False, counted=1)
+    _check_wishes(Wishes(names={7: "boat"}), sample)  # which the other file may hold
+    with pytest.raises(ConfigError, match="the labels hold no 7"):
+        _check_wishes(Wishes(names={7: "boat"}), replace(sample, counted=2))
     masks = FoundLabels((), (FoundClass(0, None, 1, 1.0, None),), vector=False, masks=True)
     _check_wishes(Wishes(names={0: "land", 1: "boat", 255: "boat"}), masks)
 

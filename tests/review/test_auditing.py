@@ -185,6 +185,20 @@ def test_the_promise_of_a_bundle_is_that_of_its_threshold_though_a_table_tells_s
     assert "1 % of inlier pixels promised" in text
 
 
+def test_of_thresholds_that_hardly_differ_the_nearest_is_that_of_the_map(tmp_path):
+    bundle = make_bundle(tmp_path / "plain.safetensors", score={"kind": "energy"})
+    rates = {"0.001": 9.99998, "0.01": 9.99992, "0.05": 9.9}
+    dataclasses.replace(bundle, calibration={"energy": rates}).save(tmp_path / "model.safetensors")
+    path = save(tmp_path / "a.gpkg", reviewed(["false"] * 10))
+    for at, promised in ((9.99992, "1 %"), (9.99998, "0.1 %"), (9.9, "5 %"), (9.95, "5 %")):
+        tags = {"GEOOD_SCORE": "energy", "GEOOD_THRESHOLD": repr(at)}
+        write_scores(tmp_path / "a.tif", GRID, np.zeros((200, 200), np.float32), **tags)
+        assert (
+            f" {promised} of inlier pixels promised"
+            in audit([path], bundle=tmp_path / "model.safetensors").promises[-1]
+        )
+
+
 def test_a_map_of_several_scenes_tells_its_ground_and_its_promise_itself(tmp_path):
     promise = {"threshold": 0.7, "promised": 0.001, "polygons_per_km2": 9.0, "false_per_km2": 2.0}
     rows = [{"scene": scene, "km2": km2, "valid_px": px, **promise} for scene, km2, px in (("a", 2, 80), ("b", 3, 40))]

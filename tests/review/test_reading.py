@@ -109,6 +109,15 @@ def test_a_polygon_that_was_cut_into_parts_is_one_with_all_parts_of_its_verdict(
     partly = cut.assign(verdict=["false", "real", None, None])
     review = read_review([save(tmp_path / "b.gpkg", partly), save(tmp_path / "c.gpkg", frame)])
     assert review.polygons.geometry[0].equals(halves[0]), "the other part was not judged"
+    torn = cut.assign(verdict=["false", "real", None, "real"])
+    review = read_review([save(tmp_path / "d.gpkg", torn)])
+    assert verdicts(review) == ["conflict", "real", ""]
+    assert review.polygons.geometry[0].equals(frame.geometry[0]), "no part of it is ground"
+    bow = shapely.Polygon([(west, south), (east, north), (east, south), (west, north)])
+    broken = cut.set_geometry([halves[0], *frame.geometry[1:], bow], crs=frame.crs)
+    assert not read_review([save(tmp_path / "e.gpkg", broken)]).polygons.geometry[0].is_valid
+    gone = cut.set_geometry([halves[0], *frame.geometry[1:], None], crs=frame.crs)
+    assert read_review([save(tmp_path / "f.gpkg", gone)]).polygons.geometry[0].equals(halves[0])
 
 
 def test_cells_with_counts_that_are_none_are_left_out(tmp_path):
