@@ -43,7 +43,7 @@ from geood.training.run_folder import (
     trim_metrics,
 )
 from geood.training.stage import Stage, first_crops, pl
-from geood.training.tuning import take_model
+from geood.training.tuning import take_model, with_kept_head
 
 log = logging.getLogger("geood")
 
@@ -86,7 +86,7 @@ def train(config: Config | str | Path, out: str | Path, *, resume: bool = False)
     leader = _is_leader()
     if not leader:
         log.setLevel(logging.WARNING)  # one process logs for all
-    config = as_begun(run, config, given=given) if resume else config
+    config = with_kept_head(as_begun(run, config, given=given) if resume else config, given=given)
     if leader:
         check_run(run, config, resume=resume)
     bundle_path = run / "model.safetensors"

@@ -11,12 +11,15 @@ does not allow.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 
 from geood.config import Config
 from geood.datasets import Crops
 from geood.errors import ConfigError, shown
-from geood.models import Flow, ModelBundle, Segmenter, bundle_path_of
+from geood.models import Flow, ModelBundle, Segmenter, bundle_path_of, read_header
+
+log = logging.getLogger("geood")
 
 ALIKE = 0.01  # by which resolutions may differ, as a share
 APART = ("outlier", "outlier_strides", "weights", "checkpointing")  # keys that do not change the classes' network
@@ -66,6 +69,25 @@ def keeps_head(config: Config) -> bool:
     train = config.train
     learns = train.third_stage == "joint" or train.head_steps > 0
     return train.tune_from is not None and config.segmenter.outlier == "head" and not learns
+
+
+def with_kept_head(config: Config, *, given: Config) -> Config:
+    """Return the config of a training that keeps a model's head, with the strides that this sees.
+
+    What `given` says of them is left as it is, to be refused if it differs; else the default would be that of another
+    head where the model is of an earlier geood.
+
+    Raises:
+        BundleError: the model cannot be read.
+    """
+    named = "outlier_strides" in given.segmenter.model_fields_set
+    if named or not keeps_head(config) or not (path := bundle_path_of(str(config.train.tune_from))).exists():
+        return config
+    seen, default = read_header(path).config.segmenter.outlier_strides, config.segmenter.outlier_strides
+    if seen == default:
+        return config
+    log.info("the head of %s is kept, with segmenter.outlier_strides: %s (the default is %s)", path, seen, default)
+    return config.model_copy(update={"segmenter": config.segmenter.model_copy(update={"outlier_strides": seen})})
 
 
 def _check_alike(bundle: ModelBundle, config: Config, crops: Crops, key: str) -> None:

@@ -83,6 +83,22 @@ def test_without_steps_the_head_is_kept_and_there_is_nothing_to_train(folder, cr
         check_sense(config(folder, head_steps=0))
 
 
+def test_a_head_of_an_earlier_geood_is_kept_with_its_own_strides(folder, tmp_path):
+    """Unless others are named: those are refused, as no head of theirs could be kept."""
+    old = SECTIONS | {"segmenter": {"outlier": "head", "outlier_strides": [4, 8]}}
+    names = ModelBundle.load(folder / "first" / "model.safetensors").bands.names
+    make_bundle(tmp_path / "old.safetensors", names=names, **old)
+    tuned = config(folder, tune_from=str(tmp_path / "old.safetensors"), head_steps=0)
+    for resume in (False, True):
+        after = ModelBundle.load(train(tuned, tmp_path / "run", resume=resume))
+        assert after.config.segmenter.outlier_strides == [4, 8]
+    was, now = ModelBundle.load(tmp_path / "old.safetensors").segmenter.state_dict(), after.segmenter.state_dict()
+    assert all(torch.equal(was[name], now[name]) for name in was)
+    named = tuned.segmenter.model_copy(update={"outlier_strides": [8, 16]})
+    with pytest.raises(ConfigError, match=r"other values of segmenter\.outlier_strides"):
+        train(tuned.model_copy(update={"segmenter": named}), tmp_path / "other")
+
+
 def test_the_networks_are_those_of_the_model_and_the_head_starts_anew(folder, crops):
     torch.manual_seed(9)
     segmenter = Segmenter(3, 3, crops.config.segmenter)
