@@ -118,7 +118,8 @@ class Assembly:
         return self
 
     def __exit__(self, *failure: Any) -> None:
-        self._open.__exit__(*failure)
+        with writing(self._out):  # scratch files may still have to be written, on a full disk
+            self._open.__exit__(*failure)
 
     def take(self, rows: int) -> None:
         """Begin to lay out all rows of tiles before row `rows`, which must be finished, and do not wait.

@@ -112,6 +112,24 @@ def test_a_full_disk_is_told_by_a_later_call_and_leaves_nothing(tmp_path, monkey
     assert os.listdir(tmp_path) == ["a.journal"] and threading.active_count() == before
 
 
+@pytest.mark.parametrize("small_disk", ["1M"], indirect=True)
+def test_a_full_disk_is_told_whatever_does_not_fit(tmp_path, small_disk):
+    """Also what a scratch file still holds when it is closed."""
+    shape, out = (1500, 900), small_disk / "a.tif"
+    growing = Growing(tmp_path / "a.tif", shape, 512, "float32")
+    for number, chunk in enumerate(chunks_of(shape, 512, "float32")):
+        growing.append(number, chunk)
+    form = {"journal": growing.journal, "places": growing.places, "tile_px": 512, **FORMS["float32"]}
+    filler = small_disk / "filler"
+    for free in range(0, 200_000, 12_288):
+        disk = os.statvfs(small_disk)
+        filler.write_bytes(bytes(disk.f_bavail * disk.f_frsize - free))
+        with pytest.raises(OutputError, match=r"a\.tif: cannot be written .*free space"):
+            assemble(out, Grid(*shape, NORTH_UP, UTM), **form, **TOLD)
+        assert os.listdir(small_disk) == ["filler"]
+        filler.unlink()
+
+
 def test_what_fails_meanwhile_leaves_nothing(tmp_path):
     growing = Growing(tmp_path / "a.tif", (600, 500), 96, "float32")
     (tmp_path / "a.tif").write_bytes(b"the one before")
