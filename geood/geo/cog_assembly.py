@@ -95,7 +95,7 @@ class Assembly:
         self._blank: NDArray[Any] = np.full((block, block, *depth), nodata, dtype)
         self._shrink = SHRINK[overview]
         self._tile_rows, self._tile_cols = (-(-side // tile_px) for side in (grid.height, grid.width))
-        self._rows = 0  # of tiles, laid out
+        self._rows = 0  # of tiles, taken
         self._quarters: dict[int, Quarter] = {}
         self._jobs: deque[Future[None]] = deque()
 
@@ -131,7 +131,8 @@ class Assembly:
         with writing(self._out):
             while self._jobs and self._jobs[0].done():
                 self._jobs.popleft().result()
-        self._jobs.append(self._pool.submit(self._lay_out, rows))
+        self._jobs.extend(self._pool.submit(self._lay_out, row) for row in range(self._rows, rows))
+        self._rows = rows
 
     def finish(self, *, tags: dict[str, str], statistics: dict[str, str]) -> None:
         """Complete the file, with `tags` (metadata items) of the dataset and `statistics` of its first band.
@@ -151,17 +152,15 @@ class Assembly:
                 write_cog(self._staging / self._out.name, self._levels, like)
             self._open.close()
 
-    def _lay_out(self, rows: int) -> None:
-        """Take the tiles before row `rows` that have not been taken."""
-        for row in range(self._rows, rows):
-            self._index(row)
-            if self._spaced:
-                self._place(row)
-            self._rows = row + 1
-            done = self._rows * self._tile_px // 2**PACKED if self._rows < self._tile_rows else None
-            self._upper.extend(done, self._second)
-            if self._spaced:
-                self._spaced.hand_over()
+    def _lay_out(self, row: int) -> None:
+        """Lay out a row of tiles; those above have been."""
+        self._index(row)
+        if self._spaced:
+            self._place(row)
+        last = row + 1 == self._tile_rows
+        self._upper.extend(None if last else (row + 1) * self._tile_px // 2**PACKED, self._second)
+        if self._spaced:
+            self._spaced.hand_over()
 
     def _index(self, row: int) -> None:
         """Note where the chunks of a row of tiles have their blocks and their level-2 pixels."""

@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -140,6 +141,27 @@ def test_what_fails_meanwhile_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
     assert sorted(os.listdir(tmp_path)) == ["a.journal", "a.tif"]
     assert (tmp_path / "a.tif").read_bytes() == b"the one before"
+
+
+def test_an_interrupt_waits_for_one_row_at_most(tmp_path, monkeypatch):
+    """Rows that a resumed run finds finished are many at once."""
+    begun, index = [], Assembly._index
+
+    def slowly(self, row):
+        begun.append(row)
+        time.sleep(0.2)
+        index(self, row)
+
+    monkeypatch.setattr(Assembly, "_index", slowly)
+    growing = Growing(tmp_path / "a.tif", (1500, 300), 96, "float32")
+    with pytest.raises(KeyboardInterrupt), growing.assembly as assembly:
+        for number, chunk in enumerate(chunks_of((1500, 300), 96, "float32")):
+            growing.append(number, chunk)
+        assembly.take(16)
+        while not begun:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+    assert len(begun) < 8
 
 
 def test_a_damaged_chunk_is_told(tmp_path):
