@@ -108,7 +108,7 @@ class Assembly:
             sources: list[BinaryIO] = [*[self._chunks] * PACKED, *[self._blocks] * len(shapes)]
             self._levels = [PyramidLevel.blank(*each, block) for each in zip(sources, shapes, strict=False)]
             self._upper = UpperLevels(self._levels, halves, self._blank, keep=self._keep, shrink=self._shrink)
-            rooms = [level.sizes.size * (2 * self._blank.nbytes + FRAME) for level in self._levels[:0:-1]]
+            rooms = [level.sizes.size * (2 * self._blank.nbytes + FRAME) for level in self._levels[::-1]]
             self._spaced = SpacedFile.where_possible(self._staging / self._out.name, [ROOM, *rooms])
             if self._spaced:
                 stack.enter_context(self._spaced)

@@ -37,11 +37,11 @@ class SpacedFile:
         self._starts = [0]
         for room in rooms:
             self._starts.append(self._starts[-1] + aligned(room))
-        self.ends = [*self._starts]
+        self.ends = self._starts[:-1]
 
     @classmethod
     def where_possible(cls, path: Path, rooms: Sequence[int]) -> Self | None:
-        """Make a file at `path` with `rooms`, the most bytes of each part but the last; None where that cannot be.
+        """Make a file at `path` with `rooms`, the most bytes of each part; None where that cannot be.
 
         Raises:
             OSError: the file cannot be made.
@@ -51,7 +51,8 @@ class SpacedFile:
         try:
             os.truncate(file.fileno(), 2 * ALIGN)
             _collapse(file.fileno(), 0, ALIGN)
-            os.truncate(file.fileno(), spaced._starts[-1])
+            for end in reversed(spaced._starts[-2:]):  # the last part may become so long, and begins empty
+                os.truncate(file.fileno(), end)
         except OSError:  # not on this system or disk, or no file may be so long
             file.close()
             path.unlink()
@@ -64,7 +65,7 @@ class SpacedFile:
         Raises:
             OSError: the disk is full, or the part has no room for them.
         """
-        if part + 1 < len(self._starts) and self.ends[part] + len(data) > self._starts[part + 1]:
+        if self.ends[part] + len(data) > self._starts[part + 1]:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         self._file.seek(self.ends[part])
         rest = memoryview(data)
@@ -83,7 +84,7 @@ class SpacedFile:
             OSError: that failed.
         """
         number = self._file.fileno()
-        for end, start in reversed([*zip(self.ends[:-1], self._starts[1:], strict=True)]):
+        for end, start in reversed([*zip(self.ends[:-1], self._starts[1:-1], strict=True)]):
             if start == os.fstat(number).st_size:  # nothing follows
                 os.truncate(number, aligned(end))
             elif aligned(end) < start:

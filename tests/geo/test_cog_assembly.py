@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 import threading
 import time
 
@@ -90,6 +91,26 @@ def test_copied_at_the_end_or_laid_out_while_tiles_come_it_has_the_same_bytes(
     assert sorted(os.listdir(tmp_path)) == ["a.journal", "a.tif"]
     nowhere(monkeypatch)
     assert at_once(tmp_path / "b.tif", shape, tile_px, dtype, chunks) == laid_out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sets a limit of the system")
+def test_where_files_may_be_so_long_and_no_longer_blocks_are_copied(tmp_path):
+    """Full resolution, which begins beyond all room, has to end below the limit too."""
+    import resource
+
+    form = ((600, 500), 96, "float32")
+    chunks = chunks_of(*form)
+    whole = at_once(tmp_path / "a.tif", *form, chunks)
+    with Growing(tmp_path / "b.tif", *form).assembly as assembly:
+        if assembly._spaced is None:
+            pytest.skip("the disk of temporary files cannot cut files")
+        start = assembly._spaced.ends[-1]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (start + 2**16, before[1]))
+    try:
+        assert at_once(tmp_path / "c.tif", *form, chunks) == whole
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("place", ["take", "finish", "cut"])
