@@ -2,6 +2,7 @@
 
 import errno
 import os
+import subprocess
 
 import numpy as np
 import pytest
@@ -91,6 +92,21 @@ def test_elsewhere_there_is_none_and_nothing_is_left(tmp_path, small_disk):
 def test_other_systems_have_none(tmp_path, monkeypatch, platform):
     monkeypatch.setattr(spaced_file.sys, "platform", platform)
     assert SpacedFile.where_possible(tmp_path / "a", [ROOM]) is None and not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [0xFF534D42, 0xFE534D42, 0x7366746E, 0xF2F52010], ids=["SMB", "SMB 2", "NTFS", "F2FS"])
+def test_disks_that_cut_files_by_moving_bytes_or_keep_no_holes_have_none(folder, monkeypatch, kind):
+    """Linux cuts a file on an SMB server by copying there, older versions without what was not sent yet."""
+    monkeypatch.setattr(spaced_file, "_disk_type", lambda *_: kind)
+    assert SpacedFile.where_possible(folder / "a", [ROOM]) is None and not os.listdir(folder)
+
+
+def test_the_type_of_a_disk_is_known(folder, small_disk):
+    """As the system's own command tells it, whose numbers are those of statfs(2)."""
+    for place in (folder, small_disk):
+        told = subprocess.run(["stat", "-f", "-c", "%t", place], capture_output=True, text=True, check=True).stdout
+        with (place / "a").open("wb") as file:
+            assert spaced_file._disk_type(file.fileno()) == int(told, 16)
 
 
 def test_a_file_that_may_not_be_so_long_is_none(folder):
