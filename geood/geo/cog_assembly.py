@@ -35,28 +35,6 @@ PACKED = 2  # levels whose blocks are in the chunks
 ROOM = 2**30  # bytes kept free for header and IFDs, more than they can take
 
 
-def assemble(
-    out: Path,
-    grid: Grid,
-    *,
-    journal: Path,
-    places: Places,
-    tags: dict[str, str],
-    statistics: dict[str, str],
-    **form: Any,
-) -> None:
-    """Write the COG of all chunks in `journal`, atomically; an existing `out` is replaced.
-
-    The arguments are those of `Assembly` and of its `finish`.
-
-    Raises:
-        DataError: the journal is cut short or damaged.
-        OutputError: the file cannot be written; nothing is left behind then.
-    """
-    with Assembly(out, grid, journal=journal, places=places, **form) as assembly:
-        assembly.finish(tags=tags, statistics=statistics)
-
-
 class Assembly:
     """A COG in the making; a context manager, after whose end `out` is there if it was finished, and nothing else.
 

@@ -11,10 +11,11 @@ import pytest
 
 from geood.errors import DataError, OutputError
 from geood.geo.cog import encode_tile
-from geood.geo.cog_assembly import Assembly, assemble
+from geood.geo.cog_assembly import Assembly
 from geood.geo.grid import Grid, tile_grid
 from geood.geo.spaced_file import SpacedFile
 from support.places import NORTH_UP, UTM
+from support.rasters import assemble
 
 FORMS = {
     "float32": {"dtype": "float32", "nodata": float("nan"), "overview": "average", "bands": ["scores"]},
