@@ -35,28 +35,6 @@ PACKED = 2  # levels whose blocks are in the chunks
 ROOM = 2**30  # bytes kept free for header and IFDs, more than they can take
 
 
-def assemble(
-    out: Path,
-    grid: Grid,
-    *,
-    journal: Path,
-    places: Places,
-    tags: dict[str, str],
-    statistics: dict[str, str],
-    **form: Any,
-) -> None:
-    """Write the COG of all chunks in `journal`, atomically; an existing `out` is replaced.
-
-    The arguments are those of `Assembly` and of its `finish`.
-
-    Raises:
-        DataError: the journal is cut short or damaged.
-        OutputError: the file cannot be written; nothing is left behind then.
-    """
-    with Assembly(out, grid, journal=journal, places=places, **form) as assembly:
-        assembly.finish(tags=tags, statistics=statistics)
-
-
 class Assembly:
     """A COG in the making; a context manager, after whose end `out` is there if it was finished, and nothing else.
 
@@ -95,7 +73,7 @@ class Assembly:
         self._blank: NDArray[Any] = np.full((block, block, *depth), nodata, dtype)
         self._shrink = SHRINK[overview]
         self._tile_rows, self._tile_cols = (-(-side // tile_px) for side in (grid.height, grid.width))
-        self._rows = 0  # of tiles, laid out
+        self._rows = 0  # of tiles, taken
         self._quarters: dict[int, Quarter] = {}
         self._jobs: deque[Future[None]] = deque()
 
@@ -108,7 +86,7 @@ class Assembly:
             sources: list[BinaryIO] = [*[self._chunks] * PACKED, *[self._blocks] * len(shapes)]
             self._levels = [PyramidLevel.blank(*each, block) for each in zip(sources, shapes, strict=False)]
             self._upper = UpperLevels(self._levels, halves, self._blank, keep=self._keep, shrink=self._shrink)
-            rooms = [level.sizes.size * (2 * self._blank.nbytes + FRAME) for level in self._levels[:0:-1]]
+            rooms = [level.sizes.size * (2 * self._blank.nbytes + FRAME) for level in self._levels[::-1]]
             self._spaced = SpacedFile.where_possible(self._staging / self._out.name, [ROOM, *rooms])
             if self._spaced:
                 stack.enter_context(self._spaced)
@@ -118,7 +96,8 @@ class Assembly:
         return self
 
     def __exit__(self, *failure: Any) -> None:
-        self._open.__exit__(*failure)
+        with writing(self._out):  # scratch files may still have to be written, on a full disk
+            self._open.__exit__(*failure)
 
     def take(self, rows: int) -> None:
         """Begin to lay out all rows of tiles before row `rows`, which must be finished, and do not wait.
@@ -130,7 +109,8 @@ class Assembly:
         with writing(self._out):
             while self._jobs and self._jobs[0].done():
                 self._jobs.popleft().result()
-        self._jobs.append(self._pool.submit(self._lay_out, rows))
+        self._jobs.extend(self._pool.submit(self._lay_out, row) for row in range(self._rows, rows))
+        self._rows = rows
 
     def finish(self, *, tags: dict[str, str], statistics: dict[str, str]) -> None:
         """Complete the file, with `tags` (metadata items) of the dataset and `statistics` of its first band.
@@ -150,17 +130,15 @@ class Assembly:
                 write_cog(self._staging / self._out.name, self._levels, like)
             self._open.close()
 
-    def _lay_out(self, rows: int) -> None:
-        """Take the tiles before row `rows` that have not been taken."""
-        for row in range(self._rows, rows):
-            self._index(row)
-            if self._spaced:
-                self._place(row)
-            self._rows = row + 1
-            done = self._rows * self._tile_px // 2**PACKED if self._rows < self._tile_rows else None
-            self._upper.extend(done, self._second)
-            if self._spaced:
-                self._spaced.hand_over()
+    def _lay_out(self, row: int) -> None:
+        """Lay out a row of tiles; those above have been."""
+        self._index(row)
+        if self._spaced:
+            self._place(row)
+        last = row + 1 == self._tile_rows
+        self._upper.extend(None if last else (row + 1) * self._tile_px // 2**PACKED, self._second)
+        if self._spaced:
+            self._spaced.hand_over()
 
     def _index(self, row: int) -> None:
         """Note where the chunks of a row of tiles have their blocks and their level-2 pixels."""

@@ -17,9 +17,9 @@ from rasterio.crs import CRS
 from geood.errors import DataError, OutputError
 from geood.geo import cog, cog_layout, gdal
 from geood.geo.cog import WORST, block_px, encode_tile, rounded
-from geood.geo.cog_assembly import assemble
 from geood.geo.grid import Grid, tile_grid
 from support.places import NORTH_UP, PLACES, UTM
+from support.rasters import assemble
 
 NAN = float("nan")
 KIND = {"float32": (NAN, "average"), "uint8": (255, "mode")}
@@ -483,13 +483,13 @@ def test_memory_does_not_grow_with_the_scene(tmp_path):
 import resource, time
 from pathlib import Path
 import rasterio
-from geood.geo.cog_assembly import assemble
+from geood.geo.cog_assembly import Assembly
 from geood.geo.grid import Affine, Grid
 places = {{n: (0, {len(chunk)}) for n in (0, 5000, 5001, 9000)}}
 before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-assemble(Path("a.tif"), Grid({side}, {side}, Affine.identity()), journal=Path("a.journal"), places=places,
-    tile_px={tile_px}, dtype="float32", nodata=float("nan"), overview="average", bands=[""], tags={{}},
-    statistics={{}})
+with Assembly(Path("a.tif"), Grid({side}, {side}, Affine.identity()), journal=Path("a.journal"), places=places,
+    tile_px={tile_px}, dtype="float32", nodata=float("nan"), overview="average", bands=[""]) as assembly:
+    assembly.finish(tags={{}}, statistics={{}})
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, time.perf_counter() - start)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -2,17 +2,20 @@
 
 import errno
 import os
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 
 from geood.errors import DataError, OutputError
 from geood.geo.cog import encode_tile
-from geood.geo.cog_assembly import Assembly, assemble
+from geood.geo.cog_assembly import Assembly
 from geood.geo.grid import Grid, tile_grid
 from geood.geo.spaced_file import SpacedFile
 from support.places import NORTH_UP, UTM
+from support.rasters import assemble
 
 FORMS = {
     "float32": {"dtype": "float32", "nodata": float("nan"), "overview": "average", "bands": ["scores"]},
@@ -91,6 +94,26 @@ def test_copied_at_the_end_or_laid_out_while_tiles_come_it_has_the_same_bytes(
     assert at_once(tmp_path / "b.tif", shape, tile_px, dtype, chunks) == laid_out
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="sets a limit of the system")
+def test_where_files_may_be_so_long_and_no_longer_blocks_are_copied(tmp_path):
+    """Full resolution, which begins beyond all room, has to end below the limit too."""
+    import resource
+
+    form = ((600, 500), 96, "float32")
+    chunks = chunks_of(*form)
+    whole = at_once(tmp_path / "a.tif", *form, chunks)
+    with Growing(tmp_path / "b.tif", *form).assembly as assembly:
+        if assembly._spaced is None:
+            pytest.skip("the disk of temporary files cannot cut files")
+        start = assembly._spaced.ends[-1]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (start + 2**16, before[1]))
+    try:
+        assert at_once(tmp_path / "c.tif", *form, chunks) == whole
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 @pytest.mark.parametrize("place", ["take", "finish", "cut"])
 def test_a_full_disk_is_told_by_a_later_call_and_leaves_nothing(tmp_path, monkeypatch, place):
     shape, before = (600, 500), threading.active_count()
@@ -112,6 +135,24 @@ def test_a_full_disk_is_told_by_a_later_call_and_leaves_nothing(tmp_path, monkey
     assert os.listdir(tmp_path) == ["a.journal"] and threading.active_count() == before
 
 
+@pytest.mark.parametrize("small_disk", ["1M"], indirect=True)
+def test_a_full_disk_is_told_whatever_does_not_fit(tmp_path, small_disk):
+    """Also what a scratch file still holds when it is closed."""
+    shape, out = (1500, 900), small_disk / "a.tif"
+    growing = Growing(tmp_path / "a.tif", shape, 512, "float32")
+    for number, chunk in enumerate(chunks_of(shape, 512, "float32")):
+        growing.append(number, chunk)
+    form = {"journal": growing.journal, "places": growing.places, "tile_px": 512, **FORMS["float32"]}
+    filler = small_disk / "filler"
+    for free in range(0, 200_000, 12_288):
+        disk = os.statvfs(small_disk)
+        filler.write_bytes(bytes(disk.f_bavail * disk.f_frsize - free))
+        with pytest.raises(OutputError, match=r"a\.tif: cannot be written .*free space"):
+            assemble(out, Grid(*shape, NORTH_UP, UTM), **form, **TOLD)
+        assert os.listdir(small_disk) == ["filler"]
+        filler.unlink()
+
+
 def test_what_fails_meanwhile_leaves_nothing(tmp_path):
     growing = Growing(tmp_path / "a.tif", (600, 500), 96, "float32")
     (tmp_path / "a.tif").write_bytes(b"the one before")
@@ -122,6 +163,27 @@ def test_what_fails_meanwhile_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
     assert sorted(os.listdir(tmp_path)) == ["a.journal", "a.tif"]
     assert (tmp_path / "a.tif").read_bytes() == b"the one before"
+
+
+def test_an_interrupt_waits_for_one_row_at_most(tmp_path, monkeypatch):
+    """Rows that a resumed run finds finished are many at once."""
+    begun, index = [], Assembly._index
+
+    def slowly(self, row):
+        begun.append(row)
+        time.sleep(0.2)
+        index(self, row)
+
+    monkeypatch.setattr(Assembly, "_index", slowly)
+    growing = Growing(tmp_path / "a.tif", (1500, 300), 96, "float32")
+    with pytest.raises(KeyboardInterrupt), growing.assembly as assembly:
+        for number, chunk in enumerate(chunks_of((1500, 300), 96, "float32")):
+            growing.append(number, chunk)
+        assembly.take(16)
+        while not begun:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+    assert len(begun) < 8
 
 
 def test_a_damaged_chunk_is_told(tmp_path):

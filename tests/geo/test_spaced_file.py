@@ -2,6 +2,7 @@
 
 import errno
 import os
+import subprocess
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ ROOM = 10**6
 @pytest.fixture
 def folder(tmp_path):
     """A folder on a disk that can cut files."""
-    file = SpacedFile.where_possible(tmp_path / "trial", [])
+    file = SpacedFile.where_possible(tmp_path / "trial", [ROOM])
     if file is None:
         pytest.skip("the disk of temporary files cannot cut files")
     with file:
@@ -48,7 +49,7 @@ def pieces(rng, size):
 def test_parts_lie_one_after_the_other_whatever_the_order_they_came_in(folder, sizes):
     rng = np.random.default_rng(len(sizes))
     parts = [pieces(rng, size) for size in sizes]
-    with SpacedFile.where_possible(folder / "a", [ROOM] * (len(sizes) - 1)) as file:
+    with SpacedFile.where_possible(folder / "a", [ROOM] * (len(sizes) - 1) + [3 * ROOM]) as file:
         for n in range(4):
             for part in rng.permutation(len(sizes)).tolist():
                 file.append(part, parts[part][n])
@@ -63,7 +64,7 @@ def test_parts_lie_one_after_the_other_whatever_the_order_they_came_in(folder, s
 
 
 def test_room_takes_nothing_of_the_disk(folder):
-    with SpacedFile.where_possible(folder / "a", [2**33, 2**33]) as file:
+    with SpacedFile.where_possible(folder / "a", [2**33] * 3) as file:
         for part in range(3):
             file.append(part, bytes(range(256)) * 64)
         assert os.stat(folder / "a").st_size > 2**34 and os.stat(folder / "a").st_blocks * 512 < 10**6
@@ -71,7 +72,7 @@ def test_room_takes_nothing_of_the_disk(folder):
 
 
 def test_a_part_does_not_run_into_the_next(folder):
-    with SpacedFile.where_possible(folder / "a", [ALIGN]) as file:
+    with SpacedFile.where_possible(folder / "a", [ALIGN, ROOM]) as file:
         file.append(1, b"next")
         file.append(0, bytes(ALIGN))
         with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
@@ -93,12 +94,27 @@ def test_other_systems_have_none(tmp_path, monkeypatch, platform):
     assert SpacedFile.where_possible(tmp_path / "a", [ROOM]) is None and not os.listdir(tmp_path)
 
 
+@pytest.mark.parametrize("kind", [0xFF534D42, 0xFE534D42, 0x7366746E, 0xF2F52010], ids=["SMB", "SMB 2", "NTFS", "F2FS"])
+def test_disks_that_cut_files_by_moving_bytes_or_keep_no_holes_have_none(folder, monkeypatch, kind):
+    """Linux cuts a file on an SMB server by copying there, older versions without what was not sent yet."""
+    monkeypatch.setattr(spaced_file, "_disk_type", lambda *_: kind)
+    assert SpacedFile.where_possible(folder / "a", [ROOM]) is None and not os.listdir(folder)
+
+
+def test_the_type_of_a_disk_is_known(folder, small_disk):
+    """As the system's own command tells it, whose numbers are those of statfs(2)."""
+    for place in (folder, small_disk):
+        told = subprocess.run(["stat", "-f", "-c", "%t", place], capture_output=True, text=True, check=True).stdout
+        with (place / "a").open("wb") as file:
+            assert spaced_file._disk_type(file.fileno()) == int(told, 16)
+
+
 def test_a_file_that_may_not_be_so_long_is_none(folder):
     assert SpacedFile.where_possible(folder / "a", [2**62]) is None and not os.listdir(folder)
 
 
 def test_a_cut_that_fails_is_an_error(folder, monkeypatch):
-    with SpacedFile.where_possible(folder / "a", [ROOM]) as file:
+    with SpacedFile.where_possible(folder / "a", [ROOM, ROOM]) as file:
         file.append(1, b"next")
         monkeypatch.setattr(spaced_file, "_collapse", _full)
         with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):

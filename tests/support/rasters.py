@@ -5,7 +5,7 @@ import rasterio
 from affine import Affine
 
 from geood.geo.cog import encode_tile
-from geood.geo.cog_assembly import assemble
+from geood.geo.cog_assembly import Assembly
 from geood.geo.grid import tile_grid
 
 UTM = "EPSG:32633"
@@ -32,6 +32,12 @@ def write_raster(path, array, *, crs=UTM, transform=HALF_METRE, nodata=None, **p
     ) as file:
         file.write(array)
     return path
+
+
+def assemble(out, grid, *, tags, statistics, **form):
+    """Put the COG of all chunks of a journal together at once."""
+    with Assembly(out, grid, **form) as assembly:
+        assembly.finish(tags=tags, statistics=statistics)
 
 
 def write_scores(path, grid, array, **tags):
