@@ -81,6 +81,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "closed set": CLOSED,
     "control": PLAIN | BANK | {"negatives.source": "none"},
     "head, phase": {},  # the defaults of geood
+    "head, strides 4 and 8": {"segmenter.outlier_strides": [4, 8]},
     "head, no light": {"train.head_light": 0},
     "head, flow": {"negatives.source": "flow"},
     "head, flow frozen": {"negatives.source": "flow", "train.joint_flow_lr": 0},
