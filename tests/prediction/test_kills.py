@@ -167,7 +167,7 @@ def test_a_run_killed_again_while_it_resumes_is_finished(number, tmp_path, argum
     out = tmp_path / "out"
     out.mkdir()
     given = arguments(out / OUT)
-    for phase in ("amid the tiles", "first tile", "assembly of the classes", "publishing")[number:]:
+    for phase in ("amid the tiles", "first tile", "end of the classes", "publishing")[number:]:
         assert killed(f"at_call{PHASES[phase]!r}", tmp_path, [*given, "--resume"])
     note = out / WORK / "publishing.json"
     killed(f"at_change({str(note)!r}, {number})", tmp_path, [*given, "--resume"])
