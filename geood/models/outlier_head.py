@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geood.models.decoder import upsample
+from geood.models.encoder import STRIDES
 
-STRIDES = (4, 8, 16)  # of the encoder's maps
 WIDTH = 64  # channels between the two convolutions
 
 

@@ -22,7 +22,8 @@ from geood.models import Flow, ModelBundle, Segmenter, bundle_path_of, read_head
 log = logging.getLogger("geood")
 
 ALIKE = 0.01  # by which resolutions may differ, as a share
-APART = ("outlier", "outlier_strides", "weights", "checkpointing")  # keys that do not change the classes' network
+APART = {"outlier", "outlier_strides", "weights", "checkpointing"}  # keys that do not change the classes' network
+OF_HEAD = {"outlier_strides"}  # those among them that change the network of the head
 
 
 def take_model(
@@ -92,7 +93,7 @@ def with_kept_head(config: Config, *, given: Config) -> Config:
 
 def _check_alike(bundle: ModelBundle, config: Config, crops: Crops, key: str) -> None:
     now, before = config.segmenter.model_dump(), bundle.config.segmenter.model_dump()
-    apart = APART[:1] + APART[2:] if keeps_head(config) else APART
+    apart = APART - OF_HEAD if keeps_head(config) else APART
     differing = [f"segmenter.{name}" for name in now if name not in apart and now[name] != before[name]]
     names = {i: bundle.config.data.classes[i] for i in bundle.class_ids}
     if dict(config.data.classes) != names:

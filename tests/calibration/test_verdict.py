@@ -231,20 +231,24 @@ WORDS = {"bands": "light", "shadows": "light", "contrast": "light", "detail": "t
 WORDS |= {"cover": "cover", "content": "features", "scores": "score"}
 
 
+def record_of(images, thresholds, above):
+    """A record of blocks of 1,000 pixels in these images, with what lies above each threshold."""
+    return CalibrationRecord(
+        kind="jsd",
+        pixels=len(images) * 1000,
+        pixel_m=0.5,
+        intervals={},
+        thresholds=thresholds,
+        block_px=(1000,) * len(images),
+        block_image=tuple(images),
+        above=above,
+    )
+
+
 @pytest.fixture
 def judge():
     """A function of pixels above a threshold, of 100,000, and of changes: the verdict by a record of 20 blocks."""
-    count = 20
-    record = CalibrationRecord(
-        kind="jsd",
-        pixels=count * 1000,
-        pixel_m=0.5,
-        intervals={},
-        thresholds=(0.5, 0.9),
-        block_px=(1000,) * count,
-        block_image=tuple(i % 5 for i in range(count)),
-        above=((10, 0),) * count,
-    )
+    record = record_of([i % 5 for i in range(20)], (0.5, 0.9), ((10, 0),) * 20)
     settings = SimpleNamespace(score=SimpleNamespace(kind="jsd"), predict=SimpleNamespace(connectivity=8))
 
     def judge(above, *, differs=(), threshold=0.95, record=record):
@@ -280,17 +284,7 @@ def test_above_all_calibration_ground_nothing_is_as_promised_and_more_than_is_gu
 
 
 def test_less_above_than_is_promised_is_not_more_where_all_calibration_pixels_above_lie_in_one_image(judge):
-    count = 40
-    record = CalibrationRecord(
-        kind="jsd",
-        pixels=count * 1000,
-        pixel_m=0.5,
-        intervals={},
-        thresholds=(0.5,),
-        block_px=(1000,) * count,
-        block_image=tuple(range(count)),
-        above=((40,), *((0,),) * (count - 1)),
-    )
+    record = record_of(range(40), (0.5,), ((40,), *((0,),) * 39))
     verdict = judge(50, record=record)
     assert (verdict.promised, verdict.high) == (0.001, 0.0)
     assert verdict.answer == "holds" and judge(50, record=record, differs=UNLIKE).answer == "cannot be told"
