@@ -36,7 +36,6 @@ HELD_BY = {  # rooms without a test file of their own name, and the file whose l
     "cli/demo": "test_end_to_end",
     "cli/measuring": "test_end_to_end",
     "calibration/judgement": "prediction/test_scene_verdict",
-    "calibration/measurement": "training/test_trainer",
     "calibration/tiled_scoring": "evaluation/test_tile_scores",
     "cli/threshold_options": "prediction/test_scene_verdict",
     "cli/options": "test_end_to_end",

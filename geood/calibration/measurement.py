@@ -128,7 +128,7 @@ def measure_ground(bundle: ModelBundle, crops: Crops) -> tuple[dict[str, dict[st
             number = len(images)
             images.append(parts[0].place.image)
             tiles = _tiles_of(bundle, source, parts)
-            for tile, _, scores in scored_tiles(
+            for tile, known, scores in scored_tiles(
                 bundle,
                 source,
                 tiles,
@@ -140,7 +140,7 @@ def measure_ground(bundle: ModelBundle, crops: Crops) -> tuple[dict[str, dict[st
                 assert scores.cells is not None
                 cells += [(number, cell) for cell in scores.cells]
                 for part in parts:
-                    _take(part, tile, scores, own)
+                    _take(part, tile, known, scores=scores, own=own)
             scored += [(number, part) for part in parts]
             progress.advance(len(parts))
     curves = {kind: PixelCurve() for kind in kinds}
@@ -249,10 +249,10 @@ def _shared(part: _Part, tile: Tile) -> tuple[tuple[slice, slice], tuple[slice, 
     )
 
 
-def _take(part: _Part, tile: Tile, scores: TileScores, own: str) -> None:
-    """Keep the scores of the inlier pixels that a part shares with a tile; where a score is NaN, pixels are invalid."""
+def _take(part: _Part, tile: Tile, known: _Known, *, scores: TileScores, own: str) -> None:
+    """Keep the scores of the inlier pixels that a part shares with a tile; labelled ground may hold no data."""
     here, there = _shared(part, tile)
-    mask = part.inlier[there]
+    mask = part.inlier[there] & known.inlier[here]
     for kind, score in scores.scores.items():
         part.values[kind].append(np.clip(score[here][mask], -LARGEST, LARGEST).astype(np.float16))
     part.own[there] = np.where(mask, scores.scores[own][here], np.nan)
