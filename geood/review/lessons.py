@@ -116,7 +116,7 @@ def feedback(
     ids = {name.casefold(): i for i, name in config.data.classes.items()}
     frame = _with_ids(review.polygons, ids, notes, Path(paths[0]))
     cells = _empty_cells(review, notes)
-    labels = _labels(frame, cells)
+    labels = _labels(frame, cells, review.undecided)
     counts = {
         "false": int((frame["verdict"] == "false").sum()),
         "stated": int(((frame["verdict"] == "false") & (frame[ATTRIBUTE] != UNSTATED)).sum()),
@@ -212,7 +212,9 @@ def _empty_cells(review: Review, notes: list[str]) -> geopandas.GeoDataFrame | N
     return whole if len(whole) else None
 
 
-def _labels(frame: geopandas.GeoDataFrame, cells: geopandas.GeoDataFrame | None) -> geopandas.GeoDataFrame:
+def _labels(
+    frame: geopandas.GeoDataFrame, cells: geopandas.GeoDataFrame | None, undecided: Sequence[Any]
+) -> geopandas.GeoDataFrame:
     """Return the labelled ground in the order of drawing: cells, false alarms, and on top what is left out."""
     parts = []
     if cells is not None:
@@ -221,10 +223,12 @@ def _labels(frame: geopandas.GeoDataFrame, cells: geopandas.GeoDataFrame | None)
     false = frame[frame["verdict"] == "false"]
     parts.append(_rows(false.geometry, false[ATTRIBUTE].to_numpy(), "false"))
     others = frame[frame["verdict"] != "false"]
-    inside = others["verdict"] == "real"
-    if cells is not None:
-        inside |= others.geometry.intersects(cells.geometry.union_all())
-    parts.append(_rows(others[inside].geometry, IGNORE, "left out"))
+    real = others["verdict"] == "real"
+    left_out = [*others[real].geometry]
+    if cells is not None:  # nobody decided on the rest, which is no empty ground
+        searched = cells.geometry.union_all()
+        left_out += [shape for shape in (*others[~real].geometry, *undecided) if shapely.intersects(shape, searched)]
+    parts.append(_rows(left_out, IGNORE, "left out"))
     return pd.concat(parts, ignore_index=True).set_crs(frame.crs, allow_override=True)
 
 

@@ -64,7 +64,8 @@ class Review:
 
     `polygons` has the columns of the files and `fid`, `source`, `score` (NaN: none) and a `verdict` of the four or "",
     best ranked first; `ranked` is True if a column `rank` says so. `cells` are those of the layer `sample`, with
-    numbers in `misses` (NaN: none typed) and True or False in `complete`. `misspelt` counts verdicts that are none.
+    numbers in `misses` (NaN: none typed) and True or False in `complete`. `misspelt` counts verdicts that are none,
+    `undecided` are shapes: parts of a polygon that was cut, without the verdict that its other parts have.
     """
 
     polygons: geopandas.GeoDataFrame
@@ -73,6 +74,7 @@ class Review:
     conflicts: tuple[Conflict, ...] = ()
     notes: tuple[str, ...] = ()
     ranked: bool = False
+    undecided: tuple[Any, ...] = ()
 
 
 def misspelt_lines(misspelt: Mapping[str, int]) -> list[str]:
@@ -110,14 +112,15 @@ def read_review(paths: Sequence[str | Path], names: ReviewNames = ReviewNames())
     ranks = pd.to_numeric(polygons["rank"], errors="coerce") if "rank" in polygons else None
     ranked = ranks is not None and bool(ranks.notna().all())
     polygons = polygons.assign(rank=ranks) if ranked else polygons
-    polygons, conflicts = _merged(polygons, notes, ranked=ranked)
+    undecided: list[Any] = []
+    polygons, conflicts = _merged(polygons, notes, undecided, ranked=ranked)
     polygons = _scored(polygons, names.score)
     order = polygons["rank"] if ranked else -polygons["score"].fillna(-np.inf)
     scenes = polygons["scene"].nunique() if "scene" in polygons else 1
     if ranked and scenes > 1:  # each scene has its own ranks
         order = order + (-polygons["score"].rank(pct=True) / 2).fillna(0)
     polygons = polygons.iloc[np.argsort(order.to_numpy(), kind="stable")].reset_index(drop=True)
-    return Review(polygons, _cells(cells, notes), misspelt, conflicts, tuple(notes), ranked)
+    return Review(polygons, _cells(cells, notes), misspelt, conflicts, tuple(notes), ranked, tuple(undecided))
 
 
 def _of_one_crs(frames: Sequence[geopandas.GeoDataFrame], paths: Sequence[str | Path]) -> list[geopandas.GeoDataFrame]:
@@ -225,11 +228,12 @@ def _empty(value: Any) -> bool:
 
 
 def _merged(
-    frame: geopandas.GeoDataFrame, notes: list[str], *, ranked: bool
+    frame: geopandas.GeoDataFrame, notes: list[str], undecided: list[Any], *, ranked: bool
 ) -> tuple[geopandas.GeoDataFrame, tuple[Conflict, ...]]:
     """Keep each polygon once, with the verdict on which all agree; list those on which they do not.
 
     Parts into which a person cut a polygon, which keep its rank, are one polygon: those with its verdict together.
+    The others are added to `undecided`.
     """
     by = [name for name in ("scene", "model", "rank") if name in frame] if ranked else []
     if not by:
@@ -248,7 +252,10 @@ def _merged(
         parts = [i for i in rows if file[i] == file[first]]
         cut += len(parts) > 1
         torn = len(verdicts) > 1  # all parts are in conflict then, not the first alone
-        outlines[first] = _together([outlines[i] for i in parts if torn or verdict[i] == verdict[first]])
+        own = [i for i in parts if torn or verdict[i] == verdict[first]]
+        rest = [outlines[i] for i in parts if i not in own]
+        outlines[first] = _together([outlines[i] for i in own])
+        undecided += _without(rest, outlines[first])
         if len(verdicts) > 1:
             said = tuple(f"{verdict[i]} by {_who(frame, i)}" for i in rows if verdict[i] in verdicts)
             place = f"rank {int(frame['rank'].iat[first])}" if ranked else f"fid {frame['fid'].iat[first]}"
@@ -266,6 +273,13 @@ def _together(parts: Sequence[Any]) -> Any:
     if len(parts) == 1 or broken:
         return (broken or parts)[0]
     return shapely.union_all(parts)
+
+
+def _without(parts: Sequence[Any], whole: Any) -> list[Any]:
+    """Return what parts have beside a whole, where both are valid."""
+    if whole is None or not whole.is_valid:
+        return []
+    return [left for part in parts if part is not None and part.is_valid and not (left := part - whole).is_empty]
 
 
 def _who(frame: pd.DataFrame, i: int) -> str:
