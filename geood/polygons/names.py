@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from geood.errors import OutputError
+from geood.errors import DataError, OutputError
+from geood.geo.gdal import open_raster
 from geood.geo.gpkg import open_read_only
 from geood.geo.paths import stem
 from geood.geo.qgis import style_beside
@@ -50,16 +51,26 @@ def raster_of(polygons: Path) -> Path | None:
     """Return the score raster that lies beside polygons; None if there is none. Older ones share the stem always.
 
     Polygons that were cut again have a name of their own; a GeoPackage of them names the raster they were cut from.
+    An image may have that name too, beside polygons of other tools: it has several bands, or whole numbers.
 
     Raises:
         DataError: the file is damaged, or another program is writing to it.
     """
     likely = [scores_beside(polygons), polygons.with_suffix(".tif")]
-    found = next((path for path in likely if path.is_file()), None)
+    found = next((path for path in likely if path.is_file() and not _is_image(path)), None)
     if found is None and polygons.is_file():
         names = [str(row["scores"]) for row in run_rows(polygons) if row.get("scores")]
         found = next((polygons.with_name(name) for name in names if Path(name).name == name), None)
     return found if found and found.is_file() else None
+
+
+def _is_image(path: Path) -> bool:
+    """Return whether a raster cannot hold scores; one that is damaged is left to whoever reads it."""
+    try:
+        with open_raster(path) as raster:
+            return raster.count > 1 or not raster.dtypes[0].startswith("float")
+    except DataError:
+        return False
 
 
 def rasters_of(polygons: Path) -> list[Path]:

@@ -79,7 +79,7 @@ def ground_of(review: Review, paths: list[Path], *, scores: str | Path | None, a
 
     Raises:
         ConfigError: there are neither scores of polygons nor a raster of them.
-        DataError: the raster cannot be read, or has another CRS than the polygons can be brought to.
+        DataError: the raster cannot be read, has several bands, or another CRS than the polygons can be brought to.
     """
     raster = Path(scores) if scores is not None else raster_of(paths[0])
     bare = not np.isfinite(review.polygons["score"].to_numpy(np.float64)).any() and len(review.polygons) > 0
@@ -126,8 +126,14 @@ def _area_of_cells(review: Review) -> tuple[float | None, tuple[str, ...]]:
 
 
 def _measured(raster: Path) -> tuple[float | None, int, dict[str, str]]:
-    """Return area, valid pixels and tags of a raster of one band."""
+    """Return area, valid pixels and tags of a raster of scores.
+
+    Raises:
+        DataError: it cannot be read, or has several bands.
+    """
     with open_raster(raster) as dataset:
+        if dataset.count > 1:
+            raise DataError(f"{raster}: has {dataset.count} bands, and scores are one; give the raster of the scores")
         grid = Grid(dataset.height, dataset.width, dataset.transform, dataset.crs)
         valid = sum(int(_known(dataset, window, raster)[1].sum()) for window in pieces(grid))
         tags = {str(key): str(value) for key, value in dataset.tags().items()}

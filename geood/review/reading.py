@@ -108,6 +108,7 @@ def read_review(paths: Sequence[str | Path], names: ReviewNames = ReviewNames())
         frames.append(frame.assign(source=path.name, _file=number))
         cells += [] if sample is None else [sample.assign(source=path.name)]
     polygons = pd.concat(_of_one_crs(frames, paths), ignore_index=True)
+    cells = [each.to_crs(cells[0].crs) if each.crs and cells[0].crs else each for each in cells]
     polygons, misspelt = _spelt(polygons, names.verdict)
     ranks = pd.to_numeric(polygons["rank"], errors="coerce") if "rank" in polygons else None
     ranked = ranks is not None and bool(ranks.notna().all())

@@ -23,7 +23,7 @@ from geood.review.ground import ground_of
 from geood.review.intervals import count_limits, share_of
 from geood.review.reading import ReviewNames, read_review
 from support.bundles import make_bundle
-from support.rasters import HALF_METRE, write_raster, write_scores
+from support.rasters import HALF_METRE, picture, write_raster, write_scores
 from support.reviews import SOUTH, WEST, cells, reviewed, save
 
 GRID = Grid(200, 200, HALF_METRE, "EPSG:32633")
@@ -315,6 +315,18 @@ def test_the_scores_are_found_beside_polygons_also_those_of_an_older_geood(tmp_p
     for name in filter(None, (raster, "y.tif")):
         (tmp_path / name).touch()
     assert raster_of(tmp_path / polygons) == (tmp_path / raster if raster else None)
+
+
+@pytest.mark.parametrize("pixels", [picture(20, 240), picture(20, 240, bands=1, dtype="uint16", high=4000)])
+def test_the_image_beside_polygons_of_another_tool_is_not_taken_for_scores(tmp_path, pixels):
+    path = save(tmp_path / "x.gpkg", reviewed(["real", "false"], rank=False).drop(columns="score_max"))
+    transform = HALF_METRE.translation(WEST, SOUTH + 10) * HALF_METRE.scale(0.5, -0.5)
+    write_raster(path.with_suffix(".tif"), pixels, transform=transform)
+    with pytest.raises(ConfigError, match="no column of scores"):
+        audit([path])
+    if len(pixels) > 1:
+        with pytest.raises(DataError, match="has 3 bands, and scores are one"):
+            audit([path], scores=path.with_suffix(".tif"))
 
 
 @pytest.mark.parametrize("name", ["y.tif", "../y.tif", "/y.tif", "gone.tif"])

@@ -192,3 +192,10 @@ def test_what_is_missing_is_named(tmp_path):
     save(other, geopandas.GeoDataFrame(reviewed(["real"])).to_crs(4326))
     with pytest.raises(DataError, match=r"c\.gpkg: has another CRS than .*d\.gpkg"):
         read_review([first, first, other])
+
+
+def test_cells_of_several_reviewers_may_be_in_several_systems(tmp_path):
+    frame, sample = reviewed(["real"]), cells([0, 2], [True, True])
+    paths = [save(tmp_path / "a.gpkg", frame, sample), save(tmp_path / "b.gpkg", frame, sample.to_crs(4326))]
+    review = read_review(paths)
+    assert review.cells.crs == frame.crs and review.cells["misses"].tolist() == [0, 2]
