@@ -97,9 +97,8 @@ def staged_output(out: Path, *, overwrite: bool, discard_verdicts: bool = False)
             yield StagedOutput(folder, folder / polygons, folder / (failed if companion else polygons))
             check_nothing_typed(out, discard=discard_verdicts)  # the work took a while
     except _FAILURES as error:
-        raise OutputError(
-            f"{out}: cannot be written ({reason(error)}); free space on that disk, or choose another place"
-        ) from None
+        remedy = "" if isinstance(error, ProjError) else "; free space on that disk, or choose another place"
+        raise OutputError(f"{out}: cannot be written ({reason(error)}){remedy}") from None
 
 
 def is_anomalies(path: Path) -> bool:
@@ -159,11 +158,14 @@ def reproject(shapes: NDArray[Any], crs: pyproj.CRS | None, to: pyproj.CRS | Non
     """Reproject polygons from one CRS to another.
 
     Raises:
-        ProjError: a part of them does not lie on the globe.
+        ProjError: a part of them does not lie on the globe, or their CRS is not tied to it.
     """
     if crs is None or to is None or crs == to or not len(shapes):
         return shapes
-    transformer = pyproj.Transformer.from_crs(crs, to, always_xy=True)
+    try:
+        transformer = pyproj.Transformer.from_crs(crs, to, always_xy=True)
+    except ProjError:
+        raise ProjError("its CRS is not tied to the earth; use .gpkg, which keeps it") from None
     try:
         moved: NDArray[Any] = shapely.transform(
             shapes, lambda points: np.stack(transformer.transform(points[:, 0], points[:, 1]), axis=1)

@@ -19,6 +19,7 @@ import shapely
 from affine import Affine
 from matplotlib import colormaps
 from numpy.typing import NDArray
+from pyproj.exceptions import ProjError
 
 from geood.geo.display import DisplayRange, Picture, open_parts
 from geood.geo.gdal import open_raster, rasterio_window, reading
@@ -213,20 +214,26 @@ def path_of(shape: Any, digits: int = 0) -> str:
 
 
 def _places(scene: SceneMap, grid: Grid) -> list[tuple[str, str]]:
-    """Return for each polygon a point inside as people copy it, and in words: latitude and longitude, or the pixel."""
+    """Return for each polygon a point inside as people copy it, and in words: latitude and longitude, or the pixel.
+
+    A CRS that is not tied to the earth (a local grid) has neither latitudes nor longitudes.
+    """
     assert scene.frame is not None
     points = shapely.point_on_surface(in_pixels(scene.frame, grid))
     pixels: NDArray[np.float64] = np.stack([shapely.get_x(points), shapely.get_y(points)], axis=1)
+    here = [(f"{y:.0f}, {x:.0f}", f"row {y:.0f}, column {x:.0f}") for x, y in pixels]
     if grid.crs is None:
-        return [(f"{y:.0f}, {x:.0f}", f"row {y:.0f}, column {x:.0f}") for x, y in pixels]
-    t = grid.transform
-    x, y = _applied(t, pixels)
-    to_earth = pyproj.Transformer.from_crs(pyproj.CRS.from_user_input(grid.crs), "EPSG:4326", always_xy=True)
-    longitudes, latitudes = to_earth.transform(x, y)
-    return [
-        (f"{lat:.6f}, {lon:.6f}", f"{lat:.6f}, {lon:.6f}; in the scene's CRS {east:.1f}, {north:.1f}")
-        for lat, lon, east, north in zip(latitudes, longitudes, x, y, strict=True)
-    ]
+        return here
+    crs, (east, north) = pyproj.CRS.from_user_input(grid.crs), _applied(grid.transform, pixels)
+    digits = 6 if crs.is_geographic else 1
+    own = [f"in the scene's CRS {x:.{digits}f}, {y:.{digits}f}" for x, y in zip(east, north, strict=True)]
+    try:
+        to_earth = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+    except ProjError:
+        return [(copied, f"{place}; {more}") for (copied, place), more in zip(here, own, strict=True)]
+    longitudes, latitudes = to_earth.transform(east, north)
+    earth = [f"{lat:.6f}, {lon:.6f}" for lat, lon in zip(latitudes, longitudes, strict=True)]
+    return [(copied, f"{copied}; {more}") for copied, more in zip(earth, own, strict=True)]
 
 
 def _applied(t: Affine, pixels: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

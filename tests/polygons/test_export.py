@@ -355,6 +355,9 @@ def test_what_is_off_the_globe_is_said(tmp_path, frame):
     far = far.set_crs("+proj=geos +h=35785831 +ellps=GRS80", allow_override=True)
     with pytest.raises(OutputError, match=r"not all of it lies on the globe.*\.gpkg"):
         write_frame(far, tmp_path / "o.geojson", threshold=0.5, overwrite=False)
+    near = frame.set_crs('LOCAL_CS["site", UNIT["metre", 1]]', allow_override=True)
+    with pytest.raises(OutputError, match=r"not tied to the earth; use \.gpkg, which keeps it\)$"):
+        write_frame(near, tmp_path / "o.geojson", threshold=0.5, overwrite=False)
     assert os.listdir(tmp_path) == []
 
 

@@ -52,6 +52,18 @@ def test_pixels_of_an_image_without_place_are_turned_back(scores):
         in_pixels(frame, read_grid(scores))
 
 
+@pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
+def test_polygons_of_an_image_without_place_are_its_pixels_in_every_format(tmp_path, suffix):
+    array = np.zeros((64, 80), np.float32)
+    array[40:47, 10:20] = 0.9
+    grid = Grid(64, 80, Affine.identity())
+    scores = write_scores(tmp_path / "s.tif", grid, array, GEOOD_MODEL="m", GEOOD_SCENE="s")
+    given = {"classes": None, "class_names": None, "predict": PredictConfig(min_area_m2=0.0), "model": "m"}
+    write_anomalies(scores, tmp_path / f"o{suffix}", threshold=0.5, overwrite=False, **given)
+    [shape] = in_pixels(read_anomalies(tmp_path / f"o{suffix}", most=2), grid)
+    assert shape.bounds == (10, 40, 20, 47)
+
+
 @pytest.mark.parametrize(("name", "said"), [("x.shp", "no file of polygons"), ("x.gpkg", "no such file")])
 def test_what_is_no_polygons_of_ours_is_one_message(tmp_path, name, said):
     with pytest.raises(DataError, match=said):

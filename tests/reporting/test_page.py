@@ -403,3 +403,19 @@ def test_copies_of_a_polygon_have_ids_of_their_own():
 def test_scores_of_a_scene_one_pixel_wide_fit_into_any_budget(shape):
     uri, low, high = score_layer(np.random.default_rng(0).random(shape).astype(np.float32), 100)
     assert uri.startswith("data:image/png;base64,") and 0 <= low < high <= 1
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "place"),
+    [
+        ('LOCAL_CS["site", UNIT["metre", 1]]', Affine(0.5, 0, 0, 0, -0.5, 75), r"row \d+, column \d+; .* \d+\.\d, "),
+        ("EPSG:4326", Affine(5e-6, 0, 11.1, 0, -5e-6, 48.1), r"48\.\d{6}, 11\.\d{6}; .* 11\.\d{6}, 48\.\d{6}"),
+    ],
+)
+def test_places_are_told_in_systems_of_degrees_and_in_those_that_are_nowhere_on_earth(
+    made, tmp_path, crs, transform, place
+):
+    scene = write_raster(tmp_path / "scene.tif", picture(150, 180), crs=crs, transform=transform)
+    predict([scene], tmp_path / "map.gpkg", bundle_path=made[1] / "model.safetensors", threshold=0.6)
+    html = report([tmp_path / "map.gpkg"], tmp_path / "page.html", scenes=[scene]).read_text(encoding="utf-8")
+    assert re.search(place, html)
