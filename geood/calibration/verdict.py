@@ -85,9 +85,10 @@ class Verdict:
         return self.above > LOUD * (max(self.promised, self.high or 0) or self.at_most or 0)
 
     def fields(self) -> dict[str, Any]:
-        """Return the fields as plain values, rounded to six digits."""
+        """Return the fields as plain values, rounded to six digits; the threshold exactly, for another cut."""
         return {
-            name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in asdict(self).items()
+            name: float(f"{value:.6g}") if isinstance(value, float) and name != "threshold" else value
+            for name, value in asdict(self).items()
         }
 
     def lines(self) -> list[str]:

@@ -29,7 +29,7 @@ from geood.polygons import raster_of, run_rows
 from geood.review.promises import NOTHING, CutPromise, number_of, promise_of
 from geood.review.reading import Review
 
-SIX_DIGITS = 1e-5  # relative difference of a threshold from the one that a table `run` tells with six digits
+SIX_DIGITS = 1e-5  # relative difference of a threshold from the one that a table `run` of an older geood tells
 
 
 @dataclass(frozen=True)

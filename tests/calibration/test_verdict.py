@@ -291,3 +291,7 @@ def test_less_above_than_is_promised_is_not_more_where_all_calibration_pixels_ab
     assert judge(101, record=record, differs=UNLIKE).answer == "does not hold"
     outside = [verdict_bars(judge(above, record=record))[0].outside for above in (50, 101)]
     assert outside == [False, True]
+
+
+def test_the_threshold_of_a_verdict_is_told_exactly_for_another_cut(judge):
+    assert judge(10, threshold=0.92675781254).fields()["threshold"] == 0.92675781254
