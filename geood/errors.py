@@ -57,6 +57,10 @@ class DataError(GeoodError):
     exit_code = 3
 
 
+class ElsewhereError(DataError):
+    """Labels that lie on other ground than the scene."""
+
+
 class BundleError(DataError):
     """Model bundle that is damaged, from a newer geood, or not a bundle at all."""
 

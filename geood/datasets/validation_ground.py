@@ -27,7 +27,7 @@ from geood.datasets.photo_crops import Gallery
 from geood.datasets.reviewed_ground import ReviewedScenes
 from geood.datasets.samples import Ground
 from geood.datasets.scene_crops import SceneGround
-from geood.errors import DataError
+from geood.errors import ElsewhereError
 from geood.geo.grid import Grid, Window
 from geood.geo.labels import open_labels
 from geood.geo.scene import Scene
@@ -197,7 +197,7 @@ def _in_cell(blocks: Blocks, cell: Cell, x: NDArray[np.float64], y: NDArray[np.f
 @contextmanager
 def _scene_ids(ground: SceneGround, grid: Grid) -> Iterator[PartIds | None]:
     crs, opened = ground.layers.images.crs, None
-    with suppress(DataError):  # of an image without labels nothing is trained or validated
+    with suppress(ElsewhereError):  # of an image without labels nothing is trained or validated
         opened = open_labels(ground.labels, grid, ground.rules)
     if opened is None:
         yield None

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rasterio.warp import transform_bounds
 
 from geood.constants import IGNORE, VECTOR_SUFFIXES
-from geood.errors import DataError
+from geood.errors import DataError, ElsewhereError
 from geood.geo.drawings import SEAM
 from geood.geo.gdal import GDAL_FAILURES
 from geood.geo.grid import Grid, Window
@@ -85,8 +85,8 @@ def open_labels(paths: Sequence[str | Path], grid: Grid, rules: LabelRules = PLA
     Rasters that do not overlap the scene are skipped. If raster or scene has no CRS, their sizes must be equal.
 
     Raises:
-        DataError: a file is missing or unreadable, contains no class ids, lacks the attribute, or none overlaps the
-            scene.
+        DataError: a file is missing or unreadable, contains no class ids, or lacks the attribute.
+        ElsewhereError: none overlaps the scene.
     """
     files = [Path(p) for p in paths]
     if not files:
@@ -94,13 +94,13 @@ def open_labels(paths: Sequence[str | Path], grid: Grid, rules: LabelRules = PLA
     if are_vectors(files):
         shapes = shapes_on(files, grid, rules)
         if shapes is None:
-            raise DataError(_elsewhere(files, f"no shape with a {rules.attribute} overlaps", grid))
+            raise ElsewhereError(_elsewhere(files, f"no shape with a {rules.attribute} overlaps", grid))
         return LabelReader([shapes], grid, ExitStack())
     with ExitStack() as opened:
         rasters = [opened.enter_context(_raster_of(path, grid, rules)) for path in files]
         near = [r for r in rasters if r.grid == grid or _shared_area(r.grid, grid) > 0]
         if not near:
-            raise DataError(_elsewhere(files, "these labels do not overlap", grid))
+            raise ElsewhereError(_elsewhere(files, "these labels do not overlap", grid))
         return LabelReader(near, grid, opened.pop_all())
 
 

@@ -10,10 +10,12 @@ from rasterio.warp import calculate_default_transform, reproject
 from geood.datasets.photo_crops import open_photos
 from geood.datasets.scene_crops import open_scenes
 from geood.datasets.validation_ground import _in_cell, decoded_frame, open_ids, validation_parts
+from geood.errors import DataError
+from geood.geo.grid import Window
 from geood.geo.scene import Scene
 from support.bundles import small_config
 from support.rasters import picture, write_raster
-from support.scenery import config, make_scene, truth
+from support.scenery import SIZE, config, make_scene, truth
 
 
 def owned(folder, path):
@@ -99,3 +101,16 @@ def test_photographs_are_parts_as_a_whole(tmp_path):
         with open_ids(crops.ground, settings, part.image, None) as reader:
             mine, ids = reader.read(part)
         assert mine.all() and ids.max() < 3
+
+
+def test_labels_that_lie_elsewhere_are_none_and_damaged_ones_an_error(tmp_path):
+    folder = make_scene(tmp_path)
+    settings = config(folder)
+    ground = open_scenes(settings).ground
+    with Scene.open(folder / "a.tif") as scene:
+        grid, beyond = scene.grid, scene.grid[Window(0, 10_000, SIZE, SIZE)]
+    with open_ids(ground, settings, folder / "b.tif", beyond) as reader:
+        assert reader is None
+    (folder / "truth.tif").write_bytes(b"no raster")
+    with pytest.raises(DataError, match="truth"), open_ids(ground, settings, folder / "a.tif", grid):
+        pass
