@@ -9,7 +9,6 @@ out of it. Specification: https://github.com/stac-extensions/mlm, version 1.5.2,
 from __future__ import annotations
 
 import datetime
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from geood._version import DISTRIBUTION, __version__
 from geood.constants import NO_CLASS
 from geood.errors import DataError
 from geood.geo.ogr import local_file
+from geood.geo.paths import seen_from
 from geood.models import ModelBundle
 
 STAC = "1.1.0"
@@ -62,7 +62,7 @@ def stac_item(bundle: ModelBundle, path: Path, *, folder: Path) -> dict[str, Any
         "links": [],
         "assets": {
             "model": {
-                "href": Path(os.path.relpath(path, folder)).as_posix(),
+                "href": seen_from(path, folder),
                 "title": "Weights, bands, classes, thresholds and config in one file",
                 "type": "application/octet-stream; application=safetensors",
                 "roles": ["mlm:model", "mlm:weights"],

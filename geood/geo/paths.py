@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import logging
+import os
 import re
 import time
 import zipfile
@@ -34,6 +35,14 @@ _SCHEME = re.compile(r"(https?|ftp|s3|gs|az):/+(.+)", re.IGNORECASE)  # pathlib 
 _ZIP = re.compile(r"(.*?\.zip)(?:[/!]+(.*))?", re.IGNORECASE)
 _PLACES = 3  # number of sampled positions along each axis
 _PATCH_PX = 64  # side of the window sampled at each, never beyond one block
+
+
+def seen_from(path: Path, folder: Path) -> str:
+    """Return a path relative to a folder, with slashes; the whole of it if it lies on another drive."""
+    try:
+        return Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
+    except ValueError:
+        return path.absolute().as_posix()
 
 
 def gdal_name(scene: str | Path) -> str:

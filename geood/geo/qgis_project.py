@@ -8,7 +8,6 @@ of its pixels hold. Which files belong to a map is not known here.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import xml.etree.ElementTree as ET
 import zipfile
@@ -30,7 +29,7 @@ from geood.geo.display import DisplayRange, stretch_of
 from geood.geo.gdal import open_raster, reading
 from geood.geo.grid import Grid
 from geood.geo.ogr import local_file
-from geood.geo.paths import gdal_name
+from geood.geo.paths import gdal_name, seen_from
 from geood.geo.qgis import ABOVE, style_beside
 from geood.geo.qgis_templates import fill, template, written
 
@@ -238,11 +237,8 @@ def _source(layer: ProjectLayer, folder: Path) -> str:
     """
     name, path = gdal_name(str(layer.path)), Path(layer.path)
     if path.exists():
-        try:
-            name = Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
-            name = name if name.startswith("../") else f"./{name}"
-        except ValueError:  # another drive
-            name = path.absolute().as_posix()
+        name = seen_from(path, folder)
+        name = name if name.startswith("../") or Path(name).is_absolute() else f"./{name}"
     if layer.vector and "|" in name:
         raise DataError(f"{layer.path}: QGIS takes | in the path of polygons for the start of options; rename it")
     return f"{name}|layername={layer.name}" if layer.name else name

@@ -99,7 +99,7 @@ class Inputs:
                 f"{found[0]}: every image is named by --labels as well; narrow it, such as --labels 'DIR/*_labels.tif'"
             )
         absolute = [path.absolute() for path in (*pictures, *truth)]
-        root = Path(os.path.commonpath([path.parent for path in absolute]))
+        root = _common_folder(absolute)
         imagery = look_at([path.absolute() for path in pictures])
         listed = find_classes([path.absolute() for path in truth], layers=wishes.layers, attribute=wishes.attribute)
         numbers = [found.class_id for found in listed.classes if found.name is None]
@@ -138,6 +138,14 @@ class Inputs:
         if labels.unread:
             said.append(("note", f"layers that are not read: {', '.join(labels.unread)}; {MORE_LAYERS}"))
         return said + [("note", problem) for problem in dict.fromkeys(labels.problems)]
+
+
+def _common_folder(paths: Sequence[Path]) -> Path:
+    """Return the folder that absolute paths share; the root of the first if they lie on several drives."""
+    try:
+        return Path(os.path.commonpath([path.parent for path in paths]))
+    except ValueError:
+        return Path(paths[0].anchor)
 
 
 def _check_wishes(wishes: Wishes, labels: FoundLabels) -> None:

@@ -12,7 +12,6 @@ files.
 from __future__ import annotations
 
 import filecmp
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from geood.datasets import find_files, settle_classes
 from geood.errors import ConfigError, DataError, OutputError, shown
 from geood.geo.listing import files_in
 from geood.geo.ogr import fixed_time, local_file, plain_path
+from geood.geo.paths import seen_from
 from geood.geo.score_raster import SCENE_TAG, read_tags
 from geood.polygons import raster_of, run_rows
 from geood.review.reading import Review, ReviewNames, counted, misspelt_lines, read_review
@@ -340,7 +340,7 @@ def _holdout_keys(config: Config, scenes: Sequence[Path], files: _Files, anomaly
 
 def _write_yaml(path: Path, base: Path, out: Path, keys: Mapping[str, Any]) -> None:
     said = "# Written by `geood feedback`: change it as you like; it is not written over without --overwrite.\n"
-    tree = {"base": os.path.relpath(base.absolute(), out.absolute().parent), **keys}
+    tree = {"base": seen_from(base, out.parent), **keys}
     path.write_text(said + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=1000), encoding="utf-8")
 
 

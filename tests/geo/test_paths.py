@@ -18,7 +18,7 @@ from geood.geo import gdal
 from geood.geo.addresses import display_name
 from geood.geo.gdal import gdal_env, open_raster, reading
 from geood.geo.grid import Window
-from geood.geo.paths import ScenePath, fingerprint, gdal_name, is_remote, stem, with_retries
+from geood.geo.paths import ScenePath, fingerprint, gdal_name, is_remote, seen_from, stem, with_retries
 from geood.geo.scene import Scene
 from geood.geo.vrt import ALLOW
 from support.http_server import CUT, DROP, HANG, STALL, serving
@@ -591,3 +591,14 @@ def test_hidden_members_of_an_archive_are_no_rasters(tmp_path):
         for name in ("in/._a.tif", "._b.tif", "__MACOSX/a.tif", ".hidden.tif"):
             archive.writestr(name, "junk")
     np.testing.assert_array_equal(whole(gdal_name(tmp_path / "z.zip")), picture(8, 8))
+
+
+def test_a_path_is_told_from_a_folder_and_whole_on_another_drive(tmp_path, monkeypatch):
+    assert seen_from(tmp_path / "a.tif", tmp_path) == "a.tif"
+    assert seen_from(tmp_path / "a.tif", tmp_path / "runs") == "../a.tif"
+
+    def refuse(*_):
+        raise ValueError("path is on mount 'C:', start on mount 'D:'")
+
+    monkeypatch.setattr(os.path, "relpath", refuse)
+    assert seen_from(tmp_path / "a.tif", tmp_path) == (tmp_path / "a.tif").as_posix()

@@ -263,6 +263,14 @@ def test_patterns_name_their_files_and_no_others(tmp_path):
     assert patterns(labels, Path(tmp_path.anchor), apart=images) == [(tmp_path / "*_labels.tif").as_posix()]
 
 
+def test_images_and_labels_may_lie_on_several_drives(folder, monkeypatch):
+    def refuse(paths):
+        raise ValueError("paths don't have the same drive")
+
+    monkeypatch.setattr(drafting.os.path, "commonpath", refuse)
+    assert Inputs.of([str(folder)], [str(folder / "*_labels.tif")], Wishes()).root == Path(folder.anchor)
+
+
 def test_patterns_name_files_of_folders_side_by_side(tmp_path):
     images = [tmp_path / "x" / folder / f"t{i}.tif" for folder in ("east", "west") for i in range(9)]
     labels = [path.with_name(f"{path.stem}_labels.tif") for path in images]
