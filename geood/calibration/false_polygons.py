@@ -152,7 +152,7 @@ class PolygonTable(NamedTuple):
             raise ConfigError(
                 f"--false-per-km2 {per_km2:g}: even the highest threshold of the table leaves "
                 f"{counts[-1] / self.km2:.3g} per km2 on the model's own ground; allow more, or larger polygons alone "
-                "(--set predict.min_area_m2)"
+                "(--set predict.min_area_m2=..., or --min-area of polygonize)"
             )
         return self.thresholds[first]
 

@@ -337,7 +337,7 @@ def _draw(out: Path, frame: Frame, *, job: _Job, threshold: float, rows: list[di
     """Draw a picture of a frame: image, classes, scores, pixels above the threshold."""
     out.parent.mkdir(parents=True, exist_ok=True)
     shown = decode(frame, indexes=_shown_bands(frame), label_ids=job.label_ids)
-    photo = np.nan_to_num(shown.image.astype(np.float32)).transpose(1, 2, 0)
+    photo = np.where(shown.valid, shown.image, 0).astype(np.float32).transpose(1, 2, 0)
     photo = np.repeat(photo, 3, axis=2) if photo.shape[2] == 1 else photo
     white = 255 if shown.image.dtype == np.uint8 else max(float(np.percentile(photo, 99)), 1e-9)
     classes = (np.load(_kept(job.folder, frame, CLASSES)), job.bundle.class_names) if job.bundle else None

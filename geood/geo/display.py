@@ -139,5 +139,6 @@ def _bands(source: Any, shape: tuple[int, int], window: Window | None) -> tuple[
 
 
 def _shown(pixels: Picture, valid: NDArray[np.bool_], stretch: DisplayRange) -> Picture:
-    photo = np.clip((np.nan_to_num(pixels) - stretch.low) / max(stretch.high - stretch.low, 1e-9), 0, 1)
+    known = np.where(valid, pixels, stretch.low)  # nodata is often the lowest number of all
+    photo = np.clip((known - stretch.low) / max(stretch.high - stretch.low, 1e-9), 0, 1)
     return np.where(valid, photo, 1).transpose(1, 2, 0).astype(np.float32)

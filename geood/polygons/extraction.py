@@ -167,8 +167,9 @@ def _check_count(count: int, predict: PredictConfig, scores: Path, *, closed: Cl
     if count > predict.max_polygons:
         raise ConfigError(
             f"{scores}: {count:,} polygons in the first {closed.box[:, 2].max():,} of {rows:,} rows, more than "
-            f"predict.max_polygons {predict.max_polygons:,}; give a higher --threshold or a larger "
-            f"predict.min_area_m2 (now {predict.min_area_m2 or 0:g}), or raise predict.max_polygons"
+            f"predict.max_polygons {predict.max_polygons:,}; give a higher --threshold or a larger least area (now "
+            f"{predict.min_area_m2 or 0:g} m2: predict.min_area_m2, or --min-area of polygonize), or predict with a "
+            "larger predict.max_polygons"
         )
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from geood.calibration.verdict import HOLDS, UNKNOWN
 from geood.errors import OutputError
+from geood.geo.display import read_photo
 from geood.prediction.overview import draw_map
 from geood.prediction.pipeline import predict
 from support.rasters import picture, write_raster
@@ -47,3 +48,12 @@ def test_scores_alone_and_each_verdict_are_drawn(mapped, tmp_path):
         seen.append(pixels(tmp_path / f"{i}.png"))
     draw_map(tmp_path / "none.png", polygons=mapped.polygons, verdict=None, **given)
     assert (max(seen[0].shape) < 2500 and seen[0].shape != seen[1].shape) or (seen[0] != seen[1]).any()
+
+
+@pytest.mark.parametrize("nodata", [float(np.finfo("f4").min), float("inf")])
+def test_an_image_whose_nodata_is_beyond_all_numbers_is_drawn_without_a_warning(tmp_path, nodata):
+    array = picture(40, 60, dtype="uint16", high=1000).astype(np.float32) / 1000
+    array[:, 10:20, 10:20] = nodata
+    path = write_raster(tmp_path / "s.tif", array, nodata=nodata if np.isfinite(nodata) else None)
+    photo = read_photo(path)
+    assert (photo[10:20, 10:20] == 1).all() and 0.2 < photo[20:].std()
