@@ -30,6 +30,7 @@ from geood.geo.qgis_form import CELL_REVIEW, SAMPLE_LAYER, VERDICTS
 
 LAYER = "anomalies"
 SCORES = ("score_max", "score")  # columns taken for the score, the first that is there
+ROUNDED, MOSTLY = 1e-5, 0.5  # relative difference of figures that are one; share of polygons that tell one map
 _FIGURES = ("score_max", "score_mean", "area_px", "area_m2", "class_name", "scene", "model")
 _FAILURES = (
     OSError,
@@ -97,7 +98,8 @@ def read_review(paths: Sequence[str | Path], names: ReviewNames = ReviewNames())
 
     Raises:
         ConfigError: no file is given.
-        DataError: a file cannot be read, has no layer of polygons or no column of verdicts, or its CRS differs.
+        DataError: a file cannot be read, has no layer of polygons or no column of verdicts, its CRS differs, or it is
+            of another map.
     """
     if not paths:
         raise ConfigError("no reviewed file; give at least one")
@@ -113,6 +115,8 @@ def read_review(paths: Sequence[str | Path], names: ReviewNames = ReviewNames())
     ranks = pd.to_numeric(polygons["rank"], errors="coerce") if "rank" in polygons else None
     ranked = ranks is not None and bool(ranks.notna().all())
     polygons = polygons.assign(rank=ranks) if ranked else polygons
+    if ranked:
+        _check_one_map(polygons, paths)
     undecided: list[Any] = []
     polygons, conflicts = _merged(polygons, notes, undecided, ranked=ranked)
     polygons = _scored(polygons, names.score)
@@ -138,6 +142,31 @@ def _of_one_crs(frames: Sequence[geopandas.GeoDataFrame], paths: Sequence[str | 
                 "give them apart"
             )
     return [frame.set_crs(first, allow_override=True) for frame in frames]
+
+
+def _check_one_map(polygons: geopandas.GeoDataFrame, paths: Sequence[str | Path]) -> None:
+    """Check that polygons of one rank in several files are the same: most of them have the same figures.
+
+    Raises:
+        DataError: a file is of another map than the first.
+    """
+    by = [name for name in ("scene", "model", "rank") if name in polygons]
+    figures = [name for name in ("score_max", "area_px") if name in polygons]
+    once = polygons.drop_duplicates(["_file", *by])
+    first = once[once["_file"] == 0]
+    for number, path in enumerate(paths[1:] if figures else (), 1):
+        both = first.merge(once[once["_file"] == number], on=by, suffixes=("", "_other"))
+        same = np.ones(len(both), np.bool_)
+        for name in figures:
+            mine, other = (
+                pd.to_numeric(both[name + end], errors="coerce").astype(np.float64) for end in ("", "_other")
+            )
+            same &= np.isclose(mine, other, rtol=ROUNDED, equal_nan=True)
+        if len(both) and same.mean() < MOSTLY:
+            raise DataError(
+                f"{path}: is of another map than {paths[0]}: polygons of one rank have other figures; files that are "
+                "given together are copies of one map, so give this one apart"
+            )
 
 
 def _read_file(path: Path, names: ReviewNames) -> tuple[geopandas.GeoDataFrame, geopandas.GeoDataFrame | None]:

@@ -199,3 +199,13 @@ def test_cells_of_several_reviewers_may_be_in_several_systems(tmp_path):
     paths = [save(tmp_path / "a.gpkg", frame, sample), save(tmp_path / "b.gpkg", frame, sample.to_crs(4326))]
     review = read_review(paths)
     assert review.cells.crs == frame.crs and review.cells["misses"].tolist() == [0, 2]
+
+
+def test_files_of_two_maps_are_not_taken_for_copies_of_one(tmp_path):
+    frame = reviewed(["real", "false", None, "real"])
+    other = frame.assign(score_max=frame["score_max"] + 0.1, area_px=17).set_geometry(frame.translate(1000))
+    paths = [save(tmp_path / "a.gpkg", frame), save(tmp_path / "b.gpkg", other)]
+    with pytest.raises(DataError, match=r"b\.gpkg: is of another map than .*a\.gpkg"):
+        read_review(paths)
+    edited = frame.assign(score_max=frame["score_max"].where(frame["rank"] > 1))
+    assert len(read_review([paths[0], save(tmp_path / "c.gpkg", edited)]).polygons) == 4
