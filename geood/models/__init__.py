@@ -9,6 +9,7 @@ from geood._lazy import lazy_exports
 if TYPE_CHECKING:
     from geood.models.bundle import TILE_PX, ModelBundle
     from geood.models.bundle_header import BundleHeader, Reach, read_header
+    from geood.models.bundle_upgrades import OLD_STRIDES
     from geood.models.calibration_record import CalibrationRecord
     from geood.models.elementwise import half_step
     from geood.models.encoder import check_encoder
@@ -29,6 +30,7 @@ __all__ = [
     "EVIDENCE",
     "EXPERTS",
     "LOST",
+    "OLD_STRIDES",
     "PACKAGE_ENCODER",
     "PACKAGE_NAME",
     "TILE_PX",
@@ -72,6 +74,7 @@ __getattr__, __dir__ = lazy_exports(
         "CalibrationRecord": "calibration_record",
         "EVIDENCE": "evidence",
         "EXPERTS": "score_maps",
+        "OLD_STRIDES": "bundle_upgrades",
         "TILE_PX": "bundle",
         "Flow": "flow",
         "InlierFit": "inlier_statistics",

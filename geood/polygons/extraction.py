@@ -20,6 +20,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from geood.config import PredictConfig
+from geood.constants import DIGITS
 from geood.errors import ConfigError, DataError
 from geood.geo.gdal import open_raster
 from geood.geo.grid import Grid, Window
@@ -35,7 +36,7 @@ from geood.polygons.valid_counts import UNKNOWN, box_areas, expand_boxes
 
 log = logging.getLogger("geood")
 ROW_ORDER = SortKey("priority", ("source", "row", "col", "first_x"))  # by rank, then in reading order
-ROUNDED = (  # columns of seven digits: scores have fewer, and people read them
+ROUNDED = (  # columns that are rounded to `DIGITS`
     "score_mean",
     "score_p95",
     "score_max",
@@ -47,7 +48,7 @@ ROUNDED = (  # columns of seven digits: scores have fewer, and people read them
     "area_m2",
 )
 HELPER_COLUMNS = ("priority", "source", "row", "col", "first_x", "number", "box_px", "valid_px")  # not written
-_TINY = 1e-290  # the power of ten that brings its seventh digit before the point is a float yet
+_TINY = 1e-290  # the power of ten that brings its last digit before the point is a float yet
 _SAMPLES = 5  # pixels sampled along each side of a window to find the largest
 _MARGIN = 1.05  # by which a pixel between the samples may be larger still
 
@@ -193,10 +194,10 @@ def _figures(
 
 
 def _seven_digits(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Return numbers with seven digits that count; those below `_TINY`, and what is not finite, as they are."""
+    """Return numbers with `DIGITS` that count; those below `_TINY`, and what is not finite, as they are."""
     result = np.array(values, np.float64)
     plain = np.isfinite(result) & (np.abs(result) > _TINY)
-    places = 6 - np.floor(np.log10(np.abs(result[plain]))).astype(np.int64)
+    places = DIGITS - 1 - np.floor(np.log10(np.abs(result[plain]))).astype(np.int64)
     whole, power = np.rint(result[plain] * 10.0**places), 10.0 ** np.abs(places)
     result[plain] = np.where(places > 0, whole / power, whole * power)
     return result

@@ -20,6 +20,7 @@ import shapely
 from numpy.typing import NDArray
 
 from geood.calibration import in_digits
+from geood.constants import DIGITS
 from geood.errors import ConfigError, DataError
 from geood.models import AnyBundle, bundle_path_of, takes_bundle
 from geood.notebook import html_text
@@ -298,7 +299,7 @@ def _budget(
 def _between(dropped: NDArray[np.float64], kept: float) -> float:
     """Return a threshold that a polygon's score `kept` is above, and the first of those `dropped`, if any, is not.
 
-    Files tell seven digits of the scores, which lie up to half of the last one beside, and are of float32.
+    Files tell scores by `DIGITS`, which lie up to half of the last one beside, and are of float32.
     """
     if not len(dropped):
         return float(np.nextafter(np.float32(kept - _half_digit(kept)), np.float32(-np.inf)))
@@ -309,8 +310,8 @@ def _between(dropped: NDArray[np.float64], kept: float) -> float:
 
 
 def _half_digit(score: float) -> float:
-    """Return half of the seventh digit of a score."""
-    return 0.5 * 10.0 ** (math.floor(math.log10(abs(score))) - 6) if score else 0.0
+    """Return half of the last digit that files tell of a score."""
+    return 0.5 * 10.0 ** (math.floor(math.log10(abs(score))) + 1 - DIGITS) if score else 0.0
 
 
 def _promises(

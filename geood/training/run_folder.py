@@ -29,7 +29,7 @@ from geood._version import __version__
 from geood.atomic import atomic_write, lock_file
 from geood.config import Config, default_kind, load_config, to_yaml
 from geood.errors import ConfigError, OutputError, TrainingError, shown
-from geood.models import Flow, Segmenter
+from geood.models import OLD_STRIDES, Flow, Segmenter
 from geood.training.checkpoints import DamagedCheckpoint, read_checkpoint
 
 log = logging.getLogger("geood")
@@ -59,7 +59,7 @@ BEFORE = (".config.partial.yaml", LOCK, LABELS)  # what a run may hold that has 
 FOLDERS = ("checkpoints", "samples", "tensorboard", LABELS)
 UNKNOWN = {  # of runs that were begun before there was such a key
     ("train", "head_light"): 0.0,
-    ("segmenter", "outlier_strides"): [4, 8],
+    ("segmenter", "outlier_strides"): OLD_STRIDES,
 }
 FIELDS = ("stage", "step", "figure", "value")
 
