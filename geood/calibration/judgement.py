@@ -111,12 +111,16 @@ def _answer(facts: SceneFacts, above: float | None, promise: _Promise, drift: Dr
     assert above is not None and promise.limit is not None and drift is not None
     within = above <= promise.limit
     return {
-        (True, False): (HOLDS, "the scene is like calibration ground, and no more lies above than promised"),
-        (True, True): (UNKNOWN, "no more lies above than promised, but the scene is unlike calibration ground"),
-        (False, True): (FAILS, "more lies above than promised, and the scene is unlike calibration ground"),
+        (True, False): (HOLDS, "the scene is like calibration ground, and no more lies above than the promise allows"),
+        (True, True): (
+            UNKNOWN,
+            "no more lies above than the promise allows, but the scene is unlike calibration ground",
+        ),
+        (False, True): (FAILS, "more lies above than the promise allows, and the scene is unlike calibration ground"),
         (False, False): (
             UNKNOWN,
-            "more lies above than promised in a scene like calibration ground: real things, or errors",
+            "more lies above than the promise allows, though the scene is like calibration ground: real things, or "
+            "errors",
         ),
     }[within, drift.unlike]
 

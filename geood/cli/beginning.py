@@ -103,7 +103,7 @@ def _asked(inputs: Inputs, wishes: Wishes) -> Wishes:
             known = ", ".join(
                 names.get(found.class_id) or labels.name_of(found) or str(found.class_id) for found in labels.classes
             )
-            print(printable(f"The labels hold no {said.strip()}; they hold {known}."))
+            print(printable(f"None of the classes is called {said.strip()}; there are {known}."))
     return Wishes(held, names, wishes.layers, wishes.attribute)
 
 

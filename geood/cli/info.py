@@ -22,7 +22,7 @@ import typer
 from geood.cli.printing import print_bundle, print_pairs
 from geood.errors import ConfigError, DataError, shown
 
-MOST_ROWS = 5  # of a table that are shown
+MOST_ROWS, MOST_ALL = 5, 20  # rows that are shown of a long table; up to so many all are
 MOST_BYTES = 200 << 20  # of a JSON file or of a project's XML that are read
 HEAD_BYTES = 4096  # of an HTML page, in which its title stands
 RUN_FILES = (
@@ -83,12 +83,14 @@ def _show_raster(path: Path) -> None:
     with open_raster(path) as dataset:
         of_classes = dataset.dtypes[0] == "uint8" and "GEOOD_CLASSES" in dataset.tags()
         ours = any(key.startswith("GEOOD_") for key in dataset.tags())
-        kind = f"{dataset.count} bands of {dataset.dtypes[0]}, {dataset.width} x {dataset.height} pixels"
+        bands = "1 band" if dataset.count == 1 else f"{dataset.count} bands"
+        kind = f"{bands} of {dataset.dtypes[0]}, {dataset.width} x {dataset.height} pixels"
     if not ours:
         raise DataError(
             f"{path}: not a raster of geood ({kind}), but perhaps a scene: `geood plan {path}` shows what a model "
             "would make of it, `gdalinfo` what it holds"
         )
+    print_pairs({"raster": kind})
     print_pairs(read_tags(path, dtype="uint8" if of_classes else "float32"))
     if not of_classes:
         score_tags(path)  # what is shown may be what is wrong
@@ -200,7 +202,10 @@ def _show_run_table(path: Path) -> None:
         database.row_factory = sqlite3.Row
         for row in database.execute("SELECT * FROM run LIMIT ?", (MOST_ROWS,)):
             known = dict(row)
-            print_pairs({"scene": known.get("scene"), **{k: known[k] for k in ("answer", "why") if known.get(k)}})
+            cut = known.get("threshold")
+            numbers = {"threshold": f"{cut:.6g}"} if isinstance(cut, int | float) else {}
+            words = {key: known[key] for key in ("answer", "why") if known.get(key)}
+            print_pairs({"scene": known.get("scene"), **numbers, **words})
 
 
 def _show_table(path: Path) -> None:
@@ -224,7 +229,10 @@ def _show_table(path: Path) -> None:
     if meaning is None:
         raise DataError(f"{path}: not a table of geood (columns: {', '.join(map(shown, columns)) or 'none'})")
     print_pairs({"table": meaning, "rows": len(rows), "columns": ", ".join(map(str, columns))})
-    for row in rows[-MOST_ROWS:]:
+    shown_rows = rows if len(rows) <= MOST_ALL else rows[-MOST_ROWS:]
+    if len(shown_rows) < len(rows):
+        print_pairs({"shown": f"the last {len(shown_rows)}"})
+    for row in shown_rows:
         print_pairs({"row": ", ".join(f"{key} {value}" for key, value in row.items() if value)})
 
 
@@ -313,7 +321,10 @@ def _show_folder(folder: Path) -> None:
     known = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SHOWN)
     if not known:
         raise ConfigError(f"{folder}: a folder without files of geood; give {KINDS}")
-    print_pairs({"folder": f"{folder}, {len(known)} files that `geood info` tells more of"})
+    styles = [path for path in known if path.suffix.lower() == ".qml"]
+    known = [path for path in known if path not in styles]  # of which there is nothing to tell
+    beside = f", and styles for QGIS: {len(styles)}" if styles else ""
+    print_pairs({"folder": f"{folder}; files that `geood info` tells more of: {len(known)}{beside}"})
     for path in known[: 10 * MOST_ROWS]:
         print_pairs({path.suffix: path.name})
 

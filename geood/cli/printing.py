@@ -73,8 +73,15 @@ def print_cut(out: Path, count: int) -> None:
     """Print what `polygonize` wrote, at which threshold where the file tells it, and what to type next."""
     from geood.polygons import run_rows
 
-    told = [f" above {row['threshold']:.4g}" for row in run_rows(out)]
+    rows = run_rows(out)
+    told = [f" above {row['threshold']:.4g}" for row in rows]
     print(printable(f"polygons   {out}: {count}{''.join(told[:1])}"))
+    for row in rows[:1]:
+        found, false = row.get("polygons_per_km2"), row.get("false_per_km2")
+        if found is not None and false is not None:
+            from geood.calibration import in_digits
+
+            print(f"per km2    {in_digits(found)} polygons, {in_digits(false)} false ones expected")
     if count:
         print(printable(f"next       geood project {quote(str(out))} --out {quote(str(out.with_suffix('.qgz')))}"))
         print(printable(f"then       geood audit {quote(str(out))}, once polygons have verdicts"))
@@ -94,13 +101,13 @@ def print_bundle(header: BundleHeader) -> None:
         {
             "written by": f"{DISTRIBUTION} {header.geood}, format {header.written}",
             "classes": ", ".join(f"{i} {config.data.classes[i]}" for i in header.class_ids),
-            "anomaly ids": config.data.anomaly,
+            "held out": _held_out(config.data.anomaly),
             "bands": ", ".join(f"{name} [{low:g}, {high:g}]" for name, low, high in ranges),
             "resolution": "none" if header.resolution is None else f"{header.resolution:.4g} m per pixel",
             **({"photographs": f"{header.photo_width} px wide"} if header.photo_width else {}),
             "encoder": config.segmenter.encoder,
             **_halo(header),
-            "negatives": ", ".join(f"{name} {share:g}" for name, share in config.negatives.sources.items()) or "none",
+            "negatives": config.negatives.told,
             "third stage": config.train.third_stage,
             "score": _score(header),
             "other scores": ", ".join(kind for kind in header.calibration if kind != config.score.kind),
@@ -112,6 +119,11 @@ def print_bundle(header: BundleHeader) -> None:
             **{k: f"{v:.4g}" for k, v in header.metrics.items()},
         }
     )
+
+
+def _held_out(anomaly: Any) -> str:
+    """Return ids that are held out, with their names where they have some."""
+    return ", ".join(f"{i} {anomaly[i]}" if isinstance(anomaly, dict) else str(i) for i in anomaly) or "none"
 
 
 def _halo(header: BundleHeader) -> dict[str, str]:
@@ -157,7 +169,7 @@ def _calibration(header: BundleHeader) -> dict[str, str]:
         false = PolygonTable.of(record).at(threshold, least, record.km2)
         if false is not None:
             rate, low, high = (in_digits(number) for number in (false.rate, *false.interval))
-            said["false polygons"] = f"{rate} per km2 of {least:.3g} m2 or more ({low} to {high})"
+            said["false polygons"] = f"{rate} per km2 of {least:.3g} m2 or more ({low} to {high}), at {threshold:.6g}"
     return said
 
 

@@ -59,4 +59,4 @@ def print_training(bundle_path: Path) -> None:
     held = (name for name in RUN_FILES if (run / name).exists())
     print(f"run        {run} ({', '.join(held)})")
     print(f"next       geood predict SCENE.tif --out anomalies.gpkg --model {bundle_path}")
-    print(f"then       geood report {run} anomalies.gpkg --out report.html")
+    print(f"then       geood report {run} anomalies.gpkg --scene SCENE.tif --out report.html")

@@ -149,9 +149,10 @@ def _ground_lines(found: Audit) -> Iterator[str]:
     if budget.threshold is None:
         yield f"budget     {budget.per_km2:g} false polygons per km2 cannot be met at any score that was judged"
         return
+    kept = "1 polygon" if budget.polygons == 1 else f"{budget.polygons} polygons"
     yield (
-        f"budget     {budget.per_km2:g} false polygons per km2: --threshold {budget.threshold:.9g} keeps "
-        f"{budget.polygons} polygons ({budget.real} judged real), {in_digits(budget.expected)} false per km2, at most "
+        f"budget     {budget.per_km2:g} false polygons per km2: --threshold {budget.threshold:.9g} keeps {kept} "
+        f"({budget.real} judged real), {in_digits(budget.expected)} false per km2, at most "
         f"{in_digits(budget.at_most)}"
     )
     if budget.sure is not None and budget.sure != budget.threshold:

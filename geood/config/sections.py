@@ -458,6 +458,12 @@ class NegativesConfig(Section):
             return {name: weight for name, weight in self.source.items()}  # noqa: C416  # of plain strings
         return {} if self.source == "none" else {self.source: 1.0}
 
+    @property
+    def told(self) -> str:
+        """The sources in words, with their weights where there are several."""
+        weighed = [f"{name} {weight:g}" for name, weight in self.sources.items()]
+        return ", ".join(weighed if len(weighed) > 1 else self.sources) or "none"
+
 
 class LossConfig(Section):
     """Terms of the joint loss, their weights, and which networks get their gradients; the class term has weight 1."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from geood.datasets.files import find_files
     from geood.datasets.frames import Decoded, Frame, decode, screened
     from geood.datasets.outlier_photos import PhotographFolder, open_photographs
-    from geood.datasets.samples import seed_of
+    from geood.datasets.samples import CropPixels, seed_of
     from geood.datasets.sources import open_crops
     from geood.datasets.synthetic.world import make_world
     from geood.datasets.validation_ground import (
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NAMES_OF_NONE",
+    "CropPixels",
     "Crops",
     "Decoded",
     "Frame",
@@ -58,6 +59,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "CropPixels": "samples",
         "Crops": "crops",
         "Decoded": "frames",
         "Frame": "frames",

@@ -148,8 +148,8 @@ def why_nothing(report: Screening, config: Config) -> str:
     reasons = {
         f"hold an anomaly pixel (ids {data.anomaly}): make data.crop_px smaller, or label more ground without "
         "anomalies": report.dropped_anomaly,
-        f"hold data in less than {data.min_valid:.0%} of their pixels: make data.crop_px or data.min_valid smaller, or "
-        "data.block_m larger": report.dropped_invalid,
+        f"hold data in less than {100 * data.min_valid:.0f} % of their pixels: make data.crop_px or data.min_valid "
+        "smaller, or data.block_m larger": report.dropped_invalid,
         f"hold no pixel of the classes {sorted(data.classes)}; their labels hold {report.unknown_ids or 'nothing'}: "
         f"check data.classes and the labels{_hint(report)}": report.dropped_unlabelled,
     }

@@ -120,3 +120,29 @@ def data_settings(settings: Sequence[str]) -> tuple[list[str], dict[int, int], l
             f"--set data: got {shown(repr(fault['input']))}; {fault['msg'].lower()}; for example data.hold_out=[car] "
             "or 'data.label_ids={2: 255}'"
         ) from None
+
+
+def folder_settings(settings: Sequence[str], *, class_ids: Sequence[int]) -> tuple[dict[int, int], list[int] | None]:
+    """Return `data.label_ids` and `data.anomaly` (None: not set) of settings for a folder of scenes with labels.
+
+    Raises:
+        ConfigError: something else is set, or an anomaly is no id, or the id of a class.
+    """
+    own = [s for s in settings if s.startswith("data.anomaly=")]
+    others = [s for s in settings if s not in own]
+    if any(not s.startswith("data.label_ids=") for s in others):
+        raise ConfigError(
+            f"--set {shown(others[0])}: changes a config, and this is a folder, where only data.label_ids and "
+            "data.anomaly can be set; give a config or leave --set out"
+        )
+    _, label_ids, _ = data_settings(others)
+    if not own:
+        return label_ids, None
+    tree: dict[str, Any] = {"data": {"anomaly": []}}
+    apply_override(tree, own[-1])
+    given = tree["data"]["anomaly"]
+    if not isinstance(given, list) or not all(type(i) is int and 0 <= i < IGNORE for i in given):
+        raise ConfigError(f"--set {shown(own[-1])}: give ids of the labels, 0 to 254, such as data.anomaly=[6]")
+    if both := sorted({*given} & {*class_ids}):
+        raise ConfigError(f"--set {shown(own[-1])}: the model learned {both} as classes; give other ids")
+    return label_ids, given

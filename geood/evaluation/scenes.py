@@ -25,7 +25,7 @@ from geood.config import folded, load_config
 from geood.constants import ANOMALY, IGNORE, INLIER, VECTOR_SUFFIXES
 from geood.datasets import find_files
 from geood.errors import ConfigError, DataError
-from geood.evaluation.class_mapping import data_settings
+from geood.evaluation.class_mapping import folder_settings
 from geood.evaluation.objects import MOST_PX, ObjectFigures, SceneMaps
 from geood.evaluation.results import Evaluation
 from geood.evaluation.tile_scores import for_scoring
@@ -117,13 +117,14 @@ def evaluate_scenes(
     A config names `data.test_images`, `data.test_labels` and `data.anomaly`. Labels belong to the image whose name
     theirs begins with (`X.tif`, `X_gt.tif`); otherwise one file, or adjacent rasters, serve all images. In a folder the
     labels of `X.tif` are `X_labels.tif`, `labels/X.tif`, or for `images/X.tif` `labels/X.tif`; the anomaly ids are then
-    those of the bundle's config. Numbers in label files that mean other ids are mapped by `data.label_ids`.
+    those of the bundle's config, if none are set. Numbers in label files that mean other ids are mapped by
+    `data.label_ids`.
 
     Args:
         config_or_root: a config file, or a folder.
         bundle: the bundle to measure: an object, its file, or the folder of its run.
         settings: `data.KEY=value` for the config, `score.KEY=value` and `predict.KEY=value` for the bundle; for
-            a folder `data.label_ids={...}` alone.
+            a folder `data.label_ids={...}` and `data.anomaly=[...]` alone.
         options: how the scenes are read, as for `predict`.
         objects: count things found and false polygons too, which takes all scores of all scenes on a temporary disk.
         pictures: a folder for an overview of each scene; None: none are drawn. They come with the object figures.
@@ -144,13 +145,9 @@ def evaluate_scenes(
     """
     path, bundle, options = Path(config_or_root), bundle_of(bundle), of_whole_images(options)
     if path.is_dir():
-        if any(not s.startswith("data.label_ids=") for s in settings):
-            raise ConfigError(
-                f"{path}: --set changes a config, and this is a folder, where only data.label_ids can be set; give a "
-                "config or leave --set out"
-            )
-        _, label_ids, _ = data_settings(settings)
-        cases, anomaly = _pair_folder(path, LabelRules(label_ids=label_ids)), list(bundle.config.data.anomaly)
+        label_ids, given = folder_settings(settings, class_ids=bundle.class_ids)
+        anomaly = list(bundle.config.data.anomaly) if given is None else given
+        cases = _pair_folder(path, LabelRules(label_ids=label_ids))
     else:
         bundle = bundle.with_settings([s for s in settings if not s.startswith("data.")])
         cases, anomaly = _read_cases(path, bundle, [s for s in settings if s.startswith("data.")])
@@ -175,7 +172,9 @@ def evaluate_scenes(
     pooled = curves[own.kind]
     if not pooled.positives:
         said = "no anomaly pixel (ids %s) in the labels: AP, AUROC and FPR95 are undefined%s"
-        log.warning(said, list(anomaly), mask_hint(counts.held))
+        strange = [*counts.ids.unknown(counts.held)]
+        named = f"; {strange} in them are of no class: --set data.anomaly={strange} says what is to be found"
+        log.warning(said, list(anomaly), mask_hint(counts.held) or (named.replace(", ", ",") if strange else ""))
     return Evaluation(
         model=bundle.identity,
         score=own.kind,

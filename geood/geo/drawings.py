@@ -154,12 +154,12 @@ def _widened(layer: DrawnLayer, rules: LabelRules) -> NDArray[Any]:
             "in it; save it with the CRS in which it is drawn"
         )
     shapes = layer.shapes.copy()
-    shapes[thin] = [_buffered(shape, layer.crs, rules.buffer_m) for shape in layer.shapes[thin]]
+    shapes[thin] = [buffered(shape, layer.crs, rules.buffer_m) for shape in layer.shapes[thin]]
     log.info("%s: %s become areas of %g m on each side", layer.name, named, rules.buffer_m)
     return shapes
 
 
-def _buffered(shape: Any, crs: pyproj.CRS, metres: float) -> Any:
+def buffered(shape: Any, crs: pyproj.CRS, metres: float) -> Any:
     """Return the ground within some metres of a line or point, in its CRS, by the length of its units there."""
     middle = shapely.Point(shape.centroid)
     units = 1 / np.array(metres_per_unit(crs, middle.x, middle.y))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from geood.constants import IGNORE, VECTOR_SUFFIXES
 from geood.errors import DataError
-from geood.geo.drawings import overlapping
+from geood.geo.drawings import buffered, overlapping
 from geood.geo.gdal import pieces
 from geood.geo.id_rasters import IdRaster
 from geood.geo.vector import POLYGONAL, Purpose, areas_m2, layers_of, read_frame, sound
@@ -33,7 +33,8 @@ LISTED = Purpose(DataError, layers="name one of them", attributes="", shapes="")
 class FoundValue(NamedTuple):
     """Value of an attribute: a class id or a text, the number of its shapes or pixels, and their area.
 
-    `area_m2` is that of polygons and pixels, in square metres; None where a CRS does not tell metres.
+    `area_m2` is that of polygons and pixels, and of lines and points once they are widened, in square metres; None
+    where a CRS does not tell metres.
     """
 
     value: int | float | str
@@ -75,8 +76,12 @@ class LabelFile(NamedTuple):
     layers: tuple[FoundLayer, ...]
 
 
-def list_labels(path: str | Path) -> LabelFile:
+def list_labels(path: str | Path, *, buffer_m: float | None = None) -> LabelFile:
     """List what a vector file or a raster of class ids holds that can be labels.
+
+    Args:
+        path: the file.
+        buffer_m: metres of ground on each side of a line, and around a point, that count as theirs; None: none.
 
     Raises:
         DataError: the file is missing or unreadable, or a raster is not one of class ids.
@@ -85,7 +90,7 @@ def list_labels(path: str | Path) -> LabelFile:
     if path.suffix.lower() not in VECTOR_SUFFIXES:
         return LabelFile(path, "raster", (_of_raster(path),))
     names = layers_of(path, LISTED)
-    return LabelFile(path, "vector", tuple(_of_layer(path, name) for name in names))
+    return LabelFile(path, "vector", tuple(_of_layer(path, name, buffer_m) for name in names))
 
 
 def _of_raster(path: Path) -> FoundLayer:
@@ -103,14 +108,14 @@ def _of_raster(path: Path) -> FoundLayer:
     if not counts:
         problems.append("it holds no class ids: all of it is unlabelled")
     elif bare:
-        problems.append(f"{bare / (bare + counts.total()):.1%} of it is unlabelled")
+        problems.append(f"{100 * bare / (bare + counts.total()):.1f} % of it is unlabelled")
     values = tuple(FoundValue(i, n, None if pixel_m2 is None else n * pixel_m2) for i, n in counts.most_common())
     crs = None if grid.crs is None else pyproj.CRS.from_user_input(grid.crs).name
     return FoundLayer(path.stem, {}, crs, grid.bounds, (FoundAttribute("", values),), tuple(problems))
 
 
-def _of_layer(path: Path, name: str) -> FoundLayer:
-    """List one layer of a vector file."""
+def _of_layer(path: Path, name: str, buffer_m: float | None) -> FoundLayer:
+    """List one layer of a vector file, its lines and points widened by some metres."""
     frame, ordered = read_frame(path, LISTED, layer=name, whole=True)
     shapes = np.asarray(frame.geometry.array, object)
     there = ~(shapely.is_missing(shapes) | shapely.is_empty(shapes))
@@ -124,7 +129,7 @@ def _of_layer(path: Path, name: str) -> FoundLayer:
     problems += _faults(shapes[whole], np.flatnonzero(there)[whole] + 1, kinds, broken=int((~whole).sum()))
     shapes[whole] = [sound(shape) for shape in shapes[whole]]
     areas = np.zeros(len(shapes))
-    areas[whole] = areas_m2(shapes[whole], crs)
+    areas[whole] = areas_m2(_widened(shapes[whole], crs, buffer_m), crs)
     if crs is None:
         problems.append("it has no CRS; save it with the one in which it was drawn")
     if over := _overlaps(shapes[whole]):
@@ -138,6 +143,14 @@ def _of_layer(path: Path, name: str) -> FoundLayer:
         tuple(_of_attribute(str(column), table[column], areas) for column in table.columns),
         tuple(problems),
     )
+
+
+def _widened(shapes: NDArray[Any], crs: pyproj.CRS | None, buffer_m: float | None) -> NDArray[Any]:
+    """Return shapes with lines and points as areas, if they are to be widened and the CRS tells how far."""
+    thin = ~np.isin(shapely.get_type_id(shapes), (3, 6, 7))
+    if buffer_m is None or crs is None or not thin.any():
+        return shapes
+    return np.array([buffered(s, crs, buffer_m) if t else s for s, t in zip(shapes, thin, strict=True)], object)
 
 
 def _faults(shapes: NDArray[Any], numbers: NDArray[Any], kinds: Counter[str], *, broken: int) -> list[str]:

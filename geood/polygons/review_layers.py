@@ -138,7 +138,8 @@ def _drawn(scores: Path, grid: Grid, predict: PredictConfig) -> _Cells:
         log.info(said, scores.name, side, side)
         return _Cells(nothing, nothing, nothing, side, 0)
     if len(enough) < predict.sample_cells:
-        log.info("%s: the layer sample has all cells of the scene (%d)", scores.name, len(enough))
+        said = "%s: the layer sample holds %d cells, all that fit into the scene (predict.sample_cells: %d)"
+        log.info(said, scores.name, len(enough), predict.sample_cells)
     order = np.random.default_rng(predict.sample_seed).permutation(len(enough))[: predict.sample_cells]
     row, col = enough[order].T
     ground = int(valid[valid >= LEAST_VALID * side * side].sum())

@@ -83,7 +83,7 @@ def _files(config: Config) -> Iterator[Line]:
         yield "note", f"much of a border is {imagery.suspected:g} and counts as data; bands.nodata, if that is nodata"
     labels = find_files(data.root, data.labels, what="data.labels", suffixes=SUFFIXES)
     layers = [data.label_layer] if isinstance(data.label_layer, str) else data.label_layer or ()
-    found = find_classes(labels, layers=layers, attribute=data.label_attribute)
+    found = find_classes(labels, layers=layers, attribute=data.label_attribute, buffer_m=data.label_buffer_m)
     counted = "" if found.counted == len(labels) else f", of which {found.counted:,} were counted"
     yield "labels", f"{found.kinds}{counted}"
     for problem in found.problems:
@@ -143,18 +143,21 @@ def _crops(config: Config, trial: list[Trial]) -> Iterator[Line]:
                 "far a promise holds elsewhere: label more places, or make data.block_m smaller"
             ),
         )
-    held = f"{tried.with_anomaly:.0%} with an anomaly, " if config.data.anomaly else ""
-    bare = f"{report.dropped_unlabelled / max(1, looked_at):.0%} without a label"
+    bare = report.dropped_unlabelled / max(1, looked_at)
+    left = {"with an anomaly": tried.with_anomaly, "without a label": bare}
+    told = ", ".join(f"{100 * share:.0f} % {what}" for what, share in left.items() if share)
+    out = f" (left out: {told})" if told else ""
     yield (
         "crops",
-        (
-            f"{tried.clean:.0%} of {looked_at} can be trained on (left out: {held}{bare}): about {tried.expected:,} of "
-            f"{config.data.crops:,}"
-        ),
+        f"{100 * tried.clean:.0f} % of {looked_at} can be trained on{out}: about {tried.expected:,} of "
+        f"{config.data.crops:,}",
     )
     empty = report.dropped_invalid / max(1, report.drawn)
     if empty > 0.5:
-        yield "note", f"{empty:.0%} of the crops drawn hold too little data (data.min_valid) and are drawn again"
+        yield (
+            "note",
+            f"{100 * empty:.0f} % of the crops drawn hold too little data (data.min_valid) and are drawn again",
+        )
     if tried.expected < FEW_CROPS or tried.clean < LITTLE_CLEAN:
         yield (
             "note",

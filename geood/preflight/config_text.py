@@ -22,6 +22,7 @@ from geood.training import LONG_S, duration, shortcuts
 
 COLUMN = 32  # comments begin here, if the value leaves room
 GUESSED = "guessed: "
+_WEIGHTS = {"": "random weights", "package": "ImageNet weights of a package"}
 _ODD = re.compile(
     "[\x7f-\x9f\ud800-\udfff\u2028\u2029\ufeff\ufffe\uffff]"
 )  # what JSON takes as it is, and YAML does not
@@ -70,8 +71,8 @@ def expected(made: FirstConfig) -> list[str]:
     crops, report = made.trial.expected, made.trial.crops.report
     lines = [f"On {made.machine}: about {duration(made.pace.seconds)} and some minutes for calibration."]
     lines += [f"  {line}" for line in made.pace.lines()]
-    clean = f"{made.trial.clean:.0%} of {report.drawn - report.dropped_invalid} crops can be trained on"
-    held = f", {made.trial.with_anomaly:.0%} hold what is held out" if made.anomaly else ""
+    clean = f"{100 * made.trial.clean:.0f} % of {report.drawn - report.dropped_invalid} crops can be trained on"
+    held = f", {100 * made.trial.with_anomaly:.0f} % hold what is held out" if made.anomaly else ""
     return [*lines, f"{clean}{held}: about {crops:,} of {made.config.data.crops:,}."]
 
 
@@ -81,9 +82,10 @@ def config_lines(made: FirstConfig) -> list[tuple[str, str]]:
     ground = f" ({chosen.ground})" if chosen.ground else ""
     pixels = "" if chosen.resolution is None else f", read at {chosen.pixel_m:.3g} m per pixel"
     block = "" if chosen.block_m is None else f", blocks of {chosen.block_m:g} m"
+    weights = _WEIGHTS.get(chosen.weights or "", "ImageNet weights")
     lines = [
         ("guessed", f"crops of {chosen.crop_px} px{ground}{pixels}{block}"),
-        ("guessed", f"{chosen.encoder}, weights {chosen.weights or 'random'}, {chosen.segmenter_steps:,} steps"),
+        ("guessed", f"{chosen.encoder}, {weights}, {chosen.segmenter_steps:,} steps"),
         *(("expected", line.strip()) for line in expected(made)),
     ]
     bare = [class_id for class_id, name in made.classes.items() if name == f"class_{class_id}"]
@@ -115,7 +117,8 @@ def _data(made: FirstConfig, out: Path) -> Iterator[str]:
     yield from _files("labels", data["labels"])
     for key in ("label_layer", "label_attribute"):
         if key in data:
-            yield _line(key, data[key], (GUESSED if labels.chosen else "") + "it holds the classes")
+            holds = "they hold the classes" if isinstance(data[key], list) else "it holds the classes"
+            yield _line(key, data[key], (GUESSED if labels.chosen else "") + holds)
     if "label_buffer_m" in data:
         yield _line("label_buffer_m", data["label_buffer_m"], f"{GUESSED}metres on each side of lines and points")
     if "background" in data:

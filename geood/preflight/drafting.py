@@ -101,7 +101,8 @@ class Inputs:
         absolute = [path.absolute() for path in (*pictures, *truth)]
         root = _common_folder(absolute)
         imagery = look_at([path.absolute() for path in pictures])
-        listed = find_classes([path.absolute() for path in truth], layers=wishes.layers, attribute=wishes.attribute)
+        labels_at = [path.absolute() for path in truth]
+        listed = find_classes(labels_at, layers=wishes.layers, attribute=wishes.attribute, buffer_m=BUFFER_M)
         numbers = [found.class_id for found in listed.classes if found.name is None]
         if listed.text and numbers:
             [first, *_] = (found.name for found in listed.classes if found.name is not None)
@@ -110,7 +111,7 @@ class Inputs:
                 "give each class its name, or its number, everywhere"
             )
         _check_wishes(wishes, listed)
-        return cls(root, imagery, listed)
+        return cls(root, imagery, replace(listed, given_names=wishes.names))
 
     def lines(self) -> list[tuple[str, str]]:
         """Return what was found, as (label, text) lines."""
@@ -121,12 +122,13 @@ class Inputs:
         said.append(("labels", labels.kinds))
         if labels.attribute:
             among = "guessed among several" if labels.chosen else "the only one that fits"
-            layer = f"layer {', '.join(labels.layers)}; column " if labels.layers else ""
+            plural = "" if len(labels.layers) == 1 else "s"
+            layer = f"layer{plural} {', '.join(labels.layers)}; column " if labels.layers else ""
             said.append(("attribute", f"{layer}{labels.attribute}: {among}"))
         for found in sorted(labels.classes, key=lambda found: -found.share):
             area = "" if found.km2 is None else f", {area_text(found.km2)}"
-            beside = labels.id_names.get(found.class_id)
-            named = found.name if found.name is not None else f"{found.class_id} {beside or ''}".strip()
+            name = labels.name_of(found) or ""
+            named = name if found.name is not None else f"{found.class_id} {name}".strip()
             said.append(("class", f"{named}: {100 * found.share:.3g} % of the labelled ground{area}"))
         drawn, seen = sum(found.km2 or 0 for found in labels.classes), self.imagery.km2
         if labels.vector and seen and drawn > MUCH * seen:
@@ -178,9 +180,9 @@ def first_config(inputs: Inputs, wishes: Wishes) -> FirstConfig:
         ConfigError: a class to be held out is not in the labels, or fewer than two are left to be learned.
         DataError: images and labels do not fit each other, or no crop can be trained on.
     """
+    inputs = replace(inputs, labels=replace(inputs.labels, given_names=wishes.names))
     imagery, labels = inputs.imagery, inputs.labels
-    ids = {folded(name): str(class_id) for class_id, name in wishes.names.items()}
-    held = tuple(dict.fromkeys(labels.find(ids.get(folded(name), name)) for name in wishes.hold_out))
+    held = tuple(dict.fromkeys(labels.find(name) for name in wishes.hold_out))
     left_out = tuple(found for found in labels.classes if _is_none(labels, found) and found not in held)
     classes = _named(labels, {*held, *left_out}, {**labels.id_names, **wishes.names})
     machine = this_machine()
@@ -254,7 +256,7 @@ def _data(inputs: Inputs, classes: dict[int, str], held: Sequence[FoundClass]) -
         "images": patterns(imagery.paths, root, apart=labels.paths),
         "labels": patterns(labels.paths, root, apart=imagery.paths),
         "classes": classes,
-        "anomaly": [found.name if labels.text else found.class_id for found in held],
+        "anomaly": _anomaly(labels, held),
     }
     if labels.vector:
         data |= {"label_attribute": labels.attribute}
@@ -268,6 +270,15 @@ def _data(inputs: Inputs, classes: dict[int, str], held: Sequence[FoundClass]) -
     if imagery.kind == "photos":
         data |= {"flips": "sideways", "quarter_turns": False}
     return data
+
+
+def _anomaly(labels: FoundLabels, held: Sequence[FoundClass]) -> list[object] | dict[int, str]:
+    """Return what is held out: names of texts; ids of numbers, with their names where one is known."""
+    if labels.text:
+        return [found.name for found in held]
+    if not any(labels.name_of(found) for found in held):
+        return [found.class_id for found in held]
+    return {found.class_id: labels.name_of(found) or f"class_{found.class_id}" for found in held}
 
 
 def patterns(paths: Sequence[Path], root: Path, *, apart: Sequence[Path]) -> list[str]:

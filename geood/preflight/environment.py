@@ -91,7 +91,7 @@ def _torch() -> Iterator[Fact]:
     import torch
 
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA: a build for CPUs"
-    yield Fact("torch build", f"{build}; {torch.get_num_threads()} threads")
+    yield Fact("torch build", f"{build}; threads: {torch.get_num_threads()}")
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
             gpu = torch.cuda.get_device_properties(i)

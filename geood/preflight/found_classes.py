@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,6 +64,7 @@ class FoundLabels:
         problems: what the files themselves tell of problems, with the number of files that have each.
         counted: the number of files that were counted.
         id_names: names of ids that lie beside rasters, by id.
+        given_names: names of ids that a person gave, by id; they come before others.
     """
 
     paths: tuple[Path, ...]
@@ -77,6 +79,7 @@ class FoundLabels:
     problems: tuple[str, ...] = ()
     counted: int = 0
     id_names: Mapping[int, str] = field(default_factory=dict)
+    given_names: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def kinds(self) -> str:
@@ -90,8 +93,8 @@ class FoundLabels:
         return any(found.name is not None for found in self.classes)
 
     def name_of(self, found: FoundClass) -> str | None:
-        """Return the name of a class, from the labels or from beside them; None if it is a number alone."""
-        return found.name or self.id_names.get(found.class_id)
+        """Return the name of a class, from the labels, a person or beside them; None if it is a number alone."""
+        return found.name or self.given_names.get(found.class_id) or self.id_names.get(found.class_id)
 
     def likely_slips(self) -> list[str]:
         """Return what looks like a slip of the pen: a rare name that is nearly that of a class drawn more often."""
@@ -123,20 +126,27 @@ def area_text(km2: float) -> str:
     return f"{km2:.3g} km2" if km2 >= 0.01 else f"{1e6 * km2:,.0f} m2"
 
 
-def find_classes(paths: Sequence[Path], *, layers: Sequence[str] = (), attribute: str | None = None) -> FoundLabels:
+def find_classes(
+    paths: Sequence[Path],
+    *,
+    layers: Sequence[str] = (),
+    attribute: str | None = None,
+    buffer_m: float | None = None,
+) -> FoundLabels:
     """List label files and put together the classes that they hold.
 
     Args:
         paths: rasters of class ids, or vector files; of more than `MOST_FILES` an even sample is counted.
         layers: layers of vector files, all of which are read; default: of each file the one that looks like classes.
         attribute: attribute with the classes, in all files; default: the one that looks like classes.
+        buffer_m: metres on each side of lines and points that are theirs; None: they have no ground.
 
     Raises:
         ConfigError: a layer or attribute of that name is not there.
         DataError: a file cannot be read, or holds no classes.
     """
     counted = list(paths)[:: -(-len(paths) // MOST_FILES)]
-    files = list(tracked("counting labels", map(list_labels, counted), len(counted)))
+    files = list(tracked("counting labels", map(partial(list_labels, buffer_m=buffer_m), counted), len(counted)))
     kinds = {file.kind for file in files}
     if len(kinds) > 1:
         raise DataError(f"{files[0].path}: rasters and vector files are mixed; give labels of one kind")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,10 +12,12 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from geood.atomic import atomic_write, output_errors
-from geood.datasets import Crops
+from geood.constants import IGNORE
+from geood.datasets import CropPixels, Crops
 from geood.geo.qgis import class_colours
 
 COLUMNS, ROWS = 3, 4
+TRIED = 4  # times as many crops are looked at as are drawn
 STRENGTH = 0.45  # of a label's colour over the image
 ANOMALY = "#ff00c8"
 GAP_PX = 4
@@ -36,8 +38,7 @@ def draw_crops(out: Path, crops: Crops) -> None:
     colours = class_colours(names)
     held = dict.fromkeys(data.anomaly, ANOMALY)
     figure = Figure(figsize=(5.2 * COLUMNS, 2.8 * ROWS + 0.6), dpi=100, layout="constrained")
-    for position, (title, crop) in enumerate(_chosen(crops)):
-        pixels = crops.ground.read(crop, validation=False)
+    for position, (title, pixels) in enumerate(_chosen(crops)):
         image = _shown(crops.bands.scale(pixels.image, pixels.valid), pixels.valid)
         over = _laid_over(image, pixels.ids, {**colours, **held})
         gap = np.ones((image.shape[0], GAP_PX, 3), np.float32)
@@ -56,14 +57,24 @@ def draw_crops(out: Path, crops: Crops) -> None:
         figure.savefig(partial, format="png")
 
 
-def _chosen(crops: Crops) -> list[tuple[str, Any]]:
-    """Return titles and crops to be drawn: some with an anomaly, then training crops, evenly spread."""
+def _chosen(crops: Crops) -> list[tuple[str, CropPixels]]:
+    """Return titles and pixels of crops to be drawn: some with an anomaly, then those that show most classes."""
+    read = partial(crops.ground.read, validation=False)
     held = [
-        (f"left out, has an anomaly: {crops.ground.name(crop)}", crop) for crop in crops.report.with_anomaly[:COLUMNS]
+        (f"left out, has an anomaly: {crops.ground.name(crop)}", read(crop))
+        for crop in crops.report.with_anomaly[:COLUMNS]
     ]
     boxes, number = crops.training_boxes, COLUMNS * ROWS - len(held)
-    at = np.unique(np.linspace(0, len(boxes) - 1, min(number, len(boxes))).round().astype(int))
-    return held + [(crops.ground.name(boxes[i]), boxes[i]) for i in at]
+    at = np.unique(np.linspace(0, len(boxes) - 1, min(TRIED * number, len(boxes))).round().astype(int))
+    tried = [(crops.ground.name(boxes[i]), read(boxes[i])) for i in at]
+    best = sorted(range(len(tried)), key=lambda i: -_telling(tried[i][1]))[:number]
+    return held + [tried[i] for i in sorted(best)]
+
+
+def _telling(pixels: CropPixels) -> float:
+    """Return how much a crop shows: its classes, whose borders tell whether labels lie right, by its share of data."""
+    known = pixels.ids[pixels.valid]
+    return len(np.unique(known[known != IGNORE])) * float(pixels.valid.mean())
 
 
 def _fitting(title: str) -> str:

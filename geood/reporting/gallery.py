@@ -186,10 +186,10 @@ def _square(centre: tuple[float, float], side: float, grid: Grid) -> Window:
 
 
 def _padded(picture: Picture) -> Picture:
-    """Return a square picture, grey below and to the right of what there is."""
+    """Return a square picture, white as without data below and to the right of what there is."""
     height, width = picture.shape[:2]
     side = max(height, width)
-    return np.pad(picture, ((0, side - height), (0, side - width), (0, 0)), constant_values=0.5)
+    return np.pad(picture, ((0, side - height), (0, side - width), (0, 0)), constant_values=1.0)
 
 
 def _path(shape: Any, window: Window, scale: float) -> str:

@@ -14,6 +14,10 @@ from geood.config import SCORES, title_of
 
 UNDECIDED, SURE = 0.15, 0.5  # margins between the two best classes
 ON_EDGE = 0.5  # share of pixels beside another class from which on a polygon is an edge
+SIGNALS = {  # what the two scores behind `combined` have seen
+    "hybrid": "It stands out for the classes and the outlier head",
+    "encoder_knn": "It looks unlike the training images",
+}
 RARE = 1e-9  # shares of inliers below it are not told apart
 
 
@@ -82,7 +86,8 @@ def _signal(row: Mapping[str, Any]) -> str:
     name = text(row, "signal")
     if not name:
         return ""
-    return f"It rests on the score {title_of(name) if name in SCORES else name}."
+    title = title_of(name) if name in SCORES else name
+    return f"{SIGNALS.get(name, 'It stands out by its score')} ({title})."
 
 
 def _edge(row: Mapping[str, Any]) -> str:
@@ -94,6 +99,6 @@ def _edge(row: Mapping[str, Any]) -> str:
 
 def _cut(row: Mapping[str, Any]) -> str:
     share = number(row, "valid_fraction")
-    if share is None or share >= 0.999:
+    if share is None or round(100 * share) >= 100:
         return ""
     return f"Only {100 * share:.0f} % of the ground around it has data."

@@ -254,7 +254,9 @@ def run_lines(folder: Path) -> list[str]:
 
 def _threshold_line(header: BundleHeader, row: Threshold) -> str:
     interval = (
-        "" if row.low is None or row.high is None else f" ({100 * row.low:.3g} to {100 * row.high:.3g} on other ground)"
+        ""
+        if row.low is None or row.high is None
+        else f" ({100 * row.low:.3g} to {100 * row.high:.3g} % on other ground)"
     )
     name = f", score {title_of(header.config.score.kind)}: the default" if row.default else ""
     return f"threshold  {row.value:.4g}: {100 * row.rate:g} % of ordinary ground scores higher{interval}{name}"

@@ -108,8 +108,7 @@ def run_facts(run: Run) -> list[tuple[str, str]]:
     config, header = run.config, run.header
     facts = [] if run.miou is None else [("mIoU on validation ground", f"{100 * run.miou:.1f} %")]
     facts.append(("encoder", config.segmenter.encoder))
-    sources = ", ".join(f"{name} {share:g}" for name, share in config.negatives.sources.items())
-    facts.append(("negatives", sources or "none"))
+    facts.append(("negatives", config.negatives.told))
     steps = [f"{stage} {max(p.step for p in run.history[key]):,}" for stage in run.stages if (key := _any(run, stage))]
     facts.append(("steps", ", ".join(steps) or "none"))
     if header is not None and header.record is not None:

@@ -166,7 +166,7 @@ def shortcuts(config: Config) -> list[str]:
         share = (CPU_CROP_PX / data.crop_px) ** 2
         patch = config.negatives.patch_max_px
         too = f" and --set negatives.patch_max_px={CPU_CROP_PX // 2 - 8}" if patch > CPU_CROP_PX // 2 else ""
-        found.append(f"--set data.crop_px={CPU_CROP_PX}{too} (a step takes about {share:.0%} of the time)")
+        found.append(f"--set data.crop_px={CPU_CROP_PX}{too} (a step takes about {100 * share:.0f} % of the time)")
     if config.segmenter.network == "ladder" and config.segmenter.encoder not in LIGHT:
         found.append(f"a lighter segmenter.encoder, such as {PACKAGE_ENCODER} or resnet18")
     if config.segmenter.weights is None and train.segmenter_steps > SHORT_STEPS:

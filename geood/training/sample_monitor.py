@@ -134,7 +134,9 @@ def far_off(figures: Mapping[str, float]) -> list[str]:
     if given and given[0] > MOST_SPREAD * given[1]:
         found.append(f"samples of the flow vary more than images (standard deviation {_told(given)})")
     if figures.get("outside", 0.0) > MOST_OUTSIDE:
-        found.append(f"samples of the flow leave the range of the images ({figures['outside']:.0%} of their values)")
+        found.append(
+            f"samples of the flow leave the range of the images ({100 * figures['outside']:.0f} % of their values)"
+        )
     return found
 
 

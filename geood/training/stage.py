@@ -65,7 +65,8 @@ class _Validation:
     """Running figures of one validation: `nll`, summed over the `labelled` pixels, and `bpd` per crop.
 
     `samples` of the flow, batches of `real` crops of their size, and images with `pasted` negatives, outlined, with
-    these images as they were `before`; `negatives` are figures of the pasted pixels.
+    these images as they were `before`; `negatives` are figures of the pasted pixels. These are of the batch with the
+    most classes, which are so many `kinds`: the first ones may be of water alone.
     """
 
     confusion: Confusion
@@ -73,6 +74,7 @@ class _Validation:
     real: list[Tensor] = field(default_factory=list)
     pasted: Tensor | None = None
     before: Tensor | None = None
+    kinds: int = -1
     negatives: dict[str, float] = field(default_factory=dict)
     nll: float = 0.0
     labelled: int = 0
@@ -252,7 +254,10 @@ class Stage(pl.LightningModule):
                 self._validation.bpd += self.flow.bits_per_dimension(crops, generator).tolist()
                 if sum(len(part) for part in self._validation.real) < SAMPLES:
                     self._validation.real.append(crops)
-        if index == 0 and self.plan.stage in THIRD and self.config.negatives.sources:
+        if self.plan.stage not in THIRD or not self.config.negatives.sources:
+            return
+        if (kinds := int((batch["mask"].unique() != IGNORE).sum())) > self._validation.kinds:
+            self._validation.kinds = kinds
             pasted = self._pasted(batch, generator, moved=False)
             self._validation.pasted = outlined(pasted.image.detach(), pasted.covered)
             self._validation.before = batch["image"]

@@ -275,11 +275,14 @@ def test_of_little_above_all_calibration_ground_nothing_is_known(judge, above, d
 
 def test_above_all_calibration_ground_nothing_is_as_promised_and_more_than_is_guaranteed_is_not(judge):
     assert judge(0).answer == "holds" and not judge(0).loud
-    assert judge(0, differs=UNLIKE).why.startswith("no more lies above than promised, but")
+    assert judge(0, differs=UNLIKE).why.startswith("no more lies above than the promise allows, but")
     assert judge(0).at_most == pytest.approx(1 / 21)
     much, most = judge(5000, differs=UNLIKE), judge(20_000)
     assert (much.answer, much.loud) == ("does not hold", False)
-    assert (most.answer, most.loud) == ("cannot be told", True) and "more lies above than promised" in most.why
+    assert (most.answer, most.loud) == (
+        "cannot be told",
+        True,
+    ) and "more lies above than the promise allows" in most.why
     assert "WARNING    20 % of this scene lies above the threshold, and 0 is promised" in most.lines()
 
 

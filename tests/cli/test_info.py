@@ -52,9 +52,9 @@ def made(tmp_path_factory, bundle_path):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("o.tif", ["threshold"]),
+        ("o.tif", ["threshold", "1 band of float32, 64 x 64 pixels"]),
         ("o.classes.tif", ["classes"]),
-        ("o.gpkg", ["polygons", "EPSG", "rank 1", "judged", "answer"]),
+        ("o.gpkg", ["polygons", "EPSG", "rank 1", "judged", "threshold  ", "answer"]),
         ("j.geojson", ["polygons", "rank 1"]),
         ("p.parquet", ["polygons", "rank 1"]),
         ("f.fgb", ["polygons", "rank 1"]),
@@ -71,7 +71,7 @@ def made(tmp_path_factory, bundle_path):
         ("skipped.csv", ["could not be read"]),
         ("o.qml", ["style of QGIS"]),
         ("unfinished", ["not finished", "unfinished --resume"]),
-        ("", ["o.gpkg", "o.qgz"]),
+        ("", ["o.gpkg", "o.qgz", "styles for QGIS: "]),
     ],
 )
 def test_info_of_each_kind(made, capsys, name, said):

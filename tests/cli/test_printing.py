@@ -40,12 +40,13 @@ def test_scores_alone_are_cut_and_several_maps_shown_together(tmp_path, capsys):
 def test_polygons_cut_again_tell_their_threshold_and_the_way_on(tmp_path, capsys):
     out = tmp_path / "cut it.gpkg"
     with closing(sqlite3.connect(out)) as database, database:
-        database.execute("CREATE TABLE run (threshold REAL)")
-        database.execute("INSERT INTO run VALUES (0.5)")
+        database.execute("CREATE TABLE run (threshold REAL, polygons_per_km2 REAL, false_per_km2 REAL)")
+        database.execute("INSERT INTO run VALUES (0.5, 22.84, 5)")
     print_cut(out, 1)
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"polygons   {out}: 1 above 0.5"
     assert said[1:] == [
+        "per km2    22.8 polygons, 5 false ones expected",
         f"next       geood project '{out}' --out '{tmp_path}/cut it.qgz'",
         f"then       geood audit '{out}', once polygons have verdicts",
     ]

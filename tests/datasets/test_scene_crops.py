@@ -198,7 +198,7 @@ def test_nothing_left_says_why(tmp_path):
     with pytest.raises(DataError, match=r"hold no pixel of the classes \[100, 101\].*check data.classes"):
         open_scenes(config(tmp_path, classes={100: "x", 101: "y"}, anomaly=[]))
     write_raster(tmp_path / "a.tif", np.zeros_like(image), nodata=0)
-    with pytest.raises(DataError, match="data in less than 30% of their pixels"):
+    with pytest.raises(DataError, match="data in less than 30 % of their pixels"):
         open_scenes(config(tmp_path))
 
 

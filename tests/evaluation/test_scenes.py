@@ -242,7 +242,7 @@ def test_a_scene_without_labels_is_named_and_left_out(tmp_path, model, caplog):
 
 def test_set_needs_a_config(tmp_path, model):
     make_scenes(tmp_path)
-    with pytest.raises(ConfigError, match="--set changes a config"):
+    with pytest.raises(ConfigError, match=r"data\.crops=1: changes a config"):
         evaluate_scenes(tmp_path, model, settings=["data.crops=1"])
 
 
@@ -416,8 +416,22 @@ def test_masks_of_0_and_255_are_read_by_a_table_and_said_without_one(tmp_path, m
     assert (result.pixels, result.anomaly_pixels) == (mask.size, int((mask == 255).sum()))
     config = a_config(tmp_path, "x.tif", "x_labels.tif")
     assert evaluate_scenes(config, model, settings=table).headline() == result.headline()
-    with pytest.raises(ConfigError, match=r"only data\.label_ids can be set"):
+    with pytest.raises(ConfigError, match=r"only data\.label_ids and data\.anomaly can be set"):
         evaluate_scenes(tmp_path, model, settings=["data.label_ids_={1: 2}"])
+
+
+def test_a_folder_of_labels_says_what_is_to_be_found_where_the_model_held_nothing_out(tmp_path, model, caplog):
+    image, ids = draw_scene(np.random.default_rng(5), 64, 64)
+    write(tmp_path / "x.tif", image)
+    write(tmp_path / "x_labels.tif", np.where(ids == ANOMALY, 78, ids)[None].astype(np.uint8))
+    with caplog.at_level("WARNING", "geood"):
+        assert evaluate_scenes(tmp_path, model).anomaly_pixels == 0
+    assert "78] in them are of no class: --set data.anomaly=[" in caplog.text
+    result = evaluate_scenes(tmp_path, model, settings=["data.anomaly=[78]"])
+    assert result.anomaly_pixels == int((ids == ANOMALY).sum())
+    for wrong, said in (("[2]", "as classes"), ("[boat]", "give ids"), ("6", "give ids"), ("[true]", "give ids")):
+        with pytest.raises(ConfigError, match=said):
+            evaluate_scenes(tmp_path, model, settings=[f"data.anomaly={wrong}"])
 
 
 def test_two_files_for_one_place_in_a_pair_are_refused(tmp_path, model):

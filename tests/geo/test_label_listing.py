@@ -57,6 +57,8 @@ def test_layers_and_what_is_wrong_with_them_are_told(tmp_path):
     assert areas.attributes[0].values[0].area_m2 == pytest.approx(50, rel=2e-3)
     assert thin.shapes == {"LineString": 1, "Point": 1} and "data.label_buffer_m" in thin.problems[0]
     assert thin.attributes[0].values == (FoundValue("x", 2, 0.0),)
+    widened = list_labels(path, buffer_m=2).layers[1].attributes[0].values
+    assert widened[0].area_m2 == pytest.approx(50**0.5 * 4 + np.pi * 4 + np.pi * 4, rel=0.01), "as they will be burnt"
 
 
 def test_a_raster_is_one_layer_of_ids(tmp_path):
@@ -72,7 +74,7 @@ def test_a_raster_is_one_layer_of_ids(tmp_path):
     [found] = layer.attributes
     assert [(v.value, v.number) for v in found.values] == [(3, 500), (7, 100)]
     assert [v.area_m2 for v in found.values] == pytest.approx([2000, 400], rel=2e-3)
-    assert layer.problems == ("70.0% of it is unlabelled",)
+    assert layer.problems == ("70.0 % of it is unlabelled",)
     [bare] = list_labels(tmp_path / "bare.tif").layers
     assert bare.crs is None and bare.attributes[0].values[0] == FoundValue(3, 500, None)
     with pytest.raises(DataError, match="no such file"):

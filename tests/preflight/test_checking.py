@@ -8,9 +8,10 @@ from PIL import Image
 
 from geood.cli.process import _run
 from geood.config.loading import to_yaml
+from geood.datasets.samples import CropPixels
 from geood.errors import ConfigError, DataError
 from geood.preflight.checking import _crops, check_config
-from geood.preflight.picture import _fitting
+from geood.preflight.picture import _fitting, _telling
 from geood.preflight.trial import quietly, try_crops
 from geood.training.first_checks import check_first
 from support.bundles import small_config
@@ -49,6 +50,18 @@ def test_a_check_tells_what_training_would_find(folder, tmp_path):
     assert "4: " in said and "neither a class nor an anomaly" in said
     with Image.open(tmp_path / "seen.png") as drawn:
         assert drawn.width > 1000
+
+
+def test_the_picture_shows_crops_of_several_classes_and_whole_ones_first():
+    def pixels(ids, data):
+        valid = np.zeros((8, 8), bool)
+        valid[:, :data] = True
+        return CropPixels(np.zeros((3, 8, 8), np.float32), valid, np.asarray(ids))
+
+    bare, plain, mixed = np.full((8, 8), 255), np.zeros((8, 8), int), np.arange(64).reshape(8, 8) // 22
+    order = [pixels(mixed, 8), pixels(mixed, 4), pixels(plain, 8), pixels(plain, 2), pixels(bare, 8)]
+    told = [_telling(each) for each in order]
+    assert told == sorted(told, reverse=True) and len(set(told)) == len(told)
 
 
 def test_too_few_blocks_of_validation_for_a_promise_are_told_before_a_training(folder):

@@ -119,7 +119,9 @@ def test_what_no_label_fulfils_is_refused_and_names_that_were_given_can_be_held_
     ):
         assert _run([*given, *more], debug=False) == 2 and said in capsys.readouterr().err
     assert _run([*given, "--name", "7=Boat", "--hold-out", "boat"], debug=False) == 0
-    assert load_config(tmp_path / "a.yaml").data.anomaly == [7]
+    assert load_config(tmp_path / "a.yaml").data.anomaly == {7: "Boat"}, "a name that was given is kept"
+    assert "class      7 Boat: 1.56 % of" in capsys.readouterr().out
+    assert "held out: Boat (1.56 %)" in (tmp_path / "a.yaml").read_text(encoding="utf-8")
     left, bottom, right, top = bounds_of(folder / "a.tif")
     rows = {
         "kind": ["roof", "road"],
@@ -200,6 +202,11 @@ def test_two_layers_are_written_into_the_config_and_checked_together(folder, tmp
     lines = list(check_config(config, tmp_path / "seen.png"))
     classes = [text.split(":")[0] for label, text in lines if label == "class"]
     assert classes == ["0 field", "1 road", "2 track"], "all layers are looked at"
+    drawn = [text for label, text in Inputs.of([str(folder / "a.tif")], [str(tmp_path / "l.gpkg")], wishes).lines()]
+    share = 988 / (160 * 160 + 988)  # 160 m with 3 m on each side, and its round ends
+    [found] = [text for text in drawn if text.startswith("track: ")]
+    assert float(found.split()[1]) == pytest.approx(100 * share, rel=0.01), "widened lines have ground"
+    assert not [text for label, text in lines if "rare" in text]
 
 
 def test_names_beside_the_labels_are_taken_and_those_given_win(folder, tmp_path):
@@ -210,9 +217,9 @@ def test_names_beside_the_labels_are_taken_and_those_given_win(folder, tmp_path)
     (tmp_path / "a_labels.tif.aux.xml").write_text(text)
     wishes = Wishes(("boat",), {1: "street"})
     sources = Inputs.of([str(tmp_path)], [str(tmp_path / "*_labels.tif")], wishes)
-    assert ("class", "1 road: 33.4 % of the labelled ground, 0.0171 km2") in sources.lines()
+    assert ("class", "1 street: 33.4 % of the labelled ground, 0.0171 km2") in sources.lines()
     made = first_config(sources, wishes)
-    assert made.config.data.classes == {0: "land", 1: "street"} and made.config.data.anomaly == [7]
+    assert made.config.data.classes == {0: "land", 1: "street"} and made.config.data.anomaly == {7: "boat"}
     text = config_text(made, tmp_path / "first.yaml")
     assert "named beside the labels" in text and "# left out: void" in text and "held out: boat" in text
     assert not any(label == "note" for label, _ in config_lines(made))

@@ -22,7 +22,7 @@ def layer(name, *attributes):
 def files(monkeypatch):
     """Label files by name, as the listing would return them."""
     known = {}
-    monkeypatch.setattr(found_classes, "list_labels", lambda path: known[path.name])
+    monkeypatch.setattr(found_classes, "list_labels", lambda path, buffer_m=None: known[path.name])
 
     def listed(*layers, kind="vector"):
         path = Path(f"l{len(known)}.gpkg")

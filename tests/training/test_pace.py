@@ -80,7 +80,14 @@ def test_what_would_shorten_a_run_depends_on_the_config(crops):
         train={"third_stage": "joint", "flow_steps": 500},
     )
     said = "; ".join(shortcuts(slow))
-    for word in ("data.crop_px=128 and --set negatives.patch_max_px=56", "25%", "ImageNet", "lighter", "phase", "head"):
+    for word in (
+        "data.crop_px=128 and --set negatives.patch_max_px=56",
+        "25 %",
+        "ImageNet",
+        "lighter",
+        "phase",
+        "head",
+    ):
         assert word in said, word
 
 
