@@ -116,10 +116,9 @@ def _batches(ready: list[ReadTile], most: int) -> Iterator[list[ReadTile]]:
 
 def _scored(job: Job, engine: Engine, batch: list[ReadTile]) -> list[ScoredTile | FailedTile]:
     """Score and pack a batch; halve it as long as it does not fit the memory."""
-    stacked = Batch(*(_stacked([getattr(p, name) for p in batch]) for name in ("image", "valid")))
     try:
         core = _core(job, batch[0])
-        maps = engine.maps(stacked, core)
+        maps = engine.maps(Batch([pixels.image for pixels in batch], [pixels.valid for pixels in batch]), core)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if _is_memory(error) and len(batch) > 1:
             engine.shrink(len(batch) // 2)
@@ -193,10 +192,6 @@ def _packed(
         packed_classes = encode_tile(blank, tile_px=job.tile_px, nodata=NO_CLASS, overview="mode")
     chunks = Chunk.of(packed), Chunk.of(packed_classes), Chunk.of(cells.astype("<f4").tobytes())
     return ScoredTile(number, figures, chunks)
-
-
-def _stacked(arrays: list[NDArray[Any]]) -> NDArray[Any]:
-    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
 
 
 class WorkerState:
