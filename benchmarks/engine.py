@@ -9,8 +9,9 @@ a process of its own that may use so many cores (Linux only); the start, until t
 and efficiency is the rate without it by that of the first row and the cores. The second table tells the CPU time of
 each stage, milliseconds of a core for each megapixel of the scene, by the clock of the thread that works on it
 (`start`, `end` and what follows: of the whole process). `pretence` is what the stand-in for the network takes to make
-its maps, `rows` the laying out of finished rows in the rasters, `Dask` the thread of its loop. `after the last tile` is
-the time on the wall from there to the end.
+its maps, `rows` the laying out of finished rows in the rasters, `Dask` the thread of its loop, `after the start` all
+that the process takes from the first tile on, without `pretence`. `after the last tile` is the time on the wall from
+there to the end. Garbage is collected as in the `geood` command.
 
 `--like` takes a score raster whose scores are repeated over the scene; without it they are smooth with noise, and
 compress about as those of a trained network do.
@@ -86,7 +87,7 @@ class Pretender(Engine):
 
     def maps(self, batch: Any, core: Any) -> Maps:
         """Wait and answer."""
-        tiles, _, height, width = batch.image.shape
+        tiles, (_, height, width) = len(batch.image), batch.image[0].shape
         rows, cols = (len(range(*c.indices(side))) for c, side in zip(core, (height, width), strict=True))
         with self._gate:
             began = time.monotonic()
