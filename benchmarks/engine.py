@@ -9,8 +9,9 @@ a process of its own that may use so many cores (Linux only); the start, until t
 and efficiency is the rate without it by that of the first row and the cores. The second table tells the CPU time of
 each stage, milliseconds of a core for each megapixel of the scene, by the clock of the thread that works on it
 (`start`, `end` and what follows: of the whole process). `pretence` is what the stand-in for the network takes to make
-its maps, `rows` the laying out of finished rows in the rasters, `Dask` the thread of its loop. `after the last tile` is
-the time on the wall from there to the end.
+its maps, `rows` the laying out of finished rows in the rasters, `Dask` the thread of its loop, `after the start` all
+that the process takes from the first tile on, without `pretence`. `after the last tile` is the time on the wall from
+there to the end. Garbage is collected as in the `geood` command.
 
 `--like` takes a score raster whose scores are repeated over the scene; without it they are smooth with noise, and
 compress about as those of a trained network do.
@@ -38,6 +39,7 @@ import rasterio
 from numpy.typing import NDArray
 from predict import AERIAL, make_scene, untrained_bundle
 
+from geood.cli.process import _collect_later
 from geood.config.loading import load_config
 from geood.geo.cog import rounded
 from geood.prediction import cluster, journal, pipeline, rasters, scene_verdict, worker
@@ -85,7 +87,7 @@ class Pretender(Engine):
 
     def maps(self, batch: Any, core: Any) -> Maps:
         """Wait and answer."""
-        tiles, _, height, width = batch.image.shape
+        tiles, (_, height, width) = len(batch.image), batch.image[0].shape
         rows, cols = (len(range(*c.indices(side))) for c, side in zip(core, (height, width), strict=True))
         with self._gate:
             began = time.monotonic()
@@ -109,7 +111,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.spent: Counter[str] = Counter()
-        self.first_tile = self.last_tile = 0.0
+        self.first_tile = self.last_tile = self.started = 0.0
         self._lock, self._inner = threading.Lock(), threading.local()
 
     @contextmanager
@@ -124,8 +126,8 @@ class Clock:
             whole = clock() - began
             with self._lock:
                 self.spent[name] += whole - self._inner.spent
-                if name == "read":
-                    self.first_tile = self.first_tile or began_at
+                if name == "read" and not self.first_tile:
+                    self.first_tile, self.started = began_at, time.process_time() - whole
                 if name == "journal":
                     self.last_tile = time.monotonic()
             self._inner.spent = before + whole
@@ -159,6 +161,7 @@ class Clock:
 def one_row(options: argparse.Namespace, cores: int) -> None:
     """Predict in this process with so many cores; print the figures as JSON."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    _collect_later()  # as the `geood` command does
     Pretender.rate, Pretender.scores = options.pretend * 1e6, ready_scores(options.like)
     clock, folder = Clock(), options.keep
     bands = type(worker.ModelBundle.load(folder / "small.safetensors").bands)
@@ -193,6 +196,7 @@ def one_row(options: argparse.Namespace, cores: int) -> None:
         ended = time.monotonic()
     megapixels = options.side**2 / 1e6
     told = {name: clock.spent[name] / megapixels * 1e3 for name in STAGES}
+    told["after the start"] = (time.process_time() - clock.started) / megapixels * 1e3 - told["pretence"]
     told["all"] = (time.process_time() - before) / megapixels * 1e3
     bytes_px = (folder / "out.tif").stat().st_size / options.side**2
     times = {"start": clock.first_tile - began, "seconds": ended - began, "after": ended - clock.last_tile}
@@ -250,7 +254,7 @@ def rows(options: argparse.Namespace) -> None:
         )
     print(f"\n| stage, ms of a core/Mpx | {' | '.join(f'{cores} cores' for cores in found)} |")
     print("|---|" + "---|" * len(found))
-    for name in (*STAGES, "all"):
+    for name in (*STAGES, "after the start", "all"):
         told = " | ".join(f"{row['stages'][name]:.2f}" for row in found.values())
         print(f"| {name} | {told} |")
     print(f"\n{next(iter(found.values()))['bytes']:.2f} bytes a pixel in the score raster, overviews with it")

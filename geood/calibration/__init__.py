@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from geood.calibration.cells import (
         CellMaps,
         cells_key,
-        looked_at,
         pooled_features,
         read_cells,
         statistic_count,
@@ -46,7 +45,6 @@ __all__ = [
     "guaranteed",
     "in_digits",
     "least_area",
-    "looked_at",
     "measure_ground",
     "pooled_features",
     "prediction_tiles",
@@ -83,7 +81,6 @@ __getattr__, __dir__ = lazy_exports(
         "guaranteed": "rates",
         "in_digits": "verdict",
         "least_area": "false_polygons",
-        "looked_at": "cells",
         "measure_ground": "measurement",
         "pooled_features": "cells",
         "prediction_tiles": "tiled_scoring",

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from geood.calibration.class_light import band_pairs, class_light_names, is_measured, light_within
+from geood.geo.bands import Bands
 from geood.geo.grid import Tile
 
 CELL_PX = 64  # side of a cell at the model's resolution
@@ -44,15 +45,17 @@ _LEAST = np.float32(1e-4)  # contrast below which shares of it say nothing
 class CellMaps(NamedTuple):
     """Maps of a tile that its cells are measured on, at the model's resolution.
 
-    `image` (C, H, W) in [0, 1] covers what was read; `features` (P, H / 32, W / 32), `score` (h, w) and `classes`
-    (h, w), channels below `class_count`, cover it too, or the part inside the halo.
+    `image` (C, H, W) covers what was read, in [0, 1] or as digital numbers that `bands` scale to it; `features`
+    (P, H / 32, W / 32), `score` (h, w) and `classes` (h, w), channels below `class_count`, cover it too, or the part
+    inside the halo.
     """
 
-    image: NDArray[np.float32]
+    image: NDArray[Any]
     score: NDArray[np.float32]
     classes: NDArray[np.uint8]
     features: NDArray[np.float32]
     class_count: int
+    bands: Bands | None = None
 
 
 def statistic_names(bands: tuple[str, ...], classes: int) -> tuple[str, ...]:
@@ -133,14 +136,11 @@ def tile_cells(
     return cell_statistics(maps, onto_working(within, tile, scale=scale, shape=(rows, cols)), every=every)
 
 
-def looked_at(rows: int, halo_px: int) -> list[slice]:
-    """Return the rows of a tile as read, of so many, that `tile_cells` looks at: the others need not be scaled."""
-    inner = range(halo_px, rows - halo_px, CELL_PX * EVERY)
-    return [slice(row, min(row + CELL_PX, rows - halo_px)) for row in inner]
-
-
 def onto_working(within: NDArray[np.bool_], tile: Tile, *, scale: float, shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Return a mask of a tile's write window on its working grid without the halo, `shape`, nearest pixels."""
+    starts, fits = {side.start for side in tile.core}, all(a <= b for a, b in zip(shape, within.shape, strict=True))
+    if scale == 1 and starts == {tile.halo_px} and fits:
+        return within[: shape[0], : shape[1]]
     axes = []
     for read, write, length, size in zip(tile.read[:2], tile.write[:2], shape, within.shape, strict=True):
         place = np.floor((read + tile.halo_px + np.arange(length) + 0.5) / scale).astype(int) - write
@@ -152,69 +152,83 @@ def onto_working(within: NDArray[np.bool_], tile: Tile, *, scale: float, shape: 
 
 def cell_statistics(maps: CellMaps, known: NDArray[np.bool_], *, every: int = EVERY) -> NDArray[np.float32]:
     """Return the statistics (n, S) of the cells on maps of one size whose pixels are `known` (h, w) by half or more."""
-    places = []
+    windows, counts = [], []
     for row in range(0, known.shape[0], CELL_PX * every):
         for col in range(0, known.shape[1], CELL_PX * every):
             window = slice(row, row + CELL_PX), slice(col, col + CELL_PX)
-            if (mask := known[window]).sum() >= LEAST_KNOWN * CELL_PX**2:
-                places.append((window, mask.shape == (CELL_PX, CELL_PX) and bool(mask.all())))
-    found = np.empty((len(places), statistic_count(len(maps.image), maps.class_count)), np.float32)
-    whole = [n for n, (_, is_whole) in enumerate(places) if is_whole]
+            if (count := np.count_nonzero(known[window])) >= LEAST_KNOWN * CELL_PX**2:
+                windows.append(window)
+                counts.append(count)
+    found = np.empty((len(windows), statistic_count(len(maps.image), maps.class_count)), np.float32)
+    whole = [n for n, count in enumerate(counts) if count == CELL_PX**2]
     for some in (whole[n : n + AT_ONCE] for n in range(0, len(whole), AT_ONCE)):
-        found[some] = _statistics([_cut(maps, places[n][0]) for n in some], None)
-    for n in {*range(len(places))} - {*whole}:
-        window = places[n][0]
-        found[n] = _statistics([_cut(maps, window)], known[window])
+        found[some] = _statistics(maps, [windows[n] for n in some], None)
+    for n in {*range(len(windows))} - {*whole}:
+        found[n] = _statistics(maps, [windows[n]], known[windows[n]])
     return found
 
 
-def _cut(maps: CellMaps, window: tuple[slice, slice]) -> CellMaps:
-    """Return the maps of one cell."""
-    coarse = tuple(slice(side.start // COARSE_PX, (side.start + CELL_PX) // COARSE_PX) for side in window)
-    return CellMaps(
-        maps.image[:, *window],
-        maps.score[window],
-        maps.classes[window],
-        maps.features[:, *coarse],
-        maps.class_count,
-    )
-
-
-def _statistics(cells: Sequence[CellMaps], known: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+def _statistics(
+    maps: CellMaps, windows: Sequence[tuple[slice, slice]], known: NDArray[np.bool_] | None
+) -> NDArray[np.float32]:
     """Return the statistics (n, S) of cells of one shape with the same `known` pixels (h, w); None: all of them.
 
     The cells go through each step together: one by one they would take twice as long, most of it under the GIL.
     """
-    images, scores, classes = (np.stack([cell[i] for cell in cells]) for i in range(3))
+    images = _images(maps, windows)
+    scores, classes = (np.stack([each[window] for window in windows]) for each in (maps.score, maps.classes))
     values, ranked, flat = (_pixels(each, known) for each in (images, scores, classes))
-    level, contrast = values.mean(2), values.std(2)
-    centred = (values - level[..., None]) / np.maximum(contrast, _LEAST)[..., None]
-    pairs, pixels = band_pairs(values.shape[1]), values.shape[2]
-    likeness: Any = [(centred[:, one] * centred[:, other]).mean(1) for one, other in pairs]
-    order: Any = [(values[:, one] > values[:, other]).mean(1) for one, other in pairs]
+    level = values.mean(2)
+    centred = values - level[..., None]
+    contrast = np.sqrt(np.square(centred).mean(2))
+    centred /= np.maximum(contrast, _LEAST)[..., None]
+    pairs, pixels = band_pairs(len(values)), values.shape[2]
+    likeness: Any = [(centred[one] * centred[other]).mean(1) for one, other in pairs]
+    order: Any = [[np.count_nonzero(cell) / pixels for cell in values[one] > values[other]] for one, other in pairs]
     at = int(DARK * (pixels - 1))
-    dark = [np.partition(lowest, at)[[at]] for lowest in values.min(1)]
+    dark = np.partition(values.min(0), at)[:, at, None]
     places = (np.array((0.5, 0.9, 0.99)) * (pixels - 1)).astype(int)
-    ranked = np.sort(ranked, axis=1)[:, places]
-    count = cells[0].class_count
-    shares = [np.bincount(one, minlength=count)[:count] / pixels for one in flat]
-    features = [cell.features.mean((1, 2)) for cell in cells]
-    likeness, order = (np.reshape(each, (len(pairs), len(cells))).T for each in (likeness, order))
-    columns = [level, contrast, likeness, _fineness(images, known), ranked, shares, features, dark, order]
-    if is_measured(values.shape[1], count):
-        some = slice(None, None, WITHIN_EVERY)
-        ofs = (flat[:, None, some] == np.arange(count, dtype=np.uint8)[:, None]).astype(np.float32)
-        columns.append(light_within(centred[..., some], level, contrast, ofs))
+    ranked = np.partition(ranked, places)[:, places]
+    ofs = [flat == channel for channel in range(maps.class_count)]
+    shares: Any = [[np.count_nonzero(cell) / pixels for cell in of] for of in ofs]
+    likeness, order, shares = (np.reshape(each, (-1, len(windows))).T for each in (likeness, order, shares))
+    fine, features = _fineness(images, known), _features(maps, windows)
+    columns: list[Any] = [level.T, contrast.T, likeness, fine, ranked, shares, features, dark, order]
+    if is_measured(len(values), maps.class_count):
+        some = np.ascontiguousarray(centred[..., ::WITHIN_EVERY])
+        columns.append(light_within(some, level, contrast, np.stack([of[:, ::WITHIN_EVERY] for of in ofs])))
     return np.concatenate(columns, axis=1).astype(np.float32)
+
+
+def _images(maps: CellMaps, windows: Sequence[tuple[slice, slice]]) -> NDArray[np.float32]:
+    """Return the images (C, n, h, w) of cells, in [0, 1]."""
+    images = np.stack([maps.image[:, *window] for window in windows], axis=1)
+    if maps.bands is None:
+        return images
+    rows = images.reshape(len(images), -1, images.shape[-1])
+    return maps.bands.scale(rows, np.ones(rows.shape[1:], np.bool_)).reshape(images.shape)
+
+
+def _features(maps: CellMaps, windows: Sequence[tuple[slice, slice]]) -> NDArray[np.float32]:
+    """Return the means (n, P) of the features of cells."""
+    side, found = CELL_PX // COARSE_PX, []
+    for rows, cols in windows:
+        row, col = rows.start // COARSE_PX, cols.start // COARSE_PX
+        found.append(maps.features[:, row : row + side, col : col + side].mean((1, 2)))
+    return np.stack(found)
 
 
 def _fineness(images: NDArray[np.float32], known: NDArray[np.bool_] | None) -> NDArray[np.float32]:
     """Return fine detail and noise (n, 2) of cells: steps between neighbours, and the Laplacian's part, of contrast."""
-    grey: NDArray[Any] = images.mean(1)
+    grey: NDArray[Any] = images.mean(0)
     contrast = np.maximum(_pixels(grey, known).std(1), _LEAST)
-    across, down = np.abs(np.diff(grey, axis=2)), np.abs(np.diff(grey, axis=1))
-    columns = grey[:, :-2] - 2 * grey[:, 1:-1] + grey[:, 2:]
-    laplacian = np.abs(columns[..., :-2] - 2 * columns[..., 1:-1] + columns[..., 2:])
+    across, down = grey[..., 1:] - grey[..., :-1], grey[:, 1:] - grey[:, :-1]
+    columns = grey[:, :-2] - 2 * grey[:, 1:-1]
+    columns += grey[:, 2:]
+    laplacian = columns[..., :-2] - 2 * columns[..., 1:-1]
+    laplacian += columns[..., 2:]
+    for steps in (across, down, laplacian):
+        np.abs(steps, out=steps)
     beside = below = inside = None
     if known is not None:  # steps between known pixels alone
         beside, below = known[:, 1:] & known[:, :-1], known[1:] & known[:-1]

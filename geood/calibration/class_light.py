@@ -73,27 +73,28 @@ def class_light_names(bands: Sequence[str], classes: int) -> tuple[str, ...]:
 
 
 def light_within(
-    standard: NDArray[np.float32], level: NDArray[np.float32], contrast: NDArray[np.float32], ofs: NDArray[np.float32]
+    standard: NDArray[np.float32], level: NDArray[np.float32], contrast: NDArray[np.float32], ofs: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
     """Return the statistics (n, K (2 B + P)) of light within classes of n cells; 0 where a class has too few pixels.
 
     Args:
-        standard: bands (n, B, N) in standard deviations from their means.
-        level: these means (n, B).
-        contrast: these standard deviations (n, B).
-        ofs: 1 where a pixel is of a class, else 0 (n, K, N).
+        standard: bands (B, n, N) in standard deviations from their means.
+        level: these means (B, n).
+        contrast: these standard deviations (B, n).
+        ofs: whether a pixel is of a class (K, n, N).
     """
-    bands = standard.shape[1]
+    bands, level, contrast = len(standard), level.T[:, None], contrast.T[:, None]
     pairs = band_pairs(bands)
-    products = [standard[:, one] * standard[:, other] for one, other in [*((b, b) for b in range(bands)), *pairs]]
-    counts = ofs.sum(2)[..., None]
-    means = ofs @ np.concatenate([standard, np.stack(products, 1)], 1).transpose(0, 2, 1) / np.maximum(counts, 1)
+    moments = [*standard, *np.square(standard), *(standard[one] * standard[other] for one, other in pairs)]
+    counts = np.count_nonzero(ofs, axis=2).T[..., None].astype(np.float32)
+    sums = ofs.transpose(1, 0, 2).astype(np.float32) @ np.stack(moments, 1).transpose(0, 2, 1)
+    means = sums / np.maximum(counts, 1)
     mean, square, crossed = means[..., :bands], means[..., bands : 2 * bands], means[..., 2 * bands :]
     spread = np.sqrt(np.maximum(square - mean**2, 0))
     ones, others = ([pair[side] for pair in pairs] for side in (0, 1))
     shared = crossed - mean[..., ones] * mean[..., others]
     likeness: Any = (shared / np.maximum(spread[..., ones] * spread[..., others], _LEAST)).clip(-1, 1)
-    light = [level[:, None] + contrast[:, None] * mean, contrast[:, None] * spread, likeness]
+    light = [level + contrast * mean, contrast * spread, likeness]
     found: NDArray[np.float32] = np.where(counts >= LEAST_SHARE * ofs.shape[2], np.concatenate(light, 2), 0)
     return found.reshape(len(found), -1)
 

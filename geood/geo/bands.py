@@ -54,14 +54,16 @@ class Bands:
         """Scale digital numbers (C, H, W) to float32 in [0, 1]; invalid pixels (H, W) and NaN become `fill`."""
         out = np.empty(array.shape, np.float32)
         wide = array.dtype.itemsize > 4 or (array.dtype.kind in "iu" and array.dtype.itemsize == 4)
+        whole = bool(valid.all())
         for band, scaled, low, high, fill in zip(array, out, self.low, self.high, self.fill, strict=True):
             with np.errstate(invalid="ignore", over="ignore"):
                 np.subtract(band, low, out=scaled, dtype=np.float64 if wide else np.float32, casting="unsafe")
                 np.multiply(scaled, np.float32(1 / (high - low)), out=scaled)
-            bad = ~valid if array.dtype.kind != "f" else ~valid | ~np.isfinite(band)
             np.clip(scaled, 0, 1, out=scaled)
-            if bad.any():
-                scaled[bad] = fill
+            if array.dtype.kind == "f":
+                scaled[~valid | ~np.isfinite(band)] = fill
+            elif not whole:
+                scaled[~valid] = fill
         return out
 
     def to_dict(self) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import struct
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar
 
@@ -22,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geood.errors import DataError
-from geood.geo.cog_layout import frame, framed, packed, read_at
+from geood.geo.cog_layout import frame, framed, packed, read_at, zstd
 
 Overview = Literal["average", "mode"]
 Scores = TypeVar("Scores", bound=Any)  # an array or a tensor
@@ -37,7 +36,7 @@ _HEAD = struct.Struct("<4HI")  # chunk header: rows and columns of level-1 block
 class Quarter(NamedTuple):
     """Location in a file and shape of a tile's level-2 pixels (quarter resolution), row-major.
 
-    They are zlib-compressed if `length` differs from the byte length of the pixels.
+    They are ZSTD-compressed if `length` differs from the byte length of the pixels.
     """
 
     offset: int
@@ -46,10 +45,18 @@ class Quarter(NamedTuple):
     width: int
 
     def pixels(self, chunks: BinaryIO, like: NDArray[Any]) -> NDArray[Any]:
-        """Read the pixels (h, w), or (h, w, 4), of the dtype and bands of `like`."""
+        """Read the pixels (h, w), or (h, w, 4), of the dtype and bands of `like`.
+
+        Raises:
+            DataError: they are cut short or damaged.
+        """
         data, shape = read_at(chunks, self.offset, self.length), (self.height, self.width, *like.shape[2:])
-        if self.length != math.prod(shape) * like.itemsize:
-            data = zlib.decompress(data)
+        size = math.prod(shape) * like.itemsize
+        if self.length != size:
+            try:
+                data = zstd().decompress(data, size, asbytes=True)
+            except OSError:
+                raise DataError(f"{chunks.name}: damaged at byte {self.offset}; remove it and run again") from None
         return np.frombuffer(data, like.dtype).reshape(shape)
 
 
@@ -130,13 +137,13 @@ def _mode(array: NDArray[Any]) -> NDArray[Any]:
         half: NDArray[Any] = words.copy().view(array.dtype)
         half[..., 0] = _mode(array[..., 0])
         return half
-    a, b, c, d = (array[i::2, j::2] for i in (0, 1) for j in (0, 1))
+    a, b, c, d = (np.ascontiguousarray(array[i::2, j::2]) for i in (0, 1) for j in (0, 1))
     a, b, c, d = np.minimum(a, b), np.maximum(a, b), np.minimum(c, d), np.maximum(c, d)
     a, b, c, d = np.minimum(a, c), np.minimum(b, d), np.maximum(a, c), np.maximum(b, d)
     b, c = np.minimum(b, c), np.maximum(b, c)  # now all four are in ascending order
-    mode: NDArray[Any] = np.where((c == d) & (c < 255), c, a)
-    mode = np.where((b == c) & (b < 255), b, mode)
-    mode = np.where(a == b, a, mode)
+    upper, middle = (c == d) & (c < 255) & (a < b), (b == c) & (b < 255)
+    mode: NDArray[Any] = a + (c - a) * upper  # in half the time of choices by `where`
+    mode += (b - mode) * middle
     return mode
 
 
@@ -146,7 +153,7 @@ SHRINK: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {"average": _average
 def _bare(quarter: NDArray[Any], nodata: float) -> bytes:
     """Return the bytes of level-2 pixels; compressed if some are nodata and that makes them shorter."""
     data = quarter.tobytes()
-    return min(data, zlib.compress(data, 1), key=len) if _holes(quarter, nodata).any() else data
+    return min(data, zstd().compress(data, asbytes=True), key=len) if _holes(quarter, nodata).any() else data
 
 
 def _holes(array: NDArray[Any], nodata: float) -> NDArray[np.bool_]:

@@ -36,6 +36,7 @@ Tags = dict[int, tuple[int, int, bytes]]  # number -> field type, count, little-
 CLASSIC_BYTES = 2**32 - 1  # a larger file must be a BigTIFF: 32-bit offsets do not reach its end
 ZSTD_LEVEL = DEFLATE_LEVEL = 1
 PIECE = 2**23  # bytes copied at a time
+AT_ONCE = 64  # rows of a block whose bytes are split together
 FRONT = 0  # part of a spaced file: header and IFDs
 FRAME = 8  # bytes around a block: leader (its size) and trailer (its last four bytes repeated)
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 12: 8, 16: 8}
@@ -107,10 +108,10 @@ def _compressed(block: NDArray[Any]) -> memoryview:
     pixels: Any = _predicted(block) if block.dtype.kind == "f" else np.ascontiguousarray(block)
     if compression() == "DEFLATE":
         return memoryview(zlib.compress(pixels, DEFLATE_LEVEL))
-    return memoryview(_zstd().compress(pixels, asbytes=True))
+    return memoryview(zstd().compress(pixels, asbytes=True))
 
 
-def _zstd() -> Any:
+def zstd() -> Any:
     """Return the codec of this thread: one may keep its state between blocks, so threads must not share it."""
     if not hasattr(_thread, "zstd"):
         from pyarrow import Codec
@@ -125,13 +126,17 @@ def _predicted(block: NDArray[np.float32]) -> NDArray[np.uint8]:
     The differences run across the whole row, modulo 256 (Adobe Photoshop TIFF Technical Note 3, 2005).
     """
     height, width = block.shape
-    words, planes = block.view("<u4"), np.empty((height, 4, width), np.uint8)
-    for k in range(4):
-        np.right_shift(words, 24 - 8 * k, out=planes[:, k], dtype=np.uint32, casting="unsafe")
-    rows = planes.reshape(height, 4 * width)
-    differences = np.empty_like(rows)
-    differences[:, 0] = rows[:, 0]
-    np.subtract(rows[:, 1:], rows[:, :-1], out=differences[:, 1:])
+    differences = np.empty((height, 4 * width), np.uint8)
+    for row in range(0, height, AT_ONCE):  # few rows stay in the processor's cache from step to step
+        rows = slice(row, row + AT_ONCE)
+        words, found = block[rows].view("<u4"), differences[rows]
+        planes = np.empty((len(words), 4, width), np.uint8)
+        for k, halves in ((0, (words >> 16).astype(np.uint16)), (2, words.astype(np.uint16))):
+            planes[:, k], planes[:, k + 1] = halves >> 8, halves  # the lower byte of each
+        np.subtract(
+            planes.ravel()[1:], planes.ravel()[:-1], out=found.ravel()[1:]
+        )  # one long row, in a third of the time
+        found[:, 0] = planes[:, 0, 0]
     return differences
 
 

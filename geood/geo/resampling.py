@@ -82,18 +82,29 @@ def spread(array: NDArray[Any], rows: NDArray[np.intp], cols: NDArray[np.intp]) 
     """Return the pixels (..., h, w) at `rows` (h,) and `cols` (w,) of an array (..., H, W), for both of which most
     follow each other: a window that is reflected at the edge of a scene.
 
-    Runs of columns are copied as slices, ten times as fast as column by column.
+    Runs of rows and columns are copied as slices, ten times as fast as column by column.
     """
-    turns = np.flatnonzero(np.diff(cols, 2)) + 2  # a run ends where the step changes
-    if len(turns) > MOST_TURNS or (len(cols) > 1 and not np.diff(cols).all()):
+    down, across = _runs(rows), _runs(cols)
+    if down is None or across is None:
         return array.take(rows, axis=-2).take(cols, axis=-1)
-    tall = array.take(rows, axis=-2)
-    wide = np.empty((*tall.shape[:-1], len(cols)), array.dtype)
-    for start, stop in pairwise([0, *turns.tolist(), len(cols)]):
-        first, step = int(cols[start]), -1 if cols[start] > cols[stop - 1] else 1
-        last = first + step * (stop - start)
-        wide[..., start:stop] = tall[..., first : None if last < 0 else last : step]
+    wide = np.empty((*array.shape[:-2], len(rows), len(cols)), array.dtype)
+    for to_rows, from_rows in down:
+        for to_cols, from_cols in across:
+            wide[..., to_rows, to_cols] = array[..., from_rows, from_cols]
     return wide
+
+
+def _runs(places: NDArray[np.intp]) -> list[tuple[slice, slice]] | None:
+    """Return the slices of a window and of the axis under it whose `places` follow each other; None: too many."""
+    turns = np.flatnonzero(np.diff(places, 2)) + 2  # a run ends where the step changes
+    if len(turns) > MOST_TURNS or (len(places) > 1 and not np.diff(places).all()):
+        return None
+    runs = []
+    for start, stop in pairwise([0, *turns.tolist(), len(places)]):
+        first, step = int(places[start]), -1 if places[start] > places[stop - 1] else 1
+        last = first + step * (stop - start)
+        runs.append((slice(start, stop), slice(first, None if last < 0 else last, step)))
+    return runs
 
 
 def resample(

@@ -175,6 +175,17 @@ class Scene:
         per_pixel: int = self._opened.file.count * self.dtype.itemsize + bool(self._masked)
         return (-(-rows // height) + 1) * height * width * per_pixel
 
+    def window_cache_bytes(self, side: int) -> int | None:
+        """Return the bytes that the blocks under any window of `side` x `side` pixels take in GDAL's cache.
+
+        They are known of plain GeoTIFFs alone: None for mosaics and for what is warped as it is read.
+        """
+        if self.layout.driver != "GTiff" or self.layout.points:
+            return None
+        height, width = (math.ceil((side - 1) / block + 1) * block for block in self.layout.block)
+        per_pixel: int = self._opened.file.count * self.dtype.itemsize + bool(self._masked)
+        return height * width * per_pixel
+
     def check_bands(self, bands: Bands) -> None:
         """Check that the scene has the bands that a model needs.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,10 +34,10 @@ GRAPHS = 4  # graphs captured at most: inner tiles of a scene and its edges; eac
 
 
 class Batch(NamedTuple):
-    """Tiles of one shape: `image` (B, C, H, W), 8-bit digital numbers or scaled to [0, 1], and `valid` (B, H, W)."""
+    """Tiles of one shape: `image` (C, H, W) of each, 8-bit digital numbers or scaled to [0, 1], and `valid` (H, W)."""
 
-    image: NDArray[Any]
-    valid: NDArray[np.bool_]
+    image: Sequence[NDArray[Any]]
+    valid: Sequence[NDArray[np.bool_]]
 
 
 class Maps(NamedTuple):
@@ -94,7 +95,7 @@ class Engine:
         if self.on_gpu:
             return self._on_gpu(batch, core)
         with self._gate:
-            image, valid = torch.from_numpy(batch.image), torch.from_numpy(batch.valid)
+            image, valid = (_together(arrays, pinned=False) for arrays in batch)
             output = self._pass(image, valid, core)
             return Maps(*(tensor.numpy() for tensor in output))
 
@@ -126,7 +127,7 @@ class Engine:
         """Compute `maps` on a GPU: kernels on one compute stream, each thread's transfers on its own copy stream."""
         compute, copies = self._stream, _copy_stream()
         assert compute is not None
-        image, valid = (torch.from_numpy(array).pin_memory() for array in batch)
+        image, valid = (_together(arrays, pinned=True) for arrays in batch)
         with torch.cuda.stream(copies):
             image, valid = (t.to(self.device, non_blocking=True) for t in (image, valid))
         with self._gate, torch.cuda.stream(compute):
@@ -191,6 +192,15 @@ class Engine:
         fits = int(free * GPU_SHARE / taken / GRAPHS)
         self.batch = self._configured_batch or max(1, min(MOST_AT_ONCE, fits))
         self._sized = True
+
+
+def _together(arrays: Sequence[NDArray[Any]], *, pinned: bool) -> Tensor:
+    """Return the arrays of a batch as one tensor, copied once; a single one is not copied unless it is to be pinned."""
+    tensors = [torch.from_numpy(array) for array in arrays]
+    if len(tensors) == 1 and not pinned:
+        return tensors[0][None]
+    shape = len(tensors), *tensors[0].shape
+    return torch.stack(tensors, out=torch.empty(shape, dtype=tensors[0].dtype, pin_memory=pinned))
 
 
 def _to_host(tensor: Tensor) -> Tensor:

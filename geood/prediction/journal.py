@@ -28,7 +28,7 @@ from geood.errors import OutputError, shown
 
 log = logging.getLogger("geood")
 KIND = b"geood journal "
-MAGIC = KIND + b"5\n"
+MAGIC = KIND + b"6\n"
 SUFFIX = ".journal"
 LAYERS = 3  # chunks of a record: scores, classes and statistics of cells
 FLUSH_S = 1.0  # after which finished tiles are flushed to the disk, seconds

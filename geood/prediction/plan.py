@@ -32,6 +32,7 @@ from geood.geo.scene import Scene
 from geood.geo.scene_reading import ReadingOptions, settle_reading, tile_side
 from geood.models import TILE_PX, ModelBundle
 from geood.prediction.budget import (
+    LEAST_CACHE,
     TO_SMALL_BLOCKS,
     Budget,
     SceneMemory,
@@ -265,6 +266,9 @@ def _tile(
 def _cache(opened: Scene, limits: Budget, *, rows: int) -> int:
     """Return the size of GDAL's block cache, in bytes: large enough to decode a scene of strips only once.
 
+    Tiles of other scenes share the blocks at their edges alone, with tiles that another thread reads from a file of its
+    own. So beyond two tiles for each thread a cache is memory that is touched for nothing.
+
     Raises:
         ConfigError: the memory limit has no room for it, as a scene that is resampled takes more rows.
     """
@@ -276,7 +280,10 @@ def _cache(opened: Scene, limits: Budget, *, rows: int) -> int:
             f"{memory.why}, which takes {(limits.bytes + more) / 1e9:.2f} GB with these "
             f"tiles; allow as much with --max-ram, or {TO_SMALL_BLOCKS}"
         )
-    return memory.cache(limits.cache_bytes, rows)
+    window, least = opened.window_cache_bytes(rows), limits.cache_bytes
+    if window is not None and limits.computing:
+        least = min(least, max(LEAST_CACHE, 2 * threads * window))
+    return memory.cache(least, rows)
 
 
 def _check_sample(opened: Scene, bands: Bands, indexes: tuple[int, ...]) -> tuple[list[str], float]:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geood.calibration import CellMaps, looked_at, tile_cells
+from geood.calibration import CellMaps, tile_cells
 from geood.constants import NO_CLASS
 from geood.errors import BundleError, DataError, GeoodError
 from geood.geo.cog import EMPTY, encode_tile, rounded
@@ -116,10 +116,9 @@ def _batches(ready: list[ReadTile], most: int) -> Iterator[list[ReadTile]]:
 
 def _scored(job: Job, engine: Engine, batch: list[ReadTile]) -> list[ScoredTile | FailedTile]:
     """Score and pack a batch; halve it as long as it does not fit the memory."""
-    stacked = Batch(*(_stacked([getattr(p, name) for p in batch]) for name in ("image", "valid")))
     try:
         core = _core(job, batch[0])
-        maps = engine.maps(stacked, core)
+        maps = engine.maps(Batch([pixels.image for pixels in batch], [pixels.valid for pixels in batch]), core)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if _is_memory(error) and len(batch) > 1:
             engine.shrink(len(batch) // 2)
@@ -139,12 +138,9 @@ def _measured(job: Job, engine: Engine, batch: Sequence[ReadTile], maps: Maps) -
     """Return the statistics (n, S) of the cells of each tile of a batch."""
     bundle, found = engine.bundle, []
     for pixels, score, classes, features in zip(batch, *maps, strict=True):
-        image = pixels.image
-        if image.dtype == np.uint8:  # it was scaled on the GPU
-            image = np.empty(pixels.image.shape, np.float32)
-            for rows in looked_at(pixels.valid.shape[0], pixels.numbered.tile.halo_px):
-                image[:, rows] = bundle.bands.scale(pixels.image[:, rows], pixels.valid[rows])
-        cells = CellMaps(image, score, classes[..., 0], features, len(bundle.class_ids))
+        raw = pixels.image.dtype == np.uint8  # it was scaled on the GPU
+        bands = bundle.bands if raw else None
+        cells = CellMaps(pixels.image, score, classes[..., 0], features, len(bundle.class_ids), bands)
         tile = pixels.numbered.tile
         found.append(tile_cells(cells, tile, pixels.wanted, scale=job.source.scale))
     return found
@@ -182,9 +178,11 @@ def _packed(
     mean = float(values.mean(dtype=np.float64))
     if not np.isfinite(mean):
         return FailedTile(number, tile.write, "valid pixels have no finite score; the model may be damaged")
-    squares = float(np.square(values - np.float32(mean)).sum(dtype=np.float64))
-    above = None if job.threshold is None else int((values > job.threshold).sum())
-    figures = TileFigures(values.size, mean, squares, float(values.min()), float(values.max()), above)
+    squares = values - np.float32(mean)
+    np.square(squares, out=squares)
+    above = None if job.threshold is None else int(np.count_nonzero(values > job.threshold))
+    spread = float(squares.sum(dtype=np.float64))
+    figures = TileFigures(values.size, mean, spread, float(values.min()), float(values.max()), above)
     if not whole:
         score = np.where(wanted, score, np.float32(np.nan))
     packed = encode_tile(score, tile_px=job.tile_px, nodata=float("nan"), overview="average")
@@ -194,10 +192,6 @@ def _packed(
         packed_classes = encode_tile(blank, tile_px=job.tile_px, nodata=NO_CLASS, overview="mode")
     chunks = Chunk.of(packed), Chunk.of(packed_classes), Chunk.of(cells.astype("<f4").tobytes())
     return ScoredTile(number, figures, chunks)
-
-
-def _stacked(arrays: list[NDArray[Any]]) -> NDArray[Any]:
-    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
 
 
 class WorkerState:

@@ -11,13 +11,13 @@ from geood.calibration.cells import (
     CellMaps,
     cell_statistics,
     cells_key,
-    looked_at,
     onto_working,
     pooled_features,
     read_cells,
     statistic_names,
     tile_cells,
 )
+from geood.geo.bands import Bands
 from geood.geo.grid import Tile, Window
 from support.rasters import picture
 
@@ -113,7 +113,7 @@ def test_cells_taken_together_are_those_taken_alone():
     whole, known = maps(192, seed=3), np.ones((192, 192), bool)
     together = cell_statistics(whole, known, every=1)
     alone = [
-        cells._statistics([cells._cut(whole, (slice(row, row + 64), slice(col, col + 64)))], known[:64, :64])[0]
+        cells._statistics(whole, [(slice(row, row + 64), slice(col, col + 64))], known[:64, :64])[0]
         for row in (0, 64, 128)
         for col in (0, 64, 128)
     ]
@@ -128,15 +128,21 @@ def test_cells_that_are_measured_otherwise_have_another_key(monkeypatch):
     assert len(keys | {cells_key(("r", "g"), 3)}) == 4
 
 
-def test_only_some_rows_of_a_tile_are_looked_at():
-    whole = maps(320, seed=4)
-    tile, within = (
-        Tile(read=Window(-32, -32, 320, 320), write=Window(0, 0, 256, 256), halo_px=32),
-        np.ones((256, 256), bool),
-    )
-    blank = np.full_like(whole.image, np.nan)
-    for rows in looked_at(320, 32):
-        blank[:, rows] = whole.image[:, rows]
-    assert np.isnan(blank).mean() > 0.5
-    found = tile_cells(whole._replace(image=blank), tile, within, scale=1)
-    np.testing.assert_array_equal(found, tile_cells(whole, tile, within, scale=1))
+def test_digital_numbers_are_scaled_as_cells_are_cut():
+    bands = Bands(("r", "g", "b"), (1, 2, 3), (3.0, 0.0, 9.5), (200.0, 255.0, 249.0), (0.5,) * 3, (1 / 255,) * 3)
+    numbers, known = picture(192, 192, seed=4), np.random.default_rng(1).random((192, 192)) < 0.9
+    known[:64, :64] = True
+    raw = maps(192, seed=4)._replace(image=numbers, bands=bands)
+    scaled = raw._replace(image=bands.scale(numbers, np.ones_like(known)), bands=None)
+    found = cell_statistics(raw, known, every=1)
+    assert len(found) == 9
+    np.testing.assert_array_equal(found, cell_statistics(scaled, known, every=1))
+
+
+def test_a_mask_of_one_scale_is_cut_to_what_was_read():
+    within = np.random.default_rng(0).random((60, 50)) < 0.5
+    tile = Tile(Window(64, -32, 128, 128), Window(96, 0, 60, 50), 32)
+    np.testing.assert_array_equal(onto_working(within, tile, scale=1.0, shape=(60, 50)), within)
+    grown = onto_working(within, tile, scale=1.0, shape=(64, 64))
+    np.testing.assert_array_equal(grown[:60, :50], within)
+    assert not grown[60:].any() and not grown[:, 50:].any()

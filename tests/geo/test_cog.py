@@ -519,3 +519,22 @@ def test_blocks_are_those_of_gdal(tmp_path):
     with rasterio.open(made(tmp_path / "a.tif", array, tile_px=64)) as dataset:
         assert dataset.tags(ns="IMAGE_STRUCTURE")["PREDICTOR"] == "3"
         np.testing.assert_array_equal(dataset.read(1), array)
+
+
+def test_pixels_of_level_2_are_compressed_where_some_are_missing_and_damage_is_told(tmp_path):
+    array = np.full((256, 256), NAN, np.float32)
+    array[40:, :90] = 0.5
+    whole, holed = (
+        encode_tile(each, tile_px=256, nodata=NAN, overview="average") for each in (np.nan_to_num(array), array)
+    )
+    assert len(holed) < len(whole) - 64 * 64 * 3
+    path = tmp_path / "chunk"
+    path.write_bytes(holed.tobytes())
+    with path.open("r+b", buffering=0) as file:
+        quarter = cog.read_index(file, 0, len(holed), pixel_bytes=4).quarter
+        wanted = cog.SHRINK["average"](cog.SHRINK["average"](array))
+        np.testing.assert_array_equal(quarter.pixels(file, array), wanted)
+        file.seek(quarter.offset)
+        file.write(bytes(quarter.length))
+        with pytest.raises(DataError, match="damaged at byte"):
+            quarter.pixels(file, array)

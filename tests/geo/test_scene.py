@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from affine import Affine
 from PIL import Image
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
 from geood.errors import DataError
+from geood.geo import gdal
 from geood.geo.bands import Bands
 from geood.geo.border import undeclared_nodata
 from geood.geo.gdal import open_raster
@@ -529,6 +531,33 @@ def test_rows_in_the_cache_spare_decoding(tmp_path):
             if not col:
                 with path.open("r+b") as file:  # what is decoded already is not read again
                     file.truncate(1000)
+
+
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+def test_blocks_of_a_window_stay_in_a_cache_of_that_size(tmp_path, monkeypatch, interleave):
+    """All bands of a window are decoded once, wherever it lies."""
+    monkeypatch.setattr(gdal, "_cache_bytes", gdal._cache_bytes)
+    pixels = noise(4, 512, 768).astype(np.uint16)
+    tiles = {"tiled": True, "blockxsize": 128, "blockysize": 64, "compress": "deflate", "interleave": interleave}
+    for row, col in ((0, 0), (63, 127), (1, 130), (212, 468)):
+        path = write_raster(tmp_path / f"{row}.tif", pixels, **tiles)
+        with Scene.open(path) as scene:
+            assert scene.window_cache_bytes(300) == 6 * 64 * 4 * 128 * 4 * 2
+            gdal.limit_cache(int(scene.window_cache_bytes(300) * 1.05))  # GDAL counts its own notes on a block too
+            for _ in range(2):
+                np.testing.assert_array_equal(
+                    scene.read(Window(row, col, 300, 300))[0], pixels[:, row : row + 300, col : col + 300]
+                )
+                with path.open("r+b") as file:
+                    file.truncate(1000)
+
+
+def test_blocks_of_a_window_are_not_told_of_a_mosaic(tmp_path):
+    path = write_raster(tmp_path / "a.tif", noise(3, 64, 64).astype(np.uint8), tiled=True, blockxsize=16, blockysize=16)
+    rasterio.shutil.copy(path, tmp_path / "a.vrt", driver="VRT")
+    with Scene.open(tmp_path / "a.vrt") as mosaic, Scene.open(path) as scene:
+        assert mosaic.window_cache_bytes(32) is None
+        assert scene.window_cache_bytes(33) == 48**2 * 3
 
 
 def test_a_huge_scene_is_judged_by_a_few_places(tmp_path, monkeypatch):

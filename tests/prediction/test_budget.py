@@ -14,6 +14,7 @@ from geood.geo.mosaic import write_mosaic
 from geood.geo.scene import Scene
 from geood.models.inlier_statistics import Inliers
 from geood.prediction.budget import (
+    LEAST_CACHE,
     LIGHT,
     Budget,
     SceneMemory,
@@ -223,6 +224,17 @@ def test_blocks_of_the_tiles_of_a_mosaic_count_as_those_of_a_scene(tmp_path):
     with Scene.open(path) as scene, Scene.open(write_mosaic([small, path], tmp_path / "m.vrt")) as mosaic:
         assert mosaic.block_bytes == scene.block_bytes == 2 * 256 * 240 * 3
         assert mosaic.shared == scene.shared
+
+
+def test_the_cache_holds_two_tiles_for_each_thread(tmp_path, bundle):
+    tiled = {"tiled": True, "blockxsize": 256, "blockysize": 256, "interleave": "pixel"}
+    path = write_raster(tmp_path / "s.tif", picture(1024, 1024), **tiled)
+    limits = replace(budget(bundle), computing=1)
+    with Scene.open(path) as scene:
+        assert _cache(scene, limits, rows=64) == LEAST_CACHE < limits.cache_bytes
+        assert _cache(scene, limits, rows=1153) == 2 * threads_of(0, 1)[1] * 1536**2 * 3
+        assert _cache(scene, limits, rows=9000) == limits.cache_bytes
+        assert _cache(scene, replace(limits, computing=0), rows=64) == limits.cache_bytes  # of other machines
 
 
 def test_blocks_of_every_thread_count(tmp_path, bundle):
