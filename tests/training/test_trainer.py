@@ -54,6 +54,7 @@ from support.rasters import picture, write_raster
 
 TESTS = Path(__file__).parents[1]
 LENGTHS = {"segmenter_steps": 4, "flow_steps": 2, "joint_steps": 4, "validate_every": 2, "batch": 2}
+ONE_EPOCH = {"segmenter_steps": 2, "joint_steps": 2}  # where no law asks for a second
 
 
 @pytest.fixture(scope="module")
@@ -141,14 +142,21 @@ OTHERS = {
         "segmenter": {"network": "ldn121", "outlier": "head", "checkpointing": True},
         "flow": {"network": "denseflow-small", "checkpointing": True},
         "data": {"validation_crops": 1},
-        "train": {"flow_optimizer": "adamax", "encoder_lr_factor": 0.25, "segmenter_steps": 1, "joint_steps": 2},
+        "train": {
+            "flow_optimizer": "adamax",
+            "encoder_lr_factor": 0.25,
+            "segmenter_steps": 1,
+            "flow_steps": 1,
+            "joint_steps": 1,
+            "average_decay": 0.0,
+        },
         "score": {"kind": "hybrid", "feature_bank": 100},
     },
     "two classes, the head by its likelihood ratio, sizes of the paper": {
         "data": {"classes": {0: "land", 1: "road"}, "label_ids": {2: 1}},
         "negatives": {"source": {"flow": 1.0, "attribution": 1.0}, "sizes": "uniform"},
         "loss": {"outlier": "ratio"},
-        "train": {"third_stage": "head", "head_steps": 4},
+        "train": {"third_stage": "head", "head_steps": 2},
         "score": {"kind": "ratio"},
     },
     "an outlier class, a flow that stays as it is": {
@@ -161,7 +169,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("sections", OTHERS.values(), ids=OTHERS)
 def test_other_arithmetic_networks_and_outputs_train(scenes_folder, tmp_path, sections):
-    settings = config(scenes_folder).model_dump(exclude={"version"})
+    settings = config(scenes_folder, **ONE_EPOCH).model_dump(exclude={"version"})
     settings = {section: keys | sections.get(section, {}) for section, keys in settings.items()}
     if "segmenter" in sections:
         settings["segmenter"] = sections["segmenter"]
@@ -185,7 +193,7 @@ def test_other_arithmetic_networks_and_outputs_train(scenes_folder, tmp_path, se
 )
 def test_other_negatives_need_no_flow(scenes_folder, unbroken, tmp_path, source, third, caplog):
     keys = {"source": source, "folder": "." if source == "folder" else None, "patch_max_px": 32}
-    outlier, lengths = "none" if source == "none" else "head", {"third_stage": third, "head_steps": 4}
+    outlier, lengths = "none" if source == "none" else "head", {"third_stage": third, "head_steps": 2, "joint_steps": 2}
     settings = config(scenes_folder, outlier=outlier, stages_from=str(unbroken.parent), **lengths)
     settings = settings.model_copy(update={"negatives": NegativesConfig(**keys)})
     caplog.set_level("INFO", logger="geood")
@@ -246,7 +254,7 @@ def headed(scenes_folder, unbroken, tmp_path_factory) -> Path:
 
 def with_head(folder, *, source=None, **train):
     """A config whose third stage is `head`; the default source is a mixture with a flow that learns."""
-    settings = config(folder, third_stage="head", head_steps=4, **train)
+    settings = config(folder, **{"third_stage": "head", "head_steps": 4} | train)
     keys = {"source": source or {"flow": 2.0, "phase": 1.0, "scaled": 1.0}, "decoys": 1}
     return settings.model_copy(update={"negatives": settings.negatives.model_copy(update=keys)})
 
@@ -269,7 +277,7 @@ def test_the_stage_head_leaves_the_classes_as_they_are_to_the_last_bit(scenes_fo
 
 
 def test_combined_iscalibrated_on_validation_inliers(scenes_folder, unbroken, tmp_path):
-    settings = with_head(scenes_folder, stages_from=str(unbroken.parent))
+    settings = with_head(scenes_folder, head_steps=2, stages_from=str(unbroken.parent))
     settings = settings.model_copy(update={"score": ScoreConfig(kind="combined", encoder_bank=200, smooth_px=0)})
     bundle = ModelBundle.load(train(settings, tmp_path / "run"))
     assert len(bundle.inliers.encoder_near) == 200 and set(bundle.scores) >= {"encoder_knn", "combined"}
@@ -345,8 +353,7 @@ def test_one_to_thirteen_bands_of_8_or_16_bit_train_and_score(tmp_path, bands, d
         write_raster(tmp_path / f"im_{i}.tif", image)
         write_raster(tmp_path / f"lab_{i}.tif", np.digitize(image[0] / image[0].max(), [0.35, 0.6]).astype("uint8"))
     settings = config(tmp_path, segmenter_steps=1, flow_steps=1, joint_steps=1)
-    flow = FlowConfig(network="denseflow-small")
-    bundle = ModelBundle.load(train(settings.model_copy(update={"flow": flow}), tmp_path / "run"))
+    bundle = ModelBundle.load(train(settings, tmp_path / "run"))
     assert bundle.bands.count == bands and len(bundle.flow.sample(1, 16, 16)[0]) == bands
     with (tmp_path / "run" / "metrics.csv").open() as file:
         bits = [float(row["value"]) for row in csv.DictReader(file) if row["figure"] == "val/bpd"]
@@ -575,13 +582,14 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(scenes_folder, tmp_path,
         figures = step(self, batch)
         return {"loss": figures["loss"] * float("nan")} if self.global_step == 3 else figures
 
+    settings = config(scenes_folder, outlier="none", flow_steps=0, joint_steps=0)
     monkeypatch.setattr(Stage, "_segmenter_step", poisoned)
     with pytest.raises(TrainingError) as error:
-        train(config(scenes_folder), tmp_path / "run")
+        train(settings, tmp_path / "run")
     for part in ("stage segmenter", "step 3", "im_", "segmenter.ckpt (step 2)"):
         assert part in str(error.value)
     monkeypatch.setattr(Stage, "_segmenter_step", step)
-    assert train(config(scenes_folder), tmp_path / "run", resume=True).exists()
+    assert train(settings, tmp_path / "run", resume=True).exists()
 
 
 def test_each_term_of_the_joint_step_moves_the_networks_that_it_is_to_move(scenes_folder):
@@ -652,9 +660,9 @@ def test_two_processes_train_one_model_on_different_crops(scenes_folder, unbroke
     """
     path, script = tmp_path / "c.yaml", tmp_path / "pair.py"
     taken, stages = str(unbroken.parent), {"segmenter", "flow", "joint"} if third == "joint" else {"head"}
-    made = config(scenes_folder, devices=2)
+    made = config(scenes_folder, devices=2, **ONE_EPOCH)
     if third == "head":
-        made = with_head(scenes_folder, devices=2, stages_from=taken)
+        made = with_head(scenes_folder, devices=2, head_steps=2, stages_from=taken)
     path.write_text(to_yaml(made), encoding="utf-8")
     script.write_text(
         f"""
