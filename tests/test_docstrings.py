@@ -4,6 +4,7 @@ import ast
 import doctest
 import re
 import shutil
+from functools import cache
 from pathlib import Path
 
 import geopandas
@@ -92,7 +93,12 @@ there these they this those to what whatever when where whether which who whose 
 BANNED = ("What", "How", "Whether", "Where", "Those", "The same")
 
 
+@cache
 def docstrings():
+    return list(_docstrings())
+
+
+def _docstrings():
     for path in sorted(PACKAGE.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):

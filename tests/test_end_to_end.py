@@ -71,7 +71,7 @@ SHORT = [
 ]
 
 
-pytestmark = pytest.mark.usefixtures("little_effort")
+pytestmark = pytest.mark.usefixtures("little_effort", "bundles_loaded_once")
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +95,9 @@ def area(tmp_path_factory) -> Path:
         gpd.GeoSeries([middle], crs=scene.crs).to_crs(4326).to_file(folder / "area.geojson")
     make_road_set(folder / "CAMVID")
     for i in range(2):
-        mask = np.zeros((256, 320), np.uint8)
-        mask[60:140, 80:160] = 1
-        for kind, array in (("images/{}", picture(256, 320, seed=i).transpose(1, 2, 0)), ("labels/{}_mask", mask)):
+        mask = np.zeros((128, 160), np.uint8)
+        mask[30:70, 40:80] = 1
+        for kind, array in (("images/{}", picture(128, 160, seed=i).transpose(1, 2, 0)), ("labels/{}_mask", mask)):
             path = folder / "PAIRS" / f"{kind.format(i)}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(array).save(path)

@@ -149,7 +149,7 @@ def test_the_memory_that_was_allowed_is_kept(tmp_path):
 
     encoder = {"encoder": "resnet18", "decoder_channels": 64, "outlier": "none"}
     make_bundle(tmp_path / "m.safetensors", segmenter=encoder, predict={"tile_px": 2048, "halo_px": 64})
-    scene = write_raster(tmp_path / "s.tif", picture(1100, 1000))  # six tiles of 512 px, two at a time
+    scene = write_raster(tmp_path / "s.tif", picture(530, 1060))  # six tiles, two of 512 px at a time
     command = [sys.executable, "-c", MEASURE, str(scene), str(tmp_path / "m.safetensors"), str(tmp_path / "x.tif")]
     allowed = 1200 if torch.version.cuda is None else 2100 if torch.cuda.is_available() else 1550
     done = subprocess.run([*command, f"{allowed}MB"], capture_output=True, text=True, check=True)

@@ -34,6 +34,7 @@ from support.bundles import make_bundle
 from support.http_server import DROP, serving
 from support.rasters import picture, write_holed_scene, write_raster
 
+pytestmark = pytest.mark.usefixtures("bundles_loaded_once")
 SMALL = ["predict.tile_px=64", "predict.halo_px=0"]  # many tiles, of little work
 THRESHOLD = 0.9  # few polygons lie above it, and cutting them takes little
 
@@ -229,13 +230,14 @@ def test_a_run_is_the_same_wherever_it_was_stopped(tmp_path, scene, bundle_path,
     assert digest(out) == unbroken
 
 
-def test_polygons_of_a_resumed_run_are_those_of_an_unbroken_one(tmp_path, scene, bundle_path, stop_at):
+def test_polygons_of_a_resumed_run_are_those_of_an_unbroken_one(tmp_path, bundle_path, stop_at):
     """And its rasters, where tiles have a halo."""
+    scene = write_holed_scene(tmp_path / "in", side=250)
     how = {"settings": ["predict.tile_px=64", "predict.halo_px=32"]}
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     [whole] = run(scene, tmp_path / "a" / "x.gpkg", bundle_path, **how)
-    stop_at(25)
+    stop_at(6)
     with pytest.raises(KeyboardInterrupt):
         run(scene, tmp_path / "b" / "x.gpkg", bundle_path, **how)
     stop_at(0)
@@ -257,7 +259,7 @@ def test_work_that_lies_there_is_not_thrown_away_unasked(tmp_path, scene, bundle
 
 
 def test_what_changed_meanwhile_is_named_and_refused(tmp_path, bundle_path, stop_at):
-    scene = write_raster(tmp_path / "in" / "s.tif", picture(600, 600))
+    scene = write_raster(tmp_path / "in" / "s.tif", picture(200, 200))
     bundle, out = tmp_path / "m.safetensors", tmp_path / "x.tif"
     shutil.copy(bundle_path, bundle)
     stop_at(5)
@@ -273,7 +275,7 @@ def test_what_changed_meanwhile_is_named_and_refused(tmp_path, bundle_path, stop
         predict([scene], out, bundle_path=bundle, settings=[*SMALL, "score.kind=energy"], threshold=0.0, resume=True)
     with pytest.raises(OutputError, match=r"tile_px: was 64, is 96"):
         predict([scene], out, bundle_path=bundle, settings=["predict.tile_px=96"], resume=True)
-    write_raster(scene, picture(600, 600, seed=1))
+    write_raster(scene, picture(200, 200, seed=1))
     with pytest.raises(OutputError, match=r"scene: was"):
         run(scene, out, bundle, resume=True)
     run(scene, out, bundle, overwrite=True)
@@ -313,7 +315,7 @@ def test_a_scene_in_a_folder_that_cannot_be_written(tmp_path, small_disk, scene,
 
 
 def test_a_damaged_block_costs_its_tiles_and_no_other(tmp_path, bundle_path):
-    array, large = picture(700, 700), ["predict.tile_px=128"]  # so that a block lies beyond its neighbours' halo
+    array, large = picture(400, 400), ["predict.tile_px=128"]  # so that a block lies beyond its neighbours' halo
     blocks = {"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "deflate"}
     path = write_raster(tmp_path / "in" / "s.tif", array, **blocks)
     predict([path], tmp_path / "whole.tif", bundle_path=bundle_path, settings=large)
