@@ -103,7 +103,7 @@ build/geood_qgis.zip: $(wildcard geood_qgis/*) LICENSE .ci/qgis_plugin.py
 	$(PYTHON) .ci/qgis_plugin.py $@
 
 qgis-templates:  ## the templates of all styles, saved by QGIS 3.22, whose Python has to be QGIS_PYTHON
-	QT_QPA_PLATFORM=offscreen QT_HASH_SEED=0 $(QGIS_PYTHON) .ci/qgis_templates.py geood/geo/templates
+	QT_QPA_PLATFORM=offscreen QT_HASH_SEED=0 $(QGIS_PYTHON) .ci/qgis_templates.py geood/geo/qgis/templates
 
 clean:
 	rm -rf .venv demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

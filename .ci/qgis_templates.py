@@ -1,8 +1,8 @@
 """Save the style templates of geood by QGIS itself: `make qgis-templates`, with the Python that QGIS comes with.
 
 Everything is set by QGIS's own classes and written by its own writer, so the files hold what QGIS 3.22 holds. Names
-between double underscores are filled in by `geood.geo.qgis_templates`. Scores stand on a scale of their own, on which 0
-is the low end, 1 the threshold and 2 the high end; geood moves them to the values of a raster.
+between double underscores are filled in by `geood.geo.qgis.style_templates`. Scores stand on a scale of their own, on
+which 0 is the low end, 1 the threshold and 2 the high end; geood moves them to the values of a raster.
 """
 
 import os

@@ -41,7 +41,7 @@ from predict import AERIAL, make_scene, untrained_bundle
 
 from geood.cli.process import _collect_later
 from geood.config.loading import load_config
-from geood.geo.cog import rounded
+from geood.geo.cog.encoding import rounded
 from geood.prediction import cluster, journal, pipeline, rasters, scene_verdict, worker
 from geood.prediction.engine import MOST_AT_ONCE, Engine, Maps
 from geood.prediction.malloc import KEEP_FREED_MEMORY

@@ -25,7 +25,7 @@ from quality import prepare
 from torch import Tensor, nn
 
 from geood.config.sections import FlowConfig
-from geood.models.flow import Flow
+from geood.models.flows.flow import Flow
 from geood.training.sample_monitor import sample_figures, sample_picture
 
 SETS = ("camvid", "dubai", "mumbai")

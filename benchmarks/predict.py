@@ -51,7 +51,7 @@ from geood.geo.gdal import rasterio_window
 from geood.geo.grid import Tile, Window, tile_grid
 from geood.models.bundle import ModelBundle
 from geood.models.bundle_header import Reach
-from geood.models.flow import Flow
+from geood.models.flows.flow import Flow
 from geood.models.segmenter import Segmenter
 from geood.prediction.malloc import KEEP_FREED_MEMORY
 

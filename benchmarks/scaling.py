@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from predict import AERIAL, make_scene, untrained_bundle
 
 from geood.config.loading import load_config
-from geood.geo.cog import encode_tile
+from geood.geo.cog.encoding import encode_tile
 from geood.geo.grid import Grid
 from geood.prediction import cluster, dispatch, worker
 from geood.prediction.job import Job, NumberedTile, ScoredTile

@@ -40,7 +40,7 @@ from torch.utils.data import default_collate
 from geood.config.loading import load_config
 from geood.datasets.crops import Crops
 from geood.datasets.sources import open_crops
-from geood.models.flow import Flow
+from geood.models.flows.flow import Flow
 from geood.models.segmenter import Segmenter
 from geood.training import trainer
 from geood.training.callbacks import CheckpointCallback

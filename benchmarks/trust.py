@@ -47,8 +47,8 @@ from scipy.ndimage import gaussian_filter
 from geood.calibration import FAILS, HOLDS, UNKNOWN, Verdict
 from geood.config import Config, change_config, load_config
 from geood.datasets import open_crops
-from geood.geo.label_rules import LabelRules
-from geood.geo.labels import open_labels
+from geood.geo.labels.reading import open_labels
+from geood.geo.labels.rules import LabelRules
 from geood.geo.scene import Scene
 from geood.models import ModelBundle
 from geood.polygons import areas_above

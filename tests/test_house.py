@@ -39,7 +39,7 @@ HELD_BY = {  # rooms without a test file of their own name, and the file whose l
     "calibration/tiled_scoring": "evaluation/test_tile_scores",
     "cli/threshold_options": "prediction/test_scene_verdict",
     "cli/options": "test_end_to_end",
-    "cli/project": "geo/test_qgis_project",
+    "cli/project": "geo/qgis/test_project",
     "cli/report": "reporting/test_page",
     "cli/reviewing": "review/test_auditing",
     "config/loading": "config/test_sections",
@@ -65,20 +65,20 @@ HELD_BY = {  # rooms without a test file of their own name, and the file whose l
     "cli/export": "export/test_onnx_file",
     "geo/border": "geo/test_scene",
     "geo/display": "evaluation/test_pictures",
-    "geo/cog_layout": "geo/test_cog",
+    "geo/cog/layout": "geo/cog/test_encoding",
     "geo/gdal": "geo/test_paths",
     "geo/ogr": "prediction/test_publication",
-    "geo/id_shapes": "geo/test_drawings",
-    "geo/label_rules": "geo/test_drawings",
+    "geo/labels/id_shapes": "geo/labels/test_drawings",
+    "geo/labels/rules": "geo/labels/test_drawings",
     "geo/opener": "geo/test_scene",
-    "geo/qgis_templates": "geo/test_qgis",
+    "geo/qgis/style_templates": "geo/qgis/test_styles",
     "geo/scene_reading": "geo/test_resampling",
     "metrics/curve": "metrics/test_protocols",
     "metrics/distance": "metrics/test_protocols",
     "metrics/segmentation": "metrics/test_pixels",
     "metrics/smiyc_bins": "metrics/test_protocols",
     "models/bundle_tensors": "models/test_bundle_header",
-    "models/coupling": "models/test_flow",
+    "models/flows/coupling": "models/flows/test_flow",
     "models/encoder": "models/test_segmenter",
     "models/encoder_weights": "models/test_segmenter",
     "polygons/block_windows": "polygons/test_components",
@@ -149,6 +149,12 @@ def test_a_room_has_40_to_400_lines():
     assert {room: count for room, count in lines.items() if count < 40 and room not in SMALL} == {}
     assert {room: count for room, count in lines.items() if count > 400 and room not in LARGE} == {}
     assert {room for room in SMALL if lines[room] >= 40} | {room for room in LARGE if lines[room] <= 400} == set()
+
+
+def test_a_folder_holds_at_most_28_entries():
+    folders = [PACKAGE, *{path.parent for path in FILES}]
+    held = {str(f): sum(not e.name.startswith("__pycache__") for e in f.iterdir()) for f in folders}
+    assert {folder: count for folder, count in held.items() if count > 28} == {}
 
 
 def test_a_room_opens_with_what_is_in_it():

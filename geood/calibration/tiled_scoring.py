@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geood.calibration.cells import CellMaps, pooled_features, tile_cells
-from geood.geo.cog import rounded
+from geood.geo.cog.encoding import rounded
 from geood.geo.grid import Tile, Window, mirrored, tile_grid
 from geood.geo.resampling import resample, resized, taps
 from geood.geo.scene_reading import PixelSource, WayBack, read_tile, tile_side

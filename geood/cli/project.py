@@ -15,7 +15,7 @@ import typer
 from geood.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from geood.geo.qgis_project import ProjectLayer
+    from geood.geo.qgis.project import ProjectLayer
 
 # Layers of a GeoPackage from the top down, and whether they are ticked: those of a map, and those of a training split.
 SHOWN = {"anomalies": True, "sample": False, "failed_tiles": True, "crops": True, "blocks": True}
@@ -37,7 +37,7 @@ def project(
 ) -> None:
     """Put maps, their scores and scenes into a QGIS project, in their order and with their styles."""
     from geood.atomic import check_output
-    from geood.geo.qgis_project import raster_layer, write_project
+    from geood.geo.qgis.project import raster_layer, write_project
 
     if out.suffix != ".qgz":
         raise ConfigError(f"{out}: a QGIS project ends in .qgz; choose such a name")
@@ -80,7 +80,7 @@ def _maps_in(path: Path) -> Iterator[Path]:
 
 def _layers(path: Path, *, scores_shown: bool) -> list[ProjectLayer]:
     """Return the layers of one map from the top down: polygons, scores, classes."""
-    from geood.geo.qgis_project import polygon_layers, raster_layer
+    from geood.geo.qgis.project import polygon_layers, raster_layer
 
     layers = [] if path.suffix == ".tif" else polygon_layers(path, shown=SHOWN)
     rasters = _scores_of(path)

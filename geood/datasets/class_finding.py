@@ -19,11 +19,11 @@ from geood.config import Config, config_from_tree, folded
 from geood.constants import IGNORE, UNSTATED
 from geood.datasets.files import RASTERS, find_files
 from geood.errors import DataError
-from geood.geo.drawings import LABELS, chosen_layers
 from geood.geo.gdal import pieces
-from geood.geo.id_rasters import IdRaster
-from geood.geo.label_rules import is_number, rules_of
-from geood.geo.labels import are_vectors
+from geood.geo.labels.drawings import LABELS, chosen_layers
+from geood.geo.labels.id_rasters import IdRaster
+from geood.geo.labels.reading import are_vectors
+from geood.geo.labels.rules import is_number, rules_of
 from geood.geo.vector import read_layer
 from geood.progress import Progress
 

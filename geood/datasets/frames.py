@@ -28,9 +28,9 @@ from geood.constants import IGNORE
 from geood.errors import DataError
 from geood.geo.gdal import open_raster, rasterio_window, reading
 from geood.geo.grid import Grid, Window
-from geood.geo.id_rasters import open_id_raster, read_ids
-from geood.geo.label_rules import LabelRules
-from geood.geo.labels import open_labels
+from geood.geo.labels.id_rasters import open_id_raster, read_ids
+from geood.geo.labels.reading import open_labels
+from geood.geo.labels.rules import LabelRules
 from geood.geo.orientation import UPRIGHT, Orientation, orientation_of
 from geood.geo.scene import Scene, SceneSource
 from geood.progress import Progress

@@ -25,13 +25,13 @@ from geood.datasets.reviewed_ground import ATTRIBUTE, ReviewedScenes, read_false
 from geood.datasets.samples import CropPixels, Ground, TrainingBands, grown, seed_of, span_around
 from geood.datasets.unreadable import Skipped, without_unreadable
 from geood.errors import DataError
-from geood.geo.burnt_labels import burn_labels
 from geood.geo.grid import metres_per_unit
-from geood.geo.id_shapes import shapes_on
-from geood.geo.label_rules import PLAIN, LabelRules, rules_of
-from geood.geo.labels import are_vectors, open_labels
+from geood.geo.labels.burnt import burn_labels
+from geood.geo.labels.id_shapes import shapes_on
+from geood.geo.labels.reading import are_vectors, open_labels
+from geood.geo.labels.rules import PLAIN, LabelRules, rules_of
 from geood.geo.ogr import fixed_time, plain_path
-from geood.geo.qgis import embed_style, split_style
+from geood.geo.qgis.styles import embed_style, split_style
 from geood.geo.scene import Scene
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from geood.config import Config
 from geood.constants import IGNORE
 from geood.datasets.samples import UNSTATED_ID, CropPixels
 from geood.errors import DataError
-from geood.geo.labels import mask_hint
+from geood.geo.labels.reading import mask_hint
 from geood.progress import Progress
 
 log = logging.getLogger("geood")

@@ -33,9 +33,9 @@ from geood.datasets.samples import CropPixels, TrainingBands
 from geood.errors import DataError
 from geood.geo.gdal import GDAL_FAILURES, reason
 from geood.geo.grid import Grid, Window
-from geood.geo.id_rasters import IdRaster
-from geood.geo.label_rules import LabelRules
-from geood.geo.labels import first_labels
+from geood.geo.labels.id_rasters import IdRaster
+from geood.geo.labels.reading import first_labels
+from geood.geo.labels.rules import LabelRules
 from geood.geo.scene import Scene, SceneSource
 
 import_torchvision()

@@ -29,7 +29,7 @@ from geood.datasets.samples import Ground
 from geood.datasets.scene_crops import SceneGround
 from geood.errors import ElsewhereError
 from geood.geo.grid import Grid, Window
-from geood.geo.labels import open_labels
+from geood.geo.labels.reading import open_labels
 from geood.geo.scene import Scene
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from geood.atomic import atomic_write, output_errors
 from geood.constants import IGNORE
 from geood.geo.display import LONGEST_PX, Picture, read_band, read_photo, score_range
 from geood.geo.gdal import open_raster, reading
-from geood.geo.qgis import class_colours
+from geood.geo.qgis.styles import class_colours
 
 HIT, MISSED, FALSE = "#00c853", "#ff00c8", "#ffb300"
 

@@ -30,8 +30,8 @@ from geood.evaluation.objects import MOST_PX, ObjectFigures, SceneMaps
 from geood.evaluation.results import Evaluation
 from geood.evaluation.tile_scores import for_scoring
 from geood.geo.grid import Tile
-from geood.geo.label_rules import LabelRules, rules_of
-from geood.geo.labels import mask_hint, open_labels, why_not_shared
+from geood.geo.labels.reading import mask_hint, open_labels, why_not_shared
+from geood.geo.labels.rules import LabelRules, rules_of
 from geood.geo.listing import files_in, pair_by_name, same_name, some_of, why_no_pairs
 from geood.geo.orientation import UPRIGHT, orientation_of
 from geood.geo.paths import gdal_name

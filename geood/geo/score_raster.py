@@ -1,6 +1,6 @@
 """Reading of score rasters: their GEOOD_* tags, as text and as checked values, and their scores as a lazy xarray array.
 
-They are written by `cog`. Tags are lost or changed by other programs, so each is checked before it is used, here alone.
+They are written in `cog`. Tags are lost or changed by other programs, so each is checked before it is used, here alone.
 This module knows nothing of tensors, models or polygons.
 """
 

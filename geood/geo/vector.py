@@ -1,7 +1,7 @@
 """Vector files, for labels and areas of interest alike: one layer, checked, and brought onto a grid.
 
 The rules are the same for both. One layer of a file is read; of several, one is chosen by name, or the only one that
-has the attribute. Areas of interest are valid polygons; what else labels may be is in `drawings`. An edge is
+has the attribute. Areas of interest are valid polygons; what else labels may be is in `labels.drawings`. An edge is
 straight where it was drawn, so it is densified before it goes to another CRS, and clipped near the grid, because a
 projection is defined only near its own ground. This module reads no rasters and does not know what polygons mean;
 geopandas is imported on first use, as workers need no files.

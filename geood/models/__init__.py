@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from geood.models.bundle_header import BundleHeader, Reach, read_header
     from geood.models.bundle_upgrades import OLD_STRIDES
     from geood.models.calibration_record import CalibrationRecord
-    from geood.models.elementwise import half_step
     from geood.models.encoder import check_encoder
     from geood.models.encoder_weights import PACKAGE_ENCODER, PACKAGE_NAME, weights_at_hand
     from geood.models.evidence import EVIDENCE, class_bands
-    from geood.models.flow import Flow
+    from geood.models.flows.elementwise import half_step
+    from geood.models.flows.flow import Flow
     from geood.models.given_bundle import AnyBundle, bundle_of, bundle_path_of, takes_bundle
     from geood.models.inference import autocast, for_inference
     from geood.models.inlier_statistics import InlierFit, Inliers
@@ -76,7 +76,7 @@ __getattr__, __dir__ = lazy_exports(
         "EXPERTS": "score_maps",
         "OLD_STRIDES": "bundle_upgrades",
         "TILE_PX": "bundle",
-        "Flow": "flow",
+        "Flow": "flows.flow",
         "InlierFit": "inlier_statistics",
         "Inliers": "inlier_statistics",
         "LOST": "reach",
@@ -98,7 +98,7 @@ __getattr__, __dir__ = lazy_exports(
         "class_bands": "evidence",
         "fit_tail": "tails",
         "for_inference": "inference",
-        "half_step": "elementwise",
+        "half_step": "flows.elementwise",
         "jensen_shannon_to_uniform": "scores",
         "measured_reach": "reach",
         "outputs_of": "reach",

@@ -31,7 +31,7 @@ from geood.geo.bands import Bands
 from geood.models.bundle_header import FORMAT, Reach, damaged, finite, read_header
 from geood.models.bundle_tensors import BundleTensors
 from geood.models.calibration_record import CalibrationRecord
-from geood.models.flow import Flow
+from geood.models.flows.flow import Flow
 from geood.models.inlier_statistics import Inliers
 from geood.models.region import WHOLE, Region, region_around
 from geood.models.score_maps import Scorer, offset_of

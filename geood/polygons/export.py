@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from pandas import Series
 
 from geood.config import PredictConfig
-from geood.geo import qgis
 from geood.geo.grid import Window
+from geood.geo.qgis import styles
 from geood.polygons.external_sort import ExternalSorter
 from geood.polygons.extraction import (
     HELPER_COLUMNS,
@@ -321,15 +321,15 @@ def _write_styled(path: Path, layer: Layer, threshold: float, class_names: dict[
     names, known = layer.schema.names, (class_names or {}).values()
     if FORMATS[path.suffix].layers:
         embed_verdicts(path, layer.name)
-    _add_style(path, layer.name, qgis.polygon_style(threshold, polygon_form(names, class_names=known)))
+    _add_style(path, layer.name, styles.polygon_style(threshold, polygon_form(names, class_names=known)))
 
 
 def _add_style(path: Path, layer: str, qml: str) -> None:
     """Store the style of a layer, in its file or in the file beside it that QGIS looks for."""
     if FORMATS[path.suffix].layers:
-        qgis.embed_style(path, layer, geometry_column="geom", qml=qml, name=layer)
+        styles.embed_style(path, layer, geometry_column="geom", qml=qml, name=layer)
     else:
-        qgis.style_beside(path).write_text(qml, encoding="utf-8")
+        styles.style_beside(path).write_text(qml, encoding="utf-8")
 
 
 def _write_failed(path: Path, sources: Sequence[PolygonSource], scene_crs: Sequence[pyproj.CRS | None]) -> None:
@@ -349,4 +349,4 @@ def _write_failed(path: Path, sources: Sequence[PolygonSource], scene_crs: Seque
         write_layer(
             path, Layer(FAILED_LAYER, crs, table.schema, iter([table]), len(table), extent(np.concatenate(shapes)))
         )
-        _add_style(path, FAILED_LAYER, qgis.failed_style())
+        _add_style(path, FAILED_LAYER, styles.failed_style())

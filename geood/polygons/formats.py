@@ -27,10 +27,10 @@ from pyproj.exceptions import ProjError
 
 from geood.atomic import atomic_files, check_output
 from geood.errors import DataError, OutputError
-from geood.geo import qgis
 from geood.geo.gdal import reason
 from geood.geo.ogr import fixed_time, local_file, plain_path
-from geood.geo.qgis import style_beside
+from geood.geo.qgis import styles
+from geood.geo.qgis.styles import style_beside
 from geood.polygons.names import FORMATS, OUTPUT_SUFFIXES, check_stem, companions_of, failed_beside, style_of
 from geood.polygons.typed_verdicts import check_nothing_typed
 
@@ -41,7 +41,7 @@ OURS = {"score_max", "area_px", "model"}  # columns that tell polygons of geood
 _FAILURES = (
     OSError,
     RuntimeError,
-    *qgis.FAILURES,
+    *styles.FAILURES,
     pyogrio.errors.DataSourceError,
     pyogrio.errors.DataLayerError,
     pyogrio.errors.FeatureError,

@@ -14,7 +14,7 @@ from geood.errors import DataError, OutputError
 from geood.geo.gdal import open_raster
 from geood.geo.gpkg import open_read_only
 from geood.geo.paths import stem
-from geood.geo.qgis import style_beside
+from geood.geo.qgis.styles import style_beside
 
 
 class PolygonFormat(NamedTuple):

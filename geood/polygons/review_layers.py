@@ -21,10 +21,10 @@ import shapely
 from numpy.typing import NDArray
 
 from geood.config import PredictConfig
-from geood.geo import qgis
 from geood.geo.gpkg import embed_choices
 from geood.geo.grid import Grid
-from geood.geo.qgis_form import CELL_REVIEW, POLYGON_REVIEW, SAMPLE_LAYER, VERDICT_DOMAIN, VERDICTS, review_form
+from geood.geo.qgis import styles
+from geood.geo.qgis.form import CELL_REVIEW, POLYGON_REVIEW, SAMPLE_LAYER, VERDICT_DOMAIN, VERDICTS, review_form
 from geood.polygons.block_windows import is_absent, iter_windows, open_for_windows, read_ahead, read_band, window_size
 from geood.polygons.extraction import PolygonSource, pixel_to_crs, read_grid
 from geood.polygons.formats import GEOMETRY, Layer, extent, reproject, to_table, write_layer
@@ -107,7 +107,7 @@ def write_sample(
         Layer(SAMPLE_LAYER, scene_crs[0], table.schema, iter([table]), len(table), extent(np.concatenate(shapes))),
     )
     form = review_form([name for name in table.schema.names if name != GEOMETRY], CELL_REVIEW)
-    qgis.embed_style(gpkg, SAMPLE_LAYER, geometry_column="geom", qml=qgis.cell_style(form), name=SAMPLE_LAYER)
+    styles.embed_style(gpkg, SAMPLE_LAYER, geometry_column="geom", qml=styles.cell_style(form), name=SAMPLE_LAYER)
 
 
 def _columns(cells: _Cells, grid: Grid, predict: PredictConfig, scene: str | None) -> dict[str, Any]:

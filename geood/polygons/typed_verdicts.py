@@ -12,7 +12,7 @@ from pathlib import Path
 from geood.errors import DataError, OutputError
 from geood.geo.gpkg import HeldError, count_filled
 from geood.geo.ogr import local_file
-from geood.geo.qgis_form import TYPED
+from geood.geo.qgis.form import TYPED
 
 _UNREADABLE = OSError, RuntimeError, ValueError, DataError  # pyogrio's errors are RuntimeErrors
 _SUFFIXES = (".gpkg", ".geojson", ".parquet", ".fgb")

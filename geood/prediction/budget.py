@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from geood.errors import ConfigError, OutputError
-from geood.geo.cog import WORST
+from geood.geo.cog.encoding import WORST
 from geood.geo.gdal import CACHE_BYTES
 from geood.geo.scene import Scene
 from geood.models import ModelBundle

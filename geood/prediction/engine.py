@@ -23,7 +23,7 @@ from torch import Tensor
 
 from geood.calibration import pooled_features
 from geood.config import PredictConfig
-from geood.geo.cog import rounded
+from geood.geo.cog.encoding import rounded
 from geood.models import ModelBundle, Region, SegmenterOutput, autocast, class_bands, cut, for_inference
 from geood.prediction.cluster import cores
 

@@ -23,7 +23,7 @@ from geood.geo.gdal import open_raster, pieces, rasterio_window, reading, writin
 from geood.geo.grid import Grid, Window
 from geood.geo.listing import files_in
 from geood.geo.paths import RASTERS, ScenePath, files_of, gdal_name
-from geood.geo.qgis import ABOVE, style_beside
+from geood.geo.qgis.styles import ABOVE, style_beside
 from geood.notebook import html_table
 from geood.polygons import (
     OUTPUT_SUFFIXES,

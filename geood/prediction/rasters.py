@@ -24,11 +24,11 @@ from geood.atomic import output_errors
 from geood.calibration import Verdict, read_cells, statistic_count
 from geood.config import SCORES
 from geood.constants import NO_CLASS
-from geood.geo import qgis
-from geood.geo.cog_assembly import Assembly
+from geood.geo.cog.assembly import Assembly
 from geood.geo.gdal import open_raster
 from geood.geo.grid import Grid, Window
 from geood.geo.paths import ScenePath
+from geood.geo.qgis import styles
 from geood.geo.score_raster import (
     CLASSES_TAG,
     FAILED_TAG,
@@ -103,9 +103,9 @@ def assemble_rasters(
         if written.crs is None and plan.grid.crs is not None:
             log.warning("%s: a GeoTIFF cannot store its CRS: the rasters have none, assign them the scene's", title)
     if target.classes:
-        style = work.folder / qgis.style_beside(target.classes).name
+        style = work.folder / styles.style_beside(target.classes).name
         with output_errors(style):
-            style.write_text(qgis.class_style(bundle.class_names), encoding="utf-8")
+            style.write_text(styles.class_style(bundle.class_names), encoding="utf-8")
     reason = failed[0].reason if failed else ""
     return ScoredScene(figures.scored, figures.above, windows, reason, cells)
 
@@ -161,8 +161,8 @@ def _write_styles(scores: Path, bundle: ModelBundle, threshold: float) -> None:
             tags = raster.tags(1)
         names = {"low": "STATISTICS_MINIMUM", "high": "STATISTICS_MAXIMUM"}
         limits = {end: float(tags[name]) for end, name in names.items() if name in tags}
-    qgis.style_beside(scores).write_text(qgis.ramp_style(threshold, **limits), "utf-8")
-    scores.with_suffix(qgis.ABOVE).write_text(qgis.above_style(threshold, **limits), "utf-8")
+    styles.style_beside(scores).write_text(styles.ramp_style(threshold, **limits), "utf-8")
+    scores.with_suffix(styles.ABOVE).write_text(styles.above_style(threshold, **limits), "utf-8")
 
 
 def _tags(scene: ScenePath, bundle: ModelBundle, threshold: float | None) -> dict[str, str]:

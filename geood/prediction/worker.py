@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from geood.calibration import CellMaps, tile_cells
 from geood.constants import NO_CLASS
 from geood.errors import BundleError, DataError, GeoodError
-from geood.geo.cog import EMPTY, encode_tile, rounded
+from geood.geo.cog.encoding import EMPTY, encode_tile, rounded
 from geood.geo.gdal import limit_cache
 from geood.geo.paths import with_retries
 from geood.geo.scene import Scene

@@ -1,6 +1,6 @@
 """Classes found in label files: ids or names, with their share of the labelled ground, and a choice among attributes.
 
-Files are listed by `geo.label_listing`; here the lists of many files are put together, and layer and attribute are
+Files are listed by `geo.labels.listing`; here the lists of many files are put together, and layer and attribute are
 chosen where a person did not. A number is an id, a text a class name, which gets an id in the order of the alphabet.
 """
 
@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from geood.config import folded
 from geood.errors import ConfigError, DataError, printable
-from geood.geo.label_listing import FoundAttribute, FoundLayer, LabelFile, list_labels
-from geood.geo.label_rules import is_whole
+from geood.geo.labels.listing import FoundAttribute, FoundLayer, LabelFile, list_labels
+from geood.geo.labels.rules import is_whole
 from geood.geo.vector import POLYGONAL, attribute_of
 from geood.preflight.id_names import names_of_ids
 from geood.progress import tracked

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from geood.atomic import atomic_write, output_errors
 from geood.constants import IGNORE
 from geood.datasets import CropPixels, Crops
-from geood.geo.qgis import class_colours
+from geood.geo.qgis.styles import class_colours
 
 COLUMNS, ROWS = 3, 4
 TRIED = 4  # times as many crops are looked at as are drawn

@@ -26,7 +26,7 @@ from geood.errors import ConfigError, DataError, printable, shown
 from geood.geo.gdal import reason
 from geood.geo.gpkg import snapshot
 from geood.geo.ogr import local_file
-from geood.geo.qgis_form import CELL_REVIEW, SAMPLE_LAYER, VERDICTS
+from geood.geo.qgis.form import CELL_REVIEW, SAMPLE_LAYER, VERDICTS
 
 LAYER = "anomalies"
 SCORES = ("score_max", "score")  # columns taken for the score, the first that is there

@@ -19,10 +19,10 @@ from geood.datasets.samples import TrainingBands
 from geood.datasets.scene_crops import open_scenes
 from geood.datasets.torchgeo_layers import Box, ImageLayer, LabelLayer, LabelledImages
 from geood.errors import ConfigError, DataError
-from geood.geo.burnt_labels import burn_labels
 from geood.geo.grid import Grid, Window
-from geood.geo.label_rules import LabelRules
-from geood.geo.labels import open_labels
+from geood.geo.labels.burnt import burn_labels
+from geood.geo.labels.reading import open_labels
+from geood.geo.labels.rules import LabelRules
 from support.apart import start_server
 from support.rasters import HALF_METRE, UTM, picture, write_raster
 from support.scenery import SIZE, assert_mask_is_on_image, config, digital, make_scene, moved, read_all, truth

@@ -18,8 +18,8 @@ from fuzz.material import HEIGHT, ODD_NODATA, WIDTH, odd_tag, odd_transform, ras
 from fuzz.mutations import NOT_NUMBERS, NUMBERS, Rng, damage, edited, json_bytes, odd_json, pick
 from geood.constants import IGNORE
 from geood.geo.grid import Grid, Window
-from geood.geo.label_rules import LabelRules
-from geood.geo.labels import open_labels
+from geood.geo.labels.reading import open_labels
+from geood.geo.labels.rules import LabelRules
 from support.rasters import HALF_METRE, UTM
 
 GRID = Grid(HEIGHT, WIDTH, HALF_METRE, rasterio.crs.CRS.from_string(UTM))

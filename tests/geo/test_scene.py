@@ -21,7 +21,7 @@ from geood.geo.bands import Bands
 from geood.geo.border import undeclared_nodata
 from geood.geo.gdal import open_raster
 from geood.geo.grid import Grid, Window, tile_grid
-from geood.geo.id_rasters import open_id_raster
+from geood.geo.labels.id_rasters import open_id_raster
 from geood.geo.scene import Scene, SceneSource
 from geood.prediction.scene_checks import sample_windows, turned_by_viewers, valid_share
 from support.places import NORTH_UP, PLACES, UTM, noise, write_raster

@@ -17,8 +17,8 @@ from shapely.geometry import GeometryCollection, LineString, MultiPolygon, Point
 from geood.errors import ConfigError, DataError
 from geood.geo.aoi import AreaOfInterest
 from geood.geo.grid import Grid
-from geood.geo.label_rules import LabelRules
-from geood.geo.labels import open_labels
+from geood.geo.labels.reading import open_labels
+from geood.geo.labels.rules import LabelRules
 from support.http_server import serving
 
 UTM = CRS.from_epsg(32633)

@@ -11,7 +11,7 @@ import rasterio
 from geood.errors import DataError
 from geood.geo import gdal
 from geood.geo.gdal import gdal_env, open_raster
-from geood.geo.id_rasters import open_id_raster
+from geood.geo.labels.id_rasters import open_id_raster
 from geood.geo.paths import gdal_name, is_remote
 from geood.geo.scene import Scene, SceneSource
 from geood.geo.vrt import ALLOW, named_sources

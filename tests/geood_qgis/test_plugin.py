@@ -8,7 +8,7 @@ from rasterio.crs import CRS
 
 from geood.config.sections import PredictConfig
 from geood.geo.grid import Grid
-from geood.geo.qgis import above_style, ramp_style
+from geood.geo.qgis.styles import above_style, ramp_style
 from support.qgis import ask_qgis
 from support.rasters import HALF_METRE, picture, write_raster, write_scores
 

@@ -14,7 +14,7 @@ from geood.cli.process import _run
 from geood.errors import BundleError, GeoodError
 from geood.models.bundle import ModelBundle
 from geood.models.bundle_header import read_header
-from geood.models.flow import Flow
+from geood.models.flows.flow import Flow
 from geood.models.segmenter import Segmenter
 from support.bundles import make_bundle
 

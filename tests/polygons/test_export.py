@@ -24,7 +24,7 @@ from rasterio.crs import CRS
 from geood.config.sections import PredictConfig
 from geood.errors import ConfigError, DataError, OutputError
 from geood.geo.grid import Grid, Window
-from geood.geo.qgis_form import POLYGON_REVIEW
+from geood.geo.qgis.form import POLYGON_REVIEW
 from geood.polygons.export import (
     COLUMNS,
     PolygonSource,

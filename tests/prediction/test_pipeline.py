@@ -24,10 +24,10 @@ from shapely.geometry import box
 import geood
 from geood.config import SCORES, scores_from
 from geood.errors import BundleError, ConfigError, DataError, GeoodError, OutputError, TilesFailedError
-from geood.geo import qgis
 from geood.geo.mosaic import write_mosaic
 from geood.geo.opener import STRIPS_PX
 from geood.geo.paths import ScenePath
+from geood.geo.qgis import styles
 from geood.geo.scene import Scene
 from geood.models.bundle import ModelBundle
 from geood.models.bundle_header import Reach
@@ -669,7 +669,7 @@ def test_every_score_can_be_written_with_its_style(tmp_path, scene, kind):
     [made] = predict([scene], tmp_path / "out.gpkg", bundle_path=tmp_path / "m.safetensors", threshold=threshold)
     scores = read(made.scores)
     assert np.nanstd(scores) > 0 and made.anomalies >= 1
-    own_range = made.scores.with_suffix(".qml").read_text() != qgis.ramp_style(threshold)
+    own_range = made.scores.with_suffix(".qml").read_text() != styles.ramp_style(threshold)
     assert own_range != SCORES[kind].bounded
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from geood.errors import ConfigError, DataError
-from geood.geo.label_listing import FoundAttribute, FoundLayer, FoundValue, LabelFile
+from geood.geo.labels.listing import FoundAttribute, FoundLayer, FoundValue, LabelFile
 from geood.preflight import found_classes
 from geood.preflight.found_classes import find_classes
 

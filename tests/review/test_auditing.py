@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from geood.calibration import PolygonTable
 from geood.cli.app import app
 from geood.errors import ConfigError, DataError
-from geood.geo.cog import rounded
+from geood.geo.cog.encoding import rounded
 from geood.geo.grid import Grid
 from geood.polygons import raster_of
 from geood.review.auditing import audit

@@ -8,7 +8,7 @@ from geood.config.sections import Config
 from geood.geo.bands import Bands
 from geood.models.bundle import ModelBundle
 from geood.models.encoder_bank import located, usual_distance
-from geood.models.flow import Flow
+from geood.models.flows.flow import Flow
 from geood.models.inlier_statistics import InlierFit, Inliers
 from geood.models.score_maps import EXPERTS
 from geood.models.segmenter import Segmenter

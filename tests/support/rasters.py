@@ -4,8 +4,8 @@ import numpy as np
 import rasterio
 from affine import Affine
 
-from geood.geo.cog import encode_tile
-from geood.geo.cog_assembly import Assembly
+from geood.geo.cog.assembly import Assembly
+from geood.geo.cog.encoding import encode_tile
 from geood.geo.grid import tile_grid
 
 UTM = "EPSG:32633"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from geood.config.sections import FlowConfig, LossConfig, SegmenterConfig
-from geood.models.flow import Flow
+from geood.models.flows.flow import Flow
 from geood.models.scores import jensen_shannon_to_uniform
 from geood.models.segmenter import Segmenter, SegmenterOutput
 from geood.training.losses import DIVERGENCES, HEAD_COSTS, RIM, Losses, class_nll, divergence_on, joint_loss

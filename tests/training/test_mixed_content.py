@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from geood.config.sections import FlowConfig, NegativesConfig
-from geood.models.flow import Flow
+from geood.models.flows.flow import Flow
 from geood.training.mixed_content import mixed_content
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from geood.config.sections import FlowConfig, NegativesConfig
-from geood.models.flow import Flow
+from geood.models.flows.flow import Flow
 from geood.training.negative_examples import example_negatives
 from support.bundles import small_config
 from support.rasters import picture, write_raster

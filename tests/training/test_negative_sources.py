@@ -10,7 +10,7 @@ from PIL import Image
 from geood.config.sections import FlowConfig, NegativesConfig, Source
 from geood.datasets.outlier_photos import PhotographFolder
 from geood.errors import ConfigError, DataError
-from geood.models.flow import Flow
+from geood.models.flows.flow import Flow
 from geood.training.negative_sources import DRAWN, MOVED, TILE, Images, draw_patches
 
 SIZE = (16, 24)

@@ -7,7 +7,7 @@ import torch
 from torch.optim import Adamax, AdamW
 
 from geood.config.sections import FlowConfig, SegmenterConfig, TrainConfig
-from geood.models.flow import Flow
+from geood.models.flows.flow import Flow
 from geood.models.segmenter import Segmenter
 from geood.training.optimizers import CombinedOptimizer, make_optimizer, schedules
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from geood.datasets.scene_crops import open_scenes
-from geood.models.flow import Flow
+from geood.models.flows.flow import Flow
 from geood.models.segmenter import Segmenter
 from geood.training import pace
 from geood.training.pace import announce_long, duration, measure_pace, shortcuts

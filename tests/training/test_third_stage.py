@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from geood.models.flow import Flow
+from geood.models.flows.flow import Flow
 from geood.models.segmenter import Segmenter
 from geood.training.plans import Plan
 from geood.training.stage import Stage

@@ -30,7 +30,7 @@ from geood.datasets.scene_crops import open_scenes
 from geood.datasets.validation_ground import _SceneIds
 from geood.errors import ConfigError, DataError, OutputError, TrainingError
 from geood.models.bundle import ModelBundle
-from geood.models.flow import Flow
+from geood.models.flows.flow import Flow
 from geood.models.score_maps import EXPERTS
 from geood.models.segmenter import Segmenter
 from geood.prediction.pipeline import predict

@@ -18,7 +18,7 @@ from geood.constants import IGNORE, UNSTATED
 from geood.datasets.sources import open_crops
 from geood.errors import ConfigError
 from geood.models.bundle import ModelBundle
-from geood.models.flow import Flow
+from geood.models.flows.flow import Flow
 from geood.models.segmenter import Segmenter, SegmenterOutput
 from geood.training.first_checks import check_sense
 from geood.training.losses import class_nll, joint_loss

@@ -1,0 +1,1 @@
+"""What QGIS reads beside the data: styles, the form of a review, projects."""

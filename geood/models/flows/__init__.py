@@ -1,0 +1,1 @@
+"""Normalizing flows over image patches, of invertible parts."""
