@@ -71,7 +71,7 @@ SHORT = [
 ]
 
 
-pytestmark = pytest.mark.usefixtures("little_effort", "bundles_loaded_once")
+pytestmark = pytest.mark.usefixtures("little_effort")
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,6 @@ from support.bundles import make_bundle
 from support.http_server import DROP, serving
 from support.rasters import picture, write_holed_scene, write_raster
 
-pytestmark = pytest.mark.usefixtures("bundles_loaded_once")
 SMALL = ["predict.tile_px=64", "predict.halo_px=0"]  # many tiles, of little work
 THRESHOLD = 0.9  # few polygons lie above it, and cutting them takes little
 

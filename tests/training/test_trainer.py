@@ -184,7 +184,7 @@ def test_other_arithmetic_networks_and_outputs_train(scenes_folder, tmp_path, se
     with (tmp_path / "run" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     bits = [float(row["value"]) for row in rows if row["figure"].endswith("bpd")]
-    assert len(bits) >= 3 and all(0 < value < 12 for value in bits)
+    assert len(bits) >= 2 and all(0 < value < 12 for value in bits)
     assert any(row["figure"] == "train/gap" for row in rows)
 
 

@@ -1,1 +1,1 @@
-"""What QGIS reads beside the data: styles, the form of a review, projects."""
+"""Files that QGIS reads beside the data: styles, the form of a review, projects."""
