@@ -1,6 +1,7 @@
 """Reading of reviews: as they are meant, whatever was done to the file."""
 
 import geopandas
+import numpy as np
 import pandas as pd
 import pyproj
 import pytest
@@ -207,5 +208,8 @@ def test_files_of_two_maps_are_not_taken_for_copies_of_one(tmp_path):
     paths = [save(tmp_path / "a.gpkg", frame), save(tmp_path / "b.gpkg", other)]
     with pytest.raises(DataError, match=r"b\.gpkg: is of another map than .*a\.gpkg"):
         read_review(paths)
-    edited = frame.assign(score_max=frame["score_max"].where(frame["rank"] > 1))
-    assert len(read_review([paths[0], save(tmp_path / "c.gpkg", edited)]).polygons) == 4
+    for without in ("score_max", "area_px"):
+        for edited in (frame.assign(**{without: np.nan}), frame.drop(columns=without)):
+            assert len(read_review([paths[0], save(tmp_path / "c.gpkg", edited)]).polygons) == 4
+    with pytest.raises(DataError, match="of another map"):
+        read_review([paths[0], save(tmp_path / "d.gpkg", other.drop(columns="score_max"))])
