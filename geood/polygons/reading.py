@@ -35,6 +35,7 @@ LAYER = "anomalies"
 BY = ("scene", "rank")
 MOST_CONDITIONS = 50  # with more scenes, their rows are chosen after reading: a condition for each is slow
 _GEOJSON = pyproj.CRS("EPSG:4326")  # as readers tell it
+_ONE_CRS = "polygons and scene need a CRS both or neither; give the scene that the polygons are of"
 _FAILURES = (
     OSError,
     RuntimeError,
@@ -169,18 +170,21 @@ def _first(frame: geopandas.GeoDataFrame, most: int) -> geopandas.GeoDataFrame:
 def in_pixels(frame: geopandas.GeoDataFrame, grid: Grid) -> NDArray[Any]:
     """Return the shapes (n,) of polygons as columns and rows of a grid, which may have another CRS.
 
-    Polygons without a CRS have degrees in GeoJSON, which knows no other: on a grid that has none they are pixels.
+    Polygons without a CRS have degrees in GeoJSON, which knows no other: on a grid that has none they are pixels, if
+    all of them lie on it.
 
     Raises:
         DataError: one of both has a CRS and the other has none.
     """
     shapes, crs = frame.geometry, frame.crs
-    crs = None if grid.crs is None and crs == _GEOJSON else crs
-    if (crs is None) != (grid.crs is None):
-        raise DataError("polygons and scene need a CRS both or neither; give the scene that the polygons are of")
+    told = grid.crs is not None or crs != _GEOJSON
+    if told and (crs is None) != (grid.crs is None):
+        raise DataError(_ONE_CRS)
     if crs is not None and grid.crs is not None:
         shapes = shapes.to_crs(pyproj.CRS.from_user_input(grid.crs))
     back = ~(Affine.scale(1, -1) if grid.transform.is_identity else grid.transform)
     turn, move = np.array([[back.a, back.d], [back.b, back.e]]), np.array([back.c, back.f])
     placed: NDArray[Any] = shapely.transform(np.asarray(shapes.array), lambda points: points @ turn + move)
+    if not told and not shapely.intersects(placed, shapely.box(0, 0, grid.width, grid.height)).all():
+        raise DataError(_ONE_CRS)
     return placed

@@ -64,6 +64,12 @@ def test_polygons_of_an_image_without_place_are_its_pixels_in_every_format(tmp_p
     assert shape.bounds == (10, 40, 20, 47)
 
 
+def test_polygons_of_a_place_on_earth_are_none_on_an_image_without_place():
+    frame = GeoDataFrame(geometry=[shapely.box(11.1, 48.1, 11.2, 48.2)], crs=4326)
+    with pytest.raises(DataError, match="a CRS both or neither"):
+        in_pixels(frame, Grid(64, 80, Affine.identity()))
+
+
 @pytest.mark.parametrize(("name", "said"), [("x.shp", "no file of polygons"), ("x.gpkg", "no such file")])
 def test_what_is_no_polygons_of_ours_is_one_message(tmp_path, name, said):
     with pytest.raises(DataError, match=said):
