@@ -127,9 +127,9 @@ def _of_layer(path: Path, name: str, buffer_m: float | None) -> FoundLayer:
     kinds = Counter(shape.geom_type for shape in shapes)
     problems = [] if not bare else [f"rows without a geometry, left out: {bare}"]
     problems += _faults(shapes[whole], np.flatnonzero(there)[whole] + 1, kinds, broken=int((~whole).sum()))
+    areas, grown = np.zeros(len(shapes)), _widened(shapes[whole], crs, buffer_m)
+    areas[whole] = areas_m2(np.array([sound(shape) for shape in grown], object), crs)
     shapes[whole] = [sound(shape) for shape in shapes[whole]]
-    areas = np.zeros(len(shapes))
-    areas[whole] = areas_m2(_widened(shapes[whole], crs, buffer_m), crs)
     if crs is None:
         problems.append("it has no CRS; save it with the one in which it was drawn")
     if over := _overlaps(shapes[whole]):

@@ -61,6 +61,12 @@ def test_layers_and_what_is_wrong_with_them_are_told(tmp_path):
     assert widened[0].area_m2 == pytest.approx(50**0.5 * 4 + np.pi * 4 + np.pi * 4, rel=0.01), "as they will be burnt"
 
 
+def test_a_line_without_length_is_widened_as_a_point_is(tmp_path):
+    path = written(tmp_path / "l.gpkg", [("x", LineString([(3, 3), (3, 3)]))])
+    [found] = list_labels(path, buffer_m=2).layers[0].attributes[0].values
+    assert found.area_m2 == pytest.approx(np.pi * 4, rel=0.01)
+
+
 def test_a_raster_is_one_layer_of_ids(tmp_path):
     ids = np.full((40, 50), 255, np.uint8)
     ids[:10] = 3
