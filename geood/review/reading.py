@@ -27,6 +27,7 @@ from geood.geo.gdal import reason
 from geood.geo.gpkg import snapshot
 from geood.geo.ogr import local_file
 from geood.geo.qgis.form import CELL_REVIEW, SAMPLE_LAYER, VERDICTS
+from geood.geo.vector import sound
 
 LAYER = "anomalies"
 SCORES = ("score_max", "score")  # columns taken for the score, the first that is there
@@ -308,10 +309,10 @@ def _together(parts: Sequence[Any]) -> Any:
 
 
 def _without(parts: Sequence[Any], whole: Any) -> list[Any]:
-    """Return what parts have beside a whole, where both are valid."""
+    """Return what parts have beside a whole; nothing if that is not valid, which is told where it matters."""
     if whole is None or not whole.is_valid:
         return []
-    return [left for part in parts if part is not None and part.is_valid and not (left := part - whole).is_empty]
+    return [left for part in parts if part is not None and not (left := sound(part) - whole).is_empty]
 
 
 def _who(frame: pd.DataFrame, i: int) -> str:
