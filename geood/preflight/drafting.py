@@ -256,7 +256,7 @@ def _data(inputs: Inputs, classes: dict[int, str], held: Sequence[FoundClass]) -
         "images": patterns(imagery.paths, root, apart=labels.paths),
         "labels": patterns(labels.paths, root, apart=imagery.paths),
         "classes": classes,
-        "anomaly": _anomaly(labels, held),
+        "anomaly": _anomaly(labels, held, {*classes.values()}),
     }
     if labels.vector:
         data |= {"label_attribute": labels.attribute}
@@ -272,13 +272,13 @@ def _data(inputs: Inputs, classes: dict[int, str], held: Sequence[FoundClass]) -
     return data
 
 
-def _anomaly(labels: FoundLabels, held: Sequence[FoundClass]) -> list[object] | dict[int, str]:
-    """Return what is held out: names of texts; ids of numbers, with their names where one is known."""
+def _anomaly(labels: FoundLabels, held: Sequence[FoundClass], taken: set[str]) -> list[object] | dict[int, str]:
+    """Return what is held out: names of texts; ids of numbers, with their names where one is known and not `taken`."""
     if labels.text:
         return [found.name for found in held]
-    if not any(labels.name_of(found) for found in held):
-        return [found.class_id for found in held]
-    return {found.class_id: labels.name_of(found) or f"class_{found.class_id}" for found in held}
+    names = {found.class_id: labels.name_of(found) for found in held}
+    known = {class_id: name for class_id, name in names.items() if name and name not in taken}
+    return {class_id: known.get(class_id, f"class_{class_id}") for class_id in names} if known else [*names]
 
 
 def patterns(paths: Sequence[Path], root: Path, *, apart: Sequence[Path]) -> list[str]:

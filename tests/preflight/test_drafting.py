@@ -122,6 +122,8 @@ def test_what_no_label_fulfils_is_refused_and_names_that_were_given_can_be_held_
     assert load_config(tmp_path / "a.yaml").data.anomaly == {7: "Boat"}, "a name that was given is kept"
     assert "class      7 Boat: 1.56 % of" in capsys.readouterr().out
     assert "held out: Boat (1.56 %)" in (tmp_path / "a.yaml").read_text(encoding="utf-8")
+    assert _run([*given, "--overwrite", "--name", "7=boat", "--name", "0=boat", "--hold-out", "7"], debug=False) == 0
+    assert load_config(tmp_path / "a.yaml").data.anomaly == [7], "a name that a class has is none of an anomaly"
     left, bottom, right, top = bounds_of(folder / "a.tif")
     rows = {
         "kind": ["roof", "road"],
