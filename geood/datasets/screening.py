@@ -146,7 +146,7 @@ def why_nothing(report: Screening, config: Config) -> str:
     """Return the error message for a screening that kept no crop: each reason with its remedy."""
     data = config.data
     reasons = {
-        f"hold an anomaly pixel (ids {data.anomaly}): make data.crop_px smaller, or label more ground without "
+        f"hold an anomaly pixel (ids {[*data.anomaly]}): make data.crop_px smaller, or label more ground without "
         "anomalies": report.dropped_anomaly,
         f"hold data in less than {100 * data.min_valid:.0f} % of their pixels: make data.crop_px or data.min_valid "
         "smaller, or data.block_m larger": report.dropped_invalid,

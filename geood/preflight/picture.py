@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -57,18 +57,17 @@ def draw_crops(out: Path, crops: Crops) -> None:
         figure.savefig(partial, format="png")
 
 
-def _chosen(crops: Crops) -> list[tuple[str, CropPixels]]:
-    """Return titles and pixels of crops to be drawn: some with an anomaly, then those that show most classes."""
+def _chosen(crops: Crops) -> Iterator[tuple[str, CropPixels]]:
+    """Yield titles and pixels of crops to be drawn: some with an anomaly, then those that show most classes."""
     read = partial(crops.ground.read, validation=False)
-    held = [
-        (f"left out, has an anomaly: {crops.ground.name(crop)}", read(crop))
-        for crop in crops.report.with_anomaly[:COLUMNS]
-    ]
+    held = crops.report.with_anomaly[:COLUMNS]
     boxes, number = crops.training_boxes, COLUMNS * ROWS - len(held)
     at = np.unique(np.linspace(0, len(boxes) - 1, min(TRIED * number, len(boxes))).round().astype(int))
-    tried = [(crops.ground.name(boxes[i]), read(boxes[i])) for i in at]
-    best = sorted(range(len(tried)), key=lambda i: -_telling(tried[i][1]))[:number]
-    return held + [tried[i] for i in sorted(best)]
+    best = sorted(at, key=lambda i: -_telling(read(boxes[i])))[:number]  # read again below: all take much memory
+    for crop in held:
+        yield f"left out, has an anomaly: {crops.ground.name(crop)}", read(crop)
+    for i in sorted(best):
+        yield crops.ground.name(boxes[i]), read(boxes[i])
 
 
 def _telling(pixels: CropPixels) -> float:
