@@ -44,6 +44,7 @@ from typing import Any
 import numpy as np
 import rasterio
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import save_model
 from scipy import ndimage
@@ -427,7 +428,7 @@ def main() -> None:
         return
     if options.pretrained:
         CHANGED.update(imagenet_encoder(work))
-    CHANGED.update((key, json.loads(value)) for key, _, value in (pair.partition("=") for pair in options.set))
+    CHANGED.update((key, yaml.safe_load(value)) for key, _, value in (pair.partition("=") for pair in options.set))
     name = options.setting.partition("-")[0]
     for other in {name} | ({"dubai", "camvid"} if "head, photographs" in options.methods else set()):
         prepare(other, options.data.resolve(), work)
