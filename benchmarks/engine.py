@@ -39,7 +39,7 @@ import rasterio
 from numpy.typing import NDArray
 from predict import AERIAL, make_scene, untrained_bundle
 
-from geood.cli.process import _collect_later
+from geood.cli.process import collect_later
 from geood.config.loading import load_config
 from geood.geo.cog.encoding import rounded
 from geood.prediction import cluster, journal, pipeline, rasters, scene_verdict, worker
@@ -161,7 +161,7 @@ class Clock:
 def one_row(options: argparse.Namespace, cores: int) -> None:
     """Predict in this process with so many cores; print the figures as JSON."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
-    _collect_later()  # as the `geood` command does
+    collect_later()  # as the `geood` command does
     Pretender.rate, Pretender.scores = options.pretend * 1e6, ready_scores(options.like)
     clock, folder = Clock(), options.keep
     bands = type(worker.ModelBundle.load(folder / "small.safetensors").bands)

@@ -129,7 +129,7 @@ def test_operators_present_are_left_alone(said):
     assert said["present"] == ["False", "True", "7"]
 
 
-@pytest.mark.parametrize("room", ["scores", "flow"])
+@pytest.mark.parametrize("room", ["scores", "flows/flow"])
 def test_the_first_exponential_of_a_process_is_on_one_thread(room, monkeypatch):
     """Rooms that use many of them make it when they are imported; what it spares is seen in the slow test below."""
     calls = []

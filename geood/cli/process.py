@@ -33,7 +33,7 @@ ENDINGS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREA
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
     keep_freed_memory()
-    _collect_later()
+    collect_later()
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     sys.stdout = Shown(sys.stdout)
@@ -45,7 +45,7 @@ def main() -> NoReturn:
     sys.exit(_run(arguments, debug=debug))
 
 
-def _collect_later() -> None:
+def collect_later() -> None:
     """Let Python look for cyclic garbage only after the start, and then as usual, but not among what was there.
 
     What a command loads is no garbage, and every full collection walks through all of it (0.1 s of a core).
