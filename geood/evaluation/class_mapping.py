@@ -141,8 +141,9 @@ def folder_settings(settings: Sequence[str], *, class_ids: Sequence[int]) -> tup
     tree: dict[str, Any] = {"data": {"anomaly": []}}
     apply_override(tree, own[-1])
     given = tree["data"]["anomaly"]
-    if not isinstance(given, list) or not all(type(i) is int and 0 <= i < IGNORE for i in given):
+    ids = list(given) if isinstance(given, list | dict) else None
+    if ids is None or not all(type(i) is int and 0 <= i < IGNORE for i in ids):
         raise ConfigError(f"--set {shown(own[-1])}: give ids of the labels, 0 to 254, such as data.anomaly=[6]")
-    if both := sorted({*given} & {*class_ids}):
+    if both := sorted({*ids} & {*class_ids}):
         raise ConfigError(f"--set {shown(own[-1])}: the model learned {both} as classes; give other ids")
-    return label_ids, given
+    return label_ids, ids

@@ -427,8 +427,9 @@ def test_a_folder_of_labels_says_what_is_to_be_found_where_the_model_held_nothin
     with caplog.at_level("WARNING", "geood"):
         assert evaluate_scenes(tmp_path, model).anomaly_pixels == 0
     assert "78] in them are of no class: --set data.anomaly=[" in caplog.text
-    result = evaluate_scenes(tmp_path, model, settings=["data.anomaly=[78]"])
-    assert result.anomaly_pixels == int((ids == ANOMALY).sum())
+    for told in ("[78]", "{78: boat}"):
+        result = evaluate_scenes(tmp_path, model, settings=[f"data.anomaly={told}"])
+        assert result.anomaly_pixels == int((ids == ANOMALY).sum())
     for wrong, said in (("[2]", "as classes"), ("[boat]", "give ids"), ("6", "give ids"), ("[true]", "give ids")):
         with pytest.raises(ConfigError, match=said):
             evaluate_scenes(tmp_path, model, settings=[f"data.anomaly={wrong}"])

@@ -1,5 +1,6 @@
 """What may happen to a long prediction: every interrupted run can be finished, to the same bytes."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -99,7 +100,8 @@ def wait_for_tiles(process, out, size=3000):
 
 
 def killed(process, signal_=signal.SIGKILL):
-    os.killpg(process.pid, signal_)
+    with contextlib.suppress(ProcessLookupError):  # done a moment before
+        os.killpg(process.pid, signal_)
     _, said = process.communicate(timeout=120)
     return said
 
