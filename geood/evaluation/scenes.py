@@ -172,9 +172,9 @@ def evaluate_scenes(
     pooled = curves[own.kind]
     if not pooled.positives:
         said = "no anomaly pixel (ids %s) in the labels: AP, AUROC and FPR95 are undefined%s"
-        strange = [*counts.ids.unknown(counts.held)]
-        named = f"; {strange} in them are of no class: --set data.anomaly={strange} says what is to be found"
-        log.warning(said, list(anomaly), mask_hint(counts.held) or (named.replace(", ", ",") if strange else ""))
+        strange = ",".join(map(str, counts.ids.unknown(counts.held)))
+        named = f"; [{strange}] in them are of no class: --set data.anomaly=[{strange}] says what is to be found"
+        log.warning(said, list(anomaly), mask_hint(counts.held) or (named if strange else ""))
     return Evaluation(
         model=bundle.identity,
         score=own.kind,

@@ -172,8 +172,7 @@ class Scene:
         if not self.strips:
             return 0
         height, width = self.layout.block
-        per_pixel: int = self._opened.file.count * self.dtype.itemsize + bool(self._masked)
-        return (-(-rows // height) + 1) * height * width * per_pixel
+        return (-(-rows // height) + 1) * height * width * self._pixel_bytes
 
     def window_cache_bytes(self, side: int) -> int | None:
         """Return the bytes that the blocks under any window of `side` x `side` pixels take in GDAL's cache.
@@ -183,8 +182,12 @@ class Scene:
         if self.layout.driver != "GTiff" or self.layout.points:
             return None
         height, width = (math.ceil((side - 1) / block + 1) * block for block in self.layout.block)
-        per_pixel: int = self._opened.file.count * self.dtype.itemsize + bool(self._masked)
-        return height * width * per_pixel
+        return height * width * self._pixel_bytes
+
+    @property
+    def _pixel_bytes(self) -> int:
+        """Bytes of a pixel of all bands, and of its mask if the file has one, in GDAL's cache."""
+        return int(self._opened.file.count * self.dtype.itemsize + bool(self._masked))
 
     def check_bands(self, bands: Bands) -> None:
         """Check that the scene has the bands that a model needs.

@@ -31,6 +31,7 @@ from geood.geo.vector import sound
 
 LAYER = "anomalies"
 SCORES = ("score_max", "score")  # columns taken for the score, the first that is there
+KEY = ("scene", "model", "rank")  # columns by which polygons of several files are the same one
 ROUNDED, MOSTLY = 1e-5, 0.5  # relative difference of figures that are one; share of polygons that tell one map
 _FIGURES = ("score_max", "score_mean", "area_px", "area_m2", "class_name", "scene", "model")
 _FAILURES = (
@@ -153,7 +154,7 @@ def _check_one_map(polygons: geopandas.GeoDataFrame, paths: Sequence[str | Path]
     Raises:
         DataError: a file is of another map than the first.
     """
-    by = [name for name in ("scene", "model", "rank") if name in polygons]
+    by = [name for name in KEY if name in polygons]
     figures = [name for name in ("score_max", "area_px") if name in polygons]
     once = polygons.drop_duplicates(["_file", *by])
     first = once[once["_file"] == 0]
@@ -268,7 +269,7 @@ def _merged(
     Parts into which a person cut a polygon, which keep its rank, are one polygon: those with its verdict together.
     The others are added to `undecided`.
     """
-    by = [name for name in ("scene", "model", "rank") if name in frame] if ranked else []
+    by = [name for name in KEY if name in frame] if ranked else []
     if not by:
         by = [name for name in _FIGURES if name in frame]
         frame = frame.assign(_outline=frame.geometry.to_wkb())
