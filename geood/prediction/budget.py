@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ import torch
 from geood.errors import ConfigError, OutputError
 from geood.geo.cog.encoding import WORST
 from geood.geo.gdal import CACHE_BYTES
+from geood.geo.grid import Tile
 from geood.geo.scene import Scene
 from geood.models import ModelBundle
 from geood.prediction.cluster import threads_of
@@ -166,6 +168,28 @@ def budget(
     return replace(fastest, limit=max_ram, workers=workers)
 
 
+def tiles_budget(bundle: ModelBundle, tiles: Sequence[Tile], limits: Budget, scene: SceneMemory) -> Budget:
+    """Return limits with the memory of the tiles of one scene, which may be fewer and smaller than usual.
+
+    `tiles` are those that a `ScenePlan` has. No more than `limits.limit` is told, which holds for any tiles.
+    """
+    reads = [(tile.read.height * tile.read.width, tile.halo_px) for tile in tiles]
+    pixels, halo_px = max(reads, default=(32 * 32, 0))  # an area between the centres of pixels has none
+    side = math.ceil(math.sqrt(pixels) / 32) * 32
+    found = _budget(
+        bundle,
+        lambda px: tile_bytes(bundle, px, halo_px),
+        side - 2 * halo_px,
+        min(limits.computing, max(1, len(tiles))),
+        scene,
+        cache=limits.cache_bytes,
+        workers=limits.workers,
+        halo_px=halo_px,
+    )
+    bytes_ = found.bytes if limits.limit is None else min(found.bytes, limits.limit)
+    return replace(limits, bytes=bytes_, gpu_bytes=found.gpu_bytes, reading=found.reading)
+
+
 def disk_needed(pixels: float, *, classes: bool) -> int:
     """Return an upper bound in bytes for the journal and the finished rasters together, for that many valid pixels."""
     per_pixel = WORST * (8 if classes else 4)  # four bytes of scores, and four of classes with their evidence
@@ -191,7 +215,7 @@ def _largest(scenes: Sequence[SceneMemory], budget_of: Callable[..., Budget], ti
     return max((budget_of(tile_px, computing, scene) for scene in scenes), key=lambda one: one.bytes)
 
 
-def _budget(  # noqa: PLR0917 - all that memory depends on
+def _budget(  # noqa: PLR0913, PLR0917 - all that memory depends on
     bundle: ModelBundle,
     measured: Callable[[int], int],
     tile_px: int,
@@ -200,8 +224,9 @@ def _budget(  # noqa: PLR0917 - all that memory depends on
     *,
     cache: int,
     workers: int,
+    halo_px: int | None = None,
 ) -> Budget:
-    side = tile_px + 2 * bundle.halo_px
+    side = tile_px + 2 * (bundle.halo_px if halo_px is None else halo_px)
     tile = int(measured(side) * SPARE)
     bands = bundle.bands.count
     waiting = side * side * (bands * (scene.number_bytes + 4) + 2)  # digital numbers, scaled pixels, validity

@@ -12,14 +12,16 @@ import itertools
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from geood.errors import DataError, OutputError
 from geood.geo.paths import ScenePath
+from geood.geo.scene import Scene
 from geood.models import ModelBundle
-from geood.prediction.budget import Budget, budget, check_disk
+from geood.prediction.budget import Budget, SceneMemory, check_disk, tiles_budget
 from geood.prediction.job import FailedTile, Job, NumberedTile, tiles_of
 from geood.prediction.outputs import outputs_of
 from geood.prediction.plan import SceneOptions, ScenePlan, limits_of, plan_scene
@@ -86,9 +88,7 @@ def plan_run(
     path = ScenePath(scene)
     limits = limits_of(bundle, [path], workers=workers, max_ram=max_ram)
     plan = plan_scene(path, bundle, options, bundle_path=bundle_path, limits=limits, classes=True, begun=begun)
-    if max_ram is None:
-        settled = bundle.config.predict.model_copy(update={"tile_px": plan.tile_px})
-        limits = budget(bundle.with_predict(settled), workers=workers)
+    limits = _memory(bundle, plan, limits, workers=workers)
     existing = next(path for path in (out.absolute(), *out.absolute().parents) if path.is_dir())
     lines = describe(
         plan, limits, halo=_halo(bundle), folder=existing, seconds=trial_seconds(plan, bundle, bundle_path=bundle_path)
@@ -119,6 +119,14 @@ def describe(
     if limits.gpu_bytes is not None:
         lines.insert(-2, ("GPU", f"about {limits.gpu_bytes / 1e9:.2f} GB for each tile of a batch"))
     return lines + [("warning", warning) for warning in plan.warnings]
+
+
+def _memory(bundle: ModelBundle, plan: ScenePlan, limits: Budget, *, workers: int) -> Budget:
+    """Return limits with the memory of the tiles that a plan has."""
+    with Scene.open(plan.job.source.name, plan.job.source.nodata) as opened:
+        scene = SceneMemory.of(opened)
+    tiles = [tile for _, tile in tiles_of(plan.grid, plan.job)]
+    return tiles_budget(bundle, tiles, replace(limits, workers=workers, cache_bytes=plan.job.cache_bytes), scene)
 
 
 def _halo(bundle: ModelBundle) -> str:

@@ -28,15 +28,17 @@ FEW = (64, 96)  # pixels that they are measured on
 GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # control groups of Linux, and this process's
 
 
-def tile_bytes(bundle: ModelBundle, side: int) -> int:
+def tile_bytes(bundle: ModelBundle, side: int, halo_px: int | None = None) -> int:
     """Return the peak bytes of live tensors while a tile of side `side` gets score and classes, in float32.
 
     That is of all that is computed: the network, and on its answer the bundle's score, smoothed if it is to be.
+    `halo_px` on each side are halo; None: as many as the bundle's tiles have.
     """
     network = copy.deepcopy(bundle.segmenter).to("meta")
     inliers = None if bundle.inliers is None else copy.deepcopy(bundle.inliers).to("meta")
     bare = replace(bundle, segmenter=network, inliers=inliers)
-    inner = slice(bundle.halo_px, side - bundle.halo_px)
+    halo_px = bundle.halo_px if halo_px is None else halo_px
+    inner = slice(halo_px, side - halo_px)
     image = torch.empty(1, bundle.bands.count, side, side, device="meta")
     valid, kinds = torch.ones((1, side, side), device="meta").bool(), (bundle.config.score.kind,)
     region, core = bare.region_of((inner, inner), (side, side), kinds)

@@ -24,6 +24,7 @@ from shapely.geometry import box
 import geood
 from geood.config import SCORES, scores_from
 from geood.errors import BundleError, ConfigError, DataError, GeoodError, OutputError, TilesFailedError
+from geood.geo.gdal import CACHE_BYTES
 from geood.geo.mosaic import write_mosaic
 from geood.geo.opener import STRIPS_PX
 from geood.geo.paths import ScenePath
@@ -32,7 +33,7 @@ from geood.geo.scene import Scene
 from geood.models.bundle import ModelBundle
 from geood.models.bundle_header import Reach
 from geood.prediction import worker
-from geood.prediction.budget import config_budget
+from geood.prediction.budget import budget, config_budget
 from geood.prediction.estimate import plan_run
 from geood.prediction.job import tiles_of
 from geood.prediction.pipeline import predict
@@ -592,6 +593,19 @@ def test_a_plan_says_what_would_be_done_and_is_kept_to(tmp_path, bundle_path, sc
         plan_run(str(scene), bundle_path=bundle_path, options=SceneOptions(), max_ram="10MB", out=tmp_path)
     with pytest.raises(ConfigError, match="--max-ram"):
         predict([scene], tmp_path / "x.tif", bundle_path=bundle_path, max_ram="10MB")
+
+
+def test_a_plan_counts_the_tiles_of_its_scene_and_not_larger_ones(tmp_path, scene, bundle_path):
+    def memory(tile_px, **more):
+        options = {"options": SceneOptions(), "out": tmp_path, "settings": [f"predict.tile_px={tile_px}"]}
+        said = dict(plan_run(str(scene), bundle_path=bundle_path, **options, **more))
+        return float(said["memory"].removeprefix("up to ").removesuffix(" GB"))
+
+    alone, cache = memory(256), CACHE_BYTES / 1e9
+    full = budget(ModelBundle.load(bundle_path).with_settings(["predict.tile_px=2048"])).bytes / 1e9
+    assert full > alone + 2 * cache
+    for said in (memory(2048), memory(2048, max_ram="30GB")):
+        assert alone <= said <= alone + cache
 
 
 REACH = Reach(halo_px=64, beyond=(0.25, 0.004, 0.0))
