@@ -11,7 +11,9 @@ files.
 
 from __future__ import annotations
 
+import difflib
 import filecmp
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,6 +177,7 @@ def _with_ids(
     named = [_class_id(value, ids) for value in frame.get("true_class", pd.Series([None] * len(frame)))]
     false, real = (frame["verdict"] == kind for kind in ("false", "real"))
     known = pd.Series(named) != UNSTATED
+    notes += _unknown_classes(frame, ids)
     odd = real & known
     if odd.any():
         what = counted(int(odd.sum()), "polygon")
@@ -195,6 +198,20 @@ def _with_ids(
             "with Fix geometries"
         )
     return frame.reset_index(drop=True)
+
+
+def _unknown_classes(frame: geopandas.GeoDataFrame, ids: Mapping[str, int]) -> list[str]:
+    """Return a note on classes that the model does not know: any of false alarms, those of real things if misspelt."""
+    counts: Counter[str] = Counter()
+    for value, verdict in zip(frame.get("true_class", ()), frame["verdict"], strict=False):
+        word = "" if pd.isna(value) else str(value).strip().casefold()
+        told = verdict == "false" or (verdict == "real" and bool(difflib.get_close_matches(word, ids)))
+        counts.update([word] if word and word not in ids and told else [])
+    if not counts:
+        return []
+    known = ", ".join(shown(name) for name in ids)
+    listed = ", ".join(misspelt_lines(counts, ids))
+    return [f"true_class {listed}: no class of the model, so none is stated; it knows {known}"]
 
 
 def _class_id(value: Any, ids: Mapping[str, int]) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,13 +80,12 @@ class Review:
     undecided: tuple[Any, ...] = ()
 
 
-def misspelt_lines(misspelt: Mapping[str, int]) -> list[str]:
-    """Return a line for each verdict that is none, with the one that it resembles, of those and their numbers."""
+def misspelt_lines(misspelt: Mapping[str, int], known: Iterable[str] = VERDICTS) -> list[str]:
+    """Return a line for each word that is none of those known, with the one that it resembles, of words and numbers."""
     lines = []
     for text, count in misspelt.items():
-        near = difflib.get_close_matches(text.casefold(), list(VERDICTS), n=1)
-        hint = f" ({near[0]}?)" if near else ""
-        lines.append(f"{shown(text)!r}{hint} in {counted(count, 'row')}")
+        near = difflib.get_close_matches(text.casefold(), list(known), n=1)
+        lines.append(f"{shown(text)!r}{f' ({shown(near[0])}?)' if near else ''} in {counted(count, 'row')}")
     return lines
 
 

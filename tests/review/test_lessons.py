@@ -63,6 +63,19 @@ def test_false_alarms_become_ground_and_real_things_a_set_of_their_own(folder):
     assert load_config(folder / "next.holdout.yaml").data.test_images == [str(folder / "scene.tif")]
 
 
+def test_a_true_class_that_the_model_does_not_know_is_told_with_those_that_it_does(folder):
+    """Of false alarms any, which teach no class; of real things one that looks misspelt, as others are the find."""
+    words = ["raod", " Raod", "shadow", "road", None, "rof", "boat", "rof"]
+    frame = reviewed(["false"] * 5 + ["real", "real", "unsure"], true_class=words)
+    made = fed(folder, save(folder / "a.gpkg", frame))
+    assert made.counts["stated"] == 1
+    assert made.notes == (
+        "true_class 'raod' (road?) in 2 rows, 'shadow' in 1 row, 'rof' (roof?) in 1 row: no class of the model, so "
+        "none is stated; it knows land, road, roof",
+    )
+    assert not fed(folder, save(folder / "b.gpkg", frame.assign(true_class="roof")), overwrite=True).counts["real"]
+
+
 def test_the_hold_out_set_can_be_evaluated(folder, bundle):
     made = fed(folder, save(folder / "a.gpkg", reviewed(["real", "false"])))
     found = evaluate_scenes(made.holdout, bundle)
