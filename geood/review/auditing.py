@@ -170,7 +170,7 @@ def audit(  # noqa: PLR0913 - the options of a verb
         verdicts={str(k) or "none yet": int(v) for k, v in frame["verdict"].value_counts().items()},
         misspelt=review.misspelt,
         conflicts=tuple(map(str, review.conflicts)),
-        notes=(*review.notes, *_odd_outlines(review), *ground.notes),
+        notes=(*review.notes, *_odd_outlines(review), *_without_score(score, judged), *ground.notes),
         ranked=review.ranked,
         area_km2=ground.area_km2,
         overall=_part("all", judged, real),
@@ -196,13 +196,20 @@ def _odd_outlines(review: Review) -> list[str]:
     return [f"{' and '.join(told)}{why}: counted by what its row tells"] if told else []
 
 
+def _without_score(score: NDArray[np.float64], judged: NDArray[np.bool_]) -> list[str]:
+    """Return a note on judged polygons that have no score, or an infinite one."""
+    count = int((judged & ~np.isfinite(score)).sum())
+    what = counted(count, "judged polygon")
+    return [f"{what} without a finite score: no threshold keeps or drops them"] if count else []
+
+
 def _part(name: str, judged: NDArray[np.bool_], real: NDArray[np.bool_]) -> Part:
     cases, hits = int(judged.sum()), int((real & judged).sum())
     return Part(name, len(judged), cases, hits, share_of(hits, cases))
 
 
 def _bands(score: NDArray[np.float64], judged: NDArray[np.bool_], real: NDArray[np.bool_]) -> tuple[Part, ...]:
-    """Cut the polygons into bands of score at quantiles of the judged ones."""
+    """Cut the polygons into bands of score at quantiles of the judged ones; last, those judged without one."""
     known = np.isfinite(score)
     if not (judged & known).any():
         return ()
@@ -219,6 +226,8 @@ def _bands(score: NDArray[np.float64], judged: NDArray[np.bool_], real: NDArray[
         name = f"from {low}" if limits[i + 1] == math.inf else f"{low} to {high}"
         name = f"below {high}" if limits[i] == -math.inf else name
         parts.append(_part("all scores" if len(limits) == 2 else name, judged[inside], real[inside]))
+    if (judged & ~known).any():
+        parts.append(_part("no finite score", judged[~known], real[~known]))
     return tuple(parts)
 
 
