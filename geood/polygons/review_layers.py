@@ -1,9 +1,10 @@
 """Layers for a review: empty columns beside the polygons, and a sample of ground to be searched for what was missed.
 
 Polygons are a ranked list of what was found, and no list of what was found can tell what was not. So a GeoPackage also
-gets cells, drawn at random from the whole cells of a lattice over the scene, with a seed that is stored: who searches a
-cell to its end and counts what no polygon marks gives misses for each square kilometre. Cells of which less than half
-holds data are not drawn. The same scores and settings give the same cells.
+gets cells, drawn at random from those of a lattice that covers the scene to its last row and column, with a seed that
+is stored: who searches a cell to its end and counts what no polygon marks gives misses for each square kilometre. Cells
+are equally large within a pixel, and no larger than asked for. Those of which less than half holds data are not drawn.
+The same scores and settings give the same cells.
 """
 
 from __future__ import annotations
@@ -38,12 +39,14 @@ _CELL_TYPES = {"misses": pa.int64(), "complete": pa.bool_(), "reviewed": _TIME}
 
 
 class _Cells(NamedTuple):
-    """Cells that were drawn: rows and columns (N,) of their first pixels, valid pixels (N,); `ground_px` of all."""
+    """Cells that were drawn: edges (N, 4) left, top, right, bottom in pixels, valid pixels (N,); `ground_px` of all.
 
-    row: NDArray[np.int64]
-    col: NDArray[np.int64]
+    `side_px` is the side of a square as large as the mean cell of the lattice.
+    """
+
+    edges: NDArray[np.int64]
     valid_px: NDArray[np.int64]
-    side_px: int
+    side_px: float
     ground_px: int
 
 
@@ -80,9 +83,9 @@ def write_sample(
 ) -> None:
     """Write the layer `sample`: `predict.sample_cells` cells of each scene, in the CRS of the first.
 
-    Columns: `cell`, a number; `seed`, that they were drawn with; `side_m` (or `side_px` where there are no metres);
-    `area_m2`, the valid ground of the cell; `stands_for_m2`, the share of the scene's ground that it stands for; and
-    empty ones for the review.
+    Columns: `cell`, a number; `seed`, that they were drawn with; `side_m` of a square as large (or `side_px` where
+    there are no metres); `area_m2`, the valid ground of the cell; `stands_for_m2`, the share of the scene's ground that
+    it stands for; and empty ones for the review.
 
     Raises:
         DataError: the scores cannot be read.
@@ -93,9 +96,9 @@ def write_sample(
     for source, own_crs in zip(sources, scene_crs, strict=True):
         grid = read_grid(source.scores)
         cells = _drawn(source.scores, grid, predict)
-        if not len(cells.row):
+        if not len(cells.edges):
             continue
-        boxes = shapely.box(cells.col, cells.row, cells.col + cells.side_px, cells.row + cells.side_px)
+        boxes = shapely.box(*cells.edges.T)
         boxes = shapely.transform(boxes, partial(pixel_to_crs, grid=grid))
         shapes.append(reproject(shapely.multipolygons(boxes[:, None]), own_crs, scene_crs[0]))
         tables.append(to_table(_columns(cells, grid, predict, source.scene), shapes[-1], _CELL_TYPES))
@@ -111,7 +114,7 @@ def write_sample(
 
 
 def _columns(cells: _Cells, grid: Grid, predict: PredictConfig, scene: str | None) -> dict[str, Any]:
-    count, metres = len(cells.row), grid.resolution_m
+    count, metres = len(cells.edges), grid.resolution_m
     pixel_m2 = grid.pixel_m2 or np.nan
     size = {"side_px": np.full(count, cells.side_px)} if metres is None else {}
     figures = {
@@ -127,39 +130,42 @@ def _columns(cells: _Cells, grid: Grid, predict: PredictConfig, scene: str | Non
 
 
 def _drawn(scores: Path, grid: Grid, predict: PredictConfig) -> _Cells:
-    """Draw cells of a lattice that starts at the upper left pixel, fewer than asked for where there are no more."""
+    """Draw cells of a lattice over the whole grid, fewer than asked for where there are no more."""
     metres = grid.resolution_m
-    side = SIDE_PX if metres is None else max(1, round(predict.sample_side_m / metres))
-    valid = _valid_counts(scores, grid, side)
-    enough = np.argwhere(valid >= LEAST_VALID * side * side)
-    nothing = np.empty(0, np.int64)
+    most = SIDE_PX if metres is None else max(1, round(predict.sample_side_m / metres))
+    rows, cols = (_edges(length, most) for length in (grid.height, grid.width))
+    valid, whole = _valid_counts(scores, grid, rows, cols), np.outer(np.diff(rows), np.diff(cols))
+    enough = np.argwhere(valid >= LEAST_VALID * whole)
     if not len(enough):
-        said = "%s: no whole cell of %d x %d pixels holds data in half of it, so there is no layer sample to search"
-        log.info(said, scores.name, side, side)
-        return _Cells(nothing, nothing, nothing, side, 0)
+        said = "%s: no cell of at most %d x %d pixels holds data in half of it, so there is no layer sample to search"
+        log.info(said, scores.name, most, most)
+        return _Cells(np.empty((0, 4), np.int64), np.empty(0, np.int64), 0.0, 0)
     if len(enough) < predict.sample_cells:
         said = "%s: the layer sample holds %d cells, all that fit into the scene (predict.sample_cells: %d)"
         log.info(said, scores.name, len(enough), predict.sample_cells)
     order = np.random.default_rng(predict.sample_seed).permutation(len(enough))[: predict.sample_cells]
     row, col = enough[order].T
-    ground = int(valid[valid >= LEAST_VALID * side * side].sum())
-    return _Cells(row * side, col * side, valid[row, col], side, ground)
+    edges = np.stack([cols[col], rows[row], cols[col + 1], rows[row + 1]], axis=1)
+    ground = int(valid[valid >= LEAST_VALID * whole].sum())
+    return _Cells(edges, valid[row, col], float(np.sqrt(whole.mean())), ground)
 
 
-def _valid_counts(scores: Path, grid: Grid, side: int) -> NDArray[np.int64]:
-    """Count the pixels with a score in each whole cell (rows, columns) of a lattice."""
-    rows, cols = grid.height // side, grid.width // side
-    counts = np.zeros((rows + 1, cols + 1), np.int64)  # the last ones are cut off by the edge
-    if not rows or not cols:
-        return counts[:rows, :cols]
+def _edges(length: int, most: int) -> NDArray[np.int64]:
+    """Return the edges (n + 1,) of the fewest spans of a length that are not above `most`, equal within a pixel."""
+    count = -(-length // most)
+    return np.arange(count + 1) * length // count
+
+
+def _valid_counts(scores: Path, grid: Grid, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Count the pixels with a score in each cell (R, C) between edges at rows (R + 1,) and columns (C + 1,)."""
+    counts = np.zeros((len(rows) - 1, len(cols) - 1), np.int64)
     with open_for_windows(scores) as dataset:
         windows = [w for w in iter_windows(grid, window_size(dataset)) if not is_absent(dataset, w)]
         for window, array in zip(windows, read_ahead(windows, partial(read_band, dataset)), strict=True):
             known = np.isfinite(array)
-            at_rows = (window.row + np.arange(window.height)) // side
-            at_cols = (window.col + np.arange(window.width)) // side
+            at_rows = np.searchsorted(rows, window.row + np.arange(window.height), side="right") - 1
+            at_cols = np.searchsorted(cols, window.col + np.arange(window.width), side="right") - 1
             by_row = np.add.reduceat(known, np.flatnonzero(np.diff(at_rows, prepend=-1)), axis=0, dtype=np.int64)
             both = np.add.reduceat(by_row, np.flatnonzero(np.diff(at_cols, prepend=-1)), axis=1)
-            place = np.ix_(np.minimum(np.unique(at_rows), rows), np.minimum(np.unique(at_cols), cols))
-            np.add.at(counts, place, both)
-    return counts[:rows, :cols]
+            np.add.at(counts, np.ix_(np.unique(at_rows), np.unique(at_cols)), both)
+    return counts

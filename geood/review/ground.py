@@ -120,9 +120,8 @@ def _area_of_cells(review: Review) -> tuple[float | None, tuple[str, ...]]:
     if cells is None or "stands_for_m2" not in cells or not np.isfinite(cells["stands_for_m2"].sum()):
         return None, ()
     total = float(cells["stands_for_m2"].sum()) / 1e6
-    return (
-        (total, ("the ground is what the cells of the sample stand for: whole cells alone",)) if total else (None, ())
-    )
+    note = "the ground is what the cells of the sample stand for, of which half holds data"
+    return (total, (note,)) if total else (None, ())
 
 
 def _measured(raster: Path) -> tuple[float | None, int, dict[str, str]]:

@@ -1,13 +1,16 @@
 """The layer `sample`: cells of valid ground alone, the same for a seed, and areas that add up to the ground."""
 
 import logging
+from itertools import pairwise
 
 import geopandas
 import numpy as np
 import pyogrio
 import pytest
+import shapely
 from affine import Affine
 from rasterio.crs import CRS
+from shapely import box
 
 from geood.config.sections import PredictConfig
 from geood.geo.grid import Grid
@@ -40,9 +43,23 @@ def test_valid_pixels_are_counted_by_cell(tmp_path, window_side, monkeypatch):
     scores[scores > 0.7] = np.nan
     grid = Grid(330, 470, HALF_METRE, UTM)
     path = write_scores(tmp_path / "s.tif", grid, scores)
-    counts = _valid_counts(path, grid, 20)
-    cut = np.isfinite(scores)[:320, :460].reshape(16, 20, 23, 20)
-    assert np.array_equal(counts, cut.sum((1, 3)))
+    rows, cols = np.array([0, 19, 38, 200, 330]), np.arange(0, 480, 10)[:48]
+    counts = _valid_counts(path, grid, rows, cols)
+    spans = [[(scores[a:b, c:d] <= 0.7).sum() for c, d in pairwise(cols)] for a, b in pairwise(rows)]
+    assert counts.tolist() == spans
+
+
+@pytest.mark.parametrize("shape", [(330, 470), (39, 41), (7, 200), (15, 15)], ids=str)
+def test_cells_cover_all_ground_and_none_is_larger_than_asked_for(tmp_path, shape):
+    """Each is as likely as another and as large within a pixel, so misses for each km2 are those of all ground."""
+    scores = np.full(shape, 0.1)
+    sample = geopandas.read_file(made(tmp_path, scores, sample_cells=10_000), layer="sample")
+    whole = box(*Grid(*shape, HALF_METRE, UTM).bounds)
+    assert sample.union_all().equals(whole) and sample.area.sum() == pytest.approx(whole.area)
+    sides = sample.bounds["maxx"] - sample.bounds["minx"], sample.bounds["maxy"] - sample.bounds["miny"]
+    assert all((side <= 10).all() and np.ptp(side) <= 0.5 for side in sides)
+    assert sample["area_m2"].sum() == pytest.approx(whole.area, rel=2e-3)
+    assert sample["side_m"].to_numpy() == pytest.approx(np.sqrt(whole.area / len(sample)), rel=2e-3)
 
 
 def test_cells_are_valid_ground_that_stands_for_all_of_it(tmp_path):
@@ -66,14 +83,13 @@ def test_the_same_seed_gives_the_same_bytes_and_another_other_cells(tmp_path):
     assert other.total_bounds.tolist() != geopandas.read_file(first, layer="sample").total_bounds.tolist()
 
 
-@pytest.mark.parametrize(
-    "scores", [np.full((100, 100), np.nan), np.full((15, 15), 0.1)], ids=["no valid ground", "smaller than a cell"]
-)
-def test_ground_that_holds_no_cell_has_no_layer_and_is_told_so(tmp_path, scores, caplog):
+def test_ground_that_holds_no_cell_has_no_layer_and_is_told_so(tmp_path, caplog):
     caplog.set_level(logging.INFO)
+    scores = np.full((100, 100), np.nan)
+    scores[::20] = 0.1
     path = made(tmp_path, scores)
     assert "sample" not in layers(path) and "anomalies" in layers(path)
-    assert "no whole cell of 20 x 20 pixels" in caplog.text and "no layer sample" in caplog.text
+    assert "no cell of at most 20 x 20 pixels" in caplog.text and "no layer sample" in caplog.text
 
 
 def test_no_cells_are_drawn_where_none_are_wanted_nor_for_other_formats(tmp_path):
@@ -86,8 +102,8 @@ def test_without_metres_cells_are_told_in_pixels(tmp_path):
     scores = np.full((300, 300), 0.1)
     path = made(tmp_path, scores, grid=Grid(300, 300, Affine.identity(), None))
     sample = pyogrio.read_dataframe(path, layer="sample")
-    assert set(sample["side_px"]) == {128} and sample["area_m2"].isna().all() and len(sample) == 4
-    assert sample.total_bounds.tolist() == [0, -256, 256, 0]
+    assert set(sample["side_px"]) == {100} and sample["area_m2"].isna().all() and len(sample) == 8
+    assert set(shapely.get_num_geometries(sample.geometry)) == {1} and set(sample.area) == {100**2}
 
 
 def test_each_of_several_scenes_has_cells_of_its_own(tmp_path):
