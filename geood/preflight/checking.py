@@ -9,9 +9,8 @@ from collections.abc import Callable, Container, Iterator
 from functools import partial
 from pathlib import Path
 
-from geood.calibration import LEAST_BLOCKS
 from geood.config import Config, DataConfig, folded
-from geood.datasets import find_files, labelled_blocks, settle_classes
+from geood.datasets import find_files, settle_classes
 from geood.errors import GeoodError
 from geood.preflight.found_classes import FoundClass, FoundLabels, area_text, find_classes
 from geood.preflight.imagery import look_at
@@ -134,15 +133,8 @@ def _crops(config: Config, trial: list[Trial]) -> Iterator[Line]:
         ", as many as data.validation_crops allows" if report.validation_crops == config.data.validation_crops else ""
     )
     yield "split", f"{report.validation_crops} crops are kept for validation{most}"
-    blocks = labelled_blocks(tried.crops.ground, config, LEAST_BLOCKS)
-    if blocks < LEAST_BLOCKS:
-        yield (
-            "note",
-            (
-                f"labelled blocks of validation ground: {blocks}; with fewer than {LEAST_BLOCKS} it is not known how "
-                "far a promise holds elsewhere: label more places, or make data.block_m smaller"
-            ),
-        )
+    if tried.few_blocks:
+        yield "note", tried.few_blocks
     bare = report.dropped_unlabelled / max(1, looked_at)
     left = {"with an anomaly": tried.with_anomaly, "without a label": bare}
     told = ", ".join(f"{100 * share:.0f} % {what}" for what, share in left.items() if share)

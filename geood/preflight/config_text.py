@@ -93,6 +93,8 @@ def config_lines(made: FirstConfig) -> list[tuple[str, str]]:
         lines.append(
             ("note", f"classes without a name: {_listed(bare)}; name them by --name {bare[0]}=NAME, or in the config")
         )
+    if made.trial.few_blocks:
+        lines.append(("note", made.trial.few_blocks))
     if made.pace.seconds > LONG_S and not made.pace.on_gpu:
         lines += [("shorter", text) for text in shortcuts(made.config)]
     return lines

@@ -19,7 +19,7 @@ from geood.errors import ConfigError, DataError
 from geood.preflight.found_classes import FoundClass, FoundLabels, area_text, find_classes
 from geood.preflight.imagery import Imagery, look_at
 from geood.preflight.machine import Machine, Start, best_start, this_machine
-from geood.preflight.settings import Proposal, fewer_crops, propose, smaller_crops
+from geood.preflight.settings import Proposal, fewer_crops, propose, smaller_blocks, smaller_crops
 from geood.preflight.trial import Trial, quietly, try_crops
 from geood.training import Pace
 
@@ -196,6 +196,8 @@ def first_config(inputs: Inputs, wishes: Wishes) -> FirstConfig:
             if smaller is None:
                 break
             proposal, trial = smaller, try_crops(_config(data, smaller, inputs))
+        if trial.few_blocks and (narrower := smaller_blocks(proposal, trial.blocks)):
+            proposal, trial = narrower, try_crops(_config(data, narrower, inputs))
         pace = trial.pace()
     proposal = fewer_crops(proposal, pace.read_s)
     trial = replace(trial, config=_config(data, proposal, inputs))

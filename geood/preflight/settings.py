@@ -10,13 +10,14 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from geood.calibration import LEAST_BLOCKS
 from geood.preflight.imagery import Imagery
 from geood.preflight.machine import Machine, Start
 
 CPU_CROP_PX, GPU_CROP_PX, LEAST_CROP_PX = 128, 256, 64
 SCALE_MIN = 0.75  # of augmentation: a crop is read this much larger
 GROUND_M = 30.0  # a crop shows a house and what is around it
-LEAST_BLOCKS = 9  # that a ground is divided into at a coarser resolution than its own
+COARSER_BLOCKS = 9  # that a ground is divided into at a coarser resolution than its own
 BLOCKS = 60  # blocks to divide the ground into, if it is large enough
 SCREENED_S = 600.0  # reading crops for screening should not take longer
 
@@ -109,7 +110,7 @@ def pixel_for(imagery: Imagery, crop_px: int) -> tuple[float | None, float | Non
     if imagery.resolution is None or imagery.resolution_m is None or imagery.km2 is None:
         return None, None
     crop_m = crop_px * imagery.resolution_m
-    roomy = math.sqrt(imagery.km2 * 1e6 / LEAST_BLOCKS) // (1.5 * crop_m / SCALE_MIN)
+    roomy = math.sqrt(imagery.km2 * 1e6 / COARSER_BLOCKS) // (1.5 * crop_m / SCALE_MIN)
     times = int(min(math.ceil(GROUND_M / crop_m), imagery.shortest_px * SCALE_MIN // crop_px, roomy))
     if times <= 1:
         return None, imagery.resolution_m
@@ -134,6 +135,19 @@ def smaller_crops(proposal: Proposal, imagery: Imagery) -> Proposal | None:
     if crop_px >= proposal.crop_px:
         return None
     return replace(proposal, crop_px=crop_px, block_m=block_for(imagery, crop_px, proposal.pixel_m))
+
+
+def smaller_blocks(proposal: Proposal, validation: int) -> Proposal | None:
+    """Return the proposal with smaller blocks, so that more than `validation` validate; None if they are the least.
+
+    Where only a part of the images is labelled, the ground holds fewer blocks than its images.
+    """
+    if proposal.block_m is None or proposal.pixel_m is None:
+        return None
+    least = 1.5 * proposal.crop_px / SCALE_MIN * proposal.pixel_m
+    wished = proposal.block_m * math.sqrt(max(1, validation) / (1.5 * LEAST_BLOCKS))
+    block_m = float(f"{max(wished, least):.2g}")
+    return replace(proposal, block_m=block_m) if block_m < proposal.block_m else None
 
 
 def fewer_crops(proposal: Proposal, read_s: float) -> Proposal:

@@ -9,11 +9,13 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
+from geood.calibration import LEAST_BLOCKS
 from geood.config import Config
-from geood.datasets import Crops, open_crops, open_photographs
+from geood.datasets import Crops, labelled_blocks, open_crops, open_photographs
 from geood.models import Flow, Segmenter
 from geood.training import Pace, measure_pace
 
@@ -44,6 +46,23 @@ class Trial:
     def expected(self) -> int:
         """Number of training crops to be expected of the config's own number."""
         return round(self.clean * self.config.data.crops)
+
+    @cached_property
+    def blocks(self) -> int:
+        """Labelled blocks of validation ground, counted up to those that an interval needs."""
+        return labelled_blocks(self.crops.ground, self.config, LEAST_BLOCKS)
+
+    @property
+    def few_blocks(self) -> str | None:
+        """Note that validation has fewer blocks than an interval needs; None if it has enough."""
+        if self.blocks >= LEAST_BLOCKS:
+            return None
+        scenes = self.config.data.kind == "scenes"
+        what, remedy = ("blocks", "make data.block_m smaller") if scenes else ("images", "raise data.validation")
+        return (
+            f"labelled {what} of validation ground: {self.blocks}; with fewer than {LEAST_BLOCKS} it is not known how "
+            f"far a promise holds elsewhere: label more places, or {remedy}"
+        )
 
     def pace(self) -> Pace:
         """Measure how long the training would take on this machine.

@@ -1,6 +1,7 @@
 """Laws of the check before training: it names what training would find, all of it, and draws what it saw."""
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from geood.datasets.samples import CropPixels
 from geood.errors import ConfigError, DataError
 from geood.preflight.checking import _crops, check_config
 from geood.preflight.picture import _fitting, _telling
-from geood.preflight.trial import quietly, try_crops
+from geood.preflight.trial import Trial, quietly, try_crops
 from geood.training.first_checks import check_first
 from support.bundles import small_config
 from support.rasters import picture, write_raster
@@ -71,7 +72,11 @@ def test_too_few_blocks_of_validation_for_a_promise_are_told_before_a_training(f
     assert told(block_m=50.0, validation=0.2)[0].startswith(
         "labelled blocks of validation ground: 1; with fewer than 8"
     )
+    assert told(block_m=50.0, validation=0.2)[0].endswith("label more places, or make data.block_m smaller")
     assert not told(block_m=20.0, validation=0.5)
+    photos = config(folder).model_copy(update={"data": config(folder).data.model_copy(update={"kind": "photos"})})
+    few = Trial.few_blocks.fget(SimpleNamespace(blocks=3, config=photos))
+    assert few.startswith("labelled images of validation ground: 3;") and few.endswith("or raise data.validation")
 
 
 def test_long_names_of_scenes_do_not_run_into_each_other():

@@ -11,10 +11,12 @@ import yaml
 from affine import Affine
 from shapely.geometry import LineString, box
 
+from geood.calibration import LEAST_BLOCKS
 from geood.cli.process import _run
 from geood.config.loading import load_config
+from geood.datasets import labelled_blocks
 from geood.errors import ConfigError, DataError, OutputError
-from geood.preflight import drafting, trial
+from geood.preflight import drafting, settings, trial
 from geood.preflight.checking import check_config
 from geood.preflight.config_text import _near, config_lines, config_text, write_config
 from geood.preflight.drafting import Inputs, Wishes, _check_wishes, _is_none, first_config, patterns
@@ -224,7 +226,7 @@ def test_names_beside_the_labels_are_taken_and_those_given_win(folder, tmp_path)
     assert made.config.data.classes == {0: "land", 1: "street"} and made.config.data.anomaly == {7: "boat"}
     text = config_text(made, tmp_path / "first.yaml")
     assert "named beside the labels" in text and "# left out: void" in text and "held out: boat" in text
-    assert not any(label == "note" for label, _ in config_lines(made))
+    assert not any("without a name" in text for _, text in config_lines(made))
 
 
 def test_ids_without_a_name_are_told_with_the_way_to_name_them(drafted):
@@ -324,6 +326,21 @@ def test_a_coarser_resolution_is_told_beside_its_key(tmp_path):
     assert made.trial.crops.resolution_m == pytest.approx(0.14, rel=1e-3)
     said = (tmp_path / "x.yaml").read_text(encoding="utf-8")
     assert "null: the images' own, at which a crop shows 8.96 m alone" in said and "(17.9 m)" in said
+
+
+def test_blocks_are_small_enough_for_validation_to_have_an_interval_or_it_is_said(tmp_path, monkeypatch, drafted):
+    """Though half of the images has no label, as blocks are counted of what is labelled."""
+    monkeypatch.setattr(settings, "CPU_CROP_PX", 64)
+    write_raster(tmp_path / "a.tif", picture(1600, 1600))
+    ids = (np.arange(1600)[:, None] // 600 + np.zeros((1, 800), int)).astype("uint8")
+    write_raster(tmp_path / "a_labels.tif", ids)
+    made = first_config(Inputs.of([str(tmp_path / "a.tif")], [str(tmp_path / "a_labels.tif")], Wishes()), Wishes())
+    guessed = settings.block_for(made.imagery, made.proposal.crop_px, made.proposal.pixel_m)
+    assert made.config.data.block_m < guessed and made.tree["data"]["block_m"] == made.config.data.block_m
+    assert labelled_blocks(made.trial.crops.ground, made.config, LEAST_BLOCKS) == LEAST_BLOCKS
+    assert not [text for _, text in config_lines(made) if "blocks of validation" in text]
+    [text] = [text for label, text in config_lines(drafted[1]) if "blocks of validation" in text]
+    assert text.startswith("labelled blocks of validation ground: 1; with fewer than 8 it is not known how far")
 
 
 def test_settings_suit_ground_and_machine(folder):
