@@ -218,7 +218,7 @@ def _show_table(path: Path) -> None:
     columns = list(rows[0]) if rows else []
     meanings = (
         ({"stage", "step", "figure", "value"}, "figures of a training run, a row for each epoch and figure"),
-        ({"scene", "threshold"}, "summary of a folder of predictions, a row for each scene"),
+        ({"scene", "threshold"}, "summary of predictions, a row for each scene"),
         ({"true class"}, "confusion of a training run: pixels of each true class by predicted class"),
         ({"path", "why"}, "images and labels that could not be read"),
         ({"image", "split"}, "photographs of a training run, a row for each"),

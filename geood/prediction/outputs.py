@@ -1,4 +1,4 @@
-"""Outputs of a prediction: their names, checks before any work, and the summary of a folder.
+"""Outputs of a prediction: their names, checks before any work, and the summary of several scenes.
 
 Names follow from the scenes and `--out` alone, so everything that could forbid writing is found before any work:
 outputs that exist, two of one name, one that would replace an input, or one that would be left beside another map. How
@@ -90,7 +90,7 @@ class Target(NamedTuple):
 
 
 class RunOutputs(NamedTuple):
-    """Final paths of a run: those of each scene, the polygon file that scenes share, and the table of a folder.
+    """Final paths of a run: those of each scene, the polygon file that scenes share, and their table.
 
     All of them lie in `folder`; `work_folder` is the one in which they are made.
     """
@@ -117,7 +117,9 @@ def _with_style(polygons: Path | None) -> list[Path]:
 
 
 def outputs_of(scenes: Sequence[str | Path], out: Path, *, mosaic: bool, overview: bool = False) -> RunOutputs:
-    """Name the outputs of a run: a folder of scenes, in a folder of outputs, gets a table too; a picture if asked for.
+    """Name the outputs of a run: several scenes get a table too, as each folder of outputs of a folder does.
+
+    Each scene gets a picture if that is asked for.
 
     Raises:
         ConfigError: there is no scene, two have the same name, or the suffix of `out` is unknown.
@@ -127,7 +129,8 @@ def outputs_of(scenes: Sequence[str | Path], out: Path, *, mosaic: bool, overvie
     if overview:
         targets = [t._replace(overview=(t.polygons or t.scores).with_suffix(".overview.png")) for t in targets]
     inside = targets[0].scores.parent == out
-    summary = out / SUMMARY if inside and not mosaic and any(Path(s).is_dir() for s in scenes) else None
+    tabled = len(targets) > 1 or (inside and not mosaic and any(Path(s).is_dir() for s in scenes))
+    summary = (out / SUMMARY if inside else out.with_name(f"{out.stem}.{SUMMARY}")) if tabled else None
     parent = targets[0].scores.parent
     return RunOutputs(tuple(targets), together, summary, work_folder(parent, out.name if inside else out.stem))
 

@@ -78,8 +78,8 @@ def predict(  # noqa: PLR0913 - the options of a verb
             of them (not of their subfolders).
         out: `x.gpkg`, `.geojson`, `.parquet` or `.fgb` for polygons, with the scores beside them as `x.tif` and the
             classes as `x.classes.tif`; `x.tif` for the scores alone; a folder for a GeoPackage and rasters per scene.
-            Several scenes with one polygon file share it, told apart by a column `scene`. A folder of scenes has a
-            folder of outputs, with a table `summary.csv` beside them.
+            Several scenes with one polygon file share it, told apart by a column `scene`. Several scenes, and a folder
+            of them, have a table beside their outputs: `summary.csv` in a folder, `x.summary.csv` beside `x.gpkg`.
         bundle: a ModelBundle, its file `model.safetensors`, or the folder of its run.
         threshold: score above which a pixel belongs to a polygon; None: the bundle's default.
         fpr: choose the threshold that this share of inlier validation ground exceeds.

@@ -757,6 +757,26 @@ def test_a_folder_with_one_photograph_may_have_any_output(tmp_path, bundle_path,
     assert (tmp_path / name / "summary.csv").is_file() == (name == "new")
 
 
+def test_scenes_named_one_by_one_have_the_summary_of_their_folder(tmp_path, bundle_path):
+    folder = photographs(tmp_path / "in", 2)
+    predict([folder], tmp_path / "folder", bundle_path=bundle_path, threshold=0.6)
+    named = sorted(folder.glob("*.png"))
+    predict(named, tmp_path / "named", bundle_path=bundle_path, threshold=0.6)
+    predict(named, tmp_path / "x.gpkg", bundle_path=bundle_path, threshold=0.6)
+    for path in ("named/summary.csv", "x.summary.csv"):
+        with (tmp_path / path).open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        whole = ("scene", "valid_pixels", "score_mean", "score_max", "above_threshold", "anomalies", "budget")
+        assert [[row[key] for key in whole] for row in rows] == [
+            [row[key] for key in whole] for row in summary(tmp_path / "folder")
+        ]
+        assert all((tmp_path / path).with_name(row["scores"]).is_file() for row in rows)
+    (tmp_path / "y.summary.csv").write_text("mine")
+    refused(OutputError, r"y\.summary\.csv: exists already", named, tmp_path / "y.gpkg", bundle_path=bundle_path)
+    predict(named[:1], tmp_path / "one", bundle_path=bundle_path)
+    assert not (tmp_path / "one" / "summary.csv").exists()
+
+
 def test_photographs_may_share_a_polygon_file(tmp_path, bundle_path):
     made = predict([photographs(tmp_path / "in")], tmp_path / "x.gpkg", bundle_path=bundle_path, threshold=0.6)
     found = gpd.read_file(tmp_path / "x.gpkg", layer="anomalies")
