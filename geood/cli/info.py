@@ -323,8 +323,9 @@ def _show_folder(folder: Path) -> None:
         raise ConfigError(f"{folder}: a folder without files of geood; give {KINDS}")
     styles = [path for path in known if path.suffix.lower() == ".qml"]
     known = [path for path in known if path not in styles]  # of which there is nothing to tell
-    beside = f", and styles for QGIS: {len(styles)}" if styles else ""
-    print_pairs({"folder": f"{folder}; files that `geood info` tells more of: {len(known)}{beside}"})
+    told = [f"files that `geood info` tells more of: {len(known)}"] if known else []
+    told += [f"styles for QGIS: {len(styles)}, taken with the layers of the same names"] if styles else []
+    print_pairs({"folder": f"{folder}; {'; '.join(told)}"})
     for path in known[: 10 * MOST_ROWS]:
         print_pairs({path.suffix: path.name})
 

@@ -81,6 +81,14 @@ def test_info_of_each_kind(made, capsys, name, said):
         assert part in text
 
 
+def test_a_folder_of_styles_alone_is_told_as_that(made, tmp_path, capsys):
+    for name in ("o.qml", "o.above.qml"):
+        (tmp_path / name).write_bytes((made / name).read_bytes())
+    assert _run(["info", str(tmp_path)], debug=False) == 0
+    said = capsys.readouterr().out
+    assert "styles for QGIS: 2, taken with the layers of the same names" in said and "tells more of" not in said
+
+
 def test_other_files_are_refused_with_what_they_are_good_for(made, tmp_path, capsys):
     labels = geopandas.GeoDataFrame({"class": ["roof"]}, geometry=[box(0, 0, 1, 1)], crs=32640)
     labels.to_file(tmp_path / "labels.gpkg")
