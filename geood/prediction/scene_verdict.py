@@ -29,6 +29,7 @@ from geood.models import ModelBundle
 
 OnDrift = Literal["warn", "refuse", "relative"]
 ROOM = {VERDICT_TAG: 40, RUN_TAG: 3000, THRESHOLD_TAG: 48}  # bytes kept for a tag that is filled in later
+_LONGEST = 12  # bytes of a character in JSON: two escapes
 _MARK = "{}:to be filled in"
 
 
@@ -130,5 +131,12 @@ def judged(state: SceneState, bundle: ModelBundle, *, polygons: int | None) -> V
 
 
 def verdict_tags(verdict: Verdict) -> dict[str, str]:
-    """Return the tags that tell a verdict: the answer, and all fields as JSON."""
-    return {VERDICT_TAG: verdict.answer, RUN_TAG: json.dumps(verdict.fields())}
+    """Return the tags that tell a verdict: the answer, and all fields as JSON.
+
+    What differs may name a class, whose name may be of any length: it is cut where the room of the tag ends.
+    """
+    fields, kept = verdict.fields(), verdict.differs
+    while len(text := json.dumps(fields)) > ROOM[RUN_TAG] and kept:
+        kept = kept[: -1 - (len(text) - ROOM[RUN_TAG]) // _LONGEST]
+        fields["differs"] = f"{kept}..."
+    return {VERDICT_TAG: verdict.answer, RUN_TAG: text}

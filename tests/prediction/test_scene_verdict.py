@@ -13,7 +13,7 @@ import pytest
 import rasterio
 from typer.testing import CliRunner
 
-from geood.calibration import PolygonTable, cells, in_digits
+from geood.calibration import PolygonTable, Verdict, cells, in_digits
 from geood.calibration.cells import CELL_PX
 from geood.cli.app import app
 from geood.cli.process import _run
@@ -25,6 +25,7 @@ from geood.prediction import pipeline
 from geood.prediction.journal import Journal
 from geood.prediction.pipeline import predict
 from geood.prediction.polygonizing import polygonize
+from geood.prediction.scene_verdict import ROOM, verdict_tags
 from geood.prediction.threshold_choice import ThresholdChoice
 from geood.review.ground import ground_of
 from geood.review.reading import read_review
@@ -117,6 +118,22 @@ def test_tags_table_summary_and_json_tell_one_verdict(ground, scene, tmp_path):
         [summary] = csv.DictReader(file)
     assert summary["budget"] == fields["answer"] and float(summary["promised"]) == fields["promised"]
     assert float(summary["above_threshold"]) == pytest.approx(fields["above"], rel=1e-5)
+
+
+def test_a_verdict_fits_into_the_room_of_its_tag_whatever_classes_are_called(ground, scene, tmp_path, monkeypatch):
+    name = '\u57ce\U0001f600<&>"\\' * 400
+    monkeypatch.setattr("geood.calibration.judgement.in_words", lambda drift, names: f"other land cover ({name} 3 %)")
+    [made] = predict([scene], tmp_path / "a.gpkg", bundle=ground / "model.safetensors")
+    told = Verdict.from_text(read_tags(made.scores)[RUN_TAG])
+    assert name in made.verdict.differs and told.differs.startswith("other land cover (\u57ce")
+    assert told.differs.endswith("...") and len(json.dumps(told.differs)) > 1000
+    whole = Verdict(**made.verdict.fields())
+    assert dataclasses.replace(told, differs="") == dataclasses.replace(whole, differs="")
+    for text in ("x" * 5000, "\u57ce" * 900, "", "short"):
+        tags = verdict_tags(dataclasses.replace(whole, differs=text))
+        assert all(len(tags[tag]) <= ROOM[tag] for tag in tags)
+        kept = Verdict.from_text(tags[RUN_TAG]).differs
+        assert kept == text if len(text) < 100 else text.startswith(kept.removesuffix("..."))
 
 
 def test_verdicts_replace_nothing_that_a_run_reads_or_makes(bundle_path, tmp_path, capsys):
