@@ -262,7 +262,7 @@ def _log_verdicts(made: Sequence[Prediction]) -> None:
         verdict = prediction.verdict
         if verdict is not None and (verdict.loud or verdict.answer == FAILS):
             label = ScenePath(prediction.scene).label
-            log.warning("%s: its budget %s: %s", label, verdict.answer, verdict.why)
+            log.warning("%s: its budget %s; its verdict says why", label, verdict.answer)
 
 
 def _log_warnings(plans: list[ScenePlan], *, together: bool) -> None:

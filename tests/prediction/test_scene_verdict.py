@@ -214,9 +214,17 @@ def test_too_few_blocks_give_no_interval_and_both_verbs_say_what_to_do(ground, s
 
 def test_a_scene_that_is_mostly_above_is_told_loudly(ground, scene, tmp_path, caplog):
     [made] = predict([scene], tmp_path / "out.tif", bundle_path=ground / "model.safetensors", threshold=0.0)
-    assert made.verdict.answer == "does not hold" and "does not tell strange from usual" in caplog.text
+    assert made.verdict.answer == "does not hold" and "does not tell strange from usual" in made.verdict.why
+    assert "scene.tif: its budget does not hold; its verdict says why" in caplog.text
     [other] = predict([dark(scene, tmp_path)], tmp_path / "dark.tif", bundle_path=ground / "model.safetensors")
     assert other.verdict.differs and other.verdict.answer in ("does not hold", "cannot be told")
+
+
+def test_the_reason_of_a_loud_verdict_is_printed_once(ground, scene, tmp_path, capsys, caplog):
+    given = ["predict", str(scene), "--model", str(ground / "model.safetensors"), "--threshold", "0.0"]
+    assert _run([*given, "--out", str(tmp_path / "out.tif")], debug=False) == 0
+    said = capsys.readouterr().out + caplog.text
+    assert said.count("does not tell strange from usual") == 1 and "does not hold" in caplog.text
 
 
 def dark(scene, folder):
