@@ -138,7 +138,7 @@ def extract_polygons(
             all_columns |= _places(closed, rings, grid) | {"area_m2": area}
             columns = {name: values[kept] for name, values in all_columns.items()}
             columns["priority"] = priority(columns)
-            columns |= {name: _seven_digits(columns[name]) for name in ROUNDED}
+            columns |= {name: _to_digits(columns[name]) for name in ROUNDED}
             columns |= {"model": np.full(len(kept), model, object), "source": np.full(len(kept), number)}
             rows = Rows(columns, _shapes(closed, rings, grid, detail_px)[kept])
             del closed, rings, all_columns  # each is as large as its polygon, if one component is large
@@ -193,7 +193,7 @@ def _figures(
     }
 
 
-def _seven_digits(values: NDArray[Any]) -> NDArray[np.float64]:
+def _to_digits(values: NDArray[Any]) -> NDArray[np.float64]:
     """Return numbers with `DIGITS` that count; those below `_TINY`, and what is not finite, as they are."""
     result = np.array(values, np.float64)
     plain = np.isfinite(result) & (np.abs(result) > _TINY)

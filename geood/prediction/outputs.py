@@ -30,6 +30,7 @@ from geood.polygons import (
     check_nothing_typed,
     check_stem,
     companions_of,
+    raster_of_scene,
     scores_beside,
     style_of,
 )
@@ -209,8 +210,9 @@ def targets_of(sources: list[str], out: Path) -> tuple[list[Target], Path | None
     if not sources:
         raise ConfigError("no scene to predict; give at least one raster")
     scenes = [ScenePath(source) for source in sources]
+    same = "two scenes have the same name, so their outputs would too; predict them one by one"
     if len({scene.stem for scene in scenes}) < len(scenes):
-        raise ConfigError("two scenes have the same name, so their outputs would too; predict them one by one")
+        raise ConfigError(same)
     if out.is_dir() or out.suffix == "":
         return [_target(s, out / f"{s.stem}.gpkg") for s in scenes], None
     if out.suffix == ".tif" and len(scenes) == 1:
@@ -223,13 +225,19 @@ def targets_of(sources: list[str], out: Path) -> tuple[list[Target], Path | None
         )
     if len(scenes) == 1:
         return [_target(scenes[0], out)], None
-    shared = [_target(s, out.with_name(f"{out.stem}_{s.stem}.gpkg")) for s in scenes]
-    return [t._replace(polygons=None) for t in shared], out
+    shared = [Target(s, raster := raster_of_scene(out, s.label), _classes_of(raster), None) for s in scenes]
+    if len({target.scores for target in shared}) < len(scenes):
+        raise ConfigError(same)
+    return shared, out
 
 
 def _target(scene: ScenePath, polygons: Path) -> Target:
     scores = scores_beside(polygons)
-    return Target(scene, scores, scores.with_suffix(".classes.tif"), polygons)
+    return Target(scene, scores, _classes_of(scores), polygons)
+
+
+def _classes_of(scores: Path) -> Path:
+    return scores.with_suffix(".classes.tif")
 
 
 def write_summary(out: Path, made: list[Prediction], staging: Path) -> None:

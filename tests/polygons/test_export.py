@@ -34,7 +34,7 @@ from geood.polygons.export import (
     write_together,
 )
 from geood.polygons.external_sort import ExternalSorter, SortKey
-from geood.polygons.extraction import _seven_digits
+from geood.polygons.extraction import _to_digits
 from geood.polygons.geodesic_area import GeodesicAreas
 from geood.polygons.names import OUTPUT_SUFFIXES
 from geood.polygons.rings import Rings
@@ -119,14 +119,14 @@ def falls(frame):
 
 def test_figures_have_seven_digits_and_are_else_as_they_are():
     values = np.array([123456789.0, 0.1 + 0.2, -1.23456789e-6, 0, np.nan, np.inf, 9.9999999])
-    rounded = _seven_digits(values)
+    rounded = _to_digits(values)
     assert [f"{value!r}" for value in rounded.tolist()] == [
         *("123456800.0", "0.3", "-1.234568e-06", "0.0", "nan", "inf", "10.0")
     ]
     edges = np.array([5e-324, 1e-300, -1e-303])  # a p value of a score far beyond all inliers is as small
-    assert _seven_digits(edges).tolist() == edges.tolist()
+    assert _to_digits(edges).tolist() == edges.tolist()
     many = np.exp(np.random.default_rng(0).uniform(-20, 20, 1000))
-    assert _seven_digits(many).tolist() == [float(f"{value:.7g}") for value in many]
+    assert _to_digits(many).tolist() == [float(f"{value:.7g}") for value in many]
 
 
 @given(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import geopandas as gpd
@@ -32,6 +33,7 @@ from geood.geo.qgis import styles
 from geood.geo.scene import Scene
 from geood.models.bundle import ModelBundle
 from geood.models.bundle_header import Reach
+from geood.polygons import rasters_of
 from geood.prediction import worker
 from geood.prediction.budget import budget, config_budget
 from geood.prediction.estimate import plan_run
@@ -185,6 +187,17 @@ def test_several_scenes_share_a_file_or_have_one_each(tmp_path, bundle_path):
     assert [p.polygons.name for p in apart] == ["a.gpkg", "b.gpkg"]
     assert sum(len(gpd.read_file(p.polygons, layer="anomalies")) for p in apart) == len(frame)
     assert digest(apart[0].scores) == digest(shared[0].scores)
+
+
+def test_rasters_of_scenes_that_share_polygons_are_found_by_the_name_that_these_tell(tmp_path, bundle_path):
+    """Also of a scene in an archive, which has the name of the file in it."""
+    inner, plain = (write_raster(tmp_path / "in" / f"{n}.tif", picture(64, 64, seed=i)) for i, n in enumerate("ab"))
+    with zipfile.ZipFile(tmp_path / "in" / "z.zip", "w") as archive:
+        archive.write(inner, "a.tif")
+    made = predict([tmp_path / "in" / "z.zip", plain], tmp_path / "all.gpkg", bundle_path=bundle_path, threshold=0.3)
+    assert rasters_of(tmp_path / "all.gpkg") == [one.scores for one in made]
+    scenes = [tmp_path / "in" / "z.zip", inner]
+    refused(ConfigError, "two scenes have the same name", scenes, tmp_path / "x.gpkg", bundle_path=bundle_path)
 
 
 def test_polygons_can_be_cut_again_without_the_model(tmp_path, bundle_path, scene, monkeypatch):
