@@ -11,6 +11,8 @@ blocks below it, which wait in a scratch file, so memory does not grow with the 
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -31,7 +33,9 @@ from geood.geo.cog.spaced_file import SpacedFile, release
 from geood.geo.gdal import writing
 from geood.geo.grid import Grid, Window
 
+log = logging.getLogger("geood")
 PACKED = 2  # levels whose blocks are in the chunks
+UNCUT = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EPERM}  # of a disk that does not cut a file, full or not
 ROOM = 2**30  # bytes kept free for header and IFDs, more than they can take
 
 
@@ -73,19 +77,14 @@ class Assembly:
         self._blank: NDArray[Any] = np.full((block, block, *depth), nodata, dtype)
         self._shrink = SHRINK[overview]
         self._tile_rows, self._tile_cols = (-(-side // tile_px) for side in (grid.height, grid.width))
-        self._rows = 0  # of tiles, taken
-        self._quarters: dict[int, Quarter] = {}
         self._jobs: deque[Future[None]] = deque()
 
     def __enter__(self) -> Self:
         with writing(self._out), ExitStack() as stack:
             self._staging = stack.enter_context(atomic_files(self._out.parent, self._out.name, alone=True))
             self._chunks: BinaryIO = stack.enter_context(self._journal.open("rb", buffering=0))
-            self._blocks, halves = (stack.enter_context(TemporaryFile(dir=self._staging)) for _ in range(2))
-            shapes, block = level_shapes(self._grid.height, self._grid.width), len(self._blank)
-            sources: list[BinaryIO] = [*[self._chunks] * PACKED, *[self._blocks] * len(shapes)]
-            self._levels = [PyramidLevel.blank(*each, block) for each in zip(sources, shapes, strict=False)]
-            self._upper = UpperLevels(self._levels, halves, self._blank, keep=self._keep, shrink=self._shrink)
+            self._blocks, self._halves = (stack.enter_context(TemporaryFile(dir=self._staging)) for _ in range(2))
+            self._begin()
             rooms = [level.sizes.size * (2 * self._blank.nbytes + FRAME) for level in self._levels[::-1]]
             self._spaced = SpacedFile.where_possible(self._staging / self._out.name, [ROOM, *rooms])
             if self._spaced:
@@ -94,6 +93,15 @@ class Assembly:
             stack.callback(self._pool.shutdown, cancel_futures=True)
             self._open = stack.pop_all()
         return self
+
+    def _begin(self) -> None:
+        """Begin with the first row of tiles."""
+        self._rows = 0  # of tiles, taken
+        self._quarters: dict[int, Quarter] = {}
+        shapes, block = level_shapes(self._grid.height, self._grid.width), len(self._blank)
+        sources: list[BinaryIO] = [*[self._chunks] * PACKED, *[self._blocks] * len(shapes)]
+        self._levels = [PyramidLevel.blank(*each, block) for each in zip(sources, shapes, strict=False)]
+        self._upper = UpperLevels(self._levels, self._halves, self._blank, keep=self._keep, shrink=self._shrink)
 
     def __exit__(self, *failure: Any) -> None:
         with writing(self._out):  # scratch files may still have to be written, on a full disk
@@ -119,16 +127,30 @@ class Assembly:
             DataError: the journal is cut short or damaged.
             OutputError: the file cannot be written.
         """
-        self.take(self._tile_rows)
         with writing(self._out):
-            like = self._template(tags=tags, statistics=statistics)
-            while self._jobs:
-                self._jobs.popleft().result()
+            like, path = self._template(tags=tags, statistics=statistics), self._staging / self._out.name
+            self._take_all()
             if self._spaced:
-                complete_cog(self._spaced, self._levels, like)
-            else:
-                write_cog(self._staging / self._out.name, self._levels, like)
+                try:
+                    complete_cog(self._spaced, self._levels, like)
+                except OSError as error:
+                    if error.errno not in UNCUT:
+                        raise
+                    log.warning("%s: the disk did not cut the finished file (%s): it is copied", self._out.name, error)
+                    with self._spaced:  # closed, so that the disk has its bytes for the copy
+                        path.unlink()
+                    self._spaced = None
+                    self._begin()
+                    self._take_all()
+            if not self._spaced:
+                write_cog(path, self._levels, like)
             self._open.close()
+
+    def _take_all(self) -> None:
+        """Lay out all rows of tiles, and wait."""
+        self.take(self._tile_rows)
+        while self._jobs:
+            self._jobs.popleft().result()
 
     def _lay_out(self, row: int) -> None:
         """Lay out a row of tiles; those above have been."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from geood.errors import DataError, OutputError
+from geood.geo.cog import spaced_file
 from geood.geo.cog.assembly import Assembly
 from geood.geo.cog.encoding import encode_tile
 from geood.geo.cog.spaced_file import SpacedFile
@@ -92,6 +93,28 @@ def test_copied_at_the_end_or_laid_out_while_tiles_come_it_has_the_same_bytes(
     assert sorted(os.listdir(tmp_path)) == ["a.journal", "a.tif"]
     nowhere(monkeypatch)
     assert at_once(tmp_path / "b.tif", shape, tile_px, dtype, chunks) == laid_out
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_disk_that_refuses_to_cut_the_finished_file_gets_a_copy(tmp_path, monkeypatch, caplog, after):
+    """Whatever was cut before; else all resumed runs would end there, after all tiles."""
+    form = ((2100, 1100), 96, "float32")
+    chunks, cuts = chunks_of(*form), []
+    whole = at_once(tmp_path / "a.tif", *form, chunks)
+
+    def refused(number, start, end):
+        cuts.append(start)
+        if len(cuts) > after + 1:  # the first is the trial of an empty file
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        collapse(number, start, end)
+
+    collapse = spaced_file._collapse
+    monkeypatch.setattr(spaced_file, "_collapse", refused)
+    assert at_once(tmp_path / "b.tif", *form, chunks) == whole
+    if len(cuts) <= after + 1:
+        pytest.skip("the disk of temporary files cannot cut files")
+    assert "b.tif: the disk did not cut the finished file" in caplog.text
+    assert sorted(os.listdir(tmp_path)) == ["a.journal", "a.tif", "b.journal", "b.tif"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sets a limit of the system")
