@@ -204,7 +204,7 @@ def _images(
                 source = stack.enter_context(Scene.open(reading.source(str(path), nodata)))
             else:
                 source = ImageSource(decoded.image, decoded.valid, reading.scale)
-            labels = stack.enter_context(open_ids(crops.ground, crops.config, path, scene.grid))
+            labels = stack.enter_context(open_ids(crops.ground, crops.config, path, scene.grid, decoded=decoded))
             if labels is None:
                 continue
             parts = []

@@ -100,8 +100,12 @@ def _parts_of_scene(path: Path, grid: Grid, ground: SceneGround) -> Iterator[Val
             yield ValidationPart(path, f"block {cell[0]} {cell[1]}", window)
 
 
-def open_ids(ground: Ground, config: Config, image: Path, grid: Grid) -> AbstractContextManager[PartIds | None]:
+def open_ids(
+    ground: Ground, config: Config, image: Path, grid: Grid, *, decoded: Decoded | None = None
+) -> AbstractContextManager[PartIds | None]:
     """Open the class ids of an image with this grid; None if none of its labels are of this image.
+
+    `decoded` is that of a photograph, by `decoded_frame`; None: it is read.
 
     Raises:
         DataError: a label file cannot be read.
@@ -110,7 +114,7 @@ def open_ids(ground: Ground, config: Config, image: Path, grid: Grid) -> Abstrac
     if isinstance(ground, SceneGround):
         return _scene_ids(ground, grid)
     assert isinstance(ground, Gallery)
-    return _frame_ids(ground, image)
+    return _frame_ids(decoded_frame(ground, image) if decoded is None else decoded)
 
 
 def labelled_blocks(ground: Ground, config: Config, most: int) -> int:
@@ -158,8 +162,7 @@ class _FrameIds:
 
 
 @contextmanager
-def _frame_ids(gallery: Gallery, image: Path) -> Iterator[PartIds]:
-    decoded = decoded_frame(gallery, image)
+def _frame_ids(decoded: Decoded | None) -> Iterator[PartIds]:
     assert decoded is not None
     yield _FrameIds(decoded.ids.astype(np.int64))
 

@@ -7,6 +7,8 @@ from affine import Affine
 from PIL import Image
 from rasterio.warp import calculate_default_transform, reproject
 
+from geood.calibration.measurement import _images
+from geood.datasets import validation_ground
 from geood.datasets.photo_crops import open_photos
 from geood.datasets.scene_crops import open_scenes
 from geood.datasets.validation_ground import _in_cell, decoded_frame, open_ids, validation_parts
@@ -85,7 +87,7 @@ def test_of_an_image_that_lies_askew_validation_owns_the_same_ground(tmp_path):
     assert 0 < wanted.mean() < 1 and np.array_equal(times, wanted)
 
 
-def test_photographs_are_parts_as_a_whole(tmp_path):
+def test_photographs_are_parts_as_a_whole_and_calibration_decodes_each_once(tmp_path, bundle, monkeypatch):
     for i in range(4):
         image = picture(64, 96, seed=i)
         for name, array in ((f"p{i}.png", np.moveaxis(image, 0, 2)), (f"p{i}_ids.png", truth(image))):
@@ -101,6 +103,11 @@ def test_photographs_are_parts_as_a_whole(tmp_path):
         with open_ids(crops.ground, settings, part.image, None) as reader:
             mine, ids = reader.read(part)
         assert mine.all() and ids.max() < 3
+    seen, decode = [], validation_ground.decode
+    monkeypatch.setattr(validation_ground, "decode", lambda frame, **how: seen.append(frame) or decode(frame, **how))
+    taken = [part for _, parts in _images(bundle, crops, parts) for part in parts]
+    assert [part.place for part in taken] == parts and all(part.inlier.any() for part in taken)
+    assert len(seen) == len(parts)
 
 
 def test_labels_that_lie_elsewhere_are_none_and_damaged_ones_an_error(tmp_path):
