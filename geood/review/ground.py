@@ -17,17 +17,20 @@ import geopandas
 import numpy as np
 import pyproj
 import rasterio
+import shapely
 from numpy.typing import NDArray
 from rasterio.features import geometry_mask
 
 from geood.errors import ConfigError, DataError
 from geood.geo.gdal import open_raster, pieces, rasterio_window, reading
 from geood.geo.grid import Grid, Window
+from geood.geo.scene import Scene
 from geood.geo.score_raster import SCORE_TAG
+from geood.geo.vector import crs_of
 from geood.models import read_header
 from geood.polygons import raster_of, run_rows
 from geood.review.promises import NOTHING, CutPromise, number_of, promise_of
-from geood.review.reading import Review
+from geood.review.reading import Review, counted
 
 SIX_DIGITS = 1e-5  # relative difference of a threshold from the one that a table `run` of an older geood tells
 
@@ -99,6 +102,32 @@ def ground_of(review: Review, paths: list[Path], *, scores: str | Path | None, a
         review = replace(review, polygons=_with_scores(review.polygons, raster))
     at, promise, said = promise_of(paths[0], tags, review)
     return MapGround(review, area_km2 if area_km2 is not None else area, valid, tags, said, at, promise)
+
+
+def beside_scenes(judged: geopandas.GeoDataFrame, scenes: list[Path]) -> list[str]:
+    """Return a note on judged polygons that lie on none of their scenes, by the extents of these.
+
+    Raises:
+        ConfigError: none lies on one.
+        DataError: a scene cannot be read.
+    """
+    on_one = np.zeros(len(judged), np.bool_)
+    for path in scenes:
+        with Scene.open(str(path)) as scene:
+            grid = scene.grid
+        if grid.crs is None:  # nothing is known of its place
+            return []
+        on_one |= judged.geometry.to_crs(crs_of(grid)).intersects(shapely.box(*grid.bounds)).to_numpy()
+    lost, what = int((~on_one).sum()), counted(len(judged), "judged polygon")
+    if lost and not on_one.any():
+        raise ConfigError(
+            f"{scenes[0]}: holds none of the {what}; give the image that was searched with --scene, or save the "
+            "polygons with the CRS of the map"
+        )
+    lies = "lies" if lost == 1 else "lie"
+    return (
+        [f"{counted(lost, 'judged polygon')} {lies} on none of the scenes, so nothing is learned there"] if lost else []
+    )
 
 
 def _told_by_run(path: Path) -> tuple[float | None, int | None]:

@@ -35,6 +35,7 @@ from geood.geo.ogr import fixed_time, local_file, plain_path
 from geood.geo.paths import seen_from
 from geood.geo.score_raster import SCENE_TAG, read_tags
 from geood.polygons import raster_of, run_rows
+from geood.review.ground import beside_scenes
 from geood.review.reading import Review, ReviewNames, counted, misspelt_lines, read_review
 
 LAYER, ATTRIBUTE = "labels", "class_id"
@@ -99,7 +100,7 @@ def feedback(
         overwrite: replace files of another feedback.
 
     Raises:
-        ConfigError: the config is for photographs or data sets, or a scene is not found.
+        ConfigError: the config is for photographs or data sets, or a scene is not found or not of these polygons.
         DataError: a file cannot be read, a verdict is misspelt, an outline is not valid, or there is nothing to learn.
         OutputError: a file exists with other content, or cannot be written.
     """
@@ -128,6 +129,7 @@ def feedback(
     if not counts["false"] and not counts["cells"] and not counts["real"]:
         raise DataError(f"{paths[0]}: no polygon has a verdict yet, and no cell is complete; type some and save")
     found = _scenes(review, [Path(path) for path in paths], [Path(scene) for scene in scenes], config)
+    notes += beside_scenes(frame[frame["verdict"].isin(["real", "false"])], found)
     if config.segmenter.outlier != "head" and counts["false"] > counts["stated"]:
         notes.append(
             "the model has no outlier head: false alarms without a class of the model in true_class teach nothing"

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
+from affine import Affine
 
 from geood.config import load_config
 from geood.config.loading import to_yaml
@@ -124,6 +125,22 @@ def test_what_programs_and_hands_leave_of_outlines_is_no_bug(folder):
     assert made.notes == ("1 judged polygon without an outline; left out", "2 cells without a valid outline; left out")
     ground = labels(folder)
     assert set(ground.geom_type) == {"Polygon"} and sorted(ground["class_id"]) == [254, 254, 255, 255]
+
+
+def test_scenes_that_are_not_of_the_polygons_are_refused_or_told(folder):
+    """Else the next training would meet no verdict, and end with another word, or learn nothing."""
+    path = save(folder / "a.gpkg", reviewed(["false", "real", None]))
+    far = write_raster(folder / "far.tif", picture(120, 300), transform=Affine.translation(0, 5000) * TRANSFORM)
+    with pytest.raises(
+        ConfigError, match=r"far\.tif: holds none of the 2 judged polygons; give the image that was searched"
+    ):
+        feedback([path], folder / "aerial.yaml", folder / "next.yaml", scenes=[far])
+    assert not (folder / "next.yaml").exists()
+    frame = reviewed(["false", "real"])
+    apart = save(folder / "b.gpkg", frame.set_geometry([frame.geometry[0], shapely.box(0, 0, 9, 9)], crs=frame.crs))
+    assert "1 judged polygon lies on none of the scenes" in fed(folder, apart).notes[0]
+    both = feedback([path], folder / "aerial.yaml", folder / "c.yaml", scenes=[folder / "scene.tif", far])
+    assert not both.notes
 
 
 def test_polygons_without_a_crs_are_refused(folder):
