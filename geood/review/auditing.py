@@ -197,10 +197,10 @@ def _odd_outlines(review: Review) -> list[str]:
 
 
 def _without_score(score: NDArray[np.float64], judged: NDArray[np.bool_]) -> list[str]:
-    """Return a note on judged polygons that have no score, or an infinite one."""
+    """Return a note on judged polygons that have no score, as those drawn by hand, or an infinite one."""
     count = int((judged & ~np.isfinite(score)).sum())
-    what = counted(count, "judged polygon")
-    return [f"{what} without a finite score: no threshold keeps or drops them"] if count else []
+    what = f"{counted(count, 'judged polygon')} without a finite score, as if drawn by hand"
+    return [f"{what}: in the precision overall, and in no band, budget or recall"] if count else []
 
 
 def _part(name: str, judged: NDArray[np.bool_], real: NDArray[np.bool_]) -> Part:
@@ -209,7 +209,7 @@ def _part(name: str, judged: NDArray[np.bool_], real: NDArray[np.bool_]) -> Part
 
 
 def _bands(score: NDArray[np.float64], judged: NDArray[np.bool_], real: NDArray[np.bool_]) -> tuple[Part, ...]:
-    """Cut the polygons into bands of score at quantiles of the judged ones; last, those judged without one."""
+    """Cut the polygons into bands of score at quantiles of the judged ones."""
     known = np.isfinite(score)
     if not (judged & known).any():
         return ()
@@ -226,8 +226,6 @@ def _bands(score: NDArray[np.float64], judged: NDArray[np.bool_], real: NDArray[
         name = f"from {low}" if limits[i + 1] == math.inf else f"{low} to {high}"
         name = f"below {high}" if limits[i] == -math.inf else name
         parts.append(_part("all scores" if len(limits) == 2 else name, judged[inside], real[inside]))
-    if (judged & ~known).any():
-        parts.append(_part("no finite score", judged[~known], real[~known]))
     return tuple(parts)
 
 

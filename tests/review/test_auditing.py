@@ -105,14 +105,15 @@ def test_bands_of_close_scores_have_names_of_their_own_and_none_is_empty(tmp_pat
 
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
-def test_judged_polygons_without_a_finite_score_are_told_and_count_for_recall(tmp_path, odd):
+def test_judged_polygons_without_a_finite_score_are_told_and_found_nothing(tmp_path, odd):
+    """A person who draws what was missed gives it no score, and the map did not find it."""
     kinds, scores = ["real", "real", "false", "real", None], [0.9, odd, odd, 0.8, odd]
     path = save(tmp_path / "a.gpkg", reviewed(kinds, score_max=scores), cells([2], [True]))
     found = audit([path], area_km2=1.0, false_per_km2=5.0)
-    assert found.bands[-1][:4] == ("no finite score", 3, 2, 1)
-    assert sum(part.judged for part in found.bands) == found.overall.judged == 4
-    assert found.recall.value == pytest.approx((2 + 3 / 2) / (2 + 3 / 2 + 20))
-    assert found.notes == ("2 judged polygons without a finite score: no threshold keeps or drops them",)
+    assert found.overall.judged == 4 and sum(part.judged for part in found.bands) == 2
+    assert found.recall.value == pytest.approx(2 / (2 + 20))
+    [note] = found.notes
+    assert note.startswith("2 judged polygons without a finite score") and "no band, budget or recall" in note
     assert (found.budget.polygons, found.budget.real) == (2, 2)
     bare = audit([save(tmp_path / "b.gpkg", reviewed(["real", None], score_max=[0.9, odd]))], area_km2=1.0)
     assert not bare.notes and len(bare.bands) == 1
