@@ -114,9 +114,10 @@ def read_review(paths: Sequence[str | Path], names: ReviewNames = ReviewNames())
     cells = [each.to_crs(cells[0].crs) if each.crs and cells[0].crs else each for each in cells]
     polygons, misspelt = _spelt(polygons, names.verdict)
     ranks = pd.to_numeric(polygons["rank"], errors="coerce") if "rank" in polygons else None
-    ranked = ranks is not None and bool(ranks.notna().all())
-    polygons = polygons.assign(rank=ranks) if ranked else polygons
-    if ranked:
+    ranked = ranks is not None and not ranks.isna().mean() > MOSTLY
+    if ranks is not None and ranked:  # what was drawn by hand has none, and comes last
+        own = ranks.max() + 1 + pd.factorize(polygons.geometry.to_wkb())[0]
+        polygons = polygons.assign(rank=ranks.where(ranks.notna(), own))
         _check_one_map(polygons, paths)
     undecided: list[Any] = []
     polygons, conflicts = _merged(polygons, notes, undecided, ranked=ranked)

@@ -213,3 +213,15 @@ def test_files_of_two_maps_are_not_taken_for_copies_of_one(tmp_path):
             assert len(read_review([paths[0], save(tmp_path / "c.gpkg", edited)]).polygons) == 4
     with pytest.raises(DataError, match="of another map"):
         read_review([paths[0], save(tmp_path / "d.gpkg", other.drop(columns="score_max"))])
+
+
+def test_a_polygon_drawn_by_hand_leaves_the_others_their_ranks(tmp_path):
+    """Others are still the same by rank, though a reviewer moved an outline; what was drawn is the same by its own."""
+    frame = reviewed(["real", "false", None], class_name=["land"] * 3)
+    moved = frame.set_geometry([square(0, 9.0), *frame.geometry[1:]], crs=frame.crs)
+    drawn = pd.concat([moved, frame.iloc[:1].assign(rank=None, score_max=None, area_px=None)], ignore_index=True)
+    drawn = drawn.set_geometry([*moved.geometry, square(50)], crs=frame.crs)
+    paths = [save(tmp_path / "a.gpkg", frame), save(tmp_path / "b.gpkg", drawn), save(tmp_path / "c.gpkg", drawn)]
+    review = read_review(paths)
+    assert review.ranked and review.polygons["verdict"].tolist() == ["real", "false", "", "real"]
+    assert not review.conflicts and review.polygons.geometry.iloc[-1].equals(square(50))
