@@ -62,5 +62,10 @@ def test_values_show_as_html_without_markup_of_their_own(bundle):
     assert html_text("t", "a < b\n  c").endswith("<pre>a &lt; b\n  c</pre>")
 
 
+def test_a_bundle_in_a_console_is_one_line(bundle):
+    """Its networks and what was measured fill hundreds of screens."""
+    assert repr(bundle) == str(bundle) == f"ModelBundle({bundle.identity}: land, road, roof; jsd)"
+
+
 def test_errors_and_options_are_public():
     assert issubclass(geood.DataError, geood.GeoodError) and geood.SceneOptions(bands="3,2,1").bands == "3,2,1"
