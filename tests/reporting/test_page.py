@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sqlite3
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import shapely
 from affine import Affine
 from geopandas import GeoDataFrame
 from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
 
 from geood.calibration import Verdict
 from geood.cli.process import _run
@@ -254,6 +256,18 @@ def test_lines_and_differences_of_a_run(made):
     told = {row.key: row for row in config_differences(read_run(run).config)}
     assert told["data.classes"].default is None and told["data.images"].value == "*.tif"
     assert told["flow.steps"].value == "1" and "train.batch" not in told
+
+
+def test_steps_that_a_resumed_run_repeated_are_drawn_once(made, tmp_path):
+    """A run that was interrupted after its last checkpoint has written losses of steps that it takes again."""
+    run = Path(shutil.copytree(made[1], tmp_path / "run"))
+    for suffix, losses in ((".1", {9: 1.5, 19: 1.2, 29: 1.0}), (".2", {9: 1.4, 19: 1.1})):
+        with SummaryWriter(str(run / "tensorboard" / "segmenter"), filename_suffix=suffix) as writer:
+            for step, loss in losses.items():
+                writer.add_scalar("train/loss", loss, step)
+        time.sleep(1.1)  # files are read in the order of the seconds in their names
+    points = read_run(run).losses["segmenter"]
+    assert [(step, round(value, 3)) for step, value in points] == [(10, 1.4), (20, 1.1), (30, 1.0)]
 
 
 def test_the_verb_says_where_the_page_is(made, tmp_path, capsys):
