@@ -341,6 +341,8 @@ def evaluate(capsys, *arguments):
         ("camvdi", "did you mean camvid?"),
         ("smiyc-anomalies", "did you mean smiyc-anomaly?"),
         ("zzz", "geood data list"),
+        ("pair", "did you mean pairs?"),
+        ("scence", "did you mean scenes?"),
     ],
 )
 def test_an_unknown_set_names_the_nearest(tmp_path, model_path, capsys, name, wanted):

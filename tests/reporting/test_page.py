@@ -1,6 +1,7 @@
 """Laws of the report: one file that asks for nothing, escapes everything, says what is absent, and stays small."""
 
 import base64
+import dataclasses
 import hashlib
 import json
 import os
@@ -21,9 +22,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from geood.calibration import Verdict
 from geood.cli.process import _run
+from geood.cli.report import print_training
 from geood.config.loading import to_yaml
 from geood.errors import ConfigError, DataError, OutputError
 from geood.geo.grid import Grid
+from geood.models import ModelBundle
 from geood.polygons.reading import read_anomalies
 from geood.prediction.pipeline import predict
 from geood.prediction.polygonizing import polygonize
@@ -268,6 +271,19 @@ def test_steps_that_a_resumed_run_repeated_are_drawn_once(made, tmp_path):
         time.sleep(1.1)  # files are read in the order of the seconds in their names
     points = read_run(run).losses["segmenter"]
     assert [(step, round(value, 3)) for step, value in points] == [(10, 1.4), (20, 1.1), (30, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("photo_width", "said"), [(None, "SCENE.tif --out anomalies.gpkg"), (64, "PHOTOS --out found")]
+)
+def test_a_training_ends_with_what_its_model_maps(made, tmp_path, capsys, photo_width, said):
+    run = Path(shutil.copytree(made[1], tmp_path / "run"))
+    path = run / "model.safetensors"
+    dataclasses.replace(ModelBundle.load(path), photo_width=photo_width).save(path)
+    print_training(path)
+    after, then = capsys.readouterr().out.splitlines()[-2:]
+    assert after == f"next       geood predict {said} --model {path}"
+    assert then.startswith(f"then       geood report {run} {'anomalies.gpkg' if photo_width is None else 'found'} --")
 
 
 def test_the_verb_says_where_the_page_is(made, tmp_path, capsys):
