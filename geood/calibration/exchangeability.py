@@ -88,6 +88,7 @@ def drift_of(
     record: CalibrationRecord | None,
     *,
     names: tuple[str, ...] | None = None,
+    scored: bool = True,
     seed: int = 0,
 ) -> Drift | None:
     """Compare the cells (n, S) of a scene with those of a record; None if either has too few to tell.
@@ -96,6 +97,7 @@ def drift_of(
         cells: statistics of the scene's cells, in any order of tiles that does not change from run to run.
         record: the record of the calibration; one of an older geood has fewer statistics, which are compared alone.
         names: names (S,) of the statistics of `cells`; None: those of the record.
+        scored: the scores of both are of one kind with the same settings; others have other units and are not compared.
         seed: seed of the permutations.
     """
     if record is None or len(record.cells) < LEAST_CELLS or len(cells) < LEAST_SCENE_CELLS:
@@ -107,7 +109,8 @@ def drift_of(
     every_ground = np.asarray(record.cells, np.float64)
     chosen = np.linspace(0, len(cells) - 1, min(len(cells), MOST_OF_SCENE)).round().astype(int)
     every_scene = np.asarray(cells[chosen], np.float64)
-    own = [i for i, name in enumerate(record.statistics) if not name.startswith("within ")]
+    left_out = ("within ",) if scored else ("within ", "score ")
+    own = [i for i, name in enumerate(record.statistics) if not name.startswith(left_out)]
     compared = [record.statistics[i] for i in own]
     ground, scene = every_ground[:, own], every_scene[:, own]
     deviation = np.maximum(ground.std(0), _floors(compared))

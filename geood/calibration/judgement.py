@@ -22,7 +22,7 @@ from geood.calibration.verdict import FAILS, HOLDS, UNKNOWN, SceneFacts, Verdict
 from geood.models import CalibrationRecord, ModelBundle
 
 MOST = 0.5  # share of a scene above which it cannot all be strange
-REMEDY = "take its own score and settings, or train it again with this geood"
+REMEDY = "take its own score and settings, or train it again with these"
 
 
 def verdict_of(facts: SceneFacts, bundle: ModelBundle, drift: Drift | None) -> Verdict:

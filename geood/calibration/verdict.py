@@ -107,20 +107,19 @@ class Verdict:
                     line += f" ({in_digits(self.false_low)} to {in_digits(self.false_high)} in such a scene)"
             said.append(line)
         if self.distance is not None:
-            line = f"{'likeness':<11}"
-            line += (
-                f"unlike the ground it was calibrated on: {self.differs}"
-                if self.differs
-                else (
-                    f"like the ground it was calibrated on ({self.distance:.2f} of the distance that would be too far)"
-                )
-            )
-            said.append(line)
+            said.append(f"{'likeness':<11}{self._likeness(self.distance)}")
         if self.loud:
             assert self.above is not None and self.promised is not None
             times = f"{self.above / self.promised:.0f} times what is promised" if self.promised else "and 0 is promised"
             said.append(f"{'WARNING':<11}{percent(self.above)} of this scene lies above the threshold, {times}")
         return said
+
+    def _likeness(self, distance: float) -> str:
+        """Return in words whether the scene is like calibration ground; one that lies far by chance may be."""
+        if self.differs:
+            return f"unlike the ground it was calibrated on: {self.differs}"
+        few = "" if distance <= 1 else ", as far as so few squares tell"
+        return f"like the ground it was calibrated on{few} ({distance:.2f} of the distance that would be too far)"
 
 
 def in_digits(number: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 
 from geood.catalog.aerial import AERIAL
 from geood.catalog.entry import DataSet
@@ -12,11 +13,12 @@ from geood.errors import ConfigError
 CATALOG: dict[str, DataSet] = {entry.name: entry for entry in (*ROADS, *AERIAL)}
 
 
-def data_set(name: str) -> DataSet:
+def data_set(name: str, *, beside: Sequence[str] = ()) -> DataSet:
     """Return the data set of this name, as listed by `geood data list`.
 
     Args:
         name: such as "camvid" or "fishyscapes-laf".
+        beside: what may be asked for in place of a data set, and may be meant by a name that is none.
 
     Returns:
         Its entry of the catalog: source, licence, folder layout, splits, label encoding, protocol.
@@ -32,6 +34,6 @@ def data_set(name: str) -> DataSet:
     """
     if name in CATALOG:
         return CATALOG[name]
-    near = difflib.get_close_matches(name, CATALOG, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name, [*beside, *CATALOG], n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}? " if near else ""
     raise ConfigError(f"{name}: no such data set; {hint}`geood data list` shows all")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -132,7 +133,8 @@ def check(
     check_output(picture, overwrite=True)
     for label, text in check_config(load_config(config, settings or ()), picture):
         print(f"{label:<11}{printable(text)}")
-    print(f"next       geood train {config}")
+    given = "".join(f" --set {quote(setting)}" for setting in settings or ())
+    print(printable(f"next       geood train {quote(str(config))}{given}"))
 
 
 def doctor(

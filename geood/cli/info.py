@@ -128,16 +128,20 @@ def _show_polygons(path: Path) -> None:
     if len(frame):
         print_pairs({"model": ", ".join(sorted(map(str, frame["model"].dropna().unique()))[:MOST_ROWS])})
         if {"rank", "area_m2", "class_name", "score_p95"} <= set(frame.columns):  # of which a person may remove some
-            first, area = frame.sort_values("rank").iloc[0], frame["area_m2"]
-            print_pairs(
-                {
-                    "area": f"{area.sum():,.0f} m2 in all, {area.min():.3g} m2 the smallest",
-                    "rank 1": f"{first['class_name']}, score {first['score_p95']:.4g}, {first['area_m2']:.4g} m2",
-                }
-            )
+            print_pairs(_areas(frame))
         print_pairs(_judged(frame))
     if path.suffix.lower() == ".gpkg":
         _show_run_table(path)
+
+
+def _areas(frame: Any) -> dict[str, str]:
+    """Return the areas of polygons and what the first by rank is, as lines; photographs have pixels and no metres."""
+    first, area = frame.sort_values("rank").iloc[0], frame["area_m2"]
+    sizes = f"{area.sum():,.0f} m2 in all, {area.min():.3g} m2 the smallest", f"{first['area_m2']:.4g} m2"
+    if area.isna().all() and "area_px" in frame.columns:
+        area = frame["area_px"]
+        sizes = f"{area.sum():,} px in all, {area.min():,} px the smallest", f"{first['area_px']:,} px"
+    return {"area": sizes[0], "rank 1": f"{first['class_name']}, score {first['score_p95']:.4g}, {sizes[1]}"}
 
 
 def _show_beside(path: Path, layers: list[str]) -> bool:

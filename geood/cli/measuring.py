@@ -60,7 +60,8 @@ def set_measurement(name: str, root: Path, *, split: str | None, protocol: str |
     """
     from geood.catalog import data_set
 
-    chosen = data_set(name).under(protocol) if protocol else data_set(name)
+    entry = data_set(name, beside=("scenes", "pairs"))
+    chosen = entry.under(protocol) if protocol else entry
     from geood.evaluation import evaluate_set
 
     return partial(evaluate_set, chosen, root, split=split)

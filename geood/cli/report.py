@@ -43,6 +43,7 @@ def report(
 
 def print_training(bundle_path: Path) -> None:
     """Draw the curves of a finished run; print what it has to say, where its files are, and what to type next."""
+    from geood.models import read_header
     from geood.reporting import draw_curves, run_lines
 
     if os.environ.get("LOCAL_RANK", "0") != "0":  # of several processes that train, the first speaks and writes
@@ -58,5 +59,7 @@ def print_training(bundle_path: Path) -> None:
     print(f"model      {bundle_path}")
     held = (name for name in RUN_FILES if (run / name).exists())
     print(f"run        {run} ({', '.join(held)})")
-    print(f"next       geood predict SCENE.tif --out anomalies.gpkg --model {bundle_path}")
-    print(f"then       geood report {run} anomalies.gpkg --scene SCENE.tif --out report.html")
+    photographs = read_header(bundle_path).photo_width is not None
+    scene, out = ("PHOTOS", "found") if photographs else ("SCENE.tif", "anomalies.gpkg")
+    print(f"next       geood predict {scene} --out {out} --model {bundle_path}")
+    print(f"then       geood report {run} {out}{'' if photographs else f' --scene {scene}'} --out report.html")

@@ -199,7 +199,7 @@ def _nothing(data_set: DataSet, root: Path, split: Split, *, pairs: bool) -> str
     inside = ", ".join(sorted(p.name for p in root.iterdir())[:6]) or "nothing"
     return (
         f"{root}: holds no image of {data_set.name}, split {split.name}; needed: {wanted}; found: {inside}. "
-        f"`geood data check {data_set.name} ROOT` says more"
+        f"`geood data list {data_set.name}` shows its layout"
     )
 
 

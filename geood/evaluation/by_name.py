@@ -85,7 +85,7 @@ def evaluate(  # noqa: PLR0913 - the options of a verb
                 options=options,
                 out=folder,
             )
-        entry = data_set(benchmark)
+        entry = data_set(benchmark, beside=("scenes", "pairs"))
         return evaluate_set(
             entry.under(protocol) if protocol else entry,
             root,

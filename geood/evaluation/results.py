@@ -88,6 +88,9 @@ class SetEvaluation:
         )
         return values
 
+    def __str__(self) -> str:
+        return self.table()
+
     def _repr_html_(self) -> str:
         return html_text(f"{self.data_set.name}, {self.split.name}", self.table())
 
@@ -261,6 +264,9 @@ class Evaluation:
     def to_json(self) -> str:
         """Return all figures as JSON text; undefined ones are null."""
         return json.dumps(without_nan(asdict(self)), indent=2) + "\n"
+
+    def __str__(self) -> str:
+        return self.table()
 
     def _repr_html_(self) -> str:
         return html_text(f"scenes, model {self.model}", self.table())

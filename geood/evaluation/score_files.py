@@ -73,7 +73,7 @@ class ScoreFiles:
             listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
             raise DataError(
                 f"{folder}: {len(missing)} of {len(frames)} images have no score file: {listed}; write each as "
-                "NAME.npy, .tif or .hdf5 (data set value)"
+                "NAME.npy, .tif, or .hdf5 with a data set `value`"
             )
 
     def read(self, frame: Frame, shape: tuple[int, int]) -> Scores:
@@ -103,7 +103,8 @@ class ScoreFiles:
             return None
         return (
             f"scores from {self._low:.9g} to {self._high:.9g} are counted in steps of {step:.3g}, as float16 has them, "
-            "so most are ties and the figures are not theirs; shift and rescale them, such as to 0 to 1"
+            "so most are ties and the figures are not theirs (the table of protocol fishyscapes alone counts them as "
+            "they are); shift and rescale them, such as to 0 to 1"
         )
 
 

@@ -301,9 +301,13 @@ class ModelBundle:
                 part.to(device)
         return self
 
+    def __repr__(self) -> str:
+        return f"ModelBundle({self.identity}: {', '.join(self.class_names.values())}; {self.config.score.kind})"
+
     def _repr_html_(self) -> str:
         told = {"classes": ", ".join(self.class_names.values()), "bands": ", ".join(self.bands.names)}
-        return html_table(f"ModelBundle {self.identity}", told | {"score": self.config.score.kind, **self.thresholds})
+        thresholds = {f"threshold at {rate}": threshold for rate, threshold in self.thresholds.items()}
+        return html_table(f"ModelBundle {self.identity}", told | {"score": self.config.score.kind} | thresholds)
 
     def header(self) -> dict[str, Any]:
         """Return everything but the tensors, as JSON values."""

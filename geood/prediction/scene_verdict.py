@@ -79,7 +79,8 @@ def state_of(
         DataError: the scene is unlike, and that is to be refused.
     """
     record, names = bundle.record, statistic_names(bundle.bands.names, len(bundle.class_ids))
-    drift = drift_of(cells, record, names=names)
+    scored = record is not None and record.kind == bundle.config.score.kind and bool(bundle.thresholds)
+    drift = drift_of(cells, record, names=names, scored=scored)
     curve = PixelCurve() if on_drift == "relative" else None
     with reading(scores), open_raster(scores) as raster:
         grid = Grid(raster.height, raster.width, raster.transform, raster.crs)

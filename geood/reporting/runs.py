@@ -176,7 +176,10 @@ def _dense(run: Path, stage: str) -> list[Point]:
     events.Reload()
     if "train/loss" not in events.Tags()["scalars"]:
         return []
-    return [Point(event.step + 1, float(event.value)) for event in events.Scalars("train/loss")]
+    last = {
+        event.step: float(event.value) for event in events.Scalars("train/loss")
+    }  # a resumed run repeats some steps
+    return [Point(step + 1, last[step]) for step in sorted(last)]
 
 
 class Threshold(NamedTuple):

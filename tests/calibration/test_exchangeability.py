@@ -116,6 +116,16 @@ def test_light_within_classes_is_not_compared_by_itself():
     }
 
 
+def test_scores_of_another_kind_are_not_compared():
+    """An energy of -2 beside a surprisal of 2 says nothing of the scene."""
+    rng = np.random.default_rng(6)
+    moved, ground = cells(rng, 30), record(rng)
+    moved[:, [name.startswith("score") for name in NAMES]] -= 9
+    assert [family_of(d.name) for d in drift_of(moved, ground).differs[:3]] == ["score"] * 3
+    other = drift_of(moved, ground, scored=False)
+    assert not other.unlike and other.distance < 1 and other.cells == 30
+
+
 def test_too_few_cells_tell_nothing():
     rng = np.random.default_rng(3)
     whole = record(rng)

@@ -296,5 +296,14 @@ def test_less_above_than_is_promised_is_not_more_where_all_calibration_pixels_ab
     assert outside == [False, True]
 
 
+def test_a_scene_that_may_lie_so_far_by_chance_is_not_called_like_without_a_word(judge):
+    near, far = (dataclasses.replace(judge(0), distance=distance) for distance in (0.61, 1.14))
+    assert (
+        "likeness   like the ground it was calibrated on (0.61 of the distance that would be too far)" in near.lines()
+    )
+    [line] = [line for line in far.lines() if line.startswith("likeness")]
+    assert line.endswith("calibrated on, as far as so few squares tell (1.14 of the distance that would be too far)")
+
+
 def test_the_threshold_of_a_verdict_is_told_exactly_for_another_cut(judge):
     assert judge(10, threshold=0.92675781254).fields()["threshold"] == 0.92675781254

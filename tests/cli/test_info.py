@@ -89,6 +89,16 @@ def test_a_folder_of_styles_alone_is_told_as_that(made, tmp_path, capsys):
     assert "styles for QGIS: 2, taken with the layers of the same names" in said and "tells more of" not in said
 
 
+def test_areas_of_photographs_are_told_in_pixels(made, tmp_path, capsys):
+    """A photograph has no metres, so its polygons have no areas in m2."""
+    photo = geopandas.read_file(made / "o.gpkg", layer="anomalies").assign(area_m2=float("nan"))
+    photo.to_parquet(tmp_path / "photo.parquet")
+    assert _run(["info", str(tmp_path / "photo.parquet")], debug=False) == 0
+    text = capsys.readouterr().out
+    assert "nan" not in text and " m2" not in text
+    assert f"{photo['area_px'].sum():,} px in all, {photo['area_px'].min():,} px the smallest" in text
+
+
 def test_other_files_are_refused_with_what_they_are_good_for(made, tmp_path, capsys):
     labels = geopandas.GeoDataFrame({"class": ["roof"]}, geometry=[box(0, 0, 1, 1)], crs=32640)
     labels.to_file(tmp_path / "labels.gpkg")

@@ -98,7 +98,7 @@ def test_no_folder_and_a_folder_of_something_else(tmp_path):
         DataError, match=r"holds no image of cityscapes, split train; needed: leftImg8bit/train/\{city\}"
     ):
         found("cityscapes", deep)
-    with pytest.raises(DataError, match=r"found: notes\.txt\. `geood data check cityscapes ROOT` says more"):
+    with pytest.raises(DataError, match=r"found: notes\.txt\. `geood data list cityscapes` shows its layout"):
         found("cityscapes", deep)
 
 

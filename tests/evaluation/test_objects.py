@@ -104,7 +104,7 @@ def test_all_scores_find_as_many_things_at_equal_recall(labelled):
     rows = [row for row in result.objects if row["at"] == "recall 0.5"]
     assert {row["score"] for row in rows} == set(ModelBundle.load(model).scores)
     assert all(row["recall"] >= 0.5 for row in rows)
-    assert "false/km2" in result.table() and "recall 0.5" in result.table()
+    assert "false/km2" in result.table() and "recall 0.5" in result.table() and str(result) == result.table()
 
 
 def test_a_folder_gets_figures_tables_and_pictures(tmp_path, labelled, capsys):

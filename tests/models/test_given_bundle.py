@@ -57,9 +57,15 @@ def test_maps_of_each_are_the_same(run, bundle, tmp_path):
 
 def test_values_show_as_html_without_markup_of_their_own(bundle):
     assert "<th>classes</th><td>land, road, roof</td>" in bundle._repr_html_()
+    assert all(f"<th>threshold at {rate}</th>" in bundle._repr_html_() for rate in bundle.thresholds)
     shown = html_table("<b>", {"a<": None, "n": 1 / 3, "x": "<script>" + "y" * 500})
     assert "<script>" not in shown and "0.333333" in shown and len(shown) < 500
     assert html_text("t", "a < b\n  c").endswith("<pre>a &lt; b\n  c</pre>")
+
+
+def test_a_bundle_in_a_console_is_one_line(bundle):
+    """Its networks and what was measured fill hundreds of screens."""
+    assert repr(bundle) == str(bundle) == f"ModelBundle({bundle.identity}: land, road, roof; jsd)"
 
 
 def test_errors_and_options_are_public():

@@ -199,6 +199,14 @@ def test_polygons_that_were_counted_otherwise_promise_nothing(ground, scene, tmp
         predict([scene], tmp_path / "no.gpkg", bundle_path=model, settings=settings, false_per_km2=100.0)
 
 
+@pytest.mark.parametrize("setting", ["score.kind=energy", "score.temperature=0.5"])
+def test_scores_in_other_units_do_not_make_a_scene_unlike(ground, scene, tmp_path, setting):
+    model = ground / "model.safetensors"
+    [own] = predict([scene], tmp_path / "own.tif", bundle_path=model, threshold=0.5)
+    [other] = predict([scene], tmp_path / "other.tif", bundle_path=model, settings=[setting], threshold=0.5)
+    assert own.verdict.differs == other.verdict.differs == "" and other.verdict.distance <= own.verdict.distance
+
+
 def test_too_few_blocks_give_no_interval_and_both_verbs_say_what_to_do(ground, scene, tmp_path):
     bundle = ModelBundle.load(ground / "model.safetensors")
     record, few = bundle.record, slice(5)

@@ -99,6 +99,16 @@ def test_classes_that_are_not_there_end_a_screening_early(folder, tmp_path):
         list(check_config(lost, tmp_path / "x.png"))
 
 
+def test_the_command_to_type_next_has_the_values_that_were_checked(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a b.yaml").write_text(to_yaml(config(folder, root="gone")))
+    settings = [f"data.root={folder}", "data.classes={0: land, 1: road, 2: roof}"]
+    line = ["check", "a b.yaml", *(part for setting in settings for part in ("--set", setting))]
+    assert _run(line, debug=False) == 0
+    [said] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next")]
+    assert said == f"next       geood train 'a b.yaml' --set data.root={folder} --set '{settings[1]}'"
+
+
 def test_what_needs_no_data_is_checked_first(folder):
     assert check_first(config(folder)) > 1e6
     with pytest.raises(ConfigError, match="did you mean resnet18"):

@@ -1,12 +1,14 @@
 """Laws of the report: one file that asks for nothing, escapes everything, says what is absent, and stays small."""
 
 import base64
+import dataclasses
 import hashlib
 import json
 import os
 import re
 import shutil
 import sqlite3
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,12 +18,15 @@ import shapely
 from affine import Affine
 from geopandas import GeoDataFrame
 from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
 
 from geood.calibration import Verdict
 from geood.cli.process import _run
+from geood.cli.report import print_training
 from geood.config.loading import to_yaml
 from geood.errors import ConfigError, DataError, OutputError
 from geood.geo.grid import Grid
+from geood.models import ModelBundle
 from geood.polygons.reading import read_anomalies
 from geood.prediction.pipeline import predict
 from geood.prediction.polygonizing import polygonize
@@ -254,6 +259,31 @@ def test_lines_and_differences_of_a_run(made):
     told = {row.key: row for row in config_differences(read_run(run).config)}
     assert told["data.classes"].default is None and told["data.images"].value == "*.tif"
     assert told["flow.steps"].value == "1" and "train.batch" not in told
+
+
+def test_steps_that_a_resumed_run_repeated_are_drawn_once(made, tmp_path):
+    """A run that was interrupted after its last checkpoint has written losses of steps that it takes again."""
+    run = Path(shutil.copytree(made[1], tmp_path / "run"))
+    for suffix, losses in ((".1", {9: 1.5, 19: 1.2, 29: 1.0}), (".2", {9: 1.4, 19: 1.1})):
+        with SummaryWriter(str(run / "tensorboard" / "segmenter"), filename_suffix=suffix) as writer:
+            for step, loss in losses.items():
+                writer.add_scalar("train/loss", loss, step)
+        time.sleep(1.1)  # files are read in the order of the seconds in their names
+    points = read_run(run).losses["segmenter"]
+    assert [(step, round(value, 3)) for step, value in points] == [(10, 1.4), (20, 1.1), (30, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("photo_width", "said"), [(None, "SCENE.tif --out anomalies.gpkg"), (64, "PHOTOS --out found")]
+)
+def test_a_training_ends_with_what_its_model_maps(made, tmp_path, capsys, photo_width, said):
+    run = Path(shutil.copytree(made[1], tmp_path / "run"))
+    path = run / "model.safetensors"
+    dataclasses.replace(ModelBundle.load(path), photo_width=photo_width).save(path)
+    print_training(path)
+    after, then = capsys.readouterr().out.splitlines()[-2:]
+    assert after == f"next       geood predict {said} --model {path}"
+    assert then.startswith(f"then       geood report {run} {'anomalies.gpkg' if photo_width is None else 'found'} --")
 
 
 def test_the_verb_says_where_the_page_is(made, tmp_path, capsys):

