@@ -9,9 +9,9 @@ a process of its own that may use so many cores (Linux only); the start, until t
 and efficiency is the rate without it by that of the first row and the cores. The second table tells the CPU time of
 each stage, milliseconds of a core for each megapixel of the scene, by the clock of the thread that works on it
 (`start`, `end` and what follows: of the whole process). `pretence` is what the stand-in for the network takes to make
-its maps, `rows` the laying out of finished rows in the rasters, `Dask` the thread of its loop, `after the start` all
-that the process takes from the first tile on, without `pretence`. `after the last tile` is the time on the wall from
-there to the end. Garbage is collected as in the `geood` command.
+maps of tiles at the edge, `rows` the laying out of finished rows in the rasters, `Dask` the thread of its loop,
+`after the start` all that the process takes from the first tile on, without `pretence`. `after the last tile` is the
+time on the wall from there to the end. Garbage is collected as in the `geood` command.
 
 `--like` takes a score raster whose scores are repeated over the scene; without it they are smooth with noise, and
 compress about as those of a trained network do.
@@ -31,7 +31,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 import numpy as np
@@ -78,12 +78,12 @@ class Pretender(Engine):
 
     rate = 267e6
     scores = np.zeros((1024, 1024), np.float32)
+    ready: ClassVar[dict[Any, Maps]] = {}
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.on_gpu, self.batch = True, MOST_AT_ONCE
         self._gate = threading.BoundedSemaphore(1)
-        self._ready: dict[Any, Maps] = {}
 
     def maps(self, batch: Any, core: Any) -> Maps:
         """Wait and answer."""
@@ -91,19 +91,22 @@ class Pretender(Engine):
         rows, cols = (len(range(*c.indices(side))) for c, side in zip(core, (height, width), strict=True))
         with self._gate:
             began = time.monotonic()
-            key = (tiles, rows, cols, height, width)
-            if key not in self._ready:
-                self._ready[key] = self._made(key)
+            key = (rows, cols, height, width)
+            if key not in self.ready:
+                self.prepare(key)
             time.sleep(max(0.0, tiles * height * width / self.rate - (time.monotonic() - began)))
-            return self._ready[key]
+            return Maps(*(maps[:tiles] for maps in self.ready[key]))
 
-    def _made(self, shape: tuple[int, ...]) -> Maps:
-        tiles, rows, cols, height, width = shape
-        score = np.tile(self.scores, (2, 2))[:rows, :cols]
-        stacked = np.stack([np.roll(score, 37 * i, 1) for i in range(tiles)])
+    @classmethod
+    def prepare(cls, shape: tuple[int, int, int, int]) -> None:
+        """Make the maps of a batch, of rows and columns to score and of a height and width as read."""
+        rows, cols, height, width = shape
+        score = np.tile(cls.scores, (2, 2))[:rows, :cols]
+        stacked = np.stack([np.roll(score, 37 * i, 1) for i in range(MOST_AT_ONCE)])
         classes = np.full((*stacked.shape, 4), 255, np.uint8)
         classes[..., 0] = (stacked * 3).astype(np.uint8) % 3
-        return Maps(stacked, classes, np.zeros((tiles, 8, height // 32, width // 32), np.float32))
+        features = np.zeros((MOST_AT_ONCE, 8, height // 32, width // 32), np.float32)
+        cls.ready[shape] = Maps(stacked, classes, features)
 
 
 class Clock:
@@ -164,14 +167,16 @@ def one_row(options: argparse.Namespace, cores: int) -> None:
     collect_later()  # as the `geood` command does
     Pretender.rate, Pretender.scores = options.pretend * 1e6, ready_scores(options.like)
     clock, folder = Clock(), options.keep
-    bands = type(worker.ModelBundle.load(folder / "small.safetensors").bands)
+    bundle = worker.ModelBundle.load(folder / "small.safetensors")
+    bands, side = type(bundle.bands), 1024 + 2 * bundle.halo_px
+    Pretender.prepare((1024, 1024, side, side))  # of most tiles: while maps are made, all threads wait
     with ExitStack() as patches:
         patches.enter_context(patch.object(worker, "Engine", Pretender))
         patches.enter_context(patch.object(rasters, "have_gpu", lambda _: True))
         for name in ("budget.threads_of", "plan.threads_of", "cluster.threads_of"):
             threads = 1, min(cluster.GPU_THREADS, cores) + cluster.READERS
             patches.enter_context(patch(f"geood.prediction.{name}", lambda *_, threads=threads: threads))
-        clock.watch(patches, "pretence", Pretender, "_made")
+        clock.watch(patches, "pretence", Pretender, "prepare")
         clock.watch(patches, "read", worker, "read_tile")
         clock.watch(patches, "scale", bands, "scale")
         clock.watch(patches, "cells", worker, "tile_cells")

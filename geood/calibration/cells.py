@@ -185,10 +185,8 @@ def _statistics(
     pairs, pixels = band_pairs(len(values)), values.shape[2]
     likeness: Any = [(centred[one] * centred[other]).mean(1) for one, other in pairs]
     order: Any = [[np.count_nonzero(cell) / pixels for cell in values[one] > values[other]] for one, other in pairs]
-    at = int(DARK * (pixels - 1))
-    dark = np.partition(values.min(0), at)[:, at, None]
-    places = (np.array((0.5, 0.9, 0.99)) * (pixels - 1)).astype(int)
-    ranked = np.partition(ranked, places)[:, places]
+    dark = _ranked(values.min(0), (DARK,))
+    ranked = _ranked(ranked, (0.5, 0.9, 0.99))
     ofs = [flat == channel for channel in range(maps.class_count)]
     shares: Any = [[np.count_nonzero(cell) / pixels for cell in of] for of in ofs]
     likeness, order, shares = (np.reshape(each, (-1, len(windows))).T for each in (likeness, order, shares))
@@ -198,6 +196,19 @@ def _statistics(
         some = np.ascontiguousarray(centred[..., ::WITHIN_EVERY])
         columns.append(light_within(some, level, contrast, np.stack([of[:, ::WITHIN_EVERY] for of in ofs])))
     return np.concatenate(columns, axis=1).astype(np.float32)
+
+
+def _ranked(values: NDArray[np.float32], shares: tuple[float, ...]) -> NDArray[np.float32]:
+    """Return the values (n, k) of the n rows (n, N) below which such shares of each row lie.
+
+    They are selected as whole numbers of the same order, in three fifths of the time.
+    """
+    places = (np.array(shares) * (values.shape[1] - 1)).astype(int)
+    words = values.view(np.int32)
+    words = words ^ ((words >> 31) & 0x7FFFFFFF)  # of negative floats the larger word is the lower one
+    words = np.partition(words, places)[:, places]
+    found: NDArray[np.float32] = (words ^ ((words >> 31) & 0x7FFFFFFF)).view(np.float32)
+    return found
 
 
 def _images(maps: CellMaps, windows: Sequence[tuple[slice, slice]]) -> NDArray[np.float32]:

@@ -47,6 +47,14 @@ def test_statistics_are_those_of_the_pixels_of_a_cell():
     assert first["feature 0"] == pytest.approx(whole.features[0, :2, :2].mean(), rel=1e-5)
 
 
+def test_values_are_ranked_as_by_sorting():
+    values = np.random.default_rng(0).normal(size=(3, 501)).astype(np.float32) ** 5
+    values[:, :200] = np.float32([-0.5, 0.0, 3e38, -1e-40])[np.arange(200) % 4]
+    for shares in ((0.02,), (0.5, 0.9, 0.99)):
+        places = [int(share * 500) for share in shares]
+        assert np.array_equal(cells._ranked(values, shares), np.sort(values, axis=1)[:, places])
+
+
 def test_noise_is_its_standard_deviation_and_blur_takes_detail_away():
     rng = np.random.default_rng(0)
     flat = maps(64)._replace(image=np.float32(0.5) + rng.normal(0, 0.05, (1, 64, 64)).astype(np.float32).repeat(3, 0))

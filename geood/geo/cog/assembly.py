@@ -27,8 +27,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geood.atomic import atomic_files
-from geood.geo.cog.encoding import SHRINK, Overview, Places, Quarter, block_px, is_empty, level_shapes, read_index
-from geood.geo.cog.layout import FRAME, PyramidLevel, complete_cog, frame, frames, packed, template, write_cog
+from geood.geo.cog.encoding import SHRINK, Overview, Places, Quarter, block_px, level_shapes, read_index
+from geood.geo.cog.layout import (
+    FRAME,
+    PyramidLevel,
+    all_nodata,
+    complete_cog,
+    frame,
+    frames,
+    packed,
+    template,
+    write_cog,
+)
 from geood.geo.cog.spaced_file import SpacedFile, release
 from geood.geo.gdal import writing
 from geood.geo.grid import Grid, Window
@@ -219,7 +229,7 @@ class Assembly:
                     source = shared._replace(row=shared.row - place.row, col=shared.col - place.col)
                     target = shared._replace(row=shared.row - window.row, col=shared.col - window.col)
                     array[target.slices] = quarter.pixels(self._chunks, array)[source.slices]
-        return None if array is None or is_empty(array, self._blank.flat[0]) else array
+        return None if array is None or all_nodata(array, self._blank.flat[0]) else array
 
 
 class UpperLevels:

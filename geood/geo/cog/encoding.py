@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geood.errors import DataError
-from geood.geo.cog.layout import frame, framed, packed, read_at, zstd
+from geood.geo.cog.layout import all_nodata, frame, framed, packed, read_at, zstd
 
 Overview = Literal["average", "mode"]
 Scores = TypeVar("Scores", bound=Any)  # an array or a tensor
@@ -87,7 +87,7 @@ def encode_tile(array: NDArray[Any], *, tile_px: int, nodata: float, overview: O
     Scores are float32 with nodata NaN and overview "average"; classes are uint8 with nodata 255 and overview "mode",
     which holds for the first band: the others keep the upper left of each 2 x 2 pixels. Thread-safe and deterministic.
     """
-    if is_empty(array, nodata):
+    if all_nodata(array, nodata):
         return EMPTY
     block = block_px(tile_px)
     full = _padded(array, 2 * block, nodata)
@@ -114,12 +114,13 @@ def rounded(scores: Scores) -> Scores:
 
 def _average(array: NDArray[Any]) -> NDArray[Any]:
     """Downsample by 2: the mean of the non-NaN values of each 2 x 2 pixels, rounded as scores are."""
-    a, b, c, d = (array[i::2, j::2] for i in (0, 1) for j in (0, 1))
     with np.errstate(invalid="ignore"):
-        mean: NDArray[Any] = ((a + b) + (c + d)) * array.dtype.type(0.25)
+        pairs = array[:, ::2] + array[:, 1::2]  # of whole rows: in half the time of four quarters
+        mean: NDArray[Any] = pairs[::2] + pairs[1::2]
+        mean *= array.dtype.type(0.25)
         holes = np.isnan(mean)
         if holes.any():
-            few = np.stack([quarter[holes] for quarter in (a, b, c, d)])
+            few = np.stack([array[i::2, j::2][holes] for i in (0, 1) for j in (0, 1)])
             mean[holes] = np.nansum(few, axis=0) / (~np.isnan(few)).sum(axis=0)
         near = rounded(mean)
         far = ~np.isfinite(near)
@@ -153,17 +154,8 @@ SHRINK: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {"average": _average
 def _bare(quarter: NDArray[Any], nodata: float) -> bytes:
     """Return the bytes of level-2 pixels; compressed if some are nodata and that makes them shorter."""
     data = quarter.tobytes()
-    return min(data, zstd().compress(data, asbytes=True), key=len) if _holes(quarter, nodata).any() else data
-
-
-def _holes(array: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
-    holes: NDArray[np.bool_] = np.isnan(array) if np.isnan(nodata) else array == nodata
-    return holes
-
-
-def is_empty(array: NDArray[Any], nodata: float) -> bool:
-    """Return whether all pixels are nodata."""
-    return bool(_holes(array, nodata).all())
+    holes = np.isnan(quarter) if np.isnan(nodata) else quarter == nodata
+    return min(data, zstd().compress(data, asbytes=True), key=len) if holes.any() else data
 
 
 def _padded(array: NDArray[Any], multiple: int, nodata: float) -> NDArray[Any]:

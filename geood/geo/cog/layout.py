@@ -96,12 +96,13 @@ def packed(array: NDArray[Any], *, nodata: float, block: int) -> list[memoryview
         array, nodata = np.ascontiguousarray(array).view("<u4")[..., 0], 2**32 - 1
     rows, cols = (range(0, side, block) for side in array.shape)
     blocks = (array[row : row + block, col : col + block] for row in rows for col in cols)
-    return [memoryview(b"") if _all_nodata(one, nodata) else _compressed(one) for one in blocks]
+    return [memoryview(b"") if all_nodata(one, nodata) else _compressed(one) for one in blocks]
 
 
-def _all_nodata(block: NDArray[Any], nodata: float) -> bool:
-    first = block[:1, :1]  # tells most blocks, without a look at the others
-    return all(bool((np.isnan(part) if np.isnan(nodata) else part == nodata).all()) for part in (first, block))
+def all_nodata(array: NDArray[Any], nodata: float) -> bool:
+    """Return whether all pixels are nodata; the first one tells it of most arrays, without a look at the others."""
+    first = array[:1, :1]
+    return all(bool((np.isnan(part) if np.isnan(nodata) else part == nodata).all()) for part in (first, array))
 
 
 def _compressed(block: NDArray[Any]) -> memoryview:
