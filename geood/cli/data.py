@@ -53,5 +53,5 @@ def data_check(
     for check in checks:
         print("\n".join(check.lines(chosen)))
     if faults:
-        raise DataError(f"{root}: {len(faults)} problems found\n" + "\n".join(f"  {fault}" for fault in faults))
+        raise DataError(f"{root}: problems found: {len(faults)}\n" + "\n".join(f"  {fault}" for fault in faults))
     print("complete, as far as geood can tell")

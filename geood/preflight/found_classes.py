@@ -215,7 +215,8 @@ def _of_rasters(paths: tuple[Path, ...], files: Sequence[LabelFile]) -> FoundLab
     classes = _classes([layer.attributes[0] for layer in layers])
     bare = any("unlabelled" in problem for layer in layers for problem in layer.problems)
     without = sum(layer.crs is None for layer in layers)
-    problems = (f"{without} of {len(layers)} label files have no CRS",) if without else ()
+    some = 0 < without < len(layers)  # those of photographs have none
+    problems = (f"{without} of {len(layers)} label files have no CRS",) if some else ()
     ids = {found.class_id for found in classes}
     names, wrong = names_of_ids([file.path for file in files])
     return FoundLabels(

@@ -146,3 +146,12 @@ def test_rasters_are_ids_and_kinds_do_not_mix(files):
     assert [c.class_id for c in found.classes] == [0, 4] and not found.vector and not found.masks
     with pytest.raises(DataError, match="mixed"):
         find_classes([raster, files(layer("a", attribute("class", ("x", 1, 1.0))))])
+
+
+@pytest.mark.parametrize(
+    ("systems", "problems"), [((None, None), ()), (("UTM", None), ("1 of 2 label files have no CRS",))]
+)
+def test_rasters_without_a_crs_are_a_problem_beside_others_alone(files, systems, problems):
+    """Labels of photographs have none."""
+    rasters = [layer("r", attribute("", (0, 90, 9.0)))._replace(crs=crs) for crs in systems]
+    assert find_classes([files(each, kind="raster") for each in rasters]).problems == problems
