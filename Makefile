@@ -30,7 +30,7 @@ pictures: install  ## the pictures of the pages anew: the demo into build/demo, 
 test: install  ## the test suite in three processes, as some tests wait; more threads in each would wait for one another
 	OMP_NUM_THREADS=1 $(BIN)/python $(TESTS)
 
-slow: install  ## the tests that take minutes: prediction and training killed in every phase
+slow: install  ## the tests that `make test` leaves out: killed in every phase, large networks, more cases of quick laws
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m slow
 
 fuzz: install  ## damaged inputs of each kind, FUZZ_CASES of them: about an hour; what breaks the law goes to build/fuzz

@@ -3,7 +3,10 @@
 What is heavy is imported inside them: the process that hands the tests out to others needs none of it.
 """
 
+import multiprocessing.util
+import shutil
 import subprocess
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +21,24 @@ from support.cpu import (  # noqa: F401
     pytest_terminal_summary,
     pytest_xdist_make_scheduler,
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_files(tmp_path_factory):
+    """A folder of pytest's own for all temporary files, also those of other processes, removed when the tests end.
+
+    Some processes are killed, or end as forks do, without removing theirs. Python's own for sockets, whose names are to
+    be short, stays where it is: it is removed last.
+    """
+    multiprocessing.util.get_temp_dir()
+    place = tmp_path_factory.getbasetemp() / "temporary"
+    place.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(place))
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(place / "torch"))  # made when torch's compiler is first loaded
+        patch.setattr(tempfile, "tempdir", str(place))
+        yield
+    shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,9 @@
 
 import ast
 import re
+import subprocess
+import sys
+import tempfile
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -232,3 +235,10 @@ def test_tests_lie_where_the_rooms_lie():
             bare.add(room)
     assert bare == set(HELD_BY)
     assert {f"{test}.py" for test in HELD_BY.values()} <= tests
+
+
+def test_temporary_files_of_tests_lie_in_pytests_own_folder(tmp_path_factory):
+    """Also those of a process that a test starts."""
+    asked = [sys.executable, "-c", "import tempfile; print(tempfile.gettempdir())"]
+    told = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    assert told == tempfile.gettempdir() and Path(told).parent == tmp_path_factory.getbasetemp()

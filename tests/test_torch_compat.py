@@ -83,6 +83,7 @@ print(*[name for name in LATE if name in sys.modules])
 import sys, torch
 from geood.models.timm_files import network_maker, timm_library
 make = network_maker("resnet10t")
+print("torch._dynamo" in sys.modules, timm_library().is_model("vgg11"), "torch._dynamo" in sys.modules)
 import timm, torchvision
 print(torchvision.transforms.ToTensor.__name__, torchvision.ops.nms.__name__, torchvision.models.resnet18.__name__)
 print(timm.layers.create_norm.FrozenBatchNorm2d is torchvision.ops.FrozenBatchNorm2d)
@@ -91,12 +92,6 @@ print(create_transform(32, mean=IMAGENET_DEFAULT_MEAN) is not None, timm.__versi
 print(len(timm.list_models()) > 500, timm.create_model is make, timm.models.resnet.ResNet.__name__)
 by_graph = make("resnet18", pretrained=False, features_only=True, feature_cls="fx")
 print(len(by_graph(torch.zeros(1, 3, 64, 64))), timm.models._builder.has_hf_hub())
-""",
-    "network, then timm": """
-import sys
-from geood.models.timm_files import network_maker, timm_library
-network_maker("resnet10t")
-print("torch._dynamo" in sys.modules, timm_library().is_model("vgg11"), "torch._dynamo" in sys.modules)
 """,
     "compiler asked": """
 import sys
@@ -110,13 +105,21 @@ print(reset is torch._dynamo.reset, sys.modules["torch._dynamo"] is not standing
 }
 
 
-@pytest.fixture(scope="module")
-def said():
+WHOLE = "network, then all"  # the case that loads the whole of timm and torchvision, and takes longest
+
+
+def told(cases):
     """What each case prints, in a fork of one process that has loaded torch and nothing else that is heavy."""
-    told = json.dumps(CASES)
-    done = subprocess.run([sys.executable, "-c", SAID], input=told, capture_output=True, text=True, check=False)
+    asked = json.dumps(cases)
+    done = subprocess.run([sys.executable, "-c", SAID], input=asked, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def said():
+    """What each quick case prints."""
+    return told({name: code for name, code in CASES.items() if name != WHOLE})
 
 
 def test_operators_missing_are_declared_once_and_have_no_kernel(said):
@@ -170,11 +173,10 @@ def test_a_network_is_made_without_the_rest_of_timm_torchvision_and_the_hub(said
     assert said["network"] == []
 
 
-def test_timm_and_torchvision_are_whole_for_whoever_uses_them_after_a_network_was_made(said):
-    assert said["network, then all"] == [
-        *("ToTensor", "nms", "resnet18", "True", "True", "True", "True", "True", "ResNet", "5", "True")
+@pytest.mark.slow
+def test_timm_and_torchvision_are_whole_for_whoever_uses_them_after_a_network_was_made():
+    """And the whole of timm comes without the compiler."""
+    assert told({WHOLE: CASES[WHOLE]})[WHOLE] == [
+        *("False", "True", "False"),
+        *("ToTensor", "nms", "resnet18", "True", "True", "True", "True", "True", "ResNet", "5", "True"),
     ]
-
-
-def test_the_whole_of_timm_comes_without_the_compiler_also_after_a_network(said):
-    assert said["network, then timm"] == ["False", "True", "False"]

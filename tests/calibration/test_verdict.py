@@ -28,6 +28,7 @@ from geood.models.calibration_record import CalibrationRecord
 from geood.reporting.tables import verdict_bars
 from geood.training.calibration import calibrated
 from support.bundles import make_bundle
+from support.cpu import slow
 from support.rasters import picture, write_raster
 from support.scenery import config, truth
 
@@ -196,7 +197,11 @@ class Told:
 
 @pytest.mark.parametrize(
     ("scene", "options"),
-    [("alike", []), ("dark", []), ("bare", []), ("alike", ["--threshold", "0"]), ("dark", ["--on-drift", "relative"])],
+    [
+        ("alike", []),
+        ("dark", ["--on-drift", "relative"]),
+        *slow(("dark", []), ("bare", []), ("alike", ["--threshold", "0"])),
+    ],
 )
 def test_every_figure_that_is_printed_is_found_again_in_what_was_written(ground, scene, options):
     folder = ground / f"out{len(options)}{scene}"

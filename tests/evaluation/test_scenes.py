@@ -22,6 +22,7 @@ from geood.geo.bands import Bands
 from geood.models.bundle import ModelBundle
 from geood.models.scores import anomaly_score
 from geood.models.segmenter import SegmenterOutput
+from support.cpu import slow
 
 CLASSES, ANOMALY, STRANGE, NONE = {2: "land", 5: "road"}, 9, 77, 255
 UTM = "EPSG:32633"
@@ -132,7 +133,7 @@ def test_figures_of_tiles_equal_those_of_all_pixels_at_once(tmp_path, model):
     assert sum(scene["pixels"] for scene in result.scenes) == result.pixels
 
 
-@pytest.mark.parametrize("tile", [32, 96, 256])
+@pytest.mark.parametrize("tile", [32, pytest.param(96, marks=pytest.mark.slow), 256])
 def test_tiling_does_not_matter(tmp_path, model, tile):
     make_scenes(tmp_path)
     predict = model.config.predict.model_copy(update={"tile_px": tile, "halo_px": 0})
@@ -334,7 +335,7 @@ def a_config(folder, images, labels):
 
 
 @pytest.mark.parametrize("crs", [UTM, None])
-@pytest.mark.parametrize("ending", ["_gt", "-truth", ".ids", ""])
+@pytest.mark.parametrize("ending", ["_gt", "", *slow("-truth", ".ids")])
 def test_labels_go_with_the_image_whose_name_theirs_begins_with(tmp_path, model, crs, ending):
     """Two images of one ground and size: any other label fits as well, but is wrong."""
     rng = np.random.default_rng(3)

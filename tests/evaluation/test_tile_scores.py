@@ -51,10 +51,10 @@ def written(folder, *, transform, order, nodata=False):
         (OWN, [0, 1, 2], False, []),
         (OWN, [2, 0, 1], True, ["score.smooth_px=4"]),
         (OWN, [2, 0, 1], True, ["predict.precision=bfloat16"]),
-        (FINE, [0, 1, 2], False, []),
+        pytest.param(FINE, [0, 1, 2], False, [], marks=pytest.mark.slow),
         (FINE, [2, 1, 0], True, ["score.smooth_px=4"]),
         (COARSE, [0, 1, 2], True, ["score.smooth_px=4"]),
-        (COARSE, [2, 1, 0], True, ["predict.precision=bfloat16"]),
+        pytest.param(COARSE, [2, 1, 0], True, ["predict.precision=bfloat16"], marks=pytest.mark.slow),
     ],
 )
 def test_figures_of_the_written_raster_are_those_of_evaluate(tmp_path, transform, order, nodata, settings):
@@ -158,10 +158,10 @@ def raster_of(path, out, *, model, **options):
     ("width", "alpha", "turn", "resample"),
     [
         (131, False, 1, True),
-        (33, False, 1, True),
+        pytest.param(33, False, 1, True, marks=pytest.mark.slow),
         (33, True, 6, True),
-        (57, True, 1, True),
-        (200, False, 6, True),
+        pytest.param(57, True, 1, True, marks=pytest.mark.slow),
+        pytest.param(200, False, 6, True, marks=pytest.mark.slow),
         (400, True, 1, True),
         (33, False, 1, False),
     ],
@@ -206,7 +206,7 @@ def test_a_photograph_four_times_as_large_has_the_scores_of_the_small_one_enlarg
     assert np.abs(as_it_is - wanted)[inner].mean() > 5 * np.abs(enlarged - wanted)[inner].mean()
 
 
-@pytest.mark.parametrize("turn", [1, 3, 6])
+@pytest.mark.parametrize("turn", [1, pytest.param(3, marks=pytest.mark.slow), 6])
 def test_a_data_set_is_measured_at_the_width_and_as_viewers_show_it(tmp_path, turn):
     """A frame that the camera stored turned has the scores of the upright one, at its own size."""
     bundle = make_photo_model(tmp_path / "m.safetensors", 60)

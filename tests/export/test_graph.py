@@ -64,14 +64,22 @@ def _traced(bundle):
         return torch.export.export(graph, (torch.zeros(2, 3, 96, 128),), dynamic_shapes=free, strict=False).module()
 
 
-def test_a_traced_graph_of_any_size_is_the_bundle_and_lowers_the_score_near_false_alarms(bundle, numbers, tmp_path):
+def test_a_traced_graph_of_any_size_is_the_bundle(bundle, numbers):
+    chosen = bundle.with_settings(["score.kind=energy"])
+    score, ids = _traced(chosen)(numbers)
+    wanted, wanted_ids = expected(chosen, numbers)
+    assert torch.allclose(score, wanted, atol=1e-4, rtol=1e-4, equal_nan=True) and torch.equal(ids, wanted_ids)
+
+
+@pytest.mark.parametrize("made", [ScoreGraph, pytest.param(_traced, marks=pytest.mark.slow)])
+def test_the_graph_lowers_the_score_near_false_alarms(bundle, numbers, tmp_path, made):
     """Score combined has all that is computed otherwise when sizes are symbols, but the banks of the decoder."""
     false = torch.zeros(1, 64, 96, dtype=torch.bool)
     false[:, 32:64, 64:] = True
     scaled = torch.from_numpy(bundle.bands.scale(numbers[0].numpy(), np.isfinite(numbers[0].numpy()).all(0)))[None]
     chosen = bundle.with_settings(["score.kind=combined"])
     lowered = with_false_alarms(chosen, tmp_path / "c.safetensors", scaled, false=false)
-    score, ids = _traced(lowered)(numbers)
+    score, ids = made(lowered)(numbers)
     (plain, _), (wanted, wanted_ids) = (expected(each, numbers) for each in (chosen, lowered))
     assert torch.equal(ids, wanted_ids)
     assert torch.allclose(score, wanted, atol=1e-3, rtol=1e-4, equal_nan=True)

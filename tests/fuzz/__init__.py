@@ -5,7 +5,7 @@ damaged or crafted ones, the same for the same seed; `run(box, options, stock)` 
 returns the names of the outputs that should be there. One law holds for all kinds (`law`): either one of geood's own
 errors comes out, or a right result, within bounded time and memory, and nothing else is left or written.
 
-The suite tries some hundred cases of each kind (`test_fuzz`), `make fuzz` 20,000 (`python -m fuzz --help`).
+The suite tries some dozen cases of each kind (`test_fuzz`), `make fuzz` 20,000 (`python -m fuzz --help`).
 """
 
 from fuzz import bundles, configs, labels, rasters, score_files, score_rasters, work_folders

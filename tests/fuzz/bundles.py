@@ -29,6 +29,8 @@ MOST_BANDS = 16
 
 def stock(folder: Path) -> tuple[dict[str, Any], bytes]:
     """Return the safetensors header of a valid bundle, and its tensors' bytes."""
+    import torch._dynamo  # noqa: F401  it makes a folder when it is first loaded, which a case may do
+
     data = tiny_bundle(folder).read_bytes()
     end = 8 + int.from_bytes(data[:8], "little")
     return json.loads(data[8:end]), data[end:]

@@ -20,15 +20,15 @@ from geood.geo.band_matching import parse_bands
 from geood.geo.bands import Bands
 from geood.prediction.budget import parse_bytes
 
-CASES = 80  # of bundles, one in twenty is right; `make fuzz` tries 20,000 of each kind
-FEWER = {"work_folders": 40}  # each is a prediction
+CASES = 40  # `make fuzz` tries 20,000 of each kind
+OTHERS = {"bundles": 80, "work_folders": 20}  # of bundles, one in twenty is right; each work folder is a prediction
 LIMIT_S = 60.0  # far beyond what a busy machine needs
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # rasterio logs GDAL's odd bytes so
 @pytest.mark.parametrize("name", KINDS)
 def test_damaged_inputs_end_well(name, tmp_path):
-    kind, cases = KINDS[name], FEWER.get(name, CASES)
+    kind, cases = KINDS[name], OTHERS.get(name, CASES)
     stock = kind.stock(tmp_path)
     with getattr(kind, "around", nullcontext)():
         endings = [examine(name, kind, seed, stock=stock, folder=tmp_path, limit_s=LIMIT_S) for seed in range(cases)]
@@ -62,7 +62,7 @@ PARSERS = {
 
 @pytest.mark.parametrize("option", PARSERS)
 @given(text=WORDS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_text_of_an_option_is_read_or_refused(option, text):
     with suppress(GeoodError):
         PARSERS[option](text)

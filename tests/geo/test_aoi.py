@@ -20,6 +20,7 @@ from geood.errors import ConfigError
 from geood.geo.aoi import AreaOfInterest
 from geood.geo.grid import Grid, Window, tile_grid
 from geood.prediction.plan import SceneOptions, _area
+from support.cpu import slow
 from support.threads import in_threads
 
 UTM = CRS.from_epsg(32633)
@@ -70,7 +71,9 @@ def reference(shape, grid=GRID):
 # Which pixels
 
 
-@pytest.mark.parametrize("shape", [star(), holed(), box(0, 0, 250, 180), box(10.5, 10.5, 30.2, 40.6)], ids=range(4))
+@pytest.mark.parametrize(
+    "shape", [star(), holed(), *slow(box(0, 0, 250, 180), box(10.5, 10.5, 30.2, 40.6))], ids=range(4)
+)
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 def test_pixels_are_those_that_gdal_burns(tmp_path, grid, shape):
     area = AreaOfInterest.from_file(written(tmp_path / "a.gpkg", [on_ground(shape, grid)], grid.crs), grid)

@@ -17,7 +17,7 @@ CORES = [
 ]
 
 
-@pytest.fixture(scope="module", params=["ladder", "folded", "ldn121"])
+@pytest.fixture(scope="module", params=["ladder", "folded", pytest.param("ldn121", marks=pytest.mark.slow)])
 def segmenter(request):
     torch.manual_seed(0)
     keys = {"network": "ldn121"} if request.param == "ldn121" else {"encoder": "resnet10t", "decoder_channels": 8}

@@ -141,8 +141,19 @@ def test_unfit_encoders_are_explained(encoder, said):
         _segmenter(encoder)
 
 
-@pytest.mark.parametrize("encoder", ["resnet10t", "densenet121", "convnext_atto"])
-@pytest.mark.parametrize("bands", [3, 1, 4])
+@pytest.mark.parametrize(
+    ("encoder", "bands"),
+    [
+        *(("resnet10t", bands) for bands in (3, 1, 4)),
+        ("densenet121", 3),
+        ("convnext_atto", 4),
+        *(
+            pytest.param(encoder, bands, marks=pytest.mark.slow)
+            for encoder, others in (("densenet121", (1, 4)), ("convnext_atto", (3, 1)))
+            for bands in others
+        ),
+    ],
+)
 def test_local_weights_give_timms_own_features(tmp_path, encoder, bands):
     torch.manual_seed(1)
     model = timm.create_model(encoder, pretrained=False)

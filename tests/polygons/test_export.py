@@ -38,6 +38,7 @@ from geood.polygons.extraction import _to_digits
 from geood.polygons.geodesic_area import GeodesicAreas
 from geood.polygons.names import OUTPUT_SUFFIXES
 from geood.polygons.rings import Rings
+from support.cpu import slow
 from support.places import CUSTOM, NORTH_UP, PLACES, UTM
 
 NAMES = {0: "field", 1: "road", 2: "roof"}
@@ -133,7 +134,7 @@ def test_figures_have_seven_digits_and_are_else_as_they_are():
     shape=st.tuples(st.integers(1, 14), st.integers(1, 14)),
     case=st.tuples(st.integers(0, 10**6), st.sampled_from([(3, 4), (5, 2), (99, 99)]), st.sampled_from([4, 8])),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_polygons_are_the_components_with_their_figures(tmp_path, monkeypatch, shape, case):
     """Compare with a flood fill and NumPy, for windows of any size."""
     seed, window, connectivity = case
@@ -340,7 +341,7 @@ def test_an_existing_file_is_replaced_only_when_asked(tmp_path, frame):
         write_frame(frame, tmp_path / "o.kml", threshold=0.5, overwrite=False)
 
 
-@pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
+@pytest.mark.parametrize("suffix", [OUTPUT_SUFFIXES[0], *slow(*OUTPUT_SUFFIXES[1:])])
 def test_a_full_disk_leaves_nothing(small_disk, frame, suffix):
     many = frame.loc[np.arange(60000) % len(frame)].reset_index(drop=True)
     many["model"] = [f"{i:0200x}" for i in np.random.default_rng(0).integers(0, 2**62, len(many))]
@@ -549,7 +550,7 @@ def test_the_cheap_bound_leaves_out_nothing_that_the_exact_area_keeps(tmp_path, 
 
 
 @pytest.mark.parametrize("small_disk", ["400k"], indirect=True)
-@pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
+@pytest.mark.parametrize("suffix", [*slow(*OUTPUT_SUFFIXES[:-1]), OUTPUT_SUFFIXES[-1]])
 def test_a_disk_that_fills_up_while_cutting_leaves_nothing(small_disk, tmp_path, monkeypatch, suffix):
     scores = scores_on(tmp_path / "s.tif", Grid(400, 400, NORTH_UP, UTM), some_scores(400, 400))
     for run_bytes in (10**9, 10**4):  # so that the file, or before it the sorted runs, does not fit
@@ -579,7 +580,7 @@ def test_a_scene_off_the_globe_is_no_geojson(tmp_path):
 
 
 @given(seed=st.integers(0, 10**6), connectivity=st.sampled_from([4, 8]), size_m=st.sampled_from([0.1, 0.2, 0.4, 2.0]))
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_simplified_polygons_are_valid_and_keep_their_contacts(tmp_path, seed, connectivity, size_m):
     path = scores_on(tmp_path / "s.tif", Grid(20, 24, NORTH_UP, UTM), some_scores(20, 24, seed))
     plain = cut(path, connectivity=connectivity)

@@ -31,10 +31,15 @@ from support.bundles import make_bundle, with_statistics
 from support.rasters import HALF_METRE, picture, write_raster
 
 
+@pytest.fixture(scope="module")
+def done():
+    """Bytes of tiles by bundle and size."""
+    return {}
+
+
 @pytest.fixture(autouse=True)
-def measured_once(monkeypatch):
-    """Each size of a tile of each bundle is measured once in a test."""
-    done = {}
+def measured_once(monkeypatch, done):
+    """Each size of a tile of each bundle is measured once."""
 
     def measured(bundle, side):
         if (id(bundle), side) not in done:
@@ -42,6 +47,12 @@ def measured_once(monkeypatch):
         return done[id(bundle), side][1]
 
     monkeypatch.setattr("geood.prediction.budget.tile_bytes", measured)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A bundle with large tiles."""
+    return make_bundle(tmp_path_factory.mktemp("large") / "m.safetensors", predict={"tile_px": 2048, "halo_px": 32})
 
 
 SIZES = [
@@ -70,8 +81,7 @@ def test_without_a_limit_a_run_is_as_its_config_says(bundle):
     assert budget(bundle).tile_px == bundle.config.predict.tile_px
 
 
-def test_a_limit_makes_tiles_smaller_or_fewer_until_they_fit(tmp_path):
-    large = make_bundle(tmp_path / "m.safetensors", predict={"tile_px": 2048, "halo_px": 32})
+def test_a_limit_makes_tiles_smaller_or_fewer_until_they_fit(large):
     free = budget(large)
     fitting = [budget(large, max_ram=free.bytes - step) for step in (0, 2**27, 2**28)]
     assert fitting[0] == Budget(
@@ -143,6 +153,7 @@ print(int(re.search("VmHWM: *([0-9]+)", Path("/proc/self/status").read_text().re
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_the_memory_that_was_allowed_is_kept(tmp_path):
     from support.rasters import picture, write_raster
@@ -181,9 +192,8 @@ def test_large_blocks_count_for_the_limit(tmp_path, bundle, interleave, most):
         budget(bundle, max_ram=tight, scenes=[memory])
 
 
-def test_tiles_shrink_for_a_scene_before_it_is_refused(tmp_path):
+def test_tiles_shrink_for_a_scene_before_it_is_refused(large):
     """Also of wide numbers: what fits alone with the largest tiles fits with smaller ones beside a large block."""
-    large = make_bundle(tmp_path / "m.safetensors", predict={"tile_px": 2048, "halo_px": 32})
     alone = budget(large)
     for memory in (SceneMemory(decoded=2**27), SceneMemory(number_bytes=9), SceneMemory(decoded=2**27, shared=True)):
         needing = budget(large, max_ram=10**11, scenes=[memory])

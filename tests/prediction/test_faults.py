@@ -127,6 +127,7 @@ def test_ctrl_c_keeps_the_tiles_that_are_done(tmp_path, command, unbroken, worke
     assert not (tmp_path / ".x.geood").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_twice_ends_at_once_and_can_be_resumed(tmp_path, command, unbroken):
     out = tmp_path / "x.tif"
     process = CommandApart(command(out), tmp_path / "said.txt")
@@ -156,7 +157,7 @@ geood.cli.process.main()
 """
 
 
-@pytest.mark.parametrize("later", [0.03, 0.1])
+@pytest.mark.parametrize("later", [0.03, pytest.param(0.1, marks=pytest.mark.slow)])
 def test_ctrl_c_once_more_while_the_process_ends(later):
     process = subprocess.Popen([sys.executable, "-c", ENDING], stdout=subprocess.PIPE)
     process.stdout.readline()

@@ -23,6 +23,7 @@ from geood.prediction.plan import SceneOptions
 from geood.prediction.polygonizing import polygonize
 from geood.prediction.workdir import PUBLISHING
 from support.bundles import make_bundle
+from support.cpu import slow
 from support.http_server import serving
 from support.rasters import picture, write_raster
 
@@ -174,7 +175,7 @@ def test_publications_in_one_folder_wait_for_each_other(tmp_path, run, meanwhile
     assert "".join(order) == "aaaaaabbbbbb"
 
 
-@pytest.mark.parametrize(("count", "between"), [(0, False), (0, True), (2, False), (4, True)])
+@pytest.mark.parametrize(("count", "between"), [(0, False), (2, False), *slow((0, True), (4, True))])
 def test_a_publication_is_finished_whenever_it_ended(out, run, killed, count, between):
     killed(out, count, between=between)
     [made] = run(out, resume=True)
@@ -225,17 +226,14 @@ def crafted(out, note, **files):
 @pytest.mark.parametrize(
     "note",
     [
-        "",
         "{",
         "[]",
-        "null",
-        '{"finals": []}',
+        *slow("", "null", '{"finals": []}', "\x00\xff"),
         '{"finals": ["../home/keys", "../home/x.failed_tiles.y"], "made": []}',
         '{"key": {}, "files": [["x.tif", -1, 0]], "scenes": []}',
         '{"key": {}, "files": [], "scenes": [], "more": 1}',
         '{"key": {}, "files": [["x.tif", 1e400, 0]], "scenes": []}',
         "[" * 100_000,
-        "\x00\xff",
     ],
 )
 def test_a_damaged_note_is_an_error_of_the_output(tmp_path, out, run, note):
@@ -268,7 +266,12 @@ ODD = ["q;1", "a?b#c%20d", "a!b", "a\tb\nc", "'q\" naïve 🌍", "a" * 220]
 
 
 @pytest.mark.parametrize(
-    ("name", "suffix"), [*((name, ".gpkg") for name in ODD), *(("q;1\n?", s) for s in (".geojson", ".fgb", ".parquet"))]
+    ("name", "suffix"),
+    [
+        *((name, ".gpkg") for name in ODD[3:]),
+        ("q;1\n?", ".parquet"),
+        *slow(*((name, ".gpkg") for name in ODD[:3]), *(("q;1\n?", s) for s in (".geojson", ".fgb"))),
+    ],
 )
 def test_outputs_have_the_names_that_were_asked_for(tmp_path, run, name, suffix):
     (tmp_path / "q").write_text("mine")
@@ -360,7 +363,7 @@ def test_a_file_beside_the_output_asks_no_server(out, run):
         assert not server.requests
 
 
-@pytest.mark.parametrize("count", [None, 0, 3])
+@pytest.mark.parametrize("count", [None, pytest.param(0, marks=pytest.mark.slow), 3])
 def test_a_run_goes_on_with_its_own_tiles_where_another_machine_would_choose_others(out, tmp_path, killed, run, count):
     """`count` files have their names when it is stopped; None: it is stopped before its rasters are made."""
     made = make_bundle(tmp_path / "m.safetensors", predict={"tile_px": "auto"})

@@ -31,6 +31,7 @@ from geood.review.ground import ground_of
 from geood.review.reading import read_review
 from geood.training.calibration import calibrated
 from support.bundles import make_bundle
+from support.cpu import slow
 from support.places import write_raster as write_placed
 from support.rasters import picture, write_raster
 from support.scenery import config, truth
@@ -158,7 +159,7 @@ def test_the_verdict_is_the_same_for_any_number_of_workers_and_after_a_resume(gr
     assert one.scores.read_bytes() == two.scores.read_bytes() and one.polygons.read_bytes() == two.polygons.read_bytes()
 
 
-@pytest.mark.parametrize("threshold", [None, 0.97])
+@pytest.mark.parametrize("threshold", [*slow(None), 0.97])
 def test_pixels_above_are_those_of_the_finished_raster_also_after_a_resume(
     ground, scene, tmp_path, monkeypatch, threshold
 ):

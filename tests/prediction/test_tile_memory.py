@@ -41,7 +41,7 @@ def test_a_tiles_memory_grows_with_its_pixels(bundle):
 
 def test_a_tiles_memory_is_that_of_its_score_too(tmp_path):
     """Tensors that live at once: those of the pass, or its answer with what the score is computed from and smoothed."""
-    head = {"encoder": "resnet10t", "decoder_channels": 16, "outlier": "head"}
+    head = {"outlier": "head"}
     bundle = with_statistics(make_bundle(tmp_path / "a.safetensors", segmenter=head), tmp_path / "b.safetensors")
     plane = 256 * 256 * 4
 

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import tempfile
 from functools import cache
 
 import pytest
@@ -38,7 +39,7 @@ def need_qgis():
 def environment(folder, **more):
     """Return the variables of a QGIS without a screen, whose settings are in `folder`."""
     own = {"QT_QPA_PLATFORM": "offscreen", "HOME": str(folder), "XDG_RUNTIME_DIR": str(folder), "PATH": "/usr/bin:/bin"}
-    return own | more
+    return own | {"TMPDIR": tempfile.gettempdir()} | more
 
 
 def ask_qgis(script, *arguments, folder, **variables):

@@ -234,12 +234,13 @@ def test_a_round_lowers_the_score_near_false_alarms_and_calibrates_with_it(revie
     assert again["combined"] == on.calibration["combined"]
 
 
-@pytest.mark.parametrize("origin", ["left out", "cell"])
+@pytest.mark.parametrize("origin", [pytest.param("left out", marks=pytest.mark.slow), "cell"])
 def test_real_things_and_searched_ground_lower_nothing(reviewed, tmp_path, origin):
     asked = reviewed(origin, UNSTATED if origin == "cell" else 1)
     assert not ModelBundle.load(train(asked, tmp_path / "run")).inliers.knows_false_alarms
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("forked_loaders")
 def test_any_number_of_workers_gives_the_same_statistics(reviewed, tmp_path):
     one, two = (

@@ -15,6 +15,7 @@ from geood.geo.cog.assembly import Assembly
 from geood.geo.cog.encoding import encode_tile
 from geood.geo.cog.spaced_file import SpacedFile
 from geood.geo.grid import Grid, tile_grid
+from support.cpu import slow
 from support.places import NORTH_UP, UTM
 from support.rasters import assemble
 
@@ -69,7 +70,7 @@ def nowhere(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", FORMS)
-@pytest.mark.parametrize("tile_px", [32, 96, 512])
+@pytest.mark.parametrize("tile_px", [*slow(32), 96, 512])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_copied_at_the_end_or_laid_out_while_tiles_come_it_has_the_same_bytes(
     tmp_path, monkeypatch, shape, tile_px, dtype

@@ -19,6 +19,7 @@ from geood.geo import gdal
 from geood.geo.cog import encoding, layout
 from geood.geo.cog.encoding import WORST, block_px, encode_tile, rounded
 from geood.geo.grid import Grid, tile_grid
+from support.cpu import slow
 from support.places import NORTH_UP, PLACES, UTM
 from support.rasters import assemble
 
@@ -223,8 +224,7 @@ def test_further_bands_lie_beside_the_first_and_leave_it_as_it_is(tmp_path, shap
     [
         ((513, 40), 32, 16),
         ((1, 2100), 64, 32),
-        ((1030, 27), 1024, 512),
-        ((2049, 30), 192, 96),
+        *slow(((1030, 27), 1024, 512), ((2049, 30), 192, 96)),
         # with smaller blocks, tiles in which level 2 is half a block, a block, two, and one and a half
         ((300, 470), 128, 64),
         ((290, 520), 256, 64),

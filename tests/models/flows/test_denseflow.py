@@ -131,7 +131,9 @@ def test_training_lowers_the_bits():
     assert all(map(math.isfinite, bits)) and sum(bits[-5:]) / 5 < sum(bits[:5]) / 5 - 0.2
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "denseflow-74-10")) for name in SHAPES]
+)
 def test_smooth_parts_go_on_at_the_start(name, monkeypatch):
     monkeypatch.setitem(SHAPES, name, SHAPES[name]._replace(width=4, depth=1, growth=4))
     flow = Flow(3, FlowConfig(network=name), (1 / 255,) * 3)
