@@ -168,7 +168,7 @@ def test_the_check_on_the_command_line(miniature, monkeypatch, capsys, damaged):
     assert len(shares) == 3 * len(set(CAMVID.values())) and sum(shares) == pytest.approx(300, abs=0.3)
     (damaged[0] / "testannot/0001TP_008550.png").unlink()
     assert run("check", "camvid", damaged[0]) == 3
-    assert "1 problems found\n  test: 1 images without labels" in capsys.readouterr().err
+    assert "problems found: 1\n  test: 1 images without labels" in capsys.readouterr().err
 
 
 def test_the_check_reads_labels_in_another_coding(miniature, tmp_path, capsys):

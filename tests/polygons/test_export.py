@@ -512,7 +512,7 @@ def test_failed_tiles_are_a_layer_or_a_file_of_their_own(scored, suffix):
     write(scores, out, overwrite=True)
     assert set(os.listdir(folder)) == with_styles(out)
     if suffix == ".gpkg":
-        assert {name for name, _ in pyogrio.list_layers(out)} == {"anomalies", "layer_styles"}
+        assert {name for name, _ in pyogrio.list_layers(out)} == {"anomalies", "layer_styles", "sample"}
 
 
 def test_too_many_polygons_are_an_error_that_says_what_to_do(scored, monkeypatch):
