@@ -140,7 +140,7 @@ def _areas(frame: Any) -> dict[str, str]:
     sizes = f"{area.sum():,.0f} m2 in all, {area.min():.3g} m2 the smallest", f"{first['area_m2']:.4g} m2"
     if area.isna().all() and "area_px" in frame.columns:
         area = frame["area_px"]
-        sizes = f"{area.sum():,} px in all, {area.min():,} px the smallest", f"{first['area_px']:,} px"
+        sizes = f"{area.sum():,.0f} px in all, {area.min():,.0f} px the smallest", f"{first['area_px']:,.0f} px"
     return {"area": sizes[0], "rank 1": f"{first['class_name']}, score {first['score_p95']:.4g}, {sizes[1]}"}
 
 

@@ -680,7 +680,7 @@ class PredictConfig(Section):
         50, description="cells of ground in the layer sample of a GeoPackage, to be searched for misses; 0: none"
     )
     sample_side_m: Annotated[float, Field(gt=0, le=100_000)] = Field(
-        50.0, description="largest side of such a cell, metres; without metres 128 pixels"
+        50.0, description="largest side of such a cell, metres, to the nearest pixel; without metres 128 pixels"
     )
     sample_seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="seed that the cells are drawn with")
 

@@ -32,7 +32,7 @@ from geood.geo.resampling import resample, resized, spread, taps
 
 log = logging.getLogger("geood")
 SHARED_BYTES = 2**26  # a block above this is decoded by one thread at a time
-PIECE_PX = 2**21  # scene pixels that are resampled at a time, to bound memory
+PIECE_PX, PIECE_BYTES = 2**21, 2**24  # most scene pixels that are resampled at a time, and bytes of them as numbers
 
 
 @dataclass(frozen=True)
@@ -301,7 +301,8 @@ class Scene:
         """Resample pixels and validity of a window of the working grid, in strips of rows that bound memory."""
         scale = self.source.scale
         across = taps(window.col, window.width, scale=scale, size=self.grid.width)
-        step = max(1, int(PIECE_PX * scale / (across.stop - across.start)))
+        most = min(PIECE_PX, PIECE_BYTES // (len(indexes) * max(4, self.dtype.itemsize)))
+        step = max(1, int(most * scale / (across.stop - across.start)))
         parts = []
         for row in range(window.row, window.row + window.height, step):
             height = min(step, window.row + window.height - row)

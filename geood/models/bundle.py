@@ -302,7 +302,8 @@ class ModelBundle:
         return self
 
     def __repr__(self) -> str:
-        return f"ModelBundle({self.identity}: {', '.join(self.class_names.values())}; {self.config.score.kind})"
+        classes = ", ".join(self.class_names.values())
+        return f"ModelBundle({self.identity or 'not saved'}: {classes}; {self.config.score.kind})"
 
     def _repr_html_(self) -> str:
         told = {"classes": ", ".join(self.class_names.values()), "bands": ", ".join(self.bands.names)}

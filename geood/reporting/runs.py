@@ -176,9 +176,7 @@ def _dense(run: Path, stage: str) -> list[Point]:
     events.Reload()
     if "train/loss" not in events.Tags()["scalars"]:
         return []
-    last = {
-        event.step: float(event.value) for event in events.Scalars("train/loss")
-    }  # a resumed run repeats some steps
+    last = {event.step: float(event.value) for event in events.Scalars("train/loss")}  # resumed, a run repeats some
     return [Point(step + 1, last[step]) for step in sorted(last)]
 
 

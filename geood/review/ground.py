@@ -149,7 +149,7 @@ def _area_of_cells(review: Review) -> tuple[float | None, tuple[str, ...]]:
     if cells is None or "stands_for_m2" not in cells or not np.isfinite(cells["stands_for_m2"].sum()):
         return None, ()
     total = float(cells["stands_for_m2"].sum()) / 1e6
-    note = "the ground is what the cells of the sample stand for, of which half holds data"
+    note = "the ground is what the cells of the sample stand for: without those that hold data in less than half"
     return (total, (note,)) if total else (None, ())
 
 

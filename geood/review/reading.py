@@ -116,8 +116,8 @@ def read_review(paths: Sequence[str | Path], names: ReviewNames = ReviewNames())
     ranks = pd.to_numeric(polygons["rank"], errors="coerce") if "rank" in polygons else None
     ranked = ranks is not None and not ranks.isna().mean() > MOSTLY
     if ranks is not None and ranked:  # what was drawn by hand has none, and comes last
-        own = ranks.max() + 1 + pd.factorize(polygons.geometry.to_wkb())[0]
-        polygons = polygons.assign(rank=ranks.where(ranks.notna(), own))
+        own = ranks.max() + 1 + pd.factorize(polygons.geometry.to_wkb(), use_na_sentinel=False)[0]
+        polygons = polygons.assign(rank=ranks.where(ranks.notna(), own), _told=ranks.astype(np.float64))
         _check_one_map(polygons, paths)
     undecided: list[Any] = []
     polygons, conflicts = _merged(polygons, notes, undecided, ranked=ranked)
@@ -277,8 +277,7 @@ def _merged(
     kept, conflicts, cut = [], [], 0
     outlines = frame.geometry.to_numpy(dtype=object, copy=True)
     verdict, file = frame["verdict"].tolist(), frame["_file"].tolist()
-    groups = frame.groupby(by, dropna=False, sort=False).indices.values()
-    for rows in groups:
+    for rows in frame.groupby(by, dropna=False, sort=False).indices.values():
         verdicts = {verdict[i] for i in rows} - {"", "skip"}
         first = next((i for i in rows if verdict[i] in verdicts), rows[0])
         first = first if verdicts else next((i for i in rows if verdict[i]), first)
@@ -290,13 +289,15 @@ def _merged(
         rest = [outlines[i] for i in parts if i not in own]
         outlines[first] = _together([outlines[i] for i in own])
         undecided += _without(rest, outlines[first])
-        if len(verdicts) > 1:
+        if torn:
             said = tuple(f"{verdict[i]} by {_who(frame, i)}" for i in rows if verdict[i] in verdicts)
-            place = f"rank {int(frame['rank'].iat[first])}" if ranked else f"fid {frame['fid'].iat[first]}"
+            rank = frame["_told"].iat[first] if ranked else np.nan
+            place = f"fid {frame['fid'].iat[first]}" if np.isnan(rank) else f"rank {int(rank)}"
             conflicts.append((first, Conflict(place, said)))
     if cut:
         notes.append(f"{counted(cut, 'polygon')} cut into parts or copied, with one rank: each counts once")
-    merged = frame.set_geometry(outlines, crs=frame.crs).drop(columns=["_outline", "_file"], errors="ignore").copy()
+    merged = frame.set_geometry(outlines, crs=frame.crs)
+    merged = merged.drop(columns=["_outline", "_file", "_told"], errors="ignore").copy()
     merged.iloc[[i for i, _ in conflicts], merged.columns.get_loc("verdict")] = "conflict"
     return merged.iloc[sorted(kept)].reset_index(drop=True), tuple(conflict for _, conflict in conflicts)
 

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import geopandas
+import pandas as pd
 import pytest
 from shapely.geometry import box
 
@@ -97,6 +98,12 @@ def test_areas_of_photographs_are_told_in_pixels(made, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "nan" not in text and " m2" not in text
     assert f"{photo['area_px'].sum():,} px in all, {photo['area_px'].min():,} px the smallest" in text
+    drawn = photo.iloc[:1].assign(rank=None, area_px=None, score_p95=None)  # by hand, which makes the others floats
+    pd.concat([photo, drawn], ignore_index=True).to_parquet(tmp_path / "drawn.parquet")
+    assert _run(["info", str(tmp_path / "drawn.parquet")], debug=False) == 0
+    assert [line for line in text.splitlines() if " px" in line] == [
+        line for line in capsys.readouterr().out.splitlines() if " px" in line
+    ]
 
 
 def test_other_files_are_refused_with_what_they_are_good_for(made, tmp_path, capsys):

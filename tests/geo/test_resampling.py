@@ -72,6 +72,26 @@ def test_windows_put_together_equal_one_window_over_all(tmp_path, monkeypatch, s
         assert whole(scene)[0].tobytes() == array.tobytes()
 
 
+def test_pixels_under_a_window_are_read_in_pieces_of_few_bytes_whatever_a_scene_holds(tmp_path, monkeypatch):
+    """Memory is planned for the pixels that come out; those under them may be many bands of wide numbers."""
+    monkeypatch.setattr("geood.geo.scene.PIECE_BYTES", 2**14)
+    sizes, stored = [], Scene.stored
+
+    def seen(scene, *arguments):
+        array, valid = stored(scene, *arguments)
+        sizes.append(array.nbytes)
+        return array, valid
+
+    monkeypatch.setattr(Scene, "stored", seen)
+    for dtype in (np.uint8, np.float64):
+        pixels = noise(7, 160, 40, high=200).astype(dtype)
+        sizes.clear()
+        with at(write_raster(tmp_path / "a.tif", pixels), 1 / 8) as scene:
+            array, _ = whole(scene)
+        assert max(sizes) <= max(2**14, 7 * 8 * 40 * np.dtype(dtype).itemsize) and sum(sizes) == pixels.nbytes
+        assert array.tobytes() == resize(pixels, np.ones((160, 40), bool), 1 / 8)[0].tobytes()
+
+
 @pytest.mark.parametrize("scale", [0.4, 1.5])
 @pytest.mark.parametrize("window", [Window(-9, -4, 30, 50), Window(-64, 3, 96, 2), Window(5, 60, 3, 9)])
 def test_what_overhangs_is_mirrored_in_working_pixels(tmp_path, scale, window):

@@ -1,5 +1,6 @@
 """A bundle may be given as an object, a file or the folder of a run, with the same map; values show as HTML."""
 
+import dataclasses
 import shutil
 
 import pytest
@@ -66,6 +67,7 @@ def test_values_show_as_html_without_markup_of_their_own(bundle):
 def test_a_bundle_in_a_console_is_one_line(bundle):
     """Its networks and what was measured fill hundreds of screens."""
     assert repr(bundle) == str(bundle) == f"ModelBundle({bundle.identity}: land, road, roof; jsd)"
+    assert repr(dataclasses.replace(bundle, identity="")) == "ModelBundle(not saved: land, road, roof; jsd)"
 
 
 def test_errors_and_options_are_public():

@@ -225,3 +225,23 @@ def test_a_polygon_drawn_by_hand_leaves_the_others_their_ranks(tmp_path):
     review = read_review(paths)
     assert review.ranked and review.polygons["verdict"].tolist() == ["real", "false", "", "real"]
     assert not review.conflicts and review.polygons.geometry.iloc[-1].equals(square(50))
+
+
+def test_rows_drawn_by_hand_without_an_outline_are_no_parts_of_the_last_polygon(tmp_path):
+    frame = reviewed(["real", "false", None])
+    bare = pd.concat([frame, frame.iloc[:1].assign(rank=None, score_max=None)], ignore_index=True)
+    bare = bare.set_geometry([*frame.geometry, None], crs=frame.crs)
+    review = read_review([save(tmp_path / "a.gpkg", bare)])
+    assert verdicts(review) == ["real", "false", "", "real"] and not review.notes
+
+
+def test_a_conflict_over_a_polygon_that_has_no_rank_names_none(tmp_path):
+    frame = reviewed(["real", "real"])
+    drawn = pd.concat([frame, frame.iloc[:1].assign(rank=None, score_max=None)], ignore_index=True)
+    drawn = drawn.set_geometry([*frame.geometry, square(50)], crs=frame.crs)
+    other = drawn.assign(verdict=["real", "false", "false"])
+    review = read_review([save(tmp_path / "a.gpkg", drawn), save(tmp_path / "b.gpkg", other)])
+    assert [str(conflict) for conflict in review.conflicts] == [
+        "rank 2: real by a.gpkg, false by b.gpkg",
+        "fid 3: real by a.gpkg, false by b.gpkg",
+    ]
