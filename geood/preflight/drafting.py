@@ -197,7 +197,8 @@ def first_config(inputs: Inputs, wishes: Wishes) -> FirstConfig:
                 break
             proposal, trial = smaller, try_crops(_config(data, smaller, inputs))
         if trial.few_blocks and (narrower := smaller_blocks(proposal, trial.blocks)):
-            proposal, trial = narrower, try_crops(_config(data, narrower, inputs))
+            again = try_crops(_config(data, narrower, inputs))
+            proposal, trial = (narrower, again) if again.blocks > trial.blocks else (proposal, trial)
         pace = trial.pace()
     proposal = fewer_crops(proposal, pace.read_s)
     trial = replace(trial, config=_config(data, proposal, inputs))
