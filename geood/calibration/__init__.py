@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         tile_cells,
     )
     from geood.calibration.exchangeability import Drift, drift_of
-    from geood.calibration.false_polygons import FalsePolygons, PolygonTable, least_area
+    from geood.calibration.false_polygons import FalsePolygons, PolygonTable, least_area, own_record
     from geood.calibration.judgement import verdict_of
     from geood.calibration.measurement import GroundSample, measure_ground, sample_ground
     from geood.calibration.rates import LEAST_BLOCKS, MORE_BLOCKS, garwood, guaranteed, rate_interval
@@ -46,6 +46,7 @@ __all__ = [
     "in_digits",
     "least_area",
     "measure_ground",
+    "own_record",
     "pooled_features",
     "prediction_tiles",
     "rate_interval",
@@ -81,6 +82,7 @@ __getattr__, __dir__ = lazy_exports(
         "guaranteed": "rates",
         "in_digits": "verdict",
         "least_area": "false_polygons",
+        "own_record": "false_polygons",
         "measure_ground": "measurement",
         "pooled_features": "cells",
         "prediction_tiles": "tiled_scoring",

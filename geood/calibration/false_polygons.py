@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from geood.calibration.rates import LEVEL, garwood
 from geood.errors import ConfigError
-from geood.models import CalibrationRecord
+from geood.models import CalibrationRecord, ModelBundle
 
 LEAST_PX = (1, 2, 4, 8, 16, 32, 64)  # least areas that are counted
 NEARLY = 0.95  # of a share that is asked for: a threshold of the table with as much is taken as it is
@@ -28,6 +28,12 @@ AUTO_PX = 9  # default least area of a polygon, in pixels of the model: three by
 def least_area(given: float | None, pixel_m: float | None) -> float:
     """Return the least area of a polygon in square metres: the one given, else that of 9 pixels of the model."""
     return float(f"{AUTO_PX * (pixel_m or 0.0) ** 2:.6g}") if given is None else given
+
+
+def own_record(bundle: ModelBundle) -> CalibrationRecord | None:
+    """Return the record of a bundle's calibration; None if it has none of its score with its settings."""
+    record = bundle.record
+    return record if record is not None and bundle.thresholds and record.kind == bundle.config.score.kind else None
 
 
 class FalsePolygons(NamedTuple):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from geood.calibration.exchangeability import Drift, in_words
-from geood.calibration.false_polygons import FalsePolygons, PolygonTable
+from geood.calibration.false_polygons import FalsePolygons, PolygonTable, own_record
 from geood.calibration.rates import LEAST_BLOCKS, MORE_BLOCKS, guaranteed, rate_interval
 from geood.calibration.verdict import FAILS, HOLDS, UNKNOWN, SceneFacts, Verdict, percent
 from geood.models import CalibrationRecord, ModelBundle
@@ -27,8 +27,7 @@ REMEDY = "take its own score and settings, or train it again with these"
 
 def verdict_of(facts: SceneFacts, bundle: ModelBundle, drift: Drift | None) -> Verdict:
     """Return the verdict on a map: from its figures, the bundle, and how far the scene lies from calibration ground."""
-    record = bundle.record if bundle.thresholds and bundle.record else None
-    own = record if record is not None and record.kind == bundle.config.score.kind else None
+    own = own_record(bundle)
     above = facts.above_px / facts.valid_px if facts.valid_px else None
     promise = _Promise() if facts.relative else _promise(facts, own, bundle)
     polygons = None

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geood.atomic import output_errors
-from geood.calibration import FAILS, Drift, SceneFacts, Verdict, drift_of, statistic_names, verdict_of
+from geood.calibration import FAILS, Drift, SceneFacts, Verdict, drift_of, own_record, statistic_names, verdict_of
 from geood.errors import DataError, OutputError
 from geood.geo.gdal import open_raster, pieces, rasterio_window, reading
 from geood.geo.grid import Grid
@@ -78,9 +78,8 @@ def state_of(
     Raises:
         DataError: the scene is unlike, and that is to be refused.
     """
-    record, names = bundle.record, statistic_names(bundle.bands.names, len(bundle.class_ids))
-    scored = record is not None and record.kind == bundle.config.score.kind and bool(bundle.thresholds)
-    drift = drift_of(cells, record, names=names, scored=scored)
+    names = statistic_names(bundle.bands.names, len(bundle.class_ids))
+    drift = drift_of(cells, bundle.record, names=names, scored=own_record(bundle) is not None)
     curve = PixelCurve() if on_drift == "relative" else None
     with reading(scores), open_raster(scores) as raster:
         grid = Grid(raster.height, raster.width, raster.transform, raster.crs)
@@ -96,7 +95,7 @@ def state_of(
         min_area_m2=bundle.config.predict.min_area_m2 or 0.0,
         pixel_m=grid.resolution_m,
     )
-    if on_drift == "warn" or (on_drift == "relative" and record is None):
+    if on_drift == "warn" or (on_drift == "relative" and bundle.record is None):
         return SceneState(facts, drift)
     so_far = verdict_of(facts, bundle, drift)
     if so_far.answer != FAILS and not (drift and drift.unlike):

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from geood.calibration import PolygonTable, least_area
+from geood.calibration import PolygonTable, least_area, own_record
 from geood.config import SCORES, PredictConfig
 from geood.errors import ConfigError, DataError, shown
 from geood.geo.score_raster import SCORE_TAG, TABLE_TAG
@@ -103,10 +103,8 @@ def table_of(bundle: ModelBundle) -> PolygonTable | None:
 
     Where pixels are connected otherwise than in the calibration it has rates alone.
     """
-    record = bundle.record
-    if record is None or not bundle.thresholds or record.kind != bundle.config.score.kind:
-        return None
-    return PolygonTable.of(record, connectivity=bundle.config.predict.connectivity)
+    record = own_record(bundle)
+    return None if record is None else PolygonTable.of(record, connectivity=bundle.config.predict.connectivity)
 
 
 def table_in(tags: dict[str, str], path: object) -> PolygonTable | None:
