@@ -120,7 +120,7 @@ class ImageLayer(_Rasters):
         opener = functools.partial(_open_scene, bands=bands, nodata=nodata)
         with opener(str(paths[0])) as first:
             grid = first.grid
-        super().__init__(paths, crs=crs or grid.crs, res=res or grid.pixel_size, opener=opener)
+        super().__init__(paths, crs=crs or grid.crs, res=res or grid.upright_size, opener=opener)
         self._warn_of_covered()
 
     def _warn_of_covered(self) -> None:

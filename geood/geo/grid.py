@@ -68,9 +68,17 @@ class Grid:
 
     @property
     def pixel_size(self) -> tuple[float, float]:
-        """Side lengths of a pixel (along a row, along a column) in CRS units; correct for rotated grids too."""
+        """Side lengths of a pixel (along a row, along a column) in CRS units; of rotated grids too."""
         t = self.transform
         return (t.a**2 + t.d**2) ** 0.5, (t.b**2 + t.e**2) ** 0.5
+
+    @property
+    def upright_size(self) -> tuple[float, float]:
+        """Sides (along x, along y) in CRS units of a north-up pixel on as much ground; of a turned grid in degrees too,
+        whose pixels are rectangles on the ground and none in degrees.
+        """
+        t = self.transform
+        return math.hypot(t.a, t.b), math.hypot(t.d, t.e)
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
@@ -86,8 +94,7 @@ class Grid:
             return None
         x, y = self.transform @ (self.width / 2, self.height / 2)
         along_x, along_y = metres_per_unit(self.crs, x, y)
-        width, height = self.pixel_size
-        return math.sqrt(width * along_x * height * along_y)
+        return math.sqrt(abs(float(self.transform.determinant)) * along_x * along_y)
 
     @property
     def pixel_m2(self) -> float | None:
@@ -104,8 +111,8 @@ class Grid:
         found = _metres_per_unit(self.crs, x, y)
         if found is None:  # places outside of what the CRS is for
             return self.resolution_m**2
-        width, height = self.pixel_size
-        return float((np.outer(weights, weights).ravel() / 4 * found[0] * found[1]).sum() * width * height)
+        mean_m2 = float((np.outer(weights, weights).ravel() / 4 * found[0] * found[1]).sum())  # of a unit by a unit
+        return mean_m2 * abs(float(self.transform.determinant))
 
 
 @dataclass(frozen=True)

@@ -252,7 +252,7 @@ def resampling_of(scene_grid: Grid, resolution: float | None, *, resample: bool)
     if own is None or resolution is None:
         return 1.0, "read as it is: " + ("the scene has no CRS" if own is None else "the model's is not known")
     both = f"the scene has {own:.3g} m per pixel, the model {resolution:.3g} m"
-    x, y = (side * resolution / own for side in scene_grid.pixel_size)
+    x, y = (side * resolution / own for side in scene_grid.upright_size)
     remedy = (
         f"bring it nearer to the model's resolution (gdalwarp -r {{kernel}} -tr {x:.4g} {y:.4g} IN OUT), or read it as "
         "it is (--no-resample)"

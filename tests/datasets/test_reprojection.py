@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from rasterio.crs import CRS
 from rasterio.features import shapes
 from rasterio.warp import Resampling, calculate_default_transform, reproject
 from shapely.geometry import shape
@@ -15,6 +16,7 @@ from shapely.geometry import shape
 from geood.datasets import reprojection
 from geood.datasets.scene_crops import open_scenes
 from geood.errors import DataError
+from geood.geo.grid import metres_per_unit
 from support.rasters import HALF_METRE, UTM, picture, write_raster
 from support.scenery import SIZE, assert_mask_is_on_image, config, make_scene, moved, read_all, truth
 
@@ -203,6 +205,19 @@ def test_turned_images_are_put_upright(tmp_path, turn):
     expected = at - np.array([499_900, 4_649_500])[:, None, None]
     assert pixels.valid.any()
     assert np.abs(pixels.image - expected)[:, pixels.valid].max() < 0.5
+
+
+def test_crops_of_a_turned_image_in_degrees_have_its_pixels(tmp_path):
+    """At 60 degrees north they were twice as high as wide on the ground, where `predict` sees squares."""
+    across, along = metres_per_unit(CRS.from_epsg(4326), 25, 60)
+    on_ground = Affine.rotation(45) @ Affine.scale(0.5, -0.5)
+    transform = Affine.translation(25, 60) @ Affine.scale(1 / across, 1 / along) @ on_ground
+    write_raster(tmp_path / "a.tif", picture(SIZE, SIZE), crs="EPSG:4326", transform=transform)
+    write_raster(tmp_path / "truth.tif", np.zeros((SIZE, SIZE), "uint8"), crs="EPSG:4326", transform=transform)
+    scenes = open_scenes(config(tmp_path, crops=8, classes={0: "land", 1: "road"}, min_valid=0.2))
+    x, y = scenes.ground.layers.res
+    assert (x * across, y * along) == pytest.approx((0.5, 0.5), rel=1e-3)
+    assert scenes.resolution_m == pytest.approx(0.5, rel=1e-3)
 
 
 def test_another_resolution(folder, monkeypatch):

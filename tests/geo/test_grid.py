@@ -69,6 +69,18 @@ def test_pixel_size_and_bounds_of_a_rotated_grid():
     assert all(xmin <= x <= xmax and ymin <= y <= ymax for x, y in corners)
 
 
+@pytest.mark.parametrize("turn", [0, 30, 45, 90, 150])
+@pytest.mark.parametrize(("epsg", "unit"), [(4326, metres_per_unit(CRS.from_epsg(4326), 25, 60)), (32635, (1, 1))])
+def test_the_ground_of_a_pixel_does_not_depend_on_how_its_grid_is_turned(epsg, unit, turn):
+    """Pixels of half a metre, at a latitude at which a degree of longitude is half as long as one of latitude."""
+    corner = (25, 60) if epsg == 4326 else (389_000, 6_653_000)
+    scaled = Affine.scale(1 / unit[0], 1 / unit[1]) @ Affine.rotation(turn) @ Affine.scale(0.5, -0.5)
+    grid = Grid(200, 200, Affine.translation(*corner) @ scaled, CRS.from_epsg(epsg))
+    assert grid.resolution_m == pytest.approx(0.5, rel=1e-3)
+    assert grid.pixel_m2 == pytest.approx(0.25, rel=2e-3)
+    assert grid.upright_size == pytest.approx((0.5 / unit[0], 0.5 / unit[1]))
+
+
 @pytest.mark.parametrize(("epsg", "degrees"), [(4326, (0, 60)), (4326, (-10, 10)), (4326, (50, 50.1))])
 def test_the_mean_ground_of_a_pixel_is_that_of_the_whole_grid(epsg, degrees):
     """However many degrees it spans; pixels at the centre tell it of small grids alone."""
