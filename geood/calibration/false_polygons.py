@@ -22,11 +22,13 @@ from geood.models import CalibrationRecord, ModelBundle
 
 LEAST_PX = (1, 2, 4, 8, 16, 32, 64)  # least areas that are counted
 NEARLY = 0.95  # of a share that is asked for: a threshold of the table with as much is taken as it is
-AUTO_PX = 9  # default least area of a polygon, in pixels of the model: three by three
+# Default least area of a polygon, in pixels of the model: nine, three by three, with half a pixel to spare. Those of
+# a scene differ from them by some parts in a million at least, as the scale of its projection does from place to place.
+AUTO_PX = 8.5
 
 
 def least_area(given: float | None, pixel_m: float | None) -> float:
-    """Return the least area of a polygon in square metres: the one given, else that of 9 pixels of the model."""
+    """Return the least area of a polygon in square metres: the one given, else one that 9 pixels of the model pass."""
     return float(f"{AUTO_PX * (pixel_m or 0.0) ** 2:.6g}") if given is None else given
 
 

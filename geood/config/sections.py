@@ -664,7 +664,7 @@ class PredictConfig(Section):
     )
     compile: bool = Field(False, description="compile the network with torch.compile: takes minutes, then faster")
     min_area_m2: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="least area of a polygon, square metres; null: that of 9 pixels at the model's resolution"
+        None, description="least area of a polygon, square metres; null: that of 8.5 pixels of the model"
     )
     connectivity: Literal[4, 8] = Field(
         8, description="connectivity of components; 8: pixels that touch at corners are connected"

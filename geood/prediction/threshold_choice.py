@@ -92,7 +92,7 @@ class ThresholdChoice:
 
 
 def with_least_area(bundle: ModelBundle) -> ModelBundle:
-    """Return a bundle whose `predict.min_area_m2` is a number, by default the area of 9 pixels of the model."""
+    """Return a bundle whose `predict.min_area_m2` is a number, by default one that 9 pixels of the model pass."""
     predict = bundle.config.predict
     least = least_area(predict.min_area_m2, bundle.resolution)
     return bundle.with_predict(predict.model_copy(update={"min_area_m2": least}))

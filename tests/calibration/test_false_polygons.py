@@ -4,10 +4,16 @@ import re
 
 import numpy as np
 import pytest
+from affine import Affine
+from rasterio.crs import CRS
 from scipy.stats import nbinom, poisson
 
-from geood.calibration.false_polygons import PolygonTable, _quantile, spread_of
+from geood.calibration.false_polygons import PolygonTable, _quantile, least_area, spread_of
+from geood.config import PredictConfig
 from geood.errors import ConfigError
+from geood.geo.grid import Grid
+from geood.polygons import anomalies
+from support.rasters import write_scores
 
 STEPS = (0.1, 0.2, 0.3, 0.4)
 
@@ -38,6 +44,20 @@ def test_a_budget_takes_the_lowest_threshold_that_keeps_it_from_there_on(budget,
 
 def test_a_least_area_between_two_that_were_counted_takes_the_smaller():
     assert table().at(0.2, 0.99).rate == 15.0 and table().at(0.2, 1.0).rate == 6.0 and table().at(0.25, 5.0).rate == 6.0
+
+
+@pytest.mark.parametrize("east", [500_000, 640_000, 780_000])  # metres; the scale grows from the middle of a zone
+def test_nine_pixels_are_a_polygon_wherever_a_scene_lies_and_eight_are_none(tmp_path, east):
+    """They were one or not by the scale of the projection, from scene to scene and within one."""
+    middle, place = (Grid(40, 40, Affine(0.5, 0, x, 0, -0.5, 2_300_000), CRS.from_epsg(32643)) for x in (640_000, east))
+    score = np.zeros((40, 40), np.float32)
+    score[4:7, 4:7] = score[20:22, 20:24] = 1
+    write_scores(tmp_path / "s.tif", place, score)
+    settings = PredictConfig(min_area_m2=least_area(None, middle.resolution_m))
+    found = anomalies(
+        tmp_path / "s.tif", threshold=0.5, classes=None, class_names=None, predict=settings, model="of another place"
+    )
+    assert found.area_px.tolist() == [9]
 
 
 def test_rates_are_read_between_two_thresholds_and_none_beyond():
