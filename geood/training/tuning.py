@@ -22,6 +22,7 @@ from geood.models import Flow, ModelBundle, Segmenter, bundle_path_of, read_head
 log = logging.getLogger("geood")
 
 ALIKE = 0.01  # by which resolutions may differ, as a share
+ALIKE_WIDTH = 0.05  # by which widths of photographs may, which `predict` then takes for the same
 APART = {"outlier", "outlier_strides", "weights", "checkpointing"}  # keys that do not change the classes' network
 OF_HEAD = {"outlier_strides"}  # those among them that change the network of the head
 
@@ -36,7 +37,7 @@ def take_model(
 
     Raises:
         BundleError: the bundle cannot be read.
-        ConfigError: it has other classes, bands, networks or resolution, or lacks the flow.
+        ConfigError: it has other classes, bands, networks, resolution or width of photographs, or lacks the flow.
     """
     path = bundle_path_of(source)
     key = f"train.tune_from: {path}"
@@ -62,7 +63,8 @@ def take_model(
             f"{key} has other weights than this config's networks ({shown(error, most=200)}); give its own config"
         ) from None
     figures = {name: value for name, value in bundle.metrics.items() if name.startswith(("segmenter/", "flow/"))}
-    return dataclasses.replace(crops, bands=bundle.bands), flow, figures
+    bands = dataclasses.replace(bundle.bands, nodata=crops.bands.nodata)  # by which these crops are read
+    return dataclasses.replace(crops, bands=bands), flow, figures
 
 
 def keeps_head(config: Config) -> bool:
@@ -106,4 +108,9 @@ def _check_alike(bundle: ModelBundle, config: Config, crops: Crops, key: str) ->
         raise ConfigError(
             f"{key} was trained at {bundle.resolution:.4g} m per pixel, and these crops have {crops.resolution_m:.4g}; "
             "set data.resolution to that of the first training"
+        )
+    if crops.photo_width and bundle.photo_width and abs(crops.photo_width / bundle.photo_width - 1) > ALIKE_WIDTH:
+        raise ConfigError(
+            f"{key} was trained on photographs {bundle.photo_width} px wide, and these are {crops.photo_width}; set "
+            f"data.width_px to {bundle.photo_width}"
         )

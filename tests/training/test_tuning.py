@@ -158,6 +158,32 @@ def test_a_model_that_does_not_fit_is_refused(folder, crops, changed, said):
         take_model(folder / "second", crops.config, crops, segmenter=segmenter)
 
 
+@pytest.mark.parametrize(
+    ("trained", "now", "said"), [(800, 400, "set data.width_px to 800"), (800, 830, None), (None, 400, None)]
+)
+def test_photographs_of_another_width_are_refused(folder, crops, tmp_path, trained, now, said):
+    bundle = ModelBundle.load(folder / "first" / "model.safetensors")
+    dataclasses.replace(bundle, resolution=None, photo_width=trained).save(tmp_path / "model.safetensors")
+    seen = dataclasses.replace(crops, resolution_m=None, photo_width=now)
+    segmenter = Segmenter(3, 3, crops.config.segmenter)
+    if said is None:
+        take_model(tmp_path, crops.config, seen, segmenter=segmenter)
+        return
+    with pytest.raises(ConfigError, match=said):
+        take_model(tmp_path, crops.config, seen, segmenter=segmenter)
+
+
+@pytest.mark.parametrize("nodata", [None, 0.0])
+def test_scenes_are_read_for_the_model_by_the_nodata_of_its_last_training(folder, crops, tmp_path, nodata):
+    """It kept that of the first, so that ground which the crops held for void was scored, or the other way round."""
+    bundle = ModelBundle.load(folder / "first" / "model.safetensors")
+    first = dataclasses.replace(bundle.bands, nodata=255.0)
+    dataclasses.replace(bundle, bands=first).save(tmp_path / "model.safetensors")
+    read = dataclasses.replace(crops, bands=dataclasses.replace(crops.bands, nodata=nodata))
+    taken, _, _ = take_model(tmp_path, crops.config, read, segmenter=Segmenter(3, 3, crops.config.segmenter))
+    assert taken.bands == dataclasses.replace(first, nodata=nodata)
+
+
 def test_two_beginnings_are_one_too_many(folder):
     with pytest.raises(ValueError, match="stages_from and tune_from both say where to begin"):
         config(folder, tune_from="a", stages_from="b")
