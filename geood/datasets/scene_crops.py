@@ -25,7 +25,7 @@ from geood.datasets.reviewed_ground import ATTRIBUTE, ReviewedScenes, read_false
 from geood.datasets.samples import CropPixels, Ground, TrainingBands, grown, seed_of, span_around
 from geood.datasets.unreadable import Skipped, without_unreadable
 from geood.errors import DataError
-from geood.geo.grid import metres_per_unit
+from geood.geo.grid import metres_per_unit, oblong
 from geood.geo.labels.burnt import burn_labels
 from geood.geo.labels.id_shapes import shapes_on
 from geood.geo.labels.reading import are_vectors, open_labels
@@ -218,6 +218,12 @@ def _open_layers(config: Config, folder: Path) -> tuple[LabelledImages, Training
     bands = check_images(images, config)
     layer = ImageLayer(images, bands, nodata=config.bands.nodata, res=data.resolution)
     res = (float(layer.res[0]), float(layer.res[1]))
+    if (sides := oblong(layer.ground)) is not None:
+        said = "the pixels of crops are %s: a model of them is for scenes of such pixels alone; "
+        said += (
+            "for others bring the images to a CRS in metres first (gdalwarp -r bilinear -t_srs, with their UTM zone)"
+        )
+        log.warning(said, sides)
     if vectors:
         found = _Labels(_burnt(labels, images, rules_of(data), folder), PLAIN, skipped)
     else:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from rasterio.crs import CRS
 
 
+OBLONG = 1.1  # longer side by the shorter one, above which a pixel is called no square
+
+
 class Window(NamedTuple):
     """Rectangle of pixels; it may extend beyond the scene, so `row` and `col` may be negative."""
 
@@ -95,6 +98,15 @@ class Grid:
         x, y = self.transform @ (self.width / 2, self.height / 2)
         along_x, along_y = metres_per_unit(self.crs, x, y)
         return math.sqrt(abs(float(self.transform.determinant)) * along_x * along_y)
+
+    @property
+    def pixel_m(self) -> tuple[float, float] | None:
+        """Side lengths of a pixel (along a row, along a column) at the centre in metres; None without a CRS."""
+        if self.crs is None:
+            return None
+        t = self.transform
+        along_x, along_y = metres_per_unit(self.crs, *(t @ (self.width / 2, self.height / 2)))
+        return math.hypot(t.a * along_x, t.d * along_y), math.hypot(t.b * along_x, t.e * along_y)
 
     @property
     def pixel_m2(self) -> float | None:
@@ -236,6 +248,16 @@ def _metres_per_unit(
     across, along = metres / (2 * unit)
     known = np.isfinite(across) & np.isfinite(along) & (across > 0) & (along > 0)
     return (across, along) if known.all() else None
+
+
+def oblong(grid: Grid) -> str | None:
+    """Return in words what the pixels of a grid are on the ground where they are no squares there, as in degrees far
+    from the equator; else None.
+    """
+    sides = grid.pixel_m
+    if sides is None or max(sides) <= OBLONG * min(sides):
+        return None
+    return f"{sides[0]:.3g} m wide and {sides[1]:.3g} m high on the ground"
 
 
 SAMPLE_PX = 64  # side of the sample windows; block sizes of files are mostly multiples of it

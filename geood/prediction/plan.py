@@ -43,7 +43,7 @@ from geood.prediction.budget import (
 )
 from geood.prediction.cluster import threads_of
 from geood.prediction.job import Job, tiles_of
-from geood.prediction.scene_checks import far_from_training, turned_by_viewers, valid_share
+from geood.prediction.scene_checks import far_from_training, oblong_pixels, turned_by_viewers, valid_share
 from geood.prediction.tile_memory import machine_holds
 from geood.prediction.tile_size import scene_side
 
@@ -289,7 +289,8 @@ def _cache(opened: Scene, limits: Budget, *, rows: int) -> int:
 def _check_sample(opened: Scene, bands: Bands, indexes: tuple[int, ...]) -> tuple[list[str], float]:
     """Return warnings about the digital numbers of a scene, from a sample of them, and its share of valid pixels."""
     try:
-        warnings = [*filter(None, [turned_by_viewers(opened)]), *far_from_training(opened, bands, indexes)]
+        looks = turned_by_viewers(opened), oblong_pixels(opened)
+        warnings = [*filter(None, looks), *far_from_training(opened, bands, indexes)]
         if (value := undeclared_nodata(opened)) is not None:
             warnings.append(f"much of its border is {value:g} in its bands: if that is nodata, add --nodata {value:g}")
         return warnings, valid_share(opened)

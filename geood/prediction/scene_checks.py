@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from geood.geo.band_matching import listed
 from geood.geo.bands import Bands
-from geood.geo.grid import sample_windows
+from geood.geo.grid import oblong, sample_windows
 from geood.geo.orientation import UPRIGHT, orientation_of
 from geood.geo.scene import Scene
 
@@ -61,6 +61,17 @@ def turned_by_viewers(scene: Scene) -> str | None:
         "viewers show this photograph turned, by its EXIF orientation; it is read as stored, and so are its outputs, "
         "as GDAL and QGIS do; a model of upright photographs finds less there: turn the file first (exiftran -a, "
         "magick -auto-orient)"
+    )
+
+
+def oblong_pixels(scene: Scene) -> str | None:
+    """Return a warning if the pixels of a scene are no squares on the ground; else None."""
+    if (sides := oblong(scene.grid)) is None:
+        return None
+    return (
+        f"its pixels are {sides}, so all things look stretched to a model that was trained on squares; bring it to a "
+        "CRS in metres first (gdalwarp -r bilinear -t_srs, with the UTM zone of the scene), unless the model was "
+        "trained on such pixels"
     )
 
 

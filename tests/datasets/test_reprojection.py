@@ -220,6 +220,15 @@ def test_crops_of_a_turned_image_in_degrees_have_its_pixels(tmp_path):
     assert scenes.resolution_m == pytest.approx(0.5, rel=1e-3)
 
 
+@pytest.mark.parametrize(("north", "told"), [(60, True), (10, False)])
+def test_crops_in_degrees_far_from_the_equator_are_told_to_be_no_squares(tmp_path, caplog, north, told):
+    transform = Affine(5e-6, 0, 25, 0, -5e-6, north)
+    write_raster(tmp_path / "a.tif", picture(SIZE, SIZE), crs="EPSG:4326", transform=transform)
+    write_raster(tmp_path / "truth.tif", np.zeros((SIZE, SIZE), "uint8"), crs="EPSG:4326", transform=transform)
+    open_scenes(config(tmp_path, crops=8, classes={0: "land", 1: "road"}))
+    assert ("the pixels of crops are 0.279 m wide and 0.557 m high on the ground" in caplog.text) == told
+
+
 def test_another_resolution(folder, monkeypatch):
     scenes = open_scenes(config(folder, resolution=1.0, block_m=50.0))
     assert scenes.resolution_m == pytest.approx(1.0, rel=1e-3)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import CRS, Geod
 
-from geood.geo.grid import Grid, Window, metres_per_unit, resampled, tile_grid
+from geood.geo.grid import Grid, Window, metres_per_unit, oblong, resampled, tile_grid
 
 sizes = st.integers(1, 300)
 
@@ -79,6 +79,27 @@ def test_the_ground_of_a_pixel_does_not_depend_on_how_its_grid_is_turned(epsg, u
     assert grid.resolution_m == pytest.approx(0.5, rel=1e-3)
     assert grid.pixel_m2 == pytest.approx(0.25, rel=2e-3)
     assert grid.upright_size == pytest.approx((0.5 / unit[0], 0.5 / unit[1]))
+
+
+@pytest.mark.parametrize(
+    ("epsg", "transform", "expected"),
+    [
+        (4326, Affine(1e-5, 0, 25, 0, -1e-5, 60), "0.558 m wide and 1.11 m high on the ground"),
+        (4326, Affine(0, 1e-5, 25, 1e-5, 0, 60), "1.11 m wide and 0.558 m high on the ground"),
+        (4326, Affine(1e-5, 0, 25, 0, -1e-5, 20), None),
+        (3857, Affine(1, 0, 3e6, 0, -1, 8.4e6), None),
+        (32635, Affine(0.5, 0, 389_000, 0, -0.5, 6_653_000), None),
+        (
+            32635,
+            Affine.translation(389_000, 6_653_000) @ Affine.rotation(30) @ Affine.scale(0.5, -1),
+            "0.5 m wide and 1",
+        ),
+    ],
+)
+def test_pixels_that_are_no_squares_on_the_ground_are_told(epsg, transform, expected):
+    told = oblong(Grid(100, 100, transform, CRS.from_epsg(epsg)))
+    assert told is None if expected is None else str(told).startswith(expected)
+    assert oblong(Grid(100, 100, transform, None)) is None
 
 
 @pytest.mark.parametrize(("epsg", "degrees"), [(4326, (0, 60)), (4326, (-10, 10)), (4326, (50, 50.1))])

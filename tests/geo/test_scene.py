@@ -23,7 +23,7 @@ from geood.geo.gdal import open_raster
 from geood.geo.grid import Grid, Window, tile_grid
 from geood.geo.labels.id_rasters import open_id_raster
 from geood.geo.scene import Scene, SceneSource
-from geood.prediction.scene_checks import sample_windows, turned_by_viewers, valid_share
+from geood.prediction.scene_checks import oblong_pixels, sample_windows, turned_by_viewers, valid_share
 from support.places import NORTH_UP, PLACES, UTM, noise, write_raster
 from support.rasters import write_scores
 
@@ -616,6 +616,15 @@ def test_ground_control_points_beyond_reason_are_refused(tmp_path, odd):
         file.write(noise(1, 8, 8).astype(np.uint8))
     with pytest.raises(DataError, match=r"a\.tif: has ground control points that are not finite numbers"):
         Scene.open(path)
+
+
+@pytest.mark.parametrize(("north", "told"), [(60, True), (10, False)])
+def test_a_scene_in_degrees_far_from_the_equator_is_told_to_look_stretched(tmp_path, north, told):
+    degrees = Affine(1e-5, 0, 25, 0, -1e-5, north)
+    path = write_raster(tmp_path / "a.tif", noise(3, 64, 64).astype(np.uint8), place=(degrees, "EPSG:4326"))
+    with Scene.open(path) as scene:
+        said = oblong_pixels(scene)
+    assert (said is not None) == told and (said is None or "0.558 m wide and 1.11 m high" in said)
 
 
 def test_a_photograph_that_viewers_turn_is_told(tmp_path):
