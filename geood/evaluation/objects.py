@@ -133,7 +133,8 @@ class ObjectFigures:
         """Return the figures of every score over all scenes: at each calibrated threshold, and at equal recall."""
         found = []
         for kind in self._scenes[0].scores if self._scenes else ():
-            settings = self._bundle.config.score.model_copy(update={"kind": kind})
+            own = self._bundle.config.score
+            settings = own.model_copy(update={"kind": kind, "temperature": own.temperature_of(kind)})  # as it is scored
             wanted = [(f"fpr {fpr}", at) for fpr, at in self._bundle.with_score(settings).thresholds.items()]
             reach = np.concatenate([scene.reach[kind] for scene in self._scenes])
             wanted += [(f"recall {recall}", threshold_at_recall(reach, recall)) for recall in RECALLS]

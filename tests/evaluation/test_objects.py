@@ -98,6 +98,18 @@ def test_what_is_not_labelled_and_what_is_too_small_does_not_count(labelled):
     assert sum(row["km2"] for row in result.scenes) == pytest.approx(km2, rel=1e-2)
 
 
+def test_all_scores_are_counted_at_their_calibrated_thresholds(labelled):
+    """Those of a temperature that are not the model's own were left out."""
+    root, model, _ = labelled
+    bundle = ModelBundle.load(model)
+    thresholds = {kind: {"0.01": 0.1, "0.05": 0.0} for kind in bundle.scores}
+    settings = bundle.config.score.model_copy(update={"kind": "max_logit", "temperature": 2.0, "fpr": 0.01})
+    tempered = replace(bundle.with_score(settings), calibrated=settings, calibration=thresholds)
+    rows = evaluate_scenes(root, tempered).objects
+    at = {kind: [row["at"] for row in rows if row["score"] == kind] for kind in bundle.scores}
+    assert "energy" in at and all(each[:2] == ["fpr 0.01", "fpr 0.05"] for each in at.values())
+
+
 def test_all_scores_find_as_many_things_at_equal_recall(labelled):
     root, model, _ = labelled
     result = evaluate_scenes(root, ModelBundle.load(model))
