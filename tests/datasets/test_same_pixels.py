@@ -12,7 +12,7 @@ from rasterio.crs import CRS
 from geood.calibration.tiled_scoring import ImageSource
 from geood.datasets.files import check_images
 from geood.datasets.frames import Frame, decode
-from geood.datasets.torchgeo_layers import ImageLayer
+from geood.datasets.torchgeo_layers import Box, ImageLayer
 from geood.geo.bands import bands_from_samples
 from geood.geo.grid import Window
 from geood.geo.scene import Scene
@@ -124,6 +124,26 @@ def test_training_reads_what_predict_reads(tmp_path, kind):
     assert np.array_equal(sample["image"].numpy()[:, valid], image[:, valid].astype("float32"))
     found = decode(Frame("a", path, None), indexes=bands.indexes, nodata=settings.bands.nodata, measured=bands.measured)
     assert np.array_equal(found.valid, valid) and np.array_equal(found.image[:, valid], image[:, valid])
+
+
+@pytest.mark.parametrize("times", [2, 3, 4, 2.5, 0.5])
+@pytest.mark.parametrize("kind", ["plain", "8 bit, a number in one band is a measurement", "16 bit with sign", "NaN"])
+def test_training_reads_what_predict_reads_at_another_resolution(tmp_path, kind, times):
+    """Pixels that were finer came as sharp as GDAL's bilinear kernel left them, two thirds of what `predict` reads."""
+    array, options, section, _ = KINDS[kind]
+    path = write(tmp_path / "a.tif", array, **options)
+    settings, side = config(tmp_path, bands=section), round(SIDE / times) // 2
+    bands = check_images([path], settings)
+    source = reading_of(path, bands, settings)
+    with Scene.open(source.__class__(source.name, source.indexes, source.nodata, 1 / times)) as scene:
+        image, valid = scene.read(Window(1, 2, side, side))
+        west, _, _, north = scene.grid.bounds
+        size = scene.grid.transform.a * times
+    layer = ImageLayer([path], bands, nodata=settings.bands.nodata, res=size)
+    x, y = west + 2 * size, north - size
+    found = layer.read(Box(x, y - side * size, x + side * size, y))
+    assert np.array_equal(found.valid, valid) and valid.any()
+    assert np.abs(found.image - image)[:, valid].max() < 1e-3
 
 
 @pytest.mark.parametrize("scale", [0.5, 2.0, 1 / 3])
