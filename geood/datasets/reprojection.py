@@ -1,9 +1,10 @@
 """Reading of a raster file on the pixel grid of a crop.
 
 Where the grids agree, pixels are read unchanged. A rotated file, or one with another CRS or pixel size, is resampled as
-scenes are for predictions (`geo.resampling`): area averages of finer pixels, else bilinearly. The validity mask goes
-the same way, so that nothing outside a file or without data turns into a value. Few files stay open, and none crosses
-to another process. Class ids are never resampled: `geo.id_rasters` looks them up.
+scenes are for predictions (`geo.resampling`): area averages of finer pixels, else bilinearly; where predictions would
+read it as it is, but for a few per cent of its pixel size or a few degrees, each pixel is the nearest of its own. The
+validity mask goes the same way, so that nothing outside a file or without data turns into a value. Few files stay open,
+and none crosses to another process. Class ids are never resampled: `geo.id_rasters` looks them up.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from geood.geo.scene_reading import SAME
 
 OPEN_FILES = 16  # a GDAL handle holds buffers; TorchGeo's 128 for each worker can eat gigabytes (its thread 1694)
 FINEST = 16  # a source may be this many times finer than the crops; beyond that one crop reads a huge window
+TURNED = 0.1  # radians that neighbouring UTM zones are turned against each other, at most
 TOLERANCE_PX = 0.01  # grids that agree to this fraction of a pixel are the same
 
 
@@ -115,25 +117,30 @@ class SourceImage(NamedTuple):
         data = np.where(valid, array, np.nan).astype(np.float32)
         fills = {"src_nodata": np.nan, "dst_nodata": np.nan, "init_dest_nodata": True}
         with reading(Path(self.path)):
-            if self._is_finer(target):
+            kernel = self._kernel(target)
+            if kernel == Resampling.average:
                 share = np.zeros(out.valid.shape, np.float32)
-                reproject(valid.astype(np.float32), share, **grids, resampling=Resampling.average)
-                reproject(data, out.data, **grids, **fills, resampling=Resampling.average)
+                reproject(valid.astype(np.float32), share, **grids, resampling=kernel)
                 known[:] = share >= MAJORITY
             else:
                 reproject(valid.astype(np.uint8), known, **grids, resampling=Resampling.nearest)
-                reproject(data, out.data, **grids, **fills, resampling=Resampling.bilinear)
+            reproject(data, out.data, **grids, **fills, resampling=kernel)
         valid = (known > 0) & np.isfinite(out.data).all(0)
         return SourcePart(np.where(valid, out.data, 0).astype(np.float32), valid)
 
-    def _is_finer(self, target: Grid) -> bool:
-        """Return whether the pixels of this raster are finer than those of a target, by more than is read as it is."""
+    def _kernel(self, target: Grid) -> Resampling:
+        """Return how pixels come onto a target grid: as averages of finer ones, the nearest of those that predictions
+        read as they are, since what is between two has less contrast, and else bilinearly.
+        """
         col, row = target.width / 2, target.height / 2
         places = [target.transform @ place for place in ((col, row), (col + 1, row), (col, row + 1))]
         xs, ys = transform(target.crs, self.grid.crs, *zip(*places, strict=True))
         here, right, below = (np.array(~self.grid.transform @ place) for place in zip(xs, ys, strict=True))
         (a, b), (d, e) = right - here, below - here
-        return bool(abs(a * e - b * d) > (1 + SAME) ** 2)
+        if abs(a * e - b * d) > (1 + SAME) ** 2:
+            return Resampling.average
+        alike = max(abs(abs(a) - 1), abs(abs(e) - 1)) <= SAME and max(abs(b), abs(d)) <= TURNED
+        return Resampling.nearest if alike else Resampling.bilinear
 
     def _window_under(self, target: Grid) -> Window:
         """Return the window of this raster under a target grid, with a margin of two pixels for resampling."""

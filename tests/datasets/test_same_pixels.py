@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from pyproj import Transformer
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
@@ -144,6 +145,32 @@ def test_training_reads_what_predict_reads_at_another_resolution(tmp_path, kind,
     found = layer.read(Box(x, y - side * size, x + side * size, y))
     assert np.array_equal(found.valid, valid) and valid.any()
     assert np.abs(found.image - image)[:, valid].max() < 1e-3
+
+
+@pytest.mark.parametrize("change", ["size", "phase", "zone"])
+def test_crops_of_images_that_predict_reads_as_they_are_keep_their_contrast(tmp_path, change):
+    """Between two pixels there is less of it: a second image whose pixels are 2 % larger lost a third."""
+    array = np.random.default_rng(0).integers(0, 255, (3, 300, 300), np.uint8)
+    first, transform, crs = (
+        Affine(0.5, 0, 500_000, 0, -0.5, 4_600_000),
+        Affine(0.5, 0, 700_000, 0, -0.5, 4_600_000),
+        UTM,
+    )
+    if change == "size":
+        transform = Affine(0.51, 0, 700_000, 0, -0.51, 4_600_000)
+    elif change == "phase":
+        transform = Affine(0.5, 0, 700_000.2, 0, -0.5, 4_600_000.2)
+    else:
+        crs, (x, y) = "EPSG:32634", Transformer.from_crs(32633, 32634, always_xy=True).transform(700_000, 4_600_000)
+        transform = Affine(0.5, 0, x, 0, -0.5, y)
+    write(tmp_path / "a.tif", array, transform=first)
+    write(tmp_path / "b.tif", array, transform=transform, crs=crs)
+    paths = [tmp_path / "a.tif", tmp_path / "b.tif"]
+    layer = ImageLayer(paths, check_images(paths, config(tmp_path)), nodata=None, res=None)
+    found = layer.read(Box(700_040, 4_599_900, 700_090, 4_599_950))
+    assert found.valid.mean() > 0.9
+    assert found.image[:, found.valid].std() == pytest.approx(array.std(), rel=0.02)
+    assert np.isin(found.image[:, found.valid], array).all()
 
 
 @pytest.mark.parametrize("scale", [0.5, 2.0, 1 / 3])
