@@ -33,6 +33,11 @@ def shown(value: object, *, most: int = SHOWN) -> str:
     return printable(text if len(text) <= most else f"{text[:most]}...")
 
 
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun: 1 row, 2 rows; `many` is the plural of a noun that takes no s alone."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
 class GeoodError(Exception):
     """Base class of all errors that geood raises on purpose."""
 

@@ -55,7 +55,7 @@ from geood.cli.threshold_options import (
     check_json_file,
     write_verdicts,
 )
-from geood.errors import ConfigError, TilesFailedError, printable
+from geood.errors import ConfigError, TilesFailedError, counted, printable
 
 app = typer.Typer(
     name="geood",
@@ -360,7 +360,7 @@ def submit(
     count = run(
         benchmark, root, bundle, out, method=method, settings=settings or (), options=options, overwrite=overwrite
     )
-    print(f"scores     of {count} images in {out}")
+    print(f"scores     of {counted(count, 'image')} in {out}")
 
 
 app.command()(export)

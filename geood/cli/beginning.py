@@ -157,5 +157,5 @@ def doctor(
     faults = [fact for fact in found if fact.state == "fault"]
     if faults:
         raise ConfigError(
-            f"{len(faults)} of {len(found)} things are wrong here: " + ", ".join(fact.name for fact in faults)
+            f"wrong here, {len(faults)} of {len(found)} things: " + ", ".join(fact.name for fact in faults)
         )

@@ -12,7 +12,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from geood._version import DISTRIBUTION
-from geood.errors import printable, shown
+from geood.errors import counted, printable, shown
 
 if TYPE_CHECKING:
     from geood.models import BundleHeader
@@ -25,7 +25,7 @@ CURVE_PX = (32, 64, 128, 256, 352)
 def print_predictions(made: Sequence[Any]) -> None:
     """Print what was written for each scene."""
     for prediction in made:
-        print(f"scene      {printable(prediction.scene)}: {prediction.valid_pixels:,} pixels scored")
+        print(f"scene      {printable(prediction.scene)}: {counted(prediction.valid_pixels, 'pixel')} scored")
         print(f"scores     {prediction.scores}")
         if prediction.classes:
             print(f"classes    {prediction.classes}")
@@ -159,8 +159,9 @@ def _calibration(header: BundleHeader) -> dict[str, str]:
         return {"calibrated on": "no record: predict cannot tell whether a map keeps its promise; train again"}
     from geood.calibration import LEAST_BLOCKS, MORE_BLOCKS, PolygonTable, in_digits, least_area
 
-    area = f"{record.km2:.4g} km2" if record.km2 is not None else f"{record.pixels:,} pixels"
-    said = {"calibrated on": f"{area} of {record.images} images, {record.blocks} blocks, {len(record.cells)} cells"}
+    area = f"{record.km2:.4g} km2" if record.km2 is not None else counted(record.pixels, "pixel")
+    parts = counted(record.blocks, "block"), counted(len(record.cells), "cell")
+    said = {"calibrated on": f"{area} of {counted(record.images, 'image')}, {', '.join(parts)}"}
     if record.blocks < LEAST_BLOCKS:
         said["on other ground"] = f"not known: an interval needs {LEAST_BLOCKS} blocks; {MORE_BLOCKS}"
     threshold = header.calibration.get(record.kind, {}).get(str(config.score.fpr))

@@ -39,7 +39,7 @@ from geood.config.class_names import (
 from geood.config.score_kinds import SCORES, check_known
 from geood.config.versions import CONFIG_VERSION
 from geood.constants import IGNORE, UNSTATED, VECTOR_SUFFIXES
-from geood.errors import ConfigError, printable
+from geood.errors import ConfigError, counted, printable
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -320,7 +320,10 @@ class BandsConfig(Section):
     @model_validator(mode="after")
     def _names_match_indexes(self) -> BandsConfig:
         if self.names and self.indexes and len(self.names) != len(self.indexes):
-            raise ValueError(f"{len(self.names)} names for {len(self.indexes)} indexes; give one name for each")
+            raise ValueError(
+                f"{counted(len(self.names), 'name')} for {counted(len(self.indexes), 'index', 'indexes')}; give one "
+                "name for each"
+            )
         return self
 
 

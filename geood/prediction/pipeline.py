@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from geood.calibration import FAILS, Verdict
-from geood.errors import ConfigError, SceneChangedError, TilesFailedError, shown
+from geood.errors import ConfigError, SceneChangedError, TilesFailedError, counted, shown
 from geood.geo.grid import Window
 from geood.geo.mosaic import write_mosaic
 from geood.geo.paths import ScenePath, fingerprint, with_retries
@@ -385,7 +385,7 @@ def _raise_failed(made: list[Prediction]) -> None:
     first, tiles = incomplete[0], sum(len(prediction.failed_tiles) for prediction in incomplete)
     window = first.failed_tiles[0]
     raise TilesFailedError(
-        f"{ScenePath(first.scene).label}: {tiles} tiles could not be scored, the first at row {window.row}, "
+        f"{ScenePath(first.scene).label}: {counted(tiles, 'tile')} could not be scored, the first at row {window.row}, "
         f"column {window.col}: {first.reason}. They are nodata in the map, and listed in its tag {FAILED_TAG} and in "
         "failed_tiles. If the failure was transient, run again with --resume --overwrite; otherwise repair the scene "
         "and predict again",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from geood.config import Config, DataConfig, folded
 from geood.datasets import find_files, settle_classes
-from geood.errors import GeoodError
+from geood.errors import GeoodError, counted
 from geood.preflight.found_classes import FoundClass, FoundLabels, area_text, find_classes
 from geood.preflight.imagery import look_at
 from geood.preflight.machine import this_machine
@@ -132,7 +132,7 @@ def _crops(config: Config, trial: list[Trial]) -> Iterator[Line]:
     most = (
         ", as many as data.validation_crops allows" if report.validation_crops == config.data.validation_crops else ""
     )
-    yield "split", f"{report.validation_crops} crops are kept for validation{most}"
+    yield "split", f"{counted(report.validation_crops, 'crop is', 'crops are')} kept for validation{most}"
     if tried.few_blocks:
         yield "note", tried.few_blocks
     bare = report.dropped_unlabelled / max(1, looked_at)

@@ -15,7 +15,7 @@ from pathlib import Path
 from geood.config import Config, config_from_tree, folded
 from geood.constants import IGNORE, VECTOR_SUFFIXES
 from geood.datasets import NAMES_OF_NONE, find_files, ids_of_names
-from geood.errors import ConfigError, DataError
+from geood.errors import ConfigError, DataError, counted
 from geood.preflight.found_classes import FoundClass, FoundLabels, area_text, find_classes
 from geood.preflight.imagery import Imagery, look_at
 from geood.preflight.machine import Machine, Start, best_start, this_machine
@@ -242,8 +242,8 @@ def _named(labels: FoundLabels, without: set[FoundClass], names: Mapping[int, st
     if len(chosen) < 2:
         held = ", ".join(found.name or str(found.class_id) for found in chosen) or "none"
         raise ConfigError(
-            f"the labels leave {len(chosen)} class to be learned ({held}), and a segmenter needs two at least: label "
-            "other ground as well, or hold out less"
+            f"the labels leave {counted(len(chosen), 'class', 'classes')} to be learned ({held}), and a segmenter "
+            "needs two at least: label other ground as well, or hold out less"
         )
     if labels.text:
         return ids_of_names({found.name: found.number for found in chosen if found.name is not None})

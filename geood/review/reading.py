@@ -22,7 +22,7 @@ import pyogrio
 import shapely
 
 from geood.constants import VECTOR_SUFFIXES
-from geood.errors import ConfigError, DataError, printable, shown
+from geood.errors import ConfigError, DataError, counted, printable, shown
 from geood.geo.gdal import reason
 from geood.geo.gpkg import snapshot
 from geood.geo.ogr import local_file
@@ -87,11 +87,6 @@ def misspelt_lines(misspelt: Mapping[str, int], known: Iterable[str] = VERDICTS)
         near = difflib.get_close_matches(text.casefold(), list(known), n=1)
         lines.append(f"{shown(text)!r}{f' ({shown(near[0])}?)' if near else ''} in {counted(count, 'row')}")
     return lines
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a number with its noun: 1 row, 2 rows."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def read_review(paths: Sequence[str | Path], names: ReviewNames = ReviewNames()) -> Review:  # noqa: B008  # frozen
