@@ -149,8 +149,9 @@ def predict(  # noqa: PLR0913 - the options of a verb
             plan_of(t.scene, mosaic=tiles, classes=bool(t.classes), begun=publication.begun(i, t.scores.stem))
             for i, t in enumerate(outputs.targets)
         ]
-        _log_warnings(plans, together=bool(outputs.together))
         key = _key(plans, outputs, bundle, rule)
+        publication.check_begun(key, [target.scores.stem for target in outputs.targets])
+        _log_warnings(plans, together=bool(outputs.together))
         if publication.interrupted:
             work.used.update(target.scores.stem for target in outputs.targets)
             made = _predictions(outputs, publication.figures(key))

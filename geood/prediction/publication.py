@@ -93,6 +93,22 @@ class Publication:
         found = noted[scene] if isinstance(noted, list) and scene < len(noted) else None
         return found if isinstance(found, dict) else {}
 
+    def check_begun(self, key: Mapping[str, Any], names: Sequence[str]) -> None:
+        """Check before anything is said or done that the run before this one, if any, had the inputs `key`.
+
+        `names` are those of the scenes' journals. On what their tiles were scored is only compared when workers are
+        there.
+
+        Raises:
+            OutputError: it had others; the message names the differences. Or its note is damaged.
+        """
+        if self._note is not None:
+            self.figures(key)
+            return
+        for own, name in zip(key["scenes"], names, strict=True):
+            if begun := key_in(self._folder / f"{name}{SUFFIX}"):
+                refuse_other(self._folder, begun, {"gpu": begun.get("gpu"), **own})
+
     def in_place(self, final: Path) -> bool:
         """Return whether a path holds a file that the interrupted run has put there."""
         if self._note is None or not os.path.lexists(final):

@@ -131,17 +131,15 @@ def as_begun(run: Path, config: Config, *, given: Config) -> Config:
     """
     if not (run / "config.yaml").is_file():
         return config
-    before, kept, told = _stored(run / "config.yaml"), dict[str, dict[str, Any]](), list[str]()
+    before, kept = _stored(run / "config.yaml"), dict[str, dict[str, Any]]()
     derived = given.score.kind == default_kind(given.segmenter, given.score)
     for name in _changed(before, config):
         section, _, key = name.partition(".")
         typed = section in given.model_fields_set and key in getattr(given, section).model_fields_set
         if name == "data.root" or (typed and not (name == "score.kind" and derived)):
             continue
-        was, now = (getattr(getattr(each, section), key) for each in (before, config))
-        kept.setdefault(section, {})[key] = was
-        told.append(f"{name}: {shown(was)} (the default is {shown(now)})")
-    if not told:
+        kept.setdefault(section, {})[key] = getattr(getattr(before, section), key)
+    if not kept:
         return config
     sections = {section: getattr(config, section).model_copy(update=keys) for section, keys in kept.items()}
     mixed = config.model_copy(update=sections)
@@ -149,8 +147,17 @@ def as_begun(run: Path, config: Config, *, given: Config) -> Config:
         Config.model_validate(mixed.model_dump())
     except ValidationError:
         return config
-    log.info("%s goes on as it was begun, with %s", run, "; ".join(told))
     return mixed
+
+
+def kept_defaults(config: Config, begun: Config) -> str:
+    """Return in words what `as_begun` took from a run in place of the defaults of `config`; empty if nothing."""
+    told = []
+    for name in _changed(begun, config):
+        section, _, key = name.partition(".")
+        was, now = (getattr(getattr(each, section), key) for each in (begun, config))
+        told.append(f"{name}: {shown(was)} (the default is {shown(now)})")
+    return "; ".join(told)
 
 
 def _stored(path: Path) -> Config:
