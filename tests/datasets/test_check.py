@@ -70,7 +70,7 @@ def test_missing_halves_are_named_with_the_first_file(damaged):
     one, two, three = faults(root, entry)
     assert one == f"train: 1 image without labels, {root}/train/0001TP_006690.png first; fetch them"
     assert two.startswith("val: 1 image, 2 in the complete set; unpack all archives of https://")
-    assert three == f"val: 1 labels without image, {root}/valannot/0016E5_07961.png first; fetch them"
+    assert three == f"val: 1 label file without image, {root}/valannot/0016E5_07961.png first; fetch them"
 
 
 def test_a_split_that_is_missing_is_a_fault_and_a_set_that_is_missing_an_error(damaged):
