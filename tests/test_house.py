@@ -17,7 +17,6 @@ SMALL = {  # one idea each, and no neighbour to join
     "__main__.py",
     "_lazy.py",
     "_version.py",
-    "catalog/lookup.py",
     "catalog/vocabulary.py",
     "constants.py",
     "datasets/sources.py",

@@ -123,7 +123,7 @@ def outputs_of(scenes: Sequence[str | Path], out: Path, *, mosaic: bool, overvie
     Each scene gets a picture if that is asked for.
 
     Raises:
-        ConfigError: there is no scene, two have the same name, or the suffix of `out` is unknown.
+        ConfigError: there is no scene, two would write one file, or the suffix of `out` is unknown.
         DataError: a folder holds no scene.
     """
     targets, together = targets_of(sources_of(scenes, mosaic=mosaic), out)
@@ -133,7 +133,26 @@ def outputs_of(scenes: Sequence[str | Path], out: Path, *, mosaic: bool, overvie
     tabled = len(targets) > 1 or (inside and not mosaic and any(Path(s).is_dir() for s in scenes))
     summary = (out / SUMMARY if inside else out.with_name(f"{out.stem}.{SUMMARY}")) if tabled else None
     parent = targets[0].scores.parent
+    _check_apart(targets)
     return RunOutputs(tuple(targets), together, summary, work_folder(parent, out.name if inside else out.stem))
+
+
+def _check_apart(targets: Sequence[Target]) -> None:
+    """Check that no two scenes would write one file, also where a disk takes capitals for small letters.
+
+    Raises:
+        ConfigError: two would.
+    """
+    owners: dict[str, str] = {}
+    for target in targets:
+        for path in target.files:
+            name = str(path).casefold()
+            if name in owners:
+                raise ConfigError(
+                    f"{owners[name]} and {target.scene.public}: outputs of these two scenes would have the same name, "
+                    f"{path.name}; predict each with an --out of its own"
+                )
+            owners[name] = target.scene.public
 
 
 def sources_of(scenes: Sequence[str | Path], *, mosaic: bool) -> list[str]:
@@ -166,11 +185,8 @@ def check_outputs(
     """Check that all outputs can be written, and that none replaces a file of a scene or one of the `others` read.
 
     Raises:
-        ConfigError: two outputs would have the same name.
         OutputError: an output exists, would replace an input or a person's verdicts, or cannot be written.
     """
-    if len({str(path).casefold() for path in finals}) < len(finals):
-        raise ConfigError("two of the scenes would have outputs of the same name; predict them one by one")
     every = [path for final in finals for path in (final, *companions_of(final))]
     for path in every:
         check_name(path)
@@ -205,14 +221,11 @@ def targets_of(sources: list[str], out: Path) -> tuple[list[Target], Path | None
     A name without a suffix is a folder.
 
     Raises:
-        ConfigError: there is no scene, two have the same name, or the suffix of `out` is unknown.
+        ConfigError: there is no scene, or the suffix of `out` is unknown.
     """
     if not sources:
         raise ConfigError("no scene to predict; give at least one raster")
     scenes = [ScenePath(source) for source in sources]
-    same = "two scenes have the same name, so their outputs would too; predict them one by one"
-    if len({scene.stem for scene in scenes}) < len(scenes):
-        raise ConfigError(same)
     if out.is_dir() or out.suffix == "":
         return [_target(s, out / f"{s.stem}.gpkg") for s in scenes], None
     if out.suffix == ".tif" and len(scenes) == 1:
@@ -226,8 +239,6 @@ def targets_of(sources: list[str], out: Path) -> tuple[list[Target], Path | None
     if len(scenes) == 1:
         return [_target(scenes[0], out)], None
     shared = [Target(s, raster := raster_of_scene(out, s.label), _classes_of(raster), None) for s in scenes]
-    if len({target.scores for target in shared}) < len(scenes):
-        raise ConfigError(same)
     return shared, out
 
 
