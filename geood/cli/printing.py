@@ -15,6 +15,7 @@ from geood._version import DISTRIBUTION
 from geood.errors import counted, printable, shown
 
 if TYPE_CHECKING:
+    from geood.config import DataConfig
     from geood.models import BundleHeader
 
 MOST_SCENES = 3  # that a command to type next names
@@ -101,7 +102,7 @@ def print_bundle(header: BundleHeader) -> None:
         {
             "written by": f"{DISTRIBUTION} {header.geood}, format {header.written}",
             "classes": ", ".join(f"{i} {config.data.classes[i]}" for i in header.class_ids),
-            "held out": _held_out(config.data.anomaly),
+            "held out": _held_out(config.data),
             "bands": ", ".join(f"{name} [{low:g}, {high:g}]" for name, low, high in ranges),
             "resolution": "none" if header.resolution is None else f"{header.resolution:.4g} m per pixel",
             **({"photographs": f"{header.photo_width} px wide"} if header.photo_width else {}),
@@ -121,9 +122,10 @@ def print_bundle(header: BundleHeader) -> None:
     )
 
 
-def _held_out(anomaly: Any) -> str:
-    """Return ids that are held out, with their names where they have some."""
-    return ", ".join(f"{i} {anomaly[i]}" if isinstance(anomaly, dict) else str(i) for i in anomaly) or "none"
+def _held_out(data: DataConfig) -> str:
+    """Return ids that are held out, with their names where these are known."""
+    names = data.anomaly_names
+    return ", ".join(f"{i} {names[i]}" if i in names else str(i) for i in data.anomaly) or "none"
 
 
 def _halo(header: BundleHeader) -> dict[str, str]:

@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from geood.catalog import shared_vocabulary
+from geood.catalog import data_set, shared_vocabulary
 from geood.config.class_names import (
     AUTO_CLASSES,
     BY_ID,
@@ -223,6 +223,14 @@ class DataConfig(Section):
         if strange and not self.sets:
             raise ValueError(f"label_ids map to {strange}, which are not in 0 to 255 (255 means unlabelled)")
         return self
+
+    @property
+    def anomaly_names(self) -> dict[int, str]:
+        """Names of what is held out, by id, as far as the config or the taxonomy of its data sets tells them."""
+        if isinstance(self.anomaly, dict):
+            return dict(self.anomaly)
+        known = data_set(self.sets[0].name).taxonomy.classes if self.sets else {}
+        return {i: known[i] for i in self.anomaly if i in known}
 
     @property
     def ids_by_name(self) -> dict[str, int]:

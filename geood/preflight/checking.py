@@ -107,7 +107,8 @@ def _classes(config: Config, labels: FoundLabels) -> Iterator[Line]:
             rare = ", rare: few crops will hold it" if found.share < RARE else ""
             yield "class", f"{learned} {data.classes[learned]}: {share}{rare}"
         elif _is_held(found, data, held):
-            yield "anomaly", f"{found.name or meant}: {share}"
+            name = data.anomaly_names.get(meant)
+            yield "anomaly", f"{found.name or (f'{meant} {name}' if name else meant)}: {share}"
         elif meant != 255:
             yield "note", f"{found.name or meant}: {share}; neither a class nor an anomaly, and ignored"
     made = {data.background_id, *data.label_ids.values()}  # which no number in the files is

@@ -41,14 +41,14 @@ def config(folder, *, segmenter=None, train=None, **keys):
 
 
 def test_a_check_tells_what_training_would_find(folder, tmp_path):
-    lines = list(check_config(config(folder), tmp_path / "seen.png"))
+    lines = list(check_config(config(folder, anomaly={9: "slum"}), tmp_path / "seen.png"))
     labels = [label for label, _ in lines]
     for label in ("encoder", "images", "labels", "class", "anomaly", "split", "crops", "picture", "stage", "time"):
         assert label in labels, label
     assert labels.index("anomaly") > max(i for i, label in enumerate(labels) if label == "class")
     said = " ".join(text for _, text in lines)
     assert "resnet10t" in said and "WGS 84 / UTM" in said and "0 land:" in said and "roof" in said
-    assert "4: " in said and "neither a class nor an anomaly" in said
+    assert "9 slum: " in said and "4: " in said and "neither a class nor an anomaly" in said
     with Image.open(tmp_path / "seen.png") as drawn:
         assert drawn.width > 1000
 
