@@ -88,6 +88,20 @@ class SceneChangedError(GeoodError):
     exit_code = 4
 
 
+class ScenesSkippedError(GeoodError):
+    """Prediction that finished without scenes that cannot be read, as was asked for.
+
+    `made` holds the predictions of all others, some of whose tiles may have failed, `skipped` the scenes that were left
+    out, with the reason of each.
+    """
+
+    exit_code = 4
+
+    def __init__(self, message: str, made: Sequence[Any] = (), skipped: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.made, self.skipped = made, skipped
+
+
 class TilesFailedError(GeoodError):
     """Prediction that finished with failed tiles; `made` holds the predictions, which list those tiles."""
 

@@ -84,7 +84,7 @@ def plan_run(
     bundle = ModelBundle.load(bundle_path, flow=False).with_settings(settings)
     outputs = outputs_of([scene], out, mosaic=False)
     publication = Publication(outputs.work_folder, outputs.finals, overwrite=False)
-    begun = publication.begun(0, outputs.targets[0].scores.stem)
+    begun = publication.begun(outputs.targets[0].scores.stem)
     path = ScenePath(scene)
     limits = limits_of(bundle, [path], workers=workers, max_ram=max_ram)
     plan = plan_scene(path, bundle, options, bundle_path=bundle_path, limits=limits, classes=True, begun=begun)

@@ -73,6 +73,13 @@ class Prediction:
         return html_table(self.scene, told | said)
 
 
+class LeftOut(NamedTuple):
+    """Scene that was left out, as it cannot be read, and why not."""
+
+    scene: str
+    why: str
+
+
 class Target(NamedTuple):
     """Final paths of one scene's outputs; `polygons` is None if the scene has no polygon file of its own."""
 
@@ -251,9 +258,12 @@ def _classes_of(scores: Path) -> Path:
     return scores.with_suffix(".classes.tif")
 
 
-def write_summary(out: Path, made: list[Prediction], staging: Path) -> None:
-    """Write a CSV with one row per scene: figures of its scores, and the share of pixels above the threshold."""
-    rows = []
+def write_summary(out: Path, made: list[Prediction], staging: Path, skipped: Sequence[LeftOut] = ()) -> None:
+    """Write a CSV with one row per scene: figures of its scores, and the share of pixels above the threshold.
+
+    Scenes that were left out come last, and have nothing but a reason, in a column `skipped`.
+    """
+    rows: list[dict[str, object]] = []
     for prediction in made:
         counted, total, above, highest = 0, 0.0, 0, math.nan
         with reading(prediction.scores), open_raster(staging / prediction.scores.name) as raster:
@@ -279,6 +289,7 @@ def write_summary(out: Path, made: list[Prediction], staging: Path) -> None:
                 **_judged(prediction.verdict),
             }
         )
+    rows += [{"scene": Path(scene).name, "skipped": why} for scene, why in skipped]
     import pandas as pd  # here, as its import takes as long as a tile
 
     with writing(out):
