@@ -193,12 +193,12 @@ def first_config(inputs: Inputs, wishes: Wishes) -> FirstConfig:
         trial = try_crops(_config(data, proposal, inputs))
         while trial.clean < FEW_CLEAN and trial.with_anomaly > 0.5:
             smaller = smaller_crops(proposal, imagery)
-            if smaller is None:
+            if smaller is None or (again := _tried(_config(data, smaller, inputs))) is None:
                 break
-            proposal, trial = smaller, try_crops(_config(data, smaller, inputs))
+            proposal, trial = smaller, again
         if trial.few_blocks and (narrower := smaller_blocks(proposal, trial.blocks)):
-            again = try_crops(_config(data, narrower, inputs))
-            proposal, trial = (narrower, again) if again.blocks > trial.blocks else (proposal, trial)
+            other = _tried(_config(data, narrower, inputs))
+            proposal, trial = (narrower, other) if other and other.blocks > trial.blocks else (proposal, trial)
         pace = trial.pace()
     proposal = fewer_crops(proposal, pace.read_s)
     trial = replace(trial, config=_config(data, proposal, inputs))
@@ -215,6 +215,14 @@ def first_config(inputs: Inputs, wishes: Wishes) -> FirstConfig:
         trial=trial,
         pace=pace,
     )
+
+
+def _tried(config: Config) -> Trial | None:
+    """Try a config that may be better than one that works; None if it leaves nothing to train on or to validate."""
+    try:
+        return try_crops(config)
+    except DataError:
+        return None
 
 
 def _is_none(labels: FoundLabels, found: FoundClass) -> bool:
