@@ -136,8 +136,10 @@ def _show_polygons(path: Path) -> None:
 
 def _areas(frame: Any) -> dict[str, str]:
     """Return the areas of polygons and what the first by rank is, as lines; photographs have pixels and no metres."""
+    from geood.calibration import in_digits
+
     first, area = frame.sort_values("rank").iloc[0], frame["area_m2"]
-    sizes = f"{area.sum():,.0f} m2 in all, {area.min():.3g} m2 the smallest", f"{first['area_m2']:.4g} m2"
+    sizes = f"{area.sum():,.0f} m2 in all, {in_digits(area.min())} m2 the smallest", f"{in_digits(first['area_m2'])} m2"
     if area.isna().all() and "area_px" in frame.columns:
         area = frame["area_px"]
         sizes = f"{area.sum():,.0f} px in all, {area.min():,.0f} px the smallest", f"{first['area_px']:,.0f} px"
