@@ -126,6 +126,7 @@ HELD_BY = {  # rooms without a test file of their own name, and the file whose l
     "reporting/scenes": "reporting/test_page",
     "reporting/splits": "reporting/test_page",
     "reporting/tables": "reporting/test_page",
+    "review/copies": "review/test_reading",
     "review/ground": "review/test_auditing",
     "review/promises": "review/test_auditing",
     "training/calibration": "training/test_trainer",
