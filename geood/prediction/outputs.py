@@ -293,7 +293,7 @@ def write_summary(out: Path, made: list[Prediction], staging: Path, skipped: Seq
     import pandas as pd  # here, as its import takes as long as a tile
 
     with writing(out):
-        pd.DataFrame(rows).to_csv(out, index=False)
+        pd.DataFrame(rows, dtype=object).to_csv(out, index=False)  # counts stay whole beside scenes without any
 
 
 def _judged(verdict: Verdict | None) -> dict[str, object]:

@@ -55,6 +55,7 @@ def test_the_others_are_mapped_and_those_left_out_are_listed(tmp_path, folder, b
     with (tmp_path / "out" / "summary.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [bool(row["skipped"]) for row in rows] == [False, False, False, True, True]
+    assert [row["valid_pixels"] for row in rows] == ["2000"] * 3 + [""] * 2
     assert {row["scene"]: row["scores"] for row in rows[3:]} == {"empty.tif": "", "s1b.jpg": ""}
 
 
