@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from geood._version import __version__
-from geood.atomic import atomic_write, lock_file
+from geood.atomic import atomic_write, giving_up, lock_file
 from geood.config import Config, default_kind, load_config, to_yaml
 from geood.errors import ConfigError, OutputError, TrainingError, shown
 from geood.models import OLD_STRIDES, Flow, Segmenter
@@ -108,12 +107,8 @@ def alone_in(run: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if os.name == "nt":  # where an open file cannot be removed
-                os.close(lock)
-            with suppress(OSError):
+            with giving_up(lock):
                 (run / LOCK).unlink()
-            if os.name != "nt":
-                os.close(lock)
     finally:
         with suppress(OSError):
             for folder in made:
