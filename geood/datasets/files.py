@@ -101,9 +101,9 @@ def check_images(paths: list[Path], config: Config) -> TrainingBands:
     names = tuple(known.get(i, f"band_{i}") for i in indexes)
     if config.bands.names and len(config.bands.names) != len(indexes):
         raise ConfigError(
-            f"bands.names lists {counted(len(config.bands.names), 'name')}, but of {paths[0]} "
-            f"{counted(len(indexes), 'band is', 'bands are')} used ({', '.join(names)}); name each of them, or choose "
-            "some with bands.indexes"
+            f"bands.names lists {counted(len(config.bands.names), 'name')}, but "
+            f"{counted(len(indexes), 'band is', 'bands are')} used of {paths[0]} ({', '.join(names)}); name each "
+            "of them, or choose some with bands.indexes"
         )
     scales, offsets = _tags(images, indexes)
     return TrainingBands(names, indexes, images[0].dtype, None if ordered else len(known), measured, scales, offsets)

@@ -565,21 +565,11 @@ def test_a_run_is_neither_replaced_nor_continued_with_another_config(unbroken, s
     assert digest(unbroken) == before
 
 
-def test_a_run_is_not_continued_with_other_files(unbroken, scenes_folder, tmp_path):
+def test_a_run_is_not_continued_with_other_files_nor_said_to_go_on(
+    unbroken, scenes_folder, tmp_path, caplog, monkeypatch
+):
+    """What it keeps of an older default is told once nothing refuses it."""
     run, labels = tmp_path / "run", scenes_folder / "lab_0.tif"
-    shutil.copytree(unbroken.parent, run)
-    (run / "model.safetensors").unlink()
-    state = labels.stat()
-    os.utime(labels, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
-    try:
-        with pytest.raises(OutputError, match=r"begun with other files, 1 of 4 .*lab_0\.tif"):
-            train(config(scenes_folder), run, resume=True)
-    finally:
-        os.utime(labels, ns=(state.st_atime_ns, state.st_mtime_ns))
-
-
-def test_a_run_that_is_refused_is_not_said_to_go_on(unbroken, scenes_folder, tmp_path, caplog, monkeypatch):
-    run, labels, said = tmp_path / "run", scenes_folder / "lab_0.tif", "goes on as it was begun, with predict.batch: 3"
     shutil.copytree(unbroken.parent, run)
     (run / "model.safetensors").unlink()
     begun = load_config(run / "config.yaml")
@@ -590,7 +580,7 @@ def test_a_run_that_is_refused_is_not_said_to_go_on(unbroken, scenes_folder, tmp
     state = labels.stat()
     os.utime(labels, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
     try:
-        with pytest.raises(OutputError, match="begun with other files"):
+        with pytest.raises(OutputError, match=r"begun with other files, 1 of 4 .*lab_0\.tif"):
             train(config(scenes_folder), run, resume=True)
     finally:
         os.utime(labels, ns=(state.st_atime_ns, state.st_mtime_ns))
@@ -598,7 +588,7 @@ def test_a_run_that_is_refused_is_not_said_to_go_on(unbroken, scenes_folder, tmp
     monkeypatch.setattr("geood.training.trainer.plans", None)
     with pytest.raises(TypeError):
         train(config(scenes_folder), run, resume=True)
-    assert said in caplog.text
+    assert "goes on as it was begun, with predict.batch: 3" in caplog.text
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path, scenes_folder):
