@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         OutputError,
         RunLostError,
         SceneChangedError,
+        ScenesSkippedError,
         TilesFailedError,
         TrainingError,
     )
@@ -52,6 +53,7 @@ __all__ = [
     "RunLostError",
     "SceneChangedError",
     "SceneOptions",
+    "ScenesSkippedError",
     "TilesFailedError",
     "TrainingError",
     "__version__",
@@ -84,6 +86,7 @@ __getattr__, __dir__ = lazy_exports(
         "RunLostError": "errors",
         "SceneChangedError": "errors",
         "SceneOptions": "prediction",
+        "ScenesSkippedError": "errors",
         "TilesFailedError": "errors",
         "TrainingError": "errors",
         "anomaly_score": "models",

@@ -288,6 +288,22 @@ def atomic_folder(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def giving_up(lock: int) -> Iterator[None]:
+    """Give up a lock of `lock_file`; what was made under it, its file among that, is removed inside, as far as it can.
+
+    The lock is held until then, lest another process takes what is being removed; Windows removes no open file.
+    """
+    if os.name == "nt":
+        os.close(lock)
+    try:
+        with suppress(OSError):
+            yield
+    finally:
+        if os.name != "nt":
+            os.close(lock)
+
+
 def lock_file(path: Path, *, busy: str) -> int:
     """Lock a file, which is made if need be; return its descriptor, which holds the lock until it is closed.
 

@@ -33,6 +33,11 @@ def shown(value: object, *, most: int = SHOWN) -> str:
     return printable(text if len(text) <= most else f"{text[:most]}...")
 
 
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun: 1 row, 2 rows; `many` is the plural of a noun that takes no s alone."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
 class GeoodError(Exception):
     """Base class of all errors that geood raises on purpose."""
 
@@ -81,6 +86,20 @@ class SceneChangedError(GeoodError):
     """Scene that was changed while it was read; no map of it is written."""
 
     exit_code = 4
+
+
+class ScenesSkippedError(GeoodError):
+    """Prediction that finished without scenes that cannot be read, as was asked for.
+
+    `made` holds the predictions of all others, some of whose tiles may have failed, `skipped` the scenes that were left
+    out, with the reason of each.
+    """
+
+    exit_code = 4
+
+    def __init__(self, message: str, made: Sequence[Any] = (), skipped: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.made, self.skipped = made, skipped
 
 
 class TilesFailedError(GeoodError):

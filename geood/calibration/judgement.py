@@ -19,6 +19,7 @@ from geood.calibration.exchangeability import Drift, in_words
 from geood.calibration.false_polygons import FalsePolygons, PolygonTable, own_record
 from geood.calibration.rates import LEAST_BLOCKS, MORE_BLOCKS, guaranteed, rate_interval
 from geood.calibration.verdict import FAILS, HOLDS, UNKNOWN, SceneFacts, Verdict, percent
+from geood.errors import counted
 from geood.models import CalibrationRecord, ModelBundle
 
 MOST = 0.5  # share of a scene above which it cannot all be strange
@@ -127,13 +128,13 @@ def _answer(facts: SceneFacts, above: float | None, promise: _Promise, drift: Dr
 def _why_unknown(facts: SceneFacts, above: float | None, promise: _Promise, drift: Drift | None) -> str | None:
     """Return why nothing can be told, None if it can."""
     blocks = promise.blocks
+    few = f"calibration ground of {counted(blocks or 0, 'block')}"
     reasons = {
         "no pixel has a score": above is None,
         "the threshold is a rank in this scene (--on-drift relative) and promises nothing": facts.relative,
         f"the model has no record of a calibration of this score and its settings; {REMEDY}": blocks is None,
         "the threshold is below all that were measured on calibration ground": promise.rate is None,
-        f"calibration ground of {blocks} blocks, and an interval needs {LEAST_BLOCKS}; {MORE_BLOCKS}": promise.limit
-        is None,
+        f"{few}, and an interval needs {LEAST_BLOCKS}; {MORE_BLOCKS}": promise.limit is None,
         "no pixel of calibration ground lies above the threshold, so how many may is not known": promise.rate == 0
         and above is not None
         and promise.limit is not None

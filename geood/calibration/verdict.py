@@ -9,6 +9,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from geood.errors import counted
+
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
 LARGEST = 2**63  # of an integer in a record
 LOUD = 3.0  # times the promised share from which on it is said loudly
@@ -94,7 +96,7 @@ class Verdict:
     def lines(self) -> list[str]:
         """Return the verdict as lines for a terminal."""
         said = [f"{'budget':<11}{self.answer}: {self.why}"]
-        area = f"{self.km2:.4g} km2" if self.km2 is not None else f"{self.valid_px:,} pixels"
+        area = f"{self.km2:.4g} km2" if self.km2 is not None else counted(self.valid_px, "pixel")
         if self.above is not None:
             promise = "nothing promised" if self.promised is None else f"{percent(self.promised)} promised"
             bounds = f" ({percent(self.low)} to {percent(self.high)} in such a scene)" if self.high is not None else ""

@@ -10,7 +10,17 @@ georeferenced images can also be used for training as scenes, through TorchGeo's
 from __future__ import annotations
 
 from geood.catalog.entry import DataSet, PathLayout, Protocol, Split, mask_set
-from geood.catalog.lookup import CATALOG, data_set
+from geood.catalog.lookup import CATALOG, data_set, measured_set
 from geood.catalog.vocabulary import shared_vocabulary
 
-__all__ = ["CATALOG", "DataSet", "PathLayout", "Protocol", "Split", "data_set", "mask_set", "shared_vocabulary"]
+__all__ = [
+    "CATALOG",
+    "DataSet",
+    "PathLayout",
+    "Protocol",
+    "Split",
+    "data_set",
+    "mask_set",
+    "measured_set",
+    "shared_vocabulary",
+]

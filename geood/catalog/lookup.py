@@ -10,7 +10,18 @@ from geood.catalog.entry import DataSet
 from geood.catalog.roads import ROADS
 from geood.errors import ConfigError
 
+BESIDE = "scenes", "pairs"  # what is measured besides data sets
 CATALOG: dict[str, DataSet] = {entry.name: entry for entry in (*ROADS, *AERIAL)}
+
+
+def measured_set(name: str, protocol: str | None = None) -> DataSet:
+    """Return the data set of this name, under a protocol if one is given, for an evaluation.
+
+    Raises:
+        ConfigError: there is no such data set or protocol; the message suggests the closest name, `scenes` among them.
+    """
+    entry = data_set(name, beside=BESIDE)
+    return entry.under(protocol) if protocol else entry
 
 
 def data_set(name: str, *, beside: Sequence[str] = ()) -> DataSet:

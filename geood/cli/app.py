@@ -1,7 +1,7 @@
 """Commands of the command line: each parses its options, calls one function, and prints what was written.
 
 Nothing heavy is imported before a command runs. Expected errors are one message on stderr and an exit code (0 done, 1 a
-bug in geood, 2 usage or config, 3 input data, 4 some tiles failed, 130 interrupted); `--debug`, anywhere on the line,
+bug in geood, 2 usage or config, 3 input data, 4 not all was mapped, 130 interrupted); `--debug`, anywhere on the line,
 adds the traceback. Parameters of a method belong in a config section, not here.
 """
 
@@ -34,6 +34,7 @@ from geood.cli.options import (
     Overwrite,
     Settings,
     TlsFile,
+    UnreadableOption,
     Uses,
     Workers,
 )
@@ -55,7 +56,7 @@ from geood.cli.threshold_options import (
     check_json_file,
     write_verdicts,
 )
-from geood.errors import ConfigError, TilesFailedError, printable
+from geood.errors import ConfigError, ScenesSkippedError, TilesFailedError, counted, printable
 
 app = typer.Typer(
     name="geood",
@@ -160,6 +161,7 @@ def predict(
     max_ram: MaxRam = None,
     settings: Uses = None,
     overview: Overview = False,
+    unreadable: UnreadableOption = "error",
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     overwrite: Overwrite = False,
     discard_verdicts: DiscardVerdicts = False,
@@ -178,7 +180,7 @@ def predict(
         inputs: list[str | Path] = [*scenes, bundle_path, *([aoi] if aoi else [])]
         check_json_file(json_file, inputs=inputs, overwrite=overwrite)
     chosen: dict[str, Any] = {"threshold": threshold, "fpr": fpr, "false_per_km2": false_per_km2, "top": top}
-    chosen["on_drift"] = on_drift
+    chosen |= {"on_drift": on_drift, "unreadable": unreadable}
     try:
         made = run(
             scenes,
@@ -197,7 +199,7 @@ def predict(
             overwrite=overwrite,
             discard_verdicts=discard_verdicts,
         )
-    except TilesFailedError as error:
+    except (ScenesSkippedError, TilesFailedError) as error:
         _tell(error.made, json_file, overwrite=overwrite)
         raise
     _tell(made, json_file, overwrite=overwrite)
@@ -360,7 +362,7 @@ def submit(
     count = run(
         benchmark, root, bundle, out, method=method, settings=settings or (), options=options, overwrite=overwrite
     )
-    print(f"scores     of {count} images in {out}")
+    print(f"scores     of {counted(count, 'image')} in {out}")
 
 
 app.command()(export)

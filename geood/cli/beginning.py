@@ -119,18 +119,15 @@ def check(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The config to look at.")],
     settings: Settings = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="The picture; default: CONFIG.check.png, made anew.")
+        Path | None, typer.Option(metavar="FILE.png", help="The picture; default: CONFIG.check.png, beside the config.")
     ] = None,
 ) -> None:
     """Tell in a minute what a training would find: networks, files, classes, crops, time. Draws images with labels."""
-    from geood.atomic import check_output
     from geood.config import load_config
-    from geood.preflight import check_config
+    from geood.preflight import check_config, check_picture
 
     picture = out or config.with_suffix(".check.png")
-    if picture.suffix.lower() != ".png":
-        raise ConfigError(f"{picture}: the picture is a PNG, and replaces what has its name; end it in .png")
-    check_output(picture, overwrite=True)
+    check_picture(picture)
     for label, text in check_config(load_config(config, settings or ()), picture):
         print(f"{label:<11}{printable(text)}")
     given = "".join(f" --set {quote(setting)}" for setting in settings or ())
@@ -157,5 +154,5 @@ def doctor(
     faults = [fact for fact in found if fact.state == "fault"]
     if faults:
         raise ConfigError(
-            f"{len(faults)} of {len(found)} things are wrong here: " + ", ".join(fact.name for fact in faults)
+            f"wrong here, {len(faults)} of {len(found)} things: " + ", ".join(fact.name for fact in faults)
         )

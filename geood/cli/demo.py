@@ -14,7 +14,7 @@ from pathlib import Path
 from geood.atomic import output_errors
 from geood.config import load_config
 from geood.datasets import make_world
-from geood.errors import OutputError
+from geood.errors import OutputError, counted
 from geood.evaluation import draw_overview, evaluate_scenes, write_metrics
 from geood.models import ModelBundle
 from geood.polygons import check_nothing_typed
@@ -121,7 +121,10 @@ def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
     files = [
         (out / "report.html", "all of it on one page, to be opened in a browser: verdict, map, polygons, curves"),
         (out / "overview.png", "scene, classes, score map, truth and synthetic negatives, in one picture"),
-        (out / "anomalies.gpkg", f"{result.anomalies} polygons above {result.threshold:.3f}, with their attributes"),
+        (
+            out / "anomalies.gpkg",
+            f"{counted(result.anomalies or 0, 'polygon')} above {result.threshold:.3f}, with their attributes",
+        ),
         (out / "anomalies.tif", "score of every pixel (cloud-optimized GeoTIFF)"),
         (out / "anomalies.classes.tif", "predicted class of every pixel"),
         (out / "metrics.json", "the figures above, and more"),

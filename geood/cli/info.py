@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 import typer
 
 from geood.cli.printing import print_bundle, print_pairs
-from geood.errors import ConfigError, DataError, shown
+from geood.errors import ConfigError, DataError, counted, shown
 
 MOST_ROWS, MOST_ALL = 5, 20  # rows that are shown of a long table; up to so many all are
 MOST_BYTES = 200 << 20  # of a JSON file or of a project's XML that are read
@@ -83,7 +83,7 @@ def _show_raster(path: Path) -> None:
     with open_raster(path) as dataset:
         of_classes = dataset.dtypes[0] == "uint8" and "GEOOD_CLASSES" in dataset.tags()
         ours = any(key.startswith("GEOOD_") for key in dataset.tags())
-        bands = "1 band" if dataset.count == 1 else f"{dataset.count} bands"
+        bands = counted(dataset.count, "band")
         kind = f"{bands} of {dataset.dtypes[0]}, {dataset.width} x {dataset.height} pixels"
     if not ours:
         raise DataError(
@@ -136,8 +136,10 @@ def _show_polygons(path: Path) -> None:
 
 def _areas(frame: Any) -> dict[str, str]:
     """Return the areas of polygons and what the first by rank is, as lines; photographs have pixels and no metres."""
+    from geood.calibration import in_digits
+
     first, area = frame.sort_values("rank").iloc[0], frame["area_m2"]
-    sizes = f"{area.sum():,.0f} m2 in all, {area.min():.3g} m2 the smallest", f"{first['area_m2']:.4g} m2"
+    sizes = f"{area.sum():,.0f} m2 in all, {in_digits(area.min())} m2 the smallest", f"{in_digits(first['area_m2'])} m2"
     if area.isna().all() and "area_px" in frame.columns:
         area = frame["area_px"]
         sizes = f"{area.sum():,.0f} px in all, {area.min():,.0f} px the smallest", f"{first['area_px']:,.0f} px"
@@ -150,12 +152,12 @@ def _show_beside(path: Path, layers: list[str]) -> bool:
 
     with _opened(path) as plain:
         held = {name: pyogrio.read_dataframe(plain, layer=name, read_geometry=False) for name in layers}
-    for columns, counted, meaning in BESIDE:
+    for columns, kind, meaning in BESIDE:
         if held and all(columns <= set(frame.columns) for frame in held.values()):
             counts = {name: str(len(frame)) for name, frame in held.items()}
-            if counted:
-                kinds = {name: frame[counted].value_counts().items() for name, frame in held.items()}
-                counts = {k: f"{counts[k]} ({', '.join(f'{n} {shown(kind)}' for kind, n in kinds[k])})" for k in kinds}
+            if kind:
+                kinds = {name: frame[kind].value_counts().items() for name, frame in held.items()}
+                counts = {k: f"{counts[k]} ({', '.join(f'{n} {shown(one)}' for one, n in kinds[k])})" for k in kinds}
             print_pairs({"polygons": meaning, **counts})
             return True
     return False

@@ -58,10 +58,9 @@ def set_measurement(name: str, root: Path, *, split: str | None, protocol: str |
     Raises:
         ConfigError: there is no such data set or protocol.
     """
-    from geood.catalog import data_set
+    from geood.catalog import measured_set
 
-    entry = data_set(name, beside=("scenes", "pairs"))
-    chosen = entry.under(protocol) if protocol else entry
+    chosen = measured_set(name, protocol)
     from geood.evaluation import evaluate_set
 
     return partial(evaluate_set, chosen, root, split=split)

@@ -12,6 +12,12 @@ from geood.cli.terminal import not_infinite
 Overview = Annotated[
     bool, typer.Option("--overview", help="Also draw scene, scores, polygons and verdict: NAME.overview.png.")
 ]
+UnreadableOption = Annotated[
+    str,
+    typer.Option(
+        "--unreadable", metavar="WHAT", help="A scene that cannot be read: error, or skip (map the others, list it)."
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 DiscardVerdicts = Annotated[
     bool, typer.Option("--discard-verdicts", help="With --overwrite: also replace polygons that a person has judged.")

@@ -12,9 +12,10 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from geood._version import DISTRIBUTION
-from geood.errors import printable, shown
+from geood.errors import counted, printable, shown
 
 if TYPE_CHECKING:
+    from geood.config import DataConfig
     from geood.models import BundleHeader
 
 MOST_SCENES = 3  # that a command to type next names
@@ -25,7 +26,7 @@ CURVE_PX = (32, 64, 128, 256, 352)
 def print_predictions(made: Sequence[Any]) -> None:
     """Print what was written for each scene."""
     for prediction in made:
-        print(f"scene      {printable(prediction.scene)}: {prediction.valid_pixels:,} pixels scored")
+        print(f"scene      {printable(prediction.scene)}: {counted(prediction.valid_pixels, 'pixel')} scored")
         print(f"scores     {prediction.scores}")
         if prediction.classes:
             print(f"classes    {prediction.classes}")
@@ -101,7 +102,7 @@ def print_bundle(header: BundleHeader) -> None:
         {
             "written by": f"{DISTRIBUTION} {header.geood}, format {header.written}",
             "classes": ", ".join(f"{i} {config.data.classes[i]}" for i in header.class_ids),
-            "held out": _held_out(config.data.anomaly),
+            "held out": _held_out(config.data),
             "bands": ", ".join(f"{name} [{low:g}, {high:g}]" for name, low, high in ranges),
             "resolution": "none" if header.resolution is None else f"{header.resolution:.4g} m per pixel",
             **({"photographs": f"{header.photo_width} px wide"} if header.photo_width else {}),
@@ -121,9 +122,10 @@ def print_bundle(header: BundleHeader) -> None:
     )
 
 
-def _held_out(anomaly: Any) -> str:
-    """Return ids that are held out, with their names where they have some."""
-    return ", ".join(f"{i} {anomaly[i]}" if isinstance(anomaly, dict) else str(i) for i in anomaly) or "none"
+def _held_out(data: DataConfig) -> str:
+    """Return ids that are held out, with their names where these are known."""
+    names = data.anomaly_names
+    return ", ".join(f"{i} {names[i]}" if i in names else str(i) for i in data.anomaly) or "none"
 
 
 def _halo(header: BundleHeader) -> dict[str, str]:
@@ -159,8 +161,9 @@ def _calibration(header: BundleHeader) -> dict[str, str]:
         return {"calibrated on": "no record: predict cannot tell whether a map keeps its promise; train again"}
     from geood.calibration import LEAST_BLOCKS, MORE_BLOCKS, PolygonTable, in_digits, least_area
 
-    area = f"{record.km2:.4g} km2" if record.km2 is not None else f"{record.pixels:,} pixels"
-    said = {"calibrated on": f"{area} of {record.images} images, {record.blocks} blocks, {len(record.cells)} cells"}
+    area = f"{record.km2:.4g} km2" if record.km2 is not None else counted(record.pixels, "pixel")
+    parts = counted(record.blocks, "block"), counted(len(record.cells), "cell")
+    said = {"calibrated on": f"{area} of {counted(record.images, 'image')}, {', '.join(parts)}"}
     if record.blocks < LEAST_BLOCKS:
         said["on other ground"] = f"not known: an interval needs {LEAST_BLOCKS} blocks; {MORE_BLOCKS}"
     threshold = header.calibration.get(record.kind, {}).get(str(config.score.fpr))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from geood.errors import ConfigError, DataError
+from geood.errors import ConfigError, DataError, printable
 
 if TYPE_CHECKING:
     from geood.geo.qgis.project import ProjectLayer
@@ -38,6 +38,7 @@ def project(
     """Put maps, their scores and scenes into a QGIS project, in their order and with their styles."""
     from geood.atomic import check_output
     from geood.geo.qgis.project import raster_layer, write_project
+    from geood.polygons import is_anomalies
 
     if out.suffix != ".qgz":
         raise ConfigError(f"{out}: a QGIS project ends in .qgz; choose such a name")
@@ -54,6 +55,9 @@ def project(
     write_project(groups | {"": [*groups.get("", []), *images]}, out, overwrite=overwrite)
     shown = sum(map(len, groups.values())) + len(images)
     print(f"project    {out}: layers {shown} (maps {len(given)}, scenes {len(images)}); open it in QGIS")
+    for path in given:
+        if not _scores_of(path) and is_anomalies(path):
+            print(printable(f"scores     none beside {path}: put its raster there, and repeat this with --overwrite"))
     if not images:
         print("scene      none lies beside the map; --scene SCENE --overwrite puts it below")
 

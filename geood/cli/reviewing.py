@@ -12,7 +12,7 @@ import typer
 
 from geood.cli.terminal import finite
 from geood.cli.threshold_options import check_json_file
-from geood.errors import printable
+from geood.errors import counted, printable
 
 if TYPE_CHECKING:
     from geood.review import Audit
@@ -125,17 +125,16 @@ def audit_lines(found: Audit) -> Iterator[str]:
     if not found.ranked and found.tops:
         yield "  (ranked by score, as there is no column rank)"
     for part in found.bands:
-        yield f"  {part.name:<18} {_part(part)} ({part.polygons} polygons)"
+        yield f"  {part.name:<18} {_part(part)} ({counted(part.polygons, 'polygon')})"
     yield from _ground_lines(found)
     yield from (f"promise    {text}" for text in found.promises)
 
 
 def _ground_lines(found: Audit) -> Iterator[str]:
     if found.cells is not None:
-        searched = (
-            f"{found.cells['complete']} of {found.cells['cells']} cells complete, {found.cells['area_km2']:.4g} km2"
-        )
-        yield f"sample     {searched}, {found.cells['misses']} {'miss' if found.cells['misses'] == 1 else 'misses'}"
+        searched = f"{found.cells['complete']} of {counted(found.cells['cells'], 'cell')} complete"
+        misses = counted(found.cells["misses"], "miss", "misses")
+        yield f"sample     {searched}, {found.cells['area_km2']:.4g} km2, {misses}"
     if found.misses_per_km2 is not None:
         yield f"misses     {_interval(found.misses_per_km2)} per km2, from the sample alone"
     if found.recall is not None:
@@ -149,7 +148,7 @@ def _ground_lines(found: Audit) -> Iterator[str]:
     if budget.threshold is None:
         yield f"budget     {budget.per_km2:g} false polygons per km2 cannot be met at any score that was judged"
         return
-    kept = "1 polygon" if budget.polygons == 1 else f"{budget.polygons} polygons"
+    kept = counted(budget.polygons, "polygon")
     yield (
         f"budget     {budget.per_km2:g} false polygons per km2: --threshold {budget.threshold:.9g} keeps {kept} "
         f"({budget.real} judged real), {in_digits(budget.expected)} false per km2, at most "

@@ -14,6 +14,7 @@ from pathlib import PurePath
 from typing import Any
 
 from geood.constants import UNSTATED, VECTOR_SUFFIXES
+from geood.errors import counted
 
 AUTO_CLASSES = "auto"
 
@@ -36,7 +37,9 @@ def numbered_classes(given: Any) -> Any:
             raise ValueError(f"got {given!r}; give names, such as [land, road], or ids and names, such as {{0: land}}")
         given = dict(enumerate(given))
     if isinstance(given, dict) and len(given) < 2:
-        raise ValueError(f"got {len(given)} classes; give two at least, or auto: those that the labels hold")
+        raise ValueError(
+            f"got {counted(len(given), 'class', 'classes')}; give two at least, or auto: those that the labels hold"
+        )
     return given
 
 

@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from geood.catalog import shared_vocabulary
+from geood.catalog import data_set, shared_vocabulary
 from geood.config.class_names import (
     AUTO_CLASSES,
     BY_ID,
@@ -39,7 +39,7 @@ from geood.config.class_names import (
 from geood.config.score_kinds import SCORES, check_known
 from geood.config.versions import CONFIG_VERSION
 from geood.constants import IGNORE, UNSTATED, VECTOR_SUFFIXES
-from geood.errors import ConfigError, printable
+from geood.errors import ConfigError, counted, printable
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -225,6 +225,14 @@ class DataConfig(Section):
         return self
 
     @property
+    def anomaly_names(self) -> dict[int, str]:
+        """Names of what is held out, by id, as far as the config or the taxonomy of its data sets tells them."""
+        if isinstance(self.anomaly, dict):
+            return dict(self.anomaly)
+        known = data_set(self.sets[0].name).taxonomy.classes if self.sets else {}
+        return {i: known[i] for i in self.anomaly if i in known}
+
+    @property
     def ids_by_name(self) -> dict[str, int]:
         """Id of each class and each anomaly that has a name, by that name."""
         named = self.anomaly if isinstance(self.anomaly, dict) else {}
@@ -320,7 +328,10 @@ class BandsConfig(Section):
     @model_validator(mode="after")
     def _names_match_indexes(self) -> BandsConfig:
         if self.names and self.indexes and len(self.names) != len(self.indexes):
-            raise ValueError(f"{len(self.names)} names for {len(self.indexes)} indexes; give one name for each")
+            raise ValueError(
+                f"{counted(len(self.names), 'name')} for {counted(len(self.indexes), 'index', 'indexes')}; give one "
+                "name for each"
+            )
         return self
 
 

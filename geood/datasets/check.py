@@ -14,7 +14,7 @@ from geood.catalog import DataSet, Split
 from geood.constants import IGNORE
 from geood.datasets.discovery import find_frames
 from geood.datasets.frames import FoundFrames, Frame, frame_size, held_ids
-from geood.errors import DataError
+from geood.errors import DataError, counted
 from geood.progress import Progress
 
 
@@ -40,7 +40,7 @@ class SplitCheck:
 
     def lines(self, data_set: DataSet) -> Iterator[str]:
         """Yield a summary for people: number of images, and the share of each class in their labels."""
-        yield f"{self.split.name}: {self.images} images, {self.labelled} with labels"
+        yield f"{self.split.name}: {counted(self.images, 'image')}, {self.labelled} with labels"
         labelled = sum(self.pixels.values()) + self.void + sum(self.unknown.values())
         for name, pixels in [(name, self.pixels[name]) for name in data_set.taxonomy.classes.values()]:
             if pixels:
@@ -53,15 +53,18 @@ class SplitCheck:
         name, expected = self.split.name, self.split.count
         if expected and self.images != expected:
             source = data_set.source
-            yield f"{name}: {self.images} images, {expected} in the complete set; unpack all archives of {source}"
+            found = counted(self.images, "image")
+            yield f"{name}: {found}, {expected} in the complete set; unpack all archives of {source}"
         if self.without_labels and self.split.labelled:
             first = self.without_labels[0]
-            yield f"{name}: {len(self.without_labels)} images without labels, {first} first; fetch them"
+            yield f"{name}: {counted(len(self.without_labels), 'image')} without labels, {first} first; fetch them"
         if self.without_image:
-            yield f"{name}: {len(self.without_image)} labels without image, {self.without_image[0]} first; fetch them"
+            found, first = counted(len(self.without_image), "label file"), self.without_image[0]
+            yield f"{name}: {found} without image, {first} first; fetch them"
         if self.not_found:
             names = ", ".join(self.not_found[:3]) + (", ..." if len(self.not_found) > 3 else "")
-            yield f"{name}: {len(self.not_found)} names in {self.split.listed} that no image has: {names}; fetch them"
+            found = counted(len(self.not_found), "name")
+            yield f"{name}: {found} in {self.split.listed} that no image has: {names}; fetch them"
         if self.odd_sizes and data_set.size:
             height, width = data_set.size
             found = ", ".join(f"{size} ({n})" for size, n in self.odd_sizes.most_common(3))
@@ -69,7 +72,7 @@ class SplitCheck:
         for reason in self.unreadable[:5]:
             yield f"{name}: {reason}"
         if len(self.unreadable) > 5:
-            yield f"{name}: {len(self.unreadable) - 5} more files of this kind"
+            yield f"{name}: {counted(len(self.unreadable) - 5, 'more file')} of this kind"
         if self.unknown:
             found = ", ".join(f"{number} ({pixels:,} px)" for number, pixels in self.unknown.most_common(5))
             yield (

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from geood.catalog import DataSet, PathLayout, Split
 from geood.datasets.frames import FoundFrames, Frame
-from geood.errors import DataError
+from geood.errors import DataError, counted
 from geood.geo.listing import files_matching, same_name
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -44,8 +44,8 @@ def find_frames(data_set: DataSet, root: Path, split: Split) -> FoundFrames:
     bare = [frame.image for frame in best.frames if frame.base is None] if best.layout.base else []
     if bare:
         raise DataError(
-            f"{bare[0]}: {len(bare)} overlays lack the image they are added to, this one first; needed: "
-            f"{root / _filled(best.layout.base, split)}"
+            f"{bare[0]}: {counted(len(bare), 'overlay lacks', 'overlays lack')} the image to be added to, this one "
+            f"first; needed: {root / _filled(best.layout.base, split)}"
         )
     best.frames, best.not_found = _chosen(best.frames, root, split)
     if not best.frames:

@@ -15,7 +15,7 @@ import numpy as np
 
 from geood.config import Config
 from geood.datasets.samples import TrainingBands
-from geood.errors import ConfigError, DataError
+from geood.errors import ConfigError, DataError, counted
 from geood.geo.alpha import declared_so
 from geood.geo.border import undeclared_nodata
 from geood.geo.listing import files_in, files_matching
@@ -90,7 +90,7 @@ def check_images(paths: list[Path], config: Config) -> TrainingBands:
         counts = image.bands - len(masks), images[0].bands - len(first_masks)
         if counts[0] != counts[1] or image.dtype != images[0].dtype:
             raise DataError(
-                f"{image.path} has {counts[0]} bands of {image.dtype}, {paths[0]} has {counts[1]} of "
+                f"{image.path} has {counted(counts[0], 'band')} of {image.dtype}, {paths[0]} has {counts[1]} of "
                 f"{images[0].dtype}; all training images need the same bands and the same type"
             )
     with Scene.open(SceneSource(str(paths[0]), (), config.bands.nodata, measured=measured)) as scene:
@@ -101,8 +101,9 @@ def check_images(paths: list[Path], config: Config) -> TrainingBands:
     names = tuple(known.get(i, f"band_{i}") for i in indexes)
     if config.bands.names and len(config.bands.names) != len(indexes):
         raise ConfigError(
-            f"bands.names lists {len(config.bands.names)} names, but {len(indexes)} bands of {paths[0]} are used "
-            f"({', '.join(names)}); name each of them, or choose some with bands.indexes"
+            f"bands.names lists {counted(len(config.bands.names), 'name')}, but "
+            f"{counted(len(indexes), 'band is', 'bands are')} used of {paths[0]} ({', '.join(names)}); name each "
+            "of them, or choose some with bands.indexes"
         )
     scales, offsets = _tags(images, indexes)
     return TrainingBands(names, indexes, images[0].dtype, None if ordered else len(known), measured, scales, offsets)

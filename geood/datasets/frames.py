@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from geood.catalog import DataSet, PathLayout
 from geood.constants import IGNORE
-from geood.errors import DataError
+from geood.errors import DataError, counted
 from geood.geo.gdal import open_raster, rasterio_window, reading
 from geood.geo.grid import Grid, Window
 from geood.geo.labels.id_rasters import open_id_raster, read_ids
@@ -354,7 +354,7 @@ def screened(
                 kept.append(frame)
             progress.advance()
     if total:
-        shown = ", ".join(f"{number} ({pixels:,} pixels)" for number, pixels in total.most_common(5))
+        shown = ", ".join(f"{number} ({counted(pixels, 'pixel')})" for number, pixels in total.most_common(5))
         log.warning("label files hold undefined numbers, which do not count as an anomaly: %s", shown)
     if not kept:
         wanted = "an anomaly" if holds == "anomalous" else "no anomaly"

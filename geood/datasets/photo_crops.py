@@ -34,7 +34,7 @@ from geood.datasets.frames import Decoded, Frame, decode, screened
 from geood.datasets.photo_scales import PhotoScale, read_scaled, settle_scales
 from geood.datasets.samples import CropPixels, grown, seed_of, span_around
 from geood.datasets.unreadable import Skipped, without_unreadable
-from geood.errors import ConfigError, DataError
+from geood.errors import ConfigError, DataError, counted
 from geood.geo.grid import Window
 from geood.geo.listing import pair_by_name, why_no_pairs
 from geood.geo.orientation import UPRIGHT, orientation_of
@@ -301,11 +301,11 @@ def _report_turned(frames: Sequence[Frame]) -> None:
 def _report_unknown(gallery: Gallery) -> None:
     """Warn of numbers or colours in label files that their data set does not define."""
     total: Counter[str] = Counter()
-    for counted in gallery.unknown.values():
-        total.update(counted)
+    for found in gallery.unknown.values():
+        total.update(found)
     if total:
-        shown = ", ".join(f"{number} ({pixels:,} pixels)" for number, pixels in total.most_common(5))
-        log.warning("label files hold %d undefined numbers, %s; they are ignored", len(total), shown)
+        shown = ", ".join(f"{number} ({counted(pixels, 'pixel')})" for number, pixels in total.most_common(5))
+        log.warning("label files hold %s, %s; ignored", counted(len(total), "undefined number"), shown)
 
 
 def _frames(config: Config, images: str, labels: str) -> list[Frame]:
@@ -322,9 +322,9 @@ def _frames(config: Config, images: str, labels: str) -> list[Frame]:
     pairs = pair_by_name(*files)
     if pairs is None:
         raise DataError(
-            f"data.{images} names {len(files[0])} files, data.{labels} {len(files[1])}, and they do not pair by name: "
-            f"{why_no_pairs(*files)}; the labels of {files[0][0].name} must be called {files[0][0].stem}.png or "
-            f"{files[0][0].stem}_*.png"
+            f"data.{images} names {counted(len(files[0]), 'file')}, data.{labels} {len(files[1])}, and they do not "
+            f"pair by name: {why_no_pairs(*files)}; the labels of {files[0][0].name} must be called "
+            f"{files[0][0].stem}.png or {files[0][0].stem}_*.png"
         )
     return [Frame(image.stem, image, chosen) for image, [chosen] in zip(files[0], pairs, strict=True)]
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from geood.config import Config
 from geood.constants import IGNORE
 from geood.datasets.samples import UNSTATED_ID, CropPixels
-from geood.errors import DataError
+from geood.errors import DataError, counted
 from geood.geo.labels.reading import mask_hint
 from geood.progress import Progress
 
@@ -48,9 +48,9 @@ class Screening:
 
     def __str__(self) -> str:
         return (
-            f"{self.drawn} training crops drawn: {self.kept} kept; left out: {self.dropped_anomaly} with an anomaly "
-            f"pixel, {self.dropped_invalid} with too little data, {self.dropped_unlabelled} without a label; "
-            f"{self.validation_crops} validation crops"
+            f"{counted(self.drawn, 'training crop')} drawn: {self.kept} kept; left out: {self.dropped_anomaly} with an "
+            f"anomaly pixel, {self.dropped_invalid} with too little data, {self.dropped_unlabelled} without a label; "
+            f"{counted(self.validation_crops, 'validation crop')}"
         )
 
 
@@ -161,7 +161,7 @@ def report_screening(report: Screening, config: Config) -> None:
     """Log how many crops were kept and rejected; warn of ids unknown to the config, and of classes in no crop."""
     log.info("%s", report)
     if report.unknown_ids:
-        shown = ", ".join(f"{i} ({n} pixels)" for i, n in report.unknown_ids.items())
+        shown = ", ".join(f"{i} ({counted(n, 'pixel')})" for i, n in report.unknown_ids.items())
         log.warning("label ids %s are neither in data.classes nor in data.anomaly and are ignored", shown)
     for class_id, pixels in report.class_pixels.items():
         if not pixels:

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 from affine import Affine
 
 from geood.atomic import atomic_write
-from geood.errors import DataError
+from geood.errors import DataError, counted
 from geood.geo.gdal import open_raster, pieces, rasterio_window, reading
 from geood.geo.grid import Grid
 from geood.progress import Progress
@@ -78,7 +78,7 @@ def without_unreadable(
         raise DataError(f"{skipped[0].why}; and none of the {len(items)} {what} can be read")
     if skipped:
         named = "; ".join(each.why for each in skipped[:LISTED])
-        more = f"; and {len(skipped) - LISTED} more files" if len(skipped) > LISTED else ""
+        more = f"; and {counted(len(skipped) - LISTED, 'more file')}" if len(skipped) > LISTED else ""
         lost = len(items) - len(kept)
         log.warning("%d of %d %s cannot be read and are left out: %s%s", lost, len(items), what, named, more)
     return kept, skipped

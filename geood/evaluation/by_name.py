@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from geood.catalog import data_set
+from geood.catalog import measured_set
 from geood.errors import ConfigError
 from geood.evaluation.catalog_sets import evaluate_set
 from geood.evaluation.pairs import evaluate_pairs
@@ -85,9 +85,8 @@ def evaluate(  # noqa: PLR0913 - the options of a verb
                 options=options,
                 out=folder,
             )
-        entry = data_set(benchmark, beside=("scenes", "pairs"))
         return evaluate_set(
-            entry.under(protocol) if protocol else entry,
+            measured_set(benchmark, protocol),
             root,
             bundle=bundle,
             scores=files,

@@ -15,6 +15,7 @@ import numpy as np
 from geood.catalog import DataSet, Split
 from geood.constants import ANOMALY
 from geood.datasets import Frame, drop_unlabelled, find_frames, screened
+from geood.errors import counted
 from geood.evaluation.class_mapping import ClassMapping
 from geood.evaluation.measurement import Subject, measure
 from geood.evaluation.results import SetEvaluation
@@ -77,10 +78,10 @@ def _frames(
     found = find_frames(data_set, root, split)
     bare = drop_unlabelled(found, data_set, root, split=split)
     if bare:
-        log.warning("%s: %d images have no labels and are left out, %s first", root, len(bare), bare[0].name)
+        log.warning("%s: no labels for %s, left out: %s first", root, counted(len(bare), "image"), bare[0].name)
     if found.without_image and not (split.ids or split.listed):
         first = found.without_image[0]
-        log.warning("%s: %d label files have no image, %s first", root, len(found.without_image), first)
+        log.warning("%s: no image for %s: %s first", root, counted(len(found.without_image), "label file"), first)
     if mapping.leaked:
         names = ", ".join(mapping.leaked)
         log.warning("%s: this model was trained on %s, which is an anomaly here", data_set.name, names)
@@ -88,7 +89,7 @@ def _frames(
     frames = screened(found, anomalies, holds=split.holds, label_ids=label_ids)
     if split.count and len(frames) != split.count:
         log.warning(
-            "%s: %d images measured, where %s, split %s, has %d: figures do not compare with published ones",
-            *(root, len(frames), data_set.name, split.name, split.count),
+            "%s: %s measured, where %s, split %s, has %d: figures do not compare with published ones",
+            *(root, counted(len(frames), "image"), data_set.name, split.name, split.count),
         )
     return frames

@@ -227,7 +227,7 @@ def _evaluation(data_set: DataSet, split: Split, counted: _Pass, *, job: _Job, s
     """Return the figures of the first pass."""
     if counted.skipped:
         first = ", ".join(counted.skipped[:3])
-        log.warning("%d images are void in every pixel and count for nothing: %s", len(counted.skipped), first)
+        log.warning("void in every pixel, which counts for nothing: %d of the images, %s", len(counted.skipped), first)
     if not counted.pooled.positives:
         log.warning("%s, split %s: no anomaly pixel: AP, AUROC and FPR95 are undefined", data_set.name, split.name)
     bundle, rows = job.bundle, []

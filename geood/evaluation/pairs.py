@@ -14,7 +14,7 @@ from pathlib import Path
 
 from geood.catalog import DataSet, mask_set
 from geood.datasets import Frame, find_files
-from geood.errors import ConfigError, DataError
+from geood.errors import ConfigError, DataError, counted
 from geood.evaluation.class_mapping import ClassMapping
 from geood.evaluation.measurement import Subject, measure
 from geood.evaluation.results import SetEvaluation
@@ -113,13 +113,13 @@ def _frames(data_set: DataSet, root: Path, images: str | None, labels: str | Non
     bare = [photo for photo, own in zip(photos, pairs, strict=True) if not own]
     if len(bare) == len(photos):
         raise DataError(
-            f"{root}: {len(photos)} images and {len(masks)} masks, but no pair ({why_no_pairs(photos, masks)}); the "
-            "mask of a.jpg is a.png or a_*.png, see --images and --labels"
+            f"{root}: {counted(len(photos), 'image')} and {counted(len(masks), 'mask')}, but no pair "
+            f"({why_no_pairs(photos, masks)}); the mask of a.jpg is a.png or a_*.png, see --images and --labels"
         )
     if bare:
-        log.warning("%s: %d images have no mask and are left out, %s first", root, len(bare), bare[0].name)
+        log.warning("%s: no mask for %s, left out: %s first", root, counted(len(bare), "image"), bare[0].name)
     if alone:
-        log.warning("%s: %d masks have no image, %s first", root, len(alone), alone[0].name)
+        log.warning("%s: no image for %s: %s first", root, counted(len(alone), "mask"), alone[0].name)
     return [Frame(photo.stem, photo, own[0], data_set) for photo, own in zip(photos, pairs, strict=True) if own]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from geood.atomic import atomic_folder, atomic_write, check_output, output_errors
 from geood.catalog import DataSet, Split
 from geood.config import title_of
-from geood.errors import OutputError
+from geood.errors import OutputError, counted
 from geood.evaluation.leaderboards import PUBLISHED, Published
 from geood.notebook import html_text
 
@@ -141,13 +141,15 @@ class SetEvaluation:
             cells = [row["average_precision"], row["fpr95"], row["auroc"]]
             lines.append(_line(f"{row['from_m']:g} to {row['to_m']:g}", cells))
         if self.skipped:
-            lines.append(f"{len(self.skipped)} images are void in every pixel")
+            lines.append(f"void in every pixel: {counted(len(self.skipped), 'image')}")
         if self.leaked:
             lines.append(f"anomalies that the model was trained on: {', '.join(self.leaked)}")
         if self.left_out:
             lines.append(f"left out: classes that the model never learned: {', '.join(self.left_out)}")
         if self.unknown:
-            listed = ", ".join(f"{label} ({pixels:,} pixels)" for label, pixels in list(self.unknown.items())[:5])
+            listed = ", ".join(
+                f"{label} ({counted(pixels, 'pixel')})" for label, pixels in list(self.unknown.items())[:5]
+            )
             lines.append(f"left out: label ids or colours that the data set does not define: {listed}")
         return lines
 
@@ -295,7 +297,7 @@ class Evaluation:
                 span = f", {100 * at['low']:.2f} to {100 * at['high']:.2f} on other ground" if "high" in at else ""
                 lines.append(f"{'promised':<24}{100 * at['promised']:8.2f} of the others{span}")
         if self.unknown_ids:
-            ids = ", ".join(f"{i} ({n:,} pixels)" for i, n in self.unknown_ids.items())
+            ids = ", ".join(f"{i} ({counted(n, 'pixel')})" for i, n in self.unknown_ids.items())
             lines.append(f"left out: label ids that are neither a class nor an anomaly: {ids}")
         return "\n".join([*lines, *self._of_objects()])
 

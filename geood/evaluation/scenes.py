@@ -24,7 +24,7 @@ from geood.calibration import prediction_tiles, scored_tiles
 from geood.config import folded, load_config
 from geood.constants import ANOMALY, IGNORE, INLIER, VECTOR_SUFFIXES
 from geood.datasets import find_files
-from geood.errors import ConfigError, DataError
+from geood.errors import ConfigError, DataError, counted
 from geood.evaluation.class_mapping import folder_settings
 from geood.evaluation.objects import MOST_PX, ObjectFigures, SceneMaps
 from geood.evaluation.results import Evaluation
@@ -335,10 +335,10 @@ def _read_cases(path: Path, bundle: ModelBundle, settings: Sequence[str]) -> tup
         if why:
             name, alone = images[0].stem, why_no_pairs(images, labels)
             raise ConfigError(
-                f"{path}: {len(images)} test images ({some_of(images)}) and {len(labels)} label files "
-                f"({some_of(labels)}) do not pair by name ({alone}), and not all labels can serve every image: {why}; "
-                f"name the labels of {images[0].name} {name}_labels.tif or {name}_*, or give one georeferenced file "
-                "for all"
+                f"{path}: {counted(len(images), 'test image')} ({some_of(images)}) and "
+                f"{counted(len(labels), 'label file')} ({some_of(labels)}) do not pair by name ({alone}), and not all "
+                f"labels can serve every image: {why}; name the labels of {images[0].name} {name}_labels.tif or "
+                f"{name}_*, or give one georeferenced file for all"
             )
         chosen = [labels] * len(images)
     rules = rules_of(data)
@@ -382,12 +382,12 @@ def _pair_folder(root: Path, rules: LabelRules) -> list[_Case]:
                 )
     if not paired:
         raise DataError(
-            f"{root}: {len(scenes)} scenes and {len(labels)} label files, but no pair; name the labels of X.tif "
-            "X_labels.tif or labels/X.tif, or give a config with data.test_images and data.test_labels"
+            f"{root}: {counted(len(scenes), 'scene')} and {counted(len(labels), 'label file')}, but no pair; name the "
+            "labels of X.tif X_labels.tif or labels/X.tif, or give a config with data.test_images and data.test_labels"
         )
     bare = [path.name for stem, files in scenes.items() if stem not in labels for path in files]
     if bare:
-        log.warning("%s: %d scenes have no labels and are left out: %s", root, len(bare), ", ".join(bare[:5]))
+        log.warning("%s: no labels for %s, left out: %s", root, counted(len(bare), "scene"), ", ".join(bare[:5]))
     return [_Case(scenes[stem][0], labels[stem], rules) for stem in paired]
 
 

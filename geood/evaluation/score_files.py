@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geood.datasets import Frame
-from geood.errors import ConfigError, DataError, shown
+from geood.errors import ConfigError, DataError, counted, shown
 from geood.geo.gdal import open_raster, reading
 from geood.geo.listing import files_in, same_name
 
@@ -72,8 +72,8 @@ class ScoreFiles:
         if missing:
             listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
             raise DataError(
-                f"{folder}: {len(missing)} of {len(frames)} images have no score file: {listed}; write each as "
-                "NAME.npy, .tif, or .hdf5 with a data set `value`"
+                f"{folder}: {len(missing)} of {counted(len(frames), 'image')} without a score file: {listed}; write "
+                "each as NAME.npy, .tif, or .hdf5 with a data set `value`"
             )
 
     def read(self, frame: Frame, shape: tuple[int, int]) -> Scores:

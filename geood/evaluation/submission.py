@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from geood.atomic import atomic_write
 from geood.catalog import data_set
 from geood.datasets import Frame, decode, find_frames
-from geood.errors import ConfigError, DataError, OutputError
+from geood.errors import ConfigError, DataError, OutputError, counted
 from geood.evaluation.score_files import h5py
 from geood.evaluation.tile_scores import for_scoring, frame_readings, score_frame
 from geood.geo.listing import files_in, same_name
@@ -119,7 +119,9 @@ def _track(benchmark: str, root: Path) -> list[Frame]:
     split = entry.splits[0]
     frames = find_frames(entry, root, split).frames
     if split.count and len(frames) < split.count and benchmark != "smiyc-lost-and-found":
-        log.warning("%s: %d images, %d in the complete track; the server wants all", root, len(frames), split.count)
+        log.warning(
+            "%s: %s, %d in the complete track; the server wants all", root, counted(len(frames), "image"), split.count
+        )
     return frames
 
 

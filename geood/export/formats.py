@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from geood.atomic import atomic_write, check_output, output_errors
-from geood.errors import ConfigError, shown
+from geood.errors import ConfigError, OutputError, shown
 from geood.export.deepness import byte_graph, check_bytes, deepness_metadata, tile_side
 from geood.export.graph import BYTE, ScoreGraph, check_traceable
 from geood.export.onnx_file import ScoreDifference, check_packages, score_metadata, write_onnx
@@ -85,6 +85,8 @@ def export_bundle(
         )
     check_output(out, overwrite=overwrite)
     path = None if isinstance(bundle, ModelBundle) else bundle_path_of(bundle)
+    if path is not None and out.exists() and path.exists() and out.samefile(path):
+        raise OutputError(f"{out}: is the model itself, which would be lost; choose another --out")
     if to == "stac" and path is None:
         raise ConfigError("a STAC item tells where the bundle is: give the path of the bundle, not the object")
     if to != "stac":

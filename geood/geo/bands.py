@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from geood.config import BandsConfig
-from geood.errors import ConfigError, DataError, shown
+from geood.errors import ConfigError, DataError, counted, shown
 
 MOST_BANDS = 65_535  # that a raster of GDAL can have
 
@@ -110,7 +110,7 @@ class _Fields(BaseModel):
         lengths = {key: len(getattr(self, key)) for key in ("indexes", "low", "high", "fill", "step", *tags)}
         for key, length in lengths.items():
             if length != len(self.names):
-                raise ValueError(f"{len(self.names)} names, and {length} values under {key}")
+                raise ValueError(f"{counted(len(self.names), 'name')}, and {counted(length, 'value')} under {key}")
         for name, low, high in zip(self.names, self.low, self.high, strict=True):
             if not (0 < high - low < math.inf and 1 / (high - low) < math.inf):
                 raise ValueError(f"{shown(name)} has the range {low:g} to {high:g}, which cannot be scaled")
@@ -138,7 +138,8 @@ def bands_from_samples(
     named = tuple(config.names or names)
     if not len(named) == len(indexes) == len(values):
         raise ConfigError(
-            f"bands.names lists {len(named)} ({', '.join(named)}), but {len(indexes)} bands are used; name each of them"
+            f"bands.names lists {len(named)} ({', '.join(named)}), but "
+            f"{counted(len(indexes), 'band is', 'bands are')} used; name each of them"
         )
     low, high, fill = [], [], []
     for name, band in zip(named, np.asarray(values, np.float64), strict=True):

@@ -22,7 +22,7 @@ from affine import Affine
 from rasterio.enums import ColorInterp, MaskFlags
 
 from geood.atomic import atomic_write
-from geood.errors import DataError
+from geood.errors import DataError, counted
 from geood.geo.addresses import NETWORK, display_name, holds_secret
 from geood.geo.alpha import declared_so, told_apart
 from geood.geo.gdal import allow_servers, open_raster, reading, writing
@@ -220,7 +220,7 @@ def _with_names(tiles: Sequence[_Tile]) -> list[_Tile]:
         log.info(
             "%s%s: without all band names, taken to be those of the other tiles: %s",
             display_name(bare[0].name),
-            f" and {len(bare) - 1} more tiles" if len(bare) > 1 else "",
+            f" and {counted(len(bare) - 1, 'more tile')}" if len(bare) > 1 else "",
             ", ".join(name or "(none)" for name in names),
         )
     return [tile._replace(names=tuple(names)) for tile in tiles]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 
-from geood.errors import DataError
+from geood.errors import DataError, counted
 from geood.geo.addresses import display_name
 from geood.geo.gdal import open_raster, reading
 from geood.geo.vrt import document
@@ -59,12 +59,12 @@ class BlockLayout(NamedTuple):
 
     def __str__(self) -> str:
         height, width = self.block
-        blocks = f"strips of {height} rows" if self.whole_rows else f"tiles of {width} x {height} px"
+        blocks = f"strips of {counted(height, 'row')}" if self.whole_rows else f"tiles of {width} x {height} px"
         if self.whole_rows and height >= self.size[0]:
             blocks = "one block"
         packed = f"{self.compression} compression" if self.compression != "none" else "no compression"
-        overviews = f"{self.overviews or 'no'} overview{'s' if self.overviews != 1 else ''}"
-        placed = f", georeferenced by {self.points} ground control points" if self.points else ""
+        overviews = counted(self.overviews, "overview") if self.overviews else "no overviews"
+        placed = f", georeferenced by {counted(self.points, 'ground control point')}" if self.points else ""
         return f"{self.driver}, {blocks}, {packed}, {overviews}{placed}"
 
 

@@ -21,7 +21,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
 
-from geood.errors import DataError
+from geood.errors import DataError, counted
 from geood.geo.addresses import display_name
 from geood.geo.alpha import declared_so, told_apart
 from geood.geo.bands import Bands
@@ -199,8 +199,8 @@ class Scene:
             wanted = bands.count if bands.scene_count is None else bands.scene_count
             used = ", ".join(f"{i}: {name}" for i, name in zip(bands.indexes, bands.names, strict=True))
             raise DataError(
-                f"{self.path}: has {self.count} bands ({', '.join(self.band_names)}), but the model was trained on "
-                f"scenes with {wanted} ({used}); give a scene with these bands in this order"
+                f"{self.path}: has {counted(self.count, 'band')} ({', '.join(self.band_names)}), but the model was "
+                f"trained on scenes with {wanted} ({used}); give a scene with these bands in this order"
             )
 
     def _holds(self, bands: Bands) -> bool:

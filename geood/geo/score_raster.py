@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from geood.config import PredictConfig
 from geood.constants import NO_CLASS
-from geood.errors import DataError, shown
+from geood.errors import DataError, counted, shown
 from geood.geo.gdal import open_raster
 from geood.geo.grid import Window
 
@@ -206,8 +206,8 @@ def read_tags(path: str | Path, *, dtype: str = "float32") -> dict[str, str]:
         tags = {k: v.rstrip() for k, v in dataset.tags().items() if k.startswith("GEOOD_")}
         if not tags or dataset.dtypes[0] != dtype or (dataset.count != 1 and dtype == "float32"):
             raise DataError(
-                f"{path}: not a score raster of geood ({dataset.count} bands of {dataset.dtypes[0]}, "
-                f"{len(tags)} GEOOD_ tags); give the .tif that `geood predict` wrote"
+                f"{path}: not a score raster of geood ({counted(dataset.count, 'band')} of {dataset.dtypes[0]}, "
+                f"{counted(len(tags), 'GEOOD_ tag')}); give the .tif that `geood predict` wrote"
             )
     return tags
 

@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from geood.config import LEAST_FEATURES, SCORES, Need, scores_from
 from geood.constants import IGNORE, UNSTATED
+from geood.errors import counted
 from geood.models.encoder_bank import (
     distances,
     fit_bank,
@@ -313,7 +314,9 @@ class _Sample:
         """Return all that was drawn (N, D); None if none was asked for, or too few were found for statistics."""
         samples = torch.cat(self.drawn) if self.drawn else torch.empty(0, 1)
         if self.most and len(samples) < LEAST_FEATURES:
-            log.warning("labels cover %d places of features, too few for scores that compare features", len(samples))
+            log.warning(
+                "labels cover %s of features, too few for scores that compare them", counted(len(samples), "place")
+            )
         return samples if self.most and len(samples) >= LEAST_FEATURES else None
 
 

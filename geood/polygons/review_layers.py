@@ -22,6 +22,7 @@ import shapely
 from numpy.typing import NDArray
 
 from geood.config import PredictConfig
+from geood.errors import counted
 from geood.geo.gpkg import embed_choices
 from geood.geo.grid import Grid
 from geood.geo.qgis import styles
@@ -141,8 +142,8 @@ def _drawn(scores: Path, grid: Grid, predict: PredictConfig) -> _Cells:
         log.info(said, scores.name, most, most)
         return _Cells(np.empty((0, 4), np.int64), np.empty(0, np.int64), 0.0, 0)
     if len(enough) < predict.sample_cells:
-        said = "%s: the layer sample holds %d cells, all that fit into the scene (predict.sample_cells: %d)"
-        log.info(said, scores.name, len(enough), predict.sample_cells)
+        said = "%s: the layer sample holds %s, all that fit into the scene (predict.sample_cells: %d)"
+        log.info(said, scores.name, counted(len(enough), "cell"), predict.sample_cells)
     order = np.random.default_rng(predict.sample_seed).permutation(len(enough))[: predict.sample_cells]
     row, col = enough[order].T
     edges = np.stack([cols[col], rows[row], cols[col + 1], rows[row + 1]], axis=1)

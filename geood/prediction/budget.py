@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from geood.errors import ConfigError, OutputError
+from geood.errors import ConfigError, OutputError, counted
 from geood.geo.cog.encoding import WORST
 from geood.geo.gdal import CACHE_BYTES
 from geood.geo.grid import Tile
@@ -65,7 +65,7 @@ class SceneMemory:
             decoded=scene.block_bytes // 2,
             shared=scene.shared,
             strip=(scene.layout.block[0], scene.rows_cache_bytes(0)),
-            why=f"{scene.path}: {stored}, of {scene.count} bands of {scene.dtype}",
+            why=f"{scene.path}: {stored}, of {counted(scene.count, 'band')} of {scene.dtype}",
         )
 
     def cache(self, least: int, rows: int) -> int:
@@ -257,7 +257,7 @@ def _too_little(
     `bare` are the bytes of the smallest tiles of a scene that takes next to nothing to read, if these fit.
     """
     allow = f"at least {least / 1e9 + 0.05:.1f}GB here" + (
-        f" with {workers} workers; use fewer, or" if workers else ";"
+        f" with {counted(workers, 'worker')}; use fewer, or" if workers else ";"
     )
     if scenes and bare is not None:
         worst = max(scenes, key=lambda scene: scene.bytes(LEAST_CACHE, bundle.tile_px, 1))

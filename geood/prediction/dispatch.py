@@ -35,6 +35,11 @@ HOPELESS = 16  # first tiles of a scene after whose failure a run stops: in thei
 HOPELESS_AFAR = 2  # the same for a scene on a server, where each tile was retried for minutes
 
 
+def first_of(tiles: Iterator[NumberedTile], job: Job) -> list[NumberedTile]:
+    """Return the first tiles of a scene, after whose failure it is given up."""
+    return [*itertools.islice(tiles, HOPELESS_AFAR if is_remote(job.source.name) else HOPELESS)]
+
+
 def have_gpu(client: Any) -> bool:
     """Return whether any worker of a `distributed.Client` has a GPU."""
     return any(client.run(_sees_gpu).values())
@@ -70,7 +75,7 @@ def score_scene(
     """
     total = sum(1 for _ in tiles_of(grid, job))
     todo: Iterator[NumberedTile] = (tile for tile in tiles_of(grid, job) if tile.number not in journal.figures)
-    first = [*itertools.islice(todo, HOPELESS_AFAR if is_remote(job.source.name) else HOPELESS)]
+    first = first_of(todo, job)
     todo, needed = itertools.chain(first, todo), {tile.number for tile in first}
     queue = TileQueue(job, client, on_gpu=on_gpu)
     rows = _FinishedRows(job, grid, journal)

@@ -19,9 +19,8 @@ import torch
 
 from geood.errors import DataError, OutputError
 from geood.geo.paths import ScenePath
-from geood.geo.scene import Scene
 from geood.models import ModelBundle
-from geood.prediction.budget import Budget, SceneMemory, check_disk, tiles_budget
+from geood.prediction.budget import Budget, check_disk, tiles_budget
 from geood.prediction.job import FailedTile, Job, NumberedTile, tiles_of
 from geood.prediction.outputs import outputs_of
 from geood.prediction.plan import SceneOptions, ScenePlan, limits_of, plan_scene
@@ -84,7 +83,7 @@ def plan_run(
     bundle = ModelBundle.load(bundle_path, flow=False).with_settings(settings)
     outputs = outputs_of([scene], out, mosaic=False)
     publication = Publication(outputs.work_folder, outputs.finals, overwrite=False)
-    begun = publication.begun(0, outputs.targets[0].scores.stem)
+    begun = publication.begun(outputs.targets[0].scores.stem)
     path = ScenePath(scene)
     limits = limits_of(bundle, [path], workers=workers, max_ram=max_ram)
     plan = plan_scene(path, bundle, options, bundle_path=bundle_path, limits=limits, classes=True, begun=begun)
@@ -123,10 +122,8 @@ def describe(
 
 def _memory(bundle: ModelBundle, plan: ScenePlan, limits: Budget, *, workers: int) -> Budget:
     """Return limits with the memory of the tiles that a plan has."""
-    with Scene.open(plan.job.source.name, plan.job.source.nodata) as opened:
-        scene = SceneMemory.of(opened)
     tiles = [tile for _, tile in tiles_of(plan.grid, plan.job)]
-    return tiles_budget(bundle, tiles, replace(limits, workers=workers, cache_bytes=plan.job.cache_bytes), scene)
+    return tiles_budget(bundle, tiles, replace(limits, workers=workers, cache_bytes=plan.job.cache_bytes), plan.memory)
 
 
 def _halo(bundle: ModelBundle) -> str:

@@ -73,6 +73,13 @@ class Prediction:
         return html_table(self.scene, told | said)
 
 
+class LeftOut(NamedTuple):
+    """Scene that was left out, as it cannot be read, and why not."""
+
+    scene: str
+    why: str
+
+
 class Target(NamedTuple):
     """Final paths of one scene's outputs; `polygons` is None if the scene has no polygon file of its own."""
 
@@ -123,7 +130,7 @@ def outputs_of(scenes: Sequence[str | Path], out: Path, *, mosaic: bool, overvie
     Each scene gets a picture if that is asked for.
 
     Raises:
-        ConfigError: there is no scene, two have the same name, or the suffix of `out` is unknown.
+        ConfigError: there is no scene, two would write one file, or the suffix of `out` is unknown.
         DataError: a folder holds no scene.
     """
     targets, together = targets_of(sources_of(scenes, mosaic=mosaic), out)
@@ -133,7 +140,26 @@ def outputs_of(scenes: Sequence[str | Path], out: Path, *, mosaic: bool, overvie
     tabled = len(targets) > 1 or (inside and not mosaic and any(Path(s).is_dir() for s in scenes))
     summary = (out / SUMMARY if inside else out.with_name(f"{out.stem}.{SUMMARY}")) if tabled else None
     parent = targets[0].scores.parent
+    _check_apart(targets)
     return RunOutputs(tuple(targets), together, summary, work_folder(parent, out.name if inside else out.stem))
+
+
+def _check_apart(targets: Sequence[Target]) -> None:
+    """Check that no two scenes would write one file, also where a disk takes capitals for small letters.
+
+    Raises:
+        ConfigError: two would.
+    """
+    owners: dict[str, str] = {}
+    for target in targets:
+        for path in target.files:
+            name = str(path).casefold()
+            if name in owners:
+                raise ConfigError(
+                    f"{owners[name]} and {target.scene.public}: outputs of these two scenes would have the same name, "
+                    f"{path.name}; predict each with an --out of its own"
+                )
+            owners[name] = target.scene.public
 
 
 def sources_of(scenes: Sequence[str | Path], *, mosaic: bool) -> list[str]:
@@ -166,11 +192,8 @@ def check_outputs(
     """Check that all outputs can be written, and that none replaces a file of a scene or one of the `others` read.
 
     Raises:
-        ConfigError: two outputs would have the same name.
         OutputError: an output exists, would replace an input or a person's verdicts, or cannot be written.
     """
-    if len({str(path).casefold() for path in finals}) < len(finals):
-        raise ConfigError("two of the scenes would have outputs of the same name; predict them one by one")
     every = [path for final in finals for path in (final, *companions_of(final))]
     for path in every:
         check_name(path)
@@ -205,14 +228,11 @@ def targets_of(sources: list[str], out: Path) -> tuple[list[Target], Path | None
     A name without a suffix is a folder.
 
     Raises:
-        ConfigError: there is no scene, two have the same name, or the suffix of `out` is unknown.
+        ConfigError: there is no scene, or the suffix of `out` is unknown.
     """
     if not sources:
         raise ConfigError("no scene to predict; give at least one raster")
     scenes = [ScenePath(source) for source in sources]
-    same = "two scenes have the same name, so their outputs would too; predict them one by one"
-    if len({scene.stem for scene in scenes}) < len(scenes):
-        raise ConfigError(same)
     if out.is_dir() or out.suffix == "":
         return [_target(s, out / f"{s.stem}.gpkg") for s in scenes], None
     if out.suffix == ".tif" and len(scenes) == 1:
@@ -226,8 +246,6 @@ def targets_of(sources: list[str], out: Path) -> tuple[list[Target], Path | None
     if len(scenes) == 1:
         return [_target(scenes[0], out)], None
     shared = [Target(s, raster := raster_of_scene(out, s.label), _classes_of(raster), None) for s in scenes]
-    if len({target.scores for target in shared}) < len(scenes):
-        raise ConfigError(same)
     return shared, out
 
 
@@ -240,9 +258,12 @@ def _classes_of(scores: Path) -> Path:
     return scores.with_suffix(".classes.tif")
 
 
-def write_summary(out: Path, made: list[Prediction], staging: Path) -> None:
-    """Write a CSV with one row per scene: figures of its scores, and the share of pixels above the threshold."""
-    rows = []
+def write_summary(out: Path, made: list[Prediction], staging: Path, skipped: Sequence[LeftOut] = ()) -> None:
+    """Write a CSV with one row per scene: figures of its scores, and the share of pixels above the threshold.
+
+    Scenes that were left out come last, and have nothing but a reason, in a column `skipped`.
+    """
+    rows: list[dict[str, object]] = []
     for prediction in made:
         counted, total, above, highest = 0, 0.0, 0, math.nan
         with reading(prediction.scores), open_raster(staging / prediction.scores.name) as raster:
@@ -268,10 +289,11 @@ def write_summary(out: Path, made: list[Prediction], staging: Path) -> None:
                 **_judged(prediction.verdict),
             }
         )
+    rows += [{"scene": Path(scene).name, "skipped": why} for scene, why in skipped]
     import pandas as pd  # here, as its import takes as long as a tile
 
     with writing(out):
-        pd.DataFrame(rows).to_csv(out, index=False)
+        pd.DataFrame(rows, dtype=object).to_csv(out, index=False)  # counts stay whole beside scenes without any
 
 
 def _judged(verdict: Verdict | None) -> dict[str, object]:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from geood.atomic import atomic_write, output_errors
 from geood.calibration import FAILS, HOLDS, Verdict
-from geood.errors import printable
+from geood.errors import counted, printable
 from geood.geo.display import LONGEST_PX, Picture, drawn_shape, grid_of, read_average, read_photo, score_range
 from geood.polygons import in_pixels, read_anomalies
 
@@ -85,7 +85,7 @@ def draw_map(
 
 
 def _counted(count: int) -> str:
-    return f"its first {count:,} polygons" if count >= MOST else f"{count:,} polygons" if count != 1 else "1 polygon"
+    return ("its first " if count >= MOST else "") + counted(count, "polygon")
 
 
 def _ranks(frame: GeoDataFrame) -> Sequence[int]:

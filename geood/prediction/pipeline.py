@@ -13,15 +13,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from geood.calibration import FAILS, Verdict
-from geood.errors import ConfigError, SceneChangedError, TilesFailedError, shown
+from geood.errors import ConfigError, SceneChangedError
 from geood.geo.grid import Window
 from geood.geo.mosaic import write_mosaic
 from geood.geo.paths import ScenePath, fingerprint, with_retries
 from geood.geo.scene_reading import said_together
-from geood.geo.score_raster import FAILED_TAG
 from geood.models import AnyBundle, ModelBundle, bundle_path_of, takes_bundle
 from geood.prediction.budget import check_disk
 from geood.prediction.cluster import TlsFiles, dask_client
@@ -38,8 +37,16 @@ from geood.prediction.plan import SceneOptions, ScenePlan, limits_of, plan_scene
 from geood.prediction.publication import Publication, SceneFigures
 from geood.prediction.rasters import ScoredScene, assemble_rasters, finish_raster
 from geood.prediction.run_table import write_run
-from geood.prediction.scene_verdict import OnDrift, judged, state_of
+from geood.prediction.scene_verdict import OnDrift, check_drift, judged, state_of
 from geood.prediction.threshold_choice import ThresholdChoice, with_least_area
+from geood.prediction.unreadable import (
+    Unreadable,
+    check_unreadable,
+    naming_unreadable,
+    refuse_incomplete,
+    without_torn,
+    without_unreadable,
+)
 from geood.prediction.workdir import WorkDir, work_dir
 from geood.prediction.worker import STATE
 
@@ -66,6 +73,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
     max_ram: str | None = None,
     settings: Sequence[str] = (),
     overview: bool = False,
+    unreadable: Unreadable = "error",
     resume: bool = False,
     overwrite: bool = False,
     discard_verdicts: bool = False,
@@ -97,6 +105,8 @@ def predict(  # noqa: PLR0913 - the options of a verb
             need.
         settings: overrides of the bundle's sections score and predict, such as `score.kind=energy`.
         overview: also draw each scene with its scores, its polygons and the verdict, as `NAME.overview.png`.
+        unreadable: `error`: a scene that cannot be read ends the run before any work; `skip`: it is left out, and all
+            others are mapped before the run ends with an error that lists what was left out.
         resume: continue an interrupted run of the same outputs from its finished tiles.
         overwrite: replace outputs that exist.
         discard_verdicts: replace also polygons in which a person has typed verdicts.
@@ -112,6 +122,7 @@ def predict(  # noqa: PLR0913 - the options of a verb
         OutputError: an output exists or cannot be written, or the run to be resumed had other inputs.
         RunLostError: the scheduler went away, or there were no workers for a minute.
         SceneChangedError: a scene was changed while it was read; nothing is written.
+        ScenesSkippedError: scenes were left out; all outputs of the others are written and listed in its `made`.
         TilesFailedError: some tiles have no scores; all outputs are written and listed in its `made`.
 
     Example:
@@ -123,7 +134,8 @@ def predict(  # noqa: PLR0913 - the options of a verb
     bundle_path, out, options = bundle_path_of(bundle), Path(out), options or SceneOptions()
     choice = ThresholdChoice(threshold, fpr, false_per_km2, top)
     outputs = outputs_of(scenes, out, mosaic=mosaic, overview=overview)
-    _check_drift(on_drift, outputs)
+    check_drift(on_drift, together=outputs.together is not None)
+    check_unreadable(unreadable, mosaic=mosaic)
     others = [Path(bundle_path), *([options.area] if options.area else [])]
     check = partial(
         check_outputs,
@@ -135,22 +147,29 @@ def predict(  # noqa: PLR0913 - the options of a verb
     )
     if not (resume and outputs.work_folder.exists()):
         check(outputs.finals)
+    outputs, skipped = without_unreadable(outputs) if unreadable == "skip" else (outputs, [])
     with new_folder(outputs.folder), work_dir(outputs.work_folder, resume=resume, overwrite=overwrite) as work:
-        publication = Publication(work.folder, outputs.finals, overwrite=overwrite, discard_verdicts=discard_verdicts)
+        published = partial(Publication, work.folder, overwrite=overwrite, discard_verdicts=discard_verdicts)
+        publication = published(outputs.finals)
         check([path for path in outputs.finals if not publication.in_place(path)])
         bundle = with_least_area(ModelBundle.load(bundle_path, flow=False).with_settings(settings))
         rule = _Rule(choice.settle(bundle), top, on_drift)
         nodata = options.reading.nodata_for(bundle.bands)
         tiles = write_mosaic([str(s) for s in scenes], work.folder / MOSAIC, nodata=nodata) if mosaic else None
         opened, here = [t.scene for t in outputs.targets], scheduler is None
-        limits = limits_of(bundle, opened, mosaic=tiles, workers=workers, max_ram=max_ram, here=here)
-        plan_of = partial(plan_scene, bundle=bundle, options=options, bundle_path=Path(bundle_path), limits=limits)
-        plans = [
-            plan_of(t.scene, mosaic=tiles, classes=bool(t.classes), begun=publication.begun(i, t.scores.stem))
-            for i, t in enumerate(outputs.targets)
-        ]
-        _log_warnings(plans, together=bool(outputs.together))
+        with naming_unreadable(outputs.targets):
+            limits = limits_of(bundle, opened, mosaic=tiles, workers=workers, max_ram=max_ram, here=here)
+            plan_of = partial(plan_scene, bundle=bundle, options=options, bundle_path=Path(bundle_path), limits=limits)
+            plans = [
+                plan_of(t.scene, mosaic=tiles, classes=bool(t.classes), begun=publication.begun(t.scores.stem))
+                for t in outputs.targets
+            ]
+        if unreadable == "skip":
+            outputs, plans, torn = without_torn(outputs, plans)
+            skipped, publication = [*skipped, *torn], published(outputs.finals)
         key = _key(plans, outputs, bundle, rule)
+        publication.check_begun(key)
+        _log_warnings(plans, together=bool(outputs.together))
         if publication.interrupted:
             work.used.update(target.scores.stem for target in outputs.targets)
             made = _predictions(outputs, publication.figures(key))
@@ -160,12 +179,12 @@ def predict(  # noqa: PLR0913 - the options of a verb
                 figures = _score(outputs, plans, bundle, work=work, rule=rule, client_of=client_of)
             made = _predictions(outputs, figures)
             if outputs.summary:
-                write_summary(work.folder / outputs.summary.name, made, work.folder)
+                write_summary(work.folder / outputs.summary.name, made, work.folder, skipped)
             publication.begin(key, figures)
         publication.finish()
         work.unfinished = any(prediction.failed_tiles for prediction in made)
     _log_verdicts(made)
-    _raise_failed(made)
+    refuse_incomplete(made, skipped)
     return made
 
 
@@ -175,21 +194,6 @@ class _Rule(NamedTuple):
     threshold: float
     top: int | None
     on_drift: OnDrift
-
-
-def _check_drift(on_drift: str, outputs: RunOutputs) -> None:
-    """Check the choice of what drift does.
-
-    Raises:
-        ConfigError: it is none, or does not fit the outputs.
-    """
-    if on_drift not in get_args(OnDrift):
-        raise ConfigError(f"--on-drift {shown(on_drift)}: choose {', '.join(get_args(OnDrift))}")
-    if on_drift == "relative" and outputs.together:
-        raise ConfigError(
-            "--on-drift relative: each scene may have a threshold of its own then, and they would share one polygon "
-            "file; choose a folder for --out"
-        )
 
 
 def _score(
@@ -332,7 +336,7 @@ def _polygons(
 def _key(plans: list[ScenePlan], outputs: RunOutputs, bundle: ModelBundle, rule: _Rule) -> dict[str, Any]:
     """Return everything that the outputs of a run depend on, as JSON values."""
     return {
-        "scenes": [plan.key for plan in plans],
+        "scenes": {t.scores.stem: plan.key for t, plan in zip(outputs.targets, plans, strict=True)},
         "outputs": [path.name for path in outputs.finals],
         **rule._asdict(),
         "predict": bundle.config.predict.model_dump(mode="json"),
@@ -375,22 +379,6 @@ def _check_unchanged(targets: Sequence[Target], plans: list[ScenePlan], work: Wo
             f"{changed[0]}: changed while it was read, so the map would be of two scenes, and is not written; wait "
             "until nothing writes to it, and predict again"
         )
-
-
-def _raise_failed(made: list[Prediction]) -> None:
-    """Raise an error that names the first tile without scores and counts all, if there are any."""
-    incomplete = [prediction for prediction in made if prediction.failed_tiles]
-    if not incomplete:
-        return
-    first, tiles = incomplete[0], sum(len(prediction.failed_tiles) for prediction in incomplete)
-    window = first.failed_tiles[0]
-    raise TilesFailedError(
-        f"{ScenePath(first.scene).label}: {tiles} tiles could not be scored, the first at row {window.row}, "
-        f"column {window.col}: {first.reason}. They are nodata in the map, and listed in its tag {FAILED_TAG} and in "
-        "failed_tiles. If the failure was transient, run again with --resume --overwrite; otherwise repair the scene "
-        "and predict again",
-        made,
-    )
 
 
 def _held(folder: Path) -> int:

@@ -89,7 +89,8 @@ class ScenePlan:
     """One scene as it will be scored; `notes` and `warnings` tell the user what was decided and what is suspicious.
 
     `state` is the fingerprint of the scene's file, `valid_share` the estimated share of valid pixels, 0 to 1, `cells`
-    tells how the scene's cells are measured, `tile_px` is the side of a tile at the model's resolution.
+    tells how the scene's cells are measured, `tile_px` is the side of a tile at the model's resolution, `memory` tells
+    what reading the scene takes.
     """
 
     scene: ScenePath
@@ -101,6 +102,7 @@ class ScenePlan:
     warnings: tuple[str, ...]
     cells: str
     tile_px: int
+    memory: SceneMemory
 
     @property
     def key(self) -> dict[str, Any]:
@@ -214,6 +216,7 @@ def plan_scene(  # noqa: PLR0913 - what is planned, by what, and within which li
         area = _area(options, grid)
         tile_px, resumed, more = _tile(bundle, grid, limits, begun, scale=reading.scale, area=area)
         warnings += more
+        memory = SceneMemory.of(opened)
         cache = _cache(opened, limits, rows=math.ceil((tile_px + 2 * bundle.halo_px) / reading.scale))
     source = dataclasses.replace(reading.source(name, nodata), servers=may_ask_servers(name))
     job = Job(
@@ -239,7 +242,7 @@ def plan_scene(  # noqa: PLR0913 - what is planned, by what, and within which li
         "resolution": reading.resolution_note,
     } | ({"resume": resumed} if resumed else {})
     cells = cells_key(bundle.bands.names, len(bundle.class_ids))
-    return ScenePlan(scene, grid, job, state, share, notes, tuple(warnings), cells, tile_px)
+    return ScenePlan(scene, grid, job, state, share, notes, tuple(warnings), cells, tile_px, memory)
 
 
 def _tile(
@@ -272,8 +275,7 @@ def _cache(opened: Scene, limits: Budget, *, rows: int) -> int:
     Raises:
         ConfigError: the memory limit has no room for it, as a scene that is resampled takes more rows.
     """
-    memory = SceneMemory.of(opened)
-    threads = threads_of(limits.workers, limits.computing)[1]
+    memory, threads = SceneMemory.of(opened), threads_of(limits.workers, limits.computing)[1]
     more = (memory.bytes(limits.cache_bytes, rows, threads) - limits.reading) * max(1, limits.workers)
     if limits.limit is not None and limits.bytes + more > limits.limit:
         raise ConfigError(

@@ -82,16 +82,31 @@ class Publication:
         """True if a run before this one was interrupted when its outputs were complete."""
         return self._note is not None
 
-    def begun(self, scene: int, name: str) -> Mapping[str, Any]:
+    def begun(self, name: str) -> Mapping[str, Any]:
         """Return what the tiles of a scene depend on in the run before this one, as JSON values; empty if none was.
 
-        It is told by the note, else by the journal of that name; `scene` is the place of the scene among all.
+        It is told by the note, else by the journal of that name.
         """
         if self._note is None:
             return key_in(self._folder / f"{name}{SUFFIX}")
         noted = self._note.key.get("scenes")
-        found = noted[scene] if isinstance(noted, list) and scene < len(noted) else None
+        found = noted.get(name) if isinstance(noted, dict) else None
         return found if isinstance(found, dict) else {}
+
+    def check_begun(self, key: Mapping[str, Any]) -> None:
+        """Check before anything is said or done that the run before this one, if any, had the inputs `key`.
+
+        On what its tiles were scored is only compared when workers are there.
+
+        Raises:
+            OutputError: it had others; the message names the differences. Or its note is damaged.
+        """
+        if self._note is not None:
+            self.figures(key)
+            return
+        for name, own in key["scenes"].items():
+            if begun := key_in(self._folder / f"{name}{SUFFIX}"):
+                refuse_other(self._folder, begun, {"gpu": begun.get("gpu"), **own})
 
     def in_place(self, final: Path) -> bool:
         """Return whether a path holds a file that the interrupted run has put there."""

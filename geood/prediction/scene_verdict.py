@@ -13,14 +13,14 @@ import json
 import mmap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geood.atomic import output_errors
 from geood.calibration import FAILS, Drift, SceneFacts, Verdict, drift_of, own_record, statistic_names, verdict_of
-from geood.errors import DataError, OutputError
+from geood.errors import ConfigError, DataError, OutputError, shown
 from geood.geo.gdal import open_raster, pieces, rasterio_window, reading
 from geood.geo.grid import Grid
 from geood.geo.score_raster import RUN_TAG, THRESHOLD_TAG, VERDICT_TAG
@@ -31,6 +31,21 @@ OnDrift = Literal["warn", "refuse", "relative"]
 ROOM = {VERDICT_TAG: 40, RUN_TAG: 3000, THRESHOLD_TAG: 48}  # bytes kept for a tag that is filled in later
 _LONGEST = 12  # bytes of a character in JSON: two escapes
 _MARK = "{}:to be filled in"
+
+
+def check_drift(on_drift: str, *, together: bool) -> None:
+    """Check the choice of what drift does; `together` tells whether scenes share a polygon file.
+
+    Raises:
+        ConfigError: it is none, or does not fit the outputs.
+    """
+    if on_drift not in get_args(OnDrift):
+        raise ConfigError(f"--on-drift {shown(on_drift)}: choose {', '.join(get_args(OnDrift))}")
+    if on_drift == "relative" and together:
+        raise ConfigError(
+            "--on-drift relative: each scene may have a threshold of its own then, and they would share one polygon "
+            "file; choose a folder for --out"
+        )
 
 
 class SceneState(NamedTuple):

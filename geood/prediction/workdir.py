@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from geood.atomic import hidden_name, lock_file, output_errors
+from geood.atomic import giving_up, hidden_name, lock_file, output_errors
 from geood.errors import OutputError
 from geood.prediction.journal import SUFFIX, Journal, has_tiles
 
@@ -99,9 +99,7 @@ def work_dir(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[WorkDir
 
 def _leave(work: WorkDir, lock: int, *, done: bool, refused: bool) -> None:
     """Give up a work folder: remove it if nothing in it is of use for a later run; a refused one stays as it is."""
-    if os.name == "nt":  # where an open file cannot be removed
-        os.close(lock)
-    with suppress(OSError):
+    with giving_up(lock):
         _remove(work.folder / f"{name}{SUFFIX}" for name in work.discard)
         if not refused and done:
             if not work.unfinished:
@@ -112,8 +110,6 @@ def _leave(work: WorkDir, lock: int, *, done: bool, refused: bool) -> None:
             work.folder.rmdir()
         elif not refused and not done:
             log.warning("finished tiles are kept in %s: add --resume to continue the run", work.folder)
-    if os.name != "nt":
-        os.close(lock)
 
 
 def _settle(folder: Path) -> bool:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from geood.preflight.config_text import config_lines, write_config
     from geood.preflight.drafting import FirstConfig, Inputs, Wishes, first_config
     from geood.preflight.environment import Fact, facts
+    from geood.preflight.picture import check_picture
 
 __all__ = [
     "Fact",
@@ -18,6 +19,7 @@ __all__ = [
     "Inputs",
     "Wishes",
     "check_config",
+    "check_picture",
     "config_lines",
     "facts",
     "first_config",
@@ -32,6 +34,7 @@ __getattr__, __dir__ = lazy_exports(
         "Inputs": "drafting",
         "Wishes": "drafting",
         "check_config": "checking",
+        "check_picture": "picture",
         "config_lines": "config_text",
         "facts": "environment",
         "first_config": "drafting",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from geood.config import Config, DataConfig, folded
 from geood.datasets import find_files, settle_classes
-from geood.errors import GeoodError
+from geood.errors import GeoodError, counted
 from geood.preflight.found_classes import FoundClass, FoundLabels, area_text, find_classes
 from geood.preflight.imagery import look_at
 from geood.preflight.machine import this_machine
@@ -107,7 +107,8 @@ def _classes(config: Config, labels: FoundLabels) -> Iterator[Line]:
             rare = ", rare: few crops will hold it" if found.share < RARE else ""
             yield "class", f"{learned} {data.classes[learned]}: {share}{rare}"
         elif _is_held(found, data, held):
-            yield "anomaly", f"{found.name or meant}: {share}"
+            name = data.anomaly_names.get(meant)
+            yield "anomaly", f"{found.name or (f'{meant} {name}' if name else meant)}: {share}"
         elif meant != 255:
             yield "note", f"{found.name or meant}: {share}; neither a class nor an anomaly, and ignored"
     made = {data.background_id, *data.label_ids.values()}  # which no number in the files is
@@ -132,7 +133,7 @@ def _crops(config: Config, trial: list[Trial]) -> Iterator[Line]:
     most = (
         ", as many as data.validation_crops allows" if report.validation_crops == config.data.validation_crops else ""
     )
-    yield "split", f"{report.validation_crops} crops are kept for validation{most}"
+    yield "split", f"{counted(report.validation_crops, 'crop is', 'crops are')} kept for validation{most}"
     if tried.few_blocks:
         yield "note", tried.few_blocks
     bare = report.dropped_unlabelled / max(1, looked_at)

@@ -15,7 +15,7 @@ from pathlib import Path
 from geood.config import Config, config_from_tree, folded
 from geood.constants import IGNORE, VECTOR_SUFFIXES
 from geood.datasets import NAMES_OF_NONE, find_files, ids_of_names
-from geood.errors import ConfigError, DataError
+from geood.errors import ConfigError, DataError, counted
 from geood.preflight.found_classes import FoundClass, FoundLabels, area_text, find_classes
 from geood.preflight.imagery import Imagery, look_at
 from geood.preflight.machine import Machine, Start, best_start, this_machine
@@ -193,12 +193,12 @@ def first_config(inputs: Inputs, wishes: Wishes) -> FirstConfig:
         trial = try_crops(_config(data, proposal, inputs))
         while trial.clean < FEW_CLEAN and trial.with_anomaly > 0.5:
             smaller = smaller_crops(proposal, imagery)
-            if smaller is None:
+            if smaller is None or (again := _tried(_config(data, smaller, inputs))) is None:
                 break
-            proposal, trial = smaller, try_crops(_config(data, smaller, inputs))
+            proposal, trial = smaller, again
         if trial.few_blocks and (narrower := smaller_blocks(proposal, trial.blocks)):
-            again = try_crops(_config(data, narrower, inputs))
-            proposal, trial = (narrower, again) if again.blocks > trial.blocks else (proposal, trial)
+            other = _tried(_config(data, narrower, inputs))
+            proposal, trial = (narrower, other) if other and other.blocks > trial.blocks else (proposal, trial)
         pace = trial.pace()
     proposal = fewer_crops(proposal, pace.read_s)
     trial = replace(trial, config=_config(data, proposal, inputs))
@@ -215,6 +215,14 @@ def first_config(inputs: Inputs, wishes: Wishes) -> FirstConfig:
         trial=trial,
         pace=pace,
     )
+
+
+def _tried(config: Config) -> Trial | None:
+    """Try a config that may be better than one that works; None if it leaves nothing to train on or to validate."""
+    try:
+        return try_crops(config)
+    except DataError:
+        return None
 
 
 def _is_none(labels: FoundLabels, found: FoundClass) -> bool:
@@ -242,8 +250,8 @@ def _named(labels: FoundLabels, without: set[FoundClass], names: Mapping[int, st
     if len(chosen) < 2:
         held = ", ".join(found.name or str(found.class_id) for found in chosen) or "none"
         raise ConfigError(
-            f"the labels leave {len(chosen)} class to be learned ({held}), and a segmenter needs two at least: label "
-            "other ground as well, or hold out less"
+            f"the labels leave {counted(len(chosen), 'class', 'classes')} to be learned ({held}), and a segmenter "
+            "needs two at least: label other ground as well, or hold out less"
         )
     if labels.text:
         return ids_of_names({found.name: found.number for found in chosen if found.name is not None})

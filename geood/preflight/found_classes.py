@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from geood.config import folded
-from geood.errors import ConfigError, DataError, printable
+from geood.errors import ConfigError, DataError, counted, printable
 from geood.geo.labels.listing import FoundAttribute, FoundLayer, LabelFile, list_labels
 from geood.geo.labels.rules import is_whole
 from geood.geo.vector import POLYGONAL, attribute_of
@@ -84,8 +84,7 @@ class FoundLabels:
     @property
     def kinds(self) -> str:
         """Number and kind of the files, in words."""
-        plural = "" if len(self.paths) == 1 else "s"
-        return f"{len(self.paths):,} {'vector file' if self.vector else 'raster'}{plural}"
+        return counted(len(self.paths), "vector file" if self.vector else "raster")
 
     @property
     def text(self) -> bool:
@@ -216,7 +215,7 @@ def _of_rasters(paths: tuple[Path, ...], files: Sequence[LabelFile]) -> FoundLab
     bare = any("unlabelled" in problem for layer in layers for problem in layer.problems)
     without = sum(layer.crs is None for layer in layers)
     some = 0 < without < len(layers)  # those of photographs have none
-    problems = (f"{without} of {len(layers)} label files have no CRS",) if some else ()
+    problems = (f"no CRS in {without} of {len(layers)} label files",) if some else ()
     ids = {found.class_id for found in classes}
     names, wrong = names_of_ids([file.path for file in files])
     return FoundLabels(

@@ -20,7 +20,7 @@ from pyogrio.errors import DataLayerError, DataSourceError
 
 from geood.config import folded
 from geood.constants import IGNORE
-from geood.errors import DataError, printable
+from geood.errors import DataError, counted, printable
 from geood.geo.ogr import local_file
 
 NAMING = ("class_name", "classname", "class", "label", "category", "name", "landcover", "land_cover", "type")
@@ -50,7 +50,9 @@ def names_of_ids(paths: Sequence[Path]) -> tuple[Names, tuple[str, ...]]:
         for class_id, name in found.items():
             given[class_id] += [name] if name not in given[class_id] else []
     more = len(unread) - MOST_TOLD
-    problems = unread[:MOST_TOLD] + ([f"names beside {more:,} more label files are not read"] if more > 0 else [])
+    problems = unread[:MOST_TOLD] + (
+        [f"names beside {counted(more, 'more label file')} are not read"] if more > 0 else []
+    )
     for class_id, own in sorted(given.items()):
         if len(own) > 1:
             said = printable(" and ".join(own[:2]))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyproj
 
-from geood.errors import DataError
+from geood.errors import DataError, counted
 from geood.geo.border import undeclared_nodata
 from geood.geo.gdal import open_raster
 from geood.geo.scene import Scene, SceneSource
@@ -64,13 +64,13 @@ class Imagery:
     def lines(self) -> list[str]:
         """Return the facts in words."""
         nodata = "none" if self.nodata is None else f"{self.nodata:g}"
-        bands = f"{len(self.bands)} bands of {self.dtype} ({', '.join(self.bands)}), nodata {nodata}"
+        bands = f"{counted(len(self.bands), 'band')} of {self.dtype} ({', '.join(self.bands)}), nodata {nodata}"
         if self.resolution_m is None or self.km2 is None or self.resolutions is None:
-            photographs = f"{len(self.paths):,} photograph{'s' if len(self.paths) > 1 else ''}"
+            photographs = counted(len(self.paths), "photograph")
             return [f"{photographs}, {self.pixels / 1e6:,.1f} million pixels", bands]
         fine, coarse = self.resolutions
         spread = "" if coarse < 1.01 * fine else f" (others {fine:.3g} to {coarse:.3g})"
-        scenes = f"{len(self.paths):,} scene{'s' if len(self.paths) > 1 else ''}"
+        scenes = counted(len(self.paths), "scene")
         ground = f"{scenes}, {self.km2:.3g} km2 at {self.resolution_m:.3g} m per pixel{spread}"
         named = ", ".join(name if len(self.crs) == 1 else f"{name} ({n})" for name, n in self.crs.items())
         return [ground, bands, f"CRS {named}"]
@@ -107,8 +107,8 @@ def look_at(paths: Sequence[Path], *, nodata: float | None = None) -> Imagery:
                 suspected = undeclared_nodata(scene)
     if found and bare:
         raise DataError(
-            f"{bare[0]}: has no CRS, and {sum(found.values())} other images have one; set it (gdal_edit.py -a_srs "
-            "EPSG:...), or leave it out"
+            f"{bare[0]}: has no CRS, and {counted(sum(found.values()), 'other image has', 'other images have')} one; "
+            "set it (gdal_edit.py -a_srs EPSG:...), or leave it out"
         )
     assert first is not None
     return Imagery(

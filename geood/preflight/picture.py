@@ -10,18 +10,45 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
+from PIL import Image
 
-from geood.atomic import atomic_write, output_errors
+from geood.atomic import atomic_write, check_output, output_errors
 from geood.constants import IGNORE
 from geood.datasets import CropPixels, Crops
+from geood.errors import ConfigError, OutputError
 from geood.geo.qgis.styles import class_colours
 
+OWN = ".check.png"  # ending of the name that a picture has beside its config
+DRAWN_BY = "geood check"  # in the file's text Software, by which an earlier picture is known
 COLUMNS, ROWS = 3, 4
 TRIED = 4  # times as many crops are looked at as are drawn
 STRENGTH = 0.45  # of a label's colour over the image
 ANOMALY = "#ff00c8"
 GAP_PX = 4
 TITLE = 74  # letters above a crop
+
+
+def check_picture(out: Path) -> None:
+    """Check that a picture of crops can be written, and that it replaces nothing but an earlier one.
+
+    Raises:
+        ConfigError: its name does not end in .png.
+        OutputError: another file has that name, or it cannot be written.
+    """
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"{out}: the picture is a PNG; end its name in .png")
+    if out.is_file() and not out.name.endswith(OWN) and not _is_own(out):
+        raise OutputError(f"{out}: is there already and no picture of `geood check`; give another --out, or move it")
+    check_output(out, overwrite=True)
+
+
+def _is_own(path: Path) -> bool:
+    """Return whether a file is a picture of crops."""
+    try:
+        with Image.open(path) as picture:
+            return picture.info.get("Software") == DRAWN_BY
+    except OSError:
+        return False
 
 
 def draw_crops(out: Path, crops: Crops) -> None:
@@ -54,7 +81,7 @@ def draw_crops(out: Path, crops: Crops) -> None:
     )
     figure.suptitle(legend, x=0.01, ha="left", fontsize=11)
     with output_errors(out), atomic_write(out) as partial:
-        figure.savefig(partial, format="png")
+        figure.savefig(partial, format="png", metadata={"Software": DRAWN_BY})
 
 
 def _chosen(crops: Crops) -> Iterator[tuple[str, CropPixels]]:

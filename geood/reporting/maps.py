@@ -176,7 +176,7 @@ def _scene_map(
     """Put together what belongs to one scene."""
     notes, whole = list[str](), frame is None or len(frame) < places.most
     if not raster.is_file():
-        notes.append(f"The score raster {raster.name} is not beside the polygons: no scores, no verdict.")
+        notes.append(f"The score raster {raster.name} is not beside the polygons: no scores, no verdict. Put it there.")
         model = "" if frame is None or not len(frame) else str(frame["model"].iloc[0])
         return SceneMap(label or raster.stem, polygons, None, None, None, frame, model=model, whole=whole, notes=notes)
     tags, grid = read_tags(raster), grid_of(raster)

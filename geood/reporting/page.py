@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from geood.reporting.scenes import SceneView, shown_scenes
 from geood.reporting.splits import SplitView, read_split
 from geood.reporting.tables import class_table, confusion_table, negative_table, run_facts, verdict_bars
 
+log = logging.getLogger("geood")
 PAGE_BYTES = 15_000_000  # of a page with 500 polygons, at most
 PICTURE_BYTES = 500_000  # of a picture of a run folder
 PACKAGES = ("torch", "rasterio", "geopandas", "matplotlib", "jinja2")
@@ -89,6 +91,8 @@ def report(
     html = render(read, title=_title(paths))
     with output_errors(out), atomic_write(out, overwrite=overwrite) as partial:
         partial.write_text(html, encoding="utf-8")
+    for note in _notes(read):
+        log.info("%s", printable(note))
     return out
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import shapely
 
 from geood.calibration import Verdict
+from geood.errors import counted
 from geood.geo.display import DisplayRange, drawn_shape, read_average, read_stretched
 from geood.polygons import in_pixels
 from geood.reporting.gallery import Card, cards, keys_of, path_of
@@ -105,7 +106,7 @@ def _shown(each: SceneMap, number: int, budget: int) -> tuple[SceneView, Display
         total=each.total,
         count=len(outlines),
         verdict=each.verdict,
-        alt=f"{each.label} with the outlines of {len(outlines)} polygons"
+        alt=f"{each.label} with the outlines of {counted(len(outlines), 'polygon')}"
         if photo
         else f"anomaly scores of {each.label}",
         share=float(np.clip(at, 0, 1)),

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geood.calibration import Verdict
+from geood.errors import counted
 from geood.reporting.reasons import plain
 from geood.reporting.runs import Run
 
@@ -113,8 +114,10 @@ def run_facts(run: Run) -> list[tuple[str, str]]:
     facts.append(("steps", ", ".join(steps) or "none"))
     if header is not None and header.record is not None:
         record = header.record
-        area = f"{record.pixels:,} pixels" if record.km2 is None else f"{record.km2:.3g} km²"
-        facts.append(("calibrated on", f"{area}, {record.blocks} blocks of {record.images} images"))
+        area = counted(record.pixels, "pixel") if record.km2 is None else f"{record.km2:.3g} km²"
+        facts.append(
+            ("calibrated on", f"{area}, {counted(record.blocks, 'block')} of {counted(record.images, 'image')}")
+        )
     if header is not None and header.reach is not None:
         facts.append(("halo", f"{header.reach.halo_px} px"))
     return facts

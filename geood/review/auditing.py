@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from geood.calibration import in_digits
 from geood.constants import DIGITS
-from geood.errors import ConfigError, DataError
+from geood.errors import ConfigError, DataError, counted
 from geood.models import AnyBundle, bundle_path_of, takes_bundle
 from geood.notebook import html_text
 from geood.review.ground import MapGround, ground_of
@@ -35,7 +35,7 @@ from geood.review.intervals import (
     rate_of,
     share_of,
 )
-from geood.review.reading import Review, ReviewNames, counted, misspelt_lines, read_review
+from geood.review.reading import Review, ReviewNames, misspelt_lines, read_review
 
 BANDS = 5  # bands of score, each with about as many judged polygons
 TOPS = (10, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
@@ -92,7 +92,11 @@ class Audit:
 
     def _repr_html_(self) -> str:
         judged, real = self.overall.judged, self.overall.real
-        lines = [f"{judged} of {self.polygons} polygons judged, {real} of them real", *self.promises, *self.notes]
+        lines = [
+            f"{judged} of {counted(self.polygons, 'polygon')} judged, {real} of them real",
+            *self.promises,
+            *self.notes,
+        ]
         return html_text(f"Audit of {', '.join(self.files)}", "\n".join(lines))
 
     def to_json(self) -> str:
@@ -348,7 +352,7 @@ def _promises(
 def _of_polygons(promised: float, false: int, open_yet: int, area_km2: float) -> str:
     mean = promised * area_km2
     more, fewer = chance_of_at_least(false, mean), chance_of_at_most(false + open_yet, mean)
-    found = f"{false} false polygons on {area_km2:.3g} km2, {in_digits(false / area_km2)} per km2"
+    found = f"{counted(false, 'false polygon')} on {area_km2:.3g} km2, {in_digits(false / area_km2)} per km2"
     found += f" and {open_yet} not decided" if open_yet else ""
     text = f"{in_digits(promised)} false polygons per km2 promised, found {found}"
     if more < SURE:

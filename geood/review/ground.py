@@ -21,7 +21,7 @@ import shapely
 from numpy.typing import NDArray
 from rasterio.features import geometry_mask
 
-from geood.errors import ConfigError, DataError
+from geood.errors import ConfigError, DataError, counted
 from geood.geo.gdal import open_raster, pieces, rasterio_window, reading
 from geood.geo.grid import Grid, Window
 from geood.geo.scene import Scene
@@ -30,7 +30,7 @@ from geood.geo.vector import crs_of
 from geood.models import read_header
 from geood.polygons import raster_of, run_rows
 from geood.review.promises import NOTHING, CutPromise, number_of, promise_of
-from geood.review.reading import Review, counted
+from geood.review.reading import Review
 
 SIX_DIGITS = 1e-5  # relative difference of a threshold from the one that a table `run` of an older geood tells
 

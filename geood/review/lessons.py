@@ -29,14 +29,14 @@ from geood.atomic import atomic_files, check_output, output_errors
 from geood.config import Config, load_config
 from geood.constants import IGNORE, UNSTATED
 from geood.datasets import find_files, settle_classes
-from geood.errors import ConfigError, DataError, OutputError, shown
+from geood.errors import ConfigError, DataError, OutputError, counted, shown
 from geood.geo.listing import files_in
 from geood.geo.ogr import fixed_time, local_file, plain_path
 from geood.geo.paths import seen_from
 from geood.geo.score_raster import SCENE_TAG, read_tags
 from geood.polygons import raster_of, run_rows
 from geood.review.ground import beside_scenes
-from geood.review.reading import Review, ReviewNames, counted, misspelt_lines, read_review
+from geood.review.reading import Review, ReviewNames, misspelt_lines, read_review
 
 LAYER, ATTRIBUTE = "labels", "class_id"
 IMAGES = (".tif", ".tiff", ".vrt", ".jp2")
@@ -65,7 +65,8 @@ class Feedback:
         """Yield what was done, for people."""
         done = self.counts
         yield (
-            f"learned    {done['false']} false alarms ({done['stated']} with a class), {done['cells']} cells without a "
+            f"learned    {counted(done['false'], 'false alarm')} ({done['stated']} with a class), "
+            f"{counted(done['cells'], 'cell')} without a "
             f"miss: {self.labels}"
         )
         if self.holdout is None:

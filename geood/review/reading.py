@@ -1,9 +1,7 @@
 """Reading of reviewed polygons and of searched cells, from GeoPackages that are open elsewhere and from other files.
 
 What a person types is taken as it is meant: blanks and capitals do not count, and a verdict that is none of the four is
-listed and left out. Nothing is written. Files of several reviewers are taken together: a polygon that occurs more than
-once counts once, and where verdicts differ it is in conflict, which is listed and left out of the figures. A polygon is
-known by its rank, scene and model, where it has them, otherwise by its outline and its figures.
+listed and left out. Nothing is written. Files of several reviewers are taken together in `copies`.
 """
 
 from __future__ import annotations
@@ -19,21 +17,17 @@ import geopandas
 import numpy as np
 import pandas as pd
 import pyogrio
-import shapely
 
 from geood.constants import VECTOR_SUFFIXES
-from geood.errors import ConfigError, DataError, printable, shown
+from geood.errors import ConfigError, DataError, counted, printable, shown
 from geood.geo.gdal import reason
 from geood.geo.gpkg import snapshot
 from geood.geo.ogr import local_file
 from geood.geo.qgis.form import CELL_REVIEW, SAMPLE_LAYER, VERDICTS
-from geood.geo.vector import sound
+from geood.review.copies import MOSTLY, Conflict, check_one_map, each_once, is_empty, of_one_crs, searched_cells
 
 LAYER = "anomalies"
 SCORES = ("score_max", "score")  # columns taken for the score, the first that is there
-KEY = ("scene", "model", "rank")  # columns by which polygons of several files are the same one
-ROUNDED, MOSTLY = 1e-5, 0.5  # relative difference of figures that are one; share of polygons that tell one map
-_FIGURES = ("score_max", "score_mean", "area_px", "area_m2", "class_name", "scene", "model")
 _FAILURES = (
     OSError,
     RuntimeError,
@@ -49,16 +43,6 @@ class ReviewNames(NamedTuple):
     layer: str | None = None
     verdict: str = "verdict"
     score: str | None = None
-
-
-class Conflict(NamedTuple):
-    """Polygon with verdicts that differ: where it stands, and who said what."""
-
-    polygon: str
-    said: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"{self.polygon}: {', '.join(self.said)}"
 
 
 @dataclass(frozen=True)
@@ -89,11 +73,6 @@ def misspelt_lines(misspelt: Mapping[str, int], known: Iterable[str] = VERDICTS)
     return lines
 
 
-def counted(count: int, noun: str) -> str:
-    """Return a number with its noun: 1 row, 2 rows."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def read_review(paths: Sequence[str | Path], names: ReviewNames = ReviewNames()) -> Review:  # noqa: B008  # frozen
     """Read reviewed files; of several, the polygons and cells together.
 
@@ -110,7 +89,7 @@ def read_review(paths: Sequence[str | Path], names: ReviewNames = ReviewNames())
         notes += _gaps(frame, path)
         frames.append(frame.assign(source=path.name, _file=number))
         cells += [] if sample is None else [sample.assign(source=path.name)]
-    polygons = pd.concat(_of_one_crs(frames, paths), ignore_index=True)
+    polygons = pd.concat(of_one_crs(frames, paths), ignore_index=True)
     cells = [each.to_crs(cells[0].crs) if each.crs and cells[0].crs else each for each in cells]
     polygons, misspelt = _spelt(polygons, names.verdict)
     ranks = pd.to_numeric(polygons["rank"], errors="coerce") if "rank" in polygons else None
@@ -118,59 +97,16 @@ def read_review(paths: Sequence[str | Path], names: ReviewNames = ReviewNames())
     if ranks is not None and ranked:  # what was drawn by hand has none, and comes last
         own = ranks.max() + 1 + pd.factorize(polygons.geometry.to_wkb(), use_na_sentinel=False)[0]
         polygons = polygons.assign(rank=ranks.where(ranks.notna(), own), _told=ranks.astype(np.float64))
-        _check_one_map(polygons, paths)
+        check_one_map(polygons, paths)
     undecided: list[Any] = []
-    polygons, conflicts = _merged(polygons, notes, undecided, ranked=ranked)
+    polygons, conflicts = each_once(polygons, notes, undecided, ranked=ranked)
     polygons = _scored(polygons, names.score)
     order = polygons["rank"] if ranked else -polygons["score"].fillna(-np.inf)
     scenes = polygons["scene"].nunique() if "scene" in polygons else 1
     if ranked and scenes > 1:  # each scene has its own ranks
         order = order + (-polygons["score"].rank(pct=True) / 2).fillna(0)
     polygons = polygons.iloc[np.argsort(order.to_numpy(), kind="stable")].reset_index(drop=True)
-    return Review(polygons, _cells(cells, notes), misspelt, conflicts, tuple(notes), ranked, tuple(undecided))
-
-
-def _of_one_crs(frames: Sequence[geopandas.GeoDataFrame], paths: Sequence[str | Path]) -> list[geopandas.GeoDataFrame]:
-    """Return the polygons of all files with the CRS of the first, which has one notation in each format.
-
-    Raises:
-        DataError: another CRS is meant.
-    """
-    first = frames[0].crs
-    for frame, path in zip(frames, paths, strict=True):
-        if frame.crs != first and not (first and frame.crs and first.equals(frame.crs, ignore_axis_order=True)):
-            raise DataError(
-                f"{path}: has another CRS than {paths[0]}; save it in that one if they are copies of one map, else "
-                "give them apart"
-            )
-    return [frame.set_crs(first, allow_override=True) for frame in frames]
-
-
-def _check_one_map(polygons: geopandas.GeoDataFrame, paths: Sequence[str | Path]) -> None:
-    """Check that polygons of one rank in several files are the same: most of them have the same figures.
-
-    A figure that one of both files does not tell, such as a column that a reviewer removed, says nothing.
-
-    Raises:
-        DataError: a file is of another map than the first.
-    """
-    by = [name for name in KEY if name in polygons]
-    figures = [name for name in ("score_max", "area_px") if name in polygons]
-    once = polygons.drop_duplicates(["_file", *by])
-    first = once[once["_file"] == 0]
-    for number, path in enumerate(paths[1:] if figures else (), 1):
-        both = first.merge(once[once["_file"] == number], on=by, suffixes=("", "_other"))
-        same = np.ones(len(both), np.bool_)
-        for name in figures:
-            mine, other = (
-                pd.to_numeric(both[name + end], errors="coerce").astype(np.float64) for end in ("", "_other")
-            )
-            same &= np.isclose(mine, other, rtol=ROUNDED) | mine.isna() | other.isna()
-        if len(both) and same.mean() < MOSTLY:
-            raise DataError(
-                f"{path}: is of another map than {paths[0]}: polygons of one rank have other figures; files that are "
-                "given together are copies of one map, so give this one apart"
-            )
+    return Review(polygons, searched_cells(cells, notes), misspelt, conflicts, tuple(notes), ranked, tuple(undecided))
 
 
 def _read_file(path: Path, names: ReviewNames) -> tuple[geopandas.GeoDataFrame, geopandas.GeoDataFrame | None]:
@@ -250,78 +186,11 @@ def _checked(frame: geopandas.GeoDataFrame, path: Path, names: ReviewNames) -> g
 
 def _spelt(frame: geopandas.GeoDataFrame, column: str) -> tuple[geopandas.GeoDataFrame, dict[str, int]]:
     """Bring verdicts to their spelling; those that are none become empty, and are counted."""
-    typed = [("" if _empty(value) else str(value).strip()) for value in frame[column]]
+    typed = [("" if is_empty(value) else str(value).strip()) for value in frame[column]]
     plain = [text.casefold() for text in typed]
     counts = Counter(text for text, low in zip(typed, plain, strict=True) if low and low not in VERDICTS)
     known = [text if text in VERDICTS else "" for text in plain]
     return frame.assign(verdict=pd.Series(known, frame.index, dtype=object)), dict(sorted(counts.items()))
-
-
-def _empty(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and np.isnan(value)) or value is pd.NaT or value is pd.NA
-
-
-def _merged(
-    frame: geopandas.GeoDataFrame, notes: list[str], undecided: list[Any], *, ranked: bool
-) -> tuple[geopandas.GeoDataFrame, tuple[Conflict, ...]]:
-    """Keep each polygon once, with the verdict on which all agree; list those on which they do not.
-
-    Parts into which a person cut a polygon, which keep its rank, are one polygon: those with its verdict together.
-    The others are added to `undecided`.
-    """
-    by = [name for name in KEY if name in frame] if ranked else []
-    if not by:
-        by = [name for name in _FIGURES if name in frame]
-        frame = frame.assign(_outline=frame.geometry.to_wkb())
-        by.append("_outline")
-    kept, conflicts, cut = [], [], 0
-    outlines = frame.geometry.to_numpy(dtype=object, copy=True)
-    verdict, file = frame["verdict"].tolist(), frame["_file"].tolist()
-    for rows in frame.groupby(by, dropna=False, sort=False).indices.values():
-        verdicts = {verdict[i] for i in rows} - {"", "skip"}
-        first = next((i for i in rows if verdict[i] in verdicts), rows[0])
-        first = first if verdicts else next((i for i in rows if verdict[i]), first)
-        kept.append(first)
-        parts = [i for i in rows if file[i] == file[first]]
-        cut += len(parts) > 1
-        torn = len(verdicts) > 1  # all parts are in conflict then, not the first alone
-        own = [i for i in parts if torn or verdict[i] == verdict[first]]
-        rest = [outlines[i] for i in parts if i not in own]
-        outlines[first] = _together([outlines[i] for i in own])
-        undecided += _without(rest, outlines[first])
-        if torn:
-            said = tuple(f"{verdict[i]} by {_who(frame, i)}" for i in rows if verdict[i] in verdicts)
-            rank = frame["_told"].iat[first] if ranked else np.nan
-            place = f"fid {frame['fid'].iat[first]}" if np.isnan(rank) else f"rank {int(rank)}"
-            conflicts.append((first, Conflict(place, said)))
-    if cut:
-        notes.append(f"{counted(cut, 'polygon')} cut into parts or copied, with one rank: each counts once")
-    merged = frame.set_geometry(outlines, crs=frame.crs)
-    merged = merged.drop(columns=["_outline", "_file", "_told"], errors="ignore").copy()
-    merged.iloc[[i for i, _ in conflicts], merged.columns.get_loc("verdict")] = "conflict"
-    return merged.iloc[sorted(kept)].reset_index(drop=True), tuple(conflict for _, conflict in conflicts)
-
-
-def _together(parts: Sequence[Any]) -> Any:
-    """Return the parts of a polygon as one; one that is not valid as it is, so that it is told."""
-    broken = [part for part in parts if part is not None and not part.is_valid]
-    if len(parts) == 1 or broken:
-        return (broken or parts)[0]
-    return shapely.union_all(parts)
-
-
-def _without(parts: Sequence[Any], whole: Any) -> list[Any]:
-    """Return what parts have beside a whole; nothing if that is not valid, which is told where it matters."""
-    if whole is None or not whole.is_valid:
-        return []
-    return [left for part in parts if part is not None and not (left := sound(part) - whole).is_empty]
-
-
-def _who(frame: pd.DataFrame, i: int) -> str:
-    name = frame["reviewer"].iat[i] if "reviewer" in frame else None
-    return (
-        f"{shown(str(name))} ({frame['source'].iat[i]})" if not _empty(name) and name else str(frame["source"].iat[i])
-    )
 
 
 def _scored(frame: geopandas.GeoDataFrame, column: str | None) -> geopandas.GeoDataFrame:
@@ -359,42 +228,3 @@ def _missing(groups: Sequence[tuple[str, pd.Series[Any]]], path: Path, what: str
                 "so rows were deleted; none counts"
             )
     return notes
-
-
-def _cells(frames: list[geopandas.GeoDataFrame], notes: list[str]) -> geopandas.GeoDataFrame | None:
-    """Return the cells of all files, each once, with checked counts; what cannot be used is noted."""
-    if not frames:
-        return None
-    cells = pd.concat(frames, ignore_index=True)
-    complete = [str(value).strip().casefold() in ("true", "1", "1.0", "yes") for value in cells["complete"]]
-    misses = pd.to_numeric(cells["misses"], errors="coerce").astype(np.float64)
-    wrong = (misses < 0) | (misses != np.floor(misses)) & misses.notna()
-    typed = [not _empty(value) for value in cells["misses"]]
-    wrong |= pd.Series(typed) & misses.isna()
-    if wrong.any():
-        notes.append(f"layer {SAMPLE_LAYER}: {counted(int(wrong.sum()), 'count')} of misses no whole number; left out")
-    cells = cells.assign(misses=misses.mask(wrong), complete=np.array(complete) & ~wrong.to_numpy())
-    by = [name for name in ("scene", "seed", "cell") if name in cells]
-    if by and len(frames) > 1:
-        cells = _agreed(cells, by, notes)
-    bare = int((cells["complete"] & cells["misses"].isna()).sum())
-    if bare:
-        notes.append(
-            f"layer {SAMPLE_LAYER}: {counted(bare, 'cell')} complete without a count of misses, which is taken for 0"
-        )
-    return cells.assign(misses=cells["misses"].fillna(0).where(cells["complete"], cells["misses"]))
-
-
-def _agreed(cells: geopandas.GeoDataFrame, by: list[str], notes: list[str]) -> geopandas.GeoDataFrame:
-    """Keep each cell once; where several searched it and counted differently, it is no longer complete."""
-    kept = []
-    for rows in cells.groupby(by, dropna=False, sort=False).indices.values():
-        done = [i for i in rows if cells["complete"].iat[i]]
-        counts = {0 if np.isnan(count := cells["misses"].iat[i]) else count for i in done}
-        kept.append(done[0] if done else rows[0])
-        if len(counts) > 1:
-            notes.append(
-                f"layer {SAMPLE_LAYER}: cell {cells['cell'].iat[rows[0]]} has differing counts and is left out"
-            )
-            cells.iloc[kept[-1], cells.columns.get_loc("complete")] = False
-    return cells.iloc[kept].reset_index(drop=True)

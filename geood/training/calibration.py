@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from geood.calibration import LEAST_BLOCKS, GroundSample, measure_ground, sample_ground
 from geood.config import VETO_SHARES, why_not
 from geood.datasets import Crops
-from geood.errors import TrainingError
+from geood.errors import TrainingError, counted
 from geood.metrics import PixelCurve
 from geood.models import EXPERTS, Flow, InlierFit, Inliers, ModelBundle, Segmenter, fit_tail, outlier_score
 from geood.training.halo import with_reach
@@ -128,9 +128,9 @@ def calibrated(bundle: ModelBundle, crops: Crops) -> ModelBundle:
         )
     elif record.blocks < LEAST_BLOCKS:
         log.warning(
-            "%d blocks of validation ground are too few to tell how far its rates hold elsewhere (%d are needed): make "
+            "%s of validation ground, too few to tell how far its rates hold elsewhere (%d are needed): make "
             "data.block_m smaller, or data.validation larger",
-            record.blocks,
+            counted(record.blocks, "block"),
             LEAST_BLOCKS,
         )
     return dataclasses.replace(bundle, calibration=calibration, record=record)

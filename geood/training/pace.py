@@ -20,6 +20,7 @@ from torch.utils.data import default_collate
 
 from geood.config import Config
 from geood.datasets import Crops
+from geood.errors import counted
 from geood.models import PACKAGE_ENCODER, PACKAGE_NAME, Flow, Segmenter
 from geood.training.first_checks import uses_gpu
 from geood.training.negative_sources import Photographs
@@ -64,7 +65,7 @@ class Pace:
 
     def lines(self) -> list[str]:
         """Return the stages in words."""
-        return [f"{s.stage} {s.steps:,} steps of {s.step_s:.3g} s: {duration(s.seconds)}" for s in self.stages]
+        return [f"{s.stage} {counted(s.steps, 'step')} of {s.step_s:.3g} s: {duration(s.seconds)}" for s in self.stages]
 
 
 def measure_pace(

@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from geood._version import __version__
-from geood.atomic import atomic_write, lock_file
+from geood.atomic import atomic_write, giving_up, lock_file
 from geood.config import Config, default_kind, load_config, to_yaml
 from geood.errors import ConfigError, OutputError, TrainingError, shown
 from geood.models import OLD_STRIDES, Flow, Segmenter
@@ -108,12 +107,8 @@ def alone_in(run: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if os.name == "nt":  # where an open file cannot be removed
-                os.close(lock)
-            with suppress(OSError):
+            with giving_up(lock):
                 (run / LOCK).unlink()
-            if os.name != "nt":
-                os.close(lock)
     finally:
         with suppress(OSError):
             for folder in made:
@@ -131,17 +126,15 @@ def as_begun(run: Path, config: Config, *, given: Config) -> Config:
     """
     if not (run / "config.yaml").is_file():
         return config
-    before, kept, told = _stored(run / "config.yaml"), dict[str, dict[str, Any]](), list[str]()
+    before, kept = _stored(run / "config.yaml"), dict[str, dict[str, Any]]()
     derived = given.score.kind == default_kind(given.segmenter, given.score)
     for name in _changed(before, config):
         section, _, key = name.partition(".")
         typed = section in given.model_fields_set and key in getattr(given, section).model_fields_set
         if name == "data.root" or (typed and not (name == "score.kind" and derived)):
             continue
-        was, now = (getattr(getattr(each, section), key) for each in (before, config))
-        kept.setdefault(section, {})[key] = was
-        told.append(f"{name}: {shown(was)} (the default is {shown(now)})")
-    if not told:
+        kept.setdefault(section, {})[key] = getattr(getattr(before, section), key)
+    if not kept:
         return config
     sections = {section: getattr(config, section).model_copy(update=keys) for section, keys in kept.items()}
     mixed = config.model_copy(update=sections)
@@ -149,8 +142,17 @@ def as_begun(run: Path, config: Config, *, given: Config) -> Config:
         Config.model_validate(mixed.model_dump())
     except ValidationError:
         return config
-    log.info("%s goes on as it was begun, with %s", run, "; ".join(told))
     return mixed
+
+
+def kept_defaults(config: Config, begun: Config) -> str:
+    """Return in words what `as_begun` took from a run in place of the defaults of `config`; empty if nothing."""
+    told = []
+    for name in _changed(begun, config):
+        section, _, key = name.partition(".")
+        was, now = (getattr(getattr(each, section), key) for each in (begun, config))
+        told.append(f"{name}: {shown(was)} (the default is {shown(now)})")
+    return "; ".join(told)
 
 
 def _stored(path: Path) -> Config:

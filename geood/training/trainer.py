@@ -37,6 +37,7 @@ from geood.training.run_folder import (
     alone_in,
     as_begun,
     check_run,
+    kept_defaults,
     last_metrics,
     make_run,
     take_stages,
@@ -86,7 +87,9 @@ def train(config: Config | str | Path, out: str | Path, *, resume: bool = False)
     leader = _is_leader()
     if not leader:
         log.setLevel(logging.WARNING)  # one process logs for all
-    config = with_kept_head(as_begun(run, config, given=given) if resume else config, given=given)
+    begun = as_begun(run, config, given=given) if resume else config
+    kept = kept_defaults(config, begun)
+    config = with_kept_head(begun, given=given)
     if leader:
         check_run(run, config, resume=resume)
     bundle_path = run / "model.safetensors"
@@ -95,12 +98,15 @@ def train(config: Config | str | Path, out: str | Path, *, resume: bool = False)
         return bundle_path
     check_first(config)
     with alone_in(run) if leader else nullcontext():
-        _train(config, run, leader=leader)
+        _train(config, run, leader=leader, kept=kept)
     return bundle_path
 
 
-def _train(config: Config, run: Path, *, leader: bool) -> None:
-    """Train the stages of a config and save the bundle, in a run folder that nobody else writes; see `train`."""
+def _train(config: Config, run: Path, *, leader: bool, kept: str) -> None:
+    """Train the stages of a config and save the bundle, in a run folder that nobody else writes; see `train`.
+
+    `kept` says what a run that goes on keeps in place of today's defaults; it is told once nothing refuses the run.
+    """
     torch.manual_seed(config.train.seed)
     crops = open_crops(config, run / LABELS)
     segmenter = Segmenter(crops.bands.count, len(config.data.classes), config.segmenter)
@@ -112,6 +118,8 @@ def _train(config: Config, run: Path, *, leader: bool) -> None:
         make_run(run, config)
         note_inputs(run, read)
         crops.write_split(run)
+        if kept:
+            log.info("%s goes on as it was begun, with %s", run, kept)
     chosen = plans(config)
     done = steps_at(run / "checkpoints", [plan.stage for plan in chosen])
     if any(done.values()) and not (run / "metrics.csv").exists():

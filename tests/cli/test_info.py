@@ -106,6 +106,14 @@ def test_areas_of_photographs_are_told_in_pixels(made, tmp_path, capsys):
     ]
 
 
+def test_large_areas_are_told_without_a_power_of_ten(made, tmp_path, capsys):
+    frame = geopandas.read_file(made / "o.gpkg", layer="anomalies")
+    frame.assign(area_m2=12345.6).to_parquet(tmp_path / "large.parquet")
+    assert _run(["info", str(tmp_path / "large.parquet")], debug=False) == 0
+    text = capsys.readouterr().out
+    assert " m2 in all, 12,300 m2 the smallest" in text and ", 12,300 m2" in text and "e+" not in text
+
+
 def test_other_files_are_refused_with_what_they_are_good_for(made, tmp_path, capsys):
     labels = geopandas.GeoDataFrame({"class": ["roof"]}, geometry=[box(0, 0, 1, 1)], crs=32640)
     labels.to_file(tmp_path / "labels.gpkg")

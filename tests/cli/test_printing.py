@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from rasterio.crs import CRS
 
-from geood.cli.printing import print_cut, print_next
+from geood.cli.printing import _held_out, print_cut, print_next
+from geood.config import DataConfig
 from geood.geo.grid import Grid
 from geood.prediction import Prediction
 from support.rasters import HALF_METRE, write_scores
@@ -63,3 +64,10 @@ def test_of_a_map_without_a_polygon_a_threshold_that_cuts_some_is_named(tmp_path
     threshold = float(said.partition("--threshold ")[2].partition(",")[0])
     assert 0 < (scores > threshold).mean() < 0.01
     assert Path(tmp_path / "a b.tif").is_file()
+
+
+def test_what_is_held_out_is_named_where_its_name_is_known():
+    camvid = DataConfig(sets=[{"name": "camvid"}], hold_out=["pedestrian", "bicyclist"])
+    assert _held_out(camvid) == "9 pedestrian, 10 bicyclist"
+    scenes = {"images": ["a.tif"], "labels": ["b.tif"], "classes": {0: "land", 1: "road"}}
+    assert [_held_out(DataConfig(**scenes, anomaly=held)) for held in ([9], {9: "slum"}, [])] == ["9", "9 slum", "none"]

@@ -9,7 +9,7 @@ import pytest
 
 from geood.cli.process import _run
 from geood.cli.terminal import Shown, check_not_empty
-from geood.errors import ConfigError, OutputError, printable
+from geood.errors import ConfigError, OutputError, counted, printable
 
 EVIL = [
     "\x1b[31mred",
@@ -119,3 +119,8 @@ def test_an_archive_member_cannot_recolour_an_error(capsys):
     assert _run(["info", "\x1b[31mnone.tif"], debug=False) == 3
     said = capsys.readouterr().err
     assert "\x1b" not in said and "\\x1b[31mnone.tif" in said
+
+
+def test_one_thing_is_not_told_as_several():
+    assert [counted(n, "row") for n in (0, 1, 2, 1000)] == ["0 rows", "1 row", "2 rows", "1,000 rows"]
+    assert [counted(n, "miss", "misses") for n in (1, 2)] == ["1 miss", "2 misses"]

@@ -48,7 +48,7 @@ def test_names_are_folded_by_case_and_blanks_alone():
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (VECTORS | {"classes": ["land"]}, "got 1 classes; give two at least, or auto"),
+        (VECTORS | {"classes": ["land"]}, "got 1 class; give two at least, or auto"),
         (VECTORS | {"classes": {}}, "got 0 classes"),
         (VECTORS | {"classes": ["land", 3]}, r"give names, such as \[land, road\]"),
         (VECTORS | {"classes": ["a", "a"]}, r"ids \[0, 1\] have the same name a"),

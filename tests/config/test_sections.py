@@ -97,6 +97,13 @@ def test_named_sets_say_what_is_learned_and_what_is_held_out(write):
     assert change_config(config, ["data.hold_out=[car]"]).data.anomaly == [8]
 
 
+def test_what_is_held_out_has_the_names_of_the_config_or_of_its_data_sets(write):
+    text = "data:\n  sets: [{name: camvid}]\n  hold_out: [pedestrian, bicyclist]\n"
+    assert load_config(write(text)).data.anomaly_names == {9: "pedestrian", 10: "bicyclist"}
+    assert load_config(write(SMALL), ["data.anomaly={9: slum}"]).data.anomaly_names == {9: "slum"}
+    assert load_config(write(SMALL), ["data.anomaly=[9]"]).data.anomaly_names == {}
+
+
 def test_exponents_without_a_dot_are_numbers(write):
     assert load_config(write(SMALL), ["train.flow_lr=1e-4"]).train.flow_lr == 1e-4
 

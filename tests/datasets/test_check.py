@@ -11,7 +11,7 @@ import geood.catalog
 from geood.catalog import CATALOG, data_set
 from geood.cli.process import _run
 from geood.datasets.check import check_set
-from geood.errors import DataError
+from geood.errors import DataError, counted
 from support.miniatures import CAMVID, HEIGHT, MINIATURES, WIDTH
 
 
@@ -56,7 +56,8 @@ def test_counts_and_sizes_of_the_published_set_are_wanted(name, miniature):
     height, width = entry.size
     found = faults(root, entry)
     for split in entry.splits:
-        text = f"{split.name}: {len(tree[split.name])} images, {split.count} in the complete set; unpack all archives"
+        images = counted(len(tree[split.name]), "image")
+        text = f"{split.name}: {images}, {split.count} in the complete set; unpack all archives"
         assert any(fault.startswith(text) for fault in found)
         assert any(f"{split.name}: images are not {width} x {height} px but 160 x 96 (" in fault for fault in found)
     assert len(found) == 2 * len(entry.splits)
@@ -67,9 +68,9 @@ def test_missing_halves_are_named_with_the_first_file(damaged):
     (root / "trainannot/0001TP_006690.png").unlink()
     (root / "val/0016E5_07961.png").unlink()
     one, two, three = faults(root, entry)
-    assert one == f"train: 1 images without labels, {root}/train/0001TP_006690.png first; fetch them"
-    assert two.startswith("val: 1 images, 2 in the complete set; unpack all archives of https://")
-    assert three == f"val: 1 labels without image, {root}/valannot/0016E5_07961.png first; fetch them"
+    assert one == f"train: 1 image without labels, {root}/train/0001TP_006690.png first; fetch them"
+    assert two.startswith("val: 1 image, 2 in the complete set; unpack all archives of https://")
+    assert three == f"val: 1 label file without image, {root}/valannot/0016E5_07961.png first; fetch them"
 
 
 def test_a_split_that_is_missing_is_a_fault_and_a_set_that_is_missing_an_error(damaged):
@@ -168,7 +169,7 @@ def test_the_check_on_the_command_line(miniature, monkeypatch, capsys, damaged):
     assert len(shares) == 3 * len(set(CAMVID.values())) and sum(shares) == pytest.approx(300, abs=0.3)
     (damaged[0] / "testannot/0001TP_008550.png").unlink()
     assert run("check", "camvid", damaged[0]) == 3
-    assert "problems found: 1\n  test: 1 images without labels" in capsys.readouterr().err
+    assert "problems found: 1\n  test: 1 image without labels" in capsys.readouterr().err
 
 
 def test_the_check_reads_labels_in_another_coding(miniature, tmp_path, capsys):

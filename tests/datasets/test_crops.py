@@ -115,7 +115,7 @@ def test_the_screening_is_reported(caplog):
     assert counts.startswith(
         "3 training crops drawn: 2 kept; left out: 1 with an anomaly pixel, 0 with too little data"
     )
-    assert any("9 (1 pixels)" in line for line in said) and any("class 1 (road) occurs in no" in line for line in said)
+    assert any("9 (1 pixel)" in line for line in said) and any("class 1 (road) occurs in no" in line for line in said)
 
 
 def test_rank_and_world_are_named():

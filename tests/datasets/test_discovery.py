@@ -183,7 +183,7 @@ def test_an_overlay_without_its_image_is_refused(miniature, tmp_path):
     root = copied(miniature, "fishyscapes-static-v1", tmp_path)
     next((root / "leftImg8bit/val/lindau").iterdir()).unlink()
     with pytest.raises(
-        DataError, match=r"0001_lindau_000000_000019_rgb\.npz: 1 overlays lack the image .*/leftImg8bit"
+        DataError, match=r"0001_lindau_000000_000019_rgb\.npz: 1 overlay lacks the image .*/leftImg8bit"
     ):
         found("fishyscapes-static-v1", root)
 

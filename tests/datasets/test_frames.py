@@ -339,7 +339,7 @@ def test_a_frame_that_nobody_can_read_is_neither_clean_nor_anomalous(tmp_path, c
     ids[0, 0] = 99
     frame = labelled(tmp_path, "lums", ids)
     assert screened(FoundFrames(frame.data_set.layouts[0], [frame]), {1}, holds="clean") == [frame]
-    assert caplog.text.count("undefined numbers") == 1 and "99 (1 pixels)" in caplog.text
+    assert caplog.text.count("undefined numbers") == 1 and "99 (1 pixel)" in caplog.text
 
 
 def tagged(path, array, orientation):

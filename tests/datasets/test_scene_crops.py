@@ -316,7 +316,7 @@ def test_vector_labels_that_cannot_be_used(folder):
     ):
         open_scenes(config(folder, **vector, label_attribute="knd"))
     frame.assign(kind="rode").to_file(folder / "truth.gpkg")
-    with pytest.raises(DataError, match=r"no text in kind is the name of a class \(.*road.*it holds 'rode' 1 times"):
+    with pytest.raises(DataError, match=r"no text in kind is the name of a class \(.*road.*it holds 'rode' 1 time;"):
         open_scenes(config(folder, **vector, label_attribute="kind"))
     with pytest.raises(DataError, match="vector files or rasters, not both"):
         open_scenes(config(folder, labels=["truth.gpkg", "truth.tif"], label_attribute="code"))

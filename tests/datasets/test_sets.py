@@ -180,7 +180,7 @@ def test_what_is_missing_or_unknown_is_said(miniature, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "geood"):
         crops = open_crops(config(tmp_path, {"name": "camvid", "folder": "camvid"}))
     assert "1 of 3 images of camvid have no labels and are not used" in caplog.text
-    assert "label files hold 1 undefined numbers, 77 (" in caplog.text
+    assert "label files hold 1 undefined number, 77 (" in caplog.text
     assert len(names(crops.ground, validation=False)) == 2
     for path in labels[2:] + labels[:1]:
         path.unlink()

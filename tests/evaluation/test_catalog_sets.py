@@ -320,7 +320,7 @@ def test_frames_of_one_name_are_kept_apart(tmp_path, miniature, model):
     scores = tmp_path / "out" / "scores"
     assert {p.relative_to(scores).as_posix() for p in scores.rglob("*.npy")} == {f"{name}.npy" for name in tree["test"]}
     (scores / "t5" / "300.npy").unlink()
-    with pytest.raises(DataError, match="1 of 2 images have no score file: t5/300"):
+    with pytest.raises(DataError, match="1 of 2 images without a score file: t5/300"):
         evaluate_set(data_set("streethazards"), root, scores=scores)
 
 
@@ -380,8 +380,8 @@ def test_images_without_labels_and_labels_without_image_are_left_out_and_said(ca
     (camvid / "test" / "frame_2.png").unlink()
     result = evaluate_set(data_set("camvid"), camvid, bundle=model, settings=[HELD])
     assert [row["image"] for row in result.images] == ["frame_0", "frame_3"]
-    assert "1 images have no labels and are left out, frame_1 first" in caplog.text
-    assert "1 label files have no image" in caplog.text and "testannot/frame_2.png first" in caplog.text
+    assert "no labels for 1 image, left out: frame_1 first" in caplog.text
+    assert "no image for 1 label file: " in caplog.text and "testannot/frame_2.png first" in caplog.text
 
 
 def test_a_set_without_any_labels(camvid, model_path, capsys):
@@ -396,8 +396,8 @@ def test_a_void_image_is_skipped_counted_and_warned_of(track, model, caplog):
     write_image(extra, np.full((90, 130), 255, np.uint8))
     write_image(track / "images" / "validation0008.png", picture(90, 130, seed=8))
     result = evaluate_set(data_set("smiyc-anomaly"), track, bundle=model)
-    assert result.skipped == ["validation0008"] and "1 images are void in every pixel" in result.table()
-    assert "void in every pixel and count for nothing: validation0008" in caplog.text
+    assert result.skipped == ["validation0008"] and "void in every pixel: 1 image" in result.table()
+    assert "void in every pixel, which counts for nothing: 1 of the images, validation0008" in caplog.text
     for row, before in zip(result.rows, whole.rows, strict=True):
         assert row == before | {"skipped": 1}
 
@@ -559,7 +559,7 @@ def _spoil_twice(folder):
         (_spoil_file, "validation0001.npy: no scores can be read from it"),
         (_spoil_pickle, "validation0001.npy: object of shape (1,); scores are numbers"),
         (_spoil_key, "validation0001.hdf5: has no data set value; write the scores under that name"),
-        (_spoil_missing, "2 of 4 images have no score file: validation0001, validation0003; write each as NAME.npy"),
+        (_spoil_missing, "2 of 4 images without a score file: validation0001, validation0003; write each as NAME.npy"),
         (_spoil_twice, "both scores of validation0001; move one of them away"),
     ],
     ids=lambda value: value.__name__.removeprefix("_spoil_") if callable(value) else "",

@@ -177,8 +177,8 @@ def test_what_has_no_partner_is_left_out_and_said(pairs, model, caplog):
     (pairs / "labels" / "001.png").rename(pairs / "labels" / "009.png")
     result = evaluate_pairs(pairs, bundle=model)
     assert [row["image"] for row in result.images] == ["000", "002"]
-    assert "1 images have no mask and are left out, 001.png first" in caplog.text
-    assert "1 masks have no image, 009.png first" in caplog.text
+    assert "no mask for 1 image, left out: 001.png first" in caplog.text
+    assert "no image for 1 mask: 009.png first" in caplog.text
 
 
 def evaluate(capsys, *arguments):

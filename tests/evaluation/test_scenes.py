@@ -228,7 +228,7 @@ def test_a_folder_without_a_pair_is_refused(tmp_path, model):
     with pytest.raises(DataError, match="0 scenes and 0 label files, but no pair"):
         evaluate_scenes(tmp_path, model)
     write(tmp_path / "x.tif", np.ones((2, 40, 40), np.uint8))
-    with pytest.raises(DataError, match="1 scenes and 0 label files"):
+    with pytest.raises(DataError, match="1 scene and 0 label files"):
         evaluate_scenes(tmp_path, model)
 
 

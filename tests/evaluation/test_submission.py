@@ -137,7 +137,7 @@ def test_folders_of_images_that_cannot_be_submitted(tmp_path, bundle, kind, name
 def test_images_of_other_bands_are_refused_before_any_work(tmp_path, bundle):
     write_image(tmp_path / "in" / "a.png", picture(64, 64))
     write_image(tmp_path / "in" / "b.png", picture(64, 64)[0])
-    with pytest.raises(DataError, match=r"b\.png: has 1 bands.*trained on scenes with 3"):
+    with pytest.raises(DataError, match=r"b\.png: has 1 band .*trained on scenes with 3"):
         submit("fishyscapes", tmp_path / "in", bundle, tmp_path / "out", method="m")
     assert not (tmp_path / "out").exists()
 

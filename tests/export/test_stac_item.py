@@ -122,3 +122,8 @@ def test_what_cannot_be_exported_is_refused_before_any_work(run, tmp_path):
     (tmp_path / "x.json").touch()
     with pytest.raises(OutputError, match="exists already"):
         export_bundle(bundle, "stac", tmp_path / "x.json")
+    for to, name in (("stac", "model.json"), ("onnx", "model.onnx")):
+        shutil.copy(bundle, tmp_path / name)
+        with pytest.raises(OutputError, match="is the model itself"):
+            export_bundle(tmp_path / name, to, tmp_path / name, overwrite=True)
+        assert (tmp_path / name).read_bytes() == bundle.read_bytes()

@@ -189,7 +189,7 @@ def test_bands_that_do_not_fit_are_named(tmp_path):
             scene.check_bands(bands)
         scene.check_bands(Bands(*[*bands.to_dict().values()][:7], None))
     path = write_raster(tmp_path / "b.tif", noise(1, 3, 3).astype(np.uint8))
-    with Scene.open(path) as scene, pytest.raises(DataError, match="1 bands"):
+    with Scene.open(path) as scene, pytest.raises(DataError, match="has 1 band "):
         scene.check_bands(Bands.from_dict({**bands.to_dict(), "scene_count": None}))
 
 

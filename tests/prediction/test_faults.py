@@ -283,6 +283,22 @@ def test_what_changed_meanwhile_is_named_and_refused(tmp_path, bundle_path, stop
     run(scene, out, bundle, overwrite=True)
 
 
+def test_nothing_is_said_or_scored_before_a_run_is_refused(tmp_path, bundle_path, stop_at, caplog, monkeypatch):
+    """Of two scenes the second has changed."""
+    scenes = [write_raster(tmp_path / "in" / f"{name}.tif", picture(200, 200)) for name in "ab"]
+    out, how = tmp_path / "out", {"bundle_path": bundle_path, "settings": SMALL, "threshold": THRESHOLD}
+    stop_at(20)  # of two times 16 tiles
+    with pytest.raises(KeyboardInterrupt):
+        predict(scenes, out, **how)
+    stop_at(0)
+    write_raster(scenes[1], picture(200, 200, seed=1))
+    monkeypatch.setattr(geood.prediction.pipeline, "_score", None)
+    caplog.clear()
+    with pytest.raises(OutputError, match=r"scene: was"):
+        predict(scenes, out, **how, resume=True)
+    assert not [record for record in caplog.records if "kept in" not in record.getMessage()]
+
+
 @pytest.mark.parametrize("moment", [pytest.param(0, marks=pytest.mark.slow), 4e9])
 def test_work_dated_by_a_clock_that_was_wrong(tmp_path, scene, bundle_path, unbroken, stop_at, moment):
     stop_at(20)

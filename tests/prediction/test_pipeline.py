@@ -197,7 +197,13 @@ def test_rasters_of_scenes_that_share_polygons_are_found_by_the_name_that_these_
     made = predict([tmp_path / "in" / "z.zip", plain], tmp_path / "all.gpkg", bundle_path=bundle_path, threshold=0.3)
     assert rasters_of(tmp_path / "all.gpkg") == [one.scores for one in made]
     scenes = [tmp_path / "in" / "z.zip", inner]
-    refused(ConfigError, "two scenes have the same name", scenes, tmp_path / "x.gpkg", bundle_path=bundle_path)
+    refused(
+        ConfigError,
+        r"z\.zip and .*a\.tif: outputs .* same name, x_a\.tif",
+        scenes,
+        tmp_path / "x.gpkg",
+        bundle_path=bundle_path,
+    )
 
 
 def test_polygons_can_be_cut_again_without_the_model(tmp_path, bundle_path, scene, monkeypatch):
@@ -470,8 +476,10 @@ def test_a_scheduler_that_lives_on_sees_the_file_as_it_is_now(tmp_path, bundle_p
 
 
 def test_outputs_that_would_meet_are_refused_before_any_work(tmp_path, bundle_path, out):
-    scenes = [write_raster(tmp_path / "in" / n, picture(64, 64)) for n in ("a.tif", "a.classes.tif")]
-    refused(ConfigError, "same name", scenes, out.parent, bundle_path=bundle_path)
+    scenes = [write_raster(tmp_path / "in" / n, picture(64, 64)) for n in ("a.tif", "a.classes.tif", "A.tif")]
+    apart = r"a\.tif and .*a\.classes\.tif: outputs of these two scenes would have the same name, a\.classes\.tif"
+    refused(ConfigError, apart, scenes[:2], out.parent, bundle_path=bundle_path)
+    refused(ConfigError, r"same name, A\.tif", scenes[::2], out.parent, bundle_path=bundle_path)
     refused(ConfigError, "same name", [scenes[0], scenes[0]], out, bundle_path=bundle_path)
 
 

@@ -41,14 +41,14 @@ def config(folder, *, segmenter=None, train=None, **keys):
 
 
 def test_a_check_tells_what_training_would_find(folder, tmp_path):
-    lines = list(check_config(config(folder), tmp_path / "seen.png"))
+    lines = list(check_config(config(folder, anomaly={9: "slum"}), tmp_path / "seen.png"))
     labels = [label for label, _ in lines]
     for label in ("encoder", "images", "labels", "class", "anomaly", "split", "crops", "picture", "stage", "time"):
         assert label in labels, label
     assert labels.index("anomaly") > max(i for i, label in enumerate(labels) if label == "class")
     said = " ".join(text for _, text in lines)
     assert "resnet10t" in said and "WGS 84 / UTM" in said and "0 land:" in said and "roof" in said
-    assert "4: " in said and "neither a class nor an anomaly" in said
+    assert "9 slum: " in said and "4: " in said and "neither a class nor an anomaly" in said
     with Image.open(tmp_path / "seen.png") as drawn:
         assert drawn.width > 1000
 
@@ -139,4 +139,21 @@ def test_the_verb_prints_and_ends_with_the_code_of_the_fault(folder, tmp_path, c
     assert "crops      " in told.out and "resnet19" in told.err and (tmp_path / "c.check.png").exists()
     before = path.read_bytes()
     assert _run(["check", str(path), "--out", str(path)], debug=False) == 2 and path.read_bytes() == before
-    assert "end it in .png" in capsys.readouterr().err
+    assert "end its name in .png" in capsys.readouterr().err
+
+
+def test_the_picture_replaces_an_earlier_one_and_nothing_else(folder, tmp_path, capsys):
+    path, mine = tmp_path / "c.yaml", tmp_path / "mine.png"
+    path.write_text(to_yaml(config(folder, segmenter={"encoder": "resnet19"})), encoding="utf-8")
+    line = ["check", str(path), "--out", str(mine)]
+    mine.write_text("notes")
+    assert _run(line, debug=False) == 2 and "mine.png: is there already" in capsys.readouterr().err
+    Image.new("RGB", (8, 8)).save(mine)
+    before = mine.read_bytes()
+    assert _run(line, debug=False) == 2 and "mine.png: is there already" in capsys.readouterr().err
+    assert mine.read_bytes() == before
+    mine.unlink()
+    for _ in range(2):
+        _run(line, debug=False)
+        told = capsys.readouterr()
+        assert f"picture    {mine}" in told.out and "resnet19" in told.err and "is there already" not in told.err

@@ -343,6 +343,29 @@ def test_blocks_are_small_enough_for_validation_to_have_an_interval_or_it_is_sai
     assert text.startswith("labelled blocks of validation ground: 1; with fewer than 8 it is not known how far")
 
 
+def test_a_second_trial_that_fails_leaves_the_first(folder, monkeypatch):
+    """One with smaller blocks may leave no crop to validate; the config is as if it had not been tried."""
+    tried, real = [], drafting.try_crops
+
+    def once(config):
+        tried.append(config.data.block_m)
+        if len(tried) > 1:
+            raise DataError("none of the validation crops holds a labelled pixel of a class")
+        return real(config)
+
+    monkeypatch.setattr(drafting, "try_crops", once)
+    monkeypatch.setattr(drafting, "smaller_blocks", lambda proposal, _: replace(proposal, block_m=proposal.block_m / 2))
+    images = [str(folder / f"{name}.tif") for name in "ab"], [str(folder / f"{name}_labels.tif") for name in "ab"]
+    made = first_config(Inputs.of(*images, Wishes()), Wishes())
+    assert tried == [made.config.data.block_m, made.config.data.block_m / 2]
+    assert any("blocks of validation" in text for _, text in config_lines(made))
+    monkeypatch.setattr(drafting, "smaller_crops", lambda proposal, _: replace(proposal, crop_px=64))
+    monkeypatch.setattr(drafting, "FEW_CLEAN", 2.0)
+    monkeypatch.setattr(trial.Trial, "with_anomaly", 1.0)
+    tried.clear()
+    assert first_config(Inputs.of(*images, Wishes()), Wishes()).config == made.config and len(tried) == 3
+
+
 def test_settings_suit_ground_and_machine(folder):
     imagery = look_at([folder / "a.tif"])
     cpu, gpu = (propose(imagery, Machine(name, 8), Start("resnet18", None)) for name in (None, "H100"))

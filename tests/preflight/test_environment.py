@@ -40,7 +40,7 @@ def test_the_verb_speaks_json_and_ends_with_a_code(monkeypatch, capsys):
     assert [fact["state"] for fact in json.loads(told.out)] == [
         "fine",
         "fault",
-    ] and "1 of 2 things are wrong" in told.err
+    ] and "wrong here, 1 of 2 things: " in told.err
     assert _run(["doctor"], debug=False) == 2 and "d (FAULT)" in capsys.readouterr().out
 
 

@@ -149,7 +149,7 @@ def test_rasters_are_ids_and_kinds_do_not_mix(files):
 
 
 @pytest.mark.parametrize(
-    ("systems", "problems"), [((None, None), ()), (("UTM", None), ("1 of 2 label files have no CRS",))]
+    ("systems", "problems"), [((None, None), ()), (("UTM", None), ("no CRS in 1 of 2 label files",))]
 )
 def test_rasters_without_a_crs_are_a_problem_beside_others_alone(files, systems, problems):
     """Labels of photographs have none."""

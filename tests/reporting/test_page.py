@@ -176,7 +176,7 @@ def test_all_sections_tell_what_they_have(page, made):
     assert 'class="badge real"' in text and "$\\mathdefault" not in text
 
 
-def test_what_is_not_there_is_said_to_be_absent(made, tmp_path):
+def test_what_is_not_there_is_said_to_be_absent(made, tmp_path, caplog):
     """One source alone: every other section says so, and none shows a figure that it has not."""
     folder, run, prediction = made
     for source, absent in ((run, 4), (prediction.polygons, 7), (folder / "metrics.json", 9)):
@@ -186,6 +186,9 @@ def test_what_is_not_there_is_said_to_be_absent(made, tmp_path):
     bare.write_bytes(prediction.polygons.read_bytes())
     text = render(read_sources([bare]), title="bare")
     assert "bare.tif is not beside the polygons" in text and "No verdict in" in text
+    with caplog.at_level("INFO", "geood"):
+        report([bare], tmp_path / "bare.html")
+    assert "bare.tif is not beside the polygons: no scores, no verdict. Put it there." in caplog.text
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "config.yaml").write_text((run / "config.yaml").read_text())
     text = render(read_sources([tmp_path / "begun"]), title="begun")

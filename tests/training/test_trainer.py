@@ -24,7 +24,7 @@ from PIL import Image
 from geood._version import __version__ as geood_version
 from geood.calibration.measurement import sample_ground
 from geood.cli.process import _run
-from geood.config.loading import to_yaml
+from geood.config.loading import load_config, to_yaml
 from geood.config.sections import Config, FlowConfig, NegativesConfig, ScoreConfig
 from geood.datasets.scene_crops import open_scenes
 from geood.datasets.validation_ground import _SceneIds
@@ -41,6 +41,7 @@ from geood.training.run_folder import (
     append_metrics,
     as_begun,
     check_run,
+    kept_defaults,
     last_metrics,
     make_run,
     take_stages,
@@ -564,10 +565,18 @@ def test_a_run_is_neither_replaced_nor_continued_with_another_config(unbroken, s
     assert digest(unbroken) == before
 
 
-def test_a_run_is_not_continued_with_other_files(unbroken, scenes_folder, tmp_path):
+def test_a_run_is_not_continued_with_other_files_nor_said_to_go_on(
+    unbroken, scenes_folder, tmp_path, caplog, monkeypatch
+):
+    """What it keeps of an older default is told once nothing refuses it."""
     run, labels = tmp_path / "run", scenes_folder / "lab_0.tif"
     shutil.copytree(unbroken.parent, run)
     (run / "model.safetensors").unlink()
+    begun = load_config(run / "config.yaml")
+    make_run(run, begun.model_copy(update={"predict": begun.predict.model_copy(update={"batch": 3})}))
+    caplog.set_level("INFO", "geood")
+    with pytest.raises(OutputError, match=r"other values of train\.seed"):
+        train(config(scenes_folder, seed=5), run, resume=True)
     state = labels.stat()
     os.utime(labels, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
     try:
@@ -575,6 +584,11 @@ def test_a_run_is_not_continued_with_other_files(unbroken, scenes_folder, tmp_pa
             train(config(scenes_folder), run, resume=True)
     finally:
         os.utime(labels, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert "goes on" not in caplog.text
+    monkeypatch.setattr("geood.training.trainer.plans", None)
+    with pytest.raises(TypeError):
+        train(config(scenes_folder), run, resume=True)
+    assert "goes on as it was begun, with predict.batch: 3" in caplog.text
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path, scenes_folder):
@@ -755,14 +769,15 @@ def test_what_does_not_change_the_training_may_change_on_resume(unbroken, scenes
         )
 
 
-def test_other_defaults_of_another_version_do_not_change_a_run_that_goes_on(scenes_folder, tmp_path, caplog):
+def test_other_defaults_of_another_version_do_not_change_a_run_that_goes_on(scenes_folder, tmp_path):
     now = config(scenes_folder)
     was = {"loss": {"negative_weight": 0.7}, "predict": {"batch": 3}, "train": {"segmenter_steps": 6}}
     make_run(tmp_path / "run", now.model_copy(update={k: getattr(now, k).model_copy(update=v) for k, v in was.items()}))
-    with caplog.at_level("INFO", "geood"):
-        found = as_begun(tmp_path / "run", now, given=now)
+    found = as_begun(tmp_path / "run", now, given=now)
     assert (found.loss.negative_weight, found.predict.batch) == (0.7, 3)
-    assert f"loss.negative_weight: 0.7 (the default is {now.loss.negative_weight})" in caplog.text
+    told = kept_defaults(now, found)
+    assert f"loss.negative_weight: 0.7 (the default is {now.loss.negative_weight})" in told and "steps" not in told
+    assert kept_defaults(now, now) == ""
     with pytest.raises(OutputError, match=r"other values of train\.segmenter_steps;"):  # which was given
         check_run(tmp_path / "run", found, resume=True)
     assert as_begun(tmp_path / "none", now, given=now) is now

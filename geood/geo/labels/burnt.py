@@ -19,7 +19,7 @@ import rasterio
 
 from geood.atomic import atomic_write, output_errors
 from geood.constants import IGNORE
-from geood.errors import DataError
+from geood.errors import DataError, counted
 from geood.geo.gdal import pieces, rasterio_window, writing
 from geood.geo.grid import Grid
 from geood.geo.labels.id_rasters import IdRaster
@@ -136,8 +136,8 @@ def _report(twice: Counter[tuple[int, int]], rules: LabelRules) -> None:
         for (below, above), pixels in twice.most_common(_MOST)
     ]
     log.warning(
-        "labels overlap on %s pixels, where the later drawn counts, as viewers show it: %s%s",
-        f"{twice.total():,}",
+        "labels overlap on %s, where the later drawn counts, as viewers show it: %s%s",
+        counted(twice.total(), "pixel"),
         ", ".join(told),
-        f" and {len(twice) - _MOST} more pairs" if len(twice) > _MOST else "",
+        f" and {counted(len(twice) - _MOST, 'more pair')}" if len(twice) > _MOST else "",
     )

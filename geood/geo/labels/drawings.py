@@ -21,7 +21,7 @@ import pyproj
 import shapely
 from numpy.typing import NDArray
 
-from geood.errors import DataError, shown
+from geood.errors import DataError, counted, shown
 from geood.geo.grid import metres_per_unit
 from geood.geo.labels.rules import LabelRules, Meanings, meanings_of, near_name
 from geood.geo.vector import LARGEST, POLYGONAL, DrawnLayer, Polygons, Purpose, areas_m2, layers_of, read_layer, sound
@@ -101,8 +101,8 @@ def chosen_layers(paths: Sequence[Path], rules: LabelRules) -> list[tuple[Path, 
 def _polygons(layer: DrawnLayer, rules: LabelRules) -> Polygons:
     """Return the polygons of a layer with their class ids, and say what was done to them."""
     if layer.bare:
-        said = "%s: %d shapes have no geometry or no value of %s and are no labels"
-        log.info(said, layer.name, layer.bare, rules.attribute)
+        said = "%s: %s without geometry or without a value of %s, which are no labels"
+        log.info(said, layer.name, counted(layer.bare, "shape"), rules.attribute)
     _check_numbers(layer)
     meanings = meanings_of(layer.values, rules, file=layer.name)
     shapes = _widened(layer, rules)
@@ -204,13 +204,12 @@ def _report_names(layer: DrawnLayer, meanings: Meanings, shapes: NDArray[Any], r
         told.append(f"{name!r} ({len(places)}{ground}{f'; did you mean {near}?' if near else ''})")
     more = len(meanings.unknown) - len(told)
     log.warning(
-        "%s: %d shapes have names in %s that are neither in data.classes nor in data.anomaly, and their ground counts "
-        "as not drawn: %s%s",
+        "%s: %s in %s that are neither in data.classes nor in data.anomaly, and their ground counts as not drawn: %s%s",
         layer.name,
-        sum(len(places) for places in meanings.unknown.values()),
+        counted(sum(map(len, meanings.unknown.values())), "shape has a name", "shapes have names"),
         rules.attribute,
         shown(", ".join(told), most=800),
-        f" and {more} more names" if more else "",
+        f" and {counted(more, 'more name')}" if more else "",
     )
 
 

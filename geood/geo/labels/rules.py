@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from geood.config import DataConfig, folded
 from geood.constants import IGNORE
-from geood.errors import DataError, shown
+from geood.errors import DataError, counted, shown
 from geood.geo.labels.id_rasters import renumbered
 
 
@@ -103,10 +103,10 @@ def meanings_of(values: NDArray[Any], rules: LabelRules, *, file: str) -> Meanin
     if plain.size:
         ids[plain] = _numbers(values[plain], rules, file)
     if (ids == IGNORE).all() and unknown:
+        held = [f"{name!r} {counted(len(places), 'time')}" for name, places in unknown.items()]
         raise DataError(
             f"{file}: no text in {rules.attribute} is the name of a class ({_listed(list(exact))}); it holds "
-            f"{_listed([f'{name!r} {len(places)} times' for name, places in unknown.items()])}; correct data.classes "
-            "and data.anomaly, or choose another data.label_attribute"
+            f"{_listed(held)}; correct data.classes and data.anomaly, or choose another data.label_attribute"
         )
     return Meanings(ids, forgiven, {name: np.array(places, np.intp) for name, places in unknown.items()})
 

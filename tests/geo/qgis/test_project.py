@@ -65,6 +65,7 @@ def test_a_project_holds_a_map_from_the_top_down_wherever_its_folder_is(tmp_path
     path = make_map(tmp_path / "before")
     assert "layers 5 (maps 1, scenes 1)" in run(path, "--out", path.with_suffix(".qgz"))
     again = run(path, "--out", path.with_name("again.qgz"))
+    assert "scores     none" not in again
     shutil.move(tmp_path / "before", tmp_path / "after ü")
     with zipfile.ZipFile(tmp_path / "after ü" / "a.qgz") as archive:
         assert archive.namelist() == ["a.qgs"] and str(tmp_path) not in archive.read("a.qgs").decode() and again
@@ -85,7 +86,9 @@ def test_a_folder_becomes_a_project_of_groups_in_which_scores_are_shown_where_no
     (tmp_path / SCENE).unlink()
     frame = geopandas.read_file(path, layer="anomalies").drop(columns=list(POLYGON_REVIEW))
     write_frame(frame, tmp_path / "b.fgb", threshold=0.5, overwrite=False)
-    run(tmp_path, "--out", tmp_path / "all.qgz")
+    assert f"scores     none beside {tmp_path / 'b.fgb'}: put its raster there" in run(
+        tmp_path, "--out", tmp_path / "all.qgz"
+    )
     found = ask_qgis(SCRIPT, tmp_path / "all.qgz", folder=tmp_path)
     shown = [(group, name, visible) for name, visible, *_, group in found["layers"]]
     assert shown == [

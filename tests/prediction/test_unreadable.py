@@ -1,0 +1,122 @@
+"""Laws of scenes that cannot be read: by default nothing is done without them; on request all others are mapped."""
+
+import csv
+import hashlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import geood.prediction.pipeline
+import geood.prediction.publication
+from geood.cli.process import _run
+from geood.errors import ConfigError, DataError, OutputError, ScenesSkippedError
+from geood.prediction.pipeline import predict
+from support.rasters import picture, write_raster
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of three scenes, and of two files that are called so."""
+    for number in range(3):
+        write_raster(tmp_path / "in" / f"s{number}.tif", picture(40, 50, seed=number))
+    (tmp_path / "in" / "empty.tif").touch()
+    (tmp_path / "in" / "s1b.jpg").write_bytes(b"\xff\xd8\xff and no more")
+    return tmp_path / "in"
+
+
+def digests(folder):
+    """Return the bytes of all rasters of a folder, by name."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.tif"))}
+
+
+def whole(folder, out, bundle_path):
+    """Return the maps of the scenes that can be read, predicted without the others."""
+    predict(sorted(folder.glob("s?.tif")), out, bundle_path=bundle_path)
+    return digests(out)
+
+
+def test_all_that_cannot_be_read_are_named_before_any_work(tmp_path, folder, bundle_path):
+    with pytest.raises(DataError, match=r"2 of 5 scenes cannot be read") as error:
+        predict([folder], tmp_path / "out", bundle_path=bundle_path)
+    said = str(error.value)
+    assert "empty.tif" in said and "s1b.jpg" in said and "--unreadable skip" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("memory", [None, "8GB"])
+def test_the_others_are_mapped_and_those_left_out_are_listed(tmp_path, folder, bundle_path, memory):
+    with pytest.raises(ScenesSkippedError, match=r"2 of 5 scenes .*left out.*empty\.tif.*s1b\.jpg") as error:
+        predict([folder], tmp_path / "out", bundle_path=bundle_path, unreadable="skip", max_ram=memory)
+    assert error.value.exit_code == 4
+    assert [Path(made.scene).name for made in error.value.made] == ["s0.tif", "s1.tif", "s2.tif"]
+    assert {name for name, _ in error.value.skipped} == {str(folder / "empty.tif"), str(folder / "s1b.jpg")}
+    assert digests(tmp_path / "out") == whole(folder, tmp_path / "whole", bundle_path)
+    with (tmp_path / "out" / "summary.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [bool(row["skipped"]) for row in rows] == [False, False, False, True, True]
+    assert [row["valid_pixels"] for row in rows] == ["2000"] * 3 + [""] * 2
+    assert {row["scene"]: row["scores"] for row in rows[3:]} == {"empty.tif": "", "s1b.jpg": ""}
+
+
+def test_a_shared_polygon_file_is_of_the_others(tmp_path, folder, bundle_path):
+    with pytest.raises(ScenesSkippedError):
+        predict([folder], tmp_path / "x.gpkg", bundle_path=bundle_path, unreadable="skip", threshold=0.5)
+    predict(sorted(folder.glob("s?.tif")), tmp_path / "y.gpkg", bundle_path=bundle_path, threshold=0.5)
+    assert len(digests(tmp_path)) == 12
+
+
+def test_a_file_that_can_only_be_opened_is_left_out_and_one_damaged_further_on_is_mapped(tmp_path, folder, bundle_path):
+    Image.fromarray(picture(300, 64).transpose(1, 2, 0)).save(folder / "torn.png")
+    whole = (folder / "torn.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[:2000])
+    (folder / "torn.png").write_bytes(whole[: len(whole) // 2])
+    told = r"3 of 7 scenes .*empty\.tif.*s1b\.jpg.*cut\.png.*; torn\.png: \d+ tiles? could not be scored"
+    with pytest.raises(ScenesSkippedError, match=told) as error:
+        predict([folder], tmp_path / "out", bundle_path=bundle_path, unreadable="skip", settings=["predict.tile_px=64"])
+    assert [bool(made.failed_tiles) for made in error.value.made] == [False, False, False, True]
+    assert not [path for path in (tmp_path / "out").iterdir() if "cut" in path.name]
+
+
+@pytest.mark.parametrize("step", ["write_summary", "put_in_place"])
+def test_a_run_that_left_some_out_is_resumed(tmp_path, folder, bundle_path, monkeypatch, step):
+    module = geood.prediction.pipeline if step == "write_summary" else geood.prediction.publication
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, step, interrupted)
+        predict([folder], tmp_path / "out", bundle_path=bundle_path, unreadable="skip")
+    with pytest.raises(ScenesSkippedError):
+        predict([folder], tmp_path / "out", bundle_path=bundle_path, unreadable="skip", resume=True)
+    assert digests(tmp_path / "out") == whole(folder, tmp_path / "whole", bundle_path)
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_nothing_is_passed_over_that_can_be_read_and_does_not_fit(tmp_path, folder, bundle_path):
+    write_raster(folder / "one.tif", picture(40, 50, bands=1))
+    with pytest.raises(DataError, match=r"one\.tif: .*band"):
+        predict([folder], tmp_path / "out", bundle_path=bundle_path, unreadable="skip")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_asked_for(tmp_path, folder, bundle_path):
+    for match, how in (("--unreadable", {"unreadable": "ignore"}), ("mosaic", {"unreadable": "skip", "mosaic": True})):
+        with pytest.raises(ConfigError, match=match):
+            predict([folder], tmp_path / "x.gpkg", bundle_path=bundle_path, **how)
+    for path in folder.glob("s?.tif"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"none of the 2 scenes can be read"):
+        predict([folder], tmp_path / "out", bundle_path=bundle_path, unreadable="skip")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "empty.gpkg").touch()
+    with pytest.raises(OutputError, match=r"empty\.gpkg: exists"):  # a map of it may be an older one
+        predict([folder], tmp_path / "out", bundle_path=bundle_path, unreadable="skip")
+
+
+def test_the_command_prints_the_maps_and_ends_with_4(tmp_path, folder, bundle_path, capsys):
+    line = ["predict", str(folder), "--out", str(tmp_path / "out"), "--model", str(bundle_path)]
+    assert _run([*line, "--unreadable", "skip"], debug=False) == 4
+    said = capsys.readouterr()
+    assert said.out.count("pixels scored") == 3 and "2 of 5 scenes" in said.err
