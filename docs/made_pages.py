@@ -25,6 +25,7 @@ BESIDE = {
     "benchmarks.md": "benchmarks/README.md",
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
+    **{f"benchmarks/{path.name}": f"benchmarks/results/{path.name}" for path in ROOT.glob("benchmarks/results/*.md")},
 }
 VALUES = {Path: "PATH", str: "TEXT", int: "N", float: "X"}  # shown for values of options
 LINK = re.compile(r"(\]\()([^)#\s:]+\.md)(#[^)\s]*)?(\))")
@@ -64,8 +65,10 @@ def linked(markdown: str, page: str) -> str:
 
     def turned(found: re.Match[str]) -> str:
         place = posixpath.normpath(posixpath.join(here, found[2]))
-        target = pages.get(place, place.removeprefix("docs/") if place.startswith("docs/") else found[2])
-        return f"{found[1]}{target}{found[3] or ''}{found[4]}"
+        target = pages.get(place, place.removeprefix("docs/") if place.startswith("docs/") else None)
+        if target is None:
+            return found[0]
+        return f"{found[1]}{posixpath.relpath(target, posixpath.dirname(page) or '.')}{found[3] or ''}{found[4]}"
 
     return LINK.sub(turned, markdown)
 

@@ -22,8 +22,9 @@ from geood.datasets.synthetic.world import make_world
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
+MEASURED = sorted((ROOT / "benchmarks" / "results").glob("*.md"))
 BESIDE = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "examples/README.md")]
-TEXTS = {str(path.relative_to(ROOT)): path for path in [*BESIDE, *PAGES]}
+TEXTS = {str(path.relative_to(ROOT)): path for path in [*BESIDE, *MEASURED, *PAGES]}
 SECTIONS = Config.model_fields
 MODELS = {
     name: {*field.annotation.model_fields}
@@ -84,9 +85,16 @@ def anchors_of(path):
 
 def test_every_page_is_in_the_navigation_once():
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    named = re.findall(r"^ +- [^:\n]+(?:\?)?: ([\w-]+\.md)$", text[text.index("\nnav:") :], re.M)
+    named = re.findall(r"^ +- [^:\n]+(?:\?)?: ([\w/-]+\.md)$", text[text.index("\nnav:") :], re.M)
     assert sorted(named) == sorted({*made_pages.BESIDE, *(path.name for path in PAGES)})
     assert all((ROOT / place).is_file() for place in made_pages.BESIDE.values())
+
+
+def test_every_page_of_measurements_begins_with_its_answer_and_is_in_their_index_once():
+    index = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[[^\]]+\]\(results/([\w-]+\.md)\) \| .+ \| ", index, re.M)
+    assert sorted(rows) == [path.name for path in MEASURED]
+    assert [path.name for path in MEASURED if not re.match(r"# .+\?\n\n\*\*", path.read_text(encoding="utf-8"))] == []
 
 
 @pytest.mark.parametrize("name", [*TEXTS, "CHANGELOG.md"])
@@ -193,8 +201,11 @@ def test_the_reference_names_every_verb_key_and_public_name():
 
 
 def test_links_are_turned_between_the_pages_and_what_lies_above():
-    assert made_pages.linked("[a](../benchmarks/README.md#seams)", "trust.md") == "[a](benchmarks.md#seams)"
+    assert made_pages.linked("[a](../benchmarks/README.md#x)", "trust.md") == "[a](benchmarks.md#x)"
+    assert made_pages.linked("[a](../benchmarks/results/seams.md#x)", "trust.md") == "[a](benchmarks/seams.md#x)"
     assert made_pages.linked("[a](../docs/trust.md)", "benchmarks.md") == "[a](trust.md)"
+    deep = made_pages.linked("[a](../../docs/trust.md) [b](gates.md)", "benchmarks/seams.md")
+    assert deep == "[a](../trust.md) [b](gates.md)"
     assert made_pages.linked("[a](docs/trust.md#b) [c](x.png)", "contributing.md") == "[a](trust.md#b) [c](x.png)"
 
 

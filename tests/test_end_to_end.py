@@ -241,10 +241,11 @@ def make_room(words):
 
 
 def test_what_is_not_run_is_in_a_page():
-    lines = [line for path in (*ROOT.glob("*.md"), *ROOT.glob("*/*.md")) for line in commands(path.read_text("utf-8"))]
+    pages = (*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *ROOT.glob("benchmarks/results/*.md"))
+    lines = [line for path in pages for line in commands(path.read_text("utf-8"))]
     assert all(any(line.startswith(start) for line in lines) for start in NOT_RUN)
-    pages = {path.stem for path in (ROOT / "docs").glob("*.md") if any(commands(path.read_text("utf-8")))}
-    assert pages == {*TASK_PAGES, *SLOW_PAGES}
+    named = {path.stem for path in (ROOT / "docs").glob("*.md") if any(commands(path.read_text("utf-8")))}
+    assert named == {*TASK_PAGES, *SLOW_PAGES}
 
 
 def judge(path):

@@ -1,9 +1,9 @@
 """In which order polygons are to be looked at, and how rare scores like theirs are among inliers.
 
 The order is that of the contrast to the surroundings times the square root of the area: what stands out, and is more
-than a speck. It was chosen on scenes with labelled unknown objects (benchmarks/README.md), where it puts real things
-first more often than the maximum score, which any single pixel can raise, and than the mean, which large known surfaces
-of a high score share. It takes only what a score raster tells, so it is the same without the model.
+than a speck. It was chosen on scenes with labelled unknown objects (benchmarks/results/ranking.md), where it puts real
+things first more often than the maximum score, which any single pixel can raise, and than the mean, which large known
+surfaces of a high score share. It takes only what a score raster tells, so it is the same without the model.
 """
 
 from __future__ import annotations
