@@ -17,6 +17,7 @@ import geood
 from geood.config import load_config, to_yaml
 from geood.prediction import predict
 from support.bundles import make_bundle, small_config
+from support.cpu import slow
 from support.rasters import picture, write_raster
 
 PACKAGE = Path(__file__).parent.parent / "geood"
@@ -66,7 +67,7 @@ def parts_of(text):
 
 
 @pytest.mark.usefixtures("little_effort")
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", [*(name for name in PUBLIC if name != "train"), *slow("train")])
 def test_the_example_of_a_public_name_runs(name, workshop, tmp_path, monkeypatch, miniature):
     public = getattr(geood, name)
     root, _ = miniature("camvid")

@@ -12,7 +12,7 @@ from geood.catalog import CATALOG, data_set
 from geood.cli.process import _run
 from geood.datasets.check import check_set
 from geood.errors import DataError, counted
-from support.miniatures import CAMVID, HEIGHT, MINIATURES, WIDTH
+from support.miniatures import CAMVID, HEIGHT, MINIATURES, WIDTH, each_set
 
 
 def complete(name, tree):
@@ -33,7 +33,7 @@ def faults(root, entry, **options):
     return check_set(entry, root, **options)[1]
 
 
-@pytest.mark.parametrize("name", CATALOG)
+@pytest.mark.parametrize("name", each_set())
 def test_a_complete_set_has_no_faults_and_its_pixels_are_counted(name, miniature):
     root, tree = miniature(name)
     entry = complete(name, tree)

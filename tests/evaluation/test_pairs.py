@@ -20,6 +20,7 @@ from geood.models.bundle import ModelBundle
 from geood.prediction.pipeline import predict
 from geood.prediction.plan import SceneOptions
 from support.bundles import make_bundle
+from support.cpu import slow
 from support.rasters import picture
 
 SIZE = (90, 131)
@@ -68,7 +69,7 @@ def pairs(tmp_path):
     return write_pairs(tmp_path / "pairs")
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", ["smiyc", *slow(*sorted(set(PROTOCOLS) - {"smiyc"}))])
 def test_figures_are_those_of_the_protocol_on_what_predict_writes(tmp_path, pairs, model, model_path, protocol):
     """At the width of the model, with scores at the images' own size; components where the protocol has them."""
     result = evaluate_pairs(pairs, protocol=protocol, bundle=model, out=tmp_path / "out")

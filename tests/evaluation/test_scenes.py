@@ -133,7 +133,7 @@ def test_figures_of_tiles_equal_those_of_all_pixels_at_once(tmp_path, model):
     assert sum(scene["pixels"] for scene in result.scenes) == result.pixels
 
 
-@pytest.mark.parametrize("tile", [32, pytest.param(96, marks=pytest.mark.slow), 256])
+@pytest.mark.parametrize("tile", [32, *slow(96, 256)])
 def test_tiling_does_not_matter(tmp_path, model, tile):
     make_scenes(tmp_path)
     predict = model.config.predict.model_copy(update={"tile_px": tile, "halo_px": 0})
@@ -141,7 +141,7 @@ def test_tiling_does_not_matter(tmp_path, model, tile):
     assert evaluate_scenes(tmp_path, other) == evaluate_scenes(tmp_path, model)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ["two folders", *slow("suffix", "labels folder")])
 def test_each_folder_layout_and_a_config_give_the_same_figures(tmp_path, model, layout):
     make_scenes(tmp_path / "suffix")
     expected = evaluate_scenes(tmp_path / "suffix", model).headline()
@@ -334,7 +334,7 @@ def a_config(folder, images, labels):
     return path
 
 
-@pytest.mark.parametrize("crs", [UTM, None])
+@pytest.mark.parametrize("crs", [UTM, *slow(None)])
 @pytest.mark.parametrize("ending", ["_gt", "", *slow("-truth", ".ids")])
 def test_labels_go_with_the_image_whose_name_theirs_begins_with(tmp_path, model, crs, ending):
     """Two images of one ground and size: any other label fits as well, but is wrong."""

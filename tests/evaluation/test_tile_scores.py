@@ -22,6 +22,7 @@ from geood.models.bundle import ModelBundle
 from geood.prediction.pipeline import predict
 from geood.prediction.plan import SceneOptions
 from support.bundles import make_bundle, with_statistics
+from support.cpu import slow
 from support.rasters import picture, write_raster
 
 FINE = Affine(0.25, 0, 500_000.25, 0, -0.25, 4_649_776.75)
@@ -48,20 +49,22 @@ def written(folder, *, transform, order, nodata=False):
 @pytest.mark.parametrize(
     ("transform", "order", "nodata", "settings"),
     [
-        (OWN, [0, 1, 2], False, []),
-        (OWN, [2, 0, 1], True, ["score.smooth_px=4"]),
         (OWN, [2, 0, 1], True, ["predict.precision=bfloat16"]),
-        pytest.param(FINE, [0, 1, 2], False, [], marks=pytest.mark.slow),
         (FINE, [2, 1, 0], True, ["score.smooth_px=4"]),
-        (COARSE, [0, 1, 2], True, ["score.smooth_px=4"]),
-        pytest.param(COARSE, [2, 1, 0], True, ["predict.precision=bfloat16"], marks=pytest.mark.slow),
+        *slow(
+            (OWN, [0, 1, 2], False, []),
+            (OWN, [2, 0, 1], True, ["score.smooth_px=4"]),
+            (FINE, [0, 1, 2], False, []),
+            (COARSE, [0, 1, 2], True, ["score.smooth_px=4"]),
+            (COARSE, [2, 1, 0], True, ["predict.precision=bfloat16"]),
+        ),
     ],
 )
 def test_figures_of_the_written_raster_are_those_of_evaluate(tmp_path, transform, order, nodata, settings):
     compare(tmp_path, transform=transform, order=order, nodata=nodata, settings=settings)
 
 
-@pytest.mark.parametrize("transform", [FINE, COARSE, Affine(0.02, 0, 0, 0, -0.02, 0)])
+@pytest.mark.parametrize("transform", [COARSE, *slow(FINE, Affine(0.02, 0, 0, 0, -0.02, 0))])
 def test_both_read_scenes_as_they_are_told(tmp_path, transform):
     """At their own resolution, with bands that the user names; the last is too fine to be resampled."""
     options = ReadingOptions("2,3,1", nodata=9.0, resample=False)
@@ -158,12 +161,14 @@ def raster_of(path, out, *, model, **options):
     ("width", "alpha", "turn", "resample"),
     [
         (131, False, 1, True),
-        pytest.param(33, False, 1, True, marks=pytest.mark.slow),
         (33, True, 6, True),
-        pytest.param(57, True, 1, True, marks=pytest.mark.slow),
-        pytest.param(200, False, 6, True, marks=pytest.mark.slow),
-        (400, True, 1, True),
-        (33, False, 1, False),
+        *slow(
+            (33, False, 1, True),
+            (57, True, 1, True),
+            (200, False, 6, True),
+            (400, True, 1, True),
+            (33, False, 1, False),
+        ),
     ],
 )
 def test_a_photograph_of_another_width_is_measured_as_predict_writes_it(tmp_path, width, alpha, turn, resample):
@@ -206,7 +211,7 @@ def test_a_photograph_four_times_as_large_has_the_scores_of_the_small_one_enlarg
     assert np.abs(as_it_is - wanted)[inner].mean() > 5 * np.abs(enlarged - wanted)[inner].mean()
 
 
-@pytest.mark.parametrize("turn", [1, pytest.param(3, marks=pytest.mark.slow), 6])
+@pytest.mark.parametrize("turn", [6, *slow(1, 3)])
 def test_a_data_set_is_measured_at_the_width_and_as_viewers_show_it(tmp_path, turn):
     """A frame that the camera stored turned has the scores of the upright one, at its own size."""
     bundle = make_photo_model(tmp_path / "m.safetensors", 60)

@@ -64,6 +64,7 @@ def _traced(bundle):
         return torch.export.export(graph, (torch.zeros(2, 3, 96, 128),), dynamic_shapes=free, strict=False).module()
 
 
+@pytest.mark.slow
 def test_a_traced_graph_of_any_size_is_the_bundle(bundle, numbers):
     chosen = bundle.with_settings(["score.kind=energy"])
     score, ids = _traced(chosen)(numbers)

@@ -20,8 +20,8 @@ from geood.geo.band_matching import parse_bands
 from geood.geo.bands import Bands
 from geood.prediction.budget import parse_bytes
 
-CASES = 40  # `make fuzz` tries 20,000 of each kind
-OTHERS = {"bundles": 80, "work_folders": 20}  # of bundles, one in twenty is right; each work folder is a prediction
+CASES = 25  # `make fuzz` tries 20,000 of each kind
+OTHERS = {"bundles": 80, "work_folders": 12}  # of bundles, one in twenty is right; each work folder is a prediction
 LIMIT_S = 60.0  # far beyond what a busy machine needs
 
 

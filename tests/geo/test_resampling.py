@@ -16,6 +16,7 @@ from geood.geo.grid import Grid, Window, mirrored
 from geood.geo.resampling import nearest, resample, resized, spread, taps
 from geood.geo.scene import Scene, SceneSource
 from geood.geo.scene_reading import resampling_of, resampling_of_photo
+from support.cpu import slow
 from support.places import NORTH_UP, PLACES, UTM, noise, write_raster
 
 SCALES = [1 / 8, 1 / 3, 0.4, 0.5, 0.7013, 0.93, 1.08, 1.5, 2.0, 3.7, 4.0]
@@ -54,7 +55,7 @@ def areas(size, scale):
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("nodata", [None, 0])
+@pytest.mark.parametrize("nodata", [0, *slow(None)])
 def test_windows_put_together_equal_one_window_over_all(tmp_path, monkeypatch, scale, nodata):
     path = write_raster(tmp_path / "a.tif", holed(31, 43), nodata=nodata)
     with at(path, scale) as scene:

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from rasterio.crs import CRS
 
 from geood.config.sections import PredictConfig
@@ -94,6 +95,7 @@ found["left"] = registry.providerById("geood") is not None
 """
 
 
+@pytest.mark.slow
 def test_algorithms_run_the_program_and_load_what_it_wrote_with_its_styles(tmp_path):
     grid = Grid(60, 80, HALF_METRE, CRS.from_epsg(32633))
     scores = np.full((60, 80), 0.1, np.float32)

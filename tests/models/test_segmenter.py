@@ -12,6 +12,7 @@ from geood.errors import ConfigError
 from geood.models import encoder_weights
 from geood.models.encoder import check_encoder, make_encoder
 from geood.models.segmenter import Segmenter
+from support.cpu import slow
 
 declare_missing_operators()
 import timm  # noqa: E402
@@ -79,7 +80,7 @@ def test_a_convolutional_encoder_gives_local_logits_in_step_with_its_stride():
     torch.testing.assert_close(part[..., 288:320], whole[..., 320:352], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("encoder", ["densenet121", "resnet10t", "convnext_atto"])
+@pytest.mark.parametrize("encoder", ["resnet10t", *slow("densenet121", "convnext_atto")])
 def test_checkpointing_changes_memory_and_nothing_else(encoder):
     """Same answer, same gradients, same statistics of batch norm as without."""
     image, found, held = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)), [], []
@@ -145,13 +146,7 @@ def test_unfit_encoders_are_explained(encoder, said):
     ("encoder", "bands"),
     [
         *(("resnet10t", bands) for bands in (3, 1, 4)),
-        ("densenet121", 3),
-        ("convnext_atto", 4),
-        *(
-            pytest.param(encoder, bands, marks=pytest.mark.slow)
-            for encoder, others in (("densenet121", (1, 4)), ("convnext_atto", (3, 1)))
-            for bands in others
-        ),
+        *slow(*((encoder, bands) for encoder in ("densenet121", "convnext_atto") for bands in (3, 1, 4))),
     ],
 )
 def test_local_weights_give_timms_own_features(tmp_path, encoder, bands):

@@ -200,7 +200,7 @@ def test_polygons_that_were_counted_otherwise_promise_nothing(ground, scene, tmp
         predict([scene], tmp_path / "no.gpkg", bundle_path=model, settings=settings, false_per_km2=100.0)
 
 
-@pytest.mark.parametrize("setting", ["score.kind=energy", "score.temperature=0.5"])
+@pytest.mark.parametrize("setting", ["score.kind=energy", *slow("score.temperature=0.5")])
 def test_scores_in_other_units_do_not_make_a_scene_unlike(ground, scene, tmp_path, setting):
     model = ground / "model.safetensors"
     [own] = predict([scene], tmp_path / "own.tif", bundle_path=model, threshold=0.5)
@@ -282,22 +282,23 @@ def test_a_scene_without_metres_or_pixels_is_judged_by_what_there_is(ground, tmp
     assert none.verdict.answer == "cannot be told" and "no pixel" in none.verdict.why
 
 
-def test_a_budget_chosen_by_predict_is_that_of_polygonize_and_of_the_table(ground, scene, tmp_path):
+@pytest.mark.parametrize("name", ["budget", *slow("fpr", "known")])
+def test_a_budget_chosen_by_predict_is_that_of_polygonize_and_of_the_table(ground, scene, tmp_path, name):
     model = ground / "model.safetensors"
     table = PolygonTable.of(ModelBundle.load(model).record)
     rate = float(np.median(table.rates))
     area = 9 * 0.25  # of nine pixels
-    for name, choice, expected in (
-        ("fpr", {"fpr": rate}, table.at_rate(rate)),
-        ("budget", {"false_per_km2": 100.0}, table.at_budget(100.0, area)),
-        ("known", {"fpr": 0.05}, ModelBundle.load(model).thresholds["0.05"]),
-    ):
-        settings = [f"predict.min_area_m2={area}"]
-        [made] = predict([scene], tmp_path / f"{name}.gpkg", bundle_path=model, settings=settings, **choice)
-        assert made.threshold == expected
-        again = tmp_path / f"{name}_again.gpkg"
-        assert polygonize(made.scores, again, **choice) == made.anomalies
-        assert polygonize(made.scores, again, **choice, bundle_path=model, overwrite=True) == made.anomalies
+    choice, expected = {
+        "fpr": ({"fpr": rate}, table.at_rate(rate)),
+        "budget": ({"false_per_km2": 100.0}, table.at_budget(100.0, area)),
+        "known": ({"fpr": 0.05}, ModelBundle.load(model).thresholds["0.05"]),
+    }[name]
+    settings = [f"predict.min_area_m2={area}"]
+    [made] = predict([scene], tmp_path / "out.gpkg", bundle_path=model, settings=settings, **choice)
+    assert made.threshold == expected
+    again = tmp_path / "again.gpkg"
+    assert polygonize(made.scores, again, **choice) == made.anomalies
+    assert polygonize(made.scores, again, **choice, bundle_path=model, overwrite=True) == made.anomalies
 
 
 def test_an_audit_compares_polygons_with_the_promise_of_the_threshold_that_cut_them(ground, scene, tmp_path):

@@ -11,6 +11,7 @@ from geood.models.inlier_statistics import Inliers
 from geood.models.region import MARGIN
 from geood.prediction.tile_memory import SPARE, _Alive, machine_holds, pixel_bytes, tile_bytes
 from support.bundles import make_bundle, with_statistics
+from support.cpu import slow
 
 
 def test_what_lives_at_once_is_counted_once_and_until_it_dies():
@@ -39,7 +40,8 @@ def test_a_tiles_memory_grows_with_its_pixels(bundle):
     assert large == pytest.approx(4 * small, rel=0.02)
 
 
-def test_a_tiles_memory_is_that_of_its_score_too(tmp_path):
+@pytest.mark.parametrize("kinds", [("jsd", "hybrid", "combined"), *slow((None,))])
+def test_a_tiles_memory_is_that_of_its_score_too(tmp_path, kinds):
     """Tensors that live at once: those of the pass, or its answer with what the score is computed from and smoothed."""
     head = {"outlier": "head"}
     bundle = with_statistics(make_bundle(tmp_path / "a.safetensors", segmenter=head), tmp_path / "b.safetensors")
@@ -49,7 +51,7 @@ def test_a_tiles_memory_is_that_of_its_score_too(tmp_path):
         score = bundle.config.score.model_copy(update={"kind": kind, "smooth_px": smooth})
         return tile_bytes(bundle.with_score(score), 256)
 
-    each = {kind: needed(kind) for kind in bundle.scores}
+    each = {kind: needed(kind) for kind in kinds or bundle.scores}
     assert min(each.values()) >= plane * (3 + 3)  # image and logits
     assert each["combined"] >= each["hybrid"] >= each["jsd"]
     assert all(needed(kind, smooth=4) >= each[kind] for kind in each)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from support.cpu import slow
 from support.rasters import write_raster
 
 HEIGHT, WIDTH = 96, 160
@@ -587,3 +588,10 @@ MINIATURES: dict[str, Callable[[Path], Tree]] = {
     "landcoverai": landcoverai,
     "openearthmap": openearthmap,
 }
+
+SOME = ("wilddash2", "bdd-anomaly", "streethazards-densehybrid", "camvid-ood", "smiyc-anomaly", "uavid", "loveda")
+
+
+def each_set():
+    """Return all sets as values of a parameter: one of each encoding and kind of held-out class, the others if slow."""
+    return [*SOME, *slow(*(name for name in MINIATURES if name not in SOME))]

@@ -14,6 +14,7 @@ from geood.models.bundle import ModelBundle
 from geood.models.reach import LOST, MOST_HALO
 from geood.training.halo import with_reach
 from support.bundles import make_bundle, small_config
+from support.cpu import slow
 from support.rasters import HALF_METRE, picture, write_raster
 
 HEIGHT, WIDTH = 200, 240
@@ -59,7 +60,7 @@ def holds(image, part, known):
     )
 
 
-@pytest.mark.parametrize("kind", ["scenes", "photos"])
+@pytest.mark.parametrize("kind", ["scenes", *slow("photos")])
 def test_views_are_imagery_around_validation_crops_of_either_side(kind, tmp_path):
     crops, images = make_crops(tmp_path, kind)
     views = crops.views(128, 160, number=3, seed=1)

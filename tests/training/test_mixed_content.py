@@ -6,6 +6,7 @@ import torch
 from geood.config.sections import FlowConfig, NegativesConfig
 from geood.models.flows.flow import Flow
 from geood.training.mixed_content import mixed_content
+from support.cpu import slow
 
 
 def _batch(count=6, side=64):
@@ -53,7 +54,7 @@ def test_without_a_source_and_decoys_nothing_changes():
     assert pasted.crops == () and not pasted.negative.any()
 
 
-@pytest.mark.parametrize("levels", [3, 4])
+@pytest.mark.parametrize("levels", [3, *slow(4)])
 def test_a_flow_that_learns_gets_crops_that_it_takes_whatever_the_sizes_of_the_patches(levels):
     flow, batch = _flow(levels), _batch()
     pasted = _mixed(batch, flow=flow, learns=True, source={"flow": 1.0, "phase": 1.0})

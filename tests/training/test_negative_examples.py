@@ -8,6 +8,7 @@ from geood.config.sections import FlowConfig, NegativesConfig
 from geood.models.flows.flow import Flow
 from geood.training.negative_examples import example_negatives
 from support.bundles import small_config
+from support.cpu import slow
 from support.rasters import picture, write_raster
 
 
@@ -21,7 +22,7 @@ def settings(tmp_path_factory):
     return small_config(data=data | {"block_m": 40.0, "validation_crops": 2})
 
 
-@pytest.mark.parametrize("source", ["phase", "flow", {"flow": 1.0, "crop": 1.0}])
+@pytest.mark.parametrize("source", [{"flow": 1.0, "crop": 1.0}, *slow("phase", "flow")])
 def test_examples_are_negatives_of_the_config(settings, source):
     config = settings.model_copy(update={"negatives": NegativesConfig(source=source, patch_max_px=32)})
     flow = Flow(3, FlowConfig(steps=1, layers=1, growth=4), (1 / 255,) * 3)

@@ -12,6 +12,7 @@ from geood.datasets.outlier_photos import PhotographFolder
 from geood.errors import ConfigError, DataError
 from geood.models.flows.flow import Flow
 from geood.training.negative_sources import DRAWN, MOVED, TILE, Images, draw_patches
+from support.cpu import slow
 
 SIZE = (16, 24)
 
@@ -148,7 +149,7 @@ def _correlations(patches):
     return found
 
 
-@pytest.mark.parametrize("sigma", [1.0, 2.0])
+@pytest.mark.parametrize("sigma", [1.0, *slow(2.0)])
 @pytest.mark.parametrize("size", [(8, 8), (8, 24), (12, 40)])
 def test_small_phase_patches_hang_together_as_their_crops_do(sigma, size):
     image = _smooth_fields(8, 64, sigma)

@@ -15,6 +15,7 @@ from geood.config.sections import PredictConfig
 from geood.geo.grid import Grid
 from geood.geo.qgis import styles
 from geood.polygons.export import anomalies, write_frame
+from support.cpu import slow
 from support.qgis import ask_qgis
 from support.rasters import write_scores
 
@@ -117,10 +118,10 @@ def drawn(path: Path):
         return picture.read()[:3]
 
 
-@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize("place", ["utm", *slow("photo")])
 def test_qgis_finds_the_styles_and_draws_with_them(tmp_path, place):
     threshold = 0.6
-    make_outputs(tmp_path, place, threshold)
+    make_outputs(tmp_path, PLACES[place], threshold)
     found = ask_qgis(SCRIPT, tmp_path, threshold, folder=tmp_path)
     assert found["valid"] == [True] * 4 and found["default"] == [True] * 3 and found["count"] == [4, 0]
     assert found["renderers"] == ["singlebandpseudocolor", "paletted", "singleSymbol", "singleSymbol"]
