@@ -408,7 +408,7 @@ def test_the_tiles_of_a_killed_worker_are_done_by_others(tmp_path, scene, bundle
 @pytest.mark.slow
 def test_a_scheduler_that_goes_away(tmp_path, scene, bundle_path, unbroken, monkeypatch):
     append = Journal.append
-    cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None)
+    cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0")
 
     def watched(self, *args):
         append(self, *args)
@@ -426,7 +426,7 @@ def test_a_scheduler_that_goes_away(tmp_path, scene, bundle_path, unbroken, monk
 @pytest.mark.slow
 def test_a_scheduler_whose_workers_all_leave(tmp_path, scene, bundle_path, unbroken, monkeypatch):
     monkeypatch.setattr(geood.prediction.cluster, "WORKERS_S", 2)
-    append, cluster = Journal.append, LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None)
+    append, cluster = Journal.append, LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0")
 
     def watched(self, *args):
         append(self, *args)

@@ -103,7 +103,7 @@ def test_the_answer_is_the_same_for_threads_processes_and_a_scheduler(tmp_path, 
     threads = outputs("threads")
     assert outputs("processes", workers=1) == threads
     apart = {"processes": False, "protocol": "tcp://"}  # a worker in this process, to which everything is sent yet
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, **apart) as cluster:
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", **apart) as cluster:
         assert outputs("scheduler", scheduler=cluster.scheduler_address) == threads
 
 
@@ -470,7 +470,7 @@ def test_a_folder_of_odd_rasters_gives_maps_or_clear_errors(tmp_path):
 
 def test_a_scheduler_that_lives_on_sees_the_file_as_it_is_now(tmp_path, bundle_path):
     path, how = tmp_path / "scene.tif", {"processes": False, "protocol": "tcp://", "host": "127.0.0.1"}
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, **how) as cluster:
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", **how) as cluster:
         for seed in (1, 2):
             write_raster(path, picture(64, 64, seed=seed))
             predict([path], tmp_path / f"{seed}.tif", bundle_path=bundle_path, scheduler=cluster.scheduler_address)
