@@ -219,11 +219,11 @@ def _open_layers(config: Config, folder: Path) -> tuple[LabelledImages, Training
     layer = ImageLayer(images, bands, nodata=config.bands.nodata, res=data.resolution)
     res = (float(layer.res[0]), float(layer.res[1]))
     if (sides := oblong(layer.ground)) is not None:
-        said = "the pixels of crops are %s: a model of them is for scenes of such pixels alone; "
-        said += (
-            "for others bring the images to a CRS in metres first (gdalwarp -r bilinear -t_srs, with their UTM zone)"
+        log.warning(
+            "the pixels of crops are %s: a model of them is for scenes of such pixels alone; for others bring the "
+            "images to a CRS in metres first (gdalwarp -r bilinear -t_srs, with their UTM zone)",
+            sides,
         )
-        log.warning(said, sides)
     if vectors:
         found = _Labels(_burnt(labels, images, rules_of(data), folder), PLAIN, skipped)
     else:

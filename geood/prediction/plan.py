@@ -217,7 +217,7 @@ def plan_scene(  # noqa: PLR0913 - what is planned, by what, and within which li
         tile_px, resumed, more = _tile(bundle, grid, limits, begun, scale=reading.scale, area=area)
         warnings += more
         memory = SceneMemory.of(opened)
-        cache = _cache(opened, limits, rows=math.ceil((tile_px + 2 * bundle.halo_px) / reading.scale))
+        cache = _cache(opened, memory, limits, rows=math.ceil((tile_px + 2 * bundle.halo_px) / reading.scale))
     source = dataclasses.replace(reading.source(name, nodata), servers=may_ask_servers(name))
     job = Job(
         source=source,
@@ -266,7 +266,7 @@ def _tile(
     return side, note, [warning] if large and here and not machine_holds(bundle, side) else []
 
 
-def _cache(opened: Scene, limits: Budget, *, rows: int) -> int:
+def _cache(opened: Scene, memory: SceneMemory, limits: Budget, *, rows: int) -> int:
     """Return the size of GDAL's block cache, in bytes: large enough to decode a scene of strips only once.
 
     Tiles of other scenes share the blocks at their edges alone, with tiles that another thread reads from a file of its
@@ -275,7 +275,7 @@ def _cache(opened: Scene, limits: Budget, *, rows: int) -> int:
     Raises:
         ConfigError: the memory limit has no room for it, as a scene that is resampled takes more rows.
     """
-    memory, threads = SceneMemory.of(opened), threads_of(limits.workers, limits.computing)[1]
+    threads = threads_of(limits.workers, limits.computing)[1]
     more = (memory.bytes(limits.cache_bytes, rows, threads) - limits.reading) * max(1, limits.workers)
     if limits.limit is not None and limits.bytes + more > limits.limit:
         raise ConfigError(

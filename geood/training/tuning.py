@@ -17,12 +17,12 @@ from pathlib import Path
 from geood.config import Config
 from geood.datasets import Crops
 from geood.errors import ConfigError, shown
+from geood.geo.scene_reading import SAME
 from geood.models import Flow, ModelBundle, Segmenter, bundle_path_of, read_header
 
 log = logging.getLogger("geood")
 
 ALIKE = 0.01  # by which resolutions may differ, as a share
-ALIKE_WIDTH = 0.05  # by which widths of photographs may, which `predict` then takes for the same
 APART = {"outlier", "outlier_strides", "weights", "checkpointing"}  # keys that do not change the classes' network
 OF_HEAD = {"outlier_strides"}  # those among them that change the network of the head
 
@@ -109,7 +109,7 @@ def _check_alike(bundle: ModelBundle, config: Config, crops: Crops, key: str) ->
             f"{key} was trained at {bundle.resolution:.4g} m per pixel, and these crops have {crops.resolution_m:.4g}; "
             "set data.resolution to that of the first training"
         )
-    if crops.photo_width and bundle.photo_width and abs(crops.photo_width / bundle.photo_width - 1) > ALIKE_WIDTH:
+    if crops.photo_width and bundle.photo_width and abs(crops.photo_width / bundle.photo_width - 1) > SAME:
         raise ConfigError(
             f"{key} was trained on photographs {bundle.photo_width} px wide, and these are {crops.photo_width}; set "
             f"data.width_px to {bundle.photo_width}"

@@ -181,9 +181,9 @@ def test_large_blocks_count_for_the_limit(tmp_path, bundle, interleave, most):
         assert scene.block_bytes == 2 * one and scene.shared and not scene.strips
         memory = SceneMemory.of(scene)
         rows = plain.tile_px + 2 * bundle.halo_px
-        assert _cache(scene, budget(bundle, max_ram=10**10, scenes=[memory]), rows=rows) == plain.cache_bytes
+        assert _cache(scene, memory, budget(bundle, max_ram=10**10, scenes=[memory]), rows=rows) == plain.cache_bytes
         with pytest.raises(ConfigError, match=r"stored in blocks of 8192 x 8192 px, of 3 bands of uint8.*--max-ram"):
-            _cache(scene, replace(plain, limit=plain.bytes), rows=rows)
+            _cache(scene, memory, replace(plain, limit=plain.bytes), rows=rows)
     counted = budget(bundle, max_ram=10**10, scenes=[SceneMemory(), memory])
     assert counted.bytes - plain.bytes == 2 * one + max(0, one - plain.cache_bytes)  # packed, unpacked, in the cache
     assert budget(bundle, max_ram=counted.bytes, scenes=[memory]).bytes <= counted.bytes
@@ -241,10 +241,11 @@ def test_the_cache_holds_two_tiles_for_each_thread(tmp_path, bundle):
     path = write_raster(tmp_path / "s.tif", picture(1024, 1024), **tiled)
     limits = replace(budget(bundle), computing=1)
     with Scene.open(path) as scene:
-        assert _cache(scene, limits, rows=64) == LEAST_CACHE < limits.cache_bytes
-        assert _cache(scene, limits, rows=1153) == 2 * threads_of(0, 1)[1] * 1536**2 * 3
-        assert _cache(scene, limits, rows=9000) == limits.cache_bytes
-        assert _cache(scene, replace(limits, computing=0), rows=64) == limits.cache_bytes  # of other machines
+        memory = SceneMemory.of(scene)
+        assert _cache(scene, memory, limits, rows=64) == LEAST_CACHE < limits.cache_bytes
+        assert _cache(scene, memory, limits, rows=1153) == 2 * threads_of(0, 1)[1] * 1536**2 * 3
+        assert _cache(scene, memory, limits, rows=9000) == limits.cache_bytes
+        assert _cache(scene, memory, replace(limits, computing=0), rows=64) == limits.cache_bytes  # of other machines
 
 
 def test_blocks_of_every_thread_count(tmp_path, bundle):
@@ -253,10 +254,11 @@ def test_blocks_of_every_thread_count(tmp_path, bundle):
     limits = replace(budget(bundle), cache_bytes=0, bytes=0, workers=2, computing=1, reading=0)
     threads = threads_of(2, 1)[1]
     with Scene.open(path) as scene:
+        memory = SceneMemory.of(scene)
         needed = 2 * threads * 3 * 1024**2 * 3
-        _cache(scene, replace(limits, limit=needed), rows=64)
+        _cache(scene, memory, replace(limits, limit=needed), rows=64)
         with pytest.raises(ConfigError, match="blocks"):
-            _cache(scene, replace(limits, limit=needed - 1), rows=64)
+            _cache(scene, memory, replace(limits, limit=needed - 1), rows=64)
 
 
 @pytest.mark.slow
