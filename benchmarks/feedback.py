@@ -6,8 +6,8 @@ SETTING is a file of `benchmarks/quality/` for scenes, FOLDER of --first a finis
 placeholder {seed}), as `benchmarks/quality.py` leaves them, and that of --data the prepared data, `data/NAME` in its
 work folder. The test scenes are parted in two by their names, a single one into its west and its east half. The first
 part is reviewed: `predict`, the 100 best ranked polygons get verdicts from the labels (real if a quarter of the
-labelled pixels is an anomaly), `feedback`, `train --from`. The second part is never shown to a training; it stands for
-new ground.
+labelled pixels is an anomaly), `feedback`, `train --from`. With `--verdicts 100 100` a second round reviews the map of
+the model that the first one made. The second part is never shown to a training; it stands for new ground.
 
 Things and polygons are counted by the rule of `geood.metrics.objects`: a thing of 16 px or more is found if a quarter
 of its pixels lie above the threshold, a polygon is real if a quarter of its labelled pixels is an anomaly. Before: the
@@ -165,36 +165,37 @@ def judge(gpkg: Path, pairs: list[tuple[Path, Path]], truth: list[np.ndarray], n
 
 
 def run(
-    setting: str, first: Path, root: Path, work: Path, *, seed: int, verdicts: int, keys: list[str]
+    setting: str, first: Path, root: Path, work: Path, *, seed: int, verdicts: list[int], keys: list[str]
 ) -> dict[str, Any]:
-    """One round on one setting with one seed."""
+    """Rounds on one setting with one seed, each of so many verdicts; each reviews the map of the model before it."""
     began = time.process_time()
     changed = {"train.seed": seed, "train.tune_from": str(first)} | quality.CHANGED
     settings = [f"data.root={root}", *(f"{k}={json.dumps(v)}" for k, v in (quality.LENGTHS | changed).items())]
     config = load_config(quality.HERE / f"{setting}.yaml", [*settings, *keys])
-    before = train(config, work / "before", resume=(work / "before" / "config.yaml").exists())
+    before = bundle = train(config, work / "before", resume=(work / "before" / "config.yaml").exists())
     parts = parted(root, setting, work)
     truth = {part: truths(pairs, config) for part, pairs in parts.items()}
     maps = {part: scored(before, pairs, work / f"map_before_{part}") for part, pairs in parts.items()}
-    gpkg = work / "map_before_reviewed" / "map.gpkg"
-    said = judge(gpkg, parts["reviewed"], truth["reviewed"], verdicts)
-    found = audit([gpkg])
-    scenes = [image for image, _ in parts["reviewed"]]
-    feedback([gpkg], work / "before" / "config.yaml", work / "next.yaml", scenes=scenes, overwrite=True)
-    after_keys = [f"train.tune_from={json.dumps(str(before))}", *keys]
-    after = train(
-        load_config(work / "next.yaml", after_keys), work / "after", resume=(work / "after" / "config.yaml").exists()
-    )
-    later = {part: scored(after, pairs, work / f"map_after_{part}") for part, pairs in parts.items()}
     threshold = ModelBundle.load(before, flow=False).threshold
-    figures: dict[str, Any] = {"setting": setting, "seed": seed, "verdicts": said, "precision": found.overall.precision}
+    figures: dict[str, Any] = {"setting": setting, "seed": seed, "verdicts": [], "precision": []}
     for part in parts:
         was = counted(maps[part], truth[part], threshold)
-        at, now = at_recall(later[part], truth[part], was["recall"])
-        figures[part] = {
-            "before": was | {"ap": precision_of(maps[part], truth[part]), "threshold": threshold},
-            "after": now | {"ap": precision_of(later[part], truth[part]), "threshold": at},
-        }
+        figures[part] = {"before": was | {"ap": precision_of(maps[part], truth[part]), "threshold": threshold}}
+    scenes = [image for image, _ in parts["reviewed"]]
+    said, last = work / "before" / "config.yaml", "before"
+    for i, number in enumerate(verdicts):
+        name, following = f"after{i or ''}", work / f"next{i or ''}.yaml"
+        gpkg = work / f"map_{last}_reviewed" / "map.gpkg"
+        figures["verdicts"].append(judge(gpkg, parts["reviewed"], truth["reviewed"], number))
+        figures["precision"].append(audit([gpkg]).overall.precision)
+        feedback([gpkg], said, following, scenes=scenes, overwrite=True)
+        asked = load_config(following, [f"train.tune_from={json.dumps(str(bundle))}", *keys])
+        bundle, said = train(asked, work / name, resume=(work / name / "config.yaml").exists()), following
+        last = name
+        for part, pairs in parts.items():
+            later = scored(bundle, pairs, work / f"map_{name}_{part}")
+            at, now = at_recall(later, truth[part], figures[part]["before"]["recall"])
+            figures[part][name] = now | {"ap": precision_of(later, truth[part]), "threshold": at}
     figures["core_seconds"] = time.process_time() - began
     return figures
 
@@ -206,7 +207,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="prepared data of the setting")
     parser.add_argument("--work", type=Path, default=Path("runs/feedback"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--verdicts", type=int, default=100)
+    parser.add_argument("--verdicts", type=int, nargs="+", default=[100], help="of each round")
     parser.add_argument("--encoder", help="timm name, if it is not the setting's")
     parser.add_argument("--set", nargs="*", default=[], help="other keys of the config")
     options = parser.parse_args()
@@ -223,13 +224,15 @@ def main() -> None:
         )
         (work / "figures.json").write_text(json.dumps(found, indent=1))
         for part in ("reviewed", "untouched"):
-            was, now = found[part]["before"], found[part]["after"]
-            change = now["false_per_km2"] / was["false_per_km2"] - 1 if was["false_per_km2"] else float("nan")
-            print(
-                f"| {seed} | {part} | {was['recall']:.2f} of {was['things']} | {was['false_per_km2']:.1f} | "
-                f"{now['false_per_km2']:.1f} | {100 * change:+.0f} % | {100 * was['ap']:.1f} | {100 * now['ap']:.1f} |",
-                flush=True,
-            )
+            was, *later = found[part].values()
+            for i, now in enumerate(later):
+                change = now["false_per_km2"] / was["false_per_km2"] - 1 if was["false_per_km2"] else float("nan")
+                print(
+                    f"| {seed} | {part}{f', round {i + 1}' if i else ''} | {was['recall']:.2f} of {was['things']} | "
+                    f"{was['false_per_km2']:.1f} | {now['false_per_km2']:.1f} | {100 * change:+.0f} % | "
+                    f"{100 * was['ap']:.1f} | {100 * now['ap']:.1f} |",
+                    flush=True,
+                )
         print(f"verdicts {found['verdicts']}, {found['core_seconds']:.0f} core s", flush=True)
 
 

@@ -126,6 +126,9 @@ class BundleTensors:
         known = torch.arange(classes, dtype=torch.float32)
         if rows is not None and not bool((torch.isin(rows, known) & (rows.diff(prepend=rows[:1]) >= 0)).all()):
             raise ValueError("its tensor inliers.encoder_classes does not hold classes in order")
+        told = tensors.get("encoder_reviewed")
+        if told is not None and not bool(((told == 0) | (told == 1)).all()):
+            raise ValueError("its tensor inliers.encoder_reviewed holds other values than 0 and 1")
         return Inliers(tensors)
 
     def _read(self, part: str) -> dict[str, Tensor]:
@@ -198,6 +201,8 @@ def _of_inliers(
         shapes |= {"encoder_shift": (seen,), "encoder_axes": (seen, principal), "encoder_near": (near, principal)}
         if "encoder_classes" in found:  # formats before 4 did not keep them
             shapes["encoder_classes"] = (near,)
+            if "encoder_reviewed" in found:  # only where reviewed places are in the bank
+                shapes["encoder_reviewed"] = (near,)
         if "encoder_false" in found or "encoder_reach" in found:  # only where false alarms were reviewed
             shapes |= {"encoder_false": (false, principal), "encoder_reach": (1,)}
     if "tail_encoder_knn" in found and "encoder_near" in found:

@@ -17,7 +17,7 @@ Tensors only.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -70,6 +70,19 @@ def fit_bank(samples: Tensor, classes: Tensor) -> dict[str, Tensor]:
         axes = axes @ _mixed(len(axes), AXES)
     near = ((wide - shift) @ axes)[order]
     return {"shift": shift.float(), "axes": axes.float(), "near": near.float(), "classes": classes[order].float()}
+
+
+def add_reviewed(bank: Mapping[str, Tensor], samples: Tensor, classes: Tensor) -> dict[str, Tensor]:
+    """Return a bank on whose axes reviewed features (N, D), taken for `classes` (N,), stand for those of before.
+
+    Its other rows stay as they are, in their order. `reviewed` (M,) tells which rows are reviewed ones, where any are.
+    """
+    kept = bank["reviewed"] == 0 if "reviewed" in bank else torch.ones(len(bank["near"]), dtype=torch.bool)
+    near = torch.cat([bank["near"][kept], (samples - bank["shift"]) @ bank["axes"]])
+    of, added = torch.cat([bank["classes"][kept], classes]), torch.arange(len(near)) >= int(kept.sum())
+    order = of.argsort(stable=True)
+    found = {"shift": bank["shift"], "axes": bank["axes"], "near": near[order], "classes": of[order]}
+    return found | ({"reviewed": added[order]} if len(samples) else {})
 
 
 def _mixed(channels: int, axes: int) -> Tensor:

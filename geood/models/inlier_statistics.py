@@ -25,6 +25,7 @@ from geood.config import LEAST_FEATURES, SCORES, Need, scores_from
 from geood.constants import IGNORE, UNSTATED
 from geood.errors import counted
 from geood.models.encoder_bank import (
+    add_reviewed,
     distances,
     fit_bank,
     joined,
@@ -242,28 +243,41 @@ class InlierFit:
         middle = _middle(false.shape[-1] // features.shape[2])
         self._false.append(features[false[middle].to(features.device)].float().cpu())
 
-    def finish(self) -> Inliers:
-        """Return the statistics. A class never predicted gets mean and deviation of all pixels, and no template."""
+    def finish(self, kept: Inliers | None = None) -> Inliers:
+        """Return the statistics. A class never predicted gets mean and deviation of all pixels, and no template.
+
+        With `kept` the encoder's bank is that of these statistics, with reviewed places as drawn here.
+        """
         tensors = self._classes()
         if (samples := self._features.all()) is not None:
             tensors |= _features(samples, components=COMPONENTS * self.classes)
-        if (samples := self._encoder.all()) is not None:
-            bank = fit_bank(samples[:, :-1], samples[:, -1])
-            bank |= self._false_alarms(bank, samples[:, -1].argsort(stable=True))
+        if (bank := self._bank(kept)) is not None:
+            bank |= self._false_alarms(bank)
             tensors |= {f"encoder_{name}": part for name, part in bank.items()}
         return Inliers({name: tensor.float() for name, tensor in tensors.items()})
 
-    def _false_alarms(self, bank: dict[str, Tensor], order: Tensor) -> dict[str, Tensor]:
+    def _bank(self, kept: Inliers | None) -> dict[str, Tensor] | None:
+        """Return the encoder's bank with which of its rows are reviewed, if any; None if too few places were drawn."""
+        drawn = self._encoder
+        if kept is not None:
+            of = {name[len("encoder_") :]: t for name, t in kept.named_buffers() if name.startswith("encoder_")}
+            samples = torch.cat(drawn.drawn)[torch.cat(drawn.reviewed)]
+            return add_reviewed(of, samples[:, :-1], samples[:, -1])
+        if (found := drawn.all()) is None:
+            return None
+        bank, reviewed = fit_bank(found[:, :-1], found[:, -1]), torch.cat(drawn.reviewed)
+        return bank | ({"reviewed": reviewed[found[:, -1].argsort(stable=True)]} if reviewed.any() else {})
+
+    def _false_alarms(self, bank: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the places of false alarms in a bank, at most FALSE_ALARMS, and how far they reach; empty without any.
 
         The reach is told by places that nobody reviewed: the others were drawn again and again from little ground.
-        `order` is that of the bank's rows among what was drawn.
         """
         found = torch.cat([torch.empty(0, len(bank["shift"])), *self._false])
         if not len(found):
             return {}
         chosen = torch.randperm(len(found), generator=torch.Generator().manual_seed(self._seed))[:FALSE_ALARMS]
-        usual = usual_distance(bank["near"][~torch.cat(self._encoder.reviewed)[order]])
+        usual = usual_distance(bank["near"][~bank["reviewed"]] if "reviewed" in bank else bank["near"])
         false = (found[chosen.sort().values] - bank["shift"]) @ bank["axes"]
         return {"false": false, "reach": usual.clamp_min(LEAST_REACH).reshape(1)}
 

@@ -23,6 +23,7 @@ from geood.errors import TrainingError, counted
 from geood.metrics import PixelCurve
 from geood.models import EXPERTS, Flow, InlierFit, Inliers, ModelBundle, Segmenter, fit_tail, outlier_score
 from geood.training.halo import with_reach
+from geood.training.tuning import kept_bank
 
 log = logging.getLogger("geood")
 FIT_CROPS = 256  # training crops that inlier statistics are computed from
@@ -64,7 +65,7 @@ def finish_bundle(segmenter: Segmenter, flow: Flow | None, crops: Crops, figures
 
 
 def _fitted(bundle: ModelBundle, crops: Crops) -> Inliers:
-    """Compute statistics of the network's outputs on training crops."""
+    """Compute statistics of the network's outputs on training crops; a kept bank is that of the model before."""
     config, bank = crops.config, crops.config.score.feature_bank
     batches = max(1, FIT_CROPS // config.train.batch)
     fit = InlierFit(
@@ -81,7 +82,7 @@ def _fitted(bundle: ModelBundle, crops: Crops) -> Inliers:
     if config.score.false_alarm_nats and config.score.encoder_bank:
         for image, false in crops.false_alarms():
             fit.add_false_alarms(bundle.infer(image.to(bundle.device)), false)
-    return fit.finish().to(bundle.device)
+    return fit.finish(kept_bank(config)).to(bundle.device)
 
 
 def _offsets(bundle: ModelBundle, ground: GroundSample | None) -> dict[str, float]:

@@ -1,8 +1,9 @@
 """Going on with a trained model: its networks and its scaling of bands are taken over, and the third stage runs again.
 
 The outlier head starts anew: the longer it learns, the better it fits its negatives and the worse it ranks anomalies.
-With `train.head_steps` 0 it is kept as it is, and only what is measured on training crops is made anew: banks of
-features, tails, thresholds.
+With `train.head_steps` 0 it is kept as it is, and so is the encoder's bank where the training ground is that of before:
+reviewed places are added to it, in place of those of earlier rounds. What else is measured is made anew: the bank of
+the decoder's features, tails, thresholds.
 The networks know pixels scaled in one way, so the bands are those of the model, not fitted anew to data with reviewed
 ground in it. Classes, bands and networks have to be the same; images and labels may differ, which is what `stages_from`
 does not allow.
@@ -13,18 +14,31 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Any
 
 from geood.config import Config
 from geood.datasets import Crops
 from geood.errors import ConfigError, shown
 from geood.geo.scene_reading import SAME
-from geood.models import Flow, ModelBundle, Segmenter, bundle_path_of, read_header
+from geood.models import Flow, Inliers, ModelBundle, Segmenter, bundle_path_of, read_header
 
 log = logging.getLogger("geood")
 
 ALIKE = 0.01  # by which resolutions may differ, as a share
 APART = {"outlier", "outlier_strides", "weights", "checkpointing"}  # keys that do not change the classes' network
 OF_HEAD = {"outlier_strides"}  # those among them that change the network of the head
+# Keys of `data` that leave alone which ground, of which class, a training draws places from, and which it validates on
+APART_OF_GROUND = {
+    "crops",
+    "reviewed_images",
+    "reviewed_labels",
+    "reviewed_share",
+    "test_images",
+    "test_labels",
+    "unreadable",
+    "validation_crops",
+    "workers",
+}
 
 
 def take_model(
@@ -72,6 +86,45 @@ def keeps_head(config: Config) -> bool:
     train = config.train
     learns = train.third_stage == "joint" or train.head_steps > 0
     return train.tune_from is not None and config.segmenter.outlier == "head" and not learns
+
+
+def kept_bank(config: Config) -> Inliers | None:
+    """Return the statistics of the model that a training goes on with, if their encoder bank is kept; else None.
+
+    Raises:
+        BundleError: the model cannot be read.
+    """
+    if config.train.tune_from is None or not config.score.encoder_bank:
+        return None
+    path = bundle_path_of(str(config.train.tune_from))
+    bundle = ModelBundle.load(path, flow=False)
+    if why := _why_anew(bundle, config):
+        log.info("the encoder's bank is made anew, as %s", why)
+        return None
+    log.info("the encoder's bank of %s is kept, with the reviewed places of this training", path)
+    return bundle.inliers
+
+
+def _why_anew(bundle: ModelBundle, config: Config) -> str | None:
+    """Return why the encoder's bank of a bundle cannot be kept; None if it can."""
+    if not keeps_head(config):
+        return "no outlier head is kept"
+    held = {} if bundle.inliers is None else dict(bundle.inliers.named_buffers())
+    if "encoder_classes" not in held or len(held["encoder_shift"]) != sum(bundle.segmenter.encoder_features):
+        return "the model has none, or one of an earlier geood"
+    size = bundle.config.score.encoder_bank
+    if size != config.score.encoder_bank:
+        return f"score.encoder_bank is {config.score.encoder_bank}, and was {size}"
+    now, before = ({"train.seed": each.train.seed} | _ground_keys(each) for each in (config, bundle.config))
+    if differing := [key for key in now if now[key] != before[key]]:
+        return f"the training ground may be another: other values of {', '.join(differing)}"
+    if bundle.config.data.reviewed_images and "encoder_reviewed" not in held:
+        return "the model learned from reviewed ground, and its bank does not tell which rows are of that"
+    return None
+
+
+def _ground_keys(config: Config) -> dict[str, Any]:
+    return {f"data.{key}": value for key, value in config.data.model_dump(exclude=APART_OF_GROUND).items()}
 
 
 def with_kept_head(config: Config, *, given: Config) -> Config:

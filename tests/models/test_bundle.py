@@ -341,6 +341,15 @@ def _forgeries():
         false_alarms(1.0)(header, tensors)
         del tensors["inliers.encoder_reach"]
 
+    def reviewed(value, *, rows=None, bare=False):
+        def change(_, tensors):
+            tensors["inliers.encoder_reviewed"] = torch.zeros(len(tensors["inliers.encoder_near"]))[:rows].clone()
+            tensors["inliers.encoder_reviewed"][-1] = value
+            if bare:
+                del tensors["inliers.encoder_classes"]
+
+        return change
+
     def no_number(_, tensors):
         tensors["inliers.tail_encoder_knn"][3] = torch.nan
 
@@ -366,6 +375,10 @@ def _forgeries():
         "false alarms without a reach": (no_reach, r"lacks the tensor inliers.encoder_reach"),
         "false alarms that reach nowhere": (false_alarms(0.0), r"encoder_reach is no distance"),
         "false alarms of no bound": (false_alarms(torch.inf), r"encoder_reach is no distance"),
+        "half a reviewed row": (reviewed(0.5), r"encoder_reviewed holds other values than 0 and 1"),
+        "a reviewed row of no number": (reviewed(torch.nan), r"encoder_reviewed holds other values than 0 and 1"),
+        "reviewed rows without classes": (reviewed(1.0, bare=True), r"holds a tensor inliers.encoder_reviewed"),
+        "reviewed rows of a part": (reviewed(1.0, rows=9), r"inliers.encoder_reviewed is F32 \[9\]"),
         "a tail that falls": (falling, r"inliers.tail_hybrid do not increase"),
         "a tail of no numbers": (no_number, r"inliers.tail_encoder_knn do not increase"),
     }

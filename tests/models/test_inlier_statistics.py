@@ -8,6 +8,7 @@ import torch
 from scipy.stats import multivariate_normal
 
 from geood.constants import UNSTATED
+from geood.models.encoder_bank import usual_distance
 from geood.models.inlier_statistics import NEIGHBOURS, REVIEWED_SHARE, InlierFit, Inliers, _Sample
 from geood.models.segmenter import SegmenterOutput
 
@@ -219,3 +220,62 @@ def test_labels_too_few_for_a_bank_leave_its_scores_out(caplog):
     mask[:, 6:], mask[:, :, 6:] = 255, 255  # one place of the decoder's an image, none of the encoder's
     fit.update(_answer(logits, features), mask)
     assert fit.finish().scores == ("standardized_max_logit", "kl_matching") and caplog.text.count("too few") == 2
+
+
+def _reviewed_fit(seed, *, kept=None, reviewed=True, false=False):
+    """Statistics of other batches, whose lower right corners are reviewed ground."""
+    fit = InlierFit(CLASSES, samples=100, places=100, batches=4, seed=0)
+    for i in range(4):
+        logits, features, mask = _batch(seed + i)
+        if reviewed:
+            mask[i, 16:, 16:] = UNSTATED
+        fit.update(_answer(logits, features), mask)
+        if false:
+            fit.add_false_alarms(_answer(logits, features), mask == UNSTATED)
+    return fit.finish(kept)
+
+
+def _of_bank(inliers):
+    return {name: tensor for name, tensor in inliers.state_dict().items() if name.startswith("encoder_")}
+
+
+def test_a_bank_that_is_kept_stays_to_the_bit_where_nothing_was_reviewed():
+    first, other = _reviewed_fit(0, reviewed=False), _reviewed_fit(20, reviewed=False)
+    kept, answer = _reviewed_fit(20, reviewed=False, kept=first), _answer(*_batch(7)[:2])
+    assert not torch.equal(first.encoder_near, other.encoder_near) and set(_of_bank(kept)) == set(_of_bank(first))
+    assert all(torch.equal(tensor, _of_bank(first)[name]) for name, tensor in _of_bank(kept).items())
+    assert torch.equal(kept.score("encoder_knn", answer), first.score("encoder_knn", answer))
+    for name in ("bank", "logit_mean", "mixture_root"):  # what is of the decoder is that of these batches
+        assert torch.equal(getattr(kept, name), getattr(other, name))
+
+
+def test_reviewed_places_are_added_to_a_kept_bank_and_replaced_in_the_next_round():
+    first = _reviewed_fit(0, reviewed=False)
+    second = _reviewed_fit(20, kept=first, false=True)
+    third, again = _reviewed_fit(40, kept=second), _reviewed_fit(40, kept=first)
+    assert all(torch.equal(tensor, _of_bank(again)[name]) for name, tensor in _of_bank(third).items())
+    for inliers in (second, third):
+        told = inliers.encoder_reviewed == 1
+        assert int(told.sum()) == 16 and torch.equal(inliers.encoder_near[~told], first.encoder_near)
+        assert torch.equal(inliers.encoder_classes[~told], first.encoder_classes)
+        assert bool((inliers.encoder_classes.diff() >= 0).all())
+        assert torch.equal(inliers.encoder_axes, first.encoder_axes)
+    assert set(_of_bank(_reviewed_fit(60, kept=third, reviewed=False))) == set(_of_bank(first))
+    reach = _reviewed_fit(20, false=True, kept=first).encoder_reach
+    assert torch.equal(reach, usual_distance(first.encoder_near).reshape(1))
+
+
+def test_a_bank_finds_its_reviewed_places_where_they_are():
+    inliers = _reviewed_fit(20, kept=_reviewed_fit(0, reviewed=False), false=True)
+    rows = inliers.encoder_near[inliers.encoder_reviewed == 1]
+    apart = torch.cdist(inliers.encoder_false, rows)  # every place in reviewed ground was called a false alarm
+    assert apart.shape == (16, 16) and float(apart.amin(1).max()) < 1e-3 < float(apart.amax())
+
+
+def test_a_bank_made_anew_tells_its_reviewed_rows_too():
+    inliers, plain = _reviewed_fit(0), _reviewed_fit(0, reviewed=False)
+    assert "encoder_reviewed" not in plain.state_dict() and len(plain.encoder_near) == 100
+    assert len(inliers.encoder_reviewed) == len(inliers.encoder_near) == 100
+    assert int(inliers.encoder_reviewed.sum()) == 16
+    kept = _reviewed_fit(20, kept=inliers, reviewed=False)
+    assert torch.equal(kept.encoder_near, inliers.encoder_near[inliers.encoder_reviewed == 0])

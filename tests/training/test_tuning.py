@@ -18,14 +18,16 @@ from geood.constants import IGNORE, UNSTATED
 from geood.datasets.sources import open_crops
 from geood.errors import ConfigError
 from geood.models.bundle import ModelBundle
+from geood.models.encoder_bank import usual_distance
 from geood.models.flows.flow import Flow
+from geood.models.inlier_statistics import Inliers
 from geood.models.segmenter import Segmenter, SegmenterOutput
 from geood.training.first_checks import check_sense
 from geood.training.losses import class_nll, joint_loss
 from geood.training.pasting import PastedBatch
 from geood.training.plans import plans
 from geood.training.trainer import train
-from geood.training.tuning import take_model
+from geood.training.tuning import kept_bank, take_model
 from support.bundles import make_bundle, small_config
 from support.rasters import picture, write_raster
 
@@ -274,3 +276,84 @@ def test_any_number_of_workers_gives_the_same_statistics(reviewed, tmp_path):
     )
     assert "encoder_false" in one and set(one) == set(two)
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def rounds(reviewed, tmp_path_factory):
+    """Bundles of trainings that keep a head: with a bank of its own, a round, another one, and back to no review."""
+    folder, found = tmp_path_factory.mktemp("rounds"), {}
+    for name, origin, before in (
+        ("first", None, None),
+        ("second", "false", "first"),
+        ("third", "cell", "second"),
+        ("last", None, "third"),
+    ):
+        asked = reviewed(origin or "false", UNSTATED)
+        bare = {} if origin else {"reviewed_images": [], "reviewed_labels": None}
+        train_keys = {} if before is None else {"tune_from": str(folder / before)}
+        changed = {"data": asked.data.model_copy(update=bare), "train": asked.train.model_copy(update=train_keys)}
+        found[name] = ModelBundle.load(train(asked.model_copy(update=changed), folder / name))
+    return folder, found
+
+
+def _bank_of(bundle):
+    return {name: tensor for name, tensor in bundle.inliers.state_dict().items() if name.startswith("encoder_")}
+
+
+def test_a_round_adds_reviewed_places_to_the_bank_of_the_model_and_the_next_replaces_them(rounds):
+    _, found = rounds
+    first, second, third, last = (_bank_of(found[name]) for name in ("first", "second", "third", "last"))
+    assert set(first) == {f"encoder_{name}" for name in ("near", "classes", "shift", "axes")} == set(last)
+    assert all(torch.equal(tensor, last[name]) for name, tensor in first.items())
+    for bank in (second, third):
+        told = bank["encoder_reviewed"] == 1
+        assert 0 < int(told.sum()) <= 25 and len(told) == 100 + int(told.sum())
+        assert all(torch.equal(bank[name][~told], first[name]) for name in ("encoder_near", "encoder_classes"))
+        assert torch.equal(bank["encoder_axes"], first["encoder_axes"])
+    assert found["second"].inliers.knows_false_alarms and not found["third"].inliers.knows_false_alarms
+    torch.testing.assert_close(second["encoder_reach"], usual_distance(first["encoder_near"]).reshape(1))
+
+
+def test_the_bank_is_made_anew_where_head_size_or_ground_are_others_and_the_log_tells(rounds, reviewed, caplog):
+    folder, found = rounds
+    asked = reviewed("false", UNSTATED)
+    asked = asked.model_copy(update={"train": asked.train.model_copy(update={"tune_from": str(folder / "first")})})
+
+    def with_keys(**sections):
+        return Config.model_validate(asked.model_dump() | {n: asked.model_dump()[n] | k for n, k in sections.items()})
+
+    other = {
+        "no outlier head is kept": with_keys(train={"head_steps": 2}),
+        "score.encoder_bank is 120, and was 100": with_keys(score={"encoder_bank": 120}),
+        "other values of data.images, data.anomaly": with_keys(data={"images": ["*.tif"], "anomaly": [9]}),
+        "other values of train.seed": with_keys(train={"seed": 3}),
+    }
+    with caplog.at_level("INFO", "geood"):
+        assert all(kept_bank(config) is None for config in other.values())
+        for said, record in zip(other, caplog.records, strict=True):
+            assert "is made anew" in record.getMessage() and said in record.getMessage()
+        caplog.clear()
+        kept = kept_bank(with_keys(data={"crops": 9, "workers": 1}))
+        assert torch.equal(kept.encoder_near, found["first"].inliers.encoder_near) and "is kept" in caplog.text
+        assert kept_bank(with_keys(train={"tune_from": None})) is None
+        assert kept_bank(with_keys(score={"encoder_bank": 0, "kind": "hybrid"})) is None
+
+
+def test_a_bank_that_cannot_tell_its_reviewed_rows_or_is_of_an_earlier_geood_is_made_anew(
+    rounds, reviewed, tmp_path, caplog
+):
+    _, found = rounds
+    asked, held = reviewed("false", UNSTATED), dict(found["second"].inliers.named_buffers())
+    untold = {name: tensor for name, tensor in held.items() if name not in ("encoder_reviewed", "encoder_false")}
+    del untold["encoder_reach"]
+    narrow = untold | {"encoder_shift": held["encoder_shift"][:48], "encoder_axes": held["encoder_axes"][:48, :32]}
+    narrow |= {"encoder_near": held["encoder_near"][:, :32]}
+    unordered = {name: tensor for name, tensor in untold.items() if name != "encoder_classes"}
+    said = {"does not tell which rows": untold, "one of an earlier geood": narrow, "has none, or": unordered}
+    for why, tensors in said.items():
+        parts = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        dataclasses.replace(found["second"], inliers=Inliers(parts)).save(tmp_path / "model.safetensors")
+        train = asked.train.model_copy(update={"tune_from": str(tmp_path)})
+        with caplog.at_level("INFO", "geood"):
+            assert kept_bank(asked.model_copy(update={"train": train})) is None and why in caplog.text
+        caplog.clear()
