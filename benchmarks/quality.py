@@ -77,7 +77,7 @@ JOINT = {"train.third_stage": "joint", "negatives.source": "flow"}
 BANK = {"score.feature_bank": 4096}
 CLOSED = PLAIN | BANK | {"negatives.source": "none", "train.joint_steps": 0}
 LOGIT = ("jsd", "max_softmax", "max_logit", "entropy", "energy")
-JOINED = ("combined", "hybrid", "outlier", "ratio", "encoder_knn")
+JOINED = ("combined", "hybrid", "outlier", "ratio", "encoder_knn", "encoder_ratio")
 METHODS: dict[str, dict[str, Any]] = {
     "closed set": CLOSED,
     "control": PLAIN | BANK | {"negatives.source": "none"},

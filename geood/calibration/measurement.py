@@ -2,7 +2,7 @@
 
 Of more than 8 million pixels a part is drawn, block by block, evenly by seed; a block larger than 4 million is cut to
 one window of that size. Scores are kept as float16, so that takes 16 MB for each kind of score. Two passes are made:
-a short one over 2 million pixels, from which the offset of the outlier head and the tails of both experts come, and
+a short one over 2 million pixels, from which the offset of the outlier head and the tails of the experts come, and
 the long one, from which come all thresholds and the record.
 """
 
@@ -25,7 +25,7 @@ from geood.calibration.cells import onto_working, statistic_names
 from geood.calibration.false_polygons import LEAST_PX, spread_of
 from geood.calibration.rates import rate_interval
 from geood.calibration.tiled_scoring import ImageSource, TileScores, passed_tiles, prediction_tiles, scored_tiles
-from geood.config import FALSE_POSITIVE_RATES
+from geood.config import FALSE_POSITIVE_RATES, OF_ENCODER, scores_from
 from geood.datasets import Crops, ValidationPart, decoded_frame, open_ids, seed_of, validation_parts
 from geood.geo.grid import Tile, Window
 from geood.geo.scene import Scene
@@ -46,11 +46,11 @@ LARGEST = 65504.0  # of float16
 
 
 class GroundSample(NamedTuple):
-    """Inlier pixels of the short pass: logits (1, K, 1, N), outlier logit (1, 1, N), score encoder_knn or None."""
+    """Inlier pixels of the short pass: logits (1, K, 1, N), outlier logit (1, 1, N), scores (1, N) of the bank."""
 
     logits: Tensor
     outlier: Tensor
-    encoder_knn: Tensor | None
+    of_bank: dict[str, Tensor]
 
 
 @dataclass
@@ -86,12 +86,12 @@ def sample_ground(bundle: ModelBundle, crops: Crops) -> GroundSample | None:
     rng = np.random.default_rng(seed)
     area = sum(part.window.height * part.window.width for part in chosen)
     share = min(1.0, SAMPLE_PX / max(1, area))
-    near = bundle.inliers is not None and "encoder bank" in bundle.inliers.serves
+    served = () if bundle.inliers is None else bundle.inliers.serves
+    kinds = scores_from(*(need for need in OF_ENCODER if need in served))
     kept: list[tuple[Tensor, ...]] = []
     for source, parts in _images(bundle, crops, chosen):
         known, tiles = _Knower(parts), _tiles_of(bundle, source, parts)
-        kinds = ("outlier",)
-        for one, data in passed_tiles(bundle, source, tiles, known, kinds=kinds, device=bundle.device):
+        for one, data in passed_tiles(bundle, source, tiles, known, kinds=("outlier",), device=bundle.device):
             (rows, cols), output = one.inner, one.output
             shape = rows.stop - rows.start, cols.stop - cols.start
             mask = onto_working(data.inlier, one.tile, scale=source.scale, shape=shape)
@@ -99,13 +99,13 @@ def sample_ground(bundle: ModelBundle, crops: Crops) -> GroundSample | None:
             places = np.sort(rng.choice(places, round(share * len(places)), replace=False))
             assert output.outlier is not None
             maps = [each[:, rows, cols] for each in (output.logits[0], output.outlier[0][None])]
-            maps += [one.scores_of(bundle, ("encoder_knn",), one.inner)["encoder_knn"]] if near else []
+            maps += one.scores_of(bundle, kinds, one.inner).values() if kinds else []
             chosen_px = torch.from_numpy(places)
             kept.append(tuple(each.flatten(1).float().cpu()[:, chosen_px] for each in maps))
     if not kept or not sum(part[0].shape[1] for part in kept):
         return None
-    logits, outlier, *knn = (torch.cat(each, 1) for each in zip(*kept, strict=True))
-    return GroundSample(logits[None, :, None], outlier[None], knn[0][None] if knn else None)
+    logits, outlier, *of_bank = (torch.cat(each, 1) for each in zip(*kept, strict=True))
+    return GroundSample(logits[None, :, None], outlier[None], dict(zip(kinds, of_bank, strict=True)))
 
 
 def measure_ground(bundle: ModelBundle, crops: Crops) -> tuple[dict[str, dict[str, float]], CalibrationRecord | None]:

@@ -12,7 +12,7 @@ from geood.config.loading import (
     reference_config,
     to_yaml,
 )
-from geood.config.score_kinds import SCORES, Need, scores_from, title_of, why_not
+from geood.config.score_kinds import OF_ENCODER, SCORES, Need, scores_from, title_of, why_not
 from geood.config.sections import (
     FALSE_POSITIVE_RATES,
     LEAST_FEATURES,
@@ -33,6 +33,7 @@ from geood.config.sections import (
 __all__ = [
     "FALSE_POSITIVE_RATES",
     "LEAST_FEATURES",
+    "OF_ENCODER",
     "SCORES",
     "VETO_SHARES",
     "BandsConfig",

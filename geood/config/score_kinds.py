@@ -10,7 +10,9 @@ import difflib
 import math
 from typing import Literal, NamedTuple
 
-Need = Literal["logits", "class statistics", "feature bank", "encoder bank", "head", "class", "experts"]
+Need = Literal[
+    "logits", "class statistics", "feature bank", "encoder bank", "encoder classes", "head", "class", "experts"
+]
 
 
 class ScoreKind(NamedTuple):
@@ -19,8 +21,8 @@ class ScoreKind(NamedTuple):
     Attributes:
         title: name in tables.
         needs: what the score is computed from: class logits only, statistics of inlier logits, a bank of inlier
-            features of the decoder or of the encoder, a segmenter's outlier output of this kind (`head`, `class`), or
-            the outlier head and the encoder's bank with the tails of both scores (`experts`).
+            features of the decoder or of the encoder, such a bank of several classes, a segmenter's outlier output of
+            this kind (`head`, `class`), or the outlier head and the encoder's bank with tails (`experts`).
         bounded: the score is in [0, 1].
         low: no score is lower.
         high: no score is higher.
@@ -62,12 +64,15 @@ SCORES: dict[str, ScoreKind] = {
     "ratio": ScoreKind("likelihood ratio", "head"),
     "uno": ScoreKind("UNO", "class", low=0, high=2),
     "encoder_knn": ScoreKind("encoder neighbours", "encoder bank", low=0),
+    "encoder_ratio": ScoreKind("encoder class ratio", "encoder classes"),
     "combined": ScoreKind("combined", "experts", smooth_px=4),
 }
+OF_ENCODER: tuple[Need, ...] = ("encoder bank", "encoder classes")  # what scores of the encoder's bank need
 LACKS: dict[Need, str] = {
     "class statistics": "no statistics of its classes; train it again with this geood, or",
     "feature bank": "no bank of features; train with score.feature_bank: 4096, or",
     "encoder bank": "no bank of encoder features; train with score.encoder_bank: 2048, or",
+    "encoder classes": "no bank of encoder features of two classes; train with score.encoder_bank: 2048, or",
     "experts": (
         "not both experts and their tails; train with segmenter.outlier: head, score.encoder_bank: 2048 and validation "
         "data, or"

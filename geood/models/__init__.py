@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from geood.models.calibration_record import CalibrationRecord
     from geood.models.encoder import check_encoder
     from geood.models.encoder_weights import PACKAGE_ENCODER, PACKAGE_NAME, weights_at_hand
-    from geood.models.evidence import EVIDENCE, class_bands
+    from geood.models.evidence import EVIDENCE, SIGNALS, class_bands
     from geood.models.flows.elementwise import half_step
     from geood.models.flows.flow import Flow
     from geood.models.given_bundle import AnyBundle, bundle_of, bundle_path_of, takes_bundle
@@ -33,6 +33,7 @@ __all__ = [
     "OLD_STRIDES",
     "PACKAGE_ENCODER",
     "PACKAGE_NAME",
+    "SIGNALS",
     "TILE_PX",
     "WHOLE",
     "AnyBundle",
@@ -73,6 +74,7 @@ __getattr__, __dir__ = lazy_exports(
         "BundleHeader": "bundle_header",
         "CalibrationRecord": "calibration_record",
         "EVIDENCE": "evidence",
+        "SIGNALS": "evidence",
         "EXPERTS": "score_maps",
         "OLD_STRIDES": "bundle_upgrades",
         "TILE_PX": "bundle",

@@ -75,8 +75,14 @@ def _of_format_5(tree: Tree) -> tuple[Tree, *tuple[str, ...]]:
     return (tree | {"config": config | {"segmenter": segmenter | {"outlier_strides": OLD_STRIDES}}},)
 
 
+def _of_format_6(tree: Tree) -> tuple[Tree, *tuple[str, ...]]:
+    """Upgrade format 6, whose score combined has two experts: without the tail of a third one it stays as it was."""
+    return (tree,)
+
+
 UPGRADES: dict[int, Callable[[Tree], tuple[Tree, *tuple[str, ...]]]] = {  # by the format that they take
     3: _of_format_3,
     4: _of_format_4,
     5: _of_format_5,
+    6: _of_format_6,
 }

@@ -5,8 +5,9 @@ still hold it. They are whitened, so that inliers of a class spread alike along 
 stranger is in axes along which inliers hardly differ (arXiv 2203.10807). A few thousand of them are kept, each with the
 class that the segmenter saw there, and the score of a place is the mean distance to its nearest neighbours (arXiv
 2211.06660) among those of the class that it is taken for. So a thing is strange if nothing like it was seen, and also
-if it looks like one class and is taken for another. It needs no negatives, and no pass of its own: features and classes
-are by-products.
+if it looks like one class and is taken for another. How much nearer another class is tells the latter by itself: land
+cover that was never taught lies among what is known, but not with the class that it is taken for. All this needs no
+negatives, and no pass of its own: features and classes are by-products.
 
 Near the features of places that a person called false alarms, a score is lowered: by all of a strength at them, and
 by nothing from the distance on that inliers usually have from their neighbours. Only parts of a thing resemble them so
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -28,6 +30,8 @@ from torch.nn import functional
 from geood.models.decoder import upsample
 
 NEIGHBOURS = 3
+OTHERS_EVERY = 4  # of how many rows of the bank one stands for its class where it is compared with other classes
+LEAST_APART = 1e-3  # least distance of which a ratio is taken
 AXES = 160  # most axes
 AROUND = 5  # places across: the square around a place near false alarms that is lowered with it, and smoothed
 PLACE_PX = 8  # side of a place, pixels: the stride of the features
@@ -167,6 +171,74 @@ def distances(found_at: Tensor, taken: Tensor, *, near: Tensor, of: Sequence[Spa
     return found.reshape(taken.shape)
 
 
+def other_classes(bank: Tensor) -> Tensor:
+    """Return what of a bank's rows (N, ...) stands for its classes where places are compared with those of others.
+
+    A quarter of the rows tells as much as all of them, at a quarter of the time.
+    """
+    return bank[::OTHERS_EVERY]
+
+
+def neighbours_elsewhere(classes: Tensor) -> int:
+    """Return how many neighbours of other classes every place can have, from a bank's `classes` (N,); 0: none."""
+    rows = [span.end - span.start for span in spans(other_classes(classes))]
+    return min(NEIGHBOURS, sum(rows) - max(rows, default=0))
+
+
+def distances_to_others(
+    found_at: Tensor, taken: Tensor, *, near: Tensor, classes: Tensor, channels: int, most: int
+) -> Tensor:
+    """Return the distance (B, h, w) of places to those in the bank of all classes but their own, float32.
+
+    Args:
+        found_at: (B, h, w, A), from `located`.
+        taken: (B, h, w), the class that each place is taken for, from `places`.
+        near: (N, A), the bank.
+        classes: (N,), the class of each row.
+        channels: number of classes that places may be taken for.
+        most: number of neighbours, `neighbours_elsewhere` or fewer.
+    """
+    near, classes = other_classes(near), other_classes(classes)
+    own = torch.arange(channels, device=near.device)[:, None] == classes
+    lengths = near.square().sum(1).expand(channels, -1).masked_fill(own, torch.inf)
+    return _to_bank(found_at.flatten(0, -2), near, most=most, lengths=lengths, of=taken.flatten()).reshape(taken.shape)
+
+
+def class_ratio(own: Tensor, others: Tensor) -> Tensor:
+    """Return the log ratio of the distances of places to their own class and to others, of their shape, in nats.
+
+    It is above 0 where another class is nearer than the one that a place is taken for.
+    """
+    return own.clamp_min(LEAST_APART).log() - others.clamp_min(LEAST_APART).log()
+
+
+class InBank:
+    """Places of one pass in a bank, and how far they lie from what it holds; each is computed once, when asked for.
+
+    Attributes:
+        at: (B, h, w, A), the places, from `located`.
+    """
+
+    def __init__(
+        self, at: Tensor, logits: Tensor, *, near: Tensor, classes: Tensor, of: Sequence[Span], elsewhere: int
+    ) -> None:
+        self.at, self._channels = at, logits.shape[1]
+        self._taken = places(logits, at.shape[1:3])
+        self._near, self._classes, self._of, self._elsewhere = near, classes, of, elsewhere
+
+    @cached_property
+    def own(self) -> Tensor:
+        """Distance (B, h, w) to the neighbours of the class that a place is taken for."""
+        return distances(self.at, self._taken, near=self._near, of=self._of)
+
+    @cached_property
+    def ratio(self) -> Tensor:
+        """Log ratio (B, h, w) of that distance and the one to other classes; the bank has two classes or more."""
+        held = {"near": self._near, "classes": self._classes}
+        others = distances_to_others(self.at, self._taken, **held, channels=self._channels, most=self._elsewhere)
+        return class_ratio(self.own, others)
+
+
 def usual_distance(near: Tensor) -> Tensor:
     """Return the distance () that places of a bank (N, A) usually have from their nearest others; N is 2 or more.
 
@@ -197,25 +269,35 @@ def surroundings(near: Tensor) -> Tensor:
     return functional.avg_pool2d(largest, AROUND, stride=1, padding=AROUND // 2, count_include_pad=False)[:, 0]
 
 
-def _to_bank(flat: Tensor, near: Tensor, *, most: int = NEIGHBOURS) -> Tensor:
-    """Return the mean distance (M,) of places (M, A) to their `most` nearest neighbours in a bank (N, A)."""
+def _to_bank(
+    flat: Tensor, near: Tensor, *, most: int = NEIGHBOURS, lengths: Tensor | None = None, of: Tensor | None = None
+) -> Tensor:
+    """Return the mean distance (M,) of places (M, A) to their `most` nearest neighbours in a bank (N, A).
+
+    `lengths` (K, N) are the squared lengths of the bank for places of each class, `of` (M,) the classes of the places:
+    what has an infinite length is no neighbour of a place. None: they are as they are, for all.
+    """
     count, short = min(most, len(near)), -len(near) % GROUPS
     across = functional.pad(-2 * near.T, (0, short))
-    lengths = functional.pad(near.square().sum(1), (0, short), value=torch.inf)
+    each = functional.pad(near.square().sum(1) if lengths is None else lengths, (0, short), value=torch.inf)
     if isinstance(flat.shape[0], torch.SymInt):
-        return _nearest(flat, across, lengths, count)
-    at_once = (DISTANCES if flat.device.type in ("cpu", "meta") else DISTANCES_ON_GPU) // len(lengths)
-    return torch.cat([_nearest(chunk, across, lengths, count) for chunk in flat.split(max(1, at_once))])
+        return _nearest(flat, across, each if of is None else each[of], count)
+    at_once = max(1, (DISTANCES if flat.device.type in ("cpu", "meta") else DISTANCES_ON_GPU) // each.shape[-1])
+    found = []
+    for i, chunk in enumerate(flat.split(at_once)):
+        own = each if of is None else each[of[i * at_once :][: len(chunk)]]
+        found.append(_nearest(chunk, across, own, count))
+    return torch.cat(found)
 
 
 def _nearest(places: Tensor, across: Tensor, lengths: Tensor, count: int) -> Tensor:
     """Return the mean distance (n,) of places (n, A) to the nearest `count` of a bank.
 
     Sorting is what costs, so it sees few numbers: the bank is cut into groups, and the nearest lie in the groups whose
-    own nearest are nearest. `across` (A, N) is the bank times -2, `lengths` (N,) are its squared lengths; of squared
-    distances only the length of the place is missing then.
+    own nearest are nearest. `across` (A, N) is the bank times -2, `lengths` (N,) are its squared lengths, or (n, N)
+    those for each place; of squared distances only the length of the place is missing then.
     """
-    squares = torch.addmm(lengths, places, across).view(places.shape[0], -1, GROUPS)
+    squares = lengths.addmm(places, across).view(places.shape[0], -1, GROUPS)
     groups = squares.amin(1).topk(count, largest=False).indices
     inside = squares.gather(2, groups[:, None].expand(-1, squares.shape[1], -1)).flatten(1)
     least = inside.topk(count, largest=False).values + places.square().sum(1, keepdim=True)

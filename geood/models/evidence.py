@@ -19,6 +19,7 @@ from geood.models.segmenter import SegmenterOutput
 
 EVIDENCE = ("runner-up", "margin", "signal")  # bands, in order
 MARGIN_STEPS = 254  # value of a margin of 1
+SIGNALS = ("hybrid", "encoder_knn")  # what score combined comes from: the second with all that the encoder's bank says
 
 
 def class_bands(
@@ -33,8 +34,8 @@ def class_bands(
 
     Evidence is that on the pixels that score above `floor`, 255 elsewhere: `runner-up` is the channel of the second
     most likely class (255 if there is one class only), `margin` the difference of the two probabilities in
-    MARGIN_STEPS, and `signal` the index in EXPERTS of the one that most of the score `combined` comes from; 255 for
-    other scores. Where that is smoothed, its surroundings have a say; where it is lowered near false alarms, half of
+    MARGIN_STEPS, and `signal` the index in SIGNALS of what most of the score `combined` comes from; 255 for other
+    scores. Where that is smoothed, its surroundings have a say; where it is lowered near false alarms, half of
     what is left decides.
 
     Args:
@@ -73,7 +74,7 @@ def _bands(bundle: ModelBundle, logits: Tensor, outlier: Tensor | None, score: T
     if settings.kind != "combined":
         return torch.stack([runner, margin, none], dim=-1)
     assert bundle.inliers is not None
-    first, weight = next(iter(EXPERTS.items()))
+    first, weight = SIGNALS[0], EXPERTS[SIGNALS[0]]
     plain = bundle.with_score(bundle.calibrated.bare)
     answer = SegmenterOutput(logits, outlier, logits, logits, logits)
     part = weight * bundle.inliers.surprisal(first, plain.score_of(answer, logits, kind=first))

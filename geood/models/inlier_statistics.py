@@ -25,12 +25,13 @@ from geood.config import LEAST_FEATURES, SCORES, Need, scores_from
 from geood.constants import IGNORE, UNSTATED
 from geood.errors import counted
 from geood.models.encoder_bank import (
+    InBank,
     add_reviewed,
-    distances,
     fit_bank,
     joined,
     located,
     nearness,
+    neighbours_elsewhere,
     places,
     spans,
     surroundings,
@@ -60,7 +61,8 @@ class Inliers(nn.Module):
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor)
         alike = torch.zeros(len(tensors.get("encoder_near", ())))
-        self._spans = spans(tensors.get("encoder_classes", alike))
+        classes = tensors.get("encoder_classes", alike)
+        self._spans, self._elsewhere = spans(classes), neighbours_elsewhere(classes)
 
     @property
     def serves(self) -> tuple[Need, ...]:
@@ -69,9 +71,11 @@ class Inliers(nn.Module):
             "class statistics": "logit_mean",
             "feature bank": "bank",
             "encoder bank": "encoder_near",
+            "encoder classes": "encoder_classes",
             "experts": "tail_encoder_knn",
         }
-        return tuple(need for need, name in held.items() if hasattr(self, name))
+        met = (need for need, name in held.items() if hasattr(self, name))
+        return tuple(need for need in met if need != "encoder classes" or self._elsewhere)
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -82,19 +86,16 @@ class Inliers(nn.Module):
         """Return the score `kind` of a pass, float32, unbounded, without gradient; higher is more anomalous.
 
         Class scores are computed from the logits (B, K, H, W) and have shape (B, H, W), feature scores from the
-        decoder's features, (B, H / 4, W / 4), and `encoder_knn` from the encoder's, (B, H / 8, W / 8).
+        decoder's features, (B, H / 4, W / 4). Those of the encoder's bank are in `in_bank`.
 
         Raises:
             ValueError: `kind` is none of these, or not of `scores`.
         """
-        if kind not in self.scores:
+        if kind not in self.scores or kind not in _OF_CLASSES | _OF_FEATURES:
             raise ValueError(f"these statistics do not serve {kind!r}, only {', '.join(self.scores)}")
         with torch.no_grad():
             if SCORES[kind].needs == "class statistics":
                 return _OF_CLASSES[kind](self, answer.logits.float())
-            if kind == "encoder_knn":
-                taken = places(answer.logits, answer.encoder.shape[2:])
-                return distances(self._located(answer), taken, near=self._tensor("encoder_near"), of=self._spans)
             features = answer.features
             flat = features.float().movedim(1, -1).flatten(0, -2)
             traced = isinstance(flat.shape[0], torch.SymInt)  # a graph of any size is not cut into chunks
@@ -107,14 +108,21 @@ class Inliers(nn.Module):
         """True if places of false alarms are held, near which score combined is lowered."""
         return hasattr(self, "encoder_false")
 
-    def nearness_to_false_alarms(self, answer: SegmenterOutput) -> Tensor:
-        """Return how near a pass is to features of false alarms (B, H / 8, W / 8): 1 at them, 0 where far from all.
+    def in_bank(self, answer: SegmenterOutput) -> InBank:
+        """Return the places (B, H / 8, W / 8) of a pass in the encoder's bank, with their distances from it."""
+        near = self._tensor("encoder_near")
+        classes = self._tensor("encoder_classes") if self._elsewhere else torch.zeros_like(near[:, 0])
+        at = self._located(answer)
+        return InBank(at, answer.logits, near=near, classes=classes, of=self._spans, elsewhere=self._elsewhere)
+
+    def nearness_to_false_alarms(self, found: InBank) -> Tensor:
+        """Return how near places are to features of false alarms (B, h, w): 1 at them, 0 where far from all.
 
         Places around such features count with them (`encoder_bank.surroundings`).
         """
         with torch.no_grad():
             to, reach = self._tensor("encoder_false"), self._tensor("encoder_reach")
-            return surroundings(nearness(self._located(answer), to=to, reach=reach))
+            return surroundings(nearness(found.at, to=to, reach=reach))
 
     def is_narrow(self, answer: SegmenterOutput) -> bool:
         """Return whether the encoder's bank holds features of stride 8 alone, as in bundles of formats before 5."""
@@ -126,8 +134,12 @@ class Inliers(nn.Module):
         return located(maps, shift=self._tensor("encoder_shift"), axes=self._tensor("encoder_axes"))
 
     def surprisal(self, kind: str, score: Tensor) -> Tensor:
-        """Return the surprisal of the expert `kind` (hybrid, encoder_knn) on inliers, in nats, of its shape."""
+        """Return the surprisal of the expert `kind` on inliers, in nats, of its shape; `knows_tail` of it is true."""
         return surprisal(score, self._tensor(f"tail_{kind}"))
+
+    def knows_tail(self, kind: str) -> bool:
+        """Return whether the tail of an expert is held; that of `encoder_ratio` is not in formats before 7."""
+        return hasattr(self, f"tail_{kind}")
 
     def _standardized_max_logit(self, logits: Tensor) -> Tensor:
         """Return the predicted class's mean max logit minus the max logit, in standard deviations, (B, H, W)."""

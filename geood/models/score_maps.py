@@ -13,23 +13,30 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from geood.config import SCORES, ScoreConfig
+from geood.config import OF_ENCODER, SCORES, ScoreConfig
 from geood.models.decoder import upsample
-from geood.models.encoder_bank import PLACE_PX, SPREAD_PX
+from geood.models.encoder_bank import PLACE_PX, SPREAD_PX, InBank
 from geood.models.guided_filter import filter_radius, guided_filter
 from geood.models.inlier_statistics import Inliers
 from geood.models.region import WHOLE, Region
 from geood.models.scores import anomaly_score, outlier_score
 from geood.models.segmenter import SegmenterOutput
 
-EXPERTS = {"hybrid": 1.0, "encoder_knn": 0.5}  # of score combined, and the weights of their surprisals
-WITH_NARROW_BANK = EXPERTS | {"encoder_knn": 0.35}  # of bundles of formats before 5, which such a score was made for
-Found = dict[tuple[str, float, bool], Tensor]  # unsmoothed scores of one answer, by kind, offset, whether of all of it
+EXPERTS = {"hybrid": 1.0, "encoder_knn": 0.5, "encoder_ratio": 0.3}  # of score combined: weights of their surprisals
+WITH_NARROW_BANK = {"hybrid": 1.0, "encoder_knn": 0.35}  # of bundles of formats before 5, which it was made for
 
 
 def offset_of(settings: ScoreConfig, offsets: Mapping[str, float]) -> float:
     """Return the offset of the outlier logit for `veto_share`; 0 without one."""
     return offsets.get(str(settings.veto_share), 0.0)
+
+
+@dataclasses.dataclass
+class _Found:
+    """What was computed of one answer: unsmoothed scores by kind, offset and whether of all of it, places in a bank."""
+
+    scores: dict[tuple[str, float, bool], Tensor] = dataclasses.field(default_factory=dict)
+    in_bank: InBank | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +67,7 @@ class Scorer:
         Raises:
             ValueError: one of them cannot be computed.
         """
-        found, scores = Found(), {}
+        found, scores = _Found(), dict[str, Tensor]()
         everywhere = torch.ones(image.shape[:1] + image.shape[2:], dtype=torch.bool, device=image.device)
         known = everywhere if valid is None else valid
         for kind in kinds:
@@ -70,7 +77,7 @@ class Scorer:
                 smooth = guided_filter(raw, image, known, radius=radius, evenness=self.settings.smooth_contrast)
                 scores[kind] = smooth[:, core[0], core[1]]
             if self._spreads(kind):
-                scores[kind] = scores[kind] - self._less(answer, core)
+                scores[kind] = scores[kind] - self._less(answer, core, found)
         return scores
 
     def radius_of(self, kind: str) -> int:
@@ -90,22 +97,29 @@ class Scorer:
         """True if score combined is lowered near false alarms."""
         return self.settings.false_alarm_nats > 0 and self.inliers is not None and self.inliers.knows_false_alarms
 
-    def _less(self, answer: SegmenterOutput, core: Region) -> Tensor:
+    def _less(self, answer: SegmenterOutput, core: Region, found: _Found) -> Tensor:
         """Return by how much the score of the core (B, h, w) is lowered near false alarms, in nats."""
         assert self.inliers is not None
-        near = upsample(self.inliers.nearness_to_false_alarms(answer)[:, None], answer.logits.shape[-2:])
+        near = self.inliers.nearness_to_false_alarms(self._in_bank(answer, found))
+        near = upsample(near[:, None], answer.logits.shape[-2:])
         return self.settings.false_alarm_nats * near[:, 0, core[0], core[1]]
 
-    def _raw(self, answer: SegmenterOutput, kind: str, core: Region, found: Found) -> Tensor:
+    def _raw(self, answer: SegmenterOutput, kind: str, core: Region, found: _Found) -> Tensor:
         """Return the unsmoothed score of the core (B, h, w), from `found` or computed and put there."""
         if kind not in self.kinds:
             raise ValueError(f"this bundle cannot give the score {kind}")
         key = kind, offset_of(self.settings, self.offsets), core == WHOLE
-        if key not in found:
-            found[key] = self._computed(answer, kind, core, found)
-        return found[key]
+        if key not in found.scores:
+            found.scores[key] = self._computed(answer, kind, core, found)
+        return found.scores[key]
 
-    def _computed(self, answer: SegmenterOutput, kind: str, core: Region, found: Found) -> Tensor:
+    def _in_bank(self, answer: SegmenterOutput, found: _Found) -> InBank:
+        """Return the places of the answer in the encoder's bank, from `found` or put there."""
+        assert self.inliers is not None
+        found.in_bank = found.in_bank or self.inliers.in_bank(answer)
+        return found.in_bank
+
+    def _computed(self, answer: SegmenterOutput, kind: str, core: Region, found: _Found) -> Tensor:
         """Compute the unsmoothed score of the core (B, h, w); scores of logits are computed on the core alone."""
         rows, cols = core
         logits, needs = answer.logits[:, :, rows, cols], SCORES[kind].needs
@@ -120,10 +134,15 @@ class Scorer:
         if needs == "experts":
             as_calibrated = dataclasses.replace(self, settings=self.calibrated)
             total = torch.zeros((), device=logits.device)
-            for one, weight in (WITH_NARROW_BANK if self.inliers.is_narrow(answer) else EXPERTS).items():
+            weights = WITH_NARROW_BANK if self.inliers.is_narrow(answer) else EXPERTS
+            for one, weight in ((one, weight) for one, weight in weights.items() if self.inliers.knows_tail(one)):
                 total = total + weight * self.inliers.surprisal(one, as_calibrated._raw(answer, one, core, found))
             return total
         if needs == "class statistics":
             return self.inliers.score(kind, answer._replace(logits=logits))
-        coarse = self.inliers.score(kind, answer)
+        if needs in OF_ENCODER:
+            place = self._in_bank(answer, found)
+            coarse = place.own if kind == "encoder_knn" else place.ratio
+        else:
+            coarse = self.inliers.score(kind, answer)
         return upsample(coarse[:, None], answer.logits.shape[-2:])[:, 0, rows, cols]

@@ -44,7 +44,7 @@ from geood.geo.score_raster import (
     THRESHOLD_TAG,
     VERDICT_TAG,
 )
-from geood.models import EVIDENCE, EXPERTS, ModelBundle
+from geood.models import EVIDENCE, SIGNALS, ModelBundle
 from geood.prediction.dispatch import have_gpu, score_scene
 from geood.prediction.journal import Journal, TileFigures
 from geood.prediction.outputs import Target
@@ -184,7 +184,7 @@ def _tags(scene: ScenePath, bundle: ModelBundle, threshold: float | None) -> dic
         THRESHOLD_TAG: room_for(THRESHOLD_TAG) if threshold is None else repr(threshold),
         CLASSES_TAG: json.dumps(bundle.class_names),
         INLIERS_TAG: json.dumps([[at, float(rate)] for rate, at in bundle.thresholds.items()]),
-        **({SIGNALS_TAG: json.dumps(list(EXPERTS))} if score.kind == "combined" else {}),
+        **({SIGNALS_TAG: json.dumps(list(SIGNALS))} if score.kind == "combined" else {}),
         PREDICT_TAG: bundle.config.predict.model_dump_json(),
         VERDICT_TAG: room_for(VERDICT_TAG),
         RUN_TAG: room_for(RUN_TAG),

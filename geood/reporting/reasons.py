@@ -14,9 +14,9 @@ from geood.config import SCORES, title_of
 
 UNDECIDED, SURE = 0.15, 0.5  # margins between the two best classes
 ON_EDGE = 0.5  # share of pixels beside another class from which on a polygon is an edge
-SIGNALS = {  # what the two scores behind `combined` have seen
+SIGNALS = {  # what the scores behind `combined` have seen
     "hybrid": "It stands out for the classes and the outlier head",
-    "encoder_knn": "It looks unlike the training images",
+    "encoder_knn": "It looks unlike the training images of its class",
 }
 RARE = 1e-9  # shares of inliers below it are not told apart
 

@@ -99,16 +99,16 @@ def _offsets(bundle: ModelBundle, ground: GroundSample | None) -> dict[str, floa
 
 
 def _with_tails(bundle: ModelBundle, ground: GroundSample | None) -> Inliers | None:
-    """Return the bundle's inlier statistics with the tails of both experts; unchanged if there is no inlier pixel."""
+    """Return the bundle's inlier statistics with the tails of the experts; unchanged if there is no inlier pixel."""
     inliers = bundle.inliers
     if inliers is None or "encoder bank" not in inliers.serves:
         return inliers
-    if ground is None or ground.encoder_knn is None:
+    if ground is None or not ground.of_bank:
         log.warning("no inlier pixel in the validation ground, so there is no score combined")
         return inliers
     hybrid = outlier_score(ground.logits, ground.outlier, "hybrid", offset=bundle.offset)
-    scores = dict(zip(EXPERTS, (hybrid, ground.encoder_knn), strict=True))
-    tails = {f"tail_{kind}": fit_tail(_curve(score).fpr_threshold) for kind, score in scores.items()}
+    scores = {"hybrid": hybrid} | ground.of_bank
+    tails = {f"tail_{kind}": fit_tail(_curve(scores[kind]).fpr_threshold) for kind in EXPERTS if kind in scores}
     return Inliers(dict(inliers.named_buffers()) | tails).to(bundle.device)
 
 
