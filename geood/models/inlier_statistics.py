@@ -91,8 +91,9 @@ class Inliers(nn.Module):
         Raises:
             ValueError: `kind` is none of these, or not of `scores`.
         """
-        if kind not in self.scores or kind not in _OF_CLASSES | _OF_FEATURES:
-            raise ValueError(f"these statistics do not serve {kind!r}, only {', '.join(self.scores)}")
+        served = [one for one in self.scores if one in _OF_CLASSES or one in _OF_FEATURES]
+        if kind not in served:
+            raise ValueError(f"these statistics do not serve {kind!r}, only {', '.join(served)}")
         with torch.no_grad():
             if SCORES[kind].needs == "class statistics":
                 return _OF_CLASSES[kind](self, answer.logits.float())

@@ -251,7 +251,7 @@ def test_a_bank_of_stride_8_alone_is_used_as_the_formats_before_5_did(full, tmp_
     answer, held = full.infer(image), full.inliers.state_dict()
     depth = answer.encoder.shape[1]
     narrow = {"shift": held["encoder_shift"][:depth], "axes": torch.eye(depth)[:, :32], "near": torch.rand(50, depth)}
-    narrow |= {"near": narrow["near"][:, :32], "classes": torch.zeros(50)}
+    narrow |= {"near": narrow["near"][:, :32], "classes": torch.arange(50) // 25 * 1.0}
     inliers = Inliers(held | {f"encoder_{name}": tensor for name, tensor in narrow.items()})
     dataclasses.replace(full, inliers=inliers).save(tmp_path / "model.safetensors")
     older = ModelBundle.load(tmp_path / "model.safetensors").with_settings(["score.smooth_px=0"])
@@ -260,6 +260,34 @@ def test_a_bank_of_stride_8_alone_is_used_as_the_formats_before_5_did(full, tmp_
     assert torch.equal(older.score_of(other, image, kind="encoder_knn"), near)  # blind to stride 16
     parts = inliers.surprisal("hybrid", hybrid) + 0.35 * inliers.surprisal("encoder_knn", near)
     assert torch.equal(older.score_of(answer, image, kind="combined"), parts)
+
+
+def test_without_a_third_tail_combined_stays_the_sum_of_two_as_in_the_formats_before_7(full, tmp_path):
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    full.with_settings(["score.smooth_px=0"]).save(tmp_path / "now.safetensors")
+
+    def before(header, tensors):
+        header["format"] = 6
+        del tensors["inliers.tail_encoder_ratio"]
+
+    rewrite(tmp_path / "now.safetensors", tmp_path / "model.safetensors", before)
+    older = ModelBundle.load(tmp_path / "model.safetensors")
+    answer = older.infer(image)
+    hybrid, near, ratio = (older.score_of(answer, image, kind=kind) for kind in EXPERTS)
+    parts = older.inliers.surprisal("hybrid", hybrid) + 0.5 * older.inliers.surprisal("encoder_knn", near)
+    assert torch.equal(older.score_of(answer, image, kind="combined"), parts)
+    assert torch.equal(full.score_of(answer, image, kind="encoder_ratio"), ratio) and ratio.std() > 0
+
+
+def test_where_the_bank_is_of_one_class_no_ratio_is_offered(full):
+    held = full.inliers.state_dict() | {"encoder_classes": torch.zeros(len(full.inliers.encoder_near))}
+    del held["tail_encoder_ratio"]
+    alike = dataclasses.replace(full, inliers=Inliers(held))
+    assert "encoder_ratio" not in alike.scores and {"encoder_knn", "combined"} <= set(alike.scores)
+    image = torch.rand(1, 3, 64, 64)
+    assert torch.isfinite(alike.score_of(alike.infer(image), image, kind="combined")).all()
+    with pytest.raises(ConfigError, match="no bank of encoder features of two classes"):
+        alike.with_settings(["score.kind=encoder_ratio"])
 
 
 def test_only_combined_is_smoothed_unless_the_config_says_how(full):
@@ -353,17 +381,21 @@ def _forgeries():
     def no_number(_, tensors):
         tensors["inliers.tail_encoder_knn"][3] = torch.nan
 
+    def one_class(_, tensors):
+        tensors["inliers.encoder_classes"].zero_()
+
     bank = ("encoder_near", "encoder_axes", "encoder_shift", "encoder_classes")
+    tails = ("tail_hybrid", "tail_encoder_knn", "tail_encoder_ratio")
     return {
         "tails without a head": (headless, r"tail_encoder_knn, and its segmenter has no outlier head"),
         "offsets without a head": (no_head_but_offsets, r"offsets: its segmenter.outlier is none"),
         "one tail": (without("tail_hybrid"), r"lacks the tensor inliers.tail_hybrid"),
-        "the other tail": (without("tail_encoder_knn"), r"holds a tensor inliers.tail_hybrid"),
+        "the other tail": (without("tail_encoder_knn"), r"holds a tensor inliers.tail_"),
         "tails without a bank": (without(*bank), r"holds a tensor inliers.tail_"),
         "half a bank": (without("encoder_shift"), r"lacks the tensor inliers.encoder_shift"),
-        "combined without tails": (default("combined", "tail_hybrid", "tail_encoder_knn"), "score.kind combined"),
+        "combined without tails": (default("combined", *tails), "score.kind combined"),
         "a default without its bank": (
-            default("encoder_knn", *bank, "tail_hybrid", "tail_encoder_knn"),
+            default("encoder_knn", *bank, *tails),
             "score.kind encoder_knn",
         ),
         "a default that needs a class": (default("uno"), "score.kind uno"),
@@ -371,6 +403,7 @@ def _forgeries():
         "features of fewer channels": (narrower("bank"), r"inliers.bank is F32"),
         "templates of fewer classes": (narrower("log_templates"), r"inliers.log_templates is F32"),
         "a class of no bound": (classes_of(torch.inf), r"encoder_classes does not hold classes in order"),
+        "a third tail with one class": (one_class, r"tail_encoder_ratio, and its bank is of one class"),
         "half a class": (classes_of(1.5), r"encoder_classes does not hold classes in order"),
         "false alarms without a reach": (no_reach, r"lacks the tensor inliers.encoder_reach"),
         "false alarms that reach nowhere": (false_alarms(0.0), r"encoder_reach is no distance"),

@@ -8,11 +8,15 @@ from geood.models.encoder_bank import (
     AXES,
     GROUPS,
     NEIGHBOURS,
+    InBank,
+    class_ratio,
     distances,
+    distances_to_others,
     fit_bank,
     joined,
     located,
     nearness,
+    neighbours_elsewhere,
     places,
     spans,
     surroundings,
@@ -117,6 +121,40 @@ def test_distances_are_those_of_a_full_search_for_a_bank_of_any_size(count, aske
     found = _distances(_map(asked), _none(asked_for + 1), **plain)
     torch.testing.assert_close(found.double().flatten(), wanted, rtol=1e-5, atol=2e-3)  # root of what rounding leaves
     torch.testing.assert_close(found.double().flatten()[:-1], wanted[:-1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [[9, 7], [400, 3, 90], [5, 4, 4, 4]])
+def test_distances_to_others_are_those_of_a_full_search_of_every_fourth_row(rows, monkeypatch):
+    """Classes that the bank lacks and chunks included."""
+    classes = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(rows)).float()
+    bank, asked = _features(len(classes), 5), _features(90, 5, seed=1)
+    taken, most = torch.arange(90) % (len(rows) + 1), neighbours_elsewhere(classes)
+    apart = torch.cdist(asked.double(), bank[::4].double()).masked_fill(taken[:, None] == classes[::4], torch.inf)
+    monkeypatch.setattr("geood.models.encoder_bank.DISTANCES", 7 * GROUPS)
+    held = {"near": bank, "classes": classes, "channels": len(rows) + 1, "most": most}
+    found = distances_to_others(asked[None, :, None], taken[None, :, None], **held)
+    wanted = apart.sort(1).values[:, :most].mean(1)
+    torch.testing.assert_close(found.double().flatten(), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "most"), [([8, 8], 2), ([100, 100], 3), ([100, 1], 1), ([99, 1], 0), ([50], 0)])
+def test_neighbours_elsewhere_are_as_many_as_every_class_finds(rows, most):
+    classes = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(rows)).float()
+    assert neighbours_elsewhere(classes) == most
+
+
+def test_the_ratio_is_above_0_where_another_class_is_nearer_and_is_finite_at_a_row_of_the_bank():
+    left, right = torch.randn(300, 8) - 5, torch.randn(300, 8) + 5
+    parts = fit_bank(torch.cat([left, right]), torch.arange(600).ge(300).float())
+    of, classes = spans(parts["classes"]), parts["classes"]
+    for taken in (0, 1):
+        logits = torch.zeros(1, 2, 50, 1)
+        logits[:, taken] = 5.0
+        at = located((_map(left[:50]),), shift=parts["shift"], axes=parts["axes"])
+        found = InBank(at, logits, near=parts["near"], classes=classes, of=of, elsewhere=3)
+        assert bool((found.ratio > 0).all()) == bool((found.ratio > 0).any()) == bool(taken)
+        assert torch.equal(found.own, distances(at, torch.full((1, 50, 1), taken), near=parts["near"], of=of))
+    assert torch.isfinite(class_ratio(torch.zeros(3), torch.rand(3))).all()
 
 
 def test_wide_features_are_mixed_onto_fewer_axes_which_keep_distances():

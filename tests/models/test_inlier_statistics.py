@@ -200,7 +200,7 @@ def test_places_of_false_alarms_are_kept_beside_the_bank_and_leave_it_as_it_was(
     assert set(inliers.state_dict()) - set(without.state_dict()) == {"encoder_false", "encoder_reach"}
     assert all(torch.equal(inliers.state_dict()[name], kept) for name, kept in without.state_dict().items())
     assert len(inliers.encoder_false) == 2 and float(inliers.encoder_reach) > 0
-    near = inliers.nearness_to_false_alarms(answer)
+    near = inliers.nearness_to_false_alarms(inliers.in_bank(answer))
     assert near.shape == (6, 4, 4) and float(near.min()) == 0
     assert float(near[2, 0, 0]) > 0.99 and float(near[5, 3, 3]) > 0.99
 
@@ -244,7 +244,7 @@ def test_a_bank_that_is_kept_stays_to_the_bit_where_nothing_was_reviewed():
     kept, answer = _reviewed_fit(20, reviewed=False, kept=first), _answer(*_batch(7)[:2])
     assert not torch.equal(first.encoder_near, other.encoder_near) and set(_of_bank(kept)) == set(_of_bank(first))
     assert all(torch.equal(tensor, _of_bank(first)[name]) for name, tensor in _of_bank(kept).items())
-    assert torch.equal(kept.score("encoder_knn", answer), first.score("encoder_knn", answer))
+    assert torch.equal(kept.in_bank(answer).own, first.in_bank(answer).own)
     for name in ("bank", "logit_mean", "mixture_root"):  # what is of the decoder is that of these batches
         assert torch.equal(getattr(kept, name), getattr(other, name))
 

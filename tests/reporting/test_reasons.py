@@ -23,7 +23,9 @@ def test_each_column_has_its_sentence():
     for part in ("undecided between road and roof", "0.3 higher", "One in 1,200 pixels", "80 % of it", "Only 40 %"):
         assert part in said
     assert "It stands out for the classes and the outlier head (hybrid)." in said
-    assert "It looks unlike the training images (encoder neighbours)." in reasons(ROW | {"signal": "encoder_knn"})
+    assert "It looks unlike the training images of its class (encoder neighbours)." in reasons(
+        ROW | {"signal": "encoder_knn"}
+    )
     assert len(reasons(ROW)) == 6
     assert "Only" not in " ".join(reasons(ROW | {"valid_fraction": 0.997})), "which would be 100 %"
 

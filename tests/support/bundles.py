@@ -88,5 +88,7 @@ def with_statistics(bundle, path):
     fit = InlierFit(classes, samples=200, places=100, batches=1, seed=0)
     noise = torch.rand(2, bundle.bands.count, 64, 64, generator=torch.Generator().manual_seed(0))
     fit.update(bundle.infer(noise), torch.zeros(2, 64, 64, dtype=torch.int64))
-    tails = {f"tail_{kind}": fit_tail(lambda share: -share) for kind in EXPERTS}
-    return dataclasses.replace(bundle, inliers=Inliers(fit.finish().state_dict() | tails)).save(path)
+    found = fit.finish()
+    known = [kind for kind in EXPERTS if kind in ("hybrid", *found.scores)]
+    tails = {f"tail_{kind}": fit_tail(lambda share: -share) for kind in known}
+    return dataclasses.replace(bundle, inliers=Inliers(found.state_dict() | tails)).save(path)

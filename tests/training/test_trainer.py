@@ -306,7 +306,7 @@ def test_combined_iscalibrated_on_validation_inliers(scenes_folder, unbroken, tm
     # a share of e^-s at least, and at most on one of 2 e^(-s / (1 + w)): one of both exceeds s / (1 + w) there.
     for rate in (0.05, 0.01):
         surprisal = bundle.calibration["combined"][str(rate)]
-        assert -math.log(rate) - 0.2 < surprisal < (1 + EXPERTS["encoder_knn"]) * math.log(2 / rate) + 0.2
+        assert -math.log(rate) - 0.2 < surprisal < sum(EXPERTS.values()) * math.log(2 / rate) + 0.2
 
 
 @pytest.mark.slow
