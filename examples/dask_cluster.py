@@ -12,6 +12,6 @@ import geood
 
 if __name__ == "__main__":  # worker processes import this file
     scene, model, out = sys.argv[1:]
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
         [made] = geood.predict([scene], out, bundle=model, scheduler=cluster.scheduler_address)
     print(f"{made.scores}: {made.valid_pixels:,} pixels")

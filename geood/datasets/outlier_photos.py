@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from geood.config import Config
@@ -66,7 +66,7 @@ class PhotographFolder:
     def _open(path: Path) -> Image.Image:
         try:
             return Image.open(path)
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"{path}: cannot be read as a photograph ({error}); copy it again or remove it") from None
 
 

@@ -2,9 +2,9 @@
 
 Where the grids agree, pixels are read unchanged. A rotated file, or one with another CRS or pixel size, is resampled as
 scenes are for predictions (`geo.resampling`): area averages of finer pixels, else bilinearly; where predictions would
-read it as it is, but for a few per cent of its pixel size or a few degrees, each pixel is the nearest of its own. The
-validity mask goes the same way, so that nothing outside a file or without data turns into a value. Few files stay open,
-and none crosses to another process. Class ids are never resampled: `geo.id_rasters` looks them up.
+read it as it is, up to a few per cent of its pixel size and however it is turned, each pixel is the nearest of its own.
+The validity mask goes the same way, so that nothing outside a file or without data turns into a value. Few files stay
+open, and none crosses to another process. Class ids are never resampled: `geo.labels.id_rasters` looks them up.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from geood.geo.scene_reading import SAME
 
 OPEN_FILES = 16  # a GDAL handle holds buffers; TorchGeo's 128 for each worker can eat gigabytes (its thread 1694)
 FINEST = 16  # a source may be this many times finer than the crops; beyond that one crop reads a huge window
-TURNED = 0.1  # radians that neighbouring UTM zones are turned against each other, at most
 TOLERANCE_PX = 0.01  # grids that agree to this fraction of a pixel are the same
 
 
@@ -139,7 +138,7 @@ class SourceImage(NamedTuple):
         (a, b), (d, e) = right - here, below - here
         if abs(a * e - b * d) > (1 + SAME) ** 2:
             return Resampling.average
-        alike = max(abs(abs(a) - 1), abs(abs(e) - 1)) <= SAME and max(abs(b), abs(d)) <= TURNED
+        alike = all(abs(side - 1) <= SAME for side in (math.hypot(a, b), math.hypot(d, e)))
         return Resampling.nearest if alike else Resampling.bilinear
 
     def _window_under(self, target: Grid) -> Window:

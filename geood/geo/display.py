@@ -1,13 +1,15 @@
 """Rasters as pictures: scenes and scores at the size at which they are drawn, so memory stays small for any scene.
 
 GDAL reads decimated: from overviews where a file has them, else block by block. Values are stretched for the eye, once
-for a whole scene, so that cut-outs of it look alike; what is computed never passes here. No figure is drawn.
+for a whole scene, so that cut-outs of it look alike; what is computed never passes here. Of a damaged file all that can
+be read is shown, as a map of it has scores there. No figure is drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, Resampling
 
-from geood.geo.gdal import open_raster, rasterio_window, reading
+from geood.geo.addresses import NETWORK
+from geood.geo.gdal import GDAL_FAILURES, open_raster, rasterio_window, reading
 from geood.geo.grid import Grid, Window
 
 LONGEST_PX = 1000  # side at which rasters are read for a page
+CELLS = 16  # along each axis, in which a damaged file is read
 LOW, HIGH = 2, 98  # percentiles between which values of other types than 8 bit are stretched, as QGIS does
 
 SCORES_LOW, SCORES_HIGH = 1, 99.9  # percentiles between which scores are coloured
@@ -130,12 +134,54 @@ def _bands(source: Any, shape: tuple[int, int], window: Window | None) -> tuple[
     """Read three bands (3, h, w) of an open raster, or one of them thrice, and where they are valid (h, w)."""
     kinds = zip(source.indexes, source.colorinterp, strict=True)
     bands = [i for i, kind in kinds if kind != ColorInterp.alpha]
-    bands = bands[:3] if len(bands) >= 3 else bands[:1] * 3
-    place = None if window is None else rasterio_window(window)
-    options = {"window": place, "resampling": Resampling.average}
-    pixels = source.read(bands, out_shape=(3, *shape), **options).astype(np.float32)
-    mask = source.dataset_mask(out_shape=shape, window=place) > 0
-    return pixels, mask & np.isfinite(pixels).all(0)
+    return read_valid(source, bands[:3] if len(bands) >= 3 else bands[:1] * 3, shape, window)
+
+
+def read_valid(
+    source: Any,
+    bands: Sequence[int],
+    shape: tuple[int, int],
+    window: Window | None = None,
+    *,
+    kernel: Resampling = Resampling.average,
+) -> tuple[Picture, NDArray[np.bool_]]:
+    """Read bands (n, h, w) of an open raster at the drawn size, and where they are valid (h, w).
+
+    A damaged file is read in cells, and is not valid in those that cannot be read; GDAL's error passes through if none
+    can. What a server does not send is asked for once.
+    """
+    whole = window or Window(0, 0, source.height, source.width)
+
+    def read(window: Window, shape: tuple[int, int]) -> tuple[Picture, NDArray[np.bool_]]:
+        place = rasterio_window(window)
+        pixels = source.read(list(bands), out_shape=(len(bands), *shape), window=place, resampling=kernel)
+        mask = source.dataset_mask(out_shape=shape, window=place) > 0
+        return (values := pixels.astype(np.float32)), mask & np.isfinite(values).all(0)
+
+    try:
+        return read(whole, shape)
+    except GDAL_FAILURES as error:
+        failure = error
+    if NETWORK.search(source.name):
+        raise failure
+    drawn, valid, seen = np.zeros((len(bands), *shape), np.float32), np.zeros(shape, np.bool_), False
+    strips = source.block_shapes[0][1] >= source.width  # whole rows are read for any cell then
+    for rows, top, height in _cut(shape[0], whole.row, whole.height, CELLS):
+        for cols, left, width in _cut(shape[1], whole.col, whole.width, 1 if strips else CELLS):
+            size = rows.stop - rows.start, cols.stop - cols.start
+            with suppress(*GDAL_FAILURES):
+                drawn[:, rows, cols], valid[rows, cols] = read(Window(top, left, height, width), size)
+                seen = True
+    if not seen:
+        raise failure
+    return drawn, valid
+
+
+def _cut(drawn: int, start: int, length: int, most: int) -> list[tuple[slice, int, int]]:
+    """Cut an axis into `most` parts at most: drawn pixels, and first pixel and number of pixels of the raster."""
+    edges = [drawn * i // min(most, drawn) for i in range(min(most, drawn) + 1)]
+    pixels = [start + edge * length // drawn for edge in edges]
+    return [(slice(*pair), top, end - top) for pair, (top, end) in zip(pairwise(edges), pairwise(pixels), strict=True)]
 
 
 def _shown(pixels: Picture, valid: NDArray[np.bool_], stretch: DisplayRange) -> Picture:

@@ -233,12 +233,13 @@ class InlierFit:
             mask: (B, H, W), class indices; 255 is ignored.
         """
         known = mask != IGNORE
-        pixels = answer.logits.movedim(1, -1)[known].double().cpu()
-        largest, taken = pixels.max(1)
-        self._count.index_add_(0, taken, torch.ones_like(largest))
-        self._sum.index_add_(0, taken, largest)
-        self._squares.index_add_(0, taken, largest.square())
-        self._softmax.index_add_(0, taken, pixels.softmax(1))
+        for logits, of_image in zip(answer.logits, known, strict=True):  # a batch in float64 takes gigabytes
+            pixels = logits.movedim(0, -1)[of_image].double().cpu()
+            largest, taken = pixels.max(1)
+            self._count.index_add_(0, taken, torch.ones_like(largest))
+            self._sum.index_add_(0, taken, largest)
+            self._squares.index_add_(0, taken, largest.square())
+            self._softmax.index_add_(0, taken, pixels.softmax(1))
         reviewed = mask == UNSTATED
         self._features.draw(answer.features, known, reviewed)
         seen = joined((answer.encoder, answer.coarser))

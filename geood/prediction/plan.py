@@ -290,14 +290,14 @@ def _cache(opened: Scene, memory: SceneMemory, limits: Budget, *, rows: int) -> 
 
 def _check_sample(opened: Scene, bands: Bands, indexes: tuple[int, ...]) -> tuple[list[str], float]:
     """Return warnings about the digital numbers of a scene, from a sample of them, and its share of valid pixels."""
+    warnings = [*filter(None, [turned_by_viewers(opened), oblong_pixels(opened)])]
     try:
-        looks = turned_by_viewers(opened), oblong_pixels(opened)
-        warnings = [*filter(None, looks), *far_from_training(opened, bands, indexes)]
+        warnings += far_from_training(opened, bands, indexes)
         if (value := undeclared_nodata(opened)) is not None:
             warnings.append(f"much of its border is {value:g} in its bands: if that is nodata, add --nodata {value:g}")
         return warnings, valid_share(opened)
     except DataError as error:
-        return [f"its digital numbers were not compared with those of training: {error}"], 1.0
+        return [*warnings, f"its digital numbers were not compared with those of training: {error}"], 1.0
 
 
 def _area(options: SceneOptions, grid: Grid) -> AreaOfInterest | None:

@@ -47,7 +47,7 @@ def _is_own(path: Path) -> bool:
     try:
         with Image.open(path) as picture:
             return picture.info.get("Software") == DRAWN_BY
-    except OSError:
+    except (OSError, ValueError, Image.DecompressionBombError):  # no picture, or one of more than Pillow opens
         return False
 
 

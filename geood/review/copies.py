@@ -50,6 +50,24 @@ def of_one_crs(frames: Sequence[geopandas.GeoDataFrame], paths: Sequence[str | P
     return [frame.set_crs(first, allow_override=True) for frame in frames]
 
 
+def with_lost_columns(polygons: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
+    """Return the polygons with what a file does not tell of any of its own, as a reviewer saved fewer columns.
+
+    It is that of the same outline in another file, or what all others have in common.
+    """
+    for name in dict.fromkeys((*KEY, *_FIGURES)):
+        if name not in polygons:
+            continue
+        lost = polygons[name].isna().groupby(polygons["_file"]).transform("all")
+        if lost.any() and not lost.all():
+            outlines, told = polygons.geometry.to_wkb(), polygons[name][~lost]
+            found = outlines.map(told.groupby(outlines[~lost]).first())
+            if name in KEY[:2] and told.nunique() == 1:
+                found = found.where(found.notna(), told.dropna().iloc[0])
+            polygons = polygons.assign(**{name: polygons[name].where(~lost, found)})
+    return polygons
+
+
 def check_one_map(polygons: geopandas.GeoDataFrame, paths: Sequence[str | Path]) -> None:
     """Check that polygons of one rank in several files are the same: most of them have the same figures.
 
@@ -147,7 +165,7 @@ def searched_cells(frames: list[geopandas.GeoDataFrame], notes: list[str]) -> ge
     cells = pd.concat(frames, ignore_index=True)
     complete = [str(value).strip().casefold() in ("true", "1", "1.0", "yes") for value in cells["complete"]]
     misses = pd.to_numeric(cells["misses"], errors="coerce").astype(np.float64)
-    wrong = (misses < 0) | (misses != np.floor(misses)) & misses.notna()
+    wrong = (misses < 0) | (misses % 1 != 0) & misses.notna()
     typed = [not is_empty(value) for value in cells["misses"]]
     wrong |= pd.Series(typed) & misses.isna()
     if wrong.any():

@@ -24,7 +24,16 @@ from geood.geo.gdal import reason
 from geood.geo.gpkg import snapshot
 from geood.geo.ogr import local_file
 from geood.geo.qgis.form import CELL_REVIEW, SAMPLE_LAYER, VERDICTS
-from geood.review.copies import MOSTLY, Conflict, check_one_map, each_once, is_empty, of_one_crs, searched_cells
+from geood.review.copies import (
+    MOSTLY,
+    Conflict,
+    check_one_map,
+    each_once,
+    is_empty,
+    of_one_crs,
+    searched_cells,
+    with_lost_columns,
+)
 
 LAYER = "anomalies"
 SCORES = ("score_max", "score")  # columns taken for the score, the first that is there
@@ -89,7 +98,7 @@ def read_review(paths: Sequence[str | Path], names: ReviewNames = ReviewNames())
         notes += _gaps(frame, path)
         frames.append(frame.assign(source=path.name, _file=number))
         cells += [] if sample is None else [sample.assign(source=path.name)]
-    polygons = pd.concat(of_one_crs(frames, paths), ignore_index=True)
+    polygons = with_lost_columns(pd.concat(of_one_crs(frames, paths), ignore_index=True))
     cells = [each.to_crs(cells[0].crs) if each.crs and cells[0].crs else each for each in cells]
     polygons, misspelt = _spelt(polygons, names.verdict)
     ranks = pd.to_numeric(polygons["rank"], errors="coerce") if "rank" in polygons else None

@@ -30,6 +30,7 @@ from geood.config import Config, default_kind, load_config, to_yaml
 from geood.errors import ConfigError, OutputError, TrainingError, shown
 from geood.models import OLD_STRIDES, Flow, Segmenter
 from geood.training.checkpoints import DamagedCheckpoint, read_checkpoint
+from geood.training.plans import plans
 
 log = logging.getLogger("geood")
 FREE = ("data.workers", "data.test_images", "data.test_labels", "score", "predict")  # these do not affect training
@@ -211,11 +212,11 @@ def take_stages(source: Path, config: Config, *, segmenter: Segmenter, flow: Flo
         changed = [k for k in changed if not k.startswith("flow.")]
     if changed:
         raise ConfigError(f"{key} was trained with other values of {', '.join(changed)}; give those, or train anew")
-    figures: dict[str, float] = {}
+    figures, whole = dict[str, float](), {plan.stage: plan.steps for plan in plans(before)}
     for stage, network in (("segmenter", segmenter), ("flow", flow)):
         if network is None or not getattr(config.train, f"{stage}_steps"):
             continue
-        state = _finished(source / "checkpoints" / f"{stage}.ckpt", getattr(before.train, f"{stage}_steps"), key=key)
+        state = _finished(source / "checkpoints" / f"{stage}.ckpt", whole.get(stage, 0), key=key)
         state = {k.removeprefix(f"{stage}."): v for k, v in state.items() if k.startswith(f"{stage}.")}
         try:
             network.take_classes(state) if isinstance(network, Segmenter) else network.load_state_dict(state)

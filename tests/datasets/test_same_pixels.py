@@ -147,7 +147,7 @@ def test_training_reads_what_predict_reads_at_another_resolution(tmp_path, kind,
     assert np.abs(found.image - image)[:, valid].max() < 1e-3
 
 
-@pytest.mark.parametrize("change", ["size", "phase", "zone"])
+@pytest.mark.parametrize("change", ["size", "phase", "zone", "turned", "quarter"])
 def test_crops_of_images_that_predict_reads_as_they_are_keep_their_contrast(tmp_path, change):
     """Between two pixels there is less of it: a second image whose pixels are 2 % larger lost a third."""
     array = np.random.default_rng(0).integers(0, 255, (3, 300, 300), np.uint8)
@@ -160,6 +160,9 @@ def test_crops_of_images_that_predict_reads_as_they_are_keep_their_contrast(tmp_
         transform = Affine(0.51, 0, 700_000, 0, -0.51, 4_600_000)
     elif change == "phase":
         transform = Affine(0.5, 0, 700_000.2, 0, -0.5, 4_600_000.2)
+    elif change in ("turned", "quarter"):
+        about = Affine.rotation(30 if change == "turned" else 90, (700_065, 4_599_925))
+        transform = about @ Affine(0.5, 0, 699_990, 0, -0.5, 4_600_000)
     else:
         crs, (x, y) = "EPSG:32634", Transformer.from_crs(32633, 32634, always_xy=True).transform(700_000, 4_600_000)
         transform = Affine(0.5, 0, x, 0, -0.5, y)

@@ -142,7 +142,7 @@ def tls(tmp_path):
 
 def test_a_scheduler_with_tls_takes_the_files_it_was_started_with(tls):
     security, files = tls
-    how = {"n_workers": 1, "processes": False, "dashboard_address": None, "host": "127.0.0.1"}
+    how = {"n_workers": 1, "processes": False, "dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
     with LocalCluster(protocol="tls://", security=security, **how) as running:
         with dask_client(0, running.scheduler_address, tls=files) as client:
             assert client.submit(abs, -1).result() == 1
@@ -155,7 +155,7 @@ def test_a_cluster_of_several_processes_with_tls_gives_the_bytes_of_one(tmp_path
     security, files = tls
     scene, how = write_raster(tmp_path / "s.tif", picture(300, 300)), {"settings": ["predict.tile_px=64"]}
     predict([scene], tmp_path / "one.tif", bundle_path=bundle_path, **how)
-    each = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1"}
+    each = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
     with LocalCluster(protocol="tls://", security=security, processes=True, **each) as running:
         address = running.scheduler_address
         with dask_client(0, address, tls=files) as client:

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from geood.calibration.verdict import HOLDS, UNKNOWN
-from geood.errors import OutputError
+from geood.errors import DataError, OutputError, TilesFailedError
 from geood.geo.display import read_photo
 from geood.prediction.overview import draw_map
 from geood.prediction.pipeline import predict
-from support.rasters import picture, write_raster
+from support.rasters import picture, write_raster, write_torn
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +57,22 @@ def test_an_image_whose_nodata_is_beyond_all_numbers_is_drawn_without_a_warning(
     path = write_raster(tmp_path / "s.tif", array, nodata=nodata if np.isfinite(nodata) else None)
     photo = read_photo(path)
     assert (photo[10:20, 10:20] == 1).all() and photo[20:].std() > 0.2
+
+
+@pytest.mark.parametrize(("dtype", "apart"), [("uint8", 0), ("uint16", 0.05)])  # stretched by what is seen
+def test_of_a_damaged_file_all_is_drawn_that_can_be_read(tmp_path, dtype, apart):
+    array, torn = picture(256, 256, dtype=dtype), np.zeros((256, 256), np.bool_)
+    whole = read_photo(write_raster(tmp_path / "a.tif", array))
+    shown = read_photo(write_torn(tmp_path / "b.tif", array, torn=[(1, 2), (3, 3)]))
+    torn[64:128, 128:192] = torn[192:, 192:] = True
+    assert (shown[torn] == 1).all() and np.allclose(shown[~torn], whole[~torn], rtol=0, atol=apart)
+    write_torn(tmp_path / "c.tif", array, torn=list(np.ndindex(4, 4)))
+    with pytest.raises(DataError, match=r"c\.tif: cannot be read"):
+        read_photo(tmp_path / "c.tif")
+
+
+def test_a_map_without_some_tiles_has_its_picture(tmp_path, bundle_path):
+    scene = write_torn(tmp_path / "torn.tif", picture(192, 256), torn=[(1, 1)])
+    with pytest.raises(TilesFailedError) as error:
+        predict([scene], tmp_path / "m.gpkg", bundle_path=bundle_path, overview=True, settings=["predict.tile_px=64"])
+    assert pixels(error.value.made[0].overview).std() > 10

@@ -5,14 +5,15 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from affine import Affine
 from PIL import Image
 
 import geood.prediction.pipeline
 import geood.prediction.publication
 from geood.cli.process import _run
-from geood.errors import ConfigError, DataError, OutputError, ScenesSkippedError
+from geood.errors import ConfigError, DataError, OutputError, ScenesSkippedError, TilesFailedError
 from geood.prediction.pipeline import predict
-from support.rasters import picture, write_raster
+from support.rasters import picture, write_raster, write_torn
 
 
 @pytest.fixture
@@ -76,6 +77,14 @@ def test_a_file_that_can_only_be_opened_is_left_out_and_one_damaged_further_on_i
         predict([folder], tmp_path / "out", bundle_path=bundle_path, unreadable="skip", settings=["predict.tile_px=64"])
     assert [bool(made.failed_tiles) for made in error.value.made] == [False, False, False, True]
     assert not [path for path in (tmp_path / "out").iterdir() if "cut" in path.name]
+
+
+def test_a_damaged_scene_is_warned_of_as_others_are(tmp_path, bundle_path, caplog):
+    degrees = Affine(6.3e-6, 0, 15, 0, -6.3e-6, 60)
+    scene = write_torn(tmp_path / "a.tif", picture(192, 256), torn=[(1, 1)], crs="EPSG:4326", transform=degrees)
+    with pytest.raises(TilesFailedError):
+        predict([scene], tmp_path / "m.tif", bundle_path=bundle_path, settings=["predict.tile_px=64"])
+    assert "were not compared" in caplog.text and "look stretched" in caplog.text
 
 
 @pytest.mark.parametrize("step", ["write_summary", "put_in_place"])

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from geood.cli.process import _run
 from geood.config.loading import to_yaml
@@ -152,6 +153,12 @@ def test_the_picture_replaces_an_earlier_one_and_nothing_else(folder, tmp_path, 
     before = mine.read_bytes()
     assert _run(line, debug=False) == 2 and "mine.png: is there already" in capsys.readouterr().err
     assert mine.read_bytes() == before
+    text = PngInfo()
+    text.add_text("Software", "a" * 2_000_000, zip=True)
+    Image.new("RGB", (8, 8)).save(mine, pnginfo=text)  # more than Pillow unpacks
+    assert _run(line, debug=False) == 2 and "mine.png: is there already" in capsys.readouterr().err
+    Image.new("1", (20_000, 20_000)).save(mine)  # more pixels than it opens
+    assert _run(line, debug=False) == 2 and "mine.png: is there already" in capsys.readouterr().err
     mine.unlink()
     for _ in range(2):
         _run(line, debug=False)

@@ -24,7 +24,7 @@ from geood.calibration import Verdict
 from geood.cli.process import _run
 from geood.cli.report import print_training
 from geood.config.loading import to_yaml
-from geood.errors import ConfigError, DataError, OutputError
+from geood.errors import ConfigError, DataError, OutputError, TilesFailedError
 from geood.geo.grid import Grid
 from geood.models import ModelBundle
 from geood.polygons.reading import read_anomalies
@@ -39,7 +39,7 @@ from geood.reporting.runs import config_differences, read_run, run_lines
 from geood.training.run_folder import write_confusion, write_versions
 from support.browser import PROGRAM, browser
 from support.bundles import make_bundle, small_config
-from support.rasters import picture, write_raster
+from support.rasters import picture, write_raster, write_torn
 
 HOSTILE = "<script>document.title='taken'</script>"
 CLASSES = {0: HOSTILE, 1: "road & $x$", 2: '"roof" onload=alert(1)'}
@@ -210,6 +210,15 @@ def test_the_scene_is_looked_for_and_its_absence_is_said(made, tmp_path):
     assert [each.label for each in read_maps(folder)] == [given.label]
     with pytest.raises(ConfigError, match=r"--scene none\.tif: no such file"):
         read_maps(prediction.polygons, scenes=[Path("none.tif")])
+
+
+def test_a_damaged_scene_is_shown_as_far_as_it_can_be_read(bundle_path, tmp_path):
+    scene = write_torn(tmp_path / "torn.tif", picture(256, 256), torn=[(1, 1)])
+    with pytest.raises(TilesFailedError) as error:
+        predict([scene], tmp_path / "m.gpkg", bundle_path=bundle_path, threshold=0.6, settings=["predict.tile_px=64"])
+    [made] = error.value.made
+    text = render(read_sources([made.polygons], scenes=[scene]), title="x")
+    assert text.count("data:image/jpeg") > made.anomalies > 0 and "was not found" not in text
 
 
 def test_polygons_that_were_cut_again_are_shown_with_the_scores_they_were_cut_from(made, tmp_path):

@@ -127,6 +127,14 @@ def test_cells_with_counts_that_are_none_are_left_out(tmp_path):
     assert review.cells["complete"].tolist() == [True, False, False, True, False]
     assert review.cells[review.cells["complete"]]["misses"].tolist() == [2, 0]
     assert any("2 counts of misses no whole number" in note for note in review.notes)
+    endless = sample.assign(misses=["inf", "2", "-inf", "nan", "1e3"])
+    assert read_review([save(tmp_path / "b.gpkg", reviewed(["real"]), endless)]).cells["complete"].tolist() == [
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
     assert any("1 cell complete without a count" in note for note in review.notes)
 
 
@@ -167,6 +175,18 @@ def test_copies_in_formats_with_other_notations_of_one_crs_and_of_ranks_are_copi
     review = read_review([save(tmp_path / "a.gpkg", frame), tmp_path / "b.parquet"])
     assert verdicts(review) == ["conflict", "real", ""]
     assert [str(conflict) for conflict in review.conflicts] == ["rank 1: real by a.gpkg, false by b.parquet"]
+
+
+@pytest.mark.parametrize("lacks", [["model"], ["scene"], ["rank"], ["scene", "model", "rank", "score_max", "area_px"]])
+@pytest.mark.parametrize("several", [False, True])
+def test_a_copy_that_was_saved_with_fewer_columns_is_a_copy(tmp_path, lacks, several):
+    """Each of its polygons counted once more, and no conflict was seen."""
+    scenes = {"scene": ["a", "a", "b", "b"], "rank": [1, 2, 1, 2]} if several else {"scene": "a"}
+    frame = reviewed(["real", "false", None, "real"]).assign(**scenes)
+    other = frame.assign(verdict=["real", None, "false", "false"]).drop(columns=lacks)
+    for paths in (("a", frame), ("b", other)), (("c", other), ("d", frame)):
+        review = read_review([save(tmp_path / f"{name}.gpkg", each) for name, each in paths])
+        assert sorted(verdicts(review)) == ["conflict", "false", "false", "real"] and len(review.conflicts) == 1
 
 
 def test_a_column_of_yes_and_no_is_no_column_of_verdicts(tmp_path):

@@ -40,6 +40,20 @@ def assemble(out, grid, *, tags, statistics, **form):
         assembly.finish(tags=tags, statistics=statistics)
 
 
+def write_torn(path, array, *, torn, **profile):
+    """Write an array (C, H, W) in blocks of 64 x 64 pixels, the blocks (row, column) in `torn` without their bytes."""
+    write_raster(path, array, tiled=True, blockxsize=64, blockysize=64, compress="deflate", **profile)
+    with rasterio.open(path) as file:
+        tags = [
+            [file.get_tag_item(f"BLOCK_{item}_{x}_{y}", "TIFF", bidx=1) for item in ("OFFSET", "SIZE")] for y, x in torn
+        ]
+    held = bytearray(path.read_bytes())
+    for offset, size in ((int(offset), int(size)) for offset, size in tags):
+        held[offset : offset + size] = bytes(size)
+    path.write_bytes(held)
+    return path
+
+
 def write_scores(path, grid, array, **tags):
     """A score raster (float32) or class raster (uint8) of an array, put together as `predict` does it."""
     kinds = array.dtype == np.uint8

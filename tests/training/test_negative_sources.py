@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from geood.config.sections import FlowConfig, NegativesConfig, Source
 from geood.datasets.outlier_photos import PhotographFolder
@@ -288,6 +289,12 @@ def test_a_folder_that_gives_no_negatives_is_explained(tmp_path):
     with pytest.raises(DataError, match=r"bad\.jpg: cannot be read"):
         PhotographFolder(tmp_path, bands=3)
     (tmp_path / "bad.jpg").unlink()
+    text = PngInfo()
+    text.add_text("Software", "a" * 2_000_000, zip=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "bad.png", pnginfo=text)  # more than Pillow unpacks
+    with pytest.raises(DataError, match=r"bad\.png: cannot be read"):
+        PhotographFolder(tmp_path, bands=3)
+    (tmp_path / "bad.png").unlink()
     with pytest.raises(ConfigError, match=r"3 bands, but 4 are used"):
         _photographs(tmp_path, bands=4)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90, 3), np.uint8)).save(tmp_path / "cut.png")

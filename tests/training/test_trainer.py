@@ -259,6 +259,13 @@ def test_stages_of_another_run_that_do_not_fit_are_refused(unbroken, scenes_fold
     with pytest.raises(ConfigError, match="has done 2 of 9 steps of its stage segmenter"):
         train(taking, tmp_path / "run")
     longer.write_text(longer.read_text().replace("segmenter_steps: 9", "segmenter_steps: 2"))
+    begun, checkpoint = longer.read_text(), tmp_path / "bare" / "checkpoints" / "segmenter.ckpt"
+    longer.write_text(begun.replace("segmenter_steps: 2", "segmenter_steps: 41").replace("every: 2", "every: 5"))
+    stored = torch.load(checkpoint, weights_only=True)
+    torch.save({**stored, "global_step": 42}, checkpoint)  # seven of eight epochs of six steps
+    with pytest.raises(ConfigError, match="has done 42 of 48 steps of its stage segmenter"):
+        train(taking, tmp_path / "run")
+    longer.write_text(begun)
     afresh = config(scenes_folder, stages_from=str(tmp_path / "bare"), flow_steps=0)
     flow = Flow(3, afresh.flow, (1 / 255,) * 3)
     figures = take_stages(tmp_path / "bare", afresh, segmenter=Segmenter(3, 3, afresh.segmenter), flow=flow)

@@ -21,11 +21,11 @@ import geopandas
 import numpy as np
 import pyogrio
 import pyproj
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, Resampling
 
 from geood.atomic import atomic_write, output_errors
 from geood.errors import DataError, printable
-from geood.geo.display import DisplayRange, stretch_of
+from geood.geo.display import DisplayRange, drawn_shape, read_valid, stretch_of
 from geood.geo.gdal import open_raster, reading
 from geood.geo.grid import Grid
 from geood.geo.ogr import local_file
@@ -274,10 +274,9 @@ def _image_style(raster: Any) -> str:
     bands = list(_colours(raster))
     root = template("image.qml" if len(bands) == 3 else "image_grey.qml")
     keys = ("redBand", "greenBand", "blueBand") if len(bands) == 3 else ("grayBand",)
-    shrink = max(1, max(raster.shape) / SAMPLED_PX)
-    shape = (len(bands), *(max(1, round(side / shrink)) for side in raster.shape))
-    seen = np.ma.filled(raster.read(bands, out_shape=shape, masked=True).astype(np.float64), np.nan)
-    limits = DisplayRange() if raster.dtypes[bands[0] - 1] == "uint8" else stretch_of(seen)
+    shape = drawn_shape(raster.height, raster.width, SAMPLED_PX)
+    pixels, valid = read_valid(raster, bands, shape, kernel=Resampling.nearest)
+    limits = DisplayRange() if raster.dtypes[bands[0] - 1] == "uint8" else stretch_of(pixels[:, valid])
     for renderer in root.iter("rasterrenderer"):
         stretches = [child for child in renderer if child.tag.lower().endswith("contrastenhancement")]
         for key, band, child in zip(keys, bands, stretches, strict=True):
