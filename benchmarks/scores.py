@@ -47,12 +47,14 @@ def bundle_of(network: str, classes: int) -> ModelBundle:
     with torch.no_grad():
         answer = segmenter(torch.rand(1, 3, 512, 512))
     fit.update(answer, torch.zeros(1, 512, 512, dtype=torch.int64))
-    tails = {f"tail_{kind}": fit_tail(lambda share: -share) for kind in EXPERTS}
+    found = fit.finish()
+    known = [kind for kind in EXPERTS if kind in ("hybrid", *found.scores)]
+    tails = {f"tail_{kind}": fit_tail(lambda share: -share) for kind in known}
     bands = Bands(("r", "g", "b"), (1, 2, 3), (0.0,) * 3, (255.0,) * 3, (0.5,) * 3, (1 / 255,) * 3)
     return ModelBundle(
         segmenter=segmenter,
         flow=None,
-        inliers=Inliers(fit.finish().state_dict() | tails),
+        inliers=Inliers(found.state_dict() | tails),
         bands=bands,
         config=config,
         class_ids=tuple(range(classes)),

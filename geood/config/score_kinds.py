@@ -74,7 +74,7 @@ LACKS: dict[Need, str] = {
     "encoder bank": "no bank of encoder features; train with score.encoder_bank: 2048, or",
     "encoder classes": "no bank of encoder features of two classes; train with score.encoder_bank: 2048, or",
     "experts": (
-        "not both experts and their tails; train with segmenter.outlier: head, score.encoder_bank: 2048 and validation "
+        "not the experts and their tails; train with segmenter.outlier: head, score.encoder_bank: 2048 and validation "
         "data, or"
     ),
 }

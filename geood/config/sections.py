@@ -619,7 +619,7 @@ class ScoreConfig(Section):
         description="inlier features kept for the scores knn, gmm and residual; 0: none; use a few thousand for these",
     )
     encoder_bank: Annotated[int, Field(ge=0, le=100_000), AfterValidator(_enough_features)] = Field(
-        2048, description="inlier features of the encoder kept for the scores encoder_knn and combined; 0: none"
+        2048, description="inlier features of the encoder kept for the encoder's scores and combined; 0: none"
     )
     smooth_px: Annotated[int, Field(ge=0, le=256)] | None = Field(
         None,

@@ -33,7 +33,7 @@ def offset_of(settings: ScoreConfig, offsets: Mapping[str, float]) -> float:
 
 @dataclasses.dataclass
 class _Found:
-    """What was computed of one answer: unsmoothed scores by kind, offset and whether of all of it, places in a bank."""
+    """Parts of one answer, each computed once: unsmoothed scores by kind, offset and whether of all, and its places."""
 
     scores: dict[tuple[str, float, bool], Tensor] = dataclasses.field(default_factory=dict)
     in_bank: InBank | None = None
