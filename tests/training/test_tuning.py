@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from geood.calibration import measure_ground
 from geood.cli.app import app
+from geood.config import SCORES
 from geood.config.loading import load_config, to_yaml
 from geood.config.sections import Config, LossConfig
 from geood.constants import IGNORE, UNSTATED
@@ -83,6 +84,16 @@ def test_without_steps_the_head_is_kept_and_there_is_nothing_to_train(folder, cr
     check_sense(tuned)
     with pytest.raises(ConfigError, match=r"--from.*head is kept with train\.head_steps 0"):
         check_sense(config(folder, head_steps=0))
+
+
+def test_a_config_may_ask_for_every_score_that_its_training_makes():
+    asked = {"feature_bank": 100, "encoder_bank": 100}
+    for kind, row in SCORES.items():
+        outlier = row.needs if row.needs in ("head", "class") else "head"
+        check_sense(small_config(segmenter={"outlier": outlier}, score=asked | {"kind": kind}))
+    for kind in ("encoder_knn", "encoder_ratio", "combined"):
+        with pytest.raises(ConfigError, match=f"score.kind {kind}: .*encoder_bank: 2048"):
+            check_sense(small_config(segmenter={"outlier": "head"}, score={"kind": kind, "encoder_bank": 0}))
 
 
 def test_a_head_of_an_earlier_geood_is_kept_with_its_own_strides(folder, tmp_path):
