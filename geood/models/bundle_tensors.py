@@ -209,7 +209,7 @@ def _of_inliers(
             shapes |= {"encoder_false": (false, principal), "encoder_reach": (1,)}
     if "tail_encoder_knn" in found and "encoder_near" in found:
         shapes |= {"tail_hybrid": (KNOTS,), "tail_encoder_knn": (KNOTS,)}
-        if "tail_encoder_ratio" in found and "encoder_classes" in found:  # formats before 7 did not know it
+        if "tail_encoder_ratio" in found:  # formats before 7 did not know it
             shapes["tail_encoder_ratio"] = (KNOTS,)
     if set(found) - set(shapes):
         shapes |= {

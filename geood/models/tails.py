@@ -1,6 +1,6 @@
 """Tail probabilities of scores on inliers: scores of different units made comparable, so that they can be added.
 
-The surprisal of a score is -ln of the share of inliers that reach it. Two experts are joined by the weighted sum of
+The surprisal of a score is -ln of the share of inliers that reach it. Experts are joined by the weighted sum of
 their surprisals, the logarithm of a weighted product of tail probabilities (Good 1955). In a table of knots, a score's
 surprisal is linear between them; beyond the last it grows as it does along the tail, that is, tails are taken for
 exponential. Tensors only.

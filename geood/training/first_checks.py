@@ -66,11 +66,13 @@ def check_sense(config: Config) -> None:
         ConfigError: it cannot, or nothing would train the output.
     """
     outlier, score = config.segmenter.outlier, config.score
-    banks = [
-        name for name, size in (("feature bank", score.feature_bank), ("encoder bank", score.encoder_bank)) if size
-    ]
-    experts = ("experts",) if score.encoder_bank and outlier == "head" else ()
-    given = scores_from("logits", "class statistics", *banks, *experts, outlier)
+    needs = {
+        "feature bank": score.feature_bank,
+        "encoder bank": score.encoder_bank,
+        "encoder classes": score.encoder_bank,
+        "experts": score.encoder_bank and outlier == "head",
+    }
+    given = scores_from("logits", "class statistics", *(need for need, met in needs.items() if met), outlier)
     if why := why_not(config.score.kind, given, outlier):
         raise ConfigError(why)
     third = config.train.third_stage

@@ -13,7 +13,7 @@ import math
 
 from torch import Tensor
 
-from geood.config import SCORES
+from geood.config import OF_ENCODER, SCORES
 from geood.datasets import Crops
 from geood.models import LOST, ModelBundle, effort_for, measured_reach, outputs_of
 
@@ -29,7 +29,7 @@ def with_reach(bundle: ModelBundle, crops: Crops) -> ModelBundle:
     segmenter, seed, score = bundle.segmenter, bundle.config.train.seed, bundle.config.score
     needs = SCORES[score.kind].needs
     network = outputs_of(
-        segmenter, outlier=needs in ("head", "class", "experts"), encoder=needs in ("encoder bank", "experts")
+        segmenter, outlier=needs in ("head", "class", "experts"), encoder=needs in (*OF_ENCODER, "experts")
     )
     raw = bundle.with_score(score.bare)  # what the score itself looks around a pixel is added to the halo
 

@@ -404,6 +404,10 @@ def _forgeries():
         "templates of fewer classes": (narrower("log_templates"), r"inliers.log_templates is F32"),
         "a class of no bound": (classes_of(torch.inf), r"encoder_classes does not hold classes in order"),
         "a third tail with one class": (one_class, r"tail_encoder_ratio, and its bank is of one class"),
+        "a third tail without classes": (
+            without("encoder_classes"),
+            r"tail_encoder_ratio, and its bank is of one class",
+        ),
         "half a class": (classes_of(1.5), r"encoder_classes does not hold classes in order"),
         "false alarms without a reach": (no_reach, r"lacks the tensor inliers.encoder_reach"),
         "false alarms that reach nowhere": (false_alarms(0.0), r"encoder_reach is no distance"),

@@ -11,6 +11,7 @@ from PIL import Image
 
 from geood.datasets import open_crops
 from geood.models.bundle import ModelBundle
+from geood.models.bundle_header import Reach
 from geood.models.reach import LOST, MOST_HALO
 from geood.training.halo import with_reach
 from support.bundles import make_bundle, small_config
@@ -96,6 +97,22 @@ def test_a_trained_bundle_knows_its_reach_and_takes_its_halo(tmp_path, caplog):
     assert loaded.reach == reach and loaded.halo_px == reach.halo_px
     smoothed = loaded.with_settings(["score.smooth_px=20"])
     assert smoothed.halo_px == reach.halo_px + 64  # two windows of 41 px, in steps of 32
+
+
+@pytest.mark.parametrize(
+    ("kind", "outputs"),
+    [("energy", 1), ("knn", 1), ("hybrid", 2), ("encoder_knn", 3), ("encoder_ratio", 3), ("combined", 4)],
+)
+def test_the_halo_is_that_of_all_outputs_that_the_score_is_made_of(tmp_path, monkeypatch, kind, outputs):
+    """The logits, the outlier logit, and the encoder's two maps."""
+    score, seen = {"kind": kind, "feature_bank": 100}, []
+    bundle = make_bundle(tmp_path / "m.safetensors", segmenter={"outlier": "head"}, score=score)
+    monkeypatch.setattr(
+        "geood.training.halo.measured_reach",
+        lambda network, *_, **__: seen.append(network(torch.rand(1, 3, 64, 64))) or Reach(halo_px=32, beyond=(0.0,)),
+    )
+    with_reach(bundle, None)
+    assert [len(found) for found in seen] == [outputs]
 
 
 def test_a_config_with_a_narrower_halo_is_warned_of_when_training_ends(tmp_path, caplog):

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from geood.calibration import measure_ground
 from geood.cli.app import app
+from geood.config import SCORES
 from geood.config.loading import load_config, to_yaml
 from geood.config.sections import Config, LossConfig
 from geood.constants import IGNORE, UNSTATED
@@ -21,6 +22,7 @@ from geood.models.bundle import ModelBundle
 from geood.models.encoder_bank import usual_distance
 from geood.models.flows.flow import Flow
 from geood.models.inlier_statistics import Inliers
+from geood.models.score_maps import EXPERTS
 from geood.models.segmenter import Segmenter, SegmenterOutput
 from geood.training.first_checks import check_sense
 from geood.training.losses import class_nll, joint_loss
@@ -83,6 +85,16 @@ def test_without_steps_the_head_is_kept_and_there_is_nothing_to_train(folder, cr
     check_sense(tuned)
     with pytest.raises(ConfigError, match=r"--from.*head is kept with train\.head_steps 0"):
         check_sense(config(folder, head_steps=0))
+
+
+def test_a_config_may_ask_for_every_score_that_its_training_makes():
+    asked = {"feature_bank": 100, "encoder_bank": 100}
+    for kind, row in SCORES.items():
+        outlier = row.needs if row.needs in ("head", "class") else "head"
+        check_sense(small_config(segmenter={"outlier": outlier}, score=asked | {"kind": kind}))
+    for kind in ("encoder_knn", "encoder_ratio", "combined"):
+        with pytest.raises(ConfigError, match=f"score.kind {kind}: .*encoder_bank: 2048"):
+            check_sense(small_config(segmenter={"outlier": "head"}, score={"kind": kind, "encoder_bank": 0}))
 
 
 def test_a_head_of_an_earlier_geood_is_kept_with_its_own_strides(folder, tmp_path):
@@ -314,6 +326,18 @@ def test_a_round_adds_reviewed_places_to_the_bank_of_the_model_and_the_next_repl
     torch.testing.assert_close(second["encoder_reach"], usual_distance(first["encoder_near"]).reshape(1))
 
 
+def test_a_model_with_two_experts_has_the_third_after_a_round(rounds, reviewed, tmp_path):
+    """Its bank is kept, so all is as if it had had that before."""
+    _, found = rounds
+    held = {name: tensor for name, tensor in found["first"].inliers.named_buffers() if name != "tail_encoder_ratio"}
+    dataclasses.replace(found["first"], inliers=Inliers(held)).save(tmp_path / "model.safetensors")
+    asked = reviewed("false", UNSTATED)
+    asked = asked.model_copy(update={"train": asked.train.model_copy(update={"tune_from": str(tmp_path)})})
+    after, wanted = ModelBundle.load(train(asked, tmp_path / "run")), found["second"]
+    assert all(map(after.inliers.knows_tail, EXPERTS)) and after.calibration == wanted.calibration
+    assert all(torch.equal(after.inliers.state_dict()[n], tensor) for n, tensor in wanted.inliers.state_dict().items())
+
+
 def test_the_bank_is_made_anew_where_head_size_or_ground_are_others_and_the_log_tells(rounds, reviewed, caplog):
     folder, found = rounds
     asked = reviewed("false", UNSTATED)
@@ -348,7 +372,7 @@ def test_a_bank_that_cannot_tell_its_reviewed_rows_or_is_of_an_earlier_geood_is_
     del untold["encoder_reach"]
     narrow = untold | {"encoder_shift": held["encoder_shift"][:48], "encoder_axes": held["encoder_axes"][:48, :32]}
     narrow |= {"encoder_near": held["encoder_near"][:, :32]}
-    unordered = {name: tensor for name, tensor in untold.items() if name != "encoder_classes"}
+    unordered = {n: tensor for n, tensor in untold.items() if n not in ("encoder_classes", "tail_encoder_ratio")}
     said = {"does not tell which rows": untold, "one of an earlier geood": narrow, "has none, or": unordered}
     for why, tensors in said.items():
         parts = {name: tensor.contiguous() for name, tensor in tensors.items()}

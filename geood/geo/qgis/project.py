@@ -276,7 +276,10 @@ def _image_style(raster: Any) -> str:
     keys = ("redBand", "greenBand", "blueBand") if len(bands) == 3 else ("grayBand",)
     shape = drawn_shape(raster.height, raster.width, SAMPLED_PX)
     pixels, valid = read_valid(raster, bands, shape, kernel=Resampling.nearest)
-    limits = DisplayRange() if raster.dtypes[bands[0] - 1] == "uint8" else stretch_of(pixels[:, valid])
+    with np.errstate(over="ignore"):  # a pixel is valid if one of its bands is, and the others have nodata there
+        nodata = np.array([raster.nodatavals[band - 1] for band in bands], np.float32)[:, None, None]
+    seen = np.where(pixels == nodata, np.nan, pixels)[:, valid]
+    limits = DisplayRange() if raster.dtypes[bands[0] - 1] == "uint8" else stretch_of(seen)
     for renderer in root.iter("rasterrenderer"):
         stretches = [child for child in renderer if child.tag.lower().endswith("contrastenhancement")]
         for key, band, child in zip(keys, bands, stretches, strict=True):

@@ -1,5 +1,6 @@
 """Projects: what QGIS itself finds in them, in which order and style, also after the folder has moved."""
 
+import re
 import shutil
 import sqlite3
 import zipfile
@@ -156,6 +157,14 @@ def test_the_view_holds_an_image_however_it_lies(tmp_path, turned):
     with rasterio.open(image) as file:
         corners = [file.transform @ corner for corner in ((0, 0), (40, 0), (0, 30), (40, 30))]
     assert all(west <= x <= east and south <= y <= north for x, y in corners)
+
+
+def test_nodata_in_one_band_alone_does_not_stretch_an_image(tmp_path):
+    """It was taken for a value where the other bands are valid, and the image was shown pale."""
+    array = picture(128, 128, dtype="uint16") // 2 + 5_000
+    array[2, :40] = 0
+    [(_, style)] = raster_layer(write_raster(tmp_path / "image.tif", array, nodata=0), "image").styles
+    assert all(float(low) >= 5_000 for low in re.findall("<minValue>([^<]*)", style)) and "<minValue>" in style
 
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path):
