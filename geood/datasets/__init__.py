@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from geood.datasets.files import find_files
     from geood.datasets.frames import Decoded, Frame, decode, screened
     from geood.datasets.outlier_photos import PhotographFolder, open_photographs
+    from geood.datasets.reviewed_ground import ReviewedScenes
     from geood.datasets.samples import CropPixels, seed_of
     from geood.datasets.sources import open_crops
     from geood.datasets.synthetic.world import make_world
@@ -35,6 +36,7 @@ __all__ = [
     "Frame",
     "PartIds",
     "PhotographFolder",
+    "ReviewedScenes",
     "ValidationPart",
     "check_set",
     "decode",
@@ -66,6 +68,7 @@ __getattr__, __dir__ = lazy_exports(
         "NAMES_OF_NONE": "class_finding",
         "PartIds": "validation_ground",
         "PhotographFolder": "outlier_photos",
+        "ReviewedScenes": "reviewed_ground",
         "ValidationPart": "validation_ground",
         "check_set": "check",
         "decode": "frames",

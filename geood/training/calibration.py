@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from geood.calibration import LEAST_BLOCKS, GroundSample, measure_ground, sample_ground
 from geood.config import VETO_SHARES, why_not
-from geood.datasets import Crops
+from geood.datasets import Crops, ReviewedScenes
 from geood.errors import TrainingError, counted
 from geood.metrics import PixelCurve
 from geood.models import EXPERTS, Flow, InlierFit, Inliers, ModelBundle, Segmenter, fit_tail, outlier_score
@@ -82,7 +82,8 @@ def _fitted(bundle: ModelBundle, crops: Crops) -> Inliers:
     if config.score.false_alarm_nats and config.score.encoder_bank:
         for image, false in crops.false_alarms():
             fit.add_false_alarms(bundle.infer(image.to(bundle.device)), false)
-    return fit.finish(kept_bank(config)).to(bundle.device)
+    ground = crops.ground.scenes if isinstance(crops.ground, ReviewedScenes) else crops.ground
+    return fit.finish(kept_bank(config, ground.files())).to(bundle.device)
 
 
 def _offsets(bundle: ModelBundle, ground: GroundSample | None) -> dict[str, float]:

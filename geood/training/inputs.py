@@ -53,9 +53,46 @@ def check_inputs(run: Path, now: Inputs) -> None:
     Raises:
         OutputError: they are not, or the note is damaged.
     """
+    before = _noted(run)
+    if before is None:
+        return
+    changed = [path for path in {**before, **now} if before.get(path) != now.get(path)]
+    if changed:
+        raise OutputError(
+            f"{run}: was begun with other files, {len(changed)} of {len({**before, **now})} differ by size or time of "
+            f"writing, such as {shown(changed[0], most=500)}; put those back or give another --out, or remove "
+            f"{run / NOTE} to go on with what is there now"
+        )
+
+
+def changed_since(run: Path, files: Iterable[Path]) -> list[str]:
+    """Return which of `files` a run did not read as they are, and what it read and is gone; none without a note.
+
+    Labels that were burnt are told by their names, which hold a digest of what was drawn.
+
+    Raises:
+        DataError: a file is gone, or a VRT cannot be read any more.
+        OutputError: the note is damaged.
+    """
+    before = _noted(run)
+    if before is None:
+        return []
+    burnt = {Path(path).name for path, state in before.items() if not state}
+    now = inputs_of(run, files)
+    others = [path for path, state in now.items() if state != before.get(path) and Path(path).name not in burnt]
+    data = (path for path, state in before.items() if state and not path.endswith(".safetensors"))
+    return others + [path for path in data if not Path(path).exists()]
+
+
+def _noted(run: Path) -> Inputs | None:
+    """Return what a run folder notes of its files; None without a note.
+
+    Raises:
+        OutputError: the note is damaged.
+    """
     note = run / NOTE
     if not note.exists():
-        return
+        return None
     try:
         before = json.loads(note.read_text(encoding="utf-8"))
         if not isinstance(before, dict):
@@ -64,13 +101,7 @@ def check_inputs(run: Path, now: Inputs) -> None:
         raise OutputError(
             f"{note}: is damaged ({shown(error)}); remove it to go on with the files that are there"
         ) from None
-    changed = [path for path in {**before, **now} if before.get(path) != now.get(path)]
-    if changed:
-        raise OutputError(
-            f"{run}: was begun with other files, {len(changed)} of {len({**before, **now})} differ by size or time of "
-            f"writing, such as {shown(changed[0], most=500)}; put those back or give another --out, or remove {note} "
-            "to go on with what is there now"
-        )
+    return before
 
 
 def note_inputs(run: Path, now: Inputs) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from geood.datasets import Crops
 from geood.errors import ConfigError, shown
 from geood.geo.scene_reading import SAME
 from geood.models import Flow, Inliers, ModelBundle, Segmenter, bundle_path_of, read_header
+from geood.training.inputs import changed_since
 
 log = logging.getLogger("geood")
 
@@ -88,17 +90,23 @@ def keeps_head(config: Config) -> bool:
     return train.tune_from is not None and config.segmenter.outlier == "head" and not learns
 
 
-def kept_bank(config: Config) -> Inliers | None:
+def kept_bank(config: Config, files: Iterable[Path]) -> Inliers | None:
     """Return the statistics of the model that a training goes on with, if their encoder bank is kept; else None.
+
+    `files` are the images and labels that are read now, but for those of reviews.
 
     Raises:
         BundleError: the model cannot be read.
+        OutputError: what its run folder notes of files is damaged.
     """
     if config.train.tune_from is None or not config.score.encoder_bank:
         return None
     path = bundle_path_of(str(config.train.tune_from))
     bundle = ModelBundle.load(path, flow=False)
-    if why := _why_anew(bundle, config):
+    others = changed_since(path.parent, files)
+    if why := _why_anew(bundle, config) or (
+        f"{shown(others[0], most=500)} was not read then as it is" if others else ""
+    ):
         log.info("the encoder's bank is made anew, as %s", why)
         return None
     log.info("the encoder's bank of %s is kept, with the reviewed places of this training", path)

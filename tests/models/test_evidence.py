@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from geood.models.evidence import EVIDENCE, class_bands
+from geood.models.evidence import EVIDENCE, SIGNALS, class_bands
 from geood.models.inlier_statistics import Inliers
 from geood.models.score_maps import EXPERTS
 from geood.models.segmenter import SegmenterOutput
@@ -51,5 +51,5 @@ def test_the_signal_is_the_expert_that_most_of_the_score_comes_from(tmp_path, sm
     settings = bundle.config.score.model_copy(update={"kind": "combined", "smooth_px": smooth_px})
     bands = class_bands(fused.with_score(settings), answer, own + other, floor=-1e9, core=CORE)
     clear = (own - other).abs() > 0.01
-    assert next(iter(EXPERTS)) == "hybrid" and EXPERTS["hybrid"] == 1 and clear.float().mean() > 0.5
+    assert SIGNALS[0] == "hybrid" and EXPERTS["hybrid"] == 1 and clear.float().mean() > 0.5
     assert (bands[..., 3] == (other > own))[clear].all()

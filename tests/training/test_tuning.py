@@ -1,6 +1,8 @@
 """Going on with a model: its networks and bands are taken as they are, and only what fits is taken."""
 
 import dataclasses
+import json
+import shutil
 
 import geopandas
 import numpy as np
@@ -353,14 +355,40 @@ def test_the_bank_is_made_anew_where_head_size_or_ground_are_others_and_the_log_
         "other values of train.seed": with_keys(train={"seed": 3}),
     }
     with caplog.at_level("INFO", "geood"):
-        assert all(kept_bank(config) is None for config in other.values())
+        assert all(kept_bank(config, ()) is None for config in other.values())
         for said, record in zip(other, caplog.records, strict=True):
             assert "is made anew" in record.getMessage() and said in record.getMessage()
         caplog.clear()
-        kept = kept_bank(with_keys(data={"crops": 9, "workers": 1}))
+        kept = kept_bank(with_keys(data={"crops": 9, "workers": 1}), ())
         assert torch.equal(kept.encoder_near, found["first"].inliers.encoder_near) and "is kept" in caplog.text
-        assert kept_bank(with_keys(train={"tune_from": None})) is None
-        assert kept_bank(with_keys(score={"encoder_bank": 0, "kind": "hybrid"})) is None
+        assert kept_bank(with_keys(train={"tune_from": None}), ()) is None
+        assert kept_bank(with_keys(score={"encoder_bank": 0, "kind": "hybrid"}), ()) is None
+
+
+def test_the_bank_is_made_anew_where_files_were_added_changed_or_removed(rounds, reviewed, folder, tmp_path, caplog):
+    """Keys may be the same: they name folders and patterns, and a file is another where its size or time is."""
+    runs, _ = rounds
+    shutil.copytree(runs / "first", tmp_path / "first")
+    note = tmp_path / "first" / "inputs.json"
+    asked = reviewed("false", UNSTATED)
+    asked = asked.model_copy(update={"train": asked.train.model_copy(update={"tune_from": str(tmp_path / "first")})})
+    files = [folder / "im.tif"]
+    assert kept_bank(asked, files) is not None
+    (tmp_path / "added.tif").write_bytes(b"1")
+    known = json.loads(note.read_text())
+    gone, other = known | {str(tmp_path / "gone.tif"): [1, 1]}, known | {str(files[0]): [1, 1]}
+    cases = {
+        "added.tif": (known, [*files, tmp_path / "added.tif"]),
+        "im.tif": (other, files),
+        "gone.tif": (gone, files),
+    }
+    for name, (noted, given) in cases.items():
+        note.write_text(json.dumps(noted))
+        caplog.clear()
+        with caplog.at_level("INFO", "geood"):
+            assert kept_bank(asked, given) is None and f"{name} was not read then as it is" in caplog.text
+    note.unlink()
+    assert kept_bank(asked, files) is not None
 
 
 def test_a_bank_that_cannot_tell_its_reviewed_rows_or_is_of_an_earlier_geood_is_made_anew(
@@ -379,5 +407,5 @@ def test_a_bank_that_cannot_tell_its_reviewed_rows_or_is_of_an_earlier_geood_is_
         dataclasses.replace(found["second"], inliers=Inliers(parts)).save(tmp_path / "model.safetensors")
         train = asked.train.model_copy(update={"tune_from": str(tmp_path)})
         with caplog.at_level("INFO", "geood"):
-            assert kept_bank(asked.model_copy(update={"train": train})) is None and why in caplog.text
+            assert kept_bank(asked.model_copy(update={"train": train}), ()) is None and why in caplog.text
         caplog.clear()
