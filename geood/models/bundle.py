@@ -145,8 +145,8 @@ class ModelBundle:
         threshold = self.thresholds.get(str(self.config.score.fpr))
         if threshold is None:
             raise ConfigError(
-                "this model was calibrated with another temperature, smoothing or offset, or had no inlier ground to "
-                "validate on, so it has no threshold for this score; give one with --threshold, or leave "
+                "this model was calibrated with another temperature, smoothing or offset, had no inlier ground to "
+                "validate on, or is older than this score: it has no threshold for it; give one with --threshold, or leave "
                 "score.temperature, score.smooth_*, score.veto_share and score.false_alarm_nats as they are"
             )
         return threshold
