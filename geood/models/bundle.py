@@ -146,7 +146,7 @@ class ModelBundle:
         if threshold is None:
             raise ConfigError(
                 "this model was calibrated with another temperature, smoothing or offset, had no inlier ground to "
-                "validate on, or is older than this score: it has no threshold for it; give one with --threshold, or leave "
+                "validate on, or is older than this score; give a threshold with --threshold, or leave "
                 "score.temperature, score.smooth_*, score.veto_share and score.false_alarm_nats as they are"
             )
         return threshold
