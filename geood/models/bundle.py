@@ -145,8 +145,8 @@ class ModelBundle:
         threshold = self.thresholds.get(str(self.config.score.fpr))
         if threshold is None:
             raise ConfigError(
-                "this model was calibrated with another temperature, smoothing or offset, had no inlier ground to "
-                "validate on, or is older than this score; give a threshold with --threshold, or leave "
+                "this model has no threshold for this score: it was calibrated with another temperature, smoothing or "
+                "offset, had no inlier ground to validate on, or is older; give one with --threshold, or leave "
                 "score.temperature, score.smooth_*, score.veto_share and score.false_alarm_nats as they are"
             )
         return threshold
