@@ -135,7 +135,9 @@ class Scorer:
             as_calibrated = dataclasses.replace(self, settings=self.calibrated)
             total = torch.zeros((), device=logits.device)
             weights = WITH_NARROW_BANK if self.inliers.is_narrow(answer) else EXPERTS
-            for one, weight in ((one, weight) for one, weight in weights.items() if self.inliers.knows_tail(one)):
+            for one, weight in weights.items():
+                if not self.inliers.knows_tail(one):
+                    continue
                 total = total + weight * self.inliers.surprisal(one, as_calibrated._raw(answer, one, core, found))
             return total
         if needs == "class statistics":

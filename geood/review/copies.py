@@ -55,16 +55,18 @@ def with_lost_columns(polygons: geopandas.GeoDataFrame) -> geopandas.GeoDataFram
 
     It is that of the same outline in another file, or what all others have in common.
     """
-    for name in dict.fromkeys((*KEY, *_FIGURES)):
-        if name not in polygons:
-            continue
-        lost = polygons[name].isna().groupby(polygons["_file"]).transform("all")
-        if lost.any() and not lost.all():
-            outlines, told = polygons.geometry.to_wkb(), polygons[name][~lost]
-            found = outlines.map(told.groupby(outlines[~lost]).first())
-            if name in KEY[:2] and told.nunique() == 1:
-                found = found.where(found.notna(), told.dropna().iloc[0])
-            polygons = polygons.assign(**{name: polygons[name].where(~lost, found)})
+    names = [name for name in dict.fromkeys((*KEY, *_FIGURES)) if name in polygons]
+    each = {name: polygons[name].isna().groupby(polygons["_file"]).transform("all") for name in names}
+    each = {name: lost for name, lost in each.items() if lost.any() and not lost.all()}
+    if not each:
+        return polygons
+    outlines = polygons.geometry.to_wkb()
+    for name, lost in each.items():
+        told = polygons[name][~lost]
+        found = outlines.map(told.groupby(outlines[~lost]).first())
+        if name in KEY[:2] and told.nunique() == 1:
+            found = found.where(found.notna(), told.dropna().iloc[0])
+        polygons = polygons.assign(**{name: polygons[name].where(~lost, found)})
     return polygons
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from geood.config import Config, scores_from, why_not
+from geood.config import OF_ENCODER, Config, scores_from, why_not
 from geood.errors import ConfigError, DataError
 from geood.models import check_encoder
 from geood.training.tuning import keeps_head
@@ -68,8 +68,7 @@ def check_sense(config: Config) -> None:
     outlier, score = config.segmenter.outlier, config.score
     needs = {
         "feature bank": score.feature_bank,
-        "encoder bank": score.encoder_bank,
-        "encoder classes": score.encoder_bank,
+        **dict.fromkeys(OF_ENCODER, score.encoder_bank),
         "experts": score.encoder_bank and outlier == "head",
     }
     given = scores_from("logits", "class statistics", *(need for need, met in needs.items() if met), outlier)

@@ -103,10 +103,10 @@ def kept_bank(config: Config, files: Iterable[Path]) -> Inliers | None:
         return None
     path = bundle_path_of(str(config.train.tune_from))
     bundle = ModelBundle.load(path, flow=False)
-    others = changed_since(path.parent, files)
-    if why := _why_anew(bundle, config) or (
-        f"{shown(others[0], most=500)} was not read then as it is" if others else ""
-    ):
+    why = _why_anew(bundle, config)
+    if why is None and (others := changed_since(path.parent, files)):
+        why = f"{shown(others[0], most=500)} was not read then as it is"
+    if why is not None:
         log.info("the encoder's bank is made anew, as %s", why)
         return None
     log.info("the encoder's bank of %s is kept, with the reviewed places of this training", path)
