@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from geood.errors import shown
-from geood.models.encoder_bank import AXES, neighbours_elsewhere
+from geood.models.encoder_bank import AXES, neighbours_elsewhere, spans
 from geood.models.inlier_statistics import Inliers
 from geood.models.tails import KNOTS
 
@@ -126,7 +126,7 @@ class BundleTensors:
         known = torch.arange(classes, dtype=torch.float32)
         if rows is not None and not bool((torch.isin(rows, known) & (rows.diff(prepend=rows[:1]) >= 0)).all()):
             raise ValueError("its tensor inliers.encoder_classes does not hold classes in order")
-        if "tail_encoder_ratio" in tensors and (rows is None or not neighbours_elsewhere(rows)):
+        if "tail_encoder_ratio" in tensors and (rows is None or not neighbours_elsewhere(spans(rows))):
             raise ValueError("it holds a tensor inliers.tail_encoder_ratio, and its bank is of one class")
         told = tensors.get("encoder_reviewed")
         if told is not None and not bool(((told == 0) | (told == 1)).all()):

@@ -18,7 +18,7 @@ Tensors only.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
@@ -40,7 +40,9 @@ LEAST_SPREAD = 1e-3  # least standard deviation of a feature
 LEAST_SHARE = 0.1  # of the mean one: a channel that is silent in training would make a whisper deafening
 LEAST_VARIANCE = 1e-3  # of standardized features along an axis
 GROUPS = 64  # of the bank
+PAIRED = 8  # most numbers that are not paired any more, but sorted
 DISTANCES = 1 << 19  # distances computed at once: 2 MiB, which stay near a core
+EVEN = 16  # places at once are a multiple of it: products with few columns round otherwise, with odd numbers are slower
 DISTANCES_ON_GPU = 1 << 21
 
 
@@ -157,51 +159,48 @@ def distances(found_at: Tensor, taken: Tensor, *, near: Tensor, of: Sequence[Spa
     """
     flat, asked = found_at.flatten(0, -2), taken.flatten()
     banks = {span.of: near[span.start : span.end] for span in of}
-    if flat.device.type != "cpu" or isinstance(flat.shape[0], torch.SymInt):
-        each = {c: _to_bank(flat, bank) for c, bank in banks.items()}
-        found = torch.stack(list(each.values())).amax(0)
-        for c, to_class in each.items():
-            found = torch.where(asked == c, to_class, found)
-        return found.reshape(taken.shape)
-    found = flat.new_empty(len(flat))
-    for c in asked.unique().tolist():
-        which = asked == c
-        tried = [banks[c]] if c in banks else list(banks.values())
-        found[which] = torch.stack([_to_bank(flat[which], bank) for bank in tried]).amax(0)
+    if _by_class(flat):
+        furthest = list(banks.values())
+        return _of_class(flat, asked, lambda c: [banks[c]] if c in banks else furthest).reshape(taken.shape)
+    each = {c: _to_bank(flat, bank) for c, bank in banks.items()}
+    found = torch.stack(list(each.values())).amax(0)
+    for c, to_class in each.items():
+        found = torch.where(asked == c, to_class, found)
     return found.reshape(taken.shape)
 
 
-def other_classes(bank: Tensor) -> Tensor:
-    """Return what of a bank's rows (N, ...) stands for its classes where places are compared with those of others.
-
-    A quarter of the rows tells as much as all of them, at a quarter of the time.
-    """
-    return bank[::OTHERS_EVERY]
-
-
-def neighbours_elsewhere(classes: Tensor) -> int:
-    """Return how many neighbours of other classes every place can have, from a bank's `classes` (N,); 0: none."""
-    rows = [span.end - span.start for span in spans(other_classes(classes))]
+def neighbours_elsewhere(of: Sequence[Span]) -> int:
+    """Return how many neighbours of other classes every place can have, by the rows of each class; 0: none."""
+    rows = [len(range(span.end)[_every_fourth(span)]) for span in of]
     return min(NEIGHBOURS, sum(rows) - max(rows, default=0))
 
 
-def distances_to_others(
-    found_at: Tensor, taken: Tensor, *, near: Tensor, classes: Tensor, channels: int, most: int
-) -> Tensor:
+def distances_to_others(found_at: Tensor, taken: Tensor, *, near: Tensor, of: Sequence[Span], most: int) -> Tensor:
     """Return the distance (B, h, w) of places to those in the bank of all classes but their own, float32.
+
+    A class is stood for by a quarter of its rows, which tells as much as all of them, at a quarter of the time.
 
     Args:
         found_at: (B, h, w, A), from `located`.
         taken: (B, h, w), the class that each place is taken for, from `places`.
         near: (N, A), the bank.
-        classes: (N,), the class of each row.
-        channels: number of classes that places may be taken for.
+        of: the rows of each class in the bank, from `spans`.
         most: number of neighbours, `neighbours_elsewhere` or fewer.
     """
-    near, classes = other_classes(near), other_classes(classes)
-    own = torch.arange(channels, device=near.device)[:, None] == classes
-    lengths = near.square().sum(1).expand(channels, -1).masked_fill(own, torch.inf)
-    return _to_bank(found_at.flatten(0, -2), near, most=most, lengths=lengths, of=taken.flatten()).reshape(taken.shape)
+    flat, asked = found_at.flatten(0, -2), taken.flatten()
+    banks = {span.of: near[_every_fourth(span)] for span in of}
+    if _by_class(flat):
+        found = _of_class(flat, asked, lambda c: [torch.cat([banks[other] for other in banks if other != c])], most)
+    else:
+        each = [(asked == c, _nearest(flat, bank, most)) for c, bank in banks.items() if len(bank)]
+        others = torch.cat([least.masked_fill(own[:, None], torch.inf) for own, least in each], 1)
+        found = _mean_distance(flat, others.topk(most, largest=False).values)
+    return found.reshape(taken.shape)
+
+
+def _every_fourth(span: Span) -> slice:
+    """Return which rows of a bank stand for a class where places are compared with those of others."""
+    return slice(-(-span.start // OTHERS_EVERY) * OTHERS_EVERY, span.end, OTHERS_EVERY)
 
 
 def class_ratio(own: Tensor, others: Tensor) -> Tensor:
@@ -219,12 +218,9 @@ class InBank:
         at: (B, h, w, A), the places, from `located`.
     """
 
-    def __init__(
-        self, at: Tensor, logits: Tensor, *, near: Tensor, classes: Tensor, of: Sequence[Span], elsewhere: int
-    ) -> None:
-        self.at, self._channels = at, logits.shape[1]
-        self._taken = places(logits, at.shape[1:3])
-        self._near, self._classes, self._of, self._elsewhere = near, classes, of, elsewhere
+    def __init__(self, at: Tensor, logits: Tensor, *, near: Tensor, of: Sequence[Span], elsewhere: int) -> None:
+        self.at, self._taken = at, places(logits, at.shape[1:3])
+        self._near, self._of, self._elsewhere = near, of, elsewhere
 
     @cached_property
     def own(self) -> Tensor:
@@ -234,8 +230,7 @@ class InBank:
     @cached_property
     def ratio(self) -> Tensor:
         """Log ratio (B, h, w) of that distance and the one to other classes; the bank has two classes or more."""
-        held = {"near": self._near, "classes": self._classes}
-        others = distances_to_others(self.at, self._taken, **held, channels=self._channels, most=self._elsewhere)
+        others = distances_to_others(self.at, self._taken, near=self._near, of=self._of, most=self._elsewhere)
         return class_ratio(self.own, others)
 
 
@@ -269,36 +264,72 @@ def surroundings(near: Tensor) -> Tensor:
     return functional.avg_pool2d(largest, AROUND, stride=1, padding=AROUND // 2, count_include_pad=False)[:, 0]
 
 
-def _to_bank(
-    flat: Tensor, near: Tensor, *, most: int = NEIGHBOURS, lengths: Tensor | None = None, of: Tensor | None = None
+def _by_class(flat: Tensor) -> bool:
+    """Return whether places (M, A) are compared with what their class asks for alone, and not all of them with all."""
+    return flat.device.type == "cpu" and not isinstance(flat.shape[0], torch.SymInt)
+
+
+def _of_class(
+    flat: Tensor, asked: Tensor, banks_of: Callable[[int], Sequence[Tensor]], most: int = NEIGHBOURS
 ) -> Tensor:
-    """Return the mean distance (M,) of places (M, A) to their `most` nearest neighbours in a bank (N, A).
+    """Return the distance (M,) of places (M, A), `asked` (M,) within a class, to the furthest of the banks for that."""
+    found = flat.new_empty(len(flat))
+    for c in asked.unique().tolist():
+        which = (asked == c).nonzero()[:, 0]
+        alike = flat.index_select(0, functional.pad(which, (0, -len(which) % EVEN)))
+        found[which] = torch.stack([_to_bank(alike, bank, most) for bank in banks_of(c)]).amax(0)[: len(which)]
+    return found
 
-    `lengths` (K, N) are the squared lengths of the bank for places of each class, `of` (M,) the classes of the places:
-    what has an infinite length is no neighbour of a place. None: they are as they are, for all.
+
+def _to_bank(flat: Tensor, bank: Tensor, most: int = NEIGHBOURS) -> Tensor:
+    """Return the mean distance (M,) of places (M, A) to their `most` nearest neighbours in a bank (N, A)."""
+    return _mean_distance(flat, _nearest(flat, bank, most))
+
+
+def _mean_distance(flat: Tensor, least: Tensor) -> Tensor:
+    """Return the mean distance (M,) of places (M, A) to neighbours of squared distances (M, n), from `_nearest`."""
+    return (least + flat.square().sum(1, keepdim=True)).clamp_min_(0).sqrt_().mean(1)
+
+
+def _nearest(flat: Tensor, bank: Tensor, most: int) -> Tensor:
+    """Return the squared distances (M, n) of places (M, A) to the nearest n of a bank (N, A), `most` or all of it.
+
+    Of squared distances only the length of the place is missing then.
     """
-    count, short = min(most, len(near)), -len(near) % GROUPS
-    across = functional.pad(-2 * near.T, (0, short))
-    each = functional.pad(near.square().sum(1) if lengths is None else lengths, (0, short), value=torch.inf)
+    count, lengths = min(most, len(bank)), bank.square().sum(1)
+    if _by_class(flat):
+        at_once = max(EVEN, DISTANCES // len(bank) // EVEN * EVEN)
+        found = [_least(lengths[:, None].addmm(bank, chunk.T, alpha=-2), count) for chunk in flat.split(at_once)]
+        return torch.cat(found, 1).T
+    short = -len(bank) % GROUPS
+    lengths, across = functional.pad(lengths, (0, short), value=torch.inf), functional.pad(-2 * bank.T, (0, short))
     if isinstance(flat.shape[0], torch.SymInt):
-        return _nearest(flat, across, each if of is None else each[of], count)
-    at_once = max(1, (DISTANCES if flat.device.type in ("cpu", "meta") else DISTANCES_ON_GPU) // each.shape[-1])
-    found = []
-    for i, chunk in enumerate(flat.split(at_once)):
-        own = each if of is None else each[of[i * at_once :][: len(chunk)]]
-        found.append(_nearest(chunk, across, own, count))
-    return torch.cat(found)
+        return _least_of_groups(lengths.addmm(flat, across), count)
+    at_once = max(1, (DISTANCES if flat.device.type == "meta" else DISTANCES_ON_GPU) // len(lengths))
+    return torch.cat([_least_of_groups(lengths.addmm(chunk, across), count) for chunk in flat.split(at_once)])
 
 
-def _nearest(places: Tensor, across: Tensor, lengths: Tensor, count: int) -> Tensor:
-    """Return the mean distance (n,) of places (n, A) to the nearest `count` of a bank.
+def _least(squares: Tensor, count: int) -> Tensor:
+    """Return the least `count` of each column, 3 at most: (N, n) to (count, n), for a CPU.
 
-    Sorting is what costs, so it sees few numbers: the bank is cut into groups, and the nearest lie in the groups whose
-    own nearest are nearest. `across` (A, N) is the bank times -2, `lengths` (N,) are its squared lengths, or (n, N)
-    those for each place; of squared distances only the length of the place is missing then.
+    Sorting is what costs, so it sees few numbers: of pairs the lesser go on, and of the greater just the least, as two
+    of those would have two lesser ones before them.
     """
-    squares = lengths.addmm(places, across).view(places.shape[0], -1, GROUPS)
-    groups = squares.amin(1).topk(count, largest=False).indices
-    inside = squares.gather(2, groups[:, None].expand(-1, squares.shape[1], -1)).flatten(1)
-    least = inside.topk(count, largest=False).values + places.square().sum(1, keepdim=True)
-    return least.clamp_min_(0).sqrt_().mean(1)
+    aside = []
+    while len(squares) > PAIRED:
+        half = len(squares) // 2
+        some, others = squares[:half], squares[half : 2 * half]
+        aside += [torch.maximum(some, others).amin(0, keepdim=True), squares[2 * half :]]
+        squares = torch.minimum(some, others)
+    return torch.cat([squares, *aside]).topk(count, dim=0, largest=False).values
+
+
+def _least_of_groups(squares: Tensor, count: int) -> Tensor:
+    """Return the least `count` of each row, (n, N) to (n, count), by few steps, for a GPU and for graphs.
+
+    The N numbers, a multiple of GROUPS, are cut into groups, and the least lie in the groups whose own least are least.
+    """
+    inside = squares.view(squares.shape[0], -1, GROUPS)
+    groups = inside.amin(1).topk(count, largest=False).indices
+    chosen = inside.gather(2, groups[:, None].expand(-1, inside.shape[1], -1)).flatten(1)
+    return chosen.topk(count, largest=False).values

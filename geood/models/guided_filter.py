@@ -57,13 +57,14 @@ def _means(values: Tensor, radius: int) -> Tensor:
 def _sums(values: Tensor, side: int, dim: int) -> Tensor:
     """Return the sums of all windows of `side` along a dimension, made of sums of 1, 2, 4, ... values."""
     count = values.shape[dim] - side + 1
-    run, length, start, whole = values, 1, 0, torch.zeros((), device=values.device)
+    run, length, start, whole = values, 1, 0, None
     while length <= side:
         if side & length:
-            whole = whole + run.narrow(dim, start, count)
-            start += length
+            part = run.narrow(dim, start, count)
+            whole, start = part if whole is None else whole + part, start + length
         if 2 * length <= side:
             kept = run.shape[dim] - length
             run = run.narrow(dim, 0, kept) + run.narrow(dim, length, kept)
         length *= 2
+    assert whole is not None
     return whole

@@ -61,8 +61,8 @@ class Inliers(nn.Module):
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor)
         alike = torch.zeros(len(tensors.get("encoder_near", ())))
-        classes = tensors.get("encoder_classes", alike)
-        self._spans, self._elsewhere = spans(classes), neighbours_elsewhere(classes)
+        self._spans = spans(tensors.get("encoder_classes", alike))
+        self._elsewhere = neighbours_elsewhere(self._spans)
 
     @property
     def serves(self) -> tuple[Need, ...]:
@@ -111,10 +111,8 @@ class Inliers(nn.Module):
 
     def in_bank(self, answer: SegmenterOutput) -> InBank:
         """Return the places (B, H / 8, W / 8) of a pass in the encoder's bank, with their distances from it."""
-        near = self._tensor("encoder_near")
-        classes = self._tensor("encoder_classes") if self._elsewhere else torch.zeros_like(near[:, 0])
-        at = self._located(answer)
-        return InBank(at, answer.logits, near=near, classes=classes, of=self._spans, elsewhere=self._elsewhere)
+        at, near = self._located(answer), self._tensor("encoder_near")
+        return InBank(at, answer.logits, near=near, of=self._spans, elsewhere=self._elsewhere)
 
     def nearness_to_false_alarms(self, found: InBank) -> Tensor:
         """Return how near places are to features of false alarms (B, h, w): 1 at them, 0 where far from all.

@@ -42,6 +42,19 @@ def _distances(features, taken, *, shift, axes, near, of):
     return distances(located((features,), shift=shift, axes=axes), taken, near=near, of=of)
 
 
+def _on_a_cpu(monkeypatch):
+    monkeypatch.setattr("geood.models.encoder_bank.DISTANCES", 7 * GROUPS)
+
+
+def _as_on_a_gpu(monkeypatch):
+    """All places are compared with all classes, as graphs do too."""
+    monkeypatch.setattr("geood.models.encoder_bank._by_class", lambda flat: False)
+    monkeypatch.setattr("geood.models.encoder_bank.DISTANCES_ON_GPU", 7 * GROUPS)
+
+
+DEVICES = (_on_a_cpu, _as_on_a_gpu)
+
+
 def _none(count):
     return torch.zeros(1, count, 1, dtype=torch.int64)
 
@@ -81,7 +94,9 @@ def test_maps_are_located_as_if_the_coarser_were_interpolated_and_joined_to_the_
     assert joined(maps[:1]) is not None and torch.equal(joined(maps[:1]), maps[0])
 
 
-def test_a_class_that_the_bank_lacks_is_as_far_as_the_furthest_class():
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_class_that_the_bank_lacks_is_as_far_as_the_furthest_class(device, monkeypatch):
+    device(monkeypatch)
     samples, asked = _features(200, 6), _features(40, 6, seed=1)
     bank = _bank(samples, torch.arange(200) % 2 * 2.0)
     each = [_distances(_map(asked), _none(40) + taken, **bank) for taken in (0, 1, 2)]
@@ -109,30 +124,32 @@ def test_distances_of_a_part_of_a_map_are_those_of_the_whole():
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 63, 64, 65, 130, 1000])
-@pytest.mark.parametrize("asked_for", [1, 40])
-def test_distances_are_those_of_a_full_search_for_a_bank_of_any_size(count, asked_for, monkeypatch):
+@pytest.mark.parametrize("asked_for", [1, 140])
+@pytest.mark.parametrize("device", DEVICES)
+def test_distances_are_those_of_a_full_search_for_a_bank_of_any_size(count, asked_for, device, monkeypatch):
     """Ties, duplicates and chunks included."""
+    device(monkeypatch)
     bank = torch.randn(count, 5, generator=torch.Generator().manual_seed(count))
     bank[: count // 3] = bank[-1]
     asked = torch.cat([torch.randn(asked_for, 5, generator=torch.Generator().manual_seed(1)), bank[-1:]])
     wanted = torch.cdist(asked.double(), bank.double()).sort(1).values[:, :NEIGHBOURS].mean(1)
-    monkeypatch.setattr("geood.models.encoder_bank.DISTANCES", 7 * GROUPS)
     plain = {"shift": torch.zeros(5), "axes": torch.eye(5), "near": bank, "of": spans(torch.zeros(count))}
     found = _distances(_map(asked), _none(asked_for + 1), **plain)
     torch.testing.assert_close(found.double().flatten(), wanted, rtol=1e-5, atol=2e-3)  # root of what rounding leaves
     torch.testing.assert_close(found.double().flatten()[:-1], wanted[:-1], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("rows", [[9, 7], [400, 3, 90], [5, 4, 4, 4]])
-def test_distances_to_others_are_those_of_a_full_search_of_every_fourth_row(rows, monkeypatch):
-    """Classes that the bank lacks and chunks included."""
+@pytest.mark.parametrize("rows", [[9, 7], [400, 3, 90], [5, 4, 4, 4], [50, 1, 1, 9]])
+@pytest.mark.parametrize("device", DEVICES)
+def test_distances_to_others_are_those_of_a_full_search_of_every_fourth_row(rows, device, monkeypatch):
+    """Classes that the bank lacks and chunks included, and classes of which no row is a fourth one."""
+    device(monkeypatch)
     classes = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(rows)).float()
-    bank, asked = _features(len(classes), 5), _features(90, 5, seed=1)
-    taken, most = torch.arange(90) % (len(rows) + 1), neighbours_elsewhere(classes)
+    bank, asked = _features(len(classes), 5), _features(200, 5, seed=1)
+    of, taken = spans(classes), torch.arange(200) % (len(rows) + 1)
+    most = neighbours_elsewhere(of)
     apart = torch.cdist(asked.double(), bank[::4].double()).masked_fill(taken[:, None] == classes[::4], torch.inf)
-    monkeypatch.setattr("geood.models.encoder_bank.DISTANCES", 7 * GROUPS)
-    held = {"near": bank, "classes": classes, "channels": len(rows) + 1, "most": most}
-    found = distances_to_others(asked[None, :, None], taken[None, :, None], **held)
+    found = distances_to_others(asked[None, :, None], taken[None, :, None], near=bank, of=of, most=most)
     wanted = apart.sort(1).values[:, :most].mean(1)
     torch.testing.assert_close(found.double().flatten(), wanted, rtol=1e-4, atol=1e-4)
 
@@ -140,18 +157,18 @@ def test_distances_to_others_are_those_of_a_full_search_of_every_fourth_row(rows
 @pytest.mark.parametrize(("rows", "most"), [([8, 8], 2), ([100, 100], 3), ([100, 1], 1), ([99, 1], 0), ([50], 0)])
 def test_neighbours_elsewhere_are_as_many_as_every_class_finds(rows, most):
     classes = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(rows)).float()
-    assert neighbours_elsewhere(classes) == most
+    assert neighbours_elsewhere(spans(classes)) == most
 
 
 def test_the_ratio_is_above_0_where_another_class_is_nearer_and_is_finite_at_a_row_of_the_bank():
     left, right = torch.randn(300, 8) - 5, torch.randn(300, 8) + 5
     parts = fit_bank(torch.cat([left, right]), torch.arange(600).ge(300).float())
-    of, classes = spans(parts["classes"]), parts["classes"]
+    of = spans(parts["classes"])
     for taken in (0, 1):
         logits = torch.zeros(1, 2, 50, 1)
         logits[:, taken] = 5.0
         at = located((_map(left[:50]),), shift=parts["shift"], axes=parts["axes"])
-        found = InBank(at, logits, near=parts["near"], classes=classes, of=of, elsewhere=3)
+        found = InBank(at, logits, near=parts["near"], of=of, elsewhere=3)
         assert bool((found.ratio > 0).all()) == bool((found.ratio > 0).any()) == bool(taken)
         assert torch.equal(found.own, distances(at, torch.full((1, 50, 1), taken), near=parts["near"], of=of))
     assert torch.isfinite(class_ratio(torch.zeros(3), torch.rand(3))).all()

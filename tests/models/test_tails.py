@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from geood.models.tails import KNOTS, LAST, fit_tail, surprisal
+from geood.models.tails import KNOTS, LAST, STEP, TAIL, _of_part, fit_tail, surprisal
 
 
 def _fitted(inliers):
@@ -45,3 +45,23 @@ def test_the_scale_of_a_score_does_not_matter():
     torch.testing.assert_close(
         surprisal(100 * scores + 7, _fitted(100 * draws + 7)), surprisal(scores, _fitted(draws)), rtol=1e-2, atol=1e-2
     )
+
+
+@pytest.mark.parametrize("far", [3.0, 1e3, 1e9, 1e20])
+def test_between_knots_and_beyond_them_a_surprisal_is_linear_and_the_same_on_all_devices(far):
+    inliers = torch.randn(20_000, generator=torch.Generator().manual_seed(0))
+    knots = _fitted(inliers).double()
+    per_nat = torch.cat([knots.diff() / STEP, (knots[-1:] - knots[round(TAIL / STEP)]) / (LAST - TAIL)])
+    scores = torch.cat([torch.linspace(-far, far, 1000), torch.linspace(-3, 3, 1000), knots.float()])
+    below = (knots[1:] < scores[:, None]).sum(1)
+    wanted = STEP * below + (scores - knots[below]) / per_nat[below]
+    torch.testing.assert_close(surprisal(scores, knots.float()).double(), wanted, rtol=1e-6, atol=1e-6)
+    elsewhere = _of_part(scores, knots.float(), per_nat.float())
+    torch.testing.assert_close(surprisal(scores, knots.float()), elsewhere, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_no_number_stays_none_and_what_is_infinite_is_beyond_all():
+    knots = _fitted(torch.randn(20_000, generator=torch.Generator().manual_seed(0)))
+    found = surprisal(torch.tensor([math.nan, math.inf, -math.inf, 0.0, 1e9]), knots)
+    assert math.isnan(found[0]) and found[1] > found[4] > found[3] > found[2] and found[1] > 1e30
+    assert float(found[3]) == pytest.approx(math.log(2), abs=0.05)
