@@ -20,10 +20,9 @@ import torch
 from geood.config.sections import Config, SegmenterConfig
 from geood.geo.bands import Bands
 from geood.models.bundle import ModelBundle
-from geood.models.inlier_statistics import InlierFit, Inliers
-from geood.models.score_maps import EXPERTS
+from geood.models.inlier_statistics import InlierFit
+from geood.models.score_maps import with_tails
 from geood.models.segmenter import Segmenter
-from geood.models.tails import fit_tail
 from geood.prediction.malloc import keep_freed_memory
 
 BANK = 4096
@@ -47,14 +46,11 @@ def bundle_of(network: str, classes: int) -> ModelBundle:
     with torch.no_grad():
         answer = segmenter(torch.rand(1, 3, 512, 512))
     fit.update(answer, torch.zeros(1, 512, 512, dtype=torch.int64))
-    found = fit.finish()
-    known = [kind for kind in EXPERTS if kind in ("hybrid", *found.scores)]
-    tails = {f"tail_{kind}": fit_tail(lambda share: -share) for kind in known}
     bands = Bands(("r", "g", "b"), (1, 2, 3), (0.0,) * 3, (255.0,) * 3, (0.5,) * 3, (1 / 255,) * 3)
     return ModelBundle(
         segmenter=segmenter,
         flow=None,
-        inliers=Inliers(found.state_dict() | tails),
+        inliers=with_tails(fit.finish(), lambda kind: lambda share: -share),
         bands=bands,
         config=config,
         class_ids=tuple(range(classes)),

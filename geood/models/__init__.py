@@ -21,14 +21,12 @@ if TYPE_CHECKING:
     from geood.models.inlier_statistics import InlierFit, Inliers
     from geood.models.reach import LOST, effort_for, measured_reach, outputs_of
     from geood.models.region import WHOLE, Region, cut
-    from geood.models.score_maps import EXPERTS
+    from geood.models.score_maps import with_tails
     from geood.models.scores import anomaly_score, jensen_shannon_to_uniform, outlier_score
     from geood.models.segmenter import Segmenter, SegmenterOutput
-    from geood.models.tails import fit_tail
 
 __all__ = [
     "EVIDENCE",
-    "EXPERTS",
     "LOST",
     "OLD_STRIDES",
     "PACKAGE_ENCODER",
@@ -55,7 +53,6 @@ __all__ = [
     "class_bands",
     "cut",
     "effort_for",
-    "fit_tail",
     "for_inference",
     "half_step",
     "jensen_shannon_to_uniform",
@@ -65,6 +62,7 @@ __all__ = [
     "read_header",
     "takes_bundle",
     "weights_at_hand",
+    "with_tails",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -75,7 +73,6 @@ __getattr__, __dir__ = lazy_exports(
         "CalibrationRecord": "calibration_record",
         "EVIDENCE": "evidence",
         "SIGNALS": "evidence",
-        "EXPERTS": "score_maps",
         "OLD_STRIDES": "bundle_upgrades",
         "TILE_PX": "bundle",
         "Flow": "flows.flow",
@@ -98,7 +95,6 @@ __getattr__, __dir__ = lazy_exports(
         "bundle_path_of": "given_bundle",
         "effort_for": "reach",
         "class_bands": "evidence",
-        "fit_tail": "tails",
         "for_inference": "inference",
         "half_step": "flows.elementwise",
         "jensen_shannon_to_uniform": "scores",
@@ -107,6 +103,7 @@ __getattr__, __dir__ = lazy_exports(
         "outlier_score": "scores",
         "read_header": "bundle_header",
         "weights_at_hand": "encoder_weights",
+        "with_tails": "score_maps",
         "takes_bundle": "given_bundle",
     },
 )

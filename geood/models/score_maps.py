@@ -8,7 +8,7 @@ is lowered near the features of false alarms: it alone is a surprisal in nats, s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -21,9 +21,20 @@ from geood.models.inlier_statistics import Inliers
 from geood.models.region import WHOLE, Region
 from geood.models.scores import anomaly_score, outlier_score
 from geood.models.segmenter import SegmenterOutput
+from geood.models.tails import fit_tail
 
 EXPERTS = {"hybrid": 1.0, "encoder_knn": 0.5, "encoder_ratio": 0.3}  # of score combined: weights of their surprisals
 WITH_NARROW_BANK = {"hybrid": 1.0, "encoder_knn": 0.35}  # of bundles of formats before 5, which it was made for
+
+
+def with_tails(inliers: Inliers, threshold_of: Callable[[str], Callable[[float], float]]) -> Inliers:
+    """Return inlier statistics with the tails of all experts that they serve.
+
+    `threshold_of` gives for a kind of score the function from a share of inliers to the score that it exceeds.
+    """
+    known = [kind for kind in EXPERTS if kind in ("hybrid", *inliers.scores)]
+    tails = {f"tail_{kind}": fit_tail(threshold_of(kind)) for kind in known}
+    return Inliers(dict(inliers.named_buffers()) | tails)
 
 
 def offset_of(settings: ScoreConfig, offsets: Mapping[str, float]) -> float:

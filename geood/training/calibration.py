@@ -18,19 +18,22 @@ from torch.utils.data import DataLoader
 
 from geood.calibration import LEAST_BLOCKS, GroundSample, measure_ground, sample_ground
 from geood.config import VETO_SHARES, why_not
-from geood.datasets import Crops, ReviewedScenes
+from geood.datasets import Crops
 from geood.errors import TrainingError, counted
 from geood.metrics import PixelCurve
-from geood.models import EXPERTS, Flow, InlierFit, Inliers, ModelBundle, Segmenter, fit_tail, outlier_score
+from geood.models import Flow, InlierFit, Inliers, ModelBundle, Segmenter, outlier_score, with_tails
 from geood.training.halo import with_reach
-from geood.training.tuning import kept_bank
 
 log = logging.getLogger("geood")
 FIT_CROPS = 256  # training crops that inlier statistics are computed from
 
 
-def finish_bundle(segmenter: Segmenter, flow: Flow | None, crops: Crops, figures: dict[str, float]) -> ModelBundle:
+def finish_bundle(
+    segmenter: Segmenter, flow: Flow | None, crops: Crops, figures: dict[str, float], *, kept: Inliers | None
+) -> ModelBundle:
     """Return the bundle with the inlier statistics that its scores need, and their thresholds on validation ground.
+
+    The encoder's bank is that of `kept`, unless it is None, with reviewed places.
 
     Raises:
         TrainingError: the labels are too few for the statistics of the config's score.
@@ -50,7 +53,7 @@ def finish_bundle(segmenter: Segmenter, flow: Flow | None, crops: Crops, figures
         metrics=figures,
         photo_width=crops.photo_width,
     ).to("cuda" if on_gpu else "cpu")
-    bundle = dataclasses.replace(bundle, inliers=_fitted(bundle, crops))
+    bundle = dataclasses.replace(bundle, inliers=_fitted(bundle, crops, kept))
     if config.segmenter.outlier == "head":
         ground = sample_ground(bundle.with_score(config.score.bare), crops)
         bundle = dataclasses.replace(bundle, offsets=_offsets(bundle, ground))
@@ -64,7 +67,7 @@ def finish_bundle(segmenter: Segmenter, flow: Flow | None, crops: Crops, figures
     return calibrated(with_reach(bundle, crops), crops).to("cpu")
 
 
-def _fitted(bundle: ModelBundle, crops: Crops) -> Inliers:
+def _fitted(bundle: ModelBundle, crops: Crops, kept: Inliers | None) -> Inliers:
     """Compute statistics of the network's outputs on training crops; a kept bank is that of the model before."""
     config, bank = crops.config, crops.config.score.feature_bank
     batches = max(1, FIT_CROPS // config.train.batch)
@@ -82,8 +85,7 @@ def _fitted(bundle: ModelBundle, crops: Crops) -> Inliers:
     if config.score.false_alarm_nats and config.score.encoder_bank:
         for image, false in crops.false_alarms():
             fit.add_false_alarms(bundle.infer(image.to(bundle.device)), false)
-    ground = crops.ground.scenes if isinstance(crops.ground, ReviewedScenes) else crops.ground
-    return fit.finish(kept_bank(config, ground.files())).to(bundle.device)
+    return fit.finish(kept).to(bundle.device)
 
 
 def _offsets(bundle: ModelBundle, ground: GroundSample | None) -> dict[str, float]:
@@ -109,8 +111,7 @@ def _with_tails(bundle: ModelBundle, ground: GroundSample | None) -> Inliers | N
         return inliers
     hybrid = outlier_score(ground.logits, ground.outlier, "hybrid", offset=bundle.offset)
     scores = {"hybrid": hybrid} | ground.of_bank
-    tails = {f"tail_{kind}": fit_tail(_curve(scores[kind]).fpr_threshold) for kind in EXPERTS if kind in scores}
-    return Inliers(dict(inliers.named_buffers()) | tails).to(bundle.device)
+    return with_tails(inliers, lambda kind: _curve(scores[kind]).fpr_threshold).to(bundle.device)
 
 
 def _curve(score: Tensor) -> PixelCurve:

@@ -44,7 +44,7 @@ from geood.training.run_folder import (
     trim_metrics,
 )
 from geood.training.stage import Stage, first_crops, pl
-from geood.training.tuning import take_model, with_kept_head
+from geood.training.tuning import Begun, take_model, with_kept_head
 
 log = logging.getLogger("geood")
 
@@ -110,7 +110,7 @@ def _train(config: Config, run: Path, *, leader: bool, kept: str) -> None:
     torch.manual_seed(config.train.seed)
     crops = open_crops(config, run / LABELS)
     segmenter = Segmenter(crops.bands.count, len(config.data.classes), config.segmenter)
-    crops, flow, figures = _begun_from(config, crops, segmenter)
+    crops, flow, figures, bank = _begun_from(config, crops, segmenter)
     photographs = open_photographs(config, crops.bands.count)
     if leader:
         read = _read(run, config, crops, photographs)
@@ -137,7 +137,7 @@ def _train(config: Config, run: Path, *, leader: bool, kept: str) -> None:
             stage = Stage(plan, config, segmenter=segmenter, flow=flow, photographs=photographs, before=figures)
             figures |= _run_stage(stage, run, crops, begun=begun)
         if leader:
-            finish_bundle(segmenter, flow, crops, figures).save(run / "model.safetensors")
+            finish_bundle(segmenter, flow, crops, figures, kept=bank).save(run / "model.safetensors")
 
 
 @contextmanager
@@ -150,8 +150,8 @@ def _told_to_resume(run: Path) -> Iterator[None]:
         raise
 
 
-def _begun_from(config: Config, crops: Crops, segmenter: Segmenter) -> tuple[Crops, Flow | None, dict[str, float]]:
-    """Return crops, flow (None: no negatives come from one) and figures of stages of a training that begins.
+def _begun_from(config: Config, crops: Crops, segmenter: Segmenter) -> Begun:
+    """Return crops, flow (None: no negatives come from one), figures of stages and kept bank of a training that begins.
 
     They and the segmenter's weights are those of the model, or of the run, that the config goes on with, if any.
     """
@@ -160,8 +160,8 @@ def _begun_from(config: Config, crops: Crops, segmenter: Segmenter) -> tuple[Cro
     drawn = "flow" in config.negatives.sources
     flow = Flow(crops.bands.count, config.flow, crops.bands.step) if drawn else None
     if not config.train.stages_from:
-        return crops, flow, {}
-    return crops, flow, take_stages(Path(config.train.stages_from), config, segmenter=segmenter, flow=flow)
+        return Begun(crops, flow, {})
+    return Begun(crops, flow, take_stages(Path(config.train.stages_from), config, segmenter=segmenter, flow=flow))
 
 
 def _read(run: Path, config: Config, crops: Crops, photographs: PhotographFolder | None) -> Inputs:

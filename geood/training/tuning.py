@@ -15,10 +15,10 @@ import dataclasses
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from geood.config import Config
-from geood.datasets import Crops
+from geood.datasets import Crops, ReviewedScenes
 from geood.errors import ConfigError, shown
 from geood.geo.scene_reading import SAME
 from geood.models import Flow, Inliers, ModelBundle, Segmenter, bundle_path_of, read_header
@@ -43,10 +43,17 @@ APART_OF_GROUND = {
 }
 
 
-def take_model(
-    source: Path, config: Config, crops: Crops, *, segmenter: Segmenter
-) -> tuple[Crops, Flow | None, dict[str, float]]:
-    """Load the segmenter of a bundle; return the crops with its bands, its flow, and figures of stages.
+class Begun(NamedTuple):
+    """Start of a training beside its segmenter: crops, flow, figures of stages, statistics whose bank is kept."""
+
+    crops: Crops
+    flow: Flow | None
+    figures: dict[str, float]
+    kept: Inliers | None = None
+
+
+def take_model(source: Path, config: Config, crops: Crops, *, segmenter: Segmenter) -> Begun:
+    """Load the segmenter of a bundle; return the crops with its bands, its flow, figures of stages, and its bank.
 
     Its outlier head is taken only if none is to be trained, and its flow if negatives come from one: that is made for
     the bundle's bands, as its range of values depends on them.
@@ -54,6 +61,7 @@ def take_model(
     Raises:
         BundleError: the bundle cannot be read.
         ConfigError: it has other classes, bands, networks, resolution or width of photographs, or lacks the flow.
+        OutputError: what its run folder notes of files is damaged.
     """
     path = bundle_path_of(source)
     key = f"train.tune_from: {path}"
@@ -80,7 +88,9 @@ def take_model(
         ) from None
     figures = {name: value for name, value in bundle.metrics.items() if name.startswith(("segmenter/", "flow/"))}
     bands = dataclasses.replace(bundle.bands, nodata=crops.bands.nodata)  # by which these crops are read
-    return dataclasses.replace(crops, bands=bands), flow, figures
+    ground = crops.ground.scenes if isinstance(crops.ground, ReviewedScenes) else crops.ground
+    kept = kept_bank(bundle, path, config, ground.files())
+    return Begun(dataclasses.replace(crops, bands=bands), flow, figures, kept)
 
 
 def keeps_head(config: Config) -> bool:
@@ -90,19 +100,16 @@ def keeps_head(config: Config) -> bool:
     return train.tune_from is not None and config.segmenter.outlier == "head" and not learns
 
 
-def kept_bank(config: Config, files: Iterable[Path]) -> Inliers | None:
-    """Return the statistics of the model that a training goes on with, if their encoder bank is kept; else None.
+def kept_bank(bundle: ModelBundle, path: Path, config: Config, files: Iterable[Path]) -> Inliers | None:
+    """Return the statistics of the model at `path` that a training goes on with, if their bank is kept; else None.
 
     `files` are the images and labels that are read now, but for those of reviews.
 
     Raises:
-        BundleError: the model cannot be read.
         OutputError: what its run folder notes of files is damaged.
     """
-    if config.train.tune_from is None or not config.score.encoder_bank:
+    if not config.score.encoder_bank:
         return None
-    path = bundle_path_of(str(config.train.tune_from))
-    bundle = ModelBundle.load(path, flow=False)
     why = _why_anew(bundle, config)
     if why is None and (others := changed_since(path.parent, files)):
         why = f"{shown(others[0], most=500)} was not read then as it is"

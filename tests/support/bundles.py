@@ -10,9 +10,8 @@ from geood.models.bundle import ModelBundle
 from geood.models.encoder_bank import located, usual_distance
 from geood.models.flows.flow import Flow
 from geood.models.inlier_statistics import InlierFit, Inliers
-from geood.models.score_maps import EXPERTS
+from geood.models.score_maps import with_tails
 from geood.models.segmenter import Segmenter
-from geood.models.tails import fit_tail
 
 
 def small_config(**sections):
@@ -88,7 +87,5 @@ def with_statistics(bundle, path):
     fit = InlierFit(classes, samples=200, places=100, batches=1, seed=0)
     noise = torch.rand(2, bundle.bands.count, 64, 64, generator=torch.Generator().manual_seed(0))
     fit.update(bundle.infer(noise), torch.zeros(2, 64, 64, dtype=torch.int64))
-    found = fit.finish()
-    known = [kind for kind in EXPERTS if kind in ("hybrid", *found.scores)]
-    tails = {f"tail_{kind}": fit_tail(lambda share: -share) for kind in known}
-    return dataclasses.replace(bundle, inliers=Inliers(found.state_dict() | tails)).save(path)
+    found = with_tails(fit.finish(), lambda kind: lambda share: -share)
+    return dataclasses.replace(bundle, inliers=found).save(path)

@@ -23,6 +23,7 @@ from geood.errors import ConfigError
 from geood.models.bundle import ModelBundle
 from geood.models.encoder_bank import usual_distance
 from geood.models.flows.flow import Flow
+from geood.models.given_bundle import bundle_path_of
 from geood.models.inlier_statistics import Inliers
 from geood.models.score_maps import EXPERTS
 from geood.models.segmenter import Segmenter, SegmenterOutput
@@ -120,7 +121,7 @@ def test_the_networks_are_those_of_the_model_and_the_head_starts_anew(folder, cr
     segmenter = Segmenter(3, 3, crops.config.segmenter)
     head = {name: part.clone() for name, part in segmenter.state_dict().items() if name.startswith("outlier_head.")}
     for source in (folder / "first", folder / "first" / "model.safetensors"):
-        taken, _, figures = take_model(source, crops.config, crops, segmenter=segmenter)
+        taken, _, figures, _ = take_model(source, crops.config, crops, segmenter=segmenter)
     bundle = ModelBundle.load(source)
     state = segmenter.state_dict()
     wanted = bundle.segmenter.state_dict() | head
@@ -135,7 +136,7 @@ def test_a_flow_keeps_the_range_of_values_that_it_was_trained_with(folder, crops
     made = make_bundle(tmp_path / "model.safetensors", names=crops.bands.names, **sections)
     tree = crops.config.model_dump() | {"negatives": crops.config.negatives.model_dump() | {"source": "flow"}}
     wanted, segmenter = Config.model_validate(tree), Segmenter(3, 3, crops.config.segmenter)
-    taken, flow, _ = take_model(tmp_path / "model.safetensors", wanted, crops, segmenter=segmenter)
+    taken, flow, *_ = take_model(tmp_path / "model.safetensors", wanted, crops, segmenter=segmenter)
     assert taken.bands == made.bands and taken.bands.step != crops.bands.step
 
     def edge(of):
@@ -196,7 +197,7 @@ def test_scenes_are_read_for_the_model_by_the_nodata_of_its_last_training(folder
     first = dataclasses.replace(bundle.bands, nodata=255.0)
     dataclasses.replace(bundle, bands=first).save(tmp_path / "model.safetensors")
     read = dataclasses.replace(crops, bands=dataclasses.replace(crops.bands, nodata=nodata))
-    taken, _, _ = take_model(tmp_path, crops.config, read, segmenter=Segmenter(3, 3, crops.config.segmenter))
+    taken, *_ = take_model(tmp_path, crops.config, read, segmenter=Segmenter(3, 3, crops.config.segmenter))
     assert taken.bands == dataclasses.replace(first, nodata=nodata)
 
 
@@ -328,16 +329,28 @@ def test_a_round_adds_reviewed_places_to_the_bank_of_the_model_and_the_next_repl
     torch.testing.assert_close(second["encoder_reach"], usual_distance(first["encoder_near"]).reshape(1))
 
 
-def test_a_model_with_two_experts_has_the_third_after_a_round(rounds, reviewed, tmp_path):
-    """Its bank is kept, so all is as if it had had that before."""
+def test_a_model_with_two_experts_has_the_third_after_a_round(rounds, reviewed, tmp_path, monkeypatch):
+    """Its bank is kept, so all is as if it had had that before; and it is read once."""
     _, found = rounds
     held = {name: tensor for name, tensor in found["first"].inliers.named_buffers() if name != "tail_encoder_ratio"}
     dataclasses.replace(found["first"], inliers=Inliers(held)).save(tmp_path / "model.safetensors")
     asked = reviewed("false", UNSTATED)
     asked = asked.model_copy(update={"train": asked.train.model_copy(update={"tune_from": str(tmp_path)})})
-    after, wanted = ModelBundle.load(train(asked, tmp_path / "run")), found["second"]
+    read, load = [], ModelBundle.load
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "geood.training.tuning.ModelBundle.load", lambda *given, **how: read.append(given) or load(*given)
+        )
+        made = train(asked, tmp_path / "run")
+    assert len(read) == 1
+    after, wanted = ModelBundle.load(made), found["second"]
     assert all(map(after.inliers.knows_tail, EXPERTS)) and after.calibration == wanted.calibration
     assert all(torch.equal(after.inliers.state_dict()[n], tensor) for n, tensor in wanted.inliers.state_dict().items())
+
+
+def _kept(config, files=()):
+    path = bundle_path_of(config.train.tune_from)
+    return kept_bank(ModelBundle.load(path), path, config, files)
 
 
 def test_the_bank_is_made_anew_where_head_size_or_ground_are_others_and_the_log_tells(rounds, reviewed, caplog):
@@ -355,14 +368,13 @@ def test_the_bank_is_made_anew_where_head_size_or_ground_are_others_and_the_log_
         "other values of train.seed": with_keys(train={"seed": 3}),
     }
     with caplog.at_level("INFO", "geood"):
-        assert all(kept_bank(config, ()) is None for config in other.values())
+        assert all(_kept(config) is None for config in other.values())
         for said, record in zip(other, caplog.records, strict=True):
             assert "is made anew" in record.getMessage() and said in record.getMessage()
         caplog.clear()
-        kept = kept_bank(with_keys(data={"crops": 9, "workers": 1}), ())
+        kept = _kept(with_keys(data={"crops": 9, "workers": 1}))
         assert torch.equal(kept.encoder_near, found["first"].inliers.encoder_near) and "is kept" in caplog.text
-        assert kept_bank(with_keys(train={"tune_from": None}), ()) is None
-        assert kept_bank(with_keys(score={"encoder_bank": 0, "kind": "hybrid"}), ()) is None
+        assert _kept(with_keys(score={"encoder_bank": 0, "kind": "hybrid"})) is None
 
 
 def test_the_bank_is_made_anew_where_files_were_added_changed_or_removed(rounds, reviewed, folder, tmp_path, caplog):
@@ -373,7 +385,7 @@ def test_the_bank_is_made_anew_where_files_were_added_changed_or_removed(rounds,
     asked = reviewed("false", UNSTATED)
     asked = asked.model_copy(update={"train": asked.train.model_copy(update={"tune_from": str(tmp_path / "first")})})
     files = [folder / "im.tif"]
-    assert kept_bank(asked, files) is not None
+    assert _kept(asked, files) is not None
     (tmp_path / "added.tif").write_bytes(b"1")
     known = json.loads(note.read_text())
     gone, other = known | {str(tmp_path / "gone.tif"): [1, 1]}, known | {str(files[0]): [1, 1]}
@@ -386,9 +398,9 @@ def test_the_bank_is_made_anew_where_files_were_added_changed_or_removed(rounds,
         note.write_text(json.dumps(noted))
         caplog.clear()
         with caplog.at_level("INFO", "geood"):
-            assert kept_bank(asked, given) is None and f"{name} was not read then as it is" in caplog.text
+            assert _kept(asked, given) is None and f"{name} was not read then as it is" in caplog.text
     note.unlink()
-    assert kept_bank(asked, files) is not None
+    assert _kept(asked, files) is not None
 
 
 def test_a_bank_that_cannot_tell_its_reviewed_rows_or_is_of_an_earlier_geood_is_made_anew(
@@ -407,5 +419,5 @@ def test_a_bank_that_cannot_tell_its_reviewed_rows_or_is_of_an_earlier_geood_is_
         dataclasses.replace(found["second"], inliers=Inliers(parts)).save(tmp_path / "model.safetensors")
         train = asked.train.model_copy(update={"tune_from": str(tmp_path)})
         with caplog.at_level("INFO", "geood"):
-            assert kept_bank(asked.model_copy(update={"train": train}), ()) is None and why in caplog.text
+            assert _kept(asked.model_copy(update={"train": train})) is None and why in caplog.text
         caplog.clear()
