@@ -2,13 +2,14 @@
 
     python benchmarks/memory.py [--max-ram 2GB] [--sides 5000,20000,100000] [--encoder resnet18] [--keep FOLDER]
 
-Scenes up to 20,000 pixels a side are full; a larger one is a sparse VRT with islands of data. The peak is that of
-resident memory (VmHWM), so this needs Linux.
+Scenes up to 20,000 pixels a side are full; a larger one is a sparse VRT with islands of data. The score is `combined`
+of an untrained network, with all of its experts. The peak is that of resident memory (VmHWM), so this needs Linux.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import re
 import subprocess
@@ -17,14 +18,18 @@ import tempfile
 import time
 from pathlib import Path
 
-from predict import AERIAL, make_scene, untrained_bundle
+import torch
+from predict import make_scene
+from scores import bundle_of
 
-from geood.config.loading import load_config
+from geood.config.sections import ScoreConfig
 from geood.prediction.malloc import KEEP_FREED_MEMORY
 
 FULL = 20_000  # largest side of a scene that is full
 ISLAND = 3000  # side of an island, pixels
 ISLANDS = 6
+CLASSES = 5
+ABOVE = 1e-3  # share of pixels of noise above the threshold
 
 
 def make_sparse(path: Path, side: int) -> None:
@@ -46,6 +51,23 @@ def make_sparse(path: Path, side: int) -> None:
         bands.append(f'<VRTRasterBand dataType="Byte" band="{band}">{inner}</VRTRasterBand>')
     place = "<SRS>EPSG:32633</SRS><GeoTransform>500000, 0.25, 0, 4650000, 0, -0.25</GeoTransform>"
     path.write_text(f'<VRTDataset rasterXSize="{side}" rasterYSize="{side}">{place}{"".join(bands)}</VRTDataset>')
+
+
+def save_untrained(path: Path, encoder: str) -> None:
+    """A bundle for scenes of `make_scene`, whose score is that of the default config."""
+    made = bundle_of(encoder, CLASSES)
+    bundle = dataclasses.replace(
+        made,
+        bands=dataclasses.replace(made.bands, scene_count=3),
+        resolution=0.25,
+        config=made.config.model_copy(update={"score": ScoreConfig()}),
+        calibrated=ScoreConfig(),
+    )
+    assert bundle.inliers is not None and bundle.inliers.knows_tail("encoder_ratio")
+    with torch.inference_mode():
+        cut = float(bundle.score(torch.rand(1, 3, 512, 512)).flatten().quantile(1 - ABOVE))
+    kind = bundle.config.score.kind
+    dataclasses.replace(bundle, calibration={kind: dict.fromkeys(("0.001", "0.01", "0.05"), cut)}).save(path)
 
 
 def one_row(scene: Path, out: Path, bundle: Path, limit: str) -> None:
@@ -74,7 +96,7 @@ def main() -> None:
         folder = options.keep or Path(temporary)
         folder.mkdir(exist_ok=True)
         bundle = folder / "memory.safetensors"
-        untrained_bundle(bundle, load_config(AERIAL, [f"segmenter.encoder={options.encoder}"]))
+        save_untrained(bundle, options.encoder)
         print(f"--max-ram {options.max_ram}, {options.encoder}, {os.cpu_count()} cores\n")
         print("| side | valid Mpx | seconds | polygons | peak MB |\n|---|---|---|---|---|")
         for side in map(int, options.sides.split(",")):
