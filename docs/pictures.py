@@ -33,7 +33,7 @@ def main() -> None:
     pack(demo / "overview.png", "demo", quality=80)
     pack(demo / "run" / "curves.png", "curves", quality=80)
     with tempfile.TemporaryDirectory() as drawn:
-        pack(verdicts(demo, Path(drawn)), "verdicts", quality=70)
+        pack(verdicts(demo, Path(drawn)), "verdicts", quality=60)
     if subprocess.run([QGIS_PYTHON, "-c", "import qgis.gui"], capture_output=True, check=False).returncode:
         print(f"those of QGIS are as before: {QGIS_PYTHON} cannot import qgis.gui; name QGIS's Python in QGIS_PYTHON")
         return
