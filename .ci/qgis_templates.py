@@ -55,6 +55,12 @@ TIP = (
     "[% coalesce(class_name, '?') %], [% round(area_m2, 1) %] m²"
 )
 VERDICT_TIP = "[% coalesce(': <b>' || verdict || '</b>', '') %][% coalesce(', ' || true_class, '') %]"
+# Of the description of the layer, which has a line for each scene: that of the polygon's scene, or of the only one.
+BUDGET_TIP = (
+    "[% coalesce('<br>' || array_first(array_filter(string_to_array(layer_property(@layer_id, 'abstract'), '\\n'), "
+    "coalesce(left(@element, length(attribute($currentfeature, 'scene')) + 9) "
+    "= attribute($currentfeature, 'scene') || ': budget ', true))), '') %]"
+)
 CELL_TIP = (
     "cell [% cell %] of the sample: [% if(coalesce(complete, false), 'complete', 'not searched yet') %]"
     "[% coalesce(', ' || misses || ' missed', '') %]"
@@ -124,7 +130,7 @@ def anomalies(path: Path) -> None:
     )
     layer.setLabeling(ranks())
     layer.setLabelsEnabled(True)
-    layer.setMapTipTemplate(TIP + VERDICT_TIP)
+    layer.setMapTipTemplate(TIP + VERDICT_TIP + BUDGET_TIP)
     save(layer, path)
 
 

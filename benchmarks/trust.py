@@ -10,6 +10,8 @@ Each command adds rows to WORK/rows.json and leaves out those that are there, so
     python benchmarks/trust.py fixtures --work WORK --images 'test/*.tif' [--side 1024] [--elsewhere OTHER.tif...]
         the verdicts of `predict` on the middle of each scene as it is, and with gain, haze, blur, noise, swapped bands,
         half the resolution, another season, half of it nodata; and on other scenes
+    python benchmarks/trust.py cost --work WORK --images SCENE...
+        core seconds of `predict`, after one run that loads what it needs, and the share of them that the verdict takes
     python benchmarks/trust.py prepare --data FOLDER --work WORK
         copies of the scenes that are left out in turn, in WORK/data, once: `dubai` (six scenes at 1 m), `mumbai` (68
         at 0.5 m, left out in six parts) and `oam` (six drone scenes at 0.15 m; buildings are labelled)
@@ -32,8 +34,8 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +54,7 @@ from geood.geo.labels.rules import LabelRules
 from geood.geo.scene import Scene
 from geood.models import ModelBundle
 from geood.polygons import areas_above
-from geood.prediction import pipeline, predict
+from geood.prediction import engine, pipeline, predict, scene_verdict, worker
 from geood.training import train
 from geood.training.calibration import calibrated
 
@@ -289,6 +291,36 @@ def seen_table(rows: dict[str, dict[str, Any]]) -> None:
         )
 
 
+def cost(work: Path, images: list[Path]) -> None:
+    """Print the core seconds of `predict` and of its verdict: cells of each tile, comparison and judgement."""
+    spent: list[float] = []
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any, **keys: Any) -> Any:
+            began = time.thread_time()
+            try:
+                return function(*given, **keys)
+            finally:
+                spent.append(time.thread_time() - began)
+
+        return run
+
+    places = ((worker, "tile_cells"), (engine, "pooled_features"), (scene_verdict, "drift_of"))
+    with ExitStack() as stack:
+        for room, name in (*places, (scene_verdict, "verdict_of")):
+            stack.enter_context(patch.object(room, name, timed(getattr(room, name))))
+        for image in [images[0], *images]:
+            spent.clear()
+            began = time.process_time()
+            [made] = predict([image], work / "cost.gpkg", bundle_path=work / "model.safetensors", overwrite=True)
+            whole = time.process_time() - began
+            print(
+                f"{image.name}: {made.valid_pixels / 1e6:.2f} Mpx, {whole:.2f} core s, of which the verdict "
+                f"{1000 * sum(spent):.1f} ms, {100 * sum(spent) / whole:.2f} %",
+                flush=True,
+            )
+
+
 def prepare(data: Path, work: Path) -> None:
     """Write the scenes of all settings and their labels, those of half a size by means of 2 x 2 pixels."""
     chosen = {
@@ -409,7 +441,7 @@ def table(work: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = ["calibrate", "scenes", "fixtures", "prepare", "jobs", "leave-one-out", "table"]
+    commands = ["calibrate", "scenes", "fixtures", "cost", "prepare", "jobs", "leave-one-out", "table"]
     parser.add_argument("what", choices=commands)
     parser.add_argument("--work", type=Path, default=Path("runs/trust"))
     parser.add_argument("--data", type=Path, help="prepare: folder of the data sets as published")
@@ -434,6 +466,8 @@ def main() -> None:
         scenes(args.work, args.images)
     elif args.what == "fixtures":
         fixtures(args.work, args.images, args.elsewhere, side=args.side)
+    elif args.what == "cost":
+        cost(args.work, args.images)
     elif args.what == "prepare":
         prepare(args.data, args.work)
     elif args.what == "jobs":

@@ -46,12 +46,13 @@ def rate_interval(
     groups = [np.flatnonzero(image == i) for i in np.unique(image)]
     if len(groups) < LEAST_IMAGES:
         groups = [np.arange(len(pixels))]
-    rates = np.empty(DRAWS)
-    for draw in range(DRAWS):
+    drawn = np.empty((DRAWS, size), np.int64)
+    for draw in drawn:
         group = groups[rng.integers(len(groups))]
-        known = group[rng.integers(len(group), size=len(group))]  # the blocks are a sample themselves
-        drawn = known[rng.integers(len(known), size=size)]
-        rates[draw] = above[drawn].sum() / pixels[drawn].sum()
+        chosen = rng.integers(len(group), size=len(group) + size)
+        known = group[chosen[: len(group)]]  # the blocks are a sample themselves
+        draw[:] = known[chosen[len(group) :]]
+    rates = above[drawn].sum(1) / pixels[drawn].sum(1)
     low, high = np.quantile(rates, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return float(low), float(high)
 

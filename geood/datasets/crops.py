@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from geood.config import Config
 from geood.constants import IGNORE, UNSTATED
 from geood.datasets.augment import augment
-from geood.datasets.reviewed_ground import ReviewedScenes
+from geood.datasets.reviewed_ground import ReviewedCrop, ReviewedScenes
 from geood.datasets.samples import UNSTATED_ID, Ground, Sample, TrainingBands, seed_of
 from geood.datasets.screening import Screening, labelled, report_screening, screen, why_nothing
 from geood.datasets.unreadable import Skipped, write_skipped
@@ -53,7 +53,8 @@ class Crops:
         """Return `length` augmented samples for one of `world` processes; sample i depends on seed, rank and i only.
 
         A sample holds `image` float32 (C, S, S) in [0, 1], `mask` int64 (S, S) of channel numbers with 255 to ignore
-        and 254 for inliers of no stated class, `valid` bool (S, S) and `name`, S = data.crop_px.
+        and 254 for inliers of no stated class, `valid` bool (S, S), `name`, and `reviewed`, whether it is a crop of
+        reviewed ground; S = data.crop_px.
         """
         return TrainingCrops(self, seed, length, rank=rank, world=world)
 
@@ -77,6 +78,7 @@ class Crops:
             "mask": torch.from_numpy(mask),
             "valid": torch.from_numpy(pixels.valid),
             "name": self.ground.name(crop),
+            "reviewed": isinstance(crop, ReviewedCrop),
         }
 
     def false_alarms(self) -> Iterator[tuple[Tensor, Tensor]]:

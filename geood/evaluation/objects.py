@@ -20,7 +20,7 @@ import rasterio
 import rasterio.features
 from numpy.typing import NDArray
 
-from geood.calibration import least_area
+from geood.calibration import PolygonTable, least_area, own_record
 from geood.constants import ANOMALY, IGNORE, INLIER, NO_CLASS
 from geood.evaluation.pictures import draw_overview
 from geood.geo.gdal import pieces, rasterio_window, writing
@@ -127,7 +127,8 @@ class ObjectFigures:
             return {}
         scene.order = self._ranked(maps, truth)
         self._draw(maps, truth)
-        return {"km2": scene.km2, **self._row([scene], own, self._bundle.threshold), **_precisions([scene])}
+        figures = self._row([scene], own, self._bundle.threshold) | self._promised(scene.km2)
+        return {"km2": scene.km2, **figures, **_precisions([scene])}
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the figures of every score over all scenes: at each calibrated threshold, and at equal recall."""
@@ -197,6 +198,19 @@ class ObjectFigures:
             "false_ground": ratio(sum(count.inlier_px for count in counts), inliers),
             "by_size": recall_by_size(found, size_m2),
         }
+
+    def _promised(self, km2: float) -> dict[str, float]:
+        """Return the false polygons per km2 promised at the default threshold, and their interval in `km2` of ground.
+
+        What is not known is NaN.
+        """
+        bundle, told = self._bundle, None
+        if (record := own_record(bundle)) is not None and km2 > 0:
+            table = PolygonTable.of(record, connectivity=bundle.config.predict.connectivity)
+            told = table.at(bundle.threshold, self._least_m2, km2)
+        rate, scene = (math.nan, None) if told is None else (told.rate, told.scene)
+        low, high = scene or (math.nan, math.nan)
+        return {"false_promised": rate, "false_low": low, "false_high": high}
 
     @property
     def _least_m2(self) -> float:

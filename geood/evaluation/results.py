@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from geood.atomic import atomic_folder, atomic_write, check_output, output_errors
+from geood.calibration import in_digits
 from geood.catalog import DataSet, Split
 from geood.config import title_of
 from geood.errors import OutputError, counted
@@ -229,7 +230,8 @@ class Evaluation:
 
     `rows` has a dict for each kind of score: `score`, `temperature`, `average_precision`, `fpr95`, `auroc`.
     `at_threshold` has recall, precision and false-positive rate at the bundle's default threshold, and the rate
-    promised with its interval. `scenes` has a dict for each scene with the figures of the bundle's default score.
+    promised with its interval. `scenes` has a dict for each scene with the figures of the bundle's default score, and
+    what is promised of false polygons there, with its 90 % interval.
     `objects` has a dict for each score and threshold with the recall of things and the false polygons, `ranking` the
     precision of the first polygons, `things` a dict for each thing (all empty: not counted). `curve` has points
     (threshold, recall, precision) of the default score, `confusion` the pixels of each true class by predicted class.
@@ -319,6 +321,7 @@ class Evaluation:
                     f"{rate:>11}{percent(row['false_ground'])}"
                 )
         lines.append("ground: per cent of the inlier ground above the threshold; where it is large, polygons merge")
+        lines += self._promise_of_polygons()
         if self.ranking.get("polygons"):
             first = ", ".join(
                 f"{percent(self.ranking[name]).strip()} of the first {name.partition('_')[2]}"
@@ -327,6 +330,18 @@ class Evaluation:
             )
             lines.append(f"real by rank, at the default threshold: {first}")
         return lines
+
+    def _promise_of_polygons(self) -> list[str]:
+        """Return the line on false polygons that were promised at the default threshold; none without a promise."""
+        told = [row for row in self.scenes if not math.isnan(row.get("false_promised", math.nan))]
+        if not told:
+            return []
+        line = f"promised at the default threshold: {in_digits(told[0]['false_promised'])} false/km2"
+        bounded = [row for row in told if not math.isnan(row["false_high"])]
+        if bounded:
+            inside = sum(row["false_low"] <= row["false_per_km2"] <= row["false_high"] for row in bounded)
+            line += f"; {inside} of {counted(len(bounded), 'scene')} within the 90 % interval for its size"
+        return [line]
 
 
 def write_metrics(evaluation: Evaluation, out: Path, *, overwrite: bool = False) -> None:

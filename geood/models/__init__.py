@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from geood.models.given_bundle import AnyBundle, bundle_of, bundle_path_of, takes_bundle
     from geood.models.inference import autocast, for_inference
     from geood.models.inlier_statistics import InlierFit, Inliers
-    from geood.models.reach import LOST, effort_for, measured_reach, outputs_of
+    from geood.models.local_gates import has_global_gates
+    from geood.models.reach import LOST, Seam, effort_for, measured_reach, outputs_of
     from geood.models.region import WHOLE, Region, cut
     from geood.models.score_maps import with_tails
     from geood.models.scores import anomaly_score, jensen_shannon_to_uniform, outlier_score
@@ -43,6 +44,7 @@ __all__ = [
     "ModelBundle",
     "Reach",
     "Region",
+    "Seam",
     "Segmenter",
     "SegmenterOutput",
     "anomaly_score",
@@ -55,6 +57,7 @@ __all__ = [
     "effort_for",
     "for_inference",
     "half_step",
+    "has_global_gates",
     "jensen_shannon_to_uniform",
     "measured_reach",
     "outlier_score",
@@ -79,6 +82,8 @@ __getattr__, __dir__ = lazy_exports(
         "InlierFit": "inlier_statistics",
         "Inliers": "inlier_statistics",
         "LOST": "reach",
+        "Seam": "reach",
+        "has_global_gates": "local_gates",
         "ModelBundle": "bundle",
         "Reach": "bundle_header",
         "Region": "region",

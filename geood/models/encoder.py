@@ -8,6 +8,7 @@ for one image size only. Encoders that are not for commercial use are refused. W
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 from collections.abc import Callable
 from typing import Any, cast
@@ -24,9 +25,10 @@ from geood.models.encoder_weights import (
     imagenet_encoder,
     load_encoder_weights,
 )
-from geood.models.local_gates import use_local_gates
+from geood.models.local_gates import has_global_gates, use_local_gates
 from geood.models.timm_files import network_maker, timm_library
 
+log = logging.getLogger("geood")
 STRIDES = (4, 8, 16, 32)
 USUAL = (1, 2, 3, 4)  # the places of these strides among the maps of most encoders
 NON_COMMERCIAL = re.compile(r"^(mit_b\d|segformer)")  # NVIDIA's SegFormer encoders
@@ -77,6 +79,8 @@ def make_encoder(bands: int, config: SegmenterConfig, *, drawn: bool = True) -> 
 def check_encoder(config: SegmenterConfig, bands: int | None = None) -> int:
     """Check the config's encoder and its weights without any data; return the number of its parameters.
 
+    An encoder whose tiles may show in maps is warned of.
+
     ImageNet weights that are not here are fetched. The random generator is left as it was. Without the number of
     `bands`, that which a local file of weights was made for is taken, else three.
 
@@ -88,6 +92,13 @@ def check_encoder(config: SegmenterConfig, bands: int | None = None) -> int:
             plain, _ = make_encoder(3, config.model_copy(update={"weights": None}))
             bands = bands_of(plain, str(config.weights))
         encoder, _ = make_encoder(bands or 3, config)
+    if has_global_gates(encoder):
+        log.warning(
+            "segmenter.encoder %s weighs its channels by their means over the whole of a tile (squeeze-excitation), so "
+            "that tiles may show as seams in maps, whatever the halo; segmenter.gates: local takes means of the ground "
+            "around and has none, if it is set before the first training",
+            config.encoder,
+        )
     return sum(parameter.numel() for parameter in encoder.parameters())
 
 

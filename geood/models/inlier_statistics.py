@@ -47,7 +47,7 @@ COMPONENTS = 2  # of the mixture, per class
 AXES = 32  # most principal axes that a residual lies outside of; half the features, if these are fewer than 64
 LEAST_SPREAD = 1e-3  # least standard deviation of a max logit and of a feature
 LEAST_SPREAD_OF_UNIT = 1e-4  # and of a value of a feature of unit length
-REVIEWED_SHARE = 0.25  # most of a sample that reviewed places of no stated class take, who come first
+REVIEWED_SHARE = 0.25  # most of a sample that reviewed places take, who come first
 FALSE_ALARMS = 2048  # most places of false alarms that are kept
 LEAST_REACH = 1e-6  # of a false alarm
 PIXELS = 4096  # feature vectors scored at once: bounds the memory of distances
@@ -223,12 +223,14 @@ class InlierFit:
         self._encoder = _Sample(places, -(-places // batches), generator)
         self._false, self._seed = list[Tensor](), seed
 
-    def update(self, answer: SegmenterOutput, mask: Tensor) -> None:
+    def update(self, answer: SegmenterOutput, mask: Tensor, *, reviewed: Tensor | None = None) -> None:
         """Add the labelled pixels of one batch and draw feature vectors from it.
 
         Args:
             answer: output of the segmenter for (B, C, H, W).
             mask: (B, H, W), class indices; 255 is ignored.
+            reviewed: (B,), boolean: whose labels are a person's verdicts, of a stated class or not; None: of none.
+                Inliers of no stated class are reviewed ones anyway.
         """
         known = mask != IGNORE
         for logits, of_image in zip(answer.logits, known, strict=True):  # a batch in float64 takes gigabytes
@@ -238,11 +240,11 @@ class InlierFit:
             self._sum.index_add_(0, taken, largest)
             self._squares.index_add_(0, taken, largest.square())
             self._softmax.index_add_(0, taken, pixels.softmax(1))
-        reviewed = mask == UNSTATED
-        self._features.draw(answer.features, known, reviewed)
+        judged = mask == UNSTATED if reviewed is None else (mask == UNSTATED) | (known & reviewed[:, None, None])
+        self._features.draw(answer.features, known, judged)
         seen = joined((answer.encoder, answer.coarser))
         taken_for = places(answer.logits, seen.shape[2:])
-        self._encoder.draw(torch.cat([seen, taken_for[:, None].to(seen.dtype)], 1), known, reviewed)
+        self._encoder.draw(torch.cat([seen, taken_for[:, None].to(seen.dtype)], 1), known, judged)
 
     def add_false_alarms(self, answer: SegmenterOutput, false: Tensor) -> None:
         """Add the places of the encoder whose middle pixel a person called a false alarm.

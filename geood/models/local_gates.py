@@ -68,6 +68,11 @@ def use_local_gates(encoder: nn.Module, bands: int) -> int:
     return len(strides)
 
 
+def has_global_gates(network: nn.Module) -> bool:
+    """Return whether a network has squeeze-excitation by means of all that it is shown, which could be local."""
+    return any(_is_gated(module) for module in network.modules())
+
+
 def _is_gated(module: nn.Module) -> bool:
     parts = PARTS.get(type(module).__name__, ())
     return bool(parts) and all(hasattr(module, part) for part in parts) and not getattr(module, "add_maxpool", False)

@@ -2,8 +2,8 @@
 
 Polygons that were cut again have a row of what is promised for their threshold instead.
 
-QGIS shows the description of a layer when the mouse rests on it. Written with SQLite alone, with a fixed time, so that
-equal maps have equal bytes.
+QGIS takes the description of a layer for its abstract, of which the map tip of a polygon shows the line of its scene
+(`geo/qgis`). Written with SQLite alone, with a fixed time, so that equal maps have equal bytes.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def _fitted(bundle: ModelBundle, crops: Crops, kept: Inliers | None) -> Inliers:
     samples = crops.training(config.train.seed, FIT_CROPS)
     for batch in DataLoader(samples, batch_size=config.train.batch):
         output = bundle.infer(batch["image"].to(bundle.device))
-        fit.update(output, batch["mask"].to(bundle.device))
+        fit.update(output, batch["mask"].to(bundle.device), reviewed=batch["reviewed"].to(bundle.device))
     if config.score.false_alarm_nats and config.score.encoder_bank:
         for image, false in crops.false_alarms():
             fit.add_false_alarms(bundle.infer(image.to(bundle.device)), false)

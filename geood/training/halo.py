@@ -15,9 +15,13 @@ from torch import Tensor
 
 from geood.config import OF_ENCODER, SCORES
 from geood.datasets import Crops
-from geood.models import LOST, ModelBundle, effort_for, measured_reach, outputs_of
+from geood.models import LOST, ModelBundle, Seam, effort_for, has_global_gates, measured_reach, outputs_of
 
 log = logging.getLogger("geood")
+REMEDY = (
+    "its squeeze-excitation weighs channels by all of a tile, and a model trained with segmenter.gates: local has no "
+    "such seams"
+)
 
 
 def with_reach(bundle: ModelBundle, crops: Crops) -> ModelBundle:
@@ -54,6 +58,9 @@ def with_reach(bundle: ModelBundle, crops: Crops) -> ModelBundle:
         step,
         100 * changed,
     )
+    if reach.seam is not None and not Seam(reach.seam, changed).smooth:
+        remedy = "look at a first map" if not has_global_gates(segmenter) else REMEDY
+        log.warning("tiles may show as seams in maps of this network, even with that halo: %s", remedy)
     if lost > LOST:
         log.info("no halo holds all of it: such networks see the whole of what they are shown")
     measured = dataclasses.replace(bundle, reach=reach)

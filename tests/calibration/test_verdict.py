@@ -1,6 +1,7 @@
-"""Law of what `predict` prints: each figure is found again in the rasters it wrote, and there are no others."""
+"""Law of what `predict` tells, in lines and as JSON: each figure is found again in the rasters it wrote."""
 
 import dataclasses
+import json
 import re
 from collections import defaultdict
 from types import SimpleNamespace
@@ -179,12 +180,42 @@ def expected(found, told):
         f"polygons   {told.polygons}: {found['polygons']} above {found['threshold']:.4g}",
         f"above      {share['above']} of {area}, {promise}",
     ]
-    if "km2" in found:
+    if "per km2" in found:
         lines.append(f"per km2    {digits(found['per km2'])} polygons{false}")
     if "promised" in found and found["above"] > 3 * max(found["promised"], found["high"]):
         times = f"{found['above'] / found['promised']:.0f} times what is promised"
         lines.append(f"WARNING    {share['above']} of this scene lies above the threshold, {times}")
     return lines
+
+
+FIELDS = {  # of a verdict, and what each is called among figures found again
+    "threshold": "threshold",
+    "valid_px": "px",
+    "km2": "km2",
+    "above": "above",
+    "promised": "promised",
+    "low": "low",
+    "high": "high",
+    "at_most": "at most",
+    "polygons_per_km2": "per km2",
+    "false_per_km2": "false",
+    "false_low": "false low",
+    "false_high": "false high",
+    "p": "p",
+    "distance": "distance",
+}
+
+
+def check_json(rows, found, scene):
+    """Compare what `predict` wrote as JSON with figures found again; every number has to be one of them."""
+    [row] = rows
+    assert (row["scene"], row["anomalies"], row["failed_tiles"]) == (str(scene), found["polygons"], 0)
+    fields = row["verdict"]
+    numbers = {name for name, value in fields.items() if isinstance(value, (int, float)) and name != "relative"}
+    assert numbers == {name for name, key in FIELDS.items() if key in found}
+    for name in numbers:
+        assert fields[name] == pytest.approx(found[FIELDS[name]], rel=1e-5, abs=1e-9), name
+    assert fields["threshold"] == found["threshold"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,21 +231,25 @@ class Told:
     [
         ("alike", []),
         ("dark", ["--on-drift", "relative"]),
-        *slow(("dark", []), ("bare", []), ("alike", ["--threshold", "0"])),
+        *slow(("dark", []), ("bare", []), ("alike", ["--threshold", "0"]), ("alike", ["--top", "2"])),
     ],
 )
 def test_every_figure_that_is_printed_is_found_again_in_what_was_written(ground, scene, options):
-    folder = ground / f"out{len(options)}{scene}"
+    folder = ground / f"out{scene}{''.join(options)}"
     folder.mkdir()
     path, out = ground / f"{scene}.tif", folder / f"{scene}.gpkg"
     line = ["predict", str(path), "--out", str(out), "--model", str(ground / "model.safetensors")]
-    line += ["--set", f"predict.min_area_m2={LEAST_M2}", *options]
+    line += ["--set", f"predict.min_area_m2={LEAST_M2}", "--json", str(folder / "told.json"), *options]
     shown = CliRunner().invoke(app, line, catch_exceptions=False).output
     bundle = ModelBundle.load(ground / "model.safetensors", tell=False)
     with rasterio.open(folder / f"{scene}.tif") as file:
         threshold = float(file.tags()["GEOOD_THRESHOLD"])
     found, differs = figures(bundle, folder, scene, threshold, promised="relative" not in options)
+    if "--top" in options:
+        assert found["polygons"] > 2 and found.pop("per km2")  # the others were not cut, so there is no figure of all
+        found["polygons"] = 2
     assert found["polygons"] == len(gpd.read_file(out, layer="anomalies"))
+    check_json(json.loads((folder / "told.json").read_text()), found, path)
     lines = shown.splitlines()
     for text in expected(found, Told(str(path), str(out))):
         assert text in lines

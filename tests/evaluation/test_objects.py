@@ -20,6 +20,7 @@ from geood.evaluation.objects import SHOWN, write_band
 from geood.evaluation.scenes import evaluate_scenes
 from geood.geo.grid import Grid
 from geood.models.bundle import ModelBundle
+from geood.models.calibration_record import CalibrationRecord
 from geood.prediction.pipeline import predict
 from support.bundles import make_bundle
 from support.rasters import picture, write_raster
@@ -84,6 +85,48 @@ def test_the_least_area_of_a_polygon_is_that_of_predict_whether_the_model_knows_
     bundle = ModelBundle.load(tmp_path / "m.safetensors").with_settings(["score.fpr=0.001"])  # with that threshold
     [row] = evaluate_scenes(tmp_path, bundle).scenes
     assert row["threshold"] == 0.9 and row["polygons"] == made.anomalies > 0
+
+
+@pytest.mark.parametrize("images", [1, 4])
+def test_false_polygons_are_promised_as_by_predict_and_compared_with_those_that_were_counted(tmp_path, images):
+    """For each scene by its size; with one image of calibration ground there is no interval."""
+    bundle = make_bundle(tmp_path / "m.safetensors", predict={"min_area_m2": 2.25})
+    record = CalibrationRecord(
+        kind=bundle.config.score.kind,
+        pixels=40_000,
+        pixel_m=SIDE_M,
+        intervals={},
+        thresholds=(0.5, bundle.threshold),
+        block_px=(5000,) * 8,
+        block_image=tuple(i % images for i in range(8)),
+        above=((500, 50),) * 8,
+        least_px=(1, 8),
+        polygons=((90, 60), (40, 15)),
+        spread=((0.2, 0.1), (0.2, 0.1)),
+    )
+    replace(bundle, record=record, resolution=SIDE_M).save(tmp_path / "m.safetensors")
+    for name, size in (("a", (100, 120)), ("b", (60, 80))):
+        write_raster(tmp_path / "set" / f"{name}.tif", picture(*size, seed=len(name)))
+        write_raster(tmp_path / "set" / f"{name}_labels.tif", np.zeros(size, np.uint8))
+    result = evaluate_scenes(tmp_path / "set", ModelBundle.load(tmp_path / "m.safetensors"))
+    inside = 0
+    for row in result.scenes:
+        [made] = predict([row["scene"]], tmp_path / "x.gpkg", bundle=tmp_path / "m.safetensors", overwrite=True)
+        told = made.verdict
+        assert row["false_per_km2"] == pytest.approx(told.polygons_per_km2, rel=1e-2)  # nothing here is an anomaly
+        assert row["false_promised"] == told.false_per_km2 == 1500
+        if images == 1:
+            assert math.isnan(row["false_low"]) and math.isnan(row["false_high"]) and told.false_low is None
+            continue
+        assert (row["false_low"], row["false_high"]) == pytest.approx((told.false_low, told.false_high), rel=1e-2)
+        inside += told.false_low <= told.polygons_per_km2 <= told.false_high
+    [line] = [line for line in result.table().splitlines() if line.startswith("promised at")]
+    assert line.startswith("promised at the default threshold: 1,500 false/km2")
+    assert line.endswith(
+        "false/km2" if images == 1 else f"; {inside} of 2 scenes within the 90 % interval for its size"
+    )
+    bare = evaluate_scenes(tmp_path / "set", replace(bundle, resolution=SIDE_M))
+    assert math.isnan(bare.scenes[0]["false_promised"]) and "promised at" not in bare.table()
 
 
 def test_what_is_not_labelled_and_what_is_too_small_does_not_count(labelled):

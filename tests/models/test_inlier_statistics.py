@@ -181,6 +181,22 @@ def test_reviewed_places_come_first_but_never_take_more_than_their_share():
         assert len(drawn) == 100 and int(drawn[:, 0].sum()) == (expected or min(int(REVIEWED_SHARE * 100), 2 * places))
 
 
+def test_labels_of_reviewed_crops_come_first_as_those_of_no_stated_class_do():
+    """Also where a class is stated: the bank asks only whether ground is an inlier."""
+    banks = []
+    for class_id, crops in ((UNSTATED, None), (1, torch.tensor([True] + [False] * 5))):
+        fit = InlierFit(CLASSES, samples=0, places=100, batches=2, seed=0)
+        for seed in range(2):
+            logits, features, mask = _batch(seed)
+            mask[0, :12] = class_id
+            mask[0, 12:] = 255
+            fit.update(_answer(logits, features), mask, reviewed=crops)
+        banks.append(fit.finish().state_dict())
+    assert 0 < int(banks[0]["encoder_reviewed"].sum()) <= int(REVIEWED_SHARE * 100)
+    for name in ("near", "classes", "reviewed"):
+        assert torch.equal(banks[0][f"encoder_{name}"], banks[1][f"encoder_{name}"])
+
+
 def _with_false_alarms(false):
     fit = InlierFit(CLASSES, samples=0, places=100, batches=4, seed=0)
     for seed in range(4):

@@ -5,7 +5,7 @@ import torch
 
 from geood.config.sections import SegmenterConfig
 from geood.errors import ConfigError
-from geood.models.encoder import make_encoder
+from geood.models.encoder import check_encoder, make_encoder
 from geood.models.local_gates import LocalGates, use_local_gates
 from geood.models.segmenter import Segmenter
 
@@ -22,6 +22,20 @@ def test_weights_keep_their_names_and_every_gate_is_local(name):
     gates = [module for module in local.modules() if isinstance(module, LocalGates)]
     assert len(gates) > 5 and {gate.block for gate in gates} >= {1, 2}
     assert not use_local_gates(local, 3)  # none is left
+
+
+@pytest.mark.parametrize(
+    ("keys", "warned"),
+    [
+        ({"encoder": "mobilenetv3_small_050"}, True),
+        ({"encoder": "mobilenetv3_small_050", "gates": "local"}, False),
+        ({"encoder": "resnet10t"}, False),
+    ],
+)
+def test_before_a_training_an_encoder_whose_tiles_may_show_is_warned_of_with_the_remedy(keys, warned, caplog):
+    check_encoder(SegmenterConfig(**keys))
+    said = [record.getMessage() for record in caplog.records if "squeeze-excitation" in record.getMessage()]
+    assert len(said) == warned and all("segmenter.gates: local" in text for text in said)
 
 
 def test_gates_of_other_parts_stay_global():

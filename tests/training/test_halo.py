@@ -115,6 +115,26 @@ def test_the_halo_is_that_of_all_outputs_that_the_score_is_made_of(tmp_path, mon
     assert [len(found) for found in seen] == [outputs]
 
 
+@pytest.mark.parametrize(
+    ("encoder", "seam", "changed", "said"),
+    [
+        ("mobilenetv3_small_050", 4.0, 0.0, "segmenter.gates: local"),
+        ("resnet10t", 1.0, 0.01, "look at a first map"),
+        ("mobilenetv3_small_050", None, None, None),
+        ("mobilenetv3_small_050", 1.4, 0.004, None),
+    ],
+)
+def test_seams_that_no_halo_mends_are_told_when_training_ends(
+    tmp_path, monkeypatch, caplog, encoder, seam, changed, said
+):
+    bundle = make_bundle(tmp_path / "m.safetensors", segmenter={"encoder": encoder})
+    reach = Reach(halo_px=352, beyond=(0.0,) * 11, seam=seam, changed=changed)
+    monkeypatch.setattr("geood.training.halo.measured_reach", lambda *_, **__: reach)
+    with_reach(bundle, None)
+    found = [record.getMessage() for record in caplog.records if "show as seams in maps of" in record.getMessage()]
+    assert [said in text for text in found] == ([True] if said else [])
+
+
 def test_a_config_with_a_narrower_halo_is_warned_of_when_training_ends(tmp_path, caplog):
     crops, _ = make_crops(tmp_path, "scenes", halo_px=0)
     bundle = dataclasses.replace(make_bundle(tmp_path / "m.safetensors"), config=crops.config)

@@ -329,6 +329,16 @@ def test_a_round_adds_reviewed_places_to_the_bank_of_the_model_and_the_next_repl
     torch.testing.assert_close(second["encoder_reach"], usual_distance(first["encoder_near"]).reshape(1))
 
 
+def test_a_false_alarm_of_a_stated_class_adds_the_same_places_to_the_bank(rounds, reviewed, tmp_path):
+    """It added none: its ground was taken for that of any training crop. Rows are filed under what it was taken for."""
+    folder, found = rounds
+    asked = reviewed("false", 1)
+    asked = asked.model_copy(update={"train": asked.train.model_copy(update={"tune_from": str(folder / "first")})})
+    after = _bank_of(ModelBundle.load(train(asked, tmp_path / "run")))
+    wanted = _bank_of(found["second"])
+    assert set(after) == set(wanted) and all(torch.equal(after[name], tensor) for name, tensor in wanted.items())
+
+
 def test_a_model_with_two_experts_has_the_third_after_a_round(rounds, reviewed, tmp_path, monkeypatch):
     """Its bank is kept, so all is as if it had had that before; and it is read once."""
     _, found = rounds

@@ -3,6 +3,7 @@
 import sqlite3
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyogrio
@@ -14,7 +15,9 @@ from rasterio.crs import CRS
 from geood.config.sections import PredictConfig
 from geood.geo.grid import Grid
 from geood.geo.qgis import styles
-from geood.polygons.export import anomalies, write_frame
+from geood.polygons.export import anomalies, write_anomalies, write_frame, write_together
+from geood.polygons.extraction import PolygonSource
+from geood.prediction.run_table import write_run
 from support.cpu import slow
 from support.qgis import ask_qgis
 from support.rasters import write_scores
@@ -84,6 +87,17 @@ found["extents"] = [[round(v, 6) for v in (e.xMinimum(), e.yMinimum(), e.xMaximu
 for layer, name in ((scores, "scores"), (classes, "classes"), (polygons, "polygons"), (empty, "empty")):
     draw(layer, name)
 """
+TIPS = """
+for name in ("one", "two"):
+    layer = QgsVectorLayer(f"{sys.argv[1]}/{name}.gpkg|layername=anomalies", name, "ogr")
+    QgsProject.instance().addMapLayer(layer)
+    context = QgsExpressionContext(QgsExpressionContextUtils.globalProjectLayerScopes(layer))
+    found = globals().get("found", {})
+    found[name] = []
+    for feature in layer.getFeatures():
+        context.setFeature(feature)
+        found[name].append(QgsExpression.replaceExpressionText(layer.mapTipTemplate(), context))
+"""
 PLACES = {
     "utm": (Affine(0.25, 0, 500000, 0, -0.25, 4500000), CRS.from_epsg(32633)),
     "photo": (Affine.identity(), None),
@@ -152,6 +166,30 @@ def test_qgis_finds_the_styles_and_draws_with_them(tmp_path, place):
     assert inside and outline.sum() > 50 and (drawn(tmp_path / "empty.png") == 255).all()
     colours = {tuple(drawn(tmp_path / "classes.png")[:, 10, x]) for x in (20, 60, 100)}
     assert len(colours) == 3 and (255, 255, 255) not in colours
+
+
+def test_the_map_tip_of_a_polygon_tells_the_verdict_on_its_scene(tmp_path):
+    """QGIS 3.22 shows the description of a layer nowhere but in its properties."""
+    settings = {"threshold": 0.5, "predict": PredictConfig(), "model": "abc", "overwrite": False}
+    sources = []
+    for name in ("a.tif", "a.tif: b.tif"):
+        scores = np.full((40, 40), 0.1, np.float32)
+        scores[5:15, 5:15] = 0.9
+        path = write_scores(tmp_path / name, Grid(40, 40, *PLACES["utm"]), scores)
+        sources.append(PolygonSource(path, None, None, name))
+    write_anomalies(sources[0].scores, tmp_path / "one.gpkg", classes=None, class_names=None, **settings)
+    write_together(sources, tmp_path / "two.gpkg", **settings)
+    said = [("a.tif", "holds", "it does"), ("a.tif: b.tif", "cannot be told", "few squares")]
+    rows = [
+        (scene, SimpleNamespace(answer=answer, why=why, fields=lambda answer=answer: {"answer": answer}))
+        for scene, answer, why in said
+    ]
+    write_run(tmp_path / "one.gpkg", rows[:1])
+    write_run(tmp_path / "two.gpkg", rows[::-1])
+    found = ask_qgis(TIPS, tmp_path, folder=tmp_path)
+    expected = [f"<br>{scene}: budget {answer}: {why}" for scene, answer, why in said]
+    assert [tip[tip.index("<br>") :] for tip in found["one"]] == expected[:1]
+    assert sorted(tip[tip.index("<br>") :] for tip in found["two"]) == sorted(expected)
 
 
 @pytest.mark.parametrize("threshold", [0.0, np.float64(0.5), 0.999999, 1.0, -12.5, 3e4, 1e-12])
