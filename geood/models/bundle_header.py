@@ -31,7 +31,7 @@ from geood.geo.bands import Bands
 from geood.models.bundle_upgrades import Upgraded, upgraded
 from geood.models.calibration_record import CalibrationRecord
 
-FORMAT = 7  # incremented whenever an older geood could not read the file
+FORMAT = 8  # incremented whenever an older geood could not read the file
 DAMAGED = "the bundle is damaged"
 REMEDY = "copy or train it again"
 WIDEST_PHOTO = 1_000_000  # pixels; far above any photograph

@@ -15,6 +15,7 @@ from geood.errors import shown
 
 OLD_HALO = 64  # pixels: what formats before 4 had in their configs unless told otherwise
 OLD_STRIDES = [4, 8]  # of the encoder's maps that outlier heads of formats before 6 see
+OLD_LATTICES = 3  # of the flows of formats before 8
 AGAIN = "train it again in another run folder (its own counts as finished, with --resume too)"
 Tree = dict[str, Any]
 
@@ -80,9 +81,19 @@ def _of_format_6(tree: Tree) -> tuple[Tree, *tuple[str, ...]]:
     return (tree,)
 
 
+def _of_format_7(tree: Tree) -> tuple[Tree, *tuple[str, ...]]:
+    """Upgrade format 7, whose flow predicts pixels from each other on three lattices."""
+    config = tree.get("config")
+    flow = config.get("flow", {}) if isinstance(config, dict) else None
+    if not isinstance(config, dict) or not isinstance(flow, dict) or flow.get("network", "plain") != "plain":
+        return (tree,)
+    return (tree | {"config": config | {"flow": {"lattices": OLD_LATTICES} | flow}},)
+
+
 UPGRADES: dict[int, Callable[[Tree], tuple[Tree, *tuple[str, ...]]]] = {  # by the format that they take
     3: _of_format_3,
     4: _of_format_4,
     5: _of_format_5,
     6: _of_format_6,
+    7: _of_format_7,
 }

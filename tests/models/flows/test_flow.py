@@ -110,7 +110,7 @@ def test_samples_follow_the_density():
     assert float(weights.mean()) == pytest.approx(1, abs=5 * error) and error < 0.01
 
 
-@pytest.mark.parametrize("size", [(8, 8), (16, 72), (72, 16), (40, 40)])
+@pytest.mark.parametrize("size", [(8, 8), (16, 136), (136, 16), (72, 72)])
 def test_samples_at_any_multiple_differentiable_and_repeatable(size):
     flow = _flow()
     sample = flow.sample(2, *size, generator=_seeded(4))
@@ -119,7 +119,7 @@ def test_samples_at_any_multiple_differentiable_and_repeatable(size):
     assert not torch.equal(sample, flow.sample(2, *size, generator=_seeded(5)))
     sample.square().sum().backward()
     assert all(p.grad is not None for p in flow.parameters())
-    if size == (40, 40):  # below, the widest lattice has nothing to predict
+    if size == (72, 72):  # below, the widest lattice has nothing to predict
         assert all(float(p.grad.abs().sum()) > 0 for p in flow.parameters())
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from geood.config.sections import FlowConfig
-from geood.models.flows.flow import SPACINGS, Flow
+from geood.models.flows.flow import Flow
 from geood.models.flows.lattice import LatticeLevel, Lattices, contrast, sites
 
 
@@ -19,6 +19,9 @@ def _moved(module, spread=0.1):
         for parameter in module.parameters():
             parameter.add_(spread * torch.randn(parameter.shape, dtype=torch.float64, generator=_seeded(1)))
     return module
+
+
+SPACINGS = (1, 2, 4, 8)  # of the default flow
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (5, 4), (16, 16), (9, 23)])
