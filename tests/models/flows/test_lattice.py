@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from geood.config.sections import FlowConfig
+from geood.config.sections import FlowConfig, NegativesConfig
 from geood.models.flows.flow import Flow
 from geood.models.flows.lattice import LatticeLevel, Lattices, contrast, sites
 
@@ -34,6 +34,15 @@ def test_all_pixels_but_those_of_the_coarsest_lattice_are_predicted_once(size):
             counts += moved
     alone[:: 2 * SPACINGS[-1], :: 2 * SPACINGS[-1]] = 1
     assert torch.equal(counts, 1 - alone)
+
+
+def test_of_the_largest_patch_by_default_one_pixel_alone_is_drawn_by_itself():
+    side = NegativesConfig().patch_max_px // 2 ** FlowConfig().levels
+    found = Lattices(2, [2**i for i in range(FlowConfig().lattices)], layers=1, growth=4)
+    moved = sum(sites(side, side, *turn[:1], odd=turn[1], like=torch.zeros(()))[1] for turn in found.turns)
+    assert int(moved.sum()) == side * side - 1
+    flow = Flow(1, FlowConfig(steps=1, layers=1, growth=4), (1 / 255,))
+    assert flow.levels[-1].lattices.turns == found.turns
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 5), (9, 9)])
