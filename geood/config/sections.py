@@ -395,21 +395,14 @@ class FlowConfig(Section):
     )
     layers: Annotated[int, Field(ge=1, le=32)] = Field(2, description="densely connected layers in a coupling network")
     growth: Annotated[int, Field(ge=1, le=512)] = Field(32, description="channels added by each of those layers")
-    lattices: Annotated[int, Field(ge=1, le=8)] = Field(
-        4,
-        description="halvings of the coarse image of the last level, pixels from each other; what lies "
-        "2^(levels + lattices) pixels apart is drawn by itself",
-    )
     checkpointing: bool = Field(
         False, description="recompute coupling networks in the backward pass: less memory for more time"
     )
 
     @model_validator(mode="after")
     def _network_is_whole(self) -> FlowConfig:
-        if self.network != "plain" and self.differs("levels", "steps", "layers", "growth", "lattices"):
-            raise ValueError(
-                f"network {self.network} has its own levels, steps, layers, growth and lattices; leave them out"
-            )
+        if self.network != "plain" and self.differs("levels", "steps", "layers", "growth"):
+            raise ValueError(f"network {self.network} has its own levels, steps, layers and growth; leave them out")
         return self
 
 

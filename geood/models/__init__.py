@@ -9,7 +9,7 @@ from geood._lazy import lazy_exports
 if TYPE_CHECKING:
     from geood.models.bundle import TILE_PX, ModelBundle
     from geood.models.bundle_header import BundleHeader, Reach, read_header
-    from geood.models.bundle_upgrades import OLD_LATTICES, OLD_STRIDES
+    from geood.models.bundle_upgrades import OLD_STRIDES
     from geood.models.calibration_record import CalibrationRecord
     from geood.models.encoder import check_encoder
     from geood.models.encoder_weights import PACKAGE_ENCODER, PACKAGE_NAME, weights_at_hand
@@ -30,7 +30,6 @@ __all__ = [
     "EVIDENCE",
     "EXPERTS",
     "LOST",
-    "OLD_LATTICES",
     "OLD_STRIDES",
     "PACKAGE_ENCODER",
     "PACKAGE_NAME",
@@ -77,7 +76,6 @@ __getattr__, __dir__ = lazy_exports(
         "EVIDENCE": "evidence",
         "SIGNALS": "evidence",
         "EXPERTS": "score_maps",
-        "OLD_LATTICES": "bundle_upgrades",
         "OLD_STRIDES": "bundle_upgrades",
         "TILE_PX": "bundle",
         "Flow": "flows.flow",

@@ -15,7 +15,7 @@ from geood.errors import shown
 
 OLD_HALO = 64  # pixels: what formats before 4 had in their configs unless told otherwise
 OLD_STRIDES = [4, 8]  # of the encoder's maps that outlier heads of formats before 6 see
-OLD_LATTICES = 3  # of the flows of formats before 8
+PLAIN_FLOWS = 8  # the format since which the tensors of a plain flow are those of now
 AGAIN = "train it again in another run folder (its own counts as finished, with --resume too)"
 Tree = dict[str, Any]
 
@@ -82,12 +82,8 @@ def _of_format_6(tree: Tree) -> tuple[Tree, *tuple[str, ...]]:
 
 
 def _of_format_7(tree: Tree) -> tuple[Tree, *tuple[str, ...]]:
-    """Upgrade format 7, whose flow predicts pixels from each other on three lattices."""
-    config = tree.get("config")
-    flow = config.get("flow", {}) if isinstance(config, dict) else None
-    if not isinstance(config, dict) or not isinstance(flow, dict) or flow.get("network", "plain") != "plain":
-        return (tree,)
-    return (tree | {"config": config | {"flow": {"lattices": OLD_LATTICES} | flow}},)
+    """Upgrade format 7, whose plain flow has other tensors: it is left out, and no score needs it."""
+    return (tree,)
 
 
 UPGRADES: dict[int, Callable[[Tree], tuple[Tree, *tuple[str, ...]]]] = {  # by the format that they take

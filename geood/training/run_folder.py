@@ -28,7 +28,7 @@ from geood._version import __version__
 from geood.atomic import atomic_write, giving_up, lock_file
 from geood.config import Config, default_kind, load_config, to_yaml
 from geood.errors import ConfigError, OutputError, TrainingError, shown
-from geood.models import OLD_LATTICES, OLD_STRIDES, Flow, Segmenter
+from geood.models import OLD_STRIDES, Flow, Segmenter
 from geood.training.checkpoints import DamagedCheckpoint, read_checkpoint
 from geood.training.plans import plans
 
@@ -60,7 +60,6 @@ FOLDERS = ("checkpoints", "samples", "tensorboard", LABELS)
 UNKNOWN = {  # of runs that were begun before there was such a key
     ("train", "head_light"): 0.0,
     ("segmenter", "outlier_strides"): OLD_STRIDES,
-    ("flow", "lattices"): OLD_LATTICES,
 }
 FIELDS = ("stage", "step", "figure", "value")
 
@@ -166,8 +165,6 @@ def _stored(path: Path) -> Config:
     config = load_config(path)
     for (section, key), was in UNKNOWN.items():
         part = getattr(config, section)
-        if key == "lattices" and part.network != "plain":
-            continue  # its blocks have none
         if key not in part.model_fields_set:  # a run's own file names every key
             config = config.model_copy(update={section: part.model_copy(update={key: was})})
     return config

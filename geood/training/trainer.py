@@ -44,7 +44,7 @@ from geood.training.run_folder import (
     trim_metrics,
 )
 from geood.training.stage import Stage, first_crops, pl
-from geood.training.tuning import take_model, with_kept_networks
+from geood.training.tuning import take_model, with_kept_head
 
 log = logging.getLogger("geood")
 
@@ -89,7 +89,7 @@ def train(config: Config | str | Path, out: str | Path, *, resume: bool = False)
         log.setLevel(logging.WARNING)  # one process logs for all
     begun = as_begun(run, config, given=given) if resume else config
     kept = kept_defaults(config, begun)
-    config = with_kept_networks(begun, given=given)
+    config = with_kept_head(begun, given=given)
     if leader:
         check_run(run, config, resume=resume)
     bundle_path = run / "model.safetensors"

@@ -64,7 +64,7 @@ def take_model(
     flow = None
     if "flow" in config.negatives.sources:
         if bundle.flow is None:
-            raise ConfigError(f"{key} has no flow, from which negatives.source draws; choose another source")
+            raise ConfigError(f"{key} has no flow of this geood for negatives.source; choose another source")
         flow = Flow(bundle.bands.count, config.flow, bundle.bands.step)
     try:
         state = bundle.segmenter.state_dict()
@@ -135,31 +135,23 @@ def _ground_keys(config: Config) -> dict[str, Any]:
     return {f"data.{key}": value for key, value in config.data.model_dump(exclude=APART_OF_GROUND).items()}
 
 
-def with_kept_networks(config: Config, *, given: Config) -> Config:
-    """Return the config of a training that goes on with a model, with the strides of its head and lattices of its flow.
+def with_kept_head(config: Config, *, given: Config) -> Config:
+    """Return the config of a training that keeps a model's head, with the strides that this sees.
 
-    Each where that network is kept. What `given` says of them is left as it is, to be refused if it differs; else the
-    default would be that of another network where the model is of an earlier geood.
+    What `given` says of them is left as it is, to be refused if it differs; else the default would be that of another
+    head where the model is of an earlier geood.
 
     Raises:
         BundleError: the model cannot be read.
     """
-    asked = {"segmenter": ("outlier_strides", keeps_head(config)), "flow": ("lattices", _keeps_flow(config))}
-    kept = {k: name for k, (name, held) in asked.items() if held and name not in getattr(given, k).model_fields_set}
-    if not kept or not (path := bundle_path_of(str(config.train.tune_from))).exists():
+    named = "outlier_strides" in given.segmenter.model_fields_set
+    if named or not keeps_head(config) or not (path := bundle_path_of(str(config.train.tune_from))).exists():
         return config
-    before = read_header(path).config
-    for section, name in kept.items():
-        part, was = getattr(config, section), getattr(getattr(before, section), name)
-        if was != (default := getattr(part, name)):
-            log.info("of %s is kept %s.%s: %s (the default is %s)", path, section, name, was, default)
-            config = config.model_copy(update={section: part.model_copy(update={name: was})})
-    return config
-
-
-def _keeps_flow(config: Config) -> bool:
-    """Return whether negatives come from the flow of the model that a training goes on with."""
-    return config.train.tune_from is not None and "flow" in config.negatives.sources
+    seen, default = read_header(path).config.segmenter.outlier_strides, config.segmenter.outlier_strides
+    if seen == default:
+        return config
+    log.info("the head of %s is kept, with segmenter.outlier_strides: %s (the default is %s)", path, seen, default)
+    return config.model_copy(update={"segmenter": config.segmenter.model_copy(update={"outlier_strides": seen})})
 
 
 def _check_alike(bundle: ModelBundle, config: Config, crops: Crops, key: str) -> None:

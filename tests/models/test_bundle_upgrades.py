@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from geood.errors import BundleError
 from geood.models.bundle import ModelBundle
 from geood.models.bundle_header import FORMAT, read_header
-from geood.models.bundle_upgrades import OLD_HALO, OLD_LATTICES, UPGRADES, upgraded
+from geood.models.bundle_upgrades import OLD_HALO, UPGRADES, upgraded
 from support.bundles import make_bundle, small_config
 
 
@@ -76,23 +76,6 @@ def test_outlier_heads_of_formats_before_6_see_the_encoder_at_the_strides_of_the
     assert found.config.segmenter.outlier_strides == [4, 8]
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert torch.equal(found.infer(image).outlier, then.infer(image).outlier)
-
-
-@pytest.mark.parametrize("written", [3, 7])
-def test_flows_of_formats_before_8_have_the_lattices_of_their_time(tmp_path, written):
-    then = make_bundle(tmp_path / "now.safetensors", flow={"lattices": OLD_LATTICES})
-
-    def as_written(header):
-        header["format"] = written
-        del header["config"]["flow"]["lattices"]
-
-    rewrite(tmp_path / "now.safetensors", tmp_path / "then.safetensors", as_written)
-    found = ModelBundle.load(tmp_path / "then.safetensors", tell=False)
-    assert found.config.flow.lattices == OLD_LATTICES
-    drawn = [each.flow.sample(1, 64, 64, generator=torch.Generator().manual_seed(0)) for each in (found, then)]
-    assert torch.equal(*drawn)
-    found.save(tmp_path / "new.safetensors")
-    assert ModelBundle.load(tmp_path / "new.safetensors").config.flow.lattices == OLD_LATTICES
 
 
 def test_a_config_without_a_halo_gets_that_of_its_time(older):

@@ -798,13 +798,12 @@ def test_a_run_that_was_begun_before_there_was_a_key_goes_on_as_it_began(scenes_
     now, run = config(scenes_folder), tmp_path / "run"
     make_run(run, now)
     text = (run / "config.yaml").read_text(encoding="utf-8")
-    before = re.sub(r"  head_light: .*\n|  outlier_strides:\n(  - \d+\n)+|  lattices: .*\n", "", text)
-    assert before.count("\n") == text.count("\n") - 5
+    before = re.sub(r"  head_light: .*\n|  outlier_strides:\n(  - \d+\n)+", "", text)
+    assert before.count("\n") == text.count("\n") - 4
     (run / "config.yaml").write_text(before, encoding="utf-8")
     found = as_begun(run, now, given=now)
     assert (found.train.head_light, now.train.head_light) == (0.0, 1.0)
     assert (found.segmenter.outlier_strides, now.segmenter.outlier_strides) == ([4, 8], [8, 16])
-    assert (found.flow.lattices, now.flow.lattices) == (3, 4)
     check_run(run, found, resume=True)
     given = config(scenes_folder, head_light=1.0)
     with pytest.raises(OutputError, match=r"other values of train\.head_light;"):

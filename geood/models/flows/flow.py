@@ -28,6 +28,9 @@ from geood.models.flows.lattice import LatticeLevel, Lattices, SitePrediction
 
 start_vector_functions()
 
+# Of the lattices on the coarse image of the last level: of three levels every 128th pixel is drawn by itself.
+SPACINGS = (1, 2, 4, 8)
+
 Level = DenseLevel | LatticeLevel
 
 
@@ -174,12 +177,11 @@ def bits_per_dimension(log_prob: Tensor, dims: int, step: Tensor) -> Tensor:
 
 
 def _plain_levels(bands: int, config: FlowConfig, step: Sequence[float]) -> Iterator[LatticeLevel]:
-    """Yield lattice levels, the last with lattices on its coarse image, each with twice the spacing of the last."""
-    spacings = [2**i for i in range(config.lattices)]
+    """Yield lattice levels, the last with the lattices of its coarse image."""
     shape = {"steps": config.steps, "layers": config.layers, "growth": config.growth}
     for i in range(config.levels):
         last = i == config.levels - 1
-        yield LatticeLevel(bands, **shape, step=() if i else step, spacings=spacings if last else ())
+        yield LatticeLevel(bands, **shape, step=() if i else step, spacings=SPACINGS if last else ())
 
 
 def _dense_levels(channels: int, config: FlowConfig) -> Iterator[DenseLevel]:
