@@ -11,7 +11,9 @@ the model that the first one made. The second part is never shown to a training;
 
 Things and polygons are counted by the rule of `geood.metrics.objects`: a thing of 16 px or more is found if a quarter
 of its pixels lie above the threshold, a polygon is real if a quarter of its labelled pixels is an anomaly. Before: the
-threshold of the model. After: the threshold at which recall is the same (the highest that reaches it).
+threshold of the model. After: the threshold at which recall is the same (the highest that reaches it). False ground is
+the share of inlier pixels above it: where much of a scene is, false polygons have run together, and there are fewer of
+them the lower the threshold.
 """
 
 from __future__ import annotations
@@ -97,7 +99,7 @@ def scored(bundle: Path, pairs: list[tuple[Path, Path]], out: Path) -> list[Path
 
 def counted(scores: list[Path], truth: list[np.ndarray], threshold: float) -> dict[str, float]:
     """Things found and false polygons at a threshold, over all scenes, by the rule of `geood.metrics.objects`."""
-    things = found = false = real = 0
+    things = found = false = real = above = inliers = 0
     km2 = 0.0
     for path, labels in zip(scores, truth, strict=True):
         with rasterio.open(path) as source:
@@ -108,6 +110,8 @@ def counted(scores: list[Path], truth: list[np.ndarray], threshold: float) -> di
         false, real = false + counts.false, real + counts.real
         reach = in_truth.reach(score)
         things, found = things + len(reach), found + int((reach > threshold).sum())
+        ground = score[(labels == 0) & np.isfinite(score)]
+        above, inliers = above + int((ground > threshold).sum()), inliers + ground.size
     return {
         "things": things,
         "found": found,
@@ -115,6 +119,7 @@ def counted(scores: list[Path], truth: list[np.ndarray], threshold: float) -> di
         "false": false,
         "real": real,
         "false_per_km2": false / km2,
+        "false_ground": above / max(1, inliers),
         "km2": km2,
     }
 
@@ -214,7 +219,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if options.encoder:
         quality.CHANGED.update({"segmenter.encoder": options.encoder})
-    print("| seed | ground | recall | false per km2 | after | change | AP | after |\n|---|---|---|---|---|---|---|---|")
+    print("| seed | ground | recall | false per km2 | after | change | false ground, % | after | AP | after |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for seed in options.seeds:
         work = (options.work / options.setting / f"seed{seed}").resolve()
         work.mkdir(parents=True, exist_ok=True)
@@ -230,6 +236,7 @@ def main() -> None:
                 print(
                     f"| {seed} | {part}{f', round {i + 1}' if i else ''} | {was['recall']:.2f} of {was['things']} | "
                     f"{was['false_per_km2']:.1f} | {now['false_per_km2']:.1f} | {100 * change:+.0f} % | "
+                    f"{100 * was['false_ground']:.1f} | {100 * now['false_ground']:.1f} | "
                     f"{100 * was['ap']:.1f} | {100 * now['ap']:.1f} |",
                     flush=True,
                 )

@@ -630,7 +630,7 @@ class ScoreConfig(Section):
         0.1, description="image contrast that this filter preserves as an edge, as a share of the bands' range"
     )
     false_alarm_nats: Annotated[float, Field(ge=0, le=100)] = Field(
-        4.0,
+        8.0,
         description="score combined: nats by which it is lowered at encoder features of reviewed false alarms; 0: not",
     )
     fpr: Annotated[float, AfterValidator(_a_known_rate)] = Field(

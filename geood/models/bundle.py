@@ -366,8 +366,8 @@ class ModelBundle:
         try:
             stored = BundleTensors(path)
             segmenter = stored.fill("segmenter", partial(Segmenter, drawn=False), bands.count, classes, local).eval()
-            own_flow = Flow, bands.count, config.flow, bands.step
-            generator = stored.fill("flow", *own_flow).eval() if flow and "flow" in stored else None
+            held = flow and header.reads_flow and "flow" in stored
+            generator = stored.fill("flow", Flow, bands.count, config.flow, bands.step).eval() if held else None
             sizes = classes, segmenter.features, segmenter.encoder_features
             inliers = stored.inliers(*sizes, head=config.segmenter.outlier == "head")
             identity = _identity(path)

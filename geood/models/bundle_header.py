@@ -28,10 +28,10 @@ from geood._version import __version__
 from geood.config import SCORES, Config, ScoreConfig, config_from_tree
 from geood.errors import BundleError, ConfigError, DataError, shown
 from geood.geo.bands import Bands
-from geood.models.bundle_upgrades import Upgraded, upgraded
+from geood.models.bundle_upgrades import PLAIN_FLOWS, Upgraded, upgraded
 from geood.models.calibration_record import CalibrationRecord
 
-FORMAT = 7  # incremented whenever an older geood could not read the file
+FORMAT = 8  # incremented whenever an older geood could not read the file
 DAMAGED = "the bundle is damaged"
 REMEDY = "copy or train it again"
 WIDEST_PHOTO = 1_000_000  # pixels; far above any photograph
@@ -94,6 +94,11 @@ class BundleHeader(BaseModel):
     def written(self) -> int:
         """Format of the file, which is older than `format` if it was upgraded on reading."""
         return self._written
+
+    @property
+    def reads_flow(self) -> bool:
+        """True if a flow in the file has the form of now; a plain one of older formats has not, and is left out."""
+        return self._written >= PLAIN_FLOWS or self.config.flow.network != "plain"
 
     @property
     def missing(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from geood.errors import shown
 
 OLD_HALO = 64  # pixels: what formats before 4 had in their configs unless told otherwise
 OLD_STRIDES = [4, 8]  # of the encoder's maps that outlier heads of formats before 6 see
+PLAIN_FLOWS = 8  # the format since which the tensors of a plain flow are those of now
 AGAIN = "train it again in another run folder (its own counts as finished, with --resume too)"
 Tree = dict[str, Any]
 
@@ -80,9 +81,15 @@ def _of_format_6(tree: Tree) -> tuple[Tree, *tuple[str, ...]]:
     return (tree,)
 
 
+def _of_format_7(tree: Tree) -> tuple[Tree, *tuple[str, ...]]:
+    """Upgrade format 7, whose plain flow has other tensors: it is left out, and no score needs it."""
+    return (tree,)
+
+
 UPGRADES: dict[int, Callable[[Tree], tuple[Tree, *tuple[str, ...]]]] = {  # by the format that they take
     3: _of_format_3,
     4: _of_format_4,
     5: _of_format_5,
     6: _of_format_6,
+    7: _of_format_7,
 }

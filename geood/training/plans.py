@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from geood.config import Config
+from geood.config import Config, TrainConfig
 
 THIRD = ("joint", "head")  # stages that learn from negatives; a run has one of them
 STAGES = ("segmenter", "flow", *THIRD)
+FLOW_PART = 3  # what part of a batch the flow learns from alone: about as many pixels as in patches of any size
 MOST_TRIED = 100_000  # numbers of epochs that are tried, so that no length of a stage takes long to plan
 
 
@@ -44,9 +45,15 @@ def plans(config: Config) -> list[Plan]:
         steps: int = getattr(config.train, f"{stage}_steps")
         if steps and stage in wanted:
             epochs = _epochs(steps, config.train.validate_every)
-            batch = config.train.joint_batch if stage in THIRD else None
-            chosen.append(Plan(stage, epochs, math.ceil(steps / epochs), batch or config.train.batch, asked=steps))
+            chosen.append(Plan(stage, epochs, math.ceil(steps / epochs), _batch(stage, config.train), asked=steps))
     return chosen
+
+
+def _batch(stage: str, train: TrainConfig) -> int:
+    """Return the crops of a step; the flow alone takes fewer, as its patches are all of the largest size."""
+    if stage == "flow":
+        return math.ceil(train.batch / FLOW_PART)
+    return (train.joint_batch if stage in THIRD else None) or train.batch
 
 
 def _epochs(steps: int, every: int) -> int:

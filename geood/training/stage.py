@@ -166,10 +166,15 @@ class Stage(pl.LightningModule):
         return {"loss": class_nll(self.segmenter(batch["image"], False).logits, batch["mask"])}
 
     def _flow_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Compute the flow's loss on crops of the sizes that patches will have."""
+        """Compute the flow's loss on crops of the largest size of patches, or where gaps leave none, of a smaller one.
+
+        Pixels far apart can only be learned from large patches, and what is learned from these holds in small ones too.
+        """
         assert self.flow is not None
-        generator = self.generator()
-        crops = cut_crops(batch, self._draw_size(generator), generator)
+        generator, side = self.generator(), self.config.negatives.patch_max_px
+        crops = cut_crops(batch, (side, side), generator)
+        if crops is None:
+            crops = cut_crops(batch, self._draw_size(generator), generator)
         if crops is None:
             return {"loss": self._no_flow()}
         return {"loss": self.flow.bits_per_dimension(crops, generator).mean()}

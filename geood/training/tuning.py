@@ -72,7 +72,7 @@ def take_model(source: Path, config: Config, crops: Crops, *, segmenter: Segment
     flow = None
     if "flow" in config.negatives.sources:
         if bundle.flow is None:
-            raise ConfigError(f"{key} has no flow, from which negatives.source draws; choose another source")
+            raise ConfigError(f"{key} has no flow of this geood for negatives.source; choose another source")
         flow = Flow(bundle.bands.count, config.flow, bundle.bands.step)
     try:
         state = bundle.segmenter.state_dict()

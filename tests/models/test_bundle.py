@@ -279,6 +279,19 @@ def test_without_a_third_tail_combined_stays_the_sum_of_two_as_in_the_formats_be
     assert torch.equal(full.score_of(answer, image, kind="encoder_ratio"), ratio) and ratio.std() > 0
 
 
+@pytest.mark.parametrize("written", [3, 7])
+def test_plain_flows_of_formats_before_8_are_left_out_and_all_else_is_read(tmp_path, bundle_path, written):
+    def as_written(header, tensors):
+        header["format"] = written
+        del tensors["flow.levels.2.lattices.first"]
+
+    rewrite(bundle_path, tmp_path / "then.safetensors", as_written)
+    now, then = (ModelBundle.load(path, tell=False) for path in (bundle_path, tmp_path / "then.safetensors"))
+    assert then.flow is None and now.flow is not None
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(now.score(image), then.score(image))
+
+
 def test_where_the_bank_is_of_one_class_no_ratio_is_offered(full):
     held = full.inliers.state_dict() | {"encoder_classes": torch.zeros(len(full.inliers.encoder_near))}
     del held["tail_encoder_ratio"]

@@ -1,4 +1,4 @@
-"""Laws of the stage head: what learns and what does not, and what reaches the flow through the frozen segmenter."""
+"""Laws of the stage head: what learns and what does not, and what reaches the flow, there and in its own stage."""
 
 import pytest
 import torch
@@ -35,6 +35,24 @@ def _stage(*, source="flow", loss=None, **train):
         flow = Flow(3, config.flow, (1 / 255,) * 3)
         flow.initialize(_batch()["image"])
     return Stage(Plan("head", 1, 2), config, segmenter=segmenter, flow=flow)
+
+
+def test_the_flow_alone_learns_from_patches_of_the_largest_size_and_where_gaps_leave_none_from_smaller_ones(
+    monkeypatch,
+):
+    stage, seen = _stage(), []
+    monkeypatch.setattr(stage.flow, "bits_per_dimension", lambda crops, _: seen.append(crops.shape) or crops.mean())
+    largest, batch = stage.config.negatives.patch_max_px, _batch()
+    for _ in range(3):
+        stage._flow_step(batch)
+    assert seen == [(2, 3, largest, largest)] * 3
+    batch["valid"] = torch.zeros(2, 64, 64, dtype=torch.bool)
+    assert float(stage._flow_step(batch)["loss"].detach()) == 0 and len(seen) == 3
+    batch["valid"][:, :24, :24] = True
+    for seed in range(20):
+        monkeypatch.setattr(stage, "generator", lambda seed=seed: torch.Generator().manual_seed(seed))
+        stage._flow_step(batch)
+    assert len(seen) > 3 and all(max(shape[2:]) <= 24 for shape in seen[3:])
 
 
 def _moved(network):

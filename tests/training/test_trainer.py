@@ -692,6 +692,9 @@ def test_stages_are_whole_epochs_at_least_as_long_as_asked(scenes_folder):
     made = plans(config(scenes_folder, **lengths, joint_batch=3))
     assert [(p.stage, p.epochs, p.batch) for p in made] == [("segmenter", 4, 2), ("joint", 1, 3)]
     assert [p.steps for p in made] == [1000, 10]
+    lengths |= {"flow_steps": 9}
+    sampled = plans(config(scenes_folder, **lengths, batch=8))
+    assert [(p.stage, p.batch) for p in sampled] == [("segmenter", 8), ("flow", 3), ("joint", 8)]
     headed = plans(with_head(scenes_folder, **lengths, joint_batch=3, source="phase"))
     assert [(p.stage, p.steps, p.batch) for p in headed] == [("segmenter", 1000, 2), ("head", 4, 3)]
 

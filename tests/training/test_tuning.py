@@ -148,7 +148,7 @@ def test_a_flow_keeps_the_range_of_values_that_it_was_trained_with(folder, crops
         drawn = [net.sample(1, 32, 32, generator=torch.Generator().manual_seed(0)) for net in (flow, made.flow)]
     assert torch.equal(*drawn)
     dataclasses.replace(made, flow=None).save(tmp_path / "bare.safetensors")
-    with pytest.raises(ConfigError, match="has no flow, from which negatives"):
+    with pytest.raises(ConfigError, match=r"has no flow of this geood for negatives\.source"):
         take_model(tmp_path / "bare.safetensors", wanted, crops, segmenter=segmenter)
 
 

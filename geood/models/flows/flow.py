@@ -28,8 +28,8 @@ from geood.models.flows.lattice import LatticeLevel, Lattices, SitePrediction
 
 start_vector_functions()
 
-# Of the lattices on the coarse image of the last level: of three levels every 64th pixel is drawn by itself.
-SPACINGS = (1, 2, 4)
+# Of the lattices on the coarse image of the last level: of three levels every 128th pixel is drawn by itself.
+SPACINGS = (1, 2, 4, 8)
 
 Level = DenseLevel | LatticeLevel
 

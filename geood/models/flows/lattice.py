@@ -204,6 +204,7 @@ class Lattices(nn.Module):
         self.turns, self.checkpointing = [(spacing, odd) for spacing in spacings for odd in (True, False)], False
         self.mixing = FlowStep(channels, None, bound=BOUND)
         self.slopes = nn.Parameter(torch.eye(channels).repeat(len(self.turns), 1, 1))
+        self.first = nn.Parameter(torch.zeros(2, channels))  # shift and log-scale of the pixels that none foretells
         shape = {"layers": layers, "growth": growth}
         nets = (CouplingNet(2 * channels + 2, 2 * channels, dilation=turn[0], **shape) for turn in self.turns)
         self.nets = cast("Sequence[CouplingNet]", nn.ModuleList(nets))
@@ -215,10 +216,13 @@ class Lattices(nn.Module):
             shift, log_scale = self._coupling(turn, x)
             x = (x - shift) * log_scale.exp()
             log_det = log_det + log_scale.sum((1, 2, 3))
-        return x, log_det
+        shift, log_scale = self._first(x)
+        return (x - shift) * log_scale.exp(), log_det + log_scale.sum()
 
     def decode(self, y: Tensor) -> Tensor:
         """Invert `encode`: return the input (B, channels, H, W) that it maps to `y` (B, channels, H, W)."""
+        shift, log_scale = self._first(y)
+        y = y * (-log_scale).exp() + shift
         for turn in reversed(range(len(self.turns))):
             shift, log_scale = self._coupling(turn, y)
             y = y * (-log_scale).exp() + shift
@@ -243,6 +247,21 @@ class Lattices(nn.Module):
                 net.last.bias[channels:] = -spread.clamp_min(SMALL).log()
             shift, log_scale = self._coupling(turn, x)
             x = (x - shift) * log_scale.exp()
+        first = x.flatten(2)[..., self.alone(x).flatten() > 0]
+        self.first[0], self.first[1] = first.mean((0, 2)), -first.std((0, 2), correction=0).clamp_min(SMALL).log()
+
+    def alone(self, x: Tensor) -> Tensor:
+        """Return which pixels (H, W) of `x` (B, channels, H, W) no other foretells, as 0 and 1 of its dtype."""
+        row, col = (torch.arange(side, device=x.device) % (2 * self.turns[-1][0]) == 0 for side in x.shape[2:])
+        return (row[:, None] & col).to(x.dtype)
+
+    def _first(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return shift and log-scale (channels, H, W) of the pixels that no other foretells; 0 for all others.
+
+        They vary more than what predictions leave, and share a prior with that.
+        """
+        shift, log_scale = self.first[:, :, None, None] * self.alone(x)
+        return shift, log_scale
 
     def _coupling(self, turn: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return shift and log-scale of all pixels at a turn; 0 for those that stay."""

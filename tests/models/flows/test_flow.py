@@ -101,7 +101,7 @@ def test_density_integrates_to_one():
 
 def test_samples_follow_the_density():
     """E over samples of exp(log p' - log p) is 1 when p is the density they follow and p' any other."""
-    flow, other = (_within_range(_flow(1, TINY, spread=0.1)) for _ in range(2))
+    flow, other = (_within_range(_flow(1, TINY)) for _ in range(2))
     with torch.no_grad():
         other.normals[0].mean += 0.05
         samples = flow.sample(12000, 2, 2, generator=_seeded(3))
@@ -110,7 +110,7 @@ def test_samples_follow_the_density():
     assert float(weights.mean()) == pytest.approx(1, abs=5 * error) and error < 0.01
 
 
-@pytest.mark.parametrize("size", [(8, 8), (16, 72), (72, 16), (40, 40)])
+@pytest.mark.parametrize("size", [(8, 8), (16, 136), (136, 16), (72, 72)])
 def test_samples_at_any_multiple_differentiable_and_repeatable(size):
     flow = _flow()
     sample = flow.sample(2, *size, generator=_seeded(4))
@@ -119,7 +119,7 @@ def test_samples_at_any_multiple_differentiable_and_repeatable(size):
     assert not torch.equal(sample, flow.sample(2, *size, generator=_seeded(5)))
     sample.square().sum().backward()
     assert all(p.grad is not None for p in flow.parameters())
-    if size == (40, 40):  # below, the widest lattice has nothing to predict
+    if size == (72, 72):  # below, the widest lattice has nothing to predict
         assert all(float(p.grad.abs().sum()) > 0 for p in flow.parameters())
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from geood.config.sections import FlowConfig
+from geood.config.sections import FlowConfig, NegativesConfig
 from geood.models.flows.flow import SPACINGS, Flow
 from geood.models.flows.lattice import LatticeLevel, Lattices, contrast, sites
 
@@ -31,6 +31,12 @@ def test_all_pixels_but_those_of_the_coarsest_lattice_are_predicted_once(size):
             counts += moved
     alone[:: 2 * SPACINGS[-1], :: 2 * SPACINGS[-1]] = 1
     assert torch.equal(counts, 1 - alone)
+
+
+def test_of_the_largest_patch_by_default_one_pixel_alone_is_drawn_by_itself():
+    side = NegativesConfig().patch_max_px // 2 ** FlowConfig().levels
+    lattices = Lattices(2, SPACINGS, layers=1, growth=4)
+    assert int(lattices.alone(torch.zeros(1, 2, side, side)).sum()) == 1
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 5), (9, 9)])
