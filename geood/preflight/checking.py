@@ -17,7 +17,7 @@ from geood.preflight.imagery import look_at
 from geood.preflight.machine import this_machine
 from geood.preflight.picture import draw_crops
 from geood.preflight.trial import Trial, quietly, try_crops
-from geood.training import LONG_S, check_first, duration, shortcuts
+from geood.training import LONG_S, check_first, shortcuts
 
 RARE = 0.001  # share of the labelled ground below which a class is called rare
 FEW_CROPS, LITTLE_CLEAN = 500, 0.2  # training crops, and share of clean ones, that are remarked on
@@ -179,12 +179,8 @@ def _time(trial: list[Trial]) -> Iterator[Line]:
     yield "machine", str(this_machine())
     for line in pace.lines():
         yield "stage", line
-    screening = pace.read_s * trial[0].config.data.crops
-    total = pace.seconds + screening
-    yield (
-        "time",
-        f"about {duration(total)}, {duration(screening)} of it for screening crops, and some minutes to finish",
-    )
+    total, said = pace.whole(trial[0].config.data.crops)
+    yield "time", said
     if total > LONG_S and not pace.on_gpu:
         for text in shortcuts(trial[0].config):
             yield "shorter", text
