@@ -78,6 +78,18 @@ def test_labels_in_the_picture_have_an_outline_that_tells_them_from_ground_of_th
     assert np.allclose(seen[~line], green[0, 0], atol=0.01)
 
 
+@pytest.mark.parametrize("cut", ["im_0.tif", "lab_0.tif"])
+def test_files_that_a_training_leaves_out_end_no_check(folder, tmp_path, cut):
+    for path in folder.glob("*.tif"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / cut).write_bytes((tmp_path / cut).read_bytes()[:900])
+    with pytest.raises(DataError, match=cut):
+        list(check_config(config(tmp_path), tmp_path / "seen.png"))
+    lines = list(check_config(config(tmp_path, unreadable="skip"), tmp_path / "seen.png"))
+    assert ("note", f"files that cannot be read and are left out: 1, {cut} first") in lines
+    assert {"images", "labels", "crops", "time"} <= {label for label, _ in lines}
+
+
 def test_too_few_blocks_of_validation_for_a_promise_are_told_before_a_training(folder):
     def told(**keys):
         return [text for label, text in _crops(config(folder, **keys), []) if "blocks of validation" in text]
