@@ -21,7 +21,7 @@ from geood.datasets.synthetic.world import make_world
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
+PAGES = sorted(DOCS.rglob("*.md"))
 MEASURED = sorted((ROOT / "benchmarks" / "results").glob("*.md"))
 BESIDE = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "examples/README.md")]
 TEXTS = {str(path.relative_to(ROOT)): path for path in [*BESIDE, *MEASURED, *PAGES]}
@@ -86,7 +86,7 @@ def anchors_of(path):
 def test_every_page_is_in_the_navigation_once():
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     named = re.findall(r"^ +- [^:\n]+(?:\?)?: ([\w/-]+\.md)$", text[text.index("\nnav:") :], re.M)
-    assert sorted(named) == sorted({*made_pages.BESIDE, *(path.name for path in PAGES)})
+    assert sorted(named) == sorted({*made_pages.BESIDE, *(str(path.relative_to(DOCS)) for path in PAGES)})
     assert all((ROOT / place).is_file() for place in made_pages.BESIDE.values())
 
 

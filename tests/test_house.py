@@ -111,6 +111,7 @@ HELD_BY = {  # rooms without a test file of their own name, and the file whose l
     "prediction/outputs": "prediction/test_pipeline",
     "prediction/plan": "prediction/test_pipeline",
     "prediction/rasters": "prediction/test_pipeline",
+    "prediction/scored_scenes": "prediction/test_unreadable",
     "prediction/scene_checks": "geo/test_band_matching",
     "prediction/worker": "prediction/test_pipeline",
     "prediction/polygonizing": "prediction/test_scene_verdict",

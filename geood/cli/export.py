@@ -42,4 +42,6 @@ def export(
     made = export_bundle(bundle, to.value, out, settings=settings or (), overwrite=overwrite)
     print(f"{to.value:<11}{made.path}")
     if made.difference is not None:
-        print(f"checked    scores differ from torch's by at most {made.difference.largest:.2g} on noise")
+        largest, share = made.difference
+        told = f"; by more than 0.0001 on {100 * share:.3g} % of its pixels" if share else ""  # where classes are level
+        print(f"checked    scores differ from torch's by at most {largest:.2g} on noise{told}")

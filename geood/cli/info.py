@@ -47,6 +47,7 @@ BESIDE = (
     ({"row", "col", "height", "width"}, None, "windows without scores"),
 )
 VIEWED = {".png": "picture", ".webp": "picture", ".qml": "style of QGIS, taken with the layer of the same name"}
+FOR_PROGRAMS = 160  # characters that are shown of a text that programs read
 KINDS = "a bundle, a config, a score or class raster, polygons, a table, a report, a project, or a folder of these"
 
 
@@ -78,7 +79,7 @@ def _show_bundle(path: Path) -> None:
 def _show_raster(path: Path) -> None:
     """Show the tags of a score raster or a class raster."""
     from geood.geo.gdal import open_raster
-    from geood.geo.score_raster import read_tags, score_tags
+    from geood.geo.score_raster import PREDICT_TAG, RUN_TAG, TABLE_TAG, read_tags, score_tags
 
     with open_raster(path) as dataset:
         of_classes = dataset.dtypes[0] == "uint8" and "GEOOD_CLASSES" in dataset.tags()
@@ -91,9 +92,15 @@ def _show_raster(path: Path) -> None:
             "would make of it, `gdalinfo` what it holds"
         )
     print_pairs({"raster": kind})
-    print_pairs(read_tags(path, dtype="uint8" if of_classes else "float32"))
+    tags = read_tags(path, dtype="uint8" if of_classes else "float32")
+    print_pairs(tags | {key: _begun(tags[key]) for key in (PREDICT_TAG, RUN_TAG, TABLE_TAG) if key in tags})
     if not of_classes:
         score_tags(path)  # what is shown may be what is wrong
+
+
+def _begun(text: str) -> str:
+    """Return how a text for programs begins, if it is long: `gdalinfo` shows all of it."""
+    return text if len(text) <= FOR_PROGRAMS else f"{text[:FOR_PROGRAMS]}... ({len(text):,} characters, for programs)"
 
 
 def _show_polygons(path: Path) -> None:

@@ -46,8 +46,10 @@ def print_next(made: Sequence[Any]) -> None:
         return
     first = maps[0] if len(maps) == 1 else maps[0].parent
     stem = first.with_suffix("") if len(maps) == 1 else first / "all"
-    scenes = [str(p.scene) for p in made] if len(maps) == 1 else []
-    given = "".join(f" --scene {quote(scene)}" for scene in scenes[:MOST_SCENES] if Path(scene).is_file())
+    scenes = [Path(str(p.scene)) for p in made if Path(str(p.scene)).is_file()]
+    places = scenes if len(made) == 1 else [path.parent for path in scenes if path.parent != maps[0].parent]
+    told = list(dict.fromkeys(map(str, places)))[:MOST_SCENES]
+    given = "".join(f" --scene {quote(place)}" for place in told)
     print(printable(f"next       geood project {quote(str(first))}{given} --out {quote(f'{stem}.qgz')}"))
     if made[0].polygons is None:
         out = quote(str(made[0].scores.with_suffix(".gpkg")))

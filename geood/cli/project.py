@@ -6,7 +6,7 @@ made again after `polygonize`, and may hold several maps and scenes that lie els
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,7 +31,9 @@ def project(
     out: Annotated[Path, typer.Option(metavar="X.qgz", help="The project.")],
     scene: Annotated[
         list[str] | None,
-        typer.Option(metavar="SCENE", help="Image to be shown below; repeatable; default: looked for beside the map."),
+        typer.Option(
+            metavar="SCENE", help="Image to be shown below, or its folder; repeatable; default: beside the map."
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a project that exists.")] = False,
 ) -> None:
@@ -45,7 +47,10 @@ def project(
     check_output(out, overwrite=overwrite)
     given = [file for path in maps for file in _maps_in(path)]
     rasters = [raster for path in given for raster in _scores_of(path)]
-    scenes = list(scene or dict.fromkeys(str(found) for raster in rasters if (found := _scene_of(raster))))
+    folders = [Path(each) for each in scene or () if Path(each).is_dir()]
+    scenes = [each for each in scene or () if Path(each) not in folders]
+    if folders or not scenes:
+        scenes += dict.fromkeys(str(found) for raster in rasters if (found := _scene_of(raster, folders)))
     groups = {path.stem: _layers(path, scores_shown=not scenes) for path in given}
     if len(groups) < len(given):
         raise ConfigError("two of the maps have the same name; make a project of each")
@@ -59,7 +64,8 @@ def project(
         if not _scores_of(path) and is_anomalies(path):
             print(printable(f"scores     none beside {path}: put its raster there, and repeat this with --overwrite"))
     if not images:
-        print("scene      none lies beside the map; --scene SCENE --overwrite puts it below")
+        where = f"in {', '.join(map(str, folders))}" if folders else "beside the map"
+        print(printable(f"scene      none lies {where}; --scene SCENE --overwrite puts it below"))
 
 
 def _maps_in(path: Path) -> Iterator[Path]:
@@ -102,10 +108,10 @@ def _scores_of(path: Path) -> list[Path]:
     return [path] if path.suffix == ".tif" else rasters_of(path)
 
 
-def _scene_of(scores: Path) -> Path | None:
-    """Return the image that a map was made of, if it lies beside its scores under the name that their tags tell."""
+def _scene_of(scores: Path, folders: Sequence[Path]) -> Path | None:
+    """Return the image that a map was made of, if it lies in a folder, or beside its scores, as their tags name it."""
     from geood.geo.score_raster import SCENE_TAG, read_tags
 
     name = Path(read_tags(scores).get(SCENE_TAG, "")).name
-    scene = scores.with_name(name) if name else scores
-    return scene if scene != scores and scene.is_file() else None
+    near = [folder / name for folder in folders or [scores.parent]] if name else []
+    return next((path for path in near if path.is_file() and path.absolute() != scores.absolute()), None)

@@ -29,7 +29,9 @@ def report(
     out: Annotated[Path, typer.Option(help="The page, ending in .html; one file that needs no network.")],
     scene: Annotated[
         list[Path] | None,
-        typer.Option(metavar="SCENE", help="The scene that a map is of; repeatable; default: looked for by name."),
+        typer.Option(
+            metavar="SCENE", help="The scene that a map is of, or its folder; repeatable; default: looked for."
+        ),
     ] = None,
     most: Annotated[int, typer.Option(min=1, max=5000, metavar="N", help="Polygons that are shown of each map.")] = 500,
     overwrite: Overwrite = False,

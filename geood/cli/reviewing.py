@@ -86,7 +86,9 @@ def feedback(
     out: Annotated[Path, typer.Option(metavar="NEXT.yaml", help="The config of the next training.")],
     scene: Annotated[
         list[Path] | None,
-        typer.Option(metavar="SCENE", help="The scene that the polygons are of; repeatable; default: looked for."),
+        typer.Option(
+            metavar="SCENE", help="The scene of the polygons, or its folder; repeatable; default: looked for."
+        ),
     ] = None,
     layer: Layer = None,
     verdict_column: VerdictColumn = "verdict",

@@ -20,7 +20,7 @@ from geood.geo.grid import Grid, sample_windows
 OPAQUE = (1, 255, 32767, 65535)  # what writers of masks call opaque; 32767 is GDAL's for 16 bit with sign
 NEAR = 0.98  # share of it from which a number counts as opaque: lossy compression moves them
 # Least share of a mask's numbers, other than 0, that are opaque. Of real alpha bands all are, of a disc whose rim fades
-# over a twelfth of its width 0.63; of 600 real bands of measurements 0.37 at most (docs/decisions.md).
+# over a twelfth of its width 0.63; of 600 real bands of measurements 0.37 at most (docs/decisions/reading.md).
 MOSTLY = 0.5
 SAMPLES = (32, 128, 512)  # numbers of windows: more where a band is mostly 0
 ENOUGH = 4096  # numbers other than 0

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         style_of,
     )
     from geood.polygons.ranking import priority
-    from geood.polygons.reading import in_pixels, maps_in, read_anomalies
+    from geood.polygons.reading import in_pixels, maps_in, read_anomalies, upper_right
     from geood.polygons.typed_verdicts import check_nothing_typed
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "run_rows",
     "scores_beside",
     "style_of",
+    "upper_right",
     "write_anomalies",
     "write_together",
 ]
@@ -80,6 +81,7 @@ __getattr__, __dir__ = lazy_exports(
         "read_anomalies": "reading",
         "scores_beside": "names",
         "style_of": "names",
+        "upper_right": "reading",
         "write_anomalies": "export",
         "write_together": "export",
     },

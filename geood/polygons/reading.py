@@ -188,3 +188,15 @@ def in_pixels(frame: geopandas.GeoDataFrame, grid: Grid) -> NDArray[Any]:
     if not told and not shapely.intersects(placed, shapely.box(0, 0, grid.width, grid.height)).all():
         raise DataError(_ONE_CRS)
     return placed
+
+
+def upper_right(shapes: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the point (n, 2) of each shape in pixels that lies farthest up and to the right: a place for its rank.
+
+    The corner of its box may lie in another polygon. Shapes without points have NaN.
+    """
+    points, of = shapely.get_coordinates(shapes, return_index=True)
+    order = np.lexsort((points[:, 0] - points[:, 1], of))
+    found = np.full((len(shapes), 2), np.nan)
+    found[of[order]] = points[order]  # the last of each stays
+    return found

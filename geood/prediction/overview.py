@@ -26,7 +26,7 @@ from geood.atomic import atomic_write, output_errors
 from geood.calibration import FAILS, HOLDS, Verdict
 from geood.errors import counted, printable
 from geood.geo.display import LONGEST_PX, Picture, drawn_shape, grid_of, read_average, read_photo, score_range
-from geood.polygons import in_pixels, read_anomalies
+from geood.polygons import in_pixels, read_anomalies, upper_right
 
 MOST = 2000  # polygons that are drawn
 NUMBERED = 30  # polygons whose rank is written beside them
@@ -117,11 +117,11 @@ def _outline(ax: Axes, shapes: NDArray[Any], *, ranks: Sequence[int], shrink: fl
     ):
         lines = [shapely.get_coordinates(ring) * shrink - 0.5 for ring in _rings(shapes[chosen])]
         ax.add_collection(LineCollection(lines, colors=colour, linewidths=width, path_effects=dark), autolim=False)
-    bounds, (width, height) = shapely.bounds(shapes) * shrink, drawn
+    corners, (width, height) = upper_right(shapes) * shrink, drawn
     for i in first:
         ax.annotate(
             str(ranks[i]),
-            (min(bounds[i, 2], 0.96 * width), max(bounds[i, 1], 0.03 * height)),
+            (min(corners[i, 0], 0.96 * width), max(corners[i, 1], 0.03 * height)),
             xytext=(2, 2),
             textcoords="offset points",
             fontsize=9,

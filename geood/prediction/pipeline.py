@@ -3,7 +3,7 @@
 All outputs are named and checked before any work. Everything is made in a hidden work folder beside the outputs and
 renamed only when all of it is complete; nothing is replaced before. A run that ends early leaves its finished tiles in
 that folder, for `--resume`, and nothing else; one that is killed also what was half made, which the next one removes.
-How a scene is read is decided in `plan`; its tiles are scored through `dispatch`.
+How a scene is read is decided in `plan`; all are scored in `scored_scenes`, their tiles through `dispatch`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from geood.calibration import FAILS, Verdict
-from geood.errors import ConfigError, SceneChangedError
+from geood.errors import ConfigError
 from geood.geo.grid import Window
 from geood.geo.mosaic import write_mosaic
-from geood.geo.paths import ScenePath, fingerprint, with_retries
+from geood.geo.paths import ScenePath
 from geood.geo.scene_reading import said_together
 from geood.models import AnyBundle, ModelBundle, bundle_path_of, takes_bundle
 from geood.prediction.budget import check_disk
 from geood.prediction.cluster import TlsFiles, dask_client
 from geood.prediction.outputs import (
+    LeftOut,
     Prediction,
     RunOutputs,
-    Target,
     check_outputs,
     new_folder,
     outputs_of,
@@ -35,9 +35,10 @@ from geood.prediction.outputs import (
 )
 from geood.prediction.plan import SceneOptions, ScenePlan, limits_of, plan_scene
 from geood.prediction.publication import Publication, SceneFigures
-from geood.prediction.rasters import ScoredScene, assemble_rasters, finish_raster
+from geood.prediction.rasters import ScoredScene, finish_raster
 from geood.prediction.run_table import write_run
 from geood.prediction.scene_verdict import OnDrift, check_drift, judged, state_of
+from geood.prediction.scored_scenes import held_bytes, score_scenes
 from geood.prediction.threshold_choice import ThresholdChoice, with_least_area
 from geood.prediction.unreadable import (
     Unreadable,
@@ -176,7 +177,12 @@ def predict(  # noqa: PLR0913 - the options of a verb
         else:
             client_of = partial(dask_client, workers, scheduler, computing=limits.computing, tls=tls)
             with STATE.holding(Path(bundle_path), bundle):
-                figures = _score(outputs, plans, bundle, work=work, rule=rule, client_of=client_of)
+                skip, planned = unreadable == "skip", (outputs, plans)
+                scored = _scored(*planned, bundle, work=work, rule=rule, client_of=client_of, skip=skip)
+                outputs, plans, figures, gone = scored
+            if gone:
+                skipped, publication = [*skipped, *gone], published(outputs.finals)
+                key = _key(plans, outputs, bundle, rule)
             made = _predictions(outputs, figures)
             if outputs.summary:
                 write_summary(work.folder / outputs.summary.name, made, work.folder, skipped)
@@ -196,7 +202,7 @@ class _Rule(NamedTuple):
     on_drift: OnDrift
 
 
-def _score(
+def _scored(
     outputs: RunOutputs,
     plans: list[ScenePlan],
     bundle: ModelBundle,
@@ -204,15 +210,18 @@ def _score(
     work: WorkDir,
     rule: _Rule,
     client_of: Callable[[], AbstractContextManager[Any]],
-) -> list[SceneFigures]:
-    """Score all scenes, and make their rasters and polygons in the work folder."""
-    check_disk(work.folder, sum(plan.disk_bytes for plan in plans) - _held(work.folder))
-    scored: list[ScoredScene] = []
+    skip: bool,
+) -> tuple[RunOutputs, list[ScenePlan], list[SceneFigures], list[LeftOut]]:
+    """Score all scenes, and make their rasters and polygons in the work folder.
+
+    Returns outputs, plans and figures of the scenes that could be read to their end, and the others, if `skip` allows.
+    """
+    check_disk(work.folder, sum(plan.disk_bytes for plan in plans) - held_bytes(work.folder))
+    settled = None if rule.on_drift == "relative" else rule.threshold
     with client_of() as client:
-        for target, plan in zip(outputs.targets, plans, strict=True):
-            settled = None if rule.on_drift == "relative" else rule.threshold
-            scored.append(assemble_rasters(target, plan, bundle, work=work, threshold=settled, client=client))
-    _check_unchanged(outputs.targets, plans, work)
+        how: dict[str, Any] = {"work": work, "threshold": settled, "client": client, "skip": skip}
+        outputs, pairs, gone = score_scenes(outputs, plans, bundle, **how)
+    plans, scored = [plan for plan, _ in pairs], [one for _, one in pairs]
     rasters = [work.folder / target.scores.name for target in outputs.targets]
     state = partial(state_of, bundle=bundle, threshold=rule.threshold, on_drift=rule.on_drift)
     each = zip(rasters, scored, strict=True)
@@ -225,10 +234,11 @@ def _score(
         finish_raster(raster, bundle, verdict, open_threshold=rule.on_drift == "relative")
     _write_runs(outputs, verdicts, work.folder)
     _draw(outputs, plans, verdicts, work.folder)
-    return [
+    figures = [
         SceneFigures(valid=scene.valid, anomalies=count, verdict=verdict, failed=scene.failed, reason=scene.reason)
         for scene, count, verdict in zip(scored, counts, verdicts, strict=True)
     ]
+    return outputs, plans, figures, gone
 
 
 def _write_runs(outputs: RunOutputs, verdicts: Sequence[Verdict], folder: Path) -> None:
@@ -360,27 +370,3 @@ def _predictions(outputs: RunOutputs, figures: Sequence[SceneFigures]) -> list[P
         )
         for t, scene in zip(outputs.targets, figures, strict=True)
     ]
-
-
-def _check_unchanged(targets: Sequence[Target], plans: list[ScenePlan], work: WorkDir) -> None:
-    """Check that every scene is still what it was when its tiles were planned; the tiles of one that is not are lost.
-
-    Raises:
-        SceneChangedError: a scene was changed meanwhile.
-    """
-    changed = []
-    for target, plan in zip(targets, plans, strict=True):
-        name = plan.job.source.name
-        if with_retries(partial(fingerprint, name), name=name) != plan.state:
-            work.discard.add(target.scores.stem)
-            changed.append(target.scene.label)
-    if changed:
-        raise SceneChangedError(
-            f"{changed[0]}: changed while it was read, so the map would be of two scenes, and is not written; wait "
-            "until nothing writes to it, and predict again"
-        )
-
-
-def _held(folder: Path) -> int:
-    """Return the bytes that the files of an earlier run take in the folder."""
-    return sum(p.stat().st_size for p in folder.iterdir() if p.is_file())

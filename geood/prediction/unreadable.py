@@ -48,8 +48,7 @@ def without_unreadable(outputs: RunOutputs) -> tuple[RunOutputs, list[LeftOut]]:
     Raises:
         DataError: none can be opened.
     """
-    found = _unreadable(outputs.targets)
-    return _without(outputs, found), [*found.values()]
+    return without(outputs, _unreadable(outputs.targets))
 
 
 def without_torn(outputs: RunOutputs, plans: Sequence[ScenePlan]) -> tuple[RunOutputs, list[ScenePlan], list[LeftOut]]:
@@ -64,17 +63,32 @@ def without_torn(outputs: RunOutputs, plans: Sequence[ScenePlan]) -> tuple[RunOu
     for target, plan in pairs:
         if (why := _why_torn(plan)) is not None:
             found[target] = LeftOut(target.scene.public, why)
-    return _without(outputs, found), [plan for target, plan in pairs if target not in found], [*found.values()]
+    left, told = without(outputs, found)
+    return left, [plan for target, plan in pairs if target not in found], told
 
 
-def _without(outputs: RunOutputs, found: Mapping[Target, LeftOut]) -> RunOutputs:
+def without(outputs: RunOutputs, found: Mapping[Target, LeftOut]) -> tuple[RunOutputs, list[LeftOut]]:
+    """Return the outputs of a run without scenes that cannot be read, and these with what stays of an older map.
+
+    Nothing of such a scene is made, so nothing is replaced, with `--overwrite` too: its older map may be the only one.
+
+    Raises:
+        DataError: no scene is left.
+    """
     left = tuple(target for target in outputs.targets if target not in found)
     if not left:
         scenes = counted(len(found), "scene")
         raise DataError(f"{next(iter(found.values())).why}; and none of the {scenes} can be read")
-    if found:
-        log.warning("%s", _told([*found.values()], len(outputs.targets)))
-    return outputs._replace(targets=left)
+    told = [one._replace(why=f"{one.why}{_older(target)}") for target, one in found.items()]
+    if told:
+        log.warning("%s", _told(told, len(outputs.targets)))
+    return outputs._replace(targets=left), told
+
+
+def _older(target: Target) -> str:
+    """Return that an older map of a scene stays; nothing if there is none."""
+    main = next((path for path in (target.polygons, target.scores) if path and path.exists()), None)
+    return f" (its older map {main.name} stays)" if main else ""
 
 
 def _why_torn(plan: ScenePlan) -> str | None:
@@ -145,14 +159,18 @@ def _failed(made: Sequence[Prediction]) -> list[str]:
 
 
 def _unreadable(targets: Sequence[Target]) -> dict[Target, LeftOut]:
-    found = {}
-    for target in targets:
-        try:
-            name = target.scene.opened
-            with_retries(partial(fingerprint, name), name=name)
-        except DataError as error:
-            found[target] = LeftOut(target.scene.public, str(error))
-    return found
+    found = {target: why_unreadable(target) for target in targets}
+    return {target: left_out for target, left_out in found.items() if left_out is not None}
+
+
+def why_unreadable(target: Target) -> LeftOut | None:
+    """Return a scene that cannot be opened with the reason; None if it can."""
+    name = target.scene.opened
+    try:
+        with_retries(partial(fingerprint, name), name=name)
+    except DataError as error:
+        return LeftOut(target.scene.public, str(error))
+    return None
 
 
 def _told(skipped: Sequence[LeftOut], count: int) -> str:

@@ -6,18 +6,19 @@ All parts are looked at, whatever the ones before them found, so that one run te
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from geood.config import Config, DataConfig, folded
 from geood.datasets import find_files, settle_classes
-from geood.errors import GeoodError, counted
+from geood.errors import DataError, GeoodError, counted
 from geood.preflight.found_classes import FoundClass, FoundLabels, area_text, find_classes
 from geood.preflight.imagery import look_at
 from geood.preflight.machine import this_machine
 from geood.preflight.picture import draw_crops
 from geood.preflight.trial import Trial, quietly, try_crops
-from geood.training import LONG_S, check_first, duration, shortcuts
+from geood.training import LONG_S, check_first, shortcuts
 
 RARE = 0.001  # share of the labelled ground below which a class is called rare
 FEW_CROPS, LITTLE_CLEAN = 500, 0.2  # training crops, and share of clean ones, that are remarked on
@@ -40,7 +41,7 @@ def check_config(config: Config, picture: Path) -> Iterator[Line]:
     trial: list[Trial] = []
     parts: tuple[Callable[[], Iterator[Line]], ...] = (
         partial(_networks, config),
-        partial(_files, config),
+        partial(_files, config, trial),
         partial(_crops, config, trial),
         partial(_picture, trial, picture),
         partial(_time, trial),
@@ -67,20 +68,35 @@ def _networks(config: Config) -> Iterator[Line]:
         yield "note", "train.encoder_lr_factor 0.25 changes pretrained weights gently; it is 1.0"
 
 
-def _files(config: Config) -> Iterator[Line]:
+def _tried(config: Config, trial: list[Trial]) -> Trial:
+    """Draw and screen some crops as training does, once: the trial is put into the list."""
+    if not trial:
+        with quietly():
+            trial.append(try_crops(config))
+    return trial[0]
+
+
+def _files(config: Config, trial: list[Trial]) -> Iterator[Line]:
     """Look at images and labels, and compare the classes with those of the config."""
     data = config.data
     if data.sets:
         for entry in data.sets:
             yield "set", f"{entry.name}, split {entry.split}; geood data check {entry.name} FOLDER reads all of it"
         return
-    images = find_files(data.root, data.images, what="data.images", suffixes=SUFFIXES)
+    lost: set[Path] = set()
+    if data.unreadable == "skip":
+        with suppress(DataError):  # told where the crops are
+            lost = {skipped.path for skipped in _tried(config, trial).crops.skipped}
+    find = partial(find_files, data.root, suffixes=SUFFIXES)
+    images = [path for path in find(data.images, what="data.images") if path not in lost]
+    if lost:
+        yield "note", f"files that cannot be read and are left out: {len(lost)}, {sorted(lost)[0].name} first"
     imagery = look_at(images, nodata=config.bands.nodata)
     for line in imagery.lines():
         yield "images", line
     if imagery.suspected is not None:
         yield "note", f"much of a border is {imagery.suspected:g} and counts as data; bands.nodata, if that is nodata"
-    labels = find_files(data.root, data.labels, what="data.labels", suffixes=SUFFIXES)
+    labels = [path for path in find(data.labels, what="data.labels") if path not in lost]
     layers = [data.label_layer] if isinstance(data.label_layer, str) else data.label_layer or ()
     found = find_classes(labels, layers=layers, attribute=data.label_attribute, buffer_m=data.label_buffer_m)
     counted = "" if found.counted == len(labels) else f", of which {found.counted:,} were counted"
@@ -125,9 +141,7 @@ def _is_held(found: FoundClass, data: DataConfig, held: Container[int | str]) ->
 
 def _crops(config: Config, trial: list[Trial]) -> Iterator[Line]:
     """Draw and screen some crops as training does; the trial is put into the list."""
-    with quietly():
-        tried = try_crops(config)
-    trial.append(tried)
+    tried = _tried(config, trial)
     report = tried.crops.report
     looked_at = report.drawn - report.dropped_invalid
     most = (
@@ -179,12 +193,8 @@ def _time(trial: list[Trial]) -> Iterator[Line]:
     yield "machine", str(this_machine())
     for line in pace.lines():
         yield "stage", line
-    screening = pace.read_s * trial[0].config.data.crops
-    total = pace.seconds + screening
-    yield (
-        "time",
-        f"about {duration(total)}, {duration(screening)} of it for screening crops, and some minutes to finish",
-    )
+    total, said = pace.whole(trial[0].config.data.crops)
+    yield "time", said
     if total > LONG_S and not pace.on_gpu:
         for text in shortcuts(trial[0].config):
             yield "shorter", text

@@ -18,7 +18,7 @@ from geood.config import reference_config
 from geood.errors import printable
 from geood.preflight.drafting import FirstConfig
 from geood.preflight.found_classes import FoundClass, area_text
-from geood.training import LONG_S, duration, shortcuts
+from geood.training import LONG_S, shortcuts
 
 COLUMN = 32  # comments begin here, if the value leaves room
 GUESSED = "guessed: "
@@ -69,7 +69,7 @@ def config_text(made: FirstConfig, out: Path) -> str:
 def expected(made: FirstConfig) -> list[str]:
     """Return what a training by this config is expected to take, in lines."""
     crops, report = made.trial.expected, made.trial.crops.report
-    lines = [f"On {made.machine}: about {duration(made.pace.seconds)} and some minutes for calibration."]
+    lines = [f"On {made.machine}: {made.pace.whole(made.config.data.crops)[1]}."]
     lines += [f"  {line}" for line in made.pace.lines()]
     clean = f"{100 * made.trial.clean:.0f} % of {report.drawn - report.dropped_invalid} crops can be trained on"
     held = f", {100 * made.trial.with_anomaly:.0f} % hold what is held out" if made.anomaly else ""
@@ -95,7 +95,7 @@ def config_lines(made: FirstConfig) -> list[tuple[str, str]]:
         )
     if made.trial.few_blocks:
         lines.append(("note", made.trial.few_blocks))
-    if made.pace.seconds > LONG_S and not made.pace.on_gpu:
+    if made.pace.whole(made.config.data.crops)[0] > LONG_S and not made.pace.on_gpu:
         lines += [("shorter", text) for text in shortcuts(made.config)]
     return lines
 

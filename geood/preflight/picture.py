@@ -24,6 +24,7 @@ COLUMNS, ROWS = 3, 4
 TRIED = 4  # times as many crops are looked at as are drawn
 STRENGTH = 0.45  # of a label's colour over the image
 ANOMALY = "#ff00c8"
+LINE = 1.0  # white: the border of a label
 GAP_PX = 4
 TITLE = 74  # letters above a crop
 
@@ -76,9 +77,8 @@ def draw_crops(out: Path, crops: Crops) -> None:
     handles = [Patch(color=colours[i], label=f"{i} {names[i]}") for i in names]
     handles += [Patch(color=ANOMALY, label="anomaly")] if held else []
     figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)), fontsize=9)
-    legend = (
-        "Each crop, and beside it the same with its labels. No colour: not labelled. White: no data, or validation."
-    )
+    legend = "Each crop, and beside it the same with its labels, outlined. "
+    legend += "No colour: not labelled. White areas: no data, or validation."
     figure.suptitle(legend, x=0.01, ha="left", fontsize=11)
     with output_errors(out), atomic_write(out) as partial:
         figure.savefig(partial, format="png", metadata={"Software": DRAWN_BY})
@@ -115,9 +115,25 @@ def _shown(image: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.f
 
 
 def _laid_over(image: NDArray[np.float32], ids: NDArray[np.int64], colours: Mapping[int, str]) -> NDArray[np.float32]:
-    """Return an image (H, W, 3) with the colour of each label laid over it."""
+    """Return an image (H, W, 3) with the colour of each label laid over it, and a line along the border of labels.
+
+    The line tells a label from ground of its own colour: green on trees, red on roofs.
+    """
     over = image.copy()
     for class_id, colour in colours.items():
         rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)], np.float32)
         over[ids == class_id] = (1 - STRENGTH) * over[ids == class_id] + STRENGTH * rgb
+    known = np.isin(ids, list(colours))
+    over[known & _borders(np.where(known, ids, IGNORE))] = LINE
     return over
+
+
+def _borders(ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return the pixels (H, W) with another value beside or below them, or above them, by which areas end."""
+    found = np.zeros(ids.shape, bool)
+    across, down = ids[:, 1:] != ids[:, :-1], ids[1:] != ids[:-1]
+    found[:, 1:] |= across
+    found[:, :-1] |= across
+    found[1:] |= down
+    found[:-1] |= down
+    return found

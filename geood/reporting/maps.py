@@ -101,8 +101,8 @@ def read_maps(
 
     Args:
         path: what `predict` wrote.
-        scenes: images that were searched; those not given are looked for by name: beside the map, in the current
-            folder, and among the images of `config`.
+        scenes: images that were searched, or folders in which they are looked for by name; those not given are looked
+            for beside the map, in the current folder, and among the images of `config`.
         config: the config of the training.
         most: polygons that are read of each scene.
         alone: no other map is read, so that a scene that was given may have any name.
@@ -111,8 +111,8 @@ def read_maps(
         ConfigError: a scene that was given is not there.
         DataError: a file is damaged, or not of geood.
     """
-    if missing := [scene for scene in scenes if not scene.is_file()]:
-        raise ConfigError(f"--scene {missing[0]}: no such file; give the image that was searched")
+    if missing := [scene for scene in scenes if not scene.exists()]:
+        raise ConfigError(f"--scene {missing[0]}: no such file; give the image that was searched, or its folder")
     if path.is_dir():
         files, rasters = maps_in(path)
         alone = alone and len(files) + len(rasters) == 1
@@ -151,10 +151,11 @@ class _Places:
     def find(self, label: str, scores: Path) -> Path | None:
         """Return the image of a scene, which is not its scores, though they may have its name."""
         name = Path(label).name
-        if len(self.given) == 1 and (self.alone or self.given[0].name == name):
+        if len(self.given) == 1 and self.given[0].is_file() and (self.alone or self.given[0].name == name):
             return self.given[0]
+        given = [place / name if place.is_dir() else place for place in self.given]
         beside = [self.map_path.with_name(name), Path(name)] if name else []
-        near = [*self.given, *(path for path in beside if path.is_file()), *self._of_training()]
+        near = [*(path for path in [*given, *beside] if path.is_file()), *self._of_training()]
         return next((path for path in near if path.name == name and not path.samefile(scores)), None)
 
     def _of_training(self) -> list[Path]:

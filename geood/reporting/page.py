@@ -64,8 +64,8 @@ def report(
         sources: a run folder of `train`; polygons, scores or a folder of `predict`; figures of `evaluate`. Any of them,
             in any order, but one run at most.
         out: the page, ending in .html.
-        scenes: images that were searched; those not given are looked for by name beside the maps, here, and where the
-            run has its data.
+        scenes: images that were searched, or folders of them; those not given are looked for by name beside the maps,
+            here, and where the run has its data.
         most: polygons that are shown of each map, the first by rank.
         overwrite: replace a page that exists.
 

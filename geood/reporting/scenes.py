@@ -14,7 +14,7 @@ import shapely
 from geood.calibration import Verdict
 from geood.errors import counted
 from geood.geo.display import DisplayRange, drawn_shape, read_average, read_stretched
-from geood.polygons import in_pixels
+from geood.polygons import in_pixels, upper_right
 from geood.reporting.gallery import Card, cards, keys_of, path_of
 from geood.reporting.maps import SceneMap
 from geood.reporting.pictures import jpeg, score_layer
@@ -119,7 +119,7 @@ def _outlines(each: SceneMap, scene: int, shrink: float) -> list[Outline]:
     assert each.frame is not None and each.grid is not None
     shapes = shapely.transform(in_pixels(each.frame, each.grid), lambda points: points * shrink)
     simple = shapely.simplify(shapes, 0.5)
-    bounds = shapely.bounds(shapes)
+    bounds, corners = shapely.bounds(shapes), upper_right(shapes)
     made, rows = [], each.frame.drop(columns=each.frame.geometry.name).to_dict("records")
     for i, (row, key, shape) in enumerate(zip(rows, keys_of(rows, scene), simple, strict=True)):
         rank = int(number(row, "rank") or i + 1)
@@ -129,8 +129,8 @@ def _outlines(each: SceneMap, scene: int, shrink: float) -> list[Outline]:
             key=key,
             told=f"{rank}: {told}" + ("" if top is None else f", score {top:.3g}"),
             rank=rank,
-            x=float(bounds[i, 2]),
-            y=float(bounds[i, 1]),
+            x=float(corners[i, 0]),
+            y=float(corners[i, 1]),
             numbered=i < NUMBERED,
             late=i >= NUMBERED_SMALL,
         )

@@ -39,6 +39,7 @@ from geood.review.reading import Review, ReviewNames, misspelt_lines, read_revie
 
 BANDS = 5  # bands of score, each with about as many judged polygons
 TOPS = (10, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+WITHIN = "more than expected, within the limits that the map told"
 SURE = 0.05  # a promise is called broken where what was found has a smaller chance under it
 
 
@@ -335,13 +336,15 @@ def _promises(
     said: list[str] = []
     if len(frame) and open_yet == len(frame):
         return ()  # nothing was looked at, so nothing can agree
-    promised = promised_per_km2 if promised_per_km2 is not None else ground.promised_per_km2
+    own = ground.promise
+    promised, limit = (own.per_km2, own.per_km2_limit) if promised_per_km2 is None else (promised_per_km2, None)
     if promised is not None and ground.area_km2 is not None:
-        said.append(_of_polygons(promised, int(false.sum()), open_yet, ground.area_km2))
+        said.append(_of_polygons(promised, int(false.sum()), open_yet, area_km2=ground.area_km2, limit=limit))
     share = ground.promised_share(bundle_path)
     if share is not None and ground.valid_px and "area_px" in frame:
         pixels = pd.to_numeric(frame["area_px"], errors="coerce").to_numpy(np.float64)
-        said.append(_of_pixels(share, pixels[false], ground.valid_px))
+        limit = own.share_limit if bundle_path is None else None
+        said.append(_of_pixels(share, pixels[false], ground.valid_px, limit))
     elif bundle_path is not None:
         lacks = "polygons have no column area_px" if "area_px" not in frame else "the map's valid pixels are not known"
         why = lacks if share is not None else f"the bundle has no rate for their threshold {ground.threshold:.6g}"
@@ -349,12 +352,14 @@ def _promises(
     return tuple(said)
 
 
-def _of_polygons(promised: float, false: int, open_yet: int, area_km2: float) -> str:
+def _of_polygons(promised: float, false: int, open_yet: int, *, area_km2: float, limit: float | None) -> str:
     mean = promised * area_km2
     more, fewer = chance_of_at_least(false, mean), chance_of_at_most(false + open_yet, mean)
     found = f"{counted(false, 'false polygon')} on {area_km2:.3g} km2, {in_digits(false / area_km2)} per km2"
     found += f" and {open_yet} not decided" if open_yet else ""
     text = f"{in_digits(promised)} false polygons per km2 promised, found {found}"
+    if more < SURE and limit is not None and false / area_km2 <= limit:
+        return f"{WITHIN}: {text}; up to {in_digits(limit)} in such a scene"
     if more < SURE:
         return f"contradicts the calibration: {text} (p {more:.2g})"
     if fewer < SURE:
@@ -362,11 +367,13 @@ def _of_polygons(promised: float, false: int, open_yet: int, area_km2: float) ->
     return f"agrees with the calibration: {text}"
 
 
-def _of_pixels(promised: float, false_px: NDArray[np.float64], valid_px: int) -> str:
+def _of_pixels(promised: float, false_px: NDArray[np.float64], valid_px: int, limit: float | None) -> str:
     found = float(np.nansum(false_px)) / valid_px
     least = least_total(false_px[np.isfinite(false_px)].tolist()) / valid_px
     text = f"{100 * promised:.3g} % of inlier pixels promised above the threshold, "
     text += f"{100 * found:.3g} % of all lie in false polygons"
+    if least > promised and limit is not None and found <= limit:
+        return f"{WITHIN}: {text}; up to {100 * limit:.3g} % in such a scene"
     if least > promised:
         return f"contradicts the calibration: {text} ({100 * least:.3g} % at the least)"
     return f"does not contradict the calibration: {text} ({100 * least:.3g} % at the least, as chance may have it)"

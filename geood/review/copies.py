@@ -20,6 +20,7 @@ from geood.geo.qgis.form import SAMPLE_LAYER
 from geood.geo.vector import sound
 
 KEY = ("scene", "model", "rank")  # columns by which polygons of several files are the same one
+CELL_KEY = ("scene", "seed", "cell")  # and cells
 ROUNDED, MOSTLY = 1e-5, 0.5  # relative difference of figures that are one; share of polygons that tell one map
 _FIGURES = ("score_max", "score_mean", "area_px", "area_m2", "class_name", "scene", "model")
 
@@ -50,24 +51,25 @@ def of_one_crs(frames: Sequence[geopandas.GeoDataFrame], paths: Sequence[str | P
     return [frame.set_crs(first, allow_override=True) for frame in frames]
 
 
-def with_lost_columns(polygons: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
-    """Return the polygons with what a file does not tell of any of its own, as a reviewer saved fewer columns.
+def with_lost_columns(rows: geopandas.GeoDataFrame, key: Sequence[str] = KEY) -> geopandas.GeoDataFrame:
+    """Return polygons or cells with what a file does not tell of any of its own, as a reviewer saved fewer columns.
 
-    It is that of the same outline in another file, or what all others have in common.
+    It is that of the same outline in another file, or what all others have in common. The last of the `key` is a number
+    within the others.
     """
-    names = [name for name in dict.fromkeys((*KEY, *_FIGURES)) if name in polygons]
-    each = {name: polygons[name].isna().groupby(polygons["_file"]).transform("all") for name in names}
+    names = [name for name in dict.fromkeys((*key, *_FIGURES)) if name in rows]
+    each = {name: rows[name].isna().groupby(rows["_file"]).transform("all") for name in names}
     each = {name: lost for name, lost in each.items() if lost.any() and not lost.all()}
     if not each:
-        return polygons
-    outlines = polygons.geometry.to_wkb()
+        return rows
+    outlines = rows.geometry.to_wkb()
     for name, lost in each.items():
-        told = polygons[name][~lost]
+        told = rows[name][~lost]
         found = outlines.map(told.groupby(outlines[~lost]).first())
-        if name in KEY[:2] and told.nunique() == 1:
+        if name in key[:2] and told.nunique() == 1:
             found = found.where(found.notna(), told.dropna().iloc[0])
-        polygons = polygons.assign(**{name: polygons[name].where(~lost, found)})
-    return polygons
+        rows = rows.assign(**{name: rows[name].where(~lost, found)})
+    return rows
 
 
 def check_one_map(polygons: geopandas.GeoDataFrame, paths: Sequence[str | Path]) -> None:
@@ -164,7 +166,8 @@ def searched_cells(frames: list[geopandas.GeoDataFrame], notes: list[str]) -> ge
     """Return the cells of all files, each once, with checked counts; what cannot be used is noted."""
     if not frames:
         return None
-    cells = pd.concat(frames, ignore_index=True)
+    cells = pd.concat([frame.assign(_file=number) for number, frame in enumerate(frames)], ignore_index=True)
+    cells = with_lost_columns(cells, CELL_KEY)
     complete = [str(value).strip().casefold() in ("true", "1", "1.0", "yes") for value in cells["complete"]]
     misses = pd.to_numeric(cells["misses"], errors="coerce").astype(np.float64)
     wrong = (misses < 0) | (misses % 1 != 0) & misses.notna()
@@ -173,15 +176,23 @@ def searched_cells(frames: list[geopandas.GeoDataFrame], notes: list[str]) -> ge
     if wrong.any():
         notes.append(f"layer {SAMPLE_LAYER}: {counted(int(wrong.sum()), 'count')} of misses no whole number; left out")
     cells = cells.assign(misses=misses.mask(wrong), complete=np.array(complete) & ~wrong.to_numpy())
-    by = [name for name in ("scene", "seed", "cell") if name in cells]
-    if by and len(frames) > 1:
-        cells = _agreed(cells, by, notes)
+    if len(frames) > 1:
+        cells = _agreed(_numbered(cells), [name for name in CELL_KEY if name in cells or name == "cell"], notes)
+    cells = cells.drop(columns="_file")
     bare = int((cells["complete"] & cells["misses"].isna()).sum())
     if bare:
         notes.append(
             f"layer {SAMPLE_LAYER}: {counted(bare, 'cell')} complete without a count of misses, which is taken for 0"
         )
     return cells.assign(misses=cells["misses"].fillna(0).where(cells["complete"], cells["misses"]))
+
+
+def _numbered(cells: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
+    """Return cells each of which has a number: one of its own outline where no file tells it."""
+    told = pd.to_numeric(cells["cell"], errors="coerce") if "cell" in cells else pd.Series(np.nan, cells.index)
+    above = told.max() if told.notna().any() else 0
+    outlines = pd.Series(pd.factorize(cells.geometry.to_wkb())[0] + 1 + above, cells.index)
+    return cells.assign(cell=told.fillna(outlines).astype(np.int64))
 
 
 def _agreed(cells: geopandas.GeoDataFrame, by: list[str], notes: list[str]) -> geopandas.GeoDataFrame:

@@ -96,7 +96,8 @@ def feedback(
         paths: reviewed copies of one polygon file.
         config_path: the config that the model was trained with.
         out: the next config, `next.yaml`; files that exist with other content are replaced with `overwrite` alone.
-        scenes: the scenes that the polygons are of; those not given are looked for by their names.
+        scenes: the scenes that the polygons are of, or folders in which they are looked for by their names; those not
+            given are looked for beside the polygons, in the current folder, and among the images of the config.
         names: names of layer and columns.
         overwrite: replace files of another feedback.
 
@@ -303,9 +304,9 @@ def _scenes(review: Review, paths: list[Path], given: list[Path], config: Config
         ConfigError: one is not found.
     """
     for path in given:
-        if not path.is_file():
-            raise ConfigError(f"--scene {path}: no such file; give the image that was searched")
-    if given:
+        if not path.exists():
+            raise ConfigError(f"--scene {path}: no such file; give the image that was searched, or its folder")
+    if given and all(path.is_file() for path in given):
         return sorted(path.absolute() for path in given)
     labels = sorted({str(name) for name in review.polygons.get("scene", pd.Series(dtype=str)).dropna()})
     labels = labels or sorted({str(row["scene"]) for row in run_rows(paths[0]) if row.get("scene")})
@@ -322,11 +323,15 @@ def _scenes(review: Review, paths: list[Path], given: list[Path], config: Config
     found = []
     for label in labels:
         name = Path(label).name
-        hits = [path for path in beside if name and path.name == name]
+        there = [path / name if path.is_dir() else path for path in given]
+        hits = [path for path in there if name and path.name == name and path.is_file() and path.absolute() not in own]
+        hits = hits or [path for path in beside if name and path.name == name]
         hits = hits or [path for path in (Path(name).absolute(),) if name and path.is_file() and path not in own]
         hits = hits or [path for path in near if name and path.name == name and path not in own]
         if not hits:
-            raise ConfigError(f"the scene {shown(label)} of these polygons is not found; give its image with --scene")
+            raise ConfigError(
+                f"the scene {shown(label)} of these polygons is not found; give its image with --scene, or its folder"
+            )
         if len({path.resolve() for path in hits}) > 1:
             both = f"{hits[0]} or {hits[-1]}"
             raise ConfigError(f"the scene {shown(label)} of these polygons may be {both}; give its image with --scene")

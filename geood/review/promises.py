@@ -28,10 +28,16 @@ SAME = 1e-4  # relative difference of thresholds that are one, as polygons tell 
 
 
 class CutPromise(NamedTuple):
-    """Share of inlier pixels above a threshold, and false polygons per km2 at it; None where nothing is promised."""
+    """Share of inlier pixels above a threshold, and false polygons per km2 at it; None where nothing is promised.
+
+    `share_limit` and `per_km2_limit` are how far both may rise in a scene as large as the map's: ground differs, so a
+    mean is exceeded oftener than by chance alone.
+    """
 
     share: float | None = None
     per_km2: float | None = None
+    share_limit: float | None = None
+    per_km2_limit: float | None = None
 
 
 NOTHING = CutPromise()
@@ -70,7 +76,8 @@ def promise_of(path: Path, tags: Mapping[str, str], review: Review) -> tuple[flo
 def _of_rows(rows: Sequence[Mapping[str, Any]]) -> tuple[float | None, CutPromise, tuple[str, ...]]:
     """Return threshold and promise that all scenes of a file share; nothing where they differ."""
     thresholds = {row.get("threshold") for row in rows}
-    promises = {_of_record(row) for row in rows}
+    whole = [_of_record(row) for row in rows]  # limits are of one scene, not of several together
+    promises = {each if len(rows) == 1 else CutPromise(each.share, each.per_km2) for each in whole}
     if len(thresholds) > 1 or len(promises) > 1:
         return None, NOTHING, ("its scenes have thresholds or promises of their own, so no promise is compared",)
     [at], [promise] = thresholds, promises
@@ -81,8 +88,10 @@ def _of_record(record: Any) -> CutPromise:
     """Return what a map's record promised; nothing for the best-ranked alone, and for a threshold by rank."""
     if not isinstance(record, Mapping) or record.get("relative"):
         return NOTHING
-    per_km2 = None if number_of(record, "polygons_per_km2") is None else number_of(record, "false_per_km2")
-    return CutPromise(number_of(record, "promised"), per_km2)
+    share, limit = number_of(record, "promised"), number_of(record, "high")
+    if number_of(record, "polygons_per_km2") is None:
+        return CutPromise(share, share_limit=limit)
+    return CutPromise(share, number_of(record, "false_per_km2"), limit, number_of(record, "false_high"))
 
 
 def number_of(record: Mapping[str, Any], name: str) -> float | None:

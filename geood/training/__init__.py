@@ -9,14 +9,13 @@ from geood._lazy import lazy_exports
 if TYPE_CHECKING:
     from geood.training.first_checks import check_first, uses_gpu
     from geood.training.negative_examples import example_negatives
-    from geood.training.pace import LONG_S, Pace, duration, measure_pace, shortcuts
+    from geood.training.pace import LONG_S, Pace, measure_pace, shortcuts
     from geood.training.trainer import train
 
 __all__ = [
     "LONG_S",
     "Pace",
     "check_first",
-    "duration",
     "example_negatives",
     "measure_pace",
     "shortcuts",
@@ -30,7 +29,6 @@ __getattr__, __dir__ = lazy_exports(
         "LONG_S": "pace",
         "Pace": "pace",
         "check_first": "first_checks",
-        "duration": "pace",
         "example_negatives": "negative_examples",
         "measure_pace": "pace",
         "shortcuts": "pace",

@@ -63,6 +63,15 @@ class Pace:
         """Seconds of all stages together."""
         return sum(stage.seconds for stage in self.stages)
 
+    def whole(self, crops: int) -> tuple[float, str]:
+        """Return the seconds with those of screening `crops` crops, and both in words."""
+        screening = self.read_s * crops
+        total = self.seconds + screening
+        return (
+            total,
+            f"about {duration(total)}, {duration(screening)} of it for screening crops, and some minutes to finish",
+        )
+
     def lines(self) -> list[str]:
         """Return the stages in words."""
         return [f"{s.stage} {counted(s.steps, 'step')} of {s.step_s:.3g} s: {duration(s.seconds)}" for s in self.stages]

@@ -264,8 +264,9 @@ class Stage(pl.LightningModule):
         if (kinds := int((batch["mask"].unique() != IGNORE).sum())) > self._validation.kinds:
             self._validation.kinds = kinds
             pasted = self._pasted(batch, generator, moved=False)
-            self._validation.pasted = outlined(pasted.image.detach(), pasted.covered)
-            self._validation.before = batch["image"]
+            shown = _most_kinds(batch["mask"])[:PASTED]
+            self._validation.pasted = outlined(pasted.image.detach(), pasted.covered)[shown]
+            self._validation.before = batch["image"][shown]
             self._validation.negatives = pasted_figures(pasted.image, batch["image"], pasted.negative)
 
     def on_validation_end(self) -> None:
@@ -306,8 +307,8 @@ class Stage(pl.LightningModule):
             figures |= sample_figures(tally.samples, self.flow.step)
         if tally.pasted is not None and tally.before is not None:
             size = " x ".join(str(side) for side in tally.pasted.shape[2:])
-            rows[f"crops of the validation ground, {size} px"] = tally.before[:PASTED]
-            rows["the same crops with negatives pasted in, outlined in yellow"] = tally.pasted[:PASTED]
+            rows[f"crops of the validation ground, {size} px"] = tally.before
+            rows["the same crops with negatives pasted in, outlined in yellow"] = tally.pasted
             figures |= tally.negatives
         if rows and self.trainer.is_global_zero and self.trainer.default_root_dir:
             path = Path(self.trainer.default_root_dir) / "samples" / f"{self.plan.stage}_{self.global_step:06d}.png"
@@ -352,6 +353,12 @@ def cut_crops(batch: dict[str, Any], size: tuple[int, int], generator: torch.Gen
     corners = [(image, *box) for image, box in zip(batch["image"], boxes, strict=True) if box is not None]
     crops = [image[:, row : row + size[0], col : col + size[1]] for image, row, col in corners]
     return torch.stack(crops) if crops else None
+
+
+def _most_kinds(mask: Tensor) -> Tensor:
+    """Return the indexes (B,) of crops, those with the most classes in their masks (B, H, W) first, else in order."""
+    kinds = torch.tensor([int((each.unique() != IGNORE).sum()) for each in mask])
+    return kinds.argsort(descending=True, stable=True)
 
 
 def first_crops(crops: Crops) -> Tensor:

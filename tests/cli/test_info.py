@@ -82,6 +82,15 @@ def test_info_of_each_kind(made, capsys, name, said):
         assert part in text
 
 
+def test_texts_for_programs_do_not_fill_the_screen(made, capsys):
+    """The settings of a map are JSON, its table of false polygons may have thousands of characters."""
+    assert _run(["info", str(made / "o.tif")], debug=False) == 0
+    lines = capsys.readouterr().out.splitlines()
+    [settings] = [line for line in lines if line.startswith("predict ")]
+    assert len(settings) < 250 and settings.endswith(" characters, for programs)")
+    assert any(line.startswith("classes ") and "for programs" not in line for line in lines)
+
+
 def test_a_folder_of_styles_alone_is_told_as_that(made, tmp_path, capsys):
     for name in ("o.qml", "o.above.qml"):
         (tmp_path / name).write_bytes((made / name).read_bytes())

@@ -34,6 +34,11 @@ def test_scores_alone_are_cut_and_several_maps_shown_together(tmp_path, capsys):
     assert f"geood polygonize '{tmp_path}/a b.tif' --out '{tmp_path}/a b.gpkg'" in capsys.readouterr().out
     print_next([made(tmp_path, 1, polygons="a.gpkg"), made(tmp_path, 1, polygons="b.gpkg")])
     assert f"geood project {tmp_path} --out {tmp_path}/all.qgz" in capsys.readouterr().out
+    (tmp_path / "new").mkdir()
+    for name in ("a.tif", "b.tif"):
+        (tmp_path / "new" / name).touch()
+    print_next([made(tmp_path, 1, polygons=f"{name}.gpkg", scene=f"new/{name}.tif") for name in "ab"])
+    assert f"geood project {tmp_path} --scene {tmp_path}/new --out {tmp_path}/all.qgz" in capsys.readouterr().out
     print_next([])
     assert not capsys.readouterr().out
 

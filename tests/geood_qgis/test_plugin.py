@@ -3,10 +3,14 @@
 import sys
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
+import shapely
+import typer
 from rasterio.crs import CRS
 
+from geood.cli.app import app
 from geood.config.sections import PredictConfig
 from geood.geo.grid import Grid
 from geood.geo.qgis.styles import above_style, ramp_style
@@ -127,3 +131,75 @@ def test_algorithms_run_the_program_and_load_what_it_wrote_with_its_styles(tmp_p
     assert resumed["layers"][1][1:] == ["singlebandpseudocolor", ["above the threshold", "whole range"]]
     audit = found["audit"]  # told of the file, not of its layer
     assert not audit["fine"] and audit["errors"][-1] == f"geood: {tmp_path}/a.gpkg: not so,\nbut otherwise"
+
+
+# A program that keeps how it was called; `predict` makes its output, `polygonize` fails.
+KEEPING = """#!/bin/sh
+[ "$1" = --version ] && echo "geood 0 (distribution geood-toolkit)" && exit
+for each; do printf '%s\\n' "$each" >> {calls}; done
+echo >> {calls}
+case $1 in
+    plan) echo "tiles      4";;
+    predict) echo "scene.tif 2/4, 1 s, 1 s left  "; echo "scores     {folder}/out.tif";;
+    polygonize) echo "geood: not so"; exit 3;;
+esac
+"""
+CALLS = """
+folder, root, program = sys.argv[1:4]
+sys.path.insert(0, root)
+import geood_qgis
+plugin = geood_qgis.classFactory(None)
+plugin.initProcessing()
+registry = QgsApplication.processingRegistry()
+QgsSettings().setValue("Processing/Configuration/GEOOD_PROGRAM", program)
+reviewed, area = folder + "/a.gpkg|layername=reviewed", folder + "/a.gpkg|layername=reviewed"
+scene, cut = folder + "/scene.tif", {"THRESHOLD": 0.5, "FPR": 0.01, "FALSE_PER_KM2": 2.5, "TOP": 7}
+given = {
+    "plan": {"SCENE": scene, "MODEL": "m.safetensors", "MAX_RAM": "2GB"},
+    "predict": {"SCENES": [scene], "MODEL": "m.safetensors", **cut, "AOI": area, "EXTENT": "0,10,20,30 [EPSG:32633]",
+                "MOSAIC": True, "BANDS": "red=1", "MAX_RAM": "2GB", "SETTINGS": "a.b=1 c.d='2 3'", "RESUME": True,
+                "OVERWRITE": True, "OUTPUT": folder + "/out.gpkg"},
+    "polygonize": {"SCORES": scene, **cut, "MIN_AREA": 3.5, "SIMPLIFY": 1.5, "OVERWRITE": True,
+                   "OUTPUT": folder + "/cut.gpkg"},
+    "audit": {"REVIEWED": [reviewed], "SCORES": scene, "FALSE_PER_KM2": 5},
+}
+found = {}
+for name, parameters in given.items():
+    algorithm = registry.algorithmById("geood:" + name).create()
+    names = [each.name() for each in algorithm.parameterDefinitions()]
+    context, feedback = QgsProcessingContext(), QgsProcessingFeedback()
+    context.setProject(QgsProject.instance())
+    checked, why = algorithm.checkParameterValues(parameters, context)
+    results, fine = algorithm.run(parameters, context, feedback)
+    found[name] = {"names": names, "given": list(parameters), "checked": checked, "why": why, "fine": fine,
+                   "results": results, "log": feedback.textLog(), "progress": feedback.progress()}
+"""
+
+
+def test_algorithms_call_the_program_with_options_that_its_verbs_have(tmp_path):
+    """All parameters are given, so all options are seen."""
+    calls = tmp_path / "calls"
+    (tmp_path / "geood").write_text(KEEPING.format(calls=calls, folder=tmp_path))
+    (tmp_path / "geood").chmod(0o755)
+    write_raster(tmp_path / "scene.tif", picture(60, 80))
+    area = geopandas.GeoDataFrame({"verdict": ["real"]}, geometry=[shapely.box(0, 0, 9, 9)], crs=32633)
+    area.to_file(tmp_path / "a.gpkg", layer="reviewed")
+    found = ask_qgis(CALLS, tmp_path, ROOT, tmp_path / "geood", folder=tmp_path)
+    verbs = typer.main.get_command(app).commands
+    told = dict(zip(found, calls.read_text().split("\n\n"), strict=False))
+    for name, seen in found.items():
+        assert seen["checked"] and sorted(seen["names"]) == sorted(seen["given"]), (name, seen)
+        verb, *arguments = told[name].splitlines()
+        known = {option for parameter in verbs[verb].params for option in parameter.opts}
+        used = {argument.partition("=")[0] for argument in arguments[: arguments.index("--")]}
+        assert verb == name and used <= known, used - known
+    scene = f"{tmp_path}/scene.tif"
+    assert told["plan"].splitlines() == ["plan", "--model=m.safetensors", "--max-ram=2GB", "--", scene]
+    predict = told["predict"].splitlines()
+    assert {"--top=7", "--fpr=0.01", "--bbox=0.0,20.0,10.0,30.0", "--set=a.b=1", "--set=c.d=2 3"} <= set(predict)
+    assert predict[-2:] == ["--", scene] and f"--out={tmp_path}/out.gpkg" in predict
+    assert told["audit"].splitlines()[-2:] == ["--", f"{tmp_path}/a.gpkg"]
+    assert found["plan"]["results"] == {"PLAN": "tiles      4"} and found["predict"]["progress"] == 50
+    assert found["predict"]["results"] == {"OUTPUT": f"{tmp_path}/out.gpkg", "SCORES": f"{tmp_path}/out.tif"}
+    assert [name for name, seen in found.items() if not seen["fine"]] == ["polygonize"]
+    assert "geood: not so" in found["polygonize"]["log"]

@@ -17,7 +17,7 @@ from geood.polygons.export import write_anomalies
 from geood.polygons.extraction import read_grid
 from geood.polygons.formats import OURS
 from geood.polygons.names import OUTPUT_SUFFIXES
-from geood.polygons.reading import in_pixels, read_anomalies
+from geood.polygons.reading import in_pixels, read_anomalies, upper_right
 from support.rasters import HALF_METRE, UTM, write_scores
 
 
@@ -95,3 +95,12 @@ def test_of_many_scenes_no_more_rows_are_read_than_the_first_of_each(tmp_path, m
     assert sorted(got[["scene", "rank"]].itertuples(index=False)) == sorted(
         best[["scene", "rank"]].itertuples(index=False)
     )
+
+
+def test_the_place_of_a_rank_is_on_its_outline():
+    """The corner of the box of a slanting or bent shape may lie in another one."""
+    ell = shapely.Polygon([(0, 0), (2, 0), (2, 8), (10, 8), (10, 10), (0, 10)])
+    parts = shapely.MultiPolygon([shapely.box(0, 5, 1, 6), shapely.box(4, 1, 6, 3)])
+    found = upper_right(np.array([ell, shapely.Polygon(), parts]))
+    assert found[0].tolist() in ([2, 0], [10, 8]) and found[2].tolist() == [6, 1]
+    assert np.isnan(found[1]).all()

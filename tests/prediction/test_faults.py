@@ -287,7 +287,7 @@ def test_nothing_is_said_or_scored_before_a_run_is_refused(tmp_path, bundle_path
         predict(scenes, out, **how)
     stop_at(0)
     write_raster(scenes[1], picture(200, 200, seed=1))
-    monkeypatch.setattr(geood.prediction.pipeline, "_score", None)
+    monkeypatch.setattr(geood.prediction.pipeline, "_scored", None)
     caplog.clear()
     with pytest.raises(OutputError, match=r"scene: was"):
         predict(scenes, out, **how, resume=True)

@@ -420,7 +420,7 @@ def test_another_member_of_an_archive_is_another_scene(tmp_path, scene, run, kil
         run(out, resume=True, scenes=[tmp_path / "a.zip" / "y.tif"])
 
 
-@pytest.mark.parametrize("step", ["pipeline.assemble_rasters", *slow("plan._check_sample")])
+@pytest.mark.parametrize("step", ["scored_scenes.assemble_rasters", *slow("plan._check_sample")])
 def test_a_scene_that_changes_while_it_is_read_has_no_map(tmp_path, out, run, monkeypatch, step):
     scene = write_raster(tmp_path / "in" / "s.tif", picture(70, 90))
     room, name = step.split(".")

@@ -21,7 +21,7 @@ from geood.datasets.scene_crops import open_scenes
 from geood.errors import ConfigError, DataError, OutputError
 from geood.geo.score_raster import RUN_TAG, VERDICT_TAG, read_tags
 from geood.models.bundle import ModelBundle
-from geood.prediction import pipeline
+from geood.prediction import scored_scenes
 from geood.prediction.journal import Journal
 from geood.prediction.pipeline import predict
 from geood.prediction.polygonizing import polygonize
@@ -166,8 +166,8 @@ def test_pixels_above_are_those_of_the_finished_raster_also_after_a_resume(
     """Tiles tell theirs while they are scored; a run that goes on reads the raster, whose threshold may be another."""
     model, out = ground / "model.safetensors", tmp_path / "out.gpkg"
     told = []
-    assemble = pipeline.assemble_rasters
-    monkeypatch.setattr(pipeline, "assemble_rasters", lambda *a, **k: told.append(assemble(*a, **k)) or told[-1])
+    assemble = scored_scenes.assemble_rasters
+    monkeypatch.setattr(scored_scenes, "assemble_rasters", lambda *a, **k: told.append(assemble(*a, **k)) or told[-1])
     [whole] = predict([scene], out, bundle_path=model)
     assert told[0].above == (scores_of(whole.scores) > whole.threshold).sum()
     appended = Journal.append

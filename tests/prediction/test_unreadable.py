@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import itertools
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import geood.prediction.pipeline
 import geood.prediction.publication
 from geood.cli.process import _run
 from geood.errors import ConfigError, DataError, OutputError, ScenesSkippedError, TilesFailedError
+from geood.prediction import scored_scenes
 from geood.prediction.pipeline import predict
 from support.rasters import picture, write_raster, write_torn
 
@@ -101,6 +103,76 @@ def test_a_run_that_left_some_out_is_resumed(tmp_path, folder, bundle_path, monk
         predict([folder], tmp_path / "out", bundle_path=bundle_path, unreadable="skip", resume=True)
     assert digests(tmp_path / "out") == whole(folder, tmp_path / "whole", bundle_path)
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def losing(monkeypatch, gone, *, when):
+    """Delete a scene when that of number `when` is scored, before (its own number) or after it."""
+    number = itertools.count()
+
+    def scored(*arguments, **named):
+        if next(number) != when:
+            return real(*arguments, **named)
+        if int(gone.stem[1:]) == when:
+            gone.unlink()
+        made = real(*arguments, **named)
+        gone.unlink(missing_ok=True)
+        return made
+
+    real = scored_scenes.assemble_rasters
+    monkeypatch.setattr(scored_scenes, "assemble_rasters", scored)
+
+
+@pytest.mark.parametrize(("name", "when"), [("s1", 1), ("s2", 1), ("s0", 2)])
+@pytest.mark.parametrize("out", ["out", "x.gpkg"])
+def test_a_scene_that_goes_while_others_are_scored_is_left_out_too(
+    tmp_path, folder, bundle_path, monkeypatch, out, name, when
+):
+    losing(monkeypatch, folder / f"{name}.tif", when=when)
+    out = tmp_path / out
+    with pytest.raises(ScenesSkippedError, match=rf"3 of 5 scenes .*{name}\.tif") as error:
+        predict([folder], out, bundle_path=bundle_path, unreadable="skip", threshold=0.5)
+    left = sorted(path.stem for path in folder.glob("s?.tif"))
+    assert [Path(made.scene).stem for made in error.value.made] == left and len(left) == 2
+    again = tmp_path / "again" / out.name
+    again.parent.mkdir()
+    predict(sorted(folder.glob("s?.tif")), again, bundle_path=bundle_path, threshold=0.5)
+    place, other = (out, again) if out.is_dir() else (tmp_path, again.parent)
+    assert digests(place) == digests(other) and len(digests(place)) == 4
+    table = out / "summary.csv" if out.is_dir() else tmp_path / "x.summary.csv"
+    with table.open(newline="") as file:
+        assert [row["scene"] for row in csv.DictReader(file) if row["skipped"]].count(f"{name}.tif") == 1
+    assert not [path for path in (*tmp_path.iterdir(), *place.iterdir()) if path.name.startswith(".")]
+
+
+def test_a_scene_that_goes_while_others_are_scored_ends_the_run_by_default(tmp_path, folder, bundle_path, monkeypatch):
+    losing(monkeypatch, folder / "s2.tif", when=1)
+    with pytest.raises(DataError, match=r"s2\.tif"):
+        predict(sorted(folder.glob("s?.tif")), tmp_path / "out", bundle_path=bundle_path)
+    assert not digests(tmp_path / "out")
+
+
+def test_an_interrupted_publication_after_a_scene_went_is_finished(tmp_path, folder, bundle_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    how = {"bundle_path": bundle_path, "unreadable": "skip"}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        losing(patch, folder / "s1.tif", when=2)
+        patch.setattr(geood.prediction.publication, "put_in_place", interrupted)
+        predict([folder], tmp_path / "out", **how)
+    with pytest.raises(ScenesSkippedError, match=r"2 of 4 scenes"):
+        predict([folder], tmp_path / "out", resume=True, **how)
+    assert digests(tmp_path / "out") == whole(folder, tmp_path / "whole", bundle_path)
+
+
+def test_an_older_map_of_a_scene_that_is_left_out_stays_and_is_told(tmp_path, folder, bundle_path):
+    predict(sorted(folder.glob("s?.tif")), tmp_path / "out", bundle_path=bundle_path)
+    older = (tmp_path / "out" / "s1.gpkg").read_bytes()
+    (folder / "s1.tif").write_bytes(b"II*\0")
+    with pytest.raises(ScenesSkippedError, match=r"s1\.tif.*its older map s1\.gpkg stays\)") as error:
+        predict([folder], tmp_path / "out", bundle_path=bundle_path, unreadable="skip", overwrite=True)
+    assert str(error.value).count("older map") == 1 and (tmp_path / "out" / "s1.gpkg").read_bytes() == older
+    assert (tmp_path / "out" / "summary.csv").read_text().count("its older map s1.gpkg stays") == 1
 
 
 def test_nothing_is_passed_over_that_can_be_read_and_does_not_fit(tmp_path, folder, bundle_path):

@@ -13,7 +13,7 @@ from geood.config.loading import to_yaml
 from geood.datasets.samples import CropPixels
 from geood.errors import ConfigError, DataError
 from geood.preflight.checking import _crops, check_config
-from geood.preflight.picture import _fitting, _telling
+from geood.preflight.picture import LINE, _fitting, _laid_over, _telling
 from geood.preflight.trial import Trial, quietly, try_crops
 from geood.training.first_checks import check_first
 from support.bundles import small_config
@@ -64,6 +64,30 @@ def test_the_picture_shows_crops_of_several_classes_and_whole_ones_first():
     order = [pixels(mixed, 8), pixels(mixed, 4), pixels(plain, 8), pixels(plain, 2), pixels(bare, 8)]
     told = [_telling(each) for each in order]
     assert told == sorted(told, reverse=True) and len(set(told)) == len(told)
+
+
+def test_labels_in_the_picture_have_an_outline_that_tells_them_from_ground_of_their_colour():
+    ids = np.full((9, 12), 255)
+    ids[2:7, 1:6], ids[2:7, 6:10], ids[8, 11] = 0, 1, 7  # 7: a number that no colour is for
+    green = np.full((9, 12, 3), (0.2, 0.5, 0.2), np.float32)
+    seen = _laid_over(green, ids, {0: "#338033", 1: "#338033"})
+    line = np.zeros(ids.shape, bool)
+    line[2:7, 1:10] = True
+    line[3:6, 2:5] = line[3:6, 7:9] = False  # inside of each; both have a border where they meet
+    assert np.array_equal((seen == LINE).all(axis=2), line)
+    assert np.allclose(seen[~line], green[0, 0], atol=0.01)
+
+
+@pytest.mark.parametrize("cut", ["im_0.tif", "lab_0.tif"])
+def test_files_that_a_training_leaves_out_end_no_check(folder, tmp_path, cut):
+    for path in folder.glob("*.tif"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / cut).write_bytes((tmp_path / cut).read_bytes()[:900])
+    with pytest.raises(DataError, match=cut):
+        list(check_config(config(tmp_path), tmp_path / "seen.png"))
+    lines = list(check_config(config(tmp_path, unreadable="skip"), tmp_path / "seen.png"))
+    assert ("note", f"files that cannot be read and are left out: 1, {cut} first") in lines
+    assert {"images", "labels", "crops", "time"} <= {label for label, _ in lines}
 
 
 def test_too_few_blocks_of_validation_for_a_promise_are_told_before_a_training(folder):

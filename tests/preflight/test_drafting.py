@@ -234,6 +234,14 @@ def test_ids_without_a_name_are_told_with_the_way_to_name_them(drafted):
     assert ("note", "classes without a name: 1; name them by --name 1=NAME, or in the config") in config_lines(made)
 
 
+def test_the_time_expected_counts_the_crops_that_are_screened(drafted):
+    _, made = drafted
+    made = replace(made, pace=replace(made.pace, read_s=7200 / made.config.data.crops))
+    [said] = [text for label, text in config_lines(made) if label == "expected" and text.startswith("On ")]
+    assert "2.0 h of it for screening crops" in said
+    assert any(label == "shorter" for label, _ in config_lines(made)) is not made.pace.on_gpu
+
+
 def test_shapes_of_one_named_class_stand_on_a_background(folder, tmp_path):
     left, bottom, right, top = bounds_of(folder / "a.tif")
     rows = {

@@ -204,6 +204,11 @@ def test_the_scene_is_looked_for_and_its_absence_is_said(made, tmp_path):
     assert "data:image/jpeg" in render(read_sources([tmp_path / prediction.polygons.name]), title="x")  # of the scores
     [given] = read_maps(tmp_path / prediction.scores.name, scenes=[Path(prediction.scene)])
     assert given.scene == Path(prediction.scene) and given.frame is not None
+    [found] = read_maps(tmp_path / prediction.polygons.name, scenes=[Path(prediction.scene).parent])
+    assert found.scene == Path(prediction.scene)
+    (tmp_path / "empty").mkdir()
+    [none] = read_maps(tmp_path / prediction.polygons.name, scenes=[tmp_path / "empty"])
+    assert none.scene is None and "name it with --scene" in none.notes[0]
     other = write_raster(tmp_path / "other.tif", picture(30, 30))
     [wrong] = read_maps(tmp_path / prediction.polygons.name, scenes=[other])
     assert wrong.scene is None and "30 x 30" in wrong.notes[0]

@@ -290,6 +290,28 @@ def test_a_map_says_itself_what_it_promised(tmp_path, record, compared):
     assert all(text.startswith("contradicts") for text in said)
 
 
+@pytest.mark.parametrize("place", ["tag", "table"])
+def test_what_a_map_allowed_for_a_scene_of_its_size_is_no_contradiction(tmp_path, place):
+    """Its verdict counted that ground differs: an audit by chance alone said the contrary of the same map."""
+    scores = np.full((200, 200), 0.1, np.float32)
+    record = {"polygons_per_km2": 2000.0, "false_per_km2": 1.0, "promised": 0.001, "high": 0.2, "false_high": 1200.0}
+    for limits, told in (
+        ({}, "more than expected, within the limits that the map told: "),
+        ({"high": 0.09, "false_high": 900.0}, "contradicts the calibration: "),
+    ):
+        row = record | limits
+        tags = {"GEOOD_RUN": json.dumps(row)} if place == "tag" else {}
+        write_scores(tmp_path / "a.tif", Grid(200, 200, HALF_METRE, "EPSG:32633"), scores, **tags)
+        (tmp_path / "a.gpkg").unlink(missing_ok=True)
+        path = save(tmp_path / "a.gpkg", reviewed(["false"] * 10))  # 1,000 per km2, a tenth of all pixels
+        if place == "table":
+            with_run(path, [{"threshold": 0.7, **row}])
+        polygons, pixels = audit([path]).promises
+        assert polygons.startswith(told) and pixels.startswith(told)
+    [own, _] = audit([path], promised_per_km2=1.0).promises
+    assert own.startswith("contradicts")  # a promise of one's own has no such limits
+
+
 @pytest.mark.parametrize("number", [2, 3, *slow(0, 1, 4)])
 def test_polygons_tell_the_threshold_that_cut_them_though_their_columns_have_seven_digits(tmp_path, number):
     cuts = (0.5, 0.56640625, 0.566421, 0.9999, 0.99996)  # two pairs of neighbours; the map was cut at the last but one

@@ -225,6 +225,18 @@ def test_the_scene_is_found_by_its_name_or_asked_for(folder):
     assert load_config(folder / "other.yaml").data.reviewed_images == [str(folder / "scene.tif")]
 
 
+def test_a_scene_is_found_by_its_name_in_a_folder_that_is_given(folder):
+    for place in ("new", "empty", "maps"):
+        (folder / place).mkdir()
+    shutil.copy(folder / "scene.tif", folder / "new" / "away.tif")
+    shutil.copy(folder / "scene.tif", folder / "new" / "another.tif")
+    path = save(folder / "maps" / "a.gpkg", reviewed(["false"], scene=["away.tif"]))
+    with pytest.raises(ConfigError, match=r"away\.tif of these polygons is not found; .*, or its folder"):
+        feedback([path], folder / "aerial.yaml", folder / "next.yaml", scenes=[folder / "empty"])
+    feedback([path], folder / "aerial.yaml", folder / "next.yaml", scenes=[folder / "new"])
+    assert load_config(folder / "next.yaml").data.reviewed_images == [str(folder / "new" / "away.tif")]
+
+
 def test_a_scene_in_the_current_folder_is_found(folder, monkeypatch):
     (folder / "maps").mkdir()
     shutil.copy(folder / "scene.tif", folder / "another scene.tif")

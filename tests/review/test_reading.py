@@ -138,6 +138,26 @@ def test_cells_with_counts_that_are_none_are_left_out(tmp_path):
     assert any("1 cell complete without a count" in note for note in review.notes)
 
 
+@pytest.mark.parametrize("lost", [["scene"], ["seed"], ["cell"], ["scene", "seed", "cell"]])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_cell_counts_once_though_a_copy_lost_the_columns_that_tell_it(tmp_path, lost, whole):
+    """As a reviewer saved the layer with fewer columns: in one of two copies, or in both."""
+    one = cells([1, 0, 0], [True, True, False]).assign(scene="a.tif")
+    other = cells([1, 0, 2], [True, False, True]).assign(scene="a.tif").drop(columns=lost)
+    one = one if whole else one.drop(columns=lost)
+    paths = [save(tmp_path / "a.gpkg", reviewed(["real"]), one), save(tmp_path / "b.gpkg", reviewed(["real"]), other)]
+    review = read_review(paths)
+    assert review.cells["misses"].tolist() == [1, 0, 2] and review.cells["complete"].all()
+    assert not any("differing" in note for note in review.notes)
+
+
+def test_cells_of_a_copy_that_match_no_other_are_none_of_theirs(tmp_path):
+    own = cells([1, 0], [True, True])
+    other = cells([2, 3], [True, True], places=[square(300), square(301)]).drop(columns="cell")
+    paths = [save(tmp_path / "a.gpkg", reviewed(["real"]), own), save(tmp_path / "b.gpkg", reviewed(["real"]), other)]
+    assert read_review(paths).cells["misses"].tolist() == [1, 0, 2, 3]
+
+
 def test_a_cell_that_two_count_differently_is_not_complete(tmp_path):
     paths = [
         save(tmp_path / f"{name}.gpkg", reviewed(["real"]), cells([misses, 1], [True, done]))

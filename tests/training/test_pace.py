@@ -55,6 +55,9 @@ def test_a_pace_changes_nothing_and_counts_all_stages(crops, networks):
     assert found.read_s > 0 and all(stage.step_s > 0 for stage in found.stages)
     assert found.seconds == pytest.approx(sum(s.steps * s.step_s + s.validation_s for s in found.stages))
     assert len(found.lines()) == 3 and not networks["flow"].initialized
+    seconds, said = found.whole(1000)
+    assert seconds == pytest.approx(found.seconds + 1000 * found.read_s)
+    assert f"about {duration(seconds)}, {duration(1000 * found.read_s)} of it for screening crops" in said
 
 
 def test_a_long_run_is_announced_with_what_is_left_of_it(crops, networks, caplog, monkeypatch):

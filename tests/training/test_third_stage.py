@@ -194,16 +194,17 @@ def test_the_class_term_of_a_validation_does_not_depend_on_its_batches():
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
-def test_pasted_negatives_are_shown_on_the_batch_with_the_most_classes():
+def test_pasted_negatives_are_shown_on_the_batch_and_the_crops_with_the_most_classes():
     stage, batch = _stage(source="phase").eval(), _batch()
     one = batch | {"mask": torch.zeros_like(batch["mask"])}
     both = batch | {"mask": torch.zeros_like(batch["mask"]), "image": 1 - batch["image"]}
-    both["mask"][:, 9:] = 1
+    both["mask"][-1, 9:] = 1
     stage.on_validation_epoch_start()
     with torch.no_grad():
         for index, each in enumerate((one, both, one)):
             stage.validation_step(each, index)
-    assert torch.equal(stage._validation.before, both["image"])
+    assert torch.equal(stage._validation.before, both["image"].flip(0))
+    assert stage._validation.pasted.shape == both["image"].shape
 
 
 def test_a_stage_whose_crops_have_no_room_for_negatives_says_so(caplog):

@@ -33,6 +33,7 @@ _KNOWN = {
     "grass": "#8bc34a",
     "field": "#c9b458",
     "barren": "#b98d5c",
+    "bare": "#b98d5c",
     "land": "#d8b98a",
     "soil": "#b98d5c",
     "road": "#7d7d7d",

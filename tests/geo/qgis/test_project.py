@@ -82,6 +82,18 @@ def test_a_project_holds_a_map_from_the_top_down_wherever_its_folder_is(tmp_path
     ]
 
 
+def test_scenes_of_a_folder_are_found_by_the_names_of_the_maps(tmp_path):
+    path = make_map(tmp_path)
+    (tmp_path / "scenes").mkdir()
+    shutil.move(tmp_path / SCENE, tmp_path / "scenes")
+    write_raster(tmp_path / "scenes" / "another.tif", picture(30, 30))
+    said = run(path, "--scene", tmp_path / "scenes", "--out", tmp_path / "a.qgz")
+    assert "layers 5 (maps 1, scenes 1)" in said and "none lies" not in said
+    (tmp_path / "empty").mkdir()
+    said = run(path, "--scene", tmp_path / "empty", "--out", tmp_path / "b.qgz")
+    assert f"scene      none lies in {tmp_path / 'empty'}; --scene SCENE" in said
+
+
 def test_a_folder_becomes_a_project_of_groups_in_which_scores_are_shown_where_no_scene_is(tmp_path):
     path = make_map(tmp_path)
     (tmp_path / SCENE).unlink()

@@ -232,6 +232,7 @@ def test_names_are_escaped_and_colours_distinct():
 def test_classes_of_any_name_take_colours_unlike_those_of_known_names():
     colours = styles.class_colours({0: "slum", 1: "other", 2: "vegetation", 3: "water"})
     assert not {colours[0], colours[1]} & {"#009e73", "#0072b2", "#56b4e9"}  # green and blues, as the known ones
+    assert styles.class_colours({0: "Bare ground"}) == {0: styles.class_colours({0: "barren"})[0]}
     many = styles.class_colours({i: f"no {i}" for i in range(20)})
     assert set(many) == set(range(20)) and len({many[i] for i in range(8)}) == len({many[i] for i in range(8, 16)}) == 8
 
