@@ -45,12 +45,12 @@ class Trial(NamedTuple):
 
 
 TRIALS = {
-    "plain": Trial(FlowConfig()),
-    "plain, 4 steps a level": Trial(FlowConfig(steps=4)),
-    "plain, 4 levels": Trial(FlowConfig(levels=4)),
-    "plain, 64 wide": Trial(FlowConfig(growth=64)),
-    "plain, patches of 64 px": Trial(FlowConfig(), side=64, batch=8),
-    "plain, rate 2e-3": Trial(FlowConfig(), rate=2e-3),
+    "plain": Trial(FlowConfig(), side=64, batch=5),  # as in a training: patches of the largest size, fewer a step
+    "plain, patches of 8 to 72 px": Trial(FlowConfig()),
+    "plain, 4 steps a level": Trial(FlowConfig(steps=4), side=64, batch=5),
+    "plain, 4 levels": Trial(FlowConfig(levels=4), side=64, batch=5),
+    "plain, 64 wide": Trial(FlowConfig(growth=64), side=64, batch=5),
+    "plain, rate 2e-3": Trial(FlowConfig(), side=64, batch=5, rate=2e-3),
     "denseflow-small": Trial(FlowConfig(network="denseflow-small")),
 }
 
