@@ -21,6 +21,7 @@ from geood.geo.vector import sound
 
 KEY = ("scene", "model", "rank")  # columns by which polygons of several files are the same one
 CELL_KEY = ("scene", "seed", "cell")  # and cells
+LARGEST = 2**53  # below which a float is a whole number without doubt
 ROUNDED, MOSTLY = 1e-5, 0.5  # relative difference of figures that are one; share of polygons that tell one map
 _FIGURES = ("score_max", "score_mean", "area_px", "area_m2", "class_name", "scene", "model")
 
@@ -190,6 +191,7 @@ def searched_cells(frames: list[geopandas.GeoDataFrame], notes: list[str]) -> ge
 def _numbered(cells: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
     """Return cells each of which has a number: one of its own outline where no file tells it."""
     told = pd.to_numeric(cells["cell"], errors="coerce") if "cell" in cells else pd.Series(np.nan, cells.index)
+    told = told.where((told % 1 == 0) & (told.abs() < LARGEST))
     above = told.max() if told.notna().any() else 0
     outlines = pd.Series(pd.factorize(cells.geometry.to_wkb())[0] + 1 + above, cells.index)
     return cells.assign(cell=told.fillna(outlines).astype(np.int64))

@@ -158,6 +158,13 @@ def test_cells_of_a_copy_that_match_no_other_are_none_of_theirs(tmp_path):
     assert read_review(paths).cells["misses"].tolist() == [1, 0, 2, 3]
 
 
+def test_cells_whose_number_is_none_are_told_apart_by_their_outlines(tmp_path):
+    numbers = ["inf", "1e300", "1.5", "4"]
+    one = cells([1, 0, 2, 3], [True] * 4).assign(cell=numbers)
+    paths = [save(tmp_path / f"{name}.gpkg", reviewed(["real"]), one) for name in "ab"]
+    assert read_review(paths).cells["misses"].tolist() == [1, 0, 2, 3]
+
+
 def test_a_cell_that_two_count_differently_is_not_complete(tmp_path):
     paths = [
         save(tmp_path / f"{name}.gpkg", reviewed(["real"]), cells([misses, 1], [True, done]))
