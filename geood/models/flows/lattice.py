@@ -248,7 +248,8 @@ class Lattices(nn.Module):
             shift, log_scale = self._coupling(turn, x)
             x = (x - shift) * log_scale.exp()
         first = x.flatten(2)[..., self.alone(x).flatten() > 0]
-        self.first[0], self.first[1] = first.mean((0, 2)), -first.std((0, 2), correction=0).clamp_min(SMALL).log()
+        if first.numel() > channels:  # a single pixel tells no spread
+            self.first[0], self.first[1] = first.mean((0, 2)), -first.std((0, 2), correction=0).clamp_min(SMALL).log()
 
     def alone(self, x: Tensor) -> Tensor:
         """Return which pixels (H, W) of `x` (B, channels, H, W) no other foretells, as 0 and 1 of its dtype."""

@@ -39,6 +39,16 @@ def test_of_the_largest_patch_by_default_one_pixel_alone_is_drawn_by_itself():
     assert int(lattices.alone(torch.zeros(1, 2, side, side)).sum()) == 1
 
 
+def test_a_single_pixel_that_none_foretells_tells_no_spread_of_others():
+    """One crop alone may be without gaps: its level would be that of all samples."""
+    x = torch.randn(2, 2, 9, 9, generator=torch.Generator().manual_seed(0))
+    lattices = Lattices(2, SPACINGS, layers=1, growth=4)
+    lattices.data_dependent_init(x[:1])
+    assert not lattices.first.any()
+    lattices.data_dependent_init(x)
+    assert lattices.first.all()
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 5), (9, 9)])
 def test_lattices_of_any_size_invert_and_tell_their_volume(size):
     lattices = _moved(Lattices(2, (1, 2, 4), layers=1, growth=4))
