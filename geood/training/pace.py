@@ -113,7 +113,7 @@ def measure_pace(
             waiting, workers = read_s * plan.batch, config.data.workers
             taken = 0 if on_gpu or workers else waiting / torch.get_num_threads()  # by a thread, from computing cores
             whole = max(step_s + taken, waiting / max(1, workers))  # crops are read ahead
-            passes = plan.epochs * -(-len(crops.validation_boxes) // config.train.batch)
+            passes = plan.epochs * -(-len(crops.validation_boxes) // plan.batch)  # of as many crops as a step has
             found.append(StagePace(plan.stage, plan.steps, whole, VALIDATION * passes * whole))
     return Pace(tuple(found), read_s, on_gpu)
 

@@ -1,6 +1,7 @@
 """Laws of the pace: measured on copies, whole stages counted, long runs announced with what shortens them."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,6 +59,14 @@ def test_a_pace_changes_nothing_and_counts_all_stages(crops, networks):
     seconds, said = found.whole(1000)
     assert seconds == pytest.approx(found.seconds + 1000 * found.read_s)
     assert f"about {duration(seconds)}, {duration(1000 * found.read_s)} of it for screening crops" in said
+
+
+def test_validations_are_counted_in_batches_of_a_step(crops, networks):
+    """A step of the flow has fewer crops than a batch, and so do the passes that its seconds stand for."""
+    many = replace(crops, validation_boxes=crops.validation_boxes[:1] * 12)
+    chosen = [Plan("segmenter", 3, 1, batch=2), Plan("flow", 3, 1, batch=1)]
+    found = measure_pace(many, **networks, chosen=chosen).stages
+    assert [stage.validation_s / stage.step_s for stage in found] == pytest.approx([3 * 6 / 3, 3 * 12 / 3])
 
 
 def test_a_long_run_is_announced_with_what_is_left_of_it(crops, networks, caplog, monkeypatch):
