@@ -518,7 +518,9 @@ class TrainConfig(Section):
         description="finished run, or its model.safetensors, whose networks the third stage goes on with; the data may "
         "differ, classes, bands and networks not (geood train --from)",
     )
-    batch: Annotated[int, Field(ge=2, le=65_536)] = Field(8, description="batch size per device, crops")
+    batch: Annotated[int, Field(ge=2, le=65_536)] = Field(
+        8, description="batch size per device, crops; of the second stage a third of it"
+    )
     joint_batch: Annotated[int, Field(ge=2, le=65_536)] | None = Field(
         None, description="batch size of the third stage; null: the same"
     )
