@@ -56,7 +56,7 @@ def take_model(source: Path, config: Config, crops: Crops, *, segmenter: Segment
     """Load the segmenter of a bundle; return the crops with its bands, its flow, figures of stages, and its bank.
 
     Its outlier head is taken only if none is to be trained, and its flow if negatives come from one: that is made for
-    the bundle's bands, as its range of values depends on them.
+    the bundle's bands, as its range of values depends on them. Where nothing is trained, it may have none.
 
     Raises:
         BundleError: the bundle cannot be read.
@@ -70,7 +70,7 @@ def take_model(source: Path, config: Config, crops: Crops, *, segmenter: Segment
     bundle = ModelBundle.load(path)
     _check_alike(bundle, config, crops, key)
     flow = None
-    if "flow" in config.negatives.sources:
+    if "flow" in config.negatives.sources and not (keeps_head(config) and bundle.flow is None):
         if bundle.flow is None:
             raise ConfigError(f"{key} has no flow of this geood for negatives.source; choose another source")
         flow = Flow(bundle.bands.count, config.flow, bundle.bands.step)

@@ -150,6 +150,9 @@ def test_a_flow_keeps_the_range_of_values_that_it_was_trained_with(folder, crops
     dataclasses.replace(made, flow=None).save(tmp_path / "bare.safetensors")
     with pytest.raises(ConfigError, match=r"has no flow of this geood for negatives\.source"):
         take_model(tmp_path / "bare.safetensors", wanted, crops, segmenter=segmenter)
+    train = wanted.train.model_copy(update={"head_steps": 0, "tune_from": str(tmp_path / "bare.safetensors")})
+    kept = wanted.model_copy(update={"train": train})  # a round of review: nothing is drawn from a flow
+    assert take_model(tmp_path / "bare.safetensors", kept, crops, segmenter=segmenter).flow is None
 
 
 @pytest.mark.parametrize(
