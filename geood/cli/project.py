@@ -50,7 +50,8 @@ def project(
     folders = [Path(each) for each in scene or () if Path(each).is_dir()]
     scenes = [each for each in scene or () if Path(each) not in folders]
     if folders or not scenes:
-        scenes += dict.fromkeys(str(found) for raster in rasters if (found := _scene_of(raster, folders)))
+        near = (str(found) for raster in rasters if (found := _scene_of(raster, folders)))
+        scenes = list(dict.fromkeys([*scenes, *near]))
     groups = {path.stem: _layers(path, scores_shown=not scenes) for path in given}
     if len(groups) < len(given):
         raise ConfigError("two of the maps have the same name; make a project of each")

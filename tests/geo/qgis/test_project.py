@@ -89,6 +89,10 @@ def test_scenes_of_a_folder_are_found_by_the_names_of_the_maps(tmp_path):
     write_raster(tmp_path / "scenes" / "another.tif", picture(30, 30))
     said = run(path, "--scene", tmp_path / "scenes", "--out", tmp_path / "a.qgz")
     assert "layers 5 (maps 1, scenes 1)" in said and "none lies" not in said
+    both = run(
+        path, "--scene", tmp_path / "scenes" / SCENE, "--scene", tmp_path / "scenes", "--out", tmp_path / "c.qgz"
+    )
+    assert "scenes 1)" in both  # which is one of the folder
     (tmp_path / "empty").mkdir()
     said = run(path, "--scene", tmp_path / "empty", "--out", tmp_path / "b.qgz")
     assert f"scene      none lies in {tmp_path / 'empty'}; --scene SCENE" in said
