@@ -51,7 +51,7 @@ TRIALS = {
     "plain, 4 levels": Trial(FlowConfig(levels=4), side=64, batch=5),
     "plain, 64 wide": Trial(FlowConfig(growth=64), side=64, batch=5),
     "plain, rate 2e-3": Trial(FlowConfig(), side=64, batch=5, rate=2e-3),
-    "denseflow-small": Trial(FlowConfig(network="denseflow-small")),
+    "denseflow-small": Trial(FlowConfig(network="denseflow-small"), side=64, batch=5),
 }
 
 
