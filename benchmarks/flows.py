@@ -39,19 +39,19 @@ class Trial(NamedTuple):
     """A flow and how it is trained: sides of patches in pixels (None: 8 to 72, drawn anew), patches a step, rate."""
 
     config: FlowConfig
-    side: int | None = None
-    batch: int = 16
+    side: int | None = 64  # as in a training: patches of the largest size, fewer a step
+    batch: int = 5
     rate: float = 1e-3
 
 
 TRIALS = {
-    "plain": Trial(FlowConfig(), side=64, batch=5),  # as in a training: patches of the largest size, fewer a step
-    "plain, patches of 8 to 72 px": Trial(FlowConfig()),
-    "plain, 4 steps a level": Trial(FlowConfig(steps=4), side=64, batch=5),
-    "plain, 4 levels": Trial(FlowConfig(levels=4), side=64, batch=5),
-    "plain, 64 wide": Trial(FlowConfig(growth=64), side=64, batch=5),
-    "plain, rate 2e-3": Trial(FlowConfig(), side=64, batch=5, rate=2e-3),
-    "denseflow-small": Trial(FlowConfig(network="denseflow-small"), side=64, batch=5),
+    "plain": Trial(FlowConfig()),
+    "plain, patches of 8 to 72 px": Trial(FlowConfig(), side=None, batch=16),
+    "plain, 4 steps a level": Trial(FlowConfig(steps=4)),
+    "plain, 4 levels": Trial(FlowConfig(levels=4)),
+    "plain, 64 wide": Trial(FlowConfig(growth=64)),
+    "plain, rate 2e-3": Trial(FlowConfig(), rate=2e-3),
+    "denseflow-small": Trial(FlowConfig(network="denseflow-small")),
 }
 
 

@@ -38,7 +38,7 @@ from geood.prediction.publication import Publication, SceneFigures
 from geood.prediction.rasters import ScoredScene, finish_raster
 from geood.prediction.run_table import write_run
 from geood.prediction.scene_verdict import OnDrift, check_drift, judged, state_of
-from geood.prediction.scored_scenes import held_bytes, score_scenes
+from geood.prediction.scored_scenes import score_scenes
 from geood.prediction.threshold_choice import ThresholdChoice, with_least_area
 from geood.prediction.unreadable import (
     Unreadable,
@@ -177,9 +177,9 @@ def predict(  # noqa: PLR0913 - the options of a verb
         else:
             client_of = partial(dask_client, workers, scheduler, computing=limits.computing, tls=tls)
             with STATE.holding(Path(bundle_path), bundle):
-                skip, planned = unreadable == "skip", (outputs, plans)
-                scored = _scored(*planned, bundle, work=work, rule=rule, client_of=client_of, skip=skip)
-                outputs, plans, figures, gone = scored
+                outputs, plans, figures, gone = _scored(
+                    outputs, plans, bundle, work=work, rule=rule, client_of=client_of, skip=unreadable == "skip"
+                )
             if gone:
                 skipped, publication = [*skipped, *gone], published(outputs.finals)
                 key = _key(plans, outputs, bundle, rule)
@@ -216,11 +216,12 @@ def _scored(
 
     Returns outputs, plans and figures of the scenes that could be read to their end, and the others, if `skip` allows.
     """
-    check_disk(work.folder, sum(plan.disk_bytes for plan in plans) - held_bytes(work.folder))
+    check_disk(work.folder, sum(plan.disk_bytes for plan in plans) - work.held_bytes)
     settled = None if rule.on_drift == "relative" else rule.threshold
     with client_of() as client:
-        how: dict[str, Any] = {"work": work, "threshold": settled, "client": client, "skip": skip}
-        outputs, pairs, gone = score_scenes(outputs, plans, bundle, **how)
+        outputs, pairs, gone = score_scenes(
+            outputs, plans, bundle, work=work, threshold=settled, client=client, skip=skip
+        )
     plans, scored = [plan for plan, _ in pairs], [one for _, one in pairs]
     rasters = [work.folder / target.scores.name for target in outputs.targets]
     state = partial(state_of, bundle=bundle, threshold=rule.threshold, on_drift=rule.on_drift)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from geood.errors import DataError, SceneChangedError
@@ -85,8 +84,3 @@ def _check_unchanged(targets: Sequence[Target], plans: Sequence[ScenePlan], work
             f"{changed[0]}: changed while it was read, so the map would be of two scenes, and is not written; wait "
             "until nothing writes to it, and predict again"
         )
-
-
-def held_bytes(folder: Path) -> int:
-    """Return the bytes that the files of an earlier run take in a folder."""
-    return sum(p.stat().st_size for p in folder.iterdir() if p.is_file())

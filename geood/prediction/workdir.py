@@ -55,6 +55,11 @@ class WorkDir:
         self.discard: set[str] = set()
         self.unfinished = False
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that files take in the folder, which are those of an earlier run before any work."""
+        return sum(p.stat().st_size for p in self.folder.iterdir() if p.is_file())
+
     def journal(self, name: str, key: Mapping[str, Any], *, tiles: int | None = None) -> Journal:
         """Open the journal of one scene of so many tiles."""
         self.used.add(name)

@@ -261,7 +261,7 @@ class Stage(pl.LightningModule):
                     self._validation.real.append(crops)
         if self.plan.stage not in THIRD or not self.config.negatives.sources:
             return
-        if (kinds := int((batch["mask"].unique() != IGNORE).sum())) > self._validation.kinds:
+        if (kinds := _kinds(batch["mask"])) > self._validation.kinds:
             self._validation.kinds = kinds
             pasted = self._pasted(batch, generator, moved=False)
             shown = _most_kinds(batch["mask"])[:PASTED]
@@ -355,10 +355,14 @@ def cut_crops(batch: dict[str, Any], size: tuple[int, int], generator: torch.Gen
     return torch.stack(crops) if crops else None
 
 
+def _kinds(mask: Tensor) -> int:
+    """Return the number of classes in masks of any shape."""
+    return int((mask.unique() != IGNORE).sum())
+
+
 def _most_kinds(mask: Tensor) -> Tensor:
     """Return the indexes (B,) of crops, those with the most classes in their masks (B, H, W) first, else in order."""
-    kinds = torch.tensor([int((each.unique() != IGNORE).sum()) for each in mask])
-    return kinds.argsort(descending=True, stable=True)
+    return torch.tensor([_kinds(each) for each in mask]).argsort(descending=True, stable=True)
 
 
 def first_crops(crops: Crops) -> Tensor:
