@@ -675,7 +675,7 @@ class PredictConfig(Section):
         description="numeric precision of inference; auto: bfloat16 on a GPU, float32 on a CPU, where bfloat16 takes "
         "half the time if it has such instructions",
     )
-    compile: bool = Field(False, description="compile the network with torch.compile: takes minutes, then faster")
+    compile: bool = Field(False, description="compile the network with torch.compile, a minute or more: for a GPU")
     min_area_m2: Annotated[float, Field(ge=0)] | None = Field(
         None, description="least area of a polygon, square metres; null: that of 8.5 pixels of the model"
     )
