@@ -298,7 +298,7 @@ def _holdout(
 
 
 def _scenes(review: Review, paths: list[Path], given: list[Path], config: Config) -> list[Path]:
-    """Return the images of the scenes that the polygons are of: those given, or those found by name.
+    """Return the images of the scenes that the polygons are of: all those given, and those found by name.
 
     Raises:
         ConfigError: one is not found.
@@ -306,8 +306,9 @@ def _scenes(review: Review, paths: list[Path], given: list[Path], config: Config
     for path in given:
         if not path.exists():
             raise ConfigError(f"--scene {path}: no such file; give the image that was searched, or its folder")
+    own_images = list(dict.fromkeys(sorted(path.absolute() for path in given if path.is_file())))
     if given and all(path.is_file() for path in given):
-        return sorted(path.absolute() for path in given)
+        return own_images
     labels = sorted({str(name) for name in review.polygons.get("scene", pd.Series(dtype=str)).dropna()})
     labels = labels or sorted({str(row["scene"]) for row in run_rows(paths[0]) if row.get("scene")})
     raster = raster_of(paths[0])
@@ -320,22 +321,27 @@ def _scenes(review: Review, paths: list[Path], given: list[Path], config: Config
     for key in ("images", "test_images", "reviewed_images"):
         patterns = getattr(data, key)
         near += find_files(root, patterns, what=f"data.{key}") if patterns else []
-    found = []
+    told = {Path(label).name for label in labels}
+    renamed = [path for path in own_images if path.name not in told]  # each may be a scene that is found nowhere
+    found, lost = list(own_images), list[str]()
     for label in labels:
         name = Path(label).name
-        there = [path / name if path.is_dir() else path for path in given]
-        hits = [path for path in there if name and path.name == name and path.is_file() and path.absolute() not in own]
-        hits = hits or [path for path in beside if name and path.name == name]
-        hits = hits or [path for path in (Path(name).absolute(),) if name and path.is_file() and path not in own]
-        hits = hits or [path for path in near if name and path.name == name and path not in own]
-        if not hits:
-            raise ConfigError(
-                f"the scene {shown(label)} of these polygons is not found; give its image with --scene, or its folder"
-            )
+        if not name or any(path.name == name for path in own_images):
+            continue
+        there = [path / name for path in given if path.is_dir()]
+        hits = [path for path in there if path.is_file() and path.absolute() not in own]
+        hits = hits or [path for path in beside if path.name == name]
+        hits = hits or [path for path in (Path(name).absolute(),) if path.is_file() and path not in own]
+        hits = hits or [path for path in near if path.name == name and path not in own]
         if len({path.resolve() for path in hits}) > 1:
             both = f"{hits[0]} or {hits[-1]}"
             raise ConfigError(f"the scene {shown(label)} of these polygons may be {both}; give its image with --scene")
-        found.append(hits[0].absolute())
+        found += [hits[0].absolute()] if hits else []
+        lost += [] if hits else [label]
+    if len(lost) > len(renamed):
+        raise ConfigError(
+            f"the scene {shown(lost[0])} of these polygons is not found; give its image with --scene, or its folder"
+        )
     if not found:
         raise ConfigError("these polygons do not tell of which scene they are; give its image with --scene")
     return found

@@ -217,6 +217,23 @@ def test_the_scene_is_looked_for_and_its_absence_is_said(made, tmp_path):
         read_maps(prediction.polygons, scenes=[Path("none.tif")])
 
 
+def test_an_image_of_another_name_is_shown_beside_a_folder_that_has_none_or_is_named(made, tmp_path):
+    _, run, prediction = made
+    for path in (prediction.polygons, prediction.scores):
+        shutil.copy(path, tmp_path / path.name)
+    (tmp_path / "empty").mkdir()
+    lonely = tmp_path / prediction.polygons.name
+    renamed = Path(shutil.copy(prediction.scene, tmp_path / "renamed.tif"))
+    [shown] = read_maps(lonely, scenes=[renamed, tmp_path / "empty"])
+    assert shown.scene == renamed
+    [named] = read_maps(lonely, scenes=[renamed, Path(prediction.scene).parent])
+    assert named.scene == Path(prediction.scene)
+    both = read_sources([lonely, prediction.scores], scenes=[renamed, Path(prediction.scene)])
+    assert [each.scene for each in both.maps] == [Path(prediction.scene)] * 2
+    for sources in (both, read_sources([run], scenes=[renamed])):
+        assert f"it is of {renamed}, so it is not shown" in render(sources, title="x")
+
+
 def test_a_damaged_scene_is_shown_as_far_as_it_can_be_read(bundle_path, tmp_path):
     scene = write_torn(tmp_path / "torn.tif", picture(256, 256), torn=[(1, 1)])
     with pytest.raises(TilesFailedError) as error:

@@ -237,6 +237,25 @@ def test_a_scene_is_found_by_its_name_in_a_folder_that_is_given(folder):
     assert load_config(folder / "next.yaml").data.reviewed_images == [str(folder / "new" / "away.tif")]
 
 
+def test_an_image_that_is_given_beside_a_folder_counts_whatever_its_name(folder):
+    def images(*scenes, of=("a.tif", "b.tif")):
+        path = save(folder / "maps" / "a.gpkg", reviewed(["false"] * len(of), scene=list(of)))
+        made = feedback([path], folder / "aerial.yaml", folder / "next.yaml", scenes=scenes, overwrite=True)
+        return [path.removeprefix(f"{folder}/") for path in load_config(made.config).data.reviewed_images]
+
+    for name in ("maps/a.gpkg", "new/b.tif", "new/c.tif", "renamed.tif"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(folder / "scene.tif", folder / name)
+    new, renamed = folder / "new", folder / "renamed.tif"
+    assert images(renamed, new) == ["renamed.tif", "new/b.tif"]  # a.tif was renamed
+    assert images(new, renamed, of=("b.tif", "c.tif")) == ["renamed.tif", "new/b.tif", "new/c.tif"]
+    with pytest.raises(ConfigError, match=r"the scene a\.tif of these polygons is not found"):
+        images(new, renamed, of=("a.tif", "d.tif"))
+    (folder / "b.tif").symlink_to(renamed)
+    assert images(folder / "b.tif", new, of=("b.tif",)) == ["b.tif"]  # what is named is not looked for
+    assert images(renamed, renamed, of=("b.tif",)) == ["renamed.tif"]
+
+
 def test_a_scene_in_the_current_folder_is_found(folder, monkeypatch):
     (folder / "maps").mkdir()
     shutil.copy(folder / "scene.tif", folder / "another scene.tif")
