@@ -198,7 +198,9 @@ def test_all_stages_of_another_geood_are_named_at_once(run):
     for stage in ("segmenter", "flow"):
         write(run / "checkpoints" / f"{stage}.ckpt", state_dict={f"{stage}.a": torch.zeros(1)})
     networks = {"segmenter": Segmenter(3, 3, settings.segmenter), "flow": Flow(3, settings.flow, [1 / 255] * 3)}
-    with pytest.raises(ConfigError, match=r"of its stage segmenter has .* and that of its stage flow has other weights"):
+    with pytest.raises(
+        ConfigError, match=r"of its stage segmenter has .* and that of its stage flow has other weights"
+    ):
         take_stages(run, settings, **networks)
 
 
