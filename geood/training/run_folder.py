@@ -225,7 +225,9 @@ def take_stages(source: Path, config: Config, *, segmenter: Segmenter, flow: Flo
             others.append(f"its stage {stage} has other weights than this config's network ({shown(error, most=200)})")
         figures |= last_metrics(source / "metrics.csv", stage)
     if others:
-        raise ConfigError(f"{key}: the checkpoint of {' and that of '.join(others)}; give a run of this geood, or train anew")
+        raise ConfigError(
+            f"{key}: the checkpoint of {' and that of '.join(others)}; give a run of this geood, or train anew"
+        )
     return figures
 
 

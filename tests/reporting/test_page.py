@@ -21,6 +21,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from geood.calibration import Verdict
+from geood.calibration.verdict import FAILS, HOLDS, UNKNOWN
 from geood.cli.process import _run
 from geood.cli.report import print_training
 from geood.config.loading import to_yaml
@@ -174,6 +175,17 @@ def test_all_sections_tell_what_they_have(page, made):
     assert text.count('<article class="card"') == len(frame) >= 2
     assert "<strong>1</strong> real." in text and "correlation of pixels 1 px apart</td>" in text
     assert 'class="badge real"' in text and "$\\mathdefault" not in text
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(HOLDS, "Its budget holds"), (FAILS, "Its budget does not hold"), (UNKNOWN, "It cannot be told")],
+)
+def test_the_page_answers_in_the_words_of_predict(made, answer, said):
+    [map_read] = read_maps(made[2].polygons)
+    judged = dataclasses.replace(map_read.verdict, answer=answer)
+    text = render(Sources(None, [dataclasses.replace(map_read, verdict=judged)], []), title="x")
+    assert f'<div class="answer">{said}</div>' in text and judged.lines()[0].startswith(f"budget     {answer}:")
 
 
 def test_what_is_not_there_is_said_to_be_absent(made, tmp_path, caplog):

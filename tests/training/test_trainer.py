@@ -568,7 +568,7 @@ def test_a_checkpoint_of_other_networks_is_told(unbroken, scenes_folder, tmp_pat
         stored = torch.load(run / "checkpoints" / name, weights_only=True)
         stored["state_dict"]["flow.more"] = torch.zeros(1)
         torch.save(stored, run / "checkpoints" / name)
-    told = r"flow\.ckpt: does not fit .* remove it and joint\.ckpt, which .* --resume begins the stages flow and joint again"
+    told = r"flow\.ckpt: does not fit .* remove it and joint\.ckpt, which .* begins the stages flow and joint again"
     with pytest.raises(TrainingError, match=told):
         train(config(scenes_folder), run, resume=True)
 
