@@ -125,7 +125,7 @@ def audit_lines(found: Audit) -> Iterator[str]:
     for part in found.tops:
         yield f"  {part.name:<18} {_part(part)}"
     if not found.ranked and found.tops:
-        yield "  (ranked by score, as there is no column rank)"
+        yield "  (ranked by score, as no column rank tells polygons apart)"
     for part in found.bands:
         yield f"  {part.name:<18} {_part(part)} ({counted(part.polygons, 'polygon')})"
     yield from _ground_lines(found)

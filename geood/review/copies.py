@@ -23,6 +23,7 @@ KEY = ("scene", "model", "rank")  # columns by which polygons of several files a
 CELL_KEY = ("scene", "seed", "cell")  # and cells
 LARGEST = 2**53  # below which a float is a whole number without doubt
 ROUNDED, MOSTLY = 1e-5, 0.5  # relative difference of figures that are one; share of polygons that tell one map
+FEW = 0.1  # share of polygons that may have the rank of another one by mistake
 _FIGURES = ("score_max", "score_mean", "area_px", "area_m2", "class_name", "scene", "model")
 
 
@@ -71,6 +72,29 @@ def with_lost_columns(rows: geopandas.GeoDataFrame, key: Sequence[str] = KEY) ->
             found = found.where(found.notna(), told.dropna().iloc[0])
         rows = rows.assign(**{name: rows[name].where(~lost, found)})
     return rows
+
+
+def whole_numbers(values: pd.Series[Any]) -> pd.Series[Any]:
+    """Return the numbers of a column, also of one of texts, as floats; NaN for all that is no whole number."""
+    told = pd.to_numeric(values, errors="coerce").astype(np.float64)
+    return told.where((told % 1 == 0) & (told.abs() < LARGEST))
+
+
+def tells_polygons(polygons: geopandas.GeoDataFrame) -> bool:
+    """Return whether ranks tell polygons apart: most have one, and of a file few have that of another polygon.
+
+    The ranks of another tool may be grades, or of scenes that its file does not name. Parts of one polygon that a
+    person cut have all its numbers.
+    """
+    told = polygons[polygons["rank"].notna()]
+    if len(told) < len(polygons) * (1 - MOSTLY):
+        return False
+    by = ["_file", *(name for name in KEY if name in told)]
+    figures = [name for name in told.select_dtypes("number").columns if name not in ("fid", *by)]
+    again = told.duplicated(by)
+    if figures:
+        return not (again & ~told.duplicated([*by, *figures])).mean() > FEW
+    return not again.mean() > MOSTLY
 
 
 def check_one_map(polygons: geopandas.GeoDataFrame, paths: Sequence[str | Path]) -> None:
@@ -170,10 +194,9 @@ def searched_cells(frames: list[geopandas.GeoDataFrame], notes: list[str]) -> ge
     cells = pd.concat([frame.assign(_file=number) for number, frame in enumerate(frames)], ignore_index=True)
     cells = with_lost_columns(cells, CELL_KEY)
     complete = [str(value).strip().casefold() in ("true", "1", "1.0", "yes") for value in cells["complete"]]
-    misses = pd.to_numeric(cells["misses"], errors="coerce").astype(np.float64)
-    wrong = (misses < 0) | (misses % 1 != 0) & misses.notna()
-    typed = [not is_empty(value) for value in cells["misses"]]
-    wrong |= pd.Series(typed) & misses.isna()
+    misses = whole_numbers(cells["misses"])
+    typed = pd.Series([not is_empty(value) for value in cells["misses"]])
+    wrong = (misses < 0) | (typed & misses.isna())
     if wrong.any():
         notes.append(f"layer {SAMPLE_LAYER}: {counted(int(wrong.sum()), 'count')} of misses no whole number; left out")
     cells = cells.assign(misses=misses.mask(wrong), complete=np.array(complete) & ~wrong.to_numpy())
@@ -190,8 +213,7 @@ def searched_cells(frames: list[geopandas.GeoDataFrame], notes: list[str]) -> ge
 
 def _numbered(cells: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
     """Return cells each of which has a number: one of its own outline where no file tells it."""
-    told = pd.to_numeric(cells["cell"], errors="coerce") if "cell" in cells else pd.Series(np.nan, cells.index)
-    told = told.where((told % 1 == 0) & (told.abs() < LARGEST))
+    told = whole_numbers(cells["cell"]) if "cell" in cells else pd.Series(np.nan, cells.index)
     above = told.max() if told.notna().any() else 0
     outlines = pd.Series(pd.factorize(cells.geometry.to_wkb())[0] + 1 + above, cells.index)
     return cells.assign(cell=told.fillna(outlines).astype(np.int64))
