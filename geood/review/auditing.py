@@ -24,7 +24,7 @@ from geood.constants import DIGITS
 from geood.errors import ConfigError, DataError, counted
 from geood.models import AnyBundle, bundle_path_of, takes_bundle
 from geood.notebook import html_text
-from geood.review.ground import MapGround, ground_of
+from geood.review.ground import MapGround, ground_of, searched_ground
 from geood.review.intervals import (
     LEVEL,
     Interval,
@@ -155,7 +155,7 @@ def audit(  # noqa: PLR0913 - the options of a verb
     frame = review.polygons
     judged = frame["verdict"].isin(["real", "false"]).to_numpy()
     real = (frame["verdict"] == "real").to_numpy()
-    cells = _cells(review)
+    cells, bare = searched_ground(review)
     if not judged.any() and not (cells and cells["complete"]):
         others = "; ".join(misspelt_lines(review.misspelt))
         raise DataError(
@@ -175,7 +175,7 @@ def audit(  # noqa: PLR0913 - the options of a verb
         verdicts={str(k) or "none yet": int(v) for k, v in frame["verdict"].value_counts().items()},
         misspelt=review.misspelt,
         conflicts=tuple(map(str, review.conflicts)),
-        notes=(*review.notes, *_odd_outlines(review), *_without_score(score, judged), *ground.notes),
+        notes=(*review.notes, *bare, *_odd_outlines(review), *_without_score(score, judged), *ground.notes),
         ranked=review.ranked,
         area_km2=ground.area_km2,
         overall=_part("all", judged, real),
@@ -240,16 +240,6 @@ def _tops(judged: NDArray[np.bool_], real: NDArray[np.bool_]) -> tuple[Part, ...
     sizes = [size for size in TOPS if size <= len(judged)]
     useful = [size for i, size in enumerate(sizes) if i == 0 or sizes[i - 1] < last]
     return tuple(_part(f"top {size}", judged[:size], real[:size]) for size in useful)
-
-
-def _cells(review: Review) -> dict[str, Any] | None:
-    """Sum up the cells of the sample that were searched to their end."""
-    cells = review.cells
-    if cells is None:
-        return None
-    done = cells[cells["complete"]]
-    area = float(done["area_m2"].sum()) / 1e6 if "area_m2" in done and len(done) else 0.0
-    return {"cells": len(cells), "complete": len(done), "misses": int(done["misses"].sum()), "area_km2": area}
 
 
 def _recall(

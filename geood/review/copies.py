@@ -192,7 +192,7 @@ def searched_cells(frames: list[geopandas.GeoDataFrame], notes: list[str]) -> ge
     if not frames:
         return None
     cells = pd.concat([frame.assign(_file=number) for number, frame in enumerate(frames)], ignore_index=True)
-    cells = with_lost_columns(cells, CELL_KEY)
+    cells = _with_areas(with_lost_columns(cells, CELL_KEY))
     complete = [str(value).strip().casefold() in ("true", "1", "1.0", "yes") for value in cells["complete"]]
     misses = whole_numbers(cells["misses"])
     typed = pd.Series([not is_empty(value) for value in cells["misses"]])
@@ -209,6 +209,14 @@ def searched_cells(frames: list[geopandas.GeoDataFrame], notes: list[str]) -> ge
             f"layer {SAMPLE_LAYER}: {counted(bare, 'cell')} complete without a count of misses, which is taken for 0"
         )
     return cells.assign(misses=cells["misses"].fillna(0).where(cells["complete"], cells["misses"]))
+
+
+def _with_areas(cells: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
+    """Return cells with areas in numbers above 0, NaN where none is told."""
+    for name in (name for name in ("area_m2", "stands_for_m2") if name in cells):
+        told = pd.to_numeric(cells[name], errors="coerce").astype(np.float64)
+        cells = cells.assign(**{name: told.where((told > 0) & (told < np.inf))})
+    return cells
 
 
 def _numbered(cells: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:

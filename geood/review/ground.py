@@ -24,6 +24,7 @@ from rasterio.features import geometry_mask
 from geood.errors import ConfigError, DataError, counted
 from geood.geo.gdal import open_raster, pieces, rasterio_window, reading
 from geood.geo.grid import Grid, Window
+from geood.geo.qgis.form import SAMPLE_LAYER
 from geood.geo.scene import Scene
 from geood.geo.score_raster import SCORE_TAG
 from geood.geo.vector import crs_of
@@ -104,6 +105,24 @@ def ground_of(review: Review, paths: list[Path], *, scores: str | Path | None, a
     return MapGround(review, area_km2 if area_km2 is not None else area, valid, tags, said, at, promise)
 
 
+def searched_ground(review: Review) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return cells, complete ones, their misses and square kilometres (None: there is no sample), and a note.
+
+    Where others have an area, complete cells without one count nowhere: their misses would, and their ground not.
+    """
+    cells, notes = review.cells, list[str]()
+    if cells is None:
+        return None, notes
+    done = cells[cells["complete"]]
+    areas = done["area_m2"] if "area_m2" in done else done["complete"] * np.nan
+    if areas.notna().any() and areas.isna().any():
+        what = counted(int(areas.isna().sum()), "complete cell")
+        notes.append(f"layer {SAMPLE_LAYER}: {what} without an area, as if drawn by hand; left out")
+        done = done[areas.notna()]
+    misses = int(done["misses"].sum())
+    return {"cells": len(cells), "complete": len(done), "misses": misses, "area_km2": float(areas.sum()) / 1e6}, notes
+
+
 def beside_scenes(judged: geopandas.GeoDataFrame, scenes: list[Path]) -> list[str]:
     """Return a note on judged polygons that lie on none of their scenes, by the extents of these.
 
@@ -146,7 +165,7 @@ def _sum_of(numbers: list[float | None]) -> float | None:
 def _area_of_cells(review: Review) -> tuple[float | None, tuple[str, ...]]:
     """Return the ground that the cells of the sample stand for, in square kilometres."""
     cells = review.cells
-    if cells is None or "stands_for_m2" not in cells or not np.isfinite(cells["stands_for_m2"].sum()):
+    if cells is None or "stands_for_m2" not in cells:
         return None, ()
     total = float(cells["stands_for_m2"].sum()) / 1e6
     note = "the ground is what the cells of the sample stand for: without those that hold data in less than half"

@@ -71,6 +71,17 @@ def test_misses_and_recall_come_from_complete_cells_alone(tmp_path):
     assert found.recall.low == pytest.approx(6 / (6 + missed.high / 0.2 * 4))
 
 
+@pytest.mark.parametrize("area", [None, 0.0, np.inf])
+def test_a_cell_without_an_area_is_left_out_where_others_have_one(tmp_path, area):
+    """As one that a person drew: its misses counted, and its ground did not."""
+    sample = cells([0, 1, 7], [True, True, True]).assign(area_m2=[1e5, 1e5, area], cell=[1, 2, None])
+    found = audit([save(tmp_path / "a.gpkg", reviewed(["real"]), sample)])
+    assert found.cells == {"cells": 3, "complete": 2, "misses": 1, "area_km2": 0.2}
+    assert "1 complete cell without an area, as if drawn by hand; left out" in found.notes[0]
+    none = audit([save(tmp_path / "b.gpkg", reviewed(["real"]), sample.assign(area_m2=area))])
+    assert none.cells["complete"] == 3 and "have no area in square metres" in none.no_recall
+
+
 def test_without_a_complete_cell_no_recall_is_told(tmp_path):
     found = audit([save(tmp_path / "a.gpkg", reviewed(["real"]), cells([1], [False]))])
     assert found.misses_per_km2 is None and found.recall is None and "can never tell" in found.no_recall

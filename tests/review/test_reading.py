@@ -323,3 +323,9 @@ def test_a_column_fid_that_holds_no_row_numbers_tells_nothing(tmp_path, numbers)
 def test_a_count_of_misses_beyond_whole_numbers_is_left_out(tmp_path):
     review = read_review([save(tmp_path / "a.gpkg", reviewed(["real"]), cells([2, 1e300], [True, True]))])
     assert review.cells["complete"].tolist() == [True, False]
+
+
+def test_areas_of_cells_that_are_texts_are_read(tmp_path):
+    sample = cells([0, 1], [True, True]).assign(area_m2=["100000", "no"], stands_for_m2=["1e6", "?"])
+    held = read_review([save(tmp_path / "a.gpkg", reviewed(["real"]), sample)]).cells
+    assert held["area_m2"].sum() == 1e5 and held["stands_for_m2"].sum() == 1e6
