@@ -127,7 +127,7 @@ def check_one_map(polygons: geopandas.GeoDataFrame, paths: Sequence[str | Path])
 def each_once(
     frame: geopandas.GeoDataFrame, notes: list[str], undecided: list[Any], *, ranked: bool
 ) -> tuple[geopandas.GeoDataFrame, tuple[Conflict, ...]]:
-    """Keep each polygon once, with the verdict on which all agree; list those on which they do not.
+    """Keep each polygon once, with the verdict and class on which all agree; list those on which they do not.
 
     Parts into which a person cut a polygon, which keep its rank, are one polygon: those with its verdict together.
     The others are added to `undecided`.
@@ -137,7 +137,8 @@ def each_once(
         by = [name for name in _FIGURES if name in frame]
         frame = frame.assign(_outline=frame.geometry.to_wkb())
         by.append("_outline")
-    kept, conflicts, cut = [], [], 0
+    kept, conflicts, cut, apart = [], [], 0, 0
+    classes = frame["true_class"].tolist() if "true_class" in frame else [None] * len(frame)
     outlines = frame.geometry.to_numpy(dtype=object, copy=True)
     verdict, file = frame["verdict"].tolist(), frame["_file"].tolist()
     for rows in frame.groupby(by, dropna=False, sort=False).indices.values():
@@ -152,6 +153,9 @@ def each_once(
         rest = [outlines[i] for i in parts if i not in own]
         outlines[first] = _together([outlines[i] for i in own])
         undecided += _without(rest, outlines[first])
+        stated = _classes_of([classes[i] for i in rows if verdict[i] == verdict[first]])
+        classes[first] = stated[0] if len(stated) == 1 else None
+        apart += len(stated) > 1 and not torn
         if torn:
             said = tuple(f"{verdict[i]} by {_who(frame, i)}" for i in rows if verdict[i] in verdicts)
             rank = frame["_told"].iat[first] if ranked else np.nan
@@ -159,10 +163,22 @@ def each_once(
             conflicts.append((first, Conflict(place, said)))
     if cut:
         notes.append(f"{counted(cut, 'polygon')} cut into parts or copied, with one rank: each counts once")
+    if apart:
+        notes.append(f"{counted(apart, 'polygon')} with one verdict and differing true_class: none is stated")
+    frame = frame.assign(true_class=pd.Series(classes, frame.index, dtype=object)) if "true_class" in frame else frame
     merged = frame.set_geometry(outlines, crs=frame.crs)
     merged = merged.drop(columns=["_outline", "_file", "_told"], errors="ignore").copy()
     merged.iloc[[i for i, _ in conflicts], merged.columns.get_loc("verdict")] = "conflict"
     return merged.iloc[sorted(kept)].reset_index(drop=True), tuple(conflict for _, conflict in conflicts)
+
+
+def _classes_of(typed: Sequence[Any]) -> list[Any]:
+    """Return the classes that several rows state of one polygon, each once as it was first typed; blanks are none."""
+    told: dict[str, Any] = {}
+    for value in typed:
+        if not is_empty(value) and (word := str(value).strip().casefold()):
+            told.setdefault(word, value)
+    return [*told.values()]
 
 
 def _together(parts: Sequence[Any]) -> Any:

@@ -125,10 +125,24 @@ def test_judged_polygons_without_a_finite_score_are_told_and_found_nothing(tmp_p
     assert found.overall.judged == 4 and sum(part.judged for part in found.bands) == 2
     assert found.recall.value == pytest.approx(2 / (2 + 20))
     [note] = found.notes
-    assert note.startswith("2 judged polygons without a finite score") and "no band, budget or recall" in note
+    assert note.startswith("2 judged polygons without a finite score") and "in nothing else" in note
     assert (found.budget.polygons, found.budget.real) == (2, 2)
     bare = audit([save(tmp_path / "b.gpkg", reviewed(["real", None], score_max=[0.9, odd]))], area_km2=1.0)
     assert not bare.notes and len(bare.bands) == 1
+
+
+@pytest.mark.parametrize("rank", [True, False])
+def test_what_a_person_drew_breaks_no_promise_and_is_not_among_the_best_ranked(tmp_path, rank):
+    """As ground that is drawn to be learned: 9 false ones were found where 1 was, and the first ten held a drawn one."""
+    kinds = ["real"] * 8 + ["false"] + ["false"] * 8
+    scores = [1 - i / 100 for i in range(9)] + [None] * 8
+    frame = reviewed(kinds, rank=rank, score_max=scores, area_px=[400] * 9 + [5000] * 8)
+    if rank:
+        frame["rank"] = frame["rank"].astype(float).where(frame.index < 9)
+    found = audit([save(tmp_path / "a.gpkg", frame)], area_km2=1.0, promised_per_km2=1.0)
+    assert found.promises == ("agrees with the calibration: 1 false polygons per km2 promised, found 1 false polygon on "
+                              "1 km2, 1 per km2",)
+    assert not found.tops and found.overall.judged == 17
 
 
 def test_outlines_that_are_gone_or_not_valid_are_told_and_count_as_their_rows(tmp_path):

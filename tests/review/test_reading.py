@@ -329,3 +329,20 @@ def test_areas_of_cells_that_are_texts_are_read(tmp_path):
     sample = cells([0, 1], [True, True]).assign(area_m2=["100000", "no"], stands_for_m2=["1e6", "?"])
     held = read_review([save(tmp_path / "a.gpkg", reviewed(["real"]), sample)]).cells
     assert held["area_m2"].sum() == 1e5 and held["stands_for_m2"].sum() == 1e6
+
+
+@pytest.mark.parametrize("rank", [True, False])
+def test_a_class_that_one_reviewer_stated_is_that_of_all_and_two_are_none(tmp_path, rank):
+    """The class was that of the first file, though nobody had typed one there."""
+    classes = [[None, " ", "Road", "roof", None], ["road", "roof", "road ", "land", None], ["road", "roof", None, "x", ""]]
+    frames = [reviewed(["false"] * 4 + ["real"], rank=rank, true_class=each) for each in classes]
+    review = read_review([save(tmp_path / f"{i}.gpkg", frame) for i, frame in enumerate(frames)])
+    assert review.polygons["true_class"].tolist() == ["road", "roof", "Road", None, None]
+    assert review.notes == ("1 polygon with one verdict and differing true_class: none is stated",)
+
+
+def test_parts_of_a_cut_polygon_that_are_of_two_classes_state_none(tmp_path):
+    frame = reviewed(["false", "false"], true_class=["road", "roof"])
+    cut = pd.concat([frame, frame.iloc[:1].assign(true_class="land", geometry=[square(7)])], ignore_index=True)
+    review = read_review([save(tmp_path / "a.gpkg", cut)])
+    assert review.polygons["true_class"].tolist() == [None, "roof"] and "differing true_class" in review.notes[-1]
