@@ -85,7 +85,9 @@ def ground_of(review: Review, paths: list[Path], *, scores: str | Path | None, a
         ConfigError: there are neither scores of polygons nor a raster of them.
         DataError: the raster cannot be read, has several bands, or another CRS than the polygons can be brought to.
     """
-    raster = Path(scores) if scores is not None else raster_of(paths[0])
+    found = [Path(scores)] if scores is not None else filter(None, map(raster_of, paths))
+    raster = next(iter(found), None)
+    told = next((path for path in paths if run_rows(path)), paths[0])  # a copy may be saved without what the map tells
     bare = not np.isfinite(review.polygons["score"].to_numpy(np.float64)).any() and len(review.polygons) > 0
     if raster is None:
         if bare:
@@ -94,14 +96,14 @@ def ground_of(review: Review, paths: list[Path], *, scores: str | Path | None, a
                 f"{paths[0]}: no column of scores; name it with --score-column, or give the raster with --scores; "
                 f"columns of numbers: {', '.join(name for name in numbers if name != 'score') or 'none'}"
             )
-        area, valid = _told_by_run(paths[0])
+        area, valid = _told_by_run(told)
         area, notes = (area, ()) if area or area_km2 else _area_of_cells(review)
-        at, promise, said = promise_of(paths[0], {}, review)
+        at, promise, said = promise_of(told, {}, review)
         return MapGround(review, area_km2 if area_km2 is not None else area, valid, {}, (*notes, *said), at, promise)
     area, valid, tags = _measured(raster)
     if bare:
         review = replace(review, polygons=_with_scores(review.polygons, raster))
-    at, promise, said = promise_of(paths[0], tags, review)
+    at, promise, said = promise_of(told, tags, review)
     return MapGround(review, area_km2 if area_km2 is not None else area, valid, tags, said, at, promise)
 
 

@@ -310,13 +310,13 @@ def _scenes(review: Review, paths: list[Path], given: list[Path], config: Config
     if given and all(path.is_file() for path in given):
         return own_images
     labels = sorted({str(name) for name in review.polygons.get("scene", pd.Series(dtype=str)).dropna()})
-    labels = labels or sorted({str(row["scene"]) for row in run_rows(paths[0]) if row.get("scene")})
-    raster = raster_of(paths[0])
-    if not labels and raster is not None:
-        labels = [read_tags(raster).get(SCENE_TAG, "")]
+    labels = labels or sorted({str(row["scene"]) for path in paths for row in run_rows(path) if row.get("scene")})
+    rasters = [raster for path in paths if (raster := raster_of(path))]
+    if not labels and rasters:
+        labels = [read_tags(rasters[0]).get(SCENE_TAG, "")]
     root, data = config.data.root, config.data
     near: list[Path] = []
-    own = {raster.absolute()} if raster else set()
+    own = {raster.absolute() for raster in rasters}
     beside = [file for path in paths for file in files_in(path.absolute().parent, IMAGES) if file not in own]
     for key in ("images", "test_images", "reviewed_images"):
         patterns = getattr(data, key)

@@ -133,15 +133,16 @@ def test_judged_polygons_without_a_finite_score_are_told_and_found_nothing(tmp_p
 
 @pytest.mark.parametrize("rank", [True, False])
 def test_what_a_person_drew_breaks_no_promise_and_is_not_among_the_best_ranked(tmp_path, rank):
-    """As ground that is drawn to be learned: 9 false ones were found where 1 was, and the first ten held a drawn one."""
+    """As ground that is drawn to be learned: 9 false ones were found where 1 was, with 8 drawn."""
     kinds = ["real"] * 8 + ["false"] + ["false"] * 8
     scores = [1 - i / 100 for i in range(9)] + [None] * 8
     frame = reviewed(kinds, rank=rank, score_max=scores, area_px=[400] * 9 + [5000] * 8)
     if rank:
         frame["rank"] = frame["rank"].astype(float).where(frame.index < 9)
     found = audit([save(tmp_path / "a.gpkg", frame)], area_km2=1.0, promised_per_km2=1.0)
-    assert found.promises == ("agrees with the calibration: 1 false polygons per km2 promised, found 1 false polygon on "
-                              "1 km2, 1 per km2",)
+    assert found.promises == (
+        "agrees with the calibration: 1 false polygons per km2 promised, found 1 false polygon on 1 km2, 1 per km2",
+    )
     assert not found.tops and found.overall.judged == 17
 
 
@@ -254,6 +255,18 @@ def test_a_map_of_several_scenes_tells_its_ground_and_its_promise_itself(tmp_pat
     rows[1]["km2"] = None
     partly = audit([with_run(save(tmp_path / "b.gpkg", frame, sample), rows)])
     assert partly.area_km2 == 2 and "cells of the sample" in partly.notes[0]  # a square kilometre for each cell
+
+
+def test_the_ground_and_promise_are_those_that_any_copy_tells(tmp_path):
+    """A copy that was saved from QGIS has no table of the run; given first, it hid that of the other."""
+    paths = [save(tmp_path / f"{name}.gpkg", reviewed(["real", "false"])) for name in ("copy", "map")]
+    record = {"scene": "s.tif", "threshold": 0.5, "km2": 2.0, "valid_px": 10**5, "promised": 0.01, "high": 0.03}
+    record |= {"polygons_per_km2": 2.5, "false_per_km2": 1.0, "false_high": 3.0}
+    with closing(sqlite3.connect(paths[1])) as database, database:
+        database.execute(f"CREATE TABLE run ({' REAL, '.join(record)} REAL)")
+        database.execute(f"INSERT INTO run VALUES ({', '.join('?' * len(record))})", [*record.values()])
+    one, other = audit(paths), audit(paths[::-1])
+    assert one.area_km2 == other.area_km2 == 2.0 and one.promises == other.promises and len(one.promises) == 2
 
 
 def test_what_was_asked_for_is_compared_or_it_is_said_why_not(tmp_path, bundle_path):

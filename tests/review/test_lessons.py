@@ -221,7 +221,7 @@ def test_the_scene_is_found_by_its_name_or_asked_for(folder):
     with closing(sqlite3.connect(bare)) as database, database:  # as `polygonize` writes it, apart from its raster
         database.execute("CREATE TABLE run (scene TEXT, threshold REAL)")
         database.execute("INSERT INTO run VALUES ('/elsewhere/scene.tif', 1.5)")
-    feedback([bare], folder / "aerial.yaml", folder / "other.yaml")
+    feedback([save(folder / "d.gpkg", reviewed(["false"])), bare], folder / "aerial.yaml", folder / "other.yaml")
     assert load_config(folder / "other.yaml").data.reviewed_images == [str(folder / "scene.tif")]
 
 

@@ -334,7 +334,11 @@ def test_areas_of_cells_that_are_texts_are_read(tmp_path):
 @pytest.mark.parametrize("rank", [True, False])
 def test_a_class_that_one_reviewer_stated_is_that_of_all_and_two_are_none(tmp_path, rank):
     """The class was that of the first file, though nobody had typed one there."""
-    classes = [[None, " ", "Road", "roof", None], ["road", "roof", "road ", "land", None], ["road", "roof", None, "x", ""]]
+    classes = [
+        [None, " ", "Road", "roof", None],
+        ["road", "roof", "road ", "land", None],
+        ["road", "roof", None, "x", ""],
+    ]
     frames = [reviewed(["false"] * 4 + ["real"], rank=rank, true_class=each) for each in classes]
     review = read_review([save(tmp_path / f"{i}.gpkg", frame) for i, frame in enumerate(frames)])
     assert review.polygons["true_class"].tolist() == ["road", "roof", "Road", None, None]
