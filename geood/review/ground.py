@@ -125,11 +125,11 @@ def searched_ground(review: Review) -> tuple[dict[str, Any] | None, list[str]]:
     return {"cells": len(cells), "complete": len(done), "misses": misses, "area_km2": float(areas.sum()) / 1e6}, notes
 
 
-def beside_scenes(judged: geopandas.GeoDataFrame, scenes: list[Path]) -> list[str]:
-    """Return a note on judged polygons that lie on none of their scenes, by the extents of these.
+def beside_scenes(judged: geopandas.GeoDataFrame, scenes: list[Path], *, what: str, needed: bool = True) -> list[str]:
+    """Return a note on judged polygons, or what they are, that lie on none of their scenes, by the extents of these.
 
     Raises:
-        ConfigError: none lies on one.
+        ConfigError: none lies on one, and that is `needed`.
         DataError: a scene cannot be read.
     """
     on_one = np.zeros(len(judged), np.bool_)
@@ -139,16 +139,14 @@ def beside_scenes(judged: geopandas.GeoDataFrame, scenes: list[Path]) -> list[st
         if grid.crs is None:  # nothing is known of its place
             return []
         on_one |= judged.geometry.to_crs(crs_of(grid)).intersects(shapely.box(*grid.bounds)).to_numpy()
-    lost, what = int((~on_one).sum()), counted(len(judged), "judged polygon")
-    if lost and not on_one.any():
+    lost = int((~on_one).sum())
+    if lost and not on_one.any() and needed:
         raise ConfigError(
-            f"{scenes[0]}: holds none of the {what}; give the image that was searched with --scene, or save the "
-            "polygons with the CRS of the map"
+            f"{scenes[0]}: holds none of the {counted(len(judged), what)}; give the image that was searched with "
+            "--scene, or save the polygons with the CRS of the map"
         )
     lies = "lies" if lost == 1 else "lie"
-    return (
-        [f"{counted(lost, 'judged polygon')} {lies} on none of the scenes, so nothing is learned there"] if lost else []
-    )
+    return [f"{counted(lost, what)} {lies} on none of the scenes, so nothing is learned there"] if lost else []
 
 
 def _told_by_run(path: Path) -> tuple[float | None, int | None]:

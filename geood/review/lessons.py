@@ -131,7 +131,11 @@ def feedback(
     if not counts["false"] and not counts["cells"] and not counts["real"]:
         raise DataError(f"{paths[0]}: no polygon has a verdict yet, and no cell is complete; type some and save")
     found = _scenes(review, [Path(path) for path in paths], [Path(scene) for scene in scenes], config)
-    notes += beside_scenes(frame[frame["verdict"].isin(["real", "false"])], found)
+    judged = frame[frame["verdict"].isin(["real", "false"])]
+    notes += beside_scenes(judged, found, what="judged polygon")
+    if cells is not None:
+        placed = cells if cells.crs else cells.set_crs(frame.crs)
+        notes += beside_scenes(placed, found, what="searched cell", needed=judged.empty)
     if config.segmenter.outlier != "head" and counts["false"] > counts["stated"]:
         notes.append(
             "the model has no outlier head: false alarms without a class of the model in true_class teach nothing"

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shlex
 import sqlite3
 from contextlib import closing
 
@@ -442,3 +443,13 @@ def test_the_command_prints_and_writes_the_same_figures(tmp_path):
         assert "give a name that ends in .json" in str(refused.exception)
     again = CliRunner().invoke(app, ["audit", str(path), "--json", str(out)])
     assert again.exit_code != 0
+
+
+def test_the_next_command_can_be_typed_as_it_is(tmp_path):
+    frame = reviewed(["real", "false"]).rename(columns={"verdict": "my word"})
+    path = save(tmp_path / "a b.gpkg", frame, layer="of mine")
+    save(path, frame, layer="another")
+    named = ["--layer", "of mine", "--verdict-column", "my word"]
+    said = CliRunner().invoke(app, ["audit", str(path), *named]).output.splitlines()[-1]
+    line = ["geood", "feedback", str(path), *named, "--config", "CONFIG", "--out", "next.yaml"]
+    assert shlex.split(said)[1 : len(line) + 1] == line

@@ -1,5 +1,6 @@
 """Lessons of a review: false alarms are inliers, real things nothing, and the same verdicts the same files."""
 
+import shlex
 import shutil
 import sqlite3
 from contextlib import closing
@@ -10,14 +11,16 @@ import pandas as pd
 import pytest
 import shapely
 from affine import Affine
+from typer.testing import CliRunner
 
+from geood.cli.app import app
 from geood.config import load_config
 from geood.config.loading import to_yaml
 from geood.errors import ConfigError, DataError, OutputError
 from geood.evaluation.scenes import evaluate_scenes
 from geood.review.lessons import feedback
 from support.rasters import HALF_METRE, picture, write_raster
-from support.reviews import SOUTH, WEST, cells, reviewed, save
+from support.reviews import SOUTH, WEST, cells, reviewed, save, square
 
 CONFIG = """\
 data:
@@ -141,6 +144,17 @@ def test_scenes_that_are_not_of_the_polygons_are_refused_or_told(folder):
     assert "1 judged polygon lies on none of the scenes" in fed(folder, apart).notes[0]
     both = feedback([path], folder / "aerial.yaml", folder / "c.yaml", scenes=[folder / "scene.tif", far])
     assert not both.notes
+
+
+def test_cells_that_are_not_of_the_scenes_are_refused_or_told(folder):
+    """A training would have learned nothing there, and nobody was told."""
+    sample = cells([0, 0], [True, True], places=[square(0, 40), square(400)])
+    made = fed(folder, save(folder / "a.gpkg", reviewed(["false"]), sample))
+    assert made.notes == ("1 searched cell lies on none of the scenes, so nothing is learned there",)
+    far = save(folder / "b.gpkg", reviewed(["false"]), sample.iloc[1:])
+    assert len(fed(folder, far, overwrite=True).notes) == 1
+    with pytest.raises(ConfigError, match=r"scene\.tif: holds none of the 1 searched cell; give the image"):
+        fed(folder, save(folder / "c.gpkg", reviewed([None]), sample.iloc[1:]), overwrite=True)
 
 
 def test_polygons_without_a_crs_are_refused(folder):
@@ -291,3 +305,13 @@ def test_without_verdicts_there_is_nothing_to_learn(folder):
         feedback([folder / "a.gpkg"], folder / "aerial.yaml", folder / "aerial.yaml")
     with pytest.raises(ConfigError, match=r"end the name in \.yaml"):
         feedback([folder / "a.gpkg"], folder / "aerial.yaml", folder / "next.txt")
+
+
+def test_the_command_that_trains_next_can_be_typed_as_it_is(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "an aerial.yaml").write_text(CONFIG)
+    (folder / "runs" / "an aerial").mkdir(parents=True)
+    save(folder / "a.gpkg", reviewed(["false"], scene=["scene.tif"]))
+    line = ["feedback", "a.gpkg", "--config", "an aerial.yaml", "--out", "the next.yaml"]
+    said = CliRunner().invoke(app, line).output.splitlines()[-1]
+    assert shlex.split(said)[1:] == ["geood", "train", "the next.yaml", "--from", "runs/an aerial"]
