@@ -125,6 +125,22 @@ def searched_ground(review: Review) -> tuple[dict[str, Any] | None, list[str]]:
     return {"cells": len(cells), "complete": len(done), "misses": misses, "area_km2": float(areas.sum()) / 1e6}, notes
 
 
+def empty_cells(review: Review, notes: list[str]) -> geopandas.GeoDataFrame | None:
+    """Return the cells that were searched to their end and hold no miss; None if there are none."""
+    if review.cells is None:
+        return None
+    cells = review.cells[review.cells["complete"] & (review.cells["misses"] == 0)]
+    whole = cells[cells.geometry.is_valid & has_area(cells.geometry)]
+    if len(whole) < len(cells):
+        notes.append(f"{counted(len(cells) - len(whole), 'cell')} without a valid outline; left out")
+    return whole if len(whole) else None
+
+
+def has_area(shapes: Any) -> Any:
+    """Return which shapes (n,) are polygons, or hold one."""
+    return (shapely.get_dimensions(shapes.values) == 2) & ~shapes.is_empty
+
+
 def beside_scenes(judged: geopandas.GeoDataFrame, scenes: list[Path], *, what: str, needed: bool = True) -> list[str]:
     """Return a note on judged polygons, or what they are, that lie on none of their scenes, by the extents of these.
 

@@ -30,16 +30,13 @@ from geood.config import Config, load_config
 from geood.constants import IGNORE, UNSTATED
 from geood.datasets import find_files, settle_classes
 from geood.errors import ConfigError, DataError, OutputError, counted, shown
-from geood.geo.listing import files_in
 from geood.geo.ogr import fixed_time, local_file, plain_path
 from geood.geo.paths import seen_from
-from geood.geo.score_raster import SCENE_TAG, read_tags
-from geood.polygons import raster_of, run_rows
-from geood.review.ground import beside_scenes
-from geood.review.reading import Review, ReviewNames, misspelt_lines, read_review
+from geood.review.ground import beside_scenes, empty_cells, has_area
+from geood.review.reading import ReviewNames, misspelt_lines, read_review
+from geood.review.scenes import scenes_of
 
 LAYER, ATTRIBUTE = "labels", "class_id"
-IMAGES = (".tif", ".tiff", ".vrt", ".jp2")
 
 
 class _Files(NamedTuple):
@@ -120,7 +117,7 @@ def feedback(
     notes = [*review.notes, *(f"conflict {conflict}: left out" for conflict in review.conflicts)]
     ids = {name.casefold(): i for i, name in config.data.classes.items()}
     frame = _with_ids(review.polygons, ids, notes, Path(paths[0]))
-    cells = _empty_cells(review, notes)
+    cells = empty_cells(review, notes)
     labels = _labels(frame, cells, review.undecided)
     counts = {
         "false": int((frame["verdict"] == "false").sum()),
@@ -130,7 +127,7 @@ def feedback(
     }
     if not counts["false"] and not counts["cells"] and not counts["real"]:
         raise DataError(f"{paths[0]}: no polygon has a verdict yet, and no cell is complete; type some and save")
-    found = _scenes(review, [Path(path) for path in paths], [Path(scene) for scene in scenes], config)
+    found = scenes_of(review, [Path(path) for path in paths], [Path(scene) for scene in scenes], config)
     judged = frame[frame["verdict"].isin(["real", "false"])]
     notes += beside_scenes(judged, found, what="judged polygon")
     if cells is not None:
@@ -193,7 +190,7 @@ def _with_ids(
     frame = frame.assign(**{ATTRIBUTE: named})
     frame.loc[odd, "verdict"] = "skip"
     judged = frame[false | real]
-    bare = ~_has_area(judged.geometry)
+    bare = ~has_area(judged.geometry)
     if bare.any():
         notes.append(f"{counted(int(bare.sum()), 'judged polygon')} without an outline; left out")
         frame = frame[~frame.index.isin(judged.index[bare])]
@@ -201,7 +198,7 @@ def _with_ids(
     wrong = judged[~judged.geometry.is_valid]
     if len(wrong):
         raise DataError(
-            f"{path}: {counted(len(wrong), 'judged polygon')} whose outline is not valid, fid "
+            f"{wrong['source'].iloc[0]}: {counted(len(wrong), 'judged polygon')} whose outline is not valid, fid "
             f"{wrong['fid'].iloc[0]} first ({shapely.is_valid_reason(wrong.geometry.iloc[0])}); repair it, in QGIS "
             "with Fix geometries"
         )
@@ -224,17 +221,6 @@ def _unknown_classes(frame: geopandas.GeoDataFrame, ids: Mapping[str, int]) -> l
 
 def _class_id(value: Any, ids: Mapping[str, int]) -> int:
     return ids.get(value.strip().casefold(), UNSTATED) if isinstance(value, str) else UNSTATED
-
-
-def _empty_cells(review: Review, notes: list[str]) -> geopandas.GeoDataFrame | None:
-    """Return the cells that were searched to their end and hold no miss; None if there are none."""
-    if review.cells is None:
-        return None
-    cells = review.cells[review.cells["complete"] & (review.cells["misses"] == 0)]
-    whole = cells[cells.geometry.is_valid & _has_area(cells.geometry)]
-    if len(whole) < len(cells):
-        notes.append(f"{counted(len(cells) - len(whole), 'cell')} without a valid outline; left out")
-    return whole if len(whole) else None
 
 
 def _labels(
@@ -261,12 +247,7 @@ def _rows(shapes: Any, class_id: Any, origin: str) -> geopandas.GeoDataFrame:
     values = {ATTRIBUTE: class_id, "origin": origin}
     made = geopandas.GeoDataFrame(values, index=range(len(shapes)), geometry=list(shapes))
     parts = made.astype({ATTRIBUTE: "int64"}).explode(ignore_index=True)
-    return parts[_has_area(parts.geometry)].reset_index(drop=True)
-
-
-def _has_area(shapes: Any) -> Any:
-    """Return which shapes (n,) are polygons, or hold one."""
-    return (shapely.get_dimensions(shapes.values) == 2) & ~shapes.is_empty
+    return parts[has_area(parts.geometry)].reset_index(drop=True)
 
 
 def _joined(config: Config, labels: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
@@ -299,56 +280,6 @@ def _holdout(
             ]
         parts.append(_rows(rows.geometry, chosen, verdict))
     return pd.concat(parts, ignore_index=True).set_crs(frame.crs, allow_override=True)
-
-
-def _scenes(review: Review, paths: list[Path], given: list[Path], config: Config) -> list[Path]:
-    """Return the images of the scenes that the polygons are of: all those given, and those found by name.
-
-    Raises:
-        ConfigError: one is not found.
-    """
-    for path in given:
-        if not path.exists():
-            raise ConfigError(f"--scene {path}: no such file; give the image that was searched, or its folder")
-    own_images = list(dict.fromkeys(sorted(path.absolute() for path in given if path.is_file())))
-    if given and all(path.is_file() for path in given):
-        return own_images
-    labels = sorted({str(name) for name in review.polygons.get("scene", pd.Series(dtype=str)).dropna()})
-    labels = labels or sorted({str(row["scene"]) for path in paths for row in run_rows(path) if row.get("scene")})
-    rasters = [raster for path in paths if (raster := raster_of(path))]
-    if not labels and rasters:
-        labels = [read_tags(rasters[0]).get(SCENE_TAG, "")]
-    root, data = config.data.root, config.data
-    near: list[Path] = []
-    own = {raster.absolute() for raster in rasters}
-    beside = [file for path in paths for file in files_in(path.absolute().parent, IMAGES) if file not in own]
-    for key in ("images", "test_images", "reviewed_images"):
-        patterns = getattr(data, key)
-        near += find_files(root, patterns, what=f"data.{key}") if patterns else []
-    told = {Path(label).name for label in labels}
-    renamed = [path for path in own_images if path.name not in told]  # each may be a scene that is found nowhere
-    found, lost = list(own_images), list[str]()
-    for label in labels:
-        name = Path(label).name
-        if not name or any(path.name == name for path in own_images):
-            continue
-        there = [path / name for path in given if path.is_dir()]
-        hits = [path for path in there if path.is_file() and path.absolute() not in own]
-        hits = hits or [path for path in beside if path.name == name]
-        hits = hits or [path for path in (Path(name).absolute(),) if path.is_file() and path not in own]
-        hits = hits or [path for path in near if path.name == name and path not in own]
-        if len({path.resolve() for path in hits}) > 1:
-            both = f"{hits[0]} or {hits[-1]}"
-            raise ConfigError(f"the scene {shown(label)} of these polygons may be {both}; give its image with --scene")
-        found += [hits[0].absolute()] if hits else []
-        lost += [] if hits else [label]
-    if len(lost) > len(renamed):
-        raise ConfigError(
-            f"the scene {shown(lost[0])} of these polygons is not found; give its image with --scene, or its folder"
-        )
-    if not found:
-        raise ConfigError("these polygons do not tell of which scene they are; give its image with --scene")
-    return found
 
 
 def _next_keys(config: Config, scenes: Sequence[Path], labels: Path) -> dict[str, Any]:

@@ -220,6 +220,27 @@ def test_an_edited_outline_counts_as_it_was_edited_and_a_broken_one_is_refused(f
         DataError, match=r"1 judged polygon whose outline is not valid, fid 1 first \(Self-intersection.*; repair it"
     ):
         fed(folder, broken, overwrite=True)
+    whole = save(folder / "c.gpkg", reviewed([None], scene=["scene.tif"]))
+    with pytest.raises(DataError, match=rf"^{broken.name}: 1 judged polygon"):  # which is the second file
+        feedback([whole, broken], folder / "aerial.yaml", folder / "next.yaml", scenes=[folder / "scene.tif"])
+
+
+def test_of_many_scenes_those_are_needed_of_which_something_was_reviewed(folder):
+    """All had to be found, and were handed to the training and to the hold-out set."""
+    for name in ("b.tif", "c.tif"):
+        shutil.copy(folder / "scene.tif", folder / name)
+    frame = reviewed(["false", None, "skip", None], scene=["scene.tif", "b.tif", "lost.tif", "c.tif"])
+    sample = cells([0, 0, None], [True, True, False], places=[square(i) for i in range(3)])
+    sample = sample.assign(scene=["scene.tif", "c.tif", "lost.tif"])
+
+    def images(path):
+        made = feedback([path], folder / "aerial.yaml", folder / "next.yaml", overwrite=True)
+        return [path.removeprefix(f"{folder}/") for path in load_config(made.config).data.reviewed_images]
+
+    assert images(save(folder / "1.gpkg", frame)) == ["scene.tif"]
+    assert images(save(folder / "2.gpkg", frame, sample)) == ["c.tif", "scene.tif"]
+    drawn = frame.assign(scene=["scene.tif", "b.tif", "c.tif", None], verdict=["false", None, None, "real"])
+    assert images(save(folder / "3.gpkg", drawn)) == ["b.tif", "c.tif", "scene.tif"]  # it may lie in any of them
 
 
 def test_the_scene_is_found_by_its_name_or_asked_for(folder):
