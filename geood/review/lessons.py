@@ -32,6 +32,7 @@ from geood.datasets import find_files, settle_classes
 from geood.errors import ConfigError, DataError, OutputError, counted, shown
 from geood.geo.ogr import fixed_time, local_file, plain_path
 from geood.geo.paths import seen_from
+from geood.review.copies import whole_numbers
 from geood.review.ground import beside_scenes, empty_cells, has_area
 from geood.review.reading import ReviewNames, misspelt_lines, read_review
 from geood.review.scenes import scenes_of
@@ -110,10 +111,8 @@ def feedback(
         raise ConfigError(f"{config_path}: trains on photographs, which have no place for reviewed polygons")
     review = read_review(paths, names)
     if review.misspelt:
-        listed = "; ".join(misspelt_lines(review.misspelt))
-        raise DataError(
-            f"{paths[0]}: verdicts that are none of real, false, unsure, skip: {listed}; correct them first"
-        )
+        where, listed = ", ".join(map(str, paths)), "; ".join(misspelt_lines(review.misspelt))
+        raise DataError(f"{where}: verdicts that are none of real, false, unsure, skip: {listed}; correct them first")
     notes = [*review.notes, *(f"conflict {conflict}: left out" for conflict in review.conflicts)]
     ids = {name.casefold(): i for i, name in config.data.classes.items()}
     frame = _with_ids(review.polygons, ids, notes, Path(paths[0]))
@@ -146,7 +145,7 @@ def feedback(
             out.parent, out.name, overwrite=True, finals={path.name: path for path in (files.config, *files[1:])}
         ) as staging,
     ):
-        _write_labels(staging / files.labels.name, _joined(config, labels))
+        _write_labels(staging / files.labels.name, _joined(config, labels, notes))
         _write_yaml(staging / files.config.name, config_path, out, _next_keys(config, found, files.labels))
         if counts["real"]:
             _write_labels(staging / files.holdout_labels.name, _holdout(frame, config, ids, anomaly))
@@ -250,13 +249,24 @@ def _rows(shapes: Any, class_id: Any, origin: str) -> geopandas.GeoDataFrame:
     return parts[has_area(parts.geometry)].reset_index(drop=True)
 
 
-def _joined(config: Config, labels: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
-    """Return the labelled ground of earlier rounds with the new one on top."""
+def _joined(config: Config, labels: geopandas.GeoDataFrame, notes: list[str]) -> geopandas.GeoDataFrame:
+    """Return the labelled ground of earlier rounds with the new one on top; what has no class there is left out.
+
+    Raises:
+        DataError: that ground cannot be read, or is none that a feedback wrote.
+    """
     if config.data.reviewed_labels is None:
         return labels
     [path] = find_files(config.data.root, [config.data.reviewed_labels], what="data.reviewed_labels")
     with local_file(path) as plain:
         before = pyogrio.read_dataframe(plain)
+    if ATTRIBUTE not in before:
+        raise DataError(f"{path}: no column {ATTRIBUTE}, which reviewed ground of earlier rounds has; restore the file")
+    ids = whole_numbers(before[ATTRIBUTE])
+    known = ids.between(0, 255)
+    if not known.all():
+        notes.append(f"{path.name}: {counted(int((~known).sum()), 'shape')} without a class id of 0 to 255; left out")
+    before = before.assign(**{ATTRIBUTE: ids})[known].astype({ATTRIBUTE: "int64"})
     before = before.to_crs(labels.crs) if before.crs is not None and labels.crs is not None else before
     before = before[[name for name in (ATTRIBUTE, "origin", "geometry") if name in before]]
     return pd.concat([before, labels], ignore_index=True).set_crs(labels.crs, allow_override=True)

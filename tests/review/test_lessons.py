@@ -191,10 +191,33 @@ def test_a_second_round_keeps_the_first(folder):
     assert config.data.reviewed_images == [str(folder / "scene.tif")] and config.data.images == ["scene.tif"]
 
 
+def test_ground_of_an_earlier_round_that_a_person_changed_keeps_whole_class_ids(folder):
+    """Texts and NULLs made texts, or numbers that are none, of all class ids."""
+    fed(folder, save(folder / "a.gpkg", reviewed(["false", "real"])))
+    second, before = save(folder / "b.gpkg", reviewed(["false"])), labels(folder)
+
+    def again(frame):
+        frame.to_file(folder / "next.reviewed.gpkg", layer="labels")
+        scenes = [folder / "scene.tif"]
+        made = feedback([second], folder / "next.yaml", folder / "third.yaml", scenes=scenes, overwrite=True)
+        return labels(folder, "third.reviewed.gpkg")["class_id"].tolist(), made.notes
+
+    assert again(before.assign(class_id=["254", "road"])) == (
+        [254, 254],
+        ("next.reviewed.gpkg: 1 shape without a class id of 0 to 255; left out",),
+    )
+    assert again(before.assign(class_id=[None, 255.0]))[0] == [255, 254]
+    with pytest.raises(DataError, match=r"next\.reviewed\.gpkg: no column class_id"):
+        again(before.drop(columns="class_id"))
+
+
 def test_misspelt_verdicts_are_refused_and_listed(folder):
     path = save(folder / "a.gpkg", reviewed(["real", "flase", "flase"]))
     with pytest.raises(DataError, match=r"'flase' \(false\?\) in 2 rows; correct them first"):
         fed(folder, path)
+    whole = save(folder / "b.gpkg", reviewed(["real"]))
+    with pytest.raises(DataError, match=r"b\.gpkg, .*a\.gpkg: verdicts that are none"):  # the second file has them
+        feedback([whole, path], folder / "aerial.yaml", folder / "next.yaml", scenes=[folder / "scene.tif"])
     assert not (folder / "next.yaml").exists()
 
 
