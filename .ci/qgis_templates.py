@@ -54,12 +54,15 @@ TIP = (
     "<b>[% if(rank is null, '', rank || ': ') %][% round(score_max, 3) %]</b> taken for "
     "[% coalesce(class_name, '?') %], [% round(area_m2, 1) %] m²"
 )
-VERDICT_TIP = "[% coalesce(': <b>' || verdict || '</b>', '') %][% coalesce(', ' || true_class, '') %]"
+VERDICT_TIP = (
+    "[% coalesce(': <b>' || nullif(verdict, '') || '</b>', '') %][% coalesce(', ' || nullif(true_class, ''), '') %]"
+)
 # Of the description of the layer, which has a line for each scene: that of the polygon's scene, or of the only one.
 BUDGET_TIP = (
-    "[% coalesce('<br>' || array_first(array_filter(string_to_array(layer_property(@layer_id, 'abstract'), '\\n'), "
+    "[% with_variable('lines', string_to_array(layer_property(@layer_id, 'abstract'), '\\n'), "
+    "coalesce('<br>' || nullif(array_first(array_filter(@lines, "
     "coalesce(left(@element, length(attribute($currentfeature, 'scene')) + 9) "
-    "= attribute($currentfeature, 'scene') || ': budget ', true))), '') %]"
+    "= attribute($currentfeature, 'scene') || ': budget ', array_length(@lines) = 1))), ''), '')) %]"
 )
 CELL_TIP = (
     "cell [% cell %] of the sample: [% if(coalesce(complete, false), 'complete', 'not searched yet') %]"

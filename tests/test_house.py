@@ -130,6 +130,7 @@ HELD_BY = {  # rooms without a test file of their own name, and the file whose l
     "review/copies": "review/test_reading",
     "review/ground": "review/test_auditing",
     "review/promises": "review/test_auditing",
+    "review/scenes": "review/test_lessons",
     "training/calibration": "training/test_trainer",
     "training/callbacks": "training/test_trainer",
     "training/first_checks": "preflight/test_checking",

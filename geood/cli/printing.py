@@ -160,7 +160,7 @@ def _calibration(header: BundleHeader) -> dict[str, str]:
     """Return what the record of the calibration tells, and false polygons at the default threshold."""
     record, config = header.record, header.config
     if record is None:
-        return {"calibrated on": "no record: predict cannot tell whether a map keeps its promise; train again"}
+        return {"calibrated on": "no record: predict cannot tell whether a map's budget holds; train again"}
     from geood.calibration import LEAST_BLOCKS, MORE_BLOCKS, PolygonTable, in_digits, least_area
 
     area = f"{record.km2:.4g} km2" if record.km2 is not None else counted(record.pixels, "pixel")

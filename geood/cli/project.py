@@ -39,6 +39,7 @@ def project(
 ) -> None:
     """Put maps, their scores and scenes into a QGIS project, in their order and with their styles."""
     from geood.atomic import check_output
+    from geood.geo.listing import some_of
     from geood.geo.qgis.project import raster_layer, write_project
     from geood.polygons import is_anomalies
 
@@ -49,9 +50,10 @@ def project(
     rasters = [raster for path in given for raster in _scores_of(path)]
     folders = [Path(each) for each in scene or () if Path(each).is_dir()]
     scenes = [each for each in scene or () if Path(each) not in folders]
-    if folders or not scenes:
-        near = (str(found) for raster in rasters if (found := _scene_of(raster, folders)))
-        scenes = list(dict.fromkeys([*scenes, *near]))
+    near = {raster: _scene_of(raster, folders) for raster in rasters} if folders or not scenes else {}
+    names = {Path(each).name for each in scenes}
+    lost = [raster for raster, found in near.items() if found is None and _scene_name(raster) not in names]
+    scenes = list(dict.fromkeys([*scenes, *(str(found) for found in near.values() if found)]))
     groups = {path.stem: _layers(path, scores_shown=not scenes) for path in given}
     if len(groups) < len(given):
         raise ConfigError("two of the maps have the same name; make a project of each")
@@ -64,9 +66,11 @@ def project(
     for path in given:
         if not _scores_of(path) and is_anomalies(path):
             print(printable(f"scores     none beside {path}: put its raster there, and repeat this with --overwrite"))
+    where = f"in {', '.join(map(str, folders))}" if folders else "beside the map"
     if not images:
-        where = f"in {', '.join(map(str, folders))}" if folders else "beside the map"
         print(printable(f"scene      none lies {where}; --scene SCENE --overwrite puts it below"))
+    elif lost:
+        print(printable(f"scene      none of {some_of(lost)} lies {where}; --scene SCENE --overwrite puts it below"))
 
 
 def _maps_in(path: Path) -> Iterator[Path]:
@@ -111,8 +115,13 @@ def _scores_of(path: Path) -> list[Path]:
 
 def _scene_of(scores: Path, folders: Sequence[Path]) -> Path | None:
     """Return the image that a map was made of, if it lies in a folder, or beside its scores, as their tags name it."""
-    from geood.geo.score_raster import SCENE_TAG, read_tags
-
-    name = Path(read_tags(scores).get(SCENE_TAG, "")).name
+    name = _scene_name(scores)
     near = [folder / name for folder in folders or [scores.parent]] if name else []
     return next((path for path in near if path.is_file() and path.absolute() != scores.absolute()), None)
+
+
+def _scene_name(scores: Path) -> str:
+    """Return the name of the image that a map was made of, as the tags of its scores tell it; empty if they do not."""
+    from geood.geo.score_raster import SCENE_TAG, read_tags
+
+    return Path(read_tags(scores).get(SCENE_TAG, "")).name

@@ -74,7 +74,9 @@ def audit(
             partial.write_text(found.to_json() + "\n", encoding="utf-8")
         print(f"figures    {json}")
     if found.overall.judged:
-        maps = " ".join(shlex.quote(str(path)) for path in reviewed)
+        named = [] if layer is None else ["--layer", layer]
+        named += [] if verdict_column == "verdict" else ["--verdict-column", verdict_column]
+        maps = printable(shlex.join([*map(str, reviewed), *named]))
         print(
             f"next       geood feedback {maps} --config CONFIG --out next.yaml hands the verdicts to the next training"
         )
@@ -102,8 +104,8 @@ def feedback(
     for line in made.lines():
         print(printable(line))
     trained = Path("runs") / config.stem
-    begin = trained if trained.is_dir() else "RUN, the run folder of the model"
-    print(f"next       geood train {out} --from {begin}")
+    begin = shlex.quote(str(trained)) if trained.is_dir() else "RUN, the run folder of the model"
+    print(printable(f"next       geood train {shlex.quote(str(out))} --from {begin}"))
 
 
 def audit_lines(found: Audit) -> Iterator[str]:
@@ -125,7 +127,7 @@ def audit_lines(found: Audit) -> Iterator[str]:
     for part in found.tops:
         yield f"  {part.name:<18} {_part(part)}"
     if not found.ranked and found.tops:
-        yield "  (ranked by score, as there is no column rank)"
+        yield "  (ranked by score, as no column rank tells polygons apart)"
     for part in found.bands:
         yield f"  {part.name:<18} {_part(part)} ({counted(part.polygons, 'polygon')})"
     yield from _ground_lines(found)

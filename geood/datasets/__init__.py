@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from geood.datasets.samples import CropPixels, seed_of
     from geood.datasets.sources import open_crops
     from geood.datasets.synthetic.world import make_world
+    from geood.datasets.unreadable import without_unreadable
     from geood.datasets.validation_ground import (
         PartIds,
         ValidationPart,
@@ -56,6 +57,7 @@ __all__ = [
     "seed_of",
     "settle_classes",
     "validation_parts",
+    "without_unreadable",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -88,5 +90,6 @@ __getattr__, __dir__ = lazy_exports(
         "seed_of": "samples",
         "settle_classes": "class_finding",
         "validation_parts": "validation_ground",
+        "without_unreadable": "unreadable",
     },
 )

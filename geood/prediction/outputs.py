@@ -100,13 +100,15 @@ class Target(NamedTuple):
 class RunOutputs(NamedTuple):
     """Final paths of a run: those of each scene, the polygon file that scenes share, and their table.
 
-    All of them lie in `folder`; `work_folder` is the one in which they are made.
+    All of them lie in `folder`; `work_folder` is the one in which they are made. `asked` are the scenes that were asked
+    for, with those that were left out since.
     """
 
     targets: tuple[Target, ...]
     together: Path | None
     summary: Path | None
     work_folder: Path
+    asked: int
 
     @property
     def finals(self) -> list[Path]:
@@ -141,7 +143,8 @@ def outputs_of(scenes: Sequence[str | Path], out: Path, *, mosaic: bool, overvie
     summary = (out / SUMMARY if inside else out.with_name(f"{out.stem}.{SUMMARY}")) if tabled else None
     parent = targets[0].scores.parent
     _check_apart(targets)
-    return RunOutputs(tuple(targets), together, summary, work_folder(parent, out.name if inside else out.stem))
+    folder = work_folder(parent, out.name if inside else out.stem)
+    return RunOutputs(tuple(targets), together, summary, folder, len(targets))
 
 
 def _check_apart(targets: Sequence[Target]) -> None:

@@ -272,7 +272,7 @@ def _draw(outputs: RunOutputs, plans: Sequence[ScenePlan], verdicts: Sequence[Ve
 
 
 def _log_verdicts(made: Sequence[Prediction]) -> None:
-    """Warn of maps whose promise does not hold, or that are far above it."""
+    """Warn of maps whose budget does not hold, or that are far above it."""
     for prediction in made:
         verdict = prediction.verdict
         if verdict is not None and (verdict.loud or verdict.answer == FAILS):

@@ -1,8 +1,9 @@
 """All scenes of a run, scored one after another, and what became of each while it was read.
 
 A scene that was written to meanwhile has no map: it would be one of two scenes. One that is gone, or has become
-unreadable, ends the run too, or is left out where the run leaves out such scenes. How one is scored is known in
-`rasters`, what cannot be read before any work in `unreadable`.
+unreadable, ends the run too, or is left out where the run leaves out such scenes. Each is asked for its state once: a
+second question might have another answer. How one is scored is known in `rasters`, what cannot be read before any work
+in `unreadable`.
 """
 
 from __future__ import annotations
@@ -58,29 +59,22 @@ def score_scenes(
             if not skip or (left_out := why_unreadable(target)) is None:
                 raise
             gone[target] = left_out
-    for target in made if skip else ():
-        if (left_out := why_unreadable(target)) is not None:
-            gone[target] = left_out
+    changed: list[Target] = []
+    for target, (plan, _) in made.items():
+        name = plan.job.source.name
+        try:
+            if with_retries(partial(fingerprint, name), name=name) != plan.state:
+                changed.append(target)
+                work.discard.add(target.scores.stem)
+        except DataError as error:
+            if not skip:
+                raise
+            gone[target] = LeftOut(target.scene.public, str(error))
     left, told = without(outputs, gone)
     work.discard.update(target.scores.stem for target in gone)
-    _check_unchanged(left.targets, [made[target][0] for target in left.targets], work)
-    return left, [made[target] for target in left.targets], told
-
-
-def _check_unchanged(targets: Sequence[Target], plans: Sequence[ScenePlan], work: WorkDir) -> None:
-    """Check that every scene is still what it was when its tiles were planned; the tiles of one that is not are lost.
-
-    Raises:
-        SceneChangedError: a scene was changed meanwhile.
-    """
-    changed = []
-    for target, plan in zip(targets, plans, strict=True):
-        name = plan.job.source.name
-        if with_retries(partial(fingerprint, name), name=name) != plan.state:
-            work.discard.add(target.scores.stem)
-            changed.append(target.scene.label)
     if changed:
         raise SceneChangedError(
-            f"{changed[0]}: changed while it was read, so the map would be of two scenes, and is not written; wait "
-            "until nothing writes to it, and predict again"
+            f"{changed[0].scene.label}: changed while it was read, so the map would be of two scenes, and is not "
+            "written; wait until nothing writes to it, and predict again"
         )
+    return left, [made[target] for target in left.targets], told

@@ -77,11 +77,11 @@ def without(outputs: RunOutputs, found: Mapping[Target, LeftOut]) -> tuple[RunOu
     """
     left = tuple(target for target in outputs.targets if target not in found)
     if not left:
-        scenes = counted(len(found), "scene")
+        scenes = counted(outputs.asked, "scene")
         raise DataError(f"{next(iter(found.values())).why}; and none of the {scenes} can be read")
     told = [one._replace(why=f"{one.why}{_older(target)}") for target, one in found.items()]
     if told:
-        log.warning("%s", _told(told, len(outputs.targets)))
+        log.warning("%s", _told(told, outputs.asked))
     return outputs._replace(targets=left), told
 
 
@@ -165,8 +165,8 @@ def _unreadable(targets: Sequence[Target]) -> dict[Target, LeftOut]:
 
 def why_unreadable(target: Target) -> LeftOut | None:
     """Return a scene that cannot be opened with the reason; None if it can."""
-    name = target.scene.opened
     try:
+        name = target.scene.opened
         with_retries(partial(fingerprint, name), name=name)
     except DataError as error:
         return LeftOut(target.scene.public, str(error))

@@ -5,14 +5,16 @@ All parts are looked at, whatever the ones before them found, so that one run te
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from geood.config import Config, DataConfig, folded
-from geood.datasets import find_files, settle_classes
+from geood.datasets import find_files, settle_classes, without_unreadable
 from geood.errors import DataError, GeoodError, counted
+from geood.geo.labels.reading import are_vectors
 from geood.preflight.found_classes import FoundClass, FoundLabels, area_text, find_classes
 from geood.preflight.imagery import look_at
 from geood.preflight.machine import this_machine
@@ -83,11 +85,8 @@ def _files(config: Config, trial: list[Trial]) -> Iterator[Line]:
         for entry in data.sets:
             yield "set", f"{entry.name}, split {entry.split}; geood data check {entry.name} FOLDER reads all of it"
         return
-    lost: set[Path] = set()
-    if data.unreadable == "skip":
-        with suppress(DataError):  # told where the crops are
-            lost = {skipped.path for skipped in _tried(config, trial).crops.skipped}
     find = partial(find_files, data.root, suffixes=SUFFIXES)
+    lost = _left_out(config, trial, find) if data.unreadable == "skip" else set()
     images = [path for path in find(data.images, what="data.images") if path not in lost]
     if lost:
         yield "note", f"files that cannot be read and are left out: {len(lost)}, {sorted(lost)[0].name} first"
@@ -104,6 +103,17 @@ def _files(config: Config, trial: list[Trial]) -> Iterator[Line]:
     for problem in found.problems:
         yield "note", problem
     yield from _classes(config, found)
+
+
+def _left_out(config: Config, trial: list[Trial], find: Callable[..., list[Path]]) -> set[Path]:
+    """Return the files that a training leaves out, also where something else, told with the crops, would end it."""
+    with suppress(GeoodError):
+        return {skipped.path for skipped in _tried(config, trial).crops.skipped}
+    labels = find(config.data.labels, what="data.labels")
+    files = [*find(config.data.images, what="data.images"), *([] if are_vectors(labels) else labels)]
+    with quietly(logging.ERROR), suppress(DataError):  # without any that can be read, the first is told
+        return {skipped.path for skipped in without_unreadable(files, lambda path: [path], what="files")[1]}
+    return set()
 
 
 def _classes(config: Config, labels: FoundLabels) -> Iterator[Line]:

@@ -151,12 +151,16 @@ class _Places:
     def find(self, label: str, scores: Path) -> Path | None:
         """Return the image of a scene, which is not its scores, though they may have its name."""
         name = Path(label).name
-        if len(self.given) == 1 and self.given[0].is_file() and (self.alone or self.given[0].name == name):
-            return self.given[0]
+        images = [path for path in self.given if path.is_file()]
+        if len(self.given) == len(images) == 1 and (self.alone or images[0].name == name):
+            return images[0]
         given = [place / name if place.is_dir() else place for place in self.given]
+        named = [path for path in given if name and path.name == name and path.is_file()]
+        only = images if self.alone and len(images) == 1 else []
         beside = [self.map_path.with_name(name), Path(name)] if name else []
-        near = [*(path for path in [*given, *beside] if path.is_file()), *self._of_training()]
-        return next((path for path in near if path.name == name and not path.samefile(scores)), None)
+        near = [*(path for path in beside if path.is_file()), *self._of_training()]
+        likely = [*named, *only, *(path for path in near if path.name == name)]
+        return next((path for path in likely if not path.samefile(scores)), None)
 
     def _of_training(self) -> list[Path]:
         if self.config is None or self.config.data.kind != "scenes":

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -43,11 +43,12 @@ PACKAGES = ("torch", "rasterio", "geopandas", "matplotlib", "jinja2")
 
 @dataclass(frozen=True)
 class Sources:
-    """Sources of a page: at most one run, and any number of maps and evaluations."""
+    """Sources of a page: at most one run, and any number of maps and evaluations; `unused` are images of no map."""
 
     run: Run | None
     maps: list[SceneMap]
     measured: list[Measured]
+    unused: list[Path] = field(default_factory=list)
 
 
 def report(
@@ -130,7 +131,10 @@ def read_sources(paths: Sequence[Path], *, scenes: Sequence[Path] = (), most: in
     run = read_run(runs[0]) if runs else None
     config, alone = run.config if run else None, len(maps) == 1
     read = [each for path in maps for each in read_maps(path, scenes=scenes, config=config, most=most, alone=alone)]
-    return Sources(run, read, [read_evaluation(path) for path in measured])
+    used = {each.scene for each in read}
+    told = " ".join(note for each in read for note in each.notes)  # an image of other ground is named there
+    unused = [path for path in scenes if path.is_file() and path not in used and path.name not in told]
+    return Sources(run, read, [read_evaluation(path) for path in measured], unused)
 
 
 def render(sources: Sources, *, title: str) -> str:
@@ -250,6 +254,9 @@ def _notes(sources: Sources) -> list[str]:
     others = sorted(set(models) - {own, ""}) if own else []
     if others:
         notes.append(f"Maps or figures here are of another model ({', '.join(others)}) than that of the run ({own}).")
+    if sources.unused:
+        listed = ", ".join(str(path) for path in sources.unused)
+        notes.append(f"No map here tells that it is of {listed}, so it is not shown; give it with its own map alone.")
     if sources.run is not None and sources.run.header is None:
         notes.append("The run is not finished: it has no model yet.")
     return list(dict.fromkeys(notes))

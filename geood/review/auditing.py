@@ -24,7 +24,7 @@ from geood.constants import DIGITS
 from geood.errors import ConfigError, DataError, counted
 from geood.models import AnyBundle, bundle_path_of, takes_bundle
 from geood.notebook import html_text
-from geood.review.ground import MapGround, ground_of
+from geood.review.ground import MapGround, ground_of, searched_ground
 from geood.review.intervals import (
     LEVEL,
     Interval,
@@ -155,14 +155,14 @@ def audit(  # noqa: PLR0913 - the options of a verb
     frame = review.polygons
     judged = frame["verdict"].isin(["real", "false"]).to_numpy()
     real = (frame["verdict"] == "real").to_numpy()
-    cells = _cells(review)
+    cells, bare = searched_ground(review)
     if not judged.any() and not (cells and cells["complete"]):
         others = "; ".join(misspelt_lines(review.misspelt))
         raise DataError(
             f"{paths[0]}: no polygon has a verdict yet{f' ({others})' if others else ''}, and no cell is complete; "
             "type real or false in the column verdict, in QGIS or elsewhere, and save"
         )
-    score = frame["score"].to_numpy(np.float64)
+    score, mapped = frame["score"].to_numpy(np.float64), _mapped(frame)
     for option, number in {"--false-per-km2": false_per_km2, "--promised-per-km2": promised_per_km2}.items():
         if number is not None and ground.area_km2 is None:
             raise ConfigError(f"{option} needs the ground that was searched; give --scores RASTER or --area-km2")
@@ -175,12 +175,12 @@ def audit(  # noqa: PLR0913 - the options of a verb
         verdicts={str(k) or "none yet": int(v) for k, v in frame["verdict"].value_counts().items()},
         misspelt=review.misspelt,
         conflicts=tuple(map(str, review.conflicts)),
-        notes=(*review.notes, *_odd_outlines(review), *_without_score(score, judged), *ground.notes),
+        notes=(*review.notes, *bare, *_odd_outlines(review), *_without_score(score, judged), *ground.notes),
         ranked=review.ranked,
         area_km2=ground.area_km2,
         overall=_part("all", judged, real),
         bands=bands,
-        tops=_tops(judged, real),
+        tops=_tops(judged[mapped], real[mapped]),
         cells=cells,
         misses_per_km2=misses,
         recall=recall,
@@ -201,11 +201,17 @@ def _odd_outlines(review: Review) -> list[str]:
     return [f"{' and '.join(told)}{why}: counted by what its row tells"] if told else []
 
 
+def _mapped(frame: pd.DataFrame) -> NDArray[np.bool_]:
+    """Return which polygons (n,) are of the map: those with a finite score, all where none has one."""
+    known = np.isfinite(frame["score"].to_numpy(np.float64))
+    return known if known.any() else np.ones(len(frame), np.bool_)
+
+
 def _without_score(score: NDArray[np.float64], judged: NDArray[np.bool_]) -> list[str]:
     """Return a note on judged polygons that have no score, as those drawn by hand, or an infinite one."""
     count = int((judged & ~np.isfinite(score)).sum())
     what = f"{counted(count, 'judged polygon')} without a finite score, as if drawn by hand"
-    return [f"{what}: in the precision overall, and in no band, budget or recall"] if count else []
+    return [f"{what}: in the precision overall, and in nothing else"] if count else []
 
 
 def _part(name: str, judged: NDArray[np.bool_], real: NDArray[np.bool_]) -> Part:
@@ -240,16 +246,6 @@ def _tops(judged: NDArray[np.bool_], real: NDArray[np.bool_]) -> tuple[Part, ...
     sizes = [size for size in TOPS if size <= len(judged)]
     useful = [size for i, size in enumerate(sizes) if i == 0 or sizes[i - 1] < last]
     return tuple(_part(f"top {size}", judged[:size], real[:size]) for size in useful)
-
-
-def _cells(review: Review) -> dict[str, Any] | None:
-    """Sum up the cells of the sample that were searched to their end."""
-    cells = review.cells
-    if cells is None:
-        return None
-    done = cells[cells["complete"]]
-    area = float(done["area_m2"].sum()) / 1e6 if "area_m2" in done and len(done) else 0.0
-    return {"cells": len(cells), "complete": len(done), "misses": int(done["misses"].sum()), "area_km2": area}
 
 
 def _recall(
@@ -330,7 +326,7 @@ def _promises(
     review: Review, ground: MapGround, promised_per_km2: float | None, bundle_path: str | Path | None
 ) -> tuple[str, ...]:
     """Compare what was promised with what was found, in words."""
-    frame = review.polygons
+    frame = review.polygons[_mapped(review.polygons)]
     false = (frame["verdict"] == "false").to_numpy()
     open_yet = int((~frame["verdict"].isin(["real", "false"])).sum())
     said: list[str] = []

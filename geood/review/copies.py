@@ -23,6 +23,7 @@ KEY = ("scene", "model", "rank")  # columns by which polygons of several files a
 CELL_KEY = ("scene", "seed", "cell")  # and cells
 LARGEST = 2**53  # below which a float is a whole number without doubt
 ROUNDED, MOSTLY = 1e-5, 0.5  # relative difference of figures that are one; share of polygons that tell one map
+FEW = 0.1  # share of polygons that may have the rank of another one by mistake
 _FIGURES = ("score_max", "score_mean", "area_px", "area_m2", "class_name", "scene", "model")
 
 
@@ -73,6 +74,29 @@ def with_lost_columns(rows: geopandas.GeoDataFrame, key: Sequence[str] = KEY) ->
     return rows
 
 
+def whole_numbers(values: pd.Series[Any]) -> pd.Series[Any]:
+    """Return the numbers of a column, also of one of texts, as floats; NaN for all that is no whole number."""
+    told = pd.to_numeric(values, errors="coerce").astype(np.float64)
+    return told.where((told % 1 == 0) & (told.abs() < LARGEST))
+
+
+def tells_polygons(polygons: geopandas.GeoDataFrame) -> bool:
+    """Return whether ranks tell polygons apart: most have one, and of a file few have that of another polygon.
+
+    The ranks of another tool may be grades, or of scenes that its file does not name. Parts of one polygon that a
+    person cut have all its numbers.
+    """
+    told = polygons[polygons["rank"].notna()]
+    if len(told) < len(polygons) * (1 - MOSTLY):
+        return False
+    by = ["_file", *(name for name in KEY if name in told)]
+    figures = [name for name in told.select_dtypes("number").columns if name not in ("fid", *by)]
+    again = told.duplicated(by)
+    if figures:
+        return not (again & ~told.duplicated([*by, *figures])).mean() > FEW
+    return not again.mean() > MOSTLY
+
+
 def check_one_map(polygons: geopandas.GeoDataFrame, paths: Sequence[str | Path]) -> None:
     """Check that polygons of one rank in several files are the same: most of them have the same figures.
 
@@ -103,7 +127,7 @@ def check_one_map(polygons: geopandas.GeoDataFrame, paths: Sequence[str | Path])
 def each_once(
     frame: geopandas.GeoDataFrame, notes: list[str], undecided: list[Any], *, ranked: bool
 ) -> tuple[geopandas.GeoDataFrame, tuple[Conflict, ...]]:
-    """Keep each polygon once, with the verdict on which all agree; list those on which they do not.
+    """Keep each polygon once, with the verdict and class on which all agree; list those on which they do not.
 
     Parts into which a person cut a polygon, which keep its rank, are one polygon: those with its verdict together.
     The others are added to `undecided`.
@@ -113,7 +137,8 @@ def each_once(
         by = [name for name in _FIGURES if name in frame]
         frame = frame.assign(_outline=frame.geometry.to_wkb())
         by.append("_outline")
-    kept, conflicts, cut = [], [], 0
+    kept, conflicts, cut, apart = [], [], 0, 0
+    classes = frame["true_class"].tolist() if "true_class" in frame else [None] * len(frame)
     outlines = frame.geometry.to_numpy(dtype=object, copy=True)
     verdict, file = frame["verdict"].tolist(), frame["_file"].tolist()
     for rows in frame.groupby(by, dropna=False, sort=False).indices.values():
@@ -128,6 +153,9 @@ def each_once(
         rest = [outlines[i] for i in parts if i not in own]
         outlines[first] = _together([outlines[i] for i in own])
         undecided += _without(rest, outlines[first])
+        stated = _classes_of([classes[i] for i in rows if verdict[i] == verdict[first]])
+        classes[first] = stated[0] if len(stated) == 1 else None
+        apart += len(stated) > 1 and not torn
         if torn:
             said = tuple(f"{verdict[i]} by {_who(frame, i)}" for i in rows if verdict[i] in verdicts)
             rank = frame["_told"].iat[first] if ranked else np.nan
@@ -135,10 +163,22 @@ def each_once(
             conflicts.append((first, Conflict(place, said)))
     if cut:
         notes.append(f"{counted(cut, 'polygon')} cut into parts or copied, with one rank: each counts once")
+    if apart:
+        notes.append(f"{counted(apart, 'polygon')} with one verdict and differing true_class: none is stated")
+    frame = frame.assign(true_class=pd.Series(classes, frame.index, dtype=object)) if "true_class" in frame else frame
     merged = frame.set_geometry(outlines, crs=frame.crs)
     merged = merged.drop(columns=["_outline", "_file", "_told"], errors="ignore").copy()
     merged.iloc[[i for i, _ in conflicts], merged.columns.get_loc("verdict")] = "conflict"
     return merged.iloc[sorted(kept)].reset_index(drop=True), tuple(conflict for _, conflict in conflicts)
+
+
+def _classes_of(typed: Sequence[Any]) -> list[Any]:
+    """Return the classes that several rows state of one polygon, each once as it was first typed; blanks are none."""
+    told: dict[str, Any] = {}
+    for value in typed:
+        if not is_empty(value) and (word := str(value).strip().casefold()):
+            told.setdefault(word, value)
+    return [*told.values()]
 
 
 def _together(parts: Sequence[Any]) -> Any:
@@ -168,12 +208,11 @@ def searched_cells(frames: list[geopandas.GeoDataFrame], notes: list[str]) -> ge
     if not frames:
         return None
     cells = pd.concat([frame.assign(_file=number) for number, frame in enumerate(frames)], ignore_index=True)
-    cells = with_lost_columns(cells, CELL_KEY)
+    cells = _with_areas(with_lost_columns(cells, CELL_KEY))
     complete = [str(value).strip().casefold() in ("true", "1", "1.0", "yes") for value in cells["complete"]]
-    misses = pd.to_numeric(cells["misses"], errors="coerce").astype(np.float64)
-    wrong = (misses < 0) | (misses % 1 != 0) & misses.notna()
-    typed = [not is_empty(value) for value in cells["misses"]]
-    wrong |= pd.Series(typed) & misses.isna()
+    misses = whole_numbers(cells["misses"])
+    typed = pd.Series([not is_empty(value) for value in cells["misses"]])
+    wrong = (misses < 0) | (typed & misses.isna())
     if wrong.any():
         notes.append(f"layer {SAMPLE_LAYER}: {counted(int(wrong.sum()), 'count')} of misses no whole number; left out")
     cells = cells.assign(misses=misses.mask(wrong), complete=np.array(complete) & ~wrong.to_numpy())
@@ -188,10 +227,17 @@ def searched_cells(frames: list[geopandas.GeoDataFrame], notes: list[str]) -> ge
     return cells.assign(misses=cells["misses"].fillna(0).where(cells["complete"], cells["misses"]))
 
 
+def _with_areas(cells: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
+    """Return cells with areas in numbers above 0, NaN where none is told."""
+    for name in (name for name in ("area_m2", "stands_for_m2") if name in cells):
+        told = pd.to_numeric(cells[name], errors="coerce").astype(np.float64)
+        cells = cells.assign(**{name: told.where((told > 0) & (told < np.inf))})
+    return cells
+
+
 def _numbered(cells: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
     """Return cells each of which has a number: one of its own outline where no file tells it."""
-    told = pd.to_numeric(cells["cell"], errors="coerce") if "cell" in cells else pd.Series(np.nan, cells.index)
-    told = told.where((told % 1 == 0) & (told.abs() < LARGEST))
+    told = whole_numbers(cells["cell"]) if "cell" in cells else pd.Series(np.nan, cells.index)
     above = told.max() if told.notna().any() else 0
     outlines = pd.Series(pd.factorize(cells.geometry.to_wkb())[0] + 1 + above, cells.index)
     return cells.assign(cell=told.fillna(outlines).astype(np.int64))

@@ -24,6 +24,7 @@ from rasterio.features import geometry_mask
 from geood.errors import ConfigError, DataError, counted
 from geood.geo.gdal import open_raster, pieces, rasterio_window, reading
 from geood.geo.grid import Grid, Window
+from geood.geo.qgis.form import SAMPLE_LAYER
 from geood.geo.scene import Scene
 from geood.geo.score_raster import SCORE_TAG
 from geood.geo.vector import crs_of
@@ -84,7 +85,9 @@ def ground_of(review: Review, paths: list[Path], *, scores: str | Path | None, a
         ConfigError: there are neither scores of polygons nor a raster of them.
         DataError: the raster cannot be read, has several bands, or another CRS than the polygons can be brought to.
     """
-    raster = Path(scores) if scores is not None else raster_of(paths[0])
+    found = [Path(scores)] if scores is not None else filter(None, map(raster_of, paths))
+    raster = next(iter(found), None)
+    told = next((path for path in paths if run_rows(path)), paths[0])  # a copy may be saved without what the map tells
     bare = not np.isfinite(review.polygons["score"].to_numpy(np.float64)).any() and len(review.polygons) > 0
     if raster is None:
         if bare:
@@ -93,22 +96,56 @@ def ground_of(review: Review, paths: list[Path], *, scores: str | Path | None, a
                 f"{paths[0]}: no column of scores; name it with --score-column, or give the raster with --scores; "
                 f"columns of numbers: {', '.join(name for name in numbers if name != 'score') or 'none'}"
             )
-        area, valid = _told_by_run(paths[0])
+        area, valid = _told_by_run(told)
         area, notes = (area, ()) if area or area_km2 else _area_of_cells(review)
-        at, promise, said = promise_of(paths[0], {}, review)
+        at, promise, said = promise_of(told, {}, review)
         return MapGround(review, area_km2 if area_km2 is not None else area, valid, {}, (*notes, *said), at, promise)
     area, valid, tags = _measured(raster)
     if bare:
         review = replace(review, polygons=_with_scores(review.polygons, raster))
-    at, promise, said = promise_of(paths[0], tags, review)
+    at, promise, said = promise_of(told, tags, review)
     return MapGround(review, area_km2 if area_km2 is not None else area, valid, tags, said, at, promise)
 
 
-def beside_scenes(judged: geopandas.GeoDataFrame, scenes: list[Path]) -> list[str]:
-    """Return a note on judged polygons that lie on none of their scenes, by the extents of these.
+def searched_ground(review: Review) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return cells, complete ones, their misses and square kilometres (None: there is no sample), and a note.
+
+    Where others have an area, complete cells without one count nowhere: their misses would, and their ground not.
+    """
+    cells, notes = review.cells, list[str]()
+    if cells is None:
+        return None, notes
+    done = cells[cells["complete"]]
+    areas = done["area_m2"] if "area_m2" in done else done["complete"] * np.nan
+    if areas.notna().any() and areas.isna().any():
+        what = counted(int(areas.isna().sum()), "complete cell")
+        notes.append(f"layer {SAMPLE_LAYER}: {what} without an area, as if drawn by hand; left out")
+        done = done[areas.notna()]
+    misses = int(done["misses"].sum())
+    return {"cells": len(cells), "complete": len(done), "misses": misses, "area_km2": float(areas.sum()) / 1e6}, notes
+
+
+def empty_cells(review: Review, notes: list[str]) -> geopandas.GeoDataFrame | None:
+    """Return the cells that were searched to their end and hold no miss; None if there are none."""
+    if review.cells is None:
+        return None
+    cells = review.cells[review.cells["complete"] & (review.cells["misses"] == 0)]
+    whole = cells[cells.geometry.is_valid & has_area(cells.geometry)]
+    if len(whole) < len(cells):
+        notes.append(f"{counted(len(cells) - len(whole), 'cell')} without a valid outline; left out")
+    return whole if len(whole) else None
+
+
+def has_area(shapes: Any) -> Any:
+    """Return which shapes (n,) are polygons, or hold one."""
+    return (shapely.get_dimensions(shapes.values) == 2) & ~shapes.is_empty
+
+
+def beside_scenes(judged: geopandas.GeoDataFrame, scenes: list[Path], *, what: str, needed: bool = True) -> list[str]:
+    """Return a note on judged polygons, or what they are, that lie on none of their scenes, by the extents of these.
 
     Raises:
-        ConfigError: none lies on one.
+        ConfigError: none lies on one, and that is `needed`.
         DataError: a scene cannot be read.
     """
     on_one = np.zeros(len(judged), np.bool_)
@@ -118,16 +155,14 @@ def beside_scenes(judged: geopandas.GeoDataFrame, scenes: list[Path]) -> list[st
         if grid.crs is None:  # nothing is known of its place
             return []
         on_one |= judged.geometry.to_crs(crs_of(grid)).intersects(shapely.box(*grid.bounds)).to_numpy()
-    lost, what = int((~on_one).sum()), counted(len(judged), "judged polygon")
-    if lost and not on_one.any():
+    lost = int((~on_one).sum())
+    if lost and not on_one.any() and needed:
         raise ConfigError(
-            f"{scenes[0]}: holds none of the {what}; give the image that was searched with --scene, or save the "
-            "polygons with the CRS of the map"
+            f"{scenes[0]}: holds none of the {counted(len(judged), what)}; give the image that was searched with "
+            "--scene, or save the polygons with the CRS of the map"
         )
     lies = "lies" if lost == 1 else "lie"
-    return (
-        [f"{counted(lost, 'judged polygon')} {lies} on none of the scenes, so nothing is learned there"] if lost else []
-    )
+    return [f"{counted(lost, what)} {lies} on none of the scenes, so nothing is learned there"] if lost else []
 
 
 def _told_by_run(path: Path) -> tuple[float | None, int | None]:
@@ -146,7 +181,7 @@ def _sum_of(numbers: list[float | None]) -> float | None:
 def _area_of_cells(review: Review) -> tuple[float | None, tuple[str, ...]]:
     """Return the ground that the cells of the sample stand for, in square kilometres."""
     cells = review.cells
-    if cells is None or "stands_for_m2" not in cells or not np.isfinite(cells["stands_for_m2"].sum()):
+    if cells is None or "stands_for_m2" not in cells:
         return None, ()
     total = float(cells["stands_for_m2"].sum()) / 1e6
     note = "the ground is what the cells of the sample stand for: without those that hold data in less than half"

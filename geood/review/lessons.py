@@ -30,16 +30,14 @@ from geood.config import Config, load_config
 from geood.constants import IGNORE, UNSTATED
 from geood.datasets import find_files, settle_classes
 from geood.errors import ConfigError, DataError, OutputError, counted, shown
-from geood.geo.listing import files_in
 from geood.geo.ogr import fixed_time, local_file, plain_path
 from geood.geo.paths import seen_from
-from geood.geo.score_raster import SCENE_TAG, read_tags
-from geood.polygons import raster_of, run_rows
-from geood.review.ground import beside_scenes
-from geood.review.reading import Review, ReviewNames, misspelt_lines, read_review
+from geood.review.copies import whole_numbers
+from geood.review.ground import beside_scenes, empty_cells, has_area
+from geood.review.reading import ReviewNames, misspelt_lines, read_review
+from geood.review.scenes import scenes_of
 
 LAYER, ATTRIBUTE = "labels", "class_id"
-IMAGES = (".tif", ".tiff", ".vrt", ".jp2")
 
 
 class _Files(NamedTuple):
@@ -113,14 +111,12 @@ def feedback(
         raise ConfigError(f"{config_path}: trains on photographs, which have no place for reviewed polygons")
     review = read_review(paths, names)
     if review.misspelt:
-        listed = "; ".join(misspelt_lines(review.misspelt))
-        raise DataError(
-            f"{paths[0]}: verdicts that are none of real, false, unsure, skip: {listed}; correct them first"
-        )
+        where, listed = ", ".join(map(str, paths)), "; ".join(misspelt_lines(review.misspelt))
+        raise DataError(f"{where}: verdicts that are none of real, false, unsure, skip: {listed}; correct them first")
     notes = [*review.notes, *(f"conflict {conflict}: left out" for conflict in review.conflicts)]
     ids = {name.casefold(): i for i, name in config.data.classes.items()}
     frame = _with_ids(review.polygons, ids, notes, Path(paths[0]))
-    cells = _empty_cells(review, notes)
+    cells = empty_cells(review, notes)
     labels = _labels(frame, cells, review.undecided)
     counts = {
         "false": int((frame["verdict"] == "false").sum()),
@@ -130,8 +126,12 @@ def feedback(
     }
     if not counts["false"] and not counts["cells"] and not counts["real"]:
         raise DataError(f"{paths[0]}: no polygon has a verdict yet, and no cell is complete; type some and save")
-    found = _scenes(review, [Path(path) for path in paths], [Path(scene) for scene in scenes], config)
-    notes += beside_scenes(frame[frame["verdict"].isin(["real", "false"])], found)
+    found = scenes_of(review, [Path(path) for path in paths], [Path(scene) for scene in scenes], config)
+    judged = frame[frame["verdict"].isin(["real", "false"])]
+    notes += beside_scenes(judged, found, what="judged polygon")
+    if cells is not None:
+        placed = cells if cells.crs else cells.set_crs(frame.crs)
+        notes += beside_scenes(placed, found, what="searched cell", needed=judged.empty)
     if config.segmenter.outlier != "head" and counts["false"] > counts["stated"]:
         notes.append(
             "the model has no outlier head: false alarms without a class of the model in true_class teach nothing"
@@ -145,7 +145,7 @@ def feedback(
             out.parent, out.name, overwrite=True, finals={path.name: path for path in (files.config, *files[1:])}
         ) as staging,
     ):
-        _write_labels(staging / files.labels.name, _joined(config, labels))
+        _write_labels(staging / files.labels.name, _joined(config, labels, notes))
         _write_yaml(staging / files.config.name, config_path, out, _next_keys(config, found, files.labels))
         if counts["real"]:
             _write_labels(staging / files.holdout_labels.name, _holdout(frame, config, ids, anomaly))
@@ -189,7 +189,7 @@ def _with_ids(
     frame = frame.assign(**{ATTRIBUTE: named})
     frame.loc[odd, "verdict"] = "skip"
     judged = frame[false | real]
-    bare = ~_has_area(judged.geometry)
+    bare = ~has_area(judged.geometry)
     if bare.any():
         notes.append(f"{counted(int(bare.sum()), 'judged polygon')} without an outline; left out")
         frame = frame[~frame.index.isin(judged.index[bare])]
@@ -197,7 +197,7 @@ def _with_ids(
     wrong = judged[~judged.geometry.is_valid]
     if len(wrong):
         raise DataError(
-            f"{path}: {counted(len(wrong), 'judged polygon')} whose outline is not valid, fid "
+            f"{wrong['source'].iloc[0]}: {counted(len(wrong), 'judged polygon')} whose outline is not valid, fid "
             f"{wrong['fid'].iloc[0]} first ({shapely.is_valid_reason(wrong.geometry.iloc[0])}); repair it, in QGIS "
             "with Fix geometries"
         )
@@ -220,17 +220,6 @@ def _unknown_classes(frame: geopandas.GeoDataFrame, ids: Mapping[str, int]) -> l
 
 def _class_id(value: Any, ids: Mapping[str, int]) -> int:
     return ids.get(value.strip().casefold(), UNSTATED) if isinstance(value, str) else UNSTATED
-
-
-def _empty_cells(review: Review, notes: list[str]) -> geopandas.GeoDataFrame | None:
-    """Return the cells that were searched to their end and hold no miss; None if there are none."""
-    if review.cells is None:
-        return None
-    cells = review.cells[review.cells["complete"] & (review.cells["misses"] == 0)]
-    whole = cells[cells.geometry.is_valid & _has_area(cells.geometry)]
-    if len(whole) < len(cells):
-        notes.append(f"{counted(len(cells) - len(whole), 'cell')} without a valid outline; left out")
-    return whole if len(whole) else None
 
 
 def _labels(
@@ -257,21 +246,27 @@ def _rows(shapes: Any, class_id: Any, origin: str) -> geopandas.GeoDataFrame:
     values = {ATTRIBUTE: class_id, "origin": origin}
     made = geopandas.GeoDataFrame(values, index=range(len(shapes)), geometry=list(shapes))
     parts = made.astype({ATTRIBUTE: "int64"}).explode(ignore_index=True)
-    return parts[_has_area(parts.geometry)].reset_index(drop=True)
+    return parts[has_area(parts.geometry)].reset_index(drop=True)
 
 
-def _has_area(shapes: Any) -> Any:
-    """Return which shapes (n,) are polygons, or hold one."""
-    return (shapely.get_dimensions(shapes.values) == 2) & ~shapes.is_empty
+def _joined(config: Config, labels: geopandas.GeoDataFrame, notes: list[str]) -> geopandas.GeoDataFrame:
+    """Return the labelled ground of earlier rounds with the new one on top; what has no class there is left out.
 
-
-def _joined(config: Config, labels: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
-    """Return the labelled ground of earlier rounds with the new one on top."""
+    Raises:
+        DataError: that ground cannot be read, or is none that a feedback wrote.
+    """
     if config.data.reviewed_labels is None:
         return labels
     [path] = find_files(config.data.root, [config.data.reviewed_labels], what="data.reviewed_labels")
     with local_file(path) as plain:
         before = pyogrio.read_dataframe(plain)
+    if ATTRIBUTE not in before:
+        raise DataError(f"{path}: no column {ATTRIBUTE}, which reviewed ground of earlier rounds has; restore the file")
+    ids = whole_numbers(before[ATTRIBUTE])
+    known = ids.between(0, 255)
+    if not known.all():
+        notes.append(f"{path.name}: {counted(int((~known).sum()), 'shape')} without a class id of 0 to 255; left out")
+    before = before.assign(**{ATTRIBUTE: ids})[known].astype({ATTRIBUTE: "int64"})
     before = before.to_crs(labels.crs) if before.crs is not None and labels.crs is not None else before
     before = before[[name for name in (ATTRIBUTE, "origin", "geometry") if name in before]]
     return pd.concat([before, labels], ignore_index=True).set_crs(labels.crs, allow_override=True)
@@ -295,50 +290,6 @@ def _holdout(
             ]
         parts.append(_rows(rows.geometry, chosen, verdict))
     return pd.concat(parts, ignore_index=True).set_crs(frame.crs, allow_override=True)
-
-
-def _scenes(review: Review, paths: list[Path], given: list[Path], config: Config) -> list[Path]:
-    """Return the images of the scenes that the polygons are of: those given, or those found by name.
-
-    Raises:
-        ConfigError: one is not found.
-    """
-    for path in given:
-        if not path.exists():
-            raise ConfigError(f"--scene {path}: no such file; give the image that was searched, or its folder")
-    if given and all(path.is_file() for path in given):
-        return sorted(path.absolute() for path in given)
-    labels = sorted({str(name) for name in review.polygons.get("scene", pd.Series(dtype=str)).dropna()})
-    labels = labels or sorted({str(row["scene"]) for row in run_rows(paths[0]) if row.get("scene")})
-    raster = raster_of(paths[0])
-    if not labels and raster is not None:
-        labels = [read_tags(raster).get(SCENE_TAG, "")]
-    root, data = config.data.root, config.data
-    near: list[Path] = []
-    own = {raster.absolute()} if raster else set()
-    beside = [file for path in paths for file in files_in(path.absolute().parent, IMAGES) if file not in own]
-    for key in ("images", "test_images", "reviewed_images"):
-        patterns = getattr(data, key)
-        near += find_files(root, patterns, what=f"data.{key}") if patterns else []
-    found = []
-    for label in labels:
-        name = Path(label).name
-        there = [path / name if path.is_dir() else path for path in given]
-        hits = [path for path in there if name and path.name == name and path.is_file() and path.absolute() not in own]
-        hits = hits or [path for path in beside if name and path.name == name]
-        hits = hits or [path for path in (Path(name).absolute(),) if name and path.is_file() and path not in own]
-        hits = hits or [path for path in near if name and path.name == name and path not in own]
-        if not hits:
-            raise ConfigError(
-                f"the scene {shown(label)} of these polygons is not found; give its image with --scene, or its folder"
-            )
-        if len({path.resolve() for path in hits}) > 1:
-            both = f"{hits[0]} or {hits[-1]}"
-            raise ConfigError(f"the scene {shown(label)} of these polygons may be {both}; give its image with --scene")
-        found.append(hits[0].absolute())
-    if not found:
-        raise ConfigError("these polygons do not tell of which scene they are; give its image with --scene")
-    return found
 
 
 def _next_keys(config: Config, scenes: Sequence[Path], labels: Path) -> dict[str, Any]:

@@ -25,13 +25,14 @@ from geood.geo.gpkg import snapshot
 from geood.geo.ogr import local_file
 from geood.geo.qgis.form import CELL_REVIEW, SAMPLE_LAYER, VERDICTS
 from geood.review.copies import (
-    MOSTLY,
     Conflict,
     check_one_map,
     each_once,
     is_empty,
     of_one_crs,
     searched_cells,
+    tells_polygons,
+    whole_numbers,
     with_lost_columns,
 )
 
@@ -101,8 +102,8 @@ def read_review(paths: Sequence[str | Path], names: ReviewNames = ReviewNames())
     polygons = with_lost_columns(pd.concat(of_one_crs(frames, paths), ignore_index=True))
     cells = [each.to_crs(cells[0].crs) if each.crs and cells[0].crs else each for each in cells]
     polygons, misspelt = _spelt(polygons, names.verdict)
-    ranks = pd.to_numeric(polygons["rank"], errors="coerce") if "rank" in polygons else None
-    ranked = ranks is not None and not ranks.isna().mean() > MOSTLY
+    ranks = whole_numbers(polygons["rank"]) if "rank" in polygons else None
+    ranked = ranks is not None and tells_polygons(polygons.assign(rank=ranks))
     if ranks is not None and ranked:  # what was drawn by hand has none, and comes last
         own = ranks.max() + 1 + pd.factorize(polygons.geometry.to_wkb(), use_na_sentinel=False)[0]
         polygons = polygons.assign(rank=ranks.where(ranks.notna(), own), _told=ranks.astype(np.float64))
@@ -216,14 +217,15 @@ def _gaps(frame: geopandas.GeoDataFrame, path: Path) -> list[str]:
     Scenes that share a file share its ranks; where a rank occurs in several scenes, each has its own.
     """
     if "rank" in frame:
-        ranks = pd.to_numeric(frame["rank"], errors="coerce").dropna()
+        ranks = whole_numbers(frame["rank"]).dropna()
         by_scene = "scene" in frame and bool(frame.assign(_rank=ranks).groupby("_rank")["scene"].nunique().gt(1).any())
         if by_scene:
             scenes = frame["scene"].astype(str)
             each = [(f" of {shown(str(scene))}", ranks[scenes[ranks.index] == scene]) for scene in scenes.unique()]
             return _missing(each, path, "rank")
         return _missing([("", ranks)], path, "rank")
-    return _missing([("", frame["fid"])], path, "row number") if path.suffix.lower() == ".gpkg" else []
+    numbers = whole_numbers(frame["fid"]).dropna()
+    return _missing([("", numbers)], path, "row number") if path.suffix.lower() == ".gpkg" else []
 
 
 def _missing(groups: Sequence[tuple[str, pd.Series[Any]]], path: Path, what: str) -> list[str]:

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from geood.errors import shown
 from geood.training.plans import THIRD
@@ -107,4 +108,24 @@ def steps_at(folder: Path, stages: Sequence[str]) -> dict[str, int | None]:
         log.warning("%s is damaged (%s): %s", folder / f"{stage}.ckpt", damaged[stage], said)
         if later:
             found[stage] = None
+    return found
+
+
+def unfit(folder: Path, stages: Sequence[str], networks: Mapping[str, Module | None]) -> list[str]:
+    """Return those of the stages whose checkpoint holds other weights than the networks have, by names and shapes.
+
+    Of each network as much is compared as a checkpoint holds; one that is missing or damaged is told elsewhere.
+    """
+    found = []
+    for stage in stages:
+        try:
+            held = read_checkpoint(folder / f"{stage}.ckpt").weights
+        except DamagedCheckpoint:
+            continue
+        for name, network in networks.items():
+            stored = {key.removeprefix(f"{name}."): w.shape for key, w in held.items() if key.startswith(f"{name}.")}
+            own = {} if network is None else {key: weight.shape for key, weight in network.state_dict().items()}
+            if stored and own and stored != own:
+                found.append(stage)
+                break
     return found

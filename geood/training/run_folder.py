@@ -213,6 +213,7 @@ def take_stages(source: Path, config: Config, *, segmenter: Segmenter, flow: Flo
     if changed:
         raise ConfigError(f"{key} was trained with other values of {', '.join(changed)}; give those, or train anew")
     figures, whole = dict[str, float](), {plan.stage: plan.steps for plan in plans(before)}
+    others = list[str]()
     for stage, network in (("segmenter", segmenter), ("flow", flow)):
         if network is None or not getattr(config.train, f"{stage}_steps"):
             continue
@@ -221,11 +222,12 @@ def take_stages(source: Path, config: Config, *, segmenter: Segmenter, flow: Flo
         try:
             network.take_classes(state) if isinstance(network, Segmenter) else network.load_state_dict(state)
         except RuntimeError as error:
-            raise ConfigError(
-                f"{key}: the checkpoint of its stage {stage} has other weights than this config's network "
-                f"({shown(error, most=200)}); give a run of this geood, or train anew"
-            ) from None
+            others.append(f"its stage {stage} has other weights than this config's network ({shown(error, most=200)})")
         figures |= last_metrics(source / "metrics.csv", stage)
+    if others:
+        raise ConfigError(
+            f"{key}: the checkpoint of {' and that of '.join(others)}; give a run of this geood, or train anew"
+        )
     return figures
 
 

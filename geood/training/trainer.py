@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ from geood.models import Flow, ModelBundle, Segmenter, bundle_path_of
 from geood.progress import Progress
 from geood.training.calibration import finish_bundle
 from geood.training.callbacks import CheckpointCallback, quiet_lightning
-from geood.training.checkpoints import steps_at
+from geood.training.checkpoints import steps_at, unfit
 from geood.training.feed import feed_of
 from geood.training.first_checks import check_first
 from geood.training.inputs import Inputs, check_inputs, inputs_of, note_inputs
@@ -135,7 +136,10 @@ def _train(config: Config, run: Path, *, leader: bool, kept: str) -> None:
             if plan.stage != "segmenter" and flow is not None and not flow.initialized:
                 flow.initialize(first_crops(crops))
             stage = Stage(plan, config, segmenter=segmenter, flow=flow, photographs=photographs, before=figures)
-            figures |= _run_stage(stage, run, crops, begun=begun)
+            later = [other.stage for other in chosen[chosen.index(plan) + 1 :] if done[other.stage]]
+            networks = {"segmenter": segmenter, "flow": flow}
+            others = partial(unfit, run / "checkpoints", later, networks)
+            figures |= _run_stage(stage, run, crops, begun=begun, others=others)
         if leader:
             finish_bundle(segmenter, flow, crops, figures, kept=bank).save(run / "model.safetensors")
 
@@ -182,8 +186,13 @@ def _is_finished(bundle_path: Path) -> bool:
     return True
 
 
-def _run_stage(stage: Stage, run: Path, crops: Crops, *, begun: int) -> dict[str, float]:
-    """Run one stage to its end, from step `begun` of its checkpoint (0: afresh); return its last validation figures."""
+def _run_stage(
+    stage: Stage, run: Path, crops: Crops, *, begun: int, others: Callable[[], list[str]]
+) -> dict[str, float]:
+    """Run one stage to its end, from step `begun` of its checkpoint (0: afresh); return its last validation figures.
+
+    `others` names the later stages whose checkpoints do not fit either, where its own does not.
+    """
     plan, config = stage.plan, stage.config
     checkpoint = run / "checkpoints" / f"{plan.stage}.ckpt"
     if plan.asked not in (None, plan.steps):
@@ -237,9 +246,12 @@ def _run_stage(stage: Stage, run: Path, crops: Crops, *, begun: int) -> dict[str
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
             if callback.started or not begun:
                 raise
+            also = others()
+            files = "".join(f" and {other}.ckpt" for other in also) + (", which does not fit either" if also else "")
+            again = f"stages {' and '.join([plan.stage, *also])}" if also else f"stage {plan.stage}"
             raise TrainingError(
-                f"{checkpoint}: does not fit this run ({shown(error)}), it may be of another geood; remove it, and "
-                f"--resume begins the stage {plan.stage} again"
+                f"{checkpoint}: does not fit this run ({shown(error)}), it may be of another geood; remove it{files}, "
+                f"and --resume begins the {again} again"
             ) from None
         except SystemExit:  # Lightning's reaction to Ctrl-C
             raise KeyboardInterrupt from None

@@ -12,8 +12,8 @@ from PIL import Image
 import geood.prediction.pipeline
 import geood.prediction.publication
 from geood.cli.process import _run
-from geood.errors import ConfigError, DataError, OutputError, ScenesSkippedError, TilesFailedError
-from geood.prediction import scored_scenes
+from geood.errors import ConfigError, DataError, OutputError, SceneChangedError, ScenesSkippedError, TilesFailedError
+from geood.prediction import scored_scenes, unreadable
 from geood.prediction.pipeline import predict
 from support.rasters import picture, write_raster, write_torn
 
@@ -149,6 +149,78 @@ def test_a_scene_that_goes_while_others_are_scored_ends_the_run_by_default(tmp_p
     with pytest.raises(DataError, match=r"s2\.tif"):
         predict(sorted(folder.glob("s?.tif")), tmp_path / "out", bundle_path=bundle_path)
     assert not digests(tmp_path / "out")
+
+
+def after_scoring(monkeypatch, deed, *, scenes=3):
+    """Do something once all scenes are scored."""
+    scored = []
+
+    def assembled(*arguments, **named):
+        scored.append(real(*arguments, **named))
+        if len(scored) == scenes:
+            deed()
+        return scored[-1]
+
+    real = scored_scenes.assemble_rasters
+    monkeypatch.setattr(scored_scenes, "assemble_rasters", assembled)
+
+
+def test_a_scene_that_goes_once_it_was_asked_for_is_mapped(tmp_path, folder, bundle_path, monkeypatch):
+    """All its pixels were read, and its state was asked for once: a second question ended the run."""
+
+    def stated(name):
+        found = real(name)
+        if Path(name).stem == "s1":
+            Path(name).unlink()
+        return found
+
+    real = scored_scenes.fingerprint
+    modules = (scored_scenes, unreadable)
+    after_scoring(monkeypatch, lambda: [monkeypatch.setattr(module, "fingerprint", stated) for module in modules])
+    with pytest.raises(ScenesSkippedError, match="2 of 5 scenes") as error:
+        predict([folder], tmp_path / "out", bundle_path=bundle_path, unreadable="skip")
+    assert [Path(made.scene).stem for made in error.value.made] == ["s0", "s1", "s2"]
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_scene_that_went_is_told_before_one_that_changed(tmp_path, folder, bundle_path, monkeypatch, caplog, skip):
+    def change():
+        write_raster(folder / "s0.tif", picture(40, 50, seed=9))
+        (folder / "s2.tif").unlink()
+
+    after_scoring(monkeypatch, change)
+    expected, told = (SceneChangedError, r"s0\.tif: changed while") if skip else (DataError, r"s2\.tif")
+    with pytest.raises(expected, match=told):
+        predict(
+            sorted(folder.glob("s?.tif")),
+            tmp_path / "out",
+            bundle_path=bundle_path,
+            unreadable="skip" if skip else "error",
+        )
+    assert ("1 of 3 scenes cannot be read and are left out" in caplog.text) == skip
+    assert not digests(tmp_path / "out")
+    [left] = [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+    assert {path.stem for path in left.glob("*.journal")} == ({"s1"} if skip else {"s1", "s2"})
+
+
+def test_each_warning_counts_all_scenes_that_were_asked_for(tmp_path, folder, bundle_path, monkeypatch, caplog):
+    Image.fromarray(picture(300, 64).transpose(1, 2, 0)).save(folder / "cut.png")
+    (folder / "cut.png").write_bytes((folder / "cut.png").read_bytes()[:2000])
+    losing(monkeypatch, folder / "s2.tif", when=1)
+    with pytest.raises(ScenesSkippedError, match="4 of 6 scenes"):
+        predict([folder], tmp_path / "out", bundle_path=bundle_path, unreadable="skip")
+    told = [text for text in caplog.messages if "cannot be read and are left out" in text]
+    assert [text.partition(" cannot")[0] for text in told] == ["2 of 6 scenes", "1 of 6 scenes", "1 of 6 scenes"]
+    for path in folder.glob("s?.tif"):
+        path.unlink()
+    with pytest.raises(DataError, match="none of the 3 scenes can be read"):
+        predict([folder], tmp_path / "none", bundle_path=bundle_path, unreadable="skip")
+
+
+def test_an_archive_that_is_none_is_left_out(tmp_path, folder, bundle_path):
+    (tmp_path / "odd.zip").write_bytes(b"PK and no more")
+    with pytest.raises(ScenesSkippedError, match=r"1 of 2 scenes .*odd\.zip"):
+        predict([folder / "s0.tif", tmp_path / "odd.zip"], tmp_path / "out", bundle_path=bundle_path, unreadable="skip")
 
 
 def test_an_interrupted_publication_after_a_scene_went_is_finished(tmp_path, folder, bundle_path, monkeypatch):

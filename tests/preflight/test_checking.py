@@ -90,6 +90,24 @@ def test_files_that_a_training_leaves_out_end_no_check(folder, tmp_path, cut):
     assert {"images", "labels", "crops", "time"} <= {label for label, _ in lines}
 
 
+@pytest.mark.parametrize("fault", [ConfigError, DataError])
+@pytest.mark.parametrize("cut", ["im_0.tif", "lab_0.tif"])
+def test_files_that_a_training_leaves_out_are_no_fault_beside_another_one(folder, tmp_path, monkeypatch, cut, fault):
+    for path in folder.glob("*.tif"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / cut).write_bytes((tmp_path / cut).read_bytes()[:900])
+
+    def failing(_):
+        raise fault("no crop can be drawn")
+
+    monkeypatch.setattr("geood.preflight.checking.try_crops", failing)
+    lines = []
+    with pytest.raises(fault, match=r"^no crop can be drawn$"):
+        lines.extend(check_config(config(tmp_path, unreadable="skip"), tmp_path / "seen.png"))
+    assert ("note", f"files that cannot be read and are left out: 1, {cut} first") in lines
+    assert {"images", "labels"} <= {label for label, _ in lines}
+
+
 def test_too_few_blocks_of_validation_for_a_promise_are_told_before_a_training(folder):
     def told(**keys):
         return [text for label, text in _crops(config(folder, **keys), []) if "blocks of validation" in text]

@@ -21,6 +21,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from geood.calibration import Verdict
+from geood.calibration.verdict import FAILS, HOLDS, UNKNOWN
 from geood.cli.process import _run
 from geood.cli.report import print_training
 from geood.config.loading import to_yaml
@@ -176,6 +177,17 @@ def test_all_sections_tell_what_they_have(page, made):
     assert 'class="badge real"' in text and "$\\mathdefault" not in text
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(HOLDS, "Its budget holds"), (FAILS, "Its budget does not hold"), (UNKNOWN, "It cannot be told")],
+)
+def test_the_page_answers_in_the_words_of_predict(made, answer, said):
+    [map_read] = read_maps(made[2].polygons)
+    judged = dataclasses.replace(map_read.verdict, answer=answer)
+    text = render(Sources(None, [dataclasses.replace(map_read, verdict=judged)], []), title="x")
+    assert f'<div class="answer">{said}</div>' in text and judged.lines()[0].startswith(f"budget     {answer}:")
+
+
 def test_what_is_not_there_is_said_to_be_absent(made, tmp_path, caplog):
     """One source alone: every other section says so, and none shows a figure that it has not."""
     folder, run, prediction = made
@@ -215,6 +227,23 @@ def test_the_scene_is_looked_for_and_its_absence_is_said(made, tmp_path):
     assert [each.label for each in read_maps(folder)] == [given.label]
     with pytest.raises(ConfigError, match=r"--scene none\.tif: no such file"):
         read_maps(prediction.polygons, scenes=[Path("none.tif")])
+
+
+def test_an_image_of_another_name_is_shown_beside_a_folder_that_has_none_or_is_named(made, tmp_path):
+    _, run, prediction = made
+    for path in (prediction.polygons, prediction.scores):
+        shutil.copy(path, tmp_path / path.name)
+    (tmp_path / "empty").mkdir()
+    lonely = tmp_path / prediction.polygons.name
+    renamed = Path(shutil.copy(prediction.scene, tmp_path / "renamed.tif"))
+    [shown] = read_maps(lonely, scenes=[renamed, tmp_path / "empty"])
+    assert shown.scene == renamed
+    [named] = read_maps(lonely, scenes=[renamed, Path(prediction.scene).parent])
+    assert named.scene == Path(prediction.scene)
+    both = read_sources([lonely, prediction.scores], scenes=[renamed, Path(prediction.scene)])
+    assert [each.scene for each in both.maps] == [Path(prediction.scene)] * 2
+    for sources in (both, read_sources([run], scenes=[renamed])):
+        assert f"it is of {renamed}, so it is not shown" in render(sources, title="x")
 
 
 def test_a_damaged_scene_is_shown_as_far_as_it_can_be_read(bundle_path, tmp_path):

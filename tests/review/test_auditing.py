@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shlex
 import sqlite3
 from contextlib import closing
 
@@ -71,6 +72,17 @@ def test_misses_and_recall_come_from_complete_cells_alone(tmp_path):
     assert found.recall.low == pytest.approx(6 / (6 + missed.high / 0.2 * 4))
 
 
+@pytest.mark.parametrize("area", [None, 0.0, np.inf])
+def test_a_cell_without_an_area_is_left_out_where_others_have_one(tmp_path, area):
+    """As one that a person drew: its misses counted, and its ground did not."""
+    sample = cells([0, 1, 7], [True, True, True]).assign(area_m2=[1e5, 1e5, area], cell=[1, 2, None])
+    found = audit([save(tmp_path / "a.gpkg", reviewed(["real"]), sample)])
+    assert found.cells == {"cells": 3, "complete": 2, "misses": 1, "area_km2": 0.2}
+    assert "1 complete cell without an area, as if drawn by hand; left out" in found.notes[0]
+    none = audit([save(tmp_path / "b.gpkg", reviewed(["real"]), sample.assign(area_m2=area))])
+    assert none.cells["complete"] == 3 and "have no area in square metres" in none.no_recall
+
+
 def test_without_a_complete_cell_no_recall_is_told(tmp_path):
     found = audit([save(tmp_path / "a.gpkg", reviewed(["real"]), cells([1], [False]))])
     assert found.misses_per_km2 is None and found.recall is None and "can never tell" in found.no_recall
@@ -114,10 +126,25 @@ def test_judged_polygons_without_a_finite_score_are_told_and_found_nothing(tmp_p
     assert found.overall.judged == 4 and sum(part.judged for part in found.bands) == 2
     assert found.recall.value == pytest.approx(2 / (2 + 20))
     [note] = found.notes
-    assert note.startswith("2 judged polygons without a finite score") and "no band, budget or recall" in note
+    assert note.startswith("2 judged polygons without a finite score") and "in nothing else" in note
     assert (found.budget.polygons, found.budget.real) == (2, 2)
     bare = audit([save(tmp_path / "b.gpkg", reviewed(["real", None], score_max=[0.9, odd]))], area_km2=1.0)
     assert not bare.notes and len(bare.bands) == 1
+
+
+@pytest.mark.parametrize("rank", [True, False])
+def test_what_a_person_drew_breaks_no_promise_and_is_not_among_the_best_ranked(tmp_path, rank):
+    """As ground that is drawn to be learned: 9 false ones were found where 1 was, with 8 drawn."""
+    kinds = ["real"] * 8 + ["false"] + ["false"] * 8
+    scores = [1 - i / 100 for i in range(9)] + [None] * 8
+    frame = reviewed(kinds, rank=rank, score_max=scores, area_px=[400] * 9 + [5000] * 8)
+    if rank:
+        frame["rank"] = frame["rank"].astype(float).where(frame.index < 9)
+    found = audit([save(tmp_path / "a.gpkg", frame)], area_km2=1.0, promised_per_km2=1.0)
+    assert found.promises == (
+        "agrees with the calibration: 1 false polygons per km2 promised, found 1 false polygon on 1 km2, 1 per km2",
+    )
+    assert not found.tops and found.overall.judged == 17
 
 
 def test_outlines_that_are_gone_or_not_valid_are_told_and_count_as_their_rows(tmp_path):
@@ -229,6 +256,18 @@ def test_a_map_of_several_scenes_tells_its_ground_and_its_promise_itself(tmp_pat
     rows[1]["km2"] = None
     partly = audit([with_run(save(tmp_path / "b.gpkg", frame, sample), rows)])
     assert partly.area_km2 == 2 and "cells of the sample" in partly.notes[0]  # a square kilometre for each cell
+
+
+def test_the_ground_and_promise_are_those_that_any_copy_tells(tmp_path):
+    """A copy that was saved from QGIS has no table of the run; given first, it hid that of the other."""
+    paths = [save(tmp_path / f"{name}.gpkg", reviewed(["real", "false"])) for name in ("copy", "map")]
+    record = {"scene": "s.tif", "threshold": 0.5, "km2": 2.0, "valid_px": 10**5, "promised": 0.01, "high": 0.03}
+    record |= {"polygons_per_km2": 2.5, "false_per_km2": 1.0, "false_high": 3.0}
+    with closing(sqlite3.connect(paths[1])) as database, database:
+        database.execute(f"CREATE TABLE run ({' REAL, '.join(record)} REAL)")
+        database.execute(f"INSERT INTO run VALUES ({', '.join('?' * len(record))})", [*record.values()])
+    one, other = audit(paths), audit(paths[::-1])
+    assert one.area_km2 == other.area_km2 == 2.0 and one.promises == other.promises and len(one.promises) == 2
 
 
 def test_what_was_asked_for_is_compared_or_it_is_said_why_not(tmp_path, bundle_path):
@@ -404,3 +443,13 @@ def test_the_command_prints_and_writes_the_same_figures(tmp_path):
         assert "give a name that ends in .json" in str(refused.exception)
     again = CliRunner().invoke(app, ["audit", str(path), "--json", str(out)])
     assert again.exit_code != 0
+
+
+def test_the_next_command_can_be_typed_as_it_is(tmp_path):
+    frame = reviewed(["real", "false"]).rename(columns={"verdict": "my word"})
+    path = save(tmp_path / "a b.gpkg", frame, layer="of mine")
+    save(path, frame, layer="another")
+    named = ["--layer", "of mine", "--verdict-column", "my word"]
+    said = CliRunner().invoke(app, ["audit", str(path), *named]).output.splitlines()[-1]
+    line = ["geood", "feedback", str(path), *named, "--config", "CONFIG", "--out", "next.yaml"]
+    assert shlex.split(said)[1 : len(line) + 1] == line

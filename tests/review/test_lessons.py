@@ -1,5 +1,6 @@
 """Lessons of a review: false alarms are inliers, real things nothing, and the same verdicts the same files."""
 
+import shlex
 import shutil
 import sqlite3
 from contextlib import closing
@@ -10,14 +11,16 @@ import pandas as pd
 import pytest
 import shapely
 from affine import Affine
+from typer.testing import CliRunner
 
+from geood.cli.app import app
 from geood.config import load_config
 from geood.config.loading import to_yaml
 from geood.errors import ConfigError, DataError, OutputError
 from geood.evaluation.scenes import evaluate_scenes
 from geood.review.lessons import feedback
 from support.rasters import HALF_METRE, picture, write_raster
-from support.reviews import SOUTH, WEST, cells, reviewed, save
+from support.reviews import SOUTH, WEST, cells, reviewed, save, square
 
 CONFIG = """\
 data:
@@ -143,6 +146,17 @@ def test_scenes_that_are_not_of_the_polygons_are_refused_or_told(folder):
     assert not both.notes
 
 
+def test_cells_that_are_not_of_the_scenes_are_refused_or_told(folder):
+    """A training would have learned nothing there, and nobody was told."""
+    sample = cells([0, 0], [True, True], places=[square(0, 40), square(400)])
+    made = fed(folder, save(folder / "a.gpkg", reviewed(["false"]), sample))
+    assert made.notes == ("1 searched cell lies on none of the scenes, so nothing is learned there",)
+    far = save(folder / "b.gpkg", reviewed(["false"]), sample.iloc[1:])
+    assert len(fed(folder, far, overwrite=True).notes) == 1
+    with pytest.raises(ConfigError, match=r"scene\.tif: holds none of the 1 searched cell; give the image"):
+        fed(folder, save(folder / "c.gpkg", reviewed([None]), sample.iloc[1:]), overwrite=True)
+
+
 def test_polygons_without_a_crs_are_refused(folder):
     frame = reviewed(["false"]).set_crs(None, allow_override=True)
     frame.to_parquet(folder / "a.parquet")
@@ -177,10 +191,33 @@ def test_a_second_round_keeps_the_first(folder):
     assert config.data.reviewed_images == [str(folder / "scene.tif")] and config.data.images == ["scene.tif"]
 
 
+def test_ground_of_an_earlier_round_that_a_person_changed_keeps_whole_class_ids(folder):
+    """Texts and NULLs made texts, or numbers that are none, of all class ids."""
+    fed(folder, save(folder / "a.gpkg", reviewed(["false", "real"])))
+    second, before = save(folder / "b.gpkg", reviewed(["false"])), labels(folder)
+
+    def again(frame):
+        frame.to_file(folder / "next.reviewed.gpkg", layer="labels")
+        scenes = [folder / "scene.tif"]
+        made = feedback([second], folder / "next.yaml", folder / "third.yaml", scenes=scenes, overwrite=True)
+        return labels(folder, "third.reviewed.gpkg")["class_id"].tolist(), made.notes
+
+    assert again(before.assign(class_id=["254", "road"])) == (
+        [254, 254],
+        ("next.reviewed.gpkg: 1 shape without a class id of 0 to 255; left out",),
+    )
+    assert again(before.assign(class_id=[None, 255.0]))[0] == [255, 254]
+    with pytest.raises(DataError, match=r"next\.reviewed\.gpkg: no column class_id"):
+        again(before.drop(columns="class_id"))
+
+
 def test_misspelt_verdicts_are_refused_and_listed(folder):
     path = save(folder / "a.gpkg", reviewed(["real", "flase", "flase"]))
     with pytest.raises(DataError, match=r"'flase' \(false\?\) in 2 rows; correct them first"):
         fed(folder, path)
+    whole = save(folder / "b.gpkg", reviewed(["real"]))
+    with pytest.raises(DataError, match=r"b\.gpkg, .*a\.gpkg: verdicts that are none"):  # the second file has them
+        feedback([whole, path], folder / "aerial.yaml", folder / "next.yaml", scenes=[folder / "scene.tif"])
     assert not (folder / "next.yaml").exists()
 
 
@@ -206,6 +243,27 @@ def test_an_edited_outline_counts_as_it_was_edited_and_a_broken_one_is_refused(f
         DataError, match=r"1 judged polygon whose outline is not valid, fid 1 first \(Self-intersection.*; repair it"
     ):
         fed(folder, broken, overwrite=True)
+    whole = save(folder / "c.gpkg", reviewed([None], scene=["scene.tif"]))
+    with pytest.raises(DataError, match=rf"^{broken.name}: 1 judged polygon"):  # which is the second file
+        feedback([whole, broken], folder / "aerial.yaml", folder / "next.yaml", scenes=[folder / "scene.tif"])
+
+
+def test_of_many_scenes_those_are_needed_of_which_something_was_reviewed(folder):
+    """All had to be found, and were handed to the training and to the hold-out set."""
+    for name in ("b.tif", "c.tif"):
+        shutil.copy(folder / "scene.tif", folder / name)
+    frame = reviewed(["false", None, "skip", None], scene=["scene.tif", "b.tif", "lost.tif", "c.tif"])
+    sample = cells([0, 0, None], [True, True, False], places=[square(i) for i in range(3)])
+    sample = sample.assign(scene=["scene.tif", "c.tif", "lost.tif"])
+
+    def images(path):
+        made = feedback([path], folder / "aerial.yaml", folder / "next.yaml", overwrite=True)
+        return [path.removeprefix(f"{folder}/") for path in load_config(made.config).data.reviewed_images]
+
+    assert images(save(folder / "1.gpkg", frame)) == ["scene.tif"]
+    assert images(save(folder / "2.gpkg", frame, sample)) == ["c.tif", "scene.tif"]
+    drawn = frame.assign(scene=["scene.tif", "b.tif", "c.tif", None], verdict=["false", None, None, "real"])
+    assert images(save(folder / "3.gpkg", drawn)) == ["b.tif", "c.tif", "scene.tif"]  # it may lie in any of them
 
 
 def test_the_scene_is_found_by_its_name_or_asked_for(folder):
@@ -221,7 +279,7 @@ def test_the_scene_is_found_by_its_name_or_asked_for(folder):
     with closing(sqlite3.connect(bare)) as database, database:  # as `polygonize` writes it, apart from its raster
         database.execute("CREATE TABLE run (scene TEXT, threshold REAL)")
         database.execute("INSERT INTO run VALUES ('/elsewhere/scene.tif', 1.5)")
-    feedback([bare], folder / "aerial.yaml", folder / "other.yaml")
+    feedback([save(folder / "d.gpkg", reviewed(["false"])), bare], folder / "aerial.yaml", folder / "other.yaml")
     assert load_config(folder / "other.yaml").data.reviewed_images == [str(folder / "scene.tif")]
 
 
@@ -235,6 +293,25 @@ def test_a_scene_is_found_by_its_name_in_a_folder_that_is_given(folder):
         feedback([path], folder / "aerial.yaml", folder / "next.yaml", scenes=[folder / "empty"])
     feedback([path], folder / "aerial.yaml", folder / "next.yaml", scenes=[folder / "new"])
     assert load_config(folder / "next.yaml").data.reviewed_images == [str(folder / "new" / "away.tif")]
+
+
+def test_an_image_that_is_given_beside_a_folder_counts_whatever_its_name(folder):
+    def images(*scenes, of=("a.tif", "b.tif")):
+        path = save(folder / "maps" / "a.gpkg", reviewed(["false"] * len(of), scene=list(of)))
+        made = feedback([path], folder / "aerial.yaml", folder / "next.yaml", scenes=scenes, overwrite=True)
+        return [path.removeprefix(f"{folder}/") for path in load_config(made.config).data.reviewed_images]
+
+    for name in ("maps/a.gpkg", "new/b.tif", "new/c.tif", "renamed.tif"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(folder / "scene.tif", folder / name)
+    new, renamed = folder / "new", folder / "renamed.tif"
+    assert images(renamed, new) == ["renamed.tif", "new/b.tif"]  # a.tif was renamed
+    assert images(new, renamed, of=("b.tif", "c.tif")) == ["renamed.tif", "new/b.tif", "new/c.tif"]
+    with pytest.raises(ConfigError, match=r"the scene a\.tif of these polygons is not found"):
+        images(new, renamed, of=("a.tif", "d.tif"))
+    (folder / "b.tif").symlink_to(renamed)
+    assert images(folder / "b.tif", new, of=("b.tif",)) == ["b.tif"]  # what is named is not looked for
+    assert images(renamed, renamed, of=("b.tif",)) == ["renamed.tif"]
 
 
 def test_a_scene_in_the_current_folder_is_found(folder, monkeypatch):
@@ -272,3 +349,13 @@ def test_without_verdicts_there_is_nothing_to_learn(folder):
         feedback([folder / "a.gpkg"], folder / "aerial.yaml", folder / "aerial.yaml")
     with pytest.raises(ConfigError, match=r"end the name in \.yaml"):
         feedback([folder / "a.gpkg"], folder / "aerial.yaml", folder / "next.txt")
+
+
+def test_the_command_that_trains_next_can_be_typed_as_it_is(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "an aerial.yaml").write_text(CONFIG)
+    (folder / "runs" / "an aerial").mkdir(parents=True)
+    save(folder / "a.gpkg", reviewed(["false"], scene=["scene.tif"]))
+    line = ["feedback", "a.gpkg", "--config", "an aerial.yaml", "--out", "the next.yaml"]
+    said = CliRunner().invoke(app, line).output.splitlines()[-1]
+    assert shlex.split(said)[1:] == ["geood", "train", "the next.yaml", "--from", "runs/an aerial"]

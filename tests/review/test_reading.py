@@ -3,6 +3,7 @@
 import geopandas
 import numpy as np
 import pandas as pd
+import pyogrio
 import pyproj
 import pytest
 import shapely
@@ -292,3 +293,60 @@ def test_a_conflict_over_a_polygon_that_has_no_rank_names_none(tmp_path):
         "rank 2: real by a.gpkg, false by b.gpkg",
         "fid 3: real by a.gpkg, false by b.gpkg",
     ]
+
+
+@pytest.mark.parametrize("ranks", [[3, 3, 1, 1, 2, 1], [0.5, 0.5, 0.25, 0.75, 0.5, 0.25], list("abcdef")])
+def test_grades_of_another_tool_are_no_ranks(tmp_path, ranks):
+    """Polygons of one grade were taken for parts of one polygon, so that three of six counted."""
+    verdicts = ["real", "false", "real", "false", "real", "false"]
+    frame = reviewed(verdicts, rank=False, score_max=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]).assign(rank=ranks)
+    review = read_review([save(tmp_path / "a.gpkg", frame.drop(columns=["model", "area_px"]), layer="theirs")])
+    assert not review.ranked and review.polygons["verdict"].tolist() == verdicts[::-1]
+    assert not review.conflicts and not review.notes
+
+
+@pytest.mark.parametrize("odd", [np.inf, -np.inf, 1e300, 1.5])
+def test_a_rank_that_is_no_whole_number_is_none(tmp_path, odd):
+    frame = reviewed(["real", "false", "unsure"]).assign(rank=[1.0, 2.0, odd])
+    review = read_review([save(tmp_path / "a.gpkg", frame)])
+    assert review.ranked and not review.notes and review.polygons["verdict"].tolist() == ["real", "false", "unsure"]
+
+
+@pytest.mark.parametrize("numbers", [["a1", "b", "c"], [1.5, np.inf, None]])
+def test_a_column_fid_that_holds_no_row_numbers_tells_nothing(tmp_path, numbers):
+    frame = reviewed(["real", "false", "real"], rank=False).assign(fid=numbers)
+    pyogrio.write_dataframe(frame, tmp_path / "a.gpkg", layer="anomalies", layer_options={"FID": "ogc_fid"})
+    review = read_review([tmp_path / "a.gpkg"])
+    assert len(review.polygons) == 3 and not review.notes
+
+
+def test_a_count_of_misses_beyond_whole_numbers_is_left_out(tmp_path):
+    review = read_review([save(tmp_path / "a.gpkg", reviewed(["real"]), cells([2, 1e300], [True, True]))])
+    assert review.cells["complete"].tolist() == [True, False]
+
+
+def test_areas_of_cells_that_are_texts_are_read(tmp_path):
+    sample = cells([0, 1], [True, True]).assign(area_m2=["100000", "no"], stands_for_m2=["1e6", "?"])
+    held = read_review([save(tmp_path / "a.gpkg", reviewed(["real"]), sample)]).cells
+    assert held["area_m2"].sum() == 1e5 and held["stands_for_m2"].sum() == 1e6
+
+
+@pytest.mark.parametrize("rank", [True, False])
+def test_a_class_that_one_reviewer_stated_is_that_of_all_and_two_are_none(tmp_path, rank):
+    """The class was that of the first file, though nobody had typed one there."""
+    classes = [
+        [None, " ", "Road", "roof", None],
+        ["road", "roof", "road ", "land", None],
+        ["road", "roof", None, "x", ""],
+    ]
+    frames = [reviewed(["false"] * 4 + ["real"], rank=rank, true_class=each) for each in classes]
+    review = read_review([save(tmp_path / f"{i}.gpkg", frame) for i, frame in enumerate(frames)])
+    assert review.polygons["true_class"].tolist() == ["road", "roof", "Road", None, None]
+    assert review.notes == ("1 polygon with one verdict and differing true_class: none is stated",)
+
+
+def test_parts_of_a_cut_polygon_that_are_of_two_classes_state_none(tmp_path):
+    frame = reviewed(["false", "false"], true_class=["road", "roof"])
+    cut = pd.concat([frame, frame.iloc[:1].assign(true_class="land", geometry=[square(7)])], ignore_index=True)
+    review = read_review([save(tmp_path / "a.gpkg", cut)])
+    assert review.polygons["true_class"].tolist() == [None, "roof"] and "differing true_class" in review.notes[-1]

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from geood.errors import ConfigError, OutputError, TrainingError
+from geood.models.flows.flow import Flow
 from geood.models.segmenter import Segmenter
-from geood.training.checkpoints import DamagedCheckpoint, read_checkpoint, steps_at
+from geood.training.checkpoints import DamagedCheckpoint, read_checkpoint, steps_at, unfit
 from geood.training.run_folder import check_run, make_run, take_stages
 from support.bundles import small_config
 
@@ -189,3 +190,29 @@ def test_stages_of_a_damaged_run_are_refused(run):
     flip(path)
     with pytest.raises(ConfigError, match=r"segmenter\.ckpt cannot be read .* with train\.segmenter_steps: 0"):
         take()
+
+
+def test_all_stages_of_another_geood_are_named_at_once(run):
+    settings = small_config(train={"segmenter_steps": 4, "flow_steps": 4}, data={"root": str(run)})
+    make_run(run, settings)
+    for stage in ("segmenter", "flow"):
+        write(run / "checkpoints" / f"{stage}.ckpt", state_dict={f"{stage}.a": torch.zeros(1)})
+    networks = {"segmenter": Segmenter(3, 3, settings.segmenter), "flow": Flow(3, settings.flow, [1 / 255] * 3)}
+    with pytest.raises(
+        ConfigError, match=r"of its stage segmenter has .* and that of its stage flow has other weights"
+    ):
+        take_stages(run, settings, **networks)
+
+
+def test_checkpoints_that_fit_no_network_are_found_by_what_they_hold_of_each(tmp_path):
+    networks = {"segmenter": torch.nn.Linear(2, 3), "flow": torch.nn.Linear(1, 1), "none": None}
+    held = {
+        name: {f"{name}.{key}": value for key, value in network.state_dict().items()}
+        for name, network in networks.items()
+        if network is not None
+    }
+    write(tmp_path / "c" / "segmenter.ckpt", state_dict=held["segmenter"])
+    write(tmp_path / "c" / "flow.ckpt", state_dict=held["flow"] | {"flow.more": torch.zeros(1)})
+    write(tmp_path / "c" / "joint.ckpt", state_dict=held["segmenter"] | held["flow"] | {"flow.bias": torch.zeros(2)})
+    write(tmp_path / "c" / "head.ckpt", state_dict=held["segmenter"] | held["flow"] | {"none.a": torch.zeros(1)})
+    assert unfit(tmp_path / "c", [*STAGES, "head", "missing"], networks) == ["flow", "joint"]

@@ -559,7 +559,17 @@ def test_a_checkpoint_of_other_networks_is_told(unbroken, scenes_folder, tmp_pat
     stored = torch.load(path, weights_only=True)
     stored["state_dict"]["segmenter.more"] = torch.zeros(1)
     torch.save(stored, path)
-    with pytest.raises(TrainingError, match=r"segmenter\.ckpt: does not fit this run .*; remove it"):
+    with pytest.raises(
+        TrainingError, match=r"segmenter\.ckpt: does not fit this run .*; remove it, .* segmenter again"
+    ):
+        train(config(scenes_folder), run, resume=True)
+    shutil.copy(unbroken.parent / "checkpoints" / "segmenter.ckpt", path)
+    for name in ("flow.ckpt", "joint.ckpt"):  # as of a geood with another flow: one round names both
+        stored = torch.load(run / "checkpoints" / name, weights_only=True)
+        stored["state_dict"]["flow.more"] = torch.zeros(1)
+        torch.save(stored, run / "checkpoints" / name)
+    told = r"flow\.ckpt: does not fit .* remove it and joint\.ckpt, which .* begins the stages flow and joint again"
+    with pytest.raises(TrainingError, match=told):
         train(config(scenes_folder), run, resume=True)
 
 

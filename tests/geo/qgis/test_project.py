@@ -98,6 +98,21 @@ def test_scenes_of_a_folder_are_found_by_the_names_of_the_maps(tmp_path):
     assert f"scene      none lies in {tmp_path / 'empty'}; --scene SCENE" in said
 
 
+def test_maps_whose_scene_is_not_found_are_named_beside_others(tmp_path):
+    path, lost = make_map(tmp_path), tmp_path / "lost" / "b.tif"
+    lost.parent.mkdir()
+    write_scores(
+        lost, Grid(30, 30, HALF_METRE, CRS.from_epsg(32633)), np.zeros((30, 30), np.float32), GEOOD_SCENE="gone.tif"
+    )
+    said = run(path, lost, "--out", tmp_path / "a.qgz")
+    assert "scenes 1)" in said and "scene      none of b.tif lies beside the map; --scene SCENE" in said
+    said = run(path, lost, "--scene", tmp_path, "--out", tmp_path / "b.qgz")
+    assert f"scene      none of b.tif lies in {tmp_path}; --scene SCENE" in said
+    gone = write_raster(tmp_path / "elsewhere" / "gone.tif", picture(30, 30))
+    said = run(path, lost, "--scene", tmp_path, "--scene", gone, "--out", tmp_path / "c.qgz")
+    assert "scenes 2)" in said and "none of" not in said
+
+
 def test_a_folder_becomes_a_project_of_groups_in_which_scores_are_shown_where_no_scene_is(tmp_path):
     path = make_map(tmp_path)
     (tmp_path / SCENE).unlink()

@@ -1,7 +1,9 @@
 """Styles: what is in them, and that QGIS itself finds, takes and draws them."""
 
+import shutil
 import sqlite3
 import xml.etree.ElementTree as ET
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -88,9 +90,11 @@ for layer, name in ((scores, "scores"), (classes, "classes"), (polygons, "polygo
     draw(layer, name)
 """
 TIPS = """
-for name in ("one", "two"):
+for name in ("one", "two", "bare", "drawn"):
     layer = QgsVectorLayer(f"{sys.argv[1]}/{name}.gpkg|layername=anomalies", name, "ogr")
     QgsProject.instance().addMapLayer(layer)
+    if not layer.abstract():
+        layer.setAbstract("")  # as in a project that was saved
     context = QgsExpressionContext(QgsExpressionContextUtils.globalProjectLayerScopes(layer))
     found = globals().get("found", {})
     found[name] = []
@@ -186,7 +190,16 @@ def test_the_map_tip_of_a_polygon_tells_the_verdict_on_its_scene(tmp_path):
     ]
     write_run(tmp_path / "one.gpkg", rows[:1])
     write_run(tmp_path / "two.gpkg", rows[::-1])
+    write_anomalies(sources[0].scores, tmp_path / "bare.gpkg", classes=None, class_names=None, **settings)
+    shutil.copy(tmp_path / "two.gpkg", tmp_path / "drawn.gpkg")
+    for name in ("bare", "drawn"):  # as a person leaves polygons: without texts, and without a scene
+        with closing(sqlite3.connect(tmp_path / f"{name}.gpkg")) as database, database:
+            for function in ("ST_IsEmpty", "ST_MinX", "ST_MaxX", "ST_MinY", "ST_MaxY"):  # of the triggers of the index
+                database.create_function(function, 1, lambda _: 0)
+            scene = ", scene = NULL" if name == "drawn" else ""
+            database.execute(f"UPDATE anomalies SET verdict = '', true_class = ''{scene}")
     found = ask_qgis(TIPS, tmp_path, folder=tmp_path)
+    assert found["bare"] == ["<b>1: 0.9</b> taken for ?, 6.3 m²"] == found["drawn"][:1]
     expected = [f"<br>{scene}: budget {answer}: {why}" for scene, answer, why in said]
     assert [tip[tip.index("<br>") :] for tip in found["one"]] == expected[:1]
     assert sorted(tip[tip.index("<br>") :] for tip in found["two"]) == sorted(expected)

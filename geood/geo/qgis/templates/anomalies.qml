@@ -249,6 +249,6 @@
   </labeling>
   <blendMode>0</blendMode>
   <featureBlendMode>0</featureBlendMode>
-  <mapTip>&lt;b>[% if(rank is null, '', rank || ': ') %][% round(score_max, 3) %]&lt;/b> taken for [% coalesce(class_name, '?') %], [% round(area_m2, 1) %] m²[% coalesce(': &lt;b>' || verdict || '&lt;/b>', '') %][% coalesce(', ' || true_class, '') %][% coalesce('&lt;br>' || array_first(array_filter(string_to_array(layer_property(@layer_id, 'abstract'), '\n'), coalesce(left(@element, length(attribute($currentfeature, 'scene')) + 9) = attribute($currentfeature, 'scene') || ': budget ', true))), '') %]</mapTip>
+  <mapTip>&lt;b>[% if(rank is null, '', rank || ': ') %][% round(score_max, 3) %]&lt;/b> taken for [% coalesce(class_name, '?') %], [% round(area_m2, 1) %] m²[% coalesce(': &lt;b>' || nullif(verdict, '') || '&lt;/b>', '') %][% coalesce(', ' || nullif(true_class, ''), '') %][% with_variable('lines', string_to_array(layer_property(@layer_id, 'abstract'), '\n'), coalesce('&lt;br>' || nullif(array_first(array_filter(@lines, coalesce(left(@element, length(attribute($currentfeature, 'scene')) + 9) = attribute($currentfeature, 'scene') || ': budget ', array_length(@lines) = 1))), ''), '')) %]</mapTip>
   <layerGeometryType>2</layerGeometryType>
 </qgis>
