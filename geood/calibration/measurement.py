@@ -1,9 +1,10 @@
 """Measurement of validation ground: scored as `predict` scores, all of it that is inlier, block by block.
 
 Of more than 8 million pixels a part is drawn, block by block, evenly by seed; a block larger than 4 million is cut to
-one window of that size. Scores are kept as float16, so that takes 16 MB for each kind of score. Two passes are made:
-a short one over 2 million pixels, from which the offset of the outlier head and the tails of the experts come, and
-the long one, from which come all thresholds and the record.
+one window of that size. Scores are kept as float16, so that takes 16 MB for each kind of score; they are rounded up, so
+that as many lie above a threshold, which is a number of float16 too, as in the map. Two passes are made: a short one
+over 2 million pixels, from which the offset of the outlier head and the tails of the experts come, and the long one,
+from which come all thresholds and the record.
 """
 
 from __future__ import annotations
@@ -254,8 +255,16 @@ def _take(part: _Part, tile: Tile, known: _Known, *, scores: TileScores, own: st
     here, there = _shared(part, tile)
     mask = part.inlier[there] & known.inlier[here]
     for kind, score in scores.scores.items():
-        part.values[kind].append(np.clip(score[here][mask], -LARGEST, LARGEST).astype(np.float16))
+        part.values[kind].append(rounded_up(np.clip(score[here][mask], -LARGEST, LARGEST)))
     part.own[there] = np.where(mask, scores.scores[own][here], np.nan)
+
+
+def rounded_up(scores: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Round scores (n,), finite and in the range of float16, up to its numbers: each of these is exceeded as before."""
+    near = scores.astype(np.float16)
+    below = near < scores
+    near[below] = np.nextafter(near[below], np.float16(np.inf))
+    return near
 
 
 class _Block(NamedTuple):
@@ -280,7 +289,7 @@ def _by_block(scored: Sequence[tuple[int, _Part]]) -> list[_Block]:
 
 
 def _counts(kind: str, blocks: Sequence[_Block], thresholds: Sequence[float]) -> NDArray[np.int64]:
-    """Return the pixels (n, T) of each block above each threshold, for scores rounded to float16."""
+    """Return the pixels (n, T) of each block above each threshold, a number of float16."""
     counts = np.empty((len(blocks), len(thresholds)), np.int64)
     for i, block in enumerate(blocks):
         values = np.sort(block.values[kind])
