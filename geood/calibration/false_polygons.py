@@ -25,6 +25,7 @@ NEARLY = 0.95  # of a share that is asked for: a threshold of the table with as 
 # Default least area of a polygon, in pixels of the model: nine, three by three, with half a pixel to spare. Those of
 # a scene differ from them by some parts in a million at least, as the scale of its projection does from place to place.
 AUTO_PX = 8.5
+LEAST_LEFT = 0.25  # of squared distances of counts, that is left where their means are those of the same counts
 
 
 def least_area(given: float | None, pixel_m: float | None) -> float:
@@ -223,12 +224,20 @@ def _quantile(share: float, mean: float, more: float) -> float:
 
 
 def spread_of(counts: NDArray[np.int64], areas: NDArray[np.float64]) -> float:
-    """Return how much the rates of images differ beyond chance: variance by squared mean, by moments, at least 0.
+    """Return how much the rates of images differ beyond chance: variance by squared mean, at least 0.
+
+    It is that with which the squared distances of the counts from their means are what is expected. As the means are
+    those of the same counts, these distances are smaller than from the true ones: of two images they are half as large.
+    Of a small image beside large ones hardly anything is left, and then a quarter is taken.
 
     Args:
         counts: polygons of each image (i,).
         areas: inlier ground of each image (i,), in any unit.
     """
-    means = counts.sum() / areas.sum() * areas
-    squares = float((means**2).sum())
-    return max(0.0, float(((counts - means) ** 2 - means).sum()) / squares) if squares > 0 else 0.0
+    total, shares = float(counts.sum()), areas / areas.sum()
+    if not total:
+        return 0.0
+    squares, cubes = (float((shares**power).sum()) for power in (2, 3))
+    left = max(LEAST_LEFT, 1 - 2 * cubes / squares + squares)
+    apart = float(((counts - total * shares) ** 2).sum())
+    return max(0.0, apart - total * (1 - squares)) / (total**2 * squares * left)

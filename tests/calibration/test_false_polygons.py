@@ -115,6 +115,21 @@ def test_counts_that_differ_by_chance_alone_have_little_spread():
     assert spread_of(np.zeros(3, np.int64), areas[:3]) == 0.0
 
 
+@pytest.mark.parametrize("areas", [(1.0, 1.0), (1.0, 1.0, 1.0), (0.2, 1.0, 3.0, 0.5)])
+def test_the_spread_of_few_images_is_on_average_that_of_many(areas):
+    """Means of the same counts lie nearer to them than the true ones: of two images half of the spread was seen."""
+    rng, areas = np.random.default_rng(0), np.array(areas)
+    rates = rng.gamma(1 / 0.04, 0.04, (4000, len(areas)))
+    found = [spread_of(counts, areas) for counts in rng.poisson(rates * areas * 2000)]
+    assert np.mean(found) == pytest.approx(0.04, rel=0.08)
+
+
+def test_a_small_image_beside_a_large_one_tells_no_spread():
+    """A polygon in a sliver of ground is a rate a hundredfold, and says nothing of how much images differ."""
+    assert spread_of(np.array([100, 1]), np.array([1.0, 1e-4])) < 0.01
+    assert spread_of(np.array([7]), np.array([1.0])) == 0.0
+
+
 @pytest.mark.parametrize("mean", [1e-4, 0.3, 7.0, 2500.0])
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
 def test_counts_follow_the_laws_of_scipy(mean, share):
