@@ -149,6 +149,13 @@ class PolygonTable(NamedTuple):
             ConfigError: polygons were not counted, or there are more at every threshold.
         """
         counts = self._row(min_area_m2, self.polygons)
+        if counts is None and self.least_px and self.pixel_m:
+            least_m2 = self.least_px[0] * self.pixel_m**2
+            raise ConfigError(
+                f"--false-per-km2: this model counted no polygons of less than {least_m2:.3g} m2; leave such small "
+                "ones out (--set predict.min_area_m2=..., or --min-area of polygonize), train it again, or choose "
+                "--fpr or --threshold"
+            )
         if counts is None or not self.km2:
             raise ConfigError(
                 "--false-per-km2: no false polygons were counted for this score, because the training images have no "
@@ -189,11 +196,12 @@ class PolygonTable(NamedTuple):
         return None if at < 0 else at
 
     def _row(self, min_area_m2: float, rows: tuple[tuple[float, ...], ...]) -> NDArray[np.float64] | None:
-        """Return the row of the largest least area that is not above `min_area_m2`."""
+        """Return the row of the largest least area that is not above `min_area_m2`; None if such were not counted."""
         if not rows or not self.pixel_m:
             return None
-        px = math.floor(min_area_m2 / self.pixel_m**2 + 1e-6)
-        return np.asarray(rows[max(0, int(np.searchsorted(self.least_px, px, "right")) - 1)], np.float64)
+        px = max(1, math.floor(min_area_m2 / self.pixel_m**2 + 1e-6))
+        at = int(np.searchsorted(self.least_px, px, "right")) - 1
+        return None if at < 0 else np.asarray(rows[at], np.float64)
 
 
 def _of_scene(count: float, km2: float, *, spread: float, images: int, area: float) -> tuple[float, float] | None:

@@ -319,7 +319,8 @@ def _record(
 ) -> CalibrationRecord:
     """Return the record of blocks, with polygons where the pixels of the images have a size in metres.
 
-    Polygons are cut from scores on an image's own grid, so their least areas are those of its pixels.
+    Polygons are cut from scores on an image's own grid, so their least areas are those of its pixels. Where these are
+    finer than the model's, polygons of single ones are counted too.
     """
     own, resolution = bundle.config.score.kind, bundle.resolution
     counts = _counts(own, blocks, steps)
@@ -327,20 +328,21 @@ def _record(
     polygons: dict[str, object] = {}
     if resolution is not None:
         images = sorted({number for number, _ in scored})
-        by_image = np.zeros((len(images), len(LEAST_PX), len(steps)), np.int64)
+        finer = min(part.scale for _, part in scored) < 1
+        by_image = np.zeros((len(images), len(_least_px(1.0, finer=finer)), len(steps)), np.int64)
         known, area = np.zeros(len(images)), np.zeros(len(images))
         for number, part in scored:
-            least, place = _least_px(part.scale), images.index(number)
+            least, place = _least_px(part.scale, finer=finer), images.index(number)
             by_image[place] += count_areas(part.own, steps, least, connectivity=bundle.config.predict.connectivity)
             known[place] += np.isfinite(part.own).sum()
             area[place] += np.isfinite(part.own).sum() * part.scale**2
         full = area > 0
-        places = range(len(LEAST_PX)), range(len(steps))
+        places = range(by_image.shape[1]), range(len(steps))
         spread = [[spread_of(by_image[full, a, t], area[full]) for t in places[1]] for a in places[0]]
         scale = float(np.sqrt(area.sum() / known.sum()))
         resolution = resolution * scale if scale != 1 else resolution
         polygons = {
-            "least_px": _least_px(scale),
+            "least_px": _least_px(scale, finer=finer),
             "connectivity": bundle.config.predict.connectivity,
             "polygons": tuple(tuple(int(n) for n in row) for row in by_image.sum(0)),
             "spread": tuple(tuple(float(f"{s:.4g}") for s in row) for row in spread),
@@ -358,9 +360,13 @@ def _record(
     )
 
 
-def _least_px(scale: float) -> tuple[int, ...]:
-    """Return the least areas that are counted, in pixels of an image of which each is `scale` of the model's a side."""
-    return tuple(math.ceil(least / scale**2 - 1e-6) for least in LEAST_PX)
+def _least_px(scale: float, *, finer: bool) -> tuple[int, ...]:
+    """Return the least areas that are counted, in pixels of an image of which each is `scale` of the model's a side.
+
+    The first is one pixel where some image is `finer` than the model.
+    """
+    counted = tuple(math.ceil(least / scale**2 - 1e-6) for least in LEAST_PX)
+    return (1, *counted) if finer else counted
 
 
 def _with_cells(

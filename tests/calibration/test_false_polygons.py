@@ -77,6 +77,15 @@ def test_what_was_not_counted_is_refused_or_unknown():
         table(polygons=((9, 9, 9, 9), (9, 9, 9, 9))).at_budget(1, 0.0)
 
 
+def test_polygons_smaller_than_those_that_were_counted_have_no_rate_and_no_budget():
+    """They were taken for as many as the larger ones, by models of images finer than they read them."""
+    finer = table(least_px=(4, 16))
+    assert finer.at(0.2, 0.99) is None and finer.at(0.2, 0.0) is None and finer.at(0.2, 1.0).rate == 15.0
+    with pytest.raises(ConfigError, match="no polygons of less than 1 m2"):
+        finer.at_budget(5, 0.0)
+    assert finer.at_budget(20, 1.0) == 0.1
+
+
 def test_intervals_hold_the_rate_and_need_two_images_for_a_scene():
     small, large = (table().at(0.2, 0.0, km2) for km2 in (0.5, 50.0))
     for found in (small, large):

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
 from geood.calibration.measurement import measure_ground, rounded_up
 from geood.calibration.tiled_scoring import prediction_tiles, scored_tiles
@@ -12,7 +13,15 @@ from geood.geo.scene import Scene
 from geood.models import for_inference
 from support.bundles import make_bundle
 from support.rasters import HALF_METRE, picture, write_raster
-from support.scenery import SIZE, config, truth
+from support.scenery import SIZE, config, make_scene, truth
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory):
+    """Crops of a scene that is labelled throughout, and a bundle for it."""
+    folder = make_scene(tmp_path_factory.mktemp("ground"))
+    crops = open_scenes(config(folder))
+    return crops, dataclasses.replace(make_bundle(folder / "model.safetensors"), bands=crops.bands)
 
 
 def test_ground_without_data_is_none_even_where_it_is_labelled(tmp_path):
@@ -33,14 +42,10 @@ def test_ground_without_data_is_none_even_where_it_is_labelled(tmp_path):
     assert record.pixels == (owned & (image[0] > 0)).sum()
 
 
-def test_as_many_pixels_lie_above_a_threshold_as_in_the_map(tmp_path):
+def test_as_many_pixels_lie_above_a_threshold_as_in_the_map(ground):
     """Scores rounded to the nearest number of float16 fell on the threshold that they exceed in the map."""
-    image = picture(SIZE, SIZE)
-    write_raster(tmp_path / "a.tif", image)
-    write_raster(tmp_path / "truth.tif", truth(image), nodata=255)
-    crops = open_scenes(config(tmp_path))
-    bundle = dataclasses.replace(make_bundle(tmp_path / "model.safetensors"), bands=crops.bands)
-    with Scene.open(str(tmp_path / "a.tif")) as scene:
+    crops, bundle = ground
+    with Scene.open(str(crops.ground.files()[0])) as scene:
         tiles = prediction_tiles(SIZE, SIZE, 1.0, bundle)
         made = scored_tiles(for_inference(bundle), scene, tiles, lambda *_: True, kinds=("jsd",))
         score = np.zeros((SIZE, SIZE), np.float32)
