@@ -25,6 +25,7 @@ NEARLY = 0.95  # of a share that is asked for: a threshold of the table with as 
 # Default least area of a polygon, in pixels of the model: nine, three by three, with half a pixel to spare. Those of
 # a scene differ from them by some parts in a million at least, as the scale of its projection does from place to place.
 AUTO_PX = 8.5
+LEAST_LEFT = 0.25  # of squared distances of counts, that is left where their means are those of the same counts
 
 
 def least_area(given: float | None, pixel_m: float | None) -> float:
@@ -148,6 +149,13 @@ class PolygonTable(NamedTuple):
             ConfigError: polygons were not counted, or there are more at every threshold.
         """
         counts = self._row(min_area_m2, self.polygons)
+        if counts is None and self.least_px and self.pixel_m:
+            least_m2 = self.least_px[0] * self.pixel_m**2
+            raise ConfigError(
+                f"--false-per-km2: this model counted no polygons of less than {least_m2:.3g} m2; leave such small "
+                "ones out (--set predict.min_area_m2=..., or --min-area of polygonize), train it again, or choose "
+                "--fpr or --threshold"
+            )
         if counts is None or not self.km2:
             raise ConfigError(
                 "--false-per-km2: no false polygons were counted for this score, because the training images have no "
@@ -188,11 +196,12 @@ class PolygonTable(NamedTuple):
         return None if at < 0 else at
 
     def _row(self, min_area_m2: float, rows: tuple[tuple[float, ...], ...]) -> NDArray[np.float64] | None:
-        """Return the row of the largest least area that is not above `min_area_m2`."""
+        """Return the row of the largest least area that is not above `min_area_m2`; None if such were not counted."""
         if not rows or not self.pixel_m:
             return None
-        px = math.floor(min_area_m2 / self.pixel_m**2 + 1e-6)
-        return np.asarray(rows[max(0, int(np.searchsorted(self.least_px, px, "right")) - 1)], np.float64)
+        px = max(1, math.floor(min_area_m2 / self.pixel_m**2 + 1e-6))
+        at = int(np.searchsorted(self.least_px, px, "right")) - 1
+        return None if at < 0 else np.asarray(rows[at], np.float64)
 
 
 def _of_scene(count: float, km2: float, *, spread: float, images: int, area: float) -> tuple[float, float] | None:
@@ -223,12 +232,20 @@ def _quantile(share: float, mean: float, more: float) -> float:
 
 
 def spread_of(counts: NDArray[np.int64], areas: NDArray[np.float64]) -> float:
-    """Return how much the rates of images differ beyond chance: variance by squared mean, by moments, at least 0.
+    """Return how much the rates of images differ beyond chance: variance by squared mean, at least 0.
+
+    It is that with which the squared distances of the counts from their means are what is expected. As the means are
+    those of the same counts, these distances are smaller than from the true ones: of two images they are half as large.
+    Of a small image beside large ones hardly anything is left, and then a quarter is taken.
 
     Args:
         counts: polygons of each image (i,).
         areas: inlier ground of each image (i,), in any unit.
     """
-    means = counts.sum() / areas.sum() * areas
-    squares = float((means**2).sum())
-    return max(0.0, float(((counts - means) ** 2 - means).sum()) / squares) if squares > 0 else 0.0
+    total, shares = float(counts.sum()), areas / areas.sum()
+    if not total:
+        return 0.0
+    squares, cubes = (float((shares**power).sum()) for power in (2, 3))
+    left = max(LEAST_LEFT, 1 - 2 * cubes / squares + squares)
+    apart = float(((counts - total * shares) ** 2).sum())
+    return max(0.0, apart - total * (1 - squares)) / (total**2 * squares * left)

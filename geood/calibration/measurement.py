@@ -1,9 +1,10 @@
 """Measurement of validation ground: scored as `predict` scores, all of it that is inlier, block by block.
 
 Of more than 8 million pixels a part is drawn, block by block, evenly by seed; a block larger than 4 million is cut to
-one window of that size. Scores are kept as float16, so that takes 16 MB for each kind of score. Two passes are made:
-a short one over 2 million pixels, from which the offset of the outlier head and the tails of the experts come, and
-the long one, from which come all thresholds and the record.
+one window of that size. Scores are kept as float16, so that takes 16 MB for each kind of score; they are rounded up, so
+that as many lie above a threshold, which is a number of float16 too, as in the map. Two passes are made: a short one
+over 2 million pixels, from which the offset of the outlier head and the tails of the experts come, and the long one,
+from which come all thresholds and the record.
 """
 
 from __future__ import annotations
@@ -254,8 +255,16 @@ def _take(part: _Part, tile: Tile, known: _Known, *, scores: TileScores, own: st
     here, there = _shared(part, tile)
     mask = part.inlier[there] & known.inlier[here]
     for kind, score in scores.scores.items():
-        part.values[kind].append(np.clip(score[here][mask], -LARGEST, LARGEST).astype(np.float16))
+        part.values[kind].append(rounded_up(np.clip(score[here][mask], -LARGEST, LARGEST)))
     part.own[there] = np.where(mask, scores.scores[own][here], np.nan)
+
+
+def rounded_up(scores: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Round scores (n,), finite and in the range of float16, up to its numbers: each of these is exceeded as before."""
+    near = scores.astype(np.float16)
+    below = near < scores
+    near[below] = np.nextafter(near[below], np.float16(np.inf))
+    return near
 
 
 class _Block(NamedTuple):
@@ -280,7 +289,7 @@ def _by_block(scored: Sequence[tuple[int, _Part]]) -> list[_Block]:
 
 
 def _counts(kind: str, blocks: Sequence[_Block], thresholds: Sequence[float]) -> NDArray[np.int64]:
-    """Return the pixels (n, T) of each block above each threshold, for scores rounded to float16."""
+    """Return the pixels (n, T) of each block above each threshold, a number of float16."""
     counts = np.empty((len(blocks), len(thresholds)), np.int64)
     for i, block in enumerate(blocks):
         values = np.sort(block.values[kind])
@@ -310,7 +319,8 @@ def _record(
 ) -> CalibrationRecord:
     """Return the record of blocks, with polygons where the pixels of the images have a size in metres.
 
-    Polygons are cut from scores on an image's own grid, so their least areas are those of its pixels.
+    Polygons are cut from scores on an image's own grid, so their least areas are those of its pixels. Where these are
+    finer than the model's, polygons of single ones are counted too.
     """
     own, resolution = bundle.config.score.kind, bundle.resolution
     counts = _counts(own, blocks, steps)
@@ -318,20 +328,21 @@ def _record(
     polygons: dict[str, object] = {}
     if resolution is not None:
         images = sorted({number for number, _ in scored})
-        by_image = np.zeros((len(images), len(LEAST_PX), len(steps)), np.int64)
+        finer = min(part.scale for _, part in scored) < 1
+        by_image = np.zeros((len(images), len(_least_px(1.0, finer=finer)), len(steps)), np.int64)
         known, area = np.zeros(len(images)), np.zeros(len(images))
         for number, part in scored:
-            least, place = _least_px(part.scale), images.index(number)
+            least, place = _least_px(part.scale, finer=finer), images.index(number)
             by_image[place] += count_areas(part.own, steps, least, connectivity=bundle.config.predict.connectivity)
             known[place] += np.isfinite(part.own).sum()
             area[place] += np.isfinite(part.own).sum() * part.scale**2
         full = area > 0
-        places = range(len(LEAST_PX)), range(len(steps))
+        places = range(by_image.shape[1]), range(len(steps))
         spread = [[spread_of(by_image[full, a, t], area[full]) for t in places[1]] for a in places[0]]
         scale = float(np.sqrt(area.sum() / known.sum()))
         resolution = resolution * scale if scale != 1 else resolution
         polygons = {
-            "least_px": _least_px(scale),
+            "least_px": _least_px(scale, finer=finer),
             "connectivity": bundle.config.predict.connectivity,
             "polygons": tuple(tuple(int(n) for n in row) for row in by_image.sum(0)),
             "spread": tuple(tuple(float(f"{s:.4g}") for s in row) for row in spread),
@@ -349,9 +360,13 @@ def _record(
     )
 
 
-def _least_px(scale: float) -> tuple[int, ...]:
-    """Return the least areas that are counted, in pixels of an image of which each is `scale` of the model's a side."""
-    return tuple(math.ceil(least / scale**2 - 1e-6) for least in LEAST_PX)
+def _least_px(scale: float, *, finer: bool) -> tuple[int, ...]:
+    """Return the least areas that are counted, in pixels of an image of which each is `scale` of the model's a side.
+
+    The first is one pixel where some image is `finer` than the model.
+    """
+    counted = tuple(math.ceil(least / scale**2 - 1e-6) for least in LEAST_PX)
+    return (1, *counted) if finer else counted
 
 
 def _with_cells(

@@ -7,7 +7,9 @@ Hinkley 1997, 3.8).
 
 The guarantee is that of conformal risk control (Angelopoulos et al. 2022, arXiv 2208.02814): if a new block is
 exchangeable with the n that were measured, and the share of its pixels above the threshold is at most 1, then in
-expectation that share is at most (n r + 1) / (n + 1), where r is the mean share of the n blocks.
+expectation that share is at most (n r + 1) / (n + 1), where r is the mean share of the n blocks. That is proved for the
+lowest threshold with a mean share of r at most, r chosen beforehand. Thresholds here are those of a share of all pixels
+together: the same where blocks have as many pixels each, and about the same where they have not.
 """
 
 from __future__ import annotations

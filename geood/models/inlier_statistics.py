@@ -209,8 +209,8 @@ _OF_FEATURES: dict[str, Callable[[Inliers, Tensor], Tensor]] = {
 class InlierFit:
     """Accumulator of inlier statistics over the segmenter's outputs on training crops.
 
-    In all, `samples` feature vectors are kept for the feature scores (0: none) and `places` of the encoder, drawn with
-    `seed`, from each of `batches` batches about as many.
+    In all, `samples` feature vectors are kept for the feature scores (0: none) and `places` of the encoder, each drawn
+    with `seed` whatever is drawn of the other, from each of `batches` batches about as many.
     """
 
     def __init__(self, classes: int, *, samples: int, places: int, batches: int, seed: int) -> None:
@@ -218,9 +218,9 @@ class InlierFit:
         self._count = torch.zeros(classes, dtype=torch.float64)
         self._sum, self._squares = torch.zeros_like(self._count), torch.zeros_like(self._count)
         self._softmax = torch.zeros(classes, classes, dtype=torch.float64)
-        generator = torch.Generator().manual_seed(seed)
-        self._features = _Sample(samples, -(-samples // batches), generator)
-        self._encoder = _Sample(places, -(-places // batches), generator)
+        self._features, self._encoder = (
+            _Sample(most, -(-most // batches), torch.Generator().manual_seed(seed)) for most in (samples, places)
+        )
         self._false, self._seed = list[Tensor](), seed
 
     def update(self, answer: SegmenterOutput, mask: Tensor, *, reviewed: Tensor | None = None) -> None:

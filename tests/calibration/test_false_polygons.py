@@ -77,6 +77,15 @@ def test_what_was_not_counted_is_refused_or_unknown():
         table(polygons=((9, 9, 9, 9), (9, 9, 9, 9))).at_budget(1, 0.0)
 
 
+def test_polygons_smaller_than_those_that_were_counted_have_no_rate_and_no_budget():
+    """They were taken for as many as the larger ones, by models of images finer than they read them."""
+    finer = table(least_px=(4, 16))
+    assert finer.at(0.2, 0.99) is None and finer.at(0.2, 0.0) is None and finer.at(0.2, 1.0).rate == 15.0
+    with pytest.raises(ConfigError, match="no polygons of less than 1 m2"):
+        finer.at_budget(5, 0.0)
+    assert finer.at_budget(20, 1.0) == 0.1
+
+
 def test_intervals_hold_the_rate_and_need_two_images_for_a_scene():
     small, large = (table().at(0.2, 0.0, km2) for km2 in (0.5, 50.0))
     for found in (small, large):
@@ -113,6 +122,21 @@ def test_counts_that_differ_by_chance_alone_have_little_spread():
     assert spread_of(rng.poisson(10, 200), areas) < 0.05
     assert spread_of(rng.poisson(rng.gamma(2.0, 5.0, 200)), areas) == pytest.approx(0.5, abs=0.2)
     assert spread_of(np.zeros(3, np.int64), areas[:3]) == 0.0
+
+
+@pytest.mark.parametrize("areas", [(1.0, 1.0), (1.0, 1.0, 1.0), (0.2, 1.0, 3.0, 0.5)])
+def test_the_spread_of_few_images_is_on_average_that_of_many(areas):
+    """Means of the same counts lie nearer to them than the true ones: of two images half of the spread was seen."""
+    rng, areas = np.random.default_rng(0), np.array(areas)
+    rates = rng.gamma(1 / 0.04, 0.04, (4000, len(areas)))
+    found = [spread_of(counts, areas) for counts in rng.poisson(rates * areas * 2000)]
+    assert np.mean(found) == pytest.approx(0.04, rel=0.08)
+
+
+def test_a_small_image_beside_a_large_one_tells_no_spread():
+    """A polygon in a sliver of ground is a rate a hundredfold, and says nothing of how much images differ."""
+    assert spread_of(np.array([100, 1]), np.array([1.0, 1e-4])) < 0.01
+    assert spread_of(np.array([7]), np.array([1.0])) == 0.0
 
 
 @pytest.mark.parametrize("mean", [1e-4, 0.3, 7.0, 2500.0])

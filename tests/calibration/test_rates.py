@@ -32,6 +32,20 @@ def test_an_interval_for_a_scene_covers_new_images_about_as_often_as_it_says():
     assert np.mean(inside) >= 0.8
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("images", "least", "most"), [(1, 0.0, 0.5), (3, 0.2, 0.5), (4, 0.6, 0.8), (12, 0.8, 0.95)])
+def test_an_interval_of_few_images_covers_new_ones_less_often_than_it_says(images, least, most):
+    """What `docs/trust.md` tells of it."""
+    rng = np.random.default_rng(0)
+    inside = []
+    for trial in range(200):
+        above, pixels, image = ground(rng, images, 10)
+        low, high = rate_interval(above, pixels, image, blocks=10, seed=trial)
+        new, size, _ = ground(rng, 1, 10)
+        inside.append(low <= new.sum() / size.sum() <= high)
+    assert least <= np.mean(inside) <= most
+
+
 def test_fewer_blocks_than_an_interval_needs_have_none():
     few = np.ones(LEAST_BLOCKS - 1, np.int64)
     assert rate_interval(few, 100 * few, few, blocks=5) is None
@@ -57,3 +71,18 @@ def test_the_rate_of_a_new_block_is_on_average_below_what_is_guaranteed():
         rates.append(above[-1] / pixels[-1])
     assert np.mean(rates) <= np.mean(bounds)
     assert guaranteed(np.zeros(99, np.int64), np.ones(99, np.int64)) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.1])
+def test_no_blocks_of_equal_size_make_more_lie_above_on_average_than_is_guaranteed(rate):
+    """Each block is left out in turn: whatever blocks there are, that is the mean over all orders of them."""
+    rng = np.random.default_rng(3)
+    for spread in (0.0, 0.5, 5.0):
+        scores = spread * rng.standard_normal((12, 1)) + rng.standard_normal((12, 200))
+        bounds, rates = [], []
+        for i, own in enumerate(scores):
+            rest = np.delete(scores, i, 0)
+            threshold = np.sort(rest, None)[-1 - int(rate * rest.size)]
+            bounds.append(guaranteed((rest > threshold).sum(1), np.full(len(rest), 200)))
+            rates.append((own > threshold).mean())
+        assert np.mean(rates) <= np.mean(bounds)

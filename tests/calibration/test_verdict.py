@@ -67,12 +67,12 @@ def test_false_polygons_are_counted_on_the_grid_of_images_that_are_finer_than_th
     assert crops.resolution_m == pytest.approx(2 * grid_of(tmp_path / "a.tif").resolution_m)
     bundle = dataclasses.replace(make_bundle(tmp_path / "bare.safetensors"), resolution=crops.resolution_m)
     record = calibrated(bundle, crops).record
-    assert record.least_px == (4, 8, 16, 32, 64, 128, 256) and record.pixel_m == pytest.approx(0.5, rel=1e-2)
+    assert record.least_px == (1, 4, 8, 16, 32, 64, 128, 256) and record.pixel_m == pytest.approx(0.5, rel=1e-2)
     assert record.km2 == pytest.approx(record.pixels * 0.25e-6, rel=1e-2) and sum(record.polygons[0])
     table = PolygonTable.of(record)
     assert table.at_budget(1e6, 9.1) in record.thresholds
-    counted = [table.at(record.thresholds[0], least).rate * record.km2 for least in (1.1, 63.0, 65.0)]
-    assert counted == pytest.approx([row[0] for row in (record.polygons[0], record.polygons[5], record.polygons[6])])
+    counted = [table.at(record.thresholds[0], least).rate * record.km2 for least in (0.0, 1.1, 63.0, 65.0)]
+    assert counted == pytest.approx([record.polygons[row][0] for row in (0, 1, 6, 7)]) and counted[0] > counted[1]
 
 
 def measured(bundle, scene, scores, classes):

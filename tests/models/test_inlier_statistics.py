@@ -45,6 +45,15 @@ def _fit(samples=0, batches=4, places=0):
     return fit.finish()
 
 
+def test_neither_bank_depends_on_whether_the_other_is_filled():
+    """Both were drawn with one generator, so a bank of features for the score knn changed score combined."""
+    both, decoder, encoder = (
+        dict(_fit(samples, places=places).named_buffers()) for samples, places in ((120, 110), (120, 0), (0, 110))
+    )
+    for alone, own in ((decoder, "bank"), (encoder, "encoder_near")):
+        assert own in alone and all(torch.equal(both[name], tensor) for name, tensor in alone.items())
+
+
 def test_class_statistics_are_those_of_all_labelled_pixels_at_once():
     inliers = _fit()
     logits, _, mask = (torch.cat(parts) for parts in zip(*(_batch(seed) for seed in range(4)), strict=True))
