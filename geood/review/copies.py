@@ -214,7 +214,7 @@ def searched_cells(frames: list[geopandas.GeoDataFrame], notes: list[str]) -> ge
     cells = _with_areas(with_lost_columns(cells, CELL_KEY))
     complete = [str(value).strip().casefold() in ("true", "1", "1.0", "yes") for value in cells["complete"]]
     misses = whole_numbers(cells["misses"])
-    typed = pd.Series([not is_empty(value) for value in cells["misses"]], dtype=bool)
+    typed = pd.Series([not is_empty(value) and str(value).strip() != "" for value in cells["misses"]], dtype=bool)
     wrong = (misses < 0) | (typed & misses.isna())
     if wrong.any():
         notes.append(f"layer {SAMPLE_LAYER}: {counted(int(wrong.sum()), 'count')} of misses no whole number; left out")

@@ -315,6 +315,14 @@ def test_an_image_that_is_given_beside_a_folder_counts_whatever_its_name(folder)
     assert images(renamed, renamed, of=("b.tif",)) == ["renamed.tif"]
 
 
+def test_data_of_a_training_that_moved_since_hide_no_scene_that_lies_elsewhere(folder):
+    text = CONFIG.replace("  anomaly", "  test_images: [gone.tif]\n  test_labels: [gone.gpkg]\n  anomaly")
+    (folder / "aerial.yaml").write_text(text)
+    path = save(folder / "a.gpkg", reviewed(["false"], scene=["scene.tif"]))
+    feedback([path], folder / "aerial.yaml", folder / "next.yaml")
+    assert load_config(folder / "next.yaml").data.reviewed_images == [str(folder / "scene.tif")]
+
+
 def test_a_scene_in_the_current_folder_is_found(folder, monkeypatch):
     (folder / "maps").mkdir()
     shutil.copy(folder / "scene.tif", folder / "another scene.tif")

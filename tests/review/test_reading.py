@@ -380,3 +380,13 @@ def test_a_sample_all_of_whose_cells_were_deleted_is_empty(tmp_path):
 def test_differing_classes_of_a_polygon_without_a_verdict_are_no_news(tmp_path):
     paths = [save(tmp_path / f"{word}.gpkg", reviewed([None], true_class=[word])) for word in ("road", "roof")]
     assert read_review(paths).notes == ()
+
+
+def test_blank_counts_of_misses_are_none_typed(tmp_path):
+    sample = cells(["1", "", " ", "one"], [True] * 4)
+    review = read_review([save(tmp_path / "a.gpkg", reviewed(["real"]), sample)])
+    assert review.cells["complete"].tolist() == [True, True, True, False]
+    assert review.notes == (
+        "layer sample: 1 count of misses no whole number; left out",
+        "layer sample: 2 cells complete without a count of misses, which is taken for 0",
+    )
