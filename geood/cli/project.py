@@ -49,11 +49,7 @@ def project(
     given = [file for path in maps for file in _maps_in(path)]
     rasters = [raster for path in given for raster in _scores_of(path)]
     folders = [Path(each) for each in scene or () if Path(each).is_dir()]
-    scenes = [each for each in scene or () if Path(each) not in folders]
-    near = {raster: _scene_of(raster, folders) for raster in rasters} if folders or not scenes else {}
-    names = {Path(each).name for each in scenes}
-    lost = [raster for raster, found in near.items() if found is None and _scene_name(raster) not in names]
-    scenes = list(dict.fromkeys([*scenes, *(str(found) for found in near.values() if found)]))
+    scenes, lost = _scenes_of(rasters, [each for each in scene or () if Path(each) not in folders], folders)
     groups = {path.stem: _layers(path, scores_shown=not scenes) for path in given}
     if len(groups) < len(given):
         raise ConfigError("two of the maps have the same name; make a project of each")
@@ -113,9 +109,24 @@ def _scores_of(path: Path) -> list[Path]:
     return [path] if path.suffix == ".tif" else rasters_of(path)
 
 
-def _scene_of(scores: Path, folders: Sequence[Path]) -> Path | None:
-    """Return the image that a map was made of, if it lies in a folder, or beside its scores, as their tags name it."""
-    name = _scene_name(scores)
+def _scenes_of(rasters: Sequence[Path], given: Sequence[str], folders: Sequence[Path]) -> tuple[list[str], list[Path]]:
+    """Return the images that are given and those found by name, and the rasters of maps whose image is not found.
+
+    Where fewer images than maps are given, those of the other maps are looked for; one whose name no map tells may be
+    of a map whose image is not found.
+    """
+    if given and not folders and len(given) >= len(rasters):
+        return list(dict.fromkeys(given)), []
+    told, names = {raster: _scene_name(raster) for raster in rasters}, {Path(each).name for each in given}
+    sought = [raster for raster in rasters if folders or told[raster] not in names]
+    found = {raster: _image_of(raster, told[raster], folders) for raster in sought}
+    lost = [raster for raster, image in found.items() if image is None and told[raster] not in names]
+    images = dict.fromkeys([*given, *(str(image) for image in found.values() if image)])
+    return [*images], lost if len(lost) > len(names - {*told.values()}) else []
+
+
+def _image_of(scores: Path, name: str, folders: Sequence[Path]) -> Path | None:
+    """Return the image of a name, if it lies in a folder, or beside the scores of its map."""
     near = [folder / name for folder in folders or [scores.parent]] if name else []
     return next((path for path in near if path.is_file() and path.absolute() != scores.absolute()), None)
 

@@ -122,7 +122,7 @@ def audit(  # noqa: PLR0913 - the options of a verb
     Args:
         paths: reviewed copies of one polygon file, of geood or of another tool.
         names: names of layer and columns.
-        scores: the score raster, of any tool; None: that beside the first file, `x.tif` for `x.gpkg`, if it is there.
+        scores: the score raster, of any tool; None: the first that lies beside a file, `x.tif` beside `x.gpkg`.
         area_km2: the ground that was searched, where no score raster tells it.
         false_per_km2: a budget, for which a threshold is sought.
         promised_per_km2: false polygons for each square kilometre that the map was to have; the ground must be known.

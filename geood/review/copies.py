@@ -24,7 +24,8 @@ CELL_KEY = ("scene", "seed", "cell")  # and cells
 LARGEST = 2**53  # below which a float is a whole number without doubt
 ROUNDED, MOSTLY = 1e-5, 0.5  # relative difference of figures that are one; share of polygons that tell one map
 FEW = 0.1  # share of polygons that may have the rank of another one by mistake
-_FIGURES = ("score_max", "score_mean", "area_px", "area_m2", "class_name", "scene", "model")
+_SCORES = ("score_max", "score_mean")  # columns of geood that nobody measures anew
+_FIGURES = (*_SCORES, "area_px", "area_m2", "class_name", "scene", "model")
 
 
 class Conflict(NamedTuple):
@@ -84,13 +85,15 @@ def tells_polygons(polygons: geopandas.GeoDataFrame) -> bool:
     """Return whether ranks tell polygons apart: most have one, and of a file few have that of another polygon.
 
     The ranks of another tool may be grades, or of scenes that its file does not name. Parts of one polygon that a
-    person cut have all its numbers.
+    person cut have all its numbers; in a file of geood, which names the model, its scores, whatever was measured anew.
     """
     told = polygons[polygons["rank"].notna()]
     if len(told) < len(polygons) * (1 - MOSTLY):
         return False
     by = ["_file", *(name for name in KEY if name in told)]
     figures = [name for name in told.select_dtypes("number").columns if name not in ("fid", *by)]
+    if "model" in told and told["model"].notna().mean() > MOSTLY:
+        figures = [name for name in _SCORES if name in figures] or figures
     again = told.duplicated(by)
     if figures:
         return not (again & ~told.duplicated([*by, *figures])).mean() > FEW
@@ -155,7 +158,7 @@ def each_once(
         undecided += _without(rest, outlines[first])
         stated = _classes_of([classes[i] for i in rows if verdict[i] == verdict[first]])
         classes[first] = stated[0] if len(stated) == 1 else None
-        apart += len(stated) > 1 and not torn
+        apart += len(stated) > 1 and len(verdicts) == 1
         if torn:
             said = tuple(f"{verdict[i]} by {_who(frame, i)}" for i in rows if verdict[i] in verdicts)
             rank = frame["_told"].iat[first] if ranked else np.nan
@@ -211,11 +214,11 @@ def searched_cells(frames: list[geopandas.GeoDataFrame], notes: list[str]) -> ge
     cells = _with_areas(with_lost_columns(cells, CELL_KEY))
     complete = [str(value).strip().casefold() in ("true", "1", "1.0", "yes") for value in cells["complete"]]
     misses = whole_numbers(cells["misses"])
-    typed = pd.Series([not is_empty(value) for value in cells["misses"]])
+    typed = pd.Series([not is_empty(value) and str(value).strip() != "" for value in cells["misses"]], dtype=bool)
     wrong = (misses < 0) | (typed & misses.isna())
     if wrong.any():
         notes.append(f"layer {SAMPLE_LAYER}: {counted(int(wrong.sum()), 'count')} of misses no whole number; left out")
-    cells = cells.assign(misses=misses.mask(wrong), complete=np.array(complete) & ~wrong.to_numpy())
+    cells = cells.assign(misses=misses.mask(wrong), complete=np.array(complete, np.bool_) & ~wrong.to_numpy())
     if len(frames) > 1:
         cells = _agreed(_numbered(cells), [name for name in CELL_KEY if name in cells or name == "cell"], notes)
     cells = cells.drop(columns="_file")

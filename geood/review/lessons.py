@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 import geopandas
@@ -70,7 +71,8 @@ class Feedback:
         if self.holdout is None:
             yield "hold-out   none, as no polygon is real"
         else:
-            yield f"hold-out   {done['real']} real, {done['false']} false: geood evaluate scenes {self.holdout}"
+            measured = f"geood evaluate scenes {quote(str(self.holdout))}"
+            yield f"hold-out   {done['real']} real, {done['false']} false: {measured}"
         for note in self.notes:
             yield f"note       {note}"
 
@@ -117,6 +119,8 @@ def feedback(
     ids = {name.casefold(): i for i, name in config.data.classes.items()}
     frame = _with_ids(review.polygons, ids, notes, Path(paths[0]))
     cells = empty_cells(review, notes)
+    if cells is not None:
+        frame, cells = _of_one_crs(frame, cells, Path(paths[0]))
     labels = _labels(frame, cells, review.undecided)
     counts = {
         "false": int((frame["verdict"] == "false").sum()),
@@ -130,8 +134,7 @@ def feedback(
     judged = frame[frame["verdict"].isin(["real", "false"])]
     notes += beside_scenes(judged, found, what="judged polygon")
     if cells is not None:
-        placed = cells if cells.crs else cells.set_crs(frame.crs)
-        notes += beside_scenes(placed, found, what="searched cell", needed=judged.empty)
+        notes += beside_scenes(cells, found, what="searched cell", needed=judged.empty)
     if config.segmenter.outlier != "head" and counts["false"] > counts["stated"]:
         notes.append(
             "the model has no outlier head: false alarms without a class of the model in true_class teach nothing"
@@ -222,13 +225,26 @@ def _class_id(value: Any, ids: Mapping[str, int]) -> int:
     return ids.get(value.strip().casefold(), UNSTATED) if isinstance(value, str) else UNSTATED
 
 
+def _of_one_crs(
+    frame: geopandas.GeoDataFrame, cells: geopandas.GeoDataFrame, path: Path
+) -> tuple[geopandas.GeoDataFrame, geopandas.GeoDataFrame]:
+    """Return polygons and cells in the CRS of the polygons, or that of the cells where there are no polygons.
+
+    Raises:
+        DataError: neither has one.
+    """
+    crs = frame.crs or cells.crs
+    if crs is None:
+        raise DataError(f"{path}: its cells have no CRS, and the scenes have; save it with the CRS of the map")
+    return frame.set_crs(crs), cells.to_crs(crs) if cells.crs else cells.set_crs(crs)
+
+
 def _labels(
     frame: geopandas.GeoDataFrame, cells: geopandas.GeoDataFrame | None, undecided: Sequence[Any]
 ) -> geopandas.GeoDataFrame:
     """Return the labelled ground in the order of drawing: cells, false alarms, and on top what is left out."""
     parts = []
     if cells is not None:
-        cells = cells.to_crs(frame.crs) if frame.crs is not None and cells.crs is not None else cells
         parts.append(_rows(cells.geometry, UNSTATED, "cell"))
     false = frame[frame["verdict"] == "false"]
     parts.append(_rows(false.geometry, false[ATTRIBUTE].to_numpy(), "false"))

@@ -96,7 +96,6 @@ def read_review(paths: Sequence[str | Path], names: ReviewNames = ReviewNames())
     frames, cells, notes = [], [], list[str]()
     for number, path in enumerate(map(Path, paths)):
         frame, sample = _read_file(path, names)
-        notes += _gaps(frame, path)
         frames.append(frame.assign(source=path.name, _file=number))
         cells += [] if sample is None else [sample.assign(source=path.name)]
     polygons = with_lost_columns(pd.concat(of_one_crs(frames, paths), ignore_index=True))
@@ -104,6 +103,8 @@ def read_review(paths: Sequence[str | Path], names: ReviewNames = ReviewNames())
     polygons, misspelt = _spelt(polygons, names.verdict)
     ranks = whole_numbers(polygons["rank"]) if "rank" in polygons else None
     ranked = ranks is not None and tells_polygons(polygons.assign(rank=ranks))
+    for frame, path in zip(frames, map(Path, paths), strict=True):
+        notes += _gaps(frame, path, ranked=ranked)
     if ranks is not None and ranked:  # what was drawn by hand has none, and comes last
         own = ranks.max() + 1 + pd.factorize(polygons.geometry.to_wkb(), use_na_sentinel=False)[0]
         polygons = polygons.assign(rank=ranks.where(ranks.notna(), own), _told=ranks.astype(np.float64))
@@ -131,7 +132,7 @@ def _read_file(path: Path, names: ReviewNames) -> tuple[geopandas.GeoDataFrame, 
             with snapshot(path) as copy:
                 return _read_layers(copy, path, names)
         if path.suffix.lower() == ".parquet":
-            frame = geopandas.read_parquet(path)
+            frame = geopandas.read_parquet(path).reset_index(drop=True)  # which may hold a number twice
             frame = frame if frame.geometry.name == "geometry" else frame.rename_geometry("geometry")
             numbers = frame.get("fid", np.arange(len(frame)))
             return _checked(frame.assign(fid=numbers), path, names), None
@@ -211,12 +212,12 @@ def _scored(frame: geopandas.GeoDataFrame, column: str | None) -> geopandas.GeoD
     return frame.assign(score=pd.to_numeric(frame[chosen], errors="coerce").astype(np.float64))
 
 
-def _gaps(frame: geopandas.GeoDataFrame, path: Path) -> list[str]:
-    """Tell how many rows were deleted, as far as ranks or row numbers show it.
+def _gaps(frame: geopandas.GeoDataFrame, path: Path, *, ranked: bool) -> list[str]:
+    """Tell how many rows were deleted, as far as ranks, where they tell polygons apart, or row numbers show it.
 
     Scenes that share a file share its ranks; where a rank occurs in several scenes, each has its own.
     """
-    if "rank" in frame:
+    if ranked and "rank" in frame:
         ranks = whole_numbers(frame["rank"]).dropna()
         by_scene = "scene" in frame and bool(frame.assign(_rank=ranks).groupby("_rank")["scene"].nunique().gt(1).any())
         if by_scene:

@@ -7,13 +7,14 @@ reviewed files, in the current folder, and among the images of the config. What 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 
 from geood.config import Config
 from geood.datasets import find_files
-from geood.errors import ConfigError, shown
+from geood.errors import ConfigError, DataError, shown
 from geood.geo.listing import files_in
 from geood.geo.score_raster import SCENE_TAG, read_tags
 from geood.polygons import raster_of, run_rows
@@ -46,7 +47,8 @@ def scenes_of(review: Review, paths: Sequence[Path], given: Sequence[Path], conf
     beside = [file for path in paths for file in files_in(path.absolute().parent, IMAGES) if file not in own]
     for key in ("images", "test_images", "reviewed_images"):
         patterns = getattr(data, key)
-        near += find_files(root, patterns, what=f"data.{key}") if patterns else []
+        with suppress(DataError):  # the data of a training may have moved since: then the scene is not found there
+            near += find_files(root, patterns, what=f"data.{key}") if patterns else []
     told = {Path(label).name for label in labels}
     renamed = [path for path in own_images if path.name not in told]  # each may be a scene that is found nowhere
     found, lost = list(own_images), list[str]()

@@ -244,6 +244,11 @@ def test_an_image_of_another_name_is_shown_beside_a_folder_that_has_none_or_is_n
     assert [each.scene for each in both.maps] == [Path(prediction.scene)] * 2
     for sources in (both, read_sources([run], scenes=[renamed])):
         assert f"it is of {renamed}, so it is not shown" in render(sources, title="x")
+    part = Path(shutil.copy(prediction.scene, tmp_path / Path(prediction.scene).name[1:]))  # of a name that is told
+    assert read_sources([lonely, prediction.scores], scenes=[part]).unused == [part]
+    again = tmp_path / "empty" / ".." / ".." / Path(prediction.scene).parent.name / Path(prediction.scene).name
+    assert again.samefile(prediction.scene)
+    assert read_sources([lonely], scenes=[Path(prediction.scene), again]).unused == []
 
 
 def test_a_damaged_scene_is_shown_as_far_as_it_can_be_read(bundle_path, tmp_path):

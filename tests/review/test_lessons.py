@@ -8,6 +8,7 @@ from contextlib import closing
 import geopandas
 import numpy as np
 import pandas as pd
+import pyogrio
 import pytest
 import shapely
 from affine import Affine
@@ -314,6 +315,14 @@ def test_an_image_that_is_given_beside_a_folder_counts_whatever_its_name(folder)
     assert images(renamed, renamed, of=("b.tif",)) == ["renamed.tif"]
 
 
+def test_data_of_a_training_that_moved_since_hide_no_scene_that_lies_elsewhere(folder):
+    text = CONFIG.replace("  anomaly", "  test_images: [gone.tif]\n  test_labels: [gone.gpkg]\n  anomaly")
+    (folder / "aerial.yaml").write_text(text)
+    path = save(folder / "a.gpkg", reviewed(["false"], scene=["scene.tif"]))
+    feedback([path], folder / "aerial.yaml", folder / "next.yaml")
+    assert load_config(folder / "next.yaml").data.reviewed_images == [str(folder / "scene.tif")]
+
+
 def test_a_scene_in_the_current_folder_is_found(folder, monkeypatch):
     (folder / "maps").mkdir()
     shutil.copy(folder / "scene.tif", folder / "another scene.tif")
@@ -359,3 +368,22 @@ def test_the_command_that_trains_next_can_be_typed_as_it_is(folder, monkeypatch)
     line = ["feedback", "a.gpkg", "--config", "an aerial.yaml", "--out", "the next.yaml"]
     said = CliRunner().invoke(app, line).output.splitlines()[-1]
     assert shlex.split(said)[1:] == ["geood", "train", "the next.yaml", "--from", "runs/an aerial"]
+    save(folder / "b.gpkg", reviewed(["real"], scene=["scene.tif"]))
+    said = CliRunner().invoke(app, [line[0], "b.gpkg", *line[2:], "--overwrite"]).output.splitlines()[1]
+    assert shlex.split(said)[-4:] == ["geood", "evaluate", "scenes", "the next.holdout.yaml"]
+
+
+@pytest.mark.parametrize("known", ["polygons", "cells", "neither"])
+def test_cells_of_a_map_without_polygons_have_the_crs_that_one_of_both_has(folder, known):
+    """A layer without rows may have none: it ended the verb as a bug."""
+    frame, sample = reviewed([None]).iloc[:0], cells([0], [True], places=[square(0)])
+    frame = frame if known == "polygons" else frame.set_crs(None, allow_override=True)
+    sample = sample if known == "cells" else sample.set_crs(None, allow_override=True)
+    for name, layer in (("anomalies", frame), ("sample", sample)):
+        pyogrio.write_dataframe(layer, folder / "a.gpkg", layer=name, geometry_type="Polygon")
+    if known == "neither":
+        with pytest.raises(DataError, match=r"a\.gpkg: its cells have no CRS"):
+            fed(folder, folder / "a.gpkg")
+        return
+    assert fed(folder, folder / "a.gpkg").counts["cells"] == 1
+    assert labels(folder).crs == 32633 and labels(folder).union_all().equals(square(0))

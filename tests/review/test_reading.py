@@ -295,7 +295,9 @@ def test_a_conflict_over_a_polygon_that_has_no_rank_names_none(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("ranks", [[3, 3, 1, 1, 2, 1], [0.5, 0.5, 0.25, 0.75, 0.5, 0.25], list("abcdef")])
+@pytest.mark.parametrize(
+    "ranks", [[3, 3, 1, 1, 2, 1], [30, 30, 10, 10, 20, 10], [0.5, 0.5, 0.25, 0.75, 0.5, 0.25], list("abcdef")]
+)
 def test_grades_of_another_tool_are_no_ranks(tmp_path, ranks):
     """Polygons of one grade were taken for parts of one polygon, so that three of six counted."""
     verdicts = ["real", "false", "real", "false", "real", "false"]
@@ -350,3 +352,41 @@ def test_parts_of_a_cut_polygon_that_are_of_two_classes_state_none(tmp_path):
     cut = pd.concat([frame, frame.iloc[:1].assign(true_class="land", geometry=[square(7)])], ignore_index=True)
     review = read_review([save(tmp_path / "a.gpkg", cut)])
     assert review.polygons["true_class"].tolist() == [None, "roof"] and "differing true_class" in review.notes[-1]
+
+
+def test_parts_that_were_measured_anew_stay_one_polygon(tmp_path):
+    """Their areas differ, which made grades of all ranks: each part counted, and no polygon had a rank."""
+    frame = reviewed(["real", "false", "real", "false"])
+    cut = pd.concat([frame, frame.iloc[:2]], ignore_index=True).assign(area_m2=[60, 70, 100, 100, 40, 30])
+    review = read_review([save(tmp_path / "a.gpkg", cut)])
+    assert review.ranked and len(review.polygons) == 4
+    assert review.notes == ("2 polygons cut into parts or copied, with one rank: each counts once",)
+
+
+@pytest.mark.parametrize("rank", [True, False])
+def test_a_table_whose_index_has_a_number_twice_is_read(tmp_path, rank):
+    frame = reviewed(["real", "false"] * 2, rank=rank, scene=["a", "a", "b", "b"])
+    frame = frame.assign(rank=[1, 2, 1, None]) if rank else frame
+    frame.set_index(pd.Index([0, 1, 0, 1])).to_parquet(tmp_path / "a.parquet")
+    review = read_review([tmp_path / "a.parquet"])
+    assert len(review.polygons) == 4 and review.ranked == rank and not review.notes
+
+
+def test_a_sample_all_of_whose_cells_were_deleted_is_empty(tmp_path):
+    review = read_review([save(tmp_path / "a.gpkg", reviewed(["real"]), cells([0], [True]).iloc[:0])])
+    assert verdicts(review) == ["real"] and len(review.cells) == 0
+
+
+def test_differing_classes_of_a_polygon_without_a_verdict_are_no_news(tmp_path):
+    paths = [save(tmp_path / f"{word}.gpkg", reviewed([None], true_class=[word])) for word in ("road", "roof")]
+    assert read_review(paths).notes == ()
+
+
+def test_blank_counts_of_misses_are_none_typed(tmp_path):
+    sample = cells(["1", "", " ", "one"], [True] * 4)
+    review = read_review([save(tmp_path / "a.gpkg", reviewed(["real"]), sample)])
+    assert review.cells["complete"].tolist() == [True, True, True, False]
+    assert review.notes == (
+        "layer sample: 1 count of misses no whole number; left out",
+        "layer sample: 2 cells complete without a count of misses, which is taken for 0",
+    )

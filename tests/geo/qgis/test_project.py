@@ -113,6 +113,21 @@ def test_maps_whose_scene_is_not_found_are_named_beside_others(tmp_path):
     assert "scenes 2)" in said and "none of" not in said
 
 
+def test_an_image_that_is_given_for_one_of_two_maps_hides_not_that_of_the_other(tmp_path):
+    """It was the next step that the verb itself named, and left the project without the scene that it had found."""
+    path, lost = make_map(tmp_path), tmp_path / "lost" / "b.tif"
+    lost.parent.mkdir()
+    write_scores(
+        lost, Grid(30, 30, HALF_METRE, CRS.from_epsg(32633)), np.zeros((30, 30), np.float32), GEOOD_SCENE="gone.tif"
+    )
+    for name in ("gone.tif", "renamed.tif", SCENE):
+        given = write_raster(tmp_path / "elsewhere" / name, picture(30, 30))
+        said = run(path, lost, "--scene", given, "--out", tmp_path / "a.qgz", "--overwrite")
+        assert f"scenes {1 if name == SCENE else 2})" in said and ("none of b.tif" in said) == (name == SCENE)
+    said = run(path, "--scene", given, "--out", tmp_path / "b.qgz")
+    assert "scenes 1)" in said and "none" not in said
+
+
 def test_a_folder_becomes_a_project_of_groups_in_which_scores_are_shown_where_no_scene_is(tmp_path):
     path = make_map(tmp_path)
     (tmp_path / SCENE).unlink()
