@@ -61,7 +61,8 @@ def init(
         print(f"{label:<11}{printable(text)}")
     write_config(made, out, overwrite=overwrite)
     print(f"config     {out}")
-    print(f"next       geood check {out}, then geood train {out}")
+    written = quote(str(out))
+    print(printable(f"next       geood check {written}, then geood train {written}"))
 
 
 def _names(given: Sequence[str]) -> dict[int, str]:

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 from xml.etree import ElementTree
 
@@ -328,7 +329,7 @@ def _show_folder(folder: Path) -> None:
         if bundle.is_file():
             _show_bundle(bundle)
         else:
-            again = f"geood train {folder / 'config.yaml'} --out {folder} --resume"
+            again = f"geood train {quote(str(folder / 'config.yaml'))} --out {quote(str(folder))} --resume"
             print_pairs({"model": f"not finished; go on with: {again}"})
         return
     known = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SHOWN)

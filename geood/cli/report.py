@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -63,5 +64,6 @@ def print_training(bundle_path: Path) -> None:
     print(f"run        {run} ({', '.join(held)})")
     photographs = read_header(bundle_path).photo_width is not None
     scene, out = ("PHOTOS", "found") if photographs else ("SCENE.tif", "anomalies.gpkg")
-    print(f"next       geood predict {scene} --out {out} --model {bundle_path}")
-    print(f"then       geood report {run} {out}{'' if photographs else f' --scene {scene}'} --out report.html")
+    shown, model = "" if photographs else f" --scene {scene}", quote(str(bundle_path))
+    print(printable(f"next       geood predict {scene} --out {out} --model {model}"))
+    print(printable(f"then       geood report {quote(str(run))} {out}{shown} --out report.html"))

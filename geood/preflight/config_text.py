@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from geood.atomic import atomic_write, check_output, output_errors
@@ -47,8 +48,8 @@ def config_text(made: FirstConfig, out: Path) -> str:
         f"# yaml-language-server: $schema={reference.parent / 'geood.schema.json'}",
         "#",
         "# Written by `geood init`. What is marked as guessed is worth a look; then",
-        f"#   geood check {printable(out)}",
-        f"#   geood train {printable(out)}",
+        f"#   geood check {printable(quote(str(out)))}",
+        f"#   geood train {printable(quote(str(out)))}",
         f"# All other keys, each explained: {reference}",
         "#",
         *(f"# {printable(line)}" for line in expected(made)),

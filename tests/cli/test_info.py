@@ -45,8 +45,8 @@ def made(tmp_path_factory, bundle_path):
     cell.to_file(folder / "next.reviewed.gpkg", layer="labels")
     (folder / "confusion.csv").write_text("true class,land,road\nland,7,1\n")
     (folder / "skipped.csv").write_text("path,why\na.tif,cut short\n")
-    (folder / "unfinished").mkdir()
-    (folder / "unfinished" / "config.yaml").write_text("data: {}\n")
+    (folder / "not finished").mkdir()
+    (folder / "not finished" / "config.yaml").write_text("data: {}\n")
     return folder
 
 
@@ -71,7 +71,7 @@ def made(tmp_path_factory, bundle_path):
         ("confusion.csv", ["confusion of a training run", "land 7"]),
         ("skipped.csv", ["could not be read"]),
         ("o.qml", ["style of QGIS"]),
-        ("unfinished", ["not finished", "unfinished --resume"]),
+        ("not finished", ["not finished; go on", "not finished' --resume"]),
         ("", ["o.gpkg", "o.qgz", "styles for QGIS: "]),
     ],
 )

@@ -66,9 +66,9 @@ def test_a_first_config_loads_and_says_what_was_found(folder, drafted, tmp_path)
     sources, made = drafted
     assert [path.name for path in sources.imagery.paths] == ["a.tif", "b.tif"]  # labels in the folder are no images
     assert made.config.data.classes == {0: "land", 1: "class_1", 2: "water"} and made.config.data.anomaly == [7]
-    write_config(made, tmp_path / "first.yaml")
-    text = (tmp_path / "first.yaml").read_text(encoding="utf-8")
-    loaded = load_config(tmp_path / "first.yaml")
+    write_config(made, tmp_path / "a first.yaml")
+    text = (tmp_path / "a first.yaml").read_text(encoding="utf-8")
+    loaded = load_config(tmp_path / "a first.yaml")
     assert loaded == made.config
     shares = {found.class_id: found.share for found in sources.labels.classes}
     assert sum(shares.values()) == pytest.approx(1) and shares[7] == pytest.approx(1600 / 320**2)
@@ -77,11 +77,11 @@ def test_a_first_config_loads_and_says_what_was_found(folder, drafted, tmp_path)
         "guessed: the name",
         "held out: id 7 (1.56 %)",
         "2 scenes, 0.0512 km2 at 0.5 m",
-        "geood check",
+        f"geood check '{tmp_path / 'a first.yaml'}'",
     ):
         assert said in text, said
     with pytest.raises(OutputError, match="exists"):
-        write_config(made, tmp_path / "first.yaml")
+        write_config(made, tmp_path / "a first.yaml")
 
 
 def test_paths_are_relative_beside_the_data_alone(folder, drafted, tmp_path):
