@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from geood.calibration import FAILS, Verdict
-from geood.errors import ConfigError
+from geood.errors import ConfigError, DataError
 from geood.geo.grid import Window
 from geood.geo.mosaic import write_mosaic
 from geood.geo.paths import ScenePath
@@ -176,13 +176,14 @@ def predict(  # noqa: PLR0913 - the options of a verb
             made = _predictions(outputs, publication.figures(key))
         else:
             client_of = partial(dask_client, workers, scheduler, computing=limits.computing, tls=tls)
+            asked = outputs
             with STATE.holding(Path(bundle_path), bundle):
                 outputs, plans, figures, gone = _scored(
                     outputs, plans, bundle, work=work, rule=rule, client_of=client_of, skip=unreadable == "skip"
                 )
-            if gone:
-                skipped, publication = [*skipped, *gone], published(outputs.finals)
-                key = _key(plans, outputs, bundle, rule)
+            skipped = [*skipped, *gone]
+            if outputs != asked:
+                publication, key = published(outputs.finals), _key(plans, outputs, bundle, rule)
             made = _predictions(outputs, figures)
             if outputs.summary:
                 write_summary(work.folder / outputs.summary.name, made, work.folder, skipped)
@@ -234,7 +235,7 @@ def _scored(
     for raster, verdict in zip(rasters, verdicts, strict=True):
         finish_raster(raster, bundle, verdict, open_threshold=rule.on_drift == "relative")
     _write_runs(outputs, verdicts, work.folder)
-    _draw(outputs, plans, verdicts, work.folder)
+    outputs = _draw(outputs, plans, verdicts, folder=work.folder, skip=skip)
     figures = [
         SceneFigures(valid=scene.valid, anomalies=count, verdict=verdict, failed=scene.failed, reason=scene.reason)
         for scene, count, verdict in zip(scored, counts, verdicts, strict=True)
@@ -252,23 +253,37 @@ def _write_runs(outputs: RunOutputs, verdicts: Sequence[Verdict], folder: Path) 
             write_run(folder / file.name, its_rows)
 
 
-def _draw(outputs: RunOutputs, plans: Sequence[ScenePlan], verdicts: Sequence[Verdict], folder: Path) -> None:
-    """Draw the overviews that were asked for."""
+def _draw(
+    outputs: RunOutputs, plans: Sequence[ScenePlan], verdicts: Sequence[Verdict], *, folder: Path, skip: bool
+) -> RunOutputs:
+    """Draw the overviews that were asked for; return the outputs with those that there are.
+
+    A map is finished by then, so a scene that has gone since costs no more than its overview, if `skip` allows.
+    """
+    left = []
     for target, plan, verdict in zip(outputs.targets, plans, verdicts, strict=True):
+        left.append(target)
         if target.overview is None:
             continue
         from geood.prediction.overview import draw_map
 
         polygons = target.polygons or outputs.together
-        draw_map(
-            folder / target.overview.name,
-            scene=plan.job.source.name,
-            scores=folder / target.scores.name,
-            polygons=polygons and folder / polygons.name,
-            label=target.scene.label,
-            threshold=verdict.threshold,
-            verdict=verdict,
-        )
+        try:
+            draw_map(
+                folder / target.overview.name,
+                scene=plan.job.source.name,
+                scores=folder / target.scores.name,
+                polygons=polygons and folder / polygons.name,
+                label=target.scene.label,
+                threshold=verdict.threshold,
+                verdict=verdict,
+            )
+        except DataError as error:
+            if not skip:
+                raise
+            log.warning("%s: its map is whole, but has no overview (%s)", target.scene.label, error)
+            left[-1] = target._replace(overview=None)
+    return outputs._replace(targets=tuple(left))
 
 
 def _log_verdicts(made: Sequence[Prediction]) -> None:

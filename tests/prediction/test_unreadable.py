@@ -165,8 +165,9 @@ def after_scoring(monkeypatch, deed, *, scenes=3):
     monkeypatch.setattr(scored_scenes, "assemble_rasters", assembled)
 
 
-def test_a_scene_that_goes_once_it_was_asked_for_is_mapped(tmp_path, folder, bundle_path, monkeypatch):
-    """All its pixels were read, and its state was asked for once: a second question ended the run."""
+@pytest.mark.parametrize("overview", [False, True])
+def test_a_scene_that_goes_once_it_was_asked_for_is_mapped(tmp_path, folder, bundle_path, monkeypatch, overview):
+    """All its pixels were read, and its state was asked for once: a second question, or a picture, ended the run."""
 
     def stated(name):
         found = real(name)
@@ -178,8 +179,10 @@ def test_a_scene_that_goes_once_it_was_asked_for_is_mapped(tmp_path, folder, bun
     modules = (scored_scenes, unreadable)
     after_scoring(monkeypatch, lambda: [monkeypatch.setattr(module, "fingerprint", stated) for module in modules])
     with pytest.raises(ScenesSkippedError, match="2 of 5 scenes") as error:
-        predict([folder], tmp_path / "out", bundle_path=bundle_path, unreadable="skip")
+        predict([folder], tmp_path / "out", bundle_path=bundle_path, unreadable="skip", overview=overview)
     assert [Path(made.scene).stem for made in error.value.made] == ["s0", "s1", "s2"]
+    drawn = [made.overview is not None and made.overview.exists() for made in error.value.made]
+    assert drawn == ([True, False, True] if overview else [False] * 3)
 
 
 @pytest.mark.parametrize("skip", [False, True])
