@@ -6,7 +6,7 @@ reviewed files, in the current folder, and among the images of the config. What 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,31 +36,17 @@ def scenes_of(review: Review, paths: Sequence[Path], given: Sequence[Path], conf
     own_images = list(dict.fromkeys(sorted(path.absolute() for path in given if path.is_file())))
     if given and all(path.is_file() for path in given):
         return own_images
-    labels = _labels_of(review)
-    labels = labels or sorted({str(row["scene"]) for path in paths for row in run_rows(path) if row.get("scene")})
     rasters = [raster for path in paths if (raster := raster_of(path))]
-    if not labels and rasters:
-        labels = [read_tags(rasters[0]).get(SCENE_TAG, "")]
-    root, data = config.data.root, config.data
-    near: list[Path] = []
-    own = {raster.absolute() for raster in rasters}
-    beside = [file for path in paths for file in files_in(path.absolute().parent, IMAGES) if file not in own]
-    for key in ("images", "test_images", "reviewed_images"):
-        patterns = getattr(data, key)
-        with suppress(DataError):  # the data of a training may have moved since: then the scene is not found there
-            near += find_files(root, patterns, what=f"data.{key}") if patterns else []
+    labels = _labels_of(review, paths, rasters)
     told = {Path(label).name for label in labels}
     renamed = [path for path in own_images if path.name not in told]  # each may be a scene that is found nowhere
+    places = _places(paths, given, config, maps={raster.absolute() for raster in rasters})
     found, lost = list(own_images), list[str]()
     for label in labels:
         name = Path(label).name
         if not name or any(path.name == name for path in own_images):
             continue
-        there = [path / name for path in given if path.is_dir()]
-        hits = [path for path in there if path.is_file() and path.absolute() not in own]
-        hits = hits or [path for path in beside if path.name == name]
-        hits = hits or [path for path in (Path(name).absolute(),) if path.is_file() and path not in own]
-        hits = hits or [path for path in near if path.name == name and path not in own]
+        hits = next(filter(None, ([path for path in place if path.name == name] for place in places(name))), [])
         if len({path.resolve() for path in hits}) > 1:
             both = f"{hits[0]} or {hits[-1]}"
             raise ConfigError(f"the scene {shown(label)} of these polygons may be {both}; give its image with --scene")
@@ -75,7 +61,29 @@ def scenes_of(review: Review, paths: Sequence[Path], given: Sequence[Path], conf
     return found
 
 
-def _labels_of(review: Review) -> list[str]:
+def _places(
+    paths: Sequence[Path], given: Sequence[Path], config: Config, *, maps: Set[Path]
+) -> Callable[[str], Iterator[list[Path]]]:
+    """Return what lists the files that may be the scene of a name, place by place, the likeliest first; none of `maps`.
+
+    The places are the folders given, those of the reviewed files, the current one, and the images of the config.
+    """
+    beside = [file for path in paths for file in files_in(path.absolute().parent, IMAGES)]
+    known: list[Path] = []
+    for key in ("images", "test_images", "reviewed_images"):
+        patterns = getattr(config.data, key)
+        with suppress(DataError):  # the data of a training may have moved since: then the scene is not found there
+            known += find_files(config.data.root, patterns, what=f"data.{key}") if patterns else []
+
+    def places(name: str) -> Iterator[list[Path]]:
+        named = [path / name for path in given if path.is_dir()], beside, [Path(name).absolute()], known
+        for place in named:
+            yield [path for path in place if path.absolute() not in maps and path.is_file()]
+
+    return places
+
+
+def _labels_of(review: Review, paths: Sequence[Path], rasters: Sequence[Path]) -> list[str]:
     """Return the names of the scenes of which something was reviewed; of all where that is not told of each row."""
     judged = review.polygons[review.polygons["verdict"].isin(["real", "false"])]
     empty = empty_cells(review, [])
@@ -83,4 +91,6 @@ def _labels_of(review: Review) -> list[str]:
     told = pd.concat([part.get("scene", pd.Series(None, part.index, dtype=object)) for part in parts])
     if told.isna().any() or told.empty:
         told = review.polygons.get("scene", pd.Series(dtype=object))
-    return sorted({str(name) for name in told.dropna()})
+    labels = {str(name) for name in told.dropna()}
+    labels = labels or {str(row["scene"]) for path in paths for row in run_rows(path) if row.get("scene")}
+    return sorted(labels) or [read_tags(raster).get(SCENE_TAG, "") for raster in rasters[:1]]
