@@ -100,8 +100,8 @@ class Target(NamedTuple):
 class RunOutputs(NamedTuple):
     """Final paths of a run: those of each scene, the polygon file that scenes share, and their table.
 
-    All of them lie in `folder`; `work_folder` is the one in which they are made. `asked` are the scenes that were asked
-    for, with those that were left out since.
+    All of them lie in `folder`; `work_folder` is the one in which they are made. `asked` is the number of scenes that
+    were asked for, with those that were left out since.
     """
 
     targets: tuple[Target, ...]

@@ -176,13 +176,13 @@ def predict(  # noqa: PLR0913 - the options of a verb
             made = _predictions(outputs, publication.figures(key))
         else:
             client_of = partial(dask_client, workers, scheduler, computing=limits.computing, tls=tls)
-            asked = outputs
+            planned = outputs
             with STATE.holding(Path(bundle_path), bundle):
                 outputs, plans, figures, gone = _scored(
                     outputs, plans, bundle, work=work, rule=rule, client_of=client_of, skip=unreadable == "skip"
                 )
             skipped = [*skipped, *gone]
-            if outputs != asked:
+            if outputs != planned:
                 publication, key = published(outputs.finals), _key(plans, outputs, bundle, rule)
             made = _predictions(outputs, figures)
             if outputs.summary:

@@ -51,8 +51,9 @@ class SceneMap:
     """Map of one scene: `frame` holds its first polygons by rank (None: scores alone), in the CRS of their file.
 
     `scores` is None where the raster is not beside the polygons, `scene` where the image that was searched is not
-    found; `notes` say why. `least_m2` is the least area of a polygon, `whole` is False if the file may hold more. Of
-    polygons that were cut again `cut` is the file's record of it; the verdict stays that of the map.
+    found, or is of other ground, as `other_scene` is then; `notes` say why. `least_m2` is the least area of a polygon,
+    `whole` is False if the file may hold more. Of polygons that were cut again `cut` is the file's record of it; the
+    verdict stays that of the map.
     """
 
     label: str
@@ -69,6 +70,7 @@ class SceneMap:
     score: str = ""
     model: str = ""
     cut: Mapping[str, Any] | None = None
+    other_scene: Path | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -186,12 +188,12 @@ def _scene_map(
         return SceneMap(label or raster.stem, polygons, None, None, None, frame, model=model, whole=whole, notes=notes)
     tags, grid = read_tags(raster), grid_of(raster)
     label = label or tags.get(SCENE_TAG, raster.stem)
-    scene = places.find(label, raster)
+    scene, other = places.find(label, raster), None
     if scene is None:
         notes.append(f"The scene {label} was not found, so pictures show scores alone; name it with --scene.")
     elif why := _why_not_of(grid_of(scene), grid):
         notes.append(f"{scene.name} {why}.")
-        scene = None
+        scene, other = None, scene
     threshold, least, cut = tagged_number(tags, THRESHOLD_TAG), _least(tags), _cut(polygons)
     if cut is not None:
         threshold, least = cut["threshold"], cut["min_area_m2"]
@@ -211,6 +213,7 @@ def _scene_map(
         score=tags.get(SCORE_TAG, ""),
         model=tags.get(MODEL_TAG, ""),
         cut=cut,
+        other_scene=other,
         notes=notes,
     )
 

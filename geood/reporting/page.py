@@ -131,10 +131,8 @@ def read_sources(paths: Sequence[Path], *, scenes: Sequence[Path] = (), most: in
     run = read_run(runs[0]) if runs else None
     config, alone = run.config if run else None, len(maps) == 1
     read = [each for path in maps for each in read_maps(path, scenes=scenes, config=config, most=most, alone=alone)]
-    used = {each.scene.resolve() for each in read if each.scene}
-    told = [note for each in read for note in each.notes]  # those on an image of other ground begin with its name
-    others = [path for path in scenes if path.is_file() and path.resolve() not in used]
-    unused = [path for path in others if not any(note.startswith(f"{path.name} ") for note in told)]
+    told = {image.resolve() for each in read for image in (each.scene, each.other_scene) if image}
+    unused = [path for path in scenes if path.is_file() and path.resolve() not in told]
     return Sources(run, read, [read_evaluation(path) for path in measured], unused)
 
 

@@ -130,7 +130,7 @@ def feedback(
     }
     if not counts["false"] and not counts["cells"] and not counts["real"]:
         raise DataError(f"{paths[0]}: no polygon has a verdict yet, and no cell is complete; type some and save")
-    found = scenes_of(review, [Path(path) for path in paths], [Path(scene) for scene in scenes], config)
+    found = scenes_of(review, cells, paths=[*map(Path, paths)], given=[*map(Path, scenes)], config=config)
     judged = frame[frame["verdict"].isin(["real", "false"])]
     notes += beside_scenes(judged, found, what="judged polygon")
     if cells is not None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 
+import geopandas
 import pandas as pd
 
 from geood.config import Config
@@ -18,14 +19,20 @@ from geood.errors import ConfigError, DataError, shown
 from geood.geo.listing import files_in
 from geood.geo.score_raster import SCENE_TAG, read_tags
 from geood.polygons import raster_of, run_rows
-from geood.review.ground import empty_cells
 from geood.review.reading import Review
 
 IMAGES = (".tif", ".tiff", ".vrt", ".jp2")
 
 
-def scenes_of(review: Review, paths: Sequence[Path], given: Sequence[Path], config: Config) -> list[Path]:
-    """Return the images of the scenes that the polygons are of: all those given, and those found by name.
+def scenes_of(
+    review: Review,
+    cells: geopandas.GeoDataFrame | None,
+    *,
+    paths: Sequence[Path],
+    given: Sequence[Path],
+    config: Config,
+) -> list[Path]:
+    """Return the images of the scenes that polygons and searched cells are of: all those given, and others by name.
 
     Raises:
         ConfigError: one is not found.
@@ -37,7 +44,7 @@ def scenes_of(review: Review, paths: Sequence[Path], given: Sequence[Path], conf
     if given and all(path.is_file() for path in given):
         return own_images
     rasters = [raster for path in paths if (raster := raster_of(path))]
-    labels = _labels_of(review, paths, rasters)
+    labels = _labels_of(review, cells, paths=paths, rasters=rasters)
     told = {Path(label).name for label in labels}
     renamed = [path for path in own_images if path.name not in told]  # each may be a scene that is found nowhere
     places = _places(paths, given, config, maps={raster.absolute() for raster in rasters})
@@ -83,11 +90,12 @@ def _places(
     return places
 
 
-def _labels_of(review: Review, paths: Sequence[Path], rasters: Sequence[Path]) -> list[str]:
+def _labels_of(
+    review: Review, cells: geopandas.GeoDataFrame | None, *, paths: Sequence[Path], rasters: Sequence[Path]
+) -> list[str]:
     """Return the names of the scenes of which something was reviewed; of all where that is not told of each row."""
     judged = review.polygons[review.polygons["verdict"].isin(["real", "false"])]
-    empty = empty_cells(review, [])
-    parts = [judged, *([] if empty is None else [empty])]
+    parts = [judged, *([] if cells is None else [cells])]
     told = pd.concat([part.get("scene", pd.Series(None, part.index, dtype=object)) for part in parts])
     if told.isna().any() or told.empty:
         told = review.polygons.get("scene", pd.Series(dtype=object))

@@ -247,8 +247,8 @@ def _run_stage(
             if callback.started or not begun:
                 raise
             also = others()
-            neither = ", which does not fit either" if len(also) == 1 else ", which do not fit either"
-            files = "".join(f" and {other}.ckpt" for other in also) + (neither if also else "")
+            files = "".join(f" and {other}.ckpt" for other in also)
+            files += f", which {'does' if len(also) == 1 else 'do'} not fit either" if also else ""
             again = f"stages {' and '.join([plan.stage, *also])}" if also else f"stage {plan.stage}"
             raise TrainingError(
                 f"{checkpoint}: does not fit this run ({shown(error)}), it may be of another geood; remove it{files}, "
